@@ -1,0 +1,127 @@
+"""Where things lie and what the user set; one frozen Config is passed to whatever needs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from etui.errors import EtuiError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the environment and ``config.yaml`` say.
+
+    Attributes:
+        home: One folder for config, data and logs (``ETUI_HOME``, else the platform's data folder).
+        models_dir: Model files (``ETUI_MODELS``, else ``models`` below home).
+        sysfs_dir: Root of every sysfs read (``ETUI_SYSFS``, else ``/sys``).
+        policy: Policy that routes when none is named.
+        model: Model that answers when no policy is asked; None leaves it to the policy.
+        threads: Threads of llama.cpp; None takes the physical cores.
+        context_tokens: Upper bound on a context, to save memory; None takes the model's own.
+        sample_hz: Readings a second of every power channel.
+        cpu_idle_watts, cpu_limit_watts: Range of the labelled estimate for a machine without any
+            power reading; None takes a stated default for the number of cores.
+        estimate: ``auto`` estimates only when nothing can be measured, ``always`` adds the
+            estimate to what is measured, ``never`` leaves it unmeasured.
+        theme: Textual theme of the app.
+        keymap: Binding id -> keys, to rebind the app.
+    """
+
+    home: Path
+    models_dir: Path
+    sysfs_dir: Path = Path("/sys")
+    policy: str = "balanced"
+    model: str | None = None
+    threads: int | None = None
+    context_tokens: int | None = None
+    sample_hz: float = 20.0
+    cpu_idle_watts: float | None = None
+    cpu_limit_watts: float | None = None
+    estimate: str = "auto"
+    theme: str = "textual-dark"
+    keymap: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def database(self) -> Path:
+        """The SQLite log."""
+        return self.home / "etui.db"
+
+    @property
+    def log_dir(self) -> Path:
+        """Log files of llama.cpp and of the engine's process."""
+        return self.home / "logs"
+
+    @property
+    def policies_dir(self) -> Path:
+        """The user's own policies; one named as a shipped one takes its place."""
+        return self.home / "policies"
+
+    @property
+    def models_file(self) -> Path:
+        """The user's own model entries; they take the place of shipped ones of the same name."""
+        return self.home / "models.yaml"
+
+    @property
+    def config_file(self) -> Path:
+        """The user's settings."""
+        return self.home / "config.yaml"
+
+
+def shipped_dir() -> Path:
+    """Folder of the shipped ``models.yaml`` and ``policies/``: in the wheel, or the checkout."""
+    inside = Path(__file__).parent / "shipped"
+    return inside if inside.is_dir() else Path(__file__).parent.parent
+
+
+def load_config(environ: Mapping[str, str] = os.environ) -> Config:
+    """The Config of this environment, with the settings of ``config.yaml`` if there is one.
+
+    Raises:
+        InvalidFile: ``config.yaml`` does not hold what it should.
+    """
+    home = _home(environ)
+    models = environ.get("ETUI_MODELS")
+    config = Config(
+        home=home,
+        models_dir=Path(models).expanduser().absolute() if models else home / "models",
+        sysfs_dir=Path(environ.get("ETUI_SYSFS") or "/sys"),
+    )
+    if config.config_file.is_file():
+        from etui.settings import apply_settings  # 100 ms of pydantic, only with a file to check
+
+        return apply_settings(config)
+    return config
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    named = environ.get("ETUI_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("etui")
+
+
+def make_home(config: Config) -> None:
+    """Make the folders etui writes to.
+
+    Raises:
+        EtuiError: The home cannot be made or is not writable.
+    """
+    try:
+        config.home.mkdir(parents=True, exist_ok=True)
+        config.log_dir.mkdir(exist_ok=True)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write to ETUI_HOME {config.home}: {error.strerror or error}",
+            "make the folder writable, or set ETUI_HOME to one that is",
+        ) from error
+    if not os.access(config.home, os.W_OK | os.X_OK):
+        raise EtuiError(
+            f"cannot write to ETUI_HOME {config.home}",
+            "make the folder writable, or set ETUI_HOME to one that is",
+        )

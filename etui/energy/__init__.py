@@ -1,0 +1,1 @@
+"""The energy meter: power sources, the recorder, the energy of an interval."""

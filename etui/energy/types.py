@@ -1,0 +1,168 @@
+"""The words of the meter: channels, readings, and the energy of an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Kind(StrEnum):
+    """How a channel knows its energy, best first."""
+
+    COUNTER = "counter"
+    """A cumulative hardware counter."""
+    INTEGRATED = "integrated"
+    """Hardware power readings, integrated over time."""
+    MODEL = "model"
+    """The vendor's own model, not a sensor."""
+    BATTERY = "battery"
+    """The battery's discharge, which covers the whole machine."""
+    ESTIMATE = "estimate"
+    """No hardware reading at all: utilisation times a stated power range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One thing whose energy is known.
+
+    Attributes:
+        id: Unique; begins with the scope (``gpu:GPU-1a2b``, ``package:0``, ``estimate:cpu``).
+        scope: What it covers (``gpu:GPU-1a2b``, ``package:0``, ``dram:0``, ``psys``, ``battery``).
+        kind: How the energy is known.
+        parent: Scope that covers this one, None at the top.
+        limit_watts: Power limit, the top of the fixed scale; None if unknown.
+        label: A name for people (``NVIDIA L40S``).
+    """
+
+    id: str
+    scope: str
+    kind: Kind
+    parent: str | None = None
+    limit_watts: float | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at one channel; a failed read has neither joules nor watts.
+
+    Attributes:
+        t_ns: Monotonic clock when it was read.
+        joules: Cumulative counter, unwrapped by nobody yet; None if the channel has none.
+        watts: Power now; None if unknown.
+        driver_us: The driver's own timestamp, microseconds; None where it gives none.
+    """
+
+    t_ns: int
+    joules: float | None
+    watts: float | None = None
+    driver_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelProbe:
+    """What ``etui doctor`` says of one channel that exists or could exist.
+
+    Attributes:
+        id: Channel id, or the name of the source when nothing was found.
+        found: The hardware or its interface is there.
+        readable: A reading came back.
+        why_not: Why it is not there or cannot be read; empty when readable.
+        fix: The exact command or line that mends it; empty when there is none.
+    """
+
+    id: str
+    found: bool
+    readable: bool
+    why_not: str = ""
+    fix: str = ""
+
+
+class PowerSource(Protocol):
+    """A family of channels read together (one driver, one sysfs tree)."""
+
+    @property
+    def channels(self) -> Sequence[Channel]: ...
+
+    def probe(self) -> Sequence[ChannelProbe]: ...
+
+    def read(self) -> Mapping[str, Reading]:
+        """Channel id -> reading now. Never raises for a channel that fails: the reading is empty."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelEnergy:
+    """Energy of one channel over an interval.
+
+    ``uncertainty`` is a half width in joules at 95 %; ``coverage`` the share of the interval that
+    was recorded (0..1); ``flags`` say what a reader should know (``coarse``, ``lag``, ``gap``).
+    """
+
+    id: str
+    kind: Kind
+    joules: float
+    uncertainty: float
+    coverage: float
+    mean_watts: float
+    peak_watts: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Energy of an interval: the sum over disjoint scopes, with its uncertainty.
+
+    Attributes:
+        start_ns, end_ns: The interval, monotonic clock.
+        joules: Gross energy, joules; None when nothing was measured, never 0 for it.
+        uncertainty: Half width in joules at 95 %; None with ``joules``.
+        idle_watts: Idle power of the summed channels, None without a baseline.
+        kind: The weakest kind in the sum; None when nothing was measured.
+        coverage: Share of the interval that was recorded, the smallest of the channels (0..1).
+        mean_watts, peak_watts: Watts of the sum; None when unknown.
+        channels: The summed channels.
+        cross_checks: Covering channels that are not in the sum (psys, battery).
+        unmeasured: Scopes of this machine without a reading.
+        flags: What a reader should know.
+    """
+
+    start_ns: int
+    end_ns: int
+    joules: float | None
+    uncertainty: float | None
+    kind: Kind | None
+    coverage: float
+    idle_watts: float | None = None
+    mean_watts: float | None = None
+    peak_watts: float | None = None
+    channels: tuple[ChannelEnergy, ...] = ()
+    cross_checks: tuple[ChannelEnergy, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+    flags: tuple[str, ...] = field(default=())
+
+    @property
+    def seconds(self) -> float:
+        """Length of the interval."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def net_joules(self) -> float | None:
+        """Gross minus idle watts times seconds; None without a baseline."""
+        if self.joules is None or self.idle_watts is None:
+            return None
+        return self.joules - self.idle_watts * self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelPower:
+    """The latest power of one channel, for a live panel; watts None means not known now."""
+
+    channel: Channel
+    t_ns: int
+    watts: float | None
+    joules_since_start: float | None
+    in_total: bool

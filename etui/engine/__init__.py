@@ -1,0 +1,1 @@
+"""llama.cpp: model, context, batched sequences, chat template, residency, child process."""

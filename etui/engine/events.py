@@ -1,0 +1,120 @@
+"""What an answer in progress says, as frozen facts with monotonic timestamps.
+
+They cross the process boundary as JSON lines (``engine/wire.py``), so each field is a plain value.
+Times are ``time.monotonic_ns()``: one clock for the whole machine, so that the recorder in another
+process can tell the energy of any interval between two of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["complete", "stopped", "truncated", "budget", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model was brought into memory for this answer (absent when it was resident)."""
+
+    model: str
+    start_ns: int
+    end_ns: int
+    gpu_layers: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilling:
+    """One batch of the prompt is computed; ``done_tokens`` of ``total_tokens`` are in the cache."""
+
+    t_ns: int
+    done_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The prompt is in the cache; prompt = cached (reused) + computed."""
+
+    start_ns: int
+    end_ns: int
+    prompt_tokens: int
+    cached_tokens: int
+    computed_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Text of the thought, as it is decoded; ``tokens`` may be 0 for text that was held back."""
+
+    t_ns: int
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Text of the answer, as it is decoded."""
+
+    t_ns: int
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One vote of a majority is in."""
+
+    t_ns: int
+    index: int
+    answer: str
+    thinking: str
+    tokens: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A look at the answer from the middle of a thought: option -> probability."""
+
+    t_ns: int
+    thinking_tokens: int
+    probabilities: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of every answer, whatever way it ended.
+
+    Attributes:
+        start_ns: When the answer began, loading excluded.
+        prefill_end_ns: When the first token was there (equal to ``end_ns`` if none came).
+        thinking_end_ns: When the thought ended; equal to ``prefill_end_ns`` without a thought.
+        end_ns: When the last token was there.
+        first_token_ns: When the first decoded token was there; None if none came.
+        status: How it ended.
+        why: One sentence when it did not end by itself (which budget, which error).
+        prompt_tokens, cached_tokens, computed_tokens: prompt = cached + computed.
+        thinking_tokens, output_tokens: Output counts thinking and answer.
+        confidence: Raw confidence in 0..1, None where there is none.
+    """
+
+    start_ns: int
+    prefill_end_ns: int
+    thinking_end_ns: int
+    end_ns: int
+    first_token_ns: int | None
+    status: Status
+    why: str
+    answer: str
+    thinking: str
+    prompt_tokens: int
+    cached_tokens: int
+    computed_tokens: int
+    thinking_tokens: int
+    output_tokens: int
+    confidence: float | None = None
+
+
+Event = Loaded | Prefilling | Prefilled | Thought | Answer | Vote | Probe | Finished

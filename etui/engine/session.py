@@ -1,0 +1,128 @@
+"""What reasoning needs of an engine: sequences over one model's context.
+
+Reasoning is written against this protocol, so it is pure and runs on a fake session in tests; the
+session over llama.cpp is ``engine/llama_session.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from etui.arm import Sampling
+from etui.query import Message
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What reasoning may know of the loaded model.
+
+    Attributes:
+        name: Name in models.yaml.
+        context_tokens: Tokens one sequence may hold.
+        think_open, think_close: Tags around a thought (``<think>``), None for a plain model.
+        thinking_switch: Name of the template variable that turns thinking on or off
+            (``enable_thinking``), None where there is none.
+        stop: Strings that end an answer, beside the end tokens of the vocabulary.
+        has_template: Whether the GGUF carries a chat template.
+    """
+
+    name: str
+    context_tokens: int
+    think_open: str | None
+    think_close: str | None
+    thinking_switch: str | None
+    stop: tuple[str, ...]
+    has_template: bool
+
+
+class TokenSequence(Protocol):
+    """One sequence: the tokens in its cache and those queued to be computed."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Every token of the sequence, computed and queued."""
+
+    @property
+    def pending(self) -> int:
+        """Tokens queued and not yet computed."""
+
+    @property
+    def cached(self) -> int:
+        """Tokens that were reused from the KV cache when the sequence was opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token drawn for one sequence; it is queued on the sequence already.
+
+    ``ends`` is True for an end-of-generation token, which is not queued. ``logprob`` is the
+    log-probability under the full softmax before sampling, in nats.
+    """
+
+    sequence_id: int
+    token: int
+    piece: bytes
+    logprob: float
+    ends: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One batch through the model.
+
+    Attributes:
+        start_ns, end_ns: Monotonic clock around the decode.
+        computed: sequence id -> tokens of it in this batch.
+        sampled: One token for every sequence whose queue ran empty in this batch.
+    """
+
+    start_ns: int
+    end_ns: int
+    computed: dict[int, int]
+    sampled: tuple[Sampled, ...]
+
+
+class Session(Protocol):
+    """One model in memory with a context of several sequences."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
+        """Prompt text up to and including the assistant's header, from the chat template.
+
+        ``thinking`` sets the template's switch where the model has one; None leaves its default.
+        """
+
+    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+        """Tokens of a text; ``bos`` adds the begin token where the model wants one, once."""
+
+    def open(self, tokens: Sequence[int], sampling: Sampling) -> TokenSequence:
+        """Start a sequence; the longest common token prefix in the cache is reused.
+
+        Raises:
+            ContextOverflow: More tokens than the context holds.
+        """
+
+    def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
+        """A second sequence sharing everything computed so far; queued tokens are copied."""
+
+    def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
+        """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
+
+    def rollback(self, sequence: TokenSequence, count: int) -> bool:
+        """Take the last ``count`` tokens back; False where the model refuses partial removal."""
+
+    def step(self, sequences: Sequence[TokenSequence]) -> Step:
+        """Compute one batch of what is queued, and draw a token wherever a queue ran empty."""
+
+    def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
+        """Log-probabilities (nats, full softmax) of the given next tokens after the last step."""
+
+    def close(self, sequence: TokenSequence) -> None:
+        """Give the sequence up; its tokens stay in the cache as a prefix for later ones."""

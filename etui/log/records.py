@@ -1,0 +1,188 @@
+"""The records that go into the log; field names are the contract's JSON names, flattened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token counts of a turn: prompt = cached + computed; output = thinking + answer."""
+
+    prompt: int
+    cached: int
+    computed: int
+    thinking: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Durations of a turn in seconds; ``total`` and ``ttft`` exclude the load."""
+
+    load: float
+    prefill: float
+    decode: float
+    total: float
+    ttft: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnergy:
+    """What a turn cost; joules are None when nothing was measured, never 0 for it.
+
+    ``phases`` holds load, prefill, decode and (inside decode) thinking; load is outside ``joules``.
+    """
+
+    joules: float | None
+    uncertainty: float | None
+    net_joules: float | None
+    idle_watts: float | None
+    kind: str | None
+    coverage: float
+    mean_watts: float | None
+    peak_watts: float | None
+    joules_per_token: float | None
+    phases: dict[str, float | None]
+    channels: dict[str, float]
+    unmeasured: tuple[str, ...]
+    flags: tuple[str, ...]
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRecord:
+    """One vote of a majority."""
+
+    index: int
+    answer: str
+    thinking: str
+    tokens: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """One question, its answer and its price, whatever way it ended."""
+
+    turn_id: str
+    created_at: str
+    chat_id: str | None
+    query: str
+    system: str | None
+    answer: str
+    thinking: str
+    status: str
+    error: str | None
+    model: str
+    model_sha256: str | None
+    arm: str
+    reasoning: str
+    policy: str | None
+    rule: str | None
+    why: str
+    tokens: Tokens
+    seconds: Seconds
+    energy: TurnEnergy
+    predicted_joules: float | None = None
+    predicted_accuracy: float | None = None
+    confidence: float | None = None
+    votes: tuple[VoteRecord, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Decode parameters, build and machine: what is needed to repeat the turn."""
+    trace: dict[str, Any] = field(default_factory=dict)
+    """The routing decision, whole."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``etui ask --json``."""
+        energy, tokens, seconds = self.energy, self.tokens, self.seconds
+        return {
+            "turn_id": self.turn_id,
+            "created_at": self.created_at,
+            "chat_id": self.chat_id,
+            "query": self.query,
+            "answer": self.answer,
+            "thinking": self.thinking,
+            "status": self.status,
+            "error": self.error,
+            "model": self.model,
+            "model_sha256": self.model_sha256,
+            "arm": self.arm,
+            "reasoning": self.reasoning,
+            "policy": self.policy,
+            "rule": self.rule,
+            "why": self.why,
+            "tokens": {
+                "prompt": tokens.prompt,
+                "cached": tokens.cached,
+                "computed": tokens.computed,
+                "thinking": tokens.thinking,
+                "output": tokens.output,
+            },
+            "votes": [
+                {
+                    "index": v.index,
+                    "answer": v.answer,
+                    "thinking": v.thinking,
+                    "tokens": v.tokens,
+                    "weight": v.weight,
+                }
+                for v in self.votes
+            ],
+            "confidence": self.confidence,
+            "seconds": {
+                "load": seconds.load,
+                "prefill": seconds.prefill,
+                "decode": seconds.decode,
+                "total": seconds.total,
+                "ttft": seconds.ttft,
+            },
+            "energy": {
+                "joules": energy.joules,
+                "uncertainty": energy.uncertainty,
+                "net_joules": energy.net_joules,
+                "idle_watts": energy.idle_watts,
+                "kind": energy.kind,
+                "coverage": energy.coverage,
+                "mean_watts": energy.mean_watts,
+                "peak_watts": energy.peak_watts,
+                "joules_per_token": energy.joules_per_token,
+                "phases": energy.phases,
+                "channels": energy.channels,
+                "unmeasured": list(energy.unmeasured),
+                "flags": list(energy.flags),
+                "start_ns": energy.start_ns,
+                "end_ns": energy.end_ns,
+            },
+            "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
+            "settings": self.settings,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRecord:
+    """One load of a model: a row of its own, charged to no turn's joules."""
+
+    load_id: str
+    created_at: str
+    model: str
+    model_sha256: str | None
+    turn_id: str | None
+    seconds: float
+    joules: float | None
+    uncertainty: float | None
+    kind: str | None
+    gpu_layers: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRecord:
+    """One chat of the app."""
+
+    chat_id: str
+    created_at: str
+    name: str
+    system: str | None = None

@@ -1,0 +1,1 @@
+"""Policy files -> a Decision: which arm answers, and why. Pure Python."""

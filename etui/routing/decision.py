@@ -1,0 +1,75 @@
+"""What routing hands on: the chosen arm and why it was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from etui.arm import Arm
+
+
+@dataclass(frozen=True, slots=True)
+class SignalValue:
+    """One signal as it was seen: whether it holds, the number behind it and its boundary."""
+
+    name: str
+    holds: bool
+    value: float | str | None
+    boundary: float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTried:
+    """One rule in the order it was tried; ``failed`` names the first condition that failed."""
+
+    name: str
+    priority: int
+    matched: bool
+    failed: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The arm for one query.
+
+    Attributes:
+        arm: What answers.
+        policy: Name of the policy; None when the command line spelled the arm out.
+        rule: Name of the rule that matched; None without a policy.
+        why: One line a person reads ("math-thinks: calc (2 keywords), symbolic (4 of 3)").
+        signals, rules: The whole trace, for ``policy explain`` and the log.
+        predicted_joules, predicted_accuracy: None where nothing was fitted.
+    """
+
+    arm: Arm
+    policy: str | None
+    rule: str | None
+    why: str
+    signals: tuple[SignalValue, ...] = ()
+    rules: tuple[RuleTried, ...] = ()
+    predicted_joules: float | None = None
+    predicted_accuracy: float | None = None
+
+    def trace(self) -> dict[str, Any]:
+        """The decision as plain JSON values."""
+        return {
+            "arm": self.arm.name,
+            "model": self.arm.model,
+            "policy": self.policy,
+            "rule": self.rule,
+            "why": self.why,
+            "signals": [
+                {"name": s.name, "holds": s.holds, "value": s.value, "boundary": s.boundary}
+                for s in self.signals
+            ],
+            "rules": [
+                {
+                    "name": r.name,
+                    "priority": r.priority,
+                    "matched": r.matched,
+                    "failed": r.failed,
+                }
+                for r in self.rules
+            ],
+            "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
+        }

@@ -35,13 +35,17 @@ class Prefilling:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """The prompt is in the cache; prompt = cached (reused) + computed."""
+    """The prompt is in the cache; prompt = cached (reused) + computed.
+
+    ``dropped_messages`` counts the oldest messages of the chat that no longer fit.
+    """
 
     start_ns: int
     end_ns: int
     prompt_tokens: int
     cached_tokens: int
     computed_tokens: int
+    dropped_messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ class Seconds:
 class TurnEnergy:
     """What a turn cost; joules are None when nothing was measured, never 0 for it.
 
-    ``phases`` holds load, prefill, decode and (inside decode) thinking; load is outside ``joules``.
+    ``phases`` holds load, prefill and decode; prefill + decode = ``joules``, load is outside it.
+    ``thinking_joules`` is the part of decode that went into the thought.
     """
 
     joules: float | None
@@ -45,6 +46,7 @@ class TurnEnergy:
     peak_watts: float | None
     joules_per_token: float | None
     phases: dict[str, float | None]
+    thinking_joules: float | None
     channels: dict[str, float]
     unmeasured: tuple[str, ...]
     flags: tuple[str, ...]
@@ -150,6 +152,7 @@ class TurnRecord:
                 "peak_watts": energy.peak_watts,
                 "joules_per_token": energy.joules_per_token,
                 "phases": energy.phases,
+                "thinking_joules": energy.thinking_joules,
                 "channels": energy.channels,
                 "unmeasured": list(energy.unmeasured),
                 "flags": list(energy.flags),

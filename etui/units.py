@@ -1,0 +1,241 @@
+"""Quantities as text: the one place where a number gets its digits, its unit and its kind.
+
+Three rules hold everywhere. What was not measured is written ``unmeasured``, never 0. An estimate
+is always written ``~12 J (estimate)``. The uncertainty decides the digits: it is rounded to two
+significant digits (a trailing zero is left out), and the value ends at the same place, as the
+Guide to the Expression of Uncertainty in Measurement (JCGM 100:2008, 7.2.6) advises.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeGuard
+
+UNMEASURED = "unmeasured"
+"""An energy or a power that nothing could read."""
+
+UNKNOWN = "unknown"
+"""Any other quantity that is not known."""
+
+ESTIMATE = "estimate"
+"""The kind that stands for no hardware reading at all."""
+
+JOULES_PER_WATT_HOUR = 3600.0
+
+_PREFIXES = ((1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
+_MILLI_BELOW = 0.0995
+"""Below a tenth of the unit (as three digits show it) the milli-unit reads better."""
+_KILO_FROM = 9999.5
+"""Up to four digits before the point stay in the unit: 4,321 J compares with 987 J at a glance."""
+
+
+def energy_text(
+    joules: float | None,
+    uncertainty: float | None = None,
+    kind: str | None = None,
+    *,
+    spread: bool | None = None,
+) -> str:
+    """An energy: ``12.3 ± 0.4 J (counter)``, ``~12 J (estimate)``, ``unmeasured``.
+
+    Args:
+        joules: Energy in joules; None or not finite is unmeasured.
+        uncertainty: Half width in joules; None, 0 or not finite leaves the ± out.
+        kind: How the energy is known; None leaves it out.
+        spread: Whether the ± is written; None writes it unless the kind is an estimate.
+    """
+    return _measured(joules, uncertainty, kind, "J", spread)
+
+
+def watt_hours_text(joules: float | None, kind: str | None = None) -> str:
+    """A large energy, given in joules, in watt-hours: ``3.42 Wh``, ``~1.2 kWh (estimate)``."""
+    watt_hours = None if joules is None else joules / JOULES_PER_WATT_HOUR
+    return _measured(watt_hours, None, kind, "Wh", None)
+
+
+def total_text(
+    joules: float | None, uncertainty: float | None = None, kind: str | None = None
+) -> str:
+    """A total of a chat, a day or a budget, in joules and watt-hours: ``12.3 kJ, 3.42 Wh``."""
+    energy = energy_text(joules, uncertainty, None if kind == ESTIMATE else kind)
+    if not _known(joules):
+        return energy
+    if kind == ESTIMATE:
+        bare = _measured(joules, uncertainty, ESTIMATE, "J", None, suffix="")
+        return f"{bare}, {watt_hours_text(joules, kind)}"
+    return f"{energy}, {watt_hours_text(joules)}"
+
+
+def per_token_text(
+    joules_per_token: float | None,
+    kind: str | None = None,
+    uncertainty: float | None = None,
+    *,
+    spread: bool | None = None,
+) -> str:
+    """Energy per token: ``0.56 J/token``, ``12 mJ/token``, ``~0.5 J/token (estimate)``.
+
+    Args:
+        joules_per_token: Joules per output token; None or not finite is unmeasured.
+        kind: Only an estimate is written out: the energy beside it carries the kind already.
+        uncertainty: Half width in joules per token.
+        spread: As in :func:`energy_text`.
+    """
+    shown = kind if kind == ESTIMATE else None
+    return _measured(joules_per_token, uncertainty, shown, "J/token", spread)
+
+
+def watts_text(
+    watts: float | None, kind: str | None = None, uncertainty: float | None = None
+) -> str:
+    """A power: ``118 W``, ``~12 W (estimate)``, ``unmeasured``; other kinds are not written."""
+    return _measured(watts, uncertainty, kind if kind == ESTIMATE else None, "W", None)
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
+    if not _known(seconds):
+        return UNKNOWN
+    sign, size = ("-", -seconds) if seconds < 0 else ("", seconds)
+    if size == 0:
+        return "0 s"
+    if size < 0.0095:
+        return f"{sign}{significant(size * 1e3, 2)} ms"
+    if size < 59.95:
+        return f"{sign}{significant(size, 2 if size < 0.995 else 3)} s"
+    whole = round(size)
+    if whole < 3600:
+        return f"{sign}{whole // 60} min {whole % 60:02d} s"
+    minutes = round(size / 60)
+    if minutes < 48 * 60:
+        return f"{sign}{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(size / 3600)
+    return f"{sign}{hours // 24} d {hours % 24} h"
+
+
+def rate_text(tokens: float | None, seconds: float | None) -> str:
+    """Tokens over seconds: ``38.2 tok/s``; ``unknown`` when no time passed."""
+    if not _known(tokens) or not _known(seconds) or seconds <= 0:
+        return UNKNOWN
+    return f"{significant(tokens / seconds, 3)} tok/s"
+
+
+def count_text(count: int | None, noun: str, plural: str | None = None) -> str:
+    """A count with its noun: ``1 turn``, ``12,345 turns``."""
+    if count is None:
+        return UNKNOWN
+    word = noun if count == 1 else plural or f"{noun}s"
+    return f"{count:,} {word}"
+
+
+def tokens_text(tokens: int | None) -> str:
+    """A count of tokens: ``1 token``, ``12,345 tokens``."""
+    return count_text(tokens, "token")
+
+
+def bytes_text(size_bytes: float | None) -> str:
+    """A size in decimal units, as disks are sold: ``512 B``, ``94.1 MB``, ``1.12 GB``."""
+    if not _known(size_bytes):
+        return UNKNOWN
+    sign, size = ("-", -size_bytes) if size_bytes < 0 else ("", size_bytes)
+    for step, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= step * 0.9995:
+            return f"{sign}{significant(size / step, 3)} {unit}"
+    return f"{_plain(round(size_bytes), 0)} B"
+
+
+def percent_text(share: float | None, uncertainty: float | None = None) -> str:
+    """A share of 1 as a percentage: ``38 %``, ``0.4 %``, ``51.2 ± 3.2 %``; None is unknown.
+
+    A share that is not quite all or nothing is never rounded to ``100 %`` or ``0 %``.
+    """
+    if not _known(share):
+        return UNKNOWN
+    percent = share * 100
+    if _spread(uncertainty):
+        return f"{with_uncertainty(percent, uncertainty * 100)} %"
+    if 0 < percent < 0.05:
+        return "<0.1 %"
+    if 99.95 < percent < 100:
+        return ">99.9 %"
+    if percent < 9.95 or percent > 99:
+        return f"{_plain(percent, 1).removesuffix('.0')} %"
+    return f"{_plain(percent, 0)} %"
+
+
+def significant(value: float, digits: int) -> str:
+    """``value`` with ``digits`` significant digits, never in exponent form: ``0.0123``, ``1,230``.
+
+    Whole digits before the point are all kept, so that 12,345 stays 12,345 with three digits.
+    """
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    decimals = max(0, digits - 1 - _exponent(value, digits))
+    return _plain(value, decimals)
+
+
+def with_uncertainty(value: float, uncertainty: float) -> str:
+    """``value ± uncertainty`` without a unit: ``12.3 ± 0.4``, ``12.30 ± 0.38``, ``12,350 ± 120``.
+
+    Args:
+        value: Finite.
+        uncertainty: Half width, finite and above 0, in the unit of ``value``.
+    """
+    decimals = 1 - _exponent(uncertainty, 2)
+    rounded = f"{round(uncertainty, decimals):.{max(decimals, 0)}f}"
+    if decimals > 0 and rounded.endswith("0"):
+        decimals -= 1
+    return f"{_plain(value, decimals)} ± {_plain(uncertainty, decimals)}"
+
+
+def _measured(
+    value: float | None,
+    uncertainty: float | None,
+    kind: str | None,
+    unit: str,
+    spread: bool | None,
+    suffix: str | None = None,
+) -> str:
+    if not _known(value):
+        return UNMEASURED
+    estimate = kind == ESTIMATE
+    wanted = (not estimate) if spread is None else spread
+    shown = uncertainty if wanted and _spread(uncertainty) else None
+    step, prefix = _prefix(max(abs(value), shown or 0.0))
+    if shown is None:
+        scaled = value / step
+        number = _plain(scaled, 1 - _exponent(scaled, 2)) if estimate else significant(scaled, 3)
+    else:
+        number = with_uncertainty(value / step, shown / step)
+    if suffix is None:
+        suffix = f" ({kind})" if kind else ""
+    return f"{'~' if estimate else ''}{number} {prefix}{unit}{suffix}"
+
+
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _spread(uncertainty: float | None) -> TypeGuard[float]:
+    return uncertainty is not None and math.isfinite(uncertainty) and uncertainty > 0
+
+
+def _prefix(size: float) -> tuple[float, str]:
+    """The step and letter in which a size reads best."""
+    if size == 0 or _MILLI_BELOW <= size < _KILO_FROM:
+        return 1.0, ""
+    if size < _MILLI_BELOW:
+        return _PREFIXES[0]
+    fitting = [pair for pair in _PREFIXES[2:] if size >= pair[0] * 0.9995]
+    return fitting[-1]
+
+
+def _exponent(value: float, digits: int) -> int:
+    """Power of ten of the first digit once ``value`` is rounded to ``digits`` digits."""
+    return int(f"{value:.{digits - 1}e}".partition("e")[2])
+
+
+def _plain(value: float, decimals: int) -> str:
+    """Rounded at ``decimals`` (negative rounds before the point), with thousands separators."""
+    text = f"{round(value, decimals):,.{max(decimals, 0)}f}"
+    return text.removeprefix("-") if not text.strip("-0.,") else text

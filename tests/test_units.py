@@ -1,0 +1,167 @@
+"""Quantities as text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui import units
+from etui.energy.types import Kind
+
+joules = st.floats(min_value=-1e12, max_value=1e12, allow_nan=False)
+widths = st.floats(min_value=1e-9, max_value=1e9)
+kinds = st.sampled_from([*Kind, None])
+anything = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
+STEPS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def as_joules(number: str, unit: str) -> float:
+    return float(number.replace(",", "").lstrip("~")) * STEPS[unit.removesuffix("J")]
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ((12.34, 0.4, Kind.COUNTER), "12.3 ± 0.4 J (counter)"),
+        ((12.304, 0.38, "counter"), "12.30 ± 0.38 J (counter)"),
+        ((12345.6, 123.0, "integrated"), "12.35 ± 0.12 kJ (integrated)"),
+        ((4321.0, 120.0, "counter"), "4,320 ± 120 J (counter)"),
+        ((987.0, None, "counter"), "987 J (counter)"),
+        ((9.99e-3, 0.996e-3, "counter"), "10 ± 1 mJ (counter)"),
+        ((12.3, 4.0, Kind.ESTIMATE), "~12 J (estimate)"),
+        ((123.4, 4.0, "estimate"), "~120 J (estimate)"),
+        ((0.0, 0.0, "counter"), "0 J (counter)"),
+        ((-3.21, 0.5, "counter"), "-3.2 ± 0.5 J (counter)"),
+        ((-0.001, 0.5, "counter"), "0.0 ± 0.5 J (counter)"),
+        ((None, 0.5, "counter"), "unmeasured"),
+        ((math.nan, 0.5, "counter"), "unmeasured"),
+        ((1.5, math.inf, None), "1.50 J"),
+    ],
+)
+def test_energy_text(args: tuple[float | None, float | None, str | None], text: str) -> None:
+    assert units.energy_text(*args) == text
+
+
+def test_the_spread_of_an_estimate_is_written_when_asked() -> None:
+    assert units.energy_text(12.3, 6.0, "estimate", spread=True) == "~12 ± 6 J (estimate)"
+    assert units.energy_text(12.3, 0.4, "counter", spread=False) == "12.3 J (counter)"
+
+
+@given(joules, widths)
+def test_digits_end_where_the_uncertainty_ends(value: float, width: float) -> None:
+    number, _, rest = units.energy_text(value, width, None).partition(" ± ")
+    spread, unit = rest.split(" ")
+    assert abs(as_joules(spread, unit) - width) <= 0.0501 * width
+    decimals = {len(part.partition(".")[2]) for part in (number, spread)}
+    assert len(decimals) == 1
+    assert abs(as_joules(number, unit) - value) <= 0.51 * width + 1e-9 * abs(value)
+    assert len(spread.replace(",", "").replace(".", "").strip("0")) <= 2
+
+
+@given(joules, st.one_of(st.none(), widths), kinds)
+def test_an_estimate_is_always_labelled(
+    value: float, width: float | None, kind: Kind | None
+) -> None:
+    for text in (
+        units.energy_text(value, width, kind),
+        units.energy_text(value, width, kind, spread=True),
+        units.watt_hours_text(value, kind),
+        units.total_text(value, width, kind),
+        units.per_token_text(value, kind),
+        units.watts_text(value, kind, width),
+    ):
+        assert text.startswith("~") == (kind is Kind.ESTIMATE)
+        assert text.endswith("(estimate)") == (kind is Kind.ESTIMATE)
+
+
+@given(anything, anything, kinds)
+def test_what_is_not_measured_is_never_a_number(
+    value: float | None, width: float | None, kind: Kind | None
+) -> None:
+    missing = value is None or not math.isfinite(value)
+    assert (units.energy_text(value, width, kind) == "unmeasured") == missing
+    assert (units.watts_text(value, kind, width) == "unmeasured") == missing
+    assert (units.per_token_text(value, kind, width) == "unmeasured") == missing
+    assert (units.total_text(value, width, kind) == "unmeasured") == missing
+
+
+@given(st.floats(min_value=1e-9, max_value=1e12), st.integers(min_value=1, max_value=6))
+def test_significant_digits(value: float, digits: int) -> None:
+    text = units.significant(value, digits).replace(",", "")
+    assert "e" not in text
+    assert abs(float(text) - value) <= max(0.51 * 10 ** (1 - digits) * value, 0)
+    if "." in text:
+        assert len(text.replace(".", "").lstrip("0")) == digits
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_no_quantity_is_written_with_an_exponent_or_a_bare_sign(value: float) -> None:
+    if math.isfinite(value) and abs(value) > 1e12:
+        return
+    for text in (
+        units.seconds_text(value),
+        units.bytes_text(value),
+        units.percent_text(value),
+        units.rate_text(value, 2.0),
+    ):
+        assert "e+" not in text
+        assert "e-" not in text
+        assert "nan" not in text
+        assert "inf" not in text
+        assert not text.startswith("-0 ")
+
+
+def test_energy_per_token_and_power() -> None:
+    assert units.per_token_text(0.5612) == "0.561 J/token"
+    assert units.per_token_text(0.01234, "counter") == "12.3 mJ/token"
+    assert units.per_token_text(0.5612, "estimate") == "~0.56 J/token (estimate)"
+    assert units.watts_text(118.04, "counter") == "118 W"
+    assert units.watts_text(None) == "unmeasured"
+
+
+def test_totals_are_in_joules_and_watt_hours() -> None:
+    assert units.total_text(12300.0, None, "counter") == "12.3 kJ (counter), 3.42 Wh"
+    assert units.total_text(12300.0, 500.0, "estimate") == "~12 kJ, ~3.4 Wh (estimate)"
+    assert units.watt_hours_text(3.6e6 * 12) == "12.0 kWh"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "unknown"),
+        (0.0, "0 s"),
+        (0.0042, "4.2 ms"),
+        (0.2134, "0.21 s"),
+        (12.34, "12.3 s"),
+        (59.96, "1 min 00 s"),
+        (185.0, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7500.0, "2 h 05 min"),
+        (3 * 86400.0, "3 d 0 h"),
+    ],
+)
+def test_seconds_text(seconds: float | None, text: str) -> None:
+    assert units.seconds_text(seconds) == text
+
+
+def test_rates_counts_sizes_and_shares() -> None:
+    assert units.rate_text(412, 10.8) == "38.1 tok/s"
+    assert units.rate_text(412, 0) == "unknown"
+    assert units.rate_text(None, 3) == "unknown"
+    assert units.tokens_text(1) == "1 token"
+    assert units.tokens_text(12345) == "12,345 tokens"
+    assert units.tokens_text(None) == "unknown"
+    assert units.count_text(2, "reply", "replies") == "2 replies"
+    assert units.bytes_text(512) == "512 B"
+    assert units.bytes_text(94_123_000) == "94.1 MB"
+    assert units.bytes_text(999_960) == "1.00 MB"
+    assert units.bytes_text(None) == "unknown"
+    assert units.percent_text(0.384) == "38 %"
+    assert units.percent_text(0.004) == "0.4 %"
+    assert units.percent_text(0.9999) == ">99.9 %"
+    assert units.percent_text(1.0) == "100 %"
+    assert units.percent_text(0.0) == "0 %"
+    assert units.percent_text(0.512, 0.032) == "51.2 ± 3.2 %"

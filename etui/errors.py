@@ -6,6 +6,8 @@ both and never a traceback (unless ``--debug``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -53,10 +55,46 @@ class UsageError(EtuiError):
     exit_code = ExitCode.USAGE
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a file.
+
+    Attributes:
+        file: The file as the user named it.
+        line, column: Where, counted from 1; 0 where the file as a whole is meant.
+        message: What is wrong, with the nearest name where a name is unknown.
+    """
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        if not self.line:
+            return f"{self.file}: {self.message}"
+        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+
+
 class InvalidFile(EtuiError):
-    """A file the user wrote cannot be used; ``what`` starts with ``file:line:column``."""
+    """A file the user wrote cannot be used; ``what`` starts with ``file:line:column``.
+
+    Args:
+        what: Every problem, one a line.
+        fix: One line saying how to mend it.
+        problems: The same problems in parts; empty when the file has no lines (a GGUF).
+    """
 
     exit_code = ExitCode.USAGE
+
+    def __init__(self, what: str, fix: str = "", problems: Sequence[Problem] = ()) -> None:
+        super().__init__(what, fix)
+        self.problems = tuple(problems)
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem], fix: str = "") -> InvalidFile:
+        """The error that holds these problems, one a line."""
+        return cls("\n".join(str(problem) for problem in problems), fix, problems)
 
 
 class ModelUnavailable(EtuiError):

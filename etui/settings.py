@@ -1,0 +1,81 @@
+"""The user's ``config.yaml``, checked and laid over a Config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from etui.config import Config
+from etui.yamlfile import Strict, load_yaml, refuse
+
+Watts = Annotated[float, Field(ge=0, le=10_000)]
+
+
+class Settings(Strict):
+    """What a user may set in ``config.yaml``; every key may be left out."""
+
+    policy: str = Field(
+        "balanced",
+        min_length=1,
+        description="The policy that routes when none is named: a shipped one, one in "
+        "ETUI_HOME/policies, or a file.",
+    )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="The model that answers every question without a policy being asked.",
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads of llama.cpp; default: the physical cores."
+    )
+    context_tokens: int | None = Field(
+        None,
+        ge=128,
+        le=10_000_000,
+        description="The most tokens a context may hold, to save memory; default: the model's own.",
+    )
+    sample_hz: float = Field(
+        20.0, gt=0, le=1000, description="Readings a second of every power channel."
+    )
+    cpu_idle_watts: Watts | None = Field(
+        None, description="Power of the idle CPU, the lower end of the labelled estimate."
+    )
+    cpu_limit_watts: Watts | None = Field(
+        None, description="Power of the fully used CPU, the upper end of the labelled estimate."
+    )
+    estimate: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="auto: estimate only where nothing can be measured; always: show the estimate "
+        "beside what is measured; never: leave it unmeasured.",
+    )
+    theme: str = Field("textual-dark", min_length=1, description="Theme of the app.")
+    keymap: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Binding of the app -> the keys that trigger it, separated by commas.",
+    )
+
+    @model_validator(mode="after")
+    def _watts_in_order(self) -> Settings:
+        idle, limit = self.cpu_idle_watts, self.cpu_limit_watts
+        if idle is not None and limit is not None and limit <= idle:
+            refuse(
+                f"cpu_limit_watts must be greater than cpu_idle_watts ({idle:g}), found {limit:g}",
+                "cpu_limit_watts",
+            )
+        return self
+
+
+def apply_settings(config: Config) -> Config:
+    """The Config with what its ``config.yaml`` sets; unchanged where there is no such file.
+
+    Raises:
+        InvalidFile: The file holds an unknown key or a value that does not fit.
+    """
+    if not config.config_file.exists():
+        return config
+    settings = load_yaml(config.config_file, Settings).model
+    changes = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return replace(config, **changes)

@@ -117,7 +117,7 @@ class ModelEntry(Strict):
     gpu_layers: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = "auto"
     kv_type: KvType = "f16"
     thinking: ThinkingEntry | None = None
-    stop: list[Text] = []
+    stop: tuple[Text, ...] = ()
 
     @field_validator("sha256")
     @classmethod
@@ -140,7 +140,7 @@ class ModelEntry(Strict):
             think_open=self.thinking.open if self.thinking else None,
             think_close=self.thinking.close if self.thinking else None,
             thinking_switch=self.thinking.switch if self.thinking else None,
-            stop=tuple(self.stop),
+            stop=self.stop,
             origin=origin,
         )
 

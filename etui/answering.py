@@ -1,0 +1,54 @@
+"""Answers requests in this process: residency finds the model, reasoning drives it.
+
+``ask`` and ``bench`` use this class directly; the app reaches the same class through the child
+process (``engine/child.py`` -> ``worker.py``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from etui.config import Config
+from etui.engine.events import Event
+from etui.request import AnswerRequest
+
+__all__ = ["AnswerRequest", "InProcess"]
+
+
+class InProcess:
+    """llama.cpp in this process.
+
+    One answer runs at a time; ``cancel`` may come from any thread and ends the running answer
+    within one batch.
+    """
+
+    def __init__(self, config: Config) -> None:
+        from etui.engine.residency import Residency
+
+        self._residency = Residency(config)
+        self._cancelled = threading.Event()
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        """Events of one answer; the last is ``Finished``.
+
+        Raises:
+            ModelUnavailable: The model cannot be loaded.
+            ContextOverflow: The prompt does not fit.
+            EngineFailed: llama.cpp gave up.
+        """
+        from etui.reasoning.answer import answer
+
+        self._cancelled.clear()
+        session, loaded = self._residency.session(request.model, request.path)
+        if loaded is not None:
+            yield loaded
+        yield from answer(request.messages, request.arm, session, self._cancelled.is_set)
+
+    def cancel(self) -> None:
+        """End the running answer within one batch."""
+        self._cancelled.set()
+
+    def close(self) -> None:
+        """Free every model."""
+        self._residency.close()

@@ -1,0 +1,41 @@
+"""An arm at work: the events of one answer, from the conversation to ``Finished``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from etui.arm import Arm
+from etui.engine.events import Event
+from etui.engine.session import Session
+from etui.errors import UsageError
+from etui.query import Message
+from etui.reasoning.cot import chain_of_thought
+from etui.reasoning.decoding import Cancelled
+from etui.reasoning.direct import direct
+
+
+def answer(
+    messages: Sequence[Message], arm: Arm, session: Session, cancelled: Cancelled
+) -> Iterator[Event]:
+    """Answer the last message of a conversation.
+
+    Args:
+        messages: The conversation, the question last.
+        arm: How to answer; its model is the session's.
+        session: The loaded model.
+        cancelled: Asked between tokens and between prefill batches.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+        UsageError: The arm asks for a way of reasoning that is not there.
+    """
+    match arm.reasoning:
+        case "direct":
+            yield from direct(messages, arm, session, cancelled)
+        case "cot":
+            yield from chain_of_thought(messages, arm, session, cancelled)
+        case other:
+            raise UsageError(
+                f"arm {arm.name!r} reasons by {other!r}, which this etui cannot do",
+                "use direct or cot",
+            )

@@ -1,0 +1,52 @@
+"""The direct answer: one prefill, then the answer, no thought."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from etui.arm import Arm
+from etui.engine.events import Answer, Event
+from etui.engine.session import Session
+from etui.query import Message
+from etui.reasoning.decoding import Cancelled, decode
+from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, fit
+from etui.reasoning.opening import finished, how_reply_ended, open_prompt
+from etui.reasoning.prompts import direct_prompt
+
+
+def direct(
+    messages: Sequence[Message], arm: Arm, session: Session, cancelled: Cancelled
+) -> Iterator[Event]:
+    """Answer without a thought; a model that can think is told not to.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+    """
+    start_ns = time.monotonic_ns()
+    facts = session.facts
+
+    def render(kept: Sequence[Message]) -> str:
+        return direct_prompt(session.render(kept, thinking=False), facts)
+
+    prompt = fit(messages, render, session, min(arm.max_tokens, SMALLEST_ANSWER_TOKENS))
+    opened = yield from open_prompt(prompt, arm, session, cancelled, start_ns)
+    try:
+        if opened.first is None:
+            yield finished(
+                opened, None, None, status="stopped", why="stopped while the prompt was computed"
+            )
+            return
+        reply = yield from decode(
+            session,
+            opened.sequence,
+            opened.first,
+            kind=Answer,
+            limit=min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
+            stops=facts.stop,
+            cancelled=cancelled,
+        )
+        status, why = how_reply_ended(reply, arm)
+        yield finished(opened, None, reply, status=status, why=why)
+    finally:
+        session.close(opened.sequence)

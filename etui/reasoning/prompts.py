@@ -1,0 +1,102 @@
+"""The words reasoning adds to a conversation: instructions, hand-overs and markers.
+
+The instruction stands last, behind the question, so that every way of answering one question shares
+the prefix up to the question in the KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from etui.arm import Arm
+from etui.engine.session import ModelFacts
+from etui.query import Message
+
+ThoughtStyle = Literal["plain", "draft", "native"]
+
+ANSWER_MARKER = "Answer:"
+"""Ends the thought of a model without think tags; the answer follows on the same line."""
+
+_INSTRUCTIONS: dict[ThoughtStyle, str] = {
+    "plain": (
+        "Think it through step by step first, in short sentences. "
+        f'Then write "{ANSWER_MARKER}" on a line of its own, followed by your final answer.'
+    ),
+    "draft": (
+        "Think first in a terse draft: one line for each step, a handful of words or symbols each. "
+        f'Then write "{ANSWER_MARKER}" on a line of its own, followed by your final answer.'
+    ),
+}
+
+_HAND_OVER_PLAIN = f"\n\nThat is enough thinking; here is the result.\n{ANSWER_MARKER}"
+_HAND_OVER_ENDED = f"\n\n{ANSWER_MARKER}"
+_HAND_OVER_NATIVE = "\n\nThe budget for thinking is used up, so I answer with what I have now.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How one model is made to think.
+
+    Attributes:
+        style: The way of thinking.
+        marker: Text that ends the thought (the closing tag, or ``Answer:``).
+        opening: Text appended to the prompt so that a native thought is open.
+        hand_over: Text that ends the thought when its budget is used up.
+        ended: Text that leads to the answer when the model stopped inside its thought.
+    """
+
+    style: ThoughtStyle
+    marker: str
+    opening: str
+    hand_over: str
+    ended: str
+
+
+def thought_style(arm: Arm, facts: ModelFacts) -> ThoughtStyle:
+    """The style an arm means on this model: ``auto`` is native where the model has think tags."""
+    if arm.style == "auto" or (arm.style == "native" and facts.think_close is None):
+        return "native" if facts.think_close is not None else "plain"
+    return arm.style
+
+
+def thinking_for(style: ThoughtStyle, facts: ModelFacts) -> Thinking:
+    """The words that open, end and cut a thought of this style on this model."""
+    if style == "native" and facts.think_open and facts.think_close:
+        close = f"{facts.think_close}\n\n"
+        return Thinking(
+            style="native",
+            marker=facts.think_close,
+            opening=f"{facts.think_open}\n",
+            hand_over=f"{_HAND_OVER_NATIVE}{close}",
+            ended=f"\n{close}",
+        )
+    return Thinking(style, ANSWER_MARKER, "", _HAND_OVER_PLAIN, _HAND_OVER_ENDED)
+
+
+def with_instruction(messages: Sequence[Message], style: ThoughtStyle) -> tuple[Message, ...]:
+    """The conversation with the instruction to think behind the question; native needs none."""
+    instruction = _INSTRUCTIONS.get(style)
+    if instruction is None:
+        return tuple(messages)
+    last = messages[-1]
+    return (*messages[:-1], replace(last, content=f"{last.content}\n\n{instruction}"))
+
+
+def thought_prompt(prompt: str, thinking: Thinking) -> str:
+    """The rendered prompt with the thought opened, unless the template opened it already."""
+    if not thinking.opening or prompt.rstrip().endswith(thinking.opening.strip()):
+        return prompt
+    return prompt + thinking.opening
+
+
+def direct_prompt(prompt: str, facts: ModelFacts) -> str:
+    """The rendered prompt of a direct answer; a model that always thinks gets an empty thought.
+
+    A template with a switch writes the empty thought itself.
+    """
+    if facts.think_open is None or facts.think_close is None or facts.thinking_switch is not None:
+        return prompt
+    opened = prompt.rstrip().endswith(facts.think_open)
+    return f"{prompt}{'' if opened else facts.think_open}\n\n{facts.think_close}\n\n"

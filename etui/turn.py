@@ -1,0 +1,304 @@
+"""The one flow of a query that chat, ask and every later front end use.
+
+``run_turn`` yields what happens and ends with the record of the turn. Whatever way it ends (done,
+stopped, an error, a crash of the engine, the front end going away) the interval is closed, its
+energy told and the turn saved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
+
+from etui.account import Interval, account
+from etui.energy.types import Energy
+from etui.engine.events import (
+    Answer,
+    Event,
+    Finished,
+    Loaded,
+    Prefilled,
+    Prefilling,
+    Thought,
+    Vote,
+)
+from etui.errors import EtuiError
+from etui.log.records import LoadRecord, TurnRecord, VoteRecord
+from etui.query import Query
+from etui.request import AnswerRequest
+from etui.routing.decision import Decision
+
+if TYPE_CHECKING:
+    from etui.models import ModelSpec
+
+
+class Answerer(Protocol):
+    """Answers requests: in this process, or in a child process."""
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]: ...
+
+    def cancel(self) -> None:
+        """End the running answer within one batch; safe from any thread."""
+
+
+class Meter(Protocol):
+    """What a turn needs of the recorder."""
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy: ...
+
+    def settle(self, end_ns: int) -> None: ...
+
+
+class Writer(Protocol):
+    """What a turn needs of the log."""
+
+    def save_turn(self, record: TurnRecord) -> None: ...
+
+    def save_load(self, record: LoadRecord) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Which arm answers, and why."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFinished:
+    """The last event of a turn: what went into the log."""
+
+    record: TurnRecord
+
+
+TurnEvent = Decided | Event | TurnFinished
+
+
+@dataclass(slots=True)
+class _SoFar:
+    """What is known of an answer in progress, so that a turn cut short is told truthfully."""
+
+    started_ns: int
+    load: Loaded | None = None
+    prefilled: Prefilled | None = None
+    prefilling: Prefilling | None = None
+    first_token_ns: int | None = None
+    thinking_end_ns: int | None = None
+    last_ns: int = 0
+    answer: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    answer_tokens: int = 0
+    thinking_tokens: int = 0
+    votes: list[VoteRecord] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def see(self, event: Event) -> None:
+        match event:
+            case Loaded():
+                self.load = event
+                self.started_ns = event.end_ns
+            case Prefilling():
+                self.prefilling = event
+                self.last_ns = event.t_ns
+            case Prefilled():
+                self.prefilled = event
+                self.started_ns = event.start_ns
+                self.last_ns = event.end_ns
+            case Thought() | Answer():
+                self._see_text(event)
+            case Vote(index=index, answer=answer, thinking=thinking, tokens=tokens, weight=weight):
+                self.votes.append(VoteRecord(index, answer, thinking, tokens, weight))
+                self.last_ns = event.t_ns
+            case Finished():
+                self.finished = event
+            case _:
+                self.last_ns = event.t_ns
+
+    def _see_text(self, event: Thought | Answer) -> None:
+        self.last_ns = event.t_ns
+        if self.first_token_ns is None and event.tokens:
+            self.first_token_ns = event.t_ns
+        if isinstance(event, Thought):
+            self.thinking.append(event.text)
+            self.thinking_tokens += event.tokens
+            self.thinking_end_ns = event.t_ns
+        else:
+            self.answer.append(event.text)
+            self.answer_tokens += event.tokens
+
+    def closed(self, end_ns: int, status: str, why: str) -> Finished:
+        """The engine's own last word, or one made of what was seen before it fell silent."""
+        if self.finished is not None:
+            return self.finished
+        prefilled, first = self.prefilled, self.first_token_ns
+        prefill_end_ns = prefilled.end_ns if prefilled else end_ns
+        return Finished(
+            start_ns=self.started_ns,
+            prefill_end_ns=prefill_end_ns,
+            thinking_end_ns=max(prefill_end_ns, self.thinking_end_ns or 0),
+            end_ns=end_ns,
+            first_token_ns=first,
+            status="stopped" if status == "stopped" else "error",
+            why=why,
+            answer="".join(self.answer),
+            thinking="".join(self.thinking),
+            prompt_tokens=prefilled.prompt_tokens if prefilled else self._seen_total(),
+            cached_tokens=prefilled.cached_tokens if prefilled else 0,
+            computed_tokens=prefilled.computed_tokens if prefilled else self._seen_done(),
+            thinking_tokens=self.thinking_tokens,
+            output_tokens=self.thinking_tokens + self.answer_tokens,
+        )
+
+    def _seen_total(self) -> int:
+        return self.prefilling.total_tokens if self.prefilling else 0
+
+    def _seen_done(self) -> int:
+        return self.prefilling.done_tokens if self.prefilling else 0
+
+
+def run_turn(
+    query: Query,
+    decision: Decision,
+    *,
+    spec: ModelSpec,
+    path: Path,
+    answerer: Answerer,
+    meter: Meter,
+    writer: Writer,
+    settings: dict[str, Any] | None = None,
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+) -> Iterator[TurnEvent]:
+    """Answer one query and save the turn.
+
+    Args:
+        query: The question with its chat.
+        decision: The arm that answers; ``spec`` and ``path`` are its model.
+        answerer: Where the model runs.
+        meter: Tells the energy of intervals.
+        writer: Takes the record.
+        settings: What else is needed to repeat the turn (versions, threads).
+        clock_ns: Monotonic clock, for tests.
+
+    Raises:
+        EtuiError: What stopped the answer, after the turn was saved.
+    """
+    created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    turn_id = uuid4().hex[:12]
+    so_far = _SoFar(started_ns=clock_ns())
+    status, why, error = "stopped", "the turn was left before its end", None
+    request = AnswerRequest(spec, path, query.messages(), decision.arm, query.chat_id)
+    ended = False
+
+    def close() -> TurnRecord:
+        end = so_far.closed(max(clock_ns(), so_far.started_ns), status, why)
+        if error is not None and end.status != "error":
+            end = replace(end, status="error", why=why)
+        record = _record(turn_id, created_at, query, decision, spec, so_far, end, meter, settings)
+        if so_far.load is not None:
+            writer.save_load(_load_record(record, so_far.load, spec, meter))
+        writer.save_turn(record)
+        return record
+
+    try:
+        yield Decided(decision)
+        for event in answerer.answer(request):
+            so_far.see(event)
+            yield event
+        ended = True
+    except EtuiError as failure:
+        status, why, error = "error", failure.what, failure
+    except BaseException as left:
+        # Ctrl-C, a closed generator, a fault in the engine: the turn is saved before it goes on.
+        with suppress(EtuiError):
+            answerer.cancel()
+        if not isinstance(left, GeneratorExit | KeyboardInterrupt | SystemExit):
+            status, why, error = "error", f"{type(left).__name__}: {left}", left
+        close()
+        raise
+    if ended and so_far.finished is None:
+        status, why = "error", "the engine ended the answer without saying how"
+    record = close()
+    yield TurnFinished(record)
+    if error is not None:
+        raise error
+
+
+def _record(
+    turn_id: str,
+    created_at: str,
+    query: Query,
+    decision: Decision,
+    spec: ModelSpec,
+    so_far: _SoFar,
+    end: Finished,
+    meter: Meter,
+    settings: dict[str, Any] | None,
+) -> TurnRecord:
+    load = so_far.load
+    load_interval = Interval(load.start_ns, load.end_ns) if load else None
+    meter.settle(end.end_ns)
+    energy, tokens, seconds = account(end, load_interval, meter.energy)
+    arm = decision.arm
+    return TurnRecord(
+        turn_id=turn_id,
+        created_at=created_at,
+        chat_id=query.chat_id,
+        query=query.text,
+        system=query.system,
+        answer=end.answer,
+        thinking=end.thinking,
+        status=end.status,
+        error=end.why if end.status == "error" else None,
+        model=spec.name,
+        model_sha256=spec.sha256,
+        arm=arm.name,
+        reasoning=arm.reasoning,
+        policy=decision.policy,
+        rule=decision.rule,
+        why=decision.why,
+        tokens=tokens,
+        seconds=seconds,
+        energy=energy,
+        predicted_joules=decision.predicted_joules,
+        predicted_accuracy=decision.predicted_accuracy,
+        confidence=end.confidence,
+        votes=tuple(so_far.votes),
+        settings={
+            **(settings or {}),
+            "ended": end.why,
+            "think_tokens": arm.think_tokens if arm.reasoning != "direct" else 0,
+            "max_tokens": arm.max_tokens,
+            "votes": arm.votes if arm.reasoning == "vote" else 0,
+            "style": arm.style,
+            "temperature": arm.sampling.temperature,
+            "top_p": arm.sampling.top_p,
+            "top_k": arm.sampling.top_k,
+            "min_p": arm.sampling.min_p,
+            "seed": arm.sampling.seed,
+            "dropped_messages": so_far.prefilled.dropped_messages if so_far.prefilled else 0,
+        },
+        trace=decision.trace(),
+    )
+
+
+def _load_record(record: TurnRecord, load: Loaded, spec: ModelSpec, meter: Meter) -> LoadRecord:
+    energy = meter.energy(load.start_ns, load.end_ns)
+    return LoadRecord(
+        load_id=uuid4().hex[:12],
+        created_at=record.created_at,
+        model=spec.name,
+        model_sha256=spec.sha256,
+        turn_id=record.turn_id,
+        seconds=(load.end_ns - load.start_ns) / 1e9,
+        joules=energy.joules,
+        uncertainty=energy.uncertainty,
+        kind=energy.kind,
+        gpu_layers=load.gpu_layers,
+        size_bytes=load.size_bytes,
+    )

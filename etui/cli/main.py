@@ -1,0 +1,129 @@
+"""The root of the command line: ``etui`` alone opens the chat, every command is loaded lazily."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from etui import __version__
+from etui.errors import EtuiError, ExitCode
+
+
+class _Lazy(NamedTuple):
+    """Where a command lives, and its line in ``etui --help``, so that help imports none of them."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+_COMMANDS = {
+    "ask": _Lazy("etui.cli.ask", "ask", "Answer one question and show what it cost."),
+    "doctor": _Lazy(
+        "etui.cli.doctor", "doctor", "Say what was found: GPU, power, models, folders."
+    ),
+    "logs": _Lazy("etui.cli.logs", "logs", "List, show and search what was asked."),
+    "models": _Lazy("etui.cli.models", "models", "List, pull, check and describe models."),
+    "policy": _Lazy("etui.cli.policy", "policy", "Check and explain the policies that route."),
+    "power": _Lazy("etui.cli.power", "power", "Show the watts and joules of every channel."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, not when help is shown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        command = getattr(importlib.import_module(place.module), place.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see `etui --help`"
+            raise click.UsageError(f"no such command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.summary) for name, place in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True)
+@click.version_option(__version__, "-V", "--version", message="etui %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--policy", metavar="NAME|FILE", help="Policy of the chat (without a command).")
+@click.option("--model", metavar="NAME", help="Model of the chat, instead of a policy.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool, policy: str | None, model: str | None) -> None:
+    """Local language models answer, and every answer shows what it cost in joules.
+
+    Without a command, etui opens the chat.
+    """
+    if ctx.invoked_subcommand is not None:
+        if policy or model:
+            raise click.UsageError(
+                f"--policy and --model before {ctx.invoked_subcommand!r} have no effect: "
+                "put them after it"
+            )
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
+    from etui.config import load_config
+    from etui.tui.app import run_app  # textual: 300 ms, only for the chat
+
+    ctx.exit(run_app(load_config(), policy=policy, model=model))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command line; errors become two lines on stderr and an exit code."""
+    debug = "--debug" in args
+    try:
+        result: Any = cli.main(list(args), prog_name="etui", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else ExitCode.DONE
+    except EtuiError as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"etui: {error.what}", error.fix)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return ExitCode.USAGE if isinstance(error, click.UsageError) else ExitCode.FAILED
+    except (KeyboardInterrupt, click.Abort):
+        _say("etui: stopped")
+        return ExitCode.PARTIAL
+    except BrokenPipeError:
+        # The reader of a pipe went away (`etui logs list | head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except Exception as error:
+        if debug:
+            raise
+        _say(
+            f"etui: a fault in etui: {type(error).__name__}: {error}",
+            "run it again with --debug before the command and report what it prints",
+        )
+        return ExitCode.FAILED
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        if line:
+            click.echo(line, err=True)

@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -58,27 +59,20 @@ def pull(spec: ModelSpec, config: Config, progress: Report | None = None) -> Pat
     that a later call goes on where this one was interrupted. Two pulls of one model take turns.
 
     Args:
-        progress: Called as the work goes on, from the calling thread.
+        progress: Called as the work goes on, from the calling thread; an exception it raises ends
+            the pull, with everything kept.
 
     Raises:
         DownloadFailed: No source gave the right file; ``what`` lists why for each.
         EtuiError: The models folder cannot be written.
     """
-    from filelock import FileLock, Timeout
-
     report = progress or _silent
     if (path := _present(spec, config)) is not None:
         return path
     store = config.models_dir / ".pull"
     try:
         store.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(store / f"{spec.name}.lock")
-        try:
-            turn = lock.acquire(timeout=0)
-        except Timeout:
-            report(Progress(spec.name, "wait", "another pull of it is running"))
-            turn = lock.acquire()
-        with turn:
+        with _turn(store / f"{spec.name}.lock", spec, report):
             return _present(spec, config) or _pull(spec, config, store / spec.name, report)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -100,6 +94,25 @@ def kept_bytes(spec: ModelSpec, config: Config) -> int:
 
 def _silent(_: Progress) -> None:
     pass
+
+
+@contextmanager
+def _turn(path: Path, spec: ModelSpec, report: Report) -> Iterator[None]:
+    """Hold the lock of a model; it falls with its process, so a crash leaves none behind."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    patience_seconds = 0.0
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=patience_seconds)
+        except Timeout:
+            report(Progress(spec.name, "wait", "another pull of it is running"))
+            patience_seconds = 0.5
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _present(spec: ModelSpec, config: Config) -> Path | None:

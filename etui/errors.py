@@ -105,6 +105,12 @@ class DownloadFailed(EtuiError):
     """No source of a model gave a file with the right sha256."""
 
 
+class Stopped(EtuiError):
+    """The user stopped it part-way; ``fix`` says how to go on from there."""
+
+    exit_code = ExitCode.PARTIAL
+
+
 class ContextOverflow(UsageError):
     """The prompt does not fit into the model's context.
 
@@ -128,6 +134,23 @@ class ContextOverflow(UsageError):
 
 class EngineFailed(EtuiError):
     """llama.cpp failed, or the process that runs it died; ``what`` holds the last of its log."""
+
+
+class CacheFull(EngineFailed):
+    """The open sequences together fill the KV cache, and nothing can be given up for them.
+
+    Args:
+        capacity_tokens: Tokens the cache holds.
+        sequences: Sequences that are open.
+    """
+
+    def __init__(self, capacity_tokens: int, sequences: int) -> None:
+        self.capacity_tokens = capacity_tokens
+        self.sequences = sequences
+        super().__init__(
+            f"the cache of {capacity_tokens} tokens is full with {sequences} sequences open",
+            "ask for fewer votes at a time, or raise `context` of the model in models.yaml",
+        )
 
 
 class LogUnavailable(EtuiError):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from etui.errors import DownloadFailed
+from etui.errors import DownloadFailed, EtuiError
 from etui.model_files import check_space
 from etui.models import HubSource
 
@@ -85,6 +85,8 @@ def fetch(
             try:
                 _stream(source, file, out, report)
                 return partial
+            except EtuiError:
+                raise  # from `report`: the caller wants to stop
             except OSError as error:
                 if error.errno in _DISK_ERRORS:
                     raise

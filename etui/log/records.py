@@ -189,3 +189,76 @@ class ChatRecord:
     created_at: str
     name: str
     system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One bench run: what was asked, in short, and how it came out; the folder holds the rest."""
+
+    run_id: str
+    created_at: str
+    finished_at: str | None
+    status: str
+    folder: str
+    suite: str
+    format: str
+    shots: int
+    seed: int
+    data_sha256: str | None
+    config_sha256: str | None
+    questions: int
+    correct: int
+    joules: float | None
+    uncertainty: float | None
+    kind: str | None
+    seconds: float
+    arms: tuple[str, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """One question of a run as one arm answered it; (run, arm, subject, row) names it."""
+
+    run_id: str
+    arm: str
+    subject: str
+    row: int
+    answer: str
+    choice: str | None
+    correct: bool
+    letter_mass: float | None
+    status: str
+    tokens_computed: int
+    tokens_cached: int
+    tokens_thinking: int
+    tokens_output: int
+    joules: float | None
+    uncertainty: float | None
+    kind: str | None
+    seconds: float
+    logprobs: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CurveRecord:
+    """The operating curve of a model on a machine; ``source`` is ``calibration`` or ``log``.
+
+    ``coefficients`` holds ``e0, a, b, c`` of prefill and decode, joules and joules per token.
+    """
+
+    curve_id: str
+    created_at: str
+    model: str
+    model_sha256: str | None
+    machine: str
+    build: str
+    power_limit_watts: float | None
+    kind: str | None
+    source: str
+    n: int
+    r2_prefill: float | None
+    r2_decode: float | None
+    coefficients: dict[str, float]
+    residuals: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,169 @@
+"""Opening the database: its age is checked first, and what stands in the way is said plainly."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from etui.config import Config, make_home
+from etui.errors import EtuiError, LogUnavailable
+from etui.log.migrations import NAMES, SET_NAME, migrations
+
+BUSY_SECONDS = 5.0
+"""How long to wait for another etui that is writing."""
+
+_ELSEWHERE = "set ETUI_HOME to another folder"
+
+
+def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """A connection that writes, in autocommit mode, on a database that is up to date.
+
+    A missing database is made and an older one migrated. Two processes may do so at once: the
+    second waits for the first and finds nothing left to do.
+
+    Raises:
+        LogUnavailable: The database is from a newer etui, is none, is locked or not writable.
+    """
+    path = config.database
+    try:
+        make_home(config)
+    except EtuiError as error:
+        raise LogUnavailable(error.what, error.fix) from error
+    connection = None
+    try:
+        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        if _pending(connection, path):
+            _migrate(connection, path, busy_seconds)
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error as error:
+        if connection is not None:
+            connection.close()
+        raise unavailable(path, error) from error
+    except LogUnavailable:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection
+
+
+def open_for_reading(config: Config) -> sqlite3.Connection | None:
+    """A connection that only reads; None when there is no database yet.
+
+    A database that an older etui made is migrated first. A database on a disk that cannot be
+    written to is read as it lies there.
+
+    Raises:
+        LogUnavailable: The database is from a newer etui, or is none.
+    """
+    path = config.database
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return None
+    try:
+        connection = _connect_reader(path)
+        if _pending(connection, path):
+            connection.close()
+            open_for_writing(config).close()
+            connection = _connect_reader(path)
+    except sqlite3.Error as error:
+        raise unavailable(path, error) from error
+    return connection
+
+
+def unavailable(path: Path, error: sqlite3.Error) -> LogUnavailable:
+    """The error a user can act on for what SQLite said."""
+    said = str(error)
+    if path.is_dir():
+        return LogUnavailable(f"the log {path} is a folder", f"move it away, or {_ELSEWHERE}")
+    if "not a database" in said or "malformed" in said or "unsupported file format" in said:
+        return LogUnavailable(
+            f"the log {path} is not a database, or is damaged: {said}",
+            f"move it away (etui starts a new one), or {_ELSEWHERE}",
+        )
+    if "locked" in said or "busy" in said:
+        return LogUnavailable(
+            f"the log {path} is locked by another program",
+            "close the program that holds it (an open transaction in a database browser?)",
+        )
+    if "full" in said:
+        return LogUnavailable(f"no room for the log {path}: {said}", "free space on that disk")
+    return LogUnavailable(
+        f"cannot open or write the log {path}: {said}",
+        f"make the file and its folder writable, or {_ELSEWHERE}",
+    )
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    """Opened read-only; the reader's own lock keeps its threads apart."""
+    uri = path.absolute().as_uri()
+    for query in ("mode=ro", "mode=ro&immutable=1"):
+        connection = sqlite3.connect(
+            f"{uri}?{query}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            # WAL needs a file beside the database; in a folder without write access there is none.
+            connection.close()
+            if "immutable" in query or "locked" in str(error):
+                raise
+        else:
+            return connection
+    raise AssertionError("the second attempt returned or raised")
+
+
+def _pending(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether migrations are missing; refuses a database that is not this etui's to touch."""
+    tables = {
+        row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    }
+    applied: set[str] = set()
+    if "_sqlite_migrations" in tables:
+        rows = connection.execute(
+            "SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (SET_NAME,)
+        )
+        applied = {row[0] for row in rows}
+    unknown = sorted(applied - set(NAMES))
+    if unknown:
+        raise LogUnavailable(
+            f"the log {path} was written by a newer etui ({', '.join(unknown)})",
+            f"update etui (pip install -U etui), or {_ELSEWHERE}",
+        )
+    if tables and not applied:
+        raise LogUnavailable(
+            f"the log {path} is a database of another program",
+            f"move it away (etui starts a new one), or {_ELSEWHERE}",
+        )
+    return applied != set(NAMES)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, busy_seconds: float) -> None:
+    """Apply what is missing in one transaction that no second process can enter."""
+    from sqlite_utils import Database
+
+    _use_wal(connection, busy_seconds)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _pending(connection, path):
+            migrations().apply(Database(connection, execute_plugins=False))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _use_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """Switch to WAL; SQLite does not wait by itself when two processes switch at once."""
+    deadline = time.monotonic() + busy_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return

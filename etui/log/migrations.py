@@ -1,0 +1,224 @@
+"""The schema of the log, as the history of its migrations.
+
+sqlite-utils takes 150 ms to import, so it is imported only to apply something: a database that is
+up to date is told from :data:`NAMES` alone (see ``database.py``).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database, Migrations
+
+SET_NAME = "etui"
+"""Name of the migration set in ``_sqlite_migrations``."""
+
+_TABLES = (
+    """CREATE TABLE chats (
+        id INTEGER PRIMARY KEY,
+        chat_id TEXT NOT NULL UNIQUE,
+        created_at TEXT NOT NULL,
+        name TEXT NOT NULL,
+        system TEXT
+    )""",
+    # An id of its own: the full-text index points at it, and VACUUM renumbers a hidden rowid.
+    # The texts stand last, so that a scan of the numbers never reads their overflow pages.
+    """CREATE TABLE turns (
+        id INTEGER PRIMARY KEY,
+        turn_id TEXT NOT NULL UNIQUE,
+        created_at TEXT NOT NULL,
+        chat_id TEXT REFERENCES chats (chat_id) ON DELETE CASCADE,
+        status TEXT NOT NULL,
+        model TEXT NOT NULL,
+        model_sha256 TEXT,
+        arm TEXT NOT NULL,
+        reasoning TEXT NOT NULL,
+        policy TEXT,
+        rule TEXT,
+        tokens_prompt INTEGER NOT NULL,
+        tokens_cached INTEGER NOT NULL,
+        tokens_computed INTEGER NOT NULL,
+        tokens_thinking INTEGER NOT NULL,
+        tokens_output INTEGER NOT NULL,
+        seconds_load REAL NOT NULL,
+        seconds_prefill REAL NOT NULL,
+        seconds_decode REAL NOT NULL,
+        seconds_total REAL NOT NULL,
+        seconds_ttft REAL,
+        energy_joules REAL,
+        energy_uncertainty REAL,
+        energy_net_joules REAL,
+        energy_idle_watts REAL,
+        energy_kind TEXT,
+        energy_coverage REAL NOT NULL,
+        energy_mean_watts REAL,
+        energy_peak_watts REAL,
+        energy_joules_per_token REAL,
+        energy_phases_load REAL,
+        energy_phases_prefill REAL,
+        energy_phases_decode REAL,
+        energy_thinking_joules REAL,
+        energy_start_ns INTEGER NOT NULL,
+        energy_end_ns INTEGER NOT NULL,
+        predicted_joules REAL,
+        predicted_accuracy REAL,
+        confidence REAL,
+        energy_channels TEXT NOT NULL,
+        energy_unmeasured TEXT NOT NULL,
+        energy_flags TEXT NOT NULL,
+        why TEXT NOT NULL,
+        error TEXT,
+        query TEXT NOT NULL,
+        answer TEXT NOT NULL,
+        thinking TEXT NOT NULL,
+        system TEXT,
+        votes TEXT NOT NULL,
+        settings TEXT NOT NULL,
+        trace TEXT NOT NULL
+    )""",
+    # No foreign key on turn_id: a load is logged before its turn, and its joules stay when the
+    # chat is deleted.
+    """CREATE TABLE loads (
+        id INTEGER PRIMARY KEY,
+        load_id TEXT NOT NULL UNIQUE,
+        created_at TEXT NOT NULL,
+        model TEXT NOT NULL,
+        model_sha256 TEXT,
+        turn_id TEXT,
+        seconds REAL NOT NULL,
+        joules REAL,
+        uncertainty REAL,
+        kind TEXT,
+        gpu_layers INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL
+    )""",
+    """CREATE TABLE runs (
+        id INTEGER PRIMARY KEY,
+        run_id TEXT NOT NULL UNIQUE,
+        created_at TEXT NOT NULL,
+        finished_at TEXT,
+        status TEXT NOT NULL,
+        folder TEXT NOT NULL,
+        suite TEXT NOT NULL,
+        format TEXT NOT NULL,
+        shots INTEGER NOT NULL,
+        seed INTEGER NOT NULL,
+        data_sha256 TEXT,
+        config_sha256 TEXT,
+        questions INTEGER NOT NULL,
+        correct INTEGER NOT NULL,
+        joules REAL,
+        uncertainty REAL,
+        kind TEXT,
+        seconds REAL NOT NULL,
+        arms TEXT NOT NULL,
+        config TEXT NOT NULL,
+        summary TEXT NOT NULL
+    )""",
+    """CREATE TABLE answers (
+        id INTEGER PRIMARY KEY,
+        run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+        arm TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        row INTEGER NOT NULL,
+        answer TEXT NOT NULL,
+        choice TEXT,
+        correct INTEGER NOT NULL,
+        letter_mass REAL,
+        status TEXT NOT NULL,
+        tokens_computed INTEGER NOT NULL,
+        tokens_cached INTEGER NOT NULL,
+        tokens_thinking INTEGER NOT NULL,
+        tokens_output INTEGER NOT NULL,
+        joules REAL,
+        uncertainty REAL,
+        kind TEXT,
+        seconds REAL NOT NULL,
+        logprobs TEXT,
+        UNIQUE (run_id, arm, subject, row)
+    )""",
+    """CREATE TABLE curves (
+        id INTEGER PRIMARY KEY,
+        curve_id TEXT NOT NULL UNIQUE,
+        created_at TEXT NOT NULL,
+        model TEXT NOT NULL,
+        model_sha256 TEXT,
+        machine TEXT NOT NULL,
+        build TEXT NOT NULL,
+        power_limit_watts REAL,
+        kind TEXT,
+        source TEXT NOT NULL,
+        n INTEGER NOT NULL,
+        r2_prefill REAL,
+        r2_decode REAL,
+        coefficients TEXT NOT NULL,
+        residuals TEXT NOT NULL
+    )""",
+)
+
+_FULL_TEXT = (
+    """CREATE VIRTUAL TABLE turns_fts USING fts5 (
+        query, answer, content=turns, content_rowid=id,
+        tokenize='unicode61 remove_diacritics 2', prefix='2 3'
+    )""",
+    """CREATE TRIGGER turns_fts_insert AFTER INSERT ON turns BEGIN
+        INSERT INTO turns_fts (rowid, query, answer) VALUES (new.id, new.query, new.answer);
+    END""",
+    """CREATE TRIGGER turns_fts_delete AFTER DELETE ON turns BEGIN
+        INSERT INTO turns_fts (turns_fts, rowid, query, answer)
+        VALUES ('delete', old.id, old.query, old.answer);
+    END""",
+    """CREATE TRIGGER turns_fts_update AFTER UPDATE OF query, answer ON turns BEGIN
+        INSERT INTO turns_fts (turns_fts, rowid, query, answer)
+        VALUES ('delete', old.id, old.query, old.answer);
+        INSERT INTO turns_fts (rowid, query, answer) VALUES (new.id, new.query, new.answer);
+    END""",
+)
+
+_INDEXES = (
+    "CREATE INDEX turns_by_time ON turns (created_at)",
+    "CREATE INDEX turns_by_joules ON turns (energy_joules)",
+    "CREATE INDEX turns_by_joules_per_token ON turns (energy_joules_per_token)",
+    "CREATE INDEX turns_by_seconds ON turns (seconds_total)",
+    "CREATE INDEX turns_by_tokens ON turns (tokens_output)",
+    "CREATE INDEX turns_by_model ON turns (model, created_at)",
+    "CREATE INDEX turns_by_rule ON turns (rule, created_at)",
+    "CREATE INDEX turns_by_status ON turns (status, created_at)",
+    "CREATE INDEX turns_by_chat ON turns (chat_id, created_at)",
+    # Covers every filter, sort and total of the history, so that none reads the wide rows.
+    """CREATE INDEX turns_history ON turns (
+        created_at, model, rule, status, policy, chat_id, energy_joules, energy_uncertainty,
+        energy_kind, energy_joules_per_token, seconds_total, tokens_output
+    )""",
+    "CREATE INDEX chats_by_time ON chats (created_at)",
+    "CREATE INDEX loads_by_time ON loads (created_at)",
+    "CREATE INDEX loads_by_turn ON loads (turn_id)",
+    "CREATE INDEX runs_by_time ON runs (created_at)",
+    "CREATE INDEX curves_by_model ON curves (model, created_at)",
+)
+
+_STEPS = {
+    "m001_create_log": _TABLES,
+    "m002_full_text_search": _FULL_TEXT,
+    "m003_indexes": _INDEXES,
+}
+
+NAMES = tuple(_STEPS)
+"""Every migration this etui knows, in order. One that was released never changes."""
+
+
+def migrations() -> Migrations:
+    """The migrations behind :data:`NAMES`, for sqlite-utils to apply."""
+    from sqlite_utils import Migrations
+
+    history = Migrations(SET_NAME)
+    for name, statements in _STEPS.items():
+        history(name=name)(partial(_run, statements))
+    return history
+
+
+def _run(statements: tuple[str, ...], db: Database) -> None:
+    for statement in statements:
+        db.execute(statement)

@@ -1,0 +1,131 @@
+"""Records to rows and back: names flattened with ``_``, lists and objects as JSON text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from etui.log.records import (
+    AnswerRecord,
+    ChatRecord,
+    CurveRecord,
+    LoadRecord,
+    RunRecord,
+    Seconds,
+    Tokens,
+    TurnEnergy,
+    TurnRecord,
+    VoteRecord,
+)
+
+Record = TurnRecord | LoadRecord | ChatRecord | RunRecord | AnswerRecord | CurveRecord
+Row = dict[str, Any]
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "turns": ("turn_id",),
+    "chats": ("chat_id",),
+    "loads": ("load_id",),
+    "runs": ("run_id",),
+    "answers": ("run_id", "arm", "subject", "row"),
+    "curves": ("curve_id",),
+}
+"""Table -> the columns that name one of its records."""
+
+_TABLE_OF: dict[type, str] = {
+    TurnRecord: "turns",
+    ChatRecord: "chats",
+    LoadRecord: "loads",
+    RunRecord: "runs",
+    AnswerRecord: "answers",
+    CurveRecord: "curves",
+}
+_PHASES = ("load", "prefill", "decode")
+_JSON_COLUMNS = ("energy_channels", "energy_unmeasured", "energy_flags", "votes", "settings")
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def table_of(record: Record) -> str:
+    """The table a record goes into."""
+    return _TABLE_OF[type(record)]
+
+
+def row_of(record: Record) -> Row:
+    """Column -> value, ready for SQLite.
+
+    Half a surrogate pair (bytes of the command line that were no text) cannot be stored and
+    becomes U+FFFD.
+    """
+    flat = _flat_turn(record) if isinstance(record, TurnRecord) else _flat(record)
+    return {name: _storable(value) for name, value in flat.items()}
+
+
+def turn_of(row: Mapping[str, Any]) -> TurnRecord:
+    """The record of a row of ``turns``."""
+    read = {name: json.loads(row[name]) for name in (*_JSON_COLUMNS, "trace")}
+    return TurnRecord(
+        **{name: row[name] for name in _PLAIN_OF_TURN},
+        tokens=Tokens(**{f.name: row[f"tokens_{f.name}"] for f in fields(Tokens)}),
+        seconds=Seconds(**{f.name: row[f"seconds_{f.name}"] for f in fields(Seconds)}),
+        energy=TurnEnergy(
+            **{name: row[f"energy_{name}"] for name in _PLAIN_OF_ENERGY},
+            phases={phase: row[f"energy_phases_{phase}"] for phase in _PHASES},
+            channels=read["energy_channels"],
+            unmeasured=tuple(read["energy_unmeasured"]),
+            flags=tuple(read["energy_flags"]),
+        ),
+        votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
+        settings=read["settings"],
+        trace=read["trace"],
+    )
+
+
+def chat_of(row: Mapping[str, Any]) -> ChatRecord:
+    """The record of a row of ``chats``."""
+    return ChatRecord(**{f.name: row[f.name] for f in fields(ChatRecord)})
+
+
+def load_of(row: Mapping[str, Any]) -> LoadRecord:
+    """The record of a row of ``loads``."""
+    return LoadRecord(**{f.name: row[f.name] for f in fields(LoadRecord)})
+
+
+_NESTED = {"tokens", "seconds", "energy", "votes", "settings", "trace"}
+_PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NESTED)
+_PLAIN_OF_ENERGY = tuple(
+    f.name
+    for f in fields(TurnEnergy)
+    if f.name not in {"phases", "channels", "unmeasured", "flags"}
+)
+
+
+def _flat_turn(record: TurnRecord) -> Row:
+    row = {name: getattr(record, name) for name in _PLAIN_OF_TURN}
+    row |= {f"tokens_{f.name}": getattr(record.tokens, f.name) for f in fields(Tokens)}
+    row |= {f"seconds_{f.name}": getattr(record.seconds, f.name) for f in fields(Seconds)}
+    row |= {f"energy_{name}": getattr(record.energy, name) for name in _PLAIN_OF_ENERGY}
+    row |= {f"energy_phases_{phase}": record.energy.phases.get(phase) for phase in _PHASES}
+    document = record.to_json()
+    return row | {
+        "energy_channels": record.energy.channels,
+        "energy_unmeasured": record.energy.unmeasured,
+        "energy_flags": record.energy.flags,
+        "votes": document["votes"],
+        "settings": record.settings,
+        "trace": record.trace,
+    }
+
+
+def _flat(record: Record) -> Row:
+    return {f.name: getattr(record, f.name) for f in fields(record)}
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return _LONE_SURROGATES.sub("\ufffd", value)
+    if isinstance(value, dict | list | tuple):
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        return _LONE_SURROGATES.sub("\ufffd", text)
+    return value

@@ -1,0 +1,353 @@
+"""The one writer of the log: a thread that owns its connection, fed by a queue.
+
+Nothing is lost silently. What the database cannot take goes to ``unsaved-turns.jsonl`` and is
+taken in at the next chance; that it had to is told by a callback at once and by ``flush`` or
+``close`` at the latest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from types import TracebackType
+
+from etui.config import Config
+from etui.errors import LogUnavailable
+from etui.log import unsaved
+from etui.log.database import BUSY_SECONDS, open_for_writing, unavailable
+from etui.log.records import (
+    AnswerRecord,
+    ChatRecord,
+    CurveRecord,
+    LoadRecord,
+    RunRecord,
+    TurnRecord,
+)
+from etui.log.rows import Record, row_of, table_of
+from etui.log.store import Store
+from etui.log.unsaved import UnsavedRow
+from etui.units import count_text
+
+_BATCH_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A statement of the user's: nothing to keep for later when it fails."""
+
+    what: str
+    sql: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Everything queued before it is dealt with once ``reached`` is set."""
+
+    reached: threading.Event
+    last: bool = False
+
+
+class TurnWriter:
+    """Saves records; each ``save_`` returns once its record is queued.
+
+    The database is opened by the thread, so making a writer costs nothing; :meth:`ready` waits for
+    it and says whether the log can be written before anything is spent on an answer.
+
+    Args:
+        config: Whose database.
+        on_error: Called from the writer's thread with each failure, as it happens.
+        busy_seconds: How long to wait for another etui that is writing.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        on_error: Callable[[LogUnavailable], None] | None = None,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self._config = config
+        self._on_error = on_error
+        self._busy_seconds = busy_seconds
+        self._queue: SimpleQueue[UnsavedRow | _Change | _Mark] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._failures: list[LogUnavailable] = []
+        self._connection: sqlite3.Connection | None = None
+        self._store: Store | None = None
+        self._waiting = True
+        self._stranded: list[UnsavedRow] = []
+        self._opened = threading.Event()
+        self._refusal: LogUnavailable | None = None
+        self._thread = threading.Thread(target=self._work, name="etui-log", daemon=True)
+        self._thread.start()
+        atexit.register(self._close_at_exit)
+
+    def save_turn(self, record: TurnRecord) -> None:
+        """Queue a turn; one of the same ``turn_id`` is replaced."""
+        self._put(record)
+
+    def save_load(self, record: LoadRecord) -> None:
+        """Queue a load of a model."""
+        self._put(record)
+
+    def save_chat(self, record: ChatRecord) -> None:
+        """Queue a chat; one of the same ``chat_id`` takes the new name and system prompt."""
+        self._put(record)
+
+    def save_run(self, record: RunRecord) -> None:
+        """Queue a bench run; save it before its answers, and again when it ends."""
+        self._put(record)
+
+    def save_answers(self, records: Iterable[AnswerRecord]) -> None:
+        """Queue answers of a run."""
+        for record in records:
+            self._put(record)
+
+    def save_curve(self, record: CurveRecord) -> None:
+        """Queue an operating curve."""
+        self._put(record)
+
+    def rename_chat(self, chat_id: str, name: str) -> None:
+        """Queue a new name of a chat."""
+        sql = "UPDATE chats SET name = ? WHERE chat_id = ?"
+        self._enqueue(_Change("the chat was not renamed", sql, (name, chat_id)))
+
+    def delete_chat(self, chat_id: str) -> None:
+        """Queue the end of a chat and of its turns; loads stay, they were spent."""
+        sql = "DELETE FROM chats WHERE chat_id = ?"
+        self._enqueue(_Change("the chat was not deleted", sql, (chat_id,)))
+
+    def delete_turn(self, turn_id: str) -> None:
+        """Queue the end of one turn."""
+        sql = "DELETE FROM turns WHERE turn_id = ?"
+        self._enqueue(_Change("the turn was not deleted", sql, (turn_id,)))
+
+    def ready(self) -> None:
+        """Wait until the database is open.
+
+        Raises:
+            LogUnavailable: It cannot be opened; records would go to ``unsaved-turns.jsonl``.
+        """
+        self._await(self._opened)
+        if self._refusal is not None:
+            raise self._refusal
+
+    def flush(self) -> None:
+        """Wait until everything queued so far is stored.
+
+        Raises:
+            LogUnavailable: Something failed since the last flush; ``what`` says where it went.
+        """
+        mark = _Mark(threading.Event())
+        with self._lock:
+            if not self._closed:
+                self._queue.put(mark)
+        if not self._closed:
+            self._await(mark.reached)
+        with self._lock:
+            failures, self._failures = self._failures, []
+        if failures:
+            raise failures[-1]
+
+    def close(self) -> None:
+        """Store what is queued and end the thread; a second call does nothing.
+
+        Raises:
+            LogUnavailable: As :meth:`flush`.
+        """
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(_Mark(threading.Event(), last=True))
+        self._thread.join()
+        atexit.unregister(self._close_at_exit)
+        self.flush()
+
+    def __enter__(self) -> TurnWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            with suppress(LogUnavailable):  # the callback told it; the first error matters more
+                self.close()
+
+    def _put(self, record: Record) -> None:
+        self._enqueue(UnsavedRow(table_of(record), row_of(record)))
+
+    def _enqueue(self, item: UnsavedRow | _Change) -> None:
+        with self._lock:
+            if not self._closed:
+                self._queue.put(item)
+                return
+        if isinstance(item, _Change):
+            raise LogUnavailable(f"{item.what}: the log is closed", "start etui again")
+        self._set_aside([item], LogUnavailable("the log was closed already"))
+
+    def _await(self, event: threading.Event) -> None:
+        while not event.wait(0.5):
+            if not self._thread.is_alive() and not event.is_set():
+                raise LogUnavailable("the thread that writes the log has ended", "start etui again")
+
+    def _close_at_exit(self) -> None:
+        with suppress(LogUnavailable):
+            self.close()
+
+    def _work(self) -> None:
+        self._open()
+        if self._connection is not None:
+            self._take_in()
+        self._opened.set()
+        last = False
+        while not last:
+            rows: list[UnsavedRow] = []
+            item = self._queue.get()
+            while isinstance(item, UnsavedRow) and len(rows) < _BATCH_ROWS:
+                rows.append(item)
+                try:
+                    item = self._queue.get_nowait()
+                except Empty:
+                    break
+            if isinstance(item, UnsavedRow) and (not rows or rows[-1] is not item):
+                rows.append(item)
+            if rows:
+                self._save(rows)
+            if isinstance(item, _Change):
+                self._change(item)
+            elif isinstance(item, _Mark):
+                last = item.last
+                if self._stranded:
+                    self._save([])
+                item.reached.set()
+        if self._stranded:
+            self._fail(
+                LogUnavailable(
+                    f"{count_text(len(self._stranded), 'record')} of the log could be written "
+                    "nowhere and will be lost",
+                    f"free space for {self._config.home}, or make it writable",
+                )
+            )
+        self._drop_connection()
+
+    def _open(self) -> None:
+        try:
+            self._connection = open_for_writing(self._config, self._busy_seconds)
+            self._store = Store(self._connection)
+            self._refusal = None
+        except LogUnavailable as error:
+            self._refusal = error
+
+    def _drop_connection(self) -> None:
+        connection, self._connection, self._store = self._connection, None, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _save(self, new: Sequence[UnsavedRow]) -> None:
+        """Store rows and what was stranded earlier, or set all of it aside."""
+        rows, self._stranded = [*self._stranded, *new], []
+        error = self._stored(rows)
+        if error is not None:
+            self._set_aside(rows, error)
+        elif self._waiting:
+            self._take_in()
+
+    def _stored(self, rows: Sequence[UnsavedRow]) -> LogUnavailable | None:
+        if self._connection is None:
+            self._open()
+        connection, store = self._connection, self._store
+        if connection is None or store is None:
+            return self._refusal
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            refused: list[tuple[UnsavedRow, ValueError]] = []
+            for row in rows:
+                try:
+                    store.put(row.table, row.row)
+                except ValueError as error:
+                    refused.append((row, error))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._drop_connection()
+            return unavailable(self._config.database, error)
+        for row, fault in refused:
+            self._set_aside([row], LogUnavailable(f"a record does not fit the log: {fault}"))
+        return None
+
+    def _set_aside(self, rows: Sequence[UnsavedRow], error: LogUnavailable) -> None:
+        path = unsaved.unsaved_file(self._config)
+        count = count_text(len(rows), "record")
+        try:
+            unsaved.append(path, rows)
+        except OSError as second:
+            self._stranded.extend(rows)
+            where = f"{count} kept in memory only ({path}: {second.strerror or second})"
+        else:
+            self._waiting = True
+            where = f"{count} kept in {path} until it can be written"
+        self._fail(LogUnavailable(f"{error.what}; {where}", error.fix))
+
+    def _take_in(self) -> None:
+        """Bring in what an earlier failure set aside, here or in another process."""
+        connection, store = self._connection, self._store
+        if connection is None or store is None:
+            return
+        self._waiting = False
+        if not unsaved.unsaved_file(self._config).exists():
+            return
+
+        def put(row: UnsavedRow) -> None:
+            # The name a chat has by now is newer than the one that waits.
+            store.put(row.table, row.row, overwrite=row.table != "chats")
+
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            unsaved.take_in(self._config, put, lambda: connection.execute("COMMIT"))
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self._waiting = True
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            self._fail(
+                LogUnavailable(
+                    f"records still wait in {unsaved.unsaved_file(self._config)}: {error}",
+                    "they are taken in the next time the log can be written",
+                )
+            )
+
+    def _change(self, change: _Change) -> None:
+        if self._connection is None:
+            self._open()
+        if self._connection is None:
+            reason = self._refusal or LogUnavailable("the log is closed")
+            self._fail(LogUnavailable(f"{change.what}: {reason.what}", reason.fix))
+            return
+        try:
+            self._connection.execute(change.sql, change.values)
+        except sqlite3.Error as error:
+            self._drop_connection()
+            reason = unavailable(self._config.database, error)
+            self._fail(LogUnavailable(f"{change.what}: {reason.what}", reason.fix))
+
+    def _fail(self, error: LogUnavailable) -> None:
+        with self._lock:
+            self._failures.append(error)
+        if self._on_error is not None:
+            try:
+                self._on_error(error)
+            except Exception:  # noqa: BLE001 - a fault of the listener must not end the log
+                self._on_error = None

@@ -1,0 +1,132 @@
+"""Text out of token bytes, as it streams: whole characters, stop strings, thought and answer.
+
+Whatever way the bytes are cut into tokens, the same text comes out.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+class TextStream:
+    """Bytes in, text out, up to a stop string.
+
+    A character is held back until all its bytes are there, and text that could be the beginning of
+    a stop string until it is known whether it is one. Bytes that are no UTF-8 become U+FFFD.
+
+    Attributes:
+        stopped: The stop string that was found; None as long as there is none.
+        rest: Text behind the stop string.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.stopped: str | None = None
+        self.rest = ""
+
+    def push(self, piece: bytes) -> str:
+        """The text that is certain once ``piece`` is there; empty after a stop string."""
+        return self._take(self._decoder.decode(piece))
+
+    def finish(self) -> str:
+        """The text that was held back, at the end of the stream."""
+        shown = self._take(self._decoder.decode(b"", final=True))
+        shown += self._held
+        self._held = ""
+        return shown
+
+    def _take(self, text: str) -> str:
+        if self.stopped is not None:
+            self.rest += text
+            return ""
+        if not self._stops:
+            return text
+        text = self._held + text
+        found = first_stop(text, self._stops)
+        if found is not None:
+            at, self.stopped = found
+            self._held = ""
+            self.rest = text[at + len(self.stopped) :]
+            return text[:at]
+        keep = held_back(text, self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Where the stop string that is complete first begins, and which it is.
+
+    Complete first, not begun first: only so the result is the same however the text was cut.
+    """
+    found: tuple[int, int, str] | None = None
+    for stop in stops:
+        at = text.find(stop)
+        if at >= 0 and (found is None or (at + len(stop), at) < found[:2]):
+            found = (at + len(stop), at, stop)
+    return None if found is None else (found[1], found[2])
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Characters at the end of ``text`` that could be the beginning of a stop string."""
+    longest = max(map(len, stops), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        tail = text[-length:]
+        if any(stop.startswith(tail) for stop in stops):
+            return length
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a reply: what the model thought, or what it answered."""
+
+    kind: Literal["thought", "answer"]
+    text: str
+
+
+class ThoughtStream:
+    """Tells thought from answer in streamed text, by the tags around a thought.
+
+    Args:
+        opens, closes: The tags (``<think>``, ``</think>``); they are in no part.
+        thinking: Whether the text begins inside a thought, as after a template that opened one.
+    """
+
+    def __init__(self, opens: str, closes: str, *, thinking: bool = False) -> None:
+        self._opens = opens
+        self._closes = closes
+        self._thinking = thinking
+        self._held = ""
+
+    def push(self, text: str) -> list[Part]:
+        """The parts that are certain once ``text`` is there."""
+        parts: list[Part] = []
+        text = self._held + text
+        while True:
+            tag = self._closes if self._thinking else self._opens
+            before, found, after = text.partition(tag)
+            if not found:
+                break
+            self._add(parts, before)
+            self._thinking = not self._thinking
+            text = after
+        keep = held_back(text, (tag,))
+        self._held = text[len(text) - keep :]
+        self._add(parts, text[: len(text) - keep])
+        return parts
+
+    def finish(self) -> list[Part]:
+        """What was held back, at the end of the stream."""
+        parts: list[Part] = []
+        self._add(parts, self._held)
+        self._held = ""
+        return parts
+
+    def _add(self, parts: list[Part], text: str) -> None:
+        if text:
+            parts.append(Part("thought" if self._thinking else "answer", text))

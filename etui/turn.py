@@ -191,7 +191,8 @@ def run_turn(
     created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     turn_id = uuid4().hex[:12]
     so_far = _SoFar(started_ns=clock_ns())
-    status, why, error = "stopped", "the turn was left before its end", None
+    status, why = "stopped", "the turn was left before its end"
+    error: BaseException | None = None
     request = AnswerRequest(spec, path, query.messages(), decision.arm, query.chat_id)
     ended = False
 

@@ -1,0 +1,159 @@
+"""Chain of thought on a scripted session: budgets, hand-over, reserved answers."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.arm import Arm
+from etui.engine.events import Answer, Thought
+from etui.query import Message
+from etui.reasoning.answer import answer
+from etui.reasoning.cot import thought_budget
+from etui.reasoning.prompts import ANSWER_MARKER
+from tests.reasoning.scripted import script
+
+QUESTION = (Message("user", "2+2?"),)
+NATIVE = {"think_open": "<think>", "think_close": "</think>", "thinking_switch": "enable_thinking"}
+
+
+def never() -> bool:
+    return False
+
+
+def cot(**changes):
+    return Arm(name="t", model="fake", reasoning="cot", **changes)
+
+
+def texts(events, kind):
+    return "".join(e.text for e in events if isinstance(e, kind))
+
+
+def test_a_plain_model_ends_its_thought_with_the_marker(fake):
+    session = fake(script("[assistant]", "Two and two.\nAnswer: 4"))
+    events = list(answer(QUESTION, cot(), session, never))
+    end = events[-1]
+    assert (end.thinking, end.answer, end.status) == ("Two and two.", "4", "complete")
+    assert ANSWER_MARKER not in texts(events, Thought)
+    assert texts(events, Answer).strip() == "4"
+    assert end.output_tokens == len("Two and two.\nAnswer: 4")
+
+
+def test_the_question_comes_first_and_the_instruction_last(fake):
+    session = fake(script("[assistant]", "Answer: 4"))
+    list(answer(QUESTION, cot(), session, never))
+    text = session.opened[0].text
+    assert text.startswith("^[user]2+2?")
+    assert text.index("step by step") > text.index("2+2?")
+
+
+def test_the_budget_hands_over_with_a_sentence(fake):
+    def says(so_far: str) -> str:
+        thought = so_far[so_far.rindex("[assistant]") + len("[assistant]") :]
+        if "\nAnswer:" not in thought:
+            return "round and round " * 50
+        written = thought.rpartition("\nAnswer:")[2]
+        return " 4"[len(written) :]
+
+    session = fake(says)
+    events = list(answer(QUESTION, cot(think_tokens=20), session, never))
+    end = events[-1]
+    assert end.thinking_tokens == 20
+    assert (end.answer, end.status) == ("4", "complete")
+    assert end.why == "the think budget ended the thought after 20 tokens"
+    assert "That is enough thinking" in end.thinking
+    assert ANSWER_MARKER not in end.thinking
+    assert end.output_tokens == 20 + len(" 4")
+
+
+def test_a_thought_that_ends_without_a_marker_still_gets_an_answer(fake):
+    def says(so_far: str) -> str:
+        tail = so_far[so_far.rindex("[assistant]") + len("[assistant]") :]
+        if "Answer:" in tail:
+            return " 4"[len(tail.rpartition("Answer:")[2]) :]
+        return "It is four."[len(tail) :]
+
+    end = list(answer(QUESTION, cot(), fake(says), never))[-1]
+    assert (end.thinking, end.answer, end.status) == ("It is four.", "4", "complete")
+    assert end.why == ""
+
+
+def test_native_thought_stays_between_its_tags(fake):
+    session = fake(script("<think>\n", "Hmm.</think>\n\nIt is 4."), **NATIVE)
+    events = list(answer(QUESTION, cot(), session, never))
+    end = events[-1]
+    assert (end.thinking, end.answer) == ("Hmm.", "It is 4.")
+    assert "think>" not in texts(events, Thought) + texts(events, Answer)
+    assert session.opened[0].text.count("<think>") == 1
+
+
+def test_native_budget_closes_the_tag_itself(fake):
+    def says(so_far: str) -> str:
+        _, closed, reply = so_far.rpartition("</think>\n\n")
+        return "on and on " * 99 if not closed else "4"[len(reply) :]
+
+    session = fake(says, **NATIVE)
+    end = list(answer(QUESTION, cot(think_tokens=12), session, never))[-1]
+    assert (end.answer, end.thinking_tokens, end.status) == ("4", 12, "complete")
+    assert "<" not in end.thinking
+    assert session.opened[0].text.count("</think>") == 1
+
+
+def test_a_style_can_be_asked_for_on_a_thinking_model(fake):
+    session = fake(script("</think>", "Draft.\nAnswer: 4"), **NATIVE)
+    end = list(answer(QUESTION, cot(style="draft"), session, never))[-1]
+    assert (end.thinking, end.answer) == ("Draft.", "4")
+    assert "terse draft" in session.opened[0].text
+
+
+def test_no_budget_means_no_thought_but_still_an_answer(fake):
+    def says(so_far: str) -> str:
+        _, handed_over, tail = so_far.rpartition("result.\nAnswer:")
+        return " 4"[len(tail) :] if handed_over else "thought"
+
+    session = fake(says)
+    end = list(answer(QUESTION, cot(think_tokens=0), session, never))[-1]
+    assert (end.thinking_tokens, end.answer) == (0, "4")
+    assert "[assistant]t" not in session.opened[0].text
+
+
+def test_a_full_context_shortens_the_thought_and_keeps_the_answer(fake):
+    def says(so_far: str) -> str:
+        tail = so_far[so_far.rindex("[assistant]") :]
+        if "\nAnswer:" not in tail:
+            return "so " * 400
+        return " four"[len(tail.rpartition("\nAnswer:")[2]) :]
+
+    session = fake(says, context_tokens=420)
+    end = list(answer(QUESTION, cot(think_tokens=400, max_tokens=30), session, never))[-1]
+    assert (end.answer, end.status) == ("four", "complete")
+    assert 0 < end.thinking_tokens < 400
+    assert end.why.startswith("the context ended the thought")
+    assert len(session.opened[0].tokens) <= 420
+
+
+def test_stopping_while_thinking_keeps_the_thought(fake):
+    session = fake(script("[assistant]", "A long thought without an end"))
+    events = []
+    for event in answer(QUESTION, cot(), session, lambda: len(events) > 8):
+        events.append(event)
+    end = events[-1]
+    assert (end.status, end.answer) == ("stopped", "")
+    assert end.thinking
+    assert end.output_tokens == end.thinking_tokens > 0
+
+
+@given(
+    think=st.integers(0, 4000),
+    answer_tokens=st.integers(1, 4000),
+    context=st.integers(100, 5000),
+    prompt=st.integers(1, 5000),
+    hand_over=st.integers(0, 30),
+)
+def test_budget_leaves_room_for_the_answer(think, answer_tokens, context, prompt, hand_over):
+    arm = cot(think_tokens=think, max_tokens=answer_tokens)
+    budget = thought_budget(arm, context, prompt, hand_over)
+    assert 0 <= budget <= think
+    if prompt + hand_over + min(answer_tokens, 16) <= context:
+        left = context - prompt - hand_over - budget
+        assert left >= min(answer_tokens, 16)

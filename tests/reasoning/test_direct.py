@@ -1,0 +1,141 @@
+"""The direct answer on a scripted session."""
+
+from __future__ import annotations
+
+import pytest
+
+from etui.arm import Arm
+from etui.engine.events import Answer, Finished, Prefilled, Prefilling, Thought
+from etui.errors import ContextOverflow, UsageError
+from etui.query import Message
+from etui.reasoning.answer import answer
+from tests.reasoning.scripted import script
+
+QUESTION = (Message("user", "Why?"),)
+
+
+def never() -> bool:
+    return False
+
+
+def arm(**changes):
+    return Arm(name="a", model="fake", **changes)
+
+
+def test_the_answer_streams_and_ends_by_itself(fake):
+    session = fake(script("[assistant]", "Because é."))
+    events = list(answer(QUESTION, arm(), session, never))
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert (end.answer, end.status, end.why) == ("Because é.", "complete", "")
+    assert "".join(e.text for e in events if isinstance(e, Answer)) == "Because é."
+    assert end.output_tokens == len("Because é.")
+    assert end.thinking_tokens == 0
+    assert end.prompt_tokens == end.computed_tokens == len("^[user]Why?[assistant]")
+    assert session.closed == [0]
+
+
+def test_times_are_in_order(fake):
+    events = list(answer(QUESTION, arm(), fake(script("[assistant]", "Yes.")), never))
+    prefilled = next(e for e in events if isinstance(e, Prefilled))
+    end = events[-1]
+    assert prefilled.end_ns == end.prefill_end_ns == end.first_token_ns
+    assert end.prefill_end_ns <= end.thinking_end_ns <= end.end_ns
+
+
+def test_a_long_prompt_tells_its_progress(fake):
+    session = fake(script("[assistant]", "Ok."))
+    long = (Message("user", "x" * 300),)
+    progress = [e for e in answer(long, arm(), session, never) if isinstance(e, Prefilling)]
+    assert [e.done_tokens for e in progress] == [64, 128, 192, 256]
+    assert {e.total_tokens for e in progress} == {len("^[user][assistant]") + 300}
+
+
+def test_max_tokens_truncate_and_say_so(fake):
+    session = fake(script("[assistant]", "A very long answer"))
+    end = list(answer(QUESTION, arm(max_tokens=6), session, never))[-1]
+    assert (end.answer, end.status, end.output_tokens) == ("A very", "truncated", 6)
+    assert end.why == "max tokens cut the answer after 6 tokens"
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_shown(fake):
+    session = fake(script("[assistant]", "Yes.###more"), stop=("###",))
+    end = list(answer(QUESTION, arm(), session, never))[-1]
+    assert (end.answer, end.status) == ("Yes.", "complete")
+
+
+def test_cancel_while_answering_keeps_the_text(fake):
+    session = fake(script("[assistant]", "One two three"))
+    events = []
+    for event in answer(QUESTION, arm(), session, lambda: len(events) > 5):
+        events.append(event)
+    end = events[-1]
+    assert end.status == "stopped"
+    assert end.answer
+    assert "One two three".startswith(end.answer)
+    assert session.closed == [0]
+
+
+def test_cancel_in_mid_prefill_stops_within_one_batch(fake):
+    session = fake(script("[assistant]", "never"))
+    long = (Message("user", "x" * 1000),)
+    events = []
+    for event in answer(long, arm(), session, lambda: len(events) == 2):
+        events.append(event)
+    end = events[-1]
+    assert session.steps == 2
+    assert (end.status, end.output_tokens, end.first_token_ns) == ("stopped", 0, None)
+    assert end.prompt_tokens == end.cached_tokens + end.computed_tokens == 128
+
+
+def test_a_prompt_over_the_context_says_by_how_much(fake):
+    session = fake(script("[assistant]", "no"), context_tokens=100)
+    with pytest.raises(ContextOverflow) as caught:
+        list(answer((Message("user", "x" * 200),), arm(), session, never))
+    tokens = len("^[user][assistant]") + 200
+    assert f"{tokens + 16 - 100} tokens too long" in caught.value.what
+
+
+def test_the_oldest_turns_of_a_chat_go_first(fake):
+    session = fake(script("[assistant]", "ok"), context_tokens=120)
+    chat = (
+        Message("system", "S"),
+        Message("user", "a" * 50),
+        Message("assistant", "b" * 50),
+        Message("user", "c"),
+        Message("assistant", "d"),
+        Message("user", "last"),
+    )
+    events = list(answer(chat, arm(), session, never))
+    prefilled = next(e for e in events if isinstance(e, Prefilled))
+    assert prefilled.dropped_messages == 2
+    assert session.opened[0].text.startswith("^[system]S[user]c[assistant]d[user]last")
+
+
+def test_a_model_that_always_thinks_gets_an_empty_thought(fake):
+    session = fake(script("</think>", "\n\nYes"), think_open="<think>", think_close="</think>")
+    events = list(answer(QUESTION, arm(), session, never))
+    assert "[assistant]<think>\n\n</think>\n\n" in session.opened[0].text
+    assert not [e for e in events if isinstance(e, Thought)]
+
+
+def test_a_model_with_a_switch_is_told_not_to_think(fake):
+    session = fake(
+        script("</think>", "Yes"),
+        think_open="<think>",
+        think_close="</think>",
+        thinking_switch="enable_thinking",
+    )
+    end = list(answer(QUESTION, arm(), session, never))[-1]
+    assert end.answer == "Yes"
+    assert session.opened[0].text.count("<think>") == 1
+
+
+def test_confidence_is_the_mean_probability(fake):
+    end = list(answer(QUESTION, arm(), fake(script("[assistant]", "Yes")), never))[-1]
+    assert end.confidence == pytest.approx(0.60653, abs=1e-4)  # exp(-0.5), as the session says
+
+
+def test_an_unknown_reasoning_is_refused(fake):
+    with pytest.raises(UsageError, match="telepathy"):
+        list(answer(QUESTION, arm(reasoning="telepathy"), fake(str), never))

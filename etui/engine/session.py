@@ -93,6 +93,14 @@ class Session(Protocol):
     @property
     def facts(self) -> ModelFacts: ...
 
+    @property
+    def free_tokens(self) -> int:
+        """Tokens of the cache that open sequences do not hold; shared prefixes count once."""
+
+    @property
+    def free_sequences(self) -> int:
+        """Sequences that can still be opened or forked."""
+
     def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
         """Prompt text up to and including the assistant's header, from the chat template.
 
@@ -119,10 +127,28 @@ class Session(Protocol):
         """Take the last ``count`` tokens back; False where the model refuses partial removal."""
 
     def step(self, sequences: Sequence[TokenSequence]) -> Step:
-        """Compute one batch of what is queued, and draw a token wherever a queue ran empty."""
+        """Compute one batch of what is queued, and draw a token wherever a queue ran empty.
+
+        Single tokens go first, then prompts in the order given, up to the size of a batch; what
+        does not fit waits for the next step. A sequence with nothing queued draws again from its
+        last logits, or computes its last token again where they are gone: forks of a sequence
+        whose drawn token was rolled back each draw their own.
+
+        Raises:
+            ContextOverflow: A sequence has outgrown the context.
+            CacheFull: The open sequences fill the cache.
+            EngineFailed: llama.cpp gave up.
+        """
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
-        """Log-probabilities (nats, full softmax) of the given next tokens after the last step."""
+        """Log-probabilities (nats, full softmax) of the given next tokens after the last step.
 
-    def close(self, sequence: TokenSequence) -> None:
-        """Give the sequence up; its tokens stay in the cache as a prefix for later ones."""
+        Raises:
+            ValueError: The sequence was not in the last batch, so its logits are gone.
+        """
+
+    def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
+        """Give the sequence up; with ``keep`` its tokens stay as a prefix for later ones.
+
+        Votes and probes are closed without ``keep``: nobody continues them.
+        """

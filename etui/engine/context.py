@@ -1,0 +1,204 @@
+"""A llama.cpp context: its parameters, one reusable batch, decode, and operations on its memory."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.engine.gguf_types import KV_TYPES
+from etui.engine.library import Library
+from etui.engine.model import Model
+from etui.errors import EngineFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DECODED = 0
+NO_ROOM = 1
+"""Return codes of ``llama_decode``: done; no cells left (the memory is as it was before)."""
+
+Flash = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    """Size and kind of a context.
+
+    Attributes:
+        context_tokens: Cells of the KV cache; with ``unified`` all sequences share them.
+        sequences: Most sequences at a time, prefix donors included.
+        batch_tokens: Most tokens of one batch. Part of what makes results repeat: another
+            chunking of a prompt changes the last bits of its logits.
+        threads: Threads of prefill and decode.
+        unified: One cache for all sequences, so that prefixes are shared without a copy.
+        flash_attention: ``auto`` lets llama.cpp decide by device.
+        kv_type: Type of the KV cache (``f16``, ``q8_0``, ...).
+        full_window: Keep every token of sliding-window models, so that they can be rolled back.
+        offload_kv: Keep the KV cache on the GPU when layers are there.
+    """
+
+    context_tokens: int
+    threads: int
+    sequences: int = 16
+    batch_tokens: int = 512
+    unified: bool = True
+    flash_attention: Flash = "auto"
+    kv_type: str = "f16"
+    full_window: bool = True
+    offload_kv: bool = True
+
+
+class Context:
+    """A context of one model.
+
+    Raises:
+        EngineFailed: llama.cpp could not make it (out of memory, an unsupported KV type).
+    """
+
+    def __init__(self, library: Library, model: Model, options: ContextOptions) -> None:
+        self.api: Any = library.api
+        self._library = library
+        self.options = options
+        self.vocabulary = model.vocabulary
+        self.handle: Any = self.api.llama_init_from_model(model.handle, _params(self.api, options))
+        library.flush()
+        if not self.handle:
+            raise EngineFailed(
+                f"no context of {options.context_tokens} tokens could be made for "
+                f"{model.path.name}: {library.last_lines(2)}",
+                "lower `context` or `gpu_layers` of the model, or close other programs",
+            )
+        self._memory: Any = self.api.llama_get_memory(self.handle)
+        self.capacity = int(self.api.llama_n_ctx(self.handle))
+        self.batch = Batch(self.api, options.batch_tokens)
+        self._decode = self.api.llama_decode
+        self._synchronize = self.api.llama_synchronize
+        self._get_logits = self.api.llama_get_logits_ith
+        self._row_type = ctypes.c_float * self.vocabulary
+
+    def decode(self) -> int:
+        """Compute the batch and wait for the device; the return code of ``llama_decode``."""
+        code = int(self._decode(self.handle, self.batch.struct()))
+        self._synchronize(self.handle)
+        return code
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Logits of batch entry ``row``, a view that the next decode overwrites."""
+        import numpy as np
+
+        pointer = self._get_logits(self.handle, row)
+        if not pointer:
+            raise EngineFailed(f"llama.cpp has no logits for batch entry {row}")
+        # np.ctypeslib.as_array takes ten times as long as a view on the address.
+        raw: Any = self._row_type.from_address(ctypes.addressof(pointer.contents))
+        logits: NDArray[np.float32] = np.frombuffer(raw, dtype=np.float32)
+        return logits
+
+    def remove(self, sequence: int, start: int) -> bool:
+        """Forget positions from ``start`` on; False where the model refuses a part."""
+        return bool(self.api.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    def copy(self, source: int, target: int, end: int = -1) -> None:
+        """Let ``target`` share the positions of ``source`` before ``end`` (-1: all)."""
+        if self.options.unified and end >= 0:
+            self.api.llama_memory_seq_cp(self._memory, source, target, 0, end)
+            return
+        # Separate caches and recurrent states can be copied only as a whole.
+        self.api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        if end >= 0:
+            self.api.llama_memory_seq_rm(self._memory, target, end, -1)
+
+    def free(self) -> None:
+        """Give the memory back."""
+        if self.handle is not None:
+            self.api.llama_free(self.handle)
+            self.handle = None
+
+
+class Batch:
+    """One ``llama_batch`` over arrays of our own, filled anew for every decode."""
+
+    def __init__(self, api: Any, capacity: int) -> None:
+        self.capacity = capacity
+        self.size = 0
+        self._tokens = (ctypes.c_int32 * capacity)()
+        self._positions = (ctypes.c_int32 * capacity)()
+        self._counts = (ctypes.c_int32 * capacity)(*([1] * capacity))
+        self._sequences = (ctypes.c_int32 * capacity)()
+        self._wanted = (ctypes.c_int8 * capacity)()
+        base = ctypes.addressof(self._sequences)
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        self._pointers = (pointer * capacity)(
+            *(ctypes.cast(base + 4 * i, pointer) for i in range(capacity))
+        )
+        self._struct: Any = api.llama_batch()
+        self._struct.token = ctypes.cast(self._tokens, type(self._struct.token))
+        self._struct.pos = ctypes.cast(self._positions, type(self._struct.pos))
+        self._struct.n_seq_id = ctypes.cast(self._counts, type(self._struct.n_seq_id))
+        self._struct.seq_id = ctypes.cast(self._pointers, type(self._struct.seq_id))
+        self._struct.logits = ctypes.cast(self._wanted, type(self._struct.logits))
+
+    def clear(self) -> None:
+        """Begin a new batch."""
+        self.size = 0
+
+    def add(self, sequence: int, tokens: Sequence[int], position: int, *, wanted: bool) -> int:
+        """Queue tokens of one sequence; ``wanted`` asks for the logits of the last one.
+
+        Returns:
+            The batch entry of the last token.
+        """
+        start = self.size
+        end = self.size = start + len(tokens)
+        last = end - 1
+        if end - start == 1:
+            self._tokens[start] = tokens[0]
+            self._positions[start] = position
+            self._sequences[start] = sequence
+            self._wanted[start] = wanted
+            return last
+        self._tokens[start:end] = list(tokens)
+        self._positions[start:end] = list(range(position, position + end - start))
+        self._sequences[start:end] = [sequence] * (end - start)
+        self._wanted[start:end] = [0] * (end - start)
+        self._wanted[last] = wanted
+        return last
+
+    def struct(self) -> Any:
+        """The ``llama_batch`` to pass to ``llama_decode``."""
+        self._struct.n_tokens = self.size
+        return self._struct
+
+
+def _params(api: Any, options: ContextOptions) -> Any:
+    if options.kv_type not in KV_TYPES:
+        raise EngineFailed(
+            f"unknown type of KV cache: {options.kv_type}", f"choose one of {', '.join(KV_TYPES)}"
+        )
+    element = KV_TYPES[options.kv_type][0]
+    quantised = KV_TYPES[options.kv_type][1] < 2  # a quantised V cache needs flash attention
+    flash = {
+        "auto": api.LLAMA_FLASH_ATTN_TYPE_AUTO,
+        "on": api.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        "off": api.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    }["on" if quantised else options.flash_attention]
+    params = api.llama_context_default_params()
+    params.n_ctx = options.context_tokens
+    params.n_batch = options.batch_tokens
+    params.n_ubatch = options.batch_tokens
+    params.n_seq_max = options.sequences
+    # One output a sequence and batch is all we read; the default reserves vocabulary x n_batch.
+    params.n_outputs_max = min(options.sequences, options.batch_tokens)
+    params.n_threads = options.threads
+    params.n_threads_batch = options.threads
+    params.flash_attn_type = flash
+    params.type_k = element
+    params.type_v = element
+    params.kv_unified = options.unified
+    params.swa_full = options.full_window
+    params.offload_kqv = options.offload_kv
+    params.no_perf = True
+    return params

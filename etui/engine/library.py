@@ -1,0 +1,150 @@
+"""llama.cpp itself: imported late, its log kept off the terminal, the devices it sees.
+
+``import llama_cpp`` takes a quarter of a second, so it happens when a Library is made and never
+while a module of etui is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from etui.errors import EngineFailed
+
+_DEBUG = 4
+_GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
+_LAST_LINES = 40
+_LOG_BYTES = 4_000_000  # an older log is dropped when it has grown beyond this
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU as llama.cpp sees it; memory in bytes."""
+
+    name: str
+    description: str
+    free_bytes: int
+    total_bytes: int
+
+
+class Library:
+    """llama.cpp with its log going to ``log_dir/llama.log``.
+
+    llama.cpp knows one log callback per process: the Library made last receives the lines. The
+    ctypes callback lives as long as this object, so keep the Library until every model is freed
+    and ``close`` it last.
+
+    Raises:
+        EngineFailed: llama-cpp-python is missing or its library cannot be loaded.
+    """
+
+    def __init__(self, log_dir: Path) -> None:
+        try:
+            from llama_cpp import llama_cpp as api
+        except (ImportError, OSError, RuntimeError) as error:
+            raise EngineFailed(
+                f"llama-cpp-python cannot be loaded: {error}",
+                "reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+            ) from error
+        self.api: Any = api
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self.log_path = log_dir / "llama.log"
+        self._file = _open_log(self.log_path)
+        self._callback = api.llama_log_callback(self._log)
+        api.llama_log_set(self._callback, ctypes.c_void_p(0))
+        api.llama_backend_init()
+
+    def _log(self, level: int, text: bytes, _data: object) -> None:
+        if level == _DEBUG:
+            return
+        line = text.decode("utf-8", "replace")
+        if line.strip(" .\n"):  # the loader draws its progress in dots
+            self._lines.append(line.rstrip())
+        if self._file is not None:
+            self._file.write(line)
+
+    def last_lines(self, count: int = 5) -> str:
+        """The last of llama.cpp's log, for an error message."""
+        return "\n".join(list(self._lines)[-count:])
+
+    def flush(self) -> None:
+        """Write what is buffered to the log file."""
+        if self._file is not None:
+            self._file.flush()
+
+    @property
+    def offloads(self) -> bool:
+        """Whether this build of llama.cpp can use a GPU."""
+        return bool(self.api.llama_supports_gpu_offload())
+
+    def gpus(self) -> tuple[Device, ...]:
+        """The GPUs llama.cpp can use, with what they have free at this moment."""
+        if not self.offloads:
+            return ()
+        lib = self.api._lib  # ggml's device functions have no Python declarations
+        lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+        lib.ggml_backend_dev_get.restype = ctypes.c_void_p
+        lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+        handles = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
+        for function in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
+            function.restype = ctypes.c_char_p
+            function.argtypes = [ctypes.c_void_p]
+        lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+        sizes = [ctypes.POINTER(ctypes.c_size_t)] * 2
+        lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *sizes]
+        lib.ggml_backend_dev_memory.restype = None
+        return tuple(
+            self._device(lib, handle)
+            for handle in handles
+            if lib.ggml_backend_dev_type(handle) in _GPU_TYPES
+        )
+
+    @staticmethod
+    def _device(lib: Any, handle: int) -> Device:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        name: bytes = lib.ggml_backend_dev_name(handle) or b""
+        description: bytes = lib.ggml_backend_dev_description(handle) or b""
+        return Device(name.decode(), description.decode(), free.value, total.value)
+
+    def close(self) -> None:
+        """Send llama.cpp's further lines nowhere and close the log file."""
+        if self._file is None:
+            return
+        current, data = self.api.llama_log_callback(), ctypes.c_void_p()
+        self.api.llama_log_get(ctypes.byref(current), ctypes.byref(data))
+        if _address(current) == _address(self._callback):
+            # llama-cpp-python's own callback outlives us; above CRITICAL it prints nothing.
+            from llama_cpp._logger import llama_log_callback
+
+            logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
+            self.api.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
+        self._file.close()
+        self._file = None
+
+
+def default_threads() -> int:
+    """Physical cores this process may run on; more threads than that slow decoding down."""
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable or 1))
+
+
+def _address(callback: Any) -> int | None:
+    return ctypes.cast(callback, ctypes.c_void_p).value
+
+
+def _open_log(path: Path) -> TextIO | None:
+    """The log file, appended to; None where it cannot be written, which must stop no answer."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        large = path.exists() and path.stat().st_size > _LOG_BYTES
+        return path.open("w" if large else "a", encoding="utf-8")
+    except OSError:
+        return None

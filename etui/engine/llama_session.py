@@ -1,0 +1,367 @@
+"""A Session over llama.cpp: many sequences in one context, computed in mixed batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from etui.arm import Sampling
+from etui.engine.context import DECODED, NO_ROOM, Context
+from etui.engine.model import Model
+from etui.engine.prefix import Donor, Reuse, choose_reuse
+from etui.engine.sampler import Sampler
+from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
+from etui.engine.template import ChatTemplate
+from etui.errors import CacheFull, ContextOverflow, EngineFailed
+from etui.query import Message
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class LlamaSequence:
+    """One sequence: ``tokens[:computed]`` are in the cache, the rest is queued."""
+
+    __slots__ = ("cached", "cells", "computed", "epoch", "id", "row", "sampler", "slot", "tokens")
+
+    def __init__(self, id_: int, slot: int, tokens: list[int], sampler: Sampler) -> None:
+        self.id = id_
+        self.slot = slot
+        self.tokens = tokens
+        self.sampler = sampler
+        self.computed = 0
+        self.cached = 0
+        self.cells: list[int] = []  # one number a computed token; shared cells share the number
+        self.row = 0
+        self.epoch = -1  # the decode whose output ``row`` holds the logits after tokens[:computed]
+
+    @property
+    def pending(self) -> int:
+        """Tokens queued and not yet computed."""
+        return len(self.tokens) - self.computed
+
+
+class LlamaSession:
+    """One model in memory with a context of several sequences; used from one thread at a time.
+
+    Closed sequences stay in the cache as prefix donors until their slot or their cells are needed;
+    the least recently closed goes first.
+    """
+
+    def __init__(
+        self, model: Model, context: Context, facts: ModelFacts, template: ChatTemplate
+    ) -> None:
+        self._model = model
+        self._context = context
+        self._facts = facts
+        self._template = template
+        self._free_slots = list(range(context.options.sequences))[::-1]
+        self._live: dict[int, LlamaSequence] = {}
+        self._donors: list[LlamaSequence] = []  # closed, oldest first
+        self._next_id = 0
+        self._next_cell = 0
+        self._epoch = 0
+        self._log_sum = LogSum(context.vocabulary)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What reasoning may know of the model."""
+        return self._facts
+
+    @property
+    def free_tokens(self) -> int:
+        """Cells that open sequences do not hold; shared prefixes count once."""
+        held: set[int] = set()
+        for sequence in self._live.values():
+            held.update(sequence.cells)
+        return self._context.capacity - len(held)
+
+    @property
+    def free_sequences(self) -> int:
+        """Sequences that can still be opened or forked."""
+        return len(self._free_slots) + len(self._donors)
+
+    def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
+        """Prompt text up to and including the assistant's header."""
+        switch = self._facts.thinking_switch
+        variables = {} if thinking is None or switch is None else {switch: thinking}
+        return self._template.render(messages, variables)
+
+    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+        """Tokens of a text; ``bos`` adds the begin token where the model wants one, once."""
+        return self._model.tokenize(text, bos=bos, special=special)
+
+    def open(self, tokens: Sequence[int], sampling: Sampling) -> LlamaSequence:
+        """Start a sequence; the longest common token prefix in the cache is reused.
+
+        Raises:
+            ContextOverflow: More tokens than the context holds.
+            EngineFailed: More sequences than the context was made for.
+        """
+        if not tokens:
+            raise ValueError("a sequence begins with at least one token")
+        if len(tokens) > self._facts.context_tokens:
+            raise ContextOverflow(len(tokens), self._facts.context_tokens, 0)
+        wanted = list(tokens)
+        donors = {s.slot: s for s in (*self._live.values(), *self._donors)}
+        reuse = choose_reuse(
+            [
+                Donor(s.slot, s.tokens[: s.computed], s.id not in self._live)
+                for s in donors.values()
+            ],
+            wanted,
+            whole_only=self._model.recurrent,
+            free_slots=len(self._free_slots),
+        )
+        if reuse is None:
+            sequence = self._new(self._slot(), wanted, sampling)
+        else:
+            sequence = self._reused(reuse, donors[reuse.donor.slot], wanted, sampling)
+        self._live[sequence.id] = sequence
+        return sequence
+
+    def _reused(
+        self, reuse: Reuse, donor: LlamaSequence, wanted: list[int], sampling: Sampling
+    ) -> LlamaSequence:
+        length = reuse.length
+        if reuse.take_over:
+            self._donors.remove(donor)
+            if length < donor.computed and not self._context.remove(donor.slot, length):
+                self._context.remove(donor.slot, 0)  # the model refuses: compute all of it
+                length = 0
+            sequence = self._new(donor.slot, wanted, sampling)
+        else:
+            sequence = self._new(self._slot(keep=donor), wanted, sampling)
+            end = -1 if length == donor.computed else length
+            self._context.copy(donor.slot, sequence.slot, end)
+        sequence.computed = sequence.cached = length
+        sequence.cells = donor.cells[:length]
+        return sequence
+
+    def fork(self, sequence: TokenSequence, sampling: Sampling) -> LlamaSequence:
+        """A second sequence sharing everything computed so far; queued tokens are copied."""
+        parent = self._own(sequence)
+        child = self._new(self._slot(), list(parent.tokens), sampling)
+        if parent.computed:
+            self._context.copy(parent.slot, child.slot)
+        child.computed = child.cached = parent.computed
+        child.cells = list(parent.cells)
+        child.row, child.epoch = parent.row, parent.epoch
+        self._live[child.id] = child
+        return child
+
+    def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
+        """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
+        self._own(sequence).tokens.extend(tokens)
+
+    def rollback(self, sequence: TokenSequence, count: int) -> bool:
+        """Take the last ``count`` tokens back; False where the model refuses partial removal."""
+        own = self._own(sequence)
+        keep = len(own.tokens) - count
+        if count < 0 or keep < 0:
+            raise ValueError(f"cannot take {count} tokens back from {len(own.tokens)}")
+        if keep < own.computed and not self._truncate(own, keep):
+            return False
+        del own.tokens[keep:]
+        return True
+
+    def _truncate(self, sequence: LlamaSequence, keep: int) -> bool:
+        windowed = self._model.sliding_window and not self._context.options.full_window
+        if (windowed and keep > 0) or not self._context.remove(sequence.slot, keep):
+            return False
+        sequence.computed = keep
+        del sequence.cells[keep:]
+        sequence.epoch = -1
+        return True
+
+    def step(self, sequences: Sequence[TokenSequence]) -> Step:
+        """Compute one batch of what is queued, and draw a token wherever a queue ran empty.
+
+        Single tokens go first, then prompts in the order given, up to the batch's size; what does
+        not fit waits for the next step. A sequence with nothing queued draws again from its last
+        logits, or computes its last token again where they are gone.
+
+        Raises:
+            ContextOverflow: A sequence has outgrown the context.
+            CacheFull: The open sequences fill the cache.
+            EngineFailed: llama.cpp gave up.
+        """
+        own = [self._own(sequence) for sequence in sequences]
+        sampled = [
+            self._draw(s) for s in own if s.computed == len(s.tokens) and s.epoch == self._epoch
+        ]
+        drawn = {draw.sequence_id for draw in sampled}
+        plan = self._plan([s for s in own if s.id not in drawn])
+        start_ns = time.monotonic_ns()
+        plan = self._decode(plan) if plan else plan
+        end_ns = time.monotonic_ns()
+        for sequence, count in plan:
+            sequence.computed += count
+            sequence.cells.extend(range(self._next_cell, self._next_cell + count))
+            self._next_cell += count
+            if sequence.computed == len(sequence.tokens):
+                sequence.epoch = self._epoch
+                sampled.append(self._draw(sequence))
+        computed = {sequence.id: count for sequence, count in plan}
+        return Step(start_ns, end_ns, computed, tuple(sampled))
+
+    def _plan(self, sequences: Sequence[LlamaSequence]) -> list[tuple[LlamaSequence, int]]:
+        """Which sequence computes how many of its queued tokens in this batch."""
+        room = self._context.batch.capacity
+        plan: list[tuple[LlamaSequence, int]] = []
+        waiting: list[LlamaSequence] = []
+        for sequence in sequences:
+            length = len(sequence.tokens)
+            if length > self._facts.context_tokens:
+                raise ContextOverflow(length, self._facts.context_tokens, 0)
+            if sequence.computed == length:
+                self._requeue_last(sequence)
+            if length - sequence.computed == 1:
+                if room:
+                    plan.append((sequence, 1))
+                    room -= 1
+            else:
+                waiting.append(sequence)
+        for sequence in waiting:
+            count = min(sequence.pending, room)
+            if count:
+                plan.append((sequence, count))
+                room -= count
+        return plan
+
+    def _requeue_last(self, sequence: LlamaSequence) -> None:
+        if not self._truncate(sequence, len(sequence.tokens) - 1):
+            self._truncate(sequence, 0)  # refused: all of it is computed again
+
+    def _decode(self, plan: list[tuple[LlamaSequence, int]]) -> list[tuple[LlamaSequence, int]]:
+        """Decode the plan, or what of it finds room once every donor is gone."""
+        while True:
+            self._fill(plan)
+            self._epoch += 1
+            code = self._context.decode()
+            if code == DECODED:
+                return plan
+            if code != NO_ROOM:
+                self._restore(plan)
+                raise EngineFailed(
+                    f"llama.cpp failed to decode a batch (code {code})",
+                    "see llama.log in ETUI_HOME/logs; a smaller `context` needs less memory",
+                )
+            if self._donors:
+                self._evict(self._donors[0])
+            elif len(plan) > 1:
+                plan = plan[: len(plan) // 2]
+            elif plan[0][1] > 1:
+                plan = [(plan[0][0], plan[0][1] // 2)]
+            else:
+                raise CacheFull(self._context.capacity, len(self._live))
+
+    def _fill(self, plan: Sequence[tuple[LlamaSequence, int]]) -> None:
+        batch = self._context.batch
+        batch.clear()
+        for sequence, count in plan:
+            at = sequence.computed
+            wanted = at + count == len(sequence.tokens)
+            queued = sequence.tokens[at : at + count]
+            sequence.row = batch.add(sequence.slot, queued, at, wanted=wanted)
+
+    def _restore(self, plan: Sequence[tuple[LlamaSequence, int]]) -> None:
+        # A fatal error leaves parts of the batch in the memory.
+        for sequence, _ in plan:
+            self._context.remove(sequence.slot, sequence.computed)
+            sequence.epoch = -1
+
+    def _draw(self, sequence: LlamaSequence) -> Sampled:
+        logits = self._context.logits(sequence.row)
+        sampler = sequence.sampler
+        if sampler.greedy:
+            token = int(logits.argmax())
+        else:
+            token = sampler.draw(self._context.handle, sequence.row)
+        piece, ends = self._model.piece(token)
+        if not ends:
+            sequence.tokens.append(token)
+        logprob = float(logits[token]) - self._log_sum(logits)
+        return Sampled(sequence.id, token, piece, logprob, ends)
+
+    def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
+        """Log-probabilities (nats, full softmax) of the given next tokens after the last step.
+
+        Raises:
+            ValueError: The sequence was not in the last batch, so its logits are gone.
+        """
+        own = self._own(sequence)
+        if own.epoch != self._epoch:
+            raise ValueError("logits last until the next step: ask right after the sequence's own")
+        logits = self._context.logits(own.row)
+        total = self._log_sum(logits)
+        return [float(logits[token]) - total for token in tokens]
+
+    def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
+        """Give the sequence up; with ``keep`` its tokens stay as a prefix for later ones."""
+        own = self._live.pop(sequence.id, None)
+        if own is None:
+            return
+        own.sampler.free()
+        del own.tokens[own.computed :]
+        if keep and own.computed:
+            self._donors.append(own)
+        else:
+            self._release(own)
+
+    def free(self) -> None:
+        """Free the context and the model."""
+        for sequence in list(self._live.values()):
+            self.close(sequence, keep=False)
+        self._context.free()
+        self._model.free()
+
+    def _own(self, sequence: TokenSequence) -> LlamaSequence:
+        own = self._live.get(sequence.id)
+        if own is None:
+            raise ValueError(f"sequence {sequence.id} is closed")
+        return own
+
+    def _new(self, slot: int, tokens: list[int], sampling: Sampling) -> LlamaSequence:
+        self._next_id += 1
+        return LlamaSequence(self._next_id, slot, tokens, Sampler(self._context.api, sampling))
+
+    def _slot(self, keep: LlamaSequence | None = None) -> int:
+        """A free slot, taking the oldest donor's (but never that of ``keep``) if need be."""
+        if not self._free_slots:
+            victim = next((donor for donor in self._donors if donor is not keep), None)
+            if victim is None:
+                raise EngineFailed(
+                    f"{len(self._live)} sequences are open, the most this context holds",
+                    "ask for fewer votes at a time",
+                )
+            self._evict(victim)
+        return self._free_slots.pop()
+
+    def _evict(self, donor: LlamaSequence) -> None:
+        self._donors.remove(donor)
+        self._release(donor)
+
+    def _release(self, sequence: LlamaSequence) -> None:
+        self._context.remove(sequence.slot, 0)
+        self._free_slots.append(sequence.slot)
+
+
+class LogSum:
+    """log of the sum of exp(logits); the buffer spares allocating a vocabulary for each token."""
+
+    def __init__(self, vocabulary: int) -> None:
+        import numpy as np
+
+        self._buffer = np.empty(vocabulary, dtype=np.float32)
+
+    def __call__(self, logits: NDArray[np.float32]) -> float:
+        import numpy as np
+
+        most = logits.max()  # subtracted, so that nothing overflows
+        np.subtract(logits, most, out=self._buffer)
+        np.exp(self._buffer, out=self._buffer)
+        return float(most) + math.log(float(self._buffer.sum()))

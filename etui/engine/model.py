@@ -1,0 +1,180 @@
+"""One model in memory: load, free, tokenize, pieces, what its vocabulary and flags say."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etui.engine.library import Library
+from etui.errors import ModelUnavailable
+
+ALL_LAYERS = -1
+"""``gpu_layers`` for every layer on the GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How a model is spread over several GPUs.
+
+    Attributes:
+        mode: ``layer`` (whole layers to each), ``row`` (each matrix in rows) or ``none``.
+        main_gpu: Index of the GPU that holds the model with ``none``.
+        shares: Share of the model on each GPU; empty leaves it to their free memory.
+    """
+
+    mode: str = "layer"
+    main_gpu: int = 0
+    shares: tuple[float, ...] = ()
+
+
+class Model:
+    """Weights and vocabulary of one GGUF file.
+
+    Args:
+        gpu_layers: Layers on the GPU, ``ALL_LAYERS`` for all; ignored by a build without offload.
+        shown: Texts (think tags) that stay visible even where they are control tokens.
+
+    Raises:
+        ModelUnavailable: llama.cpp refused the file, or memory ran out.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        path: Path,
+        gpu_layers: int = 0,
+        split: Split | None = None,
+        shown: Sequence[str] = (),
+    ) -> None:
+        api = library.api
+        self._library = library
+        self._api: Any = api
+        self.path = path
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        shares = _apply_split(api, params, split or Split())
+        # n_gpu_layers, split_mode and the shares are read during the call only.
+        handle = api.llama_model_load_from_file(str(path).encode(), params)
+        del shares
+        library.flush()
+        if not handle:
+            raise ModelUnavailable(
+                f"llama.cpp refused {path.name}: {library.last_lines(2) or 'no reason given'}",
+                f"see {library.log_path}; a newer llama-cpp-python may know this model",
+            )
+        self.handle: Any = handle
+        self.vocab: Any = api.llama_model_get_vocab(handle)
+        self.vocabulary = int(api.llama_vocab_n_tokens(self.vocab))
+        self.size_bytes = int(api.llama_model_size(handle))
+        self.trained_context = int(api.llama_model_n_ctx_train(handle))
+        self.layers = int(api.llama_model_n_layer(handle))
+        self.recurrent = bool(
+            api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle)
+        )
+        self.sliding_window = int(api.llama_model_n_swa(handle))
+        bos = int(api.llama_vocab_bos(self.vocab))
+        self.bos = bos if bos >= 0 else None
+        self.adds_bos = self.bos is not None and bool(api.llama_vocab_get_add_bos(self.vocab))
+        self._pieces: dict[int, tuple[bytes, bool]] = {}
+        self._buffer = ctypes.create_string_buffer(256)
+        self._shown = frozenset(
+            ids[0] for ids in (self.tokenize(text) for text in shown) if len(ids) == 1
+        )
+
+    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+        """Tokens of a text.
+
+        Args:
+            bos: Put the begin token first if the model wants one and the text has none.
+            special: Read ``<|im_start|>`` and the like as control tokens, not as text.
+        """
+        raw = text.encode("utf-8", "surrogatepass")
+        capacity = len(raw) + 16
+        found = self._tokenize(raw, capacity, special)
+        if isinstance(found, int):
+            again = self._tokenize(raw, found, special)
+            found = [] if isinstance(again, int) else again
+        if bos and self.adds_bos and self.bos is not None and found[:1] != [self.bos]:
+            return [self.bos, *found]
+        return found
+
+    def _tokenize(self, raw: bytes, capacity: int, special: bool) -> list[int] | int:
+        """The tokens, or the capacity that is needed."""
+        tokens = (self._api.llama_token * capacity)()
+        count = int(
+            self._api.llama_tokenize(self.vocab, raw, len(raw), tokens, capacity, False, special)
+        )
+        return list(tokens[:count]) if count >= 0 else -count
+
+    def piece(self, token: int) -> tuple[bytes, bool]:
+        """Bytes of a token (empty for a control token) and whether it ends the generation."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._piece(token)
+        return known
+
+    def _piece(self, token: int) -> tuple[bytes, bool]:
+        shown = token in self._shown
+        api, buffer = self._api, self._buffer
+        length = int(api.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, shown))
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = int(api.llama_token_to_piece(self.vocab, token, buffer, -length, 0, shown))
+        return buffer.raw[:length], bool(api.llama_vocab_is_eog(self.vocab, token))
+
+    def text_of(self, token: int | None) -> str:
+        """Text of a control token (``<s>``), empty for None."""
+        if token is None or token < 0:
+            return ""
+        raw: bytes = self._api.llama_vocab_get_text(self.vocab, token) or b""
+        return raw.decode("utf-8", "replace")
+
+    @property
+    def bos_text(self) -> str:
+        """Text of the begin token, empty where there is none."""
+        return self.text_of(self.bos)
+
+    @property
+    def eos_text(self) -> str:
+        """Text of the end token, empty where there is none."""
+        return self.text_of(int(self._api.llama_vocab_eos(self.vocab)))
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value of the GGUF as text; None where it is missing."""
+        size = 1 << 12
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = int(
+                self._api.llama_model_meta_val_str(self.handle, key.encode(), buffer, size)
+            )
+            if length < 0:
+                return None
+            if length < size:
+                return buffer.value.decode("utf-8", "replace")
+            size = length + 1
+
+    def free(self) -> None:
+        """Give the memory back; contexts of the model must be freed before."""
+        if self.handle is not None:
+            self._api.llama_model_free(self.handle)
+            self.handle = None
+
+
+def _apply_split(api: Any, params: Any, split: Split) -> Any:
+    """Set the split; returns the array that must live until the model is loaded."""
+    modes = {
+        "none": api.LLAMA_SPLIT_MODE_NONE,
+        "layer": api.LLAMA_SPLIT_MODE_LAYER,
+        "row": api.LLAMA_SPLIT_MODE_ROW,
+    }
+    params.split_mode = modes[split.mode]
+    params.main_gpu = split.main_gpu
+    if not split.shares:
+        return None
+    devices = int(api.llama_max_devices())
+    shares = (ctypes.c_float * devices)(*split.shares[:devices])
+    params.tensor_split = shares
+    return shares

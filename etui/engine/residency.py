@@ -1,0 +1,180 @@
+"""Which models are in memory: loaded when asked for, the least recently used given up for room."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etui.engine.context import Context, ContextOptions
+from etui.engine.events import Loaded
+from etui.engine.gguf import Gguf, check_gguf
+from etui.engine.library import Library, default_threads
+from etui.engine.llama_session import LlamaSession
+from etui.engine.model import Model
+from etui.engine.offload import Needs, fewer_layers, layers_that_fit, needs
+from etui.engine.session import ModelFacts
+from etui.engine.template import PLAIN_STOP, ChatTemplate
+from etui.errors import EngineFailed, EtuiError, ModelUnavailable
+
+if TYPE_CHECKING:
+    from etui.config import Config
+    from etui.models import ModelSpec
+
+SEQUENCES = 16
+"""Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
+
+RECURRENT_SEQUENCES = 4
+"""The same for recurrent and hybrid models, whose sequences each take a state of their own."""
+
+
+@dataclass(slots=True)
+class _Resident:
+    session: LlamaSession
+    key: tuple[object, ...]
+    bytes: int
+
+
+class Residency:
+    """Models in memory; used from one thread at a time.
+
+    llama.cpp is imported when the first model is asked for.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._library: Library | None = None
+        self._residents: dict[str, _Resident] = {}  # least recently used first
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Names of the models in memory, least recently used first."""
+        return tuple(self._residents)
+
+    def session(self, spec: ModelSpec, path: Path) -> tuple[LlamaSession, Loaded | None]:
+        """The session of a model, and the load if it was not in memory.
+
+        Raises:
+            ModelUnavailable: The file is no usable model, or llama.cpp refused it.
+            EngineFailed: llama.cpp is missing, or memory ran out.
+        """
+        key = (path, spec.context, spec.gpu_layers, spec.kv_type)
+        resident = self._residents.pop(spec.name, None)
+        if resident is not None and resident.key == key:
+            self._residents[spec.name] = resident
+            return resident.session, None
+        if resident is not None:
+            resident.session.free()
+        start_ns = time.monotonic_ns()
+        gguf = check_gguf(path)
+        library = self._opened()
+        context_tokens = _context_tokens(self._config, spec, gguf)
+        need = needs(gguf, context_tokens, spec.kv_type)
+        self._make_room(spec, need)
+        session, layers = self._load(library, spec, path, need, context_tokens)
+        self._residents[spec.name] = _Resident(session, key, need.total_bytes)
+        loaded = Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
+        return session, loaded
+
+    def unload(self, name: str) -> None:
+        """Take a model out of memory; nothing happens if it is not there."""
+        resident = self._residents.pop(name, None)
+        if resident is not None:
+            resident.session.free()
+
+    def close(self) -> None:
+        """Free every model."""
+        for name in self.resident:
+            self.unload(name)
+        if self._library is not None:
+            self._library.close()
+            self._library = None
+
+    def _opened(self) -> Library:
+        if self._library is None:
+            self._library = Library(self._config.log_dir)
+        return self._library
+
+    def _make_room(self, spec: ModelSpec, need: Needs) -> None:
+        """Unload until the model fits into free memory, and refuse one that never can.
+
+        Weights are mapped from the file, so a model larger than memory still runs, slowly; its
+        cache and buffers must fit.
+        """
+        import psutil
+
+        while self._residents and need.total_bytes > psutil.virtual_memory().available:
+            self.unload(next(iter(self._residents)))
+        working = need.kv_bytes + need.compute_bytes
+        free = psutil.virtual_memory().available
+        if working > free and not self._opened().gpus():
+            raise ModelUnavailable(
+                f"{spec.name} needs {working / 1e9:.1f} GB for its context, "
+                f"and {free / 1e9:.1f} GB of memory is free",
+                "lower its `context` in models.yaml, or `context_tokens` in config.yaml",
+            )
+
+    def _load(
+        self, library: Library, spec: ModelSpec, path: Path, need: Needs, context_tokens: int
+    ) -> tuple[LlamaSession, int]:
+        """Load with as many layers on the GPU as asked for; ``auto`` steps down when it fails."""
+        layers = self._layers(library, spec, need)
+        while True:
+            try:
+                return self._session(library, spec, path, context_tokens, layers), layers
+            except (ModelUnavailable, EngineFailed):
+                if layers == 0 or spec.gpu_layers != "auto":
+                    raise
+                layers = fewer_layers(layers)
+
+    def _layers(self, library: Library, spec: ModelSpec, need: Needs) -> int:
+        gpus = library.gpus()
+        if not gpus:
+            return 0
+        if spec.gpu_layers == "all":
+            return need.layers + 1
+        if spec.gpu_layers == "auto":
+            # A model that filled the GPU before this one gives way while anything is left to give.
+            while True:
+                fitting = layers_that_fit(need, sum(gpu.free_bytes for gpu in library.gpus()))
+                if fitting > need.layers or not self._residents:
+                    return fitting
+                self.unload(next(iter(self._residents)))
+        return min(int(spec.gpu_layers), need.layers + 1)
+
+    def _session(
+        self, library: Library, spec: ModelSpec, path: Path, context_tokens: int, layers: int
+    ) -> LlamaSession:
+        tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
+        model = Model(library, path, layers, shown=tags)
+        try:
+            source = model.metadata("tokenizer.chat_template")
+            template = ChatTemplate(spec.name, source, model.bos_text, model.eos_text)
+            options = ContextOptions(
+                context_tokens=context_tokens,
+                threads=self._config.threads or default_threads(),
+                sequences=RECURRENT_SEQUENCES if model.recurrent else SEQUENCES,
+                kv_type=spec.kv_type,
+                offload_kv=layers > 0,
+            )
+            context = Context(library, model, options)
+        except EtuiError:
+            model.free()
+            raise
+        facts = ModelFacts(
+            name=spec.name,
+            context_tokens=context_tokens,
+            think_open=spec.think_open,
+            think_close=spec.think_close,
+            thinking_switch=spec.thinking_switch,
+            stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
+            has_template=bool(source),
+        )
+        return LlamaSession(model, context, facts, template)
+
+
+def _context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:
+    """The context asked for, held to what the model was trained for and what the user allows."""
+    bounds = [spec.context, gguf.context_tokens, config.context_tokens]
+    return min(bound for bound in bounds if bound)

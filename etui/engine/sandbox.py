@@ -1,0 +1,213 @@
+"""A Jinja environment for templates nobody vouches for, and limits on what one render may take.
+
+The sandbox of Jinja keeps a template from reaching Python's internals, and from changing what it
+is given. It does not keep it from looping for hours or from filling the memory, hence:
+
+- a deadline, checked by a trace function at every line the compiled template runs and at every
+  Python function it calls; this needs no second thread or process, and nothing is left running;
+- only the filters and string methods that chat templates use, those that can blow a text up
+  checked beforehand, as are ``*``, ``**``, ``+`` and ``%``;
+- the growth of the process's memory, looked at in the same trace function, for what is left
+  (``~`` in a loop at most doubles a text between two looks);
+- caps on the source and on the output.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+SECONDS = 2.0
+SOURCE_CHARACTERS = 1_000_000
+OUTPUT_CHARACTERS = 8_000_000
+GROWTH_BYTES = 512_000_000
+
+_FILTER_NAMES = (
+    "abs capitalize count d default dictsort e escape first float groupby indent int items join "
+    "last length list lower map max min reject rejectattr replace reverse round safe select "
+    "selectattr sort string sum title tojson trim unique upper"
+)
+_METHOD_NAMES = (
+    "capitalize count endswith find get index isalnum isalpha isdigit islower isspace isupper "
+    "items join keys lower lstrip partition removeprefix removesuffix replace rfind rpartition "
+    "rsplit rstrip split splitlines startswith strip strftime title upper values"
+)
+_FILTERS = frozenset(_FILTER_NAMES.split())
+_METHODS = frozenset(_METHOD_NAMES.split())
+_FILENAME = "<chat template>"
+_WIDE_FORMAT = re.compile(r"\*|\d{4,}")
+
+
+class TemplateLimit(Exception):
+    """The template took too long, too much memory, or made too much text."""
+
+
+class TemplateRaised(Exception):
+    """The template called ``raise_exception`` with this message."""
+
+
+@contextmanager
+def limited(seconds: float = SECONDS) -> Iterator[None]:
+    """Stop template code that runs in the block for longer than ``seconds``.
+
+    Raises:
+        TemplateLimit: Out of time or memory.
+    """
+    deadline = time.monotonic() + seconds
+    most = _peak_bytes() + GROWTH_BYTES
+
+    def check(frame: FrameType, _event: str, _arg: object) -> Callable[..., Any] | None:
+        if time.monotonic() > deadline:
+            raise TemplateLimit(f"it ran for more than {seconds:g} s")
+        if _peak_bytes() > most:
+            raise TemplateLimit(f"it took more than {GROWTH_BYTES // 1_000_000} MB of memory")
+        return check if frame.f_code.co_filename == _FILENAME else None
+
+    before = sys.gettrace()
+    sys.settrace(check)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def compile_template(source: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+    """A function that renders ``source`` in pieces; call it inside ``limited``.
+
+    Raises:
+        jinja2.TemplateError: The source is no template.
+        TemplateLimit: The source is too long.
+    """
+    if len(source) > SOURCE_CHARACTERS:
+        raise TemplateLimit(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
+    environment = _environment()
+    code = environment.compile(source, name=_FILENAME, filename=_FILENAME)
+    template = environment.template_class.from_code(environment, code, environment.globals)
+    return lambda variables: template.generate(**variables)
+
+
+def _peak_bytes() -> int:
+    """Largest resident size of this process so far; 0 where the platform does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@cache
+def _environment_class() -> type[ImmutableSandboxedEnvironment]:
+    """The class, made once: jinja2 is imported only when a template is at hand."""
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(["*", "**", "+", "%"])
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            _check_operands(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            if isinstance(obj, (str, bytes, list, tuple, dict)) and callable(value):
+                return attr in _METHODS and super().is_safe_attribute(obj, attr, value)
+            return super().is_safe_attribute(obj, attr, value)
+
+        def call(self, context: Any, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+            owner = getattr(func, "__self__", None)
+            if isinstance(owner, str) and func.__name__ in ("replace", "join"):
+                _check_growth(func.__name__, owner, args)
+            return super().call(context, func, *args, **kwargs)
+
+    def _check_operands(operator: str, left: Any, right: Any) -> None:
+        if operator == "**" and not (_small(left, 1 << 32) and _small(right, 64)):
+            raise SecurityError("a power this large has no place in a chat template")
+        if operator == "*":
+            size = _length(left) * _length(right)
+            if size > OUTPUT_CHARACTERS:
+                raise SecurityError("a repetition this long has no place in a chat template")
+        if operator == "%" and isinstance(left, str) and _WIDE_FORMAT.search(left):
+            raise SecurityError("a format this wide has no place in a chat template")
+
+    return Sandbox
+
+
+def _small(value: Any, most: int) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= most
+
+
+def _length(value: Any) -> int:
+    """What a factor of ``*`` counts for: its length, or the number itself."""
+    if isinstance(value, (str, list, tuple)):
+        return len(value) or 1
+    return int(abs(value)) if isinstance(value, int) and abs(value) > 1 else 1
+
+
+def _check_growth(name: str, owner: str, args: tuple[Any, ...]) -> None:
+    if name == "join" and args and isinstance(args[0], (list, tuple)):
+        size = len(owner) * len(args[0]) + sum(len(str(item)) for item in args[0])
+    elif name == "replace" and len(args) >= 2:
+        size = len(owner) + owner.count(str(args[0])) * len(str(args[1]))
+    else:
+        return
+    if size > OUTPUT_CHARACTERS:
+        raise TemplateLimit(f"it makes a text of {size} characters")
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    from jinja2.ext import Extension, loopcontrols
+
+    class Generation(Extension):
+        """``{% generation %}`` marks the assistant's part for training; here it means nothing."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    # Without the optimizer no filter runs while the source is compiled, before the limits hold.
+    environment = _environment_class()(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        optimized=False,
+        extensions=[loopcontrols, Generation],
+    )
+    filters = {name: environment.filters[name] for name in _FILTERS if name in environment.filters}
+    environment.filters.clear()
+    environment.filters.update(filters, tojson=_tojson, replace=_replace)
+    allowed = {name: environment.globals[name] for name in ("range", "namespace", "dict")}
+    environment.globals.clear()
+    environment.globals.update(allowed, raise_exception=_raise, strftime_now=_strftime_now)
+    return environment
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
+    """JSON as models were trained on it: not escaped for HTML, unlike Jinja's own filter."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=min(indent, 8) if indent else None)
+
+
+def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
+    whole = str(text)
+    _check_growth("replace", whole, (old, new))
+    return whole.replace(old, new, count)
+
+
+def _raise(message: str) -> None:
+    raise TemplateRaised(str(message)[:500])
+
+
+def _strftime_now(format_: str) -> str:
+    return datetime.now().strftime(str(format_)[:200])

@@ -34,6 +34,10 @@ class Channel:
         parent: Scope that covers this one, None at the top.
         limit_watts: Power limit, the top of the fixed scale; None if unknown.
         label: A name for people (``NVIDIA L40S``).
+        range_joules: Where a cumulative counter starts again at 0; None if it never does.
+        average_s: Length of the running average that a power reading is, seconds; 0 is instant.
+        period_s: Expected time between two refreshes of the reading; None is learned.
+        relative_error: Half width of what is stated of the reading itself (0.4 for an estimate).
     """
 
     id: str
@@ -42,6 +46,10 @@ class Channel:
     parent: str | None = None
     limit_watts: float | None = None
     label: str = ""
+    range_joules: float | None = None
+    average_s: float = 0.0
+    period_s: float | None = None
+    relative_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +61,15 @@ class Reading:
         joules: Cumulative counter, unwrapped by nobody yet; None if the channel has none.
         watts: Power now; None if unknown.
         driver_us: The driver's own timestamp, microseconds; None where it gives none.
+        updated_ns: That timestamp on the monotonic clock. The meter finds out by itself whether it
+            is the time of the refresh (useful) or of the call (not).
     """
 
     t_ns: int
     joules: float | None
     watts: float | None = None
     driver_us: int | None = None
+    updated_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,7 @@ class PowerSource(Protocol):
     def probe(self) -> Sequence[ChannelProbe]: ...
 
     def read(self) -> Mapping[str, Reading]:
-        """Channel id -> reading now. Never raises for a channel that fails: the reading is empty."""
+        """Channel id -> reading now. A channel that fails gives an empty one; never raises."""
 
     def close(self) -> None: ...
 

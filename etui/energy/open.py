@@ -1,0 +1,104 @@
+"""Find every power source of this machine, and say what stands in the way of the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etui.config import Config
+from etui.energy.recorder import Recorder
+from etui.energy.sources.estimate import EstimateSource
+from etui.energy.sources.nvml import NvmlSource
+from etui.energy.sources.rapl import RaplSource
+from etui.energy.sources.sysfs import entries, text_or
+from etui.energy.types import Channel, ChannelProbe, PowerSource
+
+_NVIDIA = "0x10de"
+_DISPLAY = ("0x0300", "0x0302")
+"""PCI classes of GPUs: VGA controller and 3D controller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The sources of a machine, and the scopes that none of them can read."""
+
+    sources: tuple[PowerSource, ...]
+    unmeasured: tuple[str, ...]
+    probes: tuple[ChannelProbe, ...]
+
+
+def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Found:
+    """Open every source; the caller closes them.
+
+    Args:
+        config: Where sysfs lies, and whether to estimate.
+        clock: Monotonic clock in nanoseconds.
+    """
+    nvml = NvmlSource(clock)
+    rapl = RaplSource(config.sysfs_dir, clock)
+    hardware: list[PowerSource] = [nvml, rapl]
+    probes = [*_nvml_probes(nvml, config.sysfs_dir), *rapl.probe()]
+    channels = [channel for source in hardware for channel in source.channels]
+    unmeasured = _unmeasured(channels, [*nvml.unreadable_scopes, *rapl.unreadable_scopes])
+    sources = [source for source in hardware if source.channels]
+    if config.estimate == "always" or (config.estimate == "auto" and not channels):
+        estimate = EstimateSource(config.cpu_idle_watts, config.cpu_limit_watts, clock=clock)
+        sources.append(estimate)
+        probes.extend(estimate.probe())
+    for source in hardware:
+        if source not in sources:
+            source.close()
+    return Found(tuple(sources), unmeasured, tuple(probes))
+
+
+def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
+    """A recorder of every power channel that this machine lets etui read; not started yet."""
+    found = find_sources(config, clock)
+    return Recorder(
+        found.sources,
+        hz=config.sample_hz,
+        clock=clock,
+        unmeasured=found.unmeasured,
+        estimate=config.estimate,
+    )
+
+
+def probe_channels(config: Config) -> tuple[ChannelProbe, ...]:
+    """What ``etui doctor`` says: every channel found, readable or why not, and the exact fix."""
+    found = find_sources(config)
+    for source in found.sources:
+        source.close()
+    return found.probes
+
+
+def _unmeasured(channels: Sequence[Channel], unreadable: Sequence[str]) -> tuple[str, ...]:
+    """Scopes without a reading; the CPU package is always one when nothing covers it."""
+    covering = {"psys", "battery", "system"} & {channel.scope for channel in channels}
+    covered = any(c.scope.startswith(("package:", "module:")) for c in channels)
+    scopes = [scope for scope in unreadable if scope != "psys"]
+    if not covered and not covering and not any(s.startswith("package:") for s in scopes):
+        scopes.append("package:0")
+    return tuple(dict.fromkeys(scopes))
+
+
+def _nvml_probes(nvml: NvmlSource, sysfs_dir: Path) -> list[ChannelProbe]:
+    if not nvml.failure:
+        return list(nvml.probe())
+    cards = nvidia_cards(sysfs_dir)
+    if not cards:
+        return [ChannelProbe("nvml", False, False, f"no NVIDIA GPU here ({nvml.failure})")]
+    fix = "install the NVIDIA driver, and check with nvidia-smi"
+    if "not found" in nvml.failure:
+        fix = "install the NVIDIA driver (in a container: start it with --gpus all)"
+    return [ChannelProbe("nvml", True, False, f"{len(cards)} GPU, but {nvml.failure}", fix)]
+
+
+def nvidia_cards(sysfs_dir: Path) -> list[Path]:
+    """PCI devices that are NVIDIA GPUs, whether or not a driver runs them."""
+    return [
+        device
+        for device in entries(sysfs_dir / "bus" / "pci" / "devices")
+        if text_or(device / "vendor") == _NVIDIA and text_or(device / "class").startswith(_DISPLAY)
+    ]

@@ -1,0 +1,332 @@
+"""The meter: records every power channel and tells the energy of any interval afterwards."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from etui.energy.sampler import Sampler
+from etui.energy.scopes import Selection, select_disjoint, weakest
+from etui.energy.trace import ChannelTrace, CrossCheck
+from etui.energy.types import (
+    Channel,
+    ChannelEnergy,
+    ChannelPower,
+    Energy,
+    PowerSource,
+    Reading,
+)
+from etui.errors import UsageError
+
+_PEAK_BINS = 600
+
+
+class Recorder:
+    """Samples sources on the monotonic clock into ring buffers.
+
+    ``energy(a, b)`` is a pure function of what was recorded, and additive: the energies of
+    adjacent intervals sum exactly to that of the whole.
+
+    Args:
+        sources: What is read; the recorder closes them.
+        hz: Readings a second.
+        clock: Monotonic clock in nanoseconds.
+        unmeasured: Scopes of this machine that no source can read.
+        keep_seconds: History that is kept, in seconds.
+        estimate: ``auto``, ``always`` or ``never``, as in the Config.
+        sleep: How to wait, in seconds.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[PowerSource],
+        *,
+        hz: float = 20.0,
+        clock: Callable[[], int] = time.monotonic_ns,
+        unmeasured: Sequence[str] = (),
+        keep_seconds: float = 3600.0,
+        estimate: str = "auto",
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not (math.isfinite(hz) and 0 < hz <= 200):
+            raise UsageError(
+                f"the meter cannot sample at {hz} Hz", "set sample_hz to a number from 1 to 200"
+            )
+        self._sources = tuple(sources)
+        self._clock = clock
+        self._sleep = sleep
+        self._unmeasured = tuple(unmeasured)
+        channels = [channel for source in self._sources for channel in source.channels]
+        self.selection: Selection = select_disjoint(channels, estimate)
+        crowd = max(1.0, len(channels) / 8)  # memory is bounded with 64 GPUs, too
+        keep = int(max(keep_seconds / crowd, min(keep_seconds, 600.0)) * hz)
+        self._traces = {c.id: ChannelTrace(c, keep=keep, interval_s=1 / hz) for c in channels}
+        self._lock = threading.Condition()
+        self._sampler = Sampler(self._sources, int(1e9 / hz), clock, self._ingest)
+        self._idle: dict[str, float] = {}
+        self._start_ns: int | None = None
+        self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
+        """Called with every reading, for a trace that is written to a file."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Every recorded channel."""
+        return tuple(trace.channel for trace in self._traces.values())
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Scopes of this machine that no source can read."""
+        return self._unmeasured
+
+    @property
+    def sources(self) -> tuple[PowerSource, ...]:
+        """What is read."""
+        return self._sources
+
+    def start(self) -> None:
+        """Start recording; a second start does nothing."""
+        if self._start_ns is None:
+            self._start_ns = self._clock()
+        self._sampler.start()
+
+    def stop(self) -> None:
+        """Stop recording; what was recorded stays."""
+        self._sampler.stop()
+
+    def close(self) -> None:
+        """Stop and release the drivers."""
+        self._sampler.close()
+
+    def sample_now(self) -> None:
+        """Read every source once, on the calling thread."""
+        if self._start_ns is None:
+            self._start_ns = self._clock()
+        self._sampler.read_once()
+
+    def settle(self, end_ns: int, timeout_s: float = 0.4) -> bool:
+        """Wait until readings past ``end_ns`` exist, so that its energy no longer changes.
+
+        Args:
+            end_ns: End of the interval.
+            timeout_s: The longest wait, seconds.
+
+        Returns:
+            Whether every channel has settled.
+        """
+        if not self._sampler.running:
+            self._sampler.read_once()
+            with self._lock:
+                return self._settled(end_ns)
+        limit_ns = self._clock() + int(timeout_s * 1e9)
+        self._sampler.hurry(limit_ns)
+        with self._lock:
+            while not self._settled(end_ns):
+                left_s = (limit_ns - self._clock()) / 1e9
+                if left_s <= 0:
+                    return False
+                self._lock.wait(min(left_s, 0.1))
+                self._sampler.check()
+        return True
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        """Energy of an interval of the monotonic clock.
+
+        Raises:
+            UsageError: The interval ends before it starts.
+        """
+        if end_ns < start_ns:
+            raise UsageError("an interval cannot end before it starts", "swap start_ns and end_ns")
+        self._sampler.check()
+        with self._lock:
+            summed, missing = self._measured(self.selection.summed, start_ns, end_ns)
+            checks, _ = self._measured(self.selection.cross_checks, start_ns, end_ns)
+            peak = self._peak(summed, start_ns, end_ns)
+        unmeasured = (*self._unmeasured, *(s for s in missing if s not in self._unmeasured))
+        if not summed:
+            return Energy(
+                start_ns, end_ns, None, None, None, 0.0,
+                cross_checks=checks, unmeasured=unmeasured, flags=("unmeasured",),
+            )  # fmt: skip
+        joules = math.fsum(part.joules for part in summed)
+        idle = [self._idle.get(part.id) for part in summed]
+        known_idle = [watts for watts in idle if watts is not None]
+        seconds = (end_ns - start_ns) / 1e9
+        return Energy(
+            start_ns=start_ns,
+            end_ns=end_ns,
+            joules=joules,
+            uncertainty=math.hypot(*(part.uncertainty for part in summed)),
+            kind=weakest(part.kind for part in summed),
+            coverage=0.0 if missing else min(part.coverage for part in summed),
+            idle_watts=sum(known_idle) if len(known_idle) == len(idle) else None,
+            mean_watts=joules / seconds if seconds else None,
+            peak_watts=peak,
+            channels=summed,
+            cross_checks=checks,
+            unmeasured=unmeasured,
+            flags=tuple(dict.fromkeys(flag for part in summed for flag in part.flags)),
+        )
+
+    def latest(self) -> tuple[ChannelPower, ...]:
+        """The newest power of every channel, those of the total first."""
+        self._sampler.check()
+        now_ns = self._clock()
+        with self._lock:
+            return tuple(
+                ChannelPower(
+                    channel=channel,
+                    t_ns=self._traces[channel.id].last_read_ns,
+                    watts=self._traces[channel.id].watts_now(now_ns),
+                    joules_since_start=self._since_start(channel.id, now_ns),
+                    in_total=channel in self.selection.summed,
+                )
+                for channel in (*self.selection.summed, *self.selection.cross_checks)
+            )
+
+    @property
+    def joules_since_start(self) -> float | None:
+        """Energy of the total since the recorder started; None when nothing was measured."""
+        if self._start_ns is None:
+            return None
+        now_ns = self._clock()
+        with self._lock:
+            parts = [self._since_start(c.id, now_ns) for c in self.selection.summed]
+        known = [joules for joules in parts if joules is not None]
+        return math.fsum(known) if known else None
+
+    def power_curve(
+        self, start_ns: int, end_ns: int, points: int = 120
+    ) -> list[tuple[int, float | None]]:
+        """Mean watts of the total in equal slices; None for a slice without a record.
+
+        Returns:
+            (middle of the slice, watts) pairs; watts times slice length sum to the energy.
+        """
+        if end_ns <= start_ns or points < 1:
+            return []
+        marks = [start_ns + (end_ns - start_ns) * i // points for i in range(points + 1)]
+        curve: list[tuple[int, float | None]] = []
+        with self._lock:
+            traces = [self._traces[c.id] for c in self.selection.summed]
+            totals = [[trace.running(t_ns) for t_ns in marks] for trace in traces]
+        for index in range(points):
+            span = marks[index + 1] - marks[index]
+            joules = [
+                row[index + 1][0] - row[index][0]
+                for row in totals
+                if row[index + 1][1] > row[index][1]
+            ]
+            watts = math.fsum(joules) / span * 1e9 if joules and span else None
+            curve.append(((marks[index] + marks[index + 1]) // 2, watts))
+        return curve
+
+    def measure_idle(self, seconds: float = 5.0) -> Energy:
+        """Record the idle power of this moment and take it as the baseline.
+
+        Args:
+            seconds: How long to measure; nothing else should run meanwhile.
+
+        Returns:
+            The energy of the idle interval, whose mean watts are the baseline.
+        """
+        start_ns = self._clock()
+        self._sleep(seconds)
+        end_ns = self._clock()
+        self.settle(end_ns)
+        idle = self.energy(start_ns, end_ns)
+        self.set_idle({part.id: part.mean_watts for part in idle.channels})
+        return idle
+
+    def set_idle(self, watts_by_channel: Mapping[str, float] | None) -> None:
+        """Take idle watts by channel id as the baseline; None forgets it."""
+        with self._lock:
+            self._idle = dict(watts_by_channel or {})
+
+    @property
+    def idle_by_channel(self) -> Mapping[str, float]:
+        """The baseline in watts by channel id; empty without one."""
+        return dict(self._idle)
+
+    @property
+    def idle_watts(self) -> float | None:
+        """The baseline of the total in watts; None without one."""
+        idle = [self._idle.get(channel.id) for channel in self.selection.summed]
+        known = [watts for watts in idle if watts is not None]
+        return sum(known) if known and len(known) == len(idle) else None
+
+    def cross_check(self, channel_id: str, start_ns: int, end_ns: int) -> CrossCheck | None:
+        """Counter and integrated power of one channel side by side."""
+        with self._lock:
+            return self._traces[channel_id].cross_check(start_ns, end_ns)
+
+    def period_s(self, channel_id: str) -> float | None:
+        """Learned time between two refreshes of a channel, seconds; None while unknown."""
+        with self._lock:
+            return self._traces[channel_id].period_s
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory the record holds."""
+        return sum(trace.nbytes for trace in self._traces.values())
+
+    def _ingest(self, source: PowerSource, readings: Mapping[str, Reading]) -> None:
+        now_ns = self._clock()
+        with self._lock:
+            for channel in source.channels:
+                reading = readings.get(channel.id) or Reading(now_ns, None)
+                self._traces[channel.id].observe(reading)
+            self._lock.notify_all()
+        for tap in self.taps:
+            tap(readings)
+
+    def _settled(self, end_ns: int) -> bool:
+        now_ns = self._clock()
+        return all(trace.settled(end_ns, now_ns) for trace in self._traces.values())
+
+    def _measured(
+        self, channels: Sequence[Channel], start_ns: int, end_ns: int
+    ) -> tuple[tuple[ChannelEnergy, ...], list[str]]:
+        found: list[ChannelEnergy] = []
+        missing: list[str] = []
+        for channel in channels:
+            part = self._traces[channel.id].energy(start_ns, end_ns)
+            if part is None:
+                missing.append(channel.scope)
+            else:
+                found.append(part)
+        return tuple(found), missing
+
+    def _peak(self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int) -> float | None:
+        """Largest watts of the sum; of several channels, over slices of at least 0.1 s."""
+        if len(summed) == 1:
+            return summed[0].peak_watts
+        if not summed or end_ns <= start_ns:
+            return None
+        slice_ns = max(100_000_000, (end_ns - start_ns) // _PEAK_BINS)
+        if end_ns - start_ns <= slice_ns:
+            return math.fsum(part.mean_watts for part in summed)
+        total = sum(
+            self._traces[part.id].slice_watts(start_ns, end_ns, slice_ns) for part in summed
+        )
+        return float(max(total))  # type: ignore[arg-type]
+
+    def _since_start(self, channel_id: str, now_ns: int) -> float | None:
+        if self._start_ns is None:
+            return None
+        return self._traces[channel_id].joules_since(self._start_ns, now_ns)

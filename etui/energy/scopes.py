@@ -1,0 +1,132 @@
+"""What covers what: a total sums disjoint scopes only.
+
+Scopes form a tree: the whole machine (``psys``, ``battery``) above ``package:N`` (above its cores),
+``dram:N``, ``gpu:ID`` and ``module:ID`` (a GPU together with its CPU, as on Grace Hopper).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from etui.energy.types import Channel, Kind
+from etui.errors import EtuiError
+
+COVERING = ("psys", "battery", "system")
+"""Scopes of the whole machine, the finest first; they are never added to anything."""
+
+_CPU_PARTS = ("core", "uncore")
+_ORDER = tuple(Kind)
+
+
+class ScopeOverlap(EtuiError):
+    """Two channels that cover the same hardware were to be added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which channels a total sums, and which only check it."""
+
+    summed: tuple[Channel, ...]
+    cross_checks: tuple[Channel, ...]
+
+    @property
+    def covers_machine(self) -> bool:
+        """Whether the total is that of the whole machine."""
+        return any(family(channel.scope) in COVERING for channel in self.summed)
+
+
+def family(scope: str) -> str:
+    """First word of a scope: ``gpu`` of ``gpu:GPU-1a2b``."""
+    return scope.partition(":")[0]
+
+
+def weakest(kinds: Iterable[Kind]) -> Kind | None:
+    """The kind of a sum: that of its least certain part; None for no parts."""
+    return max(kinds, key=_ORDER.index, default=None)
+
+
+def overlaps(a: Channel, b: Channel) -> bool:
+    """Whether two channels cover any hardware in common."""
+    one, other = family(a.scope), family(b.scope)
+    if a.scope == b.scope or a.parent == b.scope or b.parent == a.scope:
+        return True
+    if one in COVERING or other in COVERING:
+        return True
+    pair = {one, other}
+    if pair == {"estimate"}:
+        return False
+    if "estimate" in pair:
+        # The estimate is one of the CPU with its memory; it says nothing of a GPU.
+        return bool(pair & {"package", "dram", "module", *_CPU_PARTS}) and _cpu(a, b)
+    if pair & set(_CPU_PARTS) and "package" in pair:
+        return _index(a.scope) == _index(b.scope)
+    if "module" in pair:
+        return bool(pair & {"package", "dram"}) or (
+            "gpu" in pair and _index(a.scope) == _index(b.scope)
+        )
+    if pair == {"package"}:
+        return a.scope.startswith(f"{b.scope}/") or b.scope.startswith(f"{a.scope}/")
+    return False
+
+
+def require_disjoint(channels: Sequence[Channel]) -> None:
+    """Refuse a sum that would count hardware twice.
+
+    Raises:
+        ScopeOverlap: Two of the channels overlap.
+    """
+    for index, one in enumerate(channels):
+        for other in channels[index + 1 :]:
+            if overlaps(one, other):
+                raise ScopeOverlap(
+                    f"{one.id} and {other.id} cover the same hardware and cannot be added",
+                    "leave one of the two channels out of the sum",
+                )
+
+
+def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Selection:
+    """The channels that a total sums.
+
+    Covering scopes are cross-checks; one of them is the total only when nothing finer can be read.
+    An estimate is summed when no hardware channel is there at all, or when ``estimate`` is
+    ``always`` and no hardware channel covers the same. Of channels that overlap, the better kind
+    is summed.
+
+    Args:
+        channels: Readable channels, in any order.
+        estimate: ``auto``, ``always`` or ``never``.
+    """
+    fine = [c for c in channels if family(c.scope) not in COVERING and c.kind is not Kind.ESTIMATE]
+    covering = sorted(
+        (c for c in channels if family(c.scope) in COVERING),
+        key=lambda c: COVERING.index(family(c.scope)),
+    )
+    guesses = [c for c in channels if c.kind is Kind.ESTIMATE]
+    summed: list[Channel] = []
+    for channel in sorted(fine, key=_rank):
+        if not any(overlaps(channel, taken) for taken in summed):
+            summed.append(channel)
+    if not summed and covering:
+        summed.append(covering[0])
+    if estimate == "always" or (estimate == "auto" and not summed):
+        for guess in guesses:
+            if not any(overlaps(guess, taken) for taken in summed):
+                summed.append(guess)
+    require_disjoint(summed)
+    rest = tuple(c for c in channels if c not in summed)
+    return Selection(tuple(c for c in channels if c in summed), rest)
+
+
+def _rank(channel: Channel) -> tuple[int, int, str]:
+    part = family(channel.scope) in _CPU_PARTS  # a whole before its parts
+    return (int(part), _ORDER.index(channel.kind), channel.id)
+
+
+def _index(scope: str) -> str:
+    return scope.partition(":")[2]
+
+
+def _cpu(a: Channel, b: Channel) -> bool:
+    guess = a if a.kind is Kind.ESTIMATE else b
+    return guess.scope == "estimate:cpu"

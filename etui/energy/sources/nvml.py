@@ -1,0 +1,266 @@
+"""NVIDIA GPUs through NVML.
+
+One ``nvmlDeviceGetFieldValues`` call gives the energy counter (field 83), instant power (186) and
+average power (185). Where fields are missing, ``nvmlDeviceGetTotalEnergyConsumption`` and
+``nvmlDeviceGetPowerUsage`` stand in; the latter is an average over one second on Ampere (GA100
+aside) and newer, and is treated as one. 0 mW and "not supported" are missing values.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+
+TOTAL_ENERGY, AVERAGE_POWER, INSTANT_POWER = 83, 185, 186
+_GPU_SCOPE, _MODULE_SCOPE = 0, 1
+_AMPERE = 7
+_AVERAGE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one GPU is read.
+
+    Attributes:
+        counter: ``field``, ``call`` or empty: where its energy counter comes from.
+        power: ``instant``, ``average`` (fields), ``usage`` (call) or empty.
+        scope_id: NVML power scope of the power fields: 0 the GPU, 1 the module.
+        average_s: Length of the running average that the power reading is, seconds.
+    """
+
+    counter: str
+    power: str
+    scope_id: int = _GPU_SCOPE
+    average_s: float = 0.0
+
+
+class NvmlSource:
+    """Every NVIDIA GPU that the driver shows.
+
+    Args:
+        clock: Monotonic clock in nanoseconds.
+        wall: Wall clock in nanoseconds, for the driver's timestamps.
+        library: The ``pynvml`` module; None imports it.
+    """
+
+    name = "nvml"
+
+    def __init__(
+        self,
+        clock: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], int] = time.time_ns,
+        library: ModuleType | None = None,
+    ) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._gpus: list[tuple[Channel, Any, Plan]] = []
+        self._probes: list[ChannelProbe] = []
+        self._open = False
+        self.failure = ""
+        """NVML's own words when it could not be started; empty when it runs."""
+        try:
+            self._nvml: Any = library or _import()
+        except ImportError:
+            self._nvml, self.failure = None, "the package nvidia-ml-py is not installed"
+            return
+        try:
+            self._nvml.nvmlInit()
+        except self._nvml.NVMLError as error:
+            self.failure = _words(error)
+            return
+        except AttributeError:
+            self.failure = "another package than nvidia-ml-py provides `pynvml`"
+            return
+        self._open = True
+        self._look()
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """GPUs that gave a reading."""
+        return [channel for channel, _, _ in self._gpus]
+
+    @property
+    def unreadable_scopes(self) -> list[str]:
+        """GPUs that are there and cannot be read."""
+        return [p.id for p in self._probes if p.found and not p.readable]
+
+    @property
+    def handles(self) -> Sequence[tuple[Channel, Any]]:
+        """Channel and NVML handle of each GPU that is read."""
+        return [(channel, handle) for channel, handle, _ in self._gpus]
+
+    @property
+    def library(self) -> Any:
+        """The ``pynvml`` module in use; None when NVML did not start."""
+        return self._nvml if self._open else None
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """What was found when the source was opened; nothing when NVML did not start."""
+        return self._probes
+
+    def read(self) -> Mapping[str, Reading]:
+        """Counter and power of every GPU; one that fails gives an empty reading."""
+        return {channel.id: self._read(handle, plan) for channel, handle, plan in self._gpus}
+
+    def close(self) -> None:
+        """Release NVML."""
+        if self._open:
+            self._open = False
+            self._nvml.nvmlShutdown()
+
+    def _look(self) -> None:
+        count = self._ask("nvmlDeviceGetCount") or 0
+        if not count:
+            self.failure = "the driver shows no GPU"
+        for index in range(count):
+            try:
+                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+            except self._nvml.NVMLError as error:
+                why, fix = _words(error), "check the GPU with nvidia-smi"
+                self._probes.append(ChannelProbe(f"gpu:{index}", True, False, why, fix))
+                continue
+            self._add(index, handle)
+
+    def _add(self, index: int, handle: Any) -> None:
+        uuid = self._ask("nvmlDeviceGetUUID", handle) or str(index)
+        name = self._ask("nvmlDeviceGetName", handle) or "NVIDIA GPU"
+        plan = self._plan(handle)
+        module = plan.scope_id == _MODULE_SCOPE
+        scope = f"{'module' if module else 'gpu'}:{uuid}"
+        if not plan.counter and not plan.power:
+            why = f"{name} gives neither energy nor power"
+            fix = "vGPU and MIG guests cannot read power: run etui on the host of the GPU"
+            self._probes.append(ChannelProbe(scope, True, False, why, fix))
+            return
+        limit_mw = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+        channel = Channel(
+            id=scope,
+            scope=scope,
+            kind=Kind.COUNTER if plan.counter else Kind.INTEGRATED,
+            parent=None if module else f"module:{uuid}",
+            limit_watts=limit_mw / 1e3 if limit_mw else None,
+            label=str(name) + (" (GPU and CPU together)" if module else ""),
+            average_s=plan.average_s,
+        )
+        self._gpus.append((channel, handle, plan))
+        self._probes.append(ChannelProbe(scope, True, True, self._remark(handle, plan)))
+
+    def _plan(self, handle: Any) -> Plan:
+        values = self._fields(handle, _GPU_SCOPE)
+        energy = values.get(TOTAL_ENERGY)
+        counter = "field" if energy and energy[0] is not None else ""
+        if not counter and self._ask("nvmlDeviceGetTotalEnergyConsumption", handle) is not None:
+            counter = "call"
+        usage = self._ask("nvmlDeviceGetPowerUsage", handle)
+        instant = values.get(INSTANT_POWER, _NOTHING)[0]
+        if instant or (instant is not None and not usage):
+            return Plan(counter, "instant")
+        if usage is not None:
+            average_s = _AVERAGE_S if self._averaging(handle) else 0.0
+            return Plan(counter, "usage", average_s=average_s)
+        if values.get(AVERAGE_POWER, _NOTHING)[0] is not None:
+            return Plan(counter, "average", average_s=_AVERAGE_S)
+        module = self._fields(handle, _MODULE_SCOPE).get(INSTANT_POWER, _NOTHING)[0]
+        if not counter and module is not None:
+            return Plan(counter, "instant", _MODULE_SCOPE)
+        return Plan(counter, "")
+
+    def _averaging(self, handle: Any) -> bool:
+        """Whether ``nvmlDeviceGetPowerUsage`` is an average over a second: Ampere and newer.
+
+        GA100 (the A100 and A30) is the exception; NVML gives it Ampere's architecture number.
+        """
+        architecture = self._ask("nvmlDeviceGetArchitecture", handle)
+        if architecture is None or architecture >= 0xFFFF:
+            return False
+        name = str(self._ask("nvmlDeviceGetName", handle) or "")
+        return bool(architecture >= _AMPERE) and not ("A100" in name or "A30" in name.split())
+
+    def _remark(self, handle: Any, plan: Plan) -> str:
+        remarks = []
+        if not plan.counter:
+            remarks.append("no energy counter, power is integrated")
+        if plan.average_s:
+            remarks.append("power is an average over one second")
+        mode = self._ask("nvmlDeviceGetMigMode", handle)
+        if mode and mode[0]:
+            remarks.append("MIG is on: the reading is that of the whole board")
+        return "; ".join(remarks)
+
+    def _read(self, handle: Any, plan: Plan) -> Reading:
+        before_ns = self._clock()
+        values: dict[int, tuple[float | None, int]] = {}
+        if plan.counter == "field" or plan.power in ("instant", "average"):
+            values = self._fields(handle, plan.scope_id)
+        millijoules: float | None = None
+        stamp_us: int | None = None
+        if plan.counter == "field" and TOTAL_ENERGY in values:
+            millijoules, stamp_us = values[TOTAL_ENERGY]
+        elif plan.counter == "call":
+            millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption", handle)
+        if plan.power == "usage":
+            milliwatts = self._ask("nvmlDeviceGetPowerUsage", handle)
+        else:
+            number = INSTANT_POWER if plan.power == "instant" else AVERAGE_POWER
+            milliwatts = values.get(number, _NOTHING)[0] if plan.power else None
+        after_ns = self._clock()
+        return Reading(
+            t_ns=(before_ns + after_ns) // 2,
+            joules=None if millijoules is None else millijoules / 1e3,
+            watts=milliwatts / 1e3 if milliwatts else None,
+            driver_us=stamp_us or None,
+            updated_ns=self._monotonic(stamp_us, after_ns),
+        )
+
+    def _monotonic(self, stamp_us: int | None, now_ns: int) -> int | None:
+        """A driver's timestamp (microseconds since 1970) on the monotonic clock."""
+        if not stamp_us:
+            return None
+        age_ns = self._wall() - stamp_us * 1000
+        return now_ns - age_ns if -1_000_000_000 < age_ns < 60_000_000_000 else None
+
+    def _fields(self, handle: Any, scope_id: int) -> dict[int, tuple[float | None, int]]:
+        """Field id -> (value, timestamp in us); a value that is not supported is None."""
+        wanted = [TOTAL_ENERGY, (INSTANT_POWER, scope_id), (AVERAGE_POWER, scope_id)]
+        found = self._ask("nvmlDeviceGetFieldValues", handle, wanted)
+        if found is None:
+            return {}
+        return {v.fieldId: (self._number(v), int(v.timestamp)) for v in found}
+
+    def _number(self, value: Any) -> float | None:
+        if value.nvmlReturn != 0:
+            return None
+        member = _MEMBERS.get(value.valueType)
+        return None if member is None else getattr(value.value, member)
+
+    def _ask(self, function: str, *args: Any) -> Any:
+        """An NVML call's answer; None when the card, the driver or pynvml does not have it."""
+        call = getattr(self._nvml, function, None)
+        if call is None:
+            return None
+        try:
+            return call(*args)
+        except self._nvml.NVMLError:
+            return None
+
+
+_MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+"""nvmlValueType_t -> member of the union."""
+
+_NOTHING: tuple[None, int] = (None, 0)
+
+
+def _import() -> ModuleType:
+    import pynvml
+
+    module: ModuleType = pynvml
+    return module
+
+
+def _words(error: Exception) -> str:
+    return str(error).rstrip(".").lower() or type(error).__name__

@@ -1,0 +1,228 @@
+"""CPU packages and memory through the powercap tree (Intel RAPL, also AMD since Zen).
+
+Only ``package-N`` and ``dram`` are summed; ``psys`` covers the whole platform and is a cross-check;
+``core`` and ``uncore`` are parts of the package and are never read. The same zone shows up under
+the MSR and the MMIO interface, and dies of one package can mirror one counter: each counts once.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etui.energy.sources.sysfs import (
+    SysfsError,
+    entries,
+    int_or_none,
+    read_int,
+    text_or,
+)
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+
+_ZONE = re.compile(r"(?P<control>intel-rapl(?:-mmio)?):(?P<path>\d+(?::\d+)*)$")
+_PACKAGE = re.compile(r"package-(?P<package>\d+)(?:-die-(?P<die>\d+))?$")
+_PERIOD_S = 0.001
+"""RAPL counters are refreshed about every millisecond (Intel SDM vol. 3B, section 15.10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """One zone of the powercap tree that a meter may use."""
+
+    folder: Path
+    scope: str
+    range_joules: float | None
+    limit_watts: float | None
+
+    @property
+    def counter(self) -> Path:
+        """The file with the cumulative counter, microjoules."""
+        return self.folder / "energy_uj"
+
+
+class RaplSource:
+    """RAPL zones below ``<sysfs>/class/powercap``.
+
+    Args:
+        sysfs_dir: Root of sysfs.
+        clock: Monotonic clock in nanoseconds.
+    """
+
+    name = "rapl"
+
+    def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._root = sysfs_dir / "class" / "powercap"
+        self._sysfs_dir = sysfs_dir
+        self._clock = clock
+        self._readable: list[tuple[Channel, Path]] = []
+        self._probes: list[ChannelProbe] = []
+        self._look()
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """Zones that gave a reading."""
+        return [channel for channel, _ in self._readable]
+
+    @property
+    def unreadable_scopes(self) -> list[str]:
+        """Scopes of zones that are there and cannot be read; covering scopes left out."""
+        return [p.id for p in self._probes if p.found and not p.readable and ":" in p.id]
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """What was found when the source was opened."""
+        return self._probes
+
+    def read(self) -> Mapping[str, Reading]:
+        """Counters in joules; a zone that fails gives an empty reading."""
+        readings: dict[str, Reading] = {}
+        for channel, path in self._readable:
+            try:
+                microjoules = read_int(path)
+            except SysfsError:
+                readings[channel.id] = Reading(self._clock(), None)
+            else:
+                joules = microjoules / 1e6 if microjoules >= 0 else None
+                readings[channel.id] = Reading(self._clock(), joules)
+        return readings
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _look(self) -> None:
+        zones = find_zones(self._root)
+        if not zones:
+            self._probes = [_absent(self._root)]
+            return
+        seen: dict[str, int] = {}
+        for zone in zones:
+            try:
+                now = read_int(zone.counter)
+            except SysfsError as error:
+                self._probes.append(_refused(zone, error))
+                continue
+            if now < 0:
+                why = f"{zone.counter} holds {now}, and a counter is never negative"
+                self._probes.append(ChannelProbe(zone.scope, True, False, why))
+                continue
+            if now and seen.get(_package_of(zone.scope)) == now:
+                continue  # another die of the package that shows the same counter
+            seen[_package_of(zone.scope)] = now
+            self._readable.append((_channel(zone), zone.counter))
+            self._probes.append(ChannelProbe(zone.scope, True, True))
+
+
+def find_zones(root: Path) -> list[Zone]:
+    """Package, dram and psys zones of a powercap folder, each scope once.
+
+    A zone that is there under the MSR and the MMIO interface is taken where its counter can be
+    read; where both can, MMIO.
+    """
+    best: dict[str, tuple[int, Zone]] = {}
+    for folder in _zone_folders(root):
+        zone = _zone(folder)
+        if zone is None:
+            continue
+        readable = int_or_none(zone.counter) is not None
+        rank = 2 * readable + folder.name.startswith("intel-rapl-mmio")
+        if zone.scope not in best or rank > best[zone.scope][0]:
+            best[zone.scope] = (rank, zone)
+    return [best[scope][1] for scope in sorted(best)]
+
+
+def _zone_folders(root: Path) -> Iterator[Path]:
+    """Zone folders, whether the tree lists them flat (as sysfs does), nested, or both."""
+    names: set[str] = set()
+    pending = entries(root)
+    while pending:
+        folder = pending.pop(0)
+        control = folder.name in ("intel-rapl", "intel-rapl-mmio")
+        match = _ZONE.match(folder.name)
+        if not control and (match is None or folder.name in names):
+            continue
+        if match is not None:
+            names.add(folder.name)
+            yield folder
+        pending.extend(e for e in entries(folder) if e.name.startswith("intel-rapl") and e.is_dir())
+
+
+def _zone(folder: Path) -> Zone | None:
+    scope = _scope(folder)
+    if scope is None:
+        return None
+    span = int_or_none(folder / "max_energy_range_uj")
+    limit = int_or_none(folder / "constraint_0_power_limit_uw")
+    return Zone(
+        folder,
+        scope,
+        span / 1e6 if span is not None and span > 0 else None,
+        limit / 1e6 if limit is not None and limit > 0 else None,
+    )
+
+
+def _scope(folder: Path) -> str | None:
+    name = text_or(folder / "name")
+    if name == "psys":
+        return "psys"
+    if match := _PACKAGE.match(name):
+        return _package_scope(match)
+    if name == "dram":
+        parent = _ZONE.match(folder.name)
+        assert parent is not None
+        above = f"{parent['control']}:{parent['path'].rpartition(':')[0]}"
+        holder = folder.parent if folder.parent.name == above else folder.parent / above
+        match = _PACKAGE.match(text_or(holder / "name"))
+        if match:
+            return _package_scope(match).replace("package", "dram")
+        return f"dram:{parent['path'].partition(':')[0]}"
+    return None
+
+
+def _package_scope(match: re.Match[str]) -> str:
+    scope = f"package:{match['package']}"
+    return f"{scope}/die:{match['die']}" if match["die"] is not None else scope
+
+
+def _package_of(scope: str) -> str:
+    return scope.partition("/")[0]
+
+
+def _channel(zone: Zone) -> Channel:
+    kinds = {"package": "CPU package", "dram": "memory", "psys": "platform"}
+    word = kinds[zone.scope.partition(":")[0]]
+    number = zone.scope.partition(":")[2]
+    return Channel(
+        id=zone.scope,
+        scope=zone.scope,
+        kind=Kind.COUNTER,
+        parent=None if zone.scope == "psys" else "psys",
+        limit_watts=zone.limit_watts,
+        label=f"{word} {number}".strip(),
+        range_joules=zone.range_joules,
+        period_s=_PERIOD_S,
+    )
+
+
+def _refused(zone: Zone, error: SysfsError) -> ChannelProbe:
+    why = f"{zone.counter}: {error.why}"
+    if not error.denied:
+        return ChannelProbe(zone.scope, True, False, why)
+    below = "/".join(zone.counter.parts[-4:])
+    fix = (
+        f"sudo chmod a+r {zone.counter} (until the next boot); to keep it: echo "
+        f"'mode {below} = 0444' | sudo tee -a /etc/sysfs.conf (package sysfsutils)"
+    )
+    why += " (since Linux 5.10 only root may read it, CVE-2020-8694)"
+    return ChannelProbe(zone.scope, True, False, why, fix)
+
+
+def _absent(root: Path) -> ChannelProbe:
+    if not root.is_dir():
+        why = f"{root} does not exist: no powercap in this kernel, container or virtual machine"
+        fix = "run etui on the machine itself, or mount its /sys/class/powercap and set ETUI_SYSFS"
+    else:
+        why = f"{root} holds no RAPL zone"
+        fix = "sudo modprobe intel_rapl_common intel_rapl_msr"
+    return ChannelProbe("rapl", False, False, why, fix)

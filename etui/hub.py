@@ -19,7 +19,6 @@ from etui.errors import DownloadFailed, EtuiError
 from etui.model_files import check_space
 from etui.models import HubSource
 
-_CHUNK_BYTES = 1 << 20
 _METADATA_SECONDS = 15.0
 _READ_SECONDS = 30.0
 _FRUITLESS_TRIES = 4
@@ -77,7 +76,7 @@ def fetch(
     with partial.open("ab") as out:
         if file.size_bytes is not None:
             if out.tell() > file.size_bytes:
-                out.truncate(0)
+                _empty(out)
             check_space(folder, file.size_bytes - out.tell())
         fruitless = 0
         while True:
@@ -118,12 +117,18 @@ def _stream(
     with get_session().stream("GET", url, headers=headers, timeout=_READ_SECONDS) as response:
         hf_raise_for_status(response)
         if start and response.status_code != 206:  # the server sends the whole file again
-            out.truncate(0)
-        for chunk in response.iter_bytes(_CHUNK_BYTES):
+            _empty(out)
+        # As they come: a chunk size would hold bytes back, and lose them when the line drops.
+        for chunk in response.iter_bytes():
             out.write(chunk)
             report(out.tell())
     if file.size_bytes is not None and out.tell() != file.size_bytes:
         raise EOFError(f"the file ended at byte {out.tell()} of {file.size_bytes}")
+
+
+def _empty(out: IO[bytes]) -> None:
+    out.truncate(0)
+    out.seek(0)  # truncating leaves the position, and `tell` with it, where it was
 
 
 def _reason(error: Exception) -> str:

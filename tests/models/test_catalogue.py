@@ -1,0 +1,177 @@
+"""models.yaml: what is shipped, what a user's own file may say, and what is refused where."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.config import Config
+from etui.errors import InvalidFile, UsageError
+from etui.model_schema import WheelEntry
+from etui.models import (
+    STARTER,
+    HubSource,
+    PathSource,
+    WheelPart,
+    WheelsSource,
+    load_catalogue,
+    model_path,
+)
+
+FROM_THE_INDEX = {
+    "smollm2-135m": (1, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+    "gemma-3-270m": (4, "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"),
+    "qwen2.5-coder-0.5b": (6, "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"),
+    "qwen2.5-coder-1.5b": (22, "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"),
+}
+
+
+def entry(config: Config, text: str) -> None:
+    config.models_file.write_text(text)
+
+
+@pytest.mark.parametrize("name", FROM_THE_INDEX)
+def test_four_models_come_from_the_package_index(config: Config, name: str) -> None:
+    wheels, sha256 = FROM_THE_INDEX[name]
+    spec = load_catalogue(config).get(name)
+    assert spec.sha256 == sha256
+    first = spec.sources[0]
+    assert isinstance(first, WheelsSource)
+    assert len(first.parts) == wheels
+
+
+def test_starter_is_shipped(config: Config) -> None:
+    assert STARTER in load_catalogue(config)
+
+
+def test_numbered_wheels_are_joined_in_numeric_order(config: Config) -> None:
+    source = load_catalogue(config).get("qwen2.5-coder-1.5b").sources[0]
+    assert isinstance(source, WheelsSource)
+    numbers = [part.requirement.partition("==")[0].rpartition("part")[2] for part in source.parts]
+    assert numbers == [str(number) for number in range(1, 23)]
+
+
+def test_models_with_think_tags_can_be_switched(config: Config) -> None:
+    spec = load_catalogue(config).get("qwen3-4b")
+    assert (spec.think_open, spec.think_close) == ("<think>", "</think>")
+    assert spec.thinking_switch == "enable_thinking"
+    assert spec.sources == (HubSource("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf"),)
+
+
+@given(first=st.integers(0, 500), count=st.integers(1, 400))
+def test_a_row_of_wheels_is_every_number_once(first: int, count: int) -> None:
+    last = first + count - 1
+    wheel = WheelEntry(package=f"a-part{{{first}..{last}}}.x==1.0", file="*")
+    assert list(wheel.parts()) == [
+        WheelPart(f"a-part{number}.x==1.0", "*") for number in range(first, last + 1)
+    ]
+
+
+def test_users_entry_takes_the_place_of_a_shipped_one(config: Config) -> None:
+    entry(
+        config,
+        "models:\n  smollm2-135m: {size: mine, context: 512, gpu_layers: 3,"
+        " sources: [{path: own.gguf}]}\n",
+    )
+    spec = load_catalogue(config).get("smollm2-135m")
+    assert (spec.size, spec.context, spec.gpu_layers, spec.origin) == ("mine", 512, 3, "user")
+    # A relative path is meant from the folder of the file that says it.
+    assert model_path(spec, config) == config.home / "own.gguf"
+    assert "qwen3-4b" in load_catalogue(config)
+
+
+def test_unknown_name_offers_the_nearest(config: Config) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_catalogue(config).get("Smollm-135m")
+    assert "'Smollm-135m'" in caught.value.what
+    assert "smollm2-135m" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "says"),
+    [
+        ("models:\n  a: {size: s, contxt: 1, sources: [{path: x}]}", "2:16", "'context'"),
+        ("models:\n  a: {size: s}", "2:6", "sources"),
+        ("models:\n  a: {size: s, sources: []}", "2:25", "at least 1"),
+        (
+            "models:\n  a: {size: s, sources: [{path: x, hf: {repo: a/b, file: c.gguf}}]}",
+            "2:26",
+            "one",
+        ),
+        ("models:\n  a: {size: s, sources: [{}]}", "2:26", "wheels, hf or path"),
+        ("models:\n  ../a: {size: s, sources: [{path: x}]}", "2:", "cannot name a model"),
+        ("models:\n  a.gguf: {size: s, sources: [{path: x}]}", "2:", "cannot name a model"),
+        ("models:\n  a: {size: s, sha256: 12ab, sources: [{path: x}]}", "2:24", "64 hexadecimal"),
+        ("models:\n  a: {size: s, context: 4k, sources: [{path: x}]}", "2:25", "whole number"),
+        ("models:\n  a: {size: s, kv_type: q8, sources: [{path: x}]}", "2:25", "q8_0"),
+        ("models:\n  a: {size: s, gpu_layers: some, sources: [{path: x}]}", "2:28", "auto"),
+        (
+            "models:\n  a: {size: s, sources: [{wheels: [{package: a>=1, file: x}]}]}",
+            "2:46",
+            "name==version",
+        ),
+        (
+            "models:\n  a: {size: s, sources: [{wheels: [{package: 'a{4..1}==1', file: x}]}]}",
+            "2:46",
+            "no range",
+        ),
+        ("models:\n  a: {size: s, sources: [{hf: {repo: a, file: c.gguf}}]}", "2:38", "repo"),
+        ("models: [", "2:1", "parsing"),
+        ("models:\n  a: 1", "2:6", "mapping"),
+    ],
+)
+def test_faults_are_refused_at_their_place(
+    config: Config, text: str, where: str, says: str
+) -> None:
+    entry(config, text)
+    with pytest.raises(InvalidFile) as caught:
+        load_catalogue(config)
+    assert caught.value.what.startswith(f"{config.models_file}:{where}"), caught.value.what
+    assert says in caught.value.what
+
+
+def test_gguf_files_in_the_folder_are_models_of_their_own(
+    config: Config, make_gguf: Callable[[int], bytes]
+) -> None:
+    config.models_dir.mkdir()
+    for name in ("mine", "big-00001-of-00002", "big-00002-of-00002", "smollm2-135m"):
+        (config.models_dir / f"{name}.gguf").write_bytes(make_gguf(1))
+    found = {spec.name for spec in load_catalogue(config) if spec.origin == "found"}
+    assert found == {"mine", "big-00001-of-00002"}
+    spec = load_catalogue(config).get("mine")
+    assert model_path(spec, config) == config.models_dir / "mine.gguf"
+    assert spec.sources == (PathSource(config.models_dir / "mine.gguf"),)
+
+
+def test_path_of_a_gguf_is_a_model(
+    config: Config, tmp_path: Path, make_gguf: Callable[[int], bytes]
+) -> None:
+    path = tmp_path / "elsewhere.gguf"
+    path.write_bytes(make_gguf(1))
+    spec = load_catalogue(config).get(str(path))
+    assert (spec.name, model_path(spec, config)) == ("elsewhere", path)
+
+
+def test_path_of_a_gguf_with_the_name_of_another_model_is_refused(
+    config: Config, tmp_path: Path, make_gguf: Callable[[int], bytes]
+) -> None:
+    path = tmp_path / "smollm2-135m.gguf"
+    path.write_bytes(make_gguf(1))
+    with pytest.raises(UsageError, match="name of another model"):
+        load_catalogue(config).get(str(path))
+
+
+def test_naming_models_is_light() -> None:
+    heavy = {"pydantic", "yaml", "huggingface_hub", "llama_cpp", "textual", "rich", "filelock"}
+    code = (
+        "import sys, etui.models, etui.download, etui.cli.models;"
+        f"print(sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,197 @@
+"""A model's file is used only when its header and its sha256 are right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.config import Config
+from etui.errors import ModelUnavailable
+from etui.model_files import FileRecord, read_record, record_path, write_record
+from etui.models import (
+    HubSource,
+    ModelSpec,
+    PathSource,
+    load_catalogue,
+    model_path,
+    recorded_sha256,
+    require,
+    verify,
+)
+
+Make = Callable[[int], bytes]
+
+
+def spec_of(data: bytes, name: str = "tiny") -> ModelSpec:
+    digest = hashlib.sha256(data).hexdigest()
+    return ModelSpec(name, "tiny", (HubSource("a/b", "c.gguf"),), digest, len(data))
+
+
+def put(config: Config, name: str, data: bytes) -> Path:
+    config.models_dir.mkdir(exist_ok=True)
+    path = config.models_dir / f"{name}.gguf"
+    path.write_bytes(data)
+    return path
+
+
+def test_right_file_is_used(config: Config, make_gguf: Make) -> None:
+    data = make_gguf(1)
+    path = put(config, "tiny", data)
+    assert require(spec_of(data), config) == path
+    assert recorded_sha256(spec_of(data), config) == hashlib.sha256(data).hexdigest()
+
+
+def test_missing_file_names_the_command_that_pulls_it(config: Config, make_gguf: Make) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        require(spec_of(make_gguf(1)), config)
+    assert caught.value.fix == "run: etui models pull tiny"
+
+
+def test_missing_file_that_was_renamed_is_pointed_at(config: Config, make_gguf: Make) -> None:
+    data = make_gguf(1)
+    put(config, "other-name", data)
+    with pytest.raises(ModelUnavailable, match=r"other-name\.gguf there has its size"):
+        require(spec_of(data), config)
+
+
+@pytest.mark.parametrize(
+    ("cut", "says"),
+    [(slice(0, -8), "truncated"), (slice(0, 10), "truncated"), (slice(0, 0), "empty")],
+)
+def test_truncated_file_is_refused(config: Config, make_gguf: Make, cut: slice, says: str) -> None:
+    data = make_gguf(1)
+    put(config, "tiny", data[cut])
+    with pytest.raises(ModelUnavailable, match=says):
+        require(spec_of(data), config)
+
+
+def test_file_that_is_no_gguf_is_refused(config: Config, make_gguf: Make) -> None:
+    put(config, "tiny", b"<html>not found</html>")
+    with pytest.raises(ModelUnavailable, match="not a GGUF"):
+        require(spec_of(make_gguf(1)), config)
+
+
+def test_one_flipped_bit_is_refused(config: Config, make_gguf: Make) -> None:
+    data = make_gguf(1)
+    put(config, "tiny", data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ModelUnavailable, match="sha256"):
+        require(spec_of(data), config)
+
+
+def test_file_of_another_model_is_recognised(config: Config, make_gguf: Make) -> None:
+    other = make_gguf(2)
+    digest = hashlib.sha256(other).hexdigest()
+    config.models_file.write_text(
+        f"models:\n  second: {{size: s, sha256: {digest}, sources: [{{path: nowhere.gguf}}]}}\n"
+    )
+    put(config, "tiny", other)
+    with pytest.raises(ModelUnavailable, match="which is second") as caught:
+        require(spec_of(make_gguf(1)), config)
+    assert "etui models pull tiny" in caught.value.fix
+
+
+def test_unchanged_file_is_not_hashed_again(
+    config: Config, make_gguf: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_gguf(1)
+    path = put(config, "tiny", data)
+    require(spec_of(data), config)
+
+    def hashed(*_: object) -> str:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("etui.model_files.hash_file", hashed)
+    assert require(spec_of(data), config) == path
+
+
+def test_changed_file_is_hashed_again(config: Config, make_gguf: Make) -> None:
+    data = make_gguf(1)
+    path = put(config, "tiny", data)
+    require(spec_of(data), config)
+    before = path.stat()
+    path.write_bytes(make_gguf(2))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert recorded_sha256(spec_of(data), config) is None
+    with pytest.raises(ModelUnavailable, match="sha256"):
+        require(spec_of(data), config)
+
+
+def test_record_is_not_trusted_for_another_expectation(config: Config, make_gguf: Make) -> None:
+    put(config, "tiny", make_gguf(1))
+    require(spec_of(make_gguf(1)), config)
+    with pytest.raises(ModelUnavailable, match="sha256"):
+        require(spec_of(make_gguf(2)), config)
+
+
+def test_verify_reads_the_file_whatever_was_recorded(config: Config, make_gguf: Make) -> None:
+    data = make_gguf(1)
+    path = put(config, "tiny", data)
+    require(spec_of(data), config)
+    before = path.stat()
+    path.write_bytes(make_gguf(2))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ModelUnavailable, match="sha256"):
+        verify(spec_of(data), config)
+
+
+def test_found_file_may_change(config: Config, make_gguf: Make) -> None:
+    path = put(config, "mine", make_gguf(1))
+    spec = load_catalogue(config).get("mine")
+    require(spec, config)
+    path.write_bytes(make_gguf(2))
+    assert verify(spec, config).expected is None
+    assert recorded_sha256(spec, config) == hashlib.sha256(make_gguf(2)).hexdigest()
+
+
+def test_hash_that_the_hub_gave_stays_expected(config: Config, make_gguf: Make) -> None:
+    spec = ModelSpec("tiny", "tiny", (HubSource("a/b", "c.gguf"),))
+    path = put(config, "tiny", make_gguf(1))
+    digest = hashlib.sha256(make_gguf(1)).hexdigest()
+    write_record("tiny", config.models_dir, FileRecord.of(path, path.stat(), digest, pinned=True))
+    assert verify(spec, config).expected == digest
+    path.write_bytes(make_gguf(2) + b"\0")
+    with pytest.raises(ModelUnavailable, match="is expected"):
+        require(spec, config)
+    path.write_bytes(make_gguf(1))
+    assert require(spec, config) == path
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+def test_record_that_is_not_one_is_no_record(
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    record_path("x", folder).write_bytes(raw)
+    assert read_record("x", folder) is None
+
+
+def test_path_is_used_where_it_lies(config: Config, tmp_path: Path, make_gguf: Make) -> None:
+    path = tmp_path / "lies-here.gguf"
+    path.write_bytes(make_gguf(1))
+    spec = ModelSpec("mine", "tiny", (PathSource(path),))
+    assert require(spec, config) == path
+
+
+def test_missing_path_says_so(config: Config, tmp_path: Path) -> None:
+    spec = ModelSpec("mine", "tiny", (PathSource(tmp_path / "gone.gguf"),))
+    with pytest.raises(ModelUnavailable) as caught:
+        require(spec, config)
+    assert "gone.gguf" in caught.value.what
+    assert "path:" in caught.value.fix
+
+
+def test_pulled_file_comes_before_a_path_further_down(
+    config: Config, tmp_path: Path, make_gguf: Make
+) -> None:
+    lying = tmp_path / "lies-here.gguf"
+    lying.write_bytes(make_gguf(1))
+    spec = ModelSpec("tiny", "tiny", (HubSource("a/b", "c.gguf"), PathSource(lying)))
+    assert model_path(spec, config) == lying
+    pulled = put(config, "tiny", make_gguf(1))
+    assert model_path(spec, config) == pulled

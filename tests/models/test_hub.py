@@ -1,0 +1,170 @@
+"""Pulling from a hub that runs on this machine: resumed by byte, its own hash taken and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from etui import hub
+from etui.config import Config
+from etui.download import Progress, kept_bytes, pull
+from etui.errors import DownloadFailed, Stopped
+from etui.models import HubSource, ModelSpec, expected_sha256
+
+Make = Callable[[int], bytes]
+SOURCE = HubSource("someone/tiny-GGUF", "tiny.gguf")
+
+
+@dataclass
+class Hub:
+    """What the server serves and what it was asked.
+
+    Attributes:
+        data: The file; None is a file that does not exist.
+        breaks: How many bytes each of the next bodies gives before the connection drops.
+        ranges: The Range header of each GET ("" without one).
+        etag: Sent as the file's hash; None takes the real one.
+    """
+
+    data: bytes | None = None
+    breaks: list[int] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    etag: str | None = None
+    ignores_ranges: bool = False
+
+    def hash(self) -> str:
+        return self.etag or hashlib.sha256(self.data or b"").hexdigest()
+
+
+def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
+    class Answers(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._head(len(state.data or b""))
+
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "")
+            state.ranges.append(wanted)
+            data = state.data or b""
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+            start = 0 if state.ignores_ranges else start
+            self._head(len(data) - start, 206 if start else 200)
+            body = data[start:]
+            self.wfile.write(body[: state.breaks.pop(0)] if state.breaks else body)
+
+        def _head(self, length: int, status: int = 200) -> None:
+            self.send_response(status if state.data is not None else 404)
+            self.send_header("X-Repo-Commit", "c" * 40)
+            self.send_header("ETag", f'"{state.hash()}"')
+            self.send_header("Content-Length", str(length if state.data is not None else 0))
+            self.send_header("Connection", "close")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Answers
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    state = Hub()
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+    template = f"http://127.0.0.1:{http.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(hub.time, "sleep", lambda _: None)
+    yield state
+    http.shutdown()
+    http.server_close()
+
+
+def spec(sha256: str | None = None) -> ModelSpec:
+    return ModelSpec("tiny", "tiny", (SOURCE,), sha256)
+
+
+def test_hubs_own_hash_is_taken_and_kept(config: Config, server: Hub, make_gguf: Make) -> None:
+    server.data = make_gguf(1)
+    seen: list[Progress] = []
+    path = pull(spec(), config, seen.append)
+    assert path.read_bytes() == make_gguf(1)
+    assert expected_sha256(spec(), config) == server.hash()
+    assert {each.total_bytes for each in seen if each.done_bytes} == {len(server.data)}
+    path.unlink()
+    server.data = make_gguf(2)
+    with pytest.raises(DownloadFailed, match="is expected"):
+        pull(spec(), config)
+
+
+def test_broken_connection_is_gone_on_from(config: Config, server: Hub, make_gguf: Make) -> None:
+    server.data = make_gguf(1)
+    server.breaks = [100, 50]
+    assert pull(spec(), config).read_bytes() == server.data
+    assert server.ranges == ["", "bytes=100-", "bytes=150-"]
+
+
+def test_interruption_is_gone_on_from(config: Config, server: Hub, make_gguf: Make) -> None:
+    server.data = make_gguf(1)
+    server.breaks = [100]
+
+    def stop(progress: Progress) -> None:
+        if progress.done_bytes:
+            raise Stopped("stopped")
+
+    with pytest.raises(Stopped):
+        pull(spec(), config, stop)
+    assert kept_bytes(spec(), config) == 100
+    assert pull(spec(), config).read_bytes() == server.data
+    assert server.ranges == ["", "bytes=100-"]
+
+
+def test_server_that_knows_no_ranges_begins_anew(
+    config: Config, server: Hub, make_gguf: Make
+) -> None:
+    server.data = make_gguf(1)
+    server.breaks = [100]
+    server.ignores_ranges = True
+    assert pull(spec(), config).read_bytes() == server.data
+
+
+def test_connection_that_gives_nothing_is_given_up(
+    config: Config, server: Hub, make_gguf: Make
+) -> None:
+    server.data = make_gguf(1)
+    server.breaks = [60] + [0] * 10
+    with pytest.raises(DownloadFailed, match=r"stopped giving tiny\.gguf"):
+        pull(spec(), config)
+    assert kept_bytes(spec(), config) == 60
+
+
+def test_other_hash_is_refused_before_the_download(
+    config: Config, server: Hub, make_gguf: Make
+) -> None:
+    server.data = make_gguf(1)
+    with pytest.raises(DownloadFailed, match="is expected"):
+        pull(spec("0" * 64), config)
+    assert server.ranges == []
+
+
+def test_hash_that_lies_is_found_out(config: Config, server: Hub, make_gguf: Make) -> None:
+    server.data = make_gguf(1)
+    server.etag = "1" * 64
+    with pytest.raises(DownloadFailed, match="is expected"):
+        pull(spec(), config)
+    assert not (config.models_dir / "tiny.gguf").exists()
+
+
+def test_file_without_a_sha256_is_refused(config: Config, server: Hub, make_gguf: Make) -> None:
+    server.data = make_gguf(1)
+    server.etag = "a" * 40
+    with pytest.raises(DownloadFailed, match="names no sha256"):
+        pull(spec(), config)
+
+
+def test_missing_file_is_told(config: Config, server: Hub) -> None:
+    with pytest.raises(DownloadFailed, match=r"does not give tiny\.gguf"):
+        pull(spec(), config)

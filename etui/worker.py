@@ -1,0 +1,112 @@
+"""The engine's process: ``python -m etui.worker`` answers requests that come as JSON lines.
+
+It lives as long as its standard input is open, so it dies with its parent. Whatever native code
+prints goes to standard error, which the parent sends to a log file.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, BinaryIO
+
+from etui import __version__
+from etui.engine.wire import Ask, Cancel, Done, Failed, Heartbeat, Hello, Told, decode, encode
+from etui.errors import EngineFailed, EtuiError
+
+if TYPE_CHECKING:
+    from etui.answering import InProcess
+
+HEARTBEAT_SECONDS = 0.5
+
+
+class Worker:
+    """Serves one parent over two pipes.
+
+    Args:
+        requests: Lines of the parent.
+        replies: File descriptor of the pipe to the parent.
+    """
+
+    def __init__(self, requests: BinaryIO, replies: int) -> None:
+        self._requests = requests
+        self._replies = replies
+        self._writing = threading.Lock()
+        self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._running: int | None = None
+        self._engine: InProcess | None = None
+
+    def run(self) -> None:
+        """Answer until the parent closes the pipe."""
+        from etui.answering import InProcess
+
+        config = decode(self._requests.readline())
+        self._engine = InProcess(config)
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self._send(Hello(__version__, os.getpid()))
+        while True:
+            self._answer(self._engine, self._asked.get())
+
+    def _answer(self, engine: InProcess, ask: Ask) -> None:
+        number = self._running = ask.number
+        try:
+            for event in engine.answer(ask.request):
+                self._send(Told(number, event))
+                if number in self._cancelled:
+                    # Again, in case it came before the answer had begun.
+                    engine.cancel()
+            self._send(Done(number))
+        except EtuiError as error:
+            self._send(Failed.of(number, error))
+        except Exception as error:  # noqa: BLE001 - a bug must end this answer, not the engine
+            traceback.print_exc()
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            failed = EngineFailed(f"the engine failed: {said}", "see engine.log in ETUI_HOME/logs")
+            self._send(Failed.of(number, failed))
+        finally:
+            self._running = None
+            self._cancelled.discard(number)
+
+    def _read(self) -> None:
+        for line in self._requests:
+            message = decode(line)
+            if isinstance(message, Ask):
+                self._asked.put(message)
+            elif isinstance(message, Cancel):
+                self._cancelled.add(message.number)
+                if message.number == self._running and self._engine is not None:
+                    self._engine.cancel()
+        os._exit(0)  # the parent is gone; llama.cpp may be in the middle of a batch
+
+    def _beat(self) -> None:
+        while True:
+            self._send(Heartbeat(time.monotonic_ns()))
+            time.sleep(HEARTBEAT_SECONDS)
+
+    def _send(self, message: object) -> None:
+        line = memoryview(encode(message))
+        try:
+            with self._writing:
+                while line:
+                    line = line[os.write(self._replies, line) :]
+        except OSError:
+            os._exit(0)  # the parent no longer reads
+
+
+def main() -> None:
+    """Run the worker on standard input and output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    replies = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    Worker(sys.stdin.buffer, replies).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -23,6 +24,7 @@ from etui.log.records import (
 
 Record = TurnRecord | LoadRecord | ChatRecord | RunRecord | AnswerRecord | CurveRecord
 Row = dict[str, Any]
+ReadRow = Mapping[str, Any] | sqlite3.Row
 
 KEYS: dict[str, tuple[str, ...]] = {
     "turns": ("turn_id",),
@@ -62,7 +64,7 @@ def row_of(record: Record) -> Row:
     return {name: _storable(value) for name, value in flat.items()}
 
 
-def turn_of(row: Mapping[str, Any]) -> TurnRecord:
+def turn_of(row: ReadRow) -> TurnRecord:
     """The record of a row of ``turns``."""
     read = {name: json.loads(row[name]) for name in (*_JSON_COLUMNS, "trace")}
     return TurnRecord(
@@ -82,12 +84,12 @@ def turn_of(row: Mapping[str, Any]) -> TurnRecord:
     )
 
 
-def chat_of(row: Mapping[str, Any]) -> ChatRecord:
+def chat_of(row: ReadRow) -> ChatRecord:
     """The record of a row of ``chats``."""
     return ChatRecord(**{f.name: row[f.name] for f in fields(ChatRecord)})
 
 
-def load_of(row: Mapping[str, Any]) -> LoadRecord:
+def load_of(row: ReadRow) -> LoadRecord:
     """The record of a row of ``loads``."""
     return LoadRecord(**{f.name: row[f.name] for f in fields(LoadRecord)})
 

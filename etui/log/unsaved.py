@@ -60,7 +60,7 @@ def take_in(config: Config, store: Callable[[UnsavedRow], None], commit: Callabl
         commit: Makes the stored rows last; the file is removed only after it returned.
 
     Returns:
-        How many rows were stored; 0 when another process is at the file.
+        How many lines were refused and moved to :func:`unreadable_file`.
 
     Raises:
         OSError: The file cannot be read or removed.
@@ -71,11 +71,10 @@ def take_in(config: Config, store: Callable[[UnsavedRow], None], commit: Callabl
     with _locked(path, "r+b", wait=False) as file:
         if file is None:
             return 0
-        stored, refused = 0, []
+        refused = []
         for line in file.read().splitlines(keepends=True):
             try:
                 store(_parsed(line))
-                stored += 1
             except ValueError:
                 if line.strip():
                     refused.append(line if line.endswith(b"\n") else line + b"\n")
@@ -83,7 +82,7 @@ def take_in(config: Config, store: Callable[[UnsavedRow], None], commit: Callabl
             _append_bytes(unreadable_file(config), b"".join(refused))
         commit()
         path.unlink()
-    return stored
+    return len(refused)
 
 
 def _parsed(line: bytes) -> UnsavedRow:

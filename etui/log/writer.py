@@ -213,15 +213,10 @@ class TurnWriter:
         last = False
         while not last:
             rows: list[UnsavedRow] = []
-            item = self._queue.get()
-            while isinstance(item, UnsavedRow) and len(rows) < _BATCH_ROWS:
+            item: UnsavedRow | _Change | _Mark | None = self._queue.get()
+            while isinstance(item, UnsavedRow):
                 rows.append(item)
-                try:
-                    item = self._queue.get_nowait()
-                except Empty:
-                    break
-            if isinstance(item, UnsavedRow) and (not rows or rows[-1] is not item):
-                rows.append(item)
+                item = self._next() if len(rows) < _BATCH_ROWS else None
             if rows:
                 self._save(rows)
             if isinstance(item, _Change):
@@ -240,6 +235,12 @@ class TurnWriter:
                 )
             )
         self._drop_connection()
+
+    def _next(self) -> UnsavedRow | _Change | _Mark | None:
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            return None
 
     def _open(self) -> None:
         try:
@@ -314,9 +315,8 @@ class TurnWriter:
 
         try:
             connection.execute("BEGIN IMMEDIATE")
-            unsaved.take_in(self._config, put, lambda: connection.execute("COMMIT"))
-            if connection.in_transaction:
-                connection.execute("COMMIT")
+            refused = unsaved.take_in(self._config, put, connection.commit)
+            connection.commit()
         except (sqlite3.Error, OSError) as error:
             self._waiting = True
             if connection.in_transaction:
@@ -328,6 +328,14 @@ class TurnWriter:
                     "they are taken in the next time the log can be written",
                 )
             )
+        else:
+            if refused:
+                self._fail(
+                    LogUnavailable(
+                        f"{count_text(refused, 'line')} set aside earlier cannot be read",
+                        f"they are kept in {unsaved.unreadable_file(self._config)}",
+                    )
+                )
 
     def _change(self, change: _Change) -> None:
         if self._connection is None:

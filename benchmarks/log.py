@@ -1,0 +1,201 @@
+"""How fast the log is with many turns: writing, opening, sorting, searching, totals.
+
+    python benchmarks/log.py [--turns 100000] [--json]
+
+The database is made in a temporary folder; times are the best of five, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from etui.config import Config
+from etui.log.queries import LogReader, Sort, TurnFilter
+from etui.log.records import Seconds, Tokens, TurnEnergy, TurnRecord
+from etui.log.writer import TurnWriter
+
+_TARGET_MS = 150.0
+_OPEN = """
+import sys, time
+start = time.perf_counter()
+from etui.config import load_config
+from etui.log.writer import TurnWriter
+with TurnWriter(load_config()) as writer:
+    writer.ready()
+print((time.perf_counter() - start) * 1e3)
+assert "sqlite_utils" not in sys.modules
+"""
+
+
+def made_turn(number: int, draw: random.Random, words: list[str]) -> TurnRecord:
+    """A turn with plausible numbers, a question of 12 words and an answer of 60."""
+    output = draw.randrange(1, 600)
+    joules = draw.lognormvariate(3.0, 1.0) if draw.random() > 0.02 else None
+    text = " ".join(draw.choices(words, weights=range(len(words), 0, -1), k=60))
+    half = "half " if number % 2 else ""
+    rare = "needle " if number % 20_000 == 77 else ""
+    when = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=120 * number)
+    return TurnRecord(
+        turn_id=f"{draw.getrandbits(48):012x}",
+        created_at=when.isoformat(timespec="milliseconds"),
+        chat_id=f"chat{number // 25}",
+        query=f"common {half}{rare}" + text[:80],
+        system=None,
+        answer=text,
+        thinking="",
+        status="complete" if draw.random() > 0.05 else "stopped",
+        error=None,
+        model=f"model-{number % 4}",
+        model_sha256=None,
+        arm="quick",
+        reasoning="direct",
+        policy="balanced",
+        rule="seldom" if number % 1000 == 0 else f"rule-{number % 5}",
+        why="rule-0: nothing else matched",
+        tokens=Tokens(200, 150, 50, 0, output),
+        seconds=Seconds(0.0, 0.2, output / 40, 0.2 + output / 40, 0.21),
+        energy=TurnEnergy(
+            joules=joules,
+            uncertainty=joules and joules * 0.05,
+            net_joules=joules and joules * 0.7,
+            idle_watts=20.0,
+            kind=joules and "counter",
+            coverage=1.0,
+            mean_watts=80.0,
+            peak_watts=120.0,
+            joules_per_token=joules and joules / output,
+            phases={"load": 0.0, "prefill": joules and joules * 0.1, "decode": joules},
+            thinking_joules=None,
+            channels={"gpu:0": joules} if joules else {},
+            unmeasured=(),
+            flags=(),
+            start_ns=number * 10**9,
+            end_ns=number * 10**9 + 10**9,
+        ),
+    )
+
+
+def best_ms(call: Callable[[], object], repeats: int = 5) -> float:
+    """The shortest of some calls, in milliseconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return min(times)
+
+
+def fill(config: Config, turns: int) -> float:
+    """Write made turns; returns turns a second."""
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(5000)]
+    start = time.perf_counter()
+    with TurnWriter(config) as writer:
+        for number in range(turns):
+            writer.save_turn(made_turn(number, draw, words))
+            if number % 5000 == 0:
+                writer.flush()
+    return turns / (time.perf_counter() - start)
+
+
+def measure(config: Config) -> dict[str, float]:
+    """Name -> milliseconds of everything the history screen asks for."""
+    results: dict[str, float] = {}
+    with LogReader(config) as log:
+        for sort in Sort:
+            for descending in (True, False):
+                name = f"sort by {sort}{'' if descending else ', ascending'}"
+                results[name] = best_ms(
+                    lambda s=sort, d=descending: log.list_turns(sort=s, descending=d, limit=100)
+                )
+        filters = {
+            "model": TurnFilter(model="model-1"),
+            "rule that is seldom": TurnFilter(rule="seldom"),
+            "status": TurnFilter(status="stopped"),
+            "search: in every turn": TurnFilter(search="common"),
+            "search: in half of them": TurnFilter(search="half"),
+            "search: in five": TurnFilter(search="needle"),
+            "search: in none": TurnFilter(search="absent"),
+            "search: one letter": TurnFilter(search="a"),
+            "search: three words": TurnFilter(search="common half a"),
+            "search and model": TurnFilter(search="half", model="model-1"),
+            "search for signs": TurnFilter(search="=+"),
+        }
+        for name, wanted in filters.items():
+            for sort in (Sort.TIME, Sort.JOULES):
+                results[f"{name}, by {sort}"] = best_ms(
+                    lambda f=wanted, s=sort: log.list_turns(f, sort=s, limit=100)
+                )
+            results[f"{name}, count"] = best_ms(lambda f=wanted: log.count_turns(f))
+        results["the last page by joules"] = best_ms(
+            lambda: log.list_turns(sort=Sort.JOULES, limit=100, offset=log.count_turns() - 100)
+        )
+        for by in ("model", "rule", "day"):
+            results[f"totals by {by}"] = best_ms(lambda b=by: log.totals(b))
+        turn = log.list_turns(limit=1)[0].turn_id
+        results["one turn"] = best_ms(lambda: log.get_turn(turn[:8]))
+        results["chats"] = best_ms(lambda: log.chats(limit=100))
+    return results
+
+
+def cold_open_ms(config: Config) -> float:
+    """From ``import`` to an open writer in a new process, in milliseconds."""
+    environment = {"ETUI_HOME": str(config.home), "PATH": "/usr/bin:/bin"}
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", _OPEN],
+            env=environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        for _ in range(5)
+    ]
+    return min(float(run.stdout) for run in runs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--turns", type=int, default=100_000)
+    parser.add_argument("--home", type=Path, help="keep the database here, or reuse it")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = options.home or Path(folder)
+        config = Config(home=home, models_dir=home / "models")
+        rate = None if config.database.exists() else fill(config, options.turns)
+        times = measure(config)
+        opened = cold_open_ms(config)
+        size = config.database.stat().st_size
+    slowest = max(times, key=lambda name: times[name])
+    if options.json:
+        document = {
+            "turns": options.turns,
+            "written_per_second": rate,
+            "database_bytes": size,
+            "cold_open_ms": opened,
+            "times_ms": times,
+            "target_ms": _TARGET_MS,
+            "slowest": slowest,
+        }
+        print(json.dumps(document, indent=2))
+        return
+    for name, milliseconds in times.items():
+        print(f"{milliseconds:9.1f} ms  {name}")
+    print(f"{opened:9.1f} ms  import, open for writing and close, in a new process")
+    print(f"slowest {times[slowest]:.1f} ms ({slowest}), target {_TARGET_MS:.0f} ms")
+    if rate is not None:
+        print(f"{rate:,.0f} turns written a second; {size / 1e6:,.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The app: opens the backend behind the first paint, and holds what belongs to every screen."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widgets import TextArea
+
+from etui.config import Config
+from etui.errors import EtuiError
+from etui.tui.backend import Backend, OpenBackend, Route
+from etui.tui.chat import ChatScreen
+from etui.tui.first_run import FirstRunScreen
+from etui.tui.messages import BackendFailed, BackendOpened
+from etui.visible import visible
+
+LEAVE_SECONDS = 5.0
+"""How long leaving waits for the running answer to be stopped and saved."""
+
+
+class EtuiApp(App[None]):
+    """Local language models answer, and every answer shows what it cost in joules."""
+
+    TITLE = "etui"
+    CSS_PATH = Path(__file__).with_name("etui.tcss")
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 as Textual has it
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (16, "-high")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
+        Binding("ctrl+c", "copy_or_quit", "Copy or quit", id="app.copy_or_quit", show=False,
+                priority=True),
+        Binding("f1", "toggle_help", "Help", id="app.help", priority=True),
+        Binding("ctrl+p", "command_palette", "Menu", id="app.commands", priority=True),
+    ]  # fmt: skip
+
+    def __init__(self, config: Config, route: Route, open_backend: OpenBackend) -> None:
+        super().__init__()
+        self._config = config
+        self._route = route
+        self._open_backend = open_backend
+        self.backend: Backend | None = None
+        self._chat = ChatScreen(config, route)
+
+    def get_default_screen(self) -> Screen[None]:
+        return self._chat
+
+    def on_mount(self) -> None:
+        self.set_keymap(dict(self._config.keymap))
+        if self._config.theme in self.available_themes:
+            self.theme = self._config.theme
+        else:
+            self._say_error(
+                f"no theme is called {self._config.theme!r}",
+                f"set `theme` in {self._config.config_file} to one of the command palette's",
+            )
+        self._leave_on_signals()
+        self._open()
+
+    @work(thread=True, group="open", exit_on_error=False)
+    def _open(self) -> None:
+        try:
+            self.post_message(BackendOpened(self._open_backend(self._config)))
+        except EtuiError as error:
+            self.post_message(BackendFailed(error.what, error.fix))
+        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
+            what = f"a fault in etui: {type(error).__name__}: {error}"
+            self.post_message(BackendFailed(what, "quit, and run `etui doctor`"))
+
+    def on_backend_opened(self, opened: BackendOpened) -> None:
+        self.backend = backend = opened.backend
+        if any(model.on_disk for model in backend.shelf.models()):
+            self._chat.attach(backend)
+        else:
+            guide = FirstRunScreen(backend.shelf, self._config.models_dir)
+            self.push_screen(guide, lambda _there: self._chat.attach(backend))
+
+    def on_backend_failed(self, failed: BackendFailed) -> None:
+        self._say_error(failed.what, failed.fix)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        yield from super().get_system_commands(screen)
+        backend = self.backend
+        if backend is None:
+            return
+        for policy in backend.policies:
+            yield SystemCommand(
+                f"policy: {policy}",
+                f"Let {policy} choose the model of the next questions",
+                partial(self._take_route, Route(policy)),
+            )
+        for model in backend.shelf.models():
+            if model.on_disk:
+                yield SystemCommand(
+                    f"model: {model.name}",
+                    f"Answer the next questions with {model.name} ({model.size})",
+                    partial(self._take_model, model.name),
+                )
+        if self._route.model is not None:
+            yield SystemCommand(
+                "model: as the policy says",
+                f"Let {self._route.policy} choose again",
+                partial(self._take_model, None),
+            )
+
+    def _take_model(self, model: str | None) -> None:
+        self._take_route(Route(self._route.policy, model))
+
+    def _take_route(self, route: Route) -> None:
+        self._route = route
+        self._chat.take_route(route)
+        chosen = route.model or f"policy {route.policy}"
+        self.notify(visible(f"the next questions: {chosen}"), markup=False)
+
+    async def action_quit(self) -> None:
+        """Stop what runs, save it, and leave."""
+        self.set_timer(LEAVE_SECONDS, self.exit)
+        self._chat.leave()
+
+    async def action_copy_or_quit(self) -> None:
+        """Copy what is selected; with nothing selected, quit."""
+        focused = self.focused
+        typed = focused.selected_text if isinstance(focused, TextArea) else ""
+        if selected := typed or self.screen.get_selected_text():
+            self.copy_to_clipboard(selected)
+        else:
+            await self.action_quit()
+
+    def action_toggle_help(self) -> None:
+        """Show the keys and the help of what has the focus, or hide them."""
+        if self.screen.query("HelpPanel"):
+            self.action_hide_help_panel()
+        else:
+            self.action_show_help_panel()
+
+    def _leave_on_signals(self) -> None:
+        """A closed terminal or a polite kill saves the running answer, too."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            # Windows has neither, and a loop outside the main thread takes none.
+            with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(
+                    getattr(signal, name), lambda: self.call_later(self.action_quit)
+                )
+
+    def _say_error(self, what: str, fix: str) -> None:
+        text = visible(f"{what}\n→ {fix}" if fix else what)
+        self.notify(text, severity="error", timeout=12, markup=False)
+
+
+def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:
+    """Open the chat and stay until the user leaves.
+
+    Args:
+        config: Folders and settings.
+        policy: Policy that routes; None takes the configured one.
+        model: Model that answers whatever the policy says; None takes the configured one.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        EtuiError: etui's folders cannot be written to.
+    """
+    from etui.config import make_home
+    from etui.tui.runner import open_backend
+
+    make_home(config)
+    app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_backend)
+    try:
+        app.run()
+    finally:
+        if app.backend is not None:
+            app.backend.runner.close()
+    return app.return_code or 0

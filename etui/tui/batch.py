@@ -1,0 +1,101 @@
+"""Tokens gathered into batches, so that the screen redraws ten times a second and not per token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from etui.engine.events import Answer, Finished, Probe, Thought
+from etui.tui.messages import TextBatch, TurnFact
+from etui.turn import TurnEvent
+
+FLUSH_NS = 100_000_000
+"""Between two batches of prose."""
+
+FENCE_FLUSH_NS = 250_000_000
+"""Between two batches inside an open code fence, which is highlighted anew at each append."""
+
+_FENCES = ("```", "~~~")
+
+
+class FenceTracker:
+    """Whether a growing Markdown text ends inside a fenced code block."""
+
+    def __init__(self) -> None:
+        self._line = ""
+        self._opened_by: str | None = None
+
+    @property
+    def inside(self) -> bool:
+        """A fence is open at the end of what was fed."""
+        marker = _fence_marker(self._line)
+        if self._opened_by is None:
+            return marker is not None
+        return not (marker and marker.startswith(self._opened_by))
+
+    def feed(self, text: str) -> None:
+        """Take the next piece of the text."""
+        *ended, self._line = (self._line + text).split("\n")
+        for line in ended:
+            marker = _fence_marker(line)
+            if self._opened_by is None:
+                self._opened_by = marker
+            elif marker and marker.startswith(self._opened_by) and not line.strip().strip(marker):
+                self._opened_by = None
+
+
+def _fence_marker(line: str) -> str | None:
+    """The run of backticks or tildes that begins a fence line, None on any other line."""
+    stripped = line.lstrip(" ")
+    if len(line) - len(stripped) > 3 or not stripped.startswith(_FENCES):
+        return None
+    return stripped[: len(stripped) - len(stripped.lstrip(stripped[0]))]
+
+
+def batched(
+    events: Iterable[TurnEvent], clock_ns: Callable[[], int] = time.monotonic_ns
+) -> Iterator[TurnFact]:
+    """The events of a turn with their text gathered; nothing is lost on any way out.
+
+    Text is held for at most one more event: a token that comes after a pause is shown at once.
+    """
+    fence = FenceTracker()
+    thinking: list[str] = []
+    answer: list[str] = []
+    thinking_tokens = answer_tokens = 0
+    flushed_ns = clock_ns() - FLUSH_NS  # the first token is shown at once
+
+    def gathered() -> Iterator[TextBatch]:
+        nonlocal thinking_tokens, answer_tokens, flushed_ns
+        if thinking or answer:
+            batch = TextBatch("".join(thinking), "".join(answer), thinking_tokens, answer_tokens)
+            thinking.clear()
+            answer.clear()
+            thinking_tokens = answer_tokens = 0
+            flushed_ns = clock_ns()
+            yield batch
+
+    try:
+        for event in events:
+            match event:
+                case Thought(text=text, tokens=tokens):
+                    if answer:  # a second thought: keep the order
+                        yield from gathered()
+                    thinking.append(text)
+                    thinking_tokens += tokens
+                case Answer(text=text, tokens=tokens):
+                    answer.append(text)
+                    answer_tokens += tokens
+                    fence.feed(text)
+                case Probe() | Finished():
+                    continue
+                case _:
+                    yield from gathered()
+                    yield event
+                    continue
+            if clock_ns() - flushed_ns >= (FENCE_FLUSH_NS if fence.inside else FLUSH_NS):
+                yield from gathered()
+    except Exception:
+        yield from gathered()
+        raise
+    yield from gathered()

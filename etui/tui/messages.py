@@ -1,0 +1,111 @@
+"""What worker threads tell the screens. The facts are frozen; each message carries one of them.
+
+A thread only ever posts: it never touches a widget and never waits for the screen, so that a slow
+terminal cannot lengthen a turn and so falsify its joules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.message import Message
+
+from etui.engine.events import Loaded, Prefilled, Prefilling, Vote
+from etui.tui.backend import Backend
+from etui.turn import Decided, TurnFinished
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """What was decoded since the last batch, the thought before the answer."""
+
+    thinking: str
+    answer: str
+    thinking_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """The last fact of every turn; ``what`` and ``fix`` tell an error, both empty without one."""
+
+    what: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmingUp:
+    """A model is brought into memory before it is asked for."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmedUp:
+    """The model is in memory, or ``what`` and ``fix`` tell why not."""
+
+    loaded: Loaded | None
+    what: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PullAdvanced:
+    """Bytes of a download so far, and in all where that is known."""
+
+    done_bytes: int
+    total_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PullEnded:
+    """A download is over; ``what`` and ``fix`` tell an error, both empty without one."""
+
+    what: str = ""
+    fix: str = ""
+
+
+TurnFact = Decided | Loaded | Prefilling | Prefilled | TextBatch | Vote | TurnFinished | TurnEnded
+WarmUpFact = WarmingUp | WarmedUp
+PullFact = PullAdvanced | PullEnded
+
+
+class TurnNews(Message):
+    """A fact about the running turn."""
+
+    def __init__(self, fact: TurnFact) -> None:
+        super().__init__()
+        self.fact = fact
+
+
+class WarmUpNews(Message):
+    """A fact about a model that is brought into memory ahead of a question."""
+
+    def __init__(self, fact: WarmUpFact) -> None:
+        super().__init__()
+        self.fact = fact
+
+
+class PullNews(Message):
+    """A fact about a download."""
+
+    def __init__(self, fact: PullFact) -> None:
+        super().__init__()
+        self.fact = fact
+
+
+class BackendOpened(Message):
+    """Everything behind the screen is there."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__()
+        self.backend = backend
+
+
+class BackendFailed(Message):
+    """The backend could not be opened; ``what`` and ``fix`` tell why."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__()
+        self.what = what
+        self.fix = fix

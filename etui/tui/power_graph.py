@@ -1,0 +1,103 @@
+"""Watts over time on a fixed scale, so that a steady 250 W looks steady and high."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+from textual.widget import Widget
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_MIDDLE_SHARE, _HIGH_SHARE = 0.5, 0.8
+"""Shares of the limit above which a column is drawn as middling and as high."""
+
+
+def scale_top(limit_watts: float | None, highest_watts: float) -> float:
+    """Top of the scale in watts: the limit, else the next of 1, 2, 5, 10 … above what was seen."""
+    if limit_watts is not None and limit_watts > 0:
+        return limit_watts
+    step = 1.0
+    while True:
+        for factor in (1, 2, 5):
+            if highest_watts <= step * factor:
+                return step * factor
+        step *= 10
+
+
+def bar_rows(watts: Sequence[float | None], top_watts: float, width: int, height: int) -> list[str]:
+    """The graph as ``height`` rows of ``width`` characters, the newest sample at the right.
+
+    One column is one sample. None (not known) leaves its column empty; a known value draws at
+    least the lowest line, and one above the top is drawn full.
+    """
+    shown = list(watts)[-width:] if width else []
+    columns = [_eighths(value, top_watts, height) for value in shown]
+    padding = " " * (width - len(columns))
+    return [
+        padding + "".join(_EIGHTHS[min(8, max(0, level - 8 * row))] for level in columns)
+        for row in reversed(range(height))
+    ]
+
+
+def _eighths(watts: float | None, top_watts: float, height: int) -> int:
+    if watts is None:
+        return 0
+    return max(1, min(8 * height, round(watts / top_watts * 8 * height)))
+
+
+class PowerGraph(Widget):
+    """A graph of one channel's watts, from 0 to its limit."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "power-graph--low",
+        "power-graph--middle",
+        "power-graph--high",
+    }
+    SAMPLES_PER_COLUMN = 2
+    KEPT_COLUMNS = 400
+
+    def __init__(self, limit_watts: float | None, *, classes: str | None = None) -> None:
+        super().__init__(classes=classes)
+        self._limit_watts = limit_watts
+        self._columns: deque[float | None] = deque(maxlen=self.KEPT_COLUMNS)
+        self._pending: list[float] = []
+        self._pushed = 0
+        self._highest_watts = 0.0
+
+    @property
+    def top_watts(self) -> float:
+        """Watts at the upper edge."""
+        return scale_top(self._limit_watts, self._highest_watts)
+
+    def push(self, watts: float | None) -> None:
+        """Take one sample; a column is the mean of ``SAMPLES_PER_COLUMN`` of them."""
+        if watts is not None:
+            self._pending.append(watts)
+            self._highest_watts = max(self._highest_watts, watts)
+        self._pushed += 1
+        if self._pushed % self.SAMPLES_PER_COLUMN == 0:
+            mean = sum(self._pending) / len(self._pending) if self._pending else None
+            self._columns.append(mean)
+            self._pending.clear()
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        width, height = self.size
+        columns = list(self._columns)[-width:]
+        row = bar_rows(columns, self.top_watts, width, height)[y]
+        shades = [*repeat(None, width - len(columns)), *columns]
+        segments = [
+            Segment(character, self._shade(watts))
+            for character, watts in zip(row, shades, strict=True)
+        ]
+        return Strip(segments, width).simplify()
+
+    def _shade(self, watts: float | None) -> Style:
+        share = (watts or 0.0) / self.top_watts
+        level = "low" if share < _MIDDLE_SHARE else "middle" if share < _HIGH_SHARE else "high"
+        return self.get_component_rich_style(f"power-graph--{level}")

@@ -1,0 +1,135 @@
+"""How far a turn has come: one frozen state, the pure step to the next, and both in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from etui import units
+from etui.engine.events import Loaded, Prefilled, Prefilling, Vote
+from etui.lines import SEPARATOR
+from etui.tui.messages import TextBatch, TurnEnded, TurnFact
+from etui.turn import Decided, TurnFinished
+
+
+class Stage(StrEnum):
+    """What a turn is doing, in the words the screen uses."""
+
+    QUEUED = "queued"
+    ROUTING = "routing"
+    LOADING = "loading"
+    PREFILL = "reading the prompt"
+    THINKING = "thinking"
+    ANSWERING = "answering"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnProgress:
+    """A turn in flight.
+
+    Attributes:
+        stage: What it is doing.
+        stage_ns: Since when, monotonic clock; 0 before it began.
+        energy_start_ns: Where the interval of its energy begins, the load excluded; None before.
+        model: Who answers; empty before the decision.
+        done_tokens, total_tokens: Of the prompt, while it is read.
+        thinking_tokens, answer_tokens: Decoded so far.
+        votes: Votes that are in.
+    """
+
+    stage: Stage = Stage.QUEUED
+    stage_ns: int = 0
+    energy_start_ns: int | None = None
+    model: str = ""
+    done_tokens: int = 0
+    total_tokens: int = 0
+    thinking_tokens: int = 0
+    answer_tokens: int = 0
+    votes: int = 0
+
+    @property
+    def output_tokens(self) -> int:
+        """Thinking and answer."""
+        return self.thinking_tokens + self.answer_tokens
+
+
+def advance(
+    progress: TurnProgress, fact: TurnFact, now_ns: int, resident: str | None
+) -> TurnProgress:
+    """The state after ``fact``.
+
+    Args:
+        progress: The state before.
+        fact: What happened.
+        now_ns: Monotonic clock, for facts that carry no time of their own.
+        resident: The model known to be in memory: another one has to be loaded first.
+    """
+    match fact:
+        case Decided(decision=decision):
+            stage = Stage.PREFILL if decision.arm.model == resident else Stage.LOADING
+            start = now_ns if stage is Stage.PREFILL else None
+            moved = replace(progress, model=decision.arm.model, energy_start_ns=start)
+            return _enter(moved, stage, now_ns)
+        case Loaded(end_ns=end_ns):
+            return _enter(replace(progress, energy_start_ns=end_ns), Stage.PREFILL, now_ns)
+        case Prefilling(done_tokens=done, total_tokens=total, t_ns=t_ns):
+            start = progress.energy_start_ns or t_ns
+            moved = replace(progress, energy_start_ns=start, done_tokens=done, total_tokens=total)
+            return _enter(moved, Stage.PREFILL, now_ns)
+        case Prefilled(start_ns=start_ns):
+            return _enter(replace(progress, energy_start_ns=start_ns), Stage.PREFILL, now_ns)
+        case TextBatch(answer=answer, thinking_tokens=thinking, answer_tokens=tokens):
+            moved = replace(
+                progress,
+                thinking_tokens=progress.thinking_tokens + thinking,
+                answer_tokens=progress.answer_tokens + tokens,
+            )
+            return _enter(moved, Stage.ANSWERING if answer else Stage.THINKING, now_ns)
+        case Vote():
+            return replace(progress, votes=progress.votes + 1)
+        case TurnFinished() | TurnEnded():
+            return _enter(progress, Stage.DONE, now_ns)
+    return progress
+
+
+def _enter(progress: TurnProgress, stage: Stage, now_ns: int) -> TurnProgress:
+    if stage is progress.stage:
+        return progress
+    return replace(progress, stage=stage, stage_ns=now_ns)
+
+
+def progress_line(progress: TurnProgress, now_ns: int, joules: str | None) -> str:
+    """What a turn is doing: ``loading smollm2-135m … 0.8 s``, ``answering … 34 tokens``."""
+    spent = units.seconds_text((now_ns - progress.stage_ns) / 1e9)
+    match progress.stage:
+        case Stage.QUEUED:
+            return "queued: it starts when the answer before it ends"
+        case Stage.ROUTING:
+            return "choosing a model …"
+        case Stage.LOADING:
+            return f"loading {progress.model} … {spent}"
+        case Stage.PREFILL:
+            read = (
+                f" {progress.done_tokens:,} of {units.tokens_text(progress.total_tokens)}"
+                if progress.total_tokens
+                else ""
+            )
+            return f"reading the prompt …{read}"
+        case Stage.THINKING | Stage.ANSWERING:
+            parts = [f"{progress.stage} … {units.tokens_text(progress.output_tokens)}"]
+            if progress.votes:
+                parts.append(units.count_text(progress.votes, "vote"))
+            if joules:
+                parts.append(joules)
+            return SEPARATOR.join(parts)
+        case Stage.DONE:
+            return ""
+
+
+def thinking_title(tokens: int, joules: float | None = None, kind: str | None = None) -> str:
+    """Title of the thought: ``thought · 123 tokens · 4.5 J``."""
+    parts = ["thought", units.tokens_text(tokens)]
+    if joules is not None:
+        parts.append(units.energy_text(joules, None, kind))
+    return SEPARATOR.join(parts)

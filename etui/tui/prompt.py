@@ -1,0 +1,106 @@
+"""Where the question is typed: Enter sends, Shift+Enter and Ctrl+J break the line."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import TextArea
+
+from etui.visible import visible
+
+
+class Prompt(TextArea):
+    """The prompt, with the questions asked before on up and down."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", "Send", id="prompt.send", priority=True),
+        Binding(
+            "shift+enter,ctrl+j",
+            "break_line",
+            "Newline",
+            id="prompt.newline",
+            key_display="^j",
+            priority=True,
+        ),
+        Binding("up", "older", "Earlier question", id="prompt.older", show=False, priority=True),
+        Binding("down", "newer", "Later question", id="prompt.newer", show=False, priority=True),
+    ]
+
+    HELP = """\
+## Question
+
+Enter sends; Shift+Enter or Ctrl+J break the line. Up on the first line brings back earlier
+questions. A question asked while an answer runs waits for its turn.
+"""
+
+    class Sent(Message):
+        """A question to answer."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    def __init__(self) -> None:
+        super().__init__(
+            soft_wrap=True,
+            show_line_numbers=False,
+            highlight_cursor_line=False,
+            compact=True,
+            placeholder="Ask something",
+        )
+        self._asked: list[str] = []
+        self._at = 0
+        self._draft = ""
+
+    def action_send(self) -> None:
+        """Send what is typed, unless it is blank."""
+        text = self.text.strip()
+        if not text:
+            return
+        if not self._asked or self._asked[-1] != text:
+            self._asked.append(text)
+        self._at = len(self._asked)
+        self._draft = ""
+        self.text = ""
+        self.post_message(self.Sent(text))
+
+    def action_break_line(self) -> None:
+        """Begin a new line."""
+        inserted = self.replace("\n", *self.selection)
+        self.move_cursor(inserted.end_location)
+
+    def action_older(self) -> None:
+        """Up: the cursor, and from the first line the question asked before."""
+        if self.cursor_location[0] > 0:
+            self.action_cursor_up()
+        elif self._at > 0:
+            self._show(self._at - 1)
+
+    def action_newer(self) -> None:
+        """Down: the cursor, and from the last line the question asked after."""
+        if self.cursor_location[0] < self.document.line_count - 1:
+            self.action_cursor_down()
+        elif self._at < len(self._asked):
+            self._show(self._at + 1)
+
+    def put_back(self, text: str) -> None:
+        """Give a question back that was not asked after all, before what is typed now."""
+        self.text = f"{text}\n{self.text}" if self.text.strip() else text
+        self.move_cursor(self.document.end)
+
+    def _show(self, at: int) -> None:
+        if self._at == len(self._asked):
+            self._draft = self.text
+        self._at = at
+        self.text = self._draft if at == len(self._asked) else self._asked[at]
+        self.move_cursor(self.document.end)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """Insert a paste; what is seen is what is sent, so its control characters are symbols."""
+        event.prevent_default()
+        event.stop()
+        inserted = self.replace(visible(event.text), *self.selection)
+        self.move_cursor(inserted.end_location)

@@ -1,0 +1,16 @@
+"""The app of these tests runs on fakes; see ``fakes.py``."""
+
+from __future__ import annotations
+
+import pytest
+
+from etui.config import Config
+from tests.tui.fakes import FakeMeter, FakeRunner, FakeShelf, House
+
+
+@pytest.fixture
+def house(config: Config, monkeypatch: pytest.MonkeyPatch) -> House:
+    """A machine with one GPU, the starter model on disk, and nothing real."""
+    monkeypatch.delenv("NO_COLOR")
+    meter = FakeMeter()
+    return House(config, meter, FakeRunner(meter), FakeShelf())

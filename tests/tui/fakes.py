@@ -1,0 +1,215 @@
+"""A backend without a model: a scripted runner, a meter with known watts, a shelf in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from textual.pilot import Pilot
+
+from etui.account import account
+from etui.arm import Arm
+from etui.config import Config
+from etui.energy.types import Channel, ChannelPower, Energy, Kind
+from etui.engine.events import Answer, Event, Finished, Loaded, Prefilled, Thought
+from etui.errors import EtuiError
+from etui.log.records import TurnRecord
+from etui.query import Query
+from etui.routing.decision import Decision
+from etui.tui.app import EtuiApp
+from etui.tui.backend import Backend, ModelOnOffer, Progress, Route
+from etui.turn import Decided, TurnEvent, TurnFinished
+
+DEADLINE_SECONDS = 20.0
+MODEL = "smollm2-135m"
+WATTS = 50.0
+TOKENS_PER_SECOND = 200
+
+
+async def until(pilot: Pilot[Any], predicate: Callable[[], object]) -> None:
+    """Let the app run until ``predicate`` holds; fails after a long while."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not predicate():
+        assert time.monotonic() < deadline, "what was waited for never came"
+        await pilot.pause(0.01)
+
+
+@dataclass
+class FakeMeter:
+    """Known watts on every channel, for ever."""
+
+    channels: tuple[Channel, ...] = (
+        Channel("gpu:GPU-1", "gpu:GPU-1", Kind.COUNTER, limit_watts=100.0, label="NVIDIA L40S"),
+    )
+
+    def latest(self) -> Sequence[ChannelPower]:
+        now = time.monotonic_ns()
+        return [ChannelPower(channel, now, WATTS, None, True) for channel in self.channels]
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        if not self.channels:
+            return Energy(start_ns, end_ns, None, None, None, 0.0)
+        joules = WATTS * len(self.channels) * (end_ns - start_ns) / 1e9
+        kind = self.channels[0].kind
+        return Energy(start_ns, end_ns, joules, 0.5, kind, 1.0, mean_watts=WATTS, peak_watts=WATTS)
+
+
+@dataclass
+class FakeRunner:
+    """Streams ``pieces`` at 200 tokens a second and ends as a real turn does.
+
+    A set ``hold`` makes it wait after the last piece until it is cancelled or let go.
+    """
+
+    meter: FakeMeter
+    pieces: tuple[str, ...] = ("Paris ", "is ", "the ", "**capital** ", "of ", "France.")
+    thoughts: tuple[str, ...] = ()
+    hold: bool = False
+    error: EtuiError | None = None
+    load_error: EtuiError | None = None
+    likely: str | None = MODEL
+    asked: list[tuple[Query, Route]] = field(default_factory=list)
+    saved: list[TurnRecord] = field(default_factory=list)
+    warmed: list[Route] = field(default_factory=list)
+    closed: bool = False
+    let_go: threading.Event = field(default_factory=threading.Event)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def likely_model(self, route: Route) -> str | None:
+        return route.model or self.likely
+
+    def warm_up(self, route: Route) -> Loaded | None:
+        self.warmed.append(route)
+        if self.load_error:
+            raise self.load_error
+        return Loaded(self.likely_model(route) or MODEL, 0, 400_000_000, 0, 98_362_432)
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._cancelled.set()
+
+    def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
+        self.asked.append((query, route))
+        self._cancelled.clear()
+        if self.error:
+            raise self.error
+        arm = Arm("quick", route.model or MODEL)
+        decision = Decision(
+            arm, route.policy, "everything-else", "everything-else: no signal holds"
+        )
+        yield Decided(decision)
+        shown: list[Event] = []
+        for event in self._events():
+            shown.append(event)
+            yield event
+            if self._cancelled.wait(1 / TOKENS_PER_SECOND):
+                break
+        while self.hold and not self.let_go.is_set() and not self._cancelled.is_set():
+            self._cancelled.wait(0.01)
+        record = self._record(query, decision, shown)
+        self.saved.append(record)
+        yield TurnFinished(record)
+
+    def _events(self) -> Iterator[Event]:
+        now = time.monotonic_ns()
+        yield Prefilled(now, now + 1_000_000, 12, 0, 12)
+        for text in self.thoughts:
+            yield Thought(time.monotonic_ns(), text, 1)
+        for text in self.pieces:
+            yield Answer(time.monotonic_ns(), text, 1)
+
+    def _record(self, query: Query, decision: Decision, shown: list[Event]) -> TurnRecord:
+        now = time.monotonic_ns()
+        prefilled = next(event for event in shown if isinstance(event, Prefilled))
+        thoughts = [event for event in shown if isinstance(event, Thought)]
+        answers = [event for event in shown if isinstance(event, Answer)]
+        end = Finished(
+            start_ns=prefilled.start_ns,
+            prefill_end_ns=prefilled.end_ns,
+            thinking_end_ns=thoughts[-1].t_ns if thoughts else prefilled.end_ns,
+            end_ns=now,
+            first_token_ns=prefilled.end_ns,
+            status="stopped" if self._cancelled.is_set() else "complete",
+            why="",
+            answer="".join(event.text for event in answers),
+            thinking="".join(event.text for event in thoughts),
+            prompt_tokens=12,
+            cached_tokens=0,
+            computed_tokens=12,
+            thinking_tokens=len(thoughts),
+            output_tokens=len(thoughts) + len(answers),
+        )
+        energy, tokens, seconds = account(end, None, self.meter.energy)
+        return TurnRecord(
+            turn_id=f"turn-{len(self.saved)}",
+            created_at="2026-01-01T00:00:00Z",
+            chat_id=query.chat_id,
+            query=query.text,
+            system=None,
+            answer=end.answer,
+            thinking=end.thinking,
+            status=end.status,
+            error=None,
+            model=decision.arm.model,
+            model_sha256=None,
+            arm=decision.arm.name,
+            reasoning=decision.arm.reasoning,
+            policy=decision.policy,
+            rule=decision.rule,
+            why=decision.why,
+            tokens=tokens,
+            seconds=seconds,
+            energy=energy,
+        )
+
+
+@dataclass
+class FakeShelf:
+    """Models in memory; a pull runs through ``steps`` and puts the model there."""
+
+    on_offer: tuple[ModelOnOffer, ...] = (
+        ModelOnOffer(MODEL, "135M parameters, 98 MB", True),
+        ModelOnOffer("qwen3-0.6b", "0.6B parameters, 600 MB", False),
+    )
+    steps: tuple[int, ...] = (10_000_000, 98_000_000)
+    error: EtuiError | None = None
+    go_on: threading.Event = field(default_factory=threading.Event)
+    pulled: list[str] = field(default_factory=list)
+
+    def models(self) -> Sequence[ModelOnOffer]:
+        return self.on_offer
+
+    def pull(self, name: str, progress: Progress) -> None:
+        for done in self.steps:
+            progress(done, 98_000_000)
+        while not self.go_on.wait(0.01):
+            progress(self.steps[-1], 98_000_000)
+        if self.error:
+            raise self.error
+        self.pulled.append(name)
+        self.put_on_disk(name)
+
+    def put_on_disk(self, name: str) -> None:
+        self.on_offer = tuple(
+            replace(model, on_disk=model.on_disk or model.name == name) for model in self.on_offer
+        )
+
+
+@dataclass
+class House:
+    """The app with everything fake behind it."""
+
+    config: Config
+    meter: FakeMeter
+    runner: FakeRunner
+    shelf: FakeShelf
+
+    def app(self) -> EtuiApp:
+        backend = Backend(self.runner, self.meter, self.shelf, ("balanced", "best", "frugal"))
+        return EtuiApp(self.config, Route(self.config.policy), lambda _config: backend)

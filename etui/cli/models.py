@@ -29,7 +29,7 @@ def models() -> None:
 @models.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """Show every model: on disk or not, and whether it fits into the free memory."""
+    """Show every model: on disk or not, and whether its file fits into the free memory."""
     import psutil
 
     config, catalogue = _load()
@@ -226,10 +226,11 @@ def _thinking(spec: ModelSpec) -> dict[str, Any] | None:
 
 def _gguf_facts(spec: ModelSpec, config: Config) -> dict[str, Any]:
     from etui.engine.gguf import check_gguf
+    from etui.engine.offload import needs
     from etui.models import model_path
 
     gguf = check_gguf(model_path(spec, config))
-    per_token = gguf.kv_bytes_per_token(spec.kv_type)
+    need = needs(gguf, spec.context, spec.kv_type)
     return {
         "name": gguf.name,
         "architecture": gguf.architecture,
@@ -239,7 +240,9 @@ def _gguf_facts(spec: ModelSpec, config: Config) -> dict[str, Any]:
         "layers": gguf.layers,
         "embedding_length": gguf.embedding_length,
         "vocabulary": gguf.vocabulary,
-        "kv_bytes_per_token": per_token,
+        "kv_bytes_per_token": gguf.kv_bytes_per_token(spec.kv_type),
+        "kv_bytes": need.kv_bytes,
+        "memory_bytes": need.total_bytes,
         "chat_template": gguf.chat_template,
     }
 
@@ -254,7 +257,7 @@ def _print_facts(facts: dict[str, Any], free_bytes: int) -> None:
             "file",
             f"{bytes_text(facts['bytes'])}, {_FITS[facts['fits']]}: {bytes_text(free_bytes)} free",
         ),
-        ("sha256", facts["sha256"] or "taken from the hub at the first pull"),
+        ("sha256", facts["sha256"] or _no_hash(facts)),
         ("context used", tokens_text(facts["context"])),
         ("gpu layers", str(facts["gpu_layers"])),
     ]
@@ -266,8 +269,6 @@ def _print_facts(facts: dict[str, Any], free_bytes: int) -> None:
         lines += [("source", source) for source in facts["sources"]]
     else:
         template = gguf["chat_template"]
-        per_token = gguf["kv_bytes_per_token"]
-        cache = per_token and per_token * facts["context"]
         lines += [
             ("architecture", gguf["architecture"]),
             ("parameters", f"{gguf['parameters']:,}"),
@@ -275,7 +276,11 @@ def _print_facts(facts: dict[str, Any], free_bytes: int) -> None:
             ("trained context", tokens_text(gguf["context"])),
             ("layers", str(gguf["layers"] or UNKNOWN)),
             ("vocabulary", tokens_text(gguf["vocabulary"])),
-            ("KV cache", f"{bytes_text(cache)} at that context ({facts['kv_type']})"),
+            (
+                "KV cache",
+                f"{bytes_text(gguf['kv_bytes'])} at the context used ({facts['kv_type']})",
+            ),
+            ("memory", f"about {bytes_text(gguf['memory_bytes'])} with cache and buffers"),
             ("chat template", count_text(len(template), "character") if template else "none"),
         ]
     width = max(len(label) for label, _ in lines)
@@ -283,6 +288,12 @@ def _print_facts(facts: dict[str, Any], free_bytes: int) -> None:
         click.echo(f"{label:{width}}  {text}")
     if gguf is None:
         click.echo(f"pull it with: etui models pull {facts['name']}", err=True)
+
+
+def _no_hash(facts: dict[str, Any]) -> str:
+    if facts["on_disk"]:
+        return f"not taken yet: etui models verify {facts['name']}"
+    return "taken from the hub at the first pull"
 
 
 def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -50,6 +50,19 @@ def test_starter_is_shipped(config: Config) -> None:
     assert STARTER in load_catalogue(config)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("qwen3-0.6b", "qwen3-4b", "qwen3-8b", "llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b"),
+        *("gemma-3-1b", "gemma-3-4b"),
+    ],
+)
+def test_what_people_run_comes_from_the_hub(config: Config, name: str) -> None:
+    spec = load_catalogue(config).get(name)
+    assert all(isinstance(source, HubSource) for source in spec.sources)
+    assert spec.file_bytes
+
+
 def test_numbered_wheels_are_joined_in_numeric_order(config: Config) -> None:
     source = load_catalogue(config).get("qwen2.5-coder-1.5b").sources[0]
     assert isinstance(source, WheelsSource)

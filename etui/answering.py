@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from etui.config import Config
-from etui.engine.events import Event
+from etui.engine.events import Event, Loaded
 from etui.request import AnswerRequest
+
+if TYPE_CHECKING:
+    from etui.models import ModelSpec
 
 __all__ = ["AnswerRequest", "InProcess"]
 
@@ -44,6 +49,15 @@ class InProcess:
         if loaded is not None:
             yield loaded
         yield from answer(request.messages, request.arm, session, self._cancelled.is_set)
+
+    def load(self, model: ModelSpec, path: Path) -> Loaded | None:
+        """Bring a model into memory ahead of a question; None when it was there.
+
+        Raises:
+            ModelUnavailable: The model cannot be loaded.
+            EngineFailed: llama.cpp gave up.
+        """
+        return self._residency.session(model, path)[1]
 
     def cancel(self) -> None:
         """End the running answer within one batch."""

@@ -13,14 +13,16 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from etui import __version__
-from etui.engine.wire import Ask, Cancel, Done, Failed, Heartbeat, Hello, Told, decode, encode
+from etui.engine.wire import Ask, Cancel, Done, Failed, Heartbeat, Hello, Load, Told, decode, encode
 from etui.errors import EngineFailed, EtuiError
 
 if TYPE_CHECKING:
     from etui.answering import InProcess
+    from etui.engine.events import Event
 
 HEARTBEAT_SECONDS = 0.5
 
@@ -37,7 +39,7 @@ class Worker:
         self._requests = requests
         self._replies = replies
         self._writing = threading.Lock()
-        self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Ask | Load] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._running: int | None = None
         self._engine: InProcess | None = None
@@ -54,10 +56,10 @@ class Worker:
         while True:
             self._answer(self._engine, self._asked.get())
 
-    def _answer(self, engine: InProcess, ask: Ask) -> None:
+    def _answer(self, engine: InProcess, ask: Ask | Load) -> None:
         number = self._running = ask.number
         try:
-            for event in engine.answer(ask.request):
+            for event in _events(engine, ask):
                 self._send(Told(number, event))
                 if number in self._cancelled:
                     # Again, in case it came before the answer had begun.
@@ -77,7 +79,7 @@ class Worker:
     def _read(self) -> None:
         for line in self._requests:
             message = decode(line)
-            if isinstance(message, Ask):
+            if isinstance(message, Ask | Load):
                 self._asked.put(message)
             elif isinstance(message, Cancel):
                 self._cancelled.add(message.number)
@@ -98,6 +100,13 @@ class Worker:
                     line = line[os.write(self._replies, line) :]
         except OSError:
             os._exit(0)  # the parent no longer reads
+
+
+def _events(engine: InProcess, ask: Ask | Load) -> Iterator[Event]:
+    if isinstance(ask, Ask):
+        yield from engine.answer(ask.request)
+    elif (loaded := engine.load(ask.model, ask.path)) is not None:
+        yield loaded
 
 
 def main() -> None:

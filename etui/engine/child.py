@@ -14,17 +14,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from etui.engine.events import Event
-from etui.engine.wire import Ask, Cancel, Done, Failed, Hello, Told, WireError, decode, encode
+from etui.engine.events import Event, Loaded
+from etui.engine.wire import Ask, Cancel, Done, Failed, Hello, Load, Told, WireError, decode, encode
 from etui.errors import EngineFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from etui.config import Config
+    from etui.models import ModelSpec
     from etui.request import AnswerRequest
 
 START_SECONDS = 30.0
@@ -91,6 +92,22 @@ class ChildProcess:
             EtuiError: Whatever the engine raised, of the same class.
             EngineFailed: The process died or hung; it is started anew for the next answer.
         """
+        yield from self._told(lambda number: Ask(number, request))
+
+    def load(self, model: ModelSpec, path: Path) -> Loaded | None:
+        """Bring a model into memory ahead of a question; None when it was there.
+
+        Raises:
+            EtuiError: As ``answer``.
+        """
+        loaded = None
+        for event in self._told(lambda number: Load(number, model, path)):
+            if isinstance(event, Loaded):
+                loaded = event
+        return loaded
+
+    def _told(self, message_of: Callable[[int], Ask | Load]) -> Iterator[Event]:
+        """Send a message and yield the events that answer it."""
         self.start()
         child = self._child
         assert child is not None
@@ -98,7 +115,7 @@ class ChildProcess:
             self._number += 1
             number = self._running = self._number
         try:
-            child.send(Ask(number, request))
+            child.send(message_of(number))
             while True:
                 message = child.next(self._silent_seconds, self._stalled_seconds)
                 if isinstance(message, str):

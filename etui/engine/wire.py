@@ -48,6 +48,15 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """To the child: bring this model into memory; answered as an ``Ask`` that tells ``Loaded``."""
+
+    number: int
+    model: Any  # a ModelSpec
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """To the child: end answer ``number`` within one batch."""
 
@@ -151,7 +160,7 @@ def _classes() -> Mapping[str, Any]:
     from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
     from etui.request import AnswerRequest
 
-    lines = (Hello, Heartbeat, Ask, Cancel, Told, Done, Failed)
+    lines = (Hello, Heartbeat, Ask, Load, Cancel, Told, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     requests = (AnswerRequest, ModelSpec, Message, Arm, Sampling, Config)
     return {c.__name__: c for c in (*lines, *sources, *requests, *get_args(Event))}

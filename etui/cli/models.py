@@ -189,7 +189,7 @@ def _row(spec: ModelSpec, config: Config, free_bytes: int) -> dict[str, Any]:
     """What ``list`` says of one model.
 
     ``state`` is ``absent``, ``unchecked`` (no hash of this file was taken yet), ``refused`` (of
-    another sha256 than the entry's) or ``checked``.
+    another sha256 or size than the entry's) or ``checked``.
     """
     from etui.models import model_path, recorded_sha256
 
@@ -199,10 +199,12 @@ def _row(spec: ModelSpec, config: Config, free_bytes: int) -> dict[str, Any]:
     checked = recorded_sha256(spec, config)
     if not here:
         state = "absent"
+    elif spec.sha256 is not None and (
+        checked != spec.sha256 if checked else spec.file_bytes not in (None, size)
+    ):
+        state = "refused"
     elif checked is None:
         state = "unchecked"
-    elif spec.sha256 not in (None, checked):
-        state = "refused"
     else:
         state = "checked"
     return {

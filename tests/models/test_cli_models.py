@@ -65,6 +65,16 @@ def test_list_is_a_table_for_people(tiny: bytes, capsys: pytest.CaptureFixture[s
     assert "models folder" in captured.err
 
 
+def test_list_sees_a_truncated_file_without_reading_it(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_dir.mkdir()
+    (config.models_dir / "tiny.gguf").write_bytes(tiny[:-1])
+    run(["models", "list", "--json"])
+    rows = {row["name"]: row for row in document(capsys)["models"]}
+    assert rows["tiny"]["state"] == "refused"
+
+
 def test_model_larger_than_the_memory_does_not_fit(
     config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

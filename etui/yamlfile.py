@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -39,11 +39,18 @@ MAX_BYTES = 1_000_000
 _MAX_PROBLEMS = 100
 
 M = TypeVar("M", bound=BaseModel)
-Loc = tuple[str | int, ...]
+Loc: TypeAlias = tuple[str | int, ...]
 
 
 class Strict(BaseModel):
-    """What every schema of a file starts from: unknown keys and infinite numbers are refused."""
+    """What every schema of a file starts from: unknown keys and infinite numbers are refused.
+
+    Validators with ``mode="before"`` do not go with it: behind them the data is no longer JSON, and
+    strict checking refuses a list for a tuple.
+    """
+
+    later: ClassVar[Mapping[str, str]] = {}
+    """Keys that are planned and refused -> what is said of them, instead of "unknown key"."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -187,6 +194,8 @@ def _problems(
         loc: Loc = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
         loc = tuple(part for part in loc if part != "[key]")
         kind = detail["type"]
+        if kind == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # only the sound items were counted, and the others are told already
         at_key = kind == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
         mark = _find(root, loc)[1 if at_key else 0]
         message = _message(detail, loc, schema, _name(root, loc))
@@ -251,6 +260,9 @@ def _message(detail: ErrorDetails, loc: Loc, schema: type[BaseModel], name: str)
         return f"missing key '{loc[-1]}'"
     if kind == "extra_forbidden":
         key = str(loc[-1])
+        for model in _models_at(schema, loc[:-1]):
+            if key in getattr(model, "later", {}):
+                return f"{key} {model.later[key]}"  # type: ignore[attr-defined]
         return (
             f"unknown key {_shown(key)}{did_you_mean(key, _keys_at(schema, loc[:-1]), listed=20)}"
         )
@@ -286,17 +298,21 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys_at(schema: type[BaseModel], loc: Loc) -> set[str]:
-    """Keys a file may write at a path: the fields of every model that can stand there."""
+def _models_at(schema: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
+    """Every model that can stand at a path."""
     types: list[Any] = [schema]
     for part in loc:
         inner = [below for one in types for below in _below(one, part)]
         # A part that leads nowhere is the branch of a union, which takes no place in the file.
         types = inner or types
+    return [model for one in types for model in _models(one)]
+
+
+def _keys_at(schema: type[BaseModel], loc: Loc) -> set[str]:
+    """Keys a file may write at a path."""
     return {
         _written(name, info)
-        for one in types
-        for model in _models(one)
+        for model in _models_at(schema, loc)
         for name, info in model.model_fields.items()
     }
 

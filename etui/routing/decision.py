@@ -10,12 +10,30 @@ from etui.arm import Arm
 
 @dataclass(frozen=True, slots=True)
 class SignalValue:
-    """One signal as it was seen: whether it holds, the number behind it and its boundary."""
+    """One signal as it was seen.
+
+    Attributes:
+        name: Its name in the policy.
+        holds: Whether it holds.
+        value: What was seen: a number, a language, a model; None where it is not known.
+        boundary: Where it would change: the nearest end of its range, or the word it asks for.
+        test: What it asks for, in words ("at least 3").
+        detail: What was found, where a number says little ("calculate, how many").
+    """
 
     name: str
     holds: bool
     value: float | str | None
     boundary: float | str | None
+    test: str = ""
+    detail: str = ""
+
+    @property
+    def distance(self) -> float | None:
+        """How far the value is from its boundary; None where either is no number."""
+        if isinstance(self.value, str | None) or isinstance(self.boundary, str | None):
+            return None
+        return abs(self.value - self.boundary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +77,15 @@ class Decision:
             "rule": self.rule,
             "why": self.why,
             "signals": [
-                {"name": s.name, "holds": s.holds, "value": s.value, "boundary": s.boundary}
+                {
+                    "name": s.name,
+                    "holds": s.holds,
+                    "value": s.value,
+                    "boundary": s.boundary,
+                    "distance": s.distance,
+                    "test": s.test,
+                    "detail": s.detail,
+                }
                 for s in self.signals
             ],
             "rules": [

@@ -1,0 +1,184 @@
+"""A checked policy file becomes a Policy: roles resolved, patterns compiled, rules in order."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, overload
+
+from etui.arm import Arm, Sampling
+from etui.routing.bound import Bound, Word
+from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
+from etui.routing.features import MEASURES
+from etui.routing.host import HostState
+from etui.routing.policy import ArmPlan, Policy, Probe, Rule
+from etui.routing.schema import ArmEntry, PolicyFile, ProbeEntry, RuleEntry, SignalEntry, Tree
+from etui.routing.signals import (
+    HostNumber,
+    Keyword,
+    Keywords,
+    Kind,
+    Language,
+    Measured,
+    OnBattery,
+    Pattern,
+    Resident,
+    Score,
+    Signal,
+)
+from etui.yamlfile import Located
+
+
+def compile_policy(located: Located[PolicyFile], name: str) -> Policy:
+    """The policy a file describes; the file must have passed ``check_policy``."""
+    file = located.model
+    return Policy(
+        name=name,
+        path=Path(located.file),
+        description=file.description,
+        arms={arm: _arm(arm, entry, file.models) for arm, entry in file.arms.items()},
+        signals=tuple(
+            compile_signal(signal, file.signals[signal], file.models)
+            for signal in score_order(file.signals)
+        ),
+        rules=tuple(
+            Rule(rule.name, rule.priority, compile_condition(rule.when), rule.use)
+            for rule in in_order(file.rules)
+        ),
+        probes=tuple(
+            _probe(probe, located.where(("probes", index)).line)
+            for index, probe in enumerate(file.probes)
+        ),
+    )
+
+
+def in_order(rules: tuple[RuleEntry, ...]) -> list[RuleEntry]:
+    """Rules as they are tried: highest priority first, equal ones as in the file."""
+    return sorted(rules, key=lambda rule: -rule.priority)
+
+
+def score_order(signals: Mapping[str, SignalEntry]) -> list[str]:
+    """Names of signals, each score behind what it adds up; without those that add up themselves."""
+    order: dict[str, None] = {}
+    while True:
+        ready = [
+            name
+            for name, entry in signals.items()
+            if name not in order and all(part in order for part in entry.score or ())
+        ]
+        if not ready:
+            return list(order)
+        order |= dict.fromkeys(ready)
+
+
+@overload
+def compile_condition(condition: str | Tree) -> Condition: ...
+@overload
+def compile_condition(condition: str | Tree | None) -> Condition | None: ...
+def compile_condition(condition: str | Tree | None) -> Condition | None:
+    """A condition as the file writes it -> as it is evaluated; None holds always."""
+    if condition is None:
+        return None
+    if isinstance(condition, str):
+        return Holds(condition)
+    if condition.all is not None:
+        return All(tuple(map(compile_condition, condition.all)))
+    if condition.any is not None:
+        return AnyOf(tuple(map(compile_condition, condition.any)))
+    assert condition.negated is not None
+    return Not(compile_condition(condition.negated))
+
+
+def compile_regex(text: str) -> Any:
+    """A pattern that can be stopped by time.
+
+    Raises:
+        ValueError: It is no regular expression; says why and where in it.
+    """
+    import regex
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of syntax that later versions may read otherwise
+            return regex.compile(text)
+    except regex.error as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    except (OverflowError, RecursionError, MemoryError, ValueError, IndexError, KeyError) as error:
+        # What the package's own parser lets through on input nobody meant seriously.
+        raise ValueError(f"no regular expression: {error}") from None
+
+
+def compile_signal(name: str, entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]) -> Signal:
+    """One signal of the file."""
+    kind = entry.kind
+    test: Bound | Word
+    if entry.language is not None:
+        test = Word(entry.language, frozenset({entry.language}))
+    elif entry.host == "on_battery":
+        test = Word("yes", frozenset({"yes"}))
+    elif entry.equals is not None:
+        test = Word(entry.equals, frozenset(roles.get(entry.equals, (entry.equals,))))
+    else:
+        given = getattr(entry, kind).given() if kind in MEASURES else entry.given()
+        test = Bound(**(given or {"at_least": 1.0}), wraps=entry.host == "hour")
+    return Signal(name, _kind(entry), test)
+
+
+def _kind(entry: SignalEntry) -> Kind:
+    if entry.keywords is not None:
+        return Keywords(tuple(_keyword(word) for word in entry.keywords))
+    if entry.regex is not None:
+        return Pattern(compile_regex(entry.regex))
+    if entry.language is not None:
+        return Language()
+    if entry.score is not None:
+        return Score(tuple(entry.score.items()))
+    if entry.host == "on_battery":
+        return OnBattery()
+    if entry.host == "resident":
+        return Resident()
+    if entry.host is not None:
+        return HostNumber(entry.host)
+    return Measured(entry.kind)
+
+
+def _keyword(word: str) -> Keyword:
+    folded = " ".join(word.casefold().split())
+    before = r"(?<!\w)" if _has_word_edges(folded[0]) else ""
+    after = r"(?!\w)" if _has_word_edges(folded[-1]) else ""
+    alone: Callable[[str], object] = re.compile(before + re.escape(folded) + after).search
+    return Keyword(word, folded, alone)
+
+
+def _has_word_edges(letter: str) -> bool:
+    """Whether words of this letter's script are set apart by spaces (Han, kana, Thai are not)."""
+    unspaced = "\u0e00" <= letter <= "\u0eff" or "\u2e80" <= letter <= "\ua4cf"
+    return (letter.isalnum() or letter == "_") and not unspaced
+
+
+def _arm(name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]]) -> ArmPlan:
+    models = roles.get(entry.model, (entry.model,))
+    given = {
+        key: getattr(entry, key)
+        for key in ("reasoning", "think_tokens", "max_tokens", "style", "max_joules")
+        if getattr(entry, key) is not None
+    }
+    sampling = Sampling(entry.temperature, entry.top_p, entry.top_k, entry.min_p, entry.seed)
+    arm = Arm(name=name, model=models[0], sampling=sampling, **given)
+    return ArmPlan(entry.model, models, arm)
+
+
+def _probe(entry: ProbeEntry, line: int) -> Probe:
+    host = entry.host.model_dump() if entry.host is not None else {}
+    return Probe(
+        query=entry.query,
+        rule=entry.rule,
+        not_rule=entry.not_rule,
+        arm=entry.arm,
+        not_arm=entry.not_arm,
+        signals=dict(entry.signals or {}),
+        host=HostState(**host),
+        line=line,
+    )

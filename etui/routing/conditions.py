@@ -1,0 +1,109 @@
+"""Conditions of rules: all, any and not over signals, and why one holds or fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from etui.routing.decision import SignalValue
+from etui.routing.signals import said
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """One signal holds."""
+
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every part holds."""
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one part holds."""
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The part does not hold."""
+
+    part: Condition
+
+
+Condition = Holds | All | AnyOf | Not
+
+_SAID = 3
+"""Signals named in one reason; a line is read at a glance."""
+
+
+def signals_of(condition: Condition) -> Iterator[str]:
+    """Names of the signals in it, in order, with repeats."""
+    match condition:
+        case Holds(name):
+            yield name
+        case All(parts) | AnyOf(parts):
+            for part in parts:
+                yield from signals_of(part)
+        case Not(part):
+            yield from signals_of(part)
+
+
+def holds(condition: Condition, truth: Mapping[str, bool]) -> bool:
+    """Whether it holds, given which signals do."""
+    match condition:
+        case Holds(name):
+            return truth[name]
+        case All(parts):
+            return all(holds(part, truth) for part in parts)
+        case AnyOf(parts):
+            return any(holds(part, truth) for part in parts)
+        case Not(part):
+            return not holds(part, truth)
+
+
+def first_failed(condition: Condition, seen: Mapping[str, SignalValue]) -> str | None:
+    """The first part that failed, in words; None if the condition holds."""
+    match condition:
+        case Holds(name):
+            return None if seen[name].holds else said(seen[name])
+        case All(parts):
+            return next(filter(None, (first_failed(part, seen) for part in parts)), None)
+        case AnyOf(parts):
+            failed = [first_failed(part, seen) for part in parts]
+            named = [reason for reason in failed if reason is not None]
+            if len(named) < len(failed):
+                return None
+            return named[0] if len(named) == 1 else "none of " + _listed(named)
+        case Not(part):
+            reasons = reasons_for(part, seen)
+            return None if reasons is None else "not " + _listed(reasons)
+
+
+def reasons_for(condition: Condition, seen: Mapping[str, SignalValue]) -> list[str] | None:
+    """What made it hold, one entry a signal; None if it does not hold."""
+    match condition:
+        case Holds(name):
+            return [said(seen[name])] if seen[name].holds else None
+        case All(parts):
+            found = [reasons_for(part, seen) for part in parts]
+            if any(reasons is None for reasons in found):
+                return None
+            return [reason for reasons in found if reasons for reason in reasons]
+        case AnyOf(parts):
+            held = [r for r in (reasons_for(part, seen) for part in parts) if r is not None]
+            return [reason for reasons in held for reason in reasons] if held else None
+        case Not(part):
+            failed = first_failed(part, seen)
+            return None if failed is None else [f"not {failed}"]
+
+
+def _listed(reasons: list[str]) -> str:
+    more = len(reasons) - _SAID
+    return ", ".join(reasons[:_SAID]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,147 @@
+"""What can be counted in a question: pure functions from its text to a number.
+
+None of them loads a model, so a decision costs no joules worth counting. ``MEASURES`` names them
+as a policy does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from string import ascii_uppercase
+from types import MappingProxyType
+
+from etui.query import Query
+
+TEXT_LIMIT = 20_000
+"""Characters looked at by everything but the length: what matters for routing stands before."""
+
+_BYTES_PER_TOKEN = 4
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_SENTENCE_END = re.compile(r"[.!?。！？]+(?=\s|$)")
+_DIGITS = re.compile(r"\d+")
+_MATH = re.compile(r"[=+*/^<>%±×÷√∑∫≤≥≠π]|\\(?:frac|sqrt|sum|int)\b")
+_BLANK = re.compile(r"_{2,}")
+_QUESTION = re.compile(r"[?？]")
+_FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
+_STATEMENT = re.compile(r"\bstatement\s+(?:\d+|[ivx]+)\b|^\s*\(?[IVX]{1,4}[.)]\s", re.I | re.M)
+_QUESTION_WORDS = _words(
+    "what which who whom whose when where why how "
+    "was welche welcher welches wer wem wen wessen wann wo warum wie wieso weshalb "
+    "que quoi quel quelle qui quand où pourquoi comment combien "
+    "qué cuál quién cuándo dónde cómo cuánto"
+)
+_NEGATIONS = _words("not no never none neither nor except without cannot nicht kein keine")
+# "A) x", "(A) x" anywhere; "A. x" and "A: x" only where a line begins, else "Plan A: go" counts.
+_OPTION = re.compile(r"(?:(?<=\s)|^)(?:\(([A-Za-z])\)|([A-Za-z])\))\s|^[ \t]*([A-Z])[.:]\s", re.M)
+
+
+class TextFacts:
+    """One query, looked at once; every fact is computed when it is first asked for.
+
+    Args:
+        query: What was asked.
+        count_tokens: A tokenizer's length of a text; None takes ``estimated_tokens``.
+    """
+
+    def __init__(self, query: Query, count_tokens: Callable[[str], int] | None = None) -> None:
+        self.query = query
+        self._count_tokens = count_tokens or estimated_tokens
+
+    @cached_property
+    def text(self) -> str:
+        """The beginning of the question."""
+        return self.query.text[:TEXT_LIMIT]
+
+    @cached_property
+    def folded(self) -> str:
+        """The same without case and with single spaces, for keywords."""
+        return " ".join(self.text.casefold().split())
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Its words, without case."""
+        return _WORD.findall(self.text.casefold())
+
+    @cached_property
+    def tokens(self) -> int:
+        """Length of the question in tokens."""
+        return self._count_tokens(self.query.text)
+
+    @cached_property
+    def chat_tokens(self) -> int:
+        """Length of the whole conversation in tokens, chat template excluded."""
+        earlier = sum(self._count_tokens(message.content) for message in self.query.messages()[:-1])
+        return earlier + self.tokens
+
+    @cached_property
+    def language(self) -> str | None:
+        """Its language as a two-letter code; None if it cannot be told."""
+        from etui.routing.language import detect
+
+        return detect(self.text, self.words)
+
+
+def estimated_tokens(text: str) -> int:
+    """Tokens of a text without a tokenizer: UTF-8 bytes over four, rounded up.
+
+    Four bytes a token is what byte-pair vocabularies come to on English; other languages and code
+    have more tokens than this says, by up to a half.
+    """
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
+
+
+def option_count(text: str) -> int:
+    """Options of a multiple-choice question: the longest run A, B, C, ... in order; 1 is none."""
+    best = run = 0
+    for found in _OPTION.finditer(text):
+        letter = (found[1] or found[2] or found[3]).upper()
+        if run < len(ascii_uppercase) and letter == ascii_uppercase[run]:
+            run += 1
+        else:
+            run = 1 if letter == "A" else 0
+        best = max(best, run)
+    return best if best > 1 else 0
+
+
+def _code_blocks(text: str) -> int:
+    fences = len(_FENCE.findall(text))
+    return (fences + 1) // 2  # an unclosed block is a block
+
+
+def _mean_word_length(facts: TextFacts) -> float:
+    return sum(map(len, facts.words)) / len(facts.words) if facts.words else 0.0
+
+
+MEASURES: Mapping[str, Callable[[TextFacts], float]] = MappingProxyType(
+    {
+        "tokens": lambda facts: facts.tokens,
+        "chat_tokens": lambda facts: facts.chat_tokens,
+        "characters": lambda facts: len(facts.query.text),
+        "words": lambda facts: len(facts.words),
+        "sentences": lambda facts: len(_SENTENCE_END.findall(facts.text)),
+        "lines": lambda facts: facts.text.count("\n") + 1,
+        "turns": lambda facts: sum(m.role == "user" for m in facts.query.history) + 1,
+        "options": lambda facts: option_count(facts.text),
+        "question_marks": lambda facts: len(_QUESTION.findall(facts.text)),
+        "question_words": lambda facts: sum(word in _QUESTION_WORDS for word in facts.words),
+        "negations": lambda facts: sum(
+            word in _NEGATIONS or word.endswith(("n't", "n’t")) for word in facts.words
+        ),
+        "statements": lambda facts: len(_STATEMENT.findall(facts.text)),
+        "blanks": lambda facts: len(_BLANK.findall(facts.text)),
+        "digits": lambda facts: sum(map(len, _DIGITS.findall(facts.text))),
+        "numbers": lambda facts: len(_DIGITS.findall(facts.text)),
+        "math_symbols": lambda facts: len(_MATH.findall(facts.text)),
+        "code_blocks": lambda facts: _code_blocks(facts.text),
+        "mean_word_length": _mean_word_length,
+    }
+)
+"""Name in a policy -> the number."""

@@ -1,0 +1,150 @@
+"""Finds policies by name or path, and loads them checked and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from etui.config import Config, shipped_dir
+from etui.errors import InvalidFile, Problem, UsageError
+from etui.routing.policy import Policy
+
+if TYPE_CHECKING:
+    from etui.routing.check import Findings
+    from etui.routing.schema import PolicyFile
+    from etui.yamlfile import Located
+
+_ENDINGS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPlace:
+    """Where one policy lies.
+
+    Attributes:
+        name: Name of the file without its ending.
+        path: The file.
+        origin: ``user`` (ETUI_HOME/policies), ``shipped``, or ``file`` when a path named it.
+        hides: Whether it takes the place of a shipped one of its name.
+    """
+
+    name: str
+    path: Path
+    origin: Literal["user", "shipped", "file"]
+    hides: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A policy file after its checks; ``policy`` is None where it has errors."""
+
+    place: PolicyPlace
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    policy: Policy | None
+
+
+def list_policies(config: Config) -> tuple[PolicyPlace, ...]:
+    """Every policy that can be named, by name; the user's own in place of shipped ones."""
+    shipped = {path.stem: path for path in _files(shipped_dir() / "policies")}
+    own = {path.stem: path for path in _files(config.policies_dir)}
+    places = [PolicyPlace(name, path, "shipped") for name, path in shipped.items()]
+    places = [place for place in places if place.name not in own]
+    places += [PolicyPlace(name, path, "user", name in shipped) for name, path in own.items()]
+    return tuple(sorted(places, key=lambda place: place.name))
+
+
+def find_policy(name: str, config: Config) -> PolicyPlace:
+    """The policy of a name; what ends in ``.yaml`` or holds a slash is a path.
+
+    Raises:
+        UsageError: No policy is called so, or there is no such file.
+    """
+    if name.endswith(_ENDINGS) or "/" in name or "\\" in name:
+        path = Path(name).expanduser()
+        return PolicyPlace(path.stem, path, "file")
+    places = list_policies(config)
+    for place in places:
+        if place.name == name:
+            return place
+    from difflib import get_close_matches
+
+    names = [place.name for place in places]
+    near = get_close_matches(name.lower(), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+    raise UsageError(
+        f"no policy is called {name!r}",
+        f"{hint}; your own belong into {config.policies_dir}, or name a .yaml file",
+    )
+
+
+def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
+    """The policy of a name or path, checked and compiled.
+
+    Args:
+        name: Name or path.
+        config: Where the user's own policies lie.
+        models: Names of models.yaml.
+
+    Raises:
+        UsageError: No policy is called so.
+        InvalidFile: The file has errors; ``problems`` holds every one.
+    """
+    checked = check_place(find_policy(name, config), models)
+    if checked.policy is None:
+        raise InvalidFile.of(checked.errors, f"mend {checked.place.path} and check it again")
+    return checked.policy
+
+
+def check_place(
+    place: PolicyPlace, models: Collection[str], here: Callable[[str], bool] | None = None
+) -> Checked:
+    """Every error and warning of one policy file, and the policy if it has no errors.
+
+    Args:
+        place: The file.
+        models: Names of models.yaml.
+        here: Whether a model is on this machine; None leaves that unchecked.
+    """
+    from etui.routing.schema import PolicyFile
+    from etui.yamlfile import load_yaml
+
+    try:
+        located = load_yaml(place.path, PolicyFile)
+    except InvalidFile as error:
+        return Checked(place, error.problems, (), None)
+    return _checked(place, located, models, here)
+
+
+def check_text(text: str, place: PolicyPlace, models: Collection[str]) -> Checked:
+    """The same for text that is not saved yet."""
+    from etui.routing.schema import PolicyFile
+    from etui.yamlfile import parse_yaml
+
+    try:
+        located = parse_yaml(text, PolicyFile, file=str(place.path))
+    except InvalidFile as error:
+        return Checked(place, error.problems, (), None)
+    return _checked(place, located, models, None)
+
+
+def _checked(
+    place: PolicyPlace,
+    located: Located[PolicyFile],
+    models: Collection[str],
+    here: Callable[[str], bool] | None,
+) -> Checked:
+    from etui.routing.check import check_policy
+    from etui.routing.compile import compile_policy
+
+    findings: Findings = check_policy(located, models, here)
+    policy = None if findings.errors else compile_policy(located, place.name)
+    return Checked(place, findings.errors, findings.warnings, policy)
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix == ".yaml" and path.is_file())

@@ -1,0 +1,207 @@
+"""``etui ask``: one question, its answer on stdout, its price on stderr."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.errors import ExitCode
+
+if TYPE_CHECKING:
+    from etui.choice import Wish
+    from etui.log.records import TurnRecord
+    from etui.query import Query
+    from etui.turn import TurnEvent
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("-m", "--model", metavar="NAME", help="Model that answers; no policy is asked.")
+@click.option("-p", "--policy", metavar="NAME|FILE", help="Policy that decides.")
+@click.option("-a", "--arm", metavar="NAME", help="Arm of the policy, without asking its rules.")
+@click.option(
+    "-r",
+    "--reasoning",
+    type=click.Choice(["direct", "cot", "vote"]),
+    help="How to answer: at once, after a thought, or by majority.",
+)
+@click.option(
+    "--think-tokens", type=click.IntRange(0, 100_000), metavar="N", help="Budget of the thought."
+)
+@click.option("--votes", type=click.IntRange(1, 64), metavar="N", help="Answers of a majority.")
+@click.option(
+    "--style",
+    type=click.Choice(["auto", "plain", "draft", "native"]),
+    help="How thought is asked for.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Tokens of the answer, beside the thought.",
+)
+@click.option(
+    "-t",
+    "--temperature",
+    type=click.FloatRange(0, 5),
+    metavar="T",
+    help="0 takes the likeliest token.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Seed of the draw.")
+@click.option("-s", "--system", metavar="TEXT", help="System prompt.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and no stream.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the answer only.")
+def ask(
+    prompt: str | None,
+    system: str | None,
+    as_json: bool,
+    quiet: bool,
+    **wishes: Any,
+) -> int:
+    """Answer one question and show what it cost.
+
+    Standard input is appended to the prompt. The answer streams to stdout; the thought, the choice
+    and the price (tokens, tok/s, time to first token, joules with their uncertainty and kind,
+    joules per token, mean watts) go to stderr.
+
+    \b
+    etui ask "What is a joule?"
+    etui ask --reasoning cot --think-tokens 128 "What is 17 * 23?"
+    git diff | etui ask "Write a commit message for this change" --quiet
+    """
+    from etui.choice import Wish
+    from etui.cli.question import read_question, standard_input
+    from etui.query import Query
+
+    stdin, is_terminal = standard_input()
+    question = read_question(prompt, stdin, is_terminal=is_terminal)
+    record = _answer(
+        Query(question, system=system or None), Wish(**wishes), _printer(as_json, quiet)
+    )
+    if as_json:
+        click.echo(json.dumps(record.to_json(), ensure_ascii=False, indent=2))
+    return ExitCode.PARTIAL if record.status == "stopped" else ExitCode.DONE
+
+
+def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> TurnRecord:
+    from etui.answering import InProcess
+    from etui.choice import choose, serving
+    from etui.config import load_config, make_home
+    from etui.energy.open import open_recorder
+    from etui.log.writer import TurnWriter
+    from etui.models import load_catalogue
+    from etui.provenance import provenance
+    from etui.turn import TurnFinished, run_turn
+
+    config = load_config()
+    make_home(config)
+    writer = TurnWriter(config)
+    try:
+        catalogue = load_catalogue(config)
+        decision = choose(query, wish, config, catalogue, lambda: read_host(config))
+        spec, path = serving(decision, config, catalogue)
+        writer.ready()
+        record = None
+        with (
+            open_recorder(config) as recorder,
+            closing(InProcess(config)) as answerer,
+            _stop_signals(answerer.cancel),
+            closing(
+                run_turn(
+                    query,
+                    decision,
+                    spec=spec,
+                    path=path,
+                    answerer=answerer,
+                    meter=recorder,
+                    writer=writer,
+                    settings=provenance(config),
+                )
+            ) as events,
+        ):
+            for event in events:
+                if isinstance(event, TurnFinished):
+                    record = event.record
+                show(event)
+    finally:
+        writer.close()
+    assert record is not None
+    return record
+
+
+@contextmanager
+def _stop_signals(cancel: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal end the answer and keep it; a second Ctrl-C leaves."""
+    seen: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        cancel()
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _printer(as_json: bool, quiet: bool) -> Callable[[TurnEvent], None]:
+    """What is shown of the events: the answer on stdout, everything else on stderr."""
+    from etui.engine.events import Answer, Loaded, Prefilled, Thought
+    from etui.lines import energy_line, why_line
+    from etui.turn import Decided, TurnFinished
+    from etui.units import seconds_text
+    from etui.visible import visible
+
+    on_terminal = sys.stdout.isatty()
+    thought_open = False
+
+    def note(text: str) -> None:
+        if not quiet and not as_json:
+            click.echo(text, err=True)
+
+    def end_thought() -> None:
+        nonlocal thought_open
+        if thought_open:
+            thought_open = False
+            click.secho("", err=True)
+
+    def show(event: TurnEvent) -> None:
+        nonlocal thought_open
+        match event:
+            case Decided(decision=decision):
+                note(click.style(why_line(decision), dim=True))
+            case Loaded() if sys.stderr.isatty():
+                took = seconds_text((event.end_ns - event.start_ns) / 1e9)
+                note(click.style(f"loaded {event.model} in {took}", dim=True))
+            case Prefilled(dropped_messages=dropped) if dropped:
+                note(f"the oldest {dropped} messages no longer fit and were left out")
+            case Thought(text=text) if text and not (quiet or as_json):
+                thought_open = True
+                click.secho(visible(text), dim=True, nl=False, err=True)
+            case Answer(text=text) if text and not as_json:
+                end_thought()
+                click.echo(visible(text) if on_terminal else text, nl=False)
+            case TurnFinished(record=record):
+                end_thought()
+                if not as_json and record.answer:
+                    click.echo()
+                note(click.style(energy_line(record), bold=record.status == "complete"))
+                ended = record.settings.get("ended")
+                if ended and record.status != "error":
+                    note(click.style(str(ended), dim=True))
+
+    return show

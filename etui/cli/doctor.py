@@ -1,0 +1,99 @@
+"""``etui doctor``: what was found, what was not, and the line that mends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from etui.doctor import Diagnosis
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor(as_json: bool) -> None:
+    """Say what was found: GPU, power channels, models, folders.
+
+    Every power channel is found or not, readable or not, and where it is not, the exact command or
+    line that mends it stands below.
+    """
+    from etui.config import load_config
+    from etui.doctor import diagnose
+
+    diagnosis = diagnose(load_config())
+    if as_json:
+        click.echo(json.dumps(diagnosis.to_json(), ensure_ascii=False, indent=2))
+        return
+    for line in report(diagnosis):
+        click.echo(line)
+
+
+def report(diagnosis: Diagnosis) -> Iterator[str]:
+    """The diagnosis as lines of text, one part after the other."""
+    yield "versions"
+    for name, value in diagnosis.versions.items():
+        yield f"  {name:<18}{value or 'not installed'}"
+    yield from _offload(diagnosis)
+    yield from _channels(diagnosis)
+    yield from _models(diagnosis)
+    yield "folders"
+    for folder in diagnosis.folders:
+        note = f"  ({folder.why_not})" if folder.why_not else ""
+        yield f"  {_mark(folder.usable)} {folder.name:<8}{folder.path}{note}"
+    if diagnosis.problems:
+        yield "problems"
+        for problem in diagnosis.problems:
+            yield from (f"  {line}" for line in problem.splitlines())
+
+
+def _offload(diagnosis: Diagnosis) -> Iterator[str]:
+    offload = diagnosis.offload
+    yield "GPU offload"
+    if offload.problem:
+        yield f"  {_mark(False)} {offload.problem}"
+    elif offload.compiled_in:
+        yield f"  {_mark(True)} compiled into llama.cpp"
+    elif offload.graphics_cards:
+        yield f"  {_mark(False)} not compiled into llama.cpp: models run on the CPU"
+    else:
+        yield "  - not compiled into llama.cpp, and no GPU was found: models run on the CPU"
+    for device in offload.devices:
+        yield f"    {device}"
+    if offload.graphics_cards and not offload.devices:
+        yield f"    on the bus: {', '.join(offload.graphics_cards)}"
+    if offload.fix:
+        yield f"    fix: {offload.fix}"
+
+
+def _channels(diagnosis: Diagnosis) -> Iterator[str]:
+    yield "power channels"
+    for probe in diagnosis.channels:
+        state = "readable" if probe.readable else "not readable" if probe.found else "not found"
+        mark = _mark(probe.readable) if probe.found else "-"
+        why = f": {probe.why_not}" if probe.why_not else ""
+        yield f"  {mark} {probe.id}  {state}{why}"
+        if probe.fix:
+            yield from (f"      fix: {line}" for line in probe.fix.splitlines())
+    if diagnosis.unmeasured:
+        yield f"  unmeasured: {', '.join(diagnosis.unmeasured)}"
+
+
+def _models(diagnosis: Diagnosis) -> Iterator[str]:
+    from etui.models import STARTER
+    from etui.units import bytes_text
+
+    yield "models on disk"
+    for model in diagnosis.models:
+        problem = f"  {model.problem}" if model.problem else ""
+        yield (
+            f"  {_mark(not model.problem)} {model.name:<22}{bytes_text(model.file_bytes)}{problem}"
+        )
+    if not diagnosis.models:
+        yield f"  - none; fix: etui models pull {STARTER}"
+
+
+def _mark(good: bool) -> str:
+    return "✓" if good else "✗"

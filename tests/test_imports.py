@@ -1,0 +1,61 @@
+"""What a room may import: proven in a fresh process, where nothing is loaded yet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("textual", "llama_cpp", "pynvml")
+SLOW = (*HEAVY, "pydantic", "sqlite_utils", "numpy", "yaml", "huggingface_hub", "jinja2")
+
+
+def loaded(statement: str, suspects: tuple[str, ...]) -> list[str]:
+    """Which of the suspects are in sys.modules after a statement in a fresh interpreter."""
+    code = f"import sys\n{statement}\nprint(*[m for m in {suspects!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "etui.turn",
+        "etui.units",
+        "etui.choice",
+        "etui.reasoning.answer",
+        "etui.routing.decide",
+        "etui.routing.policies",
+        "etui.energy.recorder",
+        "etui.engine.gguf",
+        "etui.models",
+        "etui.log.writer",
+        "etui.lines",
+    ],
+)
+def test_pure_rooms_import_no_screen_no_engine_and_no_driver(module):
+    assert loaded(f"import {module}", HEAVY) == []
+
+
+@pytest.mark.parametrize("command", ["ask", "doctor", "logs", "models", "policy"])
+def test_no_command_imports_textual_or_anything_slow_before_it_runs(command):
+    statement = f"from etui.cli.main import cli; cli.get_command(None, {command!r})"
+    assert loaded(statement, SLOW) == []
+
+
+def test_help_imports_click_alone():
+    statement = (
+        "import contextlib, io\n"
+        "from etui.cli.main import run\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    assert run(['--help']) == 0"
+    )
+    assert loaded(statement, (*SLOW, "psutil", "platformdirs")) == []
+
+
+def test_the_answering_half_never_imports_textual():
+    statement = "import etui.cli.ask, etui.answering, etui.engine.child, etui.worker, etui.doctor"
+    assert loaded(statement, ("textual",)) == []

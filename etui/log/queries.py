@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ from etui.query import Message
 __all__ = ["ChatSummary", "LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]
 
 _SNIPPET_CHARS = 200
+_PAGE_ROWS = 500
 
 
 class UnknownId(EtuiError):
@@ -132,18 +134,13 @@ class LogReader:
         rows = self._page(_SUMMARY_COLUMNS, wanted, sort, descending, limit, offset)
         return [TurnSummary(*row) for row in rows]
 
-    def turns(
-        self,
-        wanted: TurnFilter | None = None,
-        *,
-        sort: Sort = Sort.TIME,
-        descending: bool = False,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[TurnRecord]:
-        """Whole turns, oldest first, for export and replay."""
-        rows = self._page("turns.*", wanted, sort, descending, limit, offset)
-        return [turn_of(row) for row in rows]
+    def turns(self, wanted: TurnFilter | None = None) -> Iterator[TurnRecord]:
+        """Whole turns, oldest first, for export and replay; read in pages, never all at once."""
+        for offset in itertools.count(step=_PAGE_ROWS):
+            rows = self._page("turns.*", wanted, Sort.TIME, False, _PAGE_ROWS, offset)
+            yield from map(turn_of, rows)
+            if len(rows) < _PAGE_ROWS:
+                return
 
     def count_turns(self, wanted: TurnFilter | None = None) -> int:
         """How many turns a filter means."""

@@ -1,0 +1,213 @@
+"""``etui logs``: what was asked, what was answered and what it cost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from etui.errors import UsageError
+
+if TYPE_CHECKING:
+    from etui.log.queries import LogReader, TurnFilter
+
+_SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
+_GROUPS = ("all", "model", "rule", "policy", "status", "day", "chat")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def _choosing(command: _Command) -> _Command:
+    """Add the options that say which turns are meant."""
+    for option in reversed(
+        (
+            click.option("--model", metavar="NAME", help="Only turns this model answered."),
+            click.option("--rule", metavar="NAME", help="Only turns this rule routed."),
+            click.option("--policy", metavar="NAME", help="Only turns this policy routed."),
+            click.option("--status", metavar="STATUS", help="complete, stopped, truncated, ..."),
+            click.option("--chat", metavar="ID", help="Only turns of this chat."),
+            click.option("--since", metavar="WHEN", help="today, 12h, 7d, or a date or time."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def logs() -> None:
+    """List, show, search and export the turns in the log."""
+
+
+@logs.command("list")
+@_choosing
+@click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True)
+@click.option("--sort", type=click.Choice(_SORTS), default="time", show_default=True)
+@click.option("--reverse", is_flag=True, help="Oldest, cheapest or shortest first.")
+@as_json
+def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None) -> None:
+    """List turns, the latest (or dearest, or longest) first."""
+    with _reader() as log:
+        _show_list(log, _wanted(chosen), limit, sort, reverse, as_json)
+
+
+@logs.command()
+@click.argument("text")
+@_choosing
+@click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True)
+@click.option("--sort", type=click.Choice(_SORTS), default="time", show_default=True)
+@click.option("--reverse", is_flag=True, help="Oldest, cheapest or shortest first.")
+@as_json
+def search(
+    text: str, limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None
+) -> None:
+    """List turns whose question or answer holds every word of TEXT.
+
+    Quoted words must follow each other; the last word may be the beginning of one.
+    """
+    if not text.strip():
+        raise UsageError("nothing to search for", "give a word: etui logs search joule")
+    with _reader() as log:
+        _show_list(log, _wanted(chosen, search=text), limit, sort, reverse, as_json)
+
+
+@logs.command()
+@click.argument("turn_id", metavar="ID|last")
+@as_json
+def show(turn_id: str, as_json: bool) -> None:
+    """Show one turn in full; the beginning of its id is enough."""
+    from etui.cli.turn_text import turn_lines
+    from etui.log.export import turn_document
+
+    with _reader() as log:
+        turn = log.get_turn(turn_id)
+        loads = log.loads(turn_id=turn.turn_id)
+    if as_json:
+        _print_json(turn_document(turn))
+    else:
+        click.echo("\n".join(turn_lines(turn, loads)))
+
+
+@logs.command()
+@click.option("--by", type=click.Choice(_GROUPS), default="model", show_default=True)
+@_choosing
+@as_json
+def totals(by: str, as_json: bool, **chosen: str | None) -> None:
+    """Add up joules, tokens and seconds per model, rule, day or chat."""
+    from etui.cli.turn_text import totals_table
+
+    with _reader() as log:
+        sums = log.totals(by, _wanted(chosen))
+        if as_json:
+            _print_json({"by": by, "totals": [asdict(total) for total in sums]})
+        elif sums:
+            click.echo("\n".join(line.rstrip() for line in totals_table(by, sums)))
+        else:
+            _say_empty(log, filtered=any(chosen.values()))
+
+
+@logs.command()
+@_choosing
+@click.option("--search", metavar="TEXT", help="Only turns that hold these words.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("jsonl", "csv", "markdown", "json")),
+    default="jsonl",
+    show_default=True,
+    help="markdown and json take one chat.",
+)
+def export(form: str, search: str | None, **chosen: str | None) -> None:
+    """Write turns to standard output, oldest first, or one chat (--chat ID)."""
+    from etui.lines import energy_line
+    from etui.log import export as writing
+
+    chat_id = chosen.get("chat")
+    if form in ("markdown", "json") and chat_id is None:
+        raise UsageError(f"--format {form} exports one chat", "name it: --chat ID")
+    wanted = _wanted(chosen, search=search)
+    with _reader() as log:
+        if chat_id is not None and form in ("markdown", "json"):
+            chat, turns = log.get_chat(chat_id), list(log.turns(wanted))
+            if form == "json":
+                _print_json(writing.chat_document(chat, turns))
+            else:
+                click.echo(writing.chat_markdown(chat, turns, energy_line), nl=False)
+        elif form == "csv":
+            writing.write_csv(log.turns(wanted), sys.stdout)
+        else:
+            writing.write_json_lines(log.turns(wanted), sys.stdout)
+        if not log.count_turns(wanted):
+            _say_empty(log, filtered=any(chosen.values()) or search is not None)
+
+
+@logs.command()
+def path() -> None:
+    """Print where the log is."""
+    from etui.config import load_config
+
+    database = load_config().database
+    click.echo(str(database))
+    if not database.exists():
+        click.echo("it is made with the first answer", err=True)
+
+
+def _reader() -> LogReader:
+    from etui.config import load_config
+    from etui.log.queries import LogReader
+
+    return LogReader(load_config())
+
+
+def _wanted(chosen: dict[str, str | None], search: str | None = None) -> TurnFilter:
+    from etui.cli.since import parse_since
+    from etui.log.queries import TurnFilter
+
+    since = chosen.get("since")
+    return TurnFilter(
+        model=chosen.get("model"),
+        rule=chosen.get("rule"),
+        policy=chosen.get("policy"),
+        status=chosen.get("status"),
+        chat_id=chosen.get("chat"),
+        since=parse_since(since, datetime.now().astimezone()) if since else None,
+        search=search,
+    )
+
+
+def _show_list(
+    log: LogReader, wanted: TurnFilter, limit: int, sort: str, reverse: bool, as_json: bool
+) -> None:
+    from etui.cli.turn_text import turns_table
+    from etui.log.queries import Sort, TurnFilter
+    from etui.units import count_text
+
+    turns = log.list_turns(wanted, sort=Sort(sort), descending=not reverse, limit=limit)
+    total = log.count_turns(wanted)
+    if as_json:
+        _print_json({"total": total, "turns": [asdict(turn) for turn in turns]})
+        return
+    if not total:
+        _say_empty(log, filtered=wanted != TurnFilter())
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo("\n".join(line.rstrip() for line in turns_table(turns, width)))
+    if len(turns) < total:
+        click.echo(f"{len(turns)} of {count_text(total, 'turn')}; -n shows more", err=True)
+
+
+def _say_empty(log: LogReader, *, filtered: bool) -> None:
+    if filtered and log.exists and log.count_turns():
+        click.echo("no turn in the log is like that", err=True)
+    else:
+        click.echo("the log is empty: nothing was asked yet", err=True)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,0 +1,212 @@
+"""Turns of the log as text for a terminal: a table of many, and one in full."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from etui import units
+from etui.visible import visible
+
+if TYPE_CHECKING:
+    from etui.log.queries import TurnSummary
+    from etui.log.records import LoadRecord, TurnRecord
+    from etui.log.totals import Total
+
+_ID_CHARS = 8
+_HEAD = ("ID", "TIME", "MODEL", "RULE", "TOKENS", "SECONDS", "ENERGY", "PER TOKEN", "QUESTION")
+_TOTALS_HEAD = ("TURNS", "TOKENS", "ENERGY", "ESTIMATED", "PER TOKEN", "UNMEASURED")
+_MIN_QUESTION_CELLS = 20
+
+
+def one_line(text: str) -> str:
+    """Text of any origin on one line, with nothing in it that a terminal would obey."""
+    return " ".join(visible(text).split())
+
+
+def local_time(created_at: str) -> str:
+    """A time of the log in the zone of this machine, to the second."""
+    try:
+        moment = datetime.fromisoformat(created_at)
+    except ValueError:
+        return one_line(created_at)
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def turns_table(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
+    """Lines of a table; questions are cut so that a line has ``width`` cells, None cuts nothing."""
+    rows = [_HEAD, *(_row(turn) for turn in turns)]
+    fixed = columns([row[:-1] for row in rows])
+    if width is None:
+        return [f"{left}  {row[-1]}" for left, row in zip(fixed, rows, strict=True)]
+    room = max(_MIN_QUESTION_CELLS, width - cells(fixed[0]) - 2)
+    return [f"{left}  {fitted(row[-1], room)}" for left, row in zip(fixed, rows, strict=True)]
+
+
+def _row(turn: TurnSummary) -> tuple[str, ...]:
+    question = one_line(turn.query)
+    mark = "" if turn.status == "complete" else f"[{turn.status}] "
+    return (
+        one_line(turn.turn_id[:_ID_CHARS]),
+        local_time(turn.created_at),
+        one_line(turn.model),
+        one_line(turn.rule or "-"),
+        f"{turn.tokens_output:,}",
+        units.seconds_text(turn.seconds_total),
+        units.energy_text(turn.joules, turn.uncertainty, turn.kind),
+        units.per_token_text(turn.joules_per_token, turn.kind),
+        mark + question,
+    )
+
+
+def totals_table(by: str, totals: Sequence[Total]) -> list[str]:
+    """Lines of a table of totals, hardware readings and estimates in columns of their own."""
+    rows = [
+        (
+            one_line(total.key) or "-",
+            f"{total.turns:,}",
+            f"{total.output_tokens:,}",
+            units.total_text(total.joules, total.uncertainty, total.kind),
+            "-"
+            if total.estimated_joules is None
+            else units.energy_text(total.estimated_joules, None, units.ESTIMATE),
+            units.per_token_text(
+                total.joules_per_token, total.kind if total.joules is not None else units.ESTIMATE
+            ),
+            f"{total.unmeasured_turns:,}",
+        )
+        for total in totals
+    ]
+    return columns([(by.upper(), *_TOTALS_HEAD), *rows])
+
+
+def turn_lines(turn: TurnRecord, loads: Sequence[LoadRecord]) -> list[str]:
+    """One turn in full: question, thought, answer, route, tokens, seconds, energy by phase."""
+    facts = [
+        ("turn", turn.turn_id),
+        ("time", local_time(turn.created_at)),
+        ("chat", turn.chat_id or "-"),
+        ("status", turn.status + (f": {one_line(turn.error)}" if turn.error else "")),
+        ("model", one_line(turn.model)),
+        ("arm", f"{one_line(turn.arm)} ({turn.reasoning})"),
+        ("route", " › ".join(one_line(part) for part in (turn.policy, turn.rule) if part) or "-"),
+        ("why", one_line(turn.why) or "-"),
+        ("tokens", _tokens(turn)),
+        ("seconds", _seconds(turn)),
+        *_energy(turn),
+        *(("load", _load(load)) for load in loads),
+    ]
+    if turn.confidence is not None:
+        facts.append(("confidence", units.percent_text(turn.confidence)))
+    for vote in turn.votes:
+        tokens = units.tokens_text(vote.tokens)
+        facts.append((f"vote {vote.index + 1}", f"{one_line(vote.answer)} ({tokens})"))
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{name:<{width}}  {text}" for name, text in facts]
+    sections = (
+        ("system prompt", turn.system),
+        ("question", turn.query),
+        ("thinking", turn.thinking),
+        ("answer", turn.answer),
+    )
+    for title, text in sections:
+        if text:
+            lines += ["", f"{title}:", *(f"  {line}" for line in visible(text).split("\n"))]
+    return lines
+
+
+def _tokens(turn: TurnRecord) -> str:
+    t = turn.tokens
+    return (
+        f"{t.prompt:,} prompt ({t.cached:,} cached, {t.computed:,} computed), "
+        f"{t.output:,} output ({t.thinking:,} thinking), "
+        f"{units.rate_text(t.output, turn.seconds.decode)}"
+    )
+
+
+def _seconds(turn: TurnRecord) -> str:
+    s = turn.seconds
+    parts = [f"{units.seconds_text(s.total)} total", f"{units.seconds_text(s.prefill)} prefill"]
+    parts.append(f"{units.seconds_text(s.decode)} decode")
+    if s.ttft is not None:
+        parts.append(f"first token after {units.seconds_text(s.ttft)}")
+    return ", ".join(parts)
+
+
+def _energy(turn: TurnRecord) -> list[tuple[str, str]]:
+    e = turn.energy
+    gross = units.energy_text(e.joules, e.uncertainty, e.kind, spread=True)
+    if e.joules is None:
+        facts = [("energy", gross)]
+    else:
+        net = (
+            "no idle baseline"
+            if e.net_joules is None
+            else f"net {units.energy_text(e.net_joules, None, e.kind)} "
+            f"(idle {units.watts_text(e.idle_watts)})"
+        )
+        facts = [("energy", f"{gross}, {net}")]
+        facts.append(("per token", units.per_token_text(e.joules_per_token, e.kind)))
+        watts = f"{units.watts_text(e.mean_watts, e.kind)} mean"
+        if e.peak_watts is not None:
+            watts += f", {units.watts_text(e.peak_watts, e.kind)} peak"
+        facts.append(("power", f"{watts}, {units.percent_text(e.coverage)} recorded"))
+        for phase in ("prefill", "decode"):
+            joules = e.phases.get(phase)
+            facts.append((f"  {phase}", units.energy_text(joules, None, e.kind)))
+        if e.thinking_joules is not None and turn.tokens.thinking:
+            facts.append(("  thinking", units.energy_text(e.thinking_joules, None, e.kind)))
+    for channel, joules in e.channels.items():
+        facts.append((f"  {one_line(channel)}", units.energy_text(joules, None, e.kind)))
+    if turn.predicted_joules is not None:
+        facts.append(("predicted", units.energy_text(turn.predicted_joules)))
+    if e.unmeasured:
+        facts.append(("unmeasured", ", ".join(one_line(scope) for scope in e.unmeasured)))
+    if e.flags:
+        facts.append(("flags", ", ".join(e.flags)))
+    return facts
+
+
+def _load(load: LoadRecord) -> str:
+    energy = units.energy_text(load.joules, load.uncertainty, load.kind)
+    return (
+        f"{one_line(load.model)}, {units.bytes_text(load.size_bytes)}, "
+        f"{units.seconds_text(load.seconds)}, {energy}; not in the turn's energy"
+    )
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with aligned columns; a wide character takes two cells."""
+    widths = [max(cells(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            text + " " * (width - cells(text)) for text, width in zip(row, widths, strict=True)
+        )
+        for row in rows
+    ]
+
+
+def cells(text: str) -> int:
+    """Cells of a terminal that a text takes."""
+    return sum(_cells_of(char) for char in text)
+
+
+def fitted(text: str, room: int) -> str:
+    """The text, cut with ``…`` so that it takes at most ``room`` cells."""
+    if cells(text) <= room:
+        return text
+    used, kept = 1, []
+    for char in text:
+        used += _cells_of(char)
+        if used > room:
+            break
+        kept.append(char)
+    return "".join(kept) + "…"
+
+
+def _cells_of(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1

@@ -1,12 +1,16 @@
 """A cumulative hardware counter as a function of time.
 
 Knots are put only where the counter moved, and energy runs linearly between them. With n edges
-inside an interval only its two ends are uncertain: in a tick of length T with mean power P and
-power between p_low and p_high, the energy x seconds after the edge is off by at most
+inside an interval only its two ends are uncertain. In a tick of T seconds with mean power P, let
+D be the largest deviation from P of power readings and of mean powers of the ticks around it. The
+power inside may have swung by twice as much, since a mean hides half of a swing; then the energy
+x seconds after the edge is off by at most
 
-    max(min(x (p_high - P), (T - x) (P - p_low)), min(x (P - p_low), (T - x) (p_high - P)))
+    max(min(x 2D, (T - x) min(2D, P)), min(x min(2D, P), (T - x) 2D))
 
-plus P times the uncertainty of the edge's own time.
+and for power that wanders quickly (kernels of single tokens) by two standard deviations of a
+Brownian bridge, 2 s sqrt(x (T - x)) with s the scatter of the ticks' means; the larger counts. To
+that comes P times the uncertainty of the edge's own time.
 """
 
 from __future__ import annotations
@@ -271,6 +275,20 @@ class CounterTrack:
         seconds = (t1 - t0) / 1e9
         mean = (e1 - e0) / seconds
         low, high = self._range_of(t0, t1)
-        above, below = max(high - mean, 0.0), max(mean - low, 0.0)
+        swing = 2 * max(high - mean, mean - low, 0.0)
+        above, below = swing, min(swing, mean)
         done, left = share * seconds, (1 - share) * seconds
-        return float(max(min(done * above, left * below), min(done * below, left * above)))
+        steps = max(min(done * above, left * below), min(done * below, left * above))
+        wander = 2 * self._scatter(upper) * math.sqrt(done * left)
+        return float(max(steps, wander))
+
+    def _scatter(self, upper: int) -> float:
+        """Standard deviation of one tick's mean watts, from the steps between ticks around it."""
+        low, high = max(upper - 6, 0), min(upper + 6, len(self._knots))
+        if high - low < 4:
+            return 0.0
+        times = self._knots.column(_T)[low:high]
+        joules = self._knots.column(_E)[low:high]
+        watts = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
+        steps = watts[1:] - watts[:-1]
+        return math.sqrt(float((steps * steps).mean()) / 2)

@@ -7,10 +7,8 @@ many edges of one regular counter narrow each edge down much further than the re
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import median
 
 
 class StepKind(StrEnum):
@@ -69,20 +67,29 @@ class Edge:
 class EdgeClock:
     """Learns a counter's period and phase from the reads around its movements.
 
+    The first dense reads give the period. From then on each edge lies where both the reads around
+    it and the beat of the edges before it allow; where the reads push it off the beat, the period
+    follows a little. An edge that does not fit at all widens the drift that is allowed; edges that
+    fit narrow it again.
+
     Args:
         period_s: Expected period in seconds; None when nothing is known.
     """
 
-    _REMEMBERED = 25
-    _SLACK = 0.02
-    """Share of a period by which an edge may drift from a regular beat."""
+    _FIRST_EDGES = 12
+    _GAIN = 0.03
+    _MOST_BLIND = 2
+    _LEAST_SLACK, _MOST_SLACK = 0.005, 0.2
+    """Share of a period by which one edge may lie off a regular beat."""
 
     def __init__(self, period_s: float | None = None) -> None:
         self._hint_ns = None if period_s is None else period_s * 1e9
-        self._periods: deque[float] = deque(maxlen=self._REMEMBERED)
+        self._first: list[float] = []
         self._learned_ns: float | None = None
         self._low: float | None = None
         self._high: float | None = None
+        self._slack = 0.02
+        self._blind = 0
 
     @property
     def period_ns(self) -> float | None:
@@ -98,65 +105,74 @@ class EdgeClock:
                 reads are dense enough to see single refreshes.
         """
         low, high = float(before_ns), float(now_ns)
+        self._learn((low + high) / 2, (high - low) / 2, stood_still)
         period = self.period_ns
         if period is not None:
-            low = max(low, high - period * (1 + self._SLACK))
-        if self._low is not None and self._high is not None:
-            if stood_still:
-                self._learn(low, high)
+            # A gap that may hold several refreshes says little of the beat; too many, nothing.
+            self._blind = self._blind + 1 if now_ns - before_ns > period else 0
+            low = max(low, high - period * (1 + self._slack))
+        if self._blind <= self._MOST_BLIND:
             low, high = self._narrow(low, high)
         self._low, self._high = low, high
         return Edge(int((low + high) / 2), int((high - low) / 2))
 
     def place(self, t_ns: int, half_ns: int) -> Edge:
         """An edge whose time somebody knows (the driver), kept for the period."""
-        low, high = float(t_ns - half_ns), float(t_ns + half_ns)
-        if self._low is not None:
-            self._learn(low, high)
-        self._low, self._high = low, high
+        self._learn(float(t_ns), float(half_ns), True)
+        self._low, self._high = float(t_ns - half_ns), float(t_ns + half_ns)
         return Edge(t_ns, half_ns)
 
     def still(self, before_ns: int, now_ns: int) -> None:
         """Two reads found the same value: a period much shorter than that is wrong."""
         period = self.period_ns
         if period is not None and now_ns - before_ns > 3 * period:
-            self._hint_ns = self._learned_ns = None
-            self._periods.clear()
+            self._forget()
 
     def lose(self) -> None:
         """Forget the phase: after a gap the beat may have shifted."""
         self._low = self._high = None
 
-    def _learn(self, low: float, high: float) -> None:
-        assert self._low is not None
-        assert self._high is not None
-        between = (low + high - self._low - self._high) / 2
-        blur = (high - low + self._high - self._low) / 2
-        if between <= 0 or blur > 0.6 * between:
-            return
-        known = self._learned_ns
-        if known is not None and between < 0.6 * known:
-            self._periods.clear()  # an earlier guess spanned several refreshes
-            known = None
-        ticks = max(1, round(between / known)) if known is not None else 1
-        self._periods.append(between / ticks)
-        if len(self._periods) >= 3:
-            self._learned_ns = median(self._periods)
+    def _forget(self) -> None:
+        self._hint_ns = self._learned_ns = None
+        self._first = []
+        self._slack = 0.02
+        self.lose()
+
+    def _learn(self, middle: float, half: float, single: bool) -> None:
+        """The period, from the first run of edges between which the counter was seen to stand."""
+        if self._first:
+            between = middle - self._first[-1]
+            if self._learned_ns is not None and single and between < 0.5 * self._learned_ns:
+                self._forget()  # what was learned spanned several refreshes
+            elif not single or half > 0.3 * between:
+                self._first = [] if self._learned_ns is None else self._first
+            elif self._learned_ns is not None and between > 1.5 * self._learned_ns:
+                return
+        if len(self._first) < self._FIRST_EDGES:
+            self._first.append(middle)
+            if len(self._first) >= 3:
+                count = len(self._first) - 1
+                self._learned_ns = (self._first[-1] - self._first[0]) / count
 
     def _narrow(self, low: float, high: float) -> tuple[float, float]:
         """Cut the bracket down to where a regular beat puts the edge, if that fits at all."""
         period = self._learned_ns
         if period is None or self._low is None or self._high is None:
             return low, high
-        ticks = round(((low + high) - (self._low + self._high)) / 2 / period)
+        last = (self._low + self._high) / 2
+        ticks = round(((low + high) / 2 - last) / period)
         if not 1 <= ticks <= 20:
             return low, high
-        slack = self._SLACK * period * ticks
+        slack = self._slack * period
         early = max(low, self._low + ticks * period - slack)
         late = min(high, self._high + ticks * period + slack)
         if late <= early:
+            self._slack = min(2 * self._slack, self._MOST_SLACK)
             return low, high
-        least = self._SLACK * period  # a beat is never trusted further than its drift
+        self._slack = max(0.97 * self._slack, self._LEAST_SLACK)
+        push = (early + late) / 2 - (last + ticks * period)
+        self._learned_ns = period + self._GAIN * push / ticks
+        least = 2 * slack  # the beat is not trusted further than its drift
         if late - early < least:
             middle = (early + late) / 2
             return max(low, middle - least / 2), min(high, middle + least / 2)

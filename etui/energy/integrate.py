@@ -3,19 +3,20 @@
 Equal readings are kept. Dropping them and drawing a line between what is left turns 100 W for 10 s
 and 300 W for 10 s into 2000 J instead of 4000 J.
 
-The uncertainty of an interval has four parts: its two ends (the reading is late by a refresh, and
-a running average of A seconds hides a swing of dP watts by up to dP A / 8), sampling in between
-(half the squared step from sample to sample, summed like a variance and taken twice), the digits
-of the reading, and time without a reading (at most the largest power seen).
+The uncertainty of an interval has these parts: its two ends (a reading is up to a refresh old, and
+a running average of A seconds hides a swing of dP watts by up to dP A / 8 in energy); sampling in
+between (half the squared step from sample to sample, summed like a variance); the lateness of all
+readings times the difference of power between the ends; the digits of the reading; and time
+without a reading (at most the largest power seen).
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from etui.energy.counter import Point
-from etui.energy.edges import EdgeClock
 from etui.energy.ring import Columns
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _T, _W, _E, _COVERED, _KNOWN, _VARIANCE = range(6)
 _LONGEST_REFRESH_S = 0.25
+_TYPICAL_REFRESH_S = 0.1
+_VARIANCE_NS = 8_000_000_000
+_SIGMAS = 2.5
+"""Half width of the sampling part: what lies between samples has a heavy tail (spikes)."""
 
 
 class PowerTrack:
@@ -42,11 +47,14 @@ class PowerTrack:
         self._rows = Columns(("i8", "f8", "f8", "f8", "f8", "f8"), keep)
         self._gap_ns = gap_s * 1e9
         self._average_s = average_s
-        self._clock = EdgeClock(period_s)
+        self._hint_s = period_s or 0.0
+        self._changes: deque[float] = deque(maxlen=25)
+        self._changed_ns: int | None = None
         self._failed = False
         self._still = False
         self._whole = True
         self._read_ns = 0
+        self._refresh_s = 0.0
         self.max_watts = 0.0
 
     def __len__(self) -> int:
@@ -55,7 +63,7 @@ class PowerTrack:
     @property
     def refresh_s(self) -> float:
         """Time between two refreshes of the reading, as learned; 0 while unknown."""
-        return min((self._clock.period_ns or 0.0) / 1e9, _LONGEST_REFRESH_S)
+        return self._refresh_s or min(self._hint_s, _LONGEST_REFRESH_S)
 
     @property
     def last_ns(self) -> int | None:
@@ -147,17 +155,45 @@ class PowerTrack:
 
     def resolution_watts(self) -> float:
         """Smallest step of the readings that is evident: 1 when every one was a whole watt."""
-        return 1.0 if self._whole and len(self._rows) >= 10 else 0.0
+        return 1.0 if self._whole and len(self._rows) >= 10 else 0.001
+
+    def blur(self, start_ns: int, end_ns: int) -> float:
+        """Half width of an interval's energy from sampling and from the lateness of readings."""
+        late_s = (self.refresh_s or _TYPICAL_REFRESH_S) / 2 + self._average_s / 10
+        lag = late_s * abs(self._watts(end_ns) - self._watts(start_ns))
+        return math.hypot(_SIGMAS * math.sqrt(self._sampling_variance(start_ns, end_ns)), lag)
+
+    def _watts(self, t_ns: int) -> float:
+        upper = self._rows.search(_T, t_ns)
+        return float(self._rows.row(max(upper - 1, 0))[_W]) if len(self._rows) else 0.0
+
+    def _sampling_variance(self, start_ns: int, end_ns: int) -> float:
+        """Variance of the integral from what happened between samples, J^2.
+
+        A short interval may have missed what its surroundings show, so the rate is at least that
+        of a few seconds around it.
+        """
+        inside = self.at(end_ns).variance - self.at(start_ns).variance
+        lack = _VARIANCE_NS - (end_ns - start_ns)
+        if lack <= 0:
+            return max(inside, 0.0)
+        low, high = start_ns - lack // 2, end_ns + lack // 2
+        around = self.at(high).variance - self.at(low).variance
+        return max(inside, around * (end_ns - start_ns) / _VARIANCE_NS)
 
     def _learn(self, before_ns: int, t_ns: int, watts: float) -> None:
+        """The refresh, from the shortest times between changes of the reading that recur."""
         if watts == self._rows.row(-1)[_W]:
-            self._still = True
-        elif not self._failed:
-            self._clock.moved(before_ns, t_ns, stood_still=self._still)
-            self._still = False
-        else:
-            self._clock.lose()
-            self._still = False
+            return
+        middle = (before_ns + t_ns) // 2
+        if self._changed_ns is not None and not self._failed:
+            self._changes.append((middle - self._changed_ns) / 1e9)
+            if len(self._changes) >= 8:
+                short = sorted(self._changes)[: len(self._changes) // 2]
+                typical = short[len(short) // 2]
+                recurs = typical <= _LONGEST_REFRESH_S and short[-1] < 2 * typical
+                self._refresh_s = typical if recurs else 0.0
+        self._changed_ns = middle
 
     def _append(self, t_ns: int, watts: float) -> None:
         if not len(self._rows):
@@ -169,7 +205,7 @@ class PowerTrack:
         gap = self._failed or span > self._gap_ns
         known = span <= 4 * self._gap_ns
         joules = span * (w0 + watts) / 2e9 if known else 0.0
-        pause = max(span / 1e9, self.refresh_s)
+        pause = max(span / 1e9, self.refresh_s or _TYPICAL_REFRESH_S)
         variance = (watts - w0) ** 2 / 2 * pause**2 if known else 0.0
         self._rows.append(
             t_ns,
@@ -186,14 +222,14 @@ class PowerTrack:
         return lag + min(self._gap_ns, 2.5e8)
 
     def _end_blur(self, t_ns: int) -> float:
-        refresh = self.refresh_s or 0.1
+        refresh = self.refresh_s or _TYPICAL_REFRESH_S
         blur = self._spread(t_ns, t_ns) * refresh
         if self._average_s:
             blur += self._swing(t_ns) * self._average_s / 8
         return blur
 
     def _spread(self, start_ns: int, end_ns: int) -> float:
-        margin = int((2 * (self.refresh_s or 0.1) + self._average_s) * 1e9)
+        margin = int((2 * (self.refresh_s or _TYPICAL_REFRESH_S) + self._average_s) * 1e9)
         found = self.extremes(start_ns - margin, end_ns + margin)
         return 0.0 if found is None else found[1] - found[0]
 

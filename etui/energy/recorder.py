@@ -56,6 +56,7 @@ class Recorder:
             raise UsageError(
                 f"the meter cannot sample at {hz} Hz", "set sample_hz to a number from 1 to 200"
             )
+        self.hz = hz
         self._sources = tuple(sources)
         self._clock = clock
         self._sleep = sleep

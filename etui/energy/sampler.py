@@ -10,8 +10,8 @@ from etui.energy.types import PowerSource, Reading
 
 Ingest = Callable[[PowerSource, Mapping[str, Reading]], None]
 
-_BURST_NS = 400_000_000
-_BURST_INTERVAL_NS = 5_000_000
+BURST_NS = 1_000_000_000
+BURST_INTERVAL_NS = 5_000_000
 """The first reads come quickly, so that the counters' periods are known from the start."""
 _HURRY_INTERVAL_NS = 8_000_000
 _HUNG_NS = 1_000_000_000
@@ -19,6 +19,14 @@ _DITHER = 0.4
 _GOLDEN = 0.6180339887498949
 _COST_SHARE = 0.1
 """A slow source is read so seldom that it takes at most this share of one core."""
+
+
+def dithered(interval_ns: int, beat: int) -> int:
+    """The pause after a read: an even beat, spread by 40 % either way.
+
+    Dithered reads see a regular counter at many phases and so pin its edges down.
+    """
+    return int(interval_ns * (1 + _DITHER * (2 * ((beat * _GOLDEN) % 1.0) - 1)))
 
 
 class Sampler:
@@ -122,7 +130,7 @@ class Sampler:
 
     def _run(self, generation: int) -> None:
         due_ns = [self._clock()] * len(self._sources)
-        burst_until_ns = self._clock() + _BURST_NS
+        burst_until_ns = self._clock() + BURST_NS
         beat = 0
         while generation == self._generation:
             now_ns = self._clock()
@@ -143,12 +151,10 @@ class Sampler:
     def _next(self, index: int, beat: int, now_ns: int, burst_until_ns: int) -> int:
         least = int(self._cost_ns[index] / _COST_SHARE)
         if now_ns < burst_until_ns:
-            return now_ns + max(_BURST_INTERVAL_NS, least)
+            return now_ns + max(BURST_INTERVAL_NS, least)
         if now_ns < self._hurry_until_ns:
             return now_ns + max(_HURRY_INTERVAL_NS, least)
-        # Reads at a dithered beat see a regular counter at many phases and pin its edges down.
-        dither = 1 + _DITHER * (2 * ((beat * _GOLDEN) % 1.0) - 1)
-        return now_ns + max(int(self._interval_ns * dither), least)
+        return now_ns + max(dithered(self._interval_ns, beat), least)
 
     def _sleep(self, generation: int, due_ns: list[int]) -> None:
         with self._wake:

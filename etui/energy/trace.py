@@ -141,7 +141,7 @@ class ChannelTrace:
             id=self.channel.id,
             kind=self._kind(start_ns),
             joules=joules,
-            uncertainty=self._uncertainty(first, last, span, joules),
+            uncertainty=self._uncertainty(start_ns, end_ns, first, last),
             coverage=covered if covered < 0.999999 else 1.0,
             mean_watts=joules / (span / 1e9),
             peak_watts=peak,
@@ -202,18 +202,20 @@ class ChannelTrace:
         edge = self.counter.last_edge_ns
         return Kind.COUNTER if edge is not None and start_ns < edge else Kind.INTEGRATED
 
-    def _uncertainty(self, first: Point, last: Point, span: float, joules: float) -> float:
+    def _uncertainty(self, start_ns: int, end_ns: int, first: Point, last: Point) -> float:
+        span = float(end_ns - start_ns)
         ends = math.hypot(first.blur, last.blur)
-        sampling = 2 * math.sqrt(max(last.variance - first.variance, 0.0))
+        sampling = 0.0
         unknown_s = max(span - (last.known_ns - first.known_ns), 0.0) / 1e9
         most = max(self.power.max_watts, self._most_watts())
         digits = 0.0
         if not self._by_counter:
+            sampling = self.power.blur(start_ns, end_ns)
             digits = self.power.resolution_watts() / 2 * span / 1e9
             uncovered_s = max(span - (last.covered_ns - first.covered_ns), 0.0) / 1e9
             unknown_s = max(unknown_s, uncovered_s)
-        stated = self.channel.relative_error * abs(joules)
-        return math.hypot(ends, sampling, stated) + unknown_s * most + digits
+        stated = self.channel.relative_error * abs(last.joules - first.joules)
+        return math.hypot(ends, sampling, stated) + unknown_s * most + digits + GRID_JOULES
 
     def _most_watts(self) -> float:
         first, last = self.counter.first_edge_ns, self.counter.last_edge_ns
@@ -256,5 +258,5 @@ class ChannelTrace:
             return False
         gap = abs(check.counter_joules - check.integral_joules)
         first, last = self.power.at(start_ns), self.power.at(end_ns)
-        blur = first.blur + last.blur + 2 * math.sqrt(max(last.variance - first.variance, 0.0))
+        blur = first.blur + last.blur + self.power.blur(start_ns, end_ns)
         return gap > _DISAGREE * abs(check.counter_joules) and gap > blur

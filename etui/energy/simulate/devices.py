@@ -1,0 +1,193 @@
+"""Models of devices: what a counter or a power sensor shows of a power curve, and when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from etui.energy.simulate.curves import Curve
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+
+
+class FakeClock:
+    """A monotonic clock that moves only when told to.
+
+    Args:
+        start_ns: Where it starts.
+    """
+
+    def __init__(self, start_ns: int = 1_000_000_000_000) -> None:
+        self.start_ns = start_ns
+        self.now_ns = start_ns
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def advance(self, seconds: float) -> None:
+        """Move on."""
+        self.now_ns += round(seconds * 1e9)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return (self.now_ns - self.start_ns) / 1e9
+
+    def at(self, seconds: float) -> int:
+        """Nanoseconds of a time given in seconds since the start."""
+        return self.start_ns + round(seconds * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """How a device shows its energy and power.
+
+    Attributes:
+        counter_period_s: Time between two refreshes of the energy counter; None without one.
+        counter_step_joules: Resolution of the counter.
+        range_joules: Where the counter wraps.
+        begin_joules: What the counter shows at the start.
+        stamps: Whether readings carry the time of the refresh.
+        power_period_s: Time between two refreshes of the power reading; None without one.
+        power_window_s: Length of time before the refresh that the reading averages.
+        power_step_watts: Resolution of the power reading.
+        average_s: What the channel declares of the power reading (0 for instant).
+        phase_s: When the first refresh is.
+        period_hint_s: What the channel declares of its period.
+    """
+
+    counter_period_s: float | None = 0.1
+    counter_step_joules: float = 0.001
+    range_joules: float | None = None
+    begin_joules: float = 5000.0
+    stamps: bool = False
+    power_period_s: float | None = None
+    power_window_s: float = 0.0
+    power_step_watts: float = 0.001
+    average_s: float = 0.0
+    phase_s: float = 0.0
+    period_hint_s: float | None = None
+
+
+class FakeDevice:
+    """A source with one channel that plays a curve through a sensor.
+
+    Args:
+        curve: The true power, in seconds since the clock's start.
+        clock: The clock of the test.
+        sensor: What the device shows.
+        fails: Seconds -> whether a read at that time fails.
+        resets: Times at which the counter starts again at 0, seconds.
+        scope: Scope and id of the channel.
+    """
+
+    name = "fake"
+
+    def __init__(
+        self,
+        curve: Curve,
+        clock: FakeClock,
+        sensor: Sensor | None = None,
+        *,
+        fails: Callable[[float], bool] = lambda seconds: False,
+        resets: Sequence[float] = (),
+        scope: str = "gpu:FAKE",
+        limit_watts: float | None = 350.0,
+    ) -> None:
+        self.curve = curve
+        self.clock = clock
+        self.sensor = sensor or Sensor()
+        self.fails = fails
+        self.resets = tuple(resets)
+        counter = self.sensor.counter_period_s is not None
+        self.channel = Channel(
+            id=scope,
+            scope=scope,
+            kind=Kind.COUNTER if counter else Kind.INTEGRATED,
+            limit_watts=limit_watts,
+            range_joules=self.sensor.range_joules,
+            average_s=self.sensor.average_s,
+            period_s=self.sensor.period_hint_s,
+        )
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """The one channel."""
+        return [self.channel]
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """It is always there."""
+        return [ChannelProbe(self.channel.id, True, True)]
+
+    def read(self) -> Mapping[str, Reading]:
+        """What the device shows now."""
+        now_s = self.clock.seconds
+        if self.fails(now_s):
+            return {self.channel.id: Reading(self.clock(), None)}
+        return {self.channel.id: self._reading(now_s)}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _reading(self, now_s: float) -> Reading:
+        sensor = self.sensor
+        joules = watts = None
+        updated_ns = None
+        if sensor.counter_period_s is not None:
+            refreshed_s = _floor(now_s, sensor.counter_period_s, sensor.phase_s)
+            joules = self._count(refreshed_s)
+            updated_ns = self.clock.at(refreshed_s) if sensor.stamps else None
+        if sensor.power_period_s is not None:
+            refreshed_s = _floor(now_s, sensor.power_period_s, sensor.phase_s)
+            watts = self._power(refreshed_s)
+        return Reading(self.clock(), joules, watts, updated_ns=updated_ns)
+
+    def _count(self, refreshed_s: float) -> float:
+        sensor = self.sensor
+        last_reset = max((t for t in self.resets if t <= refreshed_s), default=None)
+        since = self.curve.joules(refreshed_s)
+        if last_reset is not None:
+            total = since - self.curve.joules(last_reset)
+        else:
+            total = sensor.begin_joules + since
+        total = math.floor(total / sensor.counter_step_joules) * sensor.counter_step_joules
+        return total % sensor.range_joules if sensor.range_joules else total
+
+    def _power(self, refreshed_s: float) -> float:
+        sensor = self.sensor
+        if sensor.power_window_s:
+            start_s = refreshed_s - sensor.power_window_s
+            watts = self.curve.between(start_s, refreshed_s) / sensor.power_window_s
+        else:
+            watts = self.curve.watts(refreshed_s)
+        return round(watts / sensor.power_step_watts) * sensor.power_step_watts
+
+
+def _floor(now_s: float, period_s: float, phase_s: float) -> float:
+    if period_s <= 0:
+        return now_s
+    return math.floor((now_s - phase_s) / period_s) * period_s + phase_s
+
+
+SENSORS: dict[str, Sensor] = {
+    "counter 100 ms": Sensor(),
+    "counter 100 ms + instant power": Sensor(power_period_s=0.05, power_window_s=0.025),
+    "counter 100 ms, stamped": Sensor(stamps=True, power_period_s=0.1, power_window_s=0.025),
+    "counter 20 ms": Sensor(counter_period_s=0.02),
+    "RAPL, wraps at 3 kJ": Sensor(
+        counter_period_s=0.001,
+        counter_step_joules=61e-6,
+        range_joules=3000.0,
+        begin_joules=2500.0,
+        period_hint_s=0.001,
+    ),
+    "power, instant 20 ms": Sensor(counter_period_s=None, power_period_s=0.02, power_window_s=0.02),
+    "power, 25 % duty": Sensor(counter_period_s=None, power_period_s=0.1, power_window_s=0.025),
+    "power, whole watts": Sensor(
+        counter_period_s=None, power_period_s=0.05, power_window_s=0.05, power_step_watts=1.0
+    ),
+    "power, 1 s average": Sensor(
+        counter_period_s=None, power_period_s=0.1, power_window_s=1.0, average_s=1.0
+    ),
+}
+"""Name -> sensor of a real kind of device."""

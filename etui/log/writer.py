@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 
@@ -152,8 +153,11 @@ class TurnWriter:
             self._await(mark.reached)
         with self._lock:
             failures, self._failures = self._failures, []
+        if len(failures) == 1:
+            raise failures[0]
         if failures:
-            raise failures[-1]
+            more = count_text(len(failures) - 1, "failure")
+            raise LogUnavailable(f"{failures[-1].what} (after {more} more)", failures[-1].fix)
 
     def close(self) -> None:
         """Store what is queued and end the thread; a second call does nothing.
@@ -284,21 +288,29 @@ class TurnWriter:
             self._drop_connection()
             return unavailable(self._config.database, error)
         for row, fault in refused:
-            self._set_aside([row], LogUnavailable(f"a record does not fit the log: {fault}"))
+            problem = LogUnavailable(f"a record does not fit the log: {fault}")
+            self._kept(unsaved.unreadable_file(self._config), [row], problem, "for you to look at")
         return None
 
     def _set_aside(self, rows: Sequence[UnsavedRow], error: LogUnavailable) -> None:
+        """Keep what the database cannot take now, to be taken in later."""
         path = unsaved.unsaved_file(self._config)
+        if self._kept(path, rows, error, "until it can be written"):
+            self._waiting = True
+
+    def _kept(
+        self, path: Path, rows: Sequence[UnsavedRow], error: LogUnavailable, how_long: str
+    ) -> bool:
         count = count_text(len(rows), "record")
         try:
             unsaved.append(path, rows)
         except OSError as second:
             self._stranded.extend(rows)
             where = f"{count} kept in memory only ({path}: {second.strerror or second})"
-        else:
-            self._waiting = True
-            where = f"{count} kept in {path} until it can be written"
-        self._fail(LogUnavailable(f"{error.what}; {where}", error.fix))
+            self._fail(LogUnavailable(f"{error.what}; {where}", error.fix))
+            return False
+        self._fail(LogUnavailable(f"{error.what}; {count} kept in {path} {how_long}", error.fix))
+        return True
 
     def _take_in(self) -> None:
         """Bring in what an earlier failure set aside, here or in another process."""

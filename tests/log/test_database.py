@@ -1,0 +1,189 @@
+"""Opening: new, old, newer, foreign, damaged and unwritable databases."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from etui.config import Config
+from etui.errors import LogUnavailable
+from etui.log.database import open_for_reading, open_for_writing
+from etui.log.migrations import NAMES, SET_NAME, migrations
+from etui.log.queries import LogReader
+from etui.log.records import AnswerRecord, CurveRecord, LoadRecord, RunRecord, TurnRecord
+from etui.log.rows import row_of
+
+ROOT = Path(__file__).parents[2]
+MakeTurn = Callable[..., TurnRecord]
+
+
+def columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {row["name"] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
+def test_a_new_database_has_every_table_and_journals_ahead(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    connection = open_for_writing(config)
+    assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert columns(connection, "turns") == {"id", *row_of(make_turn())}
+    for record, table in (
+        (LoadRecord, "loads"),
+        (RunRecord, "runs"),
+        (AnswerRecord, "answers"),
+        (CurveRecord, "curves"),
+    ):
+        assert columns(connection, table) == {"id", *(f.name for f in fields(record))}
+    connection.close()
+
+
+def test_columns_are_the_names_of_the_json_document_flattened(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    def flat(document: dict[str, object], prefix: str = "") -> set[str]:
+        names: set[str] = set()
+        for name, value in document.items():
+            deeper = isinstance(value, dict) and name not in ("channels", "settings")
+            names |= flat(value, f"{prefix}{name}_") if deeper else {prefix + name}  # type: ignore[arg-type]
+        return names
+
+    connection = open_for_writing(config)
+    assert flat(make_turn().to_json()) <= columns(connection, "turns")
+    connection.close()
+
+
+def test_an_up_to_date_database_opens_without_sqlite_utils(config: Config) -> None:
+    open_for_writing(config).close()
+    code = (
+        "import sys\n"
+        "from etui.config import load_config\n"
+        "from etui.log.writer import TurnWriter\n"
+        "writer = TurnWriter(load_config()); writer.ready(); writer.close()\n"
+        "from etui.log.queries import LogReader\n"
+        "LogReader(load_config()).list_turns()\n"
+        "heavy = {'sqlite_utils', 'textual', 'llama_cpp', 'pynvml', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+
+
+def test_an_older_database_is_migrated_and_keeps_its_rows(config: Config) -> None:
+    database = Database(config.database)
+    migrations().apply(database, stop_before=NAMES[1])
+    database["chats"].insert({"chat_id": "c", "created_at": "2026", "name": "old"})
+    database.close()
+    reader = open_for_reading(config)
+    assert reader is not None
+    assert reader.execute("SELECT name FROM chats").fetchone()["name"] == "old"
+    applied = reader.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
+    assert tuple(row["name"] for row in applied) == NAMES
+    reader.close()
+
+
+def test_a_newer_database_is_refused_and_left_alone(config: Config) -> None:
+    connection = open_for_writing(config)
+    connection.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, '')",
+        (SET_NAME, "m099_from_the_future"),
+    )
+    connection.close()
+    before = config.database.read_bytes()
+    for open_it in (open_for_writing, open_for_reading):
+        with pytest.raises(LogUnavailable, match=r"newer etui .*m099_from_the_future") as caught:
+            open_it(config)
+        assert "update etui" in caught.value.fix
+    assert config.database.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database, only text" * 40, b"SQLite format 3\0xx"]
+)
+def test_a_file_that_is_no_database_is_refused_and_left_alone(
+    config: Config, content: bytes
+) -> None:
+    config.database.write_bytes(content)
+    for open_it in (open_for_writing, open_for_reading):
+        with pytest.raises(LogUnavailable, match="not a database") as caught:
+            open_it(config)
+        assert "move it away" in caught.value.fix
+    assert config.database.read_bytes() == content
+
+
+def test_the_database_of_another_program_is_refused(config: Config) -> None:
+    other = sqlite3.connect(config.database)
+    other.execute("CREATE TABLE turns (theirs TEXT)")
+    other.close()
+    with pytest.raises(LogUnavailable, match="another program"):
+        open_for_writing(config)
+
+
+def test_a_folder_in_its_place_is_refused(config: Config) -> None:
+    config.database.mkdir()
+    with pytest.raises(LogUnavailable, match="is a folder"):
+        open_for_writing(config)
+
+
+def test_a_home_that_cannot_be_made_is_refused(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LogUnavailable, match="ETUI_HOME"):
+        open_for_writing(replace(config, home=tmp_path / "file" / "home"))
+
+
+def test_a_missing_or_empty_database_reads_as_an_empty_log(config: Config) -> None:
+    for exists in (False, True):
+        if exists:
+            config.database.touch()
+        with LogReader(config) as log:
+            assert not log.exists
+            assert log.list_turns() == []
+            assert log.count_turns() == 0
+            assert log.totals() == []
+            assert log.chats() == []
+        assert config.database.exists() == exists
+
+
+def test_a_reader_cannot_write(config: Config) -> None:
+    open_for_writing(config).close()
+    reader = open_for_reading(config)
+    assert reader is not None
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("DELETE FROM turns")
+    reader.close()
+
+
+def test_two_processes_may_make_the_database_at_once(config: Config) -> None:
+    code = (
+        "from etui.config import load_config\n"
+        "from etui.log.database import open_for_writing\n"
+        "import sqlite_utils, sys\n"
+        "sys.stdin.read()\n"
+        "open_for_writing(load_config()).close()\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said.decode()
+    with LogReader(config) as log:
+        assert log.exists

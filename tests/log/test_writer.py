@@ -1,0 +1,332 @@
+"""The writer: what is saved comes back, and what cannot be saved is never lost."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etui.config import Config
+from etui.errors import LogUnavailable
+from etui.log import unsaved, writer
+from etui.log.database import open_for_writing
+from etui.log.migrations import SET_NAME
+from etui.log.queries import LogReader, TurnFilter
+from etui.log.records import (
+    AnswerRecord,
+    ChatRecord,
+    CurveRecord,
+    LoadRecord,
+    RunRecord,
+    TurnRecord,
+)
+from etui.log.writer import TurnWriter
+
+MakeTurn = Callable[..., TurnRecord]
+
+
+def saved(config: Config) -> dict[str, TurnRecord]:
+    with LogReader(config) as log:
+        return {turn.turn_id: turn for turn in log.turns()}
+
+
+def make_newer(config: Config) -> None:
+    """Turn the database into one of a newer etui."""
+    connection = open_for_writing(config)
+    connection.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, 'm999', '')",
+        (SET_NAME,),
+    )
+    connection.close()
+
+
+def make_current(config: Config) -> None:
+    connection = sqlite3.connect(config.database)
+    with connection:
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm999'")
+    connection.close()
+
+
+def test_a_turn_comes_back_as_it_went_in(config: Config, make_turn: MakeTurn) -> None:
+    measured, unmeasured = make_turn(1, chat_id="c1"), make_turn(2, joules=None, status="error")
+    with TurnWriter(config) as log:
+        log.save_turn(measured)
+        log.save_turn(unmeasured)
+    assert saved(config) == {measured.turn_id: measured, unmeasured.turn_id: unmeasured}
+
+
+def test_flush_waits_until_another_connection_sees_it(config: Config, make_turn: MakeTurn) -> None:
+    log = TurnWriter(config)
+    for number in range(5):
+        log.save_turn(make_turn(number))
+    log.flush()
+    assert len(saved(config)) == 5
+    log.close()
+    log.close()
+
+
+def test_a_turn_saved_twice_is_one_turn_and_is_found_by_its_new_words(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    with TurnWriter(config) as log:
+        log.save_turn(make_turn(1, answer="before"))
+        log.save_turn(make_turn(1, answer="afterwards"))
+    with LogReader(config) as reader:
+        assert [turn.answer for turn in reader.list_turns(TurnFilter(search="afterwards"))] == [
+            "afterwards"
+        ]
+        assert reader.list_turns(TurnFilter(search="before")) == []
+        assert reader.count_turns() == 1
+
+
+def test_records_of_every_kind_are_saved(config: Config) -> None:
+    load = LoadRecord("l1", "2026", "m", None, "t1", 1.5, None, None, None, 0, 94_000_000)
+    run = RunRecord(
+        "r1", "2026", None, "running", "/runs/r1", "sample", "letters", 5, 1, None, None,
+        60, 0, None, None, None, 0.0, ("quick", "think"), {"chunk": 512}, {},
+    )  # fmt: skip
+    answer = AnswerRecord(
+        "r1", "quick", "anatomy", 3, "B", "B", True, 0.9, "complete", 90, 10, 0, 1,
+        2.5, 0.2, "counter", 0.4, {"A": -2.0, "B": -0.1},
+    )  # fmt: skip
+    curve = CurveRecord(
+        "k1", "2026", "m", None, "here", "b1", None, "counter", "calibration", 12, 0.99, 0.98,
+        {"prefill_a": 0.01},
+    )  # fmt: skip
+    with TurnWriter(config) as log:
+        log.save_load(load)
+        log.save_run(run)
+        log.save_answers([answer, answer])
+        log.save_run(replace(run, status="done", correct=1))
+        log.save_curve(curve)
+    connection = open_for_writing(config)
+    row = connection.execute("SELECT * FROM runs JOIN answers USING (run_id)").fetchone()
+    assert (row["status"], row["correct"], json.loads(row["arms"])) == (
+        "done",
+        1,
+        ["quick", "think"],
+    )
+    assert json.loads(row["logprobs"]) == {"A": -2.0, "B": -0.1}
+    row = connection.execute("SELECT * FROM curves").fetchone()
+    assert json.loads(row["coefficients"]) == {"prefill_a": 0.01}
+    connection.close()
+    with LogReader(config) as reader:
+        assert reader.loads(turn_id="t1") == [load]
+        assert reader.loads(turn_id="t2") == []
+
+
+def test_a_turn_of_an_unknown_chat_makes_the_chat(config: Config, make_turn: MakeTurn) -> None:
+    with TurnWriter(config) as log:
+        log.save_turn(make_turn(1, chat_id="c1", query="  Why\nis the sky blue? " + "x" * 99))
+    with LogReader(config) as reader:
+        chat = reader.get_chat("c1")
+        assert chat.name.startswith("Why is the sky blue? x")
+        assert len(chat.name) == 60
+    with TurnWriter(config) as log:
+        log.save_chat(ChatRecord("c1", "2026", "Sky", "Be brief."))
+    with LogReader(config) as reader:
+        assert reader.get_chat("c1") == ChatRecord("c1", "2026", "Sky", "Be brief.")
+
+
+def test_chats_are_renamed_and_deleted_with_their_turns(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    with TurnWriter(config) as log:
+        for number, chat_id in enumerate(("c1", "c1", "c2", None)):
+            log.save_turn(make_turn(number, chat_id=chat_id, query=f"needle {number}"))
+        log.rename_chat("c2", "Second")
+        log.delete_chat("c1")
+        log.delete_turn(make_turn(3).turn_id)
+    with LogReader(config) as reader:
+        assert [summary.chat.name for summary in reader.chats()] == ["Second"]
+        assert [turn.query for turn in reader.list_turns(TurnFilter(search="needle"))] == [
+            "needle 2"
+        ]
+
+
+def test_text_that_is_no_text_is_saved_as_far_as_it_is(config: Config, make_turn: MakeTurn) -> None:
+    turn = make_turn(1, query="bytes \udcff end", answer="nul \0 here", settings={"x": "\ud800"})
+    with TurnWriter(config) as log:
+        log.save_turn(turn)
+    back = saved(config)[turn.turn_id]
+    assert back.query == "bytes \ufffd end"
+    assert back.answer == "nul \0 here"
+
+
+def test_a_newer_database_keeps_the_turn_for_later(config: Config, make_turn: MakeTurn) -> None:
+    make_newer(config)
+    told: list[LogUnavailable] = []
+    log = TurnWriter(config, on_error=told.append)
+    with pytest.raises(LogUnavailable, match="newer etui"):
+        log.ready()
+    log.save_turn(make_turn(1, chat_id="c1"))
+    with pytest.raises(LogUnavailable, match=r"1 record kept in .*unsaved-turns\.jsonl") as caught:
+        log.flush()
+    assert "update etui" in caught.value.fix
+    log.close()
+    assert [error.what for error in told] == [caught.value.what]
+    assert len(unsaved.unsaved_file(config).read_text().splitlines()) == 1
+
+    make_current(config)
+    with TurnWriter(config) as log:
+        log.ready()
+        assert saved(config) == {"aaaa00000001": make_turn(1, chat_id="c1")}
+    assert not unsaved.unsaved_file(config).exists()
+
+
+def test_a_locked_database_keeps_the_turn_and_takes_it_in_with_the_next(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    log = TurnWriter(config, busy_seconds=0.01)
+    log.ready()
+    other = sqlite3.connect(config.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    log.save_turn(make_turn(1))
+    with pytest.raises(LogUnavailable, match="locked by another program; 1 record kept in"):
+        log.flush()
+    other.execute("ROLLBACK")
+    other.close()
+    log.save_turn(make_turn(2))
+    log.flush()
+    assert set(saved(config)) == {make_turn(1).turn_id, make_turn(2).turn_id}
+    assert not unsaved.unsaved_file(config).exists()
+    log.close()
+
+
+def test_a_home_that_cannot_be_written_is_told_and_kept_in_memory(
+    config: Config, make_turn: MakeTurn, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the folder should be")
+    elsewhere = replace(config, home=blocked / "home")
+    log = TurnWriter(elsewhere)
+    log.save_turn(make_turn(1))
+    with pytest.raises(LogUnavailable, match="kept in memory only"):
+        log.flush()
+    blocked.unlink()
+    log.flush()
+    log.close()
+    assert set(saved(elsewhere)) == {make_turn(1).turn_id}
+
+
+def test_what_can_be_written_nowhere_is_said_to_be_lost(
+    config: Config, make_turn: MakeTurn, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    log = TurnWriter(replace(config, home=blocked / "home"))
+    log.save_turn(make_turn(1))
+    with pytest.raises(LogUnavailable, match="1 record of the log could be written nowhere"):
+        log.close()
+
+
+def test_a_full_disk_leaves_no_half_line(
+    config: Config, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = unsaved.unsaved_file(config)
+    row = unsaved.UnsavedRow("loads", {"load_id": "x"})
+    unsaved.append(path, [row])
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(unsaved.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        unsaved.append(path, [row])
+    assert path.read_bytes() == before
+
+
+def test_lines_that_nobody_can_read_are_kept_apart_and_told(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    make_newer(config)
+    log = TurnWriter(config)
+    log.save_turn(make_turn(1))
+    with pytest.raises(LogUnavailable):
+        log.close()
+    make_current(config)
+    bad = '{"table": "turns", "row": {"turn_id": "half\n{"table": "turns; DROP", "row": {}}\n'
+    strange = '{"table": "loads", "row": {"load_id": "x", "bogus": 1}}\n'
+    with unsaved.unsaved_file(config).open("a") as file:
+        file.write(bad + strange)
+    log = TurnWriter(config)
+    with pytest.raises(LogUnavailable, match="3 lines set aside earlier cannot be read"):
+        log.close()
+    assert set(saved(config)) == {make_turn(1).turn_id}
+    assert unsaved.unreadable_file(config).read_text() == bad + strange
+    assert not unsaved.unsaved_file(config).exists()
+
+
+def test_one_record_that_does_not_fit_does_not_hold_up_the_others(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    log = TurnWriter(config)
+    log.save_turn(make_turn(1))
+    log.save_turn(make_turn(2, model=None))
+    log.save_turn(make_turn(3))
+    with pytest.raises(LogUnavailable, match="does not fit the log"):
+        log.close()
+    assert set(saved(config)) == {make_turn(1).turn_id, make_turn(3).turn_id}
+    assert "aaaa00000002" in unsaved.unreadable_file(config).read_text()
+    assert not unsaved.unsaved_file(config).exists()
+
+
+def test_a_turn_saved_after_close_is_kept(config: Config, make_turn: MakeTurn) -> None:
+    log = TurnWriter(config)
+    log.close()
+    log.save_turn(make_turn(1))
+    assert "aaaa00000001" in unsaved.unsaved_file(config).read_text()
+    with pytest.raises(LogUnavailable, match="closed already"):
+        log.flush()
+    with pytest.raises(LogUnavailable, match="not renamed"):
+        log.rename_chat("c", "name")
+
+
+def test_a_listener_that_fails_does_not_end_the_log(config: Config, make_turn: MakeTurn) -> None:
+    def broken(error: LogUnavailable) -> None:
+        raise ValueError("the listener is broken")
+
+    log = TurnWriter(config, on_error=broken)
+    log.save_turn(make_turn(1, model=None))
+    log.save_turn(make_turn(2))
+    with pytest.raises(LogUnavailable):
+        log.close()
+    assert set(saved(config)) == {make_turn(2).turn_id}
+
+
+def test_two_writers_and_many_threads_lose_nothing(config: Config, make_turn: MakeTurn) -> None:
+    writers = [TurnWriter(config), TurnWriter(config)]
+
+    def save(log: TurnWriter, first: int) -> None:
+        for number in range(first, first + 40):
+            log.save_turn(make_turn(number))
+            log.flush()
+
+    threads = [
+        threading.Thread(target=save, args=(log, 100 * index + 50 * half))
+        for index, log in enumerate(writers)
+        for half in (0, 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for log in writers:
+        log.close()
+    assert len(saved(config)) == 160
+
+
+def test_a_batch_longer_than_one_transaction(
+    config: Config, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_BATCH_ROWS", 7)
+    with TurnWriter(config) as log:
+        for number in range(50):
+            log.save_turn(make_turn(number))
+    assert len(saved(config)) == 50

@@ -125,7 +125,7 @@ def order(sort: Sort, descending: bool) -> str:
 
 
 _TERM = re.compile(r'"([^"]*)"|(\S+)')
-_WORD = re.compile(r"\w", re.UNICODE)
+_WORD = re.compile(r"[^\W_]")
 # Scripts without spaces between words: FTS5 takes a whole run of them as one word.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 

@@ -1,0 +1,230 @@
+"""``etui logs`` from the outside: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from etui.cli.main import run
+from etui.cli.since import parse_since
+from etui.cli.turn_text import cells, fitted
+from etui.config import Config
+from etui.errors import ExitCode, UsageError
+from etui.log.records import LoadRecord, TurnRecord
+from etui.log.writer import TurnWriter
+
+MakeTurn = Callable[..., TurnRecord]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def save(config: Config) -> Callable[..., None]:
+    def save(*turns: TurnRecord) -> None:
+        with TurnWriter(config) as log:
+            for turn in turns:
+                log.save_turn(turn)
+
+    return save
+
+
+@pytest.fixture
+def filled(save: Callable[..., None], make_turn: MakeTurn) -> None:
+    """A cheap, a dear, an estimated and an unmeasured turn."""
+    estimated = make_turn(3, joules=50.0, query="third", rule="other")
+    save(
+        make_turn(1, joules=5.0, query="first"),
+        make_turn(2, joules=500.0, query="second", model="big", chat_id="c1"),
+        replace(estimated, energy=replace(estimated.energy, kind="estimate")),
+        make_turn(4, joules=None, query="fourth", status="stopped"),
+    )
+
+
+def questions(text: str) -> list[str]:
+    """The last word of every line below the head of a table."""
+    return [line.split()[-1] for line in text.splitlines()[1:]]
+
+
+def test_an_empty_log_says_so_and_is_no_error(config: Config, capsys: Capture) -> None:
+    for args in (["list"], ["search", "x"], ["totals"], ["export"]):
+        assert run(["logs", *args]) == ExitCode.DONE
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert "the log is empty" in shown.err
+    assert run(["logs", "list", "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out) == {"total": 0, "turns": []}
+    assert not config.database.exists()
+
+
+@pytest.mark.usefixtures("filled")
+def test_list(capsys: Capture) -> None:
+    assert run(["logs", "list"]) == ExitCode.DONE
+    table = capsys.readouterr().out
+    assert questions(table) == ["fourth", "third", "second", "first"]
+    fourth, third, second, _ = table.splitlines()[1:]
+    assert "unmeasured" in fourth
+    assert "[stopped] fourth" in fourth
+    assert "~50 J (estimate)" in third
+    assert "500.00 ± 0.41 J (counter)" in second
+
+
+@pytest.mark.usefixtures("filled")
+def test_list_sorts_filters_and_limits(capsys: Capture) -> None:
+    def listed(*args: str) -> list[str]:
+        assert run(["logs", "list", *args]) == ExitCode.DONE
+        return questions(capsys.readouterr().out)
+
+    assert listed("--sort", "joules") == ["second", "third", "first", "fourth"]
+    assert listed("--sort", "joules", "--reverse") == ["first", "third", "second", "fourth"]
+    assert listed("-n", "1", "--sort", "joules") == ["second"]
+    assert listed("--model", "big") == ["second"]
+    assert listed("--rule", "other") == ["third"]
+    assert listed("--status", "stopped") == ["fourth"]
+    assert listed("--chat", "c1") == ["second"]
+    assert listed("--since", "2026-11-24T10:03:00+00:00") == ["fourth", "third"]
+
+
+@pytest.mark.usefixtures("filled")
+def test_list_as_json_is_one_document(capsys: Capture) -> None:
+    assert run(["logs", "list", "-n", "2", "--sort", "joules", "--json"]) == ExitCode.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert document["total"] == 4
+    assert [turn["joules"] for turn in document["turns"]] == [500.0, 50.0]
+
+
+@pytest.mark.usefixtures("filled")
+def test_search_finds_and_says_when_it_does_not(capsys: Capture) -> None:
+    assert run(["logs", "search", "thir"]) == ExitCode.DONE
+    assert questions(capsys.readouterr().out) == ["third"]
+    assert run(["logs", "search", 'NEAR("*']) == ExitCode.DONE
+    assert "no turn in the log is like that" in capsys.readouterr().err
+    assert run(["logs", "search", "  "]) == ExitCode.USAGE
+
+
+def test_show_has_phases_tokens_route_and_load(
+    config: Config, save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
+) -> None:
+    turn = make_turn(1)
+    save(turn)
+    with TurnWriter(config) as log:
+        log.save_load(
+            LoadRecord("l", "2026", "m", None, turn.turn_id, 1.5, 30.0, 1.0, "counter", 0, 10**8)
+        )
+    assert run(["logs", "show", "aaaa"]) == ExitCode.DONE
+    shown = " ".join(capsys.readouterr().out.split())
+    for fact in (
+        "route balanced › math-thinks",
+        "40 prompt (30 cached, 10 computed), 20 output (8 thinking), 40.0 tok/s",
+        "energy 12.34 ± 0.41 J (counter), net 8.50 J (counter) (idle 3.20 W)",
+        "prefill 2.34 J (counter)",
+        "decode 10.0 J (counter)",
+        "thinking 4.00 J (counter)",
+        "load m, 100 MB, 1.50 s, 30 ± 1 J (counter); not in the turn's energy",
+        "unmeasured package:0",
+        "flags coarse",
+        "vote 1 A (5 tokens)",
+        "question: What is a joule?",
+        "answer: A watt for a second.",
+    ):
+        assert fact in shown, fact
+
+
+@pytest.mark.usefixtures("filled")
+def test_show_last_and_as_json(make_turn: MakeTurn, capsys: Capture) -> None:
+    assert run(["logs", "show", "last", "--json"]) == ExitCode.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert document["query"] == "fourth"
+    assert document["energy"]["joules"] is None
+    assert document["turn_id"] == make_turn(4).turn_id
+
+
+@pytest.mark.usefixtures("filled")
+def test_show_of_an_unknown_turn_names_the_nearest(capsys: Capture) -> None:
+    assert run(["logs", "show", "aaab00000001"]) == ExitCode.FAILED
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no turn 'aaab00000001'" in shown.err
+    assert "did you mean aaaa00000001" in shown.err
+    assert run(["logs", "show", "aaaa"]) == ExitCode.FAILED
+    assert "more than one turn" in capsys.readouterr().err
+
+
+def test_nothing_in_a_question_reaches_the_terminal(
+    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
+) -> None:
+    evil = "red \x1b[31m bell \x07 back \x08\r\nnext \x9b2J \u202eright"
+    save(make_turn(1, query=evil, answer=evil, model="m\x1b[0m", rule="r\n\x1b]0;t\x07", why=evil))
+    for args in (["list"], ["search", "red"], ["show", "last"], ["totals", "--by", "rule"]):
+        assert run(["logs", *args]) == ExitCode.DONE
+        out = capsys.readouterr().out
+        assert not {c for c in out if ord(c) < 32 or 127 <= ord(c) < 160} - {"\n"}
+        assert "\u202e" not in out
+    assert run(["logs", "list"]) == ExitCode.DONE
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.usefixtures("filled")
+def test_totals_of_models(capsys: Capture) -> None:
+    assert run(["logs", "totals"]) == ExitCode.DONE
+    head, big, small = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head[0] == "MODEL"
+    assert big[:2] == ["big", "1"]
+    assert small[:2] == ["smollm2-135m", "3"]
+    assert "~50 J (estimate)" in " ".join(small)
+    assert small[-1] == "1"
+
+
+@pytest.mark.usefixtures("filled")
+def test_export(capsys: Capture) -> None:
+    assert run(["logs", "export"]) == ExitCode.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["query"] for line in lines] == ["first", "second", "third", "fourth"]
+    assert run(["logs", "export", "--format", "csv", "--model", "big"]) == ExitCode.DONE
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["energy_joules"] == "500.0"
+    assert run(["logs", "export", "--format", "markdown", "--chat", "c1"]) == ExitCode.DONE
+    assert capsys.readouterr().out.startswith("# second\n")
+    assert run(["logs", "export", "--format", "json", "--chat", "c1"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["chat_id"] == "c1"
+    assert run(["logs", "export", "--format", "markdown"]) == ExitCode.USAGE
+    assert run(["logs", "export", "--format", "json", "--chat", "nope"]) == ExitCode.FAILED
+
+
+def test_path(config: Config, capsys: Capture) -> None:
+    assert run(["logs", "path"]) == ExitCode.DONE
+    assert capsys.readouterr().out == f"{config.database}\n"
+
+
+def test_a_database_that_is_none_fails_with_a_way_out(config: Config, capsys: Capture) -> None:
+    config.database.write_text("hello " * 100)
+    assert run(["logs", "list"]) == ExitCode.FAILED
+    shown = capsys.readouterr()
+    assert "is not a database" in shown.err
+    assert "move it away" in shown.err
+
+
+def test_points_in_time() -> None:
+    zone = timezone(timedelta(hours=2))
+    now = datetime(2026, 11, 24, 15, 30, tzinfo=zone)
+    midnight = datetime(2026, 11, 24, tzinfo=zone)
+    assert parse_since("today", now) == midnight
+    assert parse_since("Yesterday", now) == midnight - timedelta(days=1)
+    assert parse_since("90m", now) == now - timedelta(minutes=90)
+    assert parse_since("2 w", now) == now - timedelta(weeks=2)
+    assert parse_since("2026-11-24", now) == midnight
+    assert parse_since("2026-11-24T10:00:00+00:00", now).utcoffset() == timedelta(0)
+    for wrong in ("soon", "", "7y", "2026-13-01", "999999w"):
+        with pytest.raises(UsageError, match="not a time"):
+            parse_since(wrong, now)
+
+
+def test_a_wide_character_takes_two_cells() -> None:
+    assert cells("能量") == 4
+    assert fitted("能量守恒", 5) == "能量…"
+    assert fitted("能量守恒", 6) == "能量…"
+    assert fitted("short", 5) == "short"

@@ -1,0 +1,71 @@
+"""Turns and chats in forms that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from etui.lines import energy_line
+from etui.log.export import chat_document, chat_markdown, write_csv, write_json_lines
+from etui.log.records import ChatRecord, TurnRecord
+
+MakeTurn = Callable[..., TurnRecord]
+CHAT = ChatRecord("c1", "2026-11-24T09:00:00.000+00:00", "Two\nlines", "Be brief.")
+
+
+def test_json_lines_hold_the_document_of_ask_and_the_route(make_turn: MakeTurn) -> None:
+    turns = [make_turn(1, answer="a\nb"), make_turn(2, joules=None)]
+    file = io.StringIO()
+    write_json_lines(turns, file)
+    documents = [json.loads(line) for line in file.getvalue().splitlines()]
+    for turn, document in zip(turns, documents, strict=True):
+        assert document.pop("trace") == turn.trace
+        assert document.pop("system") == turn.system
+        assert document == turn.to_json()
+
+
+def test_csv_has_a_column_for_every_number_and_leaves_the_unknown_empty(
+    make_turn: MakeTurn,
+) -> None:
+    file = io.StringIO()
+    write_csv([make_turn(1, query='a "quoted"\nquestion, é'), make_turn(2, joules=None)], file)
+    first, second = csv.DictReader(io.StringIO(file.getvalue()))
+    assert first["query"] == 'a "quoted"\nquestion, é'
+    assert float(first["energy_joules"]) == 12.34
+    assert json.loads(first["energy_channels"]) == {"gpu:GPU-1": 12.34}
+    assert (second["energy_joules"], second["energy_kind"]) == ("", "")
+
+
+def test_csv_of_nothing_is_empty() -> None:
+    file = io.StringIO()
+    write_csv([], file)
+    assert file.getvalue() == ""
+
+
+def test_a_chat_to_read(make_turn: MakeTurn) -> None:
+    failed = make_turn(2, answer="", status="error", error="the engine died", joules=None)
+    turns = [make_turn(1, query="one\ntwo\x1b[31m", answer="**bold**"), failed]
+    text = chat_markdown(CHAT, turns, energy_line)
+    assert text.startswith("# Two lines\n\n")
+    assert "2 turns, 12.3 J, 3.43 mWh" in text
+    assert "> one\n> two␛[31m\n\n**bold**\n\n*smollm2-135m: 20 tokens" in text
+    assert "12.34 ± 0.41 J (counter)" in text
+    assert "*no answer (error: the engine died)*" in text
+    assert "energy unmeasured" in text
+
+
+def test_the_total_of_a_chat_labels_its_estimates(make_turn: MakeTurn) -> None:
+    turn = make_turn(1, joules=100.0)
+    estimated = replace(turn, energy=replace(turn.energy, kind="estimate"))
+    text = chat_markdown(CHAT, [turn, estimated], energy_line)
+    assert "2 turns, 100 J, 27.8 mWh and ~100 J, ~28 mWh (estimate)" in text
+    assert "1 turn, unmeasured" in chat_markdown(CHAT, [make_turn(3, joules=None)], energy_line)
+
+
+def test_a_chat_as_a_document(make_turn: MakeTurn) -> None:
+    document = json.loads(json.dumps(chat_document(CHAT, [make_turn(1)])))
+    assert (document["chat_id"], document["system"]) == ("c1", "Be brief.")
+    assert document["turns"][0]["energy"]["joules"] == 12.34

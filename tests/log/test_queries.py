@@ -1,0 +1,334 @@
+"""Reading the log: sort orders, filters, search, totals, chats."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.config import Config
+from etui.log.database import open_for_reading
+from etui.log.filters import clause, match_expression
+from etui.log.migrations import migrations
+from etui.log.queries import LogReader, Sort, TurnFilter, UnknownId
+from etui.log.records import ChatRecord, TurnRecord
+from etui.log.totals import GROUPS
+from etui.log.writer import TurnWriter
+from etui.query import Message
+
+MakeTurn = Callable[..., TurnRecord]
+Fill = Callable[..., LogReader]
+
+
+@pytest.fixture
+def fill(config: Config) -> Iterator[Fill]:
+    """Save turns and open the log they are in."""
+    opened: list[LogReader] = []
+
+    def save(*turns: TurnRecord) -> LogReader:
+        with TurnWriter(config) as writer:
+            for turn in turns:
+                writer.save_turn(turn)
+        opened.append(LogReader(config))
+        return opened[-1]
+
+    yield save
+    for log in opened:
+        log.close()
+
+
+def numbers(log: LogReader, wanted: TurnFilter | None = None, **how: object) -> list[int]:
+    """The numbers of the turns that ``list_turns`` gives."""
+    return [int(t.turn_id[4:], 16) for t in log.list_turns(wanted, **how)]  # type: ignore[arg-type]
+
+
+def test_a_summary_holds_what_the_history_shows(fill: Fill, make_turn: MakeTurn) -> None:
+    turn = make_turn(1, chat_id="c1", query="q" * 300)
+    (summary,) = fill(turn).list_turns()
+    assert summary.query == "q" * 200
+    assert summary.joules == turn.energy.joules
+    assert summary.kind == "counter"
+    assert summary.joules_per_token == turn.energy.joules_per_token
+    assert (summary.model, summary.rule, summary.chat_id) == (turn.model, turn.rule, "c1")
+    assert summary.seconds_total == turn.seconds.total
+    assert summary.mean_watts == turn.energy.mean_watts
+
+
+def test_the_unmeasured_come_last_in_either_direction(fill: Fill, make_turn: MakeTurn) -> None:
+    joules = {1: 5.0, 2: None, 3: 50.0, 4: 0.5, 5: None}
+    log = fill(*(make_turn(n, joules=j) for n, j in joules.items()))
+    assert numbers(log, sort=Sort.JOULES)[:3] == [3, 1, 4]
+    assert numbers(log, sort=Sort.JOULES, descending=False)[:3] == [4, 1, 3]
+    assert set(numbers(log, sort=Sort.JOULES)[3:]) == {2, 5}
+
+
+def test_every_sort_order(fill: Fill, make_turn: MakeTurn) -> None:
+    def turn(number: int, joules: float, seconds: float, output: int, name: str) -> TurnRecord:
+        made = make_turn(number, joules=joules, model=name, rule=name)
+        return replace(
+            made,
+            seconds=replace(made.seconds, total=seconds),
+            tokens=replace(made.tokens, output=output),
+            energy=replace(made.energy, joules_per_token=joules / output),
+        )
+
+    log = fill(turn(1, 3.0, 1.0, 10, "b"), turn(2, 2.0, 3.0, 1, "c"), turn(3, 1.0, 2.0, 20, "a"))
+    wanted = {
+        Sort.TIME: [3, 2, 1],
+        Sort.JOULES: [1, 2, 3],
+        Sort.JOULES_PER_TOKEN: [2, 1, 3],
+        Sort.SECONDS: [2, 3, 1],
+        Sort.TOKENS: [3, 1, 2],
+        Sort.MODEL: [2, 1, 3],
+        Sort.RULE: [2, 1, 3],
+    }
+    for sort, expected in wanted.items():
+        assert numbers(log, sort=sort) == expected
+        assert numbers(log, sort=sort, descending=False) == expected[::-1]
+        assert numbers(log, TurnFilter(search="joule"), sort=sort) == expected
+
+
+def test_pages_join_without_gap_or_overlap(fill: Fill, make_turn: MakeTurn) -> None:
+    log = fill(*(make_turn(n, joules=float(n % 3)) for n in range(20)))
+    whole = numbers(log, sort=Sort.JOULES, limit=None)
+    pages = [numbers(log, sort=Sort.JOULES, limit=6, offset=k) for k in range(0, 24, 6)]
+    assert [number for page in pages for number in page] == whole
+    assert sorted(whole) == list(range(20))
+    assert numbers(log, limit=0) == []
+
+
+def test_filters(fill: Fill, make_turn: MakeTurn) -> None:
+    log = fill(
+        make_turn(1, model="a", rule="r", chat_id="c1"),
+        make_turn(2, model="a", rule=None, status="stopped", policy="frugal"),
+        make_turn(3, model="b", rule="r"),
+    )
+    nine = datetime(2026, 11, 24, 10, 2, tzinfo=UTC)
+    assert numbers(log, TurnFilter(model="a")) == [2, 1]
+    assert numbers(log, TurnFilter(model="a", rule="r")) == [1]
+    assert numbers(log, TurnFilter(status="stopped")) == [2]
+    assert numbers(log, TurnFilter(policy="frugal")) == [2]
+    assert numbers(log, TurnFilter(chat_id="c1")) == [1]
+    assert numbers(log, TurnFilter(since=nine)) == [3, 2]
+    assert numbers(log, TurnFilter(until=nine)) == [1]
+    assert numbers(log, TurnFilter(search="joule", model="b")) == [3]
+    assert log.count_turns(TurnFilter(model="a")) == 2
+    assert log.names("model") == ["a", "b"]
+    assert log.names("rule") == ["r"]
+    with pytest.raises(ValueError, match="no names of answer"):
+        log.names("answer")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("photon", [1]),
+        ("PHOTON", [1]),
+        ("phot", [1]),
+        ("hoton", []),
+        ("light photon", [1]),
+        ("photon light missing", []),
+        ("café", [2]),
+        ("cafe", [2]),
+        ('"energy of light"', [1]),
+        ('"light of energy"', []),
+        ('"energy of light', [1]),
+        ("E=hf", [1]),
+        ("%", [3]),
+        ("_", [4]),
+        ("?!", []),
+        ("能量", [3]),
+        ("AND", []),
+        ("NOT OR NEAR(", []),
+        ("answer:photon", []),
+        ("photon*", [1]),
+        ("^photon", [1]),
+        ("'; DROP TABLE turns; --", []),
+        ("   ", [4, 3, 2, 1]),
+        ("pho\0ton", [1]),
+    ],
+)
+def test_search(fill: Fill, make_turn: MakeTurn, text: str, found: list[int]) -> None:
+    log = fill(
+        make_turn(1, query="What is the energy of light?", answer="E=hf for each photon."),
+        make_turn(2, query="Où est le café ?", answer="Là."),
+        make_turn(3, query="什么是能量守恒", answer="100 %"),
+        make_turn(4, query="snake_case", answer="yes"),
+    )
+    assert numbers(log, TurnFilter(search=text)) == found
+
+
+@pytest.fixture(scope="module")
+def schema() -> sqlite3.Connection:
+    from sqlite_utils import Database
+
+    database = Database(memory=True)
+    migrations().apply(database)
+    connection = database.conn
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
+
+
+@given(st.text(max_size=60) | st.text(alphabet="\"*^()-:+ AND'\\%_\0é能a", max_size=30))
+def test_nothing_a_person_types_is_a_syntax_error(schema: sqlite3.Connection, text: str) -> None:
+    where = clause(TurnFilter(search=text))
+    schema.execute(f"SELECT count(*) {where.sql}", where.values).fetchone()
+
+
+@given(st.lists(st.text(alphabet="abcé1", min_size=1, max_size=8), min_size=1, max_size=5))
+def test_every_word_typed_is_found_again(schema: sqlite3.Connection, words: list[str]) -> None:
+    expression = match_expression(" ".join(words))
+    schema.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(body)")
+    try:
+        schema.execute("INSERT INTO temp.probe VALUES (?)", (" x ".join(reversed(words)),))
+        found = schema.execute("SELECT count(*) FROM probe WHERE probe MATCH ?", (expression,))
+        assert found.fetchone()[0] == 1
+    finally:
+        schema.execute("DROP TABLE temp.probe")
+
+
+def test_a_turn_by_its_id_or_the_beginning_of_it(fill: Fill, make_turn: MakeTurn) -> None:
+    ids = ("abc1", "abd2", "abd22")
+    turns = [make_turn(n, turn_id=turn_id) for n, turn_id in enumerate(ids)]
+    log = fill(*turns)
+    assert log.get_turn("abc").turn_id == "abc1"
+    assert log.get_turn("abd2").turn_id == "abd2"
+    assert log.get_turn("last").turn_id == "abd22"
+    with pytest.raises(UnknownId, match="more than one turn begins with 'ab'") as caught:
+        log.get_turn("ab")
+    assert caught.value.nearest == ids
+    with pytest.raises(UnknownId, match="no turn 'abe1'") as caught:
+        log.get_turn("abe1")
+    assert "abc1" in caught.value.fix
+    with pytest.raises(UnknownId):
+        log.get_turn("%")
+
+
+def test_totals_keep_readings_estimates_and_the_unmeasured_apart(
+    fill: Fill, make_turn: MakeTurn
+) -> None:
+    def kind(turn: TurnRecord, kind: str, output: int) -> TurnRecord:
+        return replace(
+            turn,
+            energy=replace(turn.energy, kind=kind, uncertainty=0.5),
+            tokens=replace(turn.tokens, output=output),
+        )
+
+    log = fill(
+        kind(make_turn(1, joules=10.0), "counter", 10),
+        kind(make_turn(2, joules=5.0), "integrated", 20),
+        kind(make_turn(3, joules=100.0), "estimate", 30),
+        make_turn(4, joules=None),
+        kind(make_turn(5, joules=7.0, model="other"), "estimate", 14),
+    )
+    first, second = log.totals("model")
+    assert (first.key, first.turns, first.unmeasured_turns) == ("smollm2-135m", 4, 1)
+    assert first.joules == pytest.approx(15.0)
+    assert first.uncertainty == pytest.approx(1.0)
+    assert first.kind == "integrated"
+    assert first.estimated_joules == pytest.approx(100.0)
+    assert first.joules_per_token == pytest.approx(15.0 / 30)
+    assert first.output_tokens == 80
+    assert (second.key, second.joules, second.kind) == ("other", None, None)
+    assert second.estimated_joules == pytest.approx(7.0)
+    assert second.joules_per_token == pytest.approx(0.5)
+    (everything,) = log.totals(wanted=TurnFilter(search="joule"))
+    assert everything.turns == 5
+
+
+def test_totals_of_every_group(fill: Fill, make_turn: MakeTurn) -> None:
+    log = fill(
+        make_turn(1, rule=None, policy=None, created_at="2026-11-23T12:00:00.000+00:00"),
+        make_turn(2, chat_id="c1"),
+    )
+    for by in GROUPS:
+        assert sum(total.turns for total in log.totals(by)) == 2
+    assert [total.key for total in log.totals("day")] == ["2026-11-24", "2026-11-23"]
+    assert {total.key for total in log.totals("rule")} == {"", "math-thinks"}
+    with pytest.raises(KeyError):
+        log.totals("weather")
+
+
+def test_chats_are_listed_by_their_last_turn(
+    config: Config, fill: Fill, make_turn: MakeTurn
+) -> None:
+    with TurnWriter(config) as writer:
+        writer.save_chat(ChatRecord("old", "2026-11-24T09:00:00.000+00:00", "Old"))
+        writer.save_chat(ChatRecord("new", "2026-11-24T09:30:00.000+00:00", "New"))
+        writer.save_chat(ChatRecord("empty", "2026-11-24T08:00:00.000+00:00", "100% empty"))
+    log = fill(
+        make_turn(1, chat_id="new", answer="about photons"),
+        make_turn(2, chat_id="old", joules=3.0),
+        make_turn(3, chat_id="old", joules=4.0),
+    )
+    assert [summary.chat.chat_id for summary in log.chats()] == ["old", "new", "empty"]
+    old, _, empty = log.chats()
+    assert old.total is not None
+    assert old.total.joules == pytest.approx(7.0)
+    assert old.last_at == "2026-11-24T10:03:00.000+00:00"
+    assert empty.total is None
+    assert [s.chat.name for s in log.chats("photons")] == ["New"]
+    assert [s.chat.name for s in log.chats("0%")] == ["100% empty"]
+    assert [s.chat.name for s in log.chats(limit=1, offset=1)] == ["New"]
+    with pytest.raises(UnknownId):
+        log.get_chat("none")
+
+
+def test_a_chat_is_read_back_to_go_on_with_it(fill: Fill, make_turn: MakeTurn) -> None:
+    log = fill(
+        make_turn(1, chat_id="c", query="one", answer="first", thinking="hm"),
+        make_turn(2, chat_id="c", query="failed", answer="", status="error"),
+        make_turn(3, chat_id="c", query="two", answer="second"),
+        make_turn(4, chat_id="d", query="other", answer="chat"),
+    )
+    assert log.chat_messages("c") == (
+        Message("user", "one"),
+        Message("assistant", "first"),
+        Message("user", "two"),
+        Message("assistant", "second"),
+    )
+    assert [t.query for t in log.chat_turns("c")] == ["one", "failed", "two"]
+    assert [t.query for t in log.chat_turns("c", limit=2)] == ["failed", "two"]
+    before = make_turn(3).turn_id
+    assert [t.query for t in log.chat_turns("c", limit=1, before=before)] == ["failed"]
+
+
+def test_a_log_is_read_while_another_connection_writes(
+    config: Config, fill: Fill, make_turn: MakeTurn
+) -> None:
+    log = fill(make_turn(1))
+    other = sqlite3.connect(config.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("DELETE FROM turns")
+    assert numbers(log) == [1]
+    other.execute("ROLLBACK")
+    other.close()
+
+
+def test_turns_come_whole_in_pages(
+    fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 3)
+    made = [make_turn(n) for n in range(7)]
+    assert list(fill(*made).turns()) == made
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_log_on_a_disk_without_write_access_is_read(
+    config: Config, fill: Fill, make_turn: MakeTurn
+) -> None:
+    fill(make_turn(1)).close()
+    config.home.chmod(0o500)
+    try:
+        connection = open_for_reading(config)
+        assert connection is not None
+        assert connection.execute("SELECT count(*) FROM turns").fetchone()[0] == 1
+        connection.close()
+    finally:
+        config.home.chmod(0o700)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,28 @@ def etui_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def config(etui_home: Path) -> Config:
     """The Config of the test's own folders."""
     return load_config()
+
+
+@pytest.fixture(scope="session")
+def starter_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter model's GGUF, from the folder ETUI_TEST_MODELS (default ``.models``).
+
+    Pulled there once if need be; tests that use it are skipped where it cannot be had.
+    """
+    from etui.download import pull
+    from etui.errors import EtuiError
+    from etui.models import STARTER, load_catalogue, require
+
+    checkout = Path(__file__).parent.parent
+    folder = Path(os.environ.get("ETUI_TEST_MODELS") or checkout / ".models").absolute()
+    config = Config(home=tmp_path_factory.mktemp("starter"), models_dir=folder)
+    spec = load_catalogue(config).models[STARTER]
+    try:
+        return require(spec, config)
+    except EtuiError:
+        pass
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return pull(spec, config)
+    except (EtuiError, OSError) as error:
+        pytest.skip(f"no starter model in {folder}, and it cannot be pulled: {error}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling
-from etui.engine.context import DECODED, NO_ROOM, Context
+from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.model import Model
 from etui.engine.prefix import Donor, Reuse, choose_reuse
 from etui.engine.sampler import Sampler
@@ -70,6 +70,11 @@ class LlamaSession:
     def facts(self) -> ModelFacts:
         """What reasoning may know of the model."""
         return self._facts
+
+    @property
+    def options(self) -> ContextOptions:
+        """Size, chunking and kind of the context: what a result depends on beside the model."""
+        return self._context.options
 
     @property
     def free_tokens(self) -> int:
@@ -309,6 +314,8 @@ class LlamaSession:
         del own.tokens[own.computed :]
         if keep and own.computed:
             self._donors.append(own)
+            if len(self._donors) > self._context.options.donors:
+                self._evict(self._donors[0])
         else:
             self._release(own)
 

@@ -156,6 +156,7 @@ class Residency:
                 threads=self._config.threads or default_threads(),
                 sequences=RECURRENT_SEQUENCES if model.recurrent else SEQUENCES,
                 kv_type=spec.kv_type,
+                flash_attention="auto" if layers else "off",
                 offload_kv=layers > 0,
             )
             context = Context(library, model, options)

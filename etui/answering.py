@@ -24,8 +24,7 @@ __all__ = ["AnswerRequest", "InProcess"]
 class InProcess:
     """llama.cpp in this process.
 
-    One answer runs at a time; ``cancel`` may come from any thread and ends the running answer
-    within one batch.
+    One answer runs at a time; ``cancel`` and ``hurry`` may come from any thread.
     """
 
     def __init__(self, config: Config) -> None:
@@ -33,6 +32,7 @@ class InProcess:
 
         self._residency = Residency(config)
         self._cancelled = threading.Event()
+        self._spent = threading.Event()
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Events of one answer; the last is ``Finished``.
@@ -45,10 +45,11 @@ class InProcess:
         from etui.reasoning.answer import answer
 
         self._cancelled.clear()
+        self._spent.clear()
         session, loaded = self._residency.session(request.model, request.path)
         if loaded is not None:
             yield loaded
-        yield from answer(request.messages, request.arm, session, self._cancelled.is_set)
+        yield from answer(request.messages, request.arm, session, self)
 
     def load(self, model: ModelSpec, path: Path) -> Loaded | None:
         """Bring a model into memory ahead of a question; None when it was there.
@@ -62,6 +63,18 @@ class InProcess:
     def cancel(self) -> None:
         """End the running answer within one batch."""
         self._cancelled.set()
+
+    def hurry(self) -> None:
+        """The joules are spent: end the thought and answer with what is there."""
+        self._spent.set()
+
+    def cancelled(self) -> bool:
+        """Whether the running answer was cancelled."""
+        return self._cancelled.is_set()
+
+    def spent(self) -> bool:
+        """Whether the running answer has spent its joules."""
+        return self._spent.is_set()
 
     def close(self) -> None:
         """Free every model."""

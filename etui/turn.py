@@ -8,7 +8,7 @@ energy told and the turn saved.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from etui.models import ModelSpec
 
 
+_LOOK_EVERY_NS = 100_000_000
+
+
 class Answerer(Protocol):
     """Answers requests: in this process, or in a child process."""
 
@@ -46,13 +49,16 @@ class Answerer(Protocol):
     def cancel(self) -> None:
         """End the running answer within one batch; safe from any thread."""
 
+    def hurry(self) -> None:
+        """The joules are spent: end the thought and answer; safe from any thread."""
+
 
 class Meter(Protocol):
     """What a turn needs of the recorder."""
 
     def energy(self, start_ns: int, end_ns: int) -> Energy: ...
 
-    def settle(self, end_ns: int) -> None: ...
+    def settle(self, end_ns: int) -> object: ...
 
 
 class Writer(Protocol):
@@ -162,6 +168,22 @@ class _SoFar:
         return self.prefilling.done_tokens if self.prefilling else 0
 
 
+@dataclass(slots=True)
+class _Purse:
+    """What one answer may still spend, looked into ten times a second."""
+
+    limit_joules: float
+    meter: Meter
+    next_look_ns: int = 0
+
+    def spent(self, start_ns: int, now_ns: int) -> bool:
+        if now_ns < self.next_look_ns or now_ns <= start_ns:
+            return False
+        self.next_look_ns = now_ns + _LOOK_EVERY_NS
+        joules = self.meter.energy(start_ns, now_ns).joules
+        return joules is not None and joules >= self.limit_joules
+
+
 def run_turn(
     query: Query,
     decision: Decision,
@@ -173,7 +195,7 @@ def run_turn(
     writer: Writer,
     settings: dict[str, Any] | None = None,
     clock_ns: Callable[[], int] = time.monotonic_ns,
-) -> Iterator[TurnEvent]:
+) -> Generator[TurnEvent, None, None]:
     """Answer one query and save the turn.
 
     Args:
@@ -195,6 +217,8 @@ def run_turn(
     error: BaseException | None = None
     request = AnswerRequest(spec, path, query.messages(), decision.arm, query.chat_id)
     ended = False
+    limit_joules = decision.arm.max_joules
+    purse = None if limit_joules is None else _Purse(limit_joules, meter)
 
     def close() -> TurnRecord:
         end = so_far.closed(max(clock_ns(), so_far.started_ns), status, why)
@@ -210,6 +234,9 @@ def run_turn(
         yield Decided(decision)
         for event in answerer.answer(request):
             so_far.see(event)
+            if purse is not None and purse.spent(so_far.started_ns, clock_ns()):
+                answerer.hurry()
+                purse = None
             yield event
         ended = True
     except EtuiError as failure:

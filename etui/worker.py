@@ -17,7 +17,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from etui import __version__
-from etui.engine.wire import Ask, Cancel, Done, Failed, Heartbeat, Hello, Load, Told, decode, encode
+from etui.engine.wire import (
+    Ask,
+    Cancel,
+    Done,
+    Failed,
+    Heartbeat,
+    Hello,
+    Hurry,
+    Load,
+    Told,
+    decode,
+    encode,
+)
 from etui.errors import EngineFailed, EtuiError
 
 if TYPE_CHECKING:
@@ -85,6 +97,9 @@ class Worker:
                 self._cancelled.add(message.number)
                 if message.number == self._running and self._engine is not None:
                     self._engine.cancel()
+            elif isinstance(message, Hurry) and message.number == self._running:
+                assert self._engine is not None
+                self._engine.hurry()
         os._exit(0)  # the parent is gone; llama.cpp may be in the middle of a batch
 
     def _beat(self) -> None:

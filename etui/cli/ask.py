@@ -95,6 +95,7 @@ def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> Turn
     from etui.choice import choose, serving
     from etui.config import load_config, make_home
     from etui.energy.open import open_recorder
+    from etui.host import read_host
     from etui.log.writer import TurnWriter
     from etui.models import load_catalogue
     from etui.provenance import provenance

@@ -18,7 +18,19 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from etui.engine.events import Event, Loaded
-from etui.engine.wire import Ask, Cancel, Done, Failed, Hello, Load, Told, WireError, decode, encode
+from etui.engine.wire import (
+    Ask,
+    Cancel,
+    Done,
+    Failed,
+    Hello,
+    Hurry,
+    Load,
+    Told,
+    WireError,
+    decode,
+    encode,
+)
 from etui.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -138,10 +150,17 @@ class ChildProcess:
 
     def cancel(self) -> None:
         """End the running answer within one batch; its ``Finished`` still comes."""
+        self._tell(Cancel)
+
+    def hurry(self) -> None:
+        """The joules of the running answer are spent: end its thought and answer now."""
+        self._tell(Hurry)
+
+    def _tell(self, message: type[Cancel] | type[Hurry]) -> None:
         with self._lock:
             child, number = self._child, self._running
         if child is not None and number is not None:
-            child.send(Cancel(number))
+            child.send(message(number))
 
     def close(self) -> None:
         """End the child; all its memory is free when this returns."""

@@ -64,6 +64,13 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Hurry:
+    """To the child: answer ``number`` has spent its joules and should come to its end."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """From the child: an event of answer ``number``."""
 
@@ -160,7 +167,7 @@ def _classes() -> Mapping[str, Any]:
     from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
     from etui.request import AnswerRequest
 
-    lines = (Hello, Heartbeat, Ask, Load, Cancel, Told, Done, Failed)
+    lines = (Hello, Heartbeat, Ask, Load, Cancel, Hurry, Told, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     requests = (AnswerRequest, ModelSpec, Message, Arm, Sampling, Config)
     return {c.__name__: c for c in (*lines, *sources, *requests, *get_args(Event))}

@@ -9,13 +9,13 @@ from etui.engine.events import Event
 from etui.engine.session import Session
 from etui.errors import UsageError
 from etui.query import Message
+from etui.reasoning.control import Control
 from etui.reasoning.cot import chain_of_thought
-from etui.reasoning.decoding import Cancelled
 from etui.reasoning.direct import direct
 
 
 def answer(
-    messages: Sequence[Message], arm: Arm, session: Session, cancelled: Cancelled
+    messages: Sequence[Message], arm: Arm, session: Session, control: Control
 ) -> Iterator[Event]:
     """Answer the last message of a conversation.
 
@@ -23,7 +23,7 @@ def answer(
         messages: The conversation, the question last.
         arm: How to answer; its model is the session's.
         session: The loaded model.
-        cancelled: Asked between tokens and between prefill batches.
+        control: Asked between tokens and between prefill batches.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
@@ -31,9 +31,9 @@ def answer(
     """
     match arm.reasoning:
         case "direct":
-            yield from direct(messages, arm, session, cancelled)
+            yield from direct(messages, arm, session, control)
         case "cot":
-            yield from chain_of_thought(messages, arm, session, cancelled)
+            yield from chain_of_thought(messages, arm, session, control)
         case other:
             raise UsageError(
                 f"arm {arm.name!r} reasons by {other!r}, which this etui cannot do",

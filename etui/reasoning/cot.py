@@ -14,7 +14,8 @@ from etui.arm import Arm
 from etui.engine.events import Answer, Event, Thought
 from etui.engine.session import Session, TokenSequence
 from etui.query import Message
-from etui.reasoning.decoding import Cancelled, Decoded, Ending, Primed, decode, feed
+from etui.reasoning.control import Control
+from etui.reasoning.decoding import Decoded, Ending, Primed, decode, feed
 from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, fit
 from etui.reasoning.opening import finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import (
@@ -29,7 +30,7 @@ _STOPPED = "stopped while thinking"
 
 
 def chain_of_thought(
-    messages: Sequence[Message], arm: Arm, session: Session, cancelled: Cancelled
+    messages: Sequence[Message], arm: Arm, session: Session, control: Control
 ) -> Iterator[Event]:
     """Think within ``arm.think_tokens``, then answer within ``arm.max_tokens``.
 
@@ -47,7 +48,7 @@ def chain_of_thought(
 
     reserve = len(hand_over) + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
     prompt = fit(with_instruction(messages, thinking.style), render, session, reserve)
-    opened = yield from open_prompt(prompt, arm, session, cancelled, start_ns)
+    opened = yield from open_prompt(prompt, arm, session, control, start_ns)
     sequence = opened.sequence
     try:
         if opened.first is None:
@@ -65,12 +66,12 @@ def chain_of_thought(
             kind=Thought,
             limit=budget,
             stops=(thinking.marker, *facts.stop),
-            cancelled=cancelled,
+            control=control,
         )
         bridge = "" if thought.stop == thinking.marker else _bridge(thought, thinking)
         following = None
         if thought.ending is not Ending.CANCELLED:
-            following = _cross(bridge, sequence, session, cancelled)
+            following = _cross(bridge, sequence, session, control)
         if following is None:
             yield finished(opened, thought, None, status="stopped", why=_STOPPED)
             return
@@ -85,10 +86,13 @@ def chain_of_thought(
             kind=Answer,
             limit=min(arm.max_tokens, facts.context_tokens - len(sequence.tokens)),
             stops=facts.stop,
-            cancelled=cancelled,
+            control=control,
+            frugal=thought.ending is not Ending.BUDGET,  # its answer is reserved
             opening=thought.rest.lstrip() if not bridge else "",
         )
         status, why = how_reply_ended(reply, arm)
+        if thought.ending is Ending.BUDGET and status == "complete":
+            status = "budget"
         yield finished(
             opened, thought, reply, status=status, why=why or _why_cut(thought, budget, arm)
         )
@@ -110,20 +114,25 @@ def thought_budget(arm: Arm, context_tokens: int, prompt_tokens: int, hand_over_
 
 def _bridge(thought: Decoded, thinking: Thinking) -> str:
     """The text that leads to the answer when the model wrote no marker itself."""
-    return thinking.hand_over if thought.ending is Ending.LIMIT else thinking.ended
+    cut = thought.ending in (Ending.LIMIT, Ending.BUDGET)
+    return thinking.hand_over if cut else thinking.ended
 
 
 def _cross(
-    bridge: str, sequence: TokenSequence, session: Session, cancelled: Cancelled
+    bridge: str, sequence: TokenSequence, session: Session, control: Control
 ) -> Primed | None:
     """Compute the bridge, or only the marker's last token where the model wrote it itself."""
     if bridge:
         session.extend(sequence, session.tokenize(bridge))
-    return feed(session, sequence, cancelled)
+    return feed(session, sequence, control)
 
 
 def _why_cut(thought: Decoded, budget: int, arm: Arm) -> str:
-    if thought.ending is not Ending.LIMIT:
-        return ""
-    limit = "the context" if budget < arm.think_tokens else "the think budget"
+    match thought.ending:
+        case Ending.LIMIT:
+            limit = "the context" if budget < arm.think_tokens else "the think budget"
+        case Ending.BUDGET:
+            limit = "the energy budget"
+        case _:
+            return ""
     return f"{limit} ended the thought after {thought.tokens} tokens"

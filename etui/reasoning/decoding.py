@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from etui.engine.events import Answer, Event, Prefilling, Thought
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.engine.text import TextStream
-
-Cancelled = Callable[[], bool]
+from etui.reasoning.control import Control
 
 
 class Ending(Enum):
@@ -19,6 +18,7 @@ class Ending(Enum):
     TOKEN = "end token"
     TEXT = "stop string"
     LIMIT = "token limit"
+    BUDGET = "energy budget"
     CANCELLED = "cancelled"
 
 
@@ -55,11 +55,11 @@ class Primed:
 
 
 def prefill(
-    session: Session, sequence: TokenSequence, cancelled: Cancelled
+    session: Session, sequence: TokenSequence, control: Control
 ) -> Generator[Prefilling, None, Primed | None]:
     """Compute what is queued, batch by batch; None when cancelled between two batches."""
     total = len(sequence.tokens)
-    while not cancelled():
+    while not control.cancelled():
         step = session.step([sequence])
         if step.sampled:
             return Primed(step.sampled[0], step.end_ns)
@@ -67,9 +67,9 @@ def prefill(
     return None
 
 
-def feed(session: Session, sequence: TokenSequence, cancelled: Cancelled) -> Primed | None:
+def feed(session: Session, sequence: TokenSequence, control: Control) -> Primed | None:
     """Compute what is queued in the middle of an answer; None when cancelled."""
-    while not cancelled():
+    while not control.cancelled():
         step = session.step([sequence])
         if step.sampled:
             return Primed(step.sampled[0], step.end_ns)
@@ -84,7 +84,8 @@ def decode(
     kind: type[Thought] | type[Answer],
     limit: int,
     stops: Sequence[str],
-    cancelled: Cancelled,
+    control: Control,
+    frugal: bool = True,
     opening: str = "",
 ) -> Generator[Event, None, Decoded]:
     """Decode until an end token, a stop string, the limit or a cancel, one event a token.
@@ -94,6 +95,7 @@ def decode(
         kind: What the events are called.
         limit: The most tokens to decode; 0 decodes none.
         stops: Strings that end the run and are not part of the text.
+        frugal: Whether a spent energy budget ends the run.
         opening: Text that came before, with the stop string of the thought.
     """
     stream = TextStream(stops)
@@ -106,8 +108,11 @@ def decode(
     sampled, at_ns = primed.next, primed.at_ns
     ending = Ending.LIMIT
     while tokens < limit:
-        if cancelled():
+        if control.cancelled():
             ending = Ending.CANCELLED
+            break
+        if frugal and tokens and control.spent():
+            ending = Ending.BUDGET
             break
         if sampled.ends:
             ending = Ending.TOKEN

@@ -9,14 +9,15 @@ from etui.arm import Arm
 from etui.engine.events import Answer, Event
 from etui.engine.session import Session
 from etui.query import Message
-from etui.reasoning.decoding import Cancelled, decode
+from etui.reasoning.control import Control
+from etui.reasoning.decoding import decode
 from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, fit
 from etui.reasoning.opening import finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import direct_prompt
 
 
 def direct(
-    messages: Sequence[Message], arm: Arm, session: Session, cancelled: Cancelled
+    messages: Sequence[Message], arm: Arm, session: Session, control: Control
 ) -> Iterator[Event]:
     """Answer without a thought; a model that can think is told not to.
 
@@ -30,7 +31,7 @@ def direct(
         return direct_prompt(session.render(kept, thinking=False), facts)
 
     prompt = fit(messages, render, session, min(arm.max_tokens, SMALLEST_ANSWER_TOKENS))
-    opened = yield from open_prompt(prompt, arm, session, cancelled, start_ns)
+    opened = yield from open_prompt(prompt, arm, session, control, start_ns)
     try:
         if opened.first is None:
             yield finished(
@@ -44,7 +45,7 @@ def direct(
             kind=Answer,
             limit=min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
             stops=facts.stop,
-            cancelled=cancelled,
+            control=control,
         )
         status, why = how_reply_ended(reply, arm)
         yield finished(opened, None, reply, status=status, why=why)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from etui.arm import Arm
 from etui.engine.events import Event, Finished, Prefilled, Status
 from etui.engine.session import Session, TokenSequence
-from etui.reasoning.decoding import Cancelled, Decoded, Ending, Primed, prefill
+from etui.reasoning.control import Control
+from etui.reasoning.decoding import Decoded, Ending, Primed, prefill
 from etui.reasoning.fitting import Prompt
 
 
@@ -34,11 +35,11 @@ class Opened:
 
 
 def open_prompt(
-    prompt: Prompt, arm: Arm, session: Session, cancelled: Cancelled, start_ns: int
+    prompt: Prompt, arm: Arm, session: Session, control: Control, start_ns: int
 ) -> Generator[Event, None, Opened]:
     """Prefill the prompt; the sequence is the caller's to close."""
     sequence = session.open(prompt.tokens, arm.sampling)
-    first = yield from prefill(session, sequence, cancelled)
+    first = yield from prefill(session, sequence, control)
     if first is None:
         return Opened(sequence, prompt, start_ns, time.monotonic_ns(), None)
     total = len(prompt.tokens)
@@ -98,6 +99,8 @@ def how_reply_ended(reply: Decoded, arm: Arm) -> tuple[Status, str]:
     match reply.ending:
         case Ending.CANCELLED:
             return "stopped", "stopped while answering"
+        case Ending.BUDGET:
+            return "budget", f"the energy budget ended the answer after {reply.tokens} tokens"
         case Ending.LIMIT:
             limit = "max tokens" if reply.tokens >= arm.max_tokens else "the context"
             return "truncated", f"{limit} cut the answer after {reply.tokens} tokens"

@@ -121,3 +121,20 @@ def script(after: str, text: str) -> Callable[[str], str]:
         return text[len(written) :] if text.startswith(written) else ""
 
     return says
+
+
+@dataclass
+class FakeControl:
+    """Cancelled or spent from the moment its test says so."""
+
+    cancelled_when: Callable[[], bool] = lambda: False
+    spent_when: Callable[[], bool] = lambda: False
+
+    def cancelled(self) -> bool:
+        return self.cancelled_when()
+
+    def spent(self) -> bool:
+        return self.spent_when()
+
+
+GO_ON = FakeControl()

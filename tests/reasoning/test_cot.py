@@ -11,14 +11,10 @@ from etui.query import Message
 from etui.reasoning.answer import answer
 from etui.reasoning.cot import thought_budget
 from etui.reasoning.prompts import ANSWER_MARKER
-from tests.reasoning.scripted import script
+from tests.reasoning.scripted import GO_ON, FakeControl, script
 
 QUESTION = (Message("user", "2+2?"),)
 NATIVE = {"think_open": "<think>", "think_close": "</think>", "thinking_switch": "enable_thinking"}
-
-
-def never() -> bool:
-    return False
 
 
 def cot(**changes):
@@ -31,7 +27,7 @@ def texts(events, kind):
 
 def test_a_plain_model_ends_its_thought_with_the_marker(fake):
     session = fake(script("[assistant]", "Two and two.\nAnswer: 4"))
-    events = list(answer(QUESTION, cot(), session, never))
+    events = list(answer(QUESTION, cot(), session, GO_ON))
     end = events[-1]
     assert (end.thinking, end.answer, end.status) == ("Two and two.", "4", "complete")
     assert ANSWER_MARKER not in texts(events, Thought)
@@ -41,7 +37,7 @@ def test_a_plain_model_ends_its_thought_with_the_marker(fake):
 
 def test_the_question_comes_first_and_the_instruction_last(fake):
     session = fake(script("[assistant]", "Answer: 4"))
-    list(answer(QUESTION, cot(), session, never))
+    list(answer(QUESTION, cot(), session, GO_ON))
     text = session.opened[0].text
     assert text.startswith("^[user]2+2?")
     assert text.index("step by step") > text.index("2+2?")
@@ -56,7 +52,7 @@ def test_the_budget_hands_over_with_a_sentence(fake):
         return " 4"[len(written) :]
 
     session = fake(says)
-    events = list(answer(QUESTION, cot(think_tokens=20), session, never))
+    events = list(answer(QUESTION, cot(think_tokens=20), session, GO_ON))
     end = events[-1]
     assert end.thinking_tokens == 20
     assert (end.answer, end.status) == ("4", "complete")
@@ -73,14 +69,14 @@ def test_a_thought_that_ends_without_a_marker_still_gets_an_answer(fake):
             return " 4"[len(tail.rpartition("Answer:")[2]) :]
         return "It is four."[len(tail) :]
 
-    end = list(answer(QUESTION, cot(), fake(says), never))[-1]
+    end = list(answer(QUESTION, cot(), fake(says), GO_ON))[-1]
     assert (end.thinking, end.answer, end.status) == ("It is four.", "4", "complete")
     assert end.why == ""
 
 
 def test_native_thought_stays_between_its_tags(fake):
     session = fake(script("<think>\n", "Hmm.</think>\n\nIt is 4."), **NATIVE)
-    events = list(answer(QUESTION, cot(), session, never))
+    events = list(answer(QUESTION, cot(), session, GO_ON))
     end = events[-1]
     assert (end.thinking, end.answer) == ("Hmm.", "It is 4.")
     assert "think>" not in texts(events, Thought) + texts(events, Answer)
@@ -93,7 +89,7 @@ def test_native_budget_closes_the_tag_itself(fake):
         return "on and on " * 99 if not closed else "4"[len(reply) :]
 
     session = fake(says, **NATIVE)
-    end = list(answer(QUESTION, cot(think_tokens=12), session, never))[-1]
+    end = list(answer(QUESTION, cot(think_tokens=12), session, GO_ON))[-1]
     assert (end.answer, end.thinking_tokens, end.status) == ("4", 12, "complete")
     assert "<" not in end.thinking
     assert session.opened[0].text.count("</think>") == 1
@@ -101,7 +97,7 @@ def test_native_budget_closes_the_tag_itself(fake):
 
 def test_a_style_can_be_asked_for_on_a_thinking_model(fake):
     session = fake(script("</think>", "Draft.\nAnswer: 4"), **NATIVE)
-    end = list(answer(QUESTION, cot(style="draft"), session, never))[-1]
+    end = list(answer(QUESTION, cot(style="draft"), session, GO_ON))[-1]
     assert (end.thinking, end.answer) == ("Draft.", "4")
     assert "terse draft" in session.opened[0].text
 
@@ -112,7 +108,7 @@ def test_no_budget_means_no_thought_but_still_an_answer(fake):
         return " 4"[len(tail) :] if handed_over else "thought"
 
     session = fake(says)
-    end = list(answer(QUESTION, cot(think_tokens=0), session, never))[-1]
+    end = list(answer(QUESTION, cot(think_tokens=0), session, GO_ON))[-1]
     assert (end.thinking_tokens, end.answer) == (0, "4")
     assert "[assistant]t" not in session.opened[0].text
 
@@ -125,7 +121,7 @@ def test_a_full_context_shortens_the_thought_and_keeps_the_answer(fake):
         return " four"[len(tail.rpartition("\nAnswer:")[2]) :]
 
     session = fake(says, context_tokens=420)
-    end = list(answer(QUESTION, cot(think_tokens=400, max_tokens=30), session, never))[-1]
+    end = list(answer(QUESTION, cot(think_tokens=400, max_tokens=30), session, GO_ON))[-1]
     assert (end.answer, end.status) == ("four", "complete")
     assert 0 < end.thinking_tokens < 400
     assert end.why.startswith("the context ended the thought")
@@ -135,12 +131,30 @@ def test_a_full_context_shortens_the_thought_and_keeps_the_answer(fake):
 def test_stopping_while_thinking_keeps_the_thought(fake):
     session = fake(script("[assistant]", "A long thought without an end"))
     events = []
-    for event in answer(QUESTION, cot(), session, lambda: len(events) > 8):
+    for event in answer(QUESTION, cot(), session, FakeControl(lambda: len(events) > 8)):
         events.append(event)
     end = events[-1]
     assert (end.status, end.answer) == ("stopped", "")
     assert end.thinking
     assert end.output_tokens == end.thinking_tokens > 0
+
+
+def test_a_spent_budget_ends_the_thought_and_the_answer_is_still_given(fake):
+    def says(so_far: str) -> str:
+        tail = so_far[so_far.rindex("[assistant]") :]
+        if "\nAnswer:" not in tail:
+            return "so " * 400
+        return " four"[len(tail.rpartition("\nAnswer:")[2]) :]
+
+    session = fake(says)
+    events = []
+    control = FakeControl(spent_when=lambda: len(events) > 10)
+    for event in answer(QUESTION, cot(think_tokens=300), session, control):
+        events.append(event)
+    end = events[-1]
+    assert (end.answer, end.status) == ("four", "budget")
+    assert 0 < end.thinking_tokens < 20
+    assert end.why.startswith("the energy budget ended the thought")
 
 
 @given(

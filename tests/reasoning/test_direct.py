@@ -9,13 +9,9 @@ from etui.engine.events import Answer, Finished, Prefilled, Prefilling, Thought
 from etui.errors import ContextOverflow, UsageError
 from etui.query import Message
 from etui.reasoning.answer import answer
-from tests.reasoning.scripted import script
+from tests.reasoning.scripted import GO_ON, FakeControl, script
 
 QUESTION = (Message("user", "Why?"),)
-
-
-def never() -> bool:
-    return False
 
 
 def arm(**changes):
@@ -24,7 +20,7 @@ def arm(**changes):
 
 def test_the_answer_streams_and_ends_by_itself(fake):
     session = fake(script("[assistant]", "Because é."))
-    events = list(answer(QUESTION, arm(), session, never))
+    events = list(answer(QUESTION, arm(), session, GO_ON))
     end = events[-1]
     assert isinstance(end, Finished)
     assert (end.answer, end.status, end.why) == ("Because é.", "complete", "")
@@ -36,7 +32,7 @@ def test_the_answer_streams_and_ends_by_itself(fake):
 
 
 def test_times_are_in_order(fake):
-    events = list(answer(QUESTION, arm(), fake(script("[assistant]", "Yes.")), never))
+    events = list(answer(QUESTION, arm(), fake(script("[assistant]", "Yes.")), GO_ON))
     prefilled = next(e for e in events if isinstance(e, Prefilled))
     end = events[-1]
     assert prefilled.end_ns == end.prefill_end_ns == end.first_token_ns
@@ -46,28 +42,28 @@ def test_times_are_in_order(fake):
 def test_a_long_prompt_tells_its_progress(fake):
     session = fake(script("[assistant]", "Ok."))
     long = (Message("user", "x" * 300),)
-    progress = [e for e in answer(long, arm(), session, never) if isinstance(e, Prefilling)]
+    progress = [e for e in answer(long, arm(), session, GO_ON) if isinstance(e, Prefilling)]
     assert [e.done_tokens for e in progress] == [64, 128, 192, 256]
     assert {e.total_tokens for e in progress} == {len("^[user][assistant]") + 300}
 
 
 def test_max_tokens_truncate_and_say_so(fake):
     session = fake(script("[assistant]", "A very long answer"))
-    end = list(answer(QUESTION, arm(max_tokens=6), session, never))[-1]
+    end = list(answer(QUESTION, arm(max_tokens=6), session, GO_ON))[-1]
     assert (end.answer, end.status, end.output_tokens) == ("A very", "truncated", 6)
     assert end.why == "max tokens cut the answer after 6 tokens"
 
 
 def test_a_stop_string_ends_the_answer_and_is_not_shown(fake):
     session = fake(script("[assistant]", "Yes.###more"), stop=("###",))
-    end = list(answer(QUESTION, arm(), session, never))[-1]
+    end = list(answer(QUESTION, arm(), session, GO_ON))[-1]
     assert (end.answer, end.status) == ("Yes.", "complete")
 
 
 def test_cancel_while_answering_keeps_the_text(fake):
     session = fake(script("[assistant]", "One two three"))
     events = []
-    for event in answer(QUESTION, arm(), session, lambda: len(events) > 5):
+    for event in answer(QUESTION, arm(), session, FakeControl(lambda: len(events) > 5)):
         events.append(event)
     end = events[-1]
     assert end.status == "stopped"
@@ -80,7 +76,7 @@ def test_cancel_in_mid_prefill_stops_within_one_batch(fake):
     session = fake(script("[assistant]", "never"))
     long = (Message("user", "x" * 1000),)
     events = []
-    for event in answer(long, arm(), session, lambda: len(events) == 2):
+    for event in answer(long, arm(), session, FakeControl(lambda: len(events) == 2)):
         events.append(event)
     end = events[-1]
     assert session.steps == 2
@@ -91,7 +87,7 @@ def test_cancel_in_mid_prefill_stops_within_one_batch(fake):
 def test_a_prompt_over_the_context_says_by_how_much(fake):
     session = fake(script("[assistant]", "no"), context_tokens=100)
     with pytest.raises(ContextOverflow) as caught:
-        list(answer((Message("user", "x" * 200),), arm(), session, never))
+        list(answer((Message("user", "x" * 200),), arm(), session, GO_ON))
     tokens = len("^[user][assistant]") + 200
     assert f"{tokens + 16 - 100} tokens too long" in caught.value.what
 
@@ -106,7 +102,7 @@ def test_the_oldest_turns_of_a_chat_go_first(fake):
         Message("assistant", "d"),
         Message("user", "last"),
     )
-    events = list(answer(chat, arm(), session, never))
+    events = list(answer(chat, arm(), session, GO_ON))
     prefilled = next(e for e in events if isinstance(e, Prefilled))
     assert prefilled.dropped_messages == 2
     assert session.opened[0].text.startswith("^[system]S[user]c[assistant]d[user]last")
@@ -114,7 +110,7 @@ def test_the_oldest_turns_of_a_chat_go_first(fake):
 
 def test_a_model_that_always_thinks_gets_an_empty_thought(fake):
     session = fake(script("</think>", "\n\nYes"), think_open="<think>", think_close="</think>")
-    events = list(answer(QUESTION, arm(), session, never))
+    events = list(answer(QUESTION, arm(), session, GO_ON))
     assert "[assistant]<think>\n\n</think>\n\n" in session.opened[0].text
     assert not [e for e in events if isinstance(e, Thought)]
 
@@ -126,16 +122,29 @@ def test_a_model_with_a_switch_is_told_not_to_think(fake):
         think_close="</think>",
         thinking_switch="enable_thinking",
     )
-    end = list(answer(QUESTION, arm(), session, never))[-1]
+    end = list(answer(QUESTION, arm(), session, GO_ON))[-1]
     assert end.answer == "Yes"
     assert session.opened[0].text.count("<think>") == 1
 
 
+def test_a_spent_budget_ends_the_answer(fake):
+    session = fake(script("[assistant]", "One two three"))
+    events = []
+    control = FakeControl(spent_when=lambda: len(events) > 4)
+    for event in answer(QUESTION, arm(), session, control):
+        events.append(event)
+    end = events[-1]
+    assert end.status == "budget"
+    assert end.answer
+    assert "One two three".startswith(end.answer)
+    assert end.why.startswith("the energy budget ended the answer")
+
+
 def test_confidence_is_the_mean_probability(fake):
-    end = list(answer(QUESTION, arm(), fake(script("[assistant]", "Yes")), never))[-1]
+    end = list(answer(QUESTION, arm(), fake(script("[assistant]", "Yes")), GO_ON))[-1]
     assert end.confidence == pytest.approx(0.60653, abs=1e-4)  # exp(-0.5), as the session says
 
 
 def test_an_unknown_reasoning_is_refused(fake):
     with pytest.raises(UsageError, match="telepathy"):
-        list(answer(QUESTION, arm(reasoning="telepathy"), fake(str), never))
+        list(answer(QUESTION, arm(reasoning="telepathy"), fake(str), GO_ON))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,7 @@ class Scripted:
     events: list
     failure: BaseException | None = None
     cancelled: int = 0
+    hurried: int = 0
 
     def answer(self, request):
         self.request = request
@@ -78,6 +79,9 @@ class Scripted:
 
     def cancel(self) -> None:
         self.cancelled += 1
+
+    def hurry(self) -> None:
+        self.hurried += 1
 
 
 def finished(**changes) -> Finished:
@@ -109,10 +113,10 @@ EVENTS = [
 ]
 
 
-def turn(answerer, meter=None, saved=None, query=None):
+def turn(answerer, meter=None, saved=None, query=None, decision=DECISION):
     return run_turn(
         query or Query("2+2?"),
-        DECISION,
+        decision,
         spec=SPEC,
         path=Path("m.gguf"),
         answerer=answerer,
@@ -228,6 +232,14 @@ def test_an_engine_that_falls_silent_is_an_error():
     list(turn(Scripted(EVENTS), saved=saved))
     assert saved.turns[0].status == "error"
     assert "without saying how" in saved.turns[0].error
+
+
+@pytest.mark.parametrize(("limit", "hurried"), [(50, 1), (70, 0), (None, 0)])
+def test_an_answer_that_has_spent_its_joules_is_hurried_once(limit, hurried):
+    decision = replace(DECISION, arm=replace(DECISION.arm, max_joules=limit))
+    answerer = Scripted([*EVENTS, finished()])
+    list(turn(answerer, decision=decision))  # 60 J by the clock
+    assert answerer.hurried == hurried
 
 
 def test_the_request_holds_the_whole_conversation():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -30,6 +31,9 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
         make_home(config)
     except EtuiError as error:
         raise LogUnavailable(error.what, error.fix) from error
+    if path.is_file() and not os.access(path, os.W_OK):
+        # SQLite would open it all the same, and say so only at the first write.
+        raise unavailable(path, sqlite3.OperationalError("the file is read-only"))
     connection = None
     try:
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)

@@ -156,8 +156,8 @@ class TurnWriter:
         if len(failures) == 1:
             raise failures[0]
         if failures:
-            more = count_text(len(failures) - 1, "failure")
-            raise LogUnavailable(f"{failures[-1].what} (after {more} more)", failures[-1].fix)
+            before = count_text(len(failures) - 1, "failure")
+            raise LogUnavailable(f"{failures[-1].what} ({before} before it)", failures[-1].fix)
 
     def close(self) -> None:
         """Store what is queued and end the thread; a second call does nothing.

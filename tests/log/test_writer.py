@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -320,6 +323,20 @@ def test_two_writers_and_many_threads_lose_nothing(config: Config, make_turn: Ma
     for log in writers:
         log.close()
     assert len(saved(config)) == 160
+
+
+def test_a_program_that_ends_without_close_has_saved_its_turns(config: Config) -> None:
+    code = (
+        "from etui.config import load_config\n"
+        "from etui.log.records import ChatRecord\n"
+        "from etui.log.writer import TurnWriter\n"
+        "writer = TurnWriter(load_config())\n"
+        "writer.save_chat(ChatRecord('c', '2026', 'name'))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+    with LogReader(config) as reader:
+        assert reader.get_chat("c").name == "name"
 
 
 def test_a_batch_longer_than_one_transaction(

@@ -38,7 +38,7 @@ class Settings(Strict):
         description="The most tokens a context may hold, to save memory; default: the model's own.",
     )
     sample_hz: float = Field(
-        20.0, gt=0, le=1000, description="Readings a second of every power channel."
+        20.0, gt=0, le=200, description="Readings a second of every power channel."
     )
     cpu_idle_watts: Watts | None = Field(
         None, description="Power of the idle CPU, the lower end of the labelled estimate."

@@ -1,0 +1,98 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from etui.cli.main import _COMMANDS, cli
+from etui.models import load_catalogue
+
+CHECKOUT = Path(__file__).parent.parent
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(group: click.Group, path: str = "etui"):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+ALL = dict(commands(cli))
+
+
+def test_the_readme_is_short_and_has_one_picture():
+    assert len(README.splitlines()) <= 150
+    assert README.count("![") == 1
+
+
+def test_files_the_documents_link_to_exist():
+    for document in [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("name", list(_COMMANDS))
+def test_every_command_is_in_the_readme(name):
+    assert f"`etui {name}`" in README
+
+
+@pytest.mark.parametrize("path", list(ALL))
+def test_every_command_and_option_has_help(path):
+    command = ALL[path]
+    assert command.help, path
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{path} {parameter.opts[0]}"
+
+
+@pytest.mark.parametrize("name", list(_COMMANDS))
+def test_the_line_in_the_help_is_the_commands_own(name):
+    assert ALL[f"etui {name}"].get_short_help_str(200) == _COMMANDS[name].summary
+
+
+def test_every_setting_is_documented():
+    from etui.settings import Settings
+
+    table = (CHECKOUT / "docs" / "config.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert documented == list(Settings.model_fields)
+
+
+def test_shipped_policies_name_shipped_models(config):
+    from etui.routing.policies import list_policies, load_policy
+
+    catalogue = load_catalogue(config)
+    places = list_policies(config)
+    assert {place.name for place in places} >= {"frugal", "balanced", "best"}
+    for place in places:
+        policy = load_policy(place.name, config, catalogue.models)
+        assert policy.description
+        for arm in policy.arms.values():
+            assert set(arm.models) <= set(catalogue.models)
+
+
+def test_the_policy_of_the_readme_is_valid(config, tmp_path):
+    from etui.routing.policies import load_policy
+
+    (text,) = re.findall(r"```yaml\n(version: 1.*?)```", README, re.DOTALL)
+    file = tmp_path / "mine.yaml"
+    file.write_text(text, encoding="utf-8")
+    policy = load_policy(str(file), config, load_catalogue(config).models)
+    assert [rule.name for rule in policy.rules] == ["numbers", "everything-else"]
+
+
+def test_names_of_this_contract_ship(config):
+    catalogue = load_catalogue(config)
+    for name in ("smollm2-135m", "gemma-3-270m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"):
+        assert catalogue.get(name).sha256 is not None
+    for name in ("qwen3-0.6b", "qwen3-8b", "llama-3.2-1b", "llama-3.1-8b", "gemma-3-4b"):
+        assert name in catalogue

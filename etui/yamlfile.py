@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeAlias, TypeVar, get_args
 
@@ -150,8 +150,11 @@ def did_you_mean(word: str, names: Iterable[str], *, listed: int = 8) -> str:
     """``, did you mean 'x'?`` for the nearest names, the whole short list, or nothing."""
     known = sorted(set(names))
     folded = {name.casefold(): name for name in known}
-    near = get_close_matches(word.casefold()[:100], list(folded), n=2, cutoff=0.6)
+    given = word.casefold()[:100]
+    near = get_close_matches(given, list(folded), n=2, cutoff=0.6)
     if near:
+        best = SequenceMatcher(None, near[0], given).ratio()
+        near = [n for n in near if SequenceMatcher(None, n, given).ratio() > best - 0.1]
         return ", did you mean " + " or ".join(f"'{folded[name]}'" for name in near) + "?"
     if known and len(known) <= listed:
         return "; known: " + ", ".join(known)

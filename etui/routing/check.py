@@ -14,6 +14,7 @@ from etui.routing.conditions import signals_of
 from etui.routing.language import LANGUAGES
 from etui.routing.reach import covers, never_holds
 from etui.routing.schema import PolicyFile, RuleEntry, Tree
+from etui.routing.signals import REGEX_SECONDS
 from etui.yamlfile import Loc, Located, did_you_mean
 
 
@@ -29,6 +30,8 @@ def check_policy(
     located: Located[PolicyFile],
     models: Collection[str],
     here: Callable[[str], bool] | None = None,
+    *,
+    thorough: bool = False,
 ) -> Findings:
     """Check the content of a policy file.
 
@@ -36,6 +39,7 @@ def check_policy(
         located: The file.
         models: Names of models.yaml.
         here: Whether a model is on this machine; None leaves that open.
+        thorough: Also try every pattern on texts made to slow it down.
     """
     errors = [
         *_models(located, models),
@@ -44,7 +48,10 @@ def check_policy(
         *_order(located),
         *_probes(located),
     ]
-    return Findings(_sorted(errors), _sorted([*_unused(located), *_unserved(located, here)]))
+    warnings = [*_unused(located), *_unserved(located, here)]
+    if thorough and not errors:
+        warnings += _slow_patterns(located)
+    return Findings(_sorted(errors), _sorted(warnings))
 
 
 def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
@@ -62,7 +69,8 @@ def _unknown(
 ) -> Iterator[Problem]:
     known = list(names)
     if name not in known:
-        yield located.problem(loc, f"unknown {what} '{name}'{did_you_mean(name, known)}", key=key)
+        hint = did_you_mean(name, known) if known else "; the file has none"
+        yield located.problem(loc, f"unknown {what} '{name}'{hint}", key=key)
 
 
 def _models(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
@@ -239,3 +247,23 @@ def _unserved(
                 f"no model of arm '{arm}' is on this machine: {', '.join(models)}; "
                 f"`etui models pull {models[-1]}`",
             )
+
+
+_SLOWING = ("a" * 3000, "1" * 3000, " " * 3000, "ab " * 1000, "a" * 3000 + "!", "(" * 3000)
+
+
+def _slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
+    for name, entry in located.model.signals.items():
+        if entry.regex is None:
+            continue
+        pattern = compile_regex(entry.regex)
+        for text in _SLOWING:
+            try:
+                sum(1 for _ in pattern.finditer(text, timeout=REGEX_SECONDS))
+            except TimeoutError:
+                yield located.problem(
+                    ("signals", name, "regex"),
+                    f"this pattern takes more than {REGEX_SECONDS * 1000:.0f} ms on a text like "
+                    f"{text[:3]!r} repeated; it then counts as not known",
+                )
+                break

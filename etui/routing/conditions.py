@@ -99,6 +99,11 @@ def reasons_for(condition: Condition, seen: Mapping[str, SignalValue]) -> list[s
         case AnyOf(parts):
             held = [r for r in (reasons_for(part, seen) for part in parts) if r is not None]
             return [reason for reasons in held for reason in reasons] if held else None
+        case Not(AnyOf(parts)):
+            missing = [first_failed(part, seen) for part in parts]
+            if any(failed is None for failed in missing):
+                return None
+            return [f"not {failed}" for failed in missing]
         case Not(part):
             failed = first_failed(part, seen)
             return None if failed is None else [f"not {failed}"]

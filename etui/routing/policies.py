@@ -99,7 +99,11 @@ def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
 
 
 def check_place(
-    place: PolicyPlace, models: Collection[str], here: Callable[[str], bool] | None = None
+    place: PolicyPlace,
+    models: Collection[str],
+    here: Callable[[str], bool] | None = None,
+    *,
+    thorough: bool = False,
 ) -> Checked:
     """Every error and warning of one policy file, and the policy if it has no errors.
 
@@ -107,6 +111,7 @@ def check_place(
         place: The file.
         models: Names of models.yaml.
         here: Whether a model is on this machine; None leaves that unchecked.
+        thorough: Also try every pattern on texts made to slow it down.
     """
     from etui.routing.schema import PolicyFile
     from etui.yamlfile import load_yaml
@@ -115,7 +120,7 @@ def check_place(
         located = load_yaml(place.path, PolicyFile)
     except InvalidFile as error:
         return Checked(place, error.problems, (), None)
-    return _checked(place, located, models, here)
+    return _checked(place, located, models, here, thorough)
 
 
 def check_text(text: str, place: PolicyPlace, models: Collection[str]) -> Checked:
@@ -127,7 +132,7 @@ def check_text(text: str, place: PolicyPlace, models: Collection[str]) -> Checke
         located = parse_yaml(text, PolicyFile, file=str(place.path))
     except InvalidFile as error:
         return Checked(place, error.problems, (), None)
-    return _checked(place, located, models, None)
+    return _checked(place, located, models, None, False)
 
 
 def _checked(
@@ -135,11 +140,12 @@ def _checked(
     located: Located[PolicyFile],
     models: Collection[str],
     here: Callable[[str], bool] | None,
+    thorough: bool,
 ) -> Checked:
     from etui.routing.check import check_policy
     from etui.routing.compile import compile_policy
 
-    findings: Findings = check_policy(located, models, here)
+    findings: Findings = check_policy(located, models, here, thorough=thorough)
     policy = None if findings.errors else compile_policy(located, place.name)
     return Checked(place, findings.errors, findings.warnings, policy)
 

@@ -332,3 +332,12 @@ class PolicyFile(Strict):
         if version != VERSION:
             refuse(f"version {version} is not known here; this etui reads version {VERSION}")
         return version
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a policy file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "etui routing policy",
+        **PolicyFile.model_json_schema(by_alias=True),
+    }

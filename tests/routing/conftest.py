@@ -1,0 +1,38 @@
+"""Policies from text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from etui.routing.policies import Checked, PolicyPlace, check_text
+from etui.routing.policy import Policy
+
+MODELS = ("tiny", "small-1b", "large-8b")
+
+Make = Callable[[str], Policy]
+Check = Callable[[str], Checked]
+
+
+def _check(text: str) -> Checked:
+    return check_text(text, PolicyPlace("p", Path("p.yaml"), "file"), MODELS)
+
+
+@pytest.fixture
+def check() -> Check:
+    """Text -> the checked policy over the models tiny, small-1b, large-8b."""
+    return _check
+
+
+@pytest.fixture
+def make() -> Make:
+    """Text -> a policy that must be sound."""
+
+    def build(text: str) -> Policy:
+        checked = _check(text)
+        assert checked.policy is not None, checked.errors
+        return checked.policy
+
+    return build

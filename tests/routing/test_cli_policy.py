@@ -1,0 +1,154 @@
+"""etui policy: what goes to stdout, what to stderr, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.cli.main import run
+from etui.config import shipped_dir
+
+Capture = pytest.CaptureFixture[str]
+
+
+def call(capsys: Capture, *args: str) -> tuple[int, str, str]:
+    code = run(["policy", *args])
+    out, err = capsys.readouterr()
+    return int(code), out, err
+
+
+def call_json(capsys: Capture, *args: str) -> tuple[int, Any]:
+    code, out, _ = call(capsys, *args, "--json")
+    return code, json.loads(out)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    path = tmp_path / "broken.yaml"
+    path.write_text(
+        "version: 1\nmodels: {small: [smollm2-135]}\narms: {quick: {model: small}}\n"
+        "rules:\n  - {name: a, when: calc, use: quick}\n  - {name: b, use: quik}\n"
+    )
+    return path
+
+
+def test_check_of_the_shipped_ones(capsys: Capture) -> None:
+    code, out, err = call(capsys, "check", "frugal", "balanced", "best")
+    assert code == 0
+    assert [": ok, " in line for line in out.splitlines()] == [True] * 3
+    assert all(": warning: " in line for line in err.splitlines())
+    code, document = call_json(capsys, "check")
+    assert [entry["valid"] for entry in document["policies"]] == [True] * 3
+
+
+def test_check_names_every_fault(capsys: Capture, broken: Path) -> None:
+    code, out, err = call(capsys, "check", str(broken), "frugal")
+    assert code == 2
+    assert out.count("\n") == 1, "the sound one is still said to be"
+    assert [line for line in err.splitlines() if "warning" not in line] == [
+        f"{broken}:2:18: unknown model 'smollm2-135', did you mean 'smollm2-135m'?",
+        f"{broken}:5:21: unknown signal 'calc'; the file has none",
+        f"{broken}:6:20: unknown arm 'quik', did you mean 'quick'?",
+    ]
+    code, document = call_json(capsys, "check", str(broken))
+    assert code == 2
+    assert document["policies"][0]["errors"][2] == {
+        "file": str(broken),
+        "line": 6,
+        "column": 20,
+        "message": "unknown arm 'quik', did you mean 'quick'?",
+    }
+
+
+def test_unknown_names(capsys: Capture) -> None:
+    code, out, err = call(capsys, "check", "frugl")
+    assert (code, out) == (2, "")
+    assert "no policy is called 'frugl'" in err
+    assert "did you mean 'frugal'?" in err
+    code, _, err = call(capsys, "check", "nowhere.yaml")
+    assert code == 2
+    assert "nowhere.yaml: no such file" in err
+
+
+def test_explain_before_any_model_is_here(capsys: Capture) -> None:
+    code, out, err = call(capsys, "explain", "What is 17*23?")
+    assert code == 0
+    assert "symbols-think" in out
+    assert "qwen3-4b (not on this machine)" in out
+    assert "etui models pull qwen3-4b" in err
+    code, document = call_json(capsys, "explain", "What is 17*23?", "--policy", "frugal")
+    assert code == 0
+    assert document["on_disk"] is False
+    assert (document["policy"], document["rule"], document["arm"]) == (
+        "frugal",
+        "everything-else",
+        "quick",
+    )
+    assert document["predicted"] == {"joules": None, "accuracy": None}
+    assert document["candidates"][-1] == {"model": "smollm2-135m", "on_disk": False}
+    assert [rule["matched"] for rule in document["rules"]] == [False, False, False, True]
+    assert all({"name", "holds", "value", "boundary"} <= set(s) for s in document["signals"])
+
+
+def test_explain_takes_what_is_on_disk(capsys: Capture, etui_home: Path) -> None:
+    (etui_home / "models").mkdir()
+    (etui_home / "models" / "smollm2-135m.gguf").write_bytes(b"GGUF")
+    code, document = call_json(capsys, "explain", "Hello")
+    assert code == 0
+    assert (document["model"], document["on_disk"]) == ("smollm2-135m", True)
+    assert "qwen3-0.6b is not on this machine" in document["why"]
+
+
+def test_explain_refuses_an_empty_question_and_a_broken_policy(
+    capsys: Capture, broken: Path
+) -> None:
+    code, _, err = call(capsys, "explain", "  ")
+    assert code == 2
+    assert "the question is empty" in err
+    code, out, err = call(capsys, "explain", "x", "--policy", str(broken))
+    assert (code, out) == (2, "")
+    assert f"{broken}:2:18: unknown model" in err
+
+
+def test_probes(capsys: Capture, tmp_path: Path) -> None:
+    code, out, err = call(capsys, "test", "frugal", "balanced", "best")
+    assert (code, err) == (0, "")
+    assert out == "20 of 20 probes passed\n"
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: 1\narms: {quick: {model: smollm2-135m}}\n"
+        "signals: {sums: {keywords: [add]}}\n"
+        "rules:\n  - {name: sums, when: sums, use: quick}\n  - {name: rest, use: quick}\n"
+        "probes:\n  - {query: add, rule: sums}\n"
+        "  - {query: plus, rule: sums, not_arm: quick, signals: {sums: true}}\n"
+    )
+    code, out, err = call(capsys, "test", str(path))
+    assert code == 4
+    assert out == "1 of 2 probes passed\n"
+    assert err.splitlines() == [
+        f"{path}:9: 'plus': rule rest, expected sums; arm quick, which was ruled out; "
+        "signal sums does not hold",
+        "  rest: no rule before it matched",
+    ]
+    code, document = call_json(capsys, "test", str(path))
+    assert (code, document["passed"], document["failed"]) == (4, 1, 1)
+
+
+def test_list_show_schema(capsys: Capture, etui_home: Path, broken: Path) -> None:
+    (etui_home / "policies").mkdir()
+    (etui_home / "policies" / "mine.yaml").write_text(broken.read_text())
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    assert "balanced (default)" in out
+    assert "invalid: `etui policy check mine` says why" in out
+    _, document = call_json(capsys, "list")
+    assert [row["name"] for row in document["policies"]] == ["balanced", "best", "frugal", "mine"]
+    _, out, _ = call(capsys, "show", "best")
+    assert out == (shipped_dir() / "policies" / "best.yaml").read_text()
+    _, out, _ = call(capsys, "schema")
+    assert json.loads(out) == json.loads(
+        (shipped_dir() / "policies" / "policy.schema.json").read_text()
+    )

@@ -1,0 +1,220 @@
+"""Decisions: order of rules, signals, roles, and the words that explain them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from etui.arm import Arm, Sampling
+from etui.errors import ModelUnavailable, UsageError
+from etui.query import Message, Query
+from etui.routing.decide import decide, decide_arm, usual_model
+from etui.routing.decision import Decision
+from etui.routing.host import HostState
+from etui.routing.policy import Policy
+
+Make = Callable[[str], Policy]
+EVERY = frozenset({"tiny", "small-1b", "large-8b"})
+
+BASE = """
+version: 1
+models:
+  small: [small-1b, tiny]
+  large: [large-8b]
+arms:
+  quick: {model: small}
+  think: {model: large, reasoning: cot, think_tokens: 64, temperature: 0.6, max_joules: 50}
+"""
+
+
+def test_rules_are_tried_by_priority_then_in_file_order(make: Make) -> None:
+    policy = make(
+        BASE
+        + """
+signals:
+  sums: {keywords: [add, total]}
+  asks: {question_marks: {at_least: 1}}
+  loud: {regex: '!'}
+rules:
+  - {name: low, priority: 1, when: loud, use: quick}
+  - {name: first, priority: 5, when: sums, use: think}
+  - {name: second, priority: 5, when: asks, use: quick}
+  - {name: rest, use: quick}
+"""
+    )
+    assert [rule.name for rule in policy.rules] == ["first", "second", "low", "rest"]
+    decision = decide(Query("add 1 and 2?!"), policy, available=EVERY)
+    assert (decision.rule, decision.arm.name, decision.arm.model) == ("first", "think", "large-8b")
+    assert decision.why == "first: sums (add)"
+    decision = decide(Query("really?!"), policy, available=EVERY)
+    assert decision.rule == "second"
+    assert [(r.name, r.matched, r.failed) for r in decision.rules] == [
+        ("first", False, "sums (0, at least 1)"),
+        ("second", True, None),
+    ]
+    assert decide(Query("fine."), policy, available=EVERY).why == "rest: no rule before it matched"
+
+
+def test_the_arm_carries_what_the_file_says(make: Make) -> None:
+    policy = make(BASE + "rules: [{name: rest, use: think}]")
+    decision = decide(Query("x"), policy, available=EVERY)
+    assert decision.arm == Arm(
+        name="think",
+        model="large-8b",
+        reasoning="cot",
+        think_tokens=64,
+        sampling=Sampling(temperature=0.6),
+        max_joules=50.0,
+    )
+    assert decision.policy == "p"
+
+
+def test_a_role_is_served_by_the_first_model_here(make: Make) -> None:
+    policy = make(BASE + "rules: [{name: rest, use: quick}]")
+    assert decide(Query("x"), policy, available=EVERY).arm.model == "small-1b"
+    fallen = decide(Query("x"), policy, available={"tiny"})
+    assert fallen.arm.model == "tiny"
+    assert fallen.why == (
+        "rest: no rule before it matched; tiny serves, small-1b is not on this machine"
+    )
+    assert usual_model(policy, available={"tiny"}) == "tiny"
+    assert usual_model(policy, available=()) is None
+
+
+def test_a_rule_nothing_can_serve_gives_way(make: Make) -> None:
+    policy = make(
+        BASE
+        + "signals: {sums: {keywords: [add]}}\n"
+        + "rules: [{name: sums, when: sums, use: think}, {name: rest, use: quick}]"
+    )
+    decision = decide(Query("add"), policy, available={"tiny", "small-1b"})
+    assert decision.rule == "rest"
+    assert decision.rules[0].failed == "large-8b is not on this machine"
+    assert decision.why == "rest: no model of arm think is on this machine"
+    with pytest.raises(ModelUnavailable) as caught:
+        decide(Query("add"), policy, available=())
+    assert "arm 'think'" in caught.value.what
+    assert "etui models pull tiny" in caught.value.fix
+
+
+def test_an_arm_by_name(make: Make) -> None:
+    policy = make(BASE + "rules: [{name: rest, use: quick}]")
+    decision = decide_arm(policy, "think", available=EVERY)
+    assert (decision.arm.model, decision.rule) == ("large-8b", None)
+    with pytest.raises(UsageError) as caught:
+        decide_arm(policy, "thnk", available=EVERY)
+    assert caught.value.fix == "did you mean 'think'?"
+    with pytest.raises(ModelUnavailable):
+        decide_arm(policy, "think", available={"tiny"})
+
+
+SIGNALS = """
+signals:
+  calc: {keywords: [how many, Calculate, c++, 計算]}
+  two: {keywords: [red, green, blue], at_least: 2}
+  symbolic: {regex: '\\d\\s*[-+*/=]', at_least: 2}
+  short: {words: {at_most: 3}}
+  german: {language: de}
+  battery: {host: battery_percent, below: 30}
+  unplugged: {host: on_battery}
+  night: {host: hour, at_least: 22, below: 7}
+  warm: {host: resident, is: small}
+  score: {score: {calc: 0.1, symbolic: 0.2, short: -0.1}, at_least: 0.3}
+  band: {score: {calc: 0.5, two: 0.25}, at_least: 0.25, below: 0.5}
+rules: [{name: rest, use: quick}]
+"""
+
+
+def look(make: Make, text: str, host: HostState | None = None) -> dict[str, bool]:
+    decision = decide(Query(text), make(BASE + SIGNALS), available=EVERY, host=host)
+    return {value.name: value.holds for value in decision.signals}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("HOW  MANY\napples", "calc", True),
+        ("How manyfold", "calc", False),
+        ("recalculate it", "calc", False),
+        ("I like C++.", "calc", True),
+        ("次の計算をして", "calc", True),
+        ("red and blue", "two", True),
+        ("red, red, red", "two", False),
+        ("1+2-3", "symbolic", True),
+        ("1+2", "symbolic", False),
+        ("one two three", "short", True),
+        ("one two three four", "short", False),
+        ("Wie ist das Wetter heute?", "german", True),
+        ("How is the weather?", "german", False),
+        ("how many: 1+2-3, say all of it", "score", True),
+        ("how many: 1+2-3", "score", True),
+        ("1+2-3 x y z u", "score", False),
+        ("green blue", "band", True),
+        ("how many green blue", "band", False),
+        ("x", "band", False),
+    ],
+)
+def test_signals_of_the_text(make: Make, text: str, name: str, expected: bool) -> None:
+    assert look(make, text)[name] is expected
+
+
+def test_signals_of_the_machine(make: Make) -> None:
+    names = ("battery", "unplugged", "night", "warm")
+    unknown = look(make, "x")
+    assert not any(unknown[name] for name in names), "what is not known does not hold"
+    state = HostState(battery_percent=12, on_battery=True, hour=23.5, resident="tiny")
+    assert all(look(make, "x", state)[name] for name in names)
+    state = HostState(battery_percent=80, on_battery=False, hour=12, resident="large-8b")
+    assert not any(look(make, "x", state)[name] for name in names)
+
+
+def test_the_trace_says_value_boundary_and_distance(make: Make) -> None:
+    decision = decide(Query("how many 1+2"), make(BASE + SIGNALS), available=EVERY)
+    rows = {row["name"]: row for row in decision.trace()["signals"]}
+    assert rows["symbolic"] == {
+        "name": "symbolic",
+        "holds": False,
+        "value": 1,
+        "boundary": 2.0,
+        "distance": 1.0,
+        "test": "at least 2",
+        "detail": "",
+    }
+    assert rows["calc"]["detail"] == "how many"
+    assert rows["german"]["boundary"] == "de"
+    assert rows["german"]["distance"] is None
+    assert rows["battery"]["value"] is None
+    assert rows["score"]["detail"] == "calc +0.1"
+
+
+def test_length_counts_by_the_tokenizer_it_is_given(make: Make) -> None:
+    policy = make(
+        BASE
+        + "signals: {long: {tokens: {at_least: 10}}, chat: {chat_tokens: {at_least: 12}}}\n"
+        + "rules: [{name: long, when: {any: [long, chat]}, use: think}, {name: rest, use: quick}]"
+    )
+
+    def rule(query: Query, count: Callable[[str], int] | None = None) -> Decision:
+        return decide(query, policy, available=EVERY, count_tokens=count)
+
+    assert rule(Query("x" * 40)).rule == "long"
+    assert rule(Query("x" * 36)).rule == "rest"
+    assert rule(Query("x" * 40), lambda _: 9).rule == "rest"
+    assert (
+        rule(Query("x" * 8, history=(Message("user", "y" * 40),))).why
+        == "long: chat (12, at least 12)"
+    )
+
+
+def test_the_room_imports_neither_engine_nor_screen_nor_driver() -> None:
+    code = (
+        "import sys, etui.routing.decide, etui.routing.policies, etui.routing.probes, etui.host\n"
+        "import etui.routing.check\n"
+        "bad = {'llama_cpp', 'textual', 'pynvml', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(', '.join(bad) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

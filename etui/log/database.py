@@ -111,7 +111,7 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
         except sqlite3.OperationalError as error:
             # WAL needs a file beside the database; in a folder without write access there is none.
             connection.close()
-            if "immutable" in query or "locked" in str(error):
+            if "immutable" in query or "locked" in str(error) or os.access(path.parent, os.W_OK):
                 raise
         else:
             return connection

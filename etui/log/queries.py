@@ -87,14 +87,16 @@ _SUMMARY_COLUMNS = ", ".join(
 class LogReader:
     """Reads the log; safe to use from several threads, which wait for each other.
 
-    A missing database reads as an empty one.
+    A missing database reads as an empty one until the first turn makes it.
 
     Raises:
         LogUnavailable: The database is from a newer etui, is none, or cannot be read.
     """
 
     def __init__(self, config: Config) -> None:
+        self._config = config
         self._path = config.database
+        self._closed = False
         self._connection = open_for_reading(config)
         self._lock = threading.Lock()
 
@@ -106,6 +108,7 @@ class LogReader:
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         with self._lock:
+            self._closed = True
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
@@ -306,6 +309,8 @@ class LogReader:
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:
+            if self._connection is None and not self._closed:
+                self._connection = open_for_reading(self._config)
             if self._connection is None:
                 return []
             try:

@@ -311,6 +311,16 @@ def test_a_log_is_read_while_another_connection_writes(
     other.close()
 
 
+def test_a_reader_opened_before_the_first_turn_sees_it(config: Config, make_turn: MakeTurn) -> None:
+    with LogReader(config) as log:
+        assert numbers(log) == []
+        with TurnWriter(config) as writer:
+            writer.save_turn(make_turn(1))
+        assert numbers(log) == [1]
+        log.close()
+        assert numbers(log) == []
+
+
 def test_turns_come_whole_in_pages(
     fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ SILENT_SECONDS = 10.0
 STALLED_SECONDS = 600.0
 """Longest time without an event: a load from a slow disk, or one batch of a very large model."""
 
-_LOG_LINES = 6
+_LOG_LINES = 3
 _LOG_BYTES = 4_000_000
 
 
@@ -95,7 +95,8 @@ class ChildProcess:
         self._child = _Child(self._config)
         hello = self._child.next(START_SECONDS, START_SECONDS)
         if not isinstance(hello, Hello):
-            raise self._dead(self._child, f"said {hello!r} instead of hello")
+            why = hello if isinstance(hello, str) else f"began with {hello!r}"
+            raise self._dead(self._child, why)
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Events of one answer; the last is ``Finished``. Closing the iterator cancels it.
@@ -171,7 +172,7 @@ class ChildProcess:
     def _dead(self, child: _Child, why: str) -> EngineFailed:
         child.stop()
         tail = child.log_tail()
-        said = f"; its log ends:\n{tail}" if tail else ""
+        said = f"; its log ends: {tail}" if tail else ""
         return EngineFailed(
             f"the engine's process {why}{said}",
             "ask again: it is started anew; a model that fails each time may need more memory",
@@ -273,7 +274,7 @@ class _Child:
                 lines = file.read().decode("utf-8", "replace").splitlines()
         except OSError:
             return ""
-        return "\n".join([line for line in lines if line.strip()][-_LOG_LINES:])
+        return " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
 
 
 def _trim(log: Path) -> int:

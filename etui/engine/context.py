@@ -68,12 +68,13 @@ class Context:
         self._library = library
         self.options = options
         self.vocabulary = model.vocabulary
+        library.forget_errors()
         self.handle: Any = self.api.llama_init_from_model(model.handle, _params(self.api, options))
         library.flush()
         if not self.handle:
             raise EngineFailed(
                 f"no context of {options.context_tokens} tokens could be made for "
-                f"{model.path.name}: {library.last_lines(2)}",
+                f"{model.path.name}: {library.errors()}",
                 "lower `context` or `gpu_layers` of the model, or close other programs",
             )
         self._memory: Any = self.api.llama_get_memory(self.handle)

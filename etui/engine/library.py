@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from etui.errors import EngineFailed
 
-_DEBUG = 4
+_DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level
 _GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 _LAST_LINES = 40
 _LOG_BYTES = 4_000_000  # an older log is dropped when it has grown beyond this
@@ -52,7 +52,8 @@ class Library:
                 "reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
             ) from error
         self.api: Any = api
-        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._errors: deque[str] = deque(maxlen=_LAST_LINES)
+        self._level = 0
         self.log_path = log_dir / "llama.log"
         self._file = _open_log(self.log_path)
         self._callback = api.llama_log_callback(self._log)
@@ -60,17 +61,23 @@ class Library:
         api.llama_backend_init()
 
     def _log(self, level: int, text: bytes, _data: object) -> None:
-        if level == _DEBUG:
+        if level != _CONTINUED:
+            self._level = level
+        if self._level == _DEBUG:
             return
         line = text.decode("utf-8", "replace")
-        if line.strip(" .\n"):  # the loader draws its progress in dots
-            self._lines.append(line.rstrip())
+        if self._level == _ERROR and line.strip():
+            self._errors.append(line.strip())
         if self._file is not None:
             self._file.write(line)
 
-    def last_lines(self, count: int = 5) -> str:
-        """The last of llama.cpp's log, for an error message."""
-        return "\n".join(list(self._lines)[-count:])
+    def forget_errors(self) -> None:
+        """Begin something whose errors are to be told apart from earlier ones."""
+        self._errors.clear()
+
+    def errors(self, count: int = 2) -> str:
+        """The last errors llama.cpp logged, for a message of one line."""
+        return " | ".join(list(self._errors)[-count:]) or f"see {self.log_path}"
 
     def flush(self) -> None:
         """Write what is buffered to the log file."""

@@ -57,12 +57,13 @@ class Model:
         params.n_gpu_layers = gpu_layers
         shares = _apply_split(api, params, split or Split())
         # n_gpu_layers, split_mode and the shares are read during the call only.
+        library.forget_errors()
         handle = api.llama_model_load_from_file(str(path).encode(), params)
         del shares
         library.flush()
         if not handle:
             raise ModelUnavailable(
-                f"llama.cpp refused {path.name}: {library.last_lines(2) or 'no reason given'}",
+                f"llama.cpp refused {path.name}: {library.errors()}",
                 f"see {library.log_path}; a newer llama-cpp-python may know this model",
             )
         self.handle: Any = handle

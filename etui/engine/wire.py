@@ -127,7 +127,7 @@ def decode(line: bytes) -> Any:
     """
     try:
         return _made(json.loads(line))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WireError(f"{error}: {line[:200]!r}") from error
 
 

@@ -1,0 +1,80 @@
+"""Memory a model needs, and the layers that fit on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.engine.gguf import Gguf, Tensor
+from etui.engine.offload import Needs, fewer_layers, layers_that_fit, needs
+
+GB = 1_000_000_000
+SIZES = st.integers(0, 20 * GB)
+NEEDS = st.builds(
+    Needs,
+    layers=st.integers(1, 100),
+    layer_bytes=SIZES,
+    output_bytes=SIZES,
+    weight_bytes=SIZES,
+    kv_bytes=SIZES,
+    compute_bytes=SIZES,
+)
+
+
+def header(*tensors: tuple[str, int]) -> Gguf:
+    metadata = {
+        "general.architecture": "llama",
+        "llama.block_count": 2,
+        "llama.embedding_length": 64,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+    }
+    table = tuple(Tensor(name, (size // 4,), "F32", 0, size) for name, size in tensors)
+    return Gguf(Path("m.gguf"), 3, 0, metadata, table)
+
+
+def test_weights_cache_and_buffers_are_added_up() -> None:
+    need = needs(
+        header(
+            ("token_embd.weight", 400), ("output.weight", 400), ("blk.0.a", 80), ("blk.1.a", 120)
+        ),
+        context_tokens=100,
+        kv_type="f16",
+    )
+    assert (need.layers, need.layer_bytes, need.output_bytes) == (2, 100, 400)
+    assert need.weight_bytes == 1000
+    assert need.kv_bytes == 100 * 2 * 2 * (16 + 16) * 2
+    assert need.total_bytes == need.weight_bytes + need.kv_bytes + need.compute_bytes
+
+
+def test_tied_embeddings_count_as_the_output() -> None:
+    need = needs(header(("token_embd.weight", 400), ("blk.0.a", 80)), 100, "f16")
+    assert need.output_bytes == 400
+
+
+@pytest.mark.parametrize(
+    ("free", "layers"), [(0, 0), (1, 0), (2.2, 1), (5, 3), (11.8, 10), (14, 11), (80, 11)]
+)
+def test_layers_fit_by_free_memory(free: float, layers: int) -> None:
+    need = Needs(10, GB // 2, GB, 7 * GB, 5 * GB, GB)
+    assert layers_that_fit(need, int(free * GB)) == layers
+
+
+@given(NEEDS, SIZES, SIZES)
+def test_more_memory_never_holds_fewer_layers(need: Needs, free: int, more: int) -> None:
+    layers = layers_that_fit(need, free)
+    assert 0 <= layers <= need.layers + 1
+    assert layers_that_fit(need, free + more) >= layers
+
+
+@given(st.integers(1, 1000))
+def test_stepping_down_ends_on_the_cpu(layers: int) -> None:
+    steps = 0
+    while layers:
+        assert fewer_layers(layers) < layers
+        layers = fewer_layers(layers)
+        steps += 1
+    assert steps < 25

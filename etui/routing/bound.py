@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +13,7 @@ class Bound:
         at_least, above: Lower end, with and without the number itself.
         at_most, below: Upper end, with and without the number itself.
         wraps: For the hour of the day: a lower end past the upper one goes over midnight.
+        words: ``at least 3 and below 8``.
     """
 
     at_least: float | None = None
@@ -21,6 +21,24 @@ class Bound:
     at_most: float | None = None
     below: float | None = None
     wraps: bool = False
+    words: str = field(init=False)
+    _ends: tuple[float, ...] = field(init=False, repr=False)
+    _over_midnight: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Worked out once: a decision asks for them at every signal.
+        given = [
+            (name, end)
+            for name in ("at_least", "above", "at_most", "below")
+            if (end := getattr(self, name)) is not None
+        ]
+        words = " and ".join(f"{name.replace('_', ' ')} {end:g}" for name, end in given)
+        low = self.at_least if self.at_least is not None else self.above
+        high = self.at_most if self.at_most is not None else self.below
+        over = self.wraps and low is not None and high is not None and low > high
+        object.__setattr__(self, "words", words)
+        object.__setattr__(self, "_ends", tuple(end for _, end in given))
+        object.__setattr__(self, "_over_midnight", over)
 
     def holds(self, value: float) -> bool:
         """Whether the number lies in the range."""
@@ -30,34 +48,13 @@ class Bound:
         under = (self.at_most is None or value <= self.at_most) and (
             self.below is None or value < self.below
         )
-        return over or under if self._over_midnight() else over and under
+        return over or under if self._over_midnight else over and under
 
     def nearest(self, value: float | None) -> float:
         """The end that is nearest to the value; the lower one where it is not known."""
-        ends = [end for end in self._ends().values() if end is not None]
-        return ends[0] if value is None else min(ends, key=lambda end: abs(end - value))
-
-    @property
-    def words(self) -> str:
-        """``at least 3 and below 8``."""
-        return " and ".join(
-            f"{name.replace('_', ' ')} {end:g}"
-            for name, end in self._ends().items()
-            if end is not None
-        )
-
-    def _ends(self) -> Mapping[str, float | None]:
-        return {
-            "at_least": self.at_least,
-            "above": self.above,
-            "at_most": self.at_most,
-            "below": self.below,
-        }
-
-    def _over_midnight(self) -> bool:
-        low = self.at_least if self.at_least is not None else self.above
-        high = self.at_most if self.at_most is not None else self.below
-        return self.wraps and low is not None and high is not None and low > high
+        if value is None or len(self._ends) == 1:
+            return self._ends[0]
+        return min(self._ends, key=lambda end: abs(end - value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from etui.errors import Problem
 from etui.routing.compile import compile_condition, compile_regex, in_order, score_order
 from etui.routing.conditions import signals_of
 from etui.routing.language import LANGUAGES
-from etui.routing.reach import covers, never_holds
+from etui.routing.reach import Form, never_holds
 from etui.routing.schema import PolicyFile, RuleEntry, Tree
 from etui.routing.signals import REGEX_SECONDS
 from etui.yamlfile import Loc, Located, did_you_mean
@@ -155,6 +155,7 @@ def _order(located: Located[PolicyFile]) -> Iterator[Problem]:
     place = {id(rule): index for index, rule in enumerate(rules)}
     ordered = in_order(rules)
     conditions = [compile_condition(rule.when) for rule in ordered]
+    forms = [None if condition is None else Form.of(condition) for condition in conditions]
 
     def served_by(rule: RuleEntry) -> set[str]:
         arm = file.arms.get(rule.use)
@@ -163,17 +164,15 @@ def _order(located: Located[PolicyFile]) -> Iterator[Problem]:
     def say(rule: RuleEntry, message: str) -> Problem:
         return located.problem(("rules", place[id(rule)]), message)
 
-    for number, (rule, condition) in enumerate(zip(ordered, conditions, strict=True)):
+    for number, (rule, condition, form) in enumerate(zip(ordered, conditions, forms, strict=True)):
         if condition is not None and never_holds(condition):
             yield say(rule, f"rule '{rule.name}' can never match: its condition contradicts itself")
             continue
-        for before, earlier in zip(ordered[:number], conditions[:number], strict=True):
+        for before, earlier in zip(ordered[:number], forms[:number], strict=True):
             # A rule whose arm has no model here gives way, so a later one with other models is
             # reached on some machines; behind a rule without a condition it is still a mistake.
             if earlier is None or (
-                condition is not None
-                and covers(earlier, condition)
-                and served_by(rule) <= served_by(before)
+                form is not None and earlier.covers(form) and served_by(rule) <= served_by(before)
             ):
                 line = located.where(("rules", place[id(before)])).line
                 takes = "every question" if earlier is None else "every question it would match"

@@ -14,8 +14,9 @@ from types import MappingProxyType
 
 from etui.query import Query
 
-TEXT_LIMIT = 20_000
-"""Characters looked at by everything but the length: what matters for routing stands before."""
+TEXT_LIMIT = 8_000
+"""Characters looked at by everything but the length; of a longer question its two ends, since the
+task stands before or behind the text it is about."""
 
 _BYTES_PER_TOKEN = 4
 
@@ -54,11 +55,19 @@ class TextFacts:
     def __init__(self, query: Query, count_tokens: Callable[[str], int] | None = None) -> None:
         self.query = query
         self._count_tokens = count_tokens or estimated_tokens
+        self._measured: dict[str, float] = {}
+
+    def measure(self, name: str) -> float:
+        """One of ``MEASURES``, counted once."""
+        if name not in self._measured:
+            self._measured[name] = MEASURES[name](self)
+        return self._measured[name]
 
     @cached_property
     def text(self) -> str:
-        """The beginning of the question."""
-        return self.query.text[:TEXT_LIMIT]
+        """The question, or its two ends if it is long."""
+        text, half = self.query.text, TEXT_LIMIT // 2
+        return text if len(text) <= TEXT_LIMIT else f"{text[:half]}\n{text[-half:]}"
 
     @cached_property
     def folded(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not, holds, signals_of
@@ -23,17 +24,29 @@ def never_holds(condition: Condition) -> bool:
     )
 
 
-def covers(earlier: Condition, later: Condition) -> bool:
-    """Whether ``earlier`` holds wherever ``later`` does, as far as their form shows it.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A condition as the parts that must all hold, and as the parts of which any is enough."""
 
-    ``a`` covers ``{all: [a, b]}``; ``{any: [a, b]}`` covers ``a``; equal conditions cover each
-    other. What would need reasoning beyond that is not covered.
-    """
-    needs = _parts(later, All)
-    if _parts(earlier, All) <= needs:
-        return True
-    takes = _parts(earlier, AnyOf)
-    return bool(takes & needs) or _parts(later, AnyOf) <= takes
+    needs: frozenset[Key]
+    takes: frozenset[Key]
+
+    @classmethod
+    def of(cls, condition: Condition) -> Form:
+        """The form of a condition."""
+        return cls(_parts(condition, All), _parts(condition, AnyOf))
+
+    def covers(self, later: Form) -> bool:
+        """Whether this one holds wherever ``later`` does, as far as their form shows it.
+
+        ``a`` covers ``{all: [a, b]}``; ``{any: [a, b]}`` covers ``a``; equal conditions cover each
+        other. What would need reasoning beyond that is not covered.
+        """
+        return (
+            self.needs <= later.needs
+            or not self.takes.isdisjoint(later.needs)
+            or later.takes <= self.takes
+        )
 
 
 def _parts(condition: Condition, kind: type[All] | type[AnyOf]) -> frozenset[Key]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from etui.routing.bound import Bound, Word
 from etui.routing.decision import SignalValue
-from etui.routing.features import MEASURES, TextFacts
+from etui.routing.features import TextFacts
 from etui.routing.host import HOST_NUMBERS, HostState
 
 REGEX_SECONDS = 0.05
@@ -108,7 +108,7 @@ class Measured:
     measure: str
 
     def see(self, situation: Situation) -> tuple[Value, str]:
-        return MEASURES[self.measure](situation.text), ""
+        return situation.text.measure(self.measure), ""
 
 
 @dataclass(frozen=True, slots=True)

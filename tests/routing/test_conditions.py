@@ -21,7 +21,7 @@ from etui.routing.conditions import (
     signals_of,
 )
 from etui.routing.decision import SignalValue
-from etui.routing.reach import covers, never_holds
+from etui.routing.reach import Form, never_holds
 
 NAMES = ("a", "b", "c", "d")
 
@@ -34,6 +34,10 @@ conditions: st.SearchStrategy[Condition] = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+def covers(one: Condition, two: Condition) -> bool:
+    return Form.of(one).covers(Form.of(two))
 
 
 def worlds() -> list[dict[str, bool]]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.query import Message, Query
-from etui.routing.features import MEASURES, TextFacts, estimated_tokens, option_count
+from etui.routing.features import MEASURES, TEXT_LIMIT, TextFacts, estimated_tokens, option_count
 from etui.routing.language import LANGUAGES, detect
 
 
@@ -104,6 +104,15 @@ def test_languages(text: str, code: str | None) -> None:
     facts = TextFacts(Query(text or " "))
     assert detect(text, facts.words) == code
     assert code is None or code in LANGUAGES
+
+
+def test_the_task_is_seen_before_and_behind_a_long_text() -> None:
+    text = "Translate this: " + "word " * 10_000 + "\nWhat is 17*23?"
+    facts = TextFacts(Query(text))
+    assert facts.folded.startswith("translate this: ")
+    assert facts.folded.endswith("17*23?")
+    assert len(facts.text) <= TEXT_LIMIT + 1
+    assert facts.tokens == estimated_tokens(text)
 
 
 @given(st.text())

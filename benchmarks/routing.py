@@ -1,0 +1,122 @@
+"""How long a decision takes, and how long a policy takes to load.
+
+Run ``python benchmarks/routing.py [--json]``. Nothing is loaded into llama.cpp; the questions are
+made up here, from a greeting to a text of 2,000 words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from etui.config import load_config
+from etui.models import load_catalogue
+from etui.query import Query
+from etui.routing.decide import decide
+from etui.routing.host import HostState
+from etui.routing.policies import load_policy
+from etui.routing.policy import Policy
+
+QUESTIONS = (
+    "Hello!",
+    "What is the capital of France?",
+    "Solve x^2 - 5x + 6 = 0 and explain each step.",
+    "Write a Python function that reverses a list.\n```\ndef f(x):\n    pass\n```",
+    "Which organ makes insulin?\nA) liver\nB) pancreas\nC) spleen\nD) kidney\nAnswer:",
+    "A train leaves at 9:40 and drives 120 km at 80 km/h. When does it arrive, and why?",
+)
+LONG = "The quick brown fox jumps over the lazy dog. " * 222
+
+
+def large_policy(rules: int) -> str:
+    """A policy of so many rules, each with a signal of its own."""
+    kinds = (
+        "{{keywords: [alpha{n}, beta{n}, gamma delta {n}]}}",
+        "{{regex: 'word{n}\\s+\\d+', at_least: 2}}",
+        "{{tokens: {{at_least: {n}000}}}}",
+        "{{options: {{at_least: 1{n}}}}}",
+    )
+    lines = ["version: 1", "models: {small: [smollm2-135m]}", "arms:", "  quick: {model: small}"]
+    lines.append("signals:")
+    lines += [f"  s{n}: " + kinds[n % len(kinds)].format(n=n) for n in range(1, rules)]
+    lines.append("rules:")
+    for n in range(1, rules):
+        other = n % (rules - 1) + 1
+        lines += [
+            f"  - name: rule-{n}",
+            f"    priority: {1000 - n}",
+            f"    when: {{all: [s{n}, {{not: s{other}}}]}}",
+            "    use: quick",
+        ]
+    return "\n".join([*lines, "  - {name: rest, use: quick}"]) + "\n"
+
+
+def milliseconds(work: Callable[[], object], repeats: int) -> list[float]:
+    """Durations of single calls, in milliseconds."""
+    durations = []
+    for _ in range(repeats):
+        start = time.perf_counter_ns()
+        work()
+        durations.append((time.perf_counter_ns() - start) / 1e6)
+    return durations
+
+
+def summary(durations: list[float]) -> dict[str, float]:
+    """Median and 99th percentile in milliseconds."""
+    return {
+        "median_ms": round(statistics.median(durations), 4),
+        "p99_ms": round(statistics.quantiles(durations, n=100)[98], 4),
+        "n": len(durations),
+    }
+
+
+def decisions(policy: Policy, questions: tuple[str, ...], repeats: int) -> dict[str, float]:
+    """Decisions over the questions in turn."""
+    host = HostState(hour=12.0, free_memory_gb=8.0)
+    durations = []
+    for question in questions:
+        query = Query(question)
+        durations += milliseconds(
+            lambda q=query: decide(q, policy, available={"smollm2-135m"}, host=host), repeats
+        )
+    return summary(durations)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--repeats", type=int, default=1000)
+    options = parser.parse_args()
+    config = load_config()
+    models = load_catalogue(config).models
+    report: dict[str, dict[str, float]] = {}
+    for name in ("frugal", "balanced", "best"):
+        policy = load_policy(name, config, models)
+        report[f"decide {name}"] = decisions(policy, QUESTIONS, options.repeats)
+        report[f"decide {name}, 2,000 words"] = decisions(policy, (LONG,), options.repeats // 5)
+        loads = milliseconds(lambda n=name: load_policy(n, config, models), 20)
+        report[f"load {name}"] = summary(loads)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.yaml"
+        path.write_text(large_policy(200))
+        first = milliseconds(lambda: load_policy(str(path), config, models), 1)[0]
+        loads = milliseconds(lambda: load_policy(str(path), config, models), 20)
+        report["load 200 rules"] = {**summary(loads), "first_ms": round(first, 2)}
+        large = load_policy(str(path), config, models)
+        report["decide 200 rules"] = decisions(large, QUESTIONS, options.repeats // 5)
+    if options.json:
+        print(json.dumps(report, indent=2))
+        return
+    print(f"{'':32}{'median':>12}{'p99':>12}{'n':>8}")
+    for what, row in report.items():
+        print(f"{what:32}{row['median_ms']:>9.3f} ms{row['p99_ms']:>9.3f} ms{row['n']:>8}")
+
+
+if __name__ == "__main__":
+    main()

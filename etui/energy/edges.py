@@ -78,14 +78,17 @@ class EdgeClock:
 
     _FIRST_EDGES = 12
     _GAIN = 0.03
+    _FOLLOW = 0.05
+    """Share by which the period may move away from what the first dense reads gave."""
     _MOST_BLIND = 2
-    _LEAST_SLACK, _MOST_SLACK = 0.005, 0.2
+    _LEAST_SLACK, _MOST_SLACK = 0.01, 0.2
     """Share of a period by which one edge may lie off a regular beat."""
 
     def __init__(self, period_s: float | None = None) -> None:
         self._hint_ns = None if period_s is None else period_s * 1e9
         self._first: list[float] = []
         self._learned_ns: float | None = None
+        self._measured_ns = 0.0
         self._low: float | None = None
         self._high: float | None = None
         self._slack = 0.02
@@ -109,11 +112,17 @@ class EdgeClock:
         period = self.period_ns
         if period is not None:
             # A gap that may hold several refreshes says little of the beat; too many, nothing.
-            self._blind = self._blind + 1 if now_ns - before_ns > period else 0
+            self._blind = self._blind + 1 if now_ns - before_ns > 0.75 * period else 0
             low = max(low, high - period * (1 + self._slack))
-        if self._blind <= self._MOST_BLIND:
-            low, high = self._narrow(low, high)
-        self._low, self._high = low, high
+        if self._blind > self._MOST_BLIND:
+            self.lose()
+        narrowed = self._narrow(low, high)
+        if narrowed is not None:
+            low, high = narrowed
+        if narrowed is None and self._blind:
+            self.lose()  # where such an edge lies is a guess by the period, no base to learn from
+        else:
+            self._low, self._high = low, high
         return Edge(int((low + high) / 2), int((high - low) / 2))
 
     def place(self, t_ns: int, half_ns: int) -> Edge:
@@ -153,25 +162,31 @@ class EdgeClock:
             if len(self._first) >= 3:
                 count = len(self._first) - 1
                 self._learned_ns = (self._first[-1] - self._first[0]) / count
+                self._measured_ns = self._learned_ns
 
-    def _narrow(self, low: float, high: float) -> tuple[float, float]:
-        """Cut the bracket down to where a regular beat puts the edge, if that fits at all."""
+    def _narrow(self, low: float, high: float) -> tuple[float, float] | None:
+        """Cut the bracket down to where a regular beat puts the edge, if it fits at all."""
         period = self._learned_ns
         if period is None or self._low is None or self._high is None:
-            return low, high
+            return None
         last = (self._low + self._high) / 2
         ticks = round(((low + high) / 2 - last) / period)
         if not 1 <= ticks <= 20:
-            return low, high
+            return None
         slack = self._slack * period
         early = max(low, self._low + ticks * period - slack)
         late = min(high, self._high + ticks * period + slack)
         if late <= early:
             self._slack = min(2 * self._slack, self._MOST_SLACK)
-            return low, high
+            return None
         self._slack = max(0.97 * self._slack, self._LEAST_SLACK)
         push = (early + late) / 2 - (last + ticks * period)
-        self._learned_ns = period + self._GAIN * push / ticks
+        if not self._blind:
+            followed = period + self._GAIN * push / ticks
+            most = self._FOLLOW * self._measured_ns
+            self._learned_ns = self._measured_ns + max(
+                -most, min(most, followed - self._measured_ns)
+            )
         least = 2 * slack  # the beat is not trusted further than its drift
         if late - early < least:
             middle = (early + late) / 2

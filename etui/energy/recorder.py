@@ -69,7 +69,6 @@ class Recorder:
         self._lock = threading.Condition()
         self._sampler = Sampler(self._sources, int(1e9 / hz), clock, self._ingest)
         self._idle: dict[str, float] = {}
-        self._start_ns: int | None = None
         self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
         """Called with every reading, for a trace that is written to a file."""
 
@@ -102,8 +101,6 @@ class Recorder:
 
     def start(self) -> None:
         """Start recording; a second start does nothing."""
-        if self._start_ns is None:
-            self._start_ns = self._clock()
         self._sampler.start()
 
     def stop(self) -> None:
@@ -116,8 +113,6 @@ class Recorder:
 
     def sample_now(self) -> None:
         """Read every source once, on the calling thread."""
-        if self._start_ns is None:
-            self._start_ns = self._clock()
         self._sampler.read_once()
 
     def settle(self, end_ns: int, timeout_s: float = 0.4) -> bool:
@@ -194,7 +189,7 @@ class Recorder:
                     channel=channel,
                     t_ns=self._traces[channel.id].last_read_ns,
                     watts=self._traces[channel.id].watts_now(now_ns),
-                    joules_since_start=self._since_start(channel.id, now_ns),
+                    joules_since_start=self._traces[channel.id].joules_since_first(now_ns),
                     in_total=channel in self.selection.summed,
                 )
                 for channel in (*self.selection.summed, *self.selection.cross_checks)
@@ -203,11 +198,9 @@ class Recorder:
     @property
     def joules_since_start(self) -> float | None:
         """Energy of the total since the recorder started; None when nothing was measured."""
-        if self._start_ns is None:
-            return None
         now_ns = self._clock()
         with self._lock:
-            parts = [self._since_start(c.id, now_ns) for c in self.selection.summed]
+            parts = [self._traces[c.id].joules_since_first(now_ns) for c in self.selection.summed]
         known = [joules for joules in parts if joules is not None]
         return math.fsum(known) if known else None
 
@@ -314,20 +307,15 @@ class Recorder:
         return tuple(found), missing
 
     def _peak(self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int) -> float | None:
-        """Largest watts of the sum; of several channels, over slices of at least 0.1 s."""
+        """Largest watts of the sum; of several channels, over slices of at least 0.25 s."""
         if len(summed) == 1:
             return summed[0].peak_watts
         if not summed or end_ns <= start_ns:
             return None
-        slice_ns = max(100_000_000, (end_ns - start_ns) // _PEAK_BINS)
+        slice_ns = max(250_000_000, (end_ns - start_ns) // _PEAK_BINS)
         if end_ns - start_ns <= slice_ns:
             return math.fsum(part.mean_watts for part in summed)
         total = sum(
             self._traces[part.id].slice_watts(start_ns, end_ns, slice_ns) for part in summed
         )
         return float(max(total))  # type: ignore[arg-type]
-
-    def _since_start(self, channel_id: str, now_ns: int) -> float | None:
-        if self._start_ns is None:
-            return None
-        return self._traces[channel_id].joules_since(self._start_ns, now_ns)

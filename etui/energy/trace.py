@@ -61,16 +61,22 @@ class ChannelTrace:
         )
         self._read_ns = 0
         self._has_counter = False
-        self._baseline: tuple[tuple[int, bool], float] | None = None
+        self._first_ns: int | None = None
+        self._first_joules = 0.0
 
     def observe(self, reading: Reading) -> None:
         """Take a reading; one without joules and watts is a failed read."""
+        counted = self._by_counter
         self.power.observe(reading.t_ns, reading.watts)
         self.counter.observe(reading.t_ns, reading.joules, reading.updated_ns)
         if reading.joules is not None:
             self._has_counter = True
         if reading.joules is not None or reading.watts is not None:
             self._read_ns = max(self._read_ns, reading.t_ns)
+            if self._first_ns is None:
+                self._first_ns = reading.t_ns
+            if self._by_counter and not counted:
+                self._first_joules = self.joules_at(self._first_ns)
 
     @property
     def last_read_ns(self) -> int:
@@ -91,7 +97,7 @@ class ChannelTrace:
         if self._by_counter:
             edge = self.counter.last_edge_ns or 0
             period_ns = int((self.counter.period_s or 0.1) * 1e9)
-            return edge >= end_ns or now_ns > max(edge, end_ns) + 3 * period_ns
+            return edge >= end_ns or self._read_ns > max(edge, end_ns) + 3 * period_ns
         newest = self.power.newest_ns
         return newest is not None and newest >= end_ns
 
@@ -103,13 +109,11 @@ class ChannelTrace:
         """Joules and known nanoseconds up to a time; only differences have a meaning."""
         return self.joules_at(t_ns), self._at(t_ns).known_ns
 
-    def joules_since(self, start_ns: int, now_ns: int) -> float | None:
-        """Energy since a time, which may be older than what is kept; None without a record."""
-        if not (len(self.counter) or len(self.power)):
+    def joules_since_first(self, now_ns: int) -> float | None:
+        """Energy since the first reading, kept or not; None without a record."""
+        if not (self._by_counter or len(self.power)):
             return None
-        if self._baseline is None or self._baseline[0] != (start_ns, self._by_counter):
-            self._baseline = ((start_ns, self._by_counter), self.joules_at(start_ns))
-        return self.joules_at(now_ns) - self._baseline[1]
+        return self.joules_at(now_ns) - self._first_joules
 
     def slice_watts(self, start_ns: int, end_ns: int, slice_ns: int) -> np.ndarray[Any, Any]:
         """Mean watts in slices of an interval, by straight lines between what was recorded."""

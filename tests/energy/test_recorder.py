@@ -1,0 +1,211 @@
+"""Totals over several channels, baselines, curves, and memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from etui.energy.recorder import Recorder
+from etui.energy.simulate.curves import CURVES, constant, steps
+from etui.energy.simulate.devices import SENSORS, FakeClock, FakeDevice, Sensor
+from etui.energy.simulate.play import sample
+from etui.energy.types import Channel, Kind, Reading
+
+
+def machine(clock: FakeClock, *watts: tuple[str, float, str]) -> list[FakeDevice]:
+    return [
+        FakeDevice(constant(w, 100), clock, SENSORS[sensor], scope=scope)
+        for scope, w, sensor in watts
+    ]
+
+
+def recorded(*watts: tuple[str, float, str], seconds: float = 12) -> tuple[Recorder, FakeClock]:
+    clock = FakeClock()
+    recorder = Recorder(machine(clock, *watts), clock=clock)
+    sample(recorder, clock, seconds, random.Random(1))
+    return recorder, clock
+
+
+def test_disjoint_channels_are_summed_and_covering_ones_are_not() -> None:
+    recorder, clock = recorded(
+        ("gpu:A", 200, "counter 100 ms"),
+        ("package:0", 50, "RAPL, wraps at 3 kJ"),
+        ("psys", 280, "RAPL, wraps at 3 kJ"),
+    )
+    energy = recorder.energy(clock.at(2), clock.at(10))
+    assert energy.joules == pytest.approx(2000, rel=0.005)
+    assert {part.id for part in energy.channels} == {"gpu:A", "package:0"}
+    assert [part.id for part in energy.cross_checks] == ["psys"]
+    assert energy.mean_watts == pytest.approx(250, rel=0.005)
+    assert energy.peak_watts == pytest.approx(250, rel=0.1)
+
+
+def test_a_mixed_total_is_as_weak_as_its_weakest_kind() -> None:
+    recorder, clock = recorded(
+        ("gpu:A", 200, "power, 25 % duty"), ("package:0", 50, "RAPL, wraps at 3 kJ")
+    )
+    assert recorder.energy(clock.at(2), clock.at(10)).kind is Kind.INTEGRATED
+
+
+def test_phases_of_several_channels_sum_to_the_turn_exactly() -> None:
+    clock = FakeClock()
+    rng = random.Random(3)
+    devices = [
+        FakeDevice(CURVES["bursts"](rng, 20), clock, SENSORS[name], scope=scope)
+        for scope, name in [
+            ("gpu:A", "counter 100 ms + instant power"),
+            ("gpu:B", "power, 1 s average"),
+            ("package:0", "RAPL, wraps at 3 kJ"),
+        ]
+    ]
+    recorder = Recorder(devices, clock=clock)
+    sample(recorder, clock, 15, rng)
+    for _ in range(50):
+        start, first, end = sorted(rng.uniform(2, 13) for _ in range(3))
+        prefill = recorder.energy(clock.at(start), clock.at(first)).joules
+        decode = recorder.energy(clock.at(first), clock.at(end)).joules
+        assert prefill is not None
+        assert decode is not None
+        assert prefill + decode == recorder.energy(clock.at(start), clock.at(end)).joules
+
+
+def test_an_empty_phase_of_a_measured_turn_is_zero() -> None:
+    recorder, clock = recorded(("gpu:A", 200, "counter 100 ms"))
+    energy = recorder.energy(clock.at(5), clock.at(5))
+    assert energy.joules == 0
+    assert energy.coverage == 1
+    before = recorder.energy(clock.at(-20), clock.at(-20))
+    assert before.joules is None
+
+
+def test_idle_is_taken_off_and_never_alone() -> None:
+    clock = FakeClock()
+    curve = steps([(20, 60.0), (10, 260.0)])
+    device = FakeDevice(curve, clock, SENSORS["counter 100 ms"])
+    rng = random.Random(1)
+    recorder = Recorder(
+        [device], clock=clock, sleep=lambda seconds: sample(recorder, clock, seconds, rng)
+    )
+    sample(recorder, clock, 2, rng)
+    assert recorder.energy(clock.at(1), clock.at(2)).net_joules is None
+    idle = recorder.measure_idle(5)
+    assert idle.mean_watts == pytest.approx(60, rel=0.03)
+    assert recorder.idle_watts == pytest.approx(60, rel=0.03)
+    sample(recorder, clock, 22, rng)
+    energy = recorder.energy(clock.at(21), clock.at(26))
+    assert energy.joules == pytest.approx(1300, rel=0.005)
+    assert energy.net_joules == pytest.approx(1000, rel=0.02)
+    recorder.set_idle(None)
+    assert recorder.energy(clock.at(21), clock.at(26)).net_joules is None
+
+
+def test_a_baseline_of_some_channels_is_no_baseline_of_the_sum() -> None:
+    recorder, clock = recorded(
+        ("gpu:A", 200, "counter 100 ms"), ("package:0", 50, "RAPL, wraps at 3 kJ")
+    )
+    recorder.set_idle({"gpu:A": 60.0})
+    assert recorder.energy(clock.at(2), clock.at(10)).net_joules is None
+    recorder.set_idle({"gpu:A": 60.0, "package:0": 10.0})
+    assert recorder.energy(clock.at(2), clock.at(10)).idle_watts == 70
+
+
+def test_the_power_curve_holds_the_energy_of_its_interval() -> None:
+    clock = FakeClock()
+    curve = CURVES["stairs"](random.Random(2), 30)
+    recorder = Recorder([FakeDevice(curve, clock)], clock=clock)
+    sample(recorder, clock, 25, random.Random(2))
+    start_ns, end_ns = clock.at(3), clock.at(23)
+    points = recorder.power_curve(start_ns, end_ns, 100)
+    assert len(points) == 100
+    total = sum(watts * 0.2 for _, watts in points if watts is not None)
+    assert total == pytest.approx(recorder.energy(start_ns, end_ns).joules, rel=1e-6)
+    assert recorder.power_curve(end_ns, start_ns) == []
+
+
+def test_slices_without_a_record_have_no_power() -> None:
+    recorder, clock = recorded(("gpu:A", 200, "counter 100 ms"))
+    points = recorder.power_curve(clock.at(-10), clock.at(10), 20)
+    assert [watts for _, watts in points[:9]] == [None] * 9
+    assert points[-1][1] == pytest.approx(200, rel=0.01)
+
+
+def test_latest_shows_watts_and_joules_of_every_channel() -> None:
+    recorder, _ = recorded(
+        ("gpu:A", 200, "counter 100 ms + instant power"),
+        ("psys", 280, "RAPL, wraps at 3 kJ"),
+    )
+    rows = {row.channel.id: row for row in recorder.latest()}
+    assert rows["gpu:A"].watts == pytest.approx(200, rel=0.01)
+    assert rows["gpu:A"].in_total
+    assert not rows["psys"].in_total
+    assert rows["psys"].watts == pytest.approx(280, rel=0.05)
+    assert rows["psys"].joules_since_start == pytest.approx(280 * 12, rel=0.02)
+    assert recorder.joules_since_start == pytest.approx(200 * 12, rel=0.02)
+
+
+def test_a_channel_that_fell_silent_shows_no_watts() -> None:
+    clock = FakeClock()
+    device = FakeDevice(constant(90, 30), clock, fails=lambda now: now > 5)
+    recorder = Recorder([device], clock=clock)
+    sample(recorder, clock, 10, random.Random(1))
+    assert recorder.latest()[0].watts is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
+def test_nonsense_readings_are_missing(bad: float) -> None:
+    clock = FakeClock()
+
+    class Odd(FakeDevice):
+        def read(self) -> Mapping[str, Reading]:
+            readings = dict(super().read())
+            if int(self.clock.seconds * 10) % 7 == 0:
+                reading = readings[self.channel.id]
+                readings[self.channel.id] = replace(reading, joules=bad, watts=bad)
+            return readings
+
+    recorder = Recorder([Odd(constant(100, 30), clock)], clock=clock)
+    sample(recorder, clock, 20, random.Random(1))
+    energy = recorder.energy(clock.at(2), clock.at(18))
+    assert energy.joules == pytest.approx(1600, rel=0.01)
+    assert energy.coverage < 1
+
+
+def test_memory_stays_flat() -> None:
+    clock = FakeClock()
+    sensor = Sensor(counter_period_s=0.001, period_hint_s=0.001, power_period_s=0.02)
+    device = FakeDevice(constant(100, 10), clock, sensor)
+    recorder = Recorder([device], clock=clock, keep_seconds=30)
+    sizes = []
+    for _ in range(12):
+        sample(recorder, clock, 30, random.Random(1))
+        sizes.append(recorder.nbytes)
+    assert sizes[-1] == sizes[3]
+    recent = recorder.energy(clock.now_ns - 20_000_000_000, clock.now_ns - 1_000_000_000)
+    assert recent.joules == pytest.approx(1900, rel=0.01)
+    assert recorder.energy(clock.at(2), clock.at(10)).joules is None  # no longer kept
+    assert recorder.joules_since_start == pytest.approx(36_000, rel=0.01)
+
+
+def test_sixty_four_gpus_are_summed() -> None:
+    watts = [(f"gpu:{i}", 100.0 + i, "counter 100 ms") for i in range(64)]
+    recorder, clock = recorded(*watts, seconds=6)
+    energy = recorder.energy(clock.at(2), clock.at(5))
+    assert energy.joules == pytest.approx(3 * sum(w for _, w, _ in watts), rel=0.01)
+    assert len(energy.channels) == 64
+
+
+def test_an_estimate_carries_its_band_through_a_total() -> None:
+    clock = FakeClock()
+    device = FakeDevice(constant(50, 30), clock, SENSORS["RAPL, wraps at 3 kJ"])
+    device.channel = Channel(
+        "estimate:cpu", "estimate:cpu", Kind.ESTIMATE, relative_error=0.4, range_joules=3000.0
+    )
+    recorder = Recorder([device], clock=clock)
+    sample(recorder, clock, 10, random.Random(1))
+    energy = recorder.energy(clock.at(2), clock.at(8))
+    assert energy.kind is Kind.ESTIMATE
+    assert energy.joules == pytest.approx(300, rel=0.02)
+    assert energy.uncertainty == pytest.approx(120, rel=0.05)

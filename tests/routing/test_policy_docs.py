@@ -1,0 +1,41 @@
+"""The page about policies says what the code does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from etui.config import Config
+from etui.models import load_catalogue
+from etui.routing.features import MEASURES, TEXT_LIMIT
+from etui.routing.host import HOST_FIELDS
+from etui.routing.policies import PolicyPlace, check_text
+from etui.routing.probes import run_probes
+from etui.routing.schema import ArmEntry, ProbeEntry
+
+CHECKOUT = Path(__file__).parents[2]
+PAGE = (CHECKOUT / "docs" / "policies.md").read_text(encoding="utf-8")
+
+
+def policies_in(document: str) -> Iterable[str]:
+    return re.findall(r"```yaml\n(version: 1\n.*?)```", document, re.DOTALL)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/policies.md"])
+def test_the_policies_shown_are_sound(document: str, config: Config) -> None:
+    texts = list(policies_in((CHECKOUT / document).read_text(encoding="utf-8")))
+    assert texts
+    for text in texts:
+        place = PolicyPlace("shown", Path(document), "file")
+        checked = check_text(text, place, load_catalogue(config).models)
+        assert checked.policy is not None, checked.errors
+        assert not any(outcome.failures for outcome in run_probes(checked.policy))
+
+
+def test_every_key_is_on_the_page() -> None:
+    keys = [*MEASURES, *HOST_FIELDS, *ArmEntry.model_fields, *ProbeEntry.model_fields]
+    assert [key for key in keys if not re.search(rf"\b{key}\b", PAGE)] == []
+    assert f"{TEXT_LIMIT:,}" in PAGE

@@ -82,11 +82,8 @@ def ask(
 
     stdin, is_terminal = standard_input()
     question = read_question(prompt, stdin, is_terminal=is_terminal)
-    record = _answer(
-        Query(question, system=system or None), Wish(**wishes), _printer(as_json, quiet)
-    )
-    if as_json:
-        click.echo(json.dumps(record.to_json(), ensure_ascii=False, indent=2))
+    show = _print_document if as_json else _printer(quiet)
+    record = _answer(Query(question, system=system or None), Wish(**wishes), show)
     return ExitCode.PARTIAL if record.status == "stopped" else ExitCode.DONE
 
 
@@ -159,7 +156,15 @@ def _stop_signals(cancel: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _printer(as_json: bool, quiet: bool) -> Callable[[TurnEvent], None]:
+def _print_document(event: TurnEvent) -> None:
+    """The turn as one JSON document, as soon as it is there: a failing log must not hide it."""
+    from etui.turn import TurnFinished
+
+    if isinstance(event, TurnFinished):
+        click.echo(json.dumps(event.record.to_json(), ensure_ascii=False, indent=2))
+
+
+def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
     """What is shown of the events: the answer on stdout, everything else on stderr."""
     from etui.engine.events import Answer, Loaded, Prefilled, Thought
     from etui.lines import energy_line, why_line
@@ -171,7 +176,7 @@ def _printer(as_json: bool, quiet: bool) -> Callable[[TurnEvent], None]:
     thought_open = False
 
     def note(text: str) -> None:
-        if not quiet and not as_json:
+        if not quiet:
             click.echo(text, err=True)
 
     def end_thought() -> None:
@@ -190,15 +195,15 @@ def _printer(as_json: bool, quiet: bool) -> Callable[[TurnEvent], None]:
                 note(click.style(f"loaded {event.model} in {took}", dim=True))
             case Prefilled(dropped_messages=dropped) if dropped:
                 note(f"the oldest {dropped} messages no longer fit and were left out")
-            case Thought(text=text) if text and not (quiet or as_json):
+            case Thought(text=text) if text and not quiet:
                 thought_open = True
                 click.secho(visible(text), dim=True, nl=False, err=True)
-            case Answer(text=text) if text and not as_json:
+            case Answer(text=text) if text:
                 end_thought()
                 click.echo(visible(text) if on_terminal else text, nl=False)
             case TurnFinished(record=record):
                 end_thought()
-                if not as_json and record.answer:
+                if record.answer:
                     click.echo()
                 note(click.style(energy_line(record), bold=record.status == "complete"))
                 ended = record.settings.get("ended")

@@ -20,9 +20,12 @@ def rows(home, columns="*"):
         return connection.execute(f"SELECT {columns} FROM turns ORDER BY created_at").fetchall()
 
 
-@pytest.fixture
-def models(starter_model):
-    return starter_model.parent
+@pytest.fixture(scope="module")
+def models(starter_model, tmp_path_factory):
+    """A models folder with the starter alone, whatever else lies beside it."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / starter_model.name).symlink_to(starter_model)
+    return folder
 
 
 def test_json_is_one_document_and_matches_the_row(etui, models, etui_home):

@@ -1,0 +1,55 @@
+"""A fake NVIDIA driver library, compiled once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("fake_nvml.c")
+
+
+@pytest.fixture(scope="session")
+def fake_nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a ``libnvidia-ml.so.1`` that plays a power curve (see fake_nvml.c)."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("the fake driver library needs a C compiler on Linux")
+    folder = tmp_path_factory.mktemp("nvml")
+    library = folder / "libnvidia-ml.so.1"
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return folder
+
+
+Zone = Callable[..., Path]
+
+
+@pytest.fixture
+def powercap(tmp_path: Path) -> Zone:
+    """Makes zones of a powercap tree below the test's sysfs."""
+
+    def make(
+        zone: str,
+        name: str,
+        energy_uj: int | str | None = 1_000_000,
+        range_uj: int | str | None = 262_143_328_850,
+        limit_uw: int | None = 65_000_000,
+    ) -> Path:
+        folder = tmp_path / "sysfs" / "class" / "powercap" / zone
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "name").write_text(f"{name}\n")
+        for file, value in (
+            ("energy_uj", energy_uj),
+            ("max_energy_range_uj", range_uj),
+            ("constraint_0_power_limit_uw", limit_uw),
+        ):
+            if value is not None:
+                (folder / file).write_text(f"{value}\n")
+        return folder
+
+    return make

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.policy_common import load, say_problems, text_of
+from etui.cli.policy_edit import diff, edit, new
 from etui.errors import ExitCode, ModelUnavailable, Problem, UsageError
 
 if TYPE_CHECKING:
     from etui.config import Config
-    from etui.models import Catalogue
     from etui.routing.policies import Checked, PolicyPlace
     from etui.routing.policy import Policy
 
@@ -34,7 +35,7 @@ def list_(as_json: bool) -> None:
     """Show every policy that can be named."""
     from etui.routing.policies import check_place, list_policies
 
-    config, catalogue, here = _load()
+    config, catalogue, here = load()
     rows = []
     for place in list_policies(config):
         checked = check_place(place, catalogue.models, here)
@@ -74,17 +75,9 @@ def list_(as_json: bool) -> None:
 def show(name: str) -> None:
     """Print a policy file as it is."""
     from etui.config import load_config
-    from etui.errors import InvalidFile
     from etui.routing.policies import find_policy
 
-    place = find_policy(name, load_config())
-    try:
-        text = place.path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidFile(
-            f"{place.path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}",
-            "name a policy file that can be read",
-        ) from None
+    text = text_of(find_policy(name, load_config()).path)
     click.echo(text, nl=not text.endswith("\n"))
 
 
@@ -99,13 +92,13 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     """
     from etui.routing.policies import check_place
 
-    config, catalogue, here = _load()
+    config, catalogue, here = load()
     results = [
         check_place(place, catalogue.models, here, thorough=True)
         for place in _places(names, config)
     ]
     for result in results:
-        _say_problems(result)
+        say_problems(result)
     if as_json:
         _print_json({"policies": [_checked_json(result) for result in results]})
     else:
@@ -132,7 +125,7 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
 
     if not query.strip():
         raise UsageError("the question is empty", 'ask as in: etui policy explain "What is 17*23?"')
-    config, catalogue, here = _load()
+    config, catalogue, here = load()
     chosen = name or config.policy
     place = find_policy(chosen, config)
     loaded = load_policy(chosen, config, catalogue.models)
@@ -172,7 +165,7 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
     from etui.routing.policies import load_policy
     from etui.routing.probes import run_probes
 
-    config, catalogue, _ = _load()
+    config, catalogue, _ = load()
     rows: list[dict[str, Any]] = []
     for name in names or (config.policy,):
         loaded = load_policy(name, config, catalogue.models)
@@ -212,16 +205,6 @@ def schema() -> None:
     _print_json(json_schema())
 
 
-def _load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
-    from etui.choice import on_this_machine
-    from etui.config import load_config
-    from etui.models import load_catalogue
-
-    config = load_config()
-    catalogue = load_catalogue(config)
-    return config, catalogue, on_this_machine(config, catalogue)
-
-
 def _places(names: Sequence[str], config: Config) -> list[PolicyPlace]:
     from etui.routing.policies import find_policy, list_policies
 
@@ -235,14 +218,6 @@ def _listed(row: Mapping[str, Any]) -> tuple[str, str, str]:
         f"{origin}, in place of the shipped" if row["replaces_shipped"] else origin,
         row["description"] if row["valid"] else f"invalid: `etui policy check {name}` says why",
     )
-
-
-def _say_problems(result: Checked) -> None:
-    for problem in result.errors:
-        click.echo(str(problem), err=True)
-    for problem in result.warnings:
-        place = f"{problem.file}:{problem.line}:{problem.column}"
-        click.echo(f"{place}: warning: {problem.message}", err=True)
 
 
 def _checked_json(result: Checked) -> dict[str, Any]:
@@ -333,3 +308,7 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+for _command in (new, edit, diff):
+    policy.add_command(_command)

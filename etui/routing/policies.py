@@ -38,12 +38,20 @@ class PolicyPlace:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A policy file after its checks; ``policy`` is None where it has errors."""
+    """A policy file after its checks.
+
+    Attributes:
+        place: The file.
+        errors, warnings: What was found, in the order of the file.
+        policy: The policy, None where there are errors.
+        file: What the file says, None where it could not be read as a policy.
+    """
 
     place: PolicyPlace
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     policy: Policy | None
+    file: PolicyFile | None = None
 
 
 def list_policies(config: Config) -> tuple[PolicyPlace, ...]:
@@ -147,7 +155,7 @@ def _checked(
 
     findings: Findings = check_policy(located, models, here, thorough=thorough)
     policy = None if findings.errors else compile_policy(located, place.name)
-    return Checked(place, findings.errors, findings.warnings, policy)
+    return Checked(place, findings.errors, findings.warnings, policy, located.model)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,0 +1,51 @@
+"""What the commands of ``etui policy`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from etui.errors import InvalidFile
+
+if TYPE_CHECKING:
+    from etui.config import Config
+    from etui.models import Catalogue
+    from etui.routing.policies import Checked
+
+
+def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
+    """The settings, the models there are, and a test which of them are on this machine."""
+    from etui.choice import on_this_machine
+    from etui.config import load_config
+    from etui.models import load_catalogue
+
+    config = load_config()
+    catalogue = load_catalogue(config)
+    return config, catalogue, on_this_machine(config, catalogue)
+
+
+def text_of(path: Path) -> str:
+    """A whole text file.
+
+    Raises:
+        InvalidFile: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidFile(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}",
+            "name a file that can be read",
+        ) from None
+
+
+def say_problems(checked: Checked) -> None:
+    """Every error and warning on standard error, one a line."""
+    for problem in checked.errors:
+        click.echo(str(problem), err=True)
+    for problem in checked.warnings:
+        place = f"{problem.file}:{problem.line}:{problem.column}"
+        click.echo(f"{place}: warning: {problem.message}", err=True)

@@ -1,0 +1,88 @@
+"""What differs between two policies: in their files, and in what they decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from etui.query import Query
+from etui.routing.decide import Available, decide
+from etui.routing.decision import Decision
+from etui.routing.host import HostState
+from etui.routing.policy import Policy
+from etui.routing.schema import PolicyFile
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One value that differs; None stands on the side where there is none.
+
+    Attributes:
+        path: Keys that lead to it, with dots (``arms.quick.max_tokens``).
+        before, after: The values as JSON has them.
+    """
+
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class OtherAnswer:
+    """A question that two policies send to different arms or models."""
+
+    query: Query
+    before: Decision
+    after: Decision
+
+
+def changes(before: PolicyFile, after: PolicyFile) -> tuple[Change, ...]:
+    """Every value that differs between two files, in the order of the first.
+
+    Rules are compared by name; ``rules.order`` changes when they are tried in another order.
+    """
+    return tuple(_changes("", _comparable(before), _comparable(after)))
+
+
+def other_answers(
+    before: Policy,
+    after: Policy,
+    questions: Iterable[tuple[Query, HostState]],
+    available: Available,
+) -> tuple[OtherAnswer, ...]:
+    """The questions that would be answered by another arm, or by an arm set otherwise.
+
+    Raises:
+        ModelUnavailable: A policy has no model here for one of them.
+    """
+    found = []
+    for query, host in questions:
+        one = decide(query, before, available=available, host=host)
+        other = decide(query, after, available=available, host=host)
+        if one.arm != other.arm:
+            found.append(OtherAnswer(query, one, other))
+    return tuple(found)
+
+
+def probe_questions(*policies: Policy) -> list[tuple[Query, HostState]]:
+    """The questions of the policies' probes, each once."""
+    asked = {(probe.query, probe.host): None for policy in policies for probe in policy.probes}
+    return [(Query(text), host) for text, host in asked]
+
+
+def _comparable(file: PolicyFile) -> dict[str, Any]:
+    content = file.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"probes"})
+    rules = sorted(content["rules"], key=lambda rule: -rule.get("priority", 0))
+    content["rules"] = {rule.pop("name"): rule for rule in rules}
+    content["rules.order"] = list(content["rules"])
+    return content
+
+
+def _changes(path: str, before: Any, after: Any) -> Iterator[Change]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in {**before, **after}:
+            inner = f"{path}.{key}" if path else str(key)
+            yield from _changes(inner, before.get(key), after.get(key))
+    elif before != after:
+        yield Change(path, before, after)

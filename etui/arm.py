@@ -11,6 +11,12 @@ from typing import Literal
 Reasoning = Literal["direct", "cot", "vote"]
 Style = Literal["auto", "plain", "draft", "native"]
 Readout = Literal["text", "choices"]
+StopRuleName = Literal["all", "lead", "flip", "adaptive"]
+VoteWeight = Literal["none", "probability"]
+
+DEFAULT_VOTES = 7
+VOTE_TEMPERATURE = 0.7
+"""Votes drawn greedily would all be the same, so a vote that names no temperature takes this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,37 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class VoteStop:
+    """When a majority is certain enough to draw no further votes.
+
+    Attributes:
+        rule: ``all`` draws every vote; ``lead`` stops when the votes left cannot change the winner;
+            ``flip`` and ``adaptive`` stop earlier, at a stated risk (``reasoning/stopping.py``).
+        eps: ``flip`` stops once the chance that the winner changes is at most this.
+        threshold: ``adaptive`` stops once the leader is the majority with this probability.
+    """
+
+    rule: StopRuleName = "flip"
+    eps: float = 0.05
+    threshold: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyExit:
+    """When a thought has come to its answer before its budget is used up.
+
+    Attributes:
+        every: Thought tokens between two looks at the answer.
+        min_p: Probability the answer must have.
+        stable: Looks running that must give the same answer.
+    """
+
+    every: int = 48
+    min_p: float = 0.9
+    stable: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class Arm:
     """A model, a way of reasoning, and what it may spend.
 
@@ -42,11 +79,17 @@ class Arm:
         reasoning: ``direct``, ``cot`` (thought with a budget) or ``vote`` (majority).
         think_tokens: Budget of thought in tokens, for ``cot`` and ``vote``.
         max_tokens: Tokens reserved for the answer, beside the thought.
-        votes: Answers drawn by ``vote``.
+        votes: Most answers drawn by ``vote``.
+        batch: Most of them decoded at a time; fewer where the cache has no room for them.
+        stop: When ``vote`` draws no further answers.
+        weight: What a vote counts: one, or its answer's ``probability``.
         style: How thought is asked for; ``auto`` is ``native`` for a model with think tags, else
             ``plain``.
         readout: ``text`` decodes the answer, ``choices`` reads the option letters' logits.
         sampling: How tokens are drawn.
+        early_exit: When ``cot`` stops before its budget; None thinks to the end.
+        exchange: Joules a percentage point of confidence is worth: thought that is expected to
+            cost more is not begun. None sets no price.
         max_joules: The most one answer of this arm may spend; None is no limit.
     """
 
@@ -55,8 +98,13 @@ class Arm:
     reasoning: Reasoning = "direct"
     think_tokens: int = 256
     max_tokens: int = 512
-    votes: int = 1
+    votes: int = DEFAULT_VOTES
+    batch: int = 8
+    stop: VoteStop = VoteStop()
+    weight: VoteWeight = "none"
     style: Style = "auto"
     readout: Readout = "text"
     sampling: Sampling = Sampling()
+    early_exit: EarlyExit | None = None
+    exchange: float | None = None
     max_joules: float | None = None

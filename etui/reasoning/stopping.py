@@ -1,0 +1,156 @@
+"""When a majority is certain enough: the stop rules of ``vote``, as pure functions of the counts.
+
+- ``lead``: stop when the leader's lead exceeds the votes left: that never changes the winner.
+- ``flip``: stop when the votes that are left change the winner with a probability of at most
+  ``eps``, under a Beta(1, 1) prior on the two leading answers (finite horizon, exact).
+- ``adaptive``: stop when the leader is the majority of endlessly many votes with a probability of
+  at least ``threshold`` (Aggarwal et al., "Let's Sample Step by Step: Adaptive-Consistency for
+  Efficient Reasoning and Coding with LLMs", EMNLP 2023).
+
+``flip`` and ``adaptive`` hold ``lead`` within them. Ties go to the answer that led first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from etui.arm import VoteStop
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """One vote: the answer it counts for (None for no answer), and its weight in 0..1."""
+
+    key: str | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Votes added up.
+
+    Attributes:
+        key: The answer that leads; None as long as no vote gave one.
+        leader, second: Weights of the two leading answers.
+        for_leader: Votes for the leader.
+        count: Votes in all, those without an answer included.
+        total: Weight of all of them.
+    """
+
+    key: str | None
+    leader: float
+    second: float
+    for_leader: int
+    count: int
+    total: float
+
+    @property
+    def agreement(self) -> float:
+        """The leader's share of all weight, 0..1."""
+        return self.leader / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether to draw no further votes, and why.
+
+    Attributes:
+        stop: Draw no more.
+        rule: The rule that decided: ``lead`` where the rest can change nothing.
+        chance: The probability the rule looked at, 0..1; None for ``all`` and ``lead``.
+    """
+
+    stop: bool
+    rule: str
+    chance: float | None = None
+
+
+def tally(votes: Sequence[Cast]) -> Tally:
+    """Add votes up in the order given; of equal sums, the one that was reached first leads."""
+    sums: dict[str, float] = {}
+    leader: str | None = None
+    for vote in votes:
+        if vote.key is None:
+            continue
+        sums[vote.key] = sums.get(vote.key, 0.0) + vote.weight
+        if leader is None or sums[vote.key] > sums[leader]:
+            leader = vote.key
+    total = math.fsum(vote.weight for vote in votes)
+    if leader is None:
+        return Tally(None, 0.0, 0.0, 0, len(votes), total)
+    second = max((weight for key, weight in sums.items() if key != leader), default=0.0)
+    for_leader = sum(vote.key == leader for vote in votes)
+    return Tally(leader, sums[leader], second, for_leader, len(votes), total)
+
+
+def verdict(state: Tally, left: int, stop: VoteStop) -> Verdict:
+    """Whether a vote may end here.
+
+    Args:
+        state: The votes so far.
+        left: Votes that could still be drawn, each of a weight of at most 1.
+        stop: The rule.
+    """
+    if left <= 0:
+        return Verdict(True, "all")
+    if stop.rule == "all" or state.key is None:
+        return Verdict(False, stop.rule)
+    if state.leader - state.second > left:
+        return Verdict(True, "lead")
+    if stop.rule == "lead":
+        return Verdict(False, "lead")
+    # Weighted sums become counts of votes of the mean weight, which is what is still to come.
+    mean = state.total / state.count
+    if mean <= 0.0:
+        return Verdict(False, stop.rule)
+    leader, second = state.leader / mean, state.second / mean
+    if stop.rule == "flip":
+        chance = flip_probability(leader, second, left)
+        return Verdict(chance <= stop.eps, "flip", chance)
+    chance = majority_probability(round(leader), round(second))
+    return Verdict(chance >= stop.threshold, "adaptive", chance)
+
+
+@cache
+def flip_probability(leader: float, second: float, left: int) -> float:
+    """Probability that ``left`` more votes cost the leader its lead; a tie counts as lost.
+
+    Each vote to come goes to one of the two leading answers; the leader's share of them has a
+    Beta(1, 1) prior, so that its votes j among the r to come are beta-binomial:
+
+        P = sum over j = 0..r with a + j <= b + r - j of C(r, j) B(a+1+j, b+1+r-j) / B(a+1, b+1)
+
+    Args:
+        leader, second: Votes (or weights in units of a vote) a >= b of the two leading answers.
+        left: Votes r that are still to come.
+    """
+    before = _log_beta(leader + 1.0, second + 1.0)
+    lost = [
+        math.exp(
+            math.log(math.comb(left, j))
+            + _log_beta(leader + 1.0 + j, second + 1.0 + left - j)
+            - before
+        )
+        for j in range(left + 1)
+        if leader + j <= second + left - j
+    ]
+    return min(1.0, math.fsum(lost))
+
+
+@cache
+def majority_probability(leader: int, second: int) -> float:
+    """Probability that the leader's share of two is above a half, given its counts.
+
+    1 - I_1/2(v1 + 1, v2 + 1), which for whole counts is 2^-(n+1) * sum over j = 0..v1 of C(n+1, j)
+    with n = v1 + v2.
+    """
+    n = leader + second
+    favourable = sum(math.comb(n + 1, j) for j in range(leader + 1))
+    return favourable / (1 << (n + 1))
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

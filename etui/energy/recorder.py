@@ -101,6 +101,9 @@ class Recorder:
 
     def start(self) -> None:
         """Start recording; a second start does nothing."""
+        if not self._sampler.running:
+            for trace in self._traces.values():
+                trace.began_ns = self._clock()
         self._sampler.start()
 
     def stop(self) -> None:

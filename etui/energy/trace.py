@@ -59,6 +59,8 @@ class ChannelTrace:
             range_joules=channel.range_joules,
             period_s=channel.period_s,
         )
+        self.began_ns = 0
+        """When reading began; until a second later, a first reading is waited for."""
         self._read_ns = 0
         self._has_counter = False
         self._first_ns: int | None = None
@@ -92,7 +94,7 @@ class ChannelTrace:
 
     def settled(self, end_ns: int, now_ns: int) -> bool:
         """Whether later readings can no longer change the energy of what ended at ``end_ns``."""
-        if now_ns - self._read_ns > 1_000_000_000:
+        if now_ns - max(self._read_ns, self.began_ns) > 1_000_000_000 and now_ns >= end_ns:
             return True  # nothing comes any more; waiting does not help
         if self._by_counter:
             edge = self.counter.last_edge_ns or 0

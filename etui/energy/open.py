@@ -9,7 +9,10 @@ from pathlib import Path
 
 from etui.config import Config
 from etui.energy.recorder import Recorder
+from etui.energy.sources.apple import AppleSource
+from etui.energy.sources.battery import BatterySource
 from etui.energy.sources.estimate import EstimateSource
+from etui.energy.sources.hwmon import HwmonSource
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.sources.rapl import RaplSource
 from etui.energy.sources.sysfs import entries, text_or
@@ -38,10 +41,16 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
     """
     nvml = NvmlSource(clock)
     rapl = RaplSource(config.sysfs_dir, clock)
-    hardware: list[PowerSource] = [nvml, rapl]
-    probes = [*_nvml_probes(nvml, config.sysfs_dir), *rapl.probe()]
+    hwmon = HwmonSource(config.sysfs_dir, clock)
+    apple = AppleSource(clock)
+    battery = BatterySource(config.sysfs_dir, clock)
+    hardware: list[PowerSource] = [nvml, rapl, hwmon, apple, battery]
+    probes = [*_nvml_probes(nvml, config.sysfs_dir)]
+    for source in hardware[1:]:
+        probes.extend(source.probe())
     channels = [channel for source in hardware for channel in source.channels]
-    unmeasured = _unmeasured(channels, [*nvml.unreadable_scopes, *rapl.unreadable_scopes])
+    unreadable = [s for part in (nvml, rapl, hwmon) for s in part.unreadable_scopes]
+    unmeasured = _unmeasured(channels, unreadable)
     sources = [source for source in hardware if source.channels]
     if config.estimate == "always" or (config.estimate == "auto" and not channels):
         estimate = EstimateSource(config.cpu_idle_watts, config.cpu_limit_watts, clock=clock)
@@ -77,7 +86,8 @@ def _unmeasured(channels: Sequence[Channel], unreadable: Sequence[str]) -> tuple
     """Scopes without a reading; the CPU package is always one when nothing covers it."""
     covering = {"psys", "battery", "system"} & {channel.scope for channel in channels}
     covered = any(c.scope.startswith(("package:", "module:")) for c in channels)
-    scopes = [scope for scope in unreadable if scope != "psys"]
+    readable = {channel.scope for channel in channels}
+    scopes = [scope for scope in unreadable if scope != "psys" and scope not in readable]
     if not covered and not covering and not any(s.startswith("package:") for s in scopes):
         scopes.append("package:0")
     return tuple(dict.fromkeys(scopes))

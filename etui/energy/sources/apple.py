@@ -1,0 +1,109 @@
+"""Apple Silicon through the optional package ``zeus-apple-silicon``, without sudo.
+
+Its cumulative counters come from macOS's energy model (IOReport), so the kind is ``model``: the
+vendor's own model, not a sensor.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+
+_PARTS = {
+    "package:0": (("cpu_total_mj", "ane_mj"), "Apple CPU and Neural Engine"),
+    "gpu:apple": (("gpu_mj",), "Apple GPU"),
+    "dram:0": (("dram_mj",), "Apple memory"),
+}
+"""Scope -> attributes of the package's metrics and label; disjoint parts of one chip. The Neural
+Engine, which mostly rests, goes with the CPU: a counter of its own that never moves looks broken."""
+
+
+class AppleSource:
+    """The chip's parts that macOS counts.
+
+    Args:
+        clock: Monotonic clock in nanoseconds.
+        monitor: An ``AppleEnergyMonitor``; None makes one where the package is installed.
+        on_apple: Whether this is an Apple Silicon machine; None asks the platform.
+    """
+
+    name = "apple"
+
+    def __init__(
+        self,
+        clock: Callable[[], int] = time.monotonic_ns,
+        monitor: Any = None,
+        on_apple: bool | None = None,
+    ) -> None:
+        self._clock = clock
+        self._on_apple = _apple_silicon() if on_apple is None else on_apple
+        self._failure = ""
+        self._monitor = monitor
+        if monitor is None and self._on_apple:
+            self._monitor = self._make()
+        now = self._energies()
+        self._channels = [
+            Channel(id=scope, scope=scope, kind=Kind.MODEL, label=label)
+            for scope, (_, label) in _PARTS.items()
+            if now.get(scope) is not None
+        ]
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """Parts that gave a reading."""
+        return self._channels
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """Nothing away from Apple Silicon."""
+        if not self._on_apple:
+            return []
+        if self._channels:
+            return [ChannelProbe(channel.id, True, True) for channel in self._channels]
+        fix = "" if self._monitor is not None else "pip install zeus-apple-silicon"
+        why = self._failure or "macOS shows no energy counters"
+        return [ChannelProbe("apple", True, False, why, fix)]
+
+    def read(self) -> Mapping[str, Reading]:
+        """Cumulative joules of every part; all empty when macOS refuses."""
+        now_ns = self._clock()
+        energies = self._energies()
+        return {c.id: Reading(now_ns, energies.get(c.id)) for c in self._channels}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _make(self) -> Any:
+        try:
+            from zeus_apple_silicon import AppleEnergyMonitor
+        except ImportError:
+            self._failure = "the package zeus-apple-silicon is not installed"
+            return None
+        try:
+            return AppleEnergyMonitor()
+        except RuntimeError as error:
+            self._failure = str(error)
+            return None
+
+    def _energies(self) -> dict[str, float | None]:
+        if self._monitor is None:
+            return {}
+        try:
+            metrics = self._monitor.get_cumulative_energy()
+        except RuntimeError as error:
+            self._failure = str(error)
+            return {}
+        return {scope: _joules(metrics, names) for scope, (names, _) in _PARTS.items()}
+
+
+def _apple_silicon() -> bool:
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+def _joules(metrics: Any, names: Sequence[str]) -> float | None:
+    """Sum of millijoule attributes in joules; None when the first is missing."""
+    parts = [getattr(metrics, name, None) for name in names]
+    return None if parts[0] is None else sum(part for part in parts if part) / 1e3

@@ -1,0 +1,99 @@
+"""A laptop's battery while it discharges: it covers the whole machine, screen and all.
+
+Readings come every few seconds and are coarse, so the battery is a cross-check; it is the total
+only where nothing finer can be read. While it charges or idles on mains there is no reading.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from etui.energy.sources.sysfs import entries, int_or_none, text_or
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+
+_PERIOD_S = 5.0
+_BAND = 0.1
+"""Fuel gauges are specified to a few percent and lag; a tenth covers both."""
+
+
+class BatterySource:
+    """Every battery below ``<sysfs>/class/power_supply``, summed into one channel.
+
+    Args:
+        sysfs_dir: Root of sysfs.
+        clock: Monotonic clock in nanoseconds.
+    """
+
+    name = "battery"
+
+    def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._batteries = [
+            folder
+            for folder in entries(sysfs_dir / "class" / "power_supply")
+            if text_or(folder / "type") == "Battery" and text_or(folder / "scope") != "Device"
+        ]
+        self._channel = Channel(
+            id="battery",
+            scope="battery",
+            kind=Kind.BATTERY,
+            label="battery, whole machine",
+            period_s=_PERIOD_S,
+            relative_error=_BAND,
+        )
+        self._discharging = self._watts() is not None
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """The battery, if it was discharging when the source was opened."""
+        return [self._channel] if self._discharging else []
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """Whether there is a battery, and whether it discharges."""
+        if not self._batteries:
+            return []
+        if self._discharging:
+            return [ChannelProbe("battery", True, True)]
+        states = {text_or(folder / "status", "unknown").lower() for folder in self._batteries}
+        why = f"the battery is {' and '.join(sorted(states))}: on mains it says nothing"
+        return [ChannelProbe("battery", True, False, why, "unplug the machine")]
+
+    def read(self) -> Mapping[str, Reading]:
+        """Power drawn from all batteries; nothing while one of them charges."""
+        return {"battery": Reading(self._clock(), None, self._watts())}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def percent(self) -> float | None:
+        """Charge of the batteries in percent; None without one."""
+        levels = [int_or_none(folder / "capacity") for folder in self._batteries]
+        known = [level for level in levels if level is not None and 0 <= level <= 100]
+        return sum(known) / len(known) if known else None
+
+    def _watts(self) -> float | None:
+        states = [text_or(folder / "status") for folder in self._batteries]
+        if "Discharging" not in states or "Charging" in states:
+            return None
+        parts = [
+            _drawn(folder)
+            for folder, state in zip(self._batteries, states, strict=True)
+            if state == "Discharging"
+        ]
+        known = [watts for watts in parts if watts is not None]
+        return sum(known) if known and len(known) == len(parts) else None
+
+
+def _drawn(folder: Path) -> float | None:
+    """Watts from ``power_now``, or from ``current_now`` times ``voltage_now`` (both in micro)."""
+    power = int_or_none(folder / "power_now")
+    if power is None:
+        current = int_or_none(folder / "current_now")
+        voltage = int_or_none(folder / "voltage_now")
+        if current is None or voltage is None:
+            return None
+        power = abs(current) * voltage // 1_000_000
+    watts = abs(power) / 1e6  # some drivers count a discharge as negative
+    return watts or None

@@ -1,0 +1,159 @@
+"""GPUs and boards that show power through hwmon, without root: AMD, Intel Arc, others.
+
+amdgpu gives ``power1_average`` or, on newer chips, ``power1_input`` in whole or micro-watts; i915
+and xe give ``energy1_input``, a counter in microjoules. A file that says nothing, or a GPU that
+sleeps, is a missing value. amdgpu's power on an APU is that of the whole package, so its scope is
+the package's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etui.energy.sources.sysfs import (
+    SysfsError,
+    entries,
+    int_or_none,
+    read_int,
+    text_or,
+)
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+
+_DRIVERS = {"amdgpu": "AMD GPU", "i915": "Intel GPU", "xe": "Intel GPU"}
+_POWER_FILES = ("power1_average", "power1_input")
+_ENERGY_FILE = "energy1_input"
+_WORTHLESS_VRAM = 2 << 30
+"""An APU carves at most this much out of main memory for its GPU; a card has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """One hwmon device: its counter, its power file, or both."""
+
+    channel: Channel
+    energy: Path | None
+    power: Path | None
+
+
+class HwmonSource:
+    """GPUs below ``<sysfs>/class/hwmon``.
+
+    Args:
+        sysfs_dir: Root of sysfs.
+        clock: Monotonic clock in nanoseconds.
+    """
+
+    name = "hwmon"
+
+    def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._sensors: list[Sensor] = []
+        self._probes: list[ChannelProbe] = []
+        for folder in entries(sysfs_dir / "class" / "hwmon"):
+            driver = text_or(folder / "name")
+            if driver in _DRIVERS:
+                self._add(folder, driver)
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """Devices that gave a reading."""
+        return [sensor.channel for sensor in self._sensors]
+
+    @property
+    def unreadable_scopes(self) -> list[str]:
+        """Devices that are there and cannot be read."""
+        return [p.id for p in self._probes if not p.readable]
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """What was found when the source was opened."""
+        return self._probes
+
+    def read(self) -> Mapping[str, Reading]:
+        """Counter and power of every device; one that fails gives an empty reading."""
+        readings: dict[str, Reading] = {}
+        for sensor in self._sensors:
+            joules = _micro(sensor.energy)
+            watts = _micro(sensor.power)
+            readings[sensor.channel.id] = Reading(self._clock(), joules, watts or None)
+        return readings
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _add(self, folder: Path, driver: str) -> None:
+        device = folder / "device"
+        scope = f"gpu:{_address(device) or folder.name}"
+        if driver == "amdgpu" and is_apu(device):
+            scope = "package:0"
+        energy, no_energy = _first_readable(folder, (_ENERGY_FILE,))
+        power, no_power = _first_readable(folder, _POWER_FILES)
+        if energy is None and power is None:
+            self._refuse(scope, folder, no_power or no_energy)
+            return
+        limit = int_or_none(folder / "power1_cap") or int_or_none(folder / "power1_max")
+        label = _DRIVERS[driver]
+        suffix = "/hwmon" if scope == "package:0" else ""
+        channel = Channel(
+            id=scope + suffix,
+            scope=scope,
+            kind=Kind.COUNTER if energy else Kind.INTEGRATED,
+            limit_watts=limit / 1e6 if limit and limit > 0 else None,
+            label=f"{label} (whole APU)" if suffix else label,
+        )
+        self._sensors.append(Sensor(channel, energy, power))
+        self._probes.append(ChannelProbe(channel.id, True, True))
+
+    def _refuse(self, scope: str, folder: Path, error: SysfsError | None) -> None:
+        if error is None:
+            why, fix = f"{folder} has no power or energy file", "update the kernel"
+        elif error.denied:
+            files = " ".join(str(folder / name) for name in (*_POWER_FILES, _ENERGY_FILE))
+            why, fix = f"{folder}: {error.why}", f"sudo chmod a+r {files}"
+        else:
+            why, fix = (
+                f"{folder}: {error.why}",
+                "wake the GPU (start something on it) and try again",
+            )
+        self._probes.append(ChannelProbe(scope, True, False, why, fix))
+
+
+def is_apu(device: Path) -> bool:
+    """Whether an amdgpu device is part of a CPU: it has little memory of its own."""
+    vram = int_or_none(device / "mem_info_vram_total")
+    if vram is None:
+        return False
+    return vram <= _WORTHLESS_VRAM and not (device / "mem_info_vram_vendor").is_file()
+
+
+def _address(device: Path) -> str:
+    """PCI address of a device, the stable part of its id."""
+    for line in text_or(device / "uevent").splitlines():
+        if line.startswith("PCI_SLOT_NAME="):
+            return line.partition("=")[2]
+    return device.resolve().name if device.is_symlink() else ""
+
+
+def _first_readable(folder: Path, names: Sequence[str]) -> tuple[Path | None, SysfsError | None]:
+    """The first file that holds a number, and why the last other one did not."""
+    failure: SysfsError | None = None
+    for name in names:
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            if read_int(path) >= 0:
+                return path, None
+            failure = SysfsError(f"{name} is negative")
+        except SysfsError as error:
+            failure = error
+    return None, failure
+
+
+def _micro(path: Path | None) -> float | None:
+    if path is None:
+        return None
+    value = int_or_none(path)
+    return value / 1e6 if value is not None and value >= 0 else None

@@ -90,7 +90,11 @@ class Worker:
 
     def _read(self) -> None:
         for line in self._requests:
-            message = decode(line)
+            try:
+                message = decode(line)
+            except WireError:
+                traceback.print_exc()  # the parent shows the end of the log
+                os._exit(1)  # it would wait for an answer that never comes
             if isinstance(message, Ask | Load):
                 self._asked.put(message)
             elif isinstance(message, Cancel):

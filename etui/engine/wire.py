@@ -163,11 +163,11 @@ def _made(value: Any) -> Any:
 
 @cache
 def _classes() -> Mapping[str, Any]:
-    from etui.arm import Arm, Sampling
+    from etui.arm import Arm, Sampling, VoteStop
     from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
     from etui.request import AnswerRequest
 
     lines = (Hello, Heartbeat, Ask, Load, Cancel, Hurry, Told, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
-    requests = (AnswerRequest, ModelSpec, Message, Arm, Sampling, Config)
+    requests = (AnswerRequest, ModelSpec, Message, Arm, Sampling, VoteStop, Config)
     return {c.__name__: c for c in (*lines, *sources, *requests, *get_args(Event))}

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from string import ascii_uppercase
 from types import MappingProxyType
 
+from etui.options import options_of
 from etui.query import Query
 
 TEXT_LIMIT = 8_000
@@ -26,13 +26,14 @@ def _words(text: str) -> frozenset[str]:
 
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_SENTENCE_END = re.compile(r"[.!?。！？]+(?=\s|$)")
+# The lookbehinds let a match begin only where a run begins: else a run of n signs takes n^2 steps.
+_SENTENCE_END = re.compile(r"(?<![.!?。！？])[.!?。！？]++(?=\s|$)")
 _DIGITS = re.compile(r"\d+")
 _MATH = re.compile(r"[=+*/^<>%±×÷√∑∫≤≥≠π]|\\(?:frac|sqrt|sum|int)\b")
 _BLANK = re.compile(r"_{2,}")
 _QUESTION = re.compile(r"[?？]")
 _FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
-_STATEMENT = re.compile(r"\bstatement\s+(?:\d+|[ivx]+)\b|^\s*\(?[IVX]{1,4}[.)]\s", re.I | re.M)
+_STATEMENT = re.compile(r"\bstatement\s+(?:\d+|[ivx]+)\b|^[ \t]*\(?[IVX]{1,4}[.)]\s", re.I | re.M)
 _QUESTION_WORDS = _words(
     "what which who whom whose when where why how "
     "was welche welcher welches wer wem wen wessen wann wo warum wie wieso weshalb "
@@ -40,8 +41,6 @@ _QUESTION_WORDS = _words(
     "qué cuál quién cuándo dónde cómo cuánto"
 )
 _NEGATIONS = _words("not no never none neither nor except without cannot nicht kein keine")
-# "A) x", "(A) x" anywhere; "A. x" and "A: x" only where a line begins, else "Plan A: go" counts.
-_OPTION = re.compile(r"(?:(?<=\s)|^)(?:\(([A-Za-z])\)|([A-Za-z])\))\s|^[ \t]*([A-Z])[.:]\s", re.M)
 
 
 class TextFacts:
@@ -107,19 +106,6 @@ def estimated_tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
 
 
-def option_count(text: str) -> int:
-    """Options of a multiple-choice question: the longest run A, B, C, ... in order; 1 is none."""
-    best = run = 0
-    for found in _OPTION.finditer(text):
-        letter = (found[1] or found[2] or found[3]).upper()
-        if run < len(ascii_uppercase) and letter == ascii_uppercase[run]:
-            run += 1
-        else:
-            run = 1 if letter == "A" else 0
-        best = max(best, run)
-    return best if best > 1 else 0
-
-
 def _code_blocks(text: str) -> int:
     fences = len(_FENCE.findall(text))
     return (fences + 1) // 2  # an unclosed block is a block
@@ -138,7 +124,7 @@ MEASURES: Mapping[str, Callable[[TextFacts], float]] = MappingProxyType(
         "sentences": lambda facts: len(_SENTENCE_END.findall(facts.text)),
         "lines": lambda facts: facts.text.count("\n") + 1,
         "turns": lambda facts: sum(m.role == "user" for m in facts.query.history) + 1,
-        "options": lambda facts: option_count(facts.text),
+        "options": lambda facts: len(options_of(facts.text)),
         "question_marks": lambda facts: len(_QUESTION.findall(facts.text)),
         "question_words": lambda facts: sum(word in _QUESTION_WORDS for word in facts.words),
         "negations": lambda facts: sum(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.query import Message, Query
-from etui.routing.features import MEASURES, TEXT_LIMIT, TextFacts, estimated_tokens, option_count
+from etui.routing.features import MEASURES, TEXT_LIMIT, TextFacts, estimated_tokens
 from etui.routing.language import LANGUAGES, detect
 
 
@@ -63,7 +63,7 @@ def test_measures(name: str, text: str, value: float) -> None:
     ],
 )
 def test_options(text: str, count: int) -> None:
-    assert option_count(text) == count
+    assert measure("options", text) == count
 
 
 def test_a_tokenizer_may_count() -> None:

@@ -1,0 +1,50 @@
+"""The options of a multiple-choice question, read from its text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+# "A) x", "(A) x" anywhere; "A. x" and "A: x" only where a line begins, else "Plan A: go" counts.
+_LABEL = re.compile(r"(?:(?<=\s)|^)(?:\(([A-Za-z])\)|([A-Za-z])\))\s|^[ \t]*([A-Z])[.:]\s", re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its letter (upper case) and its text."""
+
+    letter: str
+    text: str
+
+
+def options_of(text: str) -> tuple[Option, ...]:
+    """The options ``A) ...``, ``(A) ...``, ``A. ...``, ``A: ...`` of a question, in their order.
+
+    They are the longest run of the letters A, B, C, ...; of equal runs the last, so that solved
+    examples before the question do not count. Fewer than two are none. An option's text goes up to
+    the next label, the last one's to the end of its line.
+    """
+    best: list[re.Match[str]] = []
+    run: list[re.Match[str]] = []
+    for found in _LABEL.finditer(text):
+        letter = _letter(found)
+        if len(run) < len(ascii_uppercase) and letter == ascii_uppercase[len(run)]:
+            run.append(found)
+        else:
+            run = [found] if letter == "A" else []
+        if len(run) >= len(best):
+            best = list(run)
+    if len(best) < 2:
+        return ()
+    ends = [label.start() for label in best[1:]]
+    bodies = [text[label.end() : end] for label, end in zip(best, ends, strict=False)]
+    bodies.append(text[best[-1].end() :].split("\n", maxsplit=1)[0])
+    return tuple(
+        Option(_letter(label), " ".join(body.split()).rstrip(",;"))
+        for label, body in zip(best, bodies, strict=True)
+    )
+
+
+def _letter(label: re.Match[str]) -> str:
+    return str(label[1] or label[2] or label[3]).upper()

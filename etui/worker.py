@@ -27,6 +27,7 @@ from etui.engine.wire import (
     Hurry,
     Load,
     Told,
+    WireError,
     decode,
     encode,
 )

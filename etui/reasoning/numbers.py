@@ -1,0 +1,68 @@
+"""Numbers as answers write them, brought to one form so that equal answers are equal texts."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+
+_SPACES = "\u00a0\u202f\u2009"
+_DIGITS = rf"\d{{1,3}}(?:[{_SPACES} '’_]\d{{3}})+(?!\d)|\d+(?:,\d+)*(?:\.\d+)*|\.\d+"
+NUMBER = re.compile(
+    rf"(?<![\w.])[-+−–]?[$€£]?\s?(?:\d+\s?/\s?\d+|"
+    rf"(?:{_DIGITS})(?:,\d+)?(?:[eE][-+−]?\d{{1,3}})?)\s?%?"
+)
+"""A number in running text: sign, currency, digits with separators, fraction, exponent, percent."""
+
+_LARGEST_EXPONENT = 99
+"""Beyond it a run of digits is noise, and writing it out would take memory."""
+_GROUPS = re.compile(r"\d{1,3}([.,])\d{3}(?:\1\d{3})*")
+
+
+def normal_number(text: str) -> str | None:
+    """One form of a number: ``1,234.50`` -> ``1234.5``, ``1 000`` -> ``1000``, ``50 %`` -> ``50%``.
+
+    A fraction stays one (``3/4``): what it was meant for is not known. Commas and points are
+    thousands separators where they stand before three digits each time and twice or, for a comma,
+    once; otherwise the last of them is the decimal sign. None for what is no number, or is one of
+    more than a hundred digits.
+    """
+    bare = re.sub(rf"[\s{_SPACES}'’_$€£]", "", text).replace("−", "-").replace("–", "-")
+    bare = bare.removeprefix("+")
+    percent = "%" if bare.endswith("%") else ""
+    bare = bare.removesuffix("%")
+    if fraction := re.fullmatch(r"(-?)(\d+)/(\d+)", bare):
+        sign, over, under = fraction.groups()
+        return f"{sign}{over.lstrip('0') or '0'}/{under.lstrip('0') or '0'}{percent}"
+    mantissa, e, exponent = bare.lower().partition("e")
+    try:
+        number = Decimal(_point_decimal(mantissa) + e + exponent)
+    except InvalidOperation:
+        return None
+    if not number.is_finite() or abs(number.adjusted()) > _LARGEST_EXPONENT:
+        return None
+    if number == 0:
+        return f"0{percent}"
+    written = f"{number:f}"
+    return (written.rstrip("0").rstrip(".") if "." in written else written) + percent
+
+
+def last_number(text: str) -> str | None:
+    """The last number of a text in its one form; None without any."""
+    found = None
+    for match in NUMBER.finditer(text):
+        found = normal_number(match[0]) or found
+    return found
+
+
+def _point_decimal(digits: str) -> str:
+    """Digits with thousands separators removed and a point as the decimal sign."""
+    sign = "-" if digits.startswith("-") else ""
+    digits = digits.removeprefix("-")
+    comma, point = digits.rfind(","), digits.rfind(".")
+    if comma >= 0 and point >= 0:
+        decimal, thousands = (",", ".") if comma > point else (".", ",")
+        return sign + digits.replace(thousands, "").replace(decimal, ".")
+    groups = _GROUPS.fullmatch(digits)
+    if groups and (groups[1] == "," or digits.count(".") > 1):
+        return sign + digits.replace(groups[1], "")
+    return sign + digits.replace(",", ".")

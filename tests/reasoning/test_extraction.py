@@ -1,0 +1,153 @@
+"""Answers found in what models write."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.options import Option, options_of
+from etui.reasoning.extraction import extract, normal_text
+from etui.reasoning.numbers import last_number, normal_number
+
+QUESTION = "Which planet is red?\nA) Venus\nB) Mars\nC) The Sun\nD) A comet"
+OPTIONS = options_of(QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("B.", "B"),
+        ("B) Mars", "B"),
+        ("(b) Mars", "B"),
+        ("b)", "B"),
+        ("B. Mars is red.", "B"),
+        ("The answer is B.", "B"),
+        ("The correct answer is (B) Mars, not (A) Venus.", "B"),
+        ("**Answer: B**", "B"),
+        ("Answer: \\boxed{B}", "B"),
+        ("$\\boxed{\\text{B}}$", "B"),
+        ("Option B is correct.", "B"),
+        ("B is the right one", "B"),
+        ("I would choose option B because iron rusts.", "B"),
+        ("Die Antwort ist B.", "B"),
+        ("First I thought the answer is A, but the answer is B.", "B"),
+        ("A) is too hot.\nThe answer is B", "B"),
+        ("Iron oxide makes it red.\n\nB", "B"),
+        ("Looking at the options, (A) is hot, so it must be (B)", "B"),
+        ("Mars", "B"),
+        ("It is Mars.", "B"),
+        ("The answer is Mars.", "B"),
+        ("the sun", "C"),
+        ("A comet", "D"),
+        ("A good question. Nobody knows.", None),
+        ("I think a planet.", None),
+        ("Mars or Venus", None),
+        ("E", None),
+        ("The answer is E.", None),
+        ("", None),
+    ],
+)
+def test_letters(text, letter):
+    found = extract(text, QUESTION, OPTIONS)
+    assert (found.key, found.status) == (letter, "answered" if letter else "no_answer")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("391", "391"),
+        ("17 * 23 = 391.", "391"),
+        ("The answer is 391, since 17 * 23 is 17 * 20 + 17 * 3.", "391"),
+        ("It costs $1,234.50 in all", "1234.5"),
+        ("1.234.567,5", "1234567.5"),
+        ("12 000 km", "12000"),
+        ("3,5", "3.5"),
+        ("0.50", "0.5"),
+        ("-7", "-7"),
+        ("−7", "-7"),
+        ("x = +7", "7"),
+        ("3 / 4", "3/4"),
+        ("about 50 %", "50%"),
+        ("1.5e3", "1500"),
+        ("Answer: **42**", "42"),
+        ("I do not know", None),
+    ],
+)
+def test_numbers_where_one_is_asked_for(text, number):
+    assert extract(text, "How many are there?").key == number
+
+
+def test_a_bare_number_is_one_whatever_was_asked():
+    assert (
+        extract("1,000", "What is the price?").key == extract("1000.", "The price?").key == "1000"
+    )
+
+
+@pytest.mark.parametrize("text", ["The Sun.", "the sun", "sun!", "**The Sun**", "Answer: the sun."])
+def test_free_text_that_says_the_same(text):
+    assert extract(text, "Which star is near?").key == "sun"
+
+
+def test_cut_is_told_apart_from_silent():
+    assert extract("Well, let me", QUESTION, OPTIONS, truncated=True).status == "truncated"
+    assert extract("Well.", QUESTION, OPTIONS).status == "no_answer"
+    assert extract("The answer is B, for", QUESTION, OPTIONS, truncated=True).key == "B"
+    assert extract("The answer is 12", "How many?", truncated=True).status == "truncated"
+    assert extract("The answer is 12 or", "How many?", truncated=True).key == "12"
+    assert extract("A star is", "What is a star?", truncated=True).status == "truncated"
+    assert extract("", "What?").status == "no_answer"
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_thousands_separators_do_not_matter(number):
+    written = f"{number:,}"
+    assert normal_number(written) == str(number)
+    assert last_number(f"it is {written} in all") == str(number)
+    if abs(number) >= 10**6:
+        assert normal_number(written.replace(",", ".")) == str(number)
+    assert normal_number(written.replace(",", " ")) == str(number)
+
+
+@given(st.decimals(-(10**9), 10**9, places=3))
+def test_decimals_keep_their_value(number):
+    found = normal_number(str(number))
+    assert found is not None
+    assert Decimal(found) == number
+    assert normal_number(found) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("1e9999999999", None),
+        ("1e300", None),
+        ("1e20", "1" + 20 * "0"),
+        ("1/0", "1/0"),
+        ("007", "7"),
+        ("-0.0", "0"),
+    ],
+)
+def test_odd_numbers(text, form):
+    assert normal_number(text) == form
+
+
+@given(st.text(max_size=200), st.booleans())
+def test_any_text_is_read(text, truncated):
+    for options in ((), OPTIONS):
+        found = extract(text, QUESTION, options, truncated=truncated)
+        assert (found.key is None) == (found.status != "answered")
+    assert normal_text(normal_text(text)) == normal_text(text)
+
+
+@given(letter=st.sampled_from("ABCD"), rest=st.sampled_from([".", ")", "", "\nBecause."]))
+def test_every_letter_is_found(letter, rest):
+    assert extract(f"Answer: {letter}{rest}", QUESTION, OPTIONS).key == letter
+
+
+def test_options_with_equal_texts_are_not_told_apart_by_words():
+    twice = (Option("A", "same"), Option("B", "same"))
+    assert extract("same", "?", twice).key is None

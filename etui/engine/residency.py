@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SEQUENCES = 16
 """Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
 
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 128, 512
+"""Tokens of a batch: a cancel waits for one, and a CPU gains nothing from longer ones."""
+
 RECURRENT_SEQUENCES = 4
 """The same for recurrent and hybrid models, whose sequences each take a state of their own."""
 
@@ -155,6 +158,7 @@ class Residency:
                 context_tokens=context_tokens,
                 threads=self._config.threads or default_threads(),
                 sequences=RECURRENT_SEQUENCES if model.recurrent else SEQUENCES,
+                batch_tokens=GPU_BATCH_TOKENS if layers else CPU_BATCH_TOKENS,
                 kv_type=spec.kv_type,
                 flash_attention="auto" if layers else "off",
                 offload_kv=layers > 0,

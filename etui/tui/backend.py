@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from etui.config import Config
+from etui.download import Report
 from etui.energy.types import ChannelPower, Energy
 from etui.engine.events import Loaded
 from etui.query import Query
@@ -66,17 +67,13 @@ class PowerMeter(Protocol):
     def energy(self, start_ns: int, end_ns: int) -> Energy: ...
 
 
-Progress = Callable[[int, int | None], None]
-"""Bytes so far, and in all where that is known."""
-
-
 class Shelf(Protocol):
     """The models of this machine."""
 
     def models(self) -> Sequence[ModelOnOffer]: ...
 
-    def pull(self, name: str, progress: Progress) -> None:
-        """Download and verify a model; ``progress`` may raise to stop it.
+    def pull(self, name: str, report: Report) -> None:
+        """Download and verify a model; an exception of ``report`` stops it, everything kept.
 
         Raises:
             EtuiError: It could not be had.

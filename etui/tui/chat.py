@@ -16,7 +16,7 @@ from textual.widgets import Footer
 
 from etui.config import Config
 from etui.engine.events import Loaded
-from etui.errors import EtuiError
+from etui.errors import EngineFailed, EtuiError
 from etui.log.records import TurnRecord
 from etui.query import Message, Query
 from etui.tui.backend import Backend, Route
@@ -169,7 +169,7 @@ class ChatScreen(Screen[None]):
             for fact in batched(backend.runner.run(query, route)):
                 self.post_message(TurnNews(fact))
         except EtuiError as error:
-            ended = TurnEnded(error.what, error.fix)
+            ended = TurnEnded(error.what, error.fix, isinstance(error, EngineFailed))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen and end the turn
             ended = TurnEnded(*self._fault(error))
         self.post_message(TurnNews(ended))
@@ -207,9 +207,10 @@ class ChatScreen(Screen[None]):
 
     async def _end(self, view: TurnView, ended: TurnEnded) -> None:
         await view.close_stream()
-        if ended.what:
-            self._resident = None  # whatever failed may have taken the engine's process with it
+        if ended.engine_lost:
+            self._resident = None
             self._panel.show_no_model()
+        if ended.what:
             view.show_error(EtuiError(ended.what, ended.fix))
             self._notify_error(ended.what, ended.fix)
         self._answering = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,11 +15,15 @@ from textual.widgets import Footer, ProgressBar, Static
 from textual.worker import get_current_worker
 
 from etui import units
+from etui.download import Progress
 from etui.errors import EtuiError
 from etui.models import STARTER
 from etui.tui.backend import ModelOnOffer, Shelf
-from etui.tui.messages import PullAdvanced, PullEnded, PullNews
+from etui.tui.messages import PullEnded, PullNews
 from etui.visible import visible
+
+REPORT_SECONDS = 0.1
+"""Between two redraws of the progress bar."""
 
 
 class PullStopped(EtuiError):
@@ -87,14 +92,19 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
     @work(thread=True, exclusive=True, group="pull", exit_on_error=False)
     def _pull(self) -> None:
         worker = get_current_worker()
+        told, told_at = ("", ""), 0.0
 
-        def progress(done_bytes: int, total_bytes: int | None) -> None:
+        def report(progress: Progress) -> None:
             if worker.is_cancelled:
                 raise PullStopped("the download was stopped", "press p to go on with it")
-            self.post_message(PullNews(PullAdvanced(done_bytes, total_bytes)))
+            nonlocal told, told_at
+            now = time.monotonic()
+            if (progress.step, progress.note) != told or now - told_at >= REPORT_SECONDS:
+                told, told_at = (progress.step, progress.note), now
+                self.post_message(PullNews(progress))
 
         try:
-            self._shelf.pull(STARTER, progress)
+            self._shelf.pull(STARTER, report)
             ended = PullEnded()
         except EtuiError as error:
             ended = PullEnded(error.what, error.fix)
@@ -104,11 +114,10 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
 
     def on_pull_news(self, news: PullNews) -> None:
         match news.fact:
-            case PullAdvanced(done_bytes=done, total_bytes=total):
-                self._bar.update(total=total, progress=done)
-                of = f" of {units.bytes_text(total)}" if total else ""
-                self._status.update(f"pulling {STARTER} … {units.bytes_text(done)}{of}")
-            case PullEnded(what="" as what):
+            case Progress() as progress:
+                self._bar.update(total=progress.total_bytes, progress=progress.done_bytes)
+                self._status.update(visible(progress_line(progress)))
+            case PullEnded(what=""):
                 self.dismiss(True)
             case PullEnded(what=what, fix=fix):
                 self._pulling = False
@@ -122,12 +131,14 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
 
     def _guide(self) -> str:
         starter = next((m for m in self._shelf.models() if m.name == STARTER), None)
-        size = f" ({starter.size})" if starter else ""
+        size = f": {starter.size}" if starter else ""
         return (
-            f"Press p to pull the starter model {STARTER}{size} here,\n"
-            f"or run in another terminal and press r:\n\n"
+            f"Press p to pull the starter model here.\n"
+            f"{STARTER}{size}\n\n"
+            f"Or pull it in another terminal, then press r:\n\n"
             f"    {self._command}\n\n"
-            f"or put any GGUF file into\n\n    {visible(str(self._models_dir))}"
+            f"Or put any GGUF file into this folder, then press r:\n\n"
+            f"    {visible(str(self._models_dir))}"
         )
 
     def _others(self) -> str:
@@ -139,3 +150,18 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
 
 def _row(model: ModelOnOffer) -> str:
     return f"  {visible(model.name):<20} {visible(model.size)}"
+
+
+def progress_line(progress: Progress) -> str:
+    """What a pull is doing: ``pulling smollm2-135m … 12.0 MB of 98.4 MB``."""
+    done, total = progress.done_bytes, progress.total_bytes
+    amount = units.bytes_text(done) + (f" of {units.bytes_text(total)}" if total else "")
+    match progress.step:
+        case "download":
+            return f"pulling {progress.model} … {amount}"
+        case "verify":
+            return f"checking its sha256 … {amount}"
+        case "wait":
+            return f"waiting: {progress.note}"
+        case "failed":
+            return f"trying the next source: {progress.note}"

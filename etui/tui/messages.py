@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
+from etui.download import Progress
 from etui.engine.events import Loaded, Prefilled, Prefilling, Vote
 from etui.tui.backend import Backend
 from etui.turn import Decided, TurnFinished
@@ -27,10 +28,16 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The last fact of every turn; ``what`` and ``fix`` tell an error, both empty without one."""
+    """The last fact of every turn.
+
+    Attributes:
+        what, fix: The error that ended it; both empty without one.
+        engine_lost: Whether the engine's process went with it, and its models.
+    """
 
     what: str = ""
     fix: str = ""
+    engine_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +57,6 @@ class WarmedUp:
 
 
 @dataclass(frozen=True, slots=True)
-class PullAdvanced:
-    """Bytes of a download so far, and in all where that is known."""
-
-    done_bytes: int
-    total_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class PullEnded:
     """A download is over; ``what`` and ``fix`` tell an error, both empty without one."""
 
@@ -67,7 +66,7 @@ class PullEnded:
 
 TurnFact = Decided | Loaded | Prefilling | Prefilled | TextBatch | Vote | TurnFinished | TurnEnded
 WarmUpFact = WarmingUp | WarmedUp
-PullFact = PullAdvanced | PullEnded
+PullFact = Progress | PullEnded
 
 
 class TurnNews(Message):

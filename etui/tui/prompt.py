@@ -16,17 +16,16 @@ class Prompt(TextArea):
     """The prompt, with the questions asked before on up and down."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="prompt.send", priority=True),
+        Binding("enter", "send", "Send", id="prompt.send"),
         Binding(
             "shift+enter,ctrl+j",
             "break_line",
             "Newline",
             id="prompt.newline",
             key_display="^j",
-            priority=True,
         ),
-        Binding("up", "older", "Earlier question", id="prompt.older", show=False, priority=True),
-        Binding("down", "newer", "Later question", id="prompt.newer", show=False, priority=True),
+        Binding("up", "older", "Earlier question", id="prompt.older", show=False),
+        Binding("down", "newer", "Later question", id="prompt.newer", show=False),
     ]
 
     HELP = """\
@@ -51,9 +50,24 @@ questions. A question asked while an answer runs waits for its turn.
             compact=True,
             placeholder="Ask something",
         )
+        self._own = {b.id for b in self.BINDINGS if isinstance(b, Binding)}
         self._asked: list[str] = []
         self._at = 0
         self._draft = ""
+
+    async def on_key(self, event: events.Key) -> None:
+        """Run the prompt's own keys in the order they are typed.
+
+        Left to the app, a binding runs before or after the characters around it, and a fast typist
+        (or a paste without brackets) would send half a question.
+        """
+        if event.is_printable:
+            return
+        active = self.screen.active_bindings.get(event.key)
+        if active is not None and active.node is self and active.binding.id in self._own:
+            event.prevent_default()
+            event.stop()
+            await self.run_action(active.binding.action)
 
     def action_send(self) -> None:
         """Send what is typed, unless it is blank."""

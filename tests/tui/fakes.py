@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 from etui.account import account
 from etui.arm import Arm
 from etui.config import Config
+from etui.download import Progress, Report
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.engine.events import Answer, Event, Finished, Loaded, Prefilled, Thought
 from etui.errors import EtuiError
@@ -20,7 +21,7 @@ from etui.log.records import TurnRecord
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.tui.app import EtuiApp
-from etui.tui.backend import Backend, ModelOnOffer, Progress, Route
+from etui.tui.backend import Backend, ModelOnOffer, Route
 from etui.turn import Decided, TurnEvent, TurnFinished
 
 DEADLINE_SECONDS = 20.0
@@ -185,13 +186,15 @@ class FakeShelf:
     def models(self) -> Sequence[ModelOnOffer]:
         return self.on_offer
 
-    def pull(self, name: str, progress: Progress) -> None:
+    def pull(self, name: str, report: Report) -> None:
+        progress = Progress(name, "download", "wheels", 0, 98_000_000)
         for done in self.steps:
-            progress(done, 98_000_000)
+            report(replace(progress, done_bytes=done))
         while not self.go_on.wait(0.01):
-            progress(self.steps[-1], 98_000_000)
+            report(replace(progress, done_bytes=self.steps[-1]))
         if self.error:
             raise self.error
+        report(replace(progress, step="verify", done_bytes=98_000_000))
         self.pulled.append(name)
         self.put_on_disk(name)
 

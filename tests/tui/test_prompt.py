@@ -41,6 +41,15 @@ async def test_enter_sends_and_empties_the_prompt() -> None:
         assert app.query_one(Prompt).text == ""
 
 
+async def test_keys_that_come_at_once_keep_their_order() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        for key, character in (("h", "h"), ("i", "i"), ("enter", "\r"), ("x", "x")):
+            app.post_message(events.Key(key, character))
+        await until(pilot, lambda: app.query_one(Prompt).text == "x")
+        assert app.sent == ["hi"]
+
+
 async def test_blank_is_not_a_question() -> None:
     app = PromptApp()
     async with app.run_test() as pilot:

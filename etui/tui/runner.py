@@ -1,0 +1,187 @@
+"""The real backend of the app: engine in a child process, recorder, log, models, policies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+from etui.config import Config
+from etui.download import Report
+from etui.engine.events import Loaded
+from etui.errors import LogUnavailable, ModelUnavailable
+from etui.query import Query
+from etui.tui.backend import Backend, ModelOnOffer, Route
+from etui.turn import TurnEvent, TurnFinished, run_turn
+
+if TYPE_CHECKING:
+    from etui.choice import Wish
+    from etui.energy.recorder import Recorder
+    from etui.engine.child import ChildProcess
+    from etui.log.writer import TurnWriter
+    from etui.models import Catalogue
+    from etui.routing.decision import Decision
+    from etui.routing.host import HostState
+
+LEAVE_SECONDS = 5.0
+"""How long closing waits for a running turn to reach the log."""
+
+
+class ChatRunner:
+    """Runs the turns of the app, one at a time; see :class:`etui.tui.backend.TurnRunner`."""
+
+    def __init__(
+        self, config: Config, child: ChildProcess, recorder: Recorder, writer: TurnWriter
+    ) -> None:
+        self._config = config
+        self._child = child
+        self._recorder = recorder
+        self._writer = writer
+        self._idle = threading.Lock()
+        self._cancelled = threading.Event()
+        self._resident: str | None = None
+
+    def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
+        """Decide, answer, save; blocks until the turn before it has ended."""
+        from etui.choice import serving
+        from etui.models import load_catalogue
+        from etui.provenance import provenance
+
+        with self._idle:
+            self._cancelled.clear()
+            catalogue = load_catalogue(self._config)
+            decision = self._decide(query, route, catalogue)
+            spec, path = serving(decision, self._config, catalogue)
+            turn = run_turn(
+                query,
+                decision,
+                spec=spec,
+                path=path,
+                answerer=self._child,
+                meter=self._recorder,
+                writer=self._writer,
+                settings=provenance(self._config),
+            )
+            self._resident = None  # until the turn has shown that the engine lives
+            with closing(turn) as events:
+                for event in events:
+                    if self._cancelled.is_set():
+                        self._child.cancel()  # again, in case it came before the answer had begun
+                    yield event
+                    if isinstance(event, TurnFinished) and event.record.status != "error":
+                        self._resident = spec.name
+            self._writer.flush()
+
+    def warm_up(self, route: Route) -> Loaded | None:
+        """Load the likely model, checked as before an answer."""
+        from etui.choice import serving
+        from etui.models import load_catalogue
+
+        with self._idle:
+            catalogue = load_catalogue(self._config)
+            spec, path = serving(self._likely(route, catalogue), self._config, catalogue)
+            loaded = self._child.load(spec, path)
+            self._resident = spec.name
+            return loaded
+
+    def likely_model(self, route: Route) -> str | None:
+        """The model of a plain question."""
+        from etui.models import load_catalogue
+
+        try:
+            return self._likely(route, load_catalogue(self._config)).arm.model
+        except ModelUnavailable:
+            return None
+
+    def cancel(self) -> None:
+        """End the running answer within one batch."""
+        self._cancelled.set()
+        self._child.cancel()
+
+    def close(self) -> None:
+        """End the engine, wait for the running turn to reach the log, and release the rest.
+
+        Raises:
+            LogUnavailable: Something could not be written; says where it went.
+        """
+        self._child.close()
+        held = self._idle.acquire(timeout=LEAVE_SECONDS)
+        try:
+            self._writer.close()
+        finally:
+            self._recorder.close()
+            if held:
+                self._idle.release()
+
+    def _likely(self, route: Route, catalogue: Catalogue) -> Decision:
+        return self._decide(Query("Hello"), route, catalogue)
+
+    def _decide(self, query: Query, route: Route, catalogue: Catalogue) -> Decision:
+        from etui.choice import choose
+
+        return choose(query, _wish(route), self._config, catalogue, self._host)
+
+    def _host(self) -> HostState:
+        from etui.host import read_host
+
+        known = [power.watts for power in self._recorder.latest() if power.in_total]
+        watts = None if None in known or not known else sum(w for w in known if w is not None)
+        return read_host(self._config, resident=self._resident, watts=watts)
+
+
+def _wish(route: Route) -> Wish:
+    from etui.choice import Wish
+
+    return Wish(model=route.model) if route.model else Wish(policy=route.policy)
+
+
+class ModelShelf:
+    """The models of models.yaml and of the models folder; see :class:`etui.tui.backend.Shelf`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def models(self) -> Sequence[ModelOnOffer]:
+        """Every model that has a name, looked up anew: another etui may have pulled one."""
+        from etui.choice import on_this_machine
+        from etui.models import load_catalogue
+
+        catalogue = load_catalogue(self._config)
+        here = on_this_machine(self._config, catalogue)
+        return [ModelOnOffer(spec.name, spec.size, here(spec.name)) for spec in catalogue]
+
+    def pull(self, name: str, report: Report) -> None:
+        """Download and verify a model."""
+        from etui.download import pull
+        from etui.models import load_catalogue
+
+        pull(load_catalogue(self._config).get(name), self._config, report)
+
+
+def open_backend(config: Config) -> Backend:
+    """Open everything behind the screen; the engine's process starts with its first model.
+
+    Raises:
+        LogUnavailable: The log cannot be written.
+        InvalidFile: models.yaml or a setting cannot be used.
+    """
+    from etui.energy.open import open_recorder
+    from etui.engine.child import ChildProcess
+    from etui.log.writer import TurnWriter
+    from etui.routing.policies import list_policies
+
+    writer = TurnWriter(config)
+    try:
+        shelf = ModelShelf(config)
+        shelf.models()
+        writer.ready()
+        recorder = open_recorder(config)
+        recorder.start()
+    except BaseException:
+        with suppress(LogUnavailable):
+            writer.close()
+        raise
+    policies = tuple(place.name for place in list_policies(config))
+    runner = ChatRunner(config, ChildProcess(config), recorder, writer)
+    return Backend(runner, recorder, shelf, policies)

@@ -1,0 +1,149 @@
+"""The whole app in a real pseudo-terminal, on the starter model: ask, watch, stop, quit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+pexpect = pytest.importorskip("pexpect")
+if not hasattr(pexpect, "spawn"):
+    pytest.skip("pseudo-terminals are a matter of POSIX", allow_module_level=True)
+
+PATIENCE_SECONDS = 120
+LONG_QUESTION = "Write the numbers from 1 to 300, separated by commas."
+Spawn = Callable[..., "pexpect.spawn[bytes]"]
+
+
+class Screen:
+    """What the terminal was sent, and what it was left in."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def flush(self) -> None:
+        pass
+
+    def off_at_the_end(self, mode: str) -> bool:
+        """Whether a private mode was switched on, and off after that."""
+        on, off = f"\x1b[?{mode}h".encode(), f"\x1b[?{mode}l".encode()
+        return 0 <= self.sent.rfind(on) < self.sent.rfind(off)
+
+    def assert_clean(self) -> None:
+        """The alternate screen was left, the mouse let go, the cursor shown, nothing spilled."""
+        for mode in ("1049", "1000", "1003", "2004"):
+            assert self.off_at_the_end(mode), mode
+        assert self.sent.rfind(b"\x1b[?25h") > self.sent.rfind(b"\x1b[?25l")
+        assert b"Traceback" not in self.sent
+
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen()
+
+
+@pytest.fixture
+def spawn(screen: Screen, starter_model: Path, etui_home: Path) -> Iterator[Spawn]:
+    """Starts ``etui`` in a terminal; whatever a test leaves running is ended."""
+    started: list[pexpect.spawn[bytes]] = []
+
+    def start(*arguments: str, size: tuple[int, int] = (36, 120)) -> pexpect.spawn[bytes]:
+        environment = {
+            **os.environ,
+            "ETUI_HOME": str(etui_home),
+            "ETUI_MODELS": str(starter_model.parent),
+            "TERM": "xterm-256color",
+        }
+        environment.pop("NO_COLOR", None)
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "etui", *arguments],
+            env=environment,
+            dimensions=size,
+            timeout=PATIENCE_SECONDS,
+        )
+        child.logfile_read = screen
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.close(force=True)
+
+
+def rows(home: Path) -> list[tuple[str, str, float | None]]:
+    with closing(sqlite3.connect(home / "etui.db")) as database:
+        return database.execute(
+            "SELECT query, status, energy_joules FROM turns ORDER BY rowid"
+        ).fetchall()
+
+
+def test_ask_watch_stop_and_quit(spawn: Spawn, screen: Screen, etui_home: Path) -> None:
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    app.send("Hi there\r")
+    app.expect("J/token")
+    app.expect("1 answer: ")
+    app.send(f"{LONG_QUESTION}\r")
+    app.expect("answering")
+    app.send("\x1b")
+    app.expect("stopped")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    app.close()
+    assert app.exitstatus == 0
+    screen.assert_clean()
+    assert b"W (estimate) of" in screen.sent, "an empty sysfs leaves the labelled estimate"
+    first, second = rows(etui_home)
+    assert first[:2] == ("Hi there", "complete")
+    assert second[:2] == (LONG_QUESTION, "stopped")
+    assert all(joules is not None and joules > 0 for _query, _status, joules in (first, second))
+
+
+@pytest.mark.parametrize("leave", ["ctrl+c", "SIGTERM"])
+def test_leaving_in_the_middle_of_an_answer_saves_it(
+    spawn: Spawn, screen: Screen, etui_home: Path, leave: str
+) -> None:
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    app.send(f"{LONG_QUESTION}\r")
+    app.expect("answering")
+    if leave == "ctrl+c":
+        app.send("\x03")
+    else:
+        app.kill(signal.SIGTERM)
+    app.expect(pexpect.EOF)
+    app.close()
+    assert app.exitstatus == 0
+    screen.assert_clean()
+    assert [row[:2] for row in rows(etui_home)] == [(LONG_QUESTION, "stopped")]
+
+
+def test_a_crash_of_the_engine_leaves_the_chat_running(
+    spawn: Spawn, screen: Screen, etui_home: Path
+) -> None:
+    import psutil
+
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    app.send(f"{LONG_QUESTION}\r")
+    app.expect("answering")
+    (engine,) = psutil.Process(app.pid).children()
+    engine.kill()
+    app.expect("SIGKILL")
+    app.send("Hi there\r")
+    app.expect("loaded in")
+    app.expect("2 answers")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    screen.assert_clean()
+    assert [row[1] for row in rows(etui_home)] == ["error", "complete"]

@@ -27,6 +27,9 @@ class Config:
             power reading; None takes a stated default for the number of cores.
         estimate: ``auto`` estimates only when nothing can be measured, ``always`` adds the
             estimate to what is measured, ``never`` leaves it unmeasured.
+        carbon_g_per_kwh: Grams of CO2 equivalent of a kilowatt-hour; None shows no carbon.
+        price_per_kwh: Price of a kilowatt-hour in ``currency``; None shows no price.
+        currency: Name or sign of the currency.
         theme: Textual theme of the app.
         keymap: Binding id -> keys, to rebind the app.
     """
@@ -42,6 +45,9 @@ class Config:
     cpu_idle_watts: float | None = None
     cpu_limit_watts: float | None = None
     estimate: str = "auto"
+    carbon_g_per_kwh: float | None = None
+    price_per_kwh: float | None = None
+    currency: str = ""
     theme: str = "textual-dark"
     keymap: Mapping[str, str] = field(default_factory=dict)
 

@@ -51,6 +51,17 @@ class Settings(Strict):
         description="auto: estimate only where nothing can be measured; always: show the estimate "
         "beside what is measured; never: leave it unmeasured.",
     )
+    carbon_g_per_kwh: float | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="Grams of CO2 equivalent of a kilowatt-hour where you are; without it no "
+        "carbon is shown.",
+    )
+    price_per_kwh: float | None = Field(
+        None, ge=0, description="Price of a kilowatt-hour; without it no cost is shown."
+    )
+    currency: str = Field("", max_length=8, description="Currency of the price.")
     theme: str = Field("textual-dark", min_length=1, description="Theme of the app.")
     keymap: Mapping[str, str] = Field(
         default_factory=dict,

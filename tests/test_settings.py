@@ -34,6 +34,9 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "cpu_idle_watts": 5.0,
         "cpu_limit_watts": 65.0,
         "estimate": "never",
+        "carbon_g_per_kwh": 380.0,
+        "price_per_kwh": 0.25,
+        "currency": "EUR",
         "theme": "nord",
         "keymap": {"stop": "ctrl+x"},
     }
@@ -42,6 +45,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         etui_home,
         "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\nsample_hz: 10\n"
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
+        "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\n"
         "keymap: {stop: ctrl+x}\n",
     )
     config = load_config()

@@ -18,8 +18,8 @@ _PARTS = {
     "gpu:apple": (("gpu_mj",), "Apple GPU"),
     "dram:0": (("dram_mj",), "Apple memory"),
 }
-"""Scope -> attributes of the package's metrics and label; disjoint parts of one chip. The Neural
-Engine, which mostly rests, goes with the CPU: a counter of its own that never moves looks broken."""
+"""Scope -> attributes of the metrics and label; disjoint parts of one chip. The Neural
+Engine mostly rests and goes with the CPU: a counter that never moves would look broken."""
 
 
 class AppleSource:

@@ -1,0 +1,242 @@
+"""``etui power``: watts and joules of every channel, and the meter's own checks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.errors import EtuiError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from etui.energy.recorder import Recorder
+
+_SETTLE_S = 0.4
+_WARM_UP_S = 0.3
+Seconds = click.FloatRange(0.1, 86_400)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--jsonl", "as_lines", is_flag=True, help="Print one JSON document each interval.")
+@click.option(
+    "--seconds", type=Seconds, metavar="N", help="How long; default: 2, and live until Ctrl-C."
+)
+@click.option(
+    "--interval", type=Seconds, metavar="N", default=1.0, help="Seconds between lines or repaints."
+)
+@click.pass_context
+def power(
+    ctx: click.Context, as_json: bool, as_lines: bool, seconds: float | None, interval: float
+) -> int | None:
+    """Show the watts and joules of every channel.
+
+    Without an option it is a live table in a terminal and one table in a pipe.
+    """
+    if ctx.invoked_subcommand is not None:
+        return None
+    if as_json and as_lines:
+        raise UsageError("--json and --jsonl exclude each other", "give one of the two")
+    live = sys.stdout.isatty() and seconds is None and not as_json
+    with _recording() as recorder:
+        if as_lines:
+            return _lines(recorder, seconds, interval)
+        if live:
+            return _watch(recorder, interval)
+        return _once(recorder, 2.0 if seconds is None else seconds, as_json)
+
+
+@power.command()
+@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="How long to measure.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def selftest(seconds: float, as_json: bool) -> int:
+    """Check the meter on this machine; a failed check is exit code 4.
+
+    Compares each counter with its integrated power, looks for gaps and checks that parts sum to
+    the whole. Under load it says more than at rest.
+    """
+    from etui.energy.selftest import failed
+    from etui.energy.selftest import selftest as check
+
+    with _recording() as recorder:
+        start_ns, end_ns = _measure(recorder, seconds)
+        checks = check(recorder, start_ns, end_ns)
+    if as_json:
+        rows = [
+            {"name": c.name, "channel": c.channel, "passed": c.passed, "detail": c.detail}
+            for c in checks
+        ]
+        click.echo(json.dumps({"passed": not failed(checks), "checks": rows}, indent=2))
+    else:
+        marks = {True: "✓", False: "✗", None: "-"}
+        for c in checks:
+            click.echo(f"{marks[c.passed]} {c.name:<11} {c.channel or 'total'}: {c.detail}")
+    return ExitCode.GATE if failed(checks) else ExitCode.DONE
+
+
+@power.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--seconds", type=Seconds, metavar="N", default=10.0, help="How long to record.")
+def record(file: Path, seconds: float) -> int:
+    """Write every reading to FILE, to attach to a bug report or to replay."""
+    from etui.energy.trace_file import TraceWriter
+
+    try:
+        out = file.open("x", encoding="utf-8")
+    except OSError as error:
+        what = f"cannot write {file}: {error.strerror or error}"
+        raise EtuiError(what, "name a new file in a folder that is writable") from error
+    with out, _recording(start=False) as recorder:
+        writer = TraceWriter(out, recorder.channels, recorder.unmeasured)
+        recorder.taps.append(writer.write)
+        recorder.start()
+        with _until_stopped():
+            time.sleep(seconds)
+        recorder.stop()
+    click.echo(
+        f"{writer.readings} readings of {len(recorder.channels)} channels in {file}", err=True
+    )
+    return ExitCode.DONE
+
+
+@power.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def replay(file: Path, as_json: bool) -> int:
+    """Measure what FILE recorded, as if it happened now."""
+    from etui.energy.trace_file import replay as play
+
+    recorder, start_ns, end_ns = play(file)
+    _show(recorder, start_ns, end_ns, as_json)
+    return ExitCode.DONE
+
+
+@power.command()
+@click.option("--prometheus", is_flag=True, help="Print the metrics once (the default).")
+@click.option("--listen", metavar="HOST:PORT", help="Serve them at http://HOST:PORT/metrics.")
+@click.option("--seconds", type=Seconds, metavar="N", help="How long; default: until Ctrl-C.")
+def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
+    """Give the numbers to Prometheus and Grafana."""
+    from etui.energy.prometheus import exposition, registry_of
+
+    if listen is None:
+        with _recording() as recorder:
+            _measure(recorder, 1.0 if seconds is None else seconds)
+            click.echo(exposition(recorder), nl=False)
+        return ExitCode.DONE
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise UsageError(f"--listen {listen!r} is no HOST:PORT", "for instance 127.0.0.1:9595")
+    with _recording() as recorder:
+        registry = registry_of(recorder)
+        from prometheus_client import start_http_server
+
+        try:
+            server, thread = start_http_server(int(port), host.strip("[]"), registry)
+        except OSError as error:
+            what = f"cannot listen on {listen}: {error.strerror or error}"
+            raise EtuiError(what, "choose another port") from error
+        click.echo(f"metrics at http://{listen}/metrics; Ctrl-C stops", err=True)
+        with _until_stopped():
+            time.sleep(seconds or 1e9)
+        server.shutdown()
+        thread.join(1.0)
+    return ExitCode.DONE
+
+
+@contextmanager
+def _recording(*, start: bool = True) -> Iterator[Recorder]:
+    from etui.config import load_config
+    from etui.energy.open import open_recorder
+
+    recorder = open_recorder(load_config())
+    if start:
+        recorder.start()
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Ctrl-C ends what is inside, and nothing else: it is how a live view is left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(err=True)
+
+
+def _measure(recorder: Recorder, seconds: float) -> tuple[int, int]:
+    """Let the meter run for a while; the interval, settled. Ctrl-C shortens it."""
+    time.sleep(_WARM_UP_S)
+    start_ns = time.monotonic_ns()
+    with _until_stopped():
+        time.sleep(seconds)
+    end_ns = time.monotonic_ns()
+    recorder.settle(end_ns, _SETTLE_S)
+    return start_ns, end_ns
+
+
+def _once(recorder: Recorder, seconds: float, as_json: bool) -> int:
+    start_ns, end_ns = _measure(recorder, seconds)
+    _show(recorder, start_ns, end_ns, as_json)
+    return ExitCode.DONE
+
+
+def _show(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_document(recorder, start_ns, end_ns), ensure_ascii=False, indent=2))
+        return
+    from etui.cli.power_text import table
+
+    for line in table(_document(recorder, start_ns, end_ns)):
+        click.echo(line)
+
+
+def _document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str, Any]:
+    from etui.config import load_config
+    from etui.energy.cost import factors_of
+    from etui.energy.document import power_document
+
+    return power_document(recorder, start_ns, end_ns, factors_of(load_config()))
+
+
+def _lines(recorder: Recorder, seconds: float | None, interval: float) -> int:
+    """A document each interval; intervals touch, so their joules sum to the whole."""
+    time.sleep(_WARM_UP_S)
+    begin_ns = start_ns = time.monotonic_ns()
+    with _until_stopped():
+        while seconds is None or (start_ns - begin_ns) / 1e9 < seconds - 1e-3:
+            left = interval if seconds is None else seconds - (start_ns - begin_ns) / 1e9
+            end_ns = start_ns + int(min(interval, left) * 1e9)
+            time.sleep(max((end_ns - time.monotonic_ns()) / 1e9, 0.0))
+            recorder.settle(end_ns, _SETTLE_S)
+            document = _document(recorder, start_ns, end_ns)
+            click.echo(json.dumps(document, ensure_ascii=False))
+            start_ns = end_ns
+    return ExitCode.DONE
+
+
+def _watch(recorder: Recorder, interval: float) -> int:
+    """A table that repaints itself in place."""
+    from etui.cli.power_text import table
+
+    time.sleep(_WARM_UP_S)
+    begin_ns = time.monotonic_ns()
+    drawn = 0
+    with _until_stopped():
+        while True:
+            time.sleep(interval)
+            lines = list(table(_document(recorder, begin_ns, time.monotonic_ns())))
+            if drawn:
+                click.echo(f"\x1b[{drawn}F\x1b[J", nl=False)
+            click.echo("\n".join(lines))
+            drawn = len(lines)
+    return ExitCode.DONE

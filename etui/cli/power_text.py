@@ -1,0 +1,60 @@
+"""The table of ``etui power``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etui.units import energy_text, percent_text, seconds_text, watts_text
+
+_HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
+
+
+def table(document: Mapping[str, Any]) -> Iterator[str]:
+    """A power document as lines of text: every channel, then the total."""
+    rows = [_row(channel) for channel in document["channels"]]
+    widths = [max(len(row[i]) for row in (_HEAD, *rows)) for i in range(len(_HEAD))]
+    yield _line(_HEAD, widths)
+    for row in rows:
+        yield _line(row, widths)
+    energy = document["energy"]
+    total = energy_text(energy["joules"], energy["uncertainty"], energy["kind"], spread=True)
+    yield f"total over {seconds_text(document['seconds'])}: {total}"
+    mean = watts_text(energy["mean_watts"], energy["kind"])
+    peak = watts_text(energy["peak_watts"], energy["kind"])
+    yield f"mean {mean}, peak {peak}, coverage {percent_text(energy['coverage'])}"
+    if energy["unmeasured"]:
+        yield f"unmeasured: {', '.join(energy['unmeasured'])} (see `etui doctor`)"
+    if cost := document.get("cost"):
+        yield _cost(cost)
+
+
+def _row(channel: Mapping[str, Any]) -> tuple[str, ...]:
+    kind = channel["kind"]
+    notes = [] if channel["in_total"] else ["cross-check"]
+    notes += [flag for flag in channel["flags"] if flag != "extrapolated"]
+    period = channel["period_seconds"]
+    return (
+        channel["id"],
+        watts_text(channel["watts"], kind),
+        watts_text(channel.get("mean_watts"), kind),
+        energy_text(channel["joules"], channel["uncertainty"], kind),
+        energy_text(channel["joules_since_start"], None, kind),
+        seconds_text(period) if period else "-",
+        percent_text(channel["coverage"]),
+        ", ".join(notes),
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+    return "  ".join(padded).rstrip()
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    parts = []
+    if "grams_co2e" in cost:
+        parts.append(f"{cost['grams_co2e']:.3g} g CO2e")
+    if "price" in cost:
+        parts.append(f"{cost['price']:.3g} {cost['currency']}".strip())
+    return f"by your factors: {', '.join(parts)}"

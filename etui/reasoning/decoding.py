@@ -1,4 +1,4 @@
-"""The loop every way of answering shares: prefill, then one token after the other."""
+"""What every way of answering shares: the prefill, and runs of tokens that know their end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from etui.engine.events import Answer, Event, Prefilling, Thought
+from etui.engine.events import Answer, Event, Prefilling
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.engine.text import TextStream
 from etui.reasoning.control import Control
@@ -19,6 +19,8 @@ class Ending(Enum):
     TEXT = "stop string"
     LIMIT = "token limit"
     BUDGET = "energy budget"
+    CONFIDENT = "confident answer"
+    DEPTH = "depth"
     CANCELLED = "cancelled"
 
 
@@ -33,7 +35,7 @@ class Decoded:
         ending: Why the run ended.
         stop: The stop string that ended it.
         first_ns, last_ns: When the first and the last token were there; None without any.
-        logprob_sum: Sum of the tokens' log-probabilities (nats), None where they were not read.
+        logprob_sum: Sum of the tokens' log-probabilities (nats); None without any.
     """
 
     text: str
@@ -76,74 +78,97 @@ def feed(session: Session, sequence: TokenSequence, control: Control) -> Primed 
     return None
 
 
+class Run:
+    """Tokens of one sequence as they are drawn: their text, their count, and when to stop.
+
+    Whoever steps the session hands each drawn token over, so that many sequences can be decoded in
+    one batch.
+
+    Args:
+        limit: The most tokens to take; 0 takes none.
+        stops: Strings that end the run and are not part of its text.
+        opening: Text that came before, behind the stop string of the thought.
+
+    Attributes:
+        ending: Why the run is over; None as long as it is not.
+        tokens: Tokens taken.
+    """
+
+    def __init__(self, limit: int, stops: Sequence[str], opening: str = "") -> None:
+        self.ending: Ending | None = Ending.LIMIT if limit <= 0 else None
+        self.tokens = 0
+        self._limit = limit
+        self._stream = TextStream(stops)
+        self._shown = [opening]
+        self._first_ns: int | None = None
+        self._last_ns: int | None = None
+        self._logprob_sum = 0.0
+
+    def take(self, sampled: Sampled, at_ns: int) -> str:
+        """Take the token drawn at ``at_ns``; the text that is certain with it."""
+        if self.ending is not None:
+            raise ValueError(f"the run is over: {self.ending.value}")
+        if sampled.ends:
+            return self._over(Ending.TOKEN)
+        self.tokens += 1
+        self._first_ns, self._last_ns = self._first_ns or at_ns, at_ns
+        self._logprob_sum += sampled.logprob
+        text = self._stream.push(sampled.piece)
+        self._shown.append(text)
+        if self._stream.stopped is not None:
+            return text + self._over(Ending.TEXT)
+        return text + self._over(Ending.LIMIT) if self.tokens == self._limit else text
+
+    def end(self, ending: Ending) -> str:
+        """End the run from outside; the text that was held back."""
+        return "" if self.ending is not None else self._over(ending)
+
+    def _over(self, ending: Ending) -> str:
+        self.ending = ending
+        tail = self._stream.finish()
+        self._shown.append(tail)
+        return tail
+
+    def decoded(self) -> Decoded:
+        """What the run came to; it must be over."""
+        assert self.ending is not None
+        return Decoded(
+            text="".join(self._shown),
+            rest=self._stream.rest,
+            tokens=self.tokens,
+            ending=self.ending,
+            stop=self._stream.stopped,
+            first_ns=self._first_ns,
+            last_ns=self._last_ns,
+            logprob_sum=self._logprob_sum if self.tokens else None,
+        )
+
+
 def decode(
     session: Session,
     sequence: TokenSequence,
     primed: Primed,
-    *,
-    kind: type[Thought] | type[Answer],
-    limit: int,
-    stops: Sequence[str],
+    run: Run,
     control: Control,
-    frugal: bool = True,
-    opening: str = "",
 ) -> Generator[Event, None, Decoded]:
-    """Decode until an end token, a stop string, the limit or a cancel, one event a token.
+    """Decode one answer until its run is over, one event a token.
 
     Args:
         primed: The token the sequence's last step drew.
-        kind: What the events are called.
-        limit: The most tokens to decode; 0 decodes none.
-        stops: Strings that end the run and are not part of the text.
-        frugal: Whether a spent energy budget ends the run.
-        opening: Text that came before, with the stop string of the thought.
     """
-    stream = TextStream(stops)
-    shown: list[str] = []
-    tokens, logprobs, first_ns, last_ns = 0, 0.0, None, None
-    read_logprobs = True
-    if opening:
-        shown.append(opening)
-        yield kind(primed.at_ns, opening, 0)
     sampled, at_ns = primed.next, primed.at_ns
-    ending = Ending.LIMIT
-    while tokens < limit:
+    while run.ending is None:
         if control.cancelled():
-            ending = Ending.CANCELLED
-            break
-        if frugal and tokens and control.spent():
-            ending = Ending.BUDGET
-            break
-        if sampled.ends:
-            ending = Ending.TOKEN
-            break
-        tokens += 1
-        first_ns, last_ns = first_ns or at_ns, at_ns
-        if sampled.logprob is None:
-            read_logprobs = False
+            text, tokens = run.end(Ending.CANCELLED), 0
+        elif run.tokens and control.spent():
+            text, tokens = run.end(Ending.BUDGET), 0
         else:
-            logprobs += sampled.logprob
-        text = stream.push(sampled.piece)
-        shown.append(text)
-        yield kind(at_ns, text, 1)
-        if stream.stopped is not None:
-            ending = Ending.TEXT
-            break
-        if tokens == limit:
-            break
-        step = session.step([sequence])
-        sampled, at_ns = step.sampled[0], step.end_ns
-    tail = stream.finish()
-    if tail:
-        shown.append(tail)
-        yield kind(at_ns, tail, 0)
-    return Decoded(
-        text="".join(shown),
-        rest=stream.rest,
-        tokens=tokens,
-        ending=ending,
-        stop=stream.stopped,
-        first_ns=first_ns,
-        last_ns=last_ns,
-        logprob_sum=logprobs if read_logprobs and tokens else None,
-    )
+            before = run.tokens
+            text = run.take(sampled, at_ns)
+            tokens = run.tokens - before
+        if text or tokens:
+            yield Answer(at_ns, text, tokens)
+        if run.ending is None:
+            step = session.step([sequence])
+            sampled, at_ns = step.sampled[0], step.end_ns
+    return run.decoded()

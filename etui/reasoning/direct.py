@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from etui.arm import Arm
-from etui.engine.events import Answer, Event
+from etui.engine.events import Event
 from etui.engine.session import Session
 from etui.query import Message
 from etui.reasoning.control import Control
-from etui.reasoning.decoding import decode
+from etui.reasoning.decoding import Run, decode
 from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, fit
 from etui.reasoning.opening import finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import direct_prompt
@@ -42,10 +42,8 @@ def direct(
             session,
             opened.sequence,
             opened.first,
-            kind=Answer,
-            limit=min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
-            stops=facts.stop,
-            control=control,
+            Run(min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)), facts.stop),
+            control,
         )
         status, why = how_reply_ended(reply, arm)
         yield finished(opened, None, reply, status=status, why=why)

@@ -109,7 +109,7 @@ def how_reply_ended(reply: Decoded, arm: Arm) -> tuple[Status, str]:
 
 
 def mean_probability(run: Decoded | None) -> float | None:
-    """Geometric mean of the tokens' probabilities, 0..1; None where they were not read."""
+    """Geometric mean of the tokens' probabilities, 0..1; None without tokens."""
     if run is None or run.logprob_sum is None:
         return None
     return math.exp(run.logprob_sum / run.tokens)

@@ -45,6 +45,7 @@ class Thinking:
         opening: Text appended to the prompt so that a native thought is open.
         hand_over: Text that ends the thought when its budget is used up.
         ended: Text that leads to the answer when the model stopped inside its thought.
+        probe: Text that leads straight to the answer's first word, for a look at it in mid-thought.
     """
 
     style: ThoughtStyle
@@ -52,6 +53,7 @@ class Thinking:
     opening: str
     hand_over: str
     ended: str
+    probe: str
 
 
 def thought_style(arm: Arm, facts: ModelFacts) -> ThoughtStyle:
@@ -71,8 +73,9 @@ def thinking_for(style: ThoughtStyle, facts: ModelFacts) -> Thinking:
             opening=f"{facts.think_open}\n",
             hand_over=f"{_HAND_OVER_NATIVE}{close}",
             ended=f"\n{close}",
+            probe=f"\n{close}{ANSWER_MARKER}",
         )
-    return Thinking(style, ANSWER_MARKER, "", _HAND_OVER_PLAIN, _HAND_OVER_ENDED)
+    return Thinking(style, ANSWER_MARKER, "", _HAND_OVER_PLAIN, _HAND_OVER_ENDED, _HAND_OVER_ENDED)
 
 
 def with_instruction(messages: Sequence[Message], style: ThoughtStyle) -> tuple[Message, ...]:

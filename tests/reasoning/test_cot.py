@@ -9,8 +9,8 @@ from etui.arm import Arm
 from etui.engine.events import Answer, Thought
 from etui.query import Message
 from etui.reasoning.answer import answer
-from etui.reasoning.cot import thought_budget
 from etui.reasoning.prompts import ANSWER_MARKER
+from etui.reasoning.trace import thought_budget
 from tests.reasoning.scripted import GO_ON, FakeControl, script
 
 QUESTION = (Message("user", "2+2?"),)

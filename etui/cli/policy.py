@@ -10,7 +10,8 @@ import click
 
 from etui.cli.policy_common import load, say_problems, text_of
 from etui.cli.policy_edit import diff, edit, new
-from etui.errors import ExitCode, ModelUnavailable, Problem, UsageError
+from etui.errors import ExitCode, ModelUnavailable, Problem
+from etui.visible import visible
 
 if TYPE_CHECKING:
     from etui.config import Config
@@ -56,17 +57,7 @@ def list_(as_json: bool) -> None:
         return
     _print_table(
         ("POLICY", "ORIGIN", "DESCRIPTION"),
-        [
-            (
-                f"{row['name']}{' (default)' if row['default'] else ''}",
-                str(row["origin"])
-                + (", in place of the shipped" if row["replaces_shipped"] else ""),
-                str(row["description"])
-                if row["valid"]
-                else f"invalid: `etui policy check {row['name']}` says why",
-            )
-            for row in rows
-        ],
+        [_listed(row) for row in rows],
     )
 
 
@@ -118,13 +109,13 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
 
     Nothing is loaded, so it works before any model is on this machine.
     """
+    from etui.cli.question import read_question
     from etui.host import read_host
     from etui.query import Query
     from etui.routing.decide import decide
     from etui.routing.policies import find_policy, load_policy
 
-    if not query.strip():
-        raise UsageError("the question is empty", 'ask as in: etui policy explain "What is 17*23?"')
+    query = read_question(query, None, is_terminal=True)
     config, catalogue, here = load()
     chosen = name or config.policy
     place = find_policy(chosen, config)
@@ -192,7 +183,7 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
         for row in failed:
             place = f"{row['file']}:{row['line']}"
             click.echo(f"{place}: {_short(row['query'])!r}: {'; '.join(row['failures'])}", err=True)
-            click.echo(f"  {row['why']}", err=True)
+            click.echo(f"  {visible(row['why'])}", err=True)
         click.echo(f"{len(rows) - len(failed)} of {len(rows)} probes passed")
     return ExitCode.GATE if failed else ExitCode.DONE
 
@@ -216,7 +207,9 @@ def _listed(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return (
         f"{name} (default)" if row["default"] else name,
         f"{origin}, in place of the shipped" if row["replaces_shipped"] else origin,
-        row["description"] if row["valid"] else f"invalid: `etui policy check {name}` says why",
+        visible(row["description"])
+        if row["valid"]
+        else f"invalid: `etui policy check {name}` says why",
     )
 
 
@@ -258,7 +251,7 @@ def _print_explained(document: dict[str, Any]) -> None:
     click.echo(f"rule       {document['rule']}")
     click.echo(f"arm        {document['arm']}: {way}, {document['max_tokens']} tokens of answer")
     click.echo(f"model      {document['model']}{here}")
-    click.echo(f"why        {document['why']}")
+    click.echo(f"why        {visible(document['why'])}")
     click.echo("predicted  uncalibrated: no joules and no accuracy were fitted")
     if document["signals"]:
         click.echo()
@@ -279,7 +272,7 @@ def _print_explained(document: dict[str, Any]) -> None:
     _print_table(
         ("RULE", "PRIORITY", "MATCHED", "FIRST CONDITION THAT FAILED"),
         [
-            (r["name"], str(r["priority"]), _YES[r["matched"]], r["failed"] or "")
+            (r["name"], str(r["priority"]), _YES[r["matched"]], visible(r["failed"] or ""))
             for r in document["rules"]
         ],
     )
@@ -295,7 +288,7 @@ def _value(value: float | str | None) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     return line if len(line) <= 60 else line[:59] + "…"
 
 

@@ -19,6 +19,7 @@ import click
 
 from etui.cli.policy_common import load, say_problems, text_of
 from etui.errors import EtuiError, ExitCode, UsageError
+from etui.visible import visible
 
 if TYPE_CHECKING:
     from etui.config import Config
@@ -155,10 +156,10 @@ def diff(
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     for change in differing:
-        click.echo(_change_text(change))
+        click.echo(visible(_change_text(change)))
     click.echo(f"{len(answers)} of {len(asked)} questions are answered otherwise")
     for answer in answers:
-        text = " ".join(answer.query.text.split())
+        text = visible(" ".join(answer.query.text.split()))
         click.echo(f"  {text if len(text) <= 70 else text[:69] + '…'}")
         settings = _settings(answer)
         for sign, decision in (("-", answer.before), ("+", answer.after)):

@@ -30,6 +30,10 @@ def read_question(prompt: str | None, stdin: BinaryIO | None, *, is_terminal: bo
         raise UsageError("the prompt is empty", 'ask something: etui ask "What is a joule?"')
     if "\0" in question:
         raise UsageError("the prompt holds a NUL character", "ask with text")
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise UsageError(
+            "the prompt is not text: it holds bytes that are no UTF-8", "set a UTF-8 locale"
+        )
     return question
 
 

@@ -107,7 +107,10 @@ def test_explain_refuses_an_empty_question_and_a_broken_policy(
 ) -> None:
     code, _, err = call(capsys, "explain", "  ")
     assert code == 2
-    assert "the question is empty" in err
+    assert "the prompt is empty" in err
+    code, _, err = call(capsys, "explain", "caf\udce9?")
+    assert code == 2
+    assert "it holds bytes that are no UTF-8" in err
     code, out, err = call(capsys, "explain", "x", "--policy", str(broken))
     assert (code, out) == (2, "")
     assert f"{broken}:2:18: unknown model" in err
@@ -135,6 +138,20 @@ def test_probes(capsys: Capture, tmp_path: Path) -> None:
     ]
     code, document = call_json(capsys, "test", str(path))
     assert (code, document["passed"], document["failed"]) == (4, 1, 1)
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(capsys: Capture, etui_home: Path) -> None:
+    (etui_home / "policies").mkdir()
+    (etui_home / "policies" / "evil.yaml").write_text(
+        'version: 1\ndescription: "\\e[2J"\narms: {q: {model: smollm2-135m}}\n'
+        'signals: {k: {keywords: ["\\e[2J x"]}}\n'
+        "rules: [{name: a, when: k, use: q}, {name: r, use: q}]\n"
+        'probes: [{query: "\\e[2J x", rule: r}]\n'
+    )
+    for args in (["list"], ["explain", "\x1b[2J x", "--policy", "evil"], ["test", "evil"]):
+        _, out, err = call(capsys, *args)
+        assert "\x1b" not in out + err
+        assert "␛[2J" in out + err
 
 
 def test_list_show_schema(capsys: Capture, etui_home: Path, broken: Path) -> None:

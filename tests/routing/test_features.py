@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,14 +120,3 @@ def test_any_text_has_every_measure(text: str) -> None:
     facts = TextFacts(Query(text))
     assert all(MEASURES[name](facts) >= 0 for name in MEASURES)
     assert facts.language is None or facts.language in LANGUAGES
-
-
-@pytest.mark.parametrize(
-    "text", ["\n", "!", " \n", "I. ", "A) ", "a-", "statement ", "`", "_", "("]
-)
-def test_no_text_makes_a_measure_slow(text: str) -> None:
-    facts = TextFacts(Query(text * (TEXT_LIMIT // len(text)) + "x"))
-    for name in MEASURES:
-        start = time.process_time()
-        facts.measure(name)
-        assert time.process_time() - start < 0.1, f"{name} takes a number of steps with the square"

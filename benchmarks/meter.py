@@ -1,0 +1,168 @@
+"""What the meter costs, and how far it is off: `python benchmarks/meter.py [--json] [--quick]`.
+
+Three parts: the recorder's cost at 20 Hz in percent of one core (on this machine's sources, and on
+a model of one GPU with a counter); the time of one `energy()` over an hour of samples; and for each
+device model and window length the median and worst error against the known integral, the median
+stated uncertainty, and the share of windows that it holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from etui.config import Config, load_config
+from etui.energy.open import open_recorder
+from etui.energy.recorder import Recorder
+from etui.energy.simulate.curves import CURVES, bursts
+from etui.energy.simulate.devices import SENSORS, FakeClock, FakeDevice
+from etui.energy.simulate.play import Window, record, windows
+from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource, Reading
+
+LENGTHS_S = ((0.1, 0.3), (0.3, 0.6), (0.6, 2.0), (2.0, 5.0), (5.0, 30.0))
+
+
+class CheapGpu:
+    """A counter and a power reading in real time, as cheap as a source can be."""
+
+    name = "cheap"
+
+    def __init__(self) -> None:
+        self.channel = Channel("gpu:A", "gpu:A", Kind.COUNTER)
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        return [self.channel]
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        return []
+
+    def read(self) -> Mapping[str, Reading]:
+        now_ns = time.monotonic_ns()
+        return {"gpu:A": Reading(now_ns, now_ns // 100_000_000 * 20.0, 200.0)}
+
+    def close(self) -> None:
+        pass
+
+
+def cost_percent(recorder: Recorder, seconds: float) -> float:
+    """CPU time of this process, which does nothing else, in percent of one core."""
+    with recorder:
+        time.sleep(1.2)  # the quick first second that learns the periods
+        wall, busy = time.perf_counter(), time.process_time()
+        time.sleep(seconds)
+        return 100 * (time.process_time() - busy) / (time.perf_counter() - wall)
+
+
+def recorder_costs(seconds: float, config: Config) -> dict[str, float]:
+    found = open_recorder(config)
+    names = ", ".join(channel.id for channel in found.channels) or "no channel"
+    gpu: list[PowerSource] = [CheapGpu()]
+    with TemporaryDirectory() as folder:
+        package = Path(folder) / "class" / "powercap" / "intel-rapl:0"
+        package.mkdir(parents=True)
+        (package / "name").write_text("package-0")
+        (package / "energy_uj").write_text("1000000")
+        files = open_recorder(replace(config, sysfs_dir=Path(folder), estimate="never"))
+        return {
+            f"this machine ({names})": cost_percent(found, seconds),
+            "one GPU, counter and power": cost_percent(Recorder(gpu), seconds),
+            "one package through sysfs": cost_percent(files, seconds),
+            "no source": cost_percent(Recorder([]), seconds),
+        }
+
+
+def query_seconds() -> dict[str, float]:
+    """Times of one energy() on an hour of samples, counter and power both."""
+    clock = FakeClock()
+    rng = random.Random(1)
+    sensor = SENSORS["counter 100 ms + instant power"]
+    recorder = Recorder([FakeDevice(bursts(rng, 3700), clock, sensor)], clock=clock)
+    while clock.seconds < 3600:
+        recorder.sample_now()
+        clock.advance(0.05)
+    found = {}
+    for name, length in (("1 s", 1.0), ("1 min", 60.0), ("1 h", 3590.0)):
+        times = []
+        for _ in range(200):
+            start = rng.uniform(2, 3598 - length)
+            begin = time.perf_counter()
+            recorder.energy(clock.at(start), clock.at(start + length))
+            times.append(time.perf_counter() - begin)
+        found[f"energy() over {name}"] = median(times)
+    found["megabytes of an hour"] = recorder.nbytes / 1e6
+    return found
+
+
+def error_table(seeds: int, count: int) -> list[dict[str, Any]]:
+    rows = []
+    for name, sensor in SENSORS.items():
+        found: dict[tuple[float, float], list[Window]] = {length: [] for length in LENGTHS_S}
+        for make in CURVES.values():
+            for seed in range(seeds):
+                rng = random.Random(seed)
+                curve = make(rng, 70)
+                placed = replace(sensor, phase_s=rng.uniform(0, 0.1))
+                recorder, clock = record(curve, placed, 66, rng)
+                for length in LENGTHS_S:
+                    found[length] += windows(recorder, clock, curve, count, rng, lengths_s=length)
+        for length, judged in found.items():
+            errors = sorted(window.error for window in judged)
+            stated = [(w.energy.uncertainty or 0.0) / w.truth for w in judged]
+            rows.append(
+                {
+                    "device": name,
+                    "window_seconds": list(length),
+                    "windows": len(judged),
+                    "median_error": median(errors),
+                    "error_95": errors[int(0.95 * len(errors))],
+                    "worst_error": errors[-1],
+                    "median_uncertainty": median(stated),
+                    "inside": sum(window.inside for window in judged) / len(judged),
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--quick", action="store_true", help="fewer windows, shorter timing")
+    options = parser.parse_args()
+    config = load_config()
+    document = {
+        "recorder_percent_of_one_core": recorder_costs(3 if options.quick else 15, config),
+        "query": query_seconds(),
+        "errors": error_table(1 if options.quick else 4, 20 if options.quick else 60),
+    }
+    if options.json:
+        print(json.dumps(document, indent=2))
+        return
+    print(f"recorder at {config.sample_hz:g} Hz")
+    for name, percent in document["recorder_percent_of_one_core"].items():
+        print(f"  {name:<44}{percent:6.2f} % of one core")
+    print("queries on an hour of samples")
+    for name, value in document["query"].items():
+        shown = f"{value:.1f}" if "mega" in name else f"{1e6 * value:.0f} us"
+        print(f"  {name:<44}{shown:>9}")
+    print("errors over all power curves, in percent")
+    head = ("window s", "windows", "median", "95 %", "worst", "stated", "inside")
+    print(f"  {'device':<32}" + "".join(f"{cell:>10}" for cell in head))
+    for row in document["errors"]:
+        low, high = row["window_seconds"]
+        cells = [f"{low:g}-{high:g}", str(row["windows"])]
+        keys = ("median_error", "error_95", "worst_error", "median_uncertainty", "inside")
+        cells += [f"{100 * row[key]:.2f}" for key in keys]
+        print(f"  {row['device']:<32}" + "".join(f"{cell:>10}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from etui.energy.sources.battery import BatterySource
 from etui.energy.sources.estimate import EstimateSource
 from etui.energy.sources.hwmon import HwmonSource
 from etui.energy.sources.nvml import NvmlSource
+from etui.energy.sources.nvml_watch import GpuWatch
 from etui.energy.sources.rapl import RaplSource
 from etui.energy.sources.sysfs import entries, text_or
 from etui.energy.types import Channel, ChannelProbe, PowerSource
@@ -25,9 +26,10 @@ _DISPLAY = ("0x0300", "0x0302")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The sources of a machine, and the scopes that none of them can read."""
+    """The sources of a machine, who watches its GPUs, and the scopes that none can read."""
 
     sources: tuple[PowerSource, ...]
+    watch: GpuWatch | None
     unmeasured: tuple[str, ...]
     probes: tuple[ChannelProbe, ...]
 
@@ -59,18 +61,20 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
     for source in hardware:
         if source not in sources:
             source.close()
-    return Found(tuple(sources), unmeasured, tuple(probes))
+    watch = GpuWatch(nvml, clock) if nvml.channels else None
+    return Found(tuple(sources), watch, unmeasured, tuple(probes))
 
 
 def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
     """A recorder of every power channel that this machine lets etui read; not started yet."""
     found = find_sources(config, clock)
     return Recorder(
-        found.sources,
+        (*found.sources, *([found.watch] if found.watch else [])),
         hz=config.sample_hz,
         clock=clock,
         unmeasured=found.unmeasured,
         estimate=config.estimate,
+        watch=found.watch,
     )
 
 

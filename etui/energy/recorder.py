@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from etui.energy.sampler import Sampler
 from etui.energy.scopes import Selection, select_disjoint, weakest
+from etui.energy.sharing import Share
 from etui.energy.trace import ChannelTrace, CrossCheck
 from etui.energy.types import (
     Channel,
@@ -23,6 +24,13 @@ from etui.energy.types import (
 from etui.errors import UsageError
 
 _PEAK_BINS = 600
+
+
+class Watch(Protocol):
+    """Knows who used the GPUs."""
+
+    def share(self, scope: str, start_ns: int, end_ns: int) -> Share:
+        """Whether a GPU was shared in an interval, and etui's part of it."""
 
 
 class Recorder:
@@ -39,6 +47,7 @@ class Recorder:
         keep_seconds: History that is kept, in seconds.
         estimate: ``auto``, ``always`` or ``never``, as in the Config.
         sleep: How to wait, in seconds.
+        watch: Knows who used the GPUs; it is one of the sources.
     """
 
     def __init__(
@@ -51,6 +60,7 @@ class Recorder:
         keep_seconds: float = 3600.0,
         estimate: str = "auto",
         sleep: Callable[[float], None] = time.sleep,
+        watch: Watch | None = None,
     ) -> None:
         if not (math.isfinite(hz) and 0 < hz <= 200):
             raise UsageError(
@@ -60,6 +70,7 @@ class Recorder:
         self._sources = tuple(sources)
         self._clock = clock
         self._sleep = sleep
+        self.watch = watch
         self._unmeasured = tuple(unmeasured)
         channels = [channel for source in self._sources for channel in source.channels]
         self.selection: Selection = select_disjoint(channels, estimate)
@@ -166,6 +177,8 @@ class Recorder:
         idle = [self._idle.get(part.id) for part in summed]
         known_idle = [watts for watts in idle if watts is not None]
         seconds = (end_ns - start_ns) / 1e9
+        shared, own_joules = self._own(summed, start_ns, end_ns)
+        flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
         return Energy(
             start_ns=start_ns,
             end_ns=end_ns,
@@ -179,7 +192,8 @@ class Recorder:
             channels=summed,
             cross_checks=checks,
             unmeasured=unmeasured,
-            flags=tuple(dict.fromkeys(flag for part in summed for flag in part.flags)),
+            flags=tuple(dict.fromkeys(flags)),
+            own_joules=own_joules,
         )
 
     def latest(self) -> tuple[ChannelPower, ...]:
@@ -308,6 +322,24 @@ class Recorder:
             else:
                 found.append(part)
         return tuple(found), missing
+
+    def _own(
+        self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int
+    ) -> tuple[bool, float | None]:
+        """Whether a GPU of the sum was shared, and what of the sum is etui's own."""
+        if self.watch is None:
+            return False, None
+        shared, known, own = False, True, 0.0
+        for part in summed:
+            share = self.watch.share(self._traces[part.id].channel.scope, start_ns, end_ns)
+            if not share.shared:
+                own += part.joules
+                continue
+            shared = True
+            idle = self._idle.get(part.id, 0.0) * (end_ns - start_ns) / 1e9
+            known = known and share.own is not None
+            own += max(part.joules - idle, 0.0) * (share.own or 0.0)
+        return shared, own if shared and known else None
 
     def _peak(self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int) -> float | None:
         """Largest watts of the sum; of several channels, over slices of at least 0.25 s."""

@@ -138,7 +138,10 @@ class Energy:
         channels: The summed channels.
         cross_checks: Covering channels that are not in the sum (psys, battery).
         unmeasured: Scopes of this machine without a reading.
-        flags: What a reader should know.
+        flags: What a reader should know (``coarse``, ``lag``, ``gap``, ``extrapolated``,
+            ``disagrees``, ``no-counter``, ``shared``, ``unmeasured``).
+        own_joules: What etui's own processes account for, where a GPU was shared and the driver
+            tells processes apart: energy above idle times the own share of SM time; else None.
     """
 
     start_ns: int
@@ -154,6 +157,7 @@ class Energy:
     cross_checks: tuple[ChannelEnergy, ...] = ()
     unmeasured: tuple[str, ...] = ()
     flags: tuple[str, ...] = field(default=())
+    own_joules: float | None = None
 
     @property
     def seconds(self) -> float:

@@ -1,0 +1,144 @@
+"""Who else uses the NVIDIA GPUs, and how warm and fast they are; looked at twice a second."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etui.energy.sharing import GpuUse, Share, share_of
+from etui.energy.sources.nvml import NvmlSource
+from etui.energy.types import Channel, ChannelProbe, Reading
+
+_EVERY_NS = 500_000_000
+_REACH_NS = 700_000_000
+_LOOKS = 8192
+_CORE_TEMPERATURE, _SM_CLOCK, _MEMORY_CLOCK = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class GpuState:
+    """The state of one GPU at a moment; None where the driver does not tell."""
+
+    t_ns: int
+    scope: str
+    temperature_celsius: float | None
+    sm_mhz: float | None
+    memory_mhz: float | None
+    limit_watts: float | None
+
+
+class GpuWatch:
+    """A source without channels: it only remembers who used the GPUs.
+
+    Args:
+        nvml: The source whose GPUs are watched.
+        clock: Monotonic clock in nanoseconds.
+        own_pids: Process ids of etui; None asks the system.
+        proc: Folder with one entry a process.
+    """
+
+    name = "nvml-watch"
+
+    def __init__(
+        self,
+        nvml: NvmlSource,
+        clock: Callable[[], int] = time.monotonic_ns,
+        own_pids: Callable[[], set[int]] | None = None,
+        proc: Path = Path("/proc"),
+    ) -> None:
+        self._nvml = nvml
+        self._clock = clock
+        self._own_pids = own_pids or _family
+        self._proc = proc
+        self._uses: deque[GpuUse] = deque(maxlen=_LOOKS)
+        self._states: dict[str, GpuState] = {}
+        self._seen_us: dict[str, int] = {}
+        self._due_ns = 0
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """None: it measures no energy."""
+        return ()
+
+    @property
+    def states(self) -> tuple[GpuState, ...]:
+        """Newest state of every GPU."""
+        return tuple(self._states.values())
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """Nothing to say."""
+        return ()
+
+    def read(self) -> Mapping[str, Reading]:
+        """Look at the GPUs when it is time; gives no readings."""
+        now_ns = self._clock()
+        if now_ns < self._due_ns or self._nvml.library is None:
+            return {}
+        self._due_ns = now_ns + _EVERY_NS
+        own = self._own_pids()
+        for channel, handle in self._nvml.handles:
+            self._uses.append(self._use(now_ns, channel.scope, handle, own))
+            self._states[channel.scope] = self._state(now_ns, channel.scope, handle)
+        return {}
+
+    def close(self) -> None:
+        """The NVML source closes the driver."""
+
+    def share(self, scope: str, start_ns: int, end_ns: int) -> Share:
+        """Whether a GPU was shared in an interval, and etui's part of it."""
+        return share_of(tuple(self._uses), scope, start_ns, end_ns, _REACH_NS)
+
+    def _use(self, now_ns: int, scope: str, handle: Any, own: set[int]) -> GpuUse:
+        processes = self._ask("nvmlDeviceGetComputeRunningProcesses", handle) or []
+        pids = {int(process.pid) for process in processes}
+        known = {pid for pid in pids if pid in own or (self._proc / str(pid)).exists()}
+        samples = self._ask("nvmlDeviceGetProcessUtilization", handle, self._seen_us.get(scope, 0))
+        own_percent = other_percent = None
+        if samples is not None or not pids:
+            newest: dict[int, tuple[int, float]] = {}
+            for sample in samples or []:
+                stamp, pid = int(sample.timeStamp), int(sample.pid)
+                if stamp >= newest.get(pid, (0, 0.0))[0] and int(sample.smUtil) <= 100:
+                    newest[pid] = (stamp, float(sample.smUtil))
+                self._seen_us[scope] = max(self._seen_us.get(scope, 0), stamp)
+            own_percent = sum(sm for pid, (_, sm) in newest.items() if pid in own)
+            other_percent = sum(sm for pid, (_, sm) in newest.items() if pid not in own)
+        return GpuUse(
+            now_ns, scope, own_percent, other_percent, len(known - own), len(pids - known)
+        )
+
+    def _state(self, now_ns: int, scope: str, handle: Any) -> GpuState:
+        limit_mw = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+        return GpuState(
+            t_ns=now_ns,
+            scope=scope,
+            temperature_celsius=self._ask("nvmlDeviceGetTemperature", handle, _CORE_TEMPERATURE),
+            sm_mhz=self._ask("nvmlDeviceGetClockInfo", handle, _SM_CLOCK),
+            memory_mhz=self._ask("nvmlDeviceGetClockInfo", handle, _MEMORY_CLOCK),
+            limit_watts=limit_mw / 1e3 if limit_mw else None,
+        )
+
+    def _ask(self, function: str, *args: Any) -> Any:
+        library = self._nvml.library
+        call = getattr(library, function, None)
+        if call is None:
+            return None
+        with suppress(library.NVMLError):
+            return call(*args)
+        return None
+
+
+def _family() -> set[int]:
+    """This process and everything it started: the engine may run in a child."""
+    import psutil
+
+    own = os.getpid()
+    with suppress(psutil.Error):
+        return {own, *(child.pid for child in psutil.Process(own).children(recursive=True))}
+    return {own}

@@ -81,6 +81,37 @@ def selftest(seconds: float, as_json: bool) -> int:
 
 
 @power.command()
+@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="How long to measure.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def idle(seconds: float, as_json: bool) -> int:
+    """Measure what the machine draws at rest, and keep it as the cold baseline.
+
+    Net joules are gross joules less this power times the time. Let nothing else run meanwhile.
+    """
+    from etui.config import load_config
+    from etui.energy.baseline import load_baselines, measure, save_baselines
+    from etui.units import watts_text
+
+    config = load_config()
+    with _recording() as recorder:
+        time.sleep(_WARM_UP_S)
+        found = measure(recorder, seconds)
+        kinds = {channel.id: channel.kind.value for channel in recorder.channels}
+    if found is None:
+        raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
+    save_baselines(config, load_baselines(config).with_idle(found, None))
+    if as_json:
+        document = {"watts": dict(found.watts), "seconds": found.seconds, "steady": found.steady}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for channel, watts in found.watts.items():
+            click.echo(f"{channel}  {watts_text(watts, kinds[channel])}")
+    if not found.steady:
+        click.echo("the power was not steady: something else ran; measure again", err=True)
+    return ExitCode.DONE
+
+
+@power.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seconds", type=Seconds, metavar="N", default=10.0, help="How long to record.")
 def record(file: Path, seconds: float) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etui.config import Config
+from etui.energy.baseline import load_baselines, use
 from etui.energy.recorder import Recorder
 from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
@@ -66,9 +67,12 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
 
 
 def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
-    """A recorder of every power channel that this machine lets etui read; not started yet."""
+    """A recorder of every power channel that this machine lets etui read; not started yet.
+
+    It takes the cold idle baseline that was kept, if it fits the channels.
+    """
     found = find_sources(config, clock)
-    return Recorder(
+    recorder = Recorder(
         (*found.sources, *([found.watch] if found.watch else [])),
         hz=config.sample_hz,
         clock=clock,
@@ -76,6 +80,8 @@ def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) 
         estimate=config.estimate,
         watch=found.watch,
     )
+    use(recorder, load_baselines(config))
+    return recorder
 
 
 def probe_channels(config: Config) -> tuple[ChannelProbe, ...]:

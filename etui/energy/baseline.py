@@ -1,0 +1,164 @@
+"""Idle baselines: what the machine draws when etui does nothing, cold and with a model in memory.
+
+A cold baseline is measured without a model; weights and a context in GPU memory draw more, so each
+model has a loaded one. They are kept in ``ETUI_HOME/idle.json`` by channel, and used only where
+the machine still has the same channels.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etui.config import Config, make_home
+from etui.energy.recorder import Recorder
+from etui.energy.types import Energy
+from etui.errors import EtuiError
+
+_UNSTEADY = 0.25
+_SLICES = 8
+Watts = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """One baseline.
+
+    Attributes:
+        watts: Channel id -> mean watts.
+        measured_at: Seconds since 1970.
+        seconds: How long it was measured.
+        steady: The power stayed within a quarter of its mean; if not, something else was running.
+    """
+
+    watts: Watts
+    measured_at: float
+    seconds: float
+    steady: bool
+
+    @property
+    def total_watts(self) -> float:
+        """Watts of all channels together."""
+        return sum(self.watts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """The baselines of this machine.
+
+    Attributes:
+        cold: Without a model in memory; None if never measured.
+        loaded: Model -> with that model in memory.
+    """
+
+    cold: Idle | None = None
+    loaded: Mapping[str, Idle] = field(default_factory=dict)
+
+    def of(self, model: str | None) -> Idle | None:
+        """The baseline for a model in memory, else the cold one."""
+        return self.loaded.get(model, self.cold) if model is not None else self.cold
+
+    def with_idle(self, idle: Idle, model: str | None) -> Baselines:
+        """These, with one of them measured anew."""
+        if model is None:
+            return Baselines(idle, self.loaded)
+        return Baselines(self.cold, {**self.loaded, model: idle})
+
+
+def measure(recorder: Recorder, seconds: float = 5.0) -> Idle | None:
+    """Measure the idle power of this moment and use it as the recorder's baseline.
+
+    Args:
+        recorder: Running.
+        seconds: How long; nothing else should run meanwhile.
+
+    Returns:
+        The baseline; None when nothing can be measured.
+    """
+    energy = recorder.measure_idle(seconds)
+    if energy.joules is None or not energy.channels:
+        return None
+    watts = {part.id: part.mean_watts for part in energy.channels}
+    return Idle(watts, time.time(), energy.seconds, _steady(recorder, energy))
+
+
+def use(recorder: Recorder, baselines: Baselines, model: str | None = None) -> Idle | None:
+    """Give the recorder the baseline for a model in memory; None forgets any.
+
+    A baseline is used only if it knows every channel of the total.
+    """
+    idle = baselines.of(model)
+    wanted = {channel.id for channel in recorder.selection.summed}
+    if idle is None or not wanted or not wanted <= set(idle.watts):
+        recorder.set_idle(None)
+        return None
+    recorder.set_idle(idle.watts)
+    return idle
+
+
+def baseline_file(config: Config) -> Path:
+    """Where baselines are kept."""
+    return config.home / "idle.json"
+
+
+def load_baselines(config: Config) -> Baselines:
+    """The baselines that were kept; none where the file is missing or damaged.
+
+    A damaged file costs a new measurement, not an answer, so it is no error.
+    """
+    try:
+        found = json.loads(baseline_file(config).read_text(encoding="utf-8"))
+        cold = _idle(found["cold"]) if found.get("cold") else None
+        return Baselines(cold, {name: _idle(value) for name, value in found["loaded"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Baselines()
+
+
+def save_baselines(config: Config, baselines: Baselines) -> None:
+    """Keep the baselines.
+
+    Raises:
+        EtuiError: The file cannot be written.
+    """
+    make_home(config)
+    path = baseline_file(config)
+    document = {
+        "cold": _plain(baselines.cold) if baselines.cold else None,
+        "loaded": {name: _plain(idle) for name, idle in baselines.loaded.items()},
+    }
+    pending = path.with_suffix(".tmp")
+    try:
+        pending.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        pending.replace(path)
+    except OSError as error:
+        what = f"cannot write {path}: {error.strerror or error}"
+        raise EtuiError(
+            what, "make the folder writable, or set ETUI_HOME to one that is"
+        ) from error
+
+
+def _steady(recorder: Recorder, energy: Energy) -> bool:
+    curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
+    watts = [value for _, value in curve if value is not None]
+    if len(watts) < _SLICES or not energy.mean_watts:
+        return False
+    return max(watts) - min(watts) <= _UNSTEADY * energy.mean_watts
+
+
+def _idle(found: dict[str, Any]) -> Idle:
+    watts = {str(key): float(value) for key, value in found["watts"].items()}
+    seconds, measured_at = float(found["seconds"]), float(found["measured_at"])
+    return Idle(watts, measured_at, seconds, bool(found["steady"]))
+
+
+def _plain(idle: Idle) -> dict[str, Any]:
+    return {
+        "watts": dict(idle.watts),
+        "measured_at": idle.measured_at,
+        "seconds": idle.seconds,
+        "steady": idle.steady,
+    }

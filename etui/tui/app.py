@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +11,7 @@ from typing import ClassVar
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.markup import escape
 from textual.screen import Screen
 from textual.widgets import TextArea
 
@@ -21,6 +21,7 @@ from etui.tui.backend import Backend, OpenBackend, Route
 from etui.tui.chat import ChatScreen
 from etui.tui.first_run import FirstRunScreen
 from etui.tui.messages import BackendFailed, BackendOpened
+from etui.tui.signals import leave_on_hangup, leave_on_terminate
 from etui.visible import visible
 
 LEAVE_SECONDS = 5.0
@@ -48,6 +49,7 @@ class EtuiApp(App[None]):
         self._route = route
         self._open_backend = open_backend
         self.backend: Backend | None = None
+        self.fault: BaseException | None = None
         self._chat = ChatScreen(config, route)
 
     def get_default_screen(self) -> Screen[None]:
@@ -62,7 +64,7 @@ class EtuiApp(App[None]):
                 f"no theme is called {self._config.theme!r}",
                 f"set `theme` in {self._config.config_file} to one of the command palette's",
             )
-        self._leave_on_signals()
+        leave_on_terminate(lambda: self.call_later(self.action_quit))
         self._open()
 
     @work(thread=True, group="open", exit_on_error=False)
@@ -93,21 +95,21 @@ class EtuiApp(App[None]):
             return
         for policy in backend.policies:
             yield SystemCommand(
-                f"policy: {policy}",
-                f"Let {policy} choose the model of the next questions",
+                f"policy: {_plain(policy)}",
+                f"Let {_plain(policy)} choose the model of the next questions",
                 partial(self._take_route, Route(policy)),
             )
         for model in backend.shelf.models():
             if model.on_disk:
                 yield SystemCommand(
-                    f"model: {model.name}",
-                    f"Answer the next questions with {model.name} ({model.size})",
+                    f"model: {_plain(model.name)}",
+                    f"Answer the next questions with {_plain(f'{model.name} ({model.size})')}",
                     partial(self._take_model, model.name),
                 )
         if self._route.model is not None:
             yield SystemCommand(
                 "model: as the policy says",
-                f"Let {self._route.policy} choose again",
+                f"Let {_plain(self._route.policy)} choose again",
                 partial(self._take_model, None),
             )
 
@@ -141,21 +143,19 @@ class EtuiApp(App[None]):
         else:
             self.action_show_help_panel()
 
-    def _leave_on_signals(self) -> None:
-        """A closed terminal or a polite kill saves the running answer, too."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        for name in ("SIGTERM", "SIGHUP"):
-            # Windows has neither, and a loop outside the main thread takes none.
-            with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(
-                    getattr(signal, name), lambda: self.call_later(self.action_quit)
-                )
+    def _fatal_error(self) -> None:
+        # In place of Textual's traceback: run_app tells the fault once the terminal is back.
+        self.fault = self.fault or sys.exc_info()[1]
+        self._close_messages_no_wait()
 
     def _say_error(self, what: str, fix: str) -> None:
         text = visible(f"{what}\n→ {fix}" if fix else what)
         self.notify(text, severity="error", timeout=12, markup=False)
+
+
+def _plain(name: str) -> str:
+    """A name as it stands: the palette reads its lines as markup."""
+    return escape(visible(name))
 
 
 def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:
@@ -170,16 +170,22 @@ def run_app(config: Config, *, policy: str | None = None, model: str | None = No
         The exit code.
 
     Raises:
-        EtuiError: etui's folders cannot be written to.
+        EtuiError: etui's folders cannot be written to, or the app has a fault.
     """
     from etui.config import make_home
     from etui.tui.runner import open_backend
 
     make_home(config)
     app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_backend)
+    leave_on_hangup(lambda: app.backend.runner.close() if app.backend is not None else None)
     try:
         app.run()
     finally:
         if app.backend is not None:
             app.backend.runner.close()
+    if app.fault is not None:
+        raise EtuiError(
+            f"a fault in the app: {type(app.fault).__name__}: {app.fault}",
+            "start etui again; `etui --debug` shows where it happened",
+        ) from app.fault
     return app.return_code or 0

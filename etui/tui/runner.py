@@ -40,6 +40,7 @@ class ChatRunner:
         self._writer = writer
         self._idle = threading.Lock()
         self._cancelled = threading.Event()
+        self._answering = False
         self._resident: str | None = None
 
     def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
@@ -64,13 +65,17 @@ class ChatRunner:
                 settings=provenance(self._config),
             )
             self._resident = None  # until the turn has shown that the engine lives
-            with closing(turn) as events:
-                for event in events:
-                    if self._cancelled.is_set():
-                        self._child.cancel()  # again, in case it came before the answer had begun
-                    yield event
-                    if isinstance(event, TurnFinished) and event.record.status != "error":
-                        self._resident = spec.name
+            self._answering = True
+            try:
+                with closing(turn) as events:
+                    for event in events:
+                        if self._cancelled.is_set():
+                            self._child.cancel()  # again: the first may have come too early
+                        yield event
+                        if isinstance(event, TurnFinished) and event.record.status != "error":
+                            self._resident = spec.name
+            finally:
+                self._answering = False
             self._writer.flush()
 
     def warm_up(self, route: Route) -> Loaded | None:
@@ -100,13 +105,17 @@ class ChatRunner:
         self._child.cancel()
 
     def close(self) -> None:
-        """End the engine, wait for the running turn to reach the log, and release the rest.
+        """Stop the running turn, wait until it is in the log, and release everything.
 
         Raises:
             LogUnavailable: Something could not be written; says where it went.
         """
-        self._child.close()
-        held = self._idle.acquire(timeout=LEAVE_SECONDS)
+        held = False
+        if self._answering:
+            self.cancel()
+            held = self._idle.acquire(timeout=LEAVE_SECONDS)
+        self._child.close()  # a load or an engine that did not stop ends here, and its turn with it
+        held = held or self._idle.acquire(timeout=LEAVE_SECONDS)
         try:
             self._writer.close()
         finally:

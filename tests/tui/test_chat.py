@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Markdown, Static
 
-from etui.errors import EngineFailed, ModelUnavailable
+from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.query import Message
-from etui.tui.app import EtuiApp
-from etui.tui.backend import Route
+from etui.tui.app import EtuiApp, run_app
+from etui.tui.backend import ModelOnOffer, Route
 from etui.tui.power_panel import PowerPanel
 from etui.tui.prompt import Prompt
 from etui.tui.transcript import MOST_TURNS, Transcript
@@ -380,3 +381,50 @@ async def test_no_color_draws_in_monochrome(house: House, monkeypatch: pytest.Mo
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
         assert app.no_color
+
+
+async def test_a_model_named_like_markup_is_shown_as_it_is_called(house: House) -> None:
+    nasty = ModelOnOffer("[red]x[/nope]", "found file, 1 MB [/]", True)
+    house.shelf.on_offer = (*house.shelf.on_offer, nasty)
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: app.backend is not None)
+
+        def drawn() -> str:
+            return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: "model: [red]x[/nope]" in drawn())
+        await pilot.press(*"red")
+        await until(pilot, lambda: "policy:" not in drawn() and "found file, 1 MB [/]" in drawn())
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "chosen by you: [red]x[/nope]" in panel_text(app))
+
+
+async def test_ctrl_c_copies_what_is_selected_and_else_quits(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        prompt = app.screen.query_one(Prompt)
+        prompt.text = "joules"
+        prompt.select_all()
+        await pilot.press("ctrl+c")
+        assert app.clipboard == "joules"
+        assert app.is_running
+        prompt.text = ""
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: not app.is_running)
+
+
+def test_a_fault_of_the_app_is_told_without_a_traceback(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = house.app()
+    monkeypatch.setattr("etui.tui.app.EtuiApp", lambda *_: app)
+    monkeypatch.setattr("etui.tui.app.leave_on_hangup", lambda _: None)
+    monkeypatch.setattr(app, "run", partial(app.run, headless=True))
+    monkeypatch.setattr(house.meter, "latest", lambda: 1 / 0)
+    with pytest.raises(EtuiError, match="ZeroDivisionError"):
+        run_app(house.config)
+    assert house.runner.closed
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err

@@ -128,6 +128,21 @@ def test_leaving_in_the_middle_of_an_answer_saves_it(
     assert [row[:2] for row in rows(etui_home)] == [(LONG_QUESTION, "stopped")]
 
 
+def test_a_terminal_that_is_closed_leaves_nothing_behind(spawn: Spawn, etui_home: Path) -> None:
+    import psutil
+
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    app.send(f"{LONG_QUESTION}\r")
+    app.expect("answering")
+    process = psutil.Process(app.pid)
+    family = [process, *process.children()]
+    app.ptyproc.fileobj.close()
+    _gone, alive = psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
+    assert alive == []
+    assert [row[:2] for row in rows(etui_home)] == [(LONG_QUESTION, "stopped")]
+
+
 def test_a_crash_of_the_engine_leaves_the_chat_running(
     spawn: Spawn, screen: Screen, etui_home: Path
 ) -> None:

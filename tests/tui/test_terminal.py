@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -77,7 +77,8 @@ def spawn(screen: Screen, starter_model: Path, etui_home: Path) -> Iterator[Spaw
 
     yield start
     for child in started:
-        child.close(force=True)
+        with suppress(pexpect.ExceptionPexpect):  # a test has waited for it already
+            child.close(force=True)
 
 
 def rows(home: Path) -> list[tuple[str, str, float | None]]:

@@ -76,7 +76,9 @@ def show(name: str) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
 @as_json
 def check(names: Sequence[str], as_json: bool) -> ExitCode:
-    """Check policies; without a name every one that can be named.
+    """Check policies: every fault with its line.
+
+    Without a name every one that can be named is checked.
 
     Errors and warnings go to standard error, one a line with file, line and column. The exit code
     is 2 if there is an error.
@@ -105,7 +107,9 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
 @click.option("--policy", "name", metavar="NAME|FILE", help="Default: the policy of config.yaml.")
 @as_json
 def explain(query: str, name: str | None, as_json: bool) -> None:
-    """Say which arm would answer a question, and why: every signal, every rule tried.
+    """Say which arm would answer, and why.
+
+    It shows every signal with its value and every rule that was tried.
 
     Nothing is loaded, so it works before any model is on this machine.
     """
@@ -149,7 +153,9 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
 @as_json
 def test(names: Sequence[str], as_json: bool) -> ExitCode:
-    """Run the probes of policies; without a name those of the default policy.
+    """Run the probes of policies.
+
+    Without a name those of the default policy.
 
     The exit code is 4 if a probe fails.
     """
@@ -190,7 +196,10 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
 
 @policy.command()
 def schema() -> None:
-    """Print the JSON Schema of a policy file, for editors that complete and check YAML."""
+    """Print the JSON Schema of a policy file.
+
+    Editors complete and check YAML with it.
+    """
     from etui.routing.schema import json_schema
 
     _print_json(json_schema())

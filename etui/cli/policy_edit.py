@@ -43,7 +43,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
     help="Policy to begin with.",
 )
 def new(name: str, origin: str) -> None:
-    """Make a policy of your own, as a copy of another, and print its path."""
+    """Make a policy of your own from another.
+
+    The new file's path is printed.
+    """
     from etui.routing.policies import find_policy
 
     config, _, _ = load()
@@ -71,7 +74,9 @@ def new(name: str, origin: str) -> None:
 @click.command()
 @click.argument("name")
 def edit(name: str) -> ExitCode:
-    """Change a policy in $VISUAL or $EDITOR; it is checked before it takes the old one's place.
+    """Change a policy, checked before it is used.
+
+    It opens in $VISUAL or $EDITOR, and takes the old one's place only when it is sound.
 
     A shipped policy is copied into ETUI_HOME/policies first, and the copy takes its place.
     """
@@ -128,7 +133,9 @@ def edit(name: str) -> ExitCode:
 def diff(
     before: str, after: str, questions: Path | None, logged: int | None, as_json: bool
 ) -> None:
-    """Show what differs between two policies, and which questions they answer otherwise.
+    """Show what differs between two policies.
+
+    It also shows which questions they answer otherwise.
 
     The questions are the probes of both, and those you name. They are decided as if every model
     were on this machine.

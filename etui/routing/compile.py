@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, overload
 
-from etui.arm import Arm, Sampling
+from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
+from etui.routing.arm_schema import ArmEntry
 from etui.routing.bound import Bound, Word
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
 from etui.routing.features import MEASURES
 from etui.routing.host import HostState
 from etui.routing.policy import ArmPlan, Policy, Probe, Rule
-from etui.routing.schema import ArmEntry, PolicyFile, ProbeEntry, RuleEntry, SignalEntry, Tree
+from etui.routing.schema import PolicyFile, ProbeEntry, RuleEntry, SignalEntry, Tree
 from etui.routing.signals import (
     HostNumber,
     Keyword,
@@ -160,12 +161,19 @@ def _has_word_edges(letter: str) -> bool:
 
 def _arm(name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]]) -> ArmPlan:
     models = roles.get(entry.model, (entry.model,))
-    given = {
-        key: getattr(entry, key)
-        for key in ("reasoning", "think_tokens", "max_tokens", "style", "max_joules")
-        if getattr(entry, key) is not None
-    }
-    sampling = Sampling(entry.temperature, entry.top_p, entry.top_k, entry.min_p, entry.seed)
+    plain = (
+        *("reasoning", "think_tokens", "max_tokens", "style", "readout", "votes", "batch"),
+        *("weight", "exchange", "max_joules"),
+    )
+    given = {key: value for key in plain if (value := getattr(entry, key)) is not None}
+    if entry.stop is not None:
+        given["stop"] = VoteStop(**entry.stop.model_dump(exclude_none=True))
+    if entry.early_exit is not None:
+        given["early_exit"] = EarlyExit(**entry.early_exit.model_dump())
+    temperature = entry.temperature
+    if temperature is None:
+        temperature = VOTE_TEMPERATURE if entry.reasoning == "vote" else 0.0
+    sampling = Sampling(temperature, entry.top_p, entry.top_k, entry.min_p, entry.seed)
     arm = Arm(name=name, model=models[0], sampling=sampling, **given)
     return ArmPlan(entry.model, models, arm)
 

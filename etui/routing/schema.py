@@ -11,66 +11,19 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
+from etui.routing.arm_schema import NOT_YET, ArmEntry, Name
 from etui.routing.features import MEASURES
 from etui.yamlfile import Strict, refuse
 
 VERSION = 1
 """The only version of the language so far."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
 Keyword = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]
-Joules = Annotated[float, Field(gt=0, le=1e9)]
-
-_NOT_YET = "is not supported by this version of etui yet"
-"""Said of what belongs to the language but is not carried out, so that nobody looks for a typo."""
 
 
 def _later(instead: str, *keys: str) -> Mapping[str, str]:
-    return dict.fromkeys(keys, f"{_NOT_YET}; {instead}")
-
-
-class ArmEntry(Strict):
-    """A model, a way of reasoning, and what it may spend."""
-
-    later: ClassVar = _later(
-        "an arm is direct or cot so far",
-        *("readout", "early_exit", "votes", "batch", "stop", "weight"),
-    )
-
-    model: Name = Field(description="A role of `models`, or a name in models.yaml.")
-    reasoning: Literal["direct", "cot", "vote"] = Field(
-        "direct", description="direct answers at once; cot thinks first, within think_tokens."
-    )
-    think_tokens: int | None = Field(
-        None, ge=1, le=100_000, description="Budget of the thought in tokens (cot; default 256)."
-    )
-    max_tokens: int = Field(
-        512, ge=1, le=100_000, description="Tokens of the answer, beside the thought."
-    )
-    style: Literal["auto", "plain", "draft", "native"] | None = Field(
-        None,
-        description="How thought is asked for (cot): native uses the model's own think tags, plain "
-        "and draft ask in words; auto is native where the model has tags, else plain.",
-    )
-    temperature: float = Field(0.0, ge=0, le=5, description="0 takes the likeliest token.")
-    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus mass kept; 1 keeps all.")
-    top_k: int = Field(40, ge=0, le=1_000_000, description="Candidates kept; 0 keeps all.")
-    min_p: float = Field(0.05, ge=0, le=1, description="Least probability kept; 0 keeps all.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
-    max_joules: Joules | None = Field(
-        None, description="The most one answer may spend; it then answers with what it has."
-    )
-
-    @model_validator(mode="after")
-    def _thought_only_where_it_thinks(self) -> Self:
-        if self.reasoning == "vote":
-            refuse(f"reasoning: vote {_NOT_YET}; use direct or cot", "reasoning")
-        if self.reasoning == "direct":
-            for key in ("think_tokens", "style"):
-                if getattr(self, key) is not None:
-                    refuse(f"{key} has no effect with reasoning: direct; write reasoning: cot", key)
-        return self
+    return dict.fromkeys(keys, f"{NOT_YET}; {instead}")
 
 
 class Bounds(Strict):

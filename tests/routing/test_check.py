@@ -43,7 +43,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD.replace("model: small", "model: small, think_tokens: 5") + REST,
-            "4:39: think_tokens has no effect with reasoning: direct; write reasoning: cot",
+            "4:39: think_tokens has no effect with reasoning: direct; use cot or vote",
         ),
         (
             HEAD.replace("model: small", "model: small, reasoning: vote") + REST,
@@ -222,6 +222,29 @@ def test_warnings(check: Check) -> None:
         "p.yaml:3:31: arm 'slow' is unused",
         "p.yaml:4:11: signal 'x' is unused",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arm", "fault"),
+    [
+        ("reasoning: cot, votes: 3", "votes has no effect with reasoning: cot; use vote"),
+        ("reasoning: cot, early_exit: {every: 1}", "every: must be at least 8, found 1"),
+        (
+            "stop: {rule: lead, eps: 0.1}",
+            "eps has no effect with rule: lead; it belongs to flip",
+        ),
+        ("votes: 1", "votes: must be at least 2, found 1"),
+        ("weight: one", "weight: 'one' is none of none, probability, did you mean 'none'?"),
+        (
+            "early_exit: {}, reasoning: cot",
+            "early_exit is not supported by this version of etui yet; leave it out",
+        ),
+    ],
+)
+def test_faults_of_arms(check: Check, arm: str, fault: str) -> None:
+    checked = check(HEAD.replace("model: small", f"model: small, {arm}") + REST)
+    assert checked.policy is None
+    assert [problem.message for problem in checked.errors] == [fault]
 
 
 EVIL = (r"(a+)+$", r"(a|a)*b", r"(.*a){20}x", r"(\w+\s?)*!", r"(?:(?:a{1,99}){1,99}){1,99}b")

@@ -183,3 +183,29 @@ def test_a_driver_that_is_not_loaded_is_explained(meter: Any, tmp_path: Path) ->
     assert "driver not loaded" in probe[3]
     assert "install the NVIDIA driver" in probe[4]
     assert found["kind"] == "estimate"
+
+
+def test_an_answer_costs_the_curves_integral(
+    fake_nvml_dir: Path, etui_home: Path, starter_model: Path
+) -> None:
+    """The whole path: etui ask, a real model, and the fake GPU's known curve."""
+    command = ["ask", "What is a joule?", "--model", "smollm2-135m", "--max-tokens", "8", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "etui", *command],
+        env={
+            **os.environ,
+            "ETUI_MODELS": str(starter_model.parent),
+            "LD_LIBRARY_PATH": str(fake_nvml_dir),
+            "FAKE_NVML_CURVE": STEPS,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    energy = json.loads(done.stdout)["energy"]
+    assert_true_energy(energy)
+    assert energy["kind"] == "counter"
+    assert energy["phases"]["prefill"] + energy["phases"]["decode"] == energy["joules"]
+    assert energy["phases"]["load"] > 0

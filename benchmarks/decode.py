@@ -9,25 +9,17 @@ overhead is the wall time outside ``llama_decode``. The ratio is the median over
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from sides import arguments, make_llama, make_session
+
 from etui.arm import Sampling
-from etui.config import load_config
-from etui.engine.context import Context, ContextOptions
-from etui.engine.gguf import check_gguf
-from etui.engine.library import Library, default_threads
 from etui.engine.llama_session import LlamaSession
-from etui.engine.model import Model
-from etui.engine.session import ModelFacts
-from etui.engine.template import ChatTemplate
 from etui.engine.text import TextStream
-from etui.models import STARTER
 
 PROMPT = "Once upon a time in a small village by the sea there lived"
 CONTEXT_TOKENS = 1024
@@ -35,26 +27,9 @@ CONTEXT_TOKENS = 1024
 
 def main() -> None:
     """Run the rounds and print the table."""
-    config = load_config()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "model", nargs="?", type=Path, default=config.models_dir / f"{STARTER}.gguf"
-    )
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
-    chosen = parser.parse_args()
-
-    check_gguf(chosen.model)
-    library = Library(config.log_dir)
-    model = Model(library, chosen.model)
-    options = ContextOptions(CONTEXT_TOKENS, chosen.threads)
-    facts = ModelFacts("bench", CONTEXT_TOKENS, None, None, None, (), False)
-    session = LlamaSession(
-        model, Context(library, model, options), facts, ChatTemplate("bench", None)
-    )
-    llama = other(chosen.model, chosen.threads)
+    chosen = arguments(__doc__, tokens=48, rounds=16).parse_args()
+    session = make_session(chosen.model, chosen.threads, CONTEXT_TOKENS)
+    llama = make_llama(chosen.model, chosen.threads, CONTEXT_TOKENS)
     _, reference = run_llama(llama, chosen.tokens)  # this round warms both up
     _, text, _ = run_session(session, chosen.tokens)
     if text != reference:
@@ -89,15 +64,6 @@ def main() -> None:
     print(f"  etui session             {report['etui_ms_per_token']:8.3f} ms/token")
     print(f"  outside llama_decode     {report['python_ms_per_token']:8.3f} ms/token")
     print(f"  tokens/s, etui : Llama   {ratio:8.3f}  (to reach: >= 0.97)")
-
-
-def other(path: Path, threads: int) -> Any:
-    """``Llama`` on the same file with the same context."""
-    from llama_cpp import Llama
-
-    return Llama(
-        str(path), n_ctx=CONTEXT_TOKENS, n_threads=threads, n_threads_batch=threads, verbose=False
-    )
 
 
 def run_llama(llama: Any, tokens: int) -> tuple[float, str]:

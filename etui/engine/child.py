@@ -88,7 +88,7 @@ class ChildProcess:
         Raises:
             EngineFailed: It died, or did not answer in time.
         """
-        if self._child is not None and self._child.alive:
+        if self._child is not None and self._child.responds(self._silent_seconds):
             return
         if self._child is not None:
             self._child.stop()
@@ -207,6 +207,10 @@ class _Child:
     def alive(self) -> bool:
         return not self._stopped and self.process.poll() is None
 
+    def responds(self, silent_seconds: float) -> bool:
+        """Whether it lives and has lately said so."""
+        return self.alive and time.monotonic() - self._seen < silent_seconds
+
     def send(self, message: object) -> None:
         """Write one line; a dead child is noticed by whoever reads."""
         assert self.process.stdin is not None
@@ -251,7 +255,8 @@ class _Child:
     def _how_it_ended(self) -> str:
         code = self.process.wait()
         if code < 0:
-            return f"was ended by {signal.Signals(-code).name}"
+            named = [known.name for known in signal.Signals if known == -code]
+            return f"was ended by {named[0] if named else f'signal {-code}'}"
         return f"ended with exit code {code}"
 
     def stop(self) -> None:

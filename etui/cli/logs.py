@@ -40,6 +40,32 @@ def _choosing(command: _Command) -> _Command:
     return command
 
 
+def _listed(command: _Command) -> _Command:
+    """Add the options that say how many turns are shown, and in which order."""
+    for option in reversed(
+        (
+            click.option(
+                *("-n", "--limit"),
+                type=click.IntRange(0),
+                default=20,
+                show_default=True,
+                metavar="N",
+                help="The most turns to show; 0 shows them all.",
+            ),
+            click.option(
+                "--sort",
+                type=click.Choice(_SORTS),
+                default="time",
+                show_default=True,
+                help="What comes first.",
+            ),
+            click.option("--reverse", is_flag=True, help="Oldest, cheapest or shortest first."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @click.group()
 def logs() -> None:
     """List, show, search and export the turns in the log."""
@@ -47,9 +73,7 @@ def logs() -> None:
 
 @logs.command("list")
 @_choosing
-@click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True)
-@click.option("--sort", type=click.Choice(_SORTS), default="time", show_default=True)
-@click.option("--reverse", is_flag=True, help="Oldest, cheapest or shortest first.")
+@_listed
 @as_json
 def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None) -> None:
     """List turns, the latest (or dearest, or longest) first."""
@@ -60,9 +84,7 @@ def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | N
 @logs.command()
 @click.argument("text")
 @_choosing
-@click.option("-n", "--limit", type=click.IntRange(0), default=20, show_default=True)
-@click.option("--sort", type=click.Choice(_SORTS), default="time", show_default=True)
-@click.option("--reverse", is_flag=True, help="Oldest, cheapest or shortest first.")
+@_listed
 @as_json
 def search(
     text: str, limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None
@@ -95,7 +117,13 @@ def show(turn_id: str, as_json: bool) -> None:
 
 
 @logs.command()
-@click.option("--by", type=click.Choice(_GROUPS), default="model", show_default=True)
+@click.option(
+    "--by",
+    type=click.Choice(_GROUPS),
+    default="model",
+    show_default=True,
+    help="What to add up over.",
+)
 @_choosing
 @as_json
 def totals(by: str, as_json: bool, **chosen: str | None) -> None:
@@ -188,7 +216,7 @@ def _show_list(
     from etui.log.queries import Sort, TurnFilter
     from etui.units import count_text
 
-    turns = log.list_turns(wanted, sort=Sort(sort), descending=not reverse, limit=limit)
+    turns = log.list_turns(wanted, sort=Sort(sort), descending=not reverse, limit=limit or None)
     total = log.count_turns(wanted)
     if as_json:
         _print_json({"total": total, "turns": [asdict(turn) for turn in turns]})

@@ -26,9 +26,9 @@ class _Lazy(NamedTuple):
 _COMMANDS = {
     "ask": _Lazy("etui.cli.ask", "ask", "Answer one question and show what it cost."),
     "doctor": _Lazy(
-        "etui.cli.doctor", "doctor", "Say what was found: GPU, power, models, folders."
+        "etui.cli.doctor", "doctor", "Say what was found: GPU, power channels, models, folders."
     ),
-    "logs": _Lazy("etui.cli.logs", "logs", "List, show and search what was asked."),
+    "logs": _Lazy("etui.cli.logs", "logs", "List, show, search and export the turns in the log."),
     "models": _Lazy("etui.cli.models", "models", "List, pull, check and describe models."),
     "policy": _Lazy("etui.cli.policy", "policy", "Check and explain the policies that route."),
     "power": _Lazy("etui.cli.power", "power", "Show the watts and joules of every channel."),

@@ -83,11 +83,12 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     Errors and warnings go to standard error, one a line with file, line and column. The exit code
     is 2 if there is an error.
     """
-    from etui.routing.policies import check_place
+    from etui.routing.policies import check_place, policy_names
 
     config, catalogue, here = load()
+    policies = policy_names(config)
     results = [
-        check_place(place, catalogue.models, here, thorough=True)
+        check_place(place, catalogue.models, here, policies=policies, thorough=True)
         for place in _places(names, config)
     ]
     for result in results:
@@ -118,6 +119,7 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
     from etui.query import Query
     from etui.routing.decide import decide
     from etui.routing.policies import find_policy, load_policy
+    from etui.routing.shadow import with_shadow
 
     query = read_question(query, None, is_terminal=True)
     config, catalogue, here = load()
@@ -125,10 +127,16 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
     place = find_policy(chosen, config)
     loaded = load_policy(chosen, config, catalogue.models)
     host = read_host(config)
+    asked = Query(query)
+    available = here
     try:
-        decision = decide(Query(query), loaded, available=here, host=host)
+        decision = decide(asked, loaded, available=available, host=host)
     except ModelUnavailable:
-        decision = decide(Query(query), loaded, available=lambda _: True, host=host)
+        available = _anything
+        decision = decide(asked, loaded, available=available, host=host)
+    decision = with_shadow(
+        decision, loaded, asked, config, catalogue.models, available=available, host=host
+    )
     plan = loaded.arms[decision.arm.name]
     document = {
         "query": query,
@@ -205,6 +213,11 @@ def schema() -> None:
     _print_json(json_schema())
 
 
+def _anything(_: str) -> bool:
+    """As if every model were on this machine."""
+    return True
+
+
 def _places(names: Sequence[str], config: Config) -> list[PolicyPlace]:
     from etui.routing.policies import find_policy, list_policies
 
@@ -261,6 +274,9 @@ def _print_explained(document: dict[str, Any]) -> None:
     click.echo(f"arm        {document['arm']}: {way}, {document['max_tokens']} tokens of answer")
     click.echo(f"model      {document['model']}{here}")
     click.echo(f"why        {visible(document['why'])}")
+    shadow = document["shadow"]
+    if shadow is not None:
+        click.echo(f"shadow     {shadow['policy']}: {visible(_shadow_text(shadow))}")
     click.echo("predicted  uncalibrated: no joules and no accuracy were fitted")
     if document["signals"]:
         click.echo()
@@ -288,6 +304,12 @@ def _print_explained(document: dict[str, Any]) -> None:
 
 
 _YES = {True: "yes", False: "no"}
+
+
+def _shadow_text(shadow: Mapping[str, Any]) -> str:
+    if shadow["arm"] is None:
+        return f"could not decide: {shadow['why']}"
+    return f"{shadow['rule']} -> {shadow['arm']}: {shadow['model']}, {shadow['reasoning']}"
 
 
 def _value(value: float | str | None) -> str:

@@ -80,7 +80,7 @@ def edit(name: str) -> ExitCode:
 
     A shipped policy is copied into ETUI_HOME/policies first, and the copy takes its place.
     """
-    from etui.routing.policies import PolicyPlace, check_text, find_policy
+    from etui.routing.policies import PolicyPlace, check_text, find_policy, policy_names
 
     config, catalogue, _ = load()
     place = find_policy(name, config)
@@ -97,7 +97,8 @@ def edit(name: str) -> ExitCode:
             draft.unlink()
             click.echo("nothing changed", err=True)
             return ExitCode.DONE
-        checked = check_text(after, PolicyPlace(place.name, target, place.origin), catalogue.models)
+        draft_place = PolicyPlace(place.name, target, place.origin)
+        checked = check_text(after, draft_place, catalogue.models, policy_names(config))
         if checked.policy is not None:
             break
         say_problems(checked)

@@ -31,6 +31,7 @@ def check_policy(
     models: Collection[str],
     here: Callable[[str], bool] | None = None,
     *,
+    policies: Collection[str] | None = None,
     thorough: bool = False,
 ) -> Findings:
     """Check the content of a policy file.
@@ -39,6 +40,7 @@ def check_policy(
         located: The file.
         models: Names of models.yaml.
         here: Whether a model is on this machine; None leaves that open.
+        policies: Names of the policies there are; None leaves that open.
         thorough: Also try every pattern on texts made to slow it down.
     """
     errors = [
@@ -47,6 +49,7 @@ def check_policy(
         *_rules(located),
         *_order(located),
         *_probes(located),
+        *_shadow(located, policies),
     ]
     warnings = [*_unused(located), *_unserved(located, here)]
     if thorough and not errors:
@@ -208,6 +211,12 @@ def _probes(located: Located[PolicyFile]) -> Iterator[Problem]:
         for name in probe.signals or ():
             place = (*loc, "signals", name)
             yield from _unknown(located, place, "signal", name, file.signals, key=True)
+
+
+def _shadow(located: Located[PolicyFile], policies: Collection[str] | None) -> Iterator[Problem]:
+    shadow = located.model.shadow
+    if shadow is not None and policies is not None:
+        yield from _unknown(located, ("shadow", "policy"), "policy", shadow.policy, policies)
 
 
 def _unused(located: Located[PolicyFile]) -> Iterator[Problem]:

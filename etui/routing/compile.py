@@ -52,6 +52,7 @@ def compile_policy(located: Located[PolicyFile], name: str) -> Policy:
             _probe(probe, located.where(("probes", index)).line)
             for index, probe in enumerate(file.probes)
         ),
+        shadow=file.shadow.policy if file.shadow is not None else None,
     )
 
 

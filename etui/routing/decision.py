@@ -47,6 +47,23 @@ class RuleTried:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What a policy on trial would have done with the same query.
+
+    Attributes:
+        policy: Its name.
+        arm: What would have answered; None where it could not decide.
+        rule: The rule that matched.
+        why: Why it decided so, or why it could not.
+    """
+
+    policy: str
+    arm: Arm | None
+    rule: str | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The arm for one query.
 
@@ -56,6 +73,7 @@ class Decision:
         rule: Name of the rule that matched; None without a policy.
         why: One line a person reads ("math-thinks: calc (2 keywords), symbolic (4 of 3)").
         signals, rules: The whole trace, for ``policy explain`` and the log.
+        shadow: What a policy on trial would have done; None without one.
         predicted_joules, predicted_accuracy: None where nothing was fitted.
     """
 
@@ -67,6 +85,7 @@ class Decision:
     rules: tuple[RuleTried, ...] = ()
     predicted_joules: float | None = None
     predicted_accuracy: float | None = None
+    shadow: Shadow | None = None
 
     def trace(self) -> dict[str, Any]:
         """The decision as plain JSON values."""
@@ -98,4 +117,17 @@ class Decision:
                 for r in self.rules
             ],
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
+            "shadow": None if self.shadow is None else _shadow_json(self.shadow),
         }
+
+
+def _shadow_json(shadow: Shadow) -> dict[str, Any]:
+    arm = shadow.arm
+    return {
+        "policy": shadow.policy,
+        "rule": shadow.rule,
+        "arm": arm.name if arm is not None else None,
+        "model": arm.model if arm is not None else None,
+        "reasoning": arm.reasoning if arm is not None else None,
+        "why": shadow.why,
+    }

@@ -64,6 +64,11 @@ def list_policies(config: Config) -> tuple[PolicyPlace, ...]:
     return tuple(sorted(places, key=lambda place: place.name))
 
 
+def policy_names(config: Config) -> tuple[str, ...]:
+    """Names of every policy that can be named."""
+    return tuple(place.name for place in list_policies(config))
+
+
 def find_policy(name: str, config: Config) -> PolicyPlace:
     """The policy of a name; what ends in ``.yaml`` or holds a slash is a path.
 
@@ -100,7 +105,7 @@ def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
         UsageError: No policy is called so.
         InvalidFile: The file has errors; ``problems`` holds every one.
     """
-    checked = check_place(find_policy(name, config), models)
+    checked = check_place(find_policy(name, config), models, policies=policy_names(config))
     if checked.policy is None:
         raise InvalidFile.of(checked.errors, f"mend {checked.place.path} and check it again")
     return checked.policy
@@ -111,6 +116,7 @@ def check_place(
     models: Collection[str],
     here: Callable[[str], bool] | None = None,
     *,
+    policies: Collection[str] | None = None,
     thorough: bool = False,
 ) -> Checked:
     """Every error and warning of one policy file, and the policy if it has no errors.
@@ -119,6 +125,7 @@ def check_place(
         place: The file.
         models: Names of models.yaml.
         here: Whether a model is on this machine; None leaves that unchecked.
+        policies: Names a shadow may have; None leaves that unchecked.
         thorough: Also try every pattern on texts made to slow it down.
     """
     from etui.routing.schema import PolicyFile
@@ -128,10 +135,15 @@ def check_place(
         located = load_yaml(place.path, PolicyFile)
     except InvalidFile as error:
         return Checked(place, error.problems, (), None)
-    return _checked(place, located, models, here, thorough)
+    return _checked(place, located, models, here, policies, thorough)
 
 
-def check_text(text: str, place: PolicyPlace, models: Collection[str]) -> Checked:
+def check_text(
+    text: str,
+    place: PolicyPlace,
+    models: Collection[str],
+    policies: Collection[str] | None = None,
+) -> Checked:
     """The same for text that is not saved yet."""
     from etui.routing.schema import PolicyFile
     from etui.yamlfile import parse_yaml
@@ -140,7 +152,7 @@ def check_text(text: str, place: PolicyPlace, models: Collection[str]) -> Checke
         located = parse_yaml(text, PolicyFile, file=str(place.path))
     except InvalidFile as error:
         return Checked(place, error.problems, (), None)
-    return _checked(place, located, models, None, False)
+    return _checked(place, located, models, None, policies, False)
 
 
 def _checked(
@@ -148,12 +160,13 @@ def _checked(
     located: Located[PolicyFile],
     models: Collection[str],
     here: Callable[[str], bool] | None,
+    policies: Collection[str] | None,
     thorough: bool,
 ) -> Checked:
     from etui.routing.check import check_policy
     from etui.routing.compile import compile_policy
 
-    findings: Findings = check_policy(located, models, here, thorough=thorough)
+    findings: Findings = check_policy(located, models, here, policies=policies, thorough=thorough)
     policy = None if findings.errors else compile_policy(located, place.name)
     return Checked(place, findings.errors, findings.warnings, policy, located.model)
 

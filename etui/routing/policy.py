@@ -76,6 +76,7 @@ class Policy:
         signals: Signals in an order in which a score comes after what it adds up.
         rules: Rules in the order they are tried.
         probes: Its tests.
+        shadow: Name of the policy whose decisions are logged beside its own, None without one.
     """
 
     name: str
@@ -85,3 +86,4 @@ class Policy:
     signals: tuple[Signal, ...]
     rules: tuple[Rule, ...]
     probes: tuple[Probe, ...] = ()
+    shadow: str | None = None

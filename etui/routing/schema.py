@@ -254,10 +254,16 @@ class ProbeEntry(Strict):
         return self
 
 
+class ShadowEntry(Strict):
+    """A policy on trial: it decides every question too, and nothing follows from it."""
+
+    policy: Name = Field(description="Its name.")
+
+
 class PolicyFile(Strict):
     """A routing policy: signals, arms, and the rules that lead from the one to the other."""
 
-    later: ClassVar = _later("leave it out", "budgets", "fallbacks", "shadow")
+    later: ClassVar = _later("leave it out", "budgets", "fallbacks")
 
     version: int = Field(description="Version of the language: 1.")
     description: str = Field("", max_length=500, description="One line for `etui policy list`.")
@@ -274,6 +280,9 @@ class PolicyFile(Strict):
         min_length=1,
         max_length=2000,
         description="Tried by priority, highest first; equal ones in the order of the file.",
+    )
+    shadow: ShadowEntry | None = Field(
+        None, description="Another policy whose decisions are logged beside this one's."
     )
     probes: tuple[ProbeEntry, ...] = Field(
         (), max_length=2000, description="Tests of the policy: `etui policy test`."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from etui.query import Query
 from etui.routing.compile import compile_regex
 from etui.routing.decide import see_signals
-from etui.routing.policies import Checked
+from etui.routing.policies import Checked, PolicyPlace, check_text
 from etui.routing.policy import Policy
 
 Check = Callable[[str], Checked]
@@ -245,6 +246,15 @@ def test_faults_of_arms(check: Check, arm: str, fault: str) -> None:
     checked = check(HEAD.replace("model: small", f"model: small, {arm}") + REST)
     assert checked.policy is None
     assert [problem.message for problem in checked.errors] == [fault]
+
+
+def test_a_shadow_is_a_policy_there_is() -> None:
+    text = HEAD + REST + "shadow: {policy: frugl}\n"
+    place = PolicyPlace("p", Path("p.yaml"), "file")
+    checked = check_text(text, place, {"tiny"}, ["frugal", "best"])
+    assert [str(problem) for problem in checked.errors] == [
+        "p.yaml:7:18: unknown policy 'frugl', did you mean 'frugal'?"
+    ]
 
 
 EVIL = (r"(a+)+$", r"(a|a)*b", r"(.*a){20}x", r"(\w+\s?)*!", r"(?:(?:a{1,99}){1,99}){1,99}b")

@@ -104,6 +104,7 @@ def _by_policy(
     from etui.models import STARTER
     from etui.routing.decide import decide, decide_arm
     from etui.routing.policies import load_policy
+    from etui.routing.shadow import with_shadow
 
     policy = load_policy(wish.policy or config.policy, config, catalogue.models)
     here = on_this_machine(config, catalogue)
@@ -115,7 +116,8 @@ def _by_policy(
     if wish.arm:
         return decide_arm(policy, wish.arm, available=here)
     host = read_host() if read_host is not None else None
-    return decide(query, policy, available=here, host=host)
+    decision = decide(query, policy, available=here, host=host)
+    return with_shadow(decision, policy, query, config, catalogue.models, available=here, host=host)
 
 
 def _changed(decision: Decision, wish: Wish) -> Decision:

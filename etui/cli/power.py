@@ -17,7 +17,6 @@ from etui.errors import EtuiError, ExitCode, UsageError
 if TYPE_CHECKING:
     from etui.energy.recorder import Recorder
 
-_SETTLE_S = 0.4
 _WARM_UP_S = 0.3
 Seconds = click.FloatRange(0.1, 86_400)
 
@@ -211,7 +210,7 @@ def _measure(recorder: Recorder, seconds: float) -> tuple[int, int]:
     with _until_stopped():
         time.sleep(seconds)
     end_ns = time.monotonic_ns()
-    recorder.settle(end_ns, _SETTLE_S)
+    recorder.settle(end_ns)
     return start_ns, end_ns
 
 
@@ -248,7 +247,7 @@ def _lines(recorder: Recorder, seconds: float | None, interval: float) -> int:
             left = interval if seconds is None else seconds - (start_ns - begin_ns) / 1e9
             end_ns = start_ns + int(min(interval, left) * 1e9)
             time.sleep(max((end_ns - time.monotonic_ns()) / 1e9, 0.0))
-            recorder.settle(end_ns, _SETTLE_S)
+            recorder.settle(end_ns)
             document = _document(recorder, start_ns, end_ns)
             click.echo(json.dumps(document, ensure_ascii=False))
             start_ns = end_ns

@@ -10,6 +10,7 @@ from pathlib import Path
 from etui.config import Config
 from etui.energy.baseline import load_baselines, use
 from etui.energy.recorder import Recorder
+from etui.energy.scopes import COVERING, family, select_disjoint
 from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
 from etui.energy.sources.estimate import EstimateSource
@@ -53,7 +54,7 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
         probes.extend(source.probe())
     channels = [channel for source in hardware for channel in source.channels]
     unreadable = [s for part in (nvml, rapl, hwmon) for s in part.unreadable_scopes]
-    unmeasured = _unmeasured(channels, unreadable)
+    unmeasured = _unmeasured(channels, unreadable, config.estimate)
     sources = [source for source in hardware if source.channels]
     if config.estimate == "always" or (config.estimate == "auto" and not channels):
         estimate = EstimateSource(config.cpu_idle_watts, config.cpu_limit_watts, clock=clock)
@@ -92,13 +93,19 @@ def probe_channels(config: Config) -> tuple[ChannelProbe, ...]:
     return found.probes
 
 
-def _unmeasured(channels: Sequence[Channel], unreadable: Sequence[str]) -> tuple[str, ...]:
-    """Scopes without a reading; the CPU package is always one when nothing covers it."""
-    covering = {"psys", "battery", "system"} & {channel.scope for channel in channels}
-    covered = any(c.scope.startswith(("package:", "module:")) for c in channels)
+def _unmeasured(
+    channels: Sequence[Channel], unreadable: Sequence[str], estimate: str
+) -> tuple[str, ...]:
+    """Scopes without a reading; the CPU package is one unless something measured covers it.
+
+    Nothing is unmeasured where the total is that of the whole machine (a battery alone).
+    """
+    if select_disjoint(channels, estimate).covers_machine:
+        return ()
     readable = {channel.scope for channel in channels}
-    scopes = [scope for scope in unreadable if scope != "psys" and scope not in readable]
-    if not covered and not covering and not any(s.startswith("package:") for s in scopes):
+    scopes = [s for s in unreadable if family(s) not in COVERING and s not in readable]
+    seen = {family(channel.scope) for channel in channels} | {family(s) for s in scopes}
+    if not seen & {"package", "module"}:
         scopes.append("package:0")
     return tuple(dict.fromkeys(scopes))
 

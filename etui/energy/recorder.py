@@ -18,12 +18,14 @@ from etui.energy.types import (
     ChannelEnergy,
     ChannelPower,
     Energy,
+    Kind,
     PowerSource,
     Reading,
 )
 from etui.errors import UsageError
 
 _PEAK_BINS = 600
+_SETTLE_S = 0.4
 
 
 class Watch(Protocol):
@@ -129,12 +131,13 @@ class Recorder:
         """Read every source once, on the calling thread."""
         self._sampler.read_once()
 
-    def settle(self, end_ns: int, timeout_s: float = 0.4) -> bool:
+    def settle(self, end_ns: int, timeout_s: float | None = None) -> bool:
         """Wait until readings past ``end_ns`` exist, so that its energy no longer changes.
 
         Args:
             end_ns: End of the interval.
-            timeout_s: The longest wait, seconds.
+            timeout_s: The longest wait, seconds; None is 0.4 s, and longer where power readings are
+                averages over a second, which come half of that late.
 
         Returns:
             Whether every channel has settled.
@@ -143,6 +146,9 @@ class Recorder:
             self._sampler.read_once()
             with self._lock:
                 return self._settled(end_ns)
+        if timeout_s is None:
+            late = [c.average_s for c in self.selection.summed if c.kind is not Kind.COUNTER]
+            timeout_s = _SETTLE_S + 0.6 * max(late, default=0.0)
         limit_ns = self._clock() + int(timeout_s * 1e9)
         self._sampler.hurry(limit_ns)
         with self._lock:
@@ -308,7 +314,7 @@ class Recorder:
 
     def _settled(self, end_ns: int) -> bool:
         now_ns = self._clock()
-        return all(trace.settled(end_ns, now_ns) for trace in self._traces.values())
+        return all(self._traces[c.id].settled(end_ns, now_ns) for c in self.selection.summed)
 
     def _measured(
         self, channels: Sequence[Channel], start_ns: int, end_ns: int

@@ -17,7 +17,7 @@ _HURRY_INTERVAL_NS = 8_000_000
 _HUNG_NS = 1_000_000_000
 _DITHER = 0.4
 _GOLDEN = 0.6180339887498949
-_COST_SHARE = 0.1
+_COST_SHARE = 0.05
 """A slow source is read so seldom that it takes at most this share of one core."""
 
 
@@ -61,6 +61,7 @@ class Sampler:
         self._hung: set[int] = set()
         self._hurry_until_ns = 0
         self._cost_ns = [0.0] * len(self._sources)
+        self._slow_ns = [_slowest_ns(source) for source in self._sources]
 
     @property
     def running(self) -> bool:
@@ -149,7 +150,7 @@ class Sampler:
             self._sleep(generation, due_ns)
 
     def _next(self, index: int, beat: int, now_ns: int, burst_until_ns: int) -> int:
-        least = int(self._cost_ns[index] / _COST_SHARE)
+        least = max(int(self._cost_ns[index] / _COST_SHARE), self._slow_ns[index])
         if now_ns < burst_until_ns:
             return now_ns + max(BURST_INTERVAL_NS, least)
         if now_ns < self._hurry_until_ns:
@@ -178,3 +179,10 @@ class Sampler:
                 continue
             with suppress(Exception):  # a driver that fails to shut down changes nothing any more
                 source.close()
+
+
+def _slowest_ns(source: PowerSource) -> int:
+    """The pause that loses nothing: a fifth of the quickest refresh that the channels declare."""
+    periods = [channel.period_s for channel in source.channels]
+    known = [period for period in periods if period is not None]
+    return int(min(known) / 5 * 1e9) if known and len(known) == len(periods) else 0

@@ -101,6 +101,8 @@ class ChannelTrace:
             period_ns = int((self.counter.period_s or 0.1) * 1e9)
             return edge >= end_ns or self._read_ns > max(edge, end_ns) + 3 * period_ns
         newest = self.power.newest_ns
+        if (self.channel.period_s or 0.0) >= 1.0:
+            return newest is not None  # a battery: waiting for its next reading takes too long
         return newest is not None and newest >= end_ns
 
     def joules_at(self, t_ns: int) -> float:

@@ -176,6 +176,22 @@ def test_the_battery_checks_a_finer_total(write: Write, powercap: Write, config:
     assert [channel.id for channel in selection.cross_checks] == ["battery"]
 
 
+def test_a_battery_that_only_checks_leaves_the_package_unmeasured(
+    write: Write, config: Config
+) -> None:
+    write("class/power_supply/BAT0", type="Battery", status="Discharging", power_now=30_000_000)
+    write("class/hwmon/hwmon2", name="amdgpu", power1_average=18_000_000)
+    recorder = open_recorder(config)
+    assert [channel.id for channel in recorder.selection.summed] == ["gpu:hwmon2"]
+    assert recorder.unmeasured == ("package:0",)
+
+
+def test_a_battery_alone_leaves_nothing_unmeasured(write: Write, config: Config) -> None:
+    write("class/power_supply/BAT0", type="Battery", status="Discharging", power_now=30_000_000)
+    write("class/hwmon/hwmon2", name="amdgpu", power1_average="asleep")
+    assert open_recorder(config).unmeasured == ()
+
+
 class Monitor:
     """An AppleEnergyMonitor that counts 8 W of CPU, 20 W of GPU and no memory."""
 

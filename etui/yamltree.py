@@ -96,8 +96,8 @@ def parse_tree(text: str, file: str) -> Node:
         for event in yaml.parse(text, Loader=loader):
             builder.take(event)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        at = error.problem_mark or error.context_mark
+        line, column = (at.line + 1, at.column + 1) if at else (1, 1)
         raise YamlError(_syntax_problem(text, file, line, column, error)) from None
     except yaml.YAMLError as error:
         raise YamlError(Problem(file, 1, 1, " ".join(str(error).split()))) from None
@@ -128,13 +128,14 @@ class _Builder:
     def take(self, event: yaml.Event) -> None:
         import yaml
 
+        assert event.start_mark is not None
         mark = Mark(event.start_mark.line + 1, event.start_mark.column + 1)
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
                 self._refuse(mark, "a second document begins here; a file holds one")
         elif isinstance(event, yaml.AliasEvent):
-            self._add(self._alias(event.anchor, mark), mark)
+            self._add(self._alias(event.anchor or "", mark), mark)
         elif isinstance(event, yaml.ScalarEvent):
             self._scalar(event, mark)
         elif isinstance(event, yaml.CollectionStartEvent):
@@ -147,6 +148,7 @@ class _Builder:
             self._add(node, node.mark)
 
     def _scalar(self, event: yaml.ScalarEvent, mark: Mark) -> None:
+        assert event.end_mark is not None
         block = event.style in ("|", ">")
         after = event.end_mark.line + (1 if block else 2)
         self.scalar_lines.update(range(mark.line + 1, after))

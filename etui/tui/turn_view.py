@@ -12,6 +12,7 @@ from etui import units
 from etui.errors import EtuiError
 from etui.lines import energy_line, why_line
 from etui.log.records import TurnRecord
+from etui.tui.fact_line import FactLine
 from etui.tui.messages import TextBatch
 from etui.tui.progress import Stage, TurnProgress, progress_line, thinking_title
 from etui.turn import Decided, TurnFinished
@@ -51,8 +52,8 @@ class TurnView(Vertical):
         self._thought.display = False
         self._answer = Markdown(parser_factory=_markdown_parser, open_links=False)
         self._answer.display = False
-        self._status = _text("", "status")
-        self._energy = _text("", "energy")
+        self._status = FactLine(classes="status")
+        self._energy = FactLine(classes="energy")
         self._error = _text("", "error")
         self._stream: MarkdownStream | None = None
         self._thinking = ""
@@ -70,7 +71,7 @@ class TurnView(Vertical):
 
     def show_progress(self, progress: TurnProgress, now_ns: int, joules: str | None) -> None:
         """What the turn is doing now."""
-        _show(self._status, progress_line(progress, now_ns, joules))
+        self._status.show(progress_line(progress, now_ns, joules))
         self.set_class(progress.stage is Stage.QUEUED, "-queued")
 
     def show_decision(self, decided: Decided) -> None:
@@ -102,7 +103,7 @@ class TurnView(Vertical):
             # Streamed tables and reference links differ from parsed ones: parse the whole once.
             await self._answer.update(visible(record.answer))
         elif record.status == "complete":
-            _show(self._status, "the model answered with nothing")
+            self._status.show("the model answered with nothing")
         if record.thinking.strip():
             self._thought.display = True
             self._thought_text.update(visible(record.thinking).strip())
@@ -110,7 +111,7 @@ class TurnView(Vertical):
                 record.tokens.thinking, record.energy.thinking_joules, record.energy.kind
             )
             self._fold_thought()
-        _show(self._energy, energy_line(record))
+        self._energy.show(energy_line(record))
 
     async def close_stream(self) -> None:
         """Write what the stream still holds."""

@@ -30,7 +30,8 @@ def turns(app: EtuiApp) -> list[TurnView]:
 def text_of(turn: TurnView, name: str) -> str:
     """The text of one line of a turn, empty where it is hidden."""
     static = turn.query_one(f".{name}", Static)
-    return str(static.content) if static.display else ""
+    shown = str(static.content) if static.display else ""
+    return shown.replace("\n", " · ") if name == "energy" else shown
 
 
 def source_of(turn: TurnView) -> str:

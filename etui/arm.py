@@ -108,3 +108,28 @@ class Arm:
     early_exit: EarlyExit | None = None
     exchange: float | None = None
     max_joules: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePrice:
+    """What a model's tokens cost on this machine, as far as it is known before an answer.
+
+    Decoding m tokens with c tokens in the context takes b*m + k*(c*m + m^2/2) joules: the decode
+    part of an operating curve, without its constant.
+
+    Attributes:
+        joules_per_token: b, joules of a decoded token in an empty context.
+        joules_per_token_per_context: k, further joules for each token of the context.
+        joules_per_prompt_token: Joules of a computed prompt token.
+        source: Where it is from, in words: ``operating curve``, ``mean of 12 turns``.
+    """
+
+    joules_per_token: float
+    joules_per_token_per_context: float = 0.0
+    joules_per_prompt_token: float = 0.0
+    source: str = ""
+
+    def decode_joules(self, context_tokens: int, tokens: int) -> float:
+        """Joules of decoding ``tokens`` more behind ``context_tokens``."""
+        per_context = context_tokens * tokens + tokens**2 / 2
+        return self.joules_per_token * tokens + self.joules_per_token_per_context * per_context

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from etui.arm import Arm, Reasoning, Style
+from etui.arm import VOTE_TEMPERATURE, Arm, Reasoning, StopRuleName, Style
 from etui.errors import ModelUnavailable, UsageError
 from etui.query import Query
 from etui.routing.decision import Decision
@@ -34,6 +34,7 @@ class Wish:
     reasoning: Reasoning | None = None
     think_tokens: int | None = None
     votes: int | None = None
+    stop: StopRuleName | None = None
     style: Style | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -123,26 +124,48 @@ def _by_policy(
 def _changed(decision: Decision, wish: Wish) -> Decision:
     """The decision with the arm changed as the command line says."""
     arm = decision.arm
-    sampling = replace(
-        arm.sampling,
-        temperature=_or(wish.temperature, arm.sampling.temperature),
-        seed=_or(wish.seed, arm.sampling.seed),
-    )
+    reasoning = wish.reasoning or arm.reasoning
+    temperature = _or(wish.temperature, arm.sampling.temperature)
+    if reasoning == "vote" and temperature == 0 and wish.temperature is None:
+        temperature = VOTE_TEMPERATURE
     changed = replace(
         arm,
-        reasoning=wish.reasoning or arm.reasoning,
+        reasoning=reasoning,
         think_tokens=_or(wish.think_tokens, arm.think_tokens),
         votes=_or(wish.votes, arm.votes),
+        stop=replace(arm.stop, rule=wish.stop or arm.stop.rule),
         style=wish.style or arm.style,
         max_tokens=_or(wish.max_tokens, arm.max_tokens),
-        sampling=sampling,
+        sampling=replace(
+            arm.sampling, temperature=temperature, seed=_or(wish.seed, arm.sampling.seed)
+        ),
     )
-    if changed.reasoning == "direct" and _or(wish.think_tokens, 0):
+    _check_effect(changed, wish)
+    return replace(decision, arm=changed)
+
+
+def _check_effect(arm: Arm, wish: Wish) -> None:
+    """Refuse wishes that would change nothing.
+
+    Raises:
+        UsageError: Says which, and what to do instead.
+    """
+    if arm.reasoning == "direct" and _or(wish.think_tokens, 0):
         raise UsageError(
             "--think-tokens has no effect on a direct answer",
             "add --reasoning cot, or leave it out",
         )
-    return replace(decision, arm=changed)
+    if arm.reasoning != "vote" and (wish.votes is not None or wish.stop is not None):
+        option = "--votes" if wish.votes is not None else "--stop"
+        raise UsageError(
+            f"{option} has no effect on a single answer ({arm.reasoning})",
+            "add --reasoning vote, or leave it out",
+        )
+    if arm.reasoning == "vote" and arm.votes > 1 and arm.sampling.temperature == 0:
+        raise UsageError(
+            "votes drawn with --temperature 0 are all the same",
+            f"raise it (without it votes are drawn with {VOTE_TEMPERATURE}), or use --votes 1",
+        )
 
 
 def _or(wished: T | None, otherwise: T) -> T:

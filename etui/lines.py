@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from etui import units
+from etui.engine.events import Vote
 from etui.log.records import TurnRecord
 from etui.routing.decision import Decision
 
@@ -16,6 +17,13 @@ _ENDINGS = {
 }
 """How an answer ended, where it did not end by itself."""
 
+_VOTE_STATUS = {
+    "no_answer": "no answer",
+    "truncated": "cut off before an answer",
+    "uncounted": "not counted",
+    "abandoned": "dropped under way",
+}
+
 
 def why_line(decision: Decision) -> str:
     """Why this model: policy, rule, arm and model, then the reason in words."""
@@ -25,6 +33,12 @@ def why_line(decision: Decision) -> str:
     route = " › ".join([*chosen_by, way, arm.model])
     reason = decision.why.removeprefix(f"{decision.rule}: ") if decision.rule else decision.why
     return SEPARATOR.join(part for part in (route, reason) if part)
+
+
+def vote_line(vote: Vote) -> str:
+    """A vote that is in: its number, what it counts for, its tokens."""
+    said = _VOTE_STATUS.get(vote.status, vote.choice or "")
+    return SEPARATOR.join([f"vote {vote.index + 1}: {said}", units.tokens_text(vote.tokens)])
 
 
 def energy_line(record: TurnRecord) -> str:

@@ -118,8 +118,8 @@ class _SoFar:
                 self.last_ns = event.end_ns
             case Thought() | Answer():
                 self._see_text(event)
-            case Vote(index=index, answer=answer, thinking=thinking, tokens=tokens, weight=weight):
-                self.votes.append(VoteRecord(index, answer, thinking, tokens, weight))
+            case Vote():
+                self.votes.append(_vote_record(event))
                 self.last_ns = event.t_ns
             case Finished():
                 self.finished = event
@@ -302,6 +302,7 @@ def _record(
             "ended": end.why,
             "think_tokens": arm.think_tokens if arm.reasoning != "direct" else 0,
             "max_tokens": arm.max_tokens,
+            "margin": end.margin,
             "votes": arm.votes if arm.reasoning == "vote" else 0,
             "style": arm.style,
             "temperature": arm.sampling.temperature,
@@ -312,6 +313,18 @@ def _record(
             "dropped_messages": so_far.prefilled.dropped_messages if so_far.prefilled else 0,
         },
         trace=decision.trace(),
+    )
+
+
+def _vote_record(vote: Vote) -> VoteRecord:
+    return VoteRecord(
+        index=vote.index,
+        answer=vote.answer,
+        thinking=vote.thinking,
+        tokens=vote.tokens,
+        weight=vote.weight,
+        choice=vote.choice,
+        status=vote.status,
     )
 
 

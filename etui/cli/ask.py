@@ -35,7 +35,18 @@ if TYPE_CHECKING:
 @click.option(
     "--think-tokens", type=click.IntRange(0, 100_000), metavar="N", help="Budget of the thought."
 )
-@click.option("--votes", type=click.IntRange(1, 64), metavar="N", help="Answers of a majority.")
+@click.option(
+    "--votes",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Most answers of a majority (7 unless a policy says otherwise).",
+)
+@click.option(
+    "--stop",
+    type=click.Choice(["all", "lead", "flip", "adaptive"]),
+    help="When a majority is certain enough: after all votes, when the rest cannot change it, or "
+    "when that is unlikely (flip, the default; adaptive).",
+)
 @click.option(
     "--style",
     type=click.Choice(["auto", "plain", "draft", "native"]),
@@ -52,7 +63,7 @@ if TYPE_CHECKING:
     "--temperature",
     type=click.FloatRange(0, 5),
     metavar="T",
-    help="0 takes the likeliest token.",
+    help="0 takes the likeliest token; a vote is drawn with 0.7 if nothing else is said.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Seed of the draw.")
 @click.option("-s", "--system", metavar="TEXT", help="System prompt.")
@@ -166,8 +177,8 @@ def _print_document(event: TurnEvent) -> None:
 
 def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
     """What is shown of the events: the answer on stdout, everything else on stderr."""
-    from etui.engine.events import Answer, Loaded, Prefilled, Thought
-    from etui.lines import energy_line, why_line
+    from etui.engine.events import Answer, Loaded, Prefilled, Thought, Vote
+    from etui.lines import energy_line, vote_line, why_line
     from etui.turn import Decided, TurnFinished
     from etui.units import seconds_text
     from etui.visible import visible
@@ -201,6 +212,8 @@ def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
             case Answer(text=text) if text:
                 end_thought()
                 click.echo(visible(text) if on_terminal else text, nl=False)
+            case Vote():
+                note(click.style(vote_line(event), dim=True))
             case TurnFinished(record=record):
                 end_thought()
                 if record.answer:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["complete", "stopped", "truncated", "budget", "error"]
+VoteStatus = Literal["answered", "no_answer", "truncated", "uncounted", "abandoned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,11 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """Text of the thought, as it is decoded; ``tokens`` may be 0 for text that was held back."""
+    """Text of the thought, as it is decoded.
+
+    ``tokens`` may be 0 for text that was held back. Votes under way tell their tokens alone, with
+    an empty text: what they say follows with their ``Vote``.
+    """
 
     t_ns: int
     text: str
@@ -68,7 +73,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One vote of a majority is in."""
+    """One vote of a majority is in.
+
+    Attributes:
+        index: Its number, from 0; its seed is the arm's plus this.
+        tokens: Tokens it decoded; ``Thought`` and ``Answer`` events have told them already.
+        weight: What it counts, 0..1.
+        choice: The answer it counts for (a letter, a number, words); None if it gave none.
+        status: ``no_answer`` ended without one, ``truncated`` was cut before one; ``uncounted``
+            came to its end after others had decided, ``abandoned`` was dropped under way.
+    """
 
     t_ns: int
     index: int
@@ -76,6 +90,8 @@ class Vote:
     thinking: str
     tokens: int
     weight: float
+    choice: str | None = None
+    status: VoteStatus = "answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +110,18 @@ class Finished:
     Attributes:
         start_ns: When the answer began, loading excluded.
         prefill_end_ns: When the first token was there (equal to ``end_ns`` if none came).
-        thinking_end_ns: When the thought ended; equal to ``prefill_end_ns`` without a thought.
+        thinking_end_ns: When the thought ended, of several votes the last; equal to
+            ``prefill_end_ns`` without a thought.
         end_ns: When the last token was there.
         first_token_ns: When the first decoded token was there; None if none came.
         status: How it ended.
-        why: One sentence when it did not end by itself (which budget, which error).
+        why: One sentence on what ended it or its thought, where that was not the model itself
+            (which budget, which stop rule, which error).
         prompt_tokens, cached_tokens, computed_tokens: prompt = cached + computed.
         thinking_tokens, output_tokens: Output counts thinking and answer.
-        confidence: Raw confidence in 0..1, None where there is none.
+        confidence: Raw confidence in 0..1: the probability of the answer's letter, the geometric
+            mean probability of its tokens, or the agreement of votes; None where there is none.
+        margin: What the first option or answer is ahead of the second, 0..1; None without two.
     """
 
     start_ns: int
@@ -119,6 +139,7 @@ class Finished:
     thinking_tokens: int
     output_tokens: int
     confidence: float | None = None
+    margin: float | None = None
 
 
 Event = Loaded | Prefilling | Prefilled | Thought | Answer | Vote | Probe | Finished

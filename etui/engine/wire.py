@@ -170,4 +170,4 @@ def _classes() -> Mapping[str, Any]:
     lines = (Hello, Heartbeat, Ask, Load, Cancel, Hurry, Told, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     requests = (AnswerRequest, ModelSpec, Message, Arm, Sampling, VoteStop, Config)
-    return {c.__name__: c for c in (*lines, *sources, *requests, *get_args(Event))}
+    return {c.__name__: c for c in (*lines, *sources, *arms, *requests, *get_args(Event))}

@@ -56,13 +56,15 @@ class TurnEnergy:
 
 @dataclass(frozen=True, slots=True)
 class VoteRecord:
-    """One vote of a majority."""
+    """One vote of a majority; ``choice`` and ``status`` as in ``engine.events.Vote``."""
 
     index: int
     answer: str
     thinking: str
     tokens: int
     weight: float
+    choice: str | None = None
+    status: str = "answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class TurnRecord:
                     "thinking": v.thinking,
                     "tokens": v.tokens,
                     "weight": v.weight,
+                    "choice": v.choice,
+                    "status": v.status,
                 }
                 for v in self.votes
             ],

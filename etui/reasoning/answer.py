@@ -12,6 +12,7 @@ from etui.query import Message
 from etui.reasoning.control import Control
 from etui.reasoning.cot import chain_of_thought
 from etui.reasoning.direct import direct
+from etui.reasoning.vote import vote
 
 
 def answer(
@@ -34,8 +35,10 @@ def answer(
             yield from direct(messages, arm, session, control)
         case "cot":
             yield from chain_of_thought(messages, arm, session, control)
+        case "vote":
+            yield from vote(messages, arm, session, control)
         case other:
             raise UsageError(
                 f"arm {arm.name!r} reasons by {other!r}, which this etui cannot do",
-                "use direct or cot",
+                "use direct, cot or vote",
             )

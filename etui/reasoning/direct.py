@@ -11,7 +11,7 @@ from etui.engine.session import Session
 from etui.query import Message
 from etui.reasoning.control import Control
 from etui.reasoning.decoding import Run, decode
-from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, fit
+from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, Prompt, fit
 from etui.reasoning.opening import finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import direct_prompt
 
@@ -26,11 +26,7 @@ def direct(
     """
     start_ns = time.monotonic_ns()
     facts = session.facts
-
-    def render(kept: Sequence[Message]) -> str:
-        return direct_prompt(session.render(kept, thinking=False), facts)
-
-    prompt = fit(messages, render, session, min(arm.max_tokens, SMALLEST_ANSWER_TOKENS))
+    prompt = answer_prompt(messages, arm, session)
     opened = yield from open_prompt(prompt, arm, session, control, start_ns)
     try:
         if opened.first is None:
@@ -49,3 +45,16 @@ def direct(
         yield finished(opened, None, reply, status=status, why=why)
     finally:
         session.close(opened.sequence)
+
+
+def answer_prompt(messages: Sequence[Message], arm: Arm, session: Session) -> Prompt:
+    """The prompt of an answer without a thought, fitted into the context.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+    """
+
+    def render(kept: Sequence[Message]) -> str:
+        return direct_prompt(session.render(kept, thinking=False), session.facts)
+
+    return fit(messages, render, session, min(arm.max_tokens, SMALLEST_ANSWER_TOKENS))

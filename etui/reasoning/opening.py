@@ -35,14 +35,29 @@ class Opened:
 
 
 def open_prompt(
-    prompt: Prompt, arm: Arm, session: Session, control: Control, start_ns: int
+    prompt: Prompt,
+    arm: Arm,
+    session: Session,
+    control: Control,
+    start_ns: int,
+    *,
+    to_fork: bool = False,
 ) -> Generator[Event, None, Opened]:
-    """Prefill the prompt; the sequence is the caller's to close."""
-    sequence = session.open(prompt.tokens, arm.sampling)
+    """Prefill the prompt; the sequence is the caller's to close.
+
+    With ``to_fork`` the prompt's last token is left queued for each fork to compute itself. So
+    every fork draws its own first token, on models that refuse to take a token back as well.
+    """
+    total = len(prompt.tokens)
+    held = prompt.tokens[-1:] if to_fork and total > 1 else []
+    sequence = session.open(prompt.tokens[: total - len(held)], arm.sampling)
     first = yield from prefill(session, sequence, control)
     if first is None:
         return Opened(sequence, prompt, start_ns, time.monotonic_ns(), None)
-    total = len(prompt.tokens)
+    if to_fork:
+        if not first.next.ends:
+            session.rollback(sequence, 1)
+        session.extend(sequence, held)
     yield Prefilled(
         start_ns=start_ns,
         end_ns=first.at_ns,
@@ -71,9 +86,10 @@ def finished(
         followed = reply.first_ns if reply is not None else None
         thinking_end_ns = followed or thought.last_ns or opened.end_ns
     total = len(opened.prompt.tokens)
-    computed = total - opened.sequence.cached
+    cached = opened.sequence.cached
+    computed = total - cached
     if opened.first is None:
-        computed = max(0, computed - opened.sequence.pending)
+        computed = max(0, len(opened.sequence.tokens) - opened.sequence.pending - cached)
     thinking_tokens = thought.tokens if thought else 0
     return Finished(
         start_ns=opened.start_ns,

@@ -123,3 +123,24 @@ def test_here_knows_names_that_do_not_exist(machine):
     assert here("smollm2-135m")
     assert not here("gemma-3-270m")
     assert not here("no-such-model")
+
+
+def test_a_vote_without_a_temperature_gets_one(machine):
+    arm = machine.choose(model="smollm2-135m", reasoning="vote", votes=5).arm
+    assert (arm.votes, arm.stop.rule) == (5, "flip")
+    assert arm.sampling.temperature == 0.7
+    arm = machine.choose(model="smollm2-135m", reasoning="vote", temperature=1.0, stop="all").arm
+    assert (arm.sampling.temperature, arm.stop.rule) == (1.0, "all")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "what"),
+    [
+        ({"votes": 5}, "--votes has no effect"),
+        ({"reasoning": "cot", "stop": "lead"}, "--stop has no effect"),
+        ({"reasoning": "vote", "temperature": 0.0}, "all the same"),
+    ],
+)
+def test_wishes_without_effect_are_refused(machine, wishes, what):
+    with pytest.raises(UsageError, match=what):
+        machine.choose(model="smollm2-135m", **wishes)

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 
 from etui.arm import Sampling
 from etui.engine.session import ModelFacts, Sampled, Step
+from etui.errors import CacheFull
 from etui.query import Message
 
 END = -1
+GREEDY = Sampling()
+LETTER_WITH_SPACE = 1_000_000
+"""A letter behind a space is one token of its own, as in the vocabularies of real models."""
 
 
 @dataclass
@@ -20,6 +24,7 @@ class FakeSequence:
     tokens: list[int]
     computed: int = 0
     cached: int = 0
+    sampling: Sampling = GREEDY
 
     @property
     def pending(self) -> int:
@@ -34,17 +39,38 @@ class FakeSequence:
 class FakeSession:
     """Draws tokens from ``says``: the text so far -> the rest of what the model would write.
 
-    The script sees the whole text of the sequence and returns what comes next; an empty string is
-    the end token.
+    The script sees the whole text of the sequence (and with ``seeded`` its seed) and returns what
+    comes next; an empty string is the end token. ``sees`` gives the log-probability of a next token
+    after a text.
     """
 
     facts: ModelFacts
-    says: Callable[[str], str]
+    says: Callable[..., str]
     batch_tokens: int = 64
+    capacity: int = 1_000_000
+    sequences: int = 16
+    seeded: bool = False
+    sees: Callable[[str, str], float] = lambda text, token: -1.0
+    refuses_rollback: bool = False
     closed: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
     opened: list[FakeSequence] = field(default_factory=list)
     steps: int = 0
+    widest: int = 0
+    computed: int = 0
     clock_ns: int = 1_000
+
+    @property
+    def live(self) -> list[FakeSequence]:
+        return [s for s in self.opened if s.id not in self.closed]
+
+    @property
+    def free_tokens(self) -> int:
+        return self.capacity - sum(s.computed - s.cached for s in self.live)
+
+    @property
+    def free_sequences(self) -> int:
+        return self.sequences - len(self.live)
 
     def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
         text = "".join(f"[{m.role}]{m.content}" for m in messages) + "[assistant]"
@@ -53,50 +79,79 @@ class FakeSession:
         return text
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+        if len(text) == 2 and text[0] == " ":
+            return [LETTER_WITH_SPACE + ord(text[1])]
         return [ord(c) for c in ("^" + text if bos else text)]
 
     def open(self, tokens: Sequence[int], sampling: Sampling) -> FakeSequence:
-        sequence = FakeSequence(len(self.opened), list(tokens))
+        return self._made(FakeSequence(len(self.opened), list(tokens), sampling=sampling))
+
+    def fork(self, sequence: FakeSequence, sampling: Sampling) -> FakeSequence:
+        shared = sequence.computed
+        tokens = list(sequence.tokens)
+        return self._made(FakeSequence(len(self.opened), tokens, shared, shared, sampling))
+
+    def _made(self, sequence: FakeSequence) -> FakeSequence:
+        assert self.free_sequences > 0
         self.opened.append(sequence)
         return sequence
 
-    def fork(self, sequence: FakeSequence, sampling: Sampling) -> FakeSequence:
-        copy = FakeSequence(len(self.opened), list(sequence.tokens), sequence.computed)
-        self.opened.append(copy)
-        return copy
-
     def extend(self, sequence: FakeSequence, tokens: Sequence[int]) -> None:
+        self._check(sequence)
         sequence.tokens.extend(tokens)
 
     def rollback(self, sequence: FakeSequence, count: int) -> bool:
+        self._check(sequence)
+        if self.refuses_rollback and count > sequence.pending:
+            return False
         del sequence.tokens[len(sequence.tokens) - count :]
         sequence.computed = min(sequence.computed, len(sequence.tokens))
         return True
 
     def step(self, sequences: Sequence[FakeSequence]) -> Step:
+        counts = [min(self.batch_tokens, sequence.pending) for sequence in sequences]
+        if sum(counts) > self.free_tokens:
+            raise CacheFull(self.capacity, len(self.live))
         self.steps += 1
+        self.widest = max(self.widest, len(sequences))
         start_ns, self.clock_ns = self.clock_ns, self.clock_ns + 1_000_000
         computed, sampled = {}, []
-        for sequence in sequences:
-            count = min(self.batch_tokens, sequence.pending)
+        for sequence, count in zip(sequences, counts, strict=True):
+            self._check(sequence)
             sequence.computed += count
+            self.computed += count
             computed[sequence.id] = count
             if sequence.pending == 0:
                 sampled.append(self._draw(sequence))
+        self._stepped = [s.id for s in sequences]
         return Step(start_ns, self.clock_ns, computed, tuple(sampled))
 
     def _draw(self, sequence: FakeSequence) -> Sampled:
-        following = self.says(sequence.text)
+        seed = (sequence.sampling.seed,) if self.seeded else ()
+        following = self.says(sequence.text, *seed)
         if not following:
             return Sampled(sequence.id, END, b"", -0.5, True)
         sequence.tokens.append(ord(following[0]))
         return Sampled(sequence.id, ord(following[0]), following[0].encode(), -0.5, False)
 
     def logprobs(self, sequence: FakeSequence, tokens: Sequence[int]) -> list[float]:
-        return [-1.0 for _ in tokens]
+        assert sequence.id in self._stepped, "the logits of another batch"
+        computed = "".join(map(chr, sequence.tokens[: sequence.computed]))
+        return [
+            self.sees(
+                computed, chr(t) if t < LETTER_WITH_SPACE else f" {chr(t % LETTER_WITH_SPACE)}"
+            )
+            for t in tokens
+        ]
 
-    def close(self, sequence: FakeSequence) -> None:
+    def close(self, sequence: FakeSequence, *, keep: bool = True) -> None:
+        self._check(sequence)
         self.closed.append(sequence.id)
+        if keep:
+            self.kept.append(sequence.id)
+
+    def _check(self, sequence: FakeSequence) -> None:
+        assert sequence.id not in self.closed, "the sequence is closed"
 
 
 def plain_facts(**changes: object) -> ModelFacts:

@@ -9,7 +9,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.energy.types import ChannelEnergy, Energy, Kind
-from etui.engine.events import Answer, Finished, Loaded, Prefilled, Prefilling, Thought
+from etui.engine.events import Answer, Finished, Loaded, Prefilled, Prefilling, Thought, Vote
 from etui.errors import EngineFailed
 from etui.log.records import LoadRecord, TurnRecord
 from etui.models import ModelSpec
@@ -269,3 +269,21 @@ def test_the_json_document_has_every_part_of_the_contract():
     }
     assert set(document["energy"]["phases"]) == {"load", "prefill", "decode"}
     assert set(document["predicted"]) == {"joules", "accuracy"}
+
+
+def test_every_vote_goes_into_the_log_and_their_tokens_count_in_a_crash():
+    saved = Saved()
+    votes = [
+        Vote(13 * S, 0, "B.", "", 4, 1.0, choice="B"),
+        Vote(14 * S, 1, "Hm", "", 3, 0.0, status="abandoned"),
+    ]
+    events = [LOADED, Prefilled(10 * S, 11 * S, 20, 5, 15), Answer(12 * S, "", 7), *votes]
+    with pytest.raises(EngineFailed):
+        list(turn(Scripted(events, EngineFailed("gone")), saved=saved))
+    (record,) = saved.turns
+    assert [(v.index, v.choice, v.status) for v in record.votes] == [
+        (0, "B", "answered"),
+        (1, None, "abandoned"),
+    ]
+    assert record.tokens.output == 7
+    assert record.to_json()["votes"][0]["choice"] == "B"

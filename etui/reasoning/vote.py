@@ -1,0 +1,233 @@
+"""Majority vote: many answers over one prefill, decoded in one batch, until enough agree.
+
+The prompt is computed once and shared; each vote is a fork of it with a seed of its own. Votes run
+side by side, because sequences of one batch share each read of the weights; one that ends gives its
+place to the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from etui.arm import Arm
+from etui.engine.events import Answer, Event, Status, Thought, Vote
+from etui.engine.session import Session
+from etui.errors import CacheFull
+from etui.options import options_of
+from etui.query import Message
+from etui.reasoning.ballot import Ballot, abandoned_vote, ballot_of
+from etui.reasoning.control import Control
+from etui.reasoning.cot import thinking_prompt
+from etui.reasoning.direct import answer_prompt
+from etui.reasoning.opening import Opened, finished, open_prompt
+from etui.reasoning.poll import Poll
+from etui.reasoning.prompts import thinking_for, thought_style
+from etui.reasoning.trace import Plan, Trace, plan_for
+
+_LIKELY_ANSWER_TOKENS = 64
+"""Room a vote's answer is given when votes are begun: few need all they may take, and one that
+finds none later is begun anew."""
+
+
+def vote(
+    messages: Sequence[Message], arm: Arm, session: Session, control: Control
+) -> Iterator[Event]:
+    """Draw up to ``arm.votes`` answers and give the one most of them agree on.
+
+    Each vote thinks within ``arm.think_tokens`` (0 answers at once) and answers within
+    ``arm.max_tokens``. The answer shown is that of the first vote for the winner.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+    """
+    start_ns = time.monotonic_ns()
+    facts = session.facts
+    if arm.think_tokens:
+        thinking = thinking_for(thought_style(arm, facts), facts)
+        hand_over = session.tokenize(thinking.hand_over)
+        prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over))
+        plan = plan_for(arm, facts, len(prompt.tokens), thinking, hand_over)
+    else:
+        prompt = answer_prompt(messages, arm, session)
+        room = facts.context_tokens - len(prompt.tokens)
+        plan = Plan(None, 0, min(arm.max_tokens, room))
+    opened = yield from open_prompt(prompt, arm, session, control, start_ns, to_fork=True)
+    try:
+        if opened.first is None:
+            why = "stopped while the prompt was computed"
+            yield finished(opened, None, None, status="stopped", why=why)
+            return
+        election = _Election(messages[-1].content, arm, session, plan, opened)
+        yield from election.run(control)
+        yield from election.close(opened)
+    finally:
+        session.close(opened.sequence)
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A vote that is being decoded."""
+
+    index: int
+    trace: Trace
+
+
+class _Election:
+    """The votes of one question on one session."""
+
+    def __init__(
+        self, question: str, arm: Arm, session: Session, plan: Plan, opened: Opened
+    ) -> None:
+        self._question = question
+        self._options = options_of(question)
+        self._arm = arm
+        self._session = session
+        self._plan = plan
+        self._base = opened.sequence
+        self._base_tokens = len(self._base.tokens) - self._base.pending
+        self._waiting = deque(range(arm.votes))
+        self._live: list[_UnderWay] = []
+        self._poll = Poll(arm)
+        self._ended: Status = "complete"
+        self._hurried = False
+        self._cut_off = 0
+        self._tokens: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
+        self._first_ns: int | None = None
+        self._thinking_end_ns = self._end_ns = opened.end_ns
+
+    def run(self, control: Control) -> Iterator[Event]:
+        """Decode votes until the poll is decided, or the user or the budget ends it."""
+        try:
+            while True:
+                if control.cancelled():
+                    self._ended = "stopped"
+                elif control.spent():
+                    yield from self._hurry()
+                if self._ended == "complete" and not self._poll.decided:
+                    self._begin_votes()
+                if self._ended == "stopped" or self._poll.decided or not self._live:
+                    break
+                yield from self._step()
+        finally:
+            rest = [self._abandon(each) for each in list(self._live)]
+        if self._ended != "complete":
+            yield from self._told(self._poll.count_all())
+        for event in self._told(self._poll.uncounted):
+            yield replace(event, status="uncounted")
+        yield from rest
+
+    def close(self, opened: Opened) -> Iterator[Event]:
+        """The winner's answer and the last word."""
+        winner, state = self._poll.winner, self._poll.tally
+        if winner is not None and winner.answer:
+            yield Answer(self._end_ns, winner.answer, 0)
+        status = self._ended
+        if status == "complete" and winner is not None and winner.extracted.status == "truncated":
+            status = "truncated"
+        started = self._arm.votes - len(self._waiting)
+        why = self._poll.why(started, self._cut_off)
+        if status in ("stopped", "budget"):
+            by = "the energy budget ended" if status == "budget" else "stopped: it broke off"
+            why = f"{by} the vote after {state.count} of {self._arm.votes}; {why}"
+        silent = state.key is None
+        thinking, answer = self._tokens[Thought], self._tokens[Answer]
+        yield replace(
+            finished(opened, None, None, status=status, why=why),
+            thinking_end_ns=self._thinking_end_ns,
+            end_ns=self._end_ns,
+            first_token_ns=self._first_ns,
+            answer=winner.answer if winner else "",
+            thinking=winner.thinking if winner else "",
+            thinking_tokens=thinking,
+            output_tokens=thinking + answer,
+            confidence=None if silent else state.agreement,
+            margin=None if silent else (state.leader - state.second) / (state.total or 1.0),
+        )
+
+    def _begin_votes(self) -> None:
+        while self._waiting and len(self._live) < self._arm.batch:
+            if not self._poll.wants_another(len(self._live)):
+                return
+            if self._live and not self._has_room():
+                return  # a smaller batch: the vote waits for a place, its result stays the same
+            index = self._waiting.popleft()
+            sampling = self._arm.sampling
+            seeded = replace(sampling, seed=(sampling.seed + index) % 2**32)
+            sequence = self._session.fork(self._base, seeded)
+            trace = Trace(self._session, sequence, self._plan, self._session.facts)
+            self._live.append(_UnderWay(index, trace))
+
+    def _has_room(self) -> bool:
+        if self._session.free_sequences < 1:
+            return False
+        each = self._plan.think_tokens + len(self._plan.hand_over) + 1
+        each += min(self._plan.answer_tokens, _LIKELY_ANSWER_TOKENS)
+        promised = sum(max(0, each - self._computed(vote.trace)) for vote in self._live)
+        return self._session.free_tokens - promised >= each
+
+    def _computed(self, trace: Trace) -> int:
+        return len(trace.sequence.tokens) - trace.sequence.pending - self._base_tokens
+
+    def _step(self) -> Iterator[Event]:
+        try:
+            step = self._session.step([vote.trace.sequence for vote in self._live])
+        except CacheFull:
+            if len(self._live) < 2:
+                raise
+            self._begin_anew(self._live[-1])
+            return
+        live = {vote.trace.sequence.id: vote for vote in self._live}
+        new: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
+        for sampled in step.sampled:
+            vote = live[sampled.sequence_id]
+            was_thinking = vote.trace.thinking
+            for event in vote.trace.take(sampled, step.end_ns):
+                new[type(event)] += event.tokens
+            if was_thinking:
+                self._thinking_end_ns = step.end_ns
+        self._end_ns = step.end_ns
+        for kind, tokens in new.items():
+            self._tokens[kind] += tokens
+            if tokens:
+                self._first_ns = self._first_ns or step.end_ns
+                yield kind(step.end_ns, "", tokens)
+        for vote in list(self._live):
+            if vote.trace.done:
+                yield from self._told(self._poll.add(self._ballot(vote)))
+
+    def _ballot(self, vote: _UnderWay) -> Ballot:
+        self._live.remove(vote)
+        self._session.close(vote.trace.sequence, keep=False)
+        return ballot_of(vote.index, vote.trace, self._question, self._options, self._arm.weight)
+
+    def _hurry(self) -> Iterator[Event]:
+        """The joules are spent: decide by what is in, or bring one vote to its end."""
+        self._ended = "budget"
+        if not self._hurried:
+            self._hurried = True
+            enough = any(b.cast.key for b in (*self._poll.counted, *self._poll.uncounted))
+            for vote in self._live[0 if enough else 1 :]:
+                yield self._abandon(vote)
+        for vote in list(self._live):
+            vote.trace.hurry(self._end_ns)
+            if vote.trace.done:
+                yield from self._told(self._poll.add(self._ballot(vote)))
+
+    def _abandon(self, vote: _UnderWay) -> Vote:
+        self._live.remove(vote)
+        self._cut_off += 1
+        vote.trace.cancel(self._end_ns)
+        self._session.close(vote.trace.sequence, keep=False)
+        return abandoned_vote(vote.index, vote.trace, self._end_ns)
+
+    def _begin_anew(self, vote: _UnderWay) -> None:
+        """Give a vote's cache up; its seed makes the same vote of it later."""
+        self._live.remove(vote)
+        self._session.close(vote.trace.sequence, keep=False)
+        self._waiting.appendleft(vote.index)
+
+    def _told(self, ballots: Iterable[Ballot]) -> Iterator[Vote]:
+        return (ballot.event(self._end_ns) for ballot in ballots)

@@ -111,6 +111,61 @@ def idle(seconds: float, as_json: bool) -> int:
 
 
 @power.command()
+@click.option("--seconds", type=Seconds, metavar="N", default=30.0, help="How long to measure.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def calibrate(seconds: float, as_json: bool) -> int:
+    """Fit the CPU estimate to the package's real readings.
+
+    Let the machine rest for the first half and work hard in the second. The two lines it prints
+    belong in config.yaml; they serve when the counter cannot be read (without root, say).
+    """
+    from etui.cli.power_text import calibration_lines
+    from etui.energy.calibrate import fit_range
+
+    with _recording() as recorder:
+        readings = list(_use_and_watts(recorder, seconds))
+    if not readings:
+        what = "no counter of the CPU package can be read, so there is nothing to calibrate with"
+        raise EtuiError(what, "see `etui doctor` for the line that makes it readable")
+    fitted = fit_range(readings)
+    if fitted is None or not fitted.trustworthy:
+        what = "the readings do not span enough of the CPU's range"
+        raise EtuiError(what, "let the machine rest for one half and work hard in the other")
+    if as_json:
+        document = {
+            "cpu_idle_watts": fitted.idle_watts,
+            "cpu_limit_watts": fitted.limit_watts,
+            "band": fitted.band,
+            "points": fitted.points,
+        }
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for line in calibration_lines(fitted):
+            click.echo(line)
+    return ExitCode.DONE
+
+
+def _use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[float, float]]:
+    """(utilisation, watts of all packages) each half second; nothing without a package."""
+    import psutil
+
+    packages = {c.id for c in recorder.selection.summed if c.scope.startswith("package:")}
+    if not packages:
+        return
+    time.sleep(_WARM_UP_S)
+    psutil.cpu_percent()
+    start_ns = begin_ns = time.monotonic_ns()
+    while (start_ns - begin_ns) / 1e9 < seconds:
+        time.sleep(0.5)
+        use, end_ns = psutil.cpu_percent() / 100, time.monotonic_ns()
+        recorder.settle(end_ns)
+        parts = [p for p in recorder.energy(start_ns, end_ns).channels if p.id in packages]
+        if len(parts) == len(packages):
+            yield use, sum(part.mean_watts for part in parts)
+        start_ns = end_ns
+
+
+@power.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seconds", type=Seconds, metavar="N", default=10.0, help="How long to record.")
 def record(file: Path, seconds: float) -> int:

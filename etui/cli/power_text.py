@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etui.units import energy_text, percent_text, seconds_text, watts_text
+
+if TYPE_CHECKING:
+    from etui.energy.calibrate import Calibration
 
 _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
 
@@ -27,6 +30,13 @@ def table(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"unmeasured: {', '.join(energy['unmeasured'])} (see `etui doctor`)"
     if cost := document.get("cost"):
         yield _cost(cost)
+
+
+def calibration_lines(fitted: Calibration) -> Iterator[str]:
+    """A fitted range as lines of config.yaml."""
+    yield f"cpu_idle_watts: {fitted.idle_watts:.1f}"
+    yield f"cpu_limit_watts: {fitted.limit_watts:.1f}"
+    yield f"# fitted to {fitted.points} readings, which lie within {100 * fitted.band:.0f} %"
 
 
 def _row(channel: Mapping[str, Any]) -> tuple[str, ...]:

@@ -144,6 +144,7 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
         "policy_file": str(place.path),
         "reasoning": decision.arm.reasoning,
         "think_tokens": decision.arm.think_tokens if decision.arm.reasoning != "direct" else None,
+        "votes": decision.arm.votes if decision.arm.reasoning == "vote" else None,
         "max_tokens": decision.arm.max_tokens,
         "on_disk": here(decision.arm.model),
         "candidates": [{"model": model, "on_disk": here(model)} for model in plan.models],
@@ -268,6 +269,8 @@ def _count(number: int, noun: str) -> str:
 def _print_explained(document: dict[str, Any]) -> None:
     thinking = document["think_tokens"]
     way = document["reasoning"] + (f", {thinking} tokens of thought" if thinking else "")
+    if document["votes"]:
+        way += f", {document['votes']} votes"
     here = "" if document["on_disk"] else " (not on this machine)"
     click.echo(f"policy     {document['policy']}")
     click.echo(f"rule       {document['rule']}")

@@ -59,8 +59,8 @@ ONLY_OF = {
 }
 """Keys that say something only with these ways of reasoning."""
 
-NOT_CARRIED_OUT = frozenset({"vote", "early_exit", "exchange", "readout"})
-"""Ways and keys that are checked but that no answer follows yet."""
+NOT_CARRIED_OUT = frozenset({"early_exit", "exchange", "readout"})
+"""Keys that are checked but that no answer follows yet."""
 
 
 class ArmEntry(Strict):
@@ -74,9 +74,10 @@ class ArmEntry(Strict):
     )
     think_tokens: int | None = Field(
         None,
-        ge=1,
+        ge=0,
         le=100_000,
-        description="Budget of the thought in tokens (cot, vote; default 256).",
+        description="Budget of the thought in tokens (cot, vote; default 256); with 0 a vote "
+        "answers at once.",
     )
     max_tokens: int = Field(
         512, ge=1, le=100_000, description="Tokens of the answer, beside the thought."
@@ -99,7 +100,7 @@ class ArmEntry(Strict):
         description="Joules a percentage point of confidence is worth; dearer thought is not begun "
         "(cot).",
     )
-    votes: int | None = Field(None, ge=2, le=64, description="Most answers drawn (default 7).")
+    votes: int | None = Field(None, ge=1, le=64, description="Most answers drawn (default 7).")
     batch: int | None = Field(None, ge=1, le=64, description="Most decoded at a time (default 8).")
     stop: StopEntry | None = Field(None, description="When no further answers are drawn.")
     weight: Literal["none", "probability"] | None = Field(
@@ -118,8 +119,6 @@ class ArmEntry(Strict):
 
     @model_validator(mode="after")
     def _keys_of_its_reasoning(self) -> Self:
-        if self.reasoning in NOT_CARRIED_OUT:
-            refuse(f"reasoning: {self.reasoning} {NOT_YET}; use direct or cot", "reasoning")
         for key, ways in ONLY_OF.items():
             if getattr(self, key) is None:
                 continue
@@ -128,6 +127,8 @@ class ArmEntry(Strict):
             if self.reasoning not in ways:
                 use = " or ".join(ways)
                 refuse(f"{key} has no effect with reasoning: {self.reasoning}; use {use}", key)
-        if self.reasoning == "vote" and self.temperature == 0:
+        if self.reasoning == "cot" and self.think_tokens == 0:
+            refuse("a thought of 0 tokens is none; write reasoning: direct", "think_tokens")
+        if self.reasoning == "vote" and self.votes != 1 and self.temperature == 0:
             refuse("votes drawn at temperature 0 are all the same; give 0.7 or so", "temperature")
         return self

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.query import Query
 from etui.routing.compile import compile_regex
 from etui.routing.decide import see_signals
@@ -45,10 +46,6 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         (
             HEAD.replace("model: small", "model: small, think_tokens: 5") + REST,
             "4:39: think_tokens has no effect with reasoning: direct; use cot or vote",
-        ),
-        (
-            HEAD.replace("model: small", "model: small, reasoning: vote") + REST,
-            "4:36: reasoning: vote is not supported by this version of etui yet; use direct or cot",
         ),
         (
             HEAD.replace("model: small", "model: small, max_joules: 0") + REST,
@@ -234,7 +231,16 @@ def test_warnings(check: Check) -> None:
             "stop: {rule: lead, eps: 0.1}",
             "eps has no effect with rule: lead; it belongs to flip",
         ),
-        ("votes: 1", "votes: must be at least 2, found 1"),
+        ("votes: 0", "votes: must be at least 1, found 0"),
+        ("votes: 3", "votes has no effect with reasoning: direct; use vote"),
+        (
+            "reasoning: vote, temperature: 0",
+            "votes drawn at temperature 0 are all the same; give 0.7 or so",
+        ),
+        (
+            "reasoning: cot, think_tokens: 0",
+            "a thought of 0 tokens is none; write reasoning: direct",
+        ),
         ("weight: one", "weight: 'one' is none of none, probability, did you mean 'none'?"),
         (
             "early_exit: {}, reasoning: cot",
@@ -255,6 +261,25 @@ def test_a_shadow_is_a_policy_there_is() -> None:
     assert [str(problem) for problem in checked.errors] == [
         "p.yaml:7:18: unknown policy 'frugl', did you mean 'frugal'?"
     ]
+
+
+def test_an_arm_that_votes(make: Callable[[str], Policy]) -> None:
+    arm = (
+        "small, reasoning: vote, votes: 5, batch: 3, think_tokens: 0, weight: probability, "
+        "stop: {rule: adaptive, threshold: 0.9}"
+    )
+    policy = make(HEAD.replace("small}", arm + "}") + REST)
+    assert policy.arms["quick"].arm == Arm(
+        name="quick",
+        model="tiny",
+        reasoning="vote",
+        votes=5,
+        batch=3,
+        think_tokens=0,
+        weight="probability",
+        stop=VoteStop(rule="adaptive", threshold=0.9),
+        sampling=Sampling(temperature=VOTE_TEMPERATURE),
+    )
 
 
 EVIL = (r"(a+)+$", r"(a|a)*b", r"(.*a){20}x", r"(\w+\s?)*!", r"(?:(?:a{1,99}){1,99}){1,99}b")

@@ -163,11 +163,12 @@ def _made(value: Any) -> Any:
 
 @cache
 def _classes() -> Mapping[str, Any]:
-    from etui.arm import Arm, Sampling, VoteStop
+    from etui.arm import Arm, DecodePrice, EarlyExit, Sampling, VoteStop
     from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
     from etui.request import AnswerRequest
 
     lines = (Hello, Heartbeat, Ask, Load, Cancel, Hurry, Told, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
-    requests = (AnswerRequest, ModelSpec, Message, Arm, Sampling, VoteStop, Config)
+    arms = (Arm, Sampling, VoteStop, EarlyExit, DecodePrice)
+    requests = (AnswerRequest, ModelSpec, Message, Config)
     return {c.__name__: c for c in (*lines, *sources, *arms, *requests, *get_args(Event))}

@@ -171,4 +171,4 @@ def _classes() -> Mapping[str, Any]:
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, VoteStop, EarlyExit, DecodePrice)
     requests = (AnswerRequest, ModelSpec, Message, Config)
-    return {c.__name__: c for c in (*lines, *sources, *requests, *get_args(Event))}
+    return {c.__name__: c for c in (*lines, *sources, *arms, *requests, *get_args(Event))}

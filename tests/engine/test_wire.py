@@ -22,6 +22,7 @@ from etui.engine.wire import (
     Failed,
     Heartbeat,
     Hello,
+    Load,
     Told,
     WireError,
     decode,
@@ -52,6 +53,7 @@ NUMBERS = st.integers(0, 2**40)
 LINES = st.one_of(
     st.builds(Told, NUMBERS, EVENTS),
     st.builds(Ask, NUMBERS, REQUESTS),
+    st.builds(Load, NUMBERS, SPECS, PATHS),
     st.builds(Cancel, NUMBERS),
     st.builds(Done, NUMBERS),
     st.builds(Heartbeat, NUMBERS),

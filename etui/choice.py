@@ -65,11 +65,25 @@ def choose(
         )
     model = wish.model or (config.model if not (wish.policy or wish.arm) else None)
     if model:
-        spec = catalogue.get(model)
+        model = _shelf_name(model, config, catalogue)
+        catalogue.get(model)  # a name that does not exist is said before anything is spent
         named = "--model" if wish.model else "`model` in config.yaml"
-        arm = Arm(wish.reasoning or "direct", spec.name)
-        return _changed(Decision(arm, None, None, f"{named} {spec.name}"), wish)
+        arm = Arm(wish.reasoning or "direct", model)
+        return _changed(Decision(arm, None, None, f"{named} {model}"), wish)
     return _changed(_by_policy(query, wish, config, catalogue, read_host), wish)
+
+
+def _shelf_name(model: str, config: Config, catalogue: Catalogue) -> str:
+    """The name of an entry, where the path of its own file was given; else what was given."""
+    from etui.models import model_path
+
+    stem = Path(model).stem
+    if model.endswith(".gguf") and stem in catalogue:
+        place = model_path(catalogue.models[stem], config)
+        given = Path(model).expanduser()
+        if place.is_file() and given.is_file() and place.samefile(given):
+            return stem
+    return model
 
 
 def serving(decision: Decision, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, Path]:

@@ -46,6 +46,21 @@ def test_a_model_spells_the_arm_out(machine):
     assert decision.why == "--model smollm2-135m"
 
 
+def test_the_path_of_a_file_is_a_model(machine, tmp_path):
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(b"no model")
+    decision = machine.choose(model=str(file))
+    assert decision.arm.model == str(file)
+    with pytest.raises(ModelUnavailable, match="GGUF"):
+        serving(decision, machine.config, machine.catalogue)
+
+
+def test_the_path_of_an_entrys_own_file_is_the_entry(machine):
+    machine.has("smollm2-135m")
+    file = machine.config.models_dir / "smollm2-135m.gguf"
+    assert machine.choose(model=str(file)).arm.model == "smollm2-135m"
+
+
 def test_an_unknown_model_gets_the_nearest_names(machine):
     with pytest.raises(UsageError) as caught:
         machine.choose(model="smollm-135m")

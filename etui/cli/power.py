@@ -319,7 +319,9 @@ def _watch(recorder: Recorder, interval: float) -> int:
     with _until_stopped():
         while True:
             time.sleep(interval)
-            lines = list(table(_document(recorder, begin_ns, time.monotonic_ns())))
+            end_ns = time.monotonic_ns()
+            recorder.settle(end_ns)
+            lines = list(table(_document(recorder, begin_ns, end_ns)))
             if drawn:
                 click.echo(f"\x1b[{drawn}F\x1b[J", nl=False)
             click.echo("\n".join(lines))

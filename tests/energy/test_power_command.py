@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from etui.energy.recorder import Recorder
+from etui.energy.selftest import failed, selftest
+from etui.energy.simulate.curves import constant
+from etui.energy.simulate.devices import SENSORS, FakeClock, FakeDevice
+from etui.energy.simulate.play import sample
 
 CURVE = "0:100,1.0:100,1.0:300,1.8:300"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -182,3 +189,56 @@ def test_json_and_jsonl_exclude_each_other(etui: Run) -> None:
     done = etui("--json", "--jsonl")
     assert done.returncode == 2
     assert "exclude each other" in done.stderr
+
+
+def test_a_measured_baseline_gives_net_joules(etui: Run, gpu: dict[str, str]) -> None:
+    quiet = {**gpu, "FAKE_NVML_CURVE": "0:40,1:40"}
+    done = etui("idle", "--seconds", "0.8", "--json", **quiet)
+    assert done.returncode == 0, done.stderr
+    idle = json.loads(done.stdout)
+    assert idle["watts"]["gpu:GPU-fake-0"] == pytest.approx(40, rel=0.05)
+    assert idle["steady"]
+    busy = {**gpu, "FAKE_NVML_CURVE": "0:240,1:240"}
+    energy = json.loads(etui("--json", "--seconds", "0.8", **busy).stdout)["energy"]
+    seconds = (energy["end_ns"] - energy["start_ns"]) / 1e9
+    assert energy["idle_watts"] == pytest.approx(40, rel=0.05)
+    assert energy["net_joules"] == pytest.approx(energy["joules"] - energy["idle_watts"] * seconds)
+
+
+def test_nothing_to_calibrate_with_is_said(etui: Run) -> None:
+    done = etui("calibrate", "--seconds", "0.5")
+    assert done.returncode == 1
+    assert "no counter of the CPU package" in done.stderr
+
+
+def test_a_counter_and_an_integral_that_disagree_fail_the_selftest() -> None:
+    class Biased(FakeDevice):
+        def _power(self, refreshed_s: float) -> float:
+            return 1.3 * super()._power(refreshed_s)
+
+    clock = FakeClock()
+    sensor = SENSORS["counter 100 ms + instant power"]
+    for device, good in (
+        (FakeDevice(constant(100.0, 9), clock, sensor), True),
+        (Biased(constant(100.0, 99), clock, sensor), False),
+    ):
+        recorder = Recorder([device], clock=clock)
+        begin = clock.seconds
+        sample(recorder, clock, 7, random.Random(1))
+        checks = selftest(recorder, clock.at(begin + 2), clock.at(begin + 6))
+        assert failed(checks) is not good
+        found = {check.name: check.passed for check in checks}
+        assert found["agreement"] is good
+        assert found["additivity"]
+
+
+def test_a_device_that_is_silent_fails_the_selftest() -> None:
+    clock = FakeClock()
+    device = FakeDevice(constant(100.0, 9), clock, fails=lambda now: True)
+    recorder = Recorder([device], clock=clock)
+    sample(recorder, clock, 5, random.Random(1))
+    checks = selftest(recorder, clock.at(1), clock.at(4))
+    found = {check.name: check.passed for check in checks}
+    assert failed(checks)
+    assert found["coverage"] is False
+    assert found["additivity"] is None

@@ -39,7 +39,7 @@ class GpuWatch:
     Args:
         nvml: The source whose GPUs are watched.
         clock: Monotonic clock in nanoseconds.
-        own_pids: Process ids of etui; None asks the system.
+        is_own: Whether a process belongs to etui; None asks the system.
         proc: Folder with one entry a process.
     """
 
@@ -49,12 +49,13 @@ class GpuWatch:
         self,
         nvml: NvmlSource,
         clock: Callable[[], int] = time.monotonic_ns,
-        own_pids: Callable[[], set[int]] | None = None,
+        is_own: Callable[[int], bool] | None = None,
         proc: Path = Path("/proc"),
     ) -> None:
         self._nvml = nvml
         self._clock = clock
-        self._own_pids = own_pids or _family
+        self._is_own = is_own or _started_here
+        self._owners: dict[int, bool] = {}
         self._proc = proc
         self._uses: deque[GpuUse] = deque(maxlen=_LOOKS)
         self._states: dict[str, GpuState] = {}
@@ -81,9 +82,8 @@ class GpuWatch:
         if now_ns < self._due_ns or self._nvml.library is None:
             return {}
         self._due_ns = now_ns + _EVERY_NS
-        own = self._own_pids()
         for channel, handle in self._nvml.handles:
-            self._uses.append(self._use(now_ns, channel.scope, handle, own))
+            self._uses.append(self._use(now_ns, channel.scope, handle))
             self._states[channel.scope] = self._state(now_ns, channel.scope, handle)
         return {}
 
@@ -94,9 +94,17 @@ class GpuWatch:
         """Whether a GPU was shared in an interval, and etui's part of it."""
         return share_of(tuple(self._uses), scope, start_ns, end_ns, _REACH_NS)
 
-    def _use(self, now_ns: int, scope: str, handle: Any, own: set[int]) -> GpuUse:
+    def _own(self, pids: set[int]) -> set[int]:
+        """Those of some processes that belong to etui; asked once a process."""
+        self._owners = {pid: self._owners[pid] for pid in pids if pid in self._owners}
+        for pid in pids - self._owners.keys():
+            self._owners[pid] = self._is_own(pid)
+        return {pid for pid in pids if self._owners[pid]}
+
+    def _use(self, now_ns: int, scope: str, handle: Any) -> GpuUse:
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses", handle) or []
         pids = {int(process.pid) for process in processes}
+        own = self._own(pids)
         known = {pid for pid in pids if pid in own or (self._proc / str(pid)).exists()}
         samples = self._ask("nvmlDeviceGetProcessUtilization", handle, self._seen_us.get(scope, 0))
         own_percent = other_percent = None
@@ -134,11 +142,13 @@ class GpuWatch:
         return None
 
 
-def _family() -> set[int]:
-    """This process and everything it started: the engine may run in a child."""
+def _started_here(pid: int) -> bool:
+    """Whether a process is this one or one that it started: the engine may run in a child."""
     import psutil
 
     own = os.getpid()
+    if pid == own:
+        return True
     with suppress(psutil.Error):
-        return {own, *(child.pid for child in psutil.Process(own).children(recursive=True))}
-    return {own}
+        return any(parent.pid == own for parent in psutil.Process(pid).parents())
+    return False

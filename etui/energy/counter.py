@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _T, _E, _COVERED, _KNOWN, _HALF = range(5)
+_LONG_TICKS = 5
 _DRIVER_HALF_NS = 2_000_000
 """A driver's timestamp is trusted to 2 ms: clocks slew, and it is given in coarse steps."""
 
@@ -276,11 +277,19 @@ class CounterTrack:
         mean = (e1 - e0) / seconds
         low, high = self._range_of(t0, t1)
         swing = 2 * max(high - mean, mean - low, 0.0)
+        if seconds > _LONG_TICKS * (self._clock.period_ns or 1e8) / 1e9:
+            # A bridged gap: anything between nothing and the most ever drawn may have happened.
+            swing = max(swing, mean, self._most_watts() - mean)
         above, below = swing, min(swing, mean)
         done, left = share * seconds, (1 - share) * seconds
         steps = max(min(done * above, left * below), min(done * below, left * above))
         wander = 2 * self._scatter(upper) * math.sqrt(done * left)
         return float(max(steps, wander))
+
+    def _most_watts(self) -> float:
+        """The most that a tick on record drew on average."""
+        found = self.slopes(self._knots.row(0)[_T], self._knots.row(-1)[_T])
+        return found[1] if found else 0.0
 
     def _scatter(self, upper: int) -> float:
         """Standard deviation of one tick's mean watts, from the steps between ticks around it."""

@@ -289,3 +289,29 @@ def test_a_curve_knows_its_own_integral() -> None:
     assert curve.joules(4.0) == pytest.approx(200)
     assert curve.between(1.0, 3.0) == pytest.approx(75 + 50)
     assert curve.watts(2.0) == 50
+
+
+@pytest.mark.parametrize("name", SENSORS)
+def test_windows_that_end_in_a_long_gap_say_how_little_is_known(name: str) -> None:
+    """Reads fail for 2 to 6 s while the load comes and goes unseen."""
+    found: list[Window] = []
+    for seed in range(6):
+        rng = random.Random(seed)
+        curve = CURVES["bursts"](rng, 44)
+        length = rng.uniform(2, 6)
+        recorder, clock = record(
+            curve,
+            SENSORS[name],
+            40,
+            rng,
+            fails=lambda now, length=length: 15 <= now < 15 + length,
+        )
+        for _ in range(60):
+            start, end = rng.uniform(3, 14), 15 + rng.uniform(0.1, length - 0.8)
+            if rng.random() < 0.5:
+                start, end = end, rng.uniform(22, 36)
+            energy = recorder.energy(clock.at(start), clock.at(end))
+            found.append(Window(energy, curve.between(start, end)))
+            assert energy.coverage < 1
+            assert "gap" in energy.flags
+    assert sum(window.inside for window in found) / len(found) >= 0.95

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -84,6 +85,14 @@ class EtuiApp(App[None]):
         else:
             guide = FirstRunScreen(backend.shelf, self._config.models_dir)
             self.push_screen(guide, lambda _there: self._chat.attach(backend))
+
+    async def on_unmount(self) -> None:
+        """Close the backend before the loop waits for the threads that are in it."""
+        if self.backend is not None:
+            try:
+                await asyncio.to_thread(self.backend.runner.close)
+            except EtuiError as error:
+                self.fault = self.fault or error
 
     def on_backend_failed(self, failed: BackendFailed) -> None:
         self._say_error(failed.what, failed.fix)
@@ -178,11 +187,9 @@ def run_app(config: Config, *, policy: str | None = None, model: str | None = No
     make_home(config)
     app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_backend)
     leave_on_hangup(lambda: app.backend.runner.close() if app.backend is not None else None)
-    try:
-        app.run()
-    finally:
-        if app.backend is not None:
-            app.backend.runner.close()
+    app.run()
+    if isinstance(app.fault, EtuiError):
+        raise app.fault
     if app.fault is not None:
         raise EtuiError(
             f"a fault in the app: {type(app.fault).__name__}: {app.fault}",

@@ -56,7 +56,10 @@ class TurnRunner(Protocol):
         """End the running answer soon; safe from any thread."""
 
     def close(self) -> None:
-        """Give everything back: the engine's process, the recorder, the log."""
+        """Give everything back: the engine's process, the recorder, the log.
+
+        A ``run`` or ``warm_up`` in another thread ends soon; a second call does nothing.
+        """
 
 
 class PowerMeter(Protocol):

@@ -41,6 +41,8 @@ class ChatRunner:
         self._idle = threading.Lock()
         self._cancelled = threading.Event()
         self._answering = False
+        self._closed = False
+        self._closing = threading.Lock()
         self._resident: str | None = None
 
     def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
@@ -110,6 +112,12 @@ class ChatRunner:
         Raises:
             LogUnavailable: Something could not be written; says where it went.
         """
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._close()
+
+    def _close(self) -> None:
         held = False
         if self._answering:
             self.cancel()

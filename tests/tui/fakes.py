@@ -71,6 +71,7 @@ class FakeRunner:
     hold: bool = False
     error: EtuiError | None = None
     load_error: EtuiError | None = None
+    slow_load: bool = False
     likely: str | None = MODEL
     asked: list[tuple[Query, Route]] = field(default_factory=list)
     saved: list[TurnRecord] = field(default_factory=list)
@@ -78,6 +79,7 @@ class FakeRunner:
     closed: bool = False
     let_go: threading.Event = field(default_factory=threading.Event)
     _cancelled: threading.Event = field(default_factory=threading.Event)
+    _end: threading.Event = field(default_factory=threading.Event)
 
     def likely_model(self, route: Route) -> str | None:
         return route.model or self.likely
@@ -86,6 +88,8 @@ class FakeRunner:
         self.warmed.append(route)
         if self.load_error:
             raise self.load_error
+        if self.slow_load:
+            self._end.wait(DEADLINE_SECONDS)
         return Loaded(self.likely_model(route) or MODEL, 0, 400_000_000, 0, 98_362_432)
 
     def cancel(self) -> None:
@@ -93,6 +97,7 @@ class FakeRunner:
 
     def close(self) -> None:
         self.closed = True
+        self._end.set()
         self._cancelled.set()
 
     def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:

@@ -316,6 +316,17 @@ async def test_quitting_saves_the_running_answer_first(house: House) -> None:
     assert [record.status for record in house.runner.saved] == ["stopped"]
 
 
+async def test_quitting_does_not_wait_for_a_model_to_load(house: House) -> None:
+    house.runner.slow_load = True
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: house.runner.warmed)
+        await until(pilot, lambda: f"loading {MODEL}" in panel_text(app))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)
+    assert house.runner.closed
+
+
 async def test_only_the_last_turns_stay_on_the_screen(house: House) -> None:
     house.runner.pieces = ("Yes.",)
     app = house.app()

@@ -215,7 +215,6 @@ class ChannelTrace:
         ends = math.hypot(first.blur, last.blur)
         sampling = 0.0
         unknown_s = max(span - (last.known_ns - first.known_ns), 0.0) / 1e9
-        most = max(self.power.max_watts, self._most_watts())
         digits = 0.0
         if not self._by_counter:
             sampling = self.power.blur(start_ns, end_ns)
@@ -223,7 +222,10 @@ class ChannelTrace:
             uncovered_s = max(span - (last.covered_ns - first.covered_ns), 0.0) / 1e9
             unknown_s = max(unknown_s, uncovered_s)
         stated = self.channel.relative_error * abs(last.joules - first.joules)
-        return math.hypot(ends, sampling, stated) + unknown_s * most + digits + GRID_JOULES
+        unknown = 0.0
+        if unknown_s > 0:
+            unknown = unknown_s * max(self.power.max_watts, self._most_watts())
+        return math.hypot(ends, sampling, stated) + unknown + digits + GRID_JOULES
 
     def _most_watts(self) -> float:
         first, last = self.counter.first_edge_ns, self.counter.last_edge_ns

@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, not wrong.
+settings.register_profile("energy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("energy")
 
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 

@@ -315,3 +315,30 @@ def test_windows_that_end_in_a_long_gap_say_how_little_is_known(name: str) -> No
             assert energy.coverage < 1
             assert "gap" in energy.flags
     assert sum(window.inside for window in found) / len(found) >= 0.95
+
+
+def test_a_total_of_several_devices_holds_the_truth() -> None:
+    """They share a load, so that their errors come at the same moments."""
+    inside = []
+    for seed in range(5):
+        rng = random.Random(seed)
+        clock = FakeClock()
+        curve = CURVES["bursts"](rng, 44)
+        devices = [
+            FakeDevice(curve, clock, replace(SENSORS[name], phase_s=rng.uniform(0, 0.1)), scope=s)
+            for s, name in (
+                ("gpu:A", "counter 100 ms"),
+                ("gpu:B", "counter 100 ms, stamped"),
+                ("gpu:C", "power, 25 % duty"),
+                ("package:0", "RAPL, wraps at 3 kJ"),
+            )
+        ]
+        recorder = Recorder(devices, clock=clock)
+        sample(recorder, clock, 40, rng)
+        for _ in range(60):
+            start = rng.uniform(2, 28)
+            end = start + rng.uniform(0.1, 9)
+            energy = recorder.energy(clock.at(start), clock.at(end))
+            inside.append(Window(energy, 4 * curve.between(start, end)).inside)
+            assert energy.kind is Kind.INTEGRATED
+    assert sum(inside) / len(inside) >= 0.95

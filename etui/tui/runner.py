@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from etui.routing.decision import Decision
     from etui.routing.host import HostState
 
-LEAVE_SECONDS = 5.0
+LEAVE_SECONDS = 10.0
 """How long closing waits for a running turn to reach the log."""
 
 

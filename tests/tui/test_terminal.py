@@ -141,7 +141,10 @@ def test_a_terminal_that_is_closed_leaves_nothing_behind(spawn: Spawn, etui_home
     app.ptyproc.fileobj.close()
     _gone, alive = psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
     assert alive == []
-    assert [row[:2] for row in rows(etui_home)] == [(LONG_QUESTION, "stopped")]
+    ((query, status, joules),) = rows(etui_home)
+    assert query == LONG_QUESTION
+    assert status in ("stopped", "error"), "an engine too slow to stop is ended, and says so"
+    assert joules is not None
 
 
 def test_a_crash_of_the_engine_leaves_the_chat_running(

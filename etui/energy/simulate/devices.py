@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,7 @@ class Sensor:
         power_step_watts: Resolution of the power reading.
         average_s: What the channel declares of the power reading (0 for instant).
         phase_s: When the first refresh is.
+        jitter_s: How far each refresh of the counter lies off a regular beat, at most.
         period_hint_s: What the channel declares of its period.
     """
 
@@ -66,6 +68,7 @@ class Sensor:
     power_step_watts: float = 0.001
     average_s: float = 0.0
     phase_s: float = 0.0
+    jitter_s: float = 0.0
     period_hint_s: float | None = None
 
 
@@ -134,13 +137,26 @@ class FakeDevice:
         joules = watts = None
         updated_ns = None
         if sensor.counter_period_s is not None:
-            refreshed_s = _floor(now_s, sensor.counter_period_s, sensor.phase_s)
+            refreshed_s = self._refreshed(now_s, sensor.counter_period_s)
             joules = self._count(refreshed_s)
             updated_ns = self.clock.at(refreshed_s) if sensor.stamps else None
         if sensor.power_period_s is not None:
             refreshed_s = _floor(now_s, sensor.power_period_s, sensor.phase_s)
             watts = self._power(refreshed_s)
         return Reading(self.clock(), joules, watts, updated_ns=updated_ns)
+
+    def _refreshed(self, now_s: float, period_s: float) -> float:
+        """When the counter was refreshed last."""
+        sensor = self.sensor
+        if not sensor.jitter_s:
+            return _floor(now_s, period_s, sensor.phase_s)
+        beat = math.floor((now_s - sensor.phase_s) / period_s) + 1
+        while True:
+            off = random.Random(beat).uniform(-sensor.jitter_s, sensor.jitter_s)
+            at = beat * period_s + sensor.phase_s + off
+            if at <= now_s:
+                return at
+            beat -= 1
 
     def _count(self, refreshed_s: float) -> float:
         sensor = self.sensor
@@ -173,6 +189,7 @@ SENSORS: dict[str, Sensor] = {
     "counter 100 ms": Sensor(),
     "counter 100 ms + instant power": Sensor(power_period_s=0.05, power_window_s=0.025),
     "counter 100 ms, stamped": Sensor(stamps=True, power_period_s=0.1, power_window_s=0.025),
+    "counter 100 ms, uneven": Sensor(jitter_s=0.015),
     "counter 20 ms": Sensor(counter_period_s=0.02),
     "RAPL, wraps at 3 kJ": Sensor(
         counter_period_s=0.001,

@@ -9,6 +9,7 @@ from etui.engine.events import Event
 from etui.engine.session import Session
 from etui.errors import UsageError
 from etui.query import Message
+from etui.reasoning.choices import choices
 from etui.reasoning.control import Control
 from etui.reasoning.cot import chain_of_thought
 from etui.reasoning.direct import direct
@@ -31,6 +32,8 @@ def answer(
         UsageError: The arm asks for a way of reasoning that is not there.
     """
     match arm.reasoning:
+        case "direct" if arm.readout == "choices":
+            yield from choices(messages, arm, session, control)
         case "direct":
             yield from direct(messages, arm, session, control)
         case "cot":

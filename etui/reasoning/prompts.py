@@ -30,6 +30,8 @@ _INSTRUCTIONS: dict[ThoughtStyle, str] = {
     ),
 }
 
+_LETTER_INSTRUCTION = "Answer with the letter of the right option alone."
+
 _HAND_OVER_PLAIN = f"\n\nThat is enough thinking; here is the result.\n{ANSWER_MARKER}"
 _HAND_OVER_ENDED = f"\n\n{ANSWER_MARKER}"
 _HAND_OVER_NATIVE = "\n\nThe budget for thinking is used up, so I answer with what I have now.\n"
@@ -81,8 +83,15 @@ def thinking_for(style: ThoughtStyle, facts: ModelFacts) -> Thinking:
 def with_instruction(messages: Sequence[Message], style: ThoughtStyle) -> tuple[Message, ...]:
     """The conversation with the instruction to think behind the question; native needs none."""
     instruction = _INSTRUCTIONS.get(style)
-    if instruction is None:
-        return tuple(messages)
+    return tuple(messages) if instruction is None else _instructed(messages, instruction)
+
+
+def with_letter_instruction(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation with the instruction to answer with a letter behind the question."""
+    return _instructed(messages, _LETTER_INSTRUCTION)
+
+
+def _instructed(messages: Sequence[Message], instruction: str) -> tuple[Message, ...]:
     last = messages[-1]
     return (*messages[:-1], replace(last, content=f"{last.content}\n\n{instruction}"))
 

@@ -59,7 +59,7 @@ ONLY_OF = {
 }
 """Keys that say something only with these ways of reasoning."""
 
-NOT_CARRIED_OUT = frozenset({"early_exit", "exchange", "readout"})
+NOT_CARRIED_OUT = frozenset({"early_exit", "exchange"})
 """Keys that are checked but that no answer follows yet."""
 
 

@@ -15,7 +15,7 @@ from etui.engine.model import Model
 from etui.engine.session import ModelFacts
 from etui.engine.template import ChatTemplate
 
-OPTIONS = ContextOptions(context_tokens=1024, threads=2, sequences=8, batch_tokens=128)
+OPTIONS = ContextOptions(context_tokens=1024, threads=1, sequences=8, batch_tokens=128)
 
 MakeSession = Callable[..., LlamaSession]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.engine.gguf import Array, check_gguf, parse
+from etui.engine.gguf_types import TENSOR_TYPES
 from etui.errors import ModelUnavailable
 
 
@@ -126,3 +128,21 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.gguf", tmp_path):
         with pytest.raises(ModelUnavailable, match="cannot read the model file"):
             check_gguf(path)
+
+
+def test_tensor_types_are_those_of_llama_cpp() -> None:
+    from llama_cpp import llama_cpp
+
+    lib = llama_cpp._lib
+    lib.ggml_type_name.restype = ctypes.c_char_p
+    lib.ggml_blck_size.restype = ctypes.c_int64
+    lib.ggml_type_size.restype = ctypes.c_size_t
+    theirs = {
+        kind: (
+            lib.ggml_type_name(kind).decode().upper(),
+            lib.ggml_blck_size(kind),
+            lib.ggml_type_size(kind),
+        )
+        for kind in TENSOR_TYPES
+    }
+    assert theirs == TENSOR_TYPES

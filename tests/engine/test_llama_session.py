@@ -95,7 +95,9 @@ def test_greedy_output_is_that_of_llama_cpp(session: LlamaSession, starter_model
     tokens = prompt(session, QUESTION)
     ours = answer(session, tokens, 32, GREEDY)
     theirs: list[int] = []
-    llama = Llama(str(starter_model), n_ctx=1024, n_threads=2, n_batch=128, verbose=False)
+    llama = Llama(
+        str(starter_model), n_ctx=1024, n_threads=1, n_threads_batch=1, n_batch=128, verbose=False
+    )
     for token in llama.generate(tokens, temp=0):
         if token == llama.token_eos() or len(theirs) == 32:
             break

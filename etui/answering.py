@@ -49,7 +49,7 @@ class InProcess:
         session, loaded = self._residency.session(request.model, request.path)
         if loaded is not None:
             yield loaded
-        yield from answer(request.messages, request.arm, session, self)
+        yield from answer(request.messages, request.arm, session, self, request.price)
 
     def load(self, model: ModelSpec, path: Path) -> Loaded | None:
         """Bring a model into memory ahead of a question; None when it was there.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.arm import Arm
+from etui.arm import Arm, DecodePrice
 from etui.query import Message
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class AnswerRequest:
         messages: The conversation, the question last.
         arm: How to answer.
         chat_id: The chat, so that its cache is found again; None for a single question.
+        price: What tokens of this model cost here; None where that is not known.
     """
 
     model: ModelSpec
@@ -30,3 +31,4 @@ class AnswerRequest:
     messages: tuple[Message, ...]
     arm: Arm
     chat_id: str | None = None
+    price: DecodePrice | None = None

@@ -96,11 +96,18 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A look at the answer from the middle of a thought: option -> probability."""
+    """A look at the answer from the middle of a thought.
+
+    Attributes:
+        thinking_tokens: Tokens of the thought at that moment.
+        probabilities: Option letter, or the answer in words -> probability.
+        tokens: Tokens the look took, computed and decoded; they are no part of the output.
+    """
 
     t_ns: int
     thinking_tokens: int
     probabilities: tuple[tuple[str, float], ...]
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from etui.arm import Arm
+from etui.arm import Arm, DecodePrice
 from etui.engine.events import Event
 from etui.engine.session import Session
 from etui.errors import UsageError
@@ -17,7 +17,11 @@ from etui.reasoning.vote import vote
 
 
 def answer(
-    messages: Sequence[Message], arm: Arm, session: Session, control: Control
+    messages: Sequence[Message],
+    arm: Arm,
+    session: Session,
+    control: Control,
+    price: DecodePrice | None = None,
 ) -> Iterator[Event]:
     """Answer the last message of a conversation.
 
@@ -26,6 +30,7 @@ def answer(
         arm: How to answer; its model is the session's.
         session: The loaded model.
         control: Asked between tokens and between prefill batches.
+        price: What tokens cost, for thought that is regulated by it; None where not known.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
@@ -37,7 +42,7 @@ def answer(
         case "direct":
             yield from direct(messages, arm, session, control)
         case "cot":
-            yield from chain_of_thought(messages, arm, session, control)
+            yield from chain_of_thought(messages, arm, session, control, price)
         case "vote":
             yield from vote(messages, arm, session, control)
         case other:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from etui.arm import Arm
+from etui.arm import Arm, DecodePrice
 from etui.engine.events import Event
 from etui.engine.session import Sampled, Session
 from etui.query import Message
 from etui.reasoning.control import Control
 from etui.reasoning.decoding import Decoded, Ending
-from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, Prompt, fit
+from etui.reasoning.depth import Spending
+from etui.reasoning.fitting import LIKELY_ANSWER_TOKENS, SMALLEST_ANSWER_TOKENS, Prompt, fit
 from etui.reasoning.opening import finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import (
     Thinking,
@@ -20,13 +21,21 @@ from etui.reasoning.prompts import (
     thought_style,
     with_instruction,
 )
+from etui.reasoning.regulator import Prober, Regulator
 from etui.reasoning.trace import Trace, plan_for
 
 
 def chain_of_thought(
-    messages: Sequence[Message], arm: Arm, session: Session, control: Control
+    messages: Sequence[Message],
+    arm: Arm,
+    session: Session,
+    control: Control,
+    price: DecodePrice | None = None,
 ) -> Iterator[Event]:
     """Think within ``arm.think_tokens``, then answer within ``arm.max_tokens``.
+
+    The thought ends before its budget where ``arm.early_exit``, ``arm.max_joules`` or
+    ``arm.exchange`` say so (``reasoning/depth.py``).
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
@@ -45,6 +54,15 @@ def chain_of_thought(
             )
             return
         plan = plan_for(arm, facts, len(prompt.tokens), thinking, hand_over)
+        spending = Spending(
+            price,
+            arm.max_joules,
+            len(prompt.tokens) - sequence.cached,
+            min(plan.answer_tokens, LIKELY_ANSWER_TOKENS),
+        )
+        prober = Prober(session, sequence, messages[-1].content, thinking)
+        regulator = Regulator(arm, plan, spending, prober)
+        plan = regulator.before_all(len(prompt.tokens))
         sampled: tuple[Sampled, ...] = (opened.first.next,)
         at_ns = opened.first.at_ns
         if plan.think_tokens == 0:
@@ -52,6 +70,8 @@ def chain_of_thought(
                 session.rollback(sequence, 1)  # the drawn token would be a thought
             sampled = ()
         trace = Trace(session, sequence, plan, facts)
+        if sampled and not sampled[0].ends:
+            yield from regulator.before(drawn=1)
         while True:
             for token in sampled:
                 yield from trace.take(token, at_ns)
@@ -64,6 +84,8 @@ def chain_of_thought(
                 yield from trace.hurry(at_ns)
                 if trace.done:
                     break
+            if trace.thinking and regulator.due(trace.thinking_tokens):
+                yield from regulator.decide(trace)
             step = session.step([sequence])
             sampled, at_ns = step.sampled, step.end_ns
         thought, reply = trace.thought, trace.reply
@@ -73,7 +95,7 @@ def chain_of_thought(
         status, why = how_reply_ended(reply, arm)
         if thought is not None and thought.ending is Ending.BUDGET and status == "complete":
             status = "budget"
-        why = why or _why_cut(thought, plan.think_tokens, arm)
+        why = why or regulator.why or _why_cut(thought, plan.think_tokens, arm)
         yield finished(opened, thought, reply, status=status, why=why)
     finally:
         session.close(sequence)

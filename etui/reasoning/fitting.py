@@ -12,6 +12,9 @@ from etui.query import Message
 SMALLEST_ANSWER_TOKENS = 16
 """A prompt that leaves less room than this for an answer does not fit."""
 
+LIKELY_ANSWER_TOKENS = 64
+"""Room or joules are kept for an answer of this length at most: few take all they may."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

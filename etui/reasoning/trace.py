@@ -65,6 +65,9 @@ class Trace:
     Whoever drives it steps the sequence and hands each drawn token to ``take``; the trace queues
     the bridge between thought and answer itself. A token the prefill drew must be taken back
     first where the plan has no thought but a hand-over.
+
+    Attributes:
+        last_ns: When the last token was taken.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Trace:
         self._bridge_shown = ""
         self._thought: Run | None = None
         self._reply: Run | None = None
+        self.last_ns = 0
         if plan.thinking is None:
             self._reply = self._reply_run("")
             return
@@ -120,6 +124,7 @@ class Trace:
 
     def take(self, sampled: Sampled, at_ns: int) -> list[Thought | Answer]:
         """Take the token that a step drew for the sequence; what is new to show."""
+        self.last_ns = at_ns
         if self._thought is not None and self._thought.ending is None:
             return self._take_thought(self._thought, sampled, at_ns)
         assert self._reply is not None

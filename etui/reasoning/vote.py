@@ -22,14 +22,11 @@ from etui.reasoning.ballot import Ballot, abandoned_vote, ballot_of
 from etui.reasoning.control import Control
 from etui.reasoning.cot import thinking_prompt
 from etui.reasoning.direct import answer_prompt
+from etui.reasoning.fitting import LIKELY_ANSWER_TOKENS
 from etui.reasoning.opening import Opened, finished, open_prompt
 from etui.reasoning.poll import Poll
 from etui.reasoning.prompts import thinking_for, thought_style
 from etui.reasoning.trace import Plan, Trace, plan_for
-
-_LIKELY_ANSWER_TOKENS = 64
-"""Room a vote's answer is given when votes are begun: few need all they may take, and one that
-finds none later is begun anew."""
 
 
 def vote(
@@ -164,7 +161,7 @@ class _Election:
         if self._session.free_sequences < 1:
             return False
         each = self._plan.think_tokens + len(self._plan.hand_over) + 1
-        each += min(self._plan.answer_tokens, _LIKELY_ANSWER_TOKENS)
+        each += min(self._plan.answer_tokens, LIKELY_ANSWER_TOKENS)
         promised = sum(max(0, each - self._computed(vote.trace)) for vote in self._live)
         return self._session.free_tokens - promised >= each
 
@@ -174,7 +171,7 @@ class _Election:
     def _step(self) -> Iterator[Event]:
         try:
             step = self._session.step([vote.trace.sequence for vote in self._live])
-        except CacheFull:
+        except CacheFull:  # some answer took more room than was kept for it
             if len(self._live) < 2:
                 raise
             self._begin_anew(self._live[-1])

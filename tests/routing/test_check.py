@@ -243,8 +243,8 @@ def test_warnings(check: Check) -> None:
         ),
         ("weight: one", "weight: 'one' is none of none, probability, did you mean 'none'?"),
         (
-            "early_exit: {}, reasoning: cot",
-            "early_exit is not supported by this version of etui yet; leave it out",
+            "early_exit: {}, reasoning: vote",
+            "early_exit has no effect with reasoning: vote; use cot",
         ),
     ],
 )

@@ -1,0 +1,167 @@
+"""Thought in chunks: after each, a look at the answer and a decision whether the next is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from etui.arm import Arm, Sampling
+from etui.engine.events import Probe, Thought
+from etui.engine.session import Sampled, Session, TokenSequence
+from etui.options import options_of
+from etui.reasoning.decoding import Ending, Run
+from etui.reasoning.depth import (
+    Look,
+    Spending,
+    chunk_tokens,
+    confident,
+    not_worth_it,
+    too_dear,
+)
+from etui.reasoning.extraction import extract
+from etui.reasoning.letters import letter_tokens, read_letters
+from etui.reasoning.opening import mean_probability
+from etui.reasoning.prompts import Thinking
+from etui.reasoning.trace import Plan, Trace
+
+_TEXT_TOKENS = 20
+"""Most tokens of an answer in words that a look decodes."""
+
+
+class Prober:
+    """Looks at the answer a thought would come to now, on a copy of its sequence.
+
+    The copy shares the cache and is given up at once, so that the thought goes on as if nobody had
+    looked. With options the letters are read after one batch and nothing is decoded.
+    """
+
+    def __init__(
+        self, session: Session, sequence: TokenSequence, question: str, thinking: Thinking
+    ) -> None:
+        self._session = session
+        self._sequence = sequence
+        self._question = question
+        self._options = options_of(question)
+        self._letters = letter_tokens(session, self._options) if self._options else None
+        self._bridge = session.tokenize(thinking.probe)
+
+    def look(self, thinking_tokens: int, *, drawn: int = 0) -> tuple[Look, Probe] | None:
+        """The answer as it stands; None where the cache has no room for a look.
+
+        Args:
+            thinking_tokens: Tokens of the thought so far.
+            drawn: Tokens at the sequence's end that are drawn but no part of the thought yet.
+        """
+        session, context_tokens = self._session, self._session.facts.context_tokens
+        room = context_tokens - len(self._sequence.tokens) - len(self._bridge)
+        needed = 1 + len(self._bridge) + (0 if self._letters else _TEXT_TOKENS)
+        if room < 1 or session.free_sequences < 1 or session.free_tokens < needed:
+            return None
+        copy = session.fork(self._sequence, Sampling(temperature=0.0))
+        try:
+            session.rollback(copy, drawn)
+            session.extend(copy, self._bridge)
+            tokens = copy.pending
+            sampled, at_ns = self._stepped(copy)
+            if self._letters is not None:
+                reading = read_letters(session, copy, self._letters)
+                look = Look(*reading.best)
+                return look, Probe(at_ns, thinking_tokens, reading.probabilities, tokens)
+            run = Run(min(_TEXT_TOKENS, room), ("\n", *session.facts.stop))
+            while run.ending is None:
+                run.take(sampled, at_ns)
+                if run.ending is None:
+                    sampled, at_ns = self._stepped(copy)
+        finally:
+            session.close(copy, keep=False)
+        reply = run.decoded()
+        cut = reply.ending is Ending.LIMIT
+        found = extract(reply.text, self._question, self._options, truncated=cut)
+        look = Look(found.key, mean_probability(reply) or 0.0)
+        said = ((found.key or reply.text.strip(), look.probability),)
+        return look, Probe(at_ns, thinking_tokens, said, tokens + reply.tokens)
+
+    def _stepped(self, copy: TokenSequence) -> tuple[Sampled, int]:
+        while True:
+            step = self._session.step([copy])
+            if step.sampled:
+                return step.sampled[0], step.end_ns
+
+
+class Regulator:
+    """Decides after each chunk of a thought whether it goes on.
+
+    Attributes:
+        why: Why it ended the thought; empty as long as it did not.
+    """
+
+    def __init__(self, arm: Arm, plan: Plan, spending: Spending, prober: Prober) -> None:
+        self.why = ""
+        self._arm = arm
+        self._plan = plan
+        self._spending = spending
+        self._prober = prober
+        self._chunk = chunk_tokens(arm)
+        self._looks: list[Look] = []
+        self._weighs_gain = arm.exchange is not None and spending.price is not None
+        self._looking = arm.early_exit is not None or self._weighs_gain
+        self._on = self._looking or (arm.max_joules is not None and spending.price is not None)
+
+    def before_all(self, context_tokens: int) -> Plan:
+        """The plan, without a thought where not even its first chunk can be paid."""
+        chunk = min(self._chunk, self._plan.think_tokens)
+        reason = too_dear(self._spending, context_tokens, 0, chunk) if chunk else None
+        if reason is not None:
+            self.why = f"regulated depth: no thought, for {reason} (by {self._source()})"
+            self._plan = replace(self._plan, think_tokens=0)
+        return self._plan
+
+    def due(self, thinking_tokens: int) -> bool:
+        """Whether a chunk ends with this token of the thought."""
+        return self._on and thinking_tokens > 0 and thinking_tokens % self._chunk == 0
+
+    def before(self, *, drawn: int) -> Iterator[Probe]:
+        """Look before the thought, where its gain will be weighed against its price."""
+        if self._weighs_gain and self._plan.think_tokens:
+            yield from self._look(0, drawn=drawn)
+
+    def decide(self, trace: Trace) -> Iterator[Probe | Thought]:
+        """Look, and end the thought on its trace if the next chunk is not to be begun."""
+        assert self._plan.thinking is not None
+        tokens, context_tokens = trace.thinking_tokens, len(trace.sequence.tokens)
+        chunk = min(self._chunk, self._plan.think_tokens - tokens)
+        reason = too_dear(self._spending, context_tokens, tokens, chunk)
+        ending, bridge = Ending.DEPTH, self._plan.thinking.hand_over
+        if reason is not None:
+            reason = f"{reason} (by {self._source()})"
+        elif self._looking:
+            yield from self._look(tokens)
+            bridge = self._plan.thinking.probe
+            if self._arm.early_exit is not None:
+                reason = confident(self._looks, self._arm.early_exit)
+            if reason is not None:
+                ending = Ending.CONFIDENT
+            elif self._arm.exchange is not None:
+                reason = not_worth_it(
+                    self._looks, self._spending.price, self._arm.exchange, context_tokens, chunk
+                )
+                reason = reason and f"{reason} (by {self._source()})"
+        if reason is None:
+            return
+        name = "early exit" if ending is Ending.CONFIDENT else "regulated depth"
+        self.why = f"{name} after {tokens} tokens of thought: {reason}"
+        held = trace.cut(ending, bridge)
+        if held:
+            yield Thought(trace.last_ns, held, 0)
+
+    def _look(self, tokens: int, *, drawn: int = 0) -> Iterator[Probe]:
+        seen = self._prober.look(tokens, drawn=drawn)
+        if seen is None:
+            self._looks.clear()  # a gap: what follows is not "running"
+            return
+        self._looks.append(seen[0])
+        yield seen[1]
+
+    def _source(self) -> str:
+        price = self._spending.price
+        return price.source if price is not None and price.source else "the price given"

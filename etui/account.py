@@ -79,6 +79,8 @@ def _energy(end: Finished, load: Interval | None, energy_of: EnergyOf) -> TurnEn
         channels={channel.id: channel.joules for channel in whole.channels},
         unmeasured=whole.unmeasured,
         flags=whole.flags,
+        shared=whole.shared,
+        own_joules=whole.own_joules,
         start_ns=end.start_ns,
         end_ns=end.end_ns,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etui import units
 from etui.engine.events import Vote
-from etui.log.records import TurnRecord
+from etui.log.records import TurnEnergy, TurnRecord
 from etui.routing.decision import Decision
 
 SEPARATOR = " · "
@@ -41,8 +41,16 @@ def vote_line(vote: Vote) -> str:
     return SEPARATOR.join([f"vote {vote.index + 1}: {said}", units.tokens_text(vote.tokens)])
 
 
+def shared_text(energy: TurnEnergy) -> str:
+    """That others used the GPU, and what is etui's own of the joules: their sum is the board's."""
+    if energy.own_joules is None:
+        return "shared GPU"
+    kind = energy.kind if energy.kind == units.ESTIMATE else None
+    return f"shared GPU, own share {units.energy_text(energy.own_joules, None, kind)}"
+
+
 def energy_line(record: TurnRecord) -> str:
-    """What an answer took: tokens, tok/s, TTFT, joules ± with kind, J/token, mean watts."""
+    """What an answer took: tokens, tok/s, TTFT, joules ± with kind, J/token, mean watts, sharing."""
     energy, tokens, seconds = record.energy, record.tokens, record.seconds
     parts = [units.tokens_text(tokens.output)]
     if tokens.output and seconds.decode > 0:
@@ -57,5 +65,7 @@ def energy_line(record: TurnRecord) -> str:
             parts.append(units.per_token_text(energy.joules_per_token, energy.kind))
         if energy.mean_watts is not None:
             parts.append(f"{units.watts_text(energy.mean_watts, energy.kind)} mean")
+        if energy.shared:
+            parts.append(shared_text(energy))
     ending = _ENDINGS.get(record.status)
     return SEPARATOR.join([ending, *parts] if ending else parts)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from etui import units
+from etui.lines import shared_text
 from etui.visible import visible
 
 if TYPE_CHECKING:
@@ -153,6 +154,8 @@ def _energy(turn: TurnRecord) -> list[tuple[str, str]]:
         if e.peak_watts is not None:
             watts += f", {units.watts_text(e.peak_watts, e.kind)} peak"
         facts.append(("power", f"{watts}, {units.percent_text(e.coverage)} recorded"))
+        if e.shared:
+            facts.append(("shared", shared_text(e)))
         for phase in ("prefill", "decode"):
             joules = e.phases.get(phase)
             facts.append((f"  {phase}", units.energy_text(joules, None, e.kind)))

@@ -23,7 +23,7 @@ def energy_document(energy: Energy) -> dict[str, Any]:
         "channels": {part.id: part.joules for part in energy.channels},
         "unmeasured": list(energy.unmeasured),
         "flags": list(energy.flags),
-        "shared": "shared" in energy.flags,
+        "shared": energy.shared,
         "own_joules": energy.own_joules,
         "start_ns": energy.start_ns,
         "end_ns": energy.end_ns,

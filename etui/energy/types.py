@@ -165,6 +165,11 @@ class Energy:
         return (self.end_ns - self.start_ns) / 1e9
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes used a GPU of the sum."""
+        return "shared" in self.flags
+
+    @property
     def net_joules(self) -> float | None:
         """Gross minus idle watts times seconds; None without a baseline."""
         if self.joules is None or self.idle_watts is None:

@@ -199,10 +199,18 @@ _INDEXES = (
     "CREATE INDEX curves_by_model ON curves (model, created_at)",
 )
 
+_SHARED_GPU = (
+    "ALTER TABLE turns ADD COLUMN energy_shared INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE turns ADD COLUMN energy_own_joules REAL",
+    # Turns of before know it from their flags; what was etui's own of them nobody kept.
+    """UPDATE turns SET energy_shared = 1 WHERE energy_flags LIKE '%"shared"%'""",
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
     "m003_indexes": _INDEXES,
+    "m004_shared_gpu": _SHARED_GPU,
 }
 
 NAMES = tuple(_STEPS)

@@ -33,7 +33,9 @@ class TurnEnergy:
     """What a turn cost; joules are None when nothing was measured, never 0 for it.
 
     ``phases`` holds load, prefill and decode; prefill + decode = ``joules``, load is outside it.
-    ``thinking_joules`` is the part of decode that went into the thought.
+    ``thinking_joules`` is the part of decode that went into the thought. ``shared`` says that other
+    processes used a GPU, and ``own_joules`` what is etui's own of it then, None where that cannot
+    be told.
     """
 
     joules: float | None
@@ -52,6 +54,8 @@ class TurnEnergy:
     flags: tuple[str, ...]
     start_ns: int
     end_ns: int
+    shared: bool = False
+    own_joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,8 @@ class TurnRecord:
                 "channels": energy.channels,
                 "unmeasured": list(energy.unmeasured),
                 "flags": list(energy.flags),
+                "shared": energy.shared,
+                "own_joules": energy.own_joules,
                 "start_ns": energy.start_ns,
                 "end_ns": energy.end_ns,
             },

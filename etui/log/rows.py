@@ -77,6 +77,7 @@ def turn_of(row: ReadRow) -> TurnRecord:
             channels=read["energy_channels"],
             unmeasured=tuple(read["energy_unmeasured"]),
             flags=tuple(read["energy_flags"]),
+            shared=bool(row["energy_shared"]),
         ),
         votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
         settings=read["settings"],
@@ -99,7 +100,7 @@ _PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NEST
 _PLAIN_OF_ENERGY = tuple(
     f.name
     for f in fields(TurnEnergy)
-    if f.name not in {"phases", "channels", "unmeasured", "flags"}
+    if f.name not in {"phases", "channels", "unmeasured", "flags", "shared"}
 )
 
 
@@ -114,6 +115,7 @@ def _flat_turn(record: TurnRecord) -> Row:
         "energy_channels": record.energy.channels,
         "energy_unmeasured": record.energy.unmeasured,
         "energy_flags": record.energy.flags,
+        "energy_shared": record.energy.shared,
         "votes": document["votes"],
         "settings": record.settings,
         "trace": record.trace,

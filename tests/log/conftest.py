@@ -27,6 +27,8 @@ ENERGY = TurnEnergy(
     flags=("coarse",),
     start_ns=1_000,
     end_ns=2_000_000_000_000,
+    shared=True,
+    own_joules=9.87,
 )
 TURN = TurnRecord(
     turn_id="aaaa00000001",

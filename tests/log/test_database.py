@@ -17,7 +17,7 @@ from etui.config import Config
 from etui.errors import LogUnavailable
 from etui.log.database import open_for_reading, open_for_writing
 from etui.log.migrations import NAMES, SET_NAME, migrations
-from etui.log.queries import LogReader
+from etui.log.queries import LogReader, TurnFilter
 from etui.log.records import AnswerRecord, CurveRecord, LoadRecord, RunRecord, TurnRecord
 from etui.log.rows import row_of
 
@@ -88,6 +88,44 @@ def test_an_older_database_is_migrated_and_keeps_its_rows(config: Config) -> Non
     applied = reader.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
     assert tuple(row["name"] for row in applied) == NAMES
     reader.close()
+
+
+def made_before(config: Config, name: str) -> Database:
+    """The database as the etui before a migration made it."""
+    database = Database(config.database)
+    migrations().apply(database, stop_before=name)
+    return database
+
+
+def test_turns_of_before_shared_gpus_had_columns_are_read_by_their_flags(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    database = made_before(config, "m004_shared_gpu")
+    for number, flags in ((1, ()), (2, ("gap", "shared"))):
+        turn = make_turn(number)
+        row = row_of(replace(turn, energy=replace(turn.energy, flags=flags)))
+        del row["energy_shared"], row["energy_own_joules"]
+        database["turns"].insert(row)
+    database.close()
+    open_for_writing(config).close()
+    with LogReader(config) as log:
+        first, second = (log.get_turn(make_turn(number).turn_id) for number in (1, 2))
+        found = log.list_turns(TurnFilter(search="joule"))
+    assert (first.energy.shared, second.energy.shared) == (False, True)
+    assert first.energy.own_joules is second.energy.own_joules is None
+    assert first.energy.joules == 12.34
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("count", range(1, len(NAMES)))
+def test_an_etui_of_before_a_migration_refuses_the_database(
+    config: Config, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    open_for_writing(config).close()
+    monkeypatch.setattr("etui.log.database.NAMES", NAMES[:count])
+    for open_it in (open_for_writing, open_for_reading):
+        with pytest.raises(LogUnavailable, match=NAMES[-1]):
+            open_it(config)
 
 
 def test_a_newer_database_is_refused_and_left_alone(config: Config) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
+from etui.cli.turn_text import turn_lines
 from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.engine.events import Answer, Finished, Loaded, Prefilled, Prefilling, Thought, Vote
 from etui.errors import EngineFailed
+from etui.lines import SEPARATOR, energy_line
 from etui.log.records import LoadRecord, TurnRecord
 from etui.models import ModelSpec
 from etui.query import Message, Query
@@ -174,6 +176,43 @@ def test_unmeasured_is_none_and_never_zero():
     assert energy.unmeasured == ("package:0",)
 
 
+@dataclass
+class SharedGpu(Meter10W):
+    """Others used the GPU, too, and the driver may not tell processes apart."""
+
+    own_joules: float | None
+
+    def settle(self, end_ns: int) -> None:
+        pass
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        whole = Meter10W().energy(start_ns, end_ns)
+        return replace(whole, flags=("coarse", "shared"), own_joules=self.own_joules)
+
+
+@pytest.mark.parametrize(
+    ("own_joules", "said"), [(12.0, "shared GPU, own share 12.0 J"), (None, "shared GPU")]
+)
+def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said):
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), SharedGpu(own_joules), saved))
+    (record,) = saved.turns
+    told = record.to_json()["energy"]
+    assert (told["shared"], told["own_joules"], told["joules"]) == (True, own_joules, 50)
+    assert said in energy_line(record).split(SEPARATOR)
+    assert f"shared {said}" in [" ".join(line.split()) for line in turn_lines(record, [])]
+
+
+def test_a_gpu_of_ones_own_is_not_called_shared():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
+    (record,) = saved.turns
+    told = record.to_json()["energy"]
+    assert (told["shared"], told["own_joules"]) == (False, None)
+    assert "shared" not in energy_line(record)
+    assert "shared" not in "\n".join(turn_lines(record, []))
+
+
 def test_a_crash_keeps_the_text_and_the_joules_and_is_told():
     saved = Saved()
     events: list = []
@@ -265,7 +304,7 @@ def test_the_json_document_has_every_part_of_the_contract():
     assert set(document["energy"]) >= {
         *("joules", "uncertainty", "net_joules", "idle_watts", "kind", "coverage"),
         *("mean_watts", "peak_watts", "joules_per_token", "phases", "channels"),
-        *("unmeasured", "start_ns", "end_ns"),
+        *("unmeasured", "shared", "own_joules", "start_ns", "end_ns"),
     }
     assert set(document["energy"]["phases"]) == {"load", "prefill", "decode"}
     assert set(document["predicted"]) == {"joules", "accuracy"}

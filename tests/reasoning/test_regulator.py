@@ -129,8 +129,8 @@ def test_joules_that_are_left_bound_the_depth(fake):
     assert probes == []  # no confidence is asked for
     assert end.thinking_tokens == 144  # 3 chunks of 48, 20 for the answer: a fourth is too much
     assert end.why == (
-        "regulated depth after 144 tokens of thought: 48 tokens more would take ~48 J, and ~4.0 J of "
-        "168 J is left beside the answer (by mean of 4 turns)"
+        "regulated depth after 144 tokens of thought: 48 tokens more would take ~48 J, and "
+        "~4.0 J of 168 J is left beside the answer (by mean of 4 turns)"
     )
     assert "That is enough thinking" in end.thinking
     assert (end.answer, end.status) == ("B", "complete")

@@ -1,0 +1,111 @@
+"""Votes, looks and the choice readout on the starter model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etui.arm import Arm, EarlyExit, Sampling, VoteStop
+from etui.engine.context import Context, ContextOptions
+from etui.engine.events import Answer, Probe, Thought, Vote
+from etui.engine.library import Library
+from etui.engine.llama_session import LlamaSession
+from etui.engine.model import Model
+from etui.engine.session import ModelFacts
+from etui.engine.template import ChatTemplate
+from etui.query import Message
+from etui.reasoning.answer import answer
+from tests.reasoning.scripted import GO_ON
+
+QUESTION = (Message("user", "Which planet is known as the red one?\nA) Venus\nB) Mars\nC) Saturn"),)
+COT = Arm("think", "starter", "cot", think_tokens=20, max_tokens=4)
+VOTE = Arm(
+    "vote",
+    "starter",
+    "vote",
+    think_tokens=6,
+    max_tokens=4,
+    votes=3,
+    stop=VoteStop("all"),
+    sampling=Sampling(temperature=0.9, seed=5),
+)
+
+
+@pytest.fixture(scope="module")
+def make_session(
+    tmp_path_factory: pytest.TempPathFactory, starter_model: Path
+) -> Iterator[Callable[..., LlamaSession]]:
+    library = Library(tmp_path_factory.mktemp("logs"))
+    model = Model(library, starter_model)
+    contexts: list[Context] = []
+
+    def make(**options: int) -> LlamaSession:
+        values = {"context_tokens": 512, "threads": 2, "sequences": 8, "batch_tokens": 128}
+        context = Context(library, model, ContextOptions(**{**values, **options}))
+        contexts.append(context)
+        facts = ModelFacts("starter", context.capacity, None, None, None, (), True)
+        source = model.metadata("tokenizer.chat_template")
+        template = ChatTemplate("starter", source, model.bos_text, model.eos_text)
+        return LlamaSession(model, context, facts, template)
+
+    yield make
+    for context in contexts:
+        context.free()
+    model.free()
+    library.close()
+
+
+def text_of(events, kind):
+    return "".join(event.text for event in events if isinstance(event, kind))
+
+
+@pytest.mark.parametrize(
+    ("question", "temperature"),
+    [(QUESTION, 0.0), ((Message("user", "Which planet is red?"),), 0.9)],
+)
+def test_looks_that_never_fire_leave_the_thought_as_it_was(make_session, question, temperature):
+    arm = replace(COT, sampling=Sampling(temperature=temperature, seed=3))
+    looked_at = replace(arm, early_exit=EarlyExit(every=6, min_p=1.0, stable=99))
+    plain = list(answer(question, arm, make_session(), GO_ON))
+    looked = list(answer(question, looked_at, make_session(), GO_ON))
+    assert [e for e in looked if isinstance(e, Probe)]
+    assert not [e for e in plain if isinstance(e, Probe)]
+    assert text_of(looked, Thought) == text_of(plain, Thought)
+    assert text_of(looked, Answer) == text_of(plain, Answer)
+    # The mean log-probability of the answer tells a single bit that differs.
+    assert looked[-1].confidence == plain[-1].confidence
+
+
+def test_the_letters_are_read_and_sum_to_one(make_session):
+    session = make_session()
+    arm = Arm("choose", "starter", readout="choices")
+    events = list(answer(QUESTION, arm, session, GO_ON))
+    (probe,) = [event for event in events if isinstance(event, Probe)]
+    assert sum(p for _, p in probe.probabilities) == pytest.approx(1.0)
+    end = events[-1]
+    assert end.output_tokens == 0
+    assert end.answer[0] == max(probe.probabilities, key=lambda letter: letter[1])[0]
+    assert end.confidence == pytest.approx(max(p for _, p in probe.probabilities))
+
+
+def test_the_same_seed_votes_the_same_way(make_session):
+    outcomes = []
+    for _ in range(2):
+        session = make_session()
+        events = list(answer(QUESTION, VOTE, session, GO_ON))
+        outcomes.append([(v.index, v.answer, v.thinking) for v in events if isinstance(v, Vote)])
+        assert session.free_sequences == 8
+        assert session.free_tokens == 512
+    assert outcomes[0] == outcomes[1]
+    assert len({thinking for _, _, thinking in outcomes[0]}) > 1
+
+
+def test_votes_that_do_not_fit_wait_for_a_place(make_session):
+    narrow = make_session(sequences=3)  # the prompt and two votes
+    events = list(answer(QUESTION, VOTE, narrow, GO_ON))
+    votes = [event for event in events if isinstance(event, Vote)]
+    assert len(votes) == 3
+    assert events[-1].output_tokens == sum(vote.tokens for vote in votes)

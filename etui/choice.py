@@ -65,7 +65,7 @@ def choose(
         )
     model = wish.model or (config.model if not (wish.policy or wish.arm) else None)
     if model:
-        model = _shelf_name(model, config, catalogue)
+        model = shelf_name(model, config, catalogue)
         catalogue.get(model)  # a name that does not exist is said before anything is spent
         named = "--model" if wish.model else "`model` in config.yaml"
         arm = Arm(wish.reasoning or "direct", model)
@@ -73,7 +73,7 @@ def choose(
     return _changed(_by_policy(query, wish, config, catalogue, read_host), wish)
 
 
-def _shelf_name(model: str, config: Config, catalogue: Catalogue) -> str:
+def shelf_name(model: str, config: Config, catalogue: Catalogue) -> str:
     """The name of an entry, where the path of its own file was given; else what was given."""
     from etui.models import model_path
 

@@ -50,7 +50,7 @@ def shared_text(energy: TurnEnergy) -> str:
 
 
 def energy_line(record: TurnRecord) -> str:
-    """What an answer took: tokens, tok/s, TTFT, joules ± with kind, J/token, mean watts, sharing."""
+    """What an answer took: tokens, tok/s, TTFT, joules ± with kind, J/token, watts, sharing."""
     energy, tokens, seconds = record.energy, record.tokens, record.seconds
     parts = [units.tokens_text(tokens.output)]
     if tokens.output and seconds.decode > 0:

@@ -102,6 +102,7 @@ def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> Turn
     from etui.answering import InProcess
     from etui.choice import choose, serving
     from etui.config import load_config, make_home
+    from etui.energy.baseline import load_baselines, use
     from etui.energy.open import open_recorder
     from etui.host import read_host
     from etui.log.writer import TurnWriter
@@ -131,7 +132,10 @@ def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> Turn
                     answerer=answerer,
                     meter=recorder,
                     writer=writer,
-                    settings=provenance(config),
+                    settings={
+                        **provenance(config),
+                        "idle_baseline": use(recorder, load_baselines(config), spec.name),
+                    },
                 )
             ) as events,
         ):

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,12 @@ import click
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from etui.config import Config
     from etui.energy.recorder import Recorder
 
 _WARM_UP_S = 0.3
+_AFTER_LOAD_S = 2.0
+"""A GPU keeps its clocks up for a moment after the last copy."""
 Seconds = click.FloatRange(0.1, 86_400)
 
 
@@ -80,34 +83,59 @@ def selftest(seconds: float, as_json: bool) -> int:
 
 
 @power.command()
+@click.option("--model", metavar="NAME", help="Load this model first, and keep its own baseline.")
 @click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="How long to measure.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def idle(seconds: float, as_json: bool) -> int:
-    """Measure what the machine draws at rest, and keep it as the cold baseline.
+def idle(model: str | None, seconds: float, as_json: bool) -> int:
+    """Measure what the machine draws at rest, and keep it as the baseline of net joules.
 
-    Net joules are gross joules less this power times the time. Let nothing else run meanwhile.
+    Net joules are gross joules less this power times the time. Without a model it is the cold
+    baseline; a model in memory draws more, and its answers use its own if there is one. Let
+    nothing else run meanwhile.
     """
     from etui.config import load_config
     from etui.energy.baseline import load_baselines, measure, save_baselines
     from etui.units import watts_text
 
     config = load_config()
-    with _recording() as recorder:
-        time.sleep(_WARM_UP_S)
+    with _recording() as recorder, _in_memory(model, config) as name:
+        time.sleep(_WARM_UP_S if name is None else _AFTER_LOAD_S)
         found = measure(recorder, seconds)
         kinds = {channel.id: channel.kind.value for channel in recorder.channels}
     if found is None:
         raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
-    save_baselines(config, load_baselines(config).with_idle(found, None))
+    save_baselines(config, load_baselines(config).with_idle(found, name))
     if as_json:
-        document = {"watts": dict(found.watts), "seconds": found.seconds, "steady": found.steady}
+        document = {
+            "model": name,
+            "watts": dict(found.watts),
+            "seconds": found.seconds,
+            "steady": found.steady,
+        }
         click.echo(json.dumps(document, indent=2))
     else:
         for channel, watts in found.watts.items():
             click.echo(f"{channel}  {watts_text(watts, kinds[channel])}")
     if not found.steady:
-        click.echo("the power was not steady: something else ran; measure again", err=True)
+        click.echo("the machine was not at rest: something else ran; measure again", err=True)
     return ExitCode.DONE
+
+
+@contextmanager
+def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
+    """Keep a model in memory; its name as turns know it."""
+    if model is None:
+        yield None
+        return
+    from etui.answering import InProcess
+    from etui.choice import shelf_name
+    from etui.models import load_catalogue, require
+
+    catalogue = load_catalogue(config)
+    spec = catalogue.get(shelf_name(model, config, catalogue))
+    with closing(InProcess(config)) as engine:
+        engine.load(spec, require(spec, config))
+        yield spec.name
 
 
 @power.command()

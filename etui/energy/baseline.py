@@ -2,17 +2,18 @@
 
 A cold baseline is measured without a model; weights and a context in GPU memory draw more, so each
 model has a loaded one. They are kept in ``ETUI_HOME/idle.json`` by channel, and used only where
-the machine still has the same channels.
+the machine still has the same channels. Since the meter records all the time, an interval of rest
+can be made a baseline after the fact (see ``rest.py``).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from etui.config import Config, make_home
 from etui.energy.recorder import Recorder
@@ -21,7 +22,10 @@ from etui.errors import EtuiError
 
 _UNSTEADY = 0.25
 _SLICES = 8
+_COVERED = 0.99
 Watts = Mapping[str, float]
+Which = Literal["loaded", "cold"]
+"""Whether a baseline is that of a model in memory, or of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class Idle:
         watts: Channel id -> mean watts.
         measured_at: Seconds since 1970.
         seconds: How long it was measured.
-        steady: The power stayed within a quarter of its mean; if not, something else was running.
+        steady: The power stayed within a quarter of its mean and no other process used a GPU; if
+            not, the machine was not at rest.
     """
 
     watts: Watts
@@ -58,9 +63,19 @@ class Baselines:
     cold: Idle | None = None
     loaded: Mapping[str, Idle] = field(default_factory=dict)
 
-    def of(self, model: str | None) -> Idle | None:
-        """The baseline for a model in memory, else the cold one."""
-        return self.loaded.get(model, self.cold) if model is not None else self.cold
+    def of(self, model: str | None, channels: Collection[str]) -> tuple[Which, Idle] | None:
+        """The baseline for a model in memory, else the cold one, else None.
+
+        Args:
+            model: The model in memory; None is none.
+            channels: The channels of a total; a baseline that lacks one of them is passed over.
+        """
+        loaded = None if model is None else self.loaded.get(model)
+        found: tuple[tuple[Which, Idle | None], ...] = (("loaded", loaded), ("cold", self.cold))
+        for which, idle in found:
+            if idle is not None and channels and set(channels) <= set(idle.watts):
+                return which, idle
+        return None
 
     def with_idle(self, idle: Idle, model: str | None) -> Baselines:
         """These, with one of them measured anew."""
@@ -79,25 +94,28 @@ def measure(recorder: Recorder, seconds: float = 5.0) -> Idle | None:
     Returns:
         The baseline; None when nothing can be measured.
     """
-    energy = recorder.measure_idle(seconds)
-    if energy.joules is None or not energy.channels:
-        return None
-    watts = {part.id: part.mean_watts for part in energy.channels}
-    return Idle(watts, time.time(), energy.seconds, _steady(recorder, energy))
+    return _idle_of(recorder, recorder.measure_idle(seconds))
 
 
-def use(recorder: Recorder, baselines: Baselines, model: str | None = None) -> Idle | None:
-    """Give the recorder the baseline for a model in memory; None forgets any.
+def recorded(recorder: Recorder, start_ns: int, end_ns: int) -> Idle | None:
+    """The baseline that an interval of rest makes, after the fact; the recorder's own stays.
 
-    A baseline is used only if it knows every channel of the total.
+    Returns:
+        The baseline; None when a channel of the total was not recorded all the time.
     """
-    idle = baselines.of(model)
-    wanted = {channel.id for channel in recorder.selection.summed}
-    if idle is None or not wanted or not wanted <= set(idle.watts):
-        recorder.set_idle(None)
-        return None
-    recorder.set_idle(idle.watts)
-    return idle
+    energy = recorder.energy(start_ns, end_ns)
+    return _idle_of(recorder, energy) if energy.coverage >= _COVERED else None
+
+
+def use(recorder: Recorder, baselines: Baselines, model: str | None = None) -> Which | None:
+    """Give the recorder the baseline for a model in memory, else the cold one.
+
+    Returns:
+        Which of them it is; None when there is none, and the recorder then has none.
+    """
+    found = baselines.of(model, [channel.id for channel in recorder.selection.summed])
+    recorder.set_idle(found[1].watts if found else None)
+    return found[0] if found else None
 
 
 def baseline_file(config: Config) -> Path:
@@ -139,6 +157,14 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
         raise EtuiError(
             what, "make the folder writable, or set ETUI_HOME to one that is"
         ) from error
+
+
+def _idle_of(recorder: Recorder, energy: Energy) -> Idle | None:
+    if energy.joules is None or not energy.channels:
+        return None
+    watts = {part.id: part.mean_watts for part in energy.channels}
+    steady = _steady(recorder, energy) and not energy.shared
+    return Idle(watts, time.time(), energy.seconds, steady)
 
 
 def _steady(recorder: Recorder, energy: Energy) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etui.config import Config
 from etui.download import Report
 from etui.engine.events import Loaded
-from etui.errors import LogUnavailable, ModelUnavailable
+from etui.errors import EtuiError, LogUnavailable, ModelUnavailable
 from etui.query import Query
 from etui.tui.backend import Backend, ModelOnOffer, Route
 from etui.turn import TurnEvent, TurnFinished, run_turn
@@ -18,6 +18,7 @@ from etui.turn import TurnEvent, TurnFinished, run_turn
 if TYPE_CHECKING:
     from etui.choice import Wish
     from etui.energy.recorder import Recorder
+    from etui.energy.rest import Rest
     from etui.engine.child import ChildProcess
     from etui.log.writer import TurnWriter
     from etui.models import Catalogue
@@ -32,7 +33,12 @@ class ChatRunner:
     """Runs the turns of the app, one at a time; see :class:`etui.tui.backend.TurnRunner`."""
 
     def __init__(
-        self, config: Config, child: ChildProcess, recorder: Recorder, writer: TurnWriter
+        self,
+        config: Config,
+        child: ChildProcess,
+        recorder: Recorder,
+        writer: TurnWriter,
+        rest: Rest,
     ) -> None:
         self._config = config
         self._child = child
@@ -44,6 +50,7 @@ class ChatRunner:
         self._closed = False
         self._closing = threading.Lock()
         self._resident: str | None = None
+        self._rest = rest
 
     def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
         """Decide, answer, save; blocks until the turn before it has ended."""
@@ -52,6 +59,7 @@ class ChatRunner:
         from etui.provenance import provenance
 
         with self._idle:
+            self._end_rest()
             self._cancelled.clear()
             catalogue = load_catalogue(self._config)
             decision = self._decide(query, route, catalogue)
@@ -64,7 +72,7 @@ class ChatRunner:
                 answerer=self._child,
                 meter=self._recorder,
                 writer=self._writer,
-                settings=provenance(self._config),
+                settings=provenance(self._config) | {"idle_baseline": self._baseline(spec.name)},
             )
             self._resident = None  # until the turn has shown that the engine lives
             self._answering = True
@@ -78,6 +86,8 @@ class ChatRunner:
                             self._resident = spec.name
             finally:
                 self._answering = False
+                if self._resident is not None:
+                    self._rest.begin(self._resident)
             self._writer.flush()
 
     def warm_up(self, route: Route) -> Loaded | None:
@@ -86,10 +96,12 @@ class ChatRunner:
         from etui.models import load_catalogue
 
         with self._idle:
+            self._end_rest()
             catalogue = load_catalogue(self._config)
             spec, path = serving(self._likely(route, catalogue), self._config, catalogue)
             loaded = self._child.load(spec, path)
             self._resident = spec.name
+            self._rest.begin(spec.name)
             return loaded
 
     def likely_model(self, route: Route) -> str | None:
@@ -119,7 +131,9 @@ class ChatRunner:
 
     def _close(self) -> None:
         held = False
-        if self._answering:
+        if not self._answering:
+            self._end_rest()
+        else:
             self.cancel()
             held = self._idle.acquire(timeout=LEAVE_SECONDS)
         self._child.close()  # a load or an engine that did not stop ends here, and its turn with it
@@ -130,6 +144,17 @@ class ChatRunner:
             self._recorder.close()
             if held:
                 self._idle.release()
+
+    def _end_rest(self) -> None:
+        """Keep the model's idle baseline if it has rested for long enough."""
+        with suppress(EtuiError):  # a baseline that cannot be kept must not cost the answer
+            self._rest.end()
+
+    def _baseline(self, model: str) -> str | None:
+        """Which idle baseline the net joules of an answer go by, from now on."""
+        from etui.energy.baseline import load_baselines, use
+
+        return use(self._recorder, load_baselines(self._config), model)
 
     def _likely(self, route: Route, catalogue: Catalogue) -> Decision:
         return self._decide(Query("Hello"), route, catalogue)
@@ -184,6 +209,7 @@ def open_backend(config: Config) -> Backend:
         InvalidFile: models.yaml or a setting cannot be used.
     """
     from etui.energy.open import open_recorder
+    from etui.energy.rest import Rest
     from etui.engine.child import ChildProcess
     from etui.log.writer import TurnWriter
     from etui.routing.policies import list_policies
@@ -200,5 +226,6 @@ def open_backend(config: Config) -> Backend:
             writer.close()
         raise
     policies = tuple(place.name for place in list_policies(config))
-    runner = ChatRunner(config, ChildProcess(config), recorder, writer)
+    rest = Rest(recorder, config)
+    runner = ChatRunner(config, ChildProcess(config), recorder, writer, rest)
     return Backend(runner, recorder, shelf, policies)

@@ -20,6 +20,7 @@ from etui.energy.baseline import (
 )
 from etui.energy.open import open_recorder
 from etui.energy.recorder import Recorder
+from etui.energy.sharing import Share
 from etui.energy.simulate.curves import Curve, constant, steps
 from etui.energy.simulate.devices import FakeClock, FakeDevice
 from etui.energy.simulate.play import sample
@@ -64,11 +65,30 @@ def test_no_meter_gives_no_baseline() -> None:
 def test_a_loaded_model_has_a_baseline_of_its_own() -> None:
     recorder, _ = running(constant(45.0, 30))
     known = Baselines(COLD).with_idle(LOADED, "qwen3-8b")
-    assert use(recorder, known, "qwen3-8b") == LOADED
+    assert use(recorder, known, "qwen3-8b") == "loaded"
     assert recorder.idle_watts == 60
-    assert use(recorder, known, "another") == COLD
+    assert use(recorder, known, "another") == "cold"
     assert recorder.idle_watts == 20
-    assert use(recorder, known) == COLD
+    assert use(recorder, known) == "cold"
+
+
+def test_a_loaded_baseline_of_other_hardware_gives_way_to_the_cold_one() -> None:
+    recorder, _ = running(constant(45.0, 30))
+    other = Idle({"package:0": 9.0}, 1.0, 5.0, True)
+    assert use(recorder, Baselines(COLD, {"qwen3-8b": other}), "qwen3-8b") == "cold"
+    assert recorder.idle_watts == 20
+
+
+def test_a_gpu_that_others_use_is_not_at_rest() -> None:
+    class Crowd:
+        def share(self, scope: str, start_ns: int, end_ns: int) -> Share:
+            return Share(True, 0.1)
+
+    recorder, _ = running(constant(45.0, 30))
+    recorder.watch = Crowd()
+    idle = measure(recorder, 5)
+    assert idle is not None
+    assert not idle.steady
 
 
 def test_a_baseline_of_other_hardware_is_not_used() -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from etui.config import Config
+from etui.energy.baseline import Baselines, Idle, save_baselines
+
 READ = """
 import json, sys, time
 from etui.config import load_config
@@ -186,9 +189,11 @@ def test_a_driver_that_is_not_loaded_is_explained(meter: Any, tmp_path: Path) ->
 
 
 def test_an_answer_costs_the_curves_integral(
-    fake_nvml_dir: Path, etui_home: Path, starter_model: Path
+    fake_nvml_dir: Path, config: Config, starter_model: Path
 ) -> None:
     """The whole path: etui ask, a real model, and the fake GPU's known curve."""
+    idle = Idle({"gpu:GPU-fake-0": 60.0}, 1.0, 5.0, True)
+    save_baselines(config, Baselines(loaded={"smollm2-135m": idle}))
     command = ["ask", "What is a joule?", "--model", "smollm2-135m", "--max-tokens", "8", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "etui", *command],
@@ -204,8 +209,12 @@ def test_an_answer_costs_the_curves_integral(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    energy = json.loads(done.stdout)["energy"]
+    document = json.loads(done.stdout)
+    energy = document["energy"]
     assert_true_energy(energy)
     assert energy["kind"] == "counter"
+    assert document["settings"]["idle_baseline"] == "loaded"
+    seconds = document["seconds"]["total"]
+    assert energy["net_joules"] == pytest.approx(energy["joules"] - 60 * seconds)
     assert energy["phases"]["prefill"] + energy["phases"]["decode"] == energy["joules"]
     assert energy["phases"]["load"] > 0

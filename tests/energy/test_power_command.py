@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from etui.config import Config
+from etui.energy.baseline import load_baselines
 from etui.energy.recorder import Recorder
 from etui.energy.selftest import failed, selftest
 from etui.energy.simulate.curves import constant
@@ -203,6 +205,26 @@ def test_a_measured_baseline_gives_net_joules(etui: Run, gpu: dict[str, str]) ->
     seconds = (energy["end_ns"] - energy["start_ns"]) / 1e9
     assert energy["idle_watts"] == pytest.approx(40, rel=0.05)
     assert energy["net_joules"] == pytest.approx(energy["joules"] - energy["idle_watts"] * seconds)
+
+
+def test_a_loaded_model_gets_a_baseline_of_its_own(
+    etui: Run, gpu: dict[str, str], config: Config, starter_model: Path
+) -> None:
+    quiet = {**gpu, "FAKE_NVML_CURVE": "0:65,1:65", "ETUI_MODELS": str(starter_model.parent)}
+    done = etui("idle", "--model", "smollm2-135m", "--seconds", "0.6", "--json", **quiet)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["model"] == "smollm2-135m"
+    assert document["watts"]["gpu:GPU-fake-0"] == pytest.approx(65, rel=0.05)
+    kept = load_baselines(config)
+    assert kept.cold is None
+    assert dict(kept.loaded["smollm2-135m"].watts) == document["watts"]
+
+
+def test_a_baseline_of_a_model_that_is_not_here_is_refused(etui: Run, gpu: dict[str, str]) -> None:
+    done = etui("idle", "--model", "smollm2-135m", **gpu)
+    assert done.returncode == 1
+    assert "etui models pull smollm2-135m" in done.stderr
 
 
 def test_nothing_to_calibrate_with_is_said(etui: Run) -> None:

@@ -1,0 +1,119 @@
+"""The app's own runner: which idle baseline an answer goes by, and where it comes from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etui.config import Config
+from etui.energy.baseline import Baselines, Idle, load_baselines, save_baselines
+from etui.energy.recorder import Recorder
+from etui.energy.rest import Rest
+from etui.energy.simulate.curves import constant
+from etui.energy.simulate.devices import FakeClock, FakeDevice
+from etui.energy.simulate.play import sample
+from etui.engine.events import Event, Finished
+from etui.log.records import TurnRecord
+from etui.log.writer import TurnWriter
+from etui.models import STARTER
+from etui.query import Query
+from etui.request import AnswerRequest
+from etui.tui.backend import Route
+from etui.tui.runner import ChatRunner
+from etui.turn import TurnFinished
+
+IDLE_WATTS = 61.0
+
+
+class Child:
+    """Answers for a second of the fake clock."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        end = self._clock()
+        start = end - 10**9
+        yield Finished(start, start, start, end, None, "complete", "", "Four.", "", 5, 0, 5, 0, 2)
+
+    def load(self, spec: object, path: Path) -> None:
+        return None
+
+    def cancel(self) -> None: ...
+
+    def hurry(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Chat:
+    """A runner on a machine that always draws the same."""
+
+    def __init__(self, config: Config) -> None:
+        self.clock = FakeClock()
+        device = FakeDevice(constant(IDLE_WATTS, 1000), self.clock)
+        self.recorder = Recorder([device], clock=self.clock)
+        rest = Rest(self.recorder, config, self.clock)
+        self.writer = TurnWriter(config)
+        self.runner = ChatRunner(config, Child(self.clock), self.recorder, self.writer, rest)  # type: ignore[arg-type]
+        self.wait(3)
+
+    def wait(self, seconds: float) -> None:
+        sample(self.recorder, self.clock, seconds, random.Random(1))
+
+    def ask(self) -> TurnRecord:
+        *_, last = self.runner.run(Query("2+2?"), Route("balanced", STARTER))
+        assert isinstance(last, TurnFinished)
+        return last.record
+
+    def close(self) -> None:
+        self.runner.close()
+
+
+@pytest.fixture
+def here(config: Config, starter_model: Path) -> Config:
+    return replace(config, models_dir=starter_model.parent)
+
+
+def test_a_pause_of_the_chat_gives_net_joules_to_the_next_answer(here: Config) -> None:
+    with closing(Chat(here)) as chat:
+        first = chat.ask()
+        chat.wait(5)
+        second = chat.ask()
+        chat.wait(40)
+        third = chat.ask()
+    baselines = [turn.settings["idle_baseline"] for turn in (first, second, third)]
+    assert baselines == [None, None, "loaded"]
+    assert first.energy.net_joules is None
+    assert third.energy.idle_watts == pytest.approx(IDLE_WATTS, rel=0.02)
+    assert third.energy.net_joules == pytest.approx(0, abs=2)
+
+
+def test_reading_the_last_answer_counts_as_a_pause_and_so_does_a_warm_model(here: Config) -> None:
+    with closing(Chat(here)) as chat:
+        chat.runner.warm_up(Route("balanced", STARTER))
+        chat.wait(40)
+    kept = load_baselines(here).loaded[STARTER]
+    assert kept.total_watts == pytest.approx(IDLE_WATTS, rel=0.02)
+
+
+def test_the_cold_baseline_serves_until_there_is_a_loaded_one(here: Config) -> None:
+    cold = Idle({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
+    save_baselines(here, Baselines(cold))
+    with closing(Chat(here)) as chat:
+        turn = chat.ask()
+    assert turn.settings["idle_baseline"] == "cold"
+    assert turn.energy.idle_watts == 20
+
+
+def test_a_baseline_that_cannot_be_kept_costs_no_answer(here: Config) -> None:
+    (here.home / "idle.tmp").mkdir()
+    with closing(Chat(here)) as chat:
+        chat.ask()
+        chat.wait(40)
+        assert chat.ask().settings["idle_baseline"] is None

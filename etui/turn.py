@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from etui.account import Interval, account
+from etui.arm import DecodePrice
 from etui.energy.types import Energy
 from etui.engine.events import (
     Answer,
@@ -194,6 +195,7 @@ def run_turn(
     meter: Meter,
     writer: Writer,
     settings: dict[str, Any] | None = None,
+    price: DecodePrice | None = None,
     clock_ns: Callable[[], int] = time.monotonic_ns,
 ) -> Generator[TurnEvent, None, None]:
     """Answer one query and save the turn.
@@ -205,6 +207,7 @@ def run_turn(
         meter: Tells the energy of intervals.
         writer: Takes the record.
         settings: What else is needed to repeat the turn (versions, threads).
+        price: What tokens of the model cost, for thought that is regulated by joules.
         clock_ns: Monotonic clock, for tests.
 
     Raises:
@@ -215,7 +218,7 @@ def run_turn(
     so_far = _SoFar(started_ns=clock_ns())
     status, why = "stopped", "the turn was left before its end"
     error: BaseException | None = None
-    request = AnswerRequest(spec, path, query.messages(), decision.arm, query.chat_id)
+    request = AnswerRequest(spec, path, query.messages(), decision.arm, query.chat_id, price)
     ended = False
     limit_joules = decision.arm.max_joules
     purse = None if limit_joules is None else _Purse(limit_joules, meter)

@@ -107,6 +107,7 @@ def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> Turn
     from etui.host import read_host
     from etui.log.writer import TurnWriter
     from etui.models import load_catalogue
+    from etui.price import price_for
     from etui.provenance import provenance
     from etui.turn import TurnFinished, run_turn
 
@@ -136,6 +137,7 @@ def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> Turn
                         **provenance(config),
                         "idle_baseline": use(recorder, load_baselines(config), spec.name),
                     },
+                    price=price_for(decision.arm, spec, config),
                 )
             ) as events,
         ):

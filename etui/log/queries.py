@@ -10,10 +10,12 @@ from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any
 
+from etui.arm import DecodePrice
 from etui.config import Config
 from etui.errors import EtuiError
 from etui.log.database import open_for_reading, unavailable
 from etui.log.filters import Sort, TurnFilter, clause, like_pattern, order
+from etui.log.prices import COSTS_SQL, TURNS, TurnCost, mean_price
 from etui.log.records import ChatRecord, LoadRecord, TurnRecord
 from etui.log.rows import chat_of, load_of, turn_of
 from etui.log.totals import Total, total_of, totals_sql
@@ -177,6 +179,11 @@ class LogReader:
         """Joules, tokens and seconds per group of :data:`etui.log.totals.GROUPS`."""
         where = clause(wanted or TurnFilter())
         return [total_of(row) for row in self._rows(totals_sql(by, where), where.values)]
+
+    def price(self, model: str, sha256: str | None) -> DecodePrice | None:
+        """What this model's tokens cost, as the mean of its last turns; None without any."""
+        rows = self._rows(COSTS_SQL, (model, sha256, TURNS))
+        return mean_price([TurnCost(*row) for row in rows])
 
     def loads(self, limit: int | None = 50, turn_id: str | None = None) -> list[LoadRecord]:
         """Loads of models, newest first; with ``turn_id`` only that turn's."""

@@ -56,6 +56,7 @@ class ChatRunner:
         """Decide, answer, save; blocks until the turn before it has ended."""
         from etui.choice import serving
         from etui.models import load_catalogue
+        from etui.price import price_for
         from etui.provenance import provenance
 
         with self._idle:
@@ -73,6 +74,7 @@ class ChatRunner:
                 meter=self._recorder,
                 writer=self._writer,
                 settings=provenance(self._config) | {"idle_baseline": self._baseline(spec.name)},
+                price=price_for(decision.arm, spec, self._config),
             )
             self._resident = None  # until the turn has shown that the engine lives
             self._answering = True

@@ -11,6 +11,7 @@ from etui.config import Config
 from etui.energy.baseline import load_baselines, use
 from etui.energy.recorder import Recorder
 from etui.energy.scopes import COVERING, family, select_disjoint
+from etui.energy.sources.amdsmi import AmdSmiSource
 from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
 from etui.energy.sources.estimate import EstimateSource
@@ -45,10 +46,11 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
     """
     nvml = NvmlSource(clock)
     rapl = RaplSource(config.sysfs_dir, clock)
-    hwmon = HwmonSource(config.sysfs_dir, clock)
+    amdsmi = AmdSmiSource(config.sysfs_dir, clock)
+    hwmon = HwmonSource(config.sysfs_dir, clock, without=[c.scope for c in amdsmi.channels])
     apple = AppleSource(clock)
     battery = BatterySource(config.sysfs_dir, clock)
-    hardware: list[PowerSource] = [nvml, rapl, hwmon, apple, battery]
+    hardware: list[PowerSource] = [nvml, rapl, amdsmi, hwmon, apple, battery]
     probes = [*_nvml_probes(nvml, config.sysfs_dir)]
     for source in hardware[1:]:
         probes.extend(source.probe())

@@ -9,7 +9,7 @@ the package's.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,18 +44,24 @@ class HwmonSource:
     Args:
         sysfs_dir: Root of sysfs.
         clock: Monotonic clock in nanoseconds.
+        without: Scopes that another source reads already.
     """
 
     name = "hwmon"
 
-    def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        sysfs_dir: Path,
+        clock: Callable[[], int] = time.monotonic_ns,
+        without: Collection[str] = (),
+    ) -> None:
         self._clock = clock
         self._sensors: list[Sensor] = []
         self._probes: list[ChannelProbe] = []
         for folder in entries(sysfs_dir / "class" / "hwmon"):
             driver = text_or(folder / "name")
             if driver in _DRIVERS:
-                self._add(folder, driver)
+                self._add(folder, driver, without)
 
     @property
     def channels(self) -> Sequence[Channel]:
@@ -83,11 +89,13 @@ class HwmonSource:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _add(self, folder: Path, driver: str) -> None:
+    def _add(self, folder: Path, driver: str, without: Collection[str]) -> None:
         device = folder / "device"
         scope = f"gpu:{_address(device) or folder.name}"
         if driver == "amdgpu" and is_apu(device):
             scope = "package:0"
+        if scope in without:
+            return
         energy, no_energy = _first_readable(folder, (_ENERGY_FILE,))
         power, no_power = _first_readable(folder, _POWER_FILES)
         if energy is None and power is None:

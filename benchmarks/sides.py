@@ -29,14 +29,28 @@ def arguments(doc: str | None, *, tokens: int, rounds: int) -> argparse.Argument
     return parser
 
 
+class NeverStops:
+    """A control that lets every answer come to its end."""
+
+    def cancelled(self) -> bool:
+        """Nobody stops it."""
+        return False
+
+    def spent(self) -> bool:
+        """It may cost what it costs."""
+        return False
+
+
 def make_session(path: Path, threads: int, context_tokens: int) -> LlamaSession:
     """An etui session as the residency makes it on a CPU."""
     check_gguf(path)
     library = Library(load_config().log_dir)
     model = Model(library, path)
     context = Context(library, model, ContextOptions(context_tokens, threads, batch_tokens=128))
-    facts = ModelFacts("bench", context_tokens, None, None, None, (), False)
-    return LlamaSession(model, context, facts, ChatTemplate("bench", None))
+    source = model.metadata("tokenizer.chat_template")
+    template = ChatTemplate("bench", source, model.bos_text, model.eos_text)
+    facts = ModelFacts("bench", context_tokens, None, None, None, (), bool(source))
+    return LlamaSession(model, context, facts, template)
 
 
 def make_llama(path: Path, threads: int, context_tokens: int) -> Any:

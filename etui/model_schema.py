@@ -11,12 +11,14 @@ from pydantic import Field, field_validator, model_validator
 
 from etui.models import (
     FOUND_CONTEXT_TOKENS,
+    FlashAttention,
     HubSource,
     KvType,
     ModelSpec,
     Origin,
     PathSource,
     Source,
+    SplitMode,
     WheelPart,
     WheelsSource,
 )
@@ -32,6 +34,7 @@ _PACKAGE = re.compile(
 _MOST_PARTS = 999
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Share = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 
 class WheelEntry(Strict):
@@ -116,6 +119,10 @@ class ModelEntry(Strict):
     context: Annotated[int, Field(ge=64)] = FOUND_CONTEXT_TOKENS
     gpu_layers: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = "auto"
     kv_type: KvType = "f16"
+    flash_attention: FlashAttention = "auto"
+    split: SplitMode = "layer"
+    main_gpu: Annotated[int, Field(ge=0, le=255)] = 0
+    tensor_split: tuple[Share, ...] = ()
     thinking: ThinkingEntry | None = None
     stop: tuple[Text, ...] = ()
 
@@ -125,6 +132,16 @@ class ModelEntry(Strict):
         if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
             refuse(f"sha256: expected 64 hexadecimal digits, found {len(sha256)} characters")
         return sha256 and sha256.lower()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> ModelEntry:
+        if self.flash_attention == "off" and self.kv_type != "f16":
+            refuse(f"kv_type {self.kv_type} needs flash attention", "flash_attention")
+        if self.tensor_split and not sum(self.tensor_split):
+            refuse("one share at least must be more than 0", "tensor_split")
+        if self.tensor_split and self.split == "none":
+            refuse("with `split: none` one GPU holds it all; main_gpu names it", "tensor_split")
+        return self
 
     def spec(self, name: str, folder: Path, origin: Origin) -> ModelSpec:
         """The entry as the other rooms take it."""
@@ -137,6 +154,10 @@ class ModelEntry(Strict):
             context=self.context,
             gpu_layers=self.gpu_layers,
             kv_type=self.kv_type,
+            flash_attention=self.flash_attention,
+            split=self.split,
+            main_gpu=self.main_gpu,
+            tensor_split=self.tensor_split,
             think_open=self.thinking.open if self.thinking else None,
             think_close=self.thinking.close if self.thinking else None,
             thinking_switch=self.thinking.switch if self.thinking else None,

@@ -20,6 +20,8 @@ FOUND_CONTEXT_TOKENS = 4096
 """Context of a GGUF file that no entry describes; llama.cpp holds it to the model's own."""
 
 KvType = Literal["f16", "q8_0", "q4_0"]
+SplitMode = Literal["none", "layer", "row"]
+FlashAttention = Literal["auto", "on", "off"]
 Origin = Literal["shipped", "user", "found"]
 
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
@@ -84,6 +86,12 @@ class ModelSpec:
         context: Tokens of one sequence.
         gpu_layers: Layers on the GPU: ``auto`` by free memory, ``all``, or a number.
         kv_type: Type of the KV cache.
+        flash_attention: ``auto`` leaves it to llama.cpp on a GPU and is off on a CPU, where it is
+            less exact and no faster.
+        split: How the model lies on several GPUs: whole layers on each (``layer``), each matrix in
+            rows (``row``), or all of it on one (``none``).
+        main_gpu: The GPU that holds it with ``none``, and small results with ``row``; from 0.
+        tensor_split: Share of the model on each GPU; empty goes by their free memory.
         think_open, think_close: Tags around a thought (``<think>``), None for a plain model.
         thinking_switch: Variable of the chat template that turns thinking on or off
             (``enable_thinking``); None where there is none.
@@ -100,6 +108,10 @@ class ModelSpec:
     context: int = FOUND_CONTEXT_TOKENS
     gpu_layers: Literal["auto", "all"] | int = "auto"
     kv_type: KvType = "f16"
+    flash_attention: FlashAttention = "auto"
+    split: SplitMode = "layer"
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
     think_open: str | None = None
     think_close: str | None = None
     thinking_switch: str | None = None

@@ -5,6 +5,7 @@ llama.cpp counts the output matrix as one layer more than the model's blocks; so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.engine.gguf import Gguf
@@ -59,6 +60,27 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
     compute = max(_COMPUTE_BYTES_FLOOR, 4 * batch_tokens * 20 * width)
     kv = (gguf.kv_bytes_per_token(kv_type) or 0) * context_tokens
     return Needs(layers, blocks // layers, outputs, weights, kv, compute)
+
+
+def usable_bytes(
+    free_bytes: Sequence[int], split: str, main_gpu: int, shares: Sequence[float]
+) -> int:
+    """What a model may take of the GPUs' free memory, all of them together.
+
+    With shares the fullest GPU bounds the whole: it takes its share of whatever there is.
+
+    Args:
+        free_bytes: Free bytes of each GPU.
+        split: ``none`` (all on ``main_gpu``), ``layer`` or ``row``.
+        shares: Share of each GPU, in any unit; GPUs without one get nothing. Empty: by free memory.
+    """
+    if split == "none":
+        return free_bytes[main_gpu] if main_gpu < len(free_bytes) else 0
+    if not shares:
+        return sum(free_bytes)
+    whole = sum(shares)
+    pairs = zip(free_bytes, shares, strict=False)
+    return int(min((free * whole / share for free, share in pairs if share > 0), default=0))
 
 
 def layers_that_fit(need: Needs, free_bytes: int) -> int:

@@ -12,15 +12,15 @@ from etui.engine.events import Loaded
 from etui.engine.gguf import Gguf, check_gguf
 from etui.engine.library import Library, default_threads
 from etui.engine.llama_session import LlamaSession
-from etui.engine.model import Model
-from etui.engine.offload import Needs, fewer_layers, layers_that_fit, needs
+from etui.engine.model import Model, Split
+from etui.engine.offload import Needs, fewer_layers, layers_that_fit, needs, usable_bytes
 from etui.engine.session import ModelFacts
 from etui.engine.template import PLAIN_STOP, ChatTemplate
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 
 if TYPE_CHECKING:
     from etui.config import Config
-    from etui.models import ModelSpec
+    from etui.models import FlashAttention, ModelSpec
 
 SEQUENCES = 16
 """Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
@@ -62,7 +62,7 @@ class Residency:
             ModelUnavailable: The file is no usable model, or llama.cpp refused it.
             EngineFailed: llama.cpp is missing, or memory ran out.
         """
-        key = (path, spec.context, spec.gpu_layers, spec.kv_type)
+        key = _made_of(spec, path)
         resident = self._residents.pop(spec.name, None)
         if resident is not None and resident.key == key:
             self._residents[spec.name] = resident
@@ -135,12 +135,19 @@ class Residency:
         gpus = library.gpus()
         if not gpus:
             return 0
+        if (asked := max(spec.main_gpu + 1, len(spec.tensor_split))) > len(gpus):
+            raise ModelUnavailable(
+                f"{spec.name} is to lie on {asked} GPUs, and llama.cpp sees {len(gpus)}",
+                "mend its `main_gpu` or `tensor_split` in models.yaml",
+            )
         if spec.gpu_layers == "all":
             return need.layers + 1
         if spec.gpu_layers == "auto":
             # A model that filled the GPU before this one gives way while anything is left to give.
             while True:
-                fitting = layers_that_fit(need, sum(gpu.free_bytes for gpu in library.gpus()))
+                free = [gpu.free_bytes for gpu in library.gpus()]
+                usable = usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split)
+                fitting = layers_that_fit(need, usable)
                 if fitting > need.layers or not self._residents:
                     return fitting
                 self.unload(next(iter(self._residents)))
@@ -150,7 +157,9 @@ class Residency:
         self, library: Library, spec: ModelSpec, path: Path, context_tokens: int, layers: int
     ) -> LlamaSession:
         tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
-        model = Model(library, path, layers, shown=tags)
+        # Without a GPU there is nothing to split, and llama.cpp refuses a main GPU.
+        split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
+        model = Model(library, path, layers, split, shown=tags)
         try:
             source = model.metadata("tokenizer.chat_template")
             template = ChatTemplate(spec.name, source, model.bos_text, model.eos_text)
@@ -160,7 +169,7 @@ class Residency:
                 sequences=RECURRENT_SEQUENCES if model.recurrent else SEQUENCES,
                 batch_tokens=GPU_BATCH_TOKENS if layers else CPU_BATCH_TOKENS,
                 kv_type=spec.kv_type,
-                flash_attention="auto" if layers else "off",
+                flash_attention=_flash_attention(spec, layers),
                 offload_kv=layers > 0,
             )
             context = Context(library, model, options)
@@ -177,6 +186,24 @@ class Residency:
             has_template=bool(source),
         )
         return LlamaSession(model, context, facts, template)
+
+
+def _made_of(spec: ModelSpec, path: Path) -> tuple[object, ...]:
+    """What a session in memory was made of: an entry that changes any of it is loaded anew."""
+    return (
+        path,
+        spec.context,
+        spec.gpu_layers,
+        spec.kv_type,
+        spec.flash_attention,
+        spec.split,
+        spec.main_gpu,
+        spec.tensor_split,
+    )
+
+
+def _flash_attention(spec: ModelSpec, layers: int) -> FlashAttention:
+    return "off" if spec.flash_attention == "auto" and not layers else spec.flash_attention
 
 
 def _context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:

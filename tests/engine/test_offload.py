@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.engine.gguf import Gguf, Tensor
-from etui.engine.offload import Needs, fewer_layers, layers_that_fit, needs
+from etui.engine.offload import Needs, fewer_layers, layers_that_fit, needs, usable_bytes
 
 GB = 1_000_000_000
 SIZES = st.integers(0, 20 * GB)
@@ -61,6 +61,34 @@ def test_tied_embeddings_count_as_the_output() -> None:
 def test_layers_fit_by_free_memory(free: float, layers: int) -> None:
     need = Needs(10, GB // 2, GB, 7 * GB, 5 * GB, GB)
     assert layers_that_fit(need, int(free * GB)) == layers
+
+
+@pytest.mark.parametrize(
+    ("split", "main_gpu", "shares", "usable"),
+    [
+        ("layer", 0, (), 32),
+        ("row", 1, (), 32),
+        ("none", 0, (), 24),
+        ("none", 1, (), 8),
+        ("none", 2, (), 0),
+        ("layer", 0, (3, 1), 32),
+        ("layer", 0, (1, 1), 16),  # the second one bounds both
+        ("layer", 0, (1,), 24),
+        ("layer", 0, (0, 5), 8),
+        ("layer", 0, (0, 0, 1), 0),
+    ],
+)
+def test_a_split_bounds_what_may_be_taken(
+    split: str, main_gpu: int, shares: tuple[float, ...], usable: int
+) -> None:
+    assert usable_bytes([24 * GB, 8 * GB], split, main_gpu, shares) == usable * GB
+
+
+@given(st.lists(SIZES, min_size=1, max_size=4), st.lists(st.integers(0, 100), max_size=4))
+def test_shares_never_take_more_than_a_gpu_has(free: list[int], shares: list[int]) -> None:
+    usable = usable_bytes(free, "layer", 0, shares)
+    for size, share in zip(free, shares, strict=False):
+        assert usable * share / max(1, sum(shares)) <= size * (1 + 1e-9)
 
 
 @given(NEEDS, SIZES, SIZES)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from etui.arm import Sampling
 from etui.config import Config
 from etui.engine import residency as module
+from etui.engine.library import Device, Library
+from etui.engine.model import Split
 from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
 from etui.models import ModelSpec
@@ -99,6 +102,82 @@ def test_a_failed_load_with_auto_steps_down(
     assert tried[0] == 31
     with pytest.raises(ModelUnavailable, match="out of memory"):
         residency.session(replace(SPEC, name="two", gpu_layers=31), starter_model)
+
+
+GPUS = tuple(Device(f"GPU{i}", "fake", free, 10**11) for i, free in enumerate((10**11, 10**9)))
+
+
+class Spied(module.Model):
+    """Remembers what it was made with, and loads onto the CPU whatever was asked for."""
+
+    asked: ClassVar[list[tuple[int, Split | None]]] = []
+
+    def __init__(self, library: Library, path: Path, layers: int, split: Split | None, **kw: Any):
+        self.asked.append((layers, split))
+        super().__init__(library, path, 0, **kw)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Split | None]]:
+    """Two GPUs to llama.cpp, and what models were made with."""
+    monkeypatch.setattr(Library, "gpus", lambda _: GPUS)
+    monkeypatch.setattr(module, "Model", Spied)
+    monkeypatch.setattr(Spied, "asked", [])
+    return Spied.asked
+
+
+@pytest.mark.parametrize(
+    ("split", "main_gpu", "shares"), [("layer", 0, (3.0, 1.0)), ("row", 1, ()), ("none", 1, ())]
+)
+def test_the_split_and_flash_attention_reach_llama_cpp(
+    residency: Residency,
+    starter_model: Path,
+    asked: list[tuple[int, Split | None]],
+    split: Any,
+    main_gpu: int,
+    shares: tuple[float, ...],
+) -> None:
+    spec = replace(SPEC, split=split, main_gpu=main_gpu, tensor_split=shares, flash_attention="on")
+    session, loaded = residency.session(spec, starter_model)
+    assert loaded is not None
+    assert asked == [(31, Split(split, main_gpu, shares))]
+    assert loaded.gpu_layers == 31
+    assert session.options.flash_attention == "on"
+
+
+def test_a_changed_split_loads_anew(
+    residency: Residency, starter_model: Path, asked: list[tuple[int, Split | None]]
+) -> None:
+    residency.session(SPEC, starter_model)
+    for changes in ({"split": "row"}, {"main_gpu": 1}, {"flash_attention": "off"}):
+        session, loaded = residency.session(replace(SPEC, **changes), starter_model)
+        assert loaded is not None, changes
+    assert session.options.flash_attention == "off"
+    assert len(asked) == 4
+
+
+def test_without_a_gpu_nothing_is_split(
+    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Library, "gpus", lambda _: ())
+    # llama.cpp itself refuses main_gpu where it has no device.
+    spec = replace(SPEC, split="none", main_gpu=1)
+    session, loaded = residency.session(spec, starter_model)
+    assert loaded is not None
+    assert loaded.gpu_layers == 0
+    assert session.options.flash_attention == "off"
+
+
+@pytest.mark.parametrize("changes", [{"main_gpu": 2}, {"tensor_split": (1.0, 1.0, 1.0)}])
+def test_a_gpu_that_is_not_there_is_refused(
+    residency: Residency,
+    starter_model: Path,
+    asked: list[tuple[int, Split | None]],
+    changes: dict[str, Any],
+) -> None:
+    with pytest.raises(ModelUnavailable, match=r"to lie on 3 GPUs, and llama\.cpp sees 2"):
+        residency.session(replace(SPEC, **changes), starter_model)
+    assert not asked
 
 
 def test_what_llama_cpp_refuses_is_told_with_its_log(

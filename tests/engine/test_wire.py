@@ -28,7 +28,15 @@ from etui.engine.wire import (
     decode,
     encode,
 )
-from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
+from etui.models import (
+    FlashAttention,
+    HubSource,
+    ModelSpec,
+    PathSource,
+    SplitMode,
+    WheelPart,
+    WheelsSource,
+)
 from etui.query import Message
 from etui.request import AnswerRequest
 
@@ -40,7 +48,17 @@ SOURCES = st.one_of(
     st.builds(PathSource, PATHS),
     st.builds(WheelsSource, st.lists(st.builds(WheelPart, TEXT, TEXT)).map(tuple)),
 )
-SPECS = st.builds(ModelSpec, name=TEXT, size=TEXT, sources=st.lists(SOURCES).map(tuple))
+SPECS = st.builds(
+    ModelSpec,
+    name=TEXT,
+    size=TEXT,
+    sources=st.lists(SOURCES).map(tuple),
+    flash_attention=st.sampled_from(get_args(FlashAttention)),
+    split=st.sampled_from(get_args(SplitMode)),
+    main_gpu=st.integers(0, 7),
+    tensor_split=st.lists(st.floats(0, 10)).map(tuple),
+    stop=st.lists(TEXT).map(tuple),
+)
 REQUESTS = st.builds(
     AnswerRequest,
     model=SPECS,

@@ -99,6 +99,21 @@ def test_users_entry_takes_the_place_of_a_shipped_one(config: Config) -> None:
     assert "qwen3-4b" in load_catalogue(config)
 
 
+def test_an_entry_says_how_the_model_lies_on_gpus(config: Config) -> None:
+    entry(
+        config,
+        "models:\n  a: {size: s, flash_attention: on, split: row, main_gpu: 1,"
+        " tensor_split: [3, 1.5], sources: [{path: x}]}\n  b: {size: s, sources: [{path: x}]}",
+    )
+    catalogue = load_catalogue(config)
+    spec = catalogue.get("a")
+    assert (spec.flash_attention, spec.split, spec.main_gpu) == ("on", "row", 1)
+    assert spec.tensor_split == (3.0, 1.5)
+    spec = catalogue.get("b")
+    assert (spec.flash_attention, spec.split, spec.main_gpu) == ("auto", "layer", 0)
+    assert spec.tensor_split == ()
+
+
 def test_unknown_name_offers_the_nearest(config: Config) -> None:
     with pytest.raises(UsageError) as caught:
         load_catalogue(config).get("Smollm-135m")
@@ -123,6 +138,19 @@ def test_unknown_name_offers_the_nearest(config: Config) -> None:
         ("models:\n  a: {size: s, sha256: 12ab, sources: [{path: x}]}", "2:24", "64 hexadecimal"),
         ("models:\n  a: {size: s, context: 4k, sources: [{path: x}]}", "2:25", "whole number"),
         ("models:\n  a: {size: s, kv_type: q8, sources: [{path: x}]}", "2:25", "q8_0"),
+        (
+            "models:\n  a: {size: s, kv_type: q8_0, flash_attention: off, sources: [{path: x}]}",
+            "2:48",
+            "q8_0 needs flash attention",
+        ),
+        ("models:\n  a: {size: s, split: rows, sources: [{path: x}]}", "2:23", "row"),
+        ("models:\n  a: {size: s, main_gpu: -1, sources: [{path: x}]}", "2:26", "at least 0"),
+        ("models:\n  a: {size: s, tensor_split: [0, 0], sources: [{path: x}]}", "2:30", "share"),
+        (
+            "models:\n  a: {size: s, split: none, tensor_split: [1], sources: [{path: x}]}",
+            "2:43",
+            "one GPU holds it all",
+        ),
         ("models:\n  a: {size: s, gpu_layers: some, sources: [{path: x}]}", "2:28", "auto"),
         (
             "models:\n  a: {size: s, sources: [{wheels: [{package: a>=1, file: x}]}]}",

@@ -66,6 +66,11 @@ class PowerTrack:
         return self._refresh_s or min(self._hint_s, _LONGEST_REFRESH_S)
 
     @property
+    def longest_wait_ns(self) -> int:
+        """Time after which a change of power shows in the reading."""
+        return int((self.refresh_s or _TYPICAL_REFRESH_S) * 1e9)
+
+    @property
     def last_ns(self) -> int | None:
         """Time of the newest reading, as it was read."""
         return self._read_ns if len(self._rows) else None

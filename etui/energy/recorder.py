@@ -25,7 +25,9 @@ from etui.energy.types import (
 from etui.errors import UsageError
 
 _PEAK_BINS = 600
-_SETTLE_S = 0.4
+SETTLE_S = 0.4
+SETTLE_OF_AVERAGE = 0.6
+"""The longest wait for an interval to settle, and what a running average adds to it, seconds."""
 
 
 class Watch(Protocol):
@@ -148,7 +150,7 @@ class Recorder:
                 return self._settled(end_ns)
         if timeout_s is None:
             late = [c.average_s for c in self.selection.summed if c.kind is not Kind.COUNTER]
-            timeout_s = _SETTLE_S + 0.6 * max(late, default=0.0)
+            timeout_s = SETTLE_S + SETTLE_OF_AVERAGE * max(late, default=0.0)
         limit_ns = self._clock() + int(timeout_s * 1e9)
         self._sampler.hurry(limit_ns)
         with self._lock:

@@ -49,7 +49,7 @@ class Columns:
     def row(self, index: int) -> tuple[Any, ...]:
         """One row as plain numbers; negative indices count from the newest."""
         at = index if index >= 0 else self._end + index
-        return tuple(array[at].item() for array in self._arrays)
+        return tuple([array.item(at) for array in self._arrays])
 
     def search(self, column: int, value: int) -> int:
         """Rows whose value in a sorted column is at most ``value``."""

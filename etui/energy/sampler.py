@@ -13,7 +13,7 @@ Ingest = Callable[[PowerSource, Mapping[str, Reading]], None]
 BURST_NS = 1_000_000_000
 BURST_INTERVAL_NS = 5_000_000
 """The first reads come quickly, so that the counters' periods are known from the start."""
-_HURRY_INTERVAL_NS = 8_000_000
+HURRY_INTERVAL_NS = 8_000_000
 _HUNG_NS = 1_000_000_000
 _DITHER = 0.4
 _GOLDEN = 0.6180339887498949
@@ -154,7 +154,7 @@ class Sampler:
         if now_ns < burst_until_ns:
             return now_ns + max(BURST_INTERVAL_NS, least)
         if now_ns < self._hurry_until_ns:
-            return now_ns + max(_HURRY_INTERVAL_NS, least)
+            return now_ns + max(HURRY_INTERVAL_NS, least)
         return now_ns + max(dithered(self._interval_ns, beat), least)
 
     def _sleep(self, generation: int, due_ns: list[int]) -> None:
@@ -165,9 +165,9 @@ class Sampler:
             active = [due for index, due in enumerate(due_ns) if index not in self._hung]
             pause_ns = max(min(active, default=now_ns + self._interval_ns) - now_ns, 0)
             if now_ns < self._hurry_until_ns:
-                pause_ns = min(pause_ns, _HURRY_INTERVAL_NS)
+                pause_ns = min(pause_ns, HURRY_INTERVAL_NS)
                 for index, due in enumerate(due_ns):
-                    due_ns[index] = min(due, now_ns + _HURRY_INTERVAL_NS)
+                    due_ns[index] = min(due, now_ns + HURRY_INTERVAL_NS)
             if pause_ns:
                 self._wake.wait(pause_ns / 1e9)
 

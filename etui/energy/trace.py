@@ -103,7 +103,10 @@ class ChannelTrace:
         newest = self.power.newest_ns
         if (self.channel.period_s or 0.0) >= 1.0:
             return newest is not None  # a battery: waiting for its next reading takes too long
-        return newest is not None and newest >= end_ns
+        if newest is None or self.channel.kind is Kind.ESTIMATE:
+            return newest is not None and newest >= end_ns
+        # A jump at the very end shows only in the refresh after it.
+        return newest >= end_ns + self.power.longest_wait_ns
 
     def joules_at(self, t_ns: int) -> float:
         """Energy up to a time, on the grid; only differences have a meaning."""

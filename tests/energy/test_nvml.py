@@ -25,7 +25,7 @@ config = load_config()
 probes = [[p.id, p.found, p.readable, p.why_not, p.fix] for p in probe_channels(config)]
 out = {"probes": probes}
 with open_recorder(config) as recorder:
-    time.sleep(0.5)
+    time.sleep(0.35)
     start_ns = time.monotonic_ns()
     time.sleep(seconds)
     end_ns = time.monotonic_ns()
@@ -47,7 +47,7 @@ STEPS = "0:80,1.1:80,1.1:310,2.0:310,2.0:140,2.6:140"
 
 @pytest.fixture
 def meter(fake_nvml_dir: Path, etui_home: Path, tmp_path: Path) -> Any:
-    def run(seconds: float = 0.9, **env: str) -> dict[str, Any]:
+    def run(seconds: float = 0.6, **env: str) -> dict[str, Any]:
         settings = {f"FAKE_NVML_{key.upper()}": value for key, value in env.items()}
         done = subprocess.run(
             [sys.executable, "-c", READ, str(seconds)],
@@ -130,7 +130,7 @@ def test_a_card_without_a_counter_is_integrated(meter: Any) -> None:
 
 
 def test_the_average_of_ampere_and_newer_is_flagged(meter: Any) -> None:
-    found = meter(2.2, period="0", missing="fields")
+    found = meter(1.5, period="0", missing="fields")
     truth = curve_joules(found["start_ns"], found["end_ns"])
     assert abs(found["joules"] - truth) <= found["uncertainty"]
     assert found["kind"] == "integrated"
@@ -161,7 +161,7 @@ def test_a_gpu_that_gives_nothing_is_named(meter: Any) -> None:
 
 
 def test_mig_is_told(meter: Any) -> None:
-    assert "whole board" in meter(0.3, mig="1")["probes"][0][3]
+    assert "whole board" in meter(0.2, mig="1")["probes"][0][3]
 
 
 def test_a_module_reading_covers_gpu_and_cpu(meter: Any) -> None:
@@ -172,7 +172,7 @@ def test_a_module_reading_covers_gpu_and_cpu(meter: Any) -> None:
 
 
 def test_a_gpu_without_a_uuid_is_numbered(meter: Any) -> None:
-    assert meter(0.3, missing="uuid")["parts"].keys() == {"gpu:0"}
+    assert meter(0.2, missing="uuid")["parts"].keys() == {"gpu:0"}
 
 
 def test_a_driver_that_is_not_loaded_is_explained(meter: Any, tmp_path: Path) -> None:

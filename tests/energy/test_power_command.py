@@ -64,7 +64,7 @@ def truth(start_ns: int, end_ns: int) -> float:
 
 
 def test_json_reports_the_curves_integral(etui: Run, gpu: dict[str, str]) -> None:
-    done = etui("--json", "--seconds", "1.2", **gpu)
+    done = etui("--json", "--seconds", "0.8", **gpu)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     energy = document["energy"]
@@ -93,7 +93,7 @@ def test_lines_touch_and_sum(etui: Run, gpu: dict[str, str]) -> None:
 
 
 def test_the_selftest_compares_counter_and_integral(etui: Run, gpu: dict[str, str]) -> None:
-    done = etui("selftest", "--seconds", "2.5", "--json", **gpu)
+    done = etui("selftest", "--seconds", "1.5", "--json", **gpu)
     document = json.loads(done.stdout)
     assert done.returncode == 0, document
     found = {(check["name"], check["channel"]): check for check in document["checks"]}
@@ -106,7 +106,7 @@ def test_a_recorded_trace_is_replayed_to_the_same_energy(
     etui: Run, gpu: dict[str, str], tmp_path: Path
 ) -> None:
     file = tmp_path / "trace.jsonl"
-    assert etui("record", str(file), "--seconds", "1.2", **gpu).returncode == 0
+    assert etui("record", str(file), "--seconds", "0.8", **gpu).returncode == 0
     replayed = json.loads(etui("replay", str(file), "--json").stdout)["energy"]
     real = truth(replayed["start_ns"], replayed["end_ns"])
     assert abs(replayed["joules"] - real) <= replayed["uncertainty"]
@@ -195,13 +195,13 @@ def test_json_and_jsonl_exclude_each_other(etui: Run) -> None:
 
 def test_a_measured_baseline_gives_net_joules(etui: Run, gpu: dict[str, str]) -> None:
     quiet = {**gpu, "FAKE_NVML_CURVE": "0:40,1:40"}
-    done = etui("idle", "--seconds", "0.8", "--json", **quiet)
+    done = etui("idle", "--seconds", "0.5", "--json", **quiet)
     assert done.returncode == 0, done.stderr
     idle = json.loads(done.stdout)
     assert idle["watts"]["gpu:GPU-fake-0"] == pytest.approx(40, rel=0.05)
     assert idle["steady"]
     busy = {**gpu, "FAKE_NVML_CURVE": "0:240,1:240"}
-    energy = json.loads(etui("--json", "--seconds", "0.8", **busy).stdout)["energy"]
+    energy = json.loads(etui("--json", "--seconds", "0.5", **busy).stdout)["energy"]
     seconds = (energy["end_ns"] - energy["start_ns"]) / 1e9
     assert energy["idle_watts"] == pytest.approx(40, rel=0.05)
     assert energy["net_joules"] == pytest.approx(energy["joules"] - energy["idle_watts"] * seconds)
@@ -211,7 +211,7 @@ def test_a_loaded_model_gets_a_baseline_of_its_own(
     etui: Run, gpu: dict[str, str], config: Config, starter_model: Path
 ) -> None:
     quiet = {**gpu, "FAKE_NVML_CURVE": "0:65,1:65", "ETUI_MODELS": str(starter_model.parent)}
-    done = etui("idle", "--model", "smollm2-135m", "--seconds", "0.6", "--json", **quiet)
+    done = etui("idle", "--model", "smollm2-135m", "--seconds", "0.5", "--json", **quiet)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["model"] == "smollm2-135m"

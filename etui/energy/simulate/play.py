@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from etui.energy.recorder import Recorder
-from etui.energy.sampler import BURST_INTERVAL_NS, BURST_NS, dithered
+from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S, Recorder
+from etui.energy.sampler import BURST_INTERVAL_NS, BURST_NS, HURRY_INTERVAL_NS, dithered
 from etui.energy.simulate.curves import Curve
 from etui.energy.simulate.devices import FakeClock, FakeDevice, Sensor
 from etui.energy.types import Energy
@@ -87,4 +87,34 @@ def windows(
         start = rng.uniform(margin_s, end_s - length)
         energy = recorder.energy(clock.at(start), clock.at(start + length))
         found.append(Window(energy, curve.between(start, start + length)))
+    return found
+
+
+def live_windows(
+    recorder: Recorder,
+    clock: FakeClock,
+    curve: Curve,
+    count: int,
+    rng: random.Random,
+    *,
+    lengths_s: tuple[float, float] = (0.1, 4.0),
+    start_s: float | None = None,
+) -> list[Window]:
+    """Windows that are asked for at their end, as those of answers are: once settled, or in vain.
+
+    With ``start_s`` there is one window, from then to now.
+    """
+    found = []
+    for _ in range(count):
+        start_ns = clock.now_ns if start_s is None else clock.at(start_s)
+        if start_s is None:
+            sample(recorder, clock, rng.uniform(*lengths_s), rng)
+        end_ns = clock.now_ns
+        late_s = max(channel.average_s for channel in recorder.channels)
+        limit_ns = end_ns + round((SETTLE_S + SETTLE_OF_AVERAGE * late_s) * 1e9)
+        while not recorder.settle(end_ns) and clock.now_ns < limit_ns:
+            clock.advance(HURRY_INTERVAL_NS / 1e9)
+        energy = recorder.energy(start_ns, end_ns)
+        start_s, end_s = ((t_ns - clock.start_ns) / 1e9 for t_ns in (start_ns, end_ns))
+        found.append(Window(energy, curve.between(start_s, end_s)))
     return found

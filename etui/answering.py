@@ -47,9 +47,12 @@ class InProcess:
         self._cancelled.clear()
         self._spent.clear()
         session, loaded = self._residency.session(request.model, request.path)
-        if loaded is not None:
-            yield loaded
-        yield from answer(request.messages, request.arm, session, self, request.price)
+        try:
+            if loaded is not None:
+                yield loaded
+            yield from answer(request.messages, request.arm, session, self, request.price)
+        finally:
+            self._residency.answered(request.model.name)
 
     def load(self, model: ModelSpec, path: Path) -> Loaded | None:
         """Bring a model into memory ahead of a question; None when it was there.
@@ -75,6 +78,17 @@ class InProcess:
     def spent(self) -> bool:
         """Whether the running answer has spent its joules."""
         return self._spent.is_set()
+
+    def seconds_to_unload(self) -> float | None:
+        """Seconds until ``unload_idle`` has something to do; None if it never will."""
+        return self._residency.seconds_to_unload()
+
+    def unload_idle(self) -> tuple[str, ...]:
+        """Unload the models that were kept warm for long enough; their names.
+
+        For a front end that stays: call it between answers, on the thread that answers.
+        """
+        return self._residency.unload_idle()
 
     def close(self) -> None:
         """Free every model."""

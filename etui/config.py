@@ -22,6 +22,8 @@ class Config:
         model: Model that answers when no policy is asked; None leaves it to the policy.
         threads: Threads of llama.cpp; None takes the physical cores.
         context_tokens: Upper bound on a context, to save memory; None takes the model's own.
+        keep_warm_seconds: How long the app keeps a model in memory after its last answer; None
+            keeps it until another model needs the memory.
         sample_hz: Readings a second of every power channel.
         cpu_idle_watts, cpu_limit_watts: Range of the labelled estimate for a machine without any
             power reading; None takes a stated default for the number of cores.
@@ -41,6 +43,7 @@ class Config:
     model: str | None = None
     threads: int | None = None
     context_tokens: int | None = None
+    keep_warm_seconds: float | None = None
     sample_hz: float = 20.0
     cpu_idle_watts: float | None = None
     cpu_limit_watts: float | None = None

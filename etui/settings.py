@@ -37,6 +37,13 @@ class Settings(Strict):
         le=10_000_000,
         description="The most tokens a context may hold, to save memory; default: the model's own.",
     )
+    keep_warm_seconds: float | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="How long the app keeps a model in memory after its last answer; default: "
+        "until another model needs the memory.",
+    )
     sample_hz: float = Field(
         20.0, gt=0, le=200, description="Readings a second of every power channel."
     )

@@ -6,6 +6,7 @@ prints goes to standard error, which the parent sends to a log file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -27,6 +28,7 @@ from etui.engine.wire import (
     Hurry,
     Load,
     Told,
+    Unloaded,
     WireError,
     decode,
     encode,
@@ -67,7 +69,15 @@ class Worker:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         self._send(Hello(__version__, os.getpid()))
         while True:
-            self._answer(self._engine, self._asked.get())
+            self._answer(self._engine, self._next(self._engine))
+
+    def _next(self, engine: InProcess) -> Ask | Load:
+        """The next request; models are unloaded while none comes, on the thread that answers."""
+        while True:
+            for name in engine.unload_idle():
+                self._send(Unloaded(name))
+            with contextlib.suppress(queue.Empty):
+                return self._asked.get(timeout=engine.seconds_to_unload())
 
     def _answer(self, engine: InProcess, ask: Ask | Load) -> None:
         number = self._running = ask.number

@@ -30,6 +30,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "model": "smollm2-135m",
         "threads": 2,
         "context_tokens": 2048,
+        "keep_warm_seconds": 600.0,
         "sample_hz": 10.0,
         "cpu_idle_watts": 5.0,
         "cpu_limit_watts": 65.0,
@@ -43,7 +44,8 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
     assert set(values) == set(Settings.model_fields)
     write(
         etui_home,
-        "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\nsample_hz: 10\n"
+        "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"
+        "keep_warm_seconds: 600\nsample_hz: 10\n"
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
         "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\n"
         "keymap: {stop: ctrl+x}\n",

@@ -27,6 +27,7 @@ from etui.engine.wire import (
     Hurry,
     Load,
     Told,
+    Unloaded,
     WireError,
     decode,
     encode,
@@ -59,6 +60,10 @@ class ChildProcess:
     Args:
         silent_seconds: Silence after which the child is taken for hung, and killed.
         stalled_seconds: Time without an event of the running answer, likewise.
+
+    Attributes:
+        on_unloaded: Called with the name of a model that was kept warm for long enough, on the
+            thread that reads the pipe: it must not wait for an answer.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class ChildProcess:
         self._child: _Child | None = None
         self._number = 0
         self._running: int | None = None
+        self.on_unloaded: Callable[[str], None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -92,7 +98,7 @@ class ChildProcess:
             return
         if self._child is not None:
             self._child.stop()
-        self._child = _Child(self._config)
+        self._child = _Child(self._config, self._unloaded)
         hello = self._child.next(START_SECONDS, START_SECONDS)
         if not isinstance(hello, Hello):
             why = hello if isinstance(hello, str) else f"began with {hello!r}"
@@ -163,6 +169,10 @@ class ChildProcess:
         if child is not None and number is not None:
             child.send(message(number))
 
+    def _unloaded(self, name: str) -> None:
+        if self.on_unloaded is not None:
+            self.on_unloaded(name)
+
     def close(self) -> None:
         """End the child; all its memory is free when this returns."""
         if self._child is not None:
@@ -182,7 +192,8 @@ class ChildProcess:
 class _Child:
     """One run of the process: its pipes, and the thread that reads them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, unloaded: Callable[[str], None]) -> None:
+        self._unloaded = unloaded
         config.log_dir.mkdir(parents=True, exist_ok=True)
         self._log = config.log_dir / "engine.log"
         self._log_start = _trim(self._log)
@@ -231,7 +242,9 @@ class _Child:
                     except WireError as error:
                         self._messages.put(f"sent what is no event: {error}")
                         continue
-                    if hasattr(message, "number") or isinstance(message, Hello):
+                    if isinstance(message, Unloaded):
+                        self._unloaded(message.model)
+                    elif hasattr(message, "number") or isinstance(message, Hello):
                         self._messages.put(message)
         self._messages.put("ended")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,16 +38,23 @@ class _Resident:
     session: LlamaSession
     key: tuple[object, ...]
     bytes: int
+    used_seconds: float
+    """When it was last asked for, or had answered, by the clock of its Residency."""
 
 
 class Residency:
     """Models in memory; used from one thread at a time.
 
     llama.cpp is imported when the first model is asked for.
+
+    Args:
+        config: Threads, bounds on a context, and how long a model is kept after its last answer.
+        clock: Monotonic clock in seconds.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
+        self._clock = clock
         self._library: Library | None = None
         self._residents: dict[str, _Resident] = {}  # least recently used first
 
@@ -66,6 +74,7 @@ class Residency:
         resident = self._residents.pop(spec.name, None)
         if resident is not None and resident.key == key:
             self._residents[spec.name] = resident
+            resident.used_seconds = self._clock()
             return resident.session, None
         if resident is not None:
             resident.session.free()
@@ -76,9 +85,33 @@ class Residency:
         need = needs(gguf, context_tokens, spec.kv_type)
         self._make_room(spec, need)
         session, layers = self._load(library, spec, path, need, context_tokens)
-        self._residents[spec.name] = _Resident(session, key, need.total_bytes)
+        self._residents[spec.name] = _Resident(session, key, need.total_bytes, self._clock())
         loaded = Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
         return session, loaded
+
+    def answered(self, name: str) -> None:
+        """The answer of a model has ended: the time it is kept warm begins anew."""
+        if name in self._residents:
+            self._residents[name].used_seconds = self._clock()
+
+    def seconds_to_unload(self) -> float | None:
+        """Seconds until a model has been kept warm for long enough; None if none will be."""
+        keep = self._config.keep_warm_seconds
+        if keep is None or not self._residents:
+            return None
+        oldest = min(resident.used_seconds for resident in self._residents.values())
+        return max(0.0, oldest + keep - self._clock())
+
+    def unload_idle(self) -> tuple[str, ...]:
+        """Unload what was kept warm for long enough, and name it; never during an answer."""
+        keep = self._config.keep_warm_seconds
+        if keep is None:
+            return ()
+        now = self._clock()
+        idle = [name for name, r in self._residents.items() if now - r.used_seconds >= keep]
+        for name in idle:
+            self.unload(name)
+        return tuple(idle)
 
     def unload(self, name: str) -> None:
         """Take a model out of memory; nothing happens if it is not there."""

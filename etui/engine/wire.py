@@ -40,6 +40,13 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Unloaded:
+    """From the child, between answers: a model was kept warm for long enough and is gone."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """To the child: answer this; what comes back carries the same number."""
 
@@ -167,7 +174,7 @@ def _classes() -> Mapping[str, Any]:
     from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
     from etui.request import AnswerRequest
 
-    lines = (Hello, Heartbeat, Ask, Load, Cancel, Hurry, Told, Done, Failed)
+    lines = (Hello, Heartbeat, Unloaded, Ask, Load, Cancel, Hurry, Told, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, VoteStop, EarlyExit, DecodePrice)
     requests = (AnswerRequest, ModelSpec, Message, Config)

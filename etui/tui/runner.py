@@ -51,6 +51,7 @@ class ChatRunner:
         self._closing = threading.Lock()
         self._resident: str | None = None
         self._rest = rest
+        child.on_unloaded = self._unloaded
 
     def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
         """Decide, answer, save; blocks until the turn before it has ended."""
@@ -146,6 +147,17 @@ class ChatRunner:
             self._recorder.close()
             if held:
                 self._idle.release()
+
+    def _unloaded(self, model: str) -> None:
+        """The engine no longer keeps a model warm: what it draws from now on is not the model's."""
+        if not self._idle.acquire(blocking=False):
+            return  # a turn has begun, and with it the rest has ended
+        try:
+            if model == self._resident:
+                self._end_rest()
+                self._resident = None
+        finally:
+            self._idle.release()
 
     def _end_rest(self) -> None:
         """Keep the model's idle baseline if it has rested for long enough."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import threading
 from collections.abc import Iterator
@@ -113,6 +114,21 @@ def test_a_hung_child_is_killed(config: Config, starter_model: Path) -> None:
         stopped()
     assert not psutil.pid_exists(pids[0])
     assert child.pid is None
+    child.close()
+
+
+def test_a_model_is_unloaded_between_answers_and_comes_back(
+    config: Config, starter_model: Path
+) -> None:
+    child = ChildProcess(replace(config, threads=1, keep_warm_seconds=0.05))
+    gone: queue.SimpleQueue[str] = queue.SimpleQueue()
+    child.on_unloaded = gone.put
+    # The answer itself takes longer than that, and is not cut.
+    assert finished(list(child.answer(request(starter_model, tokens=40)))).output_tokens == 40
+    assert gone.get(timeout=30) == "starter"
+    events = list(child.answer(request(starter_model)))
+    assert isinstance(events[0], Loaded)
+    assert finished(events).output_tokens == 8
     child.close()
 
 

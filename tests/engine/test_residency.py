@@ -104,6 +104,43 @@ def test_a_failed_load_with_auto_steps_down(
         residency.session(replace(SPEC, name="two", gpu_layers=31), starter_model)
 
 
+def test_a_model_is_kept_until_its_time_is_up(config: Config, starter_model: Path) -> None:
+    now = 100.0
+    own = Residency(replace(config, threads=1, keep_warm_seconds=60), clock=lambda: now)
+    assert own.seconds_to_unload() is None
+    own.session(SPEC, starter_model)
+    now = 150
+    own.session(replace(SPEC, name="two"), starter_model)
+    assert own.seconds_to_unload() == 10
+    assert own.unload_idle() == ()
+    own.answered("one")  # fifty seconds of answering do not count
+    assert own.seconds_to_unload() == 60
+    now = 170
+    own.session(replace(SPEC, name="two"), starter_model)
+    now = 210
+    assert own.seconds_to_unload() == 0
+    assert own.unload_idle() == ("one",)
+    assert own.resident == ("two",)
+    assert own.seconds_to_unload() == 20
+    now = 1000
+    assert own.unload_idle() == ("two",)
+    assert own.seconds_to_unload() is None
+    _, loaded = own.session(SPEC, starter_model)
+    assert loaded is not None
+    own.close()
+
+
+def test_without_a_time_models_stay(config: Config, starter_model: Path) -> None:
+    now = 0.0
+    own = Residency(replace(config, threads=1), clock=lambda: now)
+    own.session(SPEC, starter_model)
+    now = 1e9
+    assert own.seconds_to_unload() is None
+    assert own.unload_idle() == ()
+    assert own.resident == ("one",)
+    own.close()
+
+
 GPUS = tuple(Device(f"GPU{i}", "fake", free, 10**11) for i, free in enumerate((10**11, 10**9)))
 
 

@@ -24,6 +24,7 @@ from etui.engine.wire import (
     Hello,
     Load,
     Told,
+    Unloaded,
     WireError,
     decode,
     encode,
@@ -75,6 +76,7 @@ LINES = st.one_of(
     st.builds(Cancel, NUMBERS),
     st.builds(Done, NUMBERS),
     st.builds(Heartbeat, NUMBERS),
+    st.builds(Unloaded, TEXT),
     st.builds(Hello, TEXT, NUMBERS),
     st.builds(Config, home=PATHS, models_dir=PATHS, keymap=st.dictionaries(TEXT, TEXT)),
 )

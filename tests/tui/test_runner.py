@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,8 @@ IDLE_WATTS = 61.0
 class Child:
     """Answers for a second of the fake clock."""
 
+    on_unloaded: Callable[[str], None]
+
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
 
@@ -60,7 +62,8 @@ class Chat:
         self.recorder = Recorder([device], clock=self.clock)
         rest = Rest(self.recorder, config, self.clock)
         self.writer = TurnWriter(config)
-        self.runner = ChatRunner(config, Child(self.clock), self.recorder, self.writer, rest)  # type: ignore[arg-type]
+        self.child = Child(self.clock)
+        self.runner = ChatRunner(config, self.child, self.recorder, self.writer, rest)  # type: ignore[arg-type]
         self.wait(3)
 
     def wait(self, seconds: float) -> None:
@@ -100,6 +103,30 @@ def test_reading_the_last_answer_counts_as_a_pause_and_so_does_a_warm_model(here
         chat.wait(40)
     kept = load_baselines(here).loaded[STARTER]
     assert kept.total_watts == pytest.approx(IDLE_WATTS, rel=0.02)
+
+
+def test_a_pause_ends_when_the_model_is_no_longer_kept_warm(here: Config) -> None:
+    with closing(Chat(here)) as chat:
+        chat.ask()
+        chat.wait(5)
+        chat.child.on_unloaded("another")
+        chat.child.on_unloaded(STARTER)
+        chat.wait(40)  # of a machine without the model
+        chat.ask()
+        assert STARTER not in load_baselines(here).loaded
+        chat.wait(40)
+        chat.child.on_unloaded("another")
+        assert STARTER not in load_baselines(here).loaded
+        chat.child.on_unloaded(STARTER)  # a long pause counts up to here
+        assert STARTER in load_baselines(here).loaded
+
+
+def test_an_unload_never_waits_for_a_turn(here: Config) -> None:
+    with closing(Chat(here)) as chat:
+        turn = chat.runner.run(Query("2+2?"), Route("balanced", STARTER))
+        next(turn)
+        chat.child.on_unloaded(STARTER)
+        assert isinstance(list(turn)[-1], TurnFinished)
 
 
 def test_the_cold_baseline_serves_until_there_is_a_loaded_one(here: Config) -> None:

@@ -26,11 +26,12 @@ from etui.engine.events import (
     Loaded,
     Prefilled,
     Prefilling,
+    Probe,
     Thought,
     Vote,
 )
 from etui.errors import EtuiError
-from etui.log.records import LoadRecord, TurnRecord, VoteRecord
+from etui.log.records import LoadRecord, ProbeRecord, TurnRecord, VoteRecord
 from etui.query import Query
 from etui.request import AnswerRequest
 from etui.routing.decision import Decision
@@ -103,6 +104,7 @@ class _SoFar:
     answer_tokens: int = 0
     thinking_tokens: int = 0
     votes: list[VoteRecord] = field(default_factory=list)
+    probes: list[ProbeRecord] = field(default_factory=list)
     finished: Finished | None = None
 
     def see(self, event: Event) -> None:
@@ -121,6 +123,10 @@ class _SoFar:
                 self._see_text(event)
             case Vote():
                 self.votes.append(_vote_record(event))
+                self.last_ns = event.t_ns
+            case Probe():
+                seen = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
+                self.probes.append(seen)
                 self.last_ns = event.t_ns
             case Finished():
                 self.finished = event
@@ -300,6 +306,7 @@ def _record(
         predicted_accuracy=decision.predicted_accuracy,
         confidence=end.confidence,
         votes=tuple(so_far.votes),
+        probes=tuple(so_far.probes),
         settings={
             **(settings or {}),
             "ended": end.why,

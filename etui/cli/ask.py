@@ -191,6 +191,7 @@ def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
 
     on_terminal = sys.stdout.isatty()
     thought_open = False
+    answer_open = False
 
     def note(text: str) -> None:
         if not quiet:
@@ -203,7 +204,7 @@ def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
             click.secho("", err=True)
 
     def show(event: TurnEvent) -> None:
-        nonlocal thought_open
+        nonlocal thought_open, answer_open
         match event:
             case Decided(decision=decision):
                 note(click.style(why_line(decision), dim=True))
@@ -215,8 +216,10 @@ def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
             case Thought(text=text) if text and not quiet:
                 thought_open = True
                 click.secho(visible(text), dim=True, nl=False, err=True)
-            case Answer(text=text) if text:
+            case Answer(text=text) if answer_open or text.strip():
                 end_thought()
+                text = text if answer_open else text.lstrip()
+                answer_open = True
                 click.echo(visible(text) if on_terminal else text, nl=False)
             case Vote():
                 note(click.style(vote_line(event), dim=True))

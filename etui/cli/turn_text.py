@@ -104,6 +104,11 @@ def turn_lines(turn: TurnRecord, loads: Sequence[LoadRecord]) -> list[str]:
     for vote in turn.votes:
         tokens = units.tokens_text(vote.tokens)
         facts.append((f"vote {vote.index + 1}", f"{one_line(vote.answer)} ({tokens})"))
+    for probe in turn.probes:
+        likeliest = max(probe.probabilities.items(), key=lambda item: item[1], default=None)
+        if likeliest is not None:
+            answer, share = one_line(likeliest[0]), units.percent_text(likeliest[1])
+            facts.append((f"probe at {probe.thinking_tokens}", f"{answer} ({share})"))
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {text}" for name, text in facts]
     sections = (

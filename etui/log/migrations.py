@@ -206,11 +206,14 @@ _SHARED_GPU = (
     """UPDATE turns SET energy_shared = 1 WHERE energy_flags LIKE '%"shared"%'""",
 )
 
+_PROBES = ("ALTER TABLE turns ADD COLUMN probes TEXT NOT NULL DEFAULT '[]'",)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
     "m003_indexes": _INDEXES,
     "m004_shared_gpu": _SHARED_GPU,
+    "m005_probes": _PROBES,
 }
 
 NAMES = tuple(_STEPS)

@@ -72,6 +72,19 @@ class VoteRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """One look at the answer from the middle of a thought.
+
+    ``probabilities`` is option letter, or the answer in words -> probability; ``tokens`` are those
+    the look took, which are no part of the output.
+    """
+
+    thinking_tokens: int
+    probabilities: dict[str, float]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class TurnRecord:
     """One question, its answer and its price, whatever way it ended."""
 
@@ -98,6 +111,7 @@ class TurnRecord:
     predicted_accuracy: float | None = None
     confidence: float | None = None
     votes: tuple[VoteRecord, ...] = ()
+    probes: tuple[ProbeRecord, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     """Decode parameters, build and machine: what is needed to repeat the turn."""
     trace: dict[str, Any] = field(default_factory=dict)
@@ -140,6 +154,14 @@ class TurnRecord:
                     "status": v.status,
                 }
                 for v in self.votes
+            ],
+            "probes": [
+                {
+                    "thinking_tokens": p.thinking_tokens,
+                    "probabilities": p.probabilities,
+                    "tokens": p.tokens,
+                }
+                for p in self.probes
             ],
             "confidence": self.confidence,
             "seconds": {

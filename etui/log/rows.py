@@ -14,6 +14,7 @@ from etui.log.records import (
     ChatRecord,
     CurveRecord,
     LoadRecord,
+    ProbeRecord,
     RunRecord,
     Seconds,
     Tokens,
@@ -45,7 +46,10 @@ _TABLE_OF: dict[type, str] = {
     CurveRecord: "curves",
 }
 _PHASES = ("load", "prefill", "decode")
-_JSON_COLUMNS = ("energy_channels", "energy_unmeasured", "energy_flags", "votes", "settings")
+_JSON_COLUMNS = (
+    *("energy_channels", "energy_unmeasured", "energy_flags"),
+    *("votes", "probes", "settings", "trace"),
+)
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -66,7 +70,7 @@ def row_of(record: Record) -> Row:
 
 def turn_of(row: ReadRow) -> TurnRecord:
     """The record of a row of ``turns``."""
-    read = {name: json.loads(row[name]) for name in (*_JSON_COLUMNS, "trace")}
+    read = {name: json.loads(row[name]) for name in _JSON_COLUMNS}
     return TurnRecord(
         **{name: row[name] for name in _PLAIN_OF_TURN},
         tokens=Tokens(**{f.name: row[f"tokens_{f.name}"] for f in fields(Tokens)}),
@@ -80,6 +84,7 @@ def turn_of(row: ReadRow) -> TurnRecord:
             shared=bool(row["energy_shared"]),
         ),
         votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
+        probes=tuple(ProbeRecord(**probe) for probe in read["probes"]),
         settings=read["settings"],
         trace=read["trace"],
     )
@@ -95,7 +100,7 @@ def load_of(row: ReadRow) -> LoadRecord:
     return LoadRecord(**{f.name: row[f.name] for f in fields(LoadRecord)})
 
 
-_NESTED = {"tokens", "seconds", "energy", "votes", "settings", "trace"}
+_NESTED = {"tokens", "seconds", "energy", "votes", "probes", "settings", "trace"}
 _PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NESTED)
 _PLAIN_OF_ENERGY = tuple(
     f.name
@@ -117,6 +122,7 @@ def _flat_turn(record: TurnRecord) -> Row:
         "energy_flags": record.energy.flags,
         "energy_shared": record.energy.shared,
         "votes": document["votes"],
+        "probes": document["probes"],
         "settings": record.settings,
         "trace": record.trace,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from etui.log.records import Seconds, Tokens, TurnEnergy, TurnRecord, VoteRecord
+from etui.log.records import ProbeRecord, Seconds, Tokens, TurnEnergy, TurnRecord, VoteRecord
 
 ENERGY = TurnEnergy(
     joules=12.34,
@@ -54,6 +54,7 @@ TURN = TurnRecord(
     predicted_accuracy=0.7,
     confidence=0.9,
     votes=(VoteRecord(0, "A", "so", 5, 1.0), VoteRecord(1, "B", "", 6, 0.5)),
+    probes=(ProbeRecord(48, {"A": 0.7, "B": 0.3}, 6),),
     settings={"seed": 7, "build": {"threads": 2}},
     trace={"rules": [{"name": "math-thinks", "matched": True}]},
 )

@@ -10,7 +10,7 @@ import pytest
 from etui.arm import Arm
 from etui.cli.turn_text import turn_lines
 from etui.energy.types import ChannelEnergy, Energy, Kind
-from etui.engine.events import Answer, Finished, Loaded, Prefilled, Prefilling, Thought, Vote
+from etui.engine.events import Answer, Finished, Loaded, Prefilled, Prefilling, Probe, Thought, Vote
 from etui.errors import EngineFailed
 from etui.lines import SEPARATOR, energy_line
 from etui.log.records import LoadRecord, TurnRecord
@@ -271,6 +271,14 @@ def test_an_engine_that_falls_silent_is_an_error():
     list(turn(Scripted(EVENTS), saved=saved))
     assert saved.turns[0].status == "error"
     assert "without saying how" in saved.turns[0].error
+
+
+def test_looks_into_a_thought_are_kept():
+    saved = Saved()
+    look = Probe(12 * S, 48, (("A", 0.9), ("B", 0.1)), 7)
+    list(turn(Scripted([*EVENTS[:3], look, *EVENTS[3:], finished()]), saved=saved))
+    (probe,) = saved.turns[0].to_json()["probes"]
+    assert probe == {"thinking_tokens": 48, "probabilities": {"A": 0.9, "B": 0.1}, "tokens": 7}
 
 
 @pytest.mark.parametrize(("limit", "hurried"), [(50, 1), (70, 0), (None, 0)])

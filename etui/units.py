@@ -92,6 +92,22 @@ def watts_text(
     return _measured(watts, uncertainty, kind if kind == ESTIMATE else None, "W", None)
 
 
+def cost_text(grams_co2e: float | None, price: float | None, currency: str = "") -> str:
+    """Carbon and price by the user's factors: ``1.2 g CO2e, 0.00091 EUR``; None is left out.
+
+    Args:
+        grams_co2e: Grams of CO2 equivalent.
+        price: Price in ``currency``.
+        currency: Its name or sign.
+    """
+    parts = []
+    if _known(grams_co2e):
+        parts.append(f"{significant(grams_co2e, 3)} g CO2e")
+    if _known(price):
+        parts.append(f"{significant(price, 3)} {currency}".strip())
+    return ", ".join(parts)
+
+
 def seconds_text(seconds: float | None) -> str:
     """A duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
     if not _known(seconds):

@@ -165,3 +165,10 @@ def test_rates_counts_sizes_and_shares() -> None:
     assert units.percent_text(1.0) == "100 %"
     assert units.percent_text(0.0) == "0 %"
     assert units.percent_text(0.512, 0.032) == "51.2 ± 3.2 %"
+
+
+def test_carbon_and_price_by_the_users_factors() -> None:
+    assert units.cost_text(1.234, 0.000912, "EUR") == "1.23 g CO2e, 0.000912 EUR"
+    assert units.cost_text(None, 2.0) == "2.00"
+    assert units.cost_text(1234.5, None, "EUR") == "1,234 g CO2e"
+    assert units.cost_text(None, None) == ""

@@ -15,7 +15,9 @@ import click
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
+    from etui.energy.cost import Factors
     from etui.log.queries import LogReader, TurnFilter
+    from etui.log.totals import Total
 
 _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
 _GROUPS = ("all", "model", "rule", "policy", "status", "day", "chat")
@@ -127,15 +129,22 @@ def show(turn_id: str, as_json: bool) -> None:
 @_choosing
 @as_json
 def totals(by: str, as_json: bool, **chosen: str | None) -> None:
-    """Add up joules, tokens and seconds per model, rule, day or chat."""
-    from etui.cli.turn_text import totals_table
+    """Add up joules, tokens and seconds per model, rule, day or chat.
 
+    Carbon and cost are added where the config states a factor for them.
+    """
+    from etui.cli.turn_text import totals_table
+    from etui.config import load_config
+    from etui.energy.cost import factors_of
+
+    factors = factors_of(load_config())
     with _reader() as log:
         sums = log.totals(by, _wanted(chosen))
         if as_json:
-            _print_json({"by": by, "totals": [asdict(total) for total in sums]})
+            rows = [asdict(total) | _costs(total, factors) for total in sums]
+            _print_json({"by": by, "totals": rows})
         elif sums:
-            click.echo("\n".join(line.rstrip() for line in totals_table(by, sums)))
+            click.echo("\n".join(line.rstrip() for line in totals_table(by, sums, factors)))
         else:
             _say_empty(log, filtered=any(chosen.values()))
 
@@ -184,6 +193,17 @@ def path() -> None:
     click.echo(str(database))
     if not database.exists():
         click.echo("it is made with the first answer", err=True)
+
+
+def _costs(total: Total, factors: Factors | None) -> dict[str, Any]:
+    """What a total comes to by the user's factors, readings and estimates apart."""
+    from etui.energy.cost import cost_document, cost_of
+
+    if factors is None:
+        return {}
+    sums = {"cost": total.joules, "estimated_cost": total.estimated_joules}
+    costs = {name: cost_of(joules, factors) for name, joules in sums.items()}
+    return {name: cost and cost_document(cost) for name, cost in costs.items()}
 
 
 def _reader() -> LogReader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from etui.units import energy_text, percent_text, seconds_text, watts_text
+from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
     from etui.energy.calibrate import Calibration
@@ -62,9 +62,5 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
-    parts = []
-    if "grams_co2e" in cost:
-        parts.append(f"{cost['grams_co2e']:.3g} g CO2e")
-    if "price" in cost:
-        parts.append(f"{cost['price']:.3g} {cost['currency']}".strip())
-    return f"by your factors: {', '.join(parts)}"
+    text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
+    return f"by your factors: {text}"

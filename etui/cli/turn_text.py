@@ -8,10 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from etui import units
+from etui.energy.cost import cost_of
 from etui.lines import shared_text
 from etui.visible import visible
 
 if TYPE_CHECKING:
+    from etui.energy.cost import Factors
     from etui.log.queries import TurnSummary
     from etui.log.records import LoadRecord, TurnRecord
     from etui.log.totals import Total
@@ -62,8 +64,11 @@ def _row(turn: TurnSummary) -> tuple[str, ...]:
     )
 
 
-def totals_table(by: str, totals: Sequence[Total]) -> list[str]:
-    """Lines of a table of totals, hardware readings and estimates in columns of their own."""
+def totals_table(by: str, totals: Sequence[Total], factors: Factors | None = None) -> list[str]:
+    """Lines of a table of totals, hardware readings and estimates in columns of their own.
+
+    With the user's factors a last column holds what both come to.
+    """
     rows = [
         (
             one_line(total.key) or "-",
@@ -77,10 +82,23 @@ def totals_table(by: str, totals: Sequence[Total]) -> list[str]:
                 total.joules_per_token, total.kind if total.joules is not None else units.ESTIMATE
             ),
             f"{total.unmeasured_turns:,}",
+            *([_cost(total, factors)] if factors else []),
         )
         for total in totals
     ]
-    return columns([(by.upper(), *_TOTALS_HEAD), *rows])
+    head = (by.upper(), *_TOTALS_HEAD, *(["BY YOUR FACTORS"] if factors else []))
+    return columns([head, *rows])
+
+
+def _cost(total: Total, factors: Factors) -> str:
+    """What a total comes to; estimates are named, and never mixed into readings."""
+    parts = []
+    for joules, mark in ((total.joules, ""), (total.estimated_joules, " (estimate)")):
+        cost = cost_of(joules, factors)
+        if cost is not None:
+            text = units.cost_text(cost.grams_co2e, cost.price, cost.currency)
+            parts.append(f"~{text}{mark}" if mark else text)
+    return " and ".join(parts) or units.UNMEASURED
 
 
 def turn_lines(turn: TurnRecord, loads: Sequence[LoadRecord]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from etui.config import Config
 
@@ -53,3 +54,13 @@ def cost_of(joules: float | None, factors: Factors) -> Cost | None:
         None if price is None else energy * price,
         factors.currency,
     )
+
+
+def cost_document(cost: Cost) -> dict[str, Any]:
+    """What the user's factors make of an energy; only what a factor was stated for."""
+    found: dict[str, Any] = {"kilowatt_hours": cost.kilowatt_hours}
+    if cost.grams_co2e is not None:
+        found["grams_co2e"] = cost.grams_co2e
+    if cost.price is not None:
+        found |= {"price": cost.price, "currency": cost.currency}
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from etui.energy.cost import Cost, Factors, cost_of
+from etui.energy.cost import Factors, cost_document, cost_of
 from etui.energy.recorder import Recorder
 from etui.energy.types import ChannelEnergy, Energy
 
@@ -59,16 +59,6 @@ def power_document(
     if cost is not None:
         document["cost"] = cost_document(cost)
     return document
-
-
-def cost_document(cost: Cost) -> dict[str, Any]:
-    """What the user's factors make of an energy; only what a factor was stated for."""
-    found: dict[str, Any] = {"kilowatt_hours": cost.kilowatt_hours}
-    if cost.grams_co2e is not None:
-        found["grams_co2e"] = cost.grams_co2e
-    if cost.price is not None:
-        found |= {"price": cost.price, "currency": cost.currency}
-    return found
 
 
 def _part(part: ChannelEnergy | None) -> dict[str, Any]:

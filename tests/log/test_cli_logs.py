@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
@@ -229,3 +230,26 @@ def test_a_wide_character_takes_two_cells() -> None:
     assert fitted("能量守恒", 5) == "能量…"
     assert fitted("能量守恒", 6) == "能量…"
     assert fitted("short", 5) == "short"
+
+
+@pytest.mark.usefixtures("filled")
+def test_totals_cost_what_the_stated_factors_say_and_nothing_without(
+    etui_home: Path, capsys: Capture
+) -> None:
+    assert run(["logs", "totals", "--by", "all", "--json"]) == ExitCode.DONE
+    [bare] = json.loads(capsys.readouterr().out)["totals"]
+    assert "cost" not in bare
+    assert run(["logs", "totals"]) == ExitCode.DONE
+    assert "FACTORS" not in capsys.readouterr().out
+    (etui_home / "config.yaml").write_text("price_per_kwh: 0.30\ncurrency: EUR\n")
+    assert run(["logs", "totals", "--by", "all", "--json"]) == ExitCode.DONE
+    [total] = json.loads(capsys.readouterr().out)["totals"]
+    assert total["cost"]["price"] == pytest.approx(0.3 * total["joules"] / 3.6e6)
+    assert total["cost"]["currency"] == "EUR"
+    assert "grams_co2e" not in total["cost"]
+    estimated = total["estimated_cost"]["kilowatt_hours"]
+    assert estimated == pytest.approx(total["estimated_joules"] / 3.6e6)
+    assert run(["logs", "totals", "--by", "all"]) == ExitCode.DONE
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.endswith("BY YOUR FACTORS")
+    assert row.endswith("EUR (estimate)")

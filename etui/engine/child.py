@@ -185,7 +185,8 @@ class ChildProcess:
         said = f"; its log ends: {tail}" if tail else ""
         return EngineFailed(
             f"the engine's process {why}{said}",
-            "ask again: it is started anew; a model that fails each time may need more memory",
+            "ask again: it is started anew; if a model fails each time, lower its `context` or "
+            "`gpu_layers` in models.yaml",
         )
 
 

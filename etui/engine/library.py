@@ -70,6 +70,8 @@ class Library:
             self._errors.append(line.strip())
         if self._file is not None:
             self._file.write(line)
+            if self._level == _ERROR:
+                self._file.flush()  # out of memory on a GPU, llama.cpp ends the process next
 
     def forget_errors(self) -> None:
         """Begin something whose errors are to be told apart from earlier ones."""

@@ -253,7 +253,8 @@ class LlamaSession:
                 self._restore(plan)
                 raise EngineFailed(
                     f"llama.cpp failed to decode a batch (code {code})",
-                    "see llama.log in ETUI_HOME/logs; a smaller `context` needs less memory",
+                    "if memory ran out, lower `context` or `gpu_layers` of the model in "
+                    "models.yaml; llama.log in ETUI_HOME/logs says more",
                 )
             if self._donors:
                 self._evict(self._donors[0])

@@ -304,6 +304,29 @@ def test_open_sequences_that_fill_the_cache_are_told(make_session: MakeSession) 
     assert session.step(forks[:1]).sampled
 
 
+def test_a_failed_decode_says_what_to_do_and_harms_nothing(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session()
+    prompt = session.tokenize("Once upon a time in a small village", bos=True)
+    expected = [s.token for s in session.step([session.open(prompt, Sampling())]).sampled]
+    session = make_session()
+    decode = session._context.decode
+
+    def out_of_memory() -> int:
+        decode()  # what it computed is in the cache all the same
+        return -2
+
+    monkeypatch.setattr(session._context, "decode", out_of_memory)
+    sequence = session.open(prompt, Sampling())
+    with pytest.raises(EngineFailed, match=r"failed to decode a batch \(code -2\)") as caught:
+        session.step([sequence])
+    assert "lower `context` or `gpu_layers`" in caught.value.fix
+    assert sequence.pending == len(prompt)
+    monkeypatch.undo()
+    assert [s.token for s in session.step([sequence]).sampled] == expected
+
+
 def test_more_sequences_than_the_context_holds_are_refused(make_session: MakeSession) -> None:
     session = make_session(sequences=2)
     tokens = prompt(session, QUESTION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,15 +12,20 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from etui.arm import Sampling
+from etui.answering import InProcess
+from etui.arm import Arm, Sampling
 from etui.config import Config
 from etui.engine import residency as module
+from etui.engine.context import ContextOptions
+from etui.engine.events import Finished
 from etui.engine.library import Device, Library
 from etui.engine.model import Split
 from etui.engine.residency import Residency
-from etui.errors import ModelUnavailable
+from etui.engine.template import PLAIN_STOP
+from etui.errors import EngineFailed, ModelUnavailable
 from etui.models import ModelSpec
 from etui.query import Message
+from etui.request import AnswerRequest
 
 SPEC = ModelSpec("one", "135M", (), context=512)
 
@@ -215,6 +221,84 @@ def test_a_gpu_that_is_not_there_is_refused(
     with pytest.raises(ModelUnavailable, match=r"to lie on 3 GPUs, and llama\.cpp sees 2"):
         residency.session(replace(SPEC, **changes), starter_model)
     assert not asked
+
+
+def test_a_context_that_finds_no_room_on_the_gpu_steps_down_too(
+    residency: Residency,
+    starter_model: Path,
+    asked: list[tuple[int, Split | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Full(module.Context):
+        def __init__(self, library: Library, model: module.Model, options: ContextOptions):
+            if options.offload_kv:
+                raise EngineFailed("no context of 512 tokens could be made: out of memory")
+            super().__init__(library, model, options)
+
+    monkeypatch.setattr(module, "Context", Full)
+    session, loaded = residency.session(SPEC, starter_model)
+    assert loaded is not None
+    assert loaded.gpu_layers == 0
+    layers = [layers for layers, _ in asked]
+    assert layers[0] == 31
+    assert layers[-1] == 0
+    assert layers == sorted(layers, reverse=True)
+    assert session.step([session.open(session.tokenize("Hi", bos=True), Sampling())]).sampled
+
+
+KEY = b"tokenizer.chat_template"
+
+
+def with_template(source: Path, target: Path, template: str | None) -> Path:
+    """A copy of a GGUF with another chat template of the same length, or with none."""
+    data = bytearray(source.read_bytes())
+    at = data.index(KEY)
+    if template is None:
+        data[at : at + len(KEY)] = b"tokenizer.chat_tampered"
+    else:
+        at += len(KEY) + 4  # the type of the value
+        length = int.from_bytes(data[at : at + 8], "little")
+        data[at + 8 : at + 8 + length] = template.encode().ljust(length)
+    target.write_bytes(data)
+    return target
+
+
+def test_a_model_without_a_template_gets_the_plain_one_and_its_stop(
+    residency: Residency, starter_model: Path, tmp_path: Path
+) -> None:
+    path = with_template(starter_model, tmp_path / "bare.gguf", None)
+    session, _ = residency.session(replace(SPEC, stop=("END",)), path)
+    assert not session.facts.has_template
+    assert session.facts.stop == ("END", *PLAIN_STOP)
+    assert session.render([Message("user", "Hi")]) == "User: Hi\nAssistant:"
+    own, _ = residency.session(SPEC, starter_model)
+    assert own.facts.has_template
+    assert own.facts.stop == ()
+    assert own.render([Message("user", "Hi")]).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ raise_exception('not like this') }}", "refuses these messages: not like this"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "ran"),
+        ("{% if %}", "TemplateSyntaxError"),
+    ],
+)
+def test_a_template_that_fails_ends_the_answer_and_not_the_engine(
+    config: Config, starter_model: Path, tmp_path: Path, template: str, says: str
+) -> None:
+    path = with_template(starter_model, tmp_path / "odd.gguf", template)
+    arm = Arm("quick", "one", max_tokens=2)
+    asked = AnswerRequest(SPEC, path, (Message("user", "Hi"),), arm)
+    with closing(InProcess(replace(config, threads=1))) as engine:
+        with pytest.raises(ModelUnavailable, match="the chat template of one") as caught:
+            list(engine.answer(asked))
+        assert says in caught.value.what
+        assert caught.value.fix
+        *_, last = engine.answer(replace(asked, path=starter_model))
+        assert isinstance(last, Finished)
+        assert last.output_tokens == 2
 
 
 def test_what_llama_cpp_refuses_is_told_with_its_log(

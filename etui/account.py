@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from etui.energy.sharing import split_by_tokens
 from etui.energy.types import Energy
-from etui.engine.events import Finished
+from etui.engine.events import Batch, Finished
 from etui.log.records import Seconds, Tokens, TurnEnergy
 
 EnergyOf = Callable[[int, int], Energy]
@@ -84,6 +85,22 @@ def _energy(end: Finished, load: Interval | None, energy_of: EnergyOf) -> TurnEn
         start_ns=end.start_ns,
         end_ns=end.end_ns,
     )
+
+
+def joules_of_votes(batches: Sequence[Batch], energy_of: EnergyOf) -> dict[int, float]:
+    """Vote index -> its joules of the decode, by the tokens it had in each batch.
+
+    Empty when any batch is unmeasured: a part of a vote's energy would look like all of it.
+    """
+    joules: dict[int, float] = {}
+    for batch in batches:
+        energy = energy_of(batch.start_ns, batch.end_ns).joules
+        if energy is None:
+            return {}
+        shares = split_by_tokens(energy, [count for _, count in batch.tokens])
+        for (index, _), share in zip(batch.tokens, shares, strict=True):
+            joules[index] = joules.get(index, 0.0) + share
+    return joules
 
 
 def joules_per_token(joules: float | None, output_tokens: int) -> float | None:

@@ -10,31 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from etui.account import Interval, account
+from etui.account import Interval, account, joules_of_votes
 from etui.arm import DecodePrice
 from etui.energy.types import Energy
-from etui.engine.events import (
-    Answer,
-    Event,
-    Finished,
-    Loaded,
-    Prefilled,
-    Prefilling,
-    Probe,
-    Thought,
-    Vote,
-)
+from etui.engine.events import Event, Finished, Loaded
 from etui.errors import EtuiError
-from etui.log.records import LoadRecord, ProbeRecord, TurnRecord, VoteRecord
+from etui.log.records import LoadRecord, TurnRecord
 from etui.query import Query
 from etui.request import AnswerRequest
 from etui.routing.decision import Decision
+from etui.so_far import SoFar
 
 if TYPE_CHECKING:
     from etui.models import ModelSpec
@@ -89,93 +80,6 @@ TurnEvent = Decided | Event | TurnFinished
 
 
 @dataclass(slots=True)
-class _SoFar:
-    """What is known of an answer in progress, so that a turn cut short is told truthfully."""
-
-    started_ns: int
-    load: Loaded | None = None
-    prefilled: Prefilled | None = None
-    prefilling: Prefilling | None = None
-    first_token_ns: int | None = None
-    thinking_end_ns: int | None = None
-    last_ns: int = 0
-    answer: list[str] = field(default_factory=list)
-    thinking: list[str] = field(default_factory=list)
-    answer_tokens: int = 0
-    thinking_tokens: int = 0
-    votes: list[VoteRecord] = field(default_factory=list)
-    probes: list[ProbeRecord] = field(default_factory=list)
-    finished: Finished | None = None
-
-    def see(self, event: Event) -> None:
-        match event:
-            case Loaded():
-                self.load = event
-                self.started_ns = event.end_ns
-            case Prefilling():
-                self.prefilling = event
-                self.last_ns = event.t_ns
-            case Prefilled():
-                self.prefilled = event
-                self.started_ns = event.start_ns
-                self.last_ns = event.end_ns
-            case Thought() | Answer():
-                self._see_text(event)
-            case Vote():
-                self.votes.append(_vote_record(event))
-                self.last_ns = event.t_ns
-            case Probe():
-                seen = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
-                self.probes.append(seen)
-                self.last_ns = event.t_ns
-            case Finished():
-                self.finished = event
-            case _:
-                self.last_ns = event.t_ns
-
-    def _see_text(self, event: Thought | Answer) -> None:
-        self.last_ns = event.t_ns
-        if self.first_token_ns is None and event.tokens:
-            self.first_token_ns = event.t_ns
-        if isinstance(event, Thought):
-            self.thinking.append(event.text)
-            self.thinking_tokens += event.tokens
-            self.thinking_end_ns = event.t_ns
-        else:
-            self.answer.append(event.text)
-            self.answer_tokens += event.tokens
-
-    def closed(self, end_ns: int, status: str, why: str) -> Finished:
-        """The engine's own last word, or one made of what was seen before it fell silent."""
-        if self.finished is not None:
-            return self.finished
-        prefilled, first = self.prefilled, self.first_token_ns
-        prefill_end_ns = prefilled.end_ns if prefilled else end_ns
-        return Finished(
-            start_ns=self.started_ns,
-            prefill_end_ns=prefill_end_ns,
-            thinking_end_ns=max(prefill_end_ns, self.thinking_end_ns or 0),
-            end_ns=end_ns,
-            first_token_ns=first,
-            status="stopped" if status == "stopped" else "error",
-            why=why,
-            answer="".join(self.answer),
-            thinking="".join(self.thinking),
-            prompt_tokens=prefilled.prompt_tokens if prefilled else self._seen_total(),
-            cached_tokens=prefilled.cached_tokens if prefilled else 0,
-            computed_tokens=prefilled.computed_tokens if prefilled else self._seen_done(),
-            thinking_tokens=self.thinking_tokens,
-            output_tokens=self.thinking_tokens + self.answer_tokens,
-        )
-
-    def _seen_total(self) -> int:
-        return self.prefilling.total_tokens if self.prefilling else 0
-
-    def _seen_done(self) -> int:
-        return self.prefilling.done_tokens if self.prefilling else 0
-
-
-@dataclass(slots=True)
 class _Purse:
     """What one answer may still spend, looked into ten times a second."""
 
@@ -221,7 +125,7 @@ def run_turn(
     """
     created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     turn_id = uuid4().hex[:12]
-    so_far = _SoFar(started_ns=clock_ns())
+    so_far = SoFar(started_ns=clock_ns())
     status, why = "stopped", "the turn was left before its end"
     error: BaseException | None = None
     request = AnswerRequest(spec, path, query.messages(), decision.arm, query.chat_id, price)
@@ -272,7 +176,7 @@ def _record(
     query: Query,
     decision: Decision,
     spec: ModelSpec,
-    so_far: _SoFar,
+    so_far: SoFar,
     end: Finished,
     meter: Meter,
     settings: dict[str, Any] | None,
@@ -281,6 +185,7 @@ def _record(
     load_interval = Interval(load.start_ns, load.end_ns) if load else None
     meter.settle(end.end_ns)
     energy, tokens, seconds = account(end, load_interval, meter.energy)
+    vote_joules = joules_of_votes(so_far.batches, meter.energy)
     arm = decision.arm
     return TurnRecord(
         turn_id=turn_id,
@@ -305,7 +210,7 @@ def _record(
         predicted_joules=decision.predicted_joules,
         predicted_accuracy=decision.predicted_accuracy,
         confidence=end.confidence,
-        votes=tuple(so_far.votes),
+        votes=tuple(replace(vote, joules=vote_joules.get(vote.index)) for vote in so_far.votes),
         probes=tuple(so_far.probes),
         settings={
             **(settings or {}),
@@ -323,18 +228,6 @@ def _record(
             "dropped_messages": so_far.prefilled.dropped_messages if so_far.prefilled else 0,
         },
         trace=decision.trace(),
-    )
-
-
-def _vote_record(vote: Vote) -> VoteRecord:
-    return VoteRecord(
-        index=vote.index,
-        answer=vote.answer,
-        thinking=vote.thinking,
-        tokens=vote.tokens,
-        weight=vote.weight,
-        choice=vote.choice,
-        status=vote.status,
     )
 
 

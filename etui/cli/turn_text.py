@@ -120,8 +120,10 @@ def turn_lines(turn: TurnRecord, loads: Sequence[LoadRecord]) -> list[str]:
     if turn.confidence is not None:
         facts.append(("confidence", units.percent_text(turn.confidence)))
     for vote in turn.votes:
-        tokens = units.tokens_text(vote.tokens)
-        facts.append((f"vote {vote.index + 1}", f"{one_line(vote.answer)} ({tokens})"))
+        spent = [units.tokens_text(vote.tokens)]
+        if vote.joules is not None:
+            spent.append(units.energy_text(vote.joules, None, turn.energy.kind))
+        facts.append((f"vote {vote.index + 1}", f"{one_line(vote.answer)} ({', '.join(spent)})"))
     for probe in turn.probes:
         likeliest = max(probe.probabilities.items(), key=lambda item: item[1], default=None)
         if likeliest is not None:

@@ -95,6 +95,18 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch that several votes shared: vote index -> its tokens in the batch.
+
+    It begins where the batch before it ended, so that batches tile the decode without a gap.
+    """
+
+    start_ns: int
+    end_ns: int
+    tokens: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """A look at the answer from the middle of a thought.
 
@@ -149,4 +161,4 @@ class Finished:
     margin: float | None = None
 
 
-Event = Loaded | Prefilling | Prefilled | Thought | Answer | Vote | Probe | Finished
+Event = Loaded | Prefilling | Prefilled | Thought | Answer | Vote | Batch | Probe | Finished

@@ -60,7 +60,11 @@ class TurnEnergy:
 
 @dataclass(frozen=True, slots=True)
 class VoteRecord:
-    """One vote of a majority; ``choice`` and ``status`` as in ``engine.events.Vote``."""
+    """One vote of a majority; ``choice`` and ``status`` as in ``engine.events.Vote``.
+
+    ``joules`` is its part of the decode, by the tokens it had in each batch; the prefill they all
+    share is in none. None when nothing was measured.
+    """
 
     index: int
     answer: str
@@ -69,6 +73,7 @@ class VoteRecord:
     weight: float
     choice: str | None = None
     status: str = "answered"
+    joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,7 @@ class TurnRecord:
                     "weight": v.weight,
                     "choice": v.choice,
                     "status": v.status,
+                    "joules": v.joules,
                 }
                 for v in self.votes
             ],

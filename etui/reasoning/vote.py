@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from etui.arm import Arm
-from etui.engine.events import Answer, Event, Status, Thought, Vote
+from etui.engine.events import Answer, Batch, Event, Status, Thought, Vote
 from etui.engine.session import Session
 from etui.errors import CacheFull
 from etui.options import options_of
@@ -93,7 +93,7 @@ class _Election:
         self._cut_off = 0
         self._tokens: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
         self._first_ns: int | None = None
-        self._thinking_end_ns = self._end_ns = opened.end_ns
+        self._thinking_end_ns = self._end_ns = self._batches_end_ns = opened.end_ns
 
     def run(self, control: Control) -> Iterator[Event]:
         """Decode votes until the poll is decided, or the user or the budget ends it."""
@@ -177,6 +177,10 @@ class _Election:
             self._begin_anew(self._live[-1])
             return
         live = {vote.trace.sequence.id: vote for vote in self._live}
+        shares = tuple((live[id_].index, count) for id_, count in step.computed.items())
+        if shares:
+            yield Batch(self._batches_end_ns, step.end_ns, shares)
+            self._batches_end_ns = step.end_ns
         new: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
         for sampled in step.sampled:
             vote = live[sampled.sequence_id]

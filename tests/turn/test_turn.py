@@ -10,7 +10,17 @@ import pytest
 from etui.arm import Arm
 from etui.cli.turn_text import turn_lines
 from etui.energy.types import ChannelEnergy, Energy, Kind
-from etui.engine.events import Answer, Finished, Loaded, Prefilled, Prefilling, Probe, Thought, Vote
+from etui.engine.events import (
+    Answer,
+    Batch,
+    Finished,
+    Loaded,
+    Prefilled,
+    Prefilling,
+    Probe,
+    Thought,
+    Vote,
+)
 from etui.errors import EngineFailed
 from etui.lines import SEPARATOR, energy_line
 from etui.log.records import LoadRecord, TurnRecord
@@ -271,6 +281,30 @@ def test_an_engine_that_falls_silent_is_an_error():
     list(turn(Scripted(EVENTS), saved=saved))
     assert saved.turns[0].status == "error"
     assert "without saying how" in saved.turns[0].error
+
+
+def test_votes_share_each_batch_by_their_tokens():
+    saved = Saved()
+    batches = [
+        Batch(11 * S, 12 * S, ((0, 1), (1, 1))),
+        Batch(12 * S, 13 * S, ((0, 1), (1, 3))),
+        Batch(13 * S, 15 * S, ((1, 1),)),
+    ]
+    votes = [Vote(15 * S, index, "4", "", 2, 1.0) for index in (0, 1)]
+    list(turn(Scripted([*EVENTS[:2], *batches, *votes, finished()]), saved=saved))
+    record = saved.turns[0]
+    assert [vote.joules for vote in record.votes] == pytest.approx([5 + 2.5, 5 + 7.5 + 20])
+    assert sum(vote.joules for vote in record.votes) == pytest.approx(
+        record.energy.phases["decode"]
+    )
+
+
+def test_votes_of_an_unmeasured_turn_have_no_joules():
+    saved = Saved()
+    batch = Batch(11 * S, 12 * S, ((0, 1),))
+    vote = Vote(12 * S, 0, "4", "", 1, 1.0)
+    list(turn(Scripted([batch, vote, finished()]), Meter10W(joules_known=False), saved))
+    assert saved.turns[0].votes[0].joules is None
 
 
 def test_looks_into_a_thought_are_kept():

@@ -78,6 +78,7 @@ class Trace:
         self._plan = plan
         self._facts = facts
         self._bridge_shown = ""
+        self._adopted = ""
         self._thought: Run | None = None
         self._reply: Run | None = None
         self.last_ns = 0
@@ -120,7 +121,10 @@ class Trace:
     def reply(self) -> Decoded | None:
         """The answer as it came to be; None if none was begun, or while it goes on."""
         begun = self._reply is not None and (self._reply.tokens or self._reply.ending)
-        return self._reply.decoded() if self._reply is not None and begun and self.done else None
+        if self._reply is None or not begun or not self.done:
+            return None
+        decoded = self._reply.decoded()
+        return replace(decoded, text=self._adopted) if self._adopted else decoded
 
     def take(self, sampled: Sampled, at_ns: int) -> list[Thought | Answer]:
         """Take the token that a step drew for the sequence; what is new to show."""
@@ -134,7 +138,25 @@ class Trace:
         before = self._reply.tokens
         text = self._reply.take(sampled, at_ns)
         tokens = self._reply.tokens - before
-        return [*events, Answer(at_ns, text, tokens)] if text or tokens else events
+        if text or tokens:
+            events.append(Answer(at_ns, text, tokens))
+        elif self._had_said_all():
+            assert self._thought is not None
+            self._adopted = self._thought.decoded().text.strip()
+            events.append(Answer(at_ns, self._adopted, 0))
+        return events
+
+    def _had_said_all(self) -> bool:
+        """The model ended its thought by itself and has nothing to add: the thought answers."""
+        thought, reply = self._thought, self._reply
+        return (
+            thought is not None
+            and reply is not None
+            and reply.tokens == 0
+            and reply.ending is Ending.TOKEN
+            and thought.ending is Ending.TOKEN
+            and bool(thought.decoded().text.strip())
+        )
 
     def cut(self, ending: Ending, bridge: str) -> str:
         """End the thought from outside and queue the bridge; the text that was held back."""

@@ -74,6 +74,18 @@ def test_a_thought_that_ends_without_a_marker_still_gets_an_answer(fake):
     assert end.why == ""
 
 
+def test_a_model_that_said_all_in_its_thought_has_answered(fake):
+    def says(so_far: str) -> str:
+        tail = so_far[so_far.rindex("[assistant]") + len("[assistant]") :]
+        return "" if "Answer:" in tail else "It is four."[len(tail) :]
+
+    events = list(answer(QUESTION, cot(), fake(says), GO_ON))
+    end = events[-1]
+    assert (end.answer, end.status) == ("It is four.", "complete")
+    assert texts(events, Answer) == "It is four."
+    assert end.output_tokens == len("It is four.")
+
+
 def test_native_thought_stays_between_its_tags(fake):
     session = fake(script("<think>\n", "Hmm.</think>\n\nIt is 4."), **NATIVE)
     events = list(answer(QUESTION, cot(), session, GO_ON))

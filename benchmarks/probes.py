@@ -22,9 +22,14 @@ from etui.engine.events import Finished, Probe, Thought
 from etui.engine.llama_session import LlamaSession
 from etui.query import Message
 from etui.reasoning.answer import answer
+from etui.reasoning.prompts import with_instruction
 
 CONTEXT_TOKENS = 2048
-QUESTION = "Which planet is known as the red one?\nA) Venus\nB) Mars\nC) Saturn\nD) Neptune"
+LOOK_QUESTION = "Write a long story about a lighthouse keeper and the sea.\nA) sad\nB) funny"
+"""Thought about for as long as it may be, by the starter model."""
+
+VOTE_QUESTION = "What is 7 + 5? Show each step of the sum."
+"""Thought about at length, and answered alike by most of the starter model's votes."""
 
 
 class _GoOn:
@@ -86,7 +91,7 @@ def look_share(session: LlamaSession, tokens: int, every: int) -> float:
         early_exit=EarlyExit(every, 1.0, 10_000),
     )
     looking, before = 0, 0
-    for event in answer((Message("user", QUESTION),), arm, session, _GoOn()):
+    for event in answer((Message("user", LOOK_QUESTION),), arm, session, _GoOn()):
         if isinstance(event, Probe):
             looking += event.t_ns - before
         if isinstance(event, Thought | Probe):
@@ -112,14 +117,15 @@ def run_votes(session: LlamaSession, votes: int, tokens: int) -> tuple[float, in
         sampling=Sampling(temperature=0.01),
     )
     start = time.perf_counter()
-    events = list(answer((Message("user", QUESTION),), arm, session, _GoOn()))
+    events = list(answer((Message("user", VOTE_QUESTION),), arm, session, _GoOn()))
     seconds = time.perf_counter() - start
     return seconds, sum(type(event).__name__ == "Vote" for event in events)
 
 
 def run_calls(session: LlamaSession, llama: Any, votes: int, tokens: int) -> float:
     """Seconds of as many calls of ``Llama`` with the same tokens to draw."""
-    prompt = session.tokenize(session.render([Message("user", QUESTION)]), bos=True)
+    asked = with_instruction([Message("user", VOTE_QUESTION)], "plain")
+    prompt = session.tokenize(session.render(asked), bos=True)
     llama.reset()
     start = time.perf_counter()
     for seed in range(votes):

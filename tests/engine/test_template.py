@@ -111,7 +111,7 @@ def test_what_chat_templates_use_works(source: str, expected: str) -> None:
         (
             "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}"
             "{% endfor %}",
-            "was stopped: it took more than",
+            "was stopped: it ",  # by memory or by time, whichever this machine reaches first
         ),
         ("{{ ''.__class__.__mro__ }}", "fails with SecurityError"),
         ("{{ messages.append(1) }}", "fails with SecurityError"),

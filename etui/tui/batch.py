@@ -95,7 +95,7 @@ def batched(
                     continue
             if clock_ns() - flushed_ns >= (FENCE_FLUSH_NS if fence.inside else FLUSH_NS):
                 yield from gathered()
-    except Exception:
+    except Exception:  # whatever failed, the text that came before it is shown
         yield from gathered()
         raise
     yield from gathered()

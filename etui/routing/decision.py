@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etui.arm import Arm
+from etui.routing.plan import Candidate, Cascade, Fallbacks, TurnBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,12 @@ class Decision:
         signals, rules: The whole trace, for ``policy explain`` and the log.
         shadow: What a policy on trial would have done; None without one.
         predicted_joules, predicted_accuracy: None where nothing was fitted.
+        cascade: The arms to try in turn; ``arm`` is its first. None for a single arm.
+        candidates: What an objective weighed, cheapest first; empty without one.
+        margin_joules: What the runner-up would have cost more; None without one.
+        budget: What the turn may spend; None is no limit.
+        fallbacks: What follows when the answer cannot be had as planned.
+        notices: What the user should be told of the decision, as that a budget made it cheaper.
     """
 
     arm: Arm
@@ -86,6 +93,12 @@ class Decision:
     predicted_joules: float | None = None
     predicted_accuracy: float | None = None
     shadow: Shadow | None = None
+    cascade: Cascade | None = None
+    candidates: tuple[Candidate, ...] = ()
+    margin_joules: float | None = None
+    budget: TurnBudget | None = None
+    fallbacks: Fallbacks = Fallbacks()
+    notices: tuple[str, ...] = ()
 
     def trace(self) -> dict[str, Any]:
         """The decision as plain JSON values."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable
 
 from etui.arm import Arm
-from etui.errors import ModelUnavailable, UsageError
+from etui.errors import UsageError
 from etui.query import Query
 from etui.routing.conditions import first_failed, reasons_for
 from etui.routing.decision import Decision, RuleTried, SignalValue
 from etui.routing.features import TextFacts
 from etui.routing.host import HostState
 from etui.routing.policy import ArmPlan, Policy, Rule
+from etui.routing.serving import Available, as_test, named, nothing_serves, served, stand_in
 from etui.routing.signals import Situation
 
-Available = Callable[[str], bool] | Collection[str]
-"""The models on this machine: a test of a name, or the names."""
+__all__ = ["Available", "decide", "decide_arm", "see_signals", "usual_model"]
 
 
 def decide(
@@ -43,23 +42,23 @@ def decide(
         ModelUnavailable: No model of any matching rule is on this machine; says what to pull.
     """
     seen = see_signals(query, policy, host=host, count_tokens=count_tokens)
-    here = _test(available)
+    here = as_test(available)
     tried: list[RuleTried] = []
     unserved: list[ArmPlan] = []
     for rule in policy.rules:
         failed = first_failed(rule.when, seen) if rule.when is not None else None
-        plan = policy.arms[rule.use]
+        plan = policy.arms[rule.arms[0]]
         arm = None
         if failed is None:
-            arm = _served(plan, here)
+            arm = served(plan, here)
             if arm is None:
                 unserved.append(plan)
-                failed = f"{_named(plan.models)} not on this machine"
+                failed = f"{named(plan.models)} not on this machine"
         tried.append(RuleTried(rule.name, rule.priority, failed is None, failed))
         if arm is not None:
             why = _why(rule, plan, arm, seen, unserved)
             return Decision(arm, policy.name, rule.name, why, tuple(seen.values()), tuple(tried))
-    raise _nothing_serves(policy, unserved)
+    raise nothing_serves(policy.name, unserved)
 
 
 def decide_arm(policy: Policy, name: str, *, available: Available) -> Decision:
@@ -78,15 +77,15 @@ def decide_arm(policy: Policy, name: str, *, available: Available) -> Decision:
             f"policy {policy.name!r} has no arm {name!r}",
             f"did you mean {near[0]!r}?" if near else f"its arms: {', '.join(policy.arms)}",
         )
-    arm = _served(plan, _test(available))
+    arm = served(plan, as_test(available))
     if arm is None:
-        raise _nothing_serves(policy, [plan])
-    return Decision(arm, policy.name, None, f"arm {name} was asked for{_stand_in(plan, arm)}")
+        raise nothing_serves(policy.name, [plan])
+    return Decision(arm, policy.name, None, f"arm {name} was asked for{stand_in(plan, arm)}")
 
 
 def usual_model(policy: Policy, *, available: Available) -> str | None:
     """The model that answers when no condition holds, worth loading ahead; None if none can."""
-    arm = _served(policy.arms[policy.rules[-1].use], _test(available))
+    arm = served(policy.arms[policy.rules[-1].arms[0]], as_test(available))
     return None if arm is None else arm.model
 
 
@@ -104,15 +103,6 @@ def see_signals(
     return situation.seen
 
 
-def _test(available: Available) -> Callable[[str], bool]:
-    return available if callable(available) else frozenset(available).__contains__
-
-
-def _served(plan: ArmPlan, here: Callable[[str], bool]) -> Arm | None:
-    model = next(filter(here, plan.models), None)
-    return None if model is None else replace(plan.arm, model=model)
-
-
 def _why(
     rule: Rule,
     plan: ArmPlan,
@@ -126,30 +116,4 @@ def _why(
         reason = f"no model of arm {unserved[0].name} is on this machine"
     else:
         reason = "no rule before it matched"
-    return f"{rule.name}: {reason}{_stand_in(plan, arm)}"
-
-
-def _stand_in(plan: ArmPlan, arm: Arm) -> str:
-    """Says so when the model that serves is not the one the policy would like best."""
-    if arm.model == plan.models[0]:
-        return ""
-    return f"; {arm.model} serves, {plan.models[0]} is not on this machine"
-
-
-def _named(models: tuple[str, ...]) -> str:
-    if len(models) == 1:
-        return f"{models[0]} is"
-    return f"{', '.join(models[:-1])} and {models[-1]} are"
-
-
-def _nothing_serves(policy: Policy, unserved: list[ArmPlan]) -> ModelUnavailable:
-    first, last = unserved[0], unserved[-1]
-    # A role goes from the best to the smallest, so its last one is the quickest to get.
-    quickest = last.models[-1]
-    best = first.models[0]
-    more = f" (or the first choice: `etui models pull {best}`)" if best != quickest else ""
-    return ModelUnavailable(
-        f"policy {policy.name!r} chose arm {first.name!r}, and no model of it is on this machine: "
-        + ", ".join(first.models),
-        f"run `etui models pull {quickest}`{more}, or name a model of your own with --model",
-    )
+    return f"{rule.name}: {reason}{stand_in(plan, arm)}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from etui.arm import Arm
 from etui.routing.conditions import Condition
 from etui.routing.host import HostState
+from etui.routing.plan import OnContextOverflow, OnNoAnswer, PeriodBudget, TurnBudget
 from etui.routing.signals import Signal
 
 
@@ -33,13 +35,82 @@ class ArmPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadePlan:
+    """A cascade as the policy states it: names of arms, not yet models.
+
+    Attributes:
+        arms: Names, in the order they are tried; at least two, each once.
+        accept_at: Calibrated probability of being right from which an answer is taken.
+        max_hops: Arms that may answer at most.
+        max_joules: No further arm is begun past these; None is no limit.
+    """
+
+    arms: tuple[str, ...]
+    accept_at: float
+    max_hops: int
+    max_joules: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a rule wants of its candidates, and what they must keep to.
+
+    Attributes:
+        goal: ``joules`` takes the cheapest that qualifies, ``accuracy`` the one most likely right.
+        arms: Names of the candidates, in the order of the file.
+        accuracy_at_least: Lower bound of the probability of being right that each must reach.
+        confidence: One-sided confidence of that bound, 0..1.
+        joules_at_most, seconds_at_most: Predicted spending of a turn, its load included.
+        switch_margin_joules: A model that is in memory is kept unless another saves more.
+        otherwise: Arm taken where none qualifies, or nothing was fitted; None refuses.
+        prior: Probability of being right by arm, where nothing was fitted.
+    """
+
+    goal: Literal["joules", "accuracy"]
+    arms: tuple[str, ...]
+    accuracy_at_least: float | None = None
+    confidence: float = 0.9
+    joules_at_most: float | None = None
+    seconds_at_most: float | None = None
+    switch_margin_joules: float = 0.0
+    otherwise: str | None = None
+    prior: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """A condition and the arm it leads to; without a condition it takes every query."""
+    """A condition and what it leads to; without a condition it takes every query.
+
+    Attributes:
+        name: Its name.
+        priority: Higher ones are tried first.
+        when: The condition; None holds always.
+        then: Name of an arm, a cascade, or an objective.
+    """
 
     name: str
     priority: int
     when: Condition | None
-    use: str
+    then: str | CascadePlan | Objective
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms that it may lead to, in the order of the file."""
+        if isinstance(self.then, str):
+            return (self.then,)
+        if isinstance(self.then, CascadePlan) or self.then.otherwise in (None, *self.then.arms):
+            return self.then.arms
+        assert self.then.otherwise is not None
+        return (*self.then.arms, self.then.otherwise)
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackPlan:
+    """The policy's fallbacks: the name of an arm, not yet a model (see ``plan.Fallbacks``)."""
+
+    load_failed: str | None = None
+    context_overflow: OnContextOverflow = "truncate_thought"
+    no_answer: OnNoAnswer = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +148,11 @@ class Policy:
         rules: Rules in the order they are tried.
         probes: Its tests.
         shadow: Name of the policy whose decisions are logged beside its own, None without one.
+        budget: What one turn may spend; None is no limit.
+        period_budgets: What the turns of an hour, or of a day, may spend together.
+        degrade_to: Name of the arm that takes over once such a budget is spent; None takes the
+            cheapest (``etui.routing.cheapest``).
+        fallbacks: What follows when an answer cannot be had as planned.
     """
 
     name: str
@@ -87,3 +163,7 @@ class Policy:
     rules: tuple[Rule, ...]
     probes: tuple[Probe, ...] = ()
     shadow: str | None = None
+    budget: TurnBudget | None = None
+    period_budgets: tuple[PeriodBudget, ...] = ()
+    degrade_to: str | None = None
+    fallbacks: FallbackPlan = FallbackPlan()

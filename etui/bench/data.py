@@ -1,0 +1,167 @@
+"""Questions out of CSV files of MMLU's form: ``question, A, B, C, D, answer``, RFC 4180, UTF-8.
+
+The files are read by the ``csv`` module alone: fields hold newlines and edge spaces, some a choice
+that reads ``None``, and each prompt format strips what it strips itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from etui.errors import InvalidFile, Problem
+
+Split = Literal["test", "val", "dev"]
+SPLITS: tuple[Split, ...] = ("test", "val", "dev")
+LETTERS = ("A", "B", "C", "D")
+
+_COLUMNS = ("question", "a", "b", "c", "d", "answer")
+_MOST_PROBLEMS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One row, as it stands in its file.
+
+    Attributes:
+        subject: ``abstract_algebra``.
+        row: 0-based row of the file, a header line not counted.
+        text: The question.
+        choices: The four answers, A to D.
+        answer: The right letter.
+    """
+
+    subject: str
+    row: int
+    text: str
+    choices: tuple[str, str, str, str]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The questions of one split, and the worked examples of every subject.
+
+    Attributes:
+        name: ``mmlu``, ``sample``, or the stem of a file.
+        split: Which split the questions are.
+        sha256: Hash of the files both were read from, one behind the other in the order of their
+            names.
+        questions: Subject -> its rows in file order.
+        examples: Subject -> rows to show before a question; none of them is asked.
+        notice: What a reader should know of these data; empty if nothing.
+    """
+
+    name: str
+    split: str
+    sha256: str
+    questions: Mapping[str, Sequence[Question]]
+    examples: Mapping[str, Sequence[Question]]
+    notice: str = ""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Subject -> its number of questions."""
+        return {subject: len(rows) for subject, rows in self.questions.items()}
+
+
+def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
+    """The questions of one file.
+
+    A first line that names the columns is skipped; it may name them in another order and a
+    ``subject`` besides. Without one, a seventh column is the subject.
+
+    Args:
+        raw: The file.
+        file: Its name, for messages.
+        subject: Subject of rows that name none.
+
+    Raises:
+        InvalidFile: With the line of each problem.
+    """
+    reader = csv.reader(io.StringIO(_text(raw, file), newline=""), strict=True)
+    order: Sequence[int] = (0, 1, 2, 3, 4, 5)
+    subject_at: int | None = 6
+    found: list[Question] = []
+    problems: list[Problem] = []
+    line = 1
+    first = True
+    try:
+        for fields in reader:
+            at, line = line, reader.line_num + 1
+            if not fields:
+                continue
+            names = [field.strip().lower() for field in fields]
+            if first and set(_COLUMNS) <= set(names):
+                order = [names.index(name) for name in _COLUMNS]
+                subject_at = names.index("subject") if "subject" in names else None
+                first = False
+                continue
+            first = False
+            problem = _problem(fields, order, subject_at)
+            if problem:
+                problems.append(Problem(file, at, 1, problem))
+                continue
+            text, a, b, c, d, answer = (fields[index] for index in order)
+            named = subject_at is not None and len(fields) > subject_at
+            own = fields[subject_at].strip() if named and subject_at is not None else ""
+            letter = answer.strip()
+            found.append(Question(own or subject, len(found), text, (a, b, c, d), letter))
+    except csv.Error as error:
+        problems.append(Problem(file, reader.line_num, 1, f"is no valid CSV: {error}"))
+    if not found and not problems:
+        problems.append(Problem(file, 0, 0, "holds no question"))
+    if problems:
+        raise InvalidFile.of(
+            problems[:_MOST_PROBLEMS],
+            "a row is question, A, B, C, D and the answer's letter, in double quotes where a field "
+            "holds a comma or a line break",
+        )
+    return found
+
+
+def by_subject(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """Subject -> its questions, both in the order given."""
+    found: dict[str, list[Question]] = {}
+    for question in questions:
+        found.setdefault(question.subject, []).append(question)
+    return found
+
+
+def hash_of(files: Mapping[str, bytes]) -> str:
+    """SHA-256 of files one behind the other, in the byte order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(files, key=lambda name: name.encode()):
+        digest.update(files[name])
+    return digest.hexdigest()
+
+
+def _problem(fields: Sequence[str], order: Sequence[int], subject_at: int | None) -> str:
+    """What is wrong with a row; empty if nothing."""
+    most = max(*order, subject_at if subject_at is not None else 0) + 1
+    least = max(order) + 1
+    if not least <= len(fields) <= most:
+        return f"has {len(fields)} columns, not question, A, B, C, D, answer"
+    answer = fields[order[5]].strip()
+    if answer not in LETTERS:
+        return f"the answer is {answer!r}, not one of {', '.join(LETTERS)}"
+    empty = next((name for name, i in zip(_COLUMNS, order, strict=True) if not fields[i]), None)
+    return f"{empty if empty == 'question' else (empty or '').upper()} is empty" if empty else ""
+
+
+def _text(raw: bytes, file: str) -> str:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+        seems = "it is UTF-16" if utf16 else f"byte {error.start} is none"
+        problem = Problem(file, raw.count(b"\n", 0, error.start) + 1, 1, f"is not UTF-8: {seems}")
+        raise InvalidFile.of([problem], "save the file as UTF-8") from error
+    if "\0" in text:
+        problem = Problem(file, text.count("\n", 0, text.index("\0")) + 1, 1, "holds NUL bytes")
+        raise InvalidFile.of([problem], "save the file as UTF-8")
+    return text

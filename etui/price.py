@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 
 
 def price_for(arm: Arm, spec: ModelSpec, config: Config) -> DecodePrice | None:
-    """What the model's tokens cost by the log; None where the arm does not ask or nobody knows.
+    """What the model's tokens cost; None where the arm does not ask or nobody knows.
+
+    The operating curve of this machine comes before the mean of the last turns.
 
     A log that cannot be read costs no answer: its thought is then bounded by what is measured
     while it goes on.
     """
     if arm.reasoning != "cot" or (arm.max_joules is None and arm.exchange is None):
         return None
+    from etui.log.log_curve import curve_here
     from etui.log.queries import LogReader
+    from etui.provenance import conditions
 
     try:
         with LogReader(config) as log:
-            return log.price(spec.name, spec.sha256)
+            curve = curve_here(log, spec.name, spec.sha256, conditions(config))
+            return curve.to_decode_price() if curve else log.price(spec.name, spec.sha256)
     except LogUnavailable:
         return None

@@ -208,12 +208,15 @@ _SHARED_GPU = (
 
 _PROBES = ("ALTER TABLE turns ADD COLUMN probes TEXT NOT NULL DEFAULT '[]'",)
 
+_CURVE_SETTINGS = ("ALTER TABLE curves ADD COLUMN settings TEXT NOT NULL DEFAULT '{}'",)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
     "m003_indexes": _INDEXES,
     "m004_shared_gpu": _SHARED_GPU,
     "m005_probes": _PROBES,
+    "m006_curve_settings": _CURVE_SETTINGS,
 }
 
 NAMES = tuple(_STEPS)

@@ -12,7 +12,9 @@ from typing import Any
 
 from etui.arm import DecodePrice
 from etui.config import Config
+from etui.energy.curve import OperatingCurve
 from etui.errors import EtuiError
+from etui.log.curves import CURVES_SQL, curve_of
 from etui.log.database import open_for_reading, unavailable
 from etui.log.filters import Sort, TurnFilter, clause, like_pattern, order
 from etui.log.prices import COSTS_SQL, TURNS, TurnCost, mean_price
@@ -184,6 +186,15 @@ class LogReader:
         """What this model's tokens cost, as the mean of its last turns; None without any."""
         rows = self._rows(COSTS_SQL, (model, sha256, TURNS))
         return mean_price([TurnCost(*row) for row in rows])
+
+    def curves(self, model: str | None = None, sha256: str | None = None) -> list[OperatingCurve]:
+        """Operating curves, newest first; of one model, or of one file of it."""
+        found = (curve_of(row) for row in self.select(CURVES_SQL, (model, sha256)))
+        return [curve for curve in found if curve is not None]
+
+    def select(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Rows of a statement that reads, for the other modules of this room."""
+        return self._rows(sql, values)
 
     def loads(self, limit: int | None = 50, turn_id: str | None = None) -> list[LoadRecord]:
         """Loads of models, newest first; with ``turn_id`` only that turn's."""

@@ -283,7 +283,8 @@ class AnswerRecord:
 class CurveRecord:
     """The operating curve of a model on a machine; ``source`` is ``calibration`` or ``log``.
 
-    ``coefficients`` holds ``e0, a, b, c`` of prefill and decode, joules and joules per token.
+    ``coefficients`` holds ``e0``, ``a`` and ``a2`` of prefill, ``e0``, ``b`` and ``c`` of decode,
+    joules and joules per token; ``settings`` is what else it depends on (threads, channels).
     """
 
     curve_id: str
@@ -300,3 +301,4 @@ class CurveRecord:
     r2_decode: float | None
     coefficients: dict[str, float]
     residuals: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,155 @@
+"""The operating curve that holds here: a calibration, or one fitted to the turns in the log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from etui.energy.conditions import Conditions, conditions_of, differences
+from etui.energy.curve import OperatingCurve, Residual, Source, Speed
+from etui.energy.curve_fit import TooFewPoints, TurnPoint, fit_turns, meter_share
+from etui.log.curves import curve_record
+from etui.log.log_points import POINTS_SQL, TURNS, LoggedTurn, logged_turns
+from etui.log.records import CurveRecord
+
+if TYPE_CHECKING:
+    from etui.log.queries import LogReader
+
+LEAST_TURNS = 20
+"""Complete turns from which on the log makes a curve; so many newer ones make it anew."""
+
+
+def curve_here(
+    log: LogReader,
+    model: str,
+    sha256: str | None,
+    now: Conditions,
+    save: Callable[[CurveRecord], None] | None = None,
+) -> OperatingCurve | None:
+    """The newest calibration that holds now, else a curve of the log, else None.
+
+    Args:
+        save: Takes a curve that was fitted for this, so that the next time finds it made.
+    """
+    fitting = [curve for curve in log.curves(model, sha256) if holds(curve, now)]
+    for curve in fitting:
+        if curve.source == "calibration":
+            return curve
+    turns = turns_here(log, model, sha256, now)
+    made = fitting[0] if fitting else None
+    if len(turns) < LEAST_TURNS or (made and _newer(turns, made) < LEAST_TURNS):
+        return made
+    try:
+        curve = curve_of_log(turns, model, sha256, now)
+    except TooFewPoints:
+        return made
+    if save is not None:
+        save(curve_record(curve))
+    return curve
+
+
+def holds(curve: OperatingCurve, now: Conditions) -> bool:
+    """Whether nothing that the curve depends on has changed."""
+    return not differences(curve.conditions, now)
+
+
+def turns_here(log: LogReader, model: str, sha256: str | None, now: Conditions) -> list[LoggedTurn]:
+    """The model's last turns made under the same conditions, newest first.
+
+    Turns that shared a GPU with other processes are left out, and so are those whose energy is
+    known in another way than the newest's.
+    """
+    turns = logged_turns(log.select(POINTS_SQL, (model, sha256, TURNS)))
+    alike = [
+        turn
+        for turn in turns
+        if not turn.shared and not differences(conditions_of(turn.settings, turn.channels), now)
+    ]
+    return [turn for turn in alike if turn.kind == alike[0].kind]
+
+
+def curve_of_log(
+    turns: Sequence[LoggedTurn], model: str, sha256: str | None, now: Conditions
+) -> OperatingCurve:
+    """The curve of these turns.
+
+    Raises:
+        TooFewPoints: There are too few of different lengths; says how many there are.
+    """
+    if len(turns) < LEAST_TURNS:
+        raise TooFewPoints("log", len(turns), LEAST_TURNS)
+    points = [turn.point for turn in turns]
+    channels = now.channels or turns[0].channels
+    here = Conditions(now.machine, now.build, now.threads, channels, now.power_limit_watts)
+    return curve_of_points(points, model, sha256, here, kind=turns[0].kind, source="log")
+
+
+def curve_of_points(
+    points: Sequence[TurnPoint],
+    model: str,
+    sha256: str | None,
+    here: Conditions,
+    *,
+    kind: str | None,
+    source: Source,
+    idle_watts: float | None = None,
+    held_out_mape: float | None = None,
+    gpu_layers: int | None = None,
+) -> OperatingCurve:
+    """The curve of measured points, with an id and the time it is.
+
+    Raises:
+        TooFewPoints: There are too few of different lengths; says how many there are.
+    """
+    prefill, decode = fit_turns(points)
+    return OperatingCurve(
+        curve_id=uuid4().hex[:12],
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        model=model,
+        model_sha256=sha256,
+        conditions=here,
+        kind=kind,
+        source=source,
+        prefill=prefill,
+        decode=decode,
+        meter_share=meter_share(points),
+        idle_watts=idle_watts,
+        speed=speed_of(points),
+        held_out_mape=held_out_mape,
+        points=tuple(
+            Residual(
+                p.computed_tokens,
+                p.cached_tokens,
+                p.output_tokens,
+                p.prefill_joules,
+                p.decode_joules,
+            )
+            for p in points
+        ),
+        gpu_layers=gpu_layers,
+    )
+
+
+def speed_of(points: Sequence[TurnPoint]) -> Speed:
+    """Tokens over seconds and joules over seconds of all points together, by phase."""
+    prefill = [p for p in points if p.prefill_seconds and p.computed_tokens > 0]
+    decode = [p for p in points if p.decode_seconds and p.output_tokens > 1]
+    prefill_s = math.fsum(p.prefill_seconds or 0.0 for p in prefill)
+    decode_s = math.fsum(p.decode_seconds or 0.0 for p in decode)
+    return Speed(
+        _over(sum(p.computed_tokens for p in prefill), prefill_s),
+        _over(sum(p.output_tokens - 1 for p in decode), decode_s),
+        _over(math.fsum(p.prefill_joules for p in prefill), prefill_s),
+        _over(math.fsum(p.decode_joules for p in decode), decode_s),
+    )
+
+
+def _over(amount: float, seconds: float) -> float | None:
+    return amount / seconds if seconds > 0 else None
+
+
+def _newer(turns: Sequence[LoggedTurn], curve: OperatingCurve) -> int:
+    return sum(turn.created_at > curve.created_at for turn in turns)

@@ -182,12 +182,13 @@ class LlamaSession:
         sequence.epoch = -1
         return True
 
-    def step(self, sequences: Sequence[TokenSequence]) -> Step:
+    def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
         """Compute one batch of what is queued, and draw a token wherever a queue ran empty.
 
         Single tokens go first, then prompts in the order given, up to the batch's size; what does
         not fit waits for the next step. A sequence with nothing queued draws again from its last
-        logits, or computes its last token again where they are gone.
+        logits, or computes its last token again where they are gone. Without ``draw`` nothing is
+        drawn, and ``logprobs`` tells of the sequences whose queue ran empty.
 
         Raises:
             ContextOverflow: A sequence has outgrown the context.
@@ -195,11 +196,10 @@ class LlamaSession:
             EngineFailed: llama.cpp gave up.
         """
         own = [self._own(sequence) for sequence in sequences]
-        sampled = [
-            self._draw(s) for s in own if s.computed == len(s.tokens) and s.epoch == self._epoch
-        ]
-        drawn = {draw.sequence_id for draw in sampled}
-        plan = self._plan([s for s in own if s.id not in drawn])
+        ready = [s for s in own if s.computed == len(s.tokens) and s.epoch == self._epoch]
+        sampled = [self._draw(s) for s in ready] if draw else []
+        known = {s.id for s in ready}
+        plan = self._plan([s for s in own if s.id not in known])
         start_ns = time.monotonic_ns()
         plan = self._decode(plan) if plan else plan
         end_ns = time.monotonic_ns()
@@ -209,7 +209,8 @@ class LlamaSession:
             self._next_cell += count
             if sequence.computed == len(sequence.tokens):
                 sequence.epoch = self._epoch
-                sampled.append(self._draw(sequence))
+                if draw:
+                    sampled.append(self._draw(sequence))
         computed = {sequence.id: count for sequence, count in plan}
         return Step(start_ns, end_ns, computed, tuple(sampled))
 

@@ -126,13 +126,14 @@ class Session(Protocol):
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
         """Take the last ``count`` tokens back; False where the model refuses partial removal."""
 
-    def step(self, sequences: Sequence[TokenSequence]) -> Step:
+    def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
         """Compute one batch of what is queued, and draw a token wherever a queue ran empty.
 
         Single tokens go first, then prompts in the order given, up to the size of a batch; what
         does not fit waits for the next step. A sequence with nothing queued draws again from its
         last logits, or computes its last token again where they are gone: forks of a sequence
-        whose drawn token was rolled back each draw their own.
+        whose drawn token was rolled back each draw their own. Without ``draw`` nothing is drawn,
+        and ``logprobs`` tells of the sequences whose queue ran empty.
 
         Raises:
             ContextOverflow: A sequence has outgrown the context.

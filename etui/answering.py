@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.config import Config
-from etui.engine.events import Event, Loaded
+from etui.engine.events import Event, Residence, Unloaded
 from etui.request import AnswerRequest
 
 if TYPE_CHECKING:
@@ -46,22 +46,22 @@ class InProcess:
 
         self._cancelled.clear()
         self._spent.clear()
-        session, loaded = self._residency.session(request.model, request.path)
+        session = yield from self._residency.session(request.model, request.path)
         try:
-            if loaded is not None:
-                yield loaded
             yield from answer(request.messages, request.arm, session, self, request.price)
         finally:
             self._residency.answered(request.model.name)
 
-    def load(self, model: ModelSpec, path: Path) -> Loaded | None:
-        """Bring a model into memory ahead of a question; None when it was there.
+    def load(self, model: ModelSpec, path: Path) -> Iterator[Residence]:
+        """Bring a model into memory ahead of a question: what gave way for it, and its load.
+
+        Nothing comes when it was there. The load runs while the iterator is read.
 
         Raises:
             ModelUnavailable: The model cannot be loaded.
             EngineFailed: llama.cpp gave up.
         """
-        return self._residency.session(model, path)[1]
+        yield from self._residency.session(model, path)
 
     def cancel(self) -> None:
         """End the running answer within one batch."""
@@ -83,8 +83,8 @@ class InProcess:
         """Seconds until ``unload_idle`` has something to do; None if it never will."""
         return self._residency.seconds_to_unload()
 
-    def unload_idle(self) -> tuple[str, ...]:
-        """Unload the models that were kept warm for long enough; their names.
+    def unload_idle(self) -> tuple[Unloaded, ...]:
+        """Unload the models that were kept warm for long enough.
 
         For a front end that stays: call it between answers, on the thread that answers.
         """

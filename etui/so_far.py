@@ -14,6 +14,7 @@ from etui.engine.events import (
     Prefilling,
     Probe,
     Thought,
+    Unloaded,
     Vote,
 )
 from etui.log.records import ProbeRecord, VoteRecord
@@ -24,6 +25,7 @@ class SoFar:
     """What is known of an answer in progress, so that a turn cut short is told truthfully."""
 
     started_ns: int
+    unloads: list[Unloaded] = field(default_factory=list)
     load: Loaded | None = None
     prefilled: Prefilled | None = None
     prefilling: Prefilling | None = None
@@ -42,6 +44,9 @@ class SoFar:
     def see(self, event: Event) -> None:
         """Take one event in."""
         match event:
+            case Unloaded():
+                self.unloads.append(event)
+                self.started_ns = event.end_ns
             case Loaded():
                 self.load = event
                 self.started_ns = event.end_ns

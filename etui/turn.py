@@ -19,11 +19,12 @@ from uuid import uuid4
 from etui.account import Interval, account, joules_of_votes
 from etui.arm import DecodePrice
 from etui.energy.types import Energy
-from etui.engine.events import Event, Finished, Loaded
+from etui.engine.events import Event, Finished
 from etui.errors import EtuiError
-from etui.log.records import LoadRecord, TurnRecord
+from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
 from etui.query import Query
 from etui.request import AnswerRequest
+from etui.residence import load_record, unload_record
 from etui.routing.decision import Decision
 from etui.so_far import SoFar
 
@@ -60,6 +61,8 @@ class Writer(Protocol):
     def save_turn(self, record: TurnRecord) -> None: ...
 
     def save_load(self, record: LoadRecord) -> None: ...
+
+    def save_unload(self, record: UnloadRecord) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,10 @@ def run_turn(
         if error is not None and end.status != "error":
             end = replace(end, status="error", why=why)
         record = _record(turn_id, created_at, query, decision, spec, so_far, end, meter, settings)
+        for unloaded in so_far.unloads:
+            writer.save_unload(unload_record(unloaded, meter.energy, turn_id))
         if so_far.load is not None:
-            writer.save_load(_load_record(record, so_far.load, spec, meter))
+            writer.save_load(load_record(so_far.load, spec.sha256, meter.energy, turn_id))
         writer.save_turn(record)
         return record
 
@@ -230,19 +235,3 @@ def _record(
         trace=decision.trace(),
     )
 
-
-def _load_record(record: TurnRecord, load: Loaded, spec: ModelSpec, meter: Meter) -> LoadRecord:
-    energy = meter.energy(load.start_ns, load.end_ns)
-    return LoadRecord(
-        load_id=uuid4().hex[:12],
-        created_at=record.created_at,
-        model=spec.name,
-        model_sha256=spec.sha256,
-        turn_id=record.turn_id,
-        seconds=(load.end_ns - load.start_ns) / 1e9,
-        joules=energy.joules,
-        uncertainty=energy.uncertainty,
-        kind=energy.kind,
-        gpu_layers=load.gpu_layers,
-        size_bytes=load.size_bytes,
-    )

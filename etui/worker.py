@@ -28,7 +28,6 @@ from etui.engine.wire import (
     Hurry,
     Load,
     Told,
-    Unloaded,
     WireError,
     decode,
     encode,
@@ -74,8 +73,8 @@ class Worker:
     def _next(self, engine: InProcess) -> Ask | Load:
         """The next request; models are unloaded while none comes, on the thread that answers."""
         while True:
-            for name in engine.unload_idle():
-                self._send(Unloaded(name))
+            for unloaded in engine.unload_idle():
+                self._send(unloaded)
             with contextlib.suppress(queue.Empty):
                 return self._asked.get(timeout=engine.seconds_to_unload())
 
@@ -135,8 +134,8 @@ class Worker:
 def _events(engine: InProcess, ask: Ask | Load) -> Iterator[Event]:
     if isinstance(ask, Ask):
         yield from engine.answer(ask.request)
-    elif (loaded := engine.load(ask.model, ask.path)) is not None:
-        yield loaded
+    else:
+        yield from engine.load(ask.model, ask.path)
 
 
 def main() -> None:

@@ -183,7 +183,7 @@ def _print_document(event: TurnEvent) -> None:
 
 def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
     """What is shown of the events: the answer on stdout, everything else on stderr."""
-    from etui.engine.events import Answer, Loaded, Prefilled, Thought, Vote
+    from etui.engine.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
     from etui.lines import energy_line, vote_line, why_line
     from etui.turn import Decided, TurnFinished
     from etui.units import seconds_text
@@ -208,6 +208,8 @@ def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
         match event:
             case Decided(decision=decision):
                 note(click.style(why_line(decision), dim=True))
+            case Unloaded() if sys.stderr.isatty():
+                note(click.style(f"unloaded {event.model}", dim=True))
             case Loaded() if sys.stderr.isatty():
                 took = seconds_text((event.end_ns - event.start_ns) / 1e9)
                 note(click.style(f"loaded {event.model} in {took}", dim=True))

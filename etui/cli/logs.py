@@ -112,10 +112,40 @@ def show(turn_id: str, as_json: bool) -> None:
     with _reader() as log:
         turn = log.get_turn(turn_id)
         loads = log.loads(turn_id=turn.turn_id)
+        unloads = log.unloads(turn_id=turn.turn_id)
     if as_json:
         _print_json(turn_document(turn))
     else:
-        click.echo("\n".join(turn_lines(turn, loads)))
+        click.echo("\n".join(turn_lines(turn, loads, unloads)))
+
+
+@logs.command()
+@click.option(
+    *("-n", "--limit"),
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="The most to show; 0 shows them all.",
+)
+@as_json
+def loads(limit: int, as_json: bool) -> None:
+    """List what was brought into memory and what was given up, the latest first."""
+    from etui.cli.loads_text import loads_table
+
+    with _reader() as log:
+        loaded, unloaded = log.loads(limit or None), log.unloads(limit or None)
+    if as_json:
+        _print_json(
+            {
+                "loads": [asdict(record) for record in loaded],
+                "unloads": [asdict(record) for record in unloaded],
+            }
+        )
+    elif not loaded and not unloaded:
+        click.echo("no model was loaded yet", err=True)
+    else:
+        click.echo("\n".join(loads_table(loaded, unloaded, limit or None)))
 
 
 @logs.command()

@@ -134,7 +134,7 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
     catalogue = load_catalogue(config)
     spec = catalogue.get(shelf_name(model, config, catalogue))
     with closing(InProcess(config)) as engine:
-        engine.load(spec, require(spec, config))
+        list(engine.load(spec, require(spec, config)))  # it is loaded while it is read
         yield spec.name
 
 

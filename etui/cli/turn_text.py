@@ -15,7 +15,7 @@ from etui.visible import visible
 if TYPE_CHECKING:
     from etui.energy.cost import Factors
     from etui.log.queries import TurnSummary
-    from etui.log.records import LoadRecord, TurnRecord
+    from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
     from etui.log.totals import Total
 
 _ID_CHARS = 8
@@ -101,7 +101,9 @@ def _cost(total: Total, factors: Factors) -> str:
     return " and ".join(parts) or units.UNMEASURED
 
 
-def turn_lines(turn: TurnRecord, loads: Sequence[LoadRecord]) -> list[str]:
+def turn_lines(
+    turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
+) -> list[str]:
     """One turn in full: question, thought, answer, route, tokens, seconds, energy by phase."""
     facts = [
         ("turn", turn.turn_id),
@@ -115,6 +117,7 @@ def turn_lines(turn: TurnRecord, loads: Sequence[LoadRecord]) -> list[str]:
         ("tokens", _tokens(turn)),
         ("seconds", _seconds(turn)),
         *_energy(turn),
+        *(("unload", _unload(unload)) for unload in unloads),
         *(("load", _load(load)) for load in loads),
     ]
     if turn.confidence is not None:
@@ -202,6 +205,14 @@ def _load(load: LoadRecord) -> str:
     return (
         f"{one_line(load.model)}, {units.bytes_text(load.size_bytes)}, "
         f"{units.seconds_text(load.seconds)}, {energy}; not in the turn's energy"
+    )
+
+
+def _unload(unload: UnloadRecord) -> str:
+    energy = units.energy_text(unload.joules, unload.uncertainty, unload.kind)
+    return (
+        f"{one_line(unload.model)}, ~{units.bytes_text(unload.freed_bytes)} freed (estimate), "
+        f"{units.seconds_text(unload.seconds)}, {energy}; not in the turn's energy"
     )
 
 

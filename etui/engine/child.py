@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from etui.engine.events import Event, Loaded
+from etui.engine.events import Event, Residence, Unloaded
 from etui.engine.wire import (
     Ask,
     Cancel,
@@ -27,7 +27,6 @@ from etui.engine.wire import (
     Hurry,
     Load,
     Told,
-    Unloaded,
     WireError,
     decode,
     encode,
@@ -62,8 +61,8 @@ class ChildProcess:
         stalled_seconds: Time without an event of the running answer, likewise.
 
     Attributes:
-        on_unloaded: Called with the name of a model that was kept warm for long enough, on the
-            thread that reads the pipe: it must not wait for an answer.
+        on_unloaded: Called when a model was kept warm for long enough and is gone, on the thread
+            that reads the pipe: it must not wait for an answer.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class ChildProcess:
         self._child: _Child | None = None
         self._number = 0
         self._running: int | None = None
-        self.on_unloaded: Callable[[str], None] | None = None
+        self.on_unloaded: Callable[[Unloaded], None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -113,17 +112,17 @@ class ChildProcess:
         """
         yield from self._told(lambda number: Ask(number, request))
 
-    def load(self, model: ModelSpec, path: Path) -> Loaded | None:
-        """Bring a model into memory ahead of a question; None when it was there.
+    def load(self, model: ModelSpec, path: Path) -> Iterator[Residence]:
+        """Bring a model into memory ahead of a question: what gave way for it, and its load.
+
+        Nothing comes when it was there. The load runs while the iterator is read.
 
         Raises:
             EtuiError: As ``answer``.
         """
-        loaded = None
         for event in self._told(lambda number: Load(number, model, path)):
-            if isinstance(event, Loaded):
-                loaded = event
-        return loaded
+            if isinstance(event, Residence):
+                yield event
 
     def _told(self, message_of: Callable[[int], Ask | Load]) -> Iterator[Event]:
         """Send a message and yield the events that answer it."""
@@ -169,9 +168,9 @@ class ChildProcess:
         if child is not None and number is not None:
             child.send(message(number))
 
-    def _unloaded(self, name: str) -> None:
+    def _unloaded(self, event: Unloaded) -> None:
         if self.on_unloaded is not None:
-            self.on_unloaded(name)
+            self.on_unloaded(event)
 
     def close(self) -> None:
         """End the child; all its memory is free when this returns."""
@@ -193,7 +192,7 @@ class ChildProcess:
 class _Child:
     """One run of the process: its pipes, and the thread that reads them."""
 
-    def __init__(self, config: Config, unloaded: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, unloaded: Callable[[Unloaded], None]) -> None:
         self._unloaded = unloaded
         config.log_dir.mkdir(parents=True, exist_ok=True)
         self._log = config.log_dir / "engine.log"
@@ -244,7 +243,7 @@ class _Child:
                         self._messages.put(f"sent what is no event: {error}")
                         continue
                     if isinstance(message, Unloaded):
-                        self._unloaded(message.model)
+                        self._unloaded(message)
                     elif hasattr(message, "number") or isinstance(message, Hello):
                         self._messages.put(message)
         self._messages.put("ended")

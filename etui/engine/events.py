@@ -12,6 +12,7 @@ from typing import Literal
 
 Status = Literal["complete", "stopped", "truncated", "budget", "error"]
 VoteStatus = Literal["answered", "no_answer", "truncated", "uncounted", "abandoned"]
+UnloadReason = Literal["room", "idle", "changed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,25 @@ class Loaded:
     end_ns: int
     gpu_layers: int
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """A model was given up; its memory is free at ``end_ns``.
+
+    Attributes:
+        reason: ``room`` for another model (told before that one's ``Loaded``), ``idle`` when it
+            had been kept warm for long enough (between answers), ``changed`` when its entry in
+            models.yaml had, so that it is loaded anew.
+        freed_bytes: What it was reckoned to take: weights, KV cache and buffers.
+    """
+
+    model: str
+    model_sha256: str | None
+    start_ns: int
+    end_ns: int
+    reason: UnloadReason
+    freed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,4 +181,7 @@ class Finished:
     margin: float | None = None
 
 
-Event = Loaded | Prefilling | Prefilled | Thought | Answer | Vote | Batch | Probe | Finished
+Residence = Loaded | Unloaded
+"""What changes in memory before an answer, or between answers."""
+
+Event = Residence | Prefilling | Prefilled | Thought | Answer | Vote | Batch | Probe | Finished

@@ -62,6 +62,18 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
     return Needs(layers, blocks // layers, outputs, weights, kv, compute)
 
 
+def ram_bytes(need: Needs, gpu_layers: int) -> int:
+    """Bytes of the model that stay in RAM with so many layers on the GPU.
+
+    The input embeddings and the buffers do in any case.
+    """
+    blocks = min(gpu_layers, need.layers)
+    moved = blocks * (need.layer_bytes + need.kv_bytes // need.layers)
+    if gpu_layers > need.layers:
+        moved += need.output_bytes
+    return max(need.compute_bytes, need.total_bytes - moved)
+
+
 def usable_bytes(
     free_bytes: Sequence[int], split: str, main_gpu: int, shares: Sequence[float]
 ) -> int:

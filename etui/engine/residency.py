@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.engine.context import Context, ContextOptions
-from etui.engine.events import Loaded
+from etui.engine.events import Loaded, Residence, Unloaded, UnloadReason
 from etui.engine.gguf import Gguf, check_gguf
-from etui.engine.library import Library, default_threads
+from etui.engine.library import Device, Library, default_threads
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model, Split
-from etui.engine.offload import Needs, fewer_layers, layers_that_fit, needs, usable_bytes
+from etui.engine.offload import (
+    Needs,
+    fewer_layers,
+    layers_that_fit,
+    needs,
+    ram_bytes,
+    usable_bytes,
+)
 from etui.engine.session import ModelFacts
 from etui.engine.template import PLAIN_STOP, ChatTemplate
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
@@ -37,6 +44,7 @@ RECURRENT_SEQUENCES = 4
 class _Resident:
     session: LlamaSession
     key: tuple[object, ...]
+    sha256: str | None
     bytes: int
     used_seconds: float
     """When it was last asked for, or had answered, by the clock of its Residency."""
@@ -63,31 +71,37 @@ class Residency:
         """Names of the models in memory, least recently used first."""
         return tuple(self._residents)
 
-    def session(self, spec: ModelSpec, path: Path) -> tuple[LlamaSession, Loaded | None]:
-        """The session of a model, and the load if it was not in memory.
+    def session(self, spec: ModelSpec, path: Path) -> Generator[Residence, None, LlamaSession]:
+        """Bring a model into memory and return its session.
+
+        Each model that gives way is told when it is gone, then the load; nothing is told of a
+        model that was there. A load begins behind the last unload, so that no joule counts twice.
 
         Raises:
             ModelUnavailable: The file is no usable model, or llama.cpp refused it.
             EngineFailed: llama.cpp is missing, or memory ran out.
         """
         key = _made_of(spec, path)
-        resident = self._residents.pop(spec.name, None)
+        resident = self._residents.get(spec.name)
         if resident is not None and resident.key == key:
-            self._residents[spec.name] = resident
+            self._residents[spec.name] = self._residents.pop(spec.name)
             resident.used_seconds = self._clock()
-            return resident.session, None
-        if resident is not None:
-            resident.session.free()
+            return resident.session
         start_ns = time.monotonic_ns()
         gguf = check_gguf(path)
         library = self._opened()
         context_tokens = _context_tokens(self._config, spec, gguf)
         need = needs(gguf, context_tokens, spec.kv_type)
-        self._make_room(spec, need)
+        _check_split(spec, library.gpus())
+        for unloaded in self._make_room(library, spec, need):
+            yield unloaded
+            start_ns = time.monotonic_ns()
         session, layers = self._load(library, spec, path, need, context_tokens)
-        self._residents[spec.name] = _Resident(session, key, need.total_bytes, self._clock())
-        loaded = Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
-        return session, loaded
+        self._residents[spec.name] = _Resident(
+            session, key, spec.sha256, need.total_bytes, self._clock()
+        )
+        yield Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
+        return session
 
     def answered(self, name: str) -> None:
         """The answer of a model has ended: the time it is kept warm begins anew."""
@@ -102,27 +116,26 @@ class Residency:
         oldest = min(resident.used_seconds for resident in self._residents.values())
         return max(0.0, oldest + keep - self._clock())
 
-    def unload_idle(self) -> tuple[str, ...]:
-        """Unload what was kept warm for long enough, and name it; never during an answer."""
+    def unload_idle(self) -> tuple[Unloaded, ...]:
+        """Unload what was kept warm for long enough; never during an answer."""
         keep = self._config.keep_warm_seconds
         if keep is None:
             return ()
         now = self._clock()
         idle = [name for name, r in self._residents.items() if now - r.used_seconds >= keep]
-        for name in idle:
-            self.unload(name)
-        return tuple(idle)
+        return tuple(self._unload(name, "idle") for name in idle)
 
-    def unload(self, name: str) -> None:
-        """Take a model out of memory; nothing happens if it is not there."""
-        resident = self._residents.pop(name, None)
-        if resident is not None:
-            resident.session.free()
+    def _unload(self, name: str, reason: UnloadReason) -> Unloaded:
+        resident = self._residents.pop(name)
+        start_ns = time.monotonic_ns()
+        resident.session.free()
+        end_ns = time.monotonic_ns()
+        return Unloaded(name, resident.sha256, start_ns, end_ns, reason, resident.bytes)
 
     def close(self) -> None:
         """Free every model."""
-        for name in self.resident:
-            self.unload(name)
+        while self._residents:
+            self._residents.popitem()[1].session.free()
         if self._library is not None:
             self._library.close()
             self._library = None
@@ -132,7 +145,7 @@ class Residency:
             self._library = Library(self._config.log_dir)
         return self._library
 
-    def _make_room(self, spec: ModelSpec, need: Needs) -> None:
+    def _make_room(self, library: Library, spec: ModelSpec, need: Needs) -> Iterator[Unloaded]:
         """Unload until the model fits into free memory, and refuse one that never can.
 
         Weights are mapped from the file, so a model larger than memory still runs, slowly; its
@@ -140,16 +153,27 @@ class Residency:
         """
         import psutil
 
-        while self._residents and need.total_bytes > psutil.virtual_memory().available:
-            self.unload(next(iter(self._residents)))
+        if spec.name in self._residents:
+            yield self._unload(spec.name, "changed")
+        while self._residents and not self._fits(library, spec, need):
+            yield self._unload(next(iter(self._residents)), "room")
         working = need.kv_bytes + need.compute_bytes
         free = psutil.virtual_memory().available
-        if working > free and not self._opened().gpus():
+        if working > free and not library.gpus():
             raise ModelUnavailable(
                 f"{spec.name} needs {working / 1e9:.1f} GB for its context, "
                 f"and {free / 1e9:.1f} GB of memory is free",
                 "lower its `context` in models.yaml, or `context_tokens` in config.yaml",
             )
+
+    def _fits(self, library: Library, spec: ModelSpec, need: Needs) -> bool:
+        """Whether free memory holds the model; with ``auto`` all of it is to lie on the GPUs."""
+        import psutil
+
+        layers = self._layers(library, spec, need)
+        if spec.gpu_layers == "auto" and layers <= need.layers and library.gpus():
+            return False
+        return ram_bytes(need, layers) <= psutil.virtual_memory().available
 
     def _load(
         self, library: Library, spec: ModelSpec, path: Path, need: Needs, context_tokens: int
@@ -165,25 +189,16 @@ class Residency:
                 layers = fewer_layers(layers)
 
     def _layers(self, library: Library, spec: ModelSpec, need: Needs) -> int:
+        """Layers to put on the GPUs, with what is free on them at this moment."""
         gpus = library.gpus()
         if not gpus:
             return 0
-        if (asked := max(spec.main_gpu + 1, len(spec.tensor_split))) > len(gpus):
-            raise ModelUnavailable(
-                f"{spec.name} is to lie on {asked} GPUs, and llama.cpp sees {len(gpus)}",
-                "mend its `main_gpu` or `tensor_split` in models.yaml",
-            )
         if spec.gpu_layers == "all":
             return need.layers + 1
         if spec.gpu_layers == "auto":
-            # A model that filled the GPU before this one gives way while anything is left to give.
-            while True:
-                free = [gpu.free_bytes for gpu in library.gpus()]
-                usable = usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split)
-                fitting = layers_that_fit(need, usable)
-                if fitting > need.layers or not self._residents:
-                    return fitting
-                self.unload(next(iter(self._residents)))
+            free = [gpu.free_bytes for gpu in gpus]
+            usable = usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split)
+            return layers_that_fit(need, usable)
         return min(int(spec.gpu_layers), need.layers + 1)
 
     def _session(
@@ -233,6 +248,16 @@ def _made_of(spec: ModelSpec, path: Path) -> tuple[object, ...]:
         spec.main_gpu,
         spec.tensor_split,
     )
+
+
+def _check_split(spec: ModelSpec, gpus: Sequence[Device]) -> None:
+    """Refuse a split over GPUs that are not there; without any there is nothing to split."""
+    asked = max(spec.main_gpu + 1, len(spec.tensor_split))
+    if gpus and asked > len(gpus):
+        raise ModelUnavailable(
+            f"{spec.name} is to lie on {asked} GPUs, and llama.cpp sees {len(gpus)}",
+            "mend its `main_gpu` or `tensor_split` in models.yaml",
+        )
 
 
 def _flash_attention(spec: ModelSpec, layers: int) -> FlashAttention:

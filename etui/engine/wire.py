@@ -2,6 +2,7 @@
 
 Dataclasses travel as their fields with their class's name under ``$``; only the classes listed
 here are ever made on the other side. A sequence arrives as a tuple, which is what all of them hold.
+Events of an answer come as ``Told``; an ``Unloaded`` between answers comes by itself.
 """
 
 from __future__ import annotations
@@ -40,13 +41,6 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Unloaded:
-    """From the child, between answers: a model was kept warm for long enough and is gone."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
 class Ask:
     """To the child: answer this; what comes back carries the same number."""
 
@@ -56,7 +50,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """To the child: bring this model into memory; answered as an ``Ask`` that tells ``Loaded``."""
+    """To the child: bring this model into memory; answered as an ``Ask`` that ends with that."""
 
     number: int
     model: Any  # a ModelSpec
@@ -174,7 +168,7 @@ def _classes() -> Mapping[str, Any]:
     from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
     from etui.request import AnswerRequest
 
-    lines = (Hello, Heartbeat, Unloaded, Ask, Load, Cancel, Hurry, Told, Done, Failed)
+    lines = (Hello, Heartbeat, Ask, Load, Cancel, Hurry, Told, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, VoteStop, EarlyExit, DecodePrice)
     requests = (AnswerRequest, ModelSpec, Message, Config)

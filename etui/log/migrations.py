@@ -210,6 +210,25 @@ _PROBES = ("ALTER TABLE turns ADD COLUMN probes TEXT NOT NULL DEFAULT '[]'",)
 
 _CURVE_SETTINGS = ("ALTER TABLE curves ADD COLUMN settings TEXT NOT NULL DEFAULT '{}'",)
 
+_UNLOADS = (
+    """CREATE TABLE unloads (
+        id INTEGER PRIMARY KEY,
+        unload_id TEXT NOT NULL UNIQUE,
+        created_at TEXT NOT NULL,
+        model TEXT NOT NULL,
+        model_sha256 TEXT,
+        turn_id TEXT,
+        reason TEXT NOT NULL,
+        seconds REAL NOT NULL,
+        joules REAL,
+        uncertainty REAL,
+        kind TEXT,
+        freed_bytes INTEGER NOT NULL
+    )""",
+    "CREATE INDEX unloads_by_time ON unloads (created_at)",
+    "CREATE INDEX unloads_by_turn ON unloads (turn_id)",
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -217,6 +236,7 @@ _STEPS = {
     "m004_shared_gpu": _SHARED_GPU,
     "m005_probes": _PROBES,
     "m006_curve_settings": _CURVE_SETTINGS,
+    "m007_unloads": _UNLOADS,
 }
 
 NAMES = tuple(_STEPS)

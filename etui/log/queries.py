@@ -18,8 +18,8 @@ from etui.log.curves import CURVES_SQL, curve_of
 from etui.log.database import open_for_reading, unavailable
 from etui.log.filters import Sort, TurnFilter, clause, like_pattern, order
 from etui.log.prices import COSTS_SQL, TURNS, TurnCost, mean_price
-from etui.log.records import ChatRecord, LoadRecord, TurnRecord
-from etui.log.rows import chat_of, load_of, turn_of
+from etui.log.records import ChatRecord, LoadRecord, TurnRecord, UnloadRecord
+from etui.log.rows import chat_of, load_of, turn_of, unload_of
 from etui.log.totals import Total, total_of, totals_sql
 from etui.query import Message
 
@@ -198,10 +198,11 @@ class LogReader:
 
     def loads(self, limit: int | None = 50, turn_id: str | None = None) -> list[LoadRecord]:
         """Loads of models, newest first; with ``turn_id`` only that turn's."""
-        condition = "WHERE turn_id = ?" if turn_id is not None else ""
-        values: tuple[Any, ...] = (turn_id,) if turn_id is not None else ()
-        sql = f"SELECT * FROM loads {condition} ORDER BY created_at DESC, id DESC LIMIT ?"
-        return [load_of(row) for row in self._rows(sql, (*values, _limit(limit)))]
+        return [load_of(row) for row in self._residence("loads", limit, turn_id)]
+
+    def unloads(self, limit: int | None = 50, turn_id: str | None = None) -> list[UnloadRecord]:
+        """Models that were given up, newest first; with ``turn_id`` only for that turn."""
+        return [unload_of(row) for row in self._residence("unloads", limit, turn_id)]
 
     def chats(
         self, search: str | None = None, *, limit: int | None = 50, offset: int = 0
@@ -281,6 +282,12 @@ class LogReader:
             f"WHERE {column} IS NOT NULL ORDER BY 1"
         )
         return [row[0] for row in self._rows(sql)]
+
+    def _residence(self, table: str, limit: int | None, turn_id: str | None) -> list[sqlite3.Row]:
+        condition = "WHERE turn_id = ?" if turn_id is not None else ""
+        values: tuple[Any, ...] = (turn_id,) if turn_id is not None else ()
+        sql = f"SELECT * FROM {table} {condition} ORDER BY created_at DESC, id DESC LIMIT ?"
+        return self._rows(sql, (*values, _limit(limit)))
 
     def _page(
         self,

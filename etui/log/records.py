@@ -204,7 +204,10 @@ class TurnRecord:
 
 @dataclass(frozen=True, slots=True)
 class LoadRecord:
-    """One load of a model: a row of its own, charged to no turn's joules."""
+    """One load of a model: a row of its own, charged to no turn's joules.
+
+    ``turn_id`` is the turn that waited for it; None for a load ahead of a question.
+    """
 
     load_id: str
     created_at: str
@@ -217,6 +220,26 @@ class LoadRecord:
     kind: str | None
     gpu_layers: int
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadRecord:
+    """A model given up; ``reason`` and ``freed_bytes`` as in ``engine.events.Unloaded``.
+
+    ``turn_id`` is the turn that needed the room; None where no turn did.
+    """
+
+    unload_id: str
+    created_at: str
+    model: str
+    model_sha256: str | None
+    turn_id: str | None
+    reason: str
+    seconds: float
+    joules: float | None
+    uncertainty: float | None
+    kind: str | None
+    freed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

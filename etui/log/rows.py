@@ -20,10 +20,13 @@ from etui.log.records import (
     Tokens,
     TurnEnergy,
     TurnRecord,
+    UnloadRecord,
     VoteRecord,
 )
 
-Record = TurnRecord | LoadRecord | ChatRecord | RunRecord | AnswerRecord | CurveRecord
+Record = (
+    TurnRecord | LoadRecord | UnloadRecord | ChatRecord | RunRecord | AnswerRecord | CurveRecord
+)
 Row = dict[str, Any]
 ReadRow = Mapping[str, Any] | sqlite3.Row
 
@@ -31,6 +34,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "turns": ("turn_id",),
     "chats": ("chat_id",),
     "loads": ("load_id",),
+    "unloads": ("unload_id",),
     "runs": ("run_id",),
     "answers": ("run_id", "arm", "subject", "row"),
     "curves": ("curve_id",),
@@ -41,6 +45,7 @@ _TABLE_OF: dict[type, str] = {
     TurnRecord: "turns",
     ChatRecord: "chats",
     LoadRecord: "loads",
+    UnloadRecord: "unloads",
     RunRecord: "runs",
     AnswerRecord: "answers",
     CurveRecord: "curves",
@@ -98,6 +103,11 @@ def chat_of(row: ReadRow) -> ChatRecord:
 def load_of(row: ReadRow) -> LoadRecord:
     """The record of a row of ``loads``."""
     return LoadRecord(**{f.name: row[f.name] for f in fields(LoadRecord)})
+
+
+def unload_of(row: ReadRow) -> UnloadRecord:
+    """The record of a row of ``unloads``."""
+    return UnloadRecord(**{f.name: row[f.name] for f in fields(UnloadRecord)})
 
 
 _NESTED = {"tokens", "seconds", "energy", "votes", "probes", "settings", "trace"}

@@ -28,6 +28,7 @@ from etui.log.records import (
     LoadRecord,
     RunRecord,
     TurnRecord,
+    UnloadRecord,
 )
 from etui.log.rows import Record, row_of, table_of
 from etui.log.store import Store
@@ -95,6 +96,10 @@ class TurnWriter:
 
     def save_load(self, record: LoadRecord) -> None:
         """Queue a load of a model."""
+        self._put(record)
+
+    def save_unload(self, record: UnloadRecord) -> None:
+        """Queue a model that was given up."""
         self._put(record)
 
     def save_chat(self, record: ChatRecord) -> None:

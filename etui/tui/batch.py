@@ -7,13 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from etui.engine.events import Answer, Batch, Finished, Probe, Thought
 from etui.tui.messages import TextBatch, TurnFact
+from etui.tui.pace import USUAL, Pace
 from etui.turn import TurnEvent
-
-FLUSH_NS = 100_000_000
-"""Between two batches of prose."""
-
-FENCE_FLUSH_NS = 250_000_000
-"""Between two batches inside an open code fence, which is highlighted anew at each append."""
 
 _FENCES = ("```", "~~~")
 
@@ -53,17 +48,24 @@ def _fence_marker(line: str) -> str | None:
 
 
 def batched(
-    events: Iterable[TurnEvent], clock_ns: Callable[[], int] = time.monotonic_ns
+    events: Iterable[TurnEvent],
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+    pace: Callable[[], Pace] = lambda: USUAL,
 ) -> Iterator[TurnFact]:
     """The events of a turn with their text gathered; nothing is lost on any way out.
 
     Text is held for at most one more event: a token that comes after a pause is shown at once.
+
+    Args:
+        events: What the turn says.
+        clock_ns: Monotonic clock.
+        pace: Asked before each batch: how often the screen is drawn.
     """
     fence = FenceTracker()
     thinking: list[str] = []
     answer: list[str] = []
     thinking_tokens = answer_tokens = 0
-    flushed_ns = clock_ns() - FLUSH_NS  # the first token is shown at once
+    flushed_ns = clock_ns() - pace().flush_ns  # the first token is shown at once
 
     def gathered() -> Iterator[TextBatch]:
         nonlocal thinking_tokens, answer_tokens, flushed_ns
@@ -93,7 +95,8 @@ def batched(
                     yield from gathered()
                     yield event
                     continue
-            if clock_ns() - flushed_ns >= (FENCE_FLUSH_NS if fence.inside else FLUSH_NS):
+            wait_ns = pace().fence_flush_ns if fence.inside else pace().flush_ns
+            if clock_ns() - flushed_ns >= wait_ns:
                 yield from gathered()
     except Exception:  # whatever failed, the text that came before it is shown
         yield from gathered()

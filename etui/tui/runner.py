@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from etui.config import Config
 from etui.download import Report
-from etui.engine.events import Loaded
+from etui.engine.events import Loaded, Unloaded
 from etui.errors import EtuiError, LogUnavailable, ModelUnavailable
 from etui.query import Query
+from etui.residence import load_record, unload_record
 from etui.tui.backend import Backend, ModelOnOffer, Route
 from etui.turn import TurnEvent, TurnFinished, run_turn
 
@@ -102,7 +103,15 @@ class ChatRunner:
             self._end_rest()
             catalogue = load_catalogue(self._config)
             spec, path = serving(self._likely(route, catalogue), self._config, catalogue)
-            loaded = self._child.load(spec, path)
+            loaded = None
+            for event in self._child.load(spec, path):
+                self._recorder.settle(event.end_ns)
+                if isinstance(event, Loaded):
+                    loaded = event
+                    record = load_record(event, spec.sha256, self._recorder.energy)
+                    self._writer.save_load(record)
+                else:
+                    self._writer.save_unload(unload_record(event, self._recorder.energy))
             self._resident = spec.name
             self._rest.begin(spec.name)
             return loaded
@@ -148,12 +157,14 @@ class ChatRunner:
             if held:
                 self._idle.release()
 
-    def _unloaded(self, model: str) -> None:
+    def _unloaded(self, event: Unloaded) -> None:
         """The engine no longer keeps a model warm: what it draws from now on is not the model's."""
+        self._recorder.settle(event.end_ns)
+        self._writer.save_unload(unload_record(event, self._recorder.energy))
         if not self._idle.acquire(blocking=False):
             return  # a turn has begun, and with it the rest has ended
         try:
-            if model == self._resident:
+            if event.model == self._resident:
                 self._end_rest()
                 self._resident = None
         finally:

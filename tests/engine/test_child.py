@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from etui.arm import Arm
 from etui.config import Config
 from etui.engine.child import ChildProcess
-from etui.engine.events import Answer, Event, Finished, Loaded, Prefilling
+from etui.engine.events import Answer, Event, Finished, Loaded, Prefilling, Unloaded
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.models import ModelSpec
 from etui.query import Message
@@ -121,15 +122,27 @@ def test_a_model_is_unloaded_between_answers_and_comes_back(
     config: Config, starter_model: Path
 ) -> None:
     child = ChildProcess(replace(config, threads=1, keep_warm_seconds=0.05))
-    gone: queue.SimpleQueue[str] = queue.SimpleQueue()
+    gone: queue.SimpleQueue[Unloaded] = queue.SimpleQueue()
     child.on_unloaded = gone.put
     # The answer itself takes longer than that, and is not cut.
-    assert finished(list(child.answer(request(starter_model, tokens=40)))).output_tokens == 40
-    assert gone.get(timeout=30) == "starter"
+    end = finished(list(child.answer(request(starter_model, tokens=40))))
+    assert end.output_tokens == 40
+    unloaded = gone.get(timeout=30)
+    assert (unloaded.model, unloaded.reason) == ("starter", "idle")
+    assert end.end_ns < unloaded.start_ns < unloaded.end_ns < time.monotonic_ns()
     events = list(child.answer(request(starter_model)))
     assert isinstance(events[0], Loaded)
     assert finished(events).output_tokens == 8
     child.close()
+
+
+def test_a_model_loaded_ahead_is_told_with_what_gives_way(
+    child: ChildProcess, starter_model: Path
+) -> None:
+    assert [type(event) for event in child.load(SPEC, starter_model)] == [Loaded]
+    assert list(child.load(SPEC, starter_model)) == []
+    changed = replace(SPEC, context=1024)
+    assert [type(event) for event in child.load(changed, starter_model)] == [Unloaded, Loaded]
 
 
 def test_errors_keep_their_class(child: ChildProcess, tmp_path: Path) -> None:

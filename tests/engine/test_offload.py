@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.engine.gguf import Gguf, Tensor
-from etui.engine.offload import Needs, fewer_layers, layers_that_fit, needs, usable_bytes
+from etui.engine.offload import (
+    Needs,
+    fewer_layers,
+    layers_that_fit,
+    needs,
+    ram_bytes,
+    usable_bytes,
+)
 
 GB = 1_000_000_000
 SIZES = st.integers(0, 20 * GB)
@@ -106,3 +113,16 @@ def test_stepping_down_ends_on_the_cpu(layers: int) -> None:
         layers = fewer_layers(layers)
         steps += 1
     assert steps < 25
+
+
+@given(NEEDS, st.integers(0, 101))
+def test_what_goes_to_the_gpu_leaves_ram(need: Needs, layers: int) -> None:
+    assert ram_bytes(need, 0) == need.total_bytes
+    assert need.compute_bytes <= ram_bytes(need, layers + 1) <= ram_bytes(need, layers)
+
+
+def test_the_input_embeddings_stay_in_ram() -> None:
+    need = Needs(10, GB, 2 * GB, weight_bytes=13 * GB, kv_bytes=10 * GB, compute_bytes=GB)
+    assert ram_bytes(need, 4) == (24 - 8) * GB
+    assert ram_bytes(need, 10) == (24 - 20) * GB
+    assert ram_bytes(need, 11) == (24 - 22) * GB

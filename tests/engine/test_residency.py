@@ -27,7 +27,9 @@ from etui.models import ModelSpec
 from etui.query import Message
 from etui.request import AnswerRequest
 
-SPEC = ModelSpec("one", "135M", (), context=512)
+from .opened import opened
+
+SPEC = ModelSpec("one", "135M", (), context=512, sha256="ab" * 32)
 
 
 @pytest.fixture
@@ -38,45 +40,21 @@ def residency(config: Config) -> Iterator[Residency]:
 
 
 def test_a_model_is_loaded_once(residency: Residency, starter_model: Path) -> None:
-    session, loaded = residency.session(SPEC, starter_model)
+    session, loaded, _ = opened(residency, SPEC, starter_model)
     assert loaded is not None
     assert loaded.start_ns < loaded.end_ns
     assert loaded.size_bytes == starter_model.stat().st_size
     assert loaded.gpu_layers >= 0
-    again, reloaded = residency.session(SPEC, starter_model)
+    again, reloaded, _ = opened(residency, SPEC, starter_model)
     assert again is session
     assert reloaded is None
 
 
-def test_another_context_loads_anew(residency: Residency, starter_model: Path) -> None:
-    residency.session(SPEC, starter_model)
-    session, loaded = residency.session(replace(SPEC, context=1024), starter_model)
-    assert loaded is not None
-    assert session.facts.context_tokens == 1024
-    assert residency.resident == ("one",)
-
-
 def test_the_context_is_held_to_the_model_and_the_user(config: Config, starter_model: Path) -> None:
     own = Residency(replace(config, threads=1, context_tokens=768))
-    session, _ = own.session(replace(SPEC, context=100_000), starter_model)
+    session, _, _ = opened(own, replace(SPEC, context=100_000), starter_model)
     assert session.facts.context_tokens == 768
     own.close()
-
-
-def test_the_least_recently_used_gives_way(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("one", "two"):
-        residency.session(replace(SPEC, name=name), starter_model)
-    residency.session(replace(SPEC, name="one"), starter_model)
-    assert residency.resident == ("two", "one")
-
-    def memory() -> SimpleNamespace:  # enough for two models, not for three
-        return SimpleNamespace(available=10**9 if len(residency.resident) < 2 else 0)
-
-    monkeypatch.setattr(psutil, "virtual_memory", memory)
-    residency.session(replace(SPEC, name="three"), starter_model)
-    assert residency.resident == ("one", "three")
 
 
 def test_a_context_that_never_fits_is_refused(
@@ -84,7 +62,7 @@ def test_a_context_that_never_fits_is_refused(
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50_000_000))
     with pytest.raises(ModelUnavailable, match=r"one needs 0\.1 GB for its context, and 0\.1 GB"):
-        residency.session(SPEC, starter_model)
+        opened(residency, SPEC, starter_model)
 
 
 def test_a_failed_load_with_auto_steps_down(
@@ -101,50 +79,13 @@ def test_a_failed_load_with_auto_steps_down(
 
     monkeypatch.setattr(module, "Model", Failing)
     monkeypatch.setattr(Residency, "_layers", lambda *_: 31)
-    _, loaded = residency.session(SPEC, starter_model)
+    _, loaded, _ = opened(residency, SPEC, starter_model)
     assert loaded is not None
     assert loaded.gpu_layers == 0
     assert tried == sorted(tried, reverse=True)
     assert tried[0] == 31
     with pytest.raises(ModelUnavailable, match="out of memory"):
-        residency.session(replace(SPEC, name="two", gpu_layers=31), starter_model)
-
-
-def test_a_model_is_kept_until_its_time_is_up(config: Config, starter_model: Path) -> None:
-    now = 100.0
-    own = Residency(replace(config, threads=1, keep_warm_seconds=60), clock=lambda: now)
-    assert own.seconds_to_unload() is None
-    own.session(SPEC, starter_model)
-    now = 150
-    own.session(replace(SPEC, name="two"), starter_model)
-    assert own.seconds_to_unload() == 10
-    assert own.unload_idle() == ()
-    own.answered("one")  # fifty seconds of answering do not count
-    assert own.seconds_to_unload() == 60
-    now = 170
-    own.session(replace(SPEC, name="two"), starter_model)
-    now = 210
-    assert own.seconds_to_unload() == 0
-    assert own.unload_idle() == ("one",)
-    assert own.resident == ("two",)
-    assert own.seconds_to_unload() == 20
-    now = 1000
-    assert own.unload_idle() == ("two",)
-    assert own.seconds_to_unload() is None
-    _, loaded = own.session(SPEC, starter_model)
-    assert loaded is not None
-    own.close()
-
-
-def test_without_a_time_models_stay(config: Config, starter_model: Path) -> None:
-    now = 0.0
-    own = Residency(replace(config, threads=1), clock=lambda: now)
-    own.session(SPEC, starter_model)
-    now = 1e9
-    assert own.seconds_to_unload() is None
-    assert own.unload_idle() == ()
-    assert own.resident == ("one",)
-    own.close()
+        opened(residency, replace(SPEC, name="two", gpu_layers=31), starter_model)
 
 
 GPUS = tuple(Device(f"GPU{i}", "fake", free, 10**11) for i, free in enumerate((10**11, 10**9)))
@@ -181,7 +122,7 @@ def test_the_split_and_flash_attention_reach_llama_cpp(
     shares: tuple[float, ...],
 ) -> None:
     spec = replace(SPEC, split=split, main_gpu=main_gpu, tensor_split=shares, flash_attention="on")
-    session, loaded = residency.session(spec, starter_model)
+    session, loaded, _ = opened(residency, spec, starter_model)
     assert loaded is not None
     assert asked == [(31, Split(split, main_gpu, shares))]
     assert loaded.gpu_layers == 31
@@ -191,9 +132,9 @@ def test_the_split_and_flash_attention_reach_llama_cpp(
 def test_a_changed_split_loads_anew(
     residency: Residency, starter_model: Path, asked: list[tuple[int, Split | None]]
 ) -> None:
-    residency.session(SPEC, starter_model)
+    opened(residency, SPEC, starter_model)
     for changes in ({"split": "row"}, {"main_gpu": 1}, {"flash_attention": "off"}):
-        session, loaded = residency.session(replace(SPEC, **changes), starter_model)
+        session, loaded, _ = opened(residency, replace(SPEC, **changes), starter_model)
         assert loaded is not None, changes
     assert session.options.flash_attention == "off"
     assert len(asked) == 4
@@ -205,7 +146,7 @@ def test_without_a_gpu_nothing_is_split(
     monkeypatch.setattr(Library, "gpus", lambda _: ())
     # llama.cpp itself refuses main_gpu where it has no device.
     spec = replace(SPEC, split="none", main_gpu=1)
-    session, loaded = residency.session(spec, starter_model)
+    session, loaded, _ = opened(residency, spec, starter_model)
     assert loaded is not None
     assert loaded.gpu_layers == 0
     assert session.options.flash_attention == "off"
@@ -219,7 +160,7 @@ def test_a_gpu_that_is_not_there_is_refused(
     changes: dict[str, Any],
 ) -> None:
     with pytest.raises(ModelUnavailable, match=r"to lie on 3 GPUs, and llama\.cpp sees 2"):
-        residency.session(replace(SPEC, **changes), starter_model)
+        opened(residency, replace(SPEC, **changes), starter_model)
     assert not asked
 
 
@@ -236,7 +177,7 @@ def test_a_context_that_finds_no_room_on_the_gpu_steps_down_too(
             super().__init__(library, model, options)
 
     monkeypatch.setattr(module, "Context", Full)
-    session, loaded = residency.session(SPEC, starter_model)
+    session, loaded, _ = opened(residency, SPEC, starter_model)
     assert loaded is not None
     assert loaded.gpu_layers == 0
     layers = [layers for layers, _ in asked]
@@ -267,11 +208,11 @@ def test_a_model_without_a_template_gets_the_plain_one_and_its_stop(
     residency: Residency, starter_model: Path, tmp_path: Path
 ) -> None:
     path = with_template(starter_model, tmp_path / "bare.gguf", None)
-    session, _ = residency.session(replace(SPEC, stop=("END",)), path)
+    session, _, _ = opened(residency, replace(SPEC, stop=("END",)), path)
     assert not session.facts.has_template
     assert session.facts.stop == ("END", *PLAIN_STOP)
     assert session.render([Message("user", "Hi")]) == "User: Hi\nAssistant:"
-    own, _ = residency.session(SPEC, starter_model)
+    own, _, _ = opened(residency, SPEC, starter_model)
     assert own.facts.has_template
     assert own.facts.stop == ()
     assert own.render([Message("user", "Hi")]).endswith("<|im_start|>assistant\n")
@@ -311,9 +252,9 @@ def test_what_llama_cpp_refuses_is_told_with_its_log(
     odd = tmp_path / "odd.gguf"
     odd.write_bytes(data)
     with pytest.raises(ModelUnavailable, match=r"(?s)llama.cpp refused odd.gguf: .*lhama"):
-        residency.session(SPEC, odd)
+        opened(residency, SPEC, odd)
     # The next model is not harmed.
-    session, _ = residency.session(SPEC, starter_model)
+    session, _, _ = opened(residency, SPEC, starter_model)
     tokens = session.tokenize(session.render([Message("user", "Hi")]), bos=True)
     assert session.step([session.open(tokens, Sampling())]).sampled
 
@@ -321,7 +262,7 @@ def test_what_llama_cpp_refuses_is_told_with_its_log(
 def test_llama_cpp_logs_to_a_file_only(
     residency: Residency, config: Config, starter_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    residency.session(SPEC, starter_model)
+    opened(residency, SPEC, starter_model)
     residency.close()
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from etui import errors
 from etui.arm import Arm
 from etui.config import Config
-from etui.engine.events import Event
+from etui.engine.events import Event, Unloaded
 from etui.engine.wire import (
     Ask,
     Cancel,
@@ -24,7 +24,6 @@ from etui.engine.wire import (
     Hello,
     Load,
     Told,
-    Unloaded,
     WireError,
     decode,
     encode,
@@ -76,7 +75,7 @@ LINES = st.one_of(
     st.builds(Cancel, NUMBERS),
     st.builds(Done, NUMBERS),
     st.builds(Heartbeat, NUMBERS),
-    st.builds(Unloaded, TEXT),
+    st.from_type(Unloaded),
     st.builds(Hello, TEXT, NUMBERS),
     st.builds(Config, home=PATHS, models_dir=PATHS, keymap=st.dictionaries(TEXT, TEXT)),
 )

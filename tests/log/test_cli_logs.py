@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from etui.cli.since import parse_since
 from etui.cli.turn_text import cells, fitted
 from etui.config import Config
 from etui.errors import ExitCode, UsageError
-from etui.log.records import LoadRecord, TurnRecord
+from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
 from etui.log.writer import TurnWriter
 
 MakeTurn = Callable[..., TurnRecord]
@@ -116,6 +116,8 @@ def test_show_has_phases_tokens_route_and_load(
         log.save_load(
             LoadRecord("l", "2026", "m", None, turn.turn_id, 1.5, 30.0, 1.0, "counter", 0, 10**8)
         )
+        unloaded = ("big", None, turn.turn_id, "room", 0.25, 5.0, 1.0, "counter", 5 * 10**9)
+        log.save_unload(UnloadRecord("u", "2026", *unloaded))
     assert run(["logs", "show", "aaaa"]) == ExitCode.DONE
     shown = " ".join(capsys.readouterr().out.split())
     for fact in (
@@ -126,6 +128,7 @@ def test_show_has_phases_tokens_route_and_load(
         "prefill 2.34 J (counter)",
         "decode 10.0 J (counter)",
         "thinking 4.00 J (counter)",
+        "unload big, ~5.00 GB freed (estimate), 0.25 s, 5 ± 1 J (counter); not in the turn's",
         "load m, 100 MB, 1.50 s, 30 ± 1 J (counter); not in the turn's energy",
         "unmeasured package:0",
         "flags coarse",
@@ -134,6 +137,34 @@ def test_show_has_phases_tokens_route_and_load(
         "answer: A watt for a second.",
     ):
         assert fact in shown, fact
+
+
+def test_loads_and_unloads_are_listed_together(config: Config, capsys: Capture) -> None:
+    assert run(["logs", "loads"]) == ExitCode.DONE
+    assert capsys.readouterr().err == "no model was loaded yet\n"
+    times = [f"2026-01-02T03:04:0{second}.000+00:00" for second in range(4)]
+    ahead = LoadRecord("l1", times[0], "m", None, None, 1.5, 30.0, 1.0, "counter", 0, 10**8)
+    idle = UnloadRecord("u1", times[1], "m", None, None, "idle", 0.2, None, None, None, 2 * 10**8)
+    again = replace(
+        ahead, load_id="l2", created_at=times[2], turn_id="0123456789ab", kind="estimate"
+    )
+    with TurnWriter(config) as log:
+        for load in (again, ahead):
+            log.save_load(load)
+        log.save_unload(idle)
+    assert run(["logs", "loads"]) == ExitCode.DONE
+    _, *lines = [" ".join(line.split()[2:]) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "load m 100 MB 1.50 s ~30 J (estimate) turn 01234567",
+        "unload m ~200 MB (estimate) 0.20 s unmeasured kept warm long enough",
+        "load m 100 MB 1.50 s 30 ± 1 J (counter) a question to come",
+    ]
+    assert run(["logs", "loads", "-n", "1"]) == ExitCode.DONE
+    assert "turn 01234567" in capsys.readouterr().out.splitlines()[1]
+    assert run(["logs", "loads", "--json"]) == ExitCode.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert [load["load_id"] for load in document["loads"]] == ["l2", "l1"]
+    assert document["unloads"] == [asdict(idle)]
 
 
 @pytest.mark.usefixtures("filled")

@@ -18,7 +18,14 @@ from etui.errors import LogUnavailable
 from etui.log.database import open_for_reading, open_for_writing
 from etui.log.migrations import NAMES, SET_NAME, migrations
 from etui.log.queries import LogReader, TurnFilter
-from etui.log.records import AnswerRecord, CurveRecord, LoadRecord, RunRecord, TurnRecord
+from etui.log.records import (
+    AnswerRecord,
+    CurveRecord,
+    LoadRecord,
+    RunRecord,
+    TurnRecord,
+    UnloadRecord,
+)
 from etui.log.rows import row_of
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +44,7 @@ def test_a_new_database_has_every_table_and_journals_ahead(
     assert columns(connection, "turns") == {"id", *row_of(make_turn())}
     for record, table in (
         (LoadRecord, "loads"),
+        (UnloadRecord, "unloads"),
         (RunRecord, "runs"),
         (AnswerRecord, "answers"),
         (CurveRecord, "curves"),

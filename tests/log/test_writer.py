@@ -27,6 +27,7 @@ from etui.log.records import (
     LoadRecord,
     RunRecord,
     TurnRecord,
+    UnloadRecord,
 )
 from etui.log.writer import TurnWriter
 
@@ -89,6 +90,9 @@ def test_a_turn_saved_twice_is_one_turn_and_is_found_by_its_new_words(
 
 def test_records_of_every_kind_are_saved(config: Config) -> None:
     load = LoadRecord("l1", "2026", "m", None, "t1", 1.5, None, None, None, 0, 94_000_000)
+    unload = UnloadRecord(
+        "u1", "2026", "big", "cd" * 32, "t1", "room", 0.05, 2.5, 0.4, "counter", 5_000_000_000
+    )
     run = RunRecord(
         "r1", "2026", None, "running", "/runs/r1", "sample", "letters", 5, 1, None, None,
         60, 0, None, None, None, 0.0, ("quick", "think"), {"chunk": 512}, {},
@@ -103,6 +107,7 @@ def test_records_of_every_kind_are_saved(config: Config) -> None:
     )  # fmt: skip
     with TurnWriter(config) as log:
         log.save_load(load)
+        log.save_unload(unload)
         log.save_run(run)
         log.save_answers([answer, answer])
         log.save_run(replace(run, status="done", correct=1))
@@ -121,6 +126,8 @@ def test_records_of_every_kind_are_saved(config: Config) -> None:
     with LogReader(config) as reader:
         assert reader.loads(turn_id="t1") == [load]
         assert reader.loads(turn_id="t2") == []
+        assert reader.unloads(turn_id="t1") == reader.unloads() == [unload]
+        assert reader.unloads(turn_id="t2") == []
 
 
 def test_a_turn_of_an_unknown_chat_makes_the_chat(config: Config, make_turn: MakeTurn) -> None:

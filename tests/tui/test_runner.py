@@ -17,7 +17,8 @@ from etui.energy.rest import Rest
 from etui.energy.simulate.curves import constant
 from etui.energy.simulate.devices import FakeClock, FakeDevice
 from etui.energy.simulate.play import sample
-from etui.engine.events import Event, Finished
+from etui.engine.events import Event, Finished, Loaded, Residence, Unloaded
+from etui.log.queries import LogReader
 from etui.log.records import TurnRecord
 from etui.log.writer import TurnWriter
 from etui.models import STARTER
@@ -33,7 +34,7 @@ IDLE_WATTS = 61.0
 class Child:
     """Answers for a second of the fake clock."""
 
-    on_unloaded: Callable[[str], None]
+    on_unloaded: Callable[[Unloaded], None]
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
@@ -43,8 +44,10 @@ class Child:
         start = end - 10**9
         yield Finished(start, start, start, end, None, "complete", "", "Four.", "", 5, 0, 5, 0, 2)
 
-    def load(self, spec: object, path: Path) -> None:
-        return None
+    def load(self, spec: object, path: Path) -> Iterator[Residence]:
+        end = self._clock()
+        yield Unloaded("another", None, end - 2 * 10**9, end - 10**9, "room", 10**8)
+        yield Loaded(STARTER, end - 10**9, end, 0, 98_000_000)
 
     def cancel(self) -> None: ...
 
@@ -68,6 +71,11 @@ class Chat:
 
     def wait(self, seconds: float) -> None:
         sample(self.recorder, self.clock, seconds, random.Random(1))
+
+    def unloaded(self, model: str) -> None:
+        """The engine says that it no longer keeps a model warm, for half a second."""
+        end = self.clock()
+        self.child.on_unloaded(Unloaded(model, None, end - 5 * 10**8, end, "idle", 10**8))
 
     def ask(self) -> TurnRecord:
         *_, last = self.runner.run(Query("2+2?"), Route("balanced", STARTER))
@@ -109,15 +117,15 @@ def test_a_pause_ends_when_the_model_is_no_longer_kept_warm(here: Config) -> Non
     with closing(Chat(here)) as chat:
         chat.ask()
         chat.wait(5)
-        chat.child.on_unloaded("another")
-        chat.child.on_unloaded(STARTER)
+        chat.unloaded("another")
+        chat.unloaded(STARTER)
         chat.wait(40)  # of a machine without the model
         chat.ask()
         assert STARTER not in load_baselines(here).loaded
         chat.wait(40)
-        chat.child.on_unloaded("another")
+        chat.unloaded("another")
         assert STARTER not in load_baselines(here).loaded
-        chat.child.on_unloaded(STARTER)  # a long pause counts up to here
+        chat.unloaded(STARTER)  # a long pause counts up to here
         assert STARTER in load_baselines(here).loaded
 
 
@@ -125,8 +133,23 @@ def test_an_unload_never_waits_for_a_turn(here: Config) -> None:
     with closing(Chat(here)) as chat:
         turn = chat.runner.run(Query("2+2?"), Route("balanced", STARTER))
         next(turn)
-        chat.child.on_unloaded(STARTER)
+        chat.unloaded(STARTER)
         assert isinstance(list(turn)[-1], TurnFinished)
+
+
+def test_loads_ahead_and_unloads_between_answers_are_metered_and_logged(here: Config) -> None:
+    with closing(Chat(here)) as chat:
+        assert isinstance(chat.runner.warm_up(Route("balanced", STARTER)), Loaded)
+        chat.unloaded(STARTER)
+    with LogReader(here) as log:
+        (load,) = log.loads()
+        idle, room = log.unloads()
+    assert (load.model, load.turn_id, load.seconds) == (STARTER, None, 1)
+    assert load.joules == pytest.approx(IDLE_WATTS, rel=0.05)
+    assert (room.model, room.reason, room.turn_id, room.seconds) == ("another", "room", None, 1)
+    assert (idle.model, idle.reason, idle.seconds) == (STARTER, "idle", 0.5)
+    assert idle.joules == pytest.approx(IDLE_WATTS / 2, rel=0.3)
+    assert idle.kind == "counter"
 
 
 def test_the_cold_baseline_serves_until_there_is_a_loaded_one(here: Config) -> None:

@@ -23,7 +23,7 @@ from etui.engine.events import (
 )
 from etui.errors import EngineFailed
 from etui.lines import SEPARATOR, energy_line
-from etui.log.records import LoadRecord, TurnRecord
+from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
 from etui.models import ModelSpec
 from etui.query import Message, Query
 from etui.routing.decision import Decision
@@ -66,12 +66,16 @@ class Meter10W:
 class Saved:
     turns: list[TurnRecord] = field(default_factory=list)
     loads: list[LoadRecord] = field(default_factory=list)
+    unloads: list[UnloadRecord] = field(default_factory=list)
 
     def save_turn(self, record: TurnRecord) -> None:
         self.turns.append(record)
 
     def save_load(self, record: LoadRecord) -> None:
         self.loads.append(record)
+
+    def save_unload(self, record: UnloadRecord) -> None:
+        self.unloads.append(record)
 
 
 @dataclass

@@ -81,8 +81,26 @@ def per_token_text(
         uncertainty: Half width in joules per token.
         spread: As in :func:`energy_text`.
     """
+    return per_text(joules_per_token, "token", kind, uncertainty, spread=spread)
+
+
+def per_text(
+    joules_per_unit: float | None,
+    unit: str,
+    kind: str | None = None,
+    uncertainty: float | None = None,
+    *,
+    spread: bool | None = None,
+) -> str:
+    """Energy per something: ``3.1 ± 0.4 J/question``, ``~5 J/correct (estimate)``.
+
+    Args:
+        joules_per_unit: Joules per unit; None or not finite is unmeasured.
+        unit: What it is divided by.
+        kind, uncertainty, spread: As in :func:`per_token_text`.
+    """
     shown = kind if kind == ESTIMATE else None
-    return _measured(joules_per_token, uncertainty, shown, "J/token", spread)
+    return _measured(joules_per_unit, uncertainty, shown, f"J/{unit}", spread)
 
 
 def watts_text(
@@ -177,6 +195,22 @@ def percent_text(share: float | None, uncertainty: float | None = None) -> str:
     if percent < 9.95 or percent > 99:
         return f"{_plain(percent, 1).removesuffix('.0')} %"
     return f"{_plain(percent, 0)} %"
+
+
+def accuracy_text(share: float | None) -> str:
+    """An accuracy, with one decimal: ``61.2 %``; None is unknown."""
+    return f"{share * 100:.1f} %" if _known(share) else UNKNOWN
+
+
+def points_text(low: float, high: float) -> str:
+    """Both ends of an interval of accuracies, in per cent without the sign: ``58.9-63.5``."""
+    return f"{low * 100:.1f}-{high * 100:.1f}"
+
+
+def difference_text(difference: float) -> str:
+    """A difference of two accuracies in percentage points: ``+1.2``, ``-0.4``, ``0.0``."""
+    text = f"{difference * 100:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def significant(value: float, digits: int) -> str:

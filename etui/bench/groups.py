@@ -28,13 +28,10 @@ medical_genetics miscellaneous nutrition professional_accounting professional_me
 
 SUBJECT_GROUPS = {
     subject: group
-    for group, subjects in zip(
-        GROUPS, (_STEM, _HUMANITIES, _SOCIAL_SCIENCES, _OTHER), strict=True
-    )
+    for group, subjects in zip(GROUPS, (_STEM, _HUMANITIES, _SOCIAL_SCIENCES, _OTHER), strict=True)
     for subject in subjects.split()
 }
-"""Subject -> group, as lm-eval's task files sort them (Hendrycks' ``categories.py`` puts anatomy
-and a few others elsewhere)."""
+"""Subject -> group, as lm-eval sorts them (Hendrycks' ``categories.py`` has anatomy in other)."""
 
 
 def group_of(subject: str) -> str | None:

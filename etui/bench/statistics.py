@@ -142,7 +142,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values adjusted for being several (Holm, Scand. J. Stat. 6, 1979), in the same order."""
+    """The p-values adjusted for being several, in their order (Holm, Scand. J. Stat. 6, 1979)."""
     order = sorted(range(len(p_values)), key=lambda at: p_values[at])
     adjusted = [0.0] * len(p_values)
     largest = 0.0

@@ -1,0 +1,145 @@
+"""What one contender's answers cost: joules per question, right answer and token, and mean watts.
+
+Two errors meet in each figure. The **sensor's** half widths of the samples are added up linearly,
+as if all of them erred the same way: a wrong calibration does, and samples do not say how much of
+their error is of that kind, so this is the largest error the sensor can have. The **sampling**
+interval (other questions would have cost something else) comes from the stratified bootstrap. The
+two have nothing to do with each other, so they add in quadrature, each end by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etui.bench.sample import Sample
+from etui.bench.statistics import percentiles, ratio, resampled_sums
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
+
+if TYPE_CHECKING:
+    from etui.bench.statistics import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """An energy or a power with both its errors.
+
+    Attributes:
+        value: In joules per something, or watts.
+        sensor: Half width of what the sensor may be off; None where it is not known.
+        low, high: The interval at 95 % with sensor and sampling; None where an end cannot be told.
+    """
+
+    value: float
+    sensor: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Energy of one contender; figures are None where there is nothing to divide by.
+
+    Attributes:
+        questions: Questions whose energy was measured; all figures are of these.
+        kind: The weakest kind among them.
+        joules: Their sum, loads of models aside.
+        uncertainty: Half width of the sum by the sensor; None where it is not known.
+        prefill_joules, decode_joules: The phases; None where a question has no phases.
+        per_question: Joules per question.
+        per_correct: Joules per right answer, the wrong ones' joules included.
+        per_output_token: Joules per thought and answer token; None if nothing was generated.
+        per_computed_token: Prefill joules per token that was computed, shared prefixes included.
+        per_decoded_token: Decode joules per generated token.
+        mean_watts: Joules over seconds.
+    """
+
+    questions: int
+    kind: str
+    joules: float
+    uncertainty: float | None
+    prefill_joules: float | None
+    decode_joules: float | None
+    per_question: Figure
+    per_correct: Figure | None
+    per_output_token: Figure | None
+    per_computed_token: Figure | None
+    per_decoded_token: Figure | None
+    mean_watts: Figure | None
+
+
+def cost_of(samples: Sequence[Sample], seed: int) -> Cost | None:
+    """The cost of one contender's samples, which are sorted by question; None if unmeasured."""
+    measured = [sample for sample in samples if sample.joules is not None]
+    if not measured:
+        return None
+    sensors = [sample.uncertainty for sample in measured]
+    known = [width for width in sensors if width is not None]
+    uncertainty = math.fsum(known) if len(known) == len(measured) else None
+    columns = [_row(sample) for sample in measured]
+    totals = [math.fsum(column) for column in zip(*columns, strict=True)]
+    sums = resampled_sums(columns, [sample.subject for sample in measured], seed)
+    joules = totals[_JOULES]
+    relative = uncertainty / joules if uncertainty is not None and joules > 0 else None
+
+    def figure(above: int, below: int) -> Figure | None:
+        if totals[below] <= 0:
+            return None
+        value = totals[above] / totals[below]
+        return with_both(value, ratio(sums[:, above], sums[:, below]), relative)
+
+    phases = all(sample.prefill_joules is not None for sample in measured)
+    per_question = figure(_JOULES, _ONE)
+    assert per_question is not None
+    return Cost(
+        questions=len(measured),
+        kind=_kind(measured),
+        joules=joules,
+        uncertainty=uncertainty,
+        prefill_joules=totals[_PREFILL] if phases else None,
+        decode_joules=totals[_DECODE] if phases else None,
+        per_question=per_question,
+        per_correct=figure(_JOULES, _CORRECT),
+        per_output_token=figure(_JOULES, _OUTPUT),
+        per_computed_token=figure(_PREFILL, _COMPUTED) if phases else None,
+        per_decoded_token=figure(_DECODE, _OUTPUT) if phases else None,
+        mean_watts=figure(_JOULES, _SECONDS),
+    )
+
+
+def with_both(value: float, replicates: Floats, relative: float | None) -> Figure:
+    """A figure with its sampling interval, widened by the sensor's relative half width."""
+    low, high = percentiles(replicates)
+    sensor = None if relative is None else abs(value) * relative
+    off = sensor or 0.0
+    return Figure(
+        value,
+        sensor,
+        None if low is None else max(0.0, value - math.hypot(value - min(low, value), off)),
+        None if high is None else value + math.hypot(max(high, value) - value, off),
+    )
+
+
+_JOULES, _PREFILL, _DECODE, _ONE, _CORRECT, _OUTPUT, _COMPUTED, _SECONDS = range(8)
+
+
+def _row(sample: Sample) -> tuple[float, ...]:
+    return (
+        sample.joules or 0.0,
+        sample.prefill_joules or 0.0,
+        sample.decode_joules or 0.0,
+        1.0,
+        float(sample.correct),
+        float(sample.tokens.output),
+        sample.tokens.computed + sample.prefix_tokens,
+        sample.seconds,
+    )
+
+
+def _kind(samples: Sequence[Sample]) -> str:
+    kinds = {sample.kind for sample in samples if sample.kind is not None}
+    weak = weakest(Kind(kind) for kind in kinds if kind in set(Kind))
+    return Kind.ESTIMATE.value if weak is None else weak.value

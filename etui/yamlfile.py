@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -48,9 +48,6 @@ class Strict(BaseModel):
     Validators with ``mode="before"`` do not go with it: behind them the data is no longer JSON, and
     strict checking refuses a list for a tuple.
     """
-
-    later: ClassVar[Mapping[str, str]] = {}
-    """Keys that are planned and refused -> what is said of them, instead of "unknown key"."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -263,9 +260,6 @@ def _message(detail: ErrorDetails, loc: Loc, schema: type[BaseModel], name: str)
         return f"missing key '{loc[-1]}'"
     if kind == "extra_forbidden":
         key = str(loc[-1])
-        for model in _models_at(schema, loc[:-1]):
-            if key in getattr(model, "later", {}):
-                return f"{key} {model.later[key]}"  # type: ignore[attr-defined]
         return (
             f"unknown key {_shown(key)}{did_you_mean(key, _keys_at(schema, loc[:-1]), listed=20)}"
         )

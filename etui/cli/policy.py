@@ -130,10 +130,10 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
     asked = Query(query)
     available = here
     try:
-        decision = decide(asked, loaded, available=available, host=host)
+        decision = decide(asked, loaded, available=available, host=host, every_signal=True)
     except ModelUnavailable:
         available = _anything
-        decision = decide(asked, loaded, available=available, host=host)
+        decision = decide(asked, loaded, available=available, host=host, every_signal=True)
     decision = with_shadow(
         decision, loaded, asked, config, catalogue.models, available=available, host=host
     )
@@ -178,6 +178,7 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
         if not loaded.probes:
             click.echo(f"policy {loaded.name} has no probes", err=True)
         for outcome in run_probes(loaded):
+            decision = outcome.decision
             rows.append(
                 {
                     "policy": loaded.name,
@@ -186,9 +187,9 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
                     "query": outcome.probe.query,
                     "passed": not outcome.failures,
                     "failures": list(outcome.failures),
-                    "rule": outcome.decision.rule,
-                    "arm": outcome.decision.arm.name,
-                    "why": outcome.decision.why,
+                    "rule": decision.rule if decision is not None else None,
+                    "arm": decision.arm.name if decision is not None else None,
+                    "why": decision.why if decision is not None else None,
                 }
             )
     failed = [row for row in rows if not row["passed"]]
@@ -198,7 +199,8 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
         for row in failed:
             place = f"{row['file']}:{row['line']}"
             click.echo(f"{place}: {_short(row['query'])!r}: {'; '.join(row['failures'])}", err=True)
-            click.echo(f"  {visible(row['why'])}", err=True)
+            if row["why"]:
+                click.echo(f"  {visible(row['why'])}", err=True)
         click.echo(f"{len(rows) - len(failed)} of {len(rows)} probes passed")
     return ExitCode.GATE if failed else ExitCode.DONE
 

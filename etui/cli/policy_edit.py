@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from etui.config import Config
     from etui.models import Catalogue
     from etui.query import Query
+    from etui.routing.decision import Decision
     from etui.routing.diff import Change, OtherAnswer
     from etui.routing.host import HostState
     from etui.routing.policies import Checked
@@ -171,6 +172,9 @@ def diff(
         click.echo(f"  {text if len(text) <= 70 else text[:69] + '…'}")
         settings = _settings(answer)
         for sign, decision in (("-", answer.before), ("+", answer.after)):
+            if isinstance(decision, str):
+                click.echo(f"    {sign} undecided: {visible(decision)}")
+                continue
             arm = decision.arm
             differing_settings = "".join(f", {key} {asdict(arm)[key]}" for key in settings)
             click.echo(
@@ -288,6 +292,8 @@ def _change_text(change: Change) -> str:
 
 def _settings(answer: OtherAnswer) -> list[str]:
     """Settings that differ, where the arms are called alike and run the same model."""
+    if isinstance(answer.before, str) or isinstance(answer.after, str):
+        return []
     one, other = asdict(answer.before.arm), asdict(answer.after.arm)
     if any(one[key] != other[key] for key in ("name", "model", "reasoning")):
         return []
@@ -304,13 +310,18 @@ def _answer_json(answer: OtherAnswer) -> dict[str, Any]:
     sides = {"before": answer.before, "after": answer.after}
     return {
         "query": answer.query.text,
-        **{
-            side: {
-                "rule": decision.rule,
-                "arm": decision.arm.name,
-                "model": decision.arm.model,
-                "reasoning": decision.arm.reasoning,
-            }
-            for side, decision in sides.items()
-        },
+        **{side: _decision_json(decision) for side, decision in sides.items()},
+    }
+
+
+def _decision_json(decision: Decision | str) -> dict[str, Any]:
+    if isinstance(decision, str):
+        return {"undecided": decision}
+    cascade = decision.cascade
+    return {
+        "rule": decision.rule,
+        "arm": decision.arm.name,
+        "model": decision.arm.model,
+        "reasoning": decision.arm.reasoning,
+        "cascade": [arm.name for arm in cascade.arms] if cascade is not None else None,
     }

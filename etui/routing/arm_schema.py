@@ -11,9 +11,6 @@ from etui.yamlfile import Strict, refuse
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Joules = Annotated[float, Field(gt=0, le=1e9)]
 
-NOT_YET = "is not supported by this version of etui yet"
-"""Said of what belongs to the language but is not carried out, so that nobody looks for a typo."""
-
 
 class StopEntry(Strict):
     """When a majority is certain enough to draw no further votes."""
@@ -58,9 +55,6 @@ ONLY_OF = {
     "readout": ("direct",),
 }
 """Keys that say something only with these ways of reasoning."""
-
-NOT_CARRIED_OUT: frozenset[str] = frozenset()
-"""Keys that are checked but that no answer follows yet."""
 
 
 class ArmEntry(Strict):
@@ -122,8 +116,6 @@ class ArmEntry(Strict):
         for key, ways in ONLY_OF.items():
             if getattr(self, key) is None:
                 continue
-            if key in NOT_CARRIED_OUT:
-                refuse(f"{key} {NOT_YET}; leave it out", key)
             if self.reasoning not in ways:
                 use = " or ".join(ways)
                 refuse(f"{key} has no effect with reasoning: {self.reasoning}; use {use}", key)

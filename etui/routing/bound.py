@@ -40,8 +40,10 @@ class Bound:
         object.__setattr__(self, "_ends", tuple(end for _, end in given))
         object.__setattr__(self, "_over_midnight", over)
 
-    def holds(self, value: float) -> bool:
-        """Whether the number lies in the range."""
+    def holds(self, value: float | str | None) -> bool:
+        """Whether it is a number, and lies in the range."""
+        if value is None or isinstance(value, str):
+            return False
         over = (self.at_least is None or value >= self.at_least) and (
             self.above is None or value > self.above
         )
@@ -50,9 +52,9 @@ class Bound:
         )
         return over or under if self._over_midnight else over and under
 
-    def nearest(self, value: float | None) -> float:
+    def nearest(self, value: float | str | None) -> float:
         """The end that is nearest to the value; the lower one where it is not known."""
-        if value is None or len(self._ends) == 1:
+        if value is None or isinstance(value, str) or len(self._ends) == 1:
             return self._ends[0]
         return min(self._ends, key=lambda end: abs(end - value))
 
@@ -69,9 +71,13 @@ class Word:
     wanted: str
     among: frozenset[str]
 
-    def holds(self, value: str) -> bool:
+    def holds(self, value: float | str | None) -> bool:
         """Whether the value counts as the word."""
         return value in self.among
+
+    def nearest(self, value: float | str | None) -> str:
+        """The word itself, whatever was seen."""
+        return self.wanted
 
     @property
     def words(self) -> str:

@@ -16,7 +16,7 @@ def cheapest_arm(
 
     The one that ``budgets: {degrade_to: ARM}`` names; else the one expected to take the fewest
     joules on this query; else, where nothing is known of them, the arm for a failed load, the last
-    rule's ``otherwise`` or arm, or the first of the file. Arms without a model here are passed over.
+    rule's ``otherwise`` or arm, or the first of the file. Arms without a model here are left out.
 
     Raises:
         ModelUnavailable: No arm has a model on this machine.

@@ -6,16 +6,29 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
 from etui.routing.arm_schema import ArmEntry
 from etui.routing.bound import Bound, Word
+from etui.routing.budget_schema import PeriodBudgetEntry
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
 from etui.routing.features import MEASURES
 from etui.routing.host import HostState
-from etui.routing.policy import ArmPlan, Policy, Probe, Rule
-from etui.routing.schema import PolicyFile, ProbeEntry, RuleEntry, SignalEntry, Tree
+from etui.routing.neighbours import Asked
+from etui.routing.plan import PeriodBudget, TurnBudget
+from etui.routing.policy import (
+    ArmPlan,
+    CascadePlan,
+    FallbackPlan,
+    Objective,
+    Policy,
+    Probe,
+    Rule,
+)
+from etui.routing.rule_schema import DEFAULT_CONFIDENCE, RuleEntry, Tree
+from etui.routing.schema import PolicyFile, ProbeEntry
+from etui.routing.signal_schema import SignalEntry
 from etui.routing.signals import (
     HostNumber,
     Keyword,
@@ -23,6 +36,7 @@ from etui.routing.signals import (
     Kind,
     Language,
     Measured,
+    Nearest,
     OnBattery,
     Pattern,
     Resident,
@@ -40,12 +54,13 @@ def compile_policy(located: Located[PolicyFile], name: str) -> Policy:
         path=Path(located.file),
         description=file.description,
         arms={arm: _arm(arm, entry, file.models) for arm, entry in file.arms.items()},
-        signals=tuple(
-            compile_signal(signal, file.signals[signal], file.models)
-            for signal in score_order(file.signals)
-        ),
+        signals={
+            signal.name: signal
+            for name in score_order(file.signals)
+            for signal in compile_signal(name, file.signals[name], file.models)
+        },
         rules=tuple(
-            Rule(rule.name, rule.priority, compile_condition(rule.when), rule.use)
+            Rule(rule.name, rule.priority, compile_condition(rule.when), compile_end(rule))
             for rule in in_order(file.rules)
         ),
         probes=tuple(
@@ -53,6 +68,8 @@ def compile_policy(located: Located[PolicyFile], name: str) -> Policy:
             for index, probe in enumerate(file.probes)
         ),
         shadow=file.shadow.policy if file.shadow is not None else None,
+        **_budgets(file),
+        fallbacks=FallbackPlan(**file.fallbacks.model_dump()) if file.fallbacks else FallbackPlan(),
     )
 
 
@@ -61,18 +78,71 @@ def in_order(rules: tuple[RuleEntry, ...]) -> list[RuleEntry]:
     return sorted(rules, key=lambda rule: -rule.priority)
 
 
+def condition_names(signals: Mapping[str, SignalEntry]) -> dict[str, str]:
+    """What a condition may name -> the signal behind it: ``calc``, or ``hard.very`` for a band."""
+    names = {name: name for name, entry in signals.items() if entry.bands is None}
+    for name, entry in signals.items():
+        names |= {f"{name}.{band}": name for band in entry.bands or ()}
+    return names
+
+
 def score_order(signals: Mapping[str, SignalEntry]) -> list[str]:
     """Names of signals, each score behind what it adds up; without those that add up themselves."""
+    behind = condition_names(signals)
     order: dict[str, None] = {}
     while True:
         ready = [
             name
             for name, entry in signals.items()
-            if name not in order and all(part in order for part in entry.score or ())
+            if name not in order and all(behind.get(part) in order for part in entry.score or ())
         ]
         if not ready:
             return list(order)
         order |= dict.fromkeys(ready)
+
+
+def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
+    """What a rule leads to: the name of an arm, a cascade, or an objective."""
+    if rule.use is not None:
+        return rule.use
+    if rule.cascade is not None:
+        cascade = rule.cascade
+        hops = cascade.max_hops or len(cascade.arms)
+        return CascadePlan(cascade.arms, cascade.accept_at, hops, cascade.max_joules)
+    objective = rule.objective
+    assert objective is not None
+    floor = objective.accuracy
+    return Objective(
+        goal="joules" if objective.minimize else "accuracy",
+        arms=rule.arms or (),
+        accuracy_at_least=floor.at_least if floor is not None else None,
+        confidence=floor.confidence if floor is not None else DEFAULT_CONFIDENCE,
+        joules_at_most=objective.joules.at_most if objective.joules is not None else None,
+        seconds_at_most=objective.seconds.at_most if objective.seconds is not None else None,
+        switch_margin_joules=rule.switch_margin_joules or 0.0,
+        otherwise=rule.otherwise,
+        prior=dict(objective.prior or {}),
+    )
+
+
+def _budgets(file: PolicyFile) -> dict[str, Any]:
+    budgets = file.budgets
+    if budgets is None:
+        return {}
+    turn = budgets.turn
+    periods: tuple[tuple[Literal["hour", "day"], PeriodBudgetEntry | None], ...] = (
+        ("hour", budgets.hour),
+        ("day", budgets.day),
+    )
+    return {
+        "budget": TurnBudget(turn.joules, turn.tokens, turn.seconds) if turn is not None else None,
+        "period_budgets": tuple(
+            PeriodBudget(period, entry.joules, entry.when_exceeded)
+            for period, entry in periods
+            if entry is not None
+        ),
+        "degrade_to": budgets.degrade_to,
+    }
 
 
 @overload
@@ -112,10 +182,18 @@ def compile_regex(text: str) -> Any:
         raise ValueError(f"no regular expression: {error}") from None
 
 
-def compile_signal(name: str, entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]) -> Signal:
-    """One signal of the file."""
+def compile_signal(
+    name: str, entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]
+) -> tuple[Signal, ...]:
+    """One signal of the file; a score with bands is a signal for each."""
     kind = entry.kind
     test: Bound | Word
+    if entry.bands is not None:
+        whole = _kind(entry)
+        return tuple(
+            Signal(f"{name}.{band}", whole, _bound(ends.given()))
+            for band, ends in entry.bands.items()
+        )
     if entry.language is not None:
         test = Word(entry.language, frozenset({entry.language}))
     elif entry.host == "on_battery":
@@ -124,8 +202,13 @@ def compile_signal(name: str, entry: SignalEntry, roles: Mapping[str, tuple[str,
         test = Word(entry.equals, frozenset(roles.get(entry.equals, (entry.equals,))))
     else:
         given = getattr(entry, kind).given() if kind in MEASURES else entry.given()
-        test = Bound(**(given or {"at_least": 1.0}), wraps=entry.host == "hour")
-    return Signal(name, _kind(entry), test)
+        test = _bound(given or {"at_least": 1.0}, wraps=entry.host == "hour")
+    return (Signal(name, _kind(entry), test),)
+
+
+def _bound(given: Mapping[str, float], *, wraps: bool = False) -> Bound:
+    end = given.get
+    return Bound(end("at_least"), end("above"), end("at_most"), end("below"), wraps)
 
 
 def _kind(entry: SignalEntry) -> Kind:
@@ -137,6 +220,10 @@ def _kind(entry: SignalEntry) -> Kind:
         return Language()
     if entry.score is not None:
         return Score(tuple(entry.score.items()))
+    if entry.nearest is not None:
+        nearest = entry.nearest
+        was = nearest.was if nearest.of == "log" else nearest.was or "wrong"
+        return Nearest(Asked(nearest.of, nearest.by, was, nearest.k))
     if entry.host == "on_battery":
         return OnBattery()
     if entry.host == "resident":

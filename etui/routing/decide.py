@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from etui.arm import Arm
-from etui.errors import UsageError
+from etui.errors import EtuiError, UsageError
 from etui.query import Query
 from etui.routing.conditions import first_failed, reasons_for
-from etui.routing.decision import Decision, RuleTried, SignalValue
+from etui.routing.decision import Decision, Deferred, RuleTried, SignalValue
+from etui.routing.ends import GivesWay, Ready, carry_out
 from etui.routing.features import TextFacts
 from etui.routing.host import HostState
-from etui.routing.policy import ArmPlan, Policy, Rule
-from etui.routing.serving import Available, as_test, named, nothing_serves, served, stand_in
+from etui.routing.neighbours import Neighbours
+from etui.routing.outlook import Outlook
+from etui.routing.plan import Fallbacks
+from etui.routing.policy import ArmPlan, Objective, Policy, Rule
+from etui.routing.serving import Available, as_test, nothing_serves, served, stand_in
 from etui.routing.signals import Situation
 
 __all__ = ["Available", "decide", "decide_arm", "see_signals", "usual_model"]
@@ -25,11 +28,15 @@ def decide(
     available: Available,
     host: HostState | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    outlook: Outlook | None = None,
+    neighbours: Neighbours | None = None,
+    every_signal: bool = False,
 ) -> Decision:
     """The arm for a query.
 
     Rules are tried by priority, highest first, then in the order of the file. A rule that matches
-    and whose arm has no model on this machine gives way to the next one, and says so in the trace.
+    and cannot be carried out (no model of it is on this machine, no candidate qualifies) gives way
+    to the next one, and says so in the trace.
 
     Args:
         query: What was asked.
@@ -37,32 +44,49 @@ def decide(
         available: Which models are on this machine.
         host: State of the machine; None knows nothing of it.
         count_tokens: A tokenizer's length of a text; None estimates it.
+        outlook: What the arms are expected to spend and to get right; None knows nothing.
+        neighbours: Earlier questions, for ``nearest``; None knows none.
+        every_signal: Look at every signal, not only at those that the rules ask for.
 
     Raises:
         ModelUnavailable: No model of any matching rule is on this machine; says what to pull.
+        EtuiError: A rule needs what was not fitted; says how to fit.
     """
-    seen = see_signals(query, policy, host=host, count_tokens=count_tokens)
+    state = host or HostState()
+    seen = Situation(policy.signals, TextFacts(query, count_tokens), state, neighbours)
+    if every_signal:
+        for name in seen:
+            seen.holds(name)
     here = as_test(available)
-    tried: list[RuleTried] = []
+    gave_way: dict[int, str] = {}
     unserved: list[ArmPlan] = []
-    for rule in policy.rules:
-        failed = first_failed(rule.when, seen) if rule.when is not None else None
-        plan = policy.arms[rule.arms[0]]
-        arm = None
-        if failed is None:
-            arm = served(plan, here)
-            if arm is None:
-                unserved.append(plan)
-                failed = f"{named(plan.models)} not on this machine"
-        tried.append(RuleTried(rule.name, rule.priority, failed is None, failed))
-        if arm is not None:
-            why = _why(rule, plan, arm, seen, unserved)
-            return Decision(arm, policy.name, rule.name, why, tuple(seen.values()), tuple(tried))
-    raise nothing_serves(policy.name, unserved)
+    for index, rule in enumerate(policy.rules):
+        if rule.when is not None and not rule.when.holds(seen.holds):
+            continue
+        end = carry_out(rule, policy, query, here, outlook=outlook, resident=state.resident)
+        if isinstance(end, GivesWay):
+            gave_way[index] = end.why
+            unserved += end.unserved
+            continue
+        why = _why(rule, end, seen, unserved)
+        return _decided(policy, rule, end, why, _Trace(policy, seen, index, gave_way), here)
+    if unserved:
+        raise nothing_serves(policy.name, unserved)
+    raise EtuiError(
+        f"policy {policy.name!r} has no arm for this: {gave_way[max(gave_way)]}",
+        "lower the bounds of its objective, or give the rule `otherwise: ARM`",
+    )
 
 
-def decide_arm(policy: Policy, name: str, *, available: Available) -> Decision:
-    """The decision for an arm that was asked for by name.
+def decide_arm(
+    policy: Policy,
+    name: str,
+    *,
+    available: Available,
+    query: Query | None = None,
+    outlook: Outlook | None = None,
+) -> Decision:
+    """The decision for an arm that was asked for by name; the policy's budgets hold for it too.
 
     Raises:
         UsageError: The policy has no such arm.
@@ -77,16 +101,25 @@ def decide_arm(policy: Policy, name: str, *, available: Available) -> Decision:
             f"policy {policy.name!r} has no arm {name!r}",
             f"did you mean {near[0]!r}?" if near else f"its arms: {', '.join(policy.arms)}",
         )
-    arm = served(plan, as_test(available))
+    here = as_test(available)
+    arm = served(plan, here)
     if arm is None:
         raise nothing_serves(policy.name, [plan])
-    return Decision(arm, policy.name, None, f"arm {name} was asked for{stand_in(plan, arm)}")
+    joules = outlook.joules(arm, query) if outlook is not None and query is not None else None
+    end = Ready(arm, joules=None if joules is None else joules.total)
+    return _decided(policy, None, end, f"arm {name} was asked for{stand_in(plan, arm)}", None, here)
 
 
 def usual_model(policy: Policy, *, available: Available) -> str | None:
     """The model that answers when no condition holds, worth loading ahead; None if none can."""
-    arm = served(policy.arms[policy.rules[-1].arms[0]], as_test(available))
-    return None if arm is None else arm.model
+    last = policy.rules[-1]
+    first = (last.then.otherwise or last.arms[0]) if isinstance(last.then, Objective) else None
+    here = as_test(available)
+    for name in (first, *last.arms):
+        arm = served(policy.arms[name], here) if name is not None else None
+        if arm is not None:
+            return arm.model
+    return None
 
 
 def see_signals(
@@ -95,25 +128,77 @@ def see_signals(
     *,
     host: HostState | None = None,
     count_tokens: Callable[[str], int] | None = None,
-) -> dict[str, SignalValue]:
-    """Every signal of the policy for this query, by name."""
-    situation = Situation(TextFacts(query, count_tokens), host or HostState())
-    for signal in policy.signals:
-        situation.seen[signal.name] = signal.look(situation)
-    return situation.seen
+    neighbours: Neighbours | None = None,
+) -> Mapping[str, SignalValue]:
+    """The signals of the policy for this query, by name; each is looked at when it is read."""
+    facts = TextFacts(query, count_tokens)
+    return Situation(policy.signals, facts, host or HostState(), neighbours)
 
 
-def _why(
-    rule: Rule,
-    plan: ArmPlan,
-    arm: Arm,
-    seen: dict[str, SignalValue],
-    unserved: list[ArmPlan],
-) -> str:
+class _Trace:
+    """What was looked at and tried up to a decision, put into words when somebody reads it."""
+
+    def __init__(
+        self, policy: Policy, seen: Situation, matched: int, gave_way: Mapping[int, str]
+    ) -> None:
+        self.policy = policy
+        self.seen = seen
+        self.matched = matched
+        self.gave_way = gave_way
+        self.looked_at = seen.looked_at()
+
+    def signals(self) -> tuple[SignalValue, ...]:
+        return tuple(self.seen[name] for name in self.looked_at)
+
+    def rules(self) -> tuple[RuleTried, ...]:
+        tried = self.policy.rules[: self.matched + 1]
+        return tuple(self._tried(index, rule) for index, rule in enumerate(tried))
+
+    def _tried(self, index: int, rule: Rule) -> RuleTried:
+        failed = self.gave_way.get(index)
+        if failed is None and rule.when is not None:
+            failed = first_failed(rule.when, self.seen)
+        return RuleTried(rule.name, rule.priority, index == self.matched, failed)
+
+
+def _decided(
+    policy: Policy,
+    rule: Rule | None,
+    end: Ready,
+    why: str,
+    trace: _Trace | None,
+    here: Callable[[str], bool],
+) -> Decision:
+    planned = policy.fallbacks
+    load_failed = policy.arms[planned.load_failed] if planned.load_failed is not None else None
+    return Decision(
+        arm=end.arm,
+        policy=policy.name,
+        rule=rule.name if rule is not None else None,
+        why=why,
+        signals=() if trace is None else Deferred(trace.signals),
+        rules=() if trace is None else Deferred(trace.rules),
+        predicted_joules=end.joules,
+        predicted_accuracy=end.accuracy,
+        cascade=end.cascade,
+        candidates=end.candidates,
+        margin_joules=end.margin_joules,
+        budget=policy.budget,
+        fallbacks=Fallbacks(
+            served(load_failed, here) if load_failed is not None else None,
+            planned.context_overflow,
+            planned.no_answer,
+        ),
+    )
+
+
+def _why(rule: Rule, end: Ready, seen: Situation, unserved: list[ArmPlan]) -> str:
     if rule.when is not None:
         reason = ", ".join(reasons_for(rule.when, seen) or ())
     elif unserved:
         reason = f"no model of arm {unserved[0].name} is on this machine"
+    elif end.why and not isinstance(rule.then, str):
+        reason = ""  # it says enough, and no rule before it matched
     else:
         reason = "no rule before it matched"
-    return f"{rule.name}: {reason}{stand_in(plan, arm)}"
+    return f"{rule.name}: " + "; ".join(filter(None, (reason, end.why)))

@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar, overload
 
 from etui.arm import Arm
-from etui.routing.plan import Candidate, Cascade, Fallbacks, TurnBudget
+from etui.routing.plan import Candidate, Cascade, Fallbacks, PredictedJoules, TurnBudget
+
+T = TypeVar("T")
+
+
+class Deferred(Sequence[T], Generic[T]):
+    """A sequence that is put together when somebody reads it.
+
+    The words of a trace take longer than the decision, and most decisions are never looked at.
+    """
+
+    def __init__(self, make: Callable[[], tuple[T, ...]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _items(self) -> tuple[T, ...]:
+        return self._make()
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +113,8 @@ class Decision:
         policy: Name of the policy; None when the command line spelled the arm out.
         rule: Name of the rule that matched; None without a policy.
         why: One line a person reads ("math-thinks: calc (2 keywords), symbolic (4 of 3)").
-        signals, rules: The whole trace, for ``policy explain`` and the log.
+        signals: Those that were looked at; all of them for ``policy explain``.
+        rules: Those that were tried, in their order.
         shadow: What a policy on trial would have done; None without one.
         predicted_joules, predicted_accuracy: None where nothing was fitted.
         cascade: The arms to try in turn; ``arm`` is its first. None for a single arm.
@@ -88,8 +129,8 @@ class Decision:
     policy: str | None
     rule: str | None
     why: str
-    signals: tuple[SignalValue, ...] = ()
-    rules: tuple[RuleTried, ...] = ()
+    signals: Sequence[SignalValue] = ()
+    rules: Sequence[RuleTried] = ()
     predicted_joules: float | None = None
     predicted_accuracy: float | None = None
     shadow: Shadow | None = None
@@ -97,7 +138,7 @@ class Decision:
     candidates: tuple[Candidate, ...] = ()
     margin_joules: float | None = None
     budget: TurnBudget | None = None
-    fallbacks: Fallbacks = Fallbacks()
+    fallbacks: Fallbacks = field(default_factory=Fallbacks)
     notices: tuple[str, ...] = ()
 
     def trace(self) -> dict[str, Any]:
@@ -130,8 +171,47 @@ class Decision:
                 for r in self.rules
             ],
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
+            "cascade": None if self.cascade is None else _cascade_json(self.cascade),
+            "candidates": [_candidate_json(candidate) for candidate in self.candidates],
+            "margin_joules": self.margin_joules,
+            "budget": None if self.budget is None else asdict(self.budget),
+            "fallbacks": {
+                "load_failed": _name_of(self.fallbacks.load_failed),
+                "context_overflow": self.fallbacks.context_overflow,
+                "no_answer": self.fallbacks.no_answer,
+            },
+            "notices": list(self.notices),
             "shadow": None if self.shadow is None else _shadow_json(self.shadow),
         }
+
+
+def joules_json(joules: PredictedJoules | None) -> dict[str, Any] | None:
+    """Predicted joules as plain JSON values, with their total."""
+    return None if joules is None else {"total": joules.total, **asdict(joules)}
+
+
+def _name_of(arm: Arm | None) -> str | None:
+    return None if arm is None else arm.name
+
+
+def _cascade_json(cascade: Cascade) -> dict[str, Any]:
+    return {
+        "arms": [{"arm": arm.name, "model": arm.model} for arm in cascade.arms],
+        "accept_at": cascade.accept_at,
+        "max_hops": cascade.max_hops,
+        "max_joules": cascade.max_joules,
+    }
+
+
+def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+    accuracy = candidate.accuracy
+    return {
+        "arm": candidate.arm.name,
+        "model": candidate.arm.model,
+        "joules": joules_json(candidate.joules),
+        "accuracy": None if accuracy is None else asdict(accuracy),
+        "failed": candidate.failed,
+    }
 
 
 def _shadow_json(shadow: Shadow) -> dict[str, Any]:

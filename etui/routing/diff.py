@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from etui.errors import EtuiError
 from etui.query import Query
 from etui.routing.decide import Available, decide
 from etui.routing.decision import Decision
@@ -30,11 +31,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class OtherAnswer:
-    """A question that two policies send to different arms or models."""
+    """A question that two policies send to different arms or models.
+
+    A side that could not decide is the reason, in words.
+    """
 
     query: Query
-    before: Decision
-    after: Decision
+    before: Decision | str
+    after: Decision | str
 
 
 def changes(before: PolicyFile, after: PolicyFile) -> tuple[Change, ...]:
@@ -53,16 +57,26 @@ def other_answers(
 ) -> tuple[OtherAnswer, ...]:
     """The questions that would be answered by another arm, or by an arm set otherwise.
 
-    Raises:
-        ModelUnavailable: A policy has no model here for one of them.
+    Nothing fitted or calibrated enters, so an objective takes its ``otherwise``.
     """
     found = []
     for query, host in questions:
-        one = decide(query, before, available=available, host=host)
-        other = decide(query, after, available=available, host=host)
-        if one.arm != other.arm:
+        one = _decided(query, before, available, host)
+        other = _decided(query, after, available, host)
+        if _answer(one) != _answer(other):
             found.append(OtherAnswer(query, one, other))
     return tuple(found)
+
+
+def _decided(query: Query, policy: Policy, available: Available, host: HostState) -> Decision | str:
+    try:
+        return decide(query, policy, available=available, host=host)
+    except EtuiError as error:
+        return error.what
+
+
+def _answer(decision: Decision | str) -> object:
+    return None if isinstance(decision, str) else (decision.arm, decision.cascade)
 
 
 def probe_questions(*policies: Policy) -> list[tuple[Query, HostState]]:

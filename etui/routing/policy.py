@@ -144,7 +144,7 @@ class Policy:
         path: Where it was read.
         description: One line.
         arms: Arms by name, in the order of the file.
-        signals: Signals in an order in which a score comes after what it adds up.
+        signals: Signals by name; a score comes after what it adds up.
         rules: Rules in the order they are tried.
         probes: Its tests.
         shadow: Name of the policy whose decisions are logged beside its own, None without one.
@@ -159,7 +159,7 @@ class Policy:
     path: Path
     description: str
     arms: Mapping[str, ArmPlan]
-    signals: tuple[Signal, ...]
+    signals: Mapping[str, Signal]
     rules: tuple[Rule, ...]
     probes: tuple[Probe, ...] = ()
     shadow: str | None = None

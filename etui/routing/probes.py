@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from etui.errors import EtuiError
 from etui.query import Query
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
@@ -12,20 +13,34 @@ from etui.routing.policy import Policy, Probe
 
 @dataclass(frozen=True, slots=True)
 class ProbeOutcome:
-    """What came of one probe; ``failures`` is empty where it passed."""
+    """What came of one probe.
+
+    Attributes:
+        probe: The question and what must come of it.
+        decision: What came of it; None where the policy could not decide.
+        failures: What was not as expected; empty where it passed.
+    """
 
     probe: Probe
-    decision: Decision
+    decision: Decision | None
     failures: tuple[str, ...]
 
 
 def run_probes(policy: Policy) -> tuple[ProbeOutcome, ...]:
-    """Every probe decided as if every model were here, so that it passes on any machine."""
+    """Every probe decided as if every model were here and nothing were fitted or calibrated.
+
+    So it passes on any machine; an objective then takes its ``otherwise``.
+    """
     return tuple(_run(probe, policy) for probe in policy.probes)
 
 
 def _run(probe: Probe, policy: Policy) -> ProbeOutcome:
-    decision = decide(Query(probe.query), policy, available=lambda _: True, host=probe.host)
+    try:
+        decision = decide(
+            Query(probe.query), policy, available=lambda _: True, host=probe.host, every_signal=True
+        )
+    except EtuiError as error:
+        return ProbeOutcome(probe, None, (error.what,))
     failures = []
     for what, wanted, refused, got in (
         ("rule", probe.rule, probe.not_rule, decision.rule),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from etui.routing.conditions import All, AnyOf, Condition, Holds, Not, holds, signals_of
+from etui.routing.conditions import All, AnyOf, Condition, Holds, Not, signals_of
 
 _TABLE_SIGNALS = 8
 """Signals of a condition whose truth table is still looked through (256 lines)."""
@@ -19,7 +19,7 @@ def never_holds(condition: Condition) -> bool:
     if len(names) > _TABLE_SIGNALS or not _negates(condition):
         return False
     return not any(
-        holds(condition, dict(zip(names, truth, strict=True)))
+        condition.holds(dict(zip(names, truth, strict=True)).__getitem__)
         for truth in product((True, False), repeat=len(names))
     )
 

@@ -7,14 +7,15 @@ says little, what was found. What is not known is None, and then the signal does
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from etui.routing.bound import Bound, Word
 from etui.routing.decision import SignalValue
 from etui.routing.features import TextFacts
 from etui.routing.host import HOST_NUMBERS, HostState
+from etui.routing.neighbours import Asked, Neighbours, smoothed_share
 
 REGEX_SECONDS = 0.05
 """The most one pattern may take on one question; ordinary ones take a thousandth of it."""
@@ -26,28 +27,69 @@ MATCHES_COUNTED = 10_000
 
 Value = float | str | None
 
+Found = str | Callable[[], str]
+"""What was found, or what says it: most words of a trace are never read."""
 
-@dataclass(slots=True)
-class Situation:
-    """What signals look at, and what was seen so far.
 
-    Attributes:
+class Situation(Mapping[str, SignalValue]):
+    """One query, the machine, and the signals of a policy; each is looked at when it is asked for.
+
+    As a mapping it gives the signals by name, in the order of the policy.
+
+    Args:
+        signals: The signals of the policy, by name.
         text: The query.
         host: The state of the machine.
-        seen: Signals seen so far by name; a score adds up earlier ones.
-        regex_seconds_left: What patterns may still take.
+        neighbours: Earlier questions; None knows none.
     """
 
-    text: TextFacts
-    host: HostState
-    seen: dict[str, SignalValue] = field(default_factory=dict)
-    regex_seconds_left: float = ALL_REGEX_SECONDS
+    def __init__(
+        self,
+        signals: Mapping[str, Signal],
+        text: TextFacts,
+        host: HostState,
+        neighbours: Neighbours | None = None,
+    ) -> None:
+        self.text = text
+        self.host = host
+        self.neighbours = neighbours
+        self.regex_seconds_left = ALL_REGEX_SECONDS
+        """What patterns may still take."""
+        self._signals = signals
+        self._truth: dict[str, bool] = {}
+        self._found: dict[str, tuple[Value, Found]] = {}
+
+    def holds(self, name: str) -> bool:
+        """Whether a signal holds."""
+        truth = self._truth.get(name)
+        if truth is None:
+            signal = self._signals[name]
+            found = self._found[name] = signal.kind.see(self)
+            truth = self._truth[name] = signal.test.holds(found[0])
+        return truth
+
+    def looked_at(self) -> tuple[str, ...]:
+        """Names of the signals that were asked for so far."""
+        return tuple(self._truth)
+
+    def __getitem__(self, name: str) -> SignalValue:
+        holds = self.holds(name)
+        value, found = self._found[name]
+        detail = found if isinstance(found, str) else found()
+        test = self._signals[name].test
+        return SignalValue(name, holds, value, test.nearest(value), test.words, detail)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._signals)
+
+    def __len__(self) -> int:
+        return len(self._signals)
 
 
 class Kind(Protocol):
     """One way of seeing a fact."""
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
+    def see(self, situation: Situation) -> tuple[Value, Found]:
         """The value (None if not known) and what was found."""
 
 
@@ -59,10 +101,6 @@ class Keyword:
     folded: str
     alone: Callable[[str], object]
 
-    def within(self, folded: str) -> bool:
-        """Whether it is in a text that is folded like it."""
-        return self.folded in folded and self.alone(folded) is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Keywords:
@@ -70,10 +108,12 @@ class Keywords:
 
     words: tuple[Keyword, ...]
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
-        folded = situation.text.folded
-        found = [keyword.word for keyword in self.words if keyword.within(folded)]
-        return len(found), ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        text = situation.text.folded
+        found = [k.word for k in self.words if k.folded in text and k.alone(text) is not None]
+        if not found:
+            return 0, ""
+        return len(found), lambda: ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +123,7 @@ class Pattern:
     compiled: Any
     """A pattern of the ``regex`` package, the one that can be stopped by time."""
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
+    def see(self, situation: Situation) -> tuple[Value, Found]:
         allowed = min(REGEX_SECONDS, situation.regex_seconds_left)
         if allowed <= 0:
             return None, "not tried: the patterns before it took too long"
@@ -107,7 +147,7 @@ class Measured:
 
     measure: str
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
+    def see(self, situation: Situation) -> tuple[Value, Found]:
         return situation.text.measure(self.measure), ""
 
 
@@ -115,7 +155,7 @@ class Measured:
 class Language:
     """The language of the question."""
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
+    def see(self, situation: Situation) -> tuple[Value, Found]:
         return situation.text.language, ""
 
 
@@ -125,11 +165,29 @@ class Score:
 
     weights: tuple[tuple[str, float], ...]
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
-        holding = [(name, w) for name, w in self.weights if situation.seen[name].holds]
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        holding = [(name, w) for name, w in self.weights if situation.holds(name)]
         # Rounded so that 0.1 + 0.2 reaches a boundary of 0.3.
         total = round(sum(weight for _, weight in holding), 9)
-        return total, " ".join(f"{name} {weight:+g}" for name, weight in holding)
+        return total, lambda: " ".join(f"{name} {weight:+g}" for name, weight in holding)
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The share of earlier questions like this one that count."""
+
+    asked: Asked
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        if situation.neighbours is None:
+            return None, "no earlier questions were read"
+        tally = situation.neighbours.tally(self.asked, situation.text.text)
+        if tally is None or tally.size < self.asked.k:
+            size = 0 if tally is None else tally.size
+            return None, f"{size} earlier questions are too few, {self.asked.k} are asked for"
+        return round(
+            smoothed_share(tally), 9
+        ), f"{tally.hits} of {tally.n}, {tally.base:.2f} of all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +196,7 @@ class HostNumber:
 
     name: str
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
+    def see(self, situation: Situation) -> tuple[Value, Found]:
         return HOST_NUMBERS[self.name](situation.host), ""
 
 
@@ -146,7 +204,7 @@ class HostNumber:
 class OnBattery:
     """Whether the machine runs on its battery."""
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
+    def see(self, situation: Situation) -> tuple[Value, Found]:
         known = situation.host.on_battery
         return None if known is None else ("yes" if known else "no"), ""
 
@@ -155,7 +213,7 @@ class OnBattery:
 class Resident:
     """The model that is in memory."""
 
-    def see(self, situation: Situation) -> tuple[Value, str]:
+    def see(self, situation: Situation) -> tuple[Value, Found]:
         return situation.host.resident, ""
 
 
@@ -166,18 +224,6 @@ class Signal:
     name: str
     kind: Kind
     test: Bound | Word
-
-    def look(self, situation: Situation) -> SignalValue:
-        """The signal as it is seen now."""
-        value, detail = self.kind.see(situation)
-        boundary: Value
-        if isinstance(self.test, Word):
-            boundary, holds = self.test.wanted, isinstance(value, str) and self.test.holds(value)
-        else:
-            number = None if isinstance(value, str) else value
-            boundary = self.test.nearest(number)
-            holds = number is not None and self.test.holds(number)
-        return SignalValue(self.name, holds, value, boundary, self.test.words, detail)
 
 
 def said(value: SignalValue) -> str:

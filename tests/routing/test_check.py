@@ -70,7 +70,8 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + "signals: {calc: {at_least: 3}}\n" + REST,
-            "5:17: a signal needs a kind: keywords, regex, tokens, options, language, score, host",
+            "5:17: a signal needs a kind: keywords, regex, tokens, options, language, score, "
+            "nearest, host",
         ),
         (
             HEAD + "signals: {long: {tokens: {at_least: 9}, below: 3}}\n" + REST,
@@ -152,15 +153,6 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
             HEAD + REST.replace("use:", "when: [a], use:"),
             "6:24: when: a condition is the name of a signal, or {all: [...]}, {any: [...]}, "
             "{not: ...}",
-        ),
-        (
-            HEAD + REST.replace("use: quick", "objective: {minimize: joules}, use: quick"),
-            "6:18: objective is not supported by this version of etui yet; end the rule in "
-            "`use: ARM`",
-        ),
-        (
-            HEAD + REST + "budgets: {turn: {joules: 5}}\n",
-            "7:1: budgets is not supported by this version of etui yet; leave it out",
         ),
         (
             HEAD + REST + "probes: [{query: x, rule: rst}]\n",

@@ -16,7 +16,6 @@ from etui.routing.conditions import (
     Holds,
     Not,
     first_failed,
-    holds,
     reasons_for,
     signals_of,
 )
@@ -51,7 +50,7 @@ def seen(truth: dict[str, bool]) -> dict[str, SignalValue]:
 @given(conditions)
 def test_reasons_and_failures_agree_with_truth(condition: Condition) -> None:
     for truth in worlds():
-        true = holds(condition, truth)
+        true = condition.holds(truth.__getitem__)
         assert (first_failed(condition, seen(truth)) is None) is true
         reasons = reasons_for(condition, seen(truth))
         assert (reasons is not None) is true
@@ -61,12 +60,16 @@ def test_reasons_and_failures_agree_with_truth(condition: Condition) -> None:
 @given(conditions, conditions)
 def test_covered_conditions_are_covered_in_every_world(one: Condition, two: Condition) -> None:
     if covers(one, two):
-        assert all(holds(one, world) for world in worlds() if holds(two, world))
+        assert all(
+            one.holds(world.__getitem__) for world in worlds() if two.holds(world.__getitem__)
+        )
 
 
 @given(conditions)
 def test_contradictions_are_the_unsatisfiable_ones(condition: Condition) -> None:
-    assert never_holds(condition) is not any(holds(condition, world) for world in worlds())
+    assert never_holds(condition) is not any(
+        condition.holds(world.__getitem__) for world in worlds()
+    )
     assert covers(condition, condition)
 
 

@@ -11,7 +11,7 @@ import pytest
 from etui.arm import Arm, Sampling
 from etui.errors import ModelUnavailable, UsageError
 from etui.query import Message, Query
-from etui.routing.decide import decide, decide_arm, usual_model
+from etui.routing.decide import decide, decide_arm, see_signals, usual_model
 from etui.routing.decision import Decision
 from etui.routing.host import HostState
 from etui.routing.policy import Policy
@@ -129,8 +129,8 @@ rules: [{name: rest, use: quick}]
 
 
 def look(make: Make, text: str, host: HostState | None = None) -> dict[str, bool]:
-    decision = decide(Query(text), make(BASE + SIGNALS), available=EVERY, host=host)
-    return {value.name: value.holds for value in decision.signals}
+    seen = see_signals(Query(text), make(BASE + SIGNALS), host=host)
+    return {name: value.holds for name, value in seen.items()}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,9 @@ def test_signals_of_the_machine(make: Make) -> None:
 
 
 def test_the_trace_says_value_boundary_and_distance(make: Make) -> None:
-    decision = decide(Query("how many 1+2"), make(BASE + SIGNALS), available=EVERY)
+    policy = make(BASE + SIGNALS)
+    decision = decide(Query("how many 1+2"), policy, available=EVERY, every_signal=True)
+    assert decide(Query("how many 1+2"), policy, available=EVERY).signals == ()
     rows = {row["name"]: row for row in decision.trace()["signals"]}
     assert rows["symbolic"] == {
         "name": "symbolic",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.engine import sandbox
 from etui.engine.template import PLAIN_STOP, ChatTemplate
 from etui.errors import ModelUnavailable
 from etui.query import Message
@@ -24,6 +26,10 @@ NO_SYSTEM = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] | trim }}"
+    "{% endfor %}"
+)
+DOUBLING = (
+    "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}"
     "{% endfor %}"
 )
 CHAT = (Message("system", "Be brief."), Message("user", "Hi"))
@@ -108,11 +114,7 @@ def test_what_chat_templates_use_works(source: str, expected: str) -> None:
             "{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}",
             "wrote more than 8000000 characters",
         ),
-        (
-            "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}"
-            "{% endfor %}",
-            "was stopped: it ",  # by memory or by time, whichever this machine reaches first
-        ),
+        (DOUBLING, "was stopped: it "),  # by whichever limit this machine reaches first
         ("{{ ''.__class__.__mro__ }}", "fails with SecurityError"),
         ("{{ messages.append(1) }}", "fails with SecurityError"),
         ("{{ cycler.__init__.__globals__ }}", "fails with SecurityError"),
@@ -129,3 +131,27 @@ def test_templates_that_raise_loop_or_reach_out_are_refused(source: str, says: s
     assert caught.value.what.startswith("the chat template of m ")
     assert says in caught.value.what
     assert "\n" not in caught.value.what
+
+
+def test_a_template_that_takes_too_much_memory_is_stopped_whatever_time_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = 64_000_000
+    monkeypatch.setattr(sandbox, "GROWTH_BYTES", limit)
+    grow = sandbox.compile_template(DOUBLING.replace("99", "30"))  # a gigabyte, were it let
+    before = psutil.Process().memory_info().rss
+    with (
+        pytest.raises(sandbox.TemplateLimit, match="it took more than 64 MB of memory"),
+        sandbox.limited(seconds=3600),
+    ):
+        list(grow({}))
+    # Between two looks a text at most doubles, and the one it came from is there beside it.
+    assert psutil.Process().memory_info().rss < before + 4 * limit
+
+
+def test_memory_that_is_given_back_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "GROWTH_BYTES", 64_000_000)
+    # Eight megabytes a hundred times, one after another.
+    source = "{% for i in range(100) %}{% set x = 'abcdefgh' * 1000000 %}{% endfor %}done"
+    with sandbox.limited(seconds=3600):
+        assert "".join(sandbox.compile_template(source)({})) == "done"

@@ -1,0 +1,68 @@
+"""Models that refuse partial removal: nothing of theirs is reused in part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from etui.engine.context import Context
+from etui.engine.llama_session import LlamaSession
+
+from .conftest import MakeSession
+from .driving import GREEDY, QUESTION, answer, generate, prefill, prompt
+
+
+class RefusingContext(Context):
+    """A context that refuses partial removal, as recurrent and hybrid models do."""
+
+    def remove(self, sequence: int, start: int) -> bool:
+        return start <= 0 and super().remove(sequence, start)
+
+
+@pytest.fixture
+def refusing(make_session: MakeSession) -> Iterator[LlamaSession]:
+    session = make_session()
+    session._context.__class__ = RefusingContext
+    session._model.recurrent = True
+    yield session
+    session._model.recurrent = False
+
+
+def test_a_refused_rollback_changes_nothing(refusing: LlamaSession) -> None:
+    sequence = refusing.open(prompt(refusing, QUESTION), GREEDY)
+    generate(refusing, sequence, 3)
+    before = list(sequence.tokens)
+    assert not refusing.rollback(sequence, 2)
+    assert sequence.tokens == before
+    assert refusing.rollback(sequence, 1)  # the queued token needs no removal
+    assert refusing.step([sequence]).sampled[0].token == before[-1]
+
+
+def test_a_refusing_model_computes_a_changed_prompt_whole(refusing: LlamaSession) -> None:
+    answer(refusing, prompt(refusing, QUESTION), 4, GREEDY)
+    other = prompt(refusing, QUESTION + " Please.")
+    sequence = refusing.open(other, GREEDY)
+    assert sequence.cached == 0
+    assert sum(prefill(refusing, sequence)) == len(other)
+
+
+def test_a_refusing_model_goes_on_from_a_whole_sequence(refusing: LlamaSession) -> None:
+    first = refusing.open(prompt(refusing, QUESTION), GREEDY)
+    generate(refusing, first, 3)
+    computed = first.tokens[: first.computed]
+    refusing.close(first)
+    more = [*computed, *refusing.tokenize(" And then?")]
+    assert refusing.open(more, GREEDY).cached == len(computed)
+
+
+def test_a_refusing_model_computes_all_again_for_lost_logits(refusing: LlamaSession) -> None:
+    first = refusing.open(prompt(refusing, QUESTION), GREEDY)
+    prefill(refusing, first)
+    drawn_first = first.tokens[-1]
+    refusing.rollback(first, 1)
+    other = refusing.open(prompt(refusing, "Why?"), GREEDY)
+    prefill(refusing, other)
+    step = refusing.step([first])
+    assert step.computed == {first.id: len(first.tokens) - 1}
+    assert step.sampled[0].token == drawn_first

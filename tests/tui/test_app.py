@@ -1,0 +1,136 @@
+"""The app around the chat: palette, keys, help, colours, and every way of leaving it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from etui.errors import EngineFailed, EtuiError
+from etui.tui.app import EtuiApp, run_app
+from etui.tui.backend import Route
+from etui.tui.prompt import Prompt
+from tests.tui.fakes import MODEL, House, until
+from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, turns
+
+
+async def test_policy_and_model_are_chosen_from_the_palette(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: app.backend is not None)
+        commands = {command.title: command for command in app.get_system_commands(app.screen)}
+        assert {"policy: balanced", "policy: best", "policy: frugal"} <= set(commands)
+        assert f"model: {MODEL}" in commands
+        assert "model: qwen3-0.6b" not in commands, "it is not on disk"
+        commands["policy: frugal"].callback()
+        await until(pilot, lambda: "policy frugal" in panel_text(app))
+        commands[f"model: {MODEL}"].callback()
+        await until(pilot, lambda: f"chosen by you: {MODEL}" in panel_text(app))
+        await ask(pilot, "Who answers?")
+        await answered(pilot, house, 1)
+        assert house.runner.asked[0][1] == Route("frugal", MODEL)
+
+
+async def test_quitting_saves_the_running_answer_first(house: House) -> None:
+    house.runner.hold = True
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "Tell me everything")
+        await until(pilot, lambda: turns(app) and "Paris" in source_of(turns(app)[0]))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)
+    assert [record.status for record in house.runner.saved] == ["stopped"]
+
+
+async def test_quitting_does_not_wait_for_a_model_to_load(house: House) -> None:
+    house.runner.slow_load = True
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: house.runner.warmed)
+        await until(pilot, lambda: f"loading {MODEL}" in panel_text(app))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)
+    assert house.runner.closed
+
+
+async def test_keys_are_rebound_by_the_config(house: House) -> None:
+    house.config = replace(house.config, keymap={"prompt.send": "ctrl+s"})
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "one")
+        assert turns(app) == [], "enter no longer sends"
+        await pilot.press("ctrl+s")
+        await answered(pilot, house, 1)
+
+
+async def test_every_key_of_the_app_can_be_rebound(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE):
+        for owner in (EtuiApp, type(app.screen), Prompt):
+            for binding in owner.BINDINGS:
+                assert binding.id, f"{owner.__name__}: {binding}"  # type: ignore[union-attr]
+
+
+async def test_an_unknown_theme_is_a_notice(house: House) -> None:
+    house.config = replace(house.config, theme="no-such-theme")
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: "no theme is called 'no-such-theme'" in notices(app))
+
+
+async def test_a_backend_that_cannot_be_opened_is_a_notice(house: House) -> None:
+    def broken(_config: object) -> Any:
+        raise EngineFailed("the database is from a newer etui", "upgrade etui")
+
+    app = EtuiApp(house.config, Route("balanced"), broken)
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: "upgrade etui" in notices(app))
+
+
+async def test_f1_shows_help_and_hides_it(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await pilot.press("f1")
+        await until(pilot, lambda: app.screen.query("HelpPanel"))
+        await pilot.press("f1")
+        await until(pilot, lambda: not app.screen.query("HelpPanel"))
+
+
+async def test_no_color_draws_in_monochrome(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "What is the capital of France?")
+        await answered(pilot, house, 1)
+        assert app.no_color
+
+
+async def test_ctrl_c_copies_what_is_selected_and_else_quits(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        prompt = app.screen.query_one(Prompt)
+        prompt.text = "joules"
+        prompt.select_all()
+        await pilot.press("ctrl+c")
+        assert app.clipboard == "joules"
+        assert app.is_running
+        prompt.text = ""
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: not app.is_running)
+
+
+def test_a_fault_of_the_app_is_told_without_a_traceback(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = house.app()
+    monkeypatch.setattr("etui.tui.app.EtuiApp", lambda *_: app)
+    monkeypatch.setattr("etui.tui.app.leave_on_hangup", lambda _: None)
+    monkeypatch.setattr(app, "run", partial(app.run, headless=True))
+    monkeypatch.setattr(house.meter, "latest", lambda: 1 / 0)
+    with pytest.raises(EtuiError, match="ZeroDivisionError"):
+        run_app(house.config)
+    assert house.runner.closed
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err

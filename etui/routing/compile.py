@@ -182,6 +182,19 @@ def compile_regex(text: str) -> Any:
         raise ValueError(f"no regular expression: {error}") from None
 
 
+def literal_start(pattern: str) -> str:
+    """Text that every match of a pattern begins with, as far as it is plain to see; may be empty.
+
+    Patterns with alternatives, flags or groups of the ``(?`` kind are not looked into.
+    """
+    if "|" in pattern or "(?" in pattern:
+        return ""
+    plain = re.match(r"[A-Za-z0-9 _]*", pattern)
+    assert plain is not None
+    optional = pattern[plain.end() : plain.end() + 1] in ("?", "*", "{")
+    return plain[0][:-1] if optional else plain[0]
+
+
 def compile_signal(
     name: str, entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]
 ) -> tuple[Signal, ...]:
@@ -215,7 +228,7 @@ def _kind(entry: SignalEntry) -> Kind:
     if entry.keywords is not None:
         return Keywords(tuple(_keyword(word) for word in entry.keywords))
     if entry.regex is not None:
-        return Pattern(compile_regex(entry.regex))
+        return Pattern(compile_regex(entry.regex), literal_start(entry.regex))
     if entry.language is not None:
         return Language()
     if entry.score is not None:

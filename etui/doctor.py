@@ -13,8 +13,6 @@ from etui.config import Config
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
 
-_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
-_DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")
 _BUILD_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_VULKAN=on"}
 _TOOLKITS = {
     "NVIDIA": "needs the CUDA toolkit: nvcc",
@@ -111,23 +109,12 @@ def reinstall_command(vendors: Sequence[str], python: str = sys.executable) -> s
     )
 
 
-def graphics_cards(sysfs_dir: Path) -> tuple[str, ...]:
-    """Vendors of the GPUs on the PCI bus, one entry a card."""
-    from etui.energy.sources.sysfs import entries, text_or
-
-    return tuple(
-        _VENDORS[vendor]
-        for device in entries(sysfs_dir / "bus" / "pci" / "devices")
-        if (vendor := text_or(device / "vendor")) in _VENDORS
-        and text_or(device / "class").startswith(_DISPLAY_CLASSES)
-    )
-
-
 def _offload(config: Config) -> Offload:
+    from etui.energy.pci import graphics_cards
     from etui.engine.library import Library
     from etui.units import bytes_text
 
-    cards = graphics_cards(config.sysfs_dir)
+    cards = tuple(card.vendor for card in graphics_cards(config.sysfs_dir))
     try:
         library = Library(config.log_dir)
     except EtuiError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from etui.config import Config
 from etui.energy.baseline import load_baselines, use
+from etui.energy.pci import graphics_cards
 from etui.energy.recorder import Recorder
 from etui.energy.scopes import COVERING, family, select_disjoint
 from etui.energy.sources.amdsmi import AmdSmiSource
@@ -19,12 +20,7 @@ from etui.energy.sources.hwmon import HwmonSource
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.sources.nvml_watch import GpuWatch
 from etui.energy.sources.rapl import RaplSource
-from etui.energy.sources.sysfs import entries, text_or
 from etui.energy.types import Channel, ChannelProbe, PowerSource
-
-_NVIDIA = "0x10de"
-_DISPLAY = ("0x0300", "0x0302")
-"""PCI classes of GPUs: VGA controller and 3D controller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +111,10 @@ def _unmeasured(
 def _nvml_probes(nvml: NvmlSource, sysfs_dir: Path) -> list[ChannelProbe]:
     if not nvml.failure:
         return list(nvml.probe())
-    cards = nvidia_cards(sysfs_dir)
+    cards = [card for card in graphics_cards(sysfs_dir) if card.vendor == "NVIDIA"]
     if not cards:
         return [ChannelProbe("nvml", False, False, f"no NVIDIA GPU here ({nvml.failure})")]
     fix = "install the NVIDIA driver, and check with nvidia-smi"
     if "not found" in nvml.failure:
         fix = "install the NVIDIA driver (in a container: start it with --gpus all)"
     return [ChannelProbe("nvml", True, False, f"{len(cards)} GPU, but {nvml.failure}", fix)]
-
-
-def nvidia_cards(sysfs_dir: Path) -> list[Path]:
-    """PCI devices that are NVIDIA GPUs, whether or not a driver runs them."""
-    return [
-        device
-        for device in entries(sysfs_dir / "bus" / "pci" / "devices")
-        if text_or(device / "vendor") == _NVIDIA and text_or(device / "class").startswith(_DISPLAY)
-    ]

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,19 +18,20 @@ from typing import Any, TextIO
 from etui.errors import EngineFailed
 
 _DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level
-_GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
+_GPU, _INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type
 _LAST_LINES = 40
 _LOG_BYTES = 4_000_000  # an older log is dropped when it has grown beyond this
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU as llama.cpp sees it; memory in bytes."""
+    """A GPU as llama.cpp sees it; memory in bytes, of an ``integrated`` one that of the host."""
 
     name: str
     description: str
     free_bytes: int
     total_bytes: int
+    integrated: bool = False
 
 
 class Library:
@@ -92,7 +94,7 @@ class Library:
         return bool(self.api.llama_supports_gpu_offload())
 
     def gpus(self) -> tuple[Device, ...]:
-        """The GPUs llama.cpp can use, with what they have free at this moment."""
+        """The GPUs llama.cpp puts models on, with what they have free at this moment."""
         if not self.offloads:
             return ()
         lib = self.api._lib  # ggml's device functions have no Python declarations
@@ -107,19 +109,20 @@ class Library:
         sizes = [ctypes.POINTER(ctypes.c_size_t)] * 2
         lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *sizes]
         lib.ggml_backend_dev_memory.restype = None
-        return tuple(
-            self._device(lib, handle)
-            for handle in handles
-            if lib.ggml_backend_dev_type(handle) in _GPU_TYPES
+        types = [(handle, lib.ggml_backend_dev_type(handle)) for handle in handles]
+        return used_for_models(
+            self._device(lib, handle, integrated=type_ == _INTEGRATED_GPU)
+            for handle, type_ in types
+            if type_ in (_GPU, _INTEGRATED_GPU)
         )
 
     @staticmethod
-    def _device(lib: Any, handle: int) -> Device:
+    def _device(lib: Any, handle: int, *, integrated: bool) -> Device:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
         name: bytes = lib.ggml_backend_dev_name(handle) or b""
         description: bytes = lib.ggml_backend_dev_description(handle) or b""
-        return Device(name.decode(), description.decode(), free.value, total.value)
+        return Device(name.decode(), description.decode(), free.value, total.value, integrated)
 
     def close(self) -> None:
         """Send llama.cpp's further lines nowhere and close the log file."""
@@ -135,6 +138,12 @@ class Library:
             self.api.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
         self._file.close()
         self._file = None
+
+
+def used_for_models(gpus: Iterable[Device]) -> tuple[Device, ...]:
+    """The GPUs that a model is split over: llama.cpp takes integrated ones only without others."""
+    seen = tuple(gpus)
+    return tuple(gpu for gpu in seen if not gpu.integrated) or seen
 
 
 def default_threads() -> int:

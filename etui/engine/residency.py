@@ -170,10 +170,12 @@ class Residency:
         """Whether free memory holds the model; with ``auto`` all of it is to lie on the GPUs."""
         import psutil
 
+        gpus = library.gpus()
         layers = self._layers(library, spec, need)
-        if spec.gpu_layers == "auto" and layers <= need.layers and library.gpus():
+        if spec.gpu_layers == "auto" and gpus and layers <= need.layers:
             return False
-        return ram_bytes(need, layers) <= psutil.virtual_memory().available
+        shared = any(gpu.integrated for gpu in gpus)  # what lies on it takes RAM all the same
+        return ram_bytes(need, 0 if shared else layers) <= psutil.virtual_memory().available
 
     def _load(
         self, library: Library, spec: ModelSpec, path: Path, need: Needs, context_tokens: int

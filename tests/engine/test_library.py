@@ -1,0 +1,124 @@
+"""The GPUs that llama.cpp puts models on, told by a ggml of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from etui.config import Config
+from etui.engine import residency as module
+from etui.engine.library import Device, Library
+from etui.engine.residency import Residency
+from etui.errors import ModelUnavailable
+from etui.models import ModelSpec
+
+from .opened import opened
+
+CPU, GPU, INTEGRATED, ACCELERATOR = 0, 1, 2, 3  # enum ggml_backend_dev_type
+GB = 10**9
+
+
+@dataclass
+class Native:
+    """A function of a shared library: it takes a signature, and is called."""
+
+    call: Callable[..., Any]
+    restype: object = None
+    argtypes: object = None
+
+    def __call__(self, *args: Any) -> Any:
+        return self.call(*args)
+
+
+class Ggml:
+    """ggml with these devices: (type, name, free bytes); a handle is the index and one."""
+
+    def __init__(self, *devices: tuple[int, str, int]) -> None:
+        def memory(handle: int, free: Any, total: Any) -> None:
+            free._obj.value, total._obj.value = devices[handle - 1][2], 16 * GB
+
+        self.ggml_backend_dev_count = Native(lambda: len(devices))
+        self.ggml_backend_dev_get = Native(lambda index: index + 1)
+        self.ggml_backend_dev_type = Native(lambda handle: devices[handle - 1][0])
+        self.ggml_backend_dev_name = Native(lambda handle: devices[handle - 1][1].encode())
+        self.ggml_backend_dev_description = Native(lambda handle: b"a fake")
+        self.ggml_backend_dev_memory = Native(memory)
+
+
+def gpus_of(library: Library, monkeypatch: pytest.MonkeyPatch, ggml: Ggml) -> tuple[Device, ...]:
+    api = SimpleNamespace(_lib=ggml, llama_supports_gpu_offload=lambda: True)
+    monkeypatch.setattr(library, "api", api)
+    return library.gpus()
+
+
+@pytest.mark.parametrize(
+    ("devices", "names"),
+    [
+        ([(GPU, "CUDA0", 8 * GB), (INTEGRATED, "Vulkan0", 30 * GB), (CPU, "CPU", 0)], ["CUDA0"]),
+        ([(INTEGRATED, "Vulkan0", 30 * GB), (GPU, "Vulkan1", 8 * GB)], ["Vulkan1"]),
+        ([(GPU, "CUDA0", GB), (GPU, "CUDA1", GB), (ACCELERATOR, "AMX", 0)], ["CUDA0", "CUDA1"]),
+        ([(INTEGRATED, "Vulkan0", 30 * GB), (CPU, "CPU", 0)], ["Vulkan0"]),
+        ([(ACCELERATOR, "BLAS", 0), (CPU, "CPU", 0)], []),
+        ([], []),
+    ],
+)
+def test_an_integrated_gpu_counts_only_where_no_other_is(
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[tuple[int, str, int]],
+    names: list[str],
+) -> None:
+    gpus = gpus_of(library, monkeypatch, Ggml(*devices))
+    assert [gpu.name for gpu in gpus] == names
+    free = {name: free for _, name, free in devices}
+    assert [gpu.free_bytes for gpu in gpus] == [free[name] for name in names]
+    assert all(gpu.total_bytes == 16 * GB and gpu.description == "a fake" for gpu in gpus)
+
+
+def test_a_build_without_offload_has_no_gpu(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "api", SimpleNamespace(llama_supports_gpu_offload=lambda: False))
+    assert library.gpus() == ()
+
+
+def test_a_model_is_not_split_over_the_integrated_gpu(
+    config: Config, starter_model: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Ggml((GPU, "CUDA0", 8 * GB), (INTEGRATED, "Vulkan0", 30 * GB))
+    with monkeypatch.context() as patched:
+        seen = gpus_of(library, patched, both)
+    monkeypatch.setattr(Library, "gpus", lambda _: seen)
+    residency = Residency(config)
+    spec = ModelSpec("one", "135M", (), context=512, tensor_split=(1.0, 1.0))
+    with pytest.raises(ModelUnavailable, match=r"to lie on 2 GPUs, and llama\.cpp sees 1"):
+        opened(residency, spec, starter_model)
+    residency.close()
+
+
+def test_what_lies_on_an_integrated_gpu_takes_ram(
+    config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnCpu(module.Model):
+        def __init__(self, library: Library, path: Path, _layers: int, *_: object, **__: object):
+            super().__init__(library, path, 0)
+
+    def memory() -> SimpleNamespace:
+        return SimpleNamespace(available=200_000_000 if residency.resident else GB)
+
+    residency = Residency(config)
+    spec = ModelSpec("one", "135M", (), context=512)
+    monkeypatch.setattr(module, "Model", OnCpu)
+    monkeypatch.setattr(psutil, "virtual_memory", memory)
+    for name, integrated, gone in (("a", False, 0), ("b", False, 0), ("c", True, 2)):
+        gpu = Device("GPU0", "fake", 10 * GB, 16 * GB, integrated)
+        monkeypatch.setattr(Library, "gpus", lambda _, gpu=gpu: (gpu,))
+        model = ModelSpec(name, spec.size, (), context=512)
+        assert len(opened(residency, model, starter_model)[2]) == gone, name
+    residency.close()

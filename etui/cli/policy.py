@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.policy_common import load, say_problems, text_of
+from etui.cli.policy_common import load, print_json, print_table, say_problems, text_of
 from etui.cli.policy_edit import diff, edit, new
-from etui.errors import ExitCode, ModelUnavailable, Problem
+from etui.cli.policy_explain import explain
+from etui.errors import ExitCode, Problem
 from etui.visible import visible
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def list_(as_json: bool) -> None:
             }
         )
     if as_json:
-        _print_json({"policies": rows})
+        print_json({"policies": rows})
         return
-    _print_table(
+    print_table(
         ("POLICY", "ORIGIN", "DESCRIPTION"),
         [_listed(row) for row in rows],
     )
@@ -94,68 +94,13 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     for result in results:
         say_problems(result)
     if as_json:
-        _print_json({"policies": [_checked_json(result) for result in results]})
+        print_json({"policies": [_checked_json(result) for result in results]})
     else:
         for result in results:
             if result.policy is not None:
                 click.echo(f"{result.place.path}: ok, {_size(result.policy)}")
     sound = all(result.policy is not None for result in results)
     return ExitCode.DONE if sound else ExitCode.USAGE
-
-
-@policy.command()
-@click.argument("query")
-@click.option("--policy", "name", metavar="NAME|FILE", help="Default: the policy of config.yaml.")
-@as_json
-def explain(query: str, name: str | None, as_json: bool) -> None:
-    """Say which arm would answer, and why.
-
-    It shows every signal with its value and every rule that was tried.
-
-    Nothing is loaded, so it works before any model is on this machine.
-    """
-    from etui.cli.question import read_question
-    from etui.host import read_host
-    from etui.query import Query
-    from etui.routing.decide import decide
-    from etui.routing.policies import find_policy, load_policy
-    from etui.routing.shadow import with_shadow
-
-    query = read_question(query, None, is_terminal=True)
-    config, catalogue, here = load()
-    chosen = name or config.policy
-    place = find_policy(chosen, config)
-    loaded = load_policy(chosen, config, catalogue.models)
-    host = read_host(config)
-    asked = Query(query)
-    available = here
-    try:
-        decision = decide(asked, loaded, available=available, host=host, every_signal=True)
-    except ModelUnavailable:
-        available = _anything
-        decision = decide(asked, loaded, available=available, host=host, every_signal=True)
-    decision = with_shadow(
-        decision, loaded, asked, config, catalogue.models, available=available, host=host
-    )
-    plan = loaded.arms[decision.arm.name]
-    document = {
-        "query": query,
-        **decision.trace(),
-        "policy_file": str(place.path),
-        "reasoning": decision.arm.reasoning,
-        "think_tokens": decision.arm.think_tokens if decision.arm.reasoning != "direct" else None,
-        "votes": decision.arm.votes if decision.arm.reasoning == "vote" else None,
-        "max_tokens": decision.arm.max_tokens,
-        "on_disk": here(decision.arm.model),
-        "candidates": [{"model": model, "on_disk": here(model)} for model in plan.models],
-    }
-    if as_json:
-        _print_json(document)
-    else:
-        _print_explained(document)
-    if not document["on_disk"]:
-        model = decision.arm.model
-        click.echo(f"{model} is not on this machine; run `etui models pull {model}`", err=True)
 
 
 @policy.command()
@@ -194,7 +139,7 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
             )
     failed = [row for row in rows if not row["passed"]]
     if as_json:
-        _print_json({"probes": rows, "passed": len(rows) - len(failed), "failed": len(failed)})
+        print_json({"probes": rows, "passed": len(rows) - len(failed), "failed": len(failed)})
     else:
         for row in failed:
             place = f"{row['file']}:{row['line']}"
@@ -213,12 +158,7 @@ def schema() -> None:
     """
     from etui.routing.schema import json_schema
 
-    _print_json(json_schema())
-
-
-def _anything(_: str) -> bool:
-    """As if every model were on this machine."""
-    return True
+    print_json(json_schema())
 
 
 def _places(names: Sequence[str], config: Config) -> list[PolicyPlace]:
@@ -268,76 +208,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _print_explained(document: dict[str, Any]) -> None:
-    thinking = document["think_tokens"]
-    way = document["reasoning"] + (f", {thinking} tokens of thought" if thinking else "")
-    if document["votes"]:
-        way += f", {document['votes']} votes"
-    here = "" if document["on_disk"] else " (not on this machine)"
-    click.echo(f"policy     {document['policy']}")
-    click.echo(f"rule       {document['rule']}")
-    click.echo(f"arm        {document['arm']}: {way}, {document['max_tokens']} tokens of answer")
-    click.echo(f"model      {document['model']}{here}")
-    click.echo(f"why        {visible(document['why'])}")
-    shadow = document["shadow"]
-    if shadow is not None:
-        click.echo(f"shadow     {shadow['policy']}: {visible(_shadow_text(shadow))}")
-    click.echo("predicted  uncalibrated: no joules and no accuracy were fitted")
-    if document["signals"]:
-        click.echo()
-        _print_table(
-            ("SIGNAL", "HOLDS", "VALUE", "ASKS FOR", "FOUND"),
-            [
-                (
-                    s["name"],
-                    "yes" if s["holds"] else "no",
-                    _value(s["value"]),
-                    s["test"],
-                    s["detail"],
-                )
-                for s in document["signals"]
-            ],
-        )
-    click.echo()
-    _print_table(
-        ("RULE", "PRIORITY", "MATCHED", "FIRST CONDITION THAT FAILED"),
-        [
-            (r["name"], str(r["priority"]), _YES[r["matched"]], visible(r["failed"] or ""))
-            for r in document["rules"]
-        ],
-    )
-
-
-_YES = {True: "yes", False: "no"}
-
-
-def _shadow_text(shadow: Mapping[str, Any]) -> str:
-    if shadow["arm"] is None:
-        return f"could not decide: {shadow['why']}"
-    return f"{shadow['rule']} -> {shadow['arm']}: {shadow['model']}, {shadow['reasoning']}"
-
-
-def _value(value: float | str | None) -> str:
-    if value is None:
-        return "unknown"
-    return value if isinstance(value, str) else f"{value:g}"
-
-
 def _short(text: str) -> str:
     line = visible(" ".join(text.split()))
     return line if len(line) <= 60 else line[:59] + "…"
 
 
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
-
-
-def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-for _command in (new, edit, diff):
+for _command in (explain, new, edit, diff):
     policy.add_command(_command)

@@ -88,7 +88,7 @@ def test_explain_before_any_model_is_here(capsys: Capture) -> None:
         "quick",
     )
     assert document["predicted"] == {"joules": None, "accuracy": None}
-    assert document["candidates"][-1] == {"model": "smollm2-135m", "on_disk": False}
+    assert document["models"][-1] == {"model": "smollm2-135m", "on_disk": False}
     assert [rule["matched"] for rule in document["rules"]] == [False, False, False, True]
     assert all({"name", "holds", "value", "boundary"} <= set(s) for s in document["signals"])
 
@@ -100,6 +100,60 @@ def test_explain_takes_what_is_on_disk(capsys: Capture, etui_home: Path) -> None
     assert code == 0
     assert (document["model"], document["on_disk"]) == ("smollm2-135m", True)
     assert "qwen3-0.6b is not on this machine" in document["why"]
+
+
+ENDS = """
+version: 1
+arms:
+  quick: {model: smollm2-135m}
+  think: {model: smollm2-135m, reasoning: cot}
+signals: {sums: {keywords: [add], at_least: 1}}
+rules:
+  - name: sums
+    when: sums
+    cascade: {arms: [quick, think], accept_at: 0.75, max_joules: 300}
+  - name: rest
+    objective: {maximize: accuracy, prior: {quick: 0.5, think: 0.6}}
+    arms: [quick, think]
+budgets: {turn: {joules: 400, seconds: 60}, hour: {joules: 20000, when_exceeded: ask}}
+fallbacks: {load_failed: quick}
+"""
+
+
+def test_explain_of_a_cascade_an_objective_and_budgets(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "ends.yaml"
+    path.write_text(ENDS)
+    code, out, _ = call(capsys, "explain", "add", "--policy", str(path))
+    assert code == 0
+    lines = out.splitlines()
+    assert "cascade    quick -> think, accepted from 0.75, at most 300 J" in lines
+    assert (
+        "budget     a turn 400 J or 60 s, then it answers with what it has; hour 20000 J, then ask"
+        in lines
+    )
+    assert "fallbacks  load failed: quick" in lines
+    code, out, _ = call(capsys, "explain", "hello", "--policy", str(path))
+    assert "predicted  right with 0.60" in out
+    assert "by the stated prior, nothing was fitted" in out
+    code, document = call_json(capsys, "explain", "hello", "--policy", str(path))
+    assert code == 0
+    assert (document["arm"], document["predicted"]["accuracy"]) == ("think", 0.6)
+    assert [(c["arm"], c["accuracy"]["source"]) for c in document["candidates"]] == [
+        ("quick", "prior"),
+        ("think", "prior"),
+    ]
+    assert document["signals"][0]["distance"] == 1
+    assert document["period_budgets"] == [
+        {"period": "hour", "joules": 20000.0, "when_exceeded": "ask"}
+    ]
+    unfitted = ENDS.replace(", prior: {quick: 0.5, think: 0.6}", "")
+    path.write_text(unfitted + "probes: [{query: add, rule: sums}, {query: x, rule: rest}]\n")
+    code, out, err = call(capsys, "explain", "hello", "--policy", str(path))
+    assert (code, out) == (1, "")
+    assert "etui policy fit ends --outcomes FILE" in err
+    code, out, err = call(capsys, "test", str(path))
+    assert (code, out) == (4, "1 of 2 probes passed\n")
+    assert "no accuracy was fitted" in err
 
 
 def test_explain_refuses_an_empty_question_and_a_broken_policy(

@@ -43,7 +43,7 @@ def look_up(source: HubSource) -> HubFile:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
-        url = hf_hub_url(source.repo, source.file)
+        url = hf_hub_url(source.repo, source.file, repo_type=source.kind)
         metadata = get_hf_file_metadata(url, timeout=_METADATA_SECONDS)
     except Exception as error:  # the library passes on its HTTP client's own errors
         raise DownloadFailed(f"the hub does not give {source.file}: {_reason(error)}") from error
@@ -113,7 +113,7 @@ def _stream(
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    url = hf_hub_url(source.repo, source.file, revision=file.commit)
+    url = hf_hub_url(source.repo, source.file, repo_type=source.kind, revision=file.commit)
     with get_session().stream("GET", url, headers=headers, timeout=_READ_SECONDS) as response:
         hf_raise_for_status(response)
         if start and response.status_code != 206:  # the server sends the whole file again

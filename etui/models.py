@@ -30,10 +30,11 @@ _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """One file of a repository on the Hugging Face hub."""
+    """One file of a repository on the Hugging Face hub, of a model or of a data set."""
 
     repo: str
     file: str
+    kind: Literal["model", "dataset"] = "model"
 
     def __str__(self) -> str:
         return f"hf {self.repo}/{self.file}"

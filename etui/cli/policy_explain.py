@@ -80,17 +80,25 @@ def _decided(
 ) -> Decision:
     """The decision with every signal, its candidates, and what a shadow would have done."""
     from etui.host import read_host
-    from etui.outlook import OutlookHere
+    from etui.neighbours import read_neighbours
+    from etui.outlook import outlook_of
     from etui.routing.decide import decide
     from etui.routing.shadow import with_shadow
 
     host = read_host(config)
-    outlook = OutlookHere(config, catalogue, host.resident)
+    outlook = outlook_of(policy, config, catalogue, host.resident)
+    neighbours = read_neighbours(policy, config)
     available = here
 
     def decision() -> Decision:
         return decide(
-            query, policy, available=available, host=host, outlook=outlook, every_signal=True
+            query,
+            policy,
+            available=available,
+            host=host,
+            outlook=outlook,
+            neighbours=neighbours,
+            every_signal=True,
         )
 
     try:
@@ -99,7 +107,17 @@ def _decided(
         available = _anything
         decided = decision()
     decided = with_shadow(
-        decided, policy, query, config, catalogue.models, available=available, host=host
+        decided,
+        policy,
+        query,
+        config,
+        catalogue.models,
+        available=available,
+        host=host,
+        look_ahead=lambda other: (
+            outlook_of(other, config, catalogue, host.resident),
+            read_neighbours(other, config),
+        ),
     )
     return decided if decided.candidates else _with_candidates(decided, query, outlook)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from etui.config import Config
@@ -11,8 +11,13 @@ from etui.query import Query
 from etui.routing.decide import Available, decide
 from etui.routing.decision import Decision, Shadow
 from etui.routing.host import HostState
+from etui.routing.neighbours import Neighbours
+from etui.routing.outlook import Outlook
 from etui.routing.policies import load_policy
 from etui.routing.policy import Policy
+
+LookAhead = Callable[[Policy], tuple[Outlook | None, Neighbours | None]]
+"""A policy -> what its arms are expected to do, and the earlier questions it looks at."""
 
 
 def with_shadow(
@@ -24,6 +29,7 @@ def with_shadow(
     *,
     available: Available,
     host: HostState | None,
+    look_ahead: LookAhead | None = None,
 ) -> Decision:
     """The decision with what the policy's shadow would have done; the same without a shadow.
 
@@ -37,12 +43,21 @@ def with_shadow(
         models: Names of models.yaml.
         available: Which models are on this machine.
         host: State of the machine.
+        look_ahead: What the shadow may know beside the query; None lets it know nothing.
     """
     if policy.shadow is None:
         return decision
     try:
         other = load_policy(policy.shadow, config, models)
-        tried = decide(query, other, available=available, host=host)
+        outlook, neighbours = look_ahead(other) if look_ahead is not None else (None, None)
+        tried = decide(
+            query,
+            other,
+            available=available,
+            host=host,
+            outlook=outlook,
+            neighbours=neighbours,
+        )
     except EtuiError as error:
         reason = error.what.splitlines()[0]
         return replace(decision, shadow=Shadow(policy.shadow, None, None, reason))

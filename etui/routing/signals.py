@@ -192,9 +192,10 @@ class Nearest:
         if tally is None or tally.size < self.asked.k:
             size = 0 if tally is None else tally.size
             return None, f"{size} earlier questions are too few, {self.asked.k} are asked for"
-        return round(
-            smoothed_share(tally), 9
-        ), f"{tally.hits} of {tally.n}, {tally.base:.2f} of all"
+        if tally.n == 0:
+            return None, "no earlier question shares a word"
+        found = f"{tally.hits} of {tally.n}, {tally.base:.2f} of all"
+        return round(smoothed_share(tally), 9), found
 
 
 @dataclass(frozen=True, slots=True)

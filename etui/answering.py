@@ -7,7 +7,7 @@ process (``engine/child.py`` -> ``worker.py``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from etui.engine.events import Event, Residence, Unloaded
 from etui.request import AnswerRequest
 
 if TYPE_CHECKING:
+    from etui.engine.llama_session import LlamaSession
     from etui.models import ModelSpec
 
 __all__ = ["AnswerRequest", "InProcess"]
@@ -52,16 +53,17 @@ class InProcess:
         finally:
             self._residency.answered(request.model.name)
 
-    def load(self, model: ModelSpec, path: Path) -> Iterator[Residence]:
+    def load(self, model: ModelSpec, path: Path) -> Generator[Residence, None, LlamaSession]:
         """Bring a model into memory ahead of a question: what gave way for it, and its load.
 
-        Nothing comes when it was there. The load runs while the iterator is read.
+        Nothing comes when it was there. The load runs while the iterator is read; it returns the
+        model's session, for who computes on it without an answer.
 
         Raises:
             ModelUnavailable: The model cannot be loaded.
             EngineFailed: llama.cpp gave up.
         """
-        yield from self._residency.session(model, path)
+        return (yield from self._residency.session(model, path))
 
     def cancel(self) -> None:
         """End the running answer within one batch."""

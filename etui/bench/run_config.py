@@ -10,8 +10,8 @@ from typing import Any
 
 CONFIG_VERSION = 1
 
-_NAMES_ONLY = frozenset({"run_id", "started_at", "data_path"})
-"""What names a run without changing any of its results."""
+_NAMES_ONLY = frozenset({"run_id", "started_at", "data_path", "idle"})
+"""What names or accompanies a run without changing any of its results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ class RunConfig:
         threads: Threads of llama.cpp.
         versions: Program -> version; ``llama_cpp`` holds what the build says of itself.
         machine: What the machine is.
-        energy: Channels of the total with their kinds, what is unmeasured, the idle baseline.
+        energy: ``channels`` of the total (id -> kind) and what is ``unmeasured``.
+        idle: The idle baseline when the run began: ``which`` it is and its ``watts``; None without.
     """
 
     run_id: str
@@ -107,6 +108,7 @@ class RunConfig:
     versions: Mapping[str, Any]
     machine: Mapping[str, Any]
     energy: Mapping[str, Any]
+    idle: Mapping[str, Any] | None = None
     config_version: int = CONFIG_VERSION
 
     @property

@@ -40,7 +40,7 @@ class Scored:
         return max(self._shares(), key=lambda pair: pair[1])[0]
 
     @property
-    def letter_mass(self) -> float | None:
+    def mass(self) -> float | None:
         """Probability of all endings together; None where they are not single tokens."""
         if not self.prompt.single:
             return None

@@ -1,0 +1,172 @@
+"""An arm that generates, or a whole policy: each question is a turn like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etui.bench.data import LETTERS, Question
+from etui.bench.formats import chat_messages, messages_sha
+from etui.bench.sample import Sample, SampleStatus
+from etui.bench.scoring import StopRequested
+from etui.bench.work import EnergyOf, SubjectWork
+from etui.errors import ContextOverflow, EngineFailed
+from etui.log.records import Tokens, TurnRecord
+from etui.options import options_of
+from etui.query import Message, Query
+from etui.reasoning.extraction import extract
+from etui.turn import TurnFinished, Unlogged, run_turn
+
+if TYPE_CHECKING:
+    from etui.course import Serve
+    from etui.routing.decision import Decision
+    from etui.routing.outlook import Outlook
+    from etui.turn import Answerer, Meter
+
+Decide = Callable[[Query], "Decision"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """One question that was answered in a turn; the turn has settled its energy already."""
+
+    sample: Sample
+    end_ns: int
+
+    def samples(self, energy_of: EnergyOf) -> list[Sample]:
+        """The answer with what it cost."""
+        return [self.sample]
+
+
+class TurnArm:
+    """Answers questions by turns.
+
+    Args:
+        decide: Chooses for each question: always the same arm, or what a policy says.
+        serve: Finds the model of an arm.
+        answerer: Where the models run.
+        meter: Tells the energy of intervals.
+        outlook: Predicts joules and calibrates confidences; None without a policy.
+        cancelled: Whether the user wants to stop.
+    """
+
+    def __init__(
+        self,
+        decide: Decide,
+        serve: Serve,
+        answerer: Answerer,
+        meter: Meter,
+        outlook: Outlook | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._decide = decide
+        self._serve = serve
+        self._answerer = answerer
+        self._meter = meter
+        self._outlook = outlook
+        self._cancelled = cancelled
+
+    def answer(self, work: SubjectWork) -> Iterator[Turned]:
+        """Answer the questions of a subject that are not done, one after the other.
+
+        Raises:
+            StopRequested: The user wants to stop; the answer under way is given up.
+            EngineFailed: The engine gave up.
+        """
+        for question in work.questions:
+            if question.row not in work.done:
+                if self._cancelled():
+                    raise StopRequested
+                yield self._turn(question, work.examples)
+
+    def _turn(self, question: Question, examples: Sequence[Question]) -> Turned:
+        messages = chat_messages(question, examples)
+        query = Query(messages[-1].content, history=messages[:-1])
+        decision = self._decide(query)
+        record: TurnRecord | None = None
+        error: str | None = None
+        try:
+            with closing(
+                run_turn(
+                    query,
+                    decision,
+                    serve=self._serve,
+                    answerer=self._answerer,
+                    meter=self._meter,
+                    writer=Unlogged(),
+                    outlook=self._outlook,
+                    cancelled=self._cancelled,
+                )
+            ) as events:
+                for event in events:
+                    if isinstance(event, TurnFinished):
+                        record = event.record
+        except ContextOverflow as overflow:
+            error = overflow.what
+        if self._cancelled() or (record is not None and record.status == "stopped"):
+            raise StopRequested
+        if record is None:
+            raise EngineFailed(error or "the turn ended without a record", "run it again")
+        sample = sample_of_turn(record, question, messages, len(examples), error)
+        return Turned(sample, record.energy.end_ns)
+
+
+def sample_of_turn(
+    record: TurnRecord,
+    question: Question,
+    messages: Sequence[Message],
+    shots: int,
+    error: str | None,
+) -> Sample:
+    """A turn, graded.
+
+    A vote counts by its majority; any other answer by the option it states last.
+    """
+    text = record.answer
+    choice, status = _graded(record, question, messages[-1].content)
+    if error is not None or record.status == "error":
+        choice, status = None, "error"
+    energy = record.energy
+    return Sample(
+        arm=record.arm,
+        subject=question.subject,
+        row=question.row,
+        answer=question.answer,
+        choice=choice,
+        correct=choice == question.answer,
+        status=status,
+        text=f"{record.thinking}\n\n{text}".strip() if record.thinking else text,
+        logprobs=None,
+        letter_mass=None,
+        confidence=record.confidence,
+        margin=record.settings.get("margin"),
+        shots=shots,
+        tokens=Tokens(
+            record.tokens.prompt,
+            record.tokens.cached,
+            record.tokens.computed,
+            record.tokens.thinking,
+            record.tokens.output,
+        ),
+        prefix_tokens=0.0,
+        joules=energy.joules,
+        uncertainty=energy.uncertainty,
+        kind=energy.kind,
+        prefill_joules=energy.phases.get("prefill"),
+        decode_joules=energy.phases.get("decode"),
+        seconds=record.seconds.total,
+        prompt_sha256=messages_sha(messages),
+        rule=record.rule,
+        hops=tuple(hop.arm for hop in record.hops[:-1]),
+        error=error or record.error,
+    )
+
+
+def _graded(record: TurnRecord, question: Question, asked: str) -> tuple[str | None, SampleStatus]:
+    options = options_of(asked)
+    found = extract(record.answer, asked, options, truncated=record.status == "truncated")
+    if found.key in LETTERS:
+        return found.key, "answered"
+    return None, "truncated" if found.status == "truncated" else "no_answer"

@@ -1,89 +1,135 @@
-"""From the timestamps of an answer to its tokens, seconds and joules: plain arithmetic."""
+"""From the timestamps of the answers of a turn to its tokens, seconds and joules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from etui.energy.sharing import split_by_tokens
-from etui.energy.types import Energy
 from etui.engine.events import Batch, Finished
 from etui.log.records import Seconds, Tokens, TurnEnergy
+from etui.spans import (
+    EnergyOf,
+    Interval,
+    Leg,
+    LegSpans,
+    energy_over,
+    seconds_of,
+    spans_of,
+    sum_of_known,
+    without,
+)
 
-EnergyOf = Callable[[int, int], Energy]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Two moments of the monotonic clock."""
-
-    start_ns: int
-    end_ns: int
-
-    @property
-    def seconds(self) -> float:
-        """Length in seconds."""
-        return (self.end_ns - self.start_ns) / 1e9
+__all__ = [
+    "EnergyOf",
+    "Interval",
+    "Leg",
+    "account",
+    "joules_of_votes",
+    "joules_per_token",
+    "tokens_of",
+]
 
 
 def account(
-    end: Finished, load: Interval | None, energy_of: EnergyOf
+    legs: Sequence[Leg], energy_of: EnergyOf, stands: int = -1
 ) -> tuple[TurnEnergy, Tokens, Seconds]:
     """What a turn took.
 
-    Prefill runs from the start to the first token, decode from there to the end, so their joules
-    sum to the turn's; the load lies before both and is charged to neither.
+    Prefill runs from the start of a leg to its first token, decode from there to its end, so the
+    joules of both, over all legs, sum to the turn's; loads and unloads are charged to neither.
+
+    Args:
+        legs: The answers it took, in order; most turns have one.
+        energy_of: Energy of an interval.
+        stands: Index of the leg whose answer is the turn's; time to first token is its.
     """
-    whole = Interval(end.start_ns, end.end_ns)
-    prefill = Interval(end.start_ns, end.prefill_end_ns)
-    decode = Interval(end.prefill_end_ns, end.end_ns)
-    tokens = Tokens(
-        prompt=end.prompt_tokens,
-        cached=end.cached_tokens,
-        computed=end.computed_tokens,
-        thinking=end.thinking_tokens,
-        output=end.output_tokens,
-    )
-    first = end.first_token_ns
+    ends = [leg.end for leg in legs]
+    spans = spans_of(legs)
+    tokens = tokens_of(ends)
     seconds = Seconds(
-        load=load.seconds if load else 0.0,
-        prefill=prefill.seconds,
-        decode=decode.seconds,
-        total=whole.seconds,
-        ttft=(first - end.start_ns) / 1e9 if first is not None else None,
+        load=math.fsum(leg.load.seconds for leg in legs if leg.load),
+        prefill=math.fsum(seconds_of(each.prefill) for each in spans),
+        decode=math.fsum(seconds_of(each.decode) for each in spans),
+        total=math.fsum(each.seconds for each in spans),
+        ttft=_first_token_seconds(spans, ends, stands % len(legs)),
     )
-    return _energy(end, load, energy_of), tokens, seconds
+    return _energy(legs, spans, tokens, energy_of), tokens, seconds
 
 
-def _energy(end: Finished, load: Interval | None, energy_of: EnergyOf) -> TurnEnergy:
-    whole = energy_of(end.start_ns, end.end_ns)
+def tokens_of(ends: Sequence[Finished]) -> Tokens:
+    """Tokens of the answers of a turn, added up."""
+    return Tokens(
+        prompt=sum(end.prompt_tokens for end in ends),
+        cached=sum(end.cached_tokens for end in ends),
+        computed=sum(end.computed_tokens for end in ends),
+        thinking=sum(end.thinking_tokens for end in ends),
+        output=sum(end.output_tokens for end in ends),
+    )
+
+
+def _first_token_seconds(
+    spans: Sequence[LegSpans], ends: Sequence[Finished], stands: int
+) -> float | None:
+    """From the start of the turn to the first token of the answer that stands, loads left out."""
+    first_ns = ends[stands].first_token_ns
+    if first_ns is None:
+        return None
+    before = math.fsum(each.seconds for each in spans[:stands])
+    worked = without(
+        Interval(spans[stands].prefill[0].start_ns, first_ns),
+        _gaps(spans[stands].prefill),
+    )
+    return before + seconds_of(worked)
+
+
+def _gaps(intervals: Sequence[Interval]) -> list[Interval]:
+    return [Interval(one.end_ns, after.start_ns) for one, after in pairwise(intervals)]
+
+
+def _energy(
+    legs: Sequence[Leg], spans: Sequence[LegSpans], tokens: Tokens, energy_of: EnergyOf
+) -> TurnEnergy:
+    whole = energy_over([i for each in spans for i in (*each.prefill, *each.decode)], energy_of)
     measured = whole.joules is not None
-    prefill = energy_of(end.start_ns, end.prefill_end_ns).joules
-    decode = energy_of(end.prefill_end_ns, end.end_ns).joules
-    thinking = energy_of(end.prefill_end_ns, end.thinking_end_ns).joules
-    if load is None:
-        load_joules = 0.0 if measured else None
-    else:
-        load_joules = energy_of(load.start_ns, load.end_ns).joules
+    prefill = sum_of_known([energy_over(each.prefill, energy_of).joules for each in spans])
+    decode = sum_of_known([energy_over(each.decode, energy_of).joules for each in spans])
+    thinking = sum_of_known(
+        [
+            energy_of(
+                each.decode[0].start_ns, max(each.decode[0].start_ns, e.thinking_end_ns)
+            ).joules
+            for each, e in zip(spans, (leg.end for leg in legs), strict=True)
+            if e.thinking_tokens
+        ]
+    )
+    net = None
+    if whole.joules is not None and whole.idle_watts is not None:
+        net = whole.joules - whole.idle_watts * math.fsum(each.seconds for each in spans)
+    loads = [leg.load for leg in legs if leg.load is not None]
+    load_joules: float | None = 0.0 if measured else None
+    if loads:
+        load_joules = sum_of_known([energy_of(load.start_ns, load.end_ns).joules for load in loads])
     return TurnEnergy(
         joules=whole.joules,
         uncertainty=whole.uncertainty,
-        net_joules=whole.net_joules,
+        net_joules=net,
         idle_watts=whole.idle_watts,
         kind=whole.kind.value if whole.kind else None,
         coverage=whole.coverage,
         mean_watts=whole.mean_watts,
         peak_watts=whole.peak_watts,
-        joules_per_token=joules_per_token(whole.joules, end.output_tokens),
+        joules_per_token=joules_per_token(whole.joules, tokens.output),
         phases={"load": load_joules, "prefill": prefill, "decode": decode},
-        thinking_joules=thinking if end.thinking_tokens else (0.0 if measured else None),
+        thinking_joules=thinking if tokens.thinking else (0.0 if measured else None),
         channels={channel.id: channel.joules for channel in whole.channels},
         unmeasured=whole.unmeasured,
         flags=whole.flags,
         shared=whole.shared,
         own_joules=whole.own_joules,
-        start_ns=end.start_ns,
-        end_ns=end.end_ns,
+        start_ns=whole.start_ns,
+        end_ns=whole.end_ns,
     )
 
 

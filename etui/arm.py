@@ -13,6 +13,7 @@ Style = Literal["auto", "plain", "draft", "native"]
 Readout = Literal["text", "choices"]
 StopRuleName = Literal["all", "lead", "flip", "adaptive"]
 VoteWeight = Literal["none", "probability"]
+ContextOverflow = Literal["truncate_thought", "drop_history", "fail"]
 
 DEFAULT_VOTES = 7
 VOTE_TEMPERATURE = 0.7
@@ -91,6 +92,9 @@ class Arm:
         exchange: Joules a percentage point of confidence is worth: thought that is expected to
             cost more is not begun. None sets no price.
         max_joules: The most one answer of this arm may spend; None is no limit.
+        context_overflow: What gives way when the conversation, the thought and the answer do not
+            all fit: the thought's budget (and the oldest messages once there is none left), the
+            oldest messages first, or nothing.
     """
 
     name: str
@@ -108,6 +112,7 @@ class Arm:
     early_exit: EarlyExit | None = None
     exchange: float | None = None
     max_joules: float | None = None
+    context_overflow: ContextOverflow = "truncate_thought"
 
 
 @dataclass(frozen=True, slots=True)

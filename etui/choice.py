@@ -15,7 +15,10 @@ from etui.routing.decision import Decision
 if TYPE_CHECKING:
     from etui.config import Config
     from etui.models import Catalogue, ModelSpec
+    from etui.outlook import OutlookHere
+    from etui.period_budget import Confirm
     from etui.routing.host import HostState
+    from etui.routing.policy import Policy
 
 T = TypeVar("T")
 
@@ -25,7 +28,8 @@ class Wish:
     """What the user named; None leaves it to the policy, or to the arm's default.
 
     ``model`` spells an arm out and asks no policy; ``arm`` takes an arm of the policy without
-    asking its rules; the rest changes the arm that was found.
+    asking its rules; the rest changes the arm that was found. ``over_budget`` says yes ahead to a
+    budget that would ask.
     """
 
     model: str | None = None
@@ -39,6 +43,21 @@ class Wish:
     max_tokens: int | None = None
     temperature: float | None = None
     seed: int | None = None
+    over_budget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a front end carries out.
+
+    Attributes:
+        decision: The arm, or the cascade.
+        outlook: What the policy's arms are expected to spend and to get right; None where no policy
+            was asked.
+    """
+
+    decision: Decision
+    outlook: OutlookHere | None = None
 
 
 def choose(
@@ -48,15 +67,32 @@ def choose(
     catalogue: Catalogue,
     read_host: Callable[[], HostState] | None = None,
 ) -> Decision:
-    """The arm for a query.
+    """The arm for a query, whatever was spent before; see :func:`choice_of`."""
+    return choice_of(query, wish, config, catalogue, read_host, within_budgets=False).decision
+
+
+def choice_of(
+    query: Query,
+    wish: Wish,
+    config: Config,
+    catalogue: Catalogue,
+    read_host: Callable[[], HostState] | None = None,
+    *,
+    confirm: Confirm | None = None,
+    within_budgets: bool = True,
+) -> Choice:
+    """The arm for a query, with the outlook its turn goes by.
 
     Args:
         read_host: Reads the state of the machine; only asked when a policy decides.
+        confirm: Asks the user whether to go on over a budget; None where nobody can be asked.
+        within_budgets: Whether the policy's budgets of an hour and a day hold.
 
     Raises:
         UsageError: A name that does not exist, or wishes that exclude each other.
         InvalidFile: The policy cannot be used.
         ModelUnavailable: No model that may answer is on this machine.
+        BudgetSpent: A budget refuses, or nobody said yes.
     """
     if wish.model and (wish.policy or wish.arm):
         raise UsageError(
@@ -69,8 +105,16 @@ def choose(
         catalogue.get(model)  # a name that does not exist is said before anything is spent
         named = "--model" if wish.model else "`model` in config.yaml"
         arm = Arm(wish.reasoning or "direct", model)
-        return _changed(Decision(arm, None, None, f"{named} {model}"), wish)
-    return _changed(_by_policy(query, wish, config, catalogue, read_host), wish)
+        return Choice(_changed(Decision(arm, None, None, f"{named} {model}"), wish))
+    policy = _policy(wish, config, catalogue)
+    degraded = None
+    if within_budgets and policy.period_budgets:
+        from etui.period_budget import overruns_here, settle
+
+        spent = overruns_here(policy.period_budgets, config)
+        degraded = settle(spent, confirm, wish.over_budget)
+    choice = _by_policy(policy, query, wish, config, catalogue, read_host, degraded)
+    return replace(choice, decision=_changed(choice.decision, wish))
 
 
 def shelf_name(model: str, config: Config, catalogue: Catalogue) -> str:
@@ -86,15 +130,15 @@ def shelf_name(model: str, config: Config, catalogue: Catalogue) -> str:
     return model
 
 
-def serving(decision: Decision, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
-    """The model of a decision with the hash its file was checked against, and the file.
+def serving(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
+    """The model of an arm with the hash its file was checked against, and the file.
 
     Raises:
         ModelUnavailable: Not on disk, damaged, or another file than it should be.
     """
     from etui.models import recorded_sha256, require
 
-    spec = catalogue.get(decision.arm.model)
+    spec = catalogue.get(arm.model)
     path = require(spec, config)
     return replace(spec, sha256=spec.sha256 or recorded_sha256(spec, config)), path
 
@@ -109,17 +153,9 @@ def on_this_machine(config: Config, catalogue: Catalogue) -> Callable[[str], boo
     return here
 
 
-def _by_policy(
-    query: Query,
-    wish: Wish,
-    config: Config,
-    catalogue: Catalogue,
-    read_host: Callable[[], HostState] | None,
-) -> Decision:
+def _policy(wish: Wish, config: Config, catalogue: Catalogue) -> Policy:
     from etui.models import STARTER
-    from etui.routing.decide import decide, decide_arm
     from etui.routing.policies import load_policy
-    from etui.routing.shadow import with_shadow
 
     policy = load_policy(wish.policy or config.policy, config, catalogue.models)
     here = on_this_machine(config, catalogue)
@@ -128,21 +164,109 @@ def _by_policy(
             f"there is no model on this machine yet: {config.models_dir} holds none",
             f"run: etui models pull {STARTER}",
         )
+    return policy
+
+
+def _by_policy(
+    policy: Policy,
+    query: Query,
+    wish: Wish,
+    config: Config,
+    catalogue: Catalogue,
+    read_host: Callable[[], HostState] | None,
+    degraded: str | None,
+) -> Choice:
+    from etui.neighbours import read_neighbours
+    from etui.outlook import outlook_of
+    from etui.routing.decide import decide, decide_arm
+    from etui.routing.shadow import with_shadow
+
+    here = on_this_machine(config, catalogue)
+    host = read_host() if read_host is not None and not wish.arm else None
+    resident = host.resident if host is not None else None
+    outlook = outlook_of(policy, config, catalogue, resident)
     if wish.arm:
-        return decide_arm(policy, wish.arm, available=here)
-    host = read_host() if read_host is not None else None
-    decision = decide(query, policy, available=here, host=host)
-    return with_shadow(decision, policy, query, config, catalogue.models, available=here, host=host)
+        named = decide_arm(policy, wish.arm, available=here, query=query, outlook=outlook)
+        if degraded:
+            named = replace(named, notices=(*named.notices, f"{degraded}: as named, {wish.arm}"))
+        return Choice(named, outlook)
+    decision = decide(
+        query,
+        policy,
+        available=here,
+        host=host,
+        outlook=outlook,
+        neighbours=read_neighbours(policy, config),
+    )
+    if degraded:
+        decision = _cheapest(decision, policy, query, outlook, here, degraded)
+    decision = with_shadow(
+        decision,
+        policy,
+        query,
+        config,
+        catalogue.models,
+        available=here,
+        host=host,
+        look_ahead=lambda other: (
+            outlook_of(other, config, catalogue, resident),
+            read_neighbours(other, config),
+        ),
+    )
+    return Choice(decision, outlook)
+
+
+def _cheapest(
+    decision: Decision,
+    policy: Policy,
+    query: Query,
+    outlook: OutlookHere,
+    here: Callable[[str], bool],
+    why: str,
+) -> Decision:
+    """The decision with the cheapest arm in place of its own, and a notice that says so."""
+    from etui.routing.cheapest import cheapest_arm
+
+    arm = cheapest_arm(policy, query, outlook, here)
+    notice = f"{why}: {arm.name} answers, the cheapest arm"
+    joules = outlook.joules(arm, query)
+    instead = f" in place of {decision.arm.name}" if decision.arm.name != arm.name else ""
+    return replace(
+        decision,
+        arm=arm,
+        cascade=None,
+        why=f"a budget is spent, so {arm.name} answers{instead} ({decision.why})",
+        predicted_joules=None if joules is None else joules.total,
+        predicted_accuracy=None,
+        margin_joules=None,
+        notices=(*decision.notices, notice),
+    )
 
 
 def _changed(decision: Decision, wish: Wish) -> Decision:
-    """The decision with the arm changed as the command line says."""
-    arm = decision.arm
+    """The decision with its arms changed as the command line says.
+
+    Wishes for a way of reasoning ask for one answer, so a cascade is then its first arm alone.
+    """
+    arm = _changed_arm(decision.arm, wish)
+    _check_effect(arm, wish)
+    cascade = decision.cascade
+    if cascade is None:
+        return replace(decision, arm=arm)
+    ways = (wish.reasoning, wish.think_tokens, wish.votes, wish.stop, wish.style)
+    if any(way is not None for way in ways):
+        alone = f"{arm.name} answers alone, as its way of reasoning was named"
+        return replace(decision, arm=arm, cascade=None, notices=(*decision.notices, alone))
+    arms = tuple(_changed_arm(each, wish) for each in cascade.arms)
+    return replace(decision, arm=arm, cascade=replace(cascade, arms=arms))
+
+
+def _changed_arm(arm: Arm, wish: Wish) -> Arm:
     reasoning = wish.reasoning or arm.reasoning
     temperature = _or(wish.temperature, arm.sampling.temperature)
     if reasoning == "vote" and temperature == 0 and wish.temperature is None:
         temperature = VOTE_TEMPERATURE
-    changed = replace(
+    return replace(
         arm,
         reasoning=reasoning,
         think_tokens=_or(wish.think_tokens, arm.think_tokens),
@@ -154,8 +278,6 @@ def _changed(decision: Decision, wish: Wish) -> Decision:
             arm.sampling, temperature=temperature, seed=_or(wish.seed, arm.sampling.seed)
         ),
     )
-    _check_effect(changed, wish)
-    return replace(decision, arm=changed)
 
 
 def _check_effect(arm: Arm, wish: Wish) -> None:

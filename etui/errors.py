@@ -97,6 +97,12 @@ class InvalidFile(EtuiError):
         return cls("\n".join(str(problem) for problem in problems), fix, problems)
 
 
+class BudgetSpent(EtuiError):
+    """A budget of the policy is spent, and it lets no further question through."""
+
+    exit_code = ExitCode.GATE
+
+
 class ModelUnavailable(EtuiError):
     """A known model that cannot serve: not on disk, damaged, or refused by llama.cpp."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from etui import units
 from etui.engine.events import Vote
+from etui.hops import HopEnded
 from etui.log.records import TurnEnergy, TurnRecord
 from etui.routing.decision import Decision
 
@@ -32,7 +33,20 @@ def why_line(decision: Decision) -> str:
     chosen_by = [part for part in (decision.policy, decision.rule) if part]
     route = " › ".join([*chosen_by, way, arm.model])
     reason = decision.why.removeprefix(f"{decision.rule}: ") if decision.rule else decision.why
-    return SEPARATOR.join(part for part in (route, reason) if part)
+    parts = [route, reason]
+    if decision.predicted_joules is not None and decision.cascade is None:
+        parts.append(f"predicted {about_joules(decision.predicted_joules)}")
+    return SEPARATOR.join(part for part in parts if part)
+
+
+def about_joules(joules: float) -> str:
+    """Joules that nobody measured, without the word: ``~21 J``."""
+    return units.energy_text(joules, kind=units.ESTIMATE).removesuffix(f" ({units.ESTIMATE})")
+
+
+def hop_line(hop: HopEnded) -> str:
+    """What came of one arm's answer: ``quick on smollm2-135m: 41 % sure, 75 % asked``."""
+    return f"{hop.arm} on {hop.model}: {hop.why}"
 
 
 def vote_line(vote: Vote) -> str:
@@ -49,6 +63,13 @@ def shared_text(energy: TurnEnergy) -> str:
     return f"shared GPU, own share {units.energy_text(energy.own_joules, None, kind)}"
 
 
+def hops_text(record: TurnRecord) -> str:
+    """What each arm of a turn took: ``2 hops: quick 12.0 J, large 40.1 J``."""
+    kind = units.ESTIMATE if record.energy.kind == units.ESTIMATE else None
+    each = [f"{hop.arm} {units.energy_text(hop.joules, None, kind)}" for hop in record.hops]
+    return f"{units.count_text(len(record.hops), 'hop')}: {', '.join(each)}"
+
+
 def energy_line(record: TurnRecord) -> str:
     """What an answer took: tokens, tok/s, TTFT, joules ± with kind, J/token, watts, sharing."""
     energy, tokens, seconds = record.energy, record.tokens, record.seconds
@@ -63,9 +84,13 @@ def energy_line(record: TurnRecord) -> str:
         parts.append(units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True))
         if energy.joules_per_token is not None:
             parts.append(units.per_token_text(energy.joules_per_token, energy.kind))
+        if record.predicted_joules is not None:
+            parts.append(f"predicted {about_joules(record.predicted_joules)}")
         if energy.mean_watts is not None:
             parts.append(f"{units.watts_text(energy.mean_watts, energy.kind)} mean")
         if energy.shared:
             parts.append(shared_text(energy))
+    if len(record.hops) > 1:
+        parts.append(hops_text(record))
     ending = _ENDINGS.get(record.status)
     return SEPARATOR.join([ending, *parts] if ending else parts)

@@ -3,36 +3,51 @@
 ``run_turn`` yields what happens and ends with the record of the turn. Whatever way it ends (done,
 stopped, an error, a crash of the engine, the front end going away) the interval is closed, its
 energy told and the turn saved.
+
+Without a log, as in a bench run that keeps its own, ``writer=Unlogged()`` saves nothing; without an
+outlook no joules are predicted and a cascade goes by raw confidences.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from uuid import uuid4
 
-from etui.account import Interval, account, joules_of_votes
-from etui.arm import DecodePrice
-from etui.energy.types import Energy
-from etui.engine.events import Event, Finished
+from etui.course import Course, Serve, Served
+from etui.engine.events import Event
 from etui.errors import EtuiError
+from etui.hops import HopEnded, HopStarted
 from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
 from etui.query import Query
 from etui.request import AnswerRequest
-from etui.residence import load_record, unload_record
 from etui.routing.decision import Decision
-from etui.so_far import SoFar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from etui.arm import Arm, DecodePrice
+    from etui.energy.types import Energy
     from etui.models import ModelSpec
+    from etui.routing.outlook import Outlook
 
-
-_LOOK_EVERY_NS = 100_000_000
+__all__ = [
+    "Answerer",
+    "Decided",
+    "HopEnded",
+    "HopStarted",
+    "Meter",
+    "Serve",
+    "Served",
+    "TurnEvent",
+    "TurnFinished",
+    "Unlogged",
+    "Writer",
+    "run_turn",
+    "serving_one",
+]
 
 
 class Answerer(Protocol):
@@ -44,7 +59,7 @@ class Answerer(Protocol):
         """End the running answer within one batch; safe from any thread."""
 
     def hurry(self) -> None:
-        """The joules are spent: end the thought and answer; safe from any thread."""
+        """A budget is spent: end the thought and answer; safe from any thread."""
 
 
 class Meter(Protocol):
@@ -65,6 +80,19 @@ class Writer(Protocol):
     def save_unload(self, record: UnloadRecord) -> None: ...
 
 
+class Unlogged:
+    """A writer that keeps nothing: for turns whose ``TurnFinished`` is all that is wanted."""
+
+    def save_turn(self, record: TurnRecord) -> None:
+        """Nothing is kept."""
+
+    def save_load(self, record: LoadRecord) -> None:
+        """Nothing is kept."""
+
+    def save_unload(self, record: UnloadRecord) -> None:
+        """Nothing is kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decided:
     """Which arm answers, and why."""
@@ -79,159 +107,67 @@ class TurnFinished:
     record: TurnRecord
 
 
-TurnEvent = Decided | Event | TurnFinished
+TurnEvent = Decided | HopStarted | Event | HopEnded | TurnFinished
 
 
-@dataclass(slots=True)
-class _Purse:
-    """What one answer may still spend, looked into ten times a second."""
+def serving_one(spec: ModelSpec, path: Path, price: DecodePrice | None = None) -> Serve:
+    """A ``serve`` for turns whose arms are all of one model."""
 
-    limit_joules: float
-    meter: Meter
-    next_look_ns: int = 0
+    def serve(arm: Arm) -> Served:
+        return Served(spec, path, price)
 
-    def spent(self, start_ns: int, now_ns: int) -> bool:
-        if now_ns < self.next_look_ns or now_ns <= start_ns:
-            return False
-        self.next_look_ns = now_ns + _LOOK_EVERY_NS
-        joules = self.meter.energy(start_ns, now_ns).joules
-        return joules is not None and joules >= self.limit_joules
+    return serve
 
 
 def run_turn(
     query: Query,
     decision: Decision,
     *,
-    spec: ModelSpec,
-    path: Path,
+    serve: Serve,
     answerer: Answerer,
     meter: Meter,
     writer: Writer,
-    settings: dict[str, Any] | None = None,
-    price: DecodePrice | None = None,
+    outlook: Outlook | None = None,
+    settings: Mapping[str, Any] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
     clock_ns: Callable[[], int] = time.monotonic_ns,
 ) -> Generator[TurnEvent, None, None]:
     """Answer one query and save the turn.
 
+    Between the decision and the record come the engine's events. Where several arms answer, those
+    of each lie between its ``HopStarted`` and its ``HopEnded``, and the text of a hop that is not
+    ``taken`` is to be replaced; the record holds the text that stands.
+
     Args:
         query: The question with its chat.
-        decision: The arm that answers; ``spec`` and ``path`` are its model.
-        answerer: Where the model runs.
+        decision: The arm that answers, or the cascade, its budget and its fallbacks.
+        serve: Finds the model of an arm; called once a hop.
+        answerer: Where the models run.
         meter: Tells the energy of intervals.
         writer: Takes the record.
+        outlook: Predicts joules and calibrates confidences; None knows nothing.
         settings: What else is needed to repeat the turn (versions, threads).
-        price: What tokens of the model cost, for thought that is regulated by joules.
+        cancelled: Whether the user has stopped the turn, so that no further hop is begun.
         clock_ns: Monotonic clock, for tests.
 
     Raises:
-        EtuiError: What stopped the answer, after the turn was saved.
+        EtuiError: What stopped the answer, after the turn was saved. A model that is not there is
+            told before anything was spent, so that turn is not saved.
     """
-    created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    turn_id = uuid4().hex[:12]
-    so_far = SoFar(started_ns=clock_ns())
-    status, why = "stopped", "the turn was left before its end"
-    error: BaseException | None = None
-    request = AnswerRequest(spec, path, query.messages(), decision.arm, query.chat_id, price)
-    ended = False
-    limit_joules = decision.arm.max_joules
-    purse = None if limit_joules is None else _Purse(limit_joules, meter)
-
-    def close() -> TurnRecord:
-        end = so_far.closed(max(clock_ns(), so_far.started_ns), status, why)
-        if error is not None and end.status != "error":
-            end = replace(end, status="error", why=why)
-        record = _record(turn_id, created_at, query, decision, spec, so_far, end, meter, settings)
-        for unloaded in so_far.unloads:
-            writer.save_unload(unload_record(unloaded, meter.energy, turn_id))
-        if so_far.load is not None:
-            writer.save_load(load_record(so_far.load, spec.sha256, meter.energy, turn_id))
-        writer.save_turn(record)
-        return record
-
+    course = Course(query, decision, serve, answerer, meter, outlook, cancelled, clock_ns)
     try:
         yield Decided(decision)
-        for event in answerer.answer(request):
-            so_far.see(event)
-            if purse is not None and purse.spent(so_far.started_ns, clock_ns()):
-                answerer.hurry()
-                purse = None
-            yield event
-        ended = True
-    except EtuiError as failure:
-        status, why, error = "error", failure.what, failure
+        yield from course.run()
     except BaseException as left:
         # Ctrl-C, a closed generator, a fault in the engine: the turn is saved before it goes on.
         with suppress(EtuiError):
             answerer.cancel()
-        if not isinstance(left, GeneratorExit | KeyboardInterrupt | SystemExit):
-            status, why, error = "error", f"{type(left).__name__}: {left}", left
-        close()
+        course.break_off(left)
+        course.save(writer, settings or {})
         raise
-    if ended and so_far.finished is None:
-        status, why = "error", "the engine ended the answer without saying how"
-    record = close()
+    if course.unserved is not None:
+        raise course.unserved
+    record = course.save(writer, settings or {})
     yield TurnFinished(record)
-    if error is not None:
-        raise error
-
-
-def _record(
-    turn_id: str,
-    created_at: str,
-    query: Query,
-    decision: Decision,
-    spec: ModelSpec,
-    so_far: SoFar,
-    end: Finished,
-    meter: Meter,
-    settings: dict[str, Any] | None,
-) -> TurnRecord:
-    load = so_far.load
-    load_interval = Interval(load.start_ns, load.end_ns) if load else None
-    meter.settle(end.end_ns)
-    energy, tokens, seconds = account(end, load_interval, meter.energy)
-    vote_joules = joules_of_votes(so_far.batches, meter.energy)
-    arm = decision.arm
-    return TurnRecord(
-        turn_id=turn_id,
-        created_at=created_at,
-        chat_id=query.chat_id,
-        query=query.text,
-        system=query.system,
-        answer=end.answer,
-        thinking=end.thinking,
-        status=end.status,
-        error=end.why if end.status == "error" else None,
-        model=spec.name,
-        model_sha256=spec.sha256,
-        arm=arm.name,
-        reasoning=arm.reasoning,
-        policy=decision.policy,
-        rule=decision.rule,
-        why=decision.why,
-        tokens=tokens,
-        seconds=seconds,
-        energy=energy,
-        predicted_joules=decision.predicted_joules,
-        predicted_accuracy=decision.predicted_accuracy,
-        confidence=end.confidence,
-        votes=tuple(replace(vote, joules=vote_joules.get(vote.index)) for vote in so_far.votes),
-        probes=tuple(so_far.probes),
-        settings={
-            **(settings or {}),
-            "ended": end.why,
-            "think_tokens": arm.think_tokens if arm.reasoning != "direct" else 0,
-            "max_tokens": arm.max_tokens,
-            "margin": end.margin,
-            "votes": arm.votes if arm.reasoning == "vote" else 0,
-            "style": arm.style,
-            "temperature": arm.sampling.temperature,
-            "top_p": arm.sampling.top_p,
-            "top_k": arm.sampling.top_k,
-            "min_p": arm.sampling.min_p,
-            "seed": arm.sampling.seed,
-            "dropped_messages": so_far.prefilled.dropped_messages if so_far.prefilled else 0,
-        },
-        trace=decision.trace(),
-    )
-
+    if course.failure is not None:
+        raise course.failure

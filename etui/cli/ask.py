@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,9 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Seed of the draw.")
 @click.option("-s", "--system", metavar="TEXT", help="System prompt.")
+@click.option(
+    "--over-budget", is_flag=True, help="Go on where an hour's or day's budget would ask first."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and no stream.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer only.")
 def ask(
@@ -93,22 +97,36 @@ def ask(
 
     stdin, is_terminal = standard_input()
     question = read_question(prompt, stdin, is_terminal=is_terminal)
-    show = _print_document if as_json else _printer(quiet)
-    record = _answer(Query(question, system=system or None), Wish(**wishes), show)
+    show = _print_document
+    if not as_json:
+        from etui.cli.ask_text import AskText
+
+        show = AskText(question, quiet=quiet).show
+    confirm = _confirm if is_terminal and sys.stderr.isatty() else None
+    record = _answer(Query(question, system=system or None), Wish(**wishes), show, confirm)
     return ExitCode.PARTIAL if record.status == "stopped" else ExitCode.DONE
 
 
-def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> TurnRecord:
+def _confirm(question: str) -> bool:
+    return click.confirm(question, err=True)
+
+
+def _answer(
+    query: Query,
+    wish: Wish,
+    show: Callable[[TurnEvent], None],
+    confirm: Callable[[str], bool] | None,
+) -> TurnRecord:
     from etui.answering import InProcess
-    from etui.choice import choose, serving
+    from etui.choice import choice_of
     from etui.config import load_config, make_home
     from etui.energy.baseline import load_baselines, use
     from etui.energy.open import open_recorder
     from etui.host import read_host
     from etui.log.writer import TurnWriter
     from etui.models import load_catalogue
-    from etui.price import price_for
     from etui.provenance import provenance
+    from etui.serve import serve_here
     from etui.turn import TurnFinished, run_turn
 
     config = load_config()
@@ -116,28 +134,30 @@ def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> Turn
     writer = TurnWriter(config)
     try:
         catalogue = load_catalogue(config)
-        decision = choose(query, wish, config, catalogue, lambda: read_host(config))
-        spec, path = serving(decision, config, catalogue)
+        choice = choice_of(
+            query, wish, config, catalogue, lambda: read_host(config), confirm=confirm
+        )
         writer.ready()
+        baselines = load_baselines(config)
+        stopped = Event()
         record = None
         with (
             open_recorder(config) as recorder,
             closing(InProcess(config)) as answerer,
-            _stop_signals(answerer.cancel),
+            _stop_signals(answerer.cancel, stopped),
             closing(
                 run_turn(
                     query,
-                    decision,
-                    spec=spec,
-                    path=path,
+                    choice.decision,
+                    serve=serve_here(
+                        config, catalogue, lambda model: use(recorder, baselines, model)
+                    ),
                     answerer=answerer,
                     meter=recorder,
                     writer=writer,
-                    settings={
-                        **provenance(config),
-                        "idle_baseline": use(recorder, load_baselines(config), spec.name),
-                    },
-                    price=price_for(decision.arm, spec, config),
+                    outlook=choice.outlook,
+                    settings=provenance(config),
+                    cancelled=stopped.is_set,
                 )
             ) as events,
         ):
@@ -152,14 +172,13 @@ def _answer(query: Query, wish: Wish, show: Callable[[TurnEvent], None]) -> Turn
 
 
 @contextmanager
-def _stop_signals(cancel: Callable[[], None]) -> Iterator[None]:
+def _stop_signals(cancel: Callable[[], None], stopped: Event) -> Iterator[None]:
     """Ctrl-C, SIGTERM and a closed terminal end the answer and keep it; a second Ctrl-C leaves."""
-    seen: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if len(seen) > 1:
+        if stopped.is_set():
             raise KeyboardInterrupt
+        stopped.set()
         cancel()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -179,59 +198,3 @@ def _print_document(event: TurnEvent) -> None:
 
     if isinstance(event, TurnFinished):
         click.echo(json.dumps(event.record.to_json(), ensure_ascii=False, indent=2))
-
-
-def _printer(quiet: bool) -> Callable[[TurnEvent], None]:
-    """What is shown of the events: the answer on stdout, everything else on stderr."""
-    from etui.engine.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
-    from etui.lines import energy_line, vote_line, why_line
-    from etui.turn import Decided, TurnFinished
-    from etui.units import seconds_text
-    from etui.visible import visible
-
-    on_terminal = sys.stdout.isatty()
-    thought_open = False
-    answer_open = False
-
-    def note(text: str) -> None:
-        if not quiet:
-            click.echo(text, err=True)
-
-    def end_thought() -> None:
-        nonlocal thought_open
-        if thought_open:
-            thought_open = False
-            click.secho("", err=True)
-
-    def show(event: TurnEvent) -> None:
-        nonlocal thought_open, answer_open
-        match event:
-            case Decided(decision=decision):
-                note(click.style(why_line(decision), dim=True))
-            case Unloaded() if sys.stderr.isatty():
-                note(click.style(f"unloaded {event.model}", dim=True))
-            case Loaded() if sys.stderr.isatty():
-                took = seconds_text((event.end_ns - event.start_ns) / 1e9)
-                note(click.style(f"loaded {event.model} in {took}", dim=True))
-            case Prefilled(dropped_messages=dropped) if dropped:
-                note(f"the oldest {dropped} messages no longer fit and were left out")
-            case Thought(text=text) if text and not quiet:
-                thought_open = True
-                click.secho(visible(text), dim=True, nl=False, err=True)
-            case Answer(text=text) if answer_open or text.strip():
-                end_thought()
-                text = text if answer_open else text.lstrip()
-                answer_open = True
-                click.echo(visible(text) if on_terminal else text, nl=False)
-            case Vote():
-                note(click.style(vote_line(event), dim=True))
-            case TurnFinished(record=record):
-                end_thought()
-                if record.answer:
-                    click.echo()
-                note(click.style(energy_line(record), bold=record.status == "complete"))
-                ended = record.settings.get("ended")
-                if ended and record.status != "error":
-                    note(click.style(str(ended), dim=True))
-
-    return show

@@ -15,7 +15,7 @@ from etui.visible import visible
 if TYPE_CHECKING:
     from etui.energy.cost import Factors
     from etui.log.queries import TurnSummary
-    from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
+    from etui.log.records import HopRecord, LoadRecord, TurnRecord, UnloadRecord
     from etui.log.totals import Total
 
 _ID_CHARS = 8
@@ -122,6 +122,7 @@ def turn_lines(
     ]
     if turn.confidence is not None:
         facts.append(("confidence", units.percent_text(turn.confidence)))
+    facts += [(f"hop {number}", _hop(hop, turn)) for number, hop in enumerate(turn.hops, start=1)]
     for vote in turn.votes:
         spent = [units.tokens_text(vote.tokens)]
         if vote.joules is not None:
@@ -144,6 +145,21 @@ def turn_lines(
         if text:
             lines += ["", f"{title}:", *(f"  {line}" for line in visible(text).split("\n"))]
     return lines
+
+
+def _hop(hop: HopRecord, turn: TurnRecord) -> str:
+    kind = units.ESTIMATE if turn.energy.kind == units.ESTIMATE else None
+    parts = [
+        f"{one_line(hop.arm)} ({hop.reasoning}) on {one_line(hop.model)}",
+        one_line(hop.why),
+        one_line(hop.answer) or "no answer",
+        units.tokens_text(hop.tokens.output),
+        f"{hop.tokens.cached:,} of {hop.tokens.prompt:,} prompt tokens cached",
+        units.energy_text(hop.joules, None, kind),
+    ]
+    if hop.load_joules:
+        parts.append(f"load {units.energy_text(hop.load_joules, None, kind)}")
+    return ("✓ " if hop.taken else "") + "; ".join(parts)
 
 
 def _tokens(turn: TurnRecord) -> str:

@@ -229,6 +229,8 @@ _UNLOADS = (
     "CREATE INDEX unloads_by_turn ON unloads (turn_id)",
 )
 
+_HOPS = ("ALTER TABLE turns ADD COLUMN hops TEXT NOT NULL DEFAULT '[]'",)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -237,6 +239,7 @@ _STEPS = {
     "m005_probes": _PROBES,
     "m006_curve_settings": _CURVE_SETTINGS,
     "m007_unloads": _UNLOADS,
+    "m008_hops": _HOPS,
 }
 
 NAMES = tuple(_STEPS)

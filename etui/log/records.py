@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -90,6 +90,35 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class HopRecord:
+    """One arm's part of a turn that took several, or that a cascade decided.
+
+    ``probability`` is calibrated, None where nothing was fitted; ``accepted`` says that the answer
+    was sure enough, ``taken`` that it is the turn's. ``joules`` and ``seconds`` are without the
+    load, and those of all hops sum to the turn's; ``load_joules`` is 0.0 without a load and None
+    when it was not measured.
+    """
+
+    arm: str
+    model: str
+    model_sha256: str | None
+    reasoning: str
+    answer: str
+    status: str
+    confidence: float | None
+    margin: float | None
+    probability: float | None
+    accepted: bool
+    taken: bool
+    tokens: Tokens
+    joules: float | None
+    uncertainty: float | None
+    load_joules: float | None
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnRecord:
     """One question, its answer and its price, whatever way it ended."""
 
@@ -117,6 +146,8 @@ class TurnRecord:
     confidence: float | None = None
     votes: tuple[VoteRecord, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
+    hops: tuple[HopRecord, ...] = ()
+    """Every arm that answered, where it was not one alone."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Decode parameters, build and machine: what is needed to repeat the turn."""
     trace: dict[str, Any] = field(default_factory=dict)
@@ -169,6 +200,7 @@ class TurnRecord:
                 }
                 for p in self.probes
             ],
+            "hops": [asdict(hop) for hop in self.hops],
             "confidence": self.confidence,
             "seconds": {
                 "load": seconds.load,

@@ -13,6 +13,7 @@ from etui.log.records import (
     AnswerRecord,
     ChatRecord,
     CurveRecord,
+    HopRecord,
     LoadRecord,
     ProbeRecord,
     RunRecord,
@@ -53,7 +54,7 @@ _TABLE_OF: dict[type, str] = {
 _PHASES = ("load", "prefill", "decode")
 _JSON_COLUMNS = (
     *("energy_channels", "energy_unmeasured", "energy_flags"),
-    *("votes", "probes", "settings", "trace"),
+    *("votes", "probes", "hops", "settings", "trace"),
 )
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -90,6 +91,7 @@ def turn_of(row: ReadRow) -> TurnRecord:
         ),
         votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
         probes=tuple(ProbeRecord(**probe) for probe in read["probes"]),
+        hops=tuple(HopRecord(**hop | {"tokens": Tokens(**hop["tokens"])}) for hop in read["hops"]),
         settings=read["settings"],
         trace=read["trace"],
     )
@@ -110,7 +112,7 @@ def unload_of(row: ReadRow) -> UnloadRecord:
     return UnloadRecord(**{f.name: row[f.name] for f in fields(UnloadRecord)})
 
 
-_NESTED = {"tokens", "seconds", "energy", "votes", "probes", "settings", "trace"}
+_NESTED = {"tokens", "seconds", "energy", "votes", "probes", "hops", "settings", "trace"}
 _PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NESTED)
 _PLAIN_OF_ENERGY = tuple(
     f.name
@@ -133,6 +135,7 @@ def _flat_turn(record: TurnRecord) -> Row:
         "energy_shared": record.energy.shared,
         "votes": document["votes"],
         "probes": document["probes"],
+        "hops": document["hops"],
         "settings": record.settings,
         "trace": record.trace,
     }

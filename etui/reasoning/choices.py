@@ -13,7 +13,7 @@ from etui.options import Option, options_of
 from etui.query import Message
 from etui.reasoning.control import Control
 from etui.reasoning.direct import direct
-from etui.reasoning.fitting import fit
+from etui.reasoning.fitting import Reserve, fit
 from etui.reasoning.letters import LetterReading, LetterTokens, letter_tokens, read_letters
 from etui.reasoning.opening import finished, open_prompt
 from etui.reasoning.prompts import ANSWER_MARKER, direct_prompt, with_letter_instruction
@@ -63,7 +63,9 @@ def _read(
         rendered = session.render(kept, thinking=False)
         return direct_prompt(rendered, session.facts) + ANSWER_MARKER
 
-    prompt = fit(with_letter_instruction(messages), render, session, 1)
+    prompt = fit(
+        with_letter_instruction(messages), render, session, Reserve(1, 1, arm.context_overflow)
+    )
     opened = yield from open_prompt(prompt, arm, session, control, start_ns)
     try:
         if opened.first is None:

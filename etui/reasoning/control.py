@@ -1,8 +1,11 @@
-"""What may end an answer early: the user, or an energy budget."""
+"""What may end an answer early: the user, or a budget."""
 
 from __future__ import annotations
 
 from typing import Protocol
+
+BUDGET = "the budget"
+"""What the reason of an answer calls what ended it; whoever set it puts its own name there."""
 
 
 class Control(Protocol):
@@ -12,4 +15,4 @@ class Control(Protocol):
         """The user stopped the answer: end it here."""
 
     def spent(self) -> bool:
-        """The joules of the answer are spent: end the thought, answer with what is there."""
+        """A budget of the answer is spent: end the thought, answer with what is there."""

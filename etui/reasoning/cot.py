@@ -9,10 +9,16 @@ from etui.arm import Arm, DecodePrice
 from etui.engine.events import Event
 from etui.engine.session import Sampled, Session
 from etui.query import Message
-from etui.reasoning.control import Control
+from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.decoding import Decoded, Ending
 from etui.reasoning.depth import Spending
-from etui.reasoning.fitting import LIKELY_ANSWER_TOKENS, SMALLEST_ANSWER_TOKENS, Prompt, fit
+from etui.reasoning.fitting import (
+    LIKELY_ANSWER_TOKENS,
+    SMALLEST_ANSWER_TOKENS,
+    Prompt,
+    Reserve,
+    fit,
+)
 from etui.reasoning.opening import finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import (
     Thinking,
@@ -118,8 +124,10 @@ def thinking_prompt(
         rendered = session.render(kept, thinking=thinking.style == "native")
         return thought_prompt(rendered, thinking)
 
-    reserve = hand_over_tokens + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
-    return fit(with_instruction(messages, thinking.style), render, session, reserve)
+    least = hand_over_tokens + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
+    whole = hand_over_tokens + arm.think_tokens + arm.max_tokens
+    asked = with_instruction(messages, thinking.style)
+    return fit(asked, render, session, Reserve(least, whole, arm.context_overflow))
 
 
 def _why_cut(thought: Decoded | None, budget: int, arm: Arm) -> str:
@@ -129,7 +137,7 @@ def _why_cut(thought: Decoded | None, budget: int, arm: Arm) -> str:
         case Ending.LIMIT:
             limit = "the context" if budget < arm.think_tokens else "the think budget"
         case Ending.BUDGET:
-            limit = "the energy budget"
+            limit = BUDGET
         case _:
             return ""
     return f"{limit} ended the thought after {thought.tokens} tokens"

@@ -11,7 +11,7 @@ from etui.engine.session import Session
 from etui.query import Message
 from etui.reasoning.control import Control
 from etui.reasoning.decoding import Run, decode
-from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, Prompt, fit
+from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, Prompt, Reserve, fit
 from etui.reasoning.opening import finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import direct_prompt
 
@@ -57,4 +57,5 @@ def answer_prompt(messages: Sequence[Message], arm: Arm, session: Session) -> Pr
     def render(kept: Sequence[Message]) -> str:
         return direct_prompt(session.render(kept, thinking=False), session.facts)
 
-    return fit(messages, render, session, min(arm.max_tokens, SMALLEST_ANSWER_TOKENS))
+    least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
+    return fit(messages, render, session, Reserve(least, arm.max_tokens, arm.context_overflow))

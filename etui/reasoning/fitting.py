@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from etui.arm import ContextOverflow as Gives
 from etui.engine.session import Session
 from etui.errors import ContextOverflow
 from etui.query import Message
@@ -24,13 +25,31 @@ class Prompt:
     dropped_messages: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Tokens of the context that are kept for what follows the prompt.
+
+    Attributes:
+        least: The fewest an answer can do with.
+        whole: What the arm's budgets ask for.
+        gives_way: What gives way where not all of it fits (``Arm.context_overflow``).
+    """
+
+    least: int
+    whole: int
+    gives_way: Gives = "truncate_thought"
+
+
 def fit(
     messages: Sequence[Message],
     render: Callable[[Sequence[Message]], str],
     session: Session,
-    reserve_tokens: int,
+    reserve: Reserve,
 ) -> Prompt:
-    """The longest end of the conversation that leaves ``reserve_tokens`` of the context free.
+    """The longest end of the conversation that leaves the reserve of the context free.
+
+    The whole reserve is kept free at the cost of the oldest messages where these are to give way;
+    the question alone needs the least of it. Where nothing is to give way nothing is left out.
 
     Raises:
         ContextOverflow: Not even the question fits.
@@ -39,11 +58,15 @@ def fit(
     kept = tuple(messages)
     while True:
         tokens = session.tokenize(render(kept), bos=True)
-        if len(tokens) + reserve_tokens <= context_tokens:
+        shorter = without_oldest(kept) if reserve.gives_way != "fail" else None
+        least = reserve.gives_way == "truncate_thought" or (
+            reserve.gives_way == "drop_history" and shorter is None
+        )
+        free = reserve.least if least else reserve.whole
+        if len(tokens) + free <= context_tokens:
             return Prompt(tokens, len(messages) - len(kept))
-        shorter = without_oldest(kept)
         if shorter is None:
-            raise ContextOverflow(len(tokens), context_tokens, reserve_tokens)
+            raise ContextOverflow(len(tokens), context_tokens, free)
         kept = shorter
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from etui.arm import Arm
 from etui.engine.events import Event, Finished, Prefilled, Status
 from etui.engine.session import Session, TokenSequence
-from etui.reasoning.control import Control
+from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.decoding import Decoded, Ending, Primed, prefill
 from etui.reasoning.fitting import Prompt
 
@@ -116,7 +116,7 @@ def how_reply_ended(reply: Decoded, arm: Arm) -> tuple[Status, str]:
         case Ending.CANCELLED:
             return "stopped", "stopped while answering"
         case Ending.BUDGET:
-            return "budget", f"the energy budget ended the answer after {reply.tokens} tokens"
+            return "budget", f"{BUDGET} ended the answer after {reply.tokens} tokens"
         case Ending.LIMIT:
             limit = "max tokens" if reply.tokens >= arm.max_tokens else "the context"
             return "truncated", f"{limit} cut the answer after {reply.tokens} tokens"

@@ -19,7 +19,7 @@ from etui.errors import CacheFull
 from etui.options import options_of
 from etui.query import Message
 from etui.reasoning.ballot import Ballot, abandoned_vote, ballot_of
-from etui.reasoning.control import Control
+from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.cot import thinking_prompt
 from etui.reasoning.direct import answer_prompt
 from etui.reasoning.fitting import LIKELY_ANSWER_TOKENS
@@ -127,7 +127,7 @@ class _Election:
         started = self._arm.votes - len(self._waiting)
         why = self._poll.why(started, self._cut_off)
         if status in ("stopped", "budget"):
-            by = "the energy budget ended" if status == "budget" else "stopped: it broke off"
+            by = f"{BUDGET} ended" if status == "budget" else "stopped: it broke off"
             why = f"{by} the vote after {state.count} of {self._arm.votes}; {why}"
         silent = state.key is None
         thinking, answer = self._tokens[Thought], self._tokens[Answer]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -52,31 +52,33 @@ class ChatRunner:
         self._closing = threading.Lock()
         self._resident: str | None = None
         self._rest = rest
+        self.confirm: Callable[[str], bool] | None = None  # asks whether to go on over a budget
         child.on_unloaded = self._unloaded
 
     def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
         """Decide, answer, save; blocks until the turn before it has ended."""
-        from etui.choice import serving
+        from etui.choice import choice_of
         from etui.models import load_catalogue
-        from etui.price import price_for
         from etui.provenance import provenance
+        from etui.serve import serve_here
 
         with self._idle:
             self._end_rest()
             self._cancelled.clear()
             catalogue = load_catalogue(self._config)
-            decision = self._decide(query, route, catalogue)
-            spec, path = serving(decision, self._config, catalogue)
+            choice = choice_of(
+                query, _wish(route), self._config, catalogue, self._host, confirm=self.confirm
+            )
             turn = run_turn(
                 query,
-                decision,
-                spec=spec,
-                path=path,
+                choice.decision,
+                serve=serve_here(self._config, catalogue, self._baseline),
                 answerer=self._child,
                 meter=self._recorder,
                 writer=self._writer,
-                settings=provenance(self._config) | {"idle_baseline": self._baseline(spec.name)},
-                price=price_for(decision.arm, spec, self._config),
+                settings=provenance(self._config),
+                outlook=choice.outlook,
+                cancelled=self._cancelled.is_set,
             )
             self._resident = None  # until the turn has shown that the engine lives
             self._answering = True
@@ -87,7 +89,8 @@ class ChatRunner:
                             self._child.cancel()  # again: the first may have come too early
                         yield event
                         if isinstance(event, TurnFinished) and event.record.status != "error":
-                            self._resident = spec.name
+                            hops = event.record.hops
+                            self._resident = hops[-1].model if hops else event.record.model
             finally:
                 self._answering = False
                 if self._resident is not None:
@@ -102,7 +105,7 @@ class ChatRunner:
         with self._idle:
             self._end_rest()
             catalogue = load_catalogue(self._config)
-            spec, path = serving(self._likely(route, catalogue), self._config, catalogue)
+            spec, path = serving(self._likely(route, catalogue).arm, self._config, catalogue)
             loaded = None
             for event in self._child.load(spec, path):
                 self._recorder.settle(event.end_ns)

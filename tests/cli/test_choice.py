@@ -52,7 +52,7 @@ def test_the_path_of_a_file_is_a_model(machine, tmp_path):
     decision = machine.choose(model=str(file))
     assert decision.arm.model == str(file)
     with pytest.raises(ModelUnavailable, match="GGUF"):
-        serving(decision, machine.config, machine.catalogue)
+        serving(decision.arm, machine.config, machine.catalogue)
 
 
 def test_the_path_of_an_entrys_own_file_is_the_entry(machine):
@@ -129,7 +129,7 @@ def test_the_model_of_the_config_answers(machine):
 def test_a_damaged_file_does_not_serve(machine):
     machine.has("smollm2-135m")
     with pytest.raises(ModelUnavailable):
-        serving(machine.choose(model="smollm2-135m"), machine.config, machine.catalogue)
+        serving(machine.choose(model="smollm2-135m").arm, machine.config, machine.catalogue)
 
 
 def test_here_knows_names_that_do_not_exist(machine):

@@ -22,7 +22,7 @@ from etui.log.writer import TurnWriter
 from etui.models import ModelSpec
 from etui.query import Query
 from etui.routing.decision import Decision
-from etui.turn import TurnEvent, TurnFinished, run_turn
+from etui.turn import TurnEvent, TurnFinished, run_turn, serving_one
 
 SPEC = ModelSpec("starter", "135M", (), context=2048)
 LAST_WORDS = "the last line before it went"
@@ -75,8 +75,7 @@ def turn(
     return run_turn(
         Query(text),
         Decision(Arm("quick", "starter", max_tokens=tokens), "frugal", "default", "nothing else"),
-        spec=SPEC,
-        path=path,
+        serve=serving_one(SPEC, path),
         answerer=child,
         meter=Meter10W(),
         writer=writer,

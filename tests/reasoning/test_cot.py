@@ -166,7 +166,7 @@ def test_a_spent_budget_ends_the_thought_and_the_answer_is_still_given(fake):
     end = events[-1]
     assert (end.answer, end.status) == ("four", "budget")
     assert 0 < end.thinking_tokens < 20
-    assert end.why.startswith("the energy budget ended the thought")
+    assert end.why.startswith("the budget ended the thought")
 
 
 @given(

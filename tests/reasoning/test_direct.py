@@ -137,7 +137,7 @@ def test_a_spent_budget_ends_the_answer(fake):
     assert end.status == "budget"
     assert end.answer
     assert "One two three".startswith(end.answer)
-    assert end.why.startswith("the energy budget ended the answer")
+    assert end.why.startswith("the budget ended the answer")
 
 
 def test_confidence_is_the_mean_probability(fake):

@@ -208,7 +208,7 @@ def test_spent_joules_decide_by_what_is_in(fake):
     control = FakeControl(spent_when=lambda: session.steps > 20)
     _, end, votes = run(session, ballot(votes=3), control)
     assert (end.status, end.answer) == ("budget", "B")
-    assert end.why.startswith("the energy budget ended the vote after 1 of 3")
+    assert end.why.startswith("the budget ended the vote after 1 of 3")
     assert end.output_tokens == drawn_tokens(session)
     assert len(votes) == 3
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from etui.account import account
+from etui.account import Leg, account
 from etui.arm import Arm
 from etui.config import Config
 from etui.download import Progress, Report
@@ -151,7 +151,7 @@ class FakeRunner:
             thinking_tokens=len(thoughts),
             output_tokens=len(thoughts) + len(answers),
         )
-        energy, tokens, seconds = account(end, None, self.meter.energy)
+        energy, tokens, seconds = account([Leg(end)], self.meter.energy)
         return TurnRecord(
             turn_id=f"turn-{len(self.saved)}",
             created_at="2026-01-01T00:00:00Z",

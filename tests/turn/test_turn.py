@@ -27,7 +27,7 @@ from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
 from etui.models import ModelSpec
 from etui.query import Message, Query
 from etui.routing.decision import Decision
-from etui.turn import Decided, TurnFinished, run_turn
+from etui.turn import Decided, TurnFinished, run_turn, serving_one
 
 S = 1_000_000_000
 SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)
@@ -133,8 +133,7 @@ def turn(answerer, meter=None, saved=None, query=None, decision=DECISION):
     return run_turn(
         query or Query("2+2?"),
         decision,
-        spec=SPEC,
-        path=Path("m.gguf"),
+        serve=serving_one(SPEC, Path("m.gguf")),
         answerer=answerer,
         meter=meter or Meter10W(),
         writer=saved if saved is not None else Saved(),
@@ -282,7 +281,8 @@ def test_a_fault_is_logged_with_its_name():
 
 def test_an_engine_that_falls_silent_is_an_error():
     saved = Saved()
-    list(turn(Scripted(EVENTS), saved=saved))
+    with pytest.raises(EngineFailed, match="without saying how"):
+        list(turn(Scripted(EVENTS), saved=saved))
     assert saved.turns[0].status == "error"
     assert "without saying how" in saved.turns[0].error
 

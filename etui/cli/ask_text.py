@@ -1,0 +1,101 @@
+"""What ``etui ask`` shows of a turn: the answer on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from etui.engine.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
+from etui.hops import HopEnded, HopStarted
+from etui.lines import energy_line, hop_line, vote_line, why_line
+from etui.options import options_of
+from etui.routing.decision import Decision
+from etui.turn import Decided, TurnEvent, TurnFinished
+from etui.units import seconds_text
+from etui.visible import visible
+
+
+class AskText:
+    """Shows the events of one turn as they come.
+
+    An answer streams, unless another one may take its place: what stands on stdout stands.
+
+    Args:
+        question: What was asked.
+        quiet: Show the answer only.
+    """
+
+    def __init__(self, question: str, *, quiet: bool) -> None:
+        self._question = question
+        self._quiet = quiet
+        self._on_terminal = sys.stdout.isatty()
+        self._held = False
+        self._thought_open = False
+        self._answer_open = False
+
+    def show(self, event: TurnEvent) -> None:
+        """Take one event in."""
+        match event:
+            case Decided(decision=decision):
+                self._held = _may_change(decision, self._question)
+                for notice in decision.notices:
+                    self._note(visible(notice), dim=False)
+                self._note(why_line(decision))
+            case HopStarted(number=number) if number > 1:
+                self._note(f"hop {number}: {event.arm} ({event.reasoning}) on {event.model}")
+            case Unloaded() if sys.stderr.isatty():
+                self._note(f"unloaded {event.model}")
+            case Loaded() if sys.stderr.isatty():
+                took = seconds_text((event.end_ns - event.start_ns) / 1e9)
+                self._note(f"loaded {event.model} in {took}")
+            case Prefilled(dropped_messages=dropped) if dropped:
+                self._note(f"the oldest {dropped} messages no longer fit and were left out")
+            case Thought(text=text) if text and not self._quiet:
+                self._thought_open = True
+                click.secho(visible(text), dim=True, nl=False, err=True)
+            case Answer(text=text) if not self._held:
+                self._write(text)
+            case Vote():
+                self._note(vote_line(event))
+            case HopEnded():
+                self._end_thought()
+                self._note(hop_line(event))
+            case TurnFinished():
+                self._finish(event)
+
+    def _finish(self, finished: TurnFinished) -> None:
+        record = finished.record
+        self._end_thought()
+        if self._held:
+            self._write(record.answer)
+        if record.answer:
+            click.echo()
+        self._note(energy_line(record), dim=False, bold=record.status == "complete")
+        ended = record.settings.get("ended")
+        if ended and record.status != "error":
+            self._note(str(ended))
+
+    def _write(self, text: str) -> None:
+        if not self._answer_open:
+            text = text.lstrip()
+            if not text:
+                return
+            self._end_thought()
+            self._answer_open = True
+        click.echo(visible(text) if self._on_terminal else text, nl=False)
+
+    def _note(self, text: str, *, dim: bool = True, bold: bool = False) -> None:
+        if not self._quiet:
+            click.secho(text, dim=dim, bold=bold, err=True)
+
+    def _end_thought(self) -> None:
+        if self._thought_open:
+            self._thought_open = False
+            click.secho("", err=True)
+
+
+def _may_change(decision: Decision, question: str) -> bool:
+    """Whether an answer on its way may give place to another."""
+    asks_again = decision.fallbacks.no_answer == "ask_constrained"
+    return decision.cascade is not None or (asks_again and bool(options_of(question)))

@@ -1,0 +1,340 @@
+"""The hops of a turn: which arm answers next, whether its answer is sure enough, whose stands.
+
+Most turns have one hop. A cascade has more, and so has a turn whose model cannot be loaded or whose
+multiple choice came to no letter. All of it is arithmetic over what was seen; ``turn.py`` does what
+it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from etui.arm import Arm
+from etui.engine.events import Finished, Loaded
+from etui.errors import EngineFailed, EtuiError, ModelUnavailable
+from etui.options import options_of
+from etui.reasoning.extraction import extract
+from etui.routing.decision import Decision
+from etui.routing.plan import PredictedJoules
+from etui.units import energy_text, percent_text
+
+
+@dataclass(frozen=True, slots=True)
+class HopStarted:
+    """An arm begins to answer in a turn that may have several.
+
+    A turn of a single arm has none of these, unless another arm has to follow after all: then the
+    first hop is told by its ``HopEnded`` alone.
+
+    Attributes:
+        number: From 1.
+        arm, model, reasoning: What answers.
+        why: Why it is asked; empty for the first.
+    """
+
+    number: int
+    arm: str
+    model: str
+    reasoning: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HopEnded:
+    """An arm has answered, or failed to. Its text is replaced unless it is ``taken``.
+
+    Attributes:
+        number: From 1, as in ``HopStarted``.
+        arm, model: What answered.
+        confidence: Raw, 0..1; None where the answer carries none.
+        probability: Calibrated probability of being right; None where nothing was fitted.
+        accepted: The answer was sure enough.
+        joules: Gross joules of the hop as far as they are read by now, its load excluded; None when
+            unmeasured. The record has the last word.
+        why: What came of it, in words.
+        taken: The answer is the turn's. An earlier one may be, if this was the last hop.
+    """
+
+    number: int
+    arm: str
+    model: str
+    confidence: float | None
+    probability: float | None
+    accepted: bool
+    joules: float | None
+    why: str
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One arm's part of a turn, after the fact.
+
+    Attributes:
+        arm: What answered, as it was asked (a budget may have lowered its ``max_joules``).
+        model: Name of the model that served.
+        sha256: Hash of its file; None where it is not known.
+        end: Its last word, made up from what was seen where it has none.
+        load: The load it waited for.
+        answered: Its text is an answer: a letter where options were given.
+        probability: Calibrated; None where nothing was fitted.
+        accepted: Sure enough for the cascade, or no cascade asked.
+        failure: What stopped it.
+        at_load: It failed before anything was computed.
+        joules: Gross, its load excluded; None when unmeasured.
+        why: What came of it, in words.
+    """
+
+    arm: Arm
+    model: str
+    sha256: str | None
+    end: Finished
+    load: Loaded | None = None
+    answered: bool = True
+    probability: float | None = None
+    accepted: bool = True
+    failure: EtuiError | None = None
+    at_load: bool = False
+    joules: float | None = None
+    why: str = ""
+
+    @property
+    def stopped(self) -> bool:
+        """The user ended it."""
+        return self.end.status == "stopped"
+
+    @property
+    def sureness(self) -> float | None:
+        """The calibrated probability, or the raw confidence where there is none."""
+        return self.end.confidence if self.probability is None else self.probability
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The arm to ask next, and why."""
+
+    arm: Arm
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """No further arm is asked; ``why`` says what forbids it, empty where nothing is left to say."""
+
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a turn has spent when the next hop is considered.
+
+    Attributes:
+        joules: Since its first answer began, loads between hops included; None when unmeasured.
+        budget: The turn's budget that is spent, in words; None if none is.
+    """
+
+    joules: float | None
+    budget: str | None = None
+
+
+def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
+    """Whether the answer is one: a letter where options are given, else any text, or a majority."""
+    if arm.reasoning == "vote":
+        return end.confidence is not None
+    options = options_of(question)
+    if not options:
+        return bool(end.answer.strip())
+    cut = end.status == "truncated"
+    return extract(end.answer, question, options, truncated=cut).key is not None
+
+
+def is_accepted(decision: Decision, hop: Hop) -> bool:
+    """Whether an answer is taken without asking any further arm."""
+    if hop.failure is not None or hop.end.status not in ("complete", "budget"):
+        return decision.cascade is None and hop.failure is None
+    if not hop.answered and decision.fallbacks.no_answer != "keep":
+        return False
+    if decision.cascade is None:
+        return True
+    return hop.sureness is not None and hop.sureness >= decision.cascade.accept_at
+
+
+def next_arm(decision: Decision, hops: Sequence[Hop]) -> Arm | None:
+    """The arm of the cascade behind the last one that was asked; None at its end."""
+    if decision.cascade is None:
+        return None
+    asked = [hop.arm.name for hop in hops]
+    behind = -1
+    for index, arm in enumerate(decision.cascade.arms):
+        if arm.name in asked:
+            behind = index
+    rest = decision.cascade.arms[behind + 1 :]
+    return rest[0] if rest else None
+
+
+def next_step(
+    question: str,
+    decision: Decision,
+    hops: Sequence[Hop],
+    spent: Spent,
+    predicted: PredictedJoules | None,
+) -> Ask | Stop:
+    """What follows the last hop.
+
+    Args:
+        question: What was asked.
+        decision: The arm, the cascade, the fallbacks.
+        hops: Those that have ended, in order; at least one.
+        spent: What the turn has spent.
+        predicted: What ``next_arm`` is expected to spend; None where that is not known.
+    """
+    last = hops[-1]
+    if last.stopped:
+        return Stop()
+    if last.failure is not None:
+        return _after_failure(decision, hops, last)
+    if spent.budget is not None:
+        return Stop(f"no further arm is asked: {spent.budget} is spent" if _open(last) else "")
+    again = _constrained(question, decision, hops, last)
+    if again is not None:
+        return again
+    if last.accepted or decision.cascade is None:
+        return Stop()
+    arm = next_arm(decision, hops)
+    if arm is None:
+        return Stop()
+    forbidden = _forbidden(decision, hops, spent, predicted, arm)
+    return Stop(forbidden) if forbidden else Ask(arm, f"{last.arm.name} was {sure_text(last)}")
+
+
+def best(hops: Sequence[Hop]) -> Hop | None:
+    """The answer that stands where none was accepted; None if no hop gave one.
+
+    The one most likely right, of equals the later. Raw confidences of different ways of answering
+    are not comparable, so where one is uncalibrated the later arm's stands.
+    """
+    answers = [hop for hop in hops if hop.failure is None and not hop.stopped and hop.end.answer]
+    answers = [hop for hop in answers if hop.answered] or answers
+    if not answers:
+        return None
+    accepted = [hop for hop in answers if hop.accepted]
+    if accepted:
+        return accepted[-1]
+    calibrated = [(hop.probability, n) for n, hop in enumerate(answers) if hop.probability]
+    if len(calibrated) < len(answers):
+        return answers[-1]
+    return answers[max(calibrated)[1]]
+
+
+def taken(hops: Sequence[Hop]) -> Hop:
+    """The hop whose answer is the turn's: of a stopped turn the one that ran, if it said anything.
+
+    Without any answer it is the last.
+    """
+    last = hops[-1]
+    if last.stopped and last.end.answer:
+        return last
+    return best(hops) or last
+
+
+def sure_text(hop: Hop) -> str:
+    """``82 % sure``, ``confidence 82 % (uncalibrated)``, or what it lacks."""
+    if not hop.answered:
+        return "without an answer"
+    if hop.end.status == "truncated":
+        return "cut off"
+    if hop.probability is not None:
+        return f"{percent_text(hop.probability)} sure"
+    if hop.end.confidence is not None:
+        return f"{percent_text(hop.end.confidence)} confident (uncalibrated)"
+    return "without a confidence"
+
+
+def hop_words(decision: Decision, hop: Hop, step: Ask | Stop) -> str:
+    """What came of a hop, in words."""
+    if hop.failure is not None:
+        return f"failed: {hop.failure.what.splitlines()[0]}"
+    if hop.stopped:
+        return "stopped"
+    words = [sure_text(hop)]
+    if decision.cascade is not None:
+        words.append(f"{percent_text(decision.cascade.accept_at)} asked")
+    if isinstance(step, Ask) and step.arm.name == hop.arm.name:
+        words.append("asked again for the letter alone")
+    elif isinstance(step, Ask):
+        words.append(f"{step.arm.name} is asked")
+    elif step.why:
+        words.append(step.why)
+    return ", ".join(words)
+
+
+def course_words(decision: Decision, hops: Sequence[Hop], stands: Hop) -> str:
+    """How a turn of several hops, or of a cascade, went; empty for a plain turn."""
+    if decision.cascade is None and len(hops) == 1:
+        return ""
+    parts = [f"{hop.arm.name} {hop.why}" for hop in hops]
+    if stands is not hops[-1]:
+        parts.append(f"the answer of {stands.arm.name} stands")
+    return "; ".join(parts)
+
+
+def _open(hop: Hop) -> bool:
+    return not hop.accepted
+
+
+def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> Ask | Stop:
+    if best(hops) is not None:
+        return Stop()
+    reason = f"{last.arm.name} failed"
+    fallback = decision.fallbacks.load_failed
+    if last.at_load and fallback is not None and not _asked(hops, fallback):
+        return Ask(fallback, f"{last.arm.model} could not be loaded")
+    arm = next_arm(decision, hops)
+    while arm is not None and last.at_load and arm.model == last.arm.model:
+        # What could not be loaded for one arm cannot be loaded for the next.
+        arm = next_arm(decision, [*hops, replace(last, arm=arm)])
+    return Stop() if arm is None else Ask(arm, reason)
+
+
+def _asked(hops: Sequence[Hop], arm: Arm) -> bool:
+    return any(hop.arm.name == arm.name and hop.arm.model == arm.model for hop in hops)
+
+
+def _constrained(question: str, decision: Decision, hops: Sequence[Hop], last: Hop) -> Ask | None:
+    """The same model asked for the letter alone, where a multiple choice came to none."""
+    wanted = decision.fallbacks.no_answer == "ask_constrained"
+    if last.answered or not wanted or last.arm.readout == "choices" or not options_of(question):
+        return None
+    arm = replace(last.arm, reasoning="direct", readout="choices")
+    return Ask(arm, f"{last.arm.name} named no option")
+
+
+def _forbidden(
+    decision: Decision,
+    hops: Sequence[Hop],
+    spent: Spent,
+    predicted: PredictedJoules | None,
+    arm: Arm,
+) -> str:
+    assert decision.cascade is not None
+    cascade = decision.cascade
+    names = {hop.arm.name for hop in hops}
+    if len([each for each in cascade.arms if each.name in names]) >= cascade.max_hops:
+        return f"{arm.name} is not asked: {cascade.max_hops} hops are the most"
+    if cascade.max_joules is None:
+        return ""
+    so_far = spent.joules or 0.0
+    limit = energy_text(cascade.max_joules)
+    if so_far >= cascade.max_joules:
+        return f"{arm.name} is not asked: the {limit} of the cascade are spent"
+    if predicted is not None and so_far + predicted.total > cascade.max_joules:
+        about = energy_text(predicted.total, kind="estimate").removesuffix(" (estimate)")
+        left = energy_text(cascade.max_joules - so_far)
+        return f"{arm.name} is not asked: it would take {about}, and {left} of {limit} is left"
+    return ""
+
+
+def failed_at_load(failure: EtuiError, *, began: bool) -> bool:
+    """Whether a failure means that the model could not be brought into memory."""
+    return not began and isinstance(failure, ModelUnavailable | EngineFailed)

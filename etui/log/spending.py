@@ -1,0 +1,52 @@
+"""Joules that turns and loads of late took together, for the budgets of an hour and a day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from etui.energy.types import Kind
+from etui.log.filters import stored_time
+from etui.log.queries import LogReader
+
+_SUMS = """
+    SELECT total({joules}), coalesce(sum({joules} IS NULL), 0),
+        coalesce(max({kind} IS '{estimate}'), 0)
+    FROM {table} WHERE created_at >= ?
+"""
+_TURNS_SQL = _SUMS.format(
+    joules="energy_joules",
+    kind="energy_kind",
+    table="turns INDEXED BY turns_history",
+    estimate=Kind.ESTIMATE.value,
+)
+_LOADS_SQL = _SUMS.format(joules="joules", kind="kind", table="loads", estimate=Kind.ESTIMATE.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What was spent since a moment.
+
+    Attributes:
+        joules: Gross, of turns and loads; estimates count.
+        estimated: Some of it is only estimated.
+        unmeasured_turns: Turns that are not in the sum, since nothing could read their joules.
+    """
+
+    joules: float
+    estimated: bool
+    unmeasured_turns: int
+
+
+def spent_since(log: LogReader, moment: datetime) -> Spending:
+    """What turns and loads took that began at an aware time or later.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    since = (stored_time(moment),)
+    turns, loads = log.select(_TURNS_SQL, since), log.select(_LOADS_SQL, since)
+    if not turns or not loads:
+        return Spending(0.0, False, 0)
+    (joules, unmeasured, estimated), (load_joules, _, load_estimated) = turns[0], loads[0]
+    return Spending(joules + load_joules, bool(estimated or load_estimated), unmeasured)

@@ -39,12 +39,14 @@ class Contender:
     """One arm of a run, or a policy's whole run.
 
     Attributes:
-        label: Names it in the comparison.
+        label: Names it in the comparison; no two have the same.
+        name: The arm, or the policy.
         run: The configuration of its run.
         samples: Its answers, sorted by question.
     """
 
     label: str
+    name: str
     run: RunConfig
     samples: Sequence[Sample]
 
@@ -119,4 +121,8 @@ def labels_of(named: Sequence[tuple[str, str]]) -> list[str]:
     counts: Mapping[str, int] = {
         name: sum(other == name for _, other in named) for _, name in named
     }
-    return [name if counts[name] == 1 else f"{run}:{name}" for run, name in named]
+    plain = [name if counts[name] == 1 else f"{run}:{name}" for run, name in named]
+    return [
+        label if plain.count(label) == 1 else f"{label} #{plain[: at + 1].count(label)}"
+        for at, label in enumerate(plain)
+    ]

@@ -19,7 +19,7 @@ SUMMARY_VERSION = 1
 _SAME = ("run_id", "started_at", "suite", "split", "data_sha256", "format", "format_version")
 """Taken over from the configuration as they are."""
 
-_MANY = 0.01
+_MANY = 0.05
 """A share of lost answers or shortened prompts from which on a warning is due."""
 
 
@@ -116,7 +116,11 @@ def _warnings(arms: Mapping[str, Mapping[str, Any]], run: RunConfig) -> list[str
         if count < run.questions:
             found.append(f"{name}: {count:,} of {run.questions:,} questions are answered")
         mass = accuracy["letter_mass"]
-        if mass and (mass["mean"] < LOW_MASS or mass["share_below_half"] > 0.25):
+        if (
+            mass
+            and run.format.startswith("letters")
+            and (mass["mean"] < LOW_MASS or mass["share_below_half"] > 0.25)
+        ):
             found.append(
                 f"{name}: the four letters hold {mass['mean']:.2f} of the probability on average, "
                 f"and less than half on {mass['share_below_half']:.0%} of the questions: the model "

@@ -1,0 +1,87 @@
+"""The whole page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+from etui import __version__, units
+from etui.bench.accuracy import OUTCOMES
+from etui.bench.report import plane, view, watts
+from etui.bench.report.questions import Texts, embedded, questions_json
+from etui.bench.run_config import config_of
+from etui.bench.sample import Sample
+from etui.bench.summary import contenders
+from etui.bench.summary_text import protocol
+from etui.visible import visible
+
+_HERE = "etui.bench.report"
+
+
+def render_page(
+    summary: Mapping[str, Any],
+    config: Mapping[str, Any],
+    samples: Sequence[Sample],
+    texts: Texts | None = None,
+) -> str:
+    """``report.html``, which needs nothing beside it and asks no other machine for anything.
+
+    Args:
+        summary: The document of ``summary.json``.
+        config: The document of ``config.json``.
+        samples: In the order they were answered.
+        texts: Subject and row -> the question, where the texts are at hand.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(_HERE, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    run = config_of(config)
+    grouped = contenders(samples, run)
+    series: dict[str, list[Sample]] = {name: [] for name in grouped}
+    for sample in samples:
+        series[run.contender(sample.arm)].append(sample)
+    steps = watts.all_steps({visible(name): inside for name, inside in series.items()})
+    kinds = {(arm["energy"] or {}).get("kind") for arm in summary["arms"].values()}
+    estimate = units.ESTIMATE in kinds
+    rows = view.subject_rows(summary)
+    return environment.get_template("template.html").render(
+        style=_resource("report.css"),
+        script=_resource("report.js"),
+        version=__version__,
+        title=protocol(summary),
+        summary=summary,
+        run=run,
+        models=[visible(model.name) for model in run.models],
+        arms=view.arm_rows(summary, config),
+        findings=view.findings(summary),
+        mixture=view.mixture_sentence(summary),
+        planes=[plane.plane(summary, size) for size in (plane.WIDE, plane.NARROW)],
+        watts=[watts.watts_chart(steps, size, estimate) for size in (watts.WIDE, watts.NARROW)],
+        outcomes=view.outcome_bars(summary),
+        phases=view.phase_bars(summary),
+        tokens=view.token_bars(summary),
+        groups=view.group_marks(summary),
+        subjects=rows,
+        marks=embedded([[mark and asdict(mark) for mark in row["marks"]] for row in rows]),
+        questions=questions_json(grouped, texts),
+        with_texts=texts is not None,
+        legend=embedded({"arms": [visible(name) for name in grouped], "outcomes": OUTCOMES}),
+        config=view.tree(config),
+        arm_keys=[(f"arm-{at % 8}", visible(name)) for at, name in enumerate(grouped)],
+        estimate=estimate,
+        warnings=[visible(text) for text in summary["warnings"]],
+    )
+
+
+def _resource(name: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup((files(_HERE) / name).read_text(encoding="utf-8"))

@@ -1,0 +1,47 @@
+"""The files that a run comes to, as texts: summary, table per subject, and the reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from etui.bench.run_config import RunConfig
+from etui.bench.sample import Sample
+from etui.bench.summary import summarise
+from etui.bench.summary_text import markdown, per_subject_csv
+
+if TYPE_CHECKING:
+    from etui.bench.report.questions import Texts
+
+SUMMARY_FILE = "summary.json"
+PER_SUBJECT_FILE = "per_subject.csv"
+PAGE_FILE = "report.html"
+MARKDOWN_FILE = "report.md"
+
+
+def result_files(
+    run: RunConfig,
+    samples: Sequence[Sample],
+    *,
+    labels: Mapping[str, Mapping[int, str]] | None = None,
+    texts: Texts | None = None,
+) -> dict[str, str]:
+    """Name -> text of each file that a run folder gets beside its samples.
+
+    Args:
+        run: The configuration.
+        samples: In the order they were answered; they need not be all.
+        labels: Labels of MMLU-Redux (:func:`etui.bench.material.labels_for`).
+        texts: The questions (:func:`etui.bench.material.texts_for`).
+    """
+    from etui.bench.report.page import render_page
+
+    config = run.to_json()
+    summary = summarise(samples, config, labels)
+    return {
+        SUMMARY_FILE: json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
+        PER_SUBJECT_FILE: per_subject_csv(summary),
+        PAGE_FILE: render_page(summary, config, samples, texts),
+        MARKDOWN_FILE: markdown(summary, config),
+    }

@@ -1,0 +1,99 @@
+"""``etui bench compare``: runs or arms on the same questions, paired."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.errors import ExitCode
+
+if TYPE_CHECKING:
+    from etui.bench.comparable import Contender
+    from etui.bench.compare import Comparison
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN[:ARM]...")
+@click.option(
+    "--max-regression",
+    type=click.FloatRange(0),
+    metavar="POINTS",
+    help="Exit with 4 if the accuracy drops by more percentage points than this, as measured "
+    "(micro, the interval left aside).",
+)
+@click.option(
+    "--subjects/--no-subjects", default=True, help="Print the table per subject, or leave it out."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    runs: tuple[str, ...],
+    max_regression: float | None,
+    subjects: bool,
+    as_json: bool,
+) -> None:
+    """Compare runs, or the arms of a run, question by question.
+
+    All are held against the first. Runs of the same several arms are held against each other arm
+    by arm. Only runs over the same questions, put in the same way, may be compared.
+    """
+    from etui.bench.against_mixture import against_mixtures
+    from etui.bench.chosen import pairs_of, read_contenders
+    from etui.bench.comparable import check_comparable, worth_knowing
+    from etui.bench.compare_text import (
+        comparison_document,
+        comparison_lines,
+        mixture_line,
+        subject_lines,
+    )
+
+    chosen, notes = read_contenders(runs)
+    pairs = pairs_of(chosen)
+    contenders = [contender for run in chosen for contender in run]
+    check_comparable(contenders)
+    notes += worth_knowing(contenders)
+    comparisons = _compared(pairs)
+    mixtures = against_mixtures(contenders)
+    gate = _gate(comparisons, max_regression)
+    if as_json:
+        document = comparison_document(comparisons, mixtures, notes, gate)
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        for one in comparisons:
+            lines = comparison_lines(one, several=len(comparisons) > 1)
+            lines += ["", *subject_lines(one)] if subjects and len(one.subjects) > 1 else []
+            click.echo("\n".join([*lines, ""]))
+        for mixture in mixtures:
+            click.echo(mixture_line(mixture))
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if gate is not None and not gate["met"]:
+        click.echo(
+            f"etui: {', '.join(gate['failed'])}: accuracy dropped by more than "
+            f"{max_regression:g} points",
+            err=True,
+        )
+        ctx.exit(ExitCode.GATE)
+
+
+def _compared(pairs: Sequence[tuple[Contender, Contender]]) -> list[Comparison]:
+    """Every comparison, with p-values adjusted for their number."""
+    from etui.bench.compare import compare as compare_two
+    from etui.bench.statistics import holm
+
+    found = [compare_two(first, second) for first, second in pairs]
+    adjusted = holm([one.p_value for one in found])
+    return [replace(one, p_holm=value) for one, value in zip(found, adjusted, strict=True)]
+
+
+def _gate(comparisons: Sequence[Comparison], most: float | None) -> dict[str, Any] | None:
+    if most is None:
+        return None
+    # A drop of exactly the limit is allowed, also where binary fractions make it a hair more.
+    failed = [one.second for one in comparisons if one.points_lost > most + 1e-9]
+    return {"max_regression": most, "met": not failed, "failed": failed}

@@ -1,0 +1,57 @@
+"""``etui bench export``: a run in the form of other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", metavar="RUN[:ARM]")
+@click.option(
+    "--lm-eval", "lm_eval", is_flag=True, help="The form of lm-evaluation-harness' results files."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write there; a folder gets the names that lm-eval gives. Default: standard output.",
+)
+def export(run: str, lm_eval: bool, output: Path | None) -> None:
+    """Write a run's results in the form that lm-eval's viewers read.
+
+    Of a run of several arms, name one: RUN:ARM.
+    """
+    from etui.bench.chosen import read_contenders
+    from etui.bench.export import default_path, lm_eval_document
+    from etui.bench.run_folder import write_whole
+    from etui.errors import EtuiError, UsageError
+
+    if not lm_eval:
+        raise UsageError("no form is named", "name it: etui bench export RUN --lm-eval")
+    (contenders,), notes = read_contenders([run])
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if len(contenders) > 1:
+        arms = [contender.name for contender in contenders]
+        raise UsageError(
+            f"{run} has the arms {', '.join(arms)}, and a results file holds one",
+            f"name it: {run}:{arms[0]}",
+        )
+    document = lm_eval_document(contenders[0])
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    path = default_path(output, document) if output.is_dir() else output
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {path}: {error.strerror or error}", "name another file with --output"
+        ) from error
+    click.echo(str(path))

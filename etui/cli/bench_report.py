@@ -1,0 +1,85 @@
+"""``etui bench report``: a run as a page, as Markdown, and as figures for a paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Also write the figures as SVG and PDF into this folder.",
+)
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a summary in Markdown.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="DIR",
+    help="Where the questions lie now, if not where the run had them.",
+)
+@click.option(
+    "--redux",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Labels of MMLU-Redux; a file of them beside the data is taken without this.",
+)
+@click.option("--no-texts", is_flag=True, help="Leave the questions' texts out of the page.")
+@click.option("--open", "open_", is_flag=True, help="Open the page in the browser.")
+def report(
+    run: Path,
+    figures: Path | None,
+    as_markdown: bool,
+    data: Path | None,
+    redux: Path | None,
+    no_texts: bool,
+    open_: bool,
+) -> None:
+    """Write report.html, the summary and the table per subject of a run, and say where.
+
+    The page needs no network: everything is in it, the questions' texts too.
+    """
+    from etui.bench.material import labels_for, texts_for
+    from etui.bench.results import MARKDOWN_FILE, PAGE_FILE, result_files
+    from etui.bench.run_folder import read_run, write_whole
+    from etui.config import load_config
+    from etui.errors import EtuiError, UsageError
+
+    config = load_config()
+    recorded = read_run(run)
+    if not recorded.samples:
+        raise UsageError(f"{run} has no answers yet", f"go on with it: etui bench --resume {run}")
+    for what in recorded.edited:
+        click.echo(f"note: {run} was changed outside etui: {what}", err=True)
+    try:
+        texts = None if no_texts else texts_for(recorded.config, config, data)
+        if texts is None and not no_texts:
+            click.echo("note: the questions' texts are not here; --data names them", err=True)
+        files = result_files(
+            recorded.config,
+            recorded.samples,
+            labels=labels_for(recorded.config, config, redux),
+            texts=texts,
+        )
+        for name, text in files.items():
+            write_whole(run / name, text)
+        if figures is not None:
+            from etui.bench.figures import write_figures
+
+            for path in write_figures(figures, recorded.config, recorded.samples):
+                click.echo(str(path), err=as_markdown)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write the report: {error.strerror or error}: {error.filename or run}",
+            "copy the run to a folder you may write to",
+        ) from error
+    if as_markdown:
+        click.echo(files[MARKDOWN_FILE], nl=False)
+    else:
+        click.echo(str(run / PAGE_FILE))
+    if open_:
+        click.launch(str((run / PAGE_FILE).resolve()))

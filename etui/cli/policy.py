@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,7 +88,14 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     config, catalogue, here = load()
     policies = policy_names(config)
     results = [
-        check_place(place, catalogue.models, here, policies=policies, thorough=True)
+        check_place(
+            place,
+            catalogue.models,
+            here,
+            policies=policies,
+            fitted=_fitted(place, config),
+            thorough=True,
+        )
         for place in _places(names, config)
     ]
     for result in results:
@@ -159,6 +166,20 @@ def schema() -> None:
     from etui.routing.schema import json_schema
 
     print_json(json_schema())
+
+
+def _fitted(place: PolicyPlace, config: Config) -> Callable[[str], bool]:
+    """Whether `etui policy fit` knows an arm of a policy; a fit that cannot be read knows none."""
+    from etui.errors import InvalidFile
+    from etui.routing.fitted import load_fitted
+    from etui.routing.heads import fitted_path
+
+    path = fitted_path(place, config)
+    try:
+        arms = load_fitted(path).arms if path.is_file() else {}
+    except InvalidFile:
+        arms = {}
+    return arms.__contains__
 
 
 def _places(names: Sequence[str], config: Config) -> list[PolicyPlace]:

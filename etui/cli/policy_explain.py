@@ -119,19 +119,24 @@ def _decided(
             read_neighbours(other, config),
         ),
     )
-    return decided if decided.candidates else _with_candidates(decided, query, outlook)
+    return _with_predictions(decided, query, outlook)
 
 
-def _with_candidates(decision: Decision, query: Query, outlook: Outlook) -> Decision:
-    """The arms of a plain rule or a cascade, with what is expected of each."""
+def _with_predictions(decision: Decision, query: Query, outlook: Outlook) -> Decision:
+    """The decision with what is known of each arm, also where no rule asked for it."""
     from etui.routing.plan import Candidate
 
     arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
-    candidates = (
-        Candidate(arm, outlook.joules(arm, query), outlook.accuracy(arm, query, _CONFIDENCE), None)
-        for arm in arms
+    candidates = decision.candidates or [Candidate(arm, None, None, None) for arm in arms]
+    known = (
+        replace(
+            candidate,
+            joules=candidate.joules or outlook.joules(candidate.arm, query),
+            accuracy=candidate.accuracy or outlook.accuracy(candidate.arm, query, _CONFIDENCE),
+        )
+        for candidate in candidates
     )
-    return replace(decision, candidates=tuple(candidates))
+    return replace(decision, candidates=tuple(known))
 
 
 def _anything(_: str) -> bool:

@@ -117,6 +117,7 @@ def check_place(
     here: Callable[[str], bool] | None = None,
     *,
     policies: Collection[str] | None = None,
+    fitted: Callable[[str], bool] | None = None,
     thorough: bool = False,
 ) -> Checked:
     """Every error and warning of one policy file, and the policy if it has no errors.
@@ -126,6 +127,7 @@ def check_place(
         models: Names of models.yaml.
         here: Whether a model is on this machine; None leaves that unchecked.
         policies: Names a shadow may have; None leaves that unchecked.
+        fitted: Whether an accuracy was fitted for an arm; None leaves that unchecked.
         thorough: Also try every pattern on texts made to slow it down.
     """
     from etui.routing.schema import PolicyFile
@@ -135,7 +137,7 @@ def check_place(
         located = load_yaml(place.path, PolicyFile)
     except InvalidFile as error:
         return Checked(place, error.problems, (), None)
-    return _checked(place, located, models, here, policies, thorough)
+    return _checked(place, located, models, here, policies, fitted, thorough)
 
 
 def check_text(
@@ -152,7 +154,7 @@ def check_text(
         located = parse_yaml(text, PolicyFile, file=str(place.path))
     except InvalidFile as error:
         return Checked(place, error.problems, (), None)
-    return _checked(place, located, models, None, policies, False)
+    return _checked(place, located, models, None, policies)
 
 
 def _checked(
@@ -161,12 +163,15 @@ def _checked(
     models: Collection[str],
     here: Callable[[str], bool] | None,
     policies: Collection[str] | None,
-    thorough: bool,
+    fitted: Callable[[str], bool] | None = None,
+    thorough: bool = False,
 ) -> Checked:
     from etui.routing.check import check_policy
     from etui.routing.compile import compile_policy
 
-    findings: Findings = check_policy(located, models, here, policies=policies, thorough=thorough)
+    findings: Findings = check_policy(
+        located, models, here, policies=policies, fitted=fitted, thorough=thorough
+    )
     policy = None if findings.errors else compile_policy(located, place.name)
     return Checked(place, findings.errors, findings.warnings, policy, located.model)
 

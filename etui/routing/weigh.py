@@ -77,8 +77,10 @@ def _absent(plan: ArmPlan) -> Candidate:
 
 
 def _candidate(objective: Objective, arm: Arm, query: Query, outlook: Outlook | None) -> Candidate:
-    joules = outlook.joules(arm, query) if outlook is not None else None
     accuracy = _accuracy(objective, arm, query, outlook)
+    hopeless = accuracy is None and _needs_accuracy(objective)
+    # Joules are read from the log; where nothing was fitted they would decide nothing.
+    joules = outlook.joules(arm, query) if outlook is not None and not hopeless else None
     return Candidate(arm, joules, accuracy, _failed(objective, joules, accuracy))
 
 
@@ -98,7 +100,7 @@ def _failed(
 ) -> str | None:
     """The first thing a candidate does not meet, in words; None if it qualifies."""
     floor = objective.accuracy_at_least
-    if accuracy is None and (floor is not None or objective.goal == "accuracy"):
+    if accuracy is None and _needs_accuracy(objective):
         return "its accuracy was not fitted"
     if floor is not None and accuracy is not None and accuracy.low < floor:
         return f"right with at least {accuracy.low:.2f}, {floor:g} is asked for"
@@ -114,6 +116,10 @@ def _failed(
         if joules.seconds > slowest:
             return f"{joules.seconds:.3g} s, {slowest:g} s are the most"
     return None
+
+
+def _needs_accuracy(objective: Objective) -> bool:
+    return objective.goal == "accuracy" or objective.accuracy_at_least is not None
 
 
 def _cost(candidate: Candidate) -> float:
@@ -194,8 +200,7 @@ def _none_qualifies(candidates: tuple[Candidate, ...]) -> str:
 
 def _unfitted(objective: Objective, able: list[Candidate]) -> str | None:
     """What the objective needs and is known of none that could answer."""
-    needs_accuracy = objective.goal == "accuracy" or objective.accuracy_at_least is not None
-    if able and needs_accuracy and all(c.accuracy is None for c in able):
+    if able and _needs_accuracy(objective) and all(c.accuracy is None for c in able):
         return "accuracy"
     needs_joules = (
         objective.goal == "joules" or objective.joules_at_most or objective.seconds_at_most

@@ -89,7 +89,7 @@ def test_explain_before_any_model_is_here(capsys: Capture) -> None:
     )
     assert document["predicted"] == {"joules": None, "accuracy": None}
     assert document["models"][-1] == {"model": "smollm2-135m", "on_disk": False}
-    assert [rule["matched"] for rule in document["rules"]] == [False, False, False, True]
+    assert [rule["matched"] for rule in document["rules"]] == [False, False, False, False, True]
     assert all({"name", "holds", "value", "boundary"} <= set(s) for s in document["signals"])
 
 
@@ -173,7 +173,7 @@ def test_explain_refuses_an_empty_question_and_a_broken_policy(
 def test_probes(capsys: Capture, tmp_path: Path) -> None:
     code, out, err = call(capsys, "test", "frugal", "balanced", "best")
     assert (code, err) == (0, "")
-    assert out == "20 of 20 probes passed\n"
+    assert out == "21 of 21 probes passed\n"
     path = tmp_path / "p.yaml"
     path.write_text(
         "version: 1\narms: {quick: {model: smollm2-135m}}\n"

@@ -124,7 +124,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
         "- arms.code.max_tokens: 768",
         "~ signals.code_words.keywords: -python",
         "~ signals.long.tokens.at_least: 300 -> 30",
-        "3 of 8 questions are answered otherwise",
+        "3 of 9 questions are answered otherwise",
     ]
     assert "    - everything-else -> quick: qwen3-0.6b, direct" in out
     assert "    + long-text -> careful: qwen3-4b, direct" in out
@@ -135,7 +135,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
         "signals.code_words.keywords",
         "signals.long.tokens.at_least",
     ]
-    assert document["questions"] == 6
+    assert document["questions"] == 7
     assert {answer["after"]["rule"] for answer in document["other_answers"]} == {"everything-else"}
 
 

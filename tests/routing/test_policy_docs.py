@@ -11,11 +11,19 @@ import pytest
 from etui.config import Config
 from etui.models import load_catalogue
 from etui.routing.arm_schema import ArmEntry
+from etui.routing.budget_schema import (
+    BudgetsEntry,
+    FallbacksEntry,
+    PeriodBudgetEntry,
+    TurnBudgetEntry,
+)
 from etui.routing.features import MEASURES, TEXT_LIMIT
 from etui.routing.host import HOST_FIELDS
 from etui.routing.policies import PolicyPlace, check_text
 from etui.routing.probes import run_probes
+from etui.routing.rule_schema import AccuracyFloor, CascadeEntry, ObjectiveEntry, RuleEntry
 from etui.routing.schema import ProbeEntry
+from etui.routing.signal_schema import NearestEntry
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "policies.md").read_text(encoding="utf-8")
@@ -37,6 +45,8 @@ def test_the_policies_shown_are_sound(document: str, config: Config) -> None:
 
 
 def test_every_key_is_on_the_page() -> None:
-    keys = [*MEASURES, *HOST_FIELDS, *ArmEntry.model_fields, *ProbeEntry.model_fields]
+    entries = (ArmEntry, ProbeEntry, CascadeEntry, ObjectiveEntry, AccuracyFloor, RuleEntry)
+    entries += (BudgetsEntry, TurnBudgetEntry, PeriodBudgetEntry, FallbacksEntry, NearestEntry)
+    keys = [*MEASURES, *HOST_FIELDS, *(key for entry in entries for key in entry.model_fields)]
     assert [key for key in keys if not re.search(rf"\b{key}\b", PAGE)] == []
     assert f"{TEXT_LIMIT:,}" in PAGE

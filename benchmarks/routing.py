@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from etui.arm import Arm
 from etui.config import load_config
 from etui.models import load_catalogue
 from etui.query import Query
 from etui.routing.decide import decide
+from etui.routing.fitted import (
+    ArmHead,
+    Bands,
+    FittedModel,
+    Logistic,
+    Provenance,
+    Quality,
+    Rate,
+    Sparse,
+)
+from etui.routing.heads import FittedHeads
 from etui.routing.host import HostState
+from etui.routing.plan import PredictedAccuracy, PredictedJoules
 from etui.routing.policies import load_policy
 from etui.routing.policy import Policy
+from etui.routing.question_features import BUCKETS, FEATURE_NAMES
 
 QUESTIONS = (
     "Hello!",
@@ -31,6 +47,48 @@ QUESTIONS = (
     "A train leaves at 9:40 and drives 120 km at 80 km/h. When does it arrive, and why?",
 )
 LONG = "The quick brown fox jumps over the lazy dog. " * 222
+
+
+ARMS = ("quick", "think", "large", "large-think")
+OBJECTIVE = (
+    "version: 1\narms:\n"
+    + "".join(f"  {name}: {{model: smollm2-135m}}\n" for name in ARMS)
+    + "rules:\n  - name: rest\n"
+    "    objective: {minimize: joules, accuracy: {at_least: 0.1}}\n"
+    f"    arms: [{', '.join(ARMS)}]\n    otherwise: quick\n"
+)
+
+
+def fitted_model(arms: Iterable[str]) -> FittedModel:
+    """A fit of the size that 57 subjects and a few thousand answers give; its numbers are drawn."""
+    draw = random.Random(0)
+
+    def sparse(count: int) -> Sparse:
+        at = tuple(sorted(draw.sample(range(BUCKETS), count)))
+        return Sparse(at=at, value=tuple(draw.uniform(-0.3, 0.3) for _ in at))
+
+    def head() -> ArmHead:
+        weights = tuple(draw.uniform(-0.1, 0.1) for _ in FEATURE_NAMES)
+        return ArmHead(
+            model=None,
+            reasoning=None,
+            n=3000,
+            rate=0.6,
+            rates={f"band-{n}": Rate(p=0.6, n=50) for n in range(57)},
+            logistic=Logistic(intercept=0.5, features=weights, band=0.5, words=sparse(1500)),
+            quality=Quality(brier=0.2, brier_rate=0.24, ece=0.02, auc=0.7),
+        )
+
+    return FittedModel(
+        version=1,
+        features=FEATURE_NAMES,
+        idf=tuple(draw.uniform(1, 8) for _ in range(BUCKETS)),
+        bands=Bands(centroids={f"band-{n}": sparse(300) for n in range(57)}, sharpness=10.0),
+        arms={arm: head() for arm in arms},
+        provenance=Provenance(
+            fitted_at="2026", source=("drawn",), data_sha256="0", n=3000, etui="benchmark"
+        ),
+    )
 
 
 def large_policy(rules: int) -> str:
@@ -75,14 +133,53 @@ def summary(durations: list[float]) -> dict[str, float]:
     }
 
 
-def decisions(policy: Policy, questions: tuple[str, ...], repeats: int) -> dict[str, float]:
+class Stated:
+    """An outlook with made-up joules, and accuracies from fitted heads or made up.
+
+    Heads keep what they saw of the last question, so each question is asked about afresh.
+    """
+
+    def __init__(self, heads: FittedHeads | None = None) -> None:
+        self._heads = heads
+        self._count = 0
+
+    def joules(self, arm: Arm, query: Query) -> PredictedJoules:
+        return PredictedJoules(0.0, 2.0, float(len(arm.name)), source="made up")
+
+    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
+        if self._heads is None:
+            return PredictedAccuracy(0.7, 0.65, confidence, 100, "made up")
+        self._count += 1
+        again = replace(query, text=f"{query.text} {self._count // len(ARMS)}")
+        return self._heads.accuracy(arm, again, confidence)
+
+    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
+        return confidence
+
+
+def decisions(
+    policy: Policy,
+    questions: tuple[str, ...],
+    repeats: int,
+    outlook: Stated | None = None,
+    *,
+    every_signal: bool = False,
+) -> dict[str, float]:
     """Decisions over the questions in turn."""
     host = HostState(hour=12.0, free_memory_gb=8.0)
     durations = []
     for question in questions:
         query = Query(question)
         durations += milliseconds(
-            lambda q=query: decide(q, policy, available={"smollm2-135m"}, host=host), repeats
+            lambda q=query: decide(
+                q,
+                policy,
+                available={"smollm2-135m"},
+                host=host,
+                outlook=outlook,
+                every_signal=every_signal,
+            ),
+            repeats,
         )
     return summary(durations)
 
@@ -110,12 +207,24 @@ def main() -> None:
         report["load 200 rules"] = {**summary(loads), "first_ms": round(first, 2)}
         large = load_policy(str(path), config, models)
         report["decide 200 rules"] = decisions(large, QUESTIONS, options.repeats // 5)
+        report["decide 200 rules, every signal"] = decisions(
+            large, QUESTIONS, options.repeats // 5, every_signal=True
+        )
+        path.write_text(OBJECTIVE)
+        weighing = load_policy(str(path), config, models)
+        report["decide by an objective, stated"] = decisions(
+            weighing, QUESTIONS, options.repeats, Stated()
+        )
+        heads = FittedHeads(fitted_model(weighing.arms))
+        report["decide by an objective, fitted heads"] = decisions(
+            weighing, QUESTIONS, options.repeats // 5, Stated(heads)
+        )
     if options.json:
         print(json.dumps(report, indent=2))
         return
-    print(f"{'':32}{'median':>12}{'p99':>12}{'n':>8}")
+    print(f"{'':40}{'median':>12}{'p99':>12}{'n':>8}")
     for what, row in report.items():
-        print(f"{what:32}{row['median_ms']:>9.3f} ms{row['p99_ms']:>9.3f} ms{row['n']:>8}")
+        print(f"{what:40}{row['median_ms']:>9.3f} ms{row['p99_ms']:>9.3f} ms{row['n']:>8}")
 
 
 if __name__ == "__main__":

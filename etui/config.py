@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from etui.errors import EtuiError
 
@@ -33,6 +34,9 @@ class Config:
         price_per_kwh: Price of a kilowatt-hour in ``currency``; None shows no price.
         currency: Name or sign of the currency.
         theme: Textual theme of the app.
+        quiet: Whether the app begins in quiet mode, which draws less often.
+        ascii: ``auto`` draws with ASCII where the locale cannot show Unicode, ``always`` or
+            ``never`` says so.
         keymap: Binding id -> keys, to rebind the app.
     """
 
@@ -52,6 +56,8 @@ class Config:
     price_per_kwh: float | None = None
     currency: str = ""
     theme: str = "textual-dark"
+    quiet: bool = False
+    ascii: Literal["auto", "always", "never"] = "auto"
     keymap: Mapping[str, str] = field(default_factory=dict)
 
     @property

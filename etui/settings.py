@@ -70,6 +70,13 @@ class Settings(Strict):
     )
     currency: str = Field("", max_length=8, description="Currency of the price.")
     theme: str = Field("textual-dark", min_length=1, description="Theme of the app.")
+    quiet: bool = Field(
+        False, description="Begin in quiet mode: the app draws less often, to draw less power."
+    )
+    ascii: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="auto: the app draws with ASCII alone where the locale cannot show Unicode.",
+    )
     keymap: Mapping[str, str] = Field(
         default_factory=dict,
         description="Binding of the app -> the keys that trigger it, separated by commas.",

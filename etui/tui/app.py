@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import App
 from textual.binding import Binding, BindingType
-from textual.markup import escape
-from textual.screen import Screen
 from textual.widgets import TextArea
 
 from etui.config import Config
 from etui.errors import EtuiError
+from etui.tui.ascii import driver_for
 from etui.tui.backend import Backend, OpenBackend, Route
 from etui.tui.chat import ChatScreen
+from etui.tui.commands import Command, EtuiCommands, route_commands
 from etui.tui.first_run import FirstRunScreen
 from etui.tui.messages import BackendFailed, BackendOpened
 from etui.tui.signals import leave_on_hangup, leave_on_terminate
@@ -34,6 +34,9 @@ class EtuiApp(App[None]):
 
     TITLE = "etui"
     CSS_PATH = Path(__file__).with_name("etui.tcss")
+    DEFAULT_MODE = "chat"
+    PAUSE_GC_ON_SCROLL = True
+    COMMANDS = App.COMMANDS | {EtuiCommands}
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 as Textual has it
     VERTICAL_BREAKPOINTS = [(0, "-low"), (16, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -45,16 +48,14 @@ class EtuiApp(App[None]):
     ]  # fmt: skip
 
     def __init__(self, config: Config, route: Route, open_backend: OpenBackend) -> None:
-        super().__init__()
+        super().__init__(driver_class=driver_for(config.ascii))
         self._config = config
         self._route = route
         self._open_backend = open_backend
         self.backend: Backend | None = None
         self.fault: BaseException | None = None
         self._chat = ChatScreen(config, route)
-
-    def get_default_screen(self) -> Screen[None]:
-        return self._chat
+        self.add_mode("chat", lambda: self._chat)
 
     def on_mount(self) -> None:
         self.set_keymap(dict(self._config.keymap))
@@ -79,6 +80,7 @@ class EtuiApp(App[None]):
             self.post_message(BackendFailed(what, "quit, and run `etui doctor`"))
 
     def on_backend_opened(self, opened: BackendOpened) -> None:
+        gc.freeze()  # what is there by now stays: no need to look through it again and again
         self.backend = backend = opened.backend
         if any(model.on_disk for model in backend.shelf.models()):
             self._chat.attach(backend)
@@ -97,33 +99,10 @@ class EtuiApp(App[None]):
     def on_backend_failed(self, failed: BackendFailed) -> None:
         self._say_error(failed.what, failed.fix)
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        yield from super().get_system_commands(screen)
-        backend = self.backend
-        if backend is None:
-            return
-        for policy in backend.policies:
-            yield SystemCommand(
-                f"policy: {_plain(policy)}",
-                f"Let {_plain(policy)} choose the model of the next questions",
-                partial(self._take_route, Route(policy)),
-            )
-        for model in backend.shelf.models():
-            if model.on_disk:
-                yield SystemCommand(
-                    f"model: {_plain(model.name)}",
-                    f"Answer the next questions with {_plain(f'{model.name} ({model.size})')}",
-                    partial(self._take_model, model.name),
-                )
-        if self._route.model is not None:
-            yield SystemCommand(
-                "model: as the policy says",
-                f"Let {_plain(self._route.policy)} choose again",
-                partial(self._take_model, None),
-            )
-
-    def _take_model(self, model: str | None) -> None:
-        self._take_route(Route(self._route.policy, model))
+    def commands(self) -> Iterator[Command]:
+        """What the command palette offers on every screen."""
+        if self.backend is not None:
+            yield from route_commands(self.backend, self._route, self._take_route)
 
     def _take_route(self, route: Route) -> None:
         self._route = route
@@ -160,11 +139,6 @@ class EtuiApp(App[None]):
     def _say_error(self, what: str, fix: str) -> None:
         text = visible(f"{what}\n→ {fix}" if fix else what)
         self.notify(text, severity="error", timeout=12, markup=False)
-
-
-def _plain(name: str) -> str:
-    """A name as it stands: the palette reads its lines as markup."""
-    return escape(visible(name))
 
 
 def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from etui.config import Config
 from etui.download import Report
 from etui.energy.types import ChannelPower, Energy
 from etui.engine.events import Loaded
+from etui.log.records import ChatRecord, TurnRecord
 from etui.query import Query
 from etui.turn import TurnEvent
+
+if TYPE_CHECKING:
+    from etui.energy.sources.nvml_watch import GpuState
+    from etui.log.queries import ChatSummary
+    from etui.tui.spending import Spending
+
+REPLACES = "replaces"
+"""Setting of a turn that names the turn it took the place of, edited or asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +30,12 @@ class Route:
     Attributes:
         policy: Name of the policy that decides.
         model: Model that answers whatever the policy says; None leaves it to the policy.
+        arm: Arm of the policy that answers whatever its rules say; None leaves it to them.
     """
 
     policy: str
     model: str | None = None
+    arm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +48,22 @@ class ModelOnOffer:
 
 
 class TurnRunner(Protocol):
-    """Answers questions, one at a time. ``run`` and ``warm_up`` block: a thread calls them."""
+    """Answers questions, one at a time. ``run`` and ``warm_up`` block: a thread calls them.
 
-    def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
+    Attributes:
+        on_unloaded: Called, from any thread, with the name of a model that was given up between
+            two answers.
+    """
+
+    on_unloaded: Callable[[str], object]
+
+    def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
         """Decide and answer; the last event is ``TurnFinished``.
+
+        Args:
+            query: The question with its chat.
+            route: How it finds its arm.
+            replaces: Turn whose place this one takes; kept among the settings of the turn.
 
         Raises:
             EtuiError: What stopped it; a turn that had begun is in the log by then.
@@ -52,6 +75,15 @@ class TurnRunner(Protocol):
     def likely_model(self, route: Route) -> str | None:
         """The model ``warm_up`` would load, None when no model on this machine can serve."""
 
+    def other_route(
+        self, record: TurnRecord, route: Route, direction: Literal["smaller", "larger"]
+    ) -> Route | None:
+        """The next smaller or larger arm than the one that answered; None where there is none.
+
+        Raises:
+            EtuiError: The policy or models.yaml cannot be used.
+        """
+
     def cancel(self) -> None:
         """End the running answer soon; safe from any thread."""
 
@@ -62,12 +94,53 @@ class TurnRunner(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What else is known of the machine now.
+
+    Attributes:
+        idle_by_channel: Channel id -> its idle baseline, watts; without one it is not there.
+        gpus: Newest state of every GPU whose driver tells it.
+        app_share: CPU time this process took since the last look, as a share of one core; None
+            at the first look.
+    """
+
+    idle_by_channel: Mapping[str, float] = field(default_factory=dict)
+    gpus: tuple[GpuState, ...] = ()
+    app_share: float | None = None
+
+
 class PowerMeter(Protocol):
     """The recorder, as far as a screen needs it."""
 
     def latest(self) -> Sequence[ChannelPower]: ...
 
     def energy(self, start_ns: int, end_ns: int) -> Energy: ...
+
+    def vitals(self) -> Vitals:
+        """Dearer than the rest: ask once a second."""
+
+
+class ChatLog(Protocol):
+    """The chats in the log. Every call may wait for the disk: a thread calls them.
+
+    All of them raise ``EtuiError`` where the log cannot be read or written.
+    """
+
+    def chats(self, search: str) -> Sequence[ChatSummary]:
+        """Chats, the last used first; ``search`` looks into names, questions and answers."""
+
+    def turns(self, chat_id: str) -> Sequence[TurnRecord]:
+        """Every turn of a chat, oldest first."""
+
+    def save(self, chat: ChatRecord) -> None:
+        """Keep a chat under its name, with its system prompt."""
+
+    def delete(self, chat_id: str) -> None:
+        """Remove a chat and its turns."""
+
+    def spending(self, route: Route) -> Spending:
+        """What today and the policy's budgets have come to."""
 
 
 class Shelf(Protocol):
@@ -94,6 +167,7 @@ class Backend:
     runner: TurnRunner
     meter: PowerMeter
     shelf: Shelf
+    chats: ChatLog
     policies: tuple[str, ...]
 
 

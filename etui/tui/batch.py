@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from etui.engine.events import Answer, Batch, Finished, Probe, Thought, Unloaded
+from etui.engine.events import Answer, Batch, Finished, Probe, Thought
 from etui.tui.messages import TextBatch, TurnFact
 from etui.tui.pace import USUAL, Pace
 from etui.turn import TurnEvent
@@ -89,7 +89,7 @@ def batched(
                     answer.append(text)
                     answer_tokens += tokens
                     fence.feed(text)
-                case Unloaded() | Probe() | Batch() | Finished():
+                case Probe() | Batch() | Finished():
                     continue
                 case _:
                     yield from gathered()

@@ -2,78 +2,47 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
+import asyncio
+from dataclasses import replace
 from typing import ClassVar
-from uuid import uuid4
 
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.screen import Screen
 from textual.widgets import Footer
 
-from etui.config import Config
-from etui.engine.events import Loaded
-from etui.errors import EngineFailed, EtuiError
-from etui.log.records import TurnRecord
-from etui.query import Message, Query
-from etui.tui.backend import Backend, Route
-from etui.tui.batch import batched
-from etui.tui.messages import (
-    TextBatch,
-    TurnEnded,
-    TurnFact,
-    TurnNews,
-    WarmedUp,
-    WarmingUp,
-    WarmUpNews,
-)
-from etui.tui.power_panel import PowerPanel
-from etui.tui.progress import Stage, TurnProgress, advance
+from etui.errors import EtuiError
+from etui.log.records import ChatRecord
+from etui.tui.answering import AnsweringScreen
+from etui.tui.chat_export import ExportFormat, export_chat
+from etui.tui.chats import ChatsLeft, ChatsScreen
+from etui.tui.commands import Command
+from etui.tui.conversation import Asking, Conversation, new_chat
+from etui.tui.ladder import Direction
+from etui.tui.modals import TextModal
+from etui.tui.pace import QUIET, USUAL
 from etui.tui.prompt import Prompt
-from etui.tui.transcript import Transcript
-from etui.tui.turn_view import TurnView
-from etui.turn import Decided, TurnFinished
+from etui.tui.turn_view import TurnView, TurnWish
 from etui.visible import visible
 
-TICK_SECONDS = 0.25
-"""Between two looks at the meter; the recorder samples on its own thread whatever happens here."""
 
-
-class ChatScreen(Screen[None]):
-    """The transcript, the power panel and the prompt.
-
-    One turn runs at a time, in a worker thread that only posts facts; questions asked meanwhile
-    wait. Before the backend is there, and while a model is loaded ahead, they wait as well.
-    """
+class ChatScreen(AnsweringScreen):
+    """The transcript, the power panel and the prompt."""
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="chat.stop"),
-        Binding("ctrl+t", "toggle_thought", "Thought", id="chat.thought"),
         Binding("ctrl+n", "new_chat", "New", id="chat.new", priority=True),
+        Binding("ctrl+o", "chats", "Chats", id="chat.chats", priority=True),
+        Binding("ctrl+g", "toggle_net", "Gross/net", id="chat.net", priority=True),
+        Binding("shift+tab", "choose_turn", "Answers", id="chat.answers", key_display="⇧tab"),
+        Binding("ctrl+t", "toggle_thought", "Thought", id="chat.thought", show=False),
+        Binding("f8", "toggle_quiet", "Quiet mode", id="chat.quiet", show=False),
+        Binding("f9", "system_prompt", "System prompt", id="chat.system", show=False),
         Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
         Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
     ]
-
-    def __init__(self, config: Config, route: Route) -> None:
-        super().__init__()
-        self._config = config
-        self._route = route
-        self._backend: Backend | None = None
-        self._chat_id = uuid4().hex[:12]
-        self._records: list[TurnRecord] = []
-        self._waiting: deque[TurnView] = deque()
-        self._answering: TurnView | None = None
-        self._progress = TurnProgress()
-        self._warming = False
-        self._resident: str | None = None
-        self._leaving = False
-        self._transcript = Transcript()
-        self._panel = PowerPanel()
-        self._prompt = Prompt()
 
     def compose(self) -> ComposeResult:
         with Container(id="body"):
@@ -82,205 +51,202 @@ class ChatScreen(Screen[None]):
         yield self._prompt
         yield Footer(show_command_palette=False)
 
-    def on_mount(self) -> None:
-        self._panel.show_route(self._route.policy, self._route.model)
-        self.set_interval(TICK_SECONDS, self._tick)
-
-    @property
-    def busy(self) -> bool:
-        """An answer is on its way."""
-        return self._answering is not None
-
-    def attach(self, backend: Backend) -> None:
-        """The backend is there: load the likely model, then answer what was asked meanwhile."""
-        self._backend = backend
-        self._load_ahead()
-
-    def take_route(self, route: Route) -> None:
-        """The next questions go this way."""
-        self._route = route
-        self._panel.show_route(route.policy, route.model)
-        if not self.busy:
-            self._load_ahead()
-
-    def leave(self) -> None:
-        """Stop the running answer and exit once it is in the log."""
-        self._leaving = True
-        self._waiting.clear()
-        if self._answering is None or self._backend is None:
-            self.app.exit()
-            return
-        self.notify("saving the running answer …")
-        self._backend.runner.cancel()
+    def commands(self) -> list[Command]:
+        """What the command palette offers while a chat is on the screen."""
+        return [
+            Command("chat: new", "Begin a chat without the answers so far", self.action_new_chat),
+            Command("chat: open …", "Search, resume, name, delete chats", self.action_chats),
+            Command("chat: name", "Give this chat another name", self.action_rename),
+            Command("chat: system prompt", "What the model is told first",
+                    self.action_system_prompt),
+            Command("export: this chat as Markdown", "Write it to a file to read",
+                    lambda: self.action_export("markdown")),
+            Command("export: this chat as JSON", "Write it to a file with every figure",
+                    lambda: self.action_export("json")),
+            Command("answer: copy", "Copy the last answer", lambda: self._wish("copy")),
+            Command("answer: edit the question", "Change the last question and send it again",
+                    lambda: self._wish("edit")),
+            Command("answer: ask again, smaller", "Ask the next smaller arm, and compare the costs",
+                    lambda: self._wish("smaller")),
+            Command("answer: ask again, larger", "Ask the next larger arm, and compare the costs",
+                    lambda: self._wish("larger")),
+            Command("energy: gross or net", "Count idle power in, or take it off",
+                    self.action_toggle_net),
+            Command("energy: quiet mode", "Draw less often, to draw less power",
+                    self.action_toggle_quiet),
+        ]  # fmt: skip
 
     async def on_prompt_sent(self, sent: Prompt.Sent) -> None:
-        view = TurnView(sent.text)
-        await self._transcript.add(view)
-        view.show_progress(TurnProgress(), time.monotonic_ns(), None)
-        self._waiting.append(view)
-        self._next()
+        await self.ask(Asking(sent.text, replaces=sent.replaces))
+
+    async def on_turn_view_wish(self, wish: TurnView.Wish) -> None:
+        self._grant(wish.view, wish.wish)
 
     def action_stop(self) -> None:
-        """Stop the running answer, else give a waiting question back to the prompt."""
-        if self._answering is not None and self._backend is not None:
-            self._backend.runner.cancel()
-        elif self._waiting:
-            view = self._waiting.pop()
-            self._prompt.put_back(view.question)
-            view.remove()
+        """Back to the prompt from an answer; from there, stop the running answer."""
+        if isinstance(self.focused, TurnView):
+            self._prompt.focus()
+        elif self._prompt.editing is not None and not self.busy:
+            self._prompt.end_edit()
+        else:
+            super().action_stop()
+
+    def action_choose_turn(self) -> None:
+        """Put the focus on the answer before the one that has it, at first on the last."""
+        turns = self._transcript.turns
+        before = turns[: turns.index(self.focused)] if self.focused in turns else turns
+        if before:
+            before[-1].focus()
 
     def action_toggle_thought(self) -> None:
         """Fold or unfold the last answer's thought."""
         if turns := self._transcript.turns:
-            turns[-1].toggle_thought()
+            turns[-1].action_toggle_thought()
+
+    def action_toggle_net(self) -> None:
+        """Switch the panel between gross and net joules."""
+        net = self._panel.toggle_net()
+        self.notify("net: idle power is taken off" if net else "gross: idle power is counted in")
+
+    def action_toggle_quiet(self) -> None:
+        """Draw less often, or as usual."""
+        self._take_pace(USUAL if self._pace is QUIET else QUIET)
+        self.notify(f"quiet mode is {'on' if self._pace is QUIET else 'off'}")
+
+    async def action_page(self, pages: int) -> None:
+        """Scroll the transcript by pages, wherever the focus is."""
+        await self._transcript.page(pages)
 
     async def action_new_chat(self) -> None:
-        """Begin a chat without the answers so far."""
-        if self.busy or self._waiting:
-            self.notify("an answer is on its way: stop it with Esc first", severity="warning")
+        """Begin a chat without the answers so far; the system prompt stays."""
+        if self._free():
+            await self._take_chat(new_chat(self._conversation.chat.system))
+
+    @work(exclusive=True, group="chats")
+    async def action_chats(self) -> None:
+        """Show the list of chats, and do what was chosen there."""
+        if self._backend is None:
+            self.notify("the log is not open yet", severity="warning")
             return
-        self._records.clear()
-        self._panel.show_chat(self._records)
-        self._chat_id = uuid4().hex[:12]
-        await self._transcript.clear()
+        left = await self.app.push_screen_wait(ChatsScreen(self._config, self._backend.chats))
+        await self._return_from(left)
+
+    @work(exclusive=True, group="chats")
+    async def action_rename(self) -> None:
+        """Give this chat another name."""
+        name = await self.app.push_screen_wait(
+            TextModal("Name of the chat", self._conversation.name, "Enter takes it", one_line=True)
+        )
+        if name:
+            await self._change(replace(self._conversation.named, name=name))
+
+    @work(exclusive=True, group="chats")
+    async def action_system_prompt(self) -> None:
+        """Change what the model is told before everything else in this chat."""
+        text = await self.app.push_screen_wait(
+            TextModal(
+                "System prompt of this chat",
+                self._conversation.chat.system or "",
+                "What the model is told first. Ctrl+S takes it, Esc leaves it; empty for none.",
+            )
+        )
+        if text is not None:
+            await self._change(replace(self._conversation.named, system=text or None))
+
+    @work(exclusive=True, group="export")
+    async def action_export(self, form: ExportFormat) -> None:
+        """Write this chat to a file."""
+        chat, records = self._conversation.named, self._conversation.records
+        try:
+            path = await asyncio.to_thread(export_chat, self._config, chat, records, form)
+        except EtuiError as error:
+            self._notify_error(error.what, error.fix)
+        else:
+            self.notify(visible(f"written to {path}"), markup=False)
+
+    def _wish(self, wish: TurnWish) -> None:
+        """Do something with the last answer."""
+        answered = [turn for turn in self._transcript.turns if turn.record is not None]
+        if answered:
+            self._grant(answered[-1], wish)
+        else:
+            self.notify("there is no answer yet", severity="warning")
+
+    def _grant(self, view: TurnView, wish: TurnWish) -> None:
+        record = view.record
+        match wish:
+            case "copy" if record is not None and record.answer.strip():
+                self.app.copy_to_clipboard(record.answer)
+                self.notify("the answer is on the clipboard")
+            case "edit" if view.ended or record is not None:
+                self._prompt.revise(
+                    view.asking.text, record.turn_id if record is not None else None
+                )
+            case "smaller" | "larger" if record is not None:
+                self._ask_again(view, wish)
+            case _:
+                self.notify("there is no answer yet", severity="warning")
+
+    @work(exclusive=True, group="again")
+    async def _ask_again(self, view: TurnView, direction: Direction) -> None:
+        backend, record = self._backend, view.record
+        if backend is None or record is None:
+            return
+        try:
+            route = await asyncio.to_thread(
+                backend.runner.other_route, record, self._route, direction
+            )
+        except EtuiError as error:
+            self._notify_error(error.what, error.fix)
+            return
+        if route is None:
+            self.notify(visible(f"no arm here is {direction} than {record.arm}"), markup=False)
+            return
+        self._prompt.focus()
+        await self.ask(Asking(record.query, route, record.turn_id))
+
+    async def _return_from(self, left: ChatsLeft | None) -> None:
+        if left is None:
+            return
+        here = self._conversation.chat.chat_id
+        for chat in left.renamed:
+            if chat.chat_id == here:
+                self._conversation = replace(self._conversation, chat=chat)
+        if left.resume is not None and left.resume.chat_id != here:
+            await self._resume(left.resume)
+        elif here in left.deleted and self._free():
+            await self._take_chat(new_chat(self._conversation.chat.system))
+
+    async def _resume(self, chat: ChatRecord) -> None:
+        if self._backend is None or not self._free():
+            return
+        try:
+            records = await asyncio.to_thread(self._backend.chats.turns, chat.chat_id)
+        except EtuiError as error:
+            self._notify_error(error.what, error.fix)
+            return
+        await self._take_chat(Conversation(chat, tuple(records)))
+
+    async def _take_chat(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        records = conversation.records
+        self._panel.show_chat(records)
+        self._prompt.remember([record.query for record in records])
+        await self._transcript.show(records, conversation.replaced())
         self._prompt.focus()
 
-    def action_page(self, pages: int) -> None:
-        """Scroll the transcript by pages, wherever the focus is."""
-        if pages < 0:
-            self._transcript.scroll_page_up()
-        else:
-            self._transcript.scroll_page_down()
-
-    def _next(self) -> None:
-        if self._backend is None or self._warming or self.busy or not self._waiting:
+    async def _change(self, chat: ChatRecord) -> None:
+        """Take a new name or system prompt; a chat without turns is kept once it has one."""
+        self._conversation = replace(self._conversation, chat=chat)
+        if self._backend is None or not (self._conversation.records or chat.name):
             return
-        view = self._answering = self._waiting.popleft()
-        now_ns = time.monotonic_ns()
-        self._progress = TurnProgress(Stage.ROUTING, now_ns)
-        view.show_progress(self._progress, now_ns, None)
-        query = Query(view.question, history=_messages(self._records), chat_id=self._chat_id)
-        self._answer(self._backend, query, self._route)
-
-    @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
-    def _answer(self, backend: Backend, query: Query, route: Route) -> None:
-        ended = TurnEnded()
         try:
-            for fact in batched(backend.runner.run(query, route)):
-                self.post_message(TurnNews(fact))
+            await asyncio.to_thread(self._backend.chats.save, chat)
         except EtuiError as error:
-            ended = TurnEnded(error.what, error.fix, isinstance(error, EngineFailed))
-        except Exception as error:  # noqa: BLE001 - a fault must reach the screen and end the turn
-            ended = TurnEnded(*self._fault(error))
-        self.post_message(TurnNews(ended))
+            self._notify_error(error.what, error.fix)
 
-    async def on_turn_news(self, news: TurnNews) -> None:
-        view = self._answering
-        if view is None:
-            return
-        now_ns = time.monotonic_ns()
-        self._progress = advance(self._progress, news.fact, now_ns, self._resident)
-        await self._show_fact(view, news.fact)
-        if (
-            self._progress.stage is not Stage.THINKING
-            and self._progress.stage is not Stage.ANSWERING
-        ):
-            view.show_progress(self._progress, now_ns, None)
-
-    async def _show_fact(self, view: TurnView, fact: TurnFact) -> None:
-        match fact:
-            case Decided():
-                view.show_decision(fact)
-                if self._progress.stage is Stage.LOADING:
-                    self._panel.show_loading(self._progress.model)
-            case Loaded():
-                self._loaded(fact)
-            case TextBatch():
-                await view.write(fact)
-            case TurnFinished(record=record):
-                await view.finish(fact)
-                self._panel.show_record(record)
-                self._records.append(record)
-                self._panel.show_chat(self._records)
-            case TurnEnded():
-                await self._end(view, fact)
-
-    async def _end(self, view: TurnView, ended: TurnEnded) -> None:
-        await view.close_stream()
-        if ended.engine_lost:
-            self._resident = None
-            self._panel.show_no_model()
-        if ended.what:
-            view.show_error(EtuiError(ended.what, ended.fix))
-            self._notify_error(ended.what, ended.fix)
-        self._answering = None
-        if self._leaving:
-            self.app.exit()
-        self._next()
-
-    def _load_ahead(self) -> None:
-        if self._backend is not None and not self._warming:
-            self._warming = True
-            self._warm_up(self._backend, self._route)
-
-    @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
-    def _warm_up(self, backend: Backend, route: Route) -> None:
-        try:
-            model = backend.runner.likely_model(route)
-            if model is not None:
-                self.post_message(WarmUpNews(WarmingUp(model)))
-            loaded = backend.runner.warm_up(route) if model is not None else None
-            done = WarmedUp(loaded)
-        except EtuiError as error:
-            done = WarmedUp(None, error.what, error.fix)
-        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            done = WarmedUp(None, *self._fault(error))
-        self.post_message(WarmUpNews(done))
-
-    def on_warm_up_news(self, news: WarmUpNews) -> None:
-        match news.fact:
-            case WarmingUp(model=model):
-                if model != self._resident:
-                    self._panel.show_loading(model)
-            case WarmedUp(loaded=loaded, what=what, fix=fix):
-                self._warming = False
-                if loaded is not None:
-                    self._loaded(loaded)
-                if what:
-                    self._panel.show_no_model()
-                    self._notify_error(what, fix)
-                self._next()
-
-    def _loaded(self, loaded: Loaded) -> None:
-        self._resident = loaded.model
-        self._panel.show_loaded(loaded)
-
-    async def _tick(self) -> None:
-        if self._backend is None:
-            return
-        meter = self._backend.meter
-        await self._panel.show_power(meter.latest())
-        view, progress = self._answering, self._progress
-        if view is None:
-            return
-        now_ns = time.monotonic_ns()
-        joules = None
-        if progress.energy_start_ns is not None and progress.stage is not Stage.DONE:
-            energy = meter.energy(progress.energy_start_ns, now_ns)
-            joules = self._panel.show_turn(energy, progress.output_tokens)
-        view.show_progress(progress, now_ns, joules)
-
-    def _fault(self, error: Exception) -> tuple[str, str]:
-        what = f"a fault in etui: {type(error).__name__}: {error}"
-        return what, f"ask again; the engine's own words are in {self._config.log_dir}"
-
-    def _notify_error(self, what: str, fix: str) -> None:
-        text = visible(f"{what}\n→ {fix}" if fix else what)
-        self.notify(text, severity="error", timeout=12, markup=False)
-
-
-def _messages(records: list[TurnRecord]) -> tuple[Message, ...]:
-    """The chat so far, as a model reads it; a question without an answer is left out."""
-    answered = (record for record in records if record.answer.strip())
-    pairs = ((Message("user", r.query), Message("assistant", r.answer)) for r in answered)
-    return tuple(message for pair in pairs for message in pair)
+    def _free(self) -> bool:
+        if self.busy or self._waiting:
+            self.notify("an answer is on its way: stop it with Esc first", severity="warning")
+            return False
+        return True

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from textual.message import Message
 
 from etui.download import Progress
-from etui.engine.events import Loaded, Prefilled, Prefilling, Vote
+from etui.engine.events import Loaded, Prefilled, Prefilling, Unloaded, Vote
 from etui.tui.backend import Backend
-from etui.turn import Decided, TurnFinished
+from etui.turn import Decided, HopEnded, HopStarted, TurnFinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class PullEnded:
     fix: str = ""
 
 
-TurnFact = Decided | Loaded | Prefilling | Prefilled | TextBatch | Vote | TurnFinished | TurnEnded
+EngineFact = Loaded | Unloaded | Prefilling | Prefilled | Vote
+TurnFact = Decided | HopStarted | EngineFact | TextBatch | HopEnded | TurnFinished | TurnEnded
 WarmUpFact = WarmingUp | WarmedUp
 PullFact = Progress | PullEnded
 
@@ -83,6 +84,14 @@ class WarmUpNews(Message):
     def __init__(self, fact: WarmUpFact) -> None:
         super().__init__()
         self.fact = fact
+
+
+class GivenUp(Message):
+    """A model was given up between two answers."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
 
 
 class PullNews(Message):

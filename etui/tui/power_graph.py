@@ -16,6 +16,8 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _MIDDLE_SHARE, _HIGH_SHARE = 0.5, 0.8
 """Shares of the limit above which a column is drawn as middling and as high."""
 
+_IDLE_LINE = "┄"
+
 
 def scale_top(limit_watts: float | None, highest_watts: float) -> float:
     """Top of the scale in watts: the limit, else the next of 1, 2, 5, 10 … above what was seen."""
@@ -44,26 +46,40 @@ def bar_rows(watts: Sequence[float | None], top_watts: float, width: int, height
     ]
 
 
+def idle_row(idle_watts: float | None, top_watts: float, height: int) -> int | None:
+    """Row of the idle line, counted from the top; None without a baseline or above the scale."""
+    if idle_watts is None or not 0 <= idle_watts <= top_watts or not height:
+        return None
+    return height - 1 - min(height - 1, int(idle_watts / top_watts * height))
+
+
 def _eighths(watts: float | None, top_watts: float, height: int) -> int:
     if watts is None:
         return 0
     return max(1, min(8 * height, round(watts / top_watts * 8 * height)))
 
 
-class PowerGraph(Widget):
-    """A graph of one channel's watts, from 0 to its limit."""
+class History(Widget):
+    """Something over time, one column for a fixed time, the newest at the right."""
+
+    SAMPLES_PER_COLUMN = 2
+    KEPT_COLUMNS = 400
+
+
+class PowerGraph(History):
+    """A graph of one channel's watts, from 0 to its limit, with its idle line."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "power-graph--low",
         "power-graph--middle",
         "power-graph--high",
+        "power-graph--idle",
     }
-    SAMPLES_PER_COLUMN = 2
-    KEPT_COLUMNS = 400
 
     def __init__(self, limit_watts: float | None, *, classes: str | None = None) -> None:
         super().__init__(classes=classes)
         self._limit_watts = limit_watts
+        self._idle_watts: float | None = None
         self._columns: deque[float | None] = deque(maxlen=self.KEPT_COLUMNS)
         self._pending: list[float] = []
         self._pushed = 0
@@ -74,27 +90,38 @@ class PowerGraph(Widget):
         """Watts at the upper edge."""
         return scale_top(self._limit_watts, self._highest_watts)
 
-    def push(self, watts: float | None) -> None:
-        """Take one sample; a column is the mean of ``SAMPLES_PER_COLUMN`` of them."""
+    def push(self, watts: float | None, samples: int = 1) -> None:
+        """Take a reading that stands for so many samples; a column is the mean of its samples."""
         if watts is not None:
-            self._pending.append(watts)
             self._highest_watts = max(self._highest_watts, watts)
-        self._pushed += 1
-        if self._pushed % self.SAMPLES_PER_COLUMN == 0:
-            mean = sum(self._pending) / len(self._pending) if self._pending else None
-            self._columns.append(mean)
-            self._pending.clear()
+        for _ in range(samples):
+            if watts is not None:
+                self._pending.append(watts)
+            self._pushed += 1
+            if self._pushed % self.SAMPLES_PER_COLUMN == 0:
+                mean = sum(self._pending) / len(self._pending) if self._pending else None
+                self._columns.append(mean)
+                self._pending.clear()
+                self.refresh()
+
+    def show_idle(self, watts: float | None) -> None:
+        """Draw the idle line here; None draws none."""
+        if watts != self._idle_watts:
+            self._idle_watts = watts
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
         width, height = self.size
         columns = list(self._columns)[-width:]
         row = bar_rows(columns, self.top_watts, width, height)[y]
-        shades = [*repeat(None, width - len(columns)), *columns]
-        segments = [
-            Segment(character, self._shade(watts))
-            for character, watts in zip(row, shades, strict=True)
+        shades: list[Style] = [
+            self._shade(watts) for watts in [*repeat(None, width - len(columns)), *columns]
         ]
+        if y == idle_row(self._idle_watts, self.top_watts, height):
+            line = self.get_component_rich_style("power-graph--idle")
+            shades = [line if c == " " else s for c, s in zip(row, shades, strict=True)]
+            row = row.replace(" ", _IDLE_LINE)
+        segments = [Segment(c, style) for c, style in zip(row, shades, strict=True)]
         return Strip(segments, width).simplify()
 
     def _shade(self, watts: float | None) -> Style:

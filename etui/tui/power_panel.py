@@ -1,4 +1,4 @@
-"""What the machine draws now, what this answer has cost so far, and which model is in memory."""
+"""What the machine draws now, what answers have cost so far, and which models are in memory."""
 
 from __future__ import annotations
 
@@ -9,82 +9,40 @@ from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
 
 from etui import units
-from etui.energy.types import Channel, ChannelPower, Energy, Kind
+from etui.energy.types import Energy
 from etui.engine.events import Loaded
 from etui.lines import SEPARATOR
-from etui.log.records import TurnRecord
-from etui.tui.power_graph import PowerGraph
+from etui.log.records import TurnEnergy, TurnRecord
+from etui.tui.backend import PowerMeter, Route, Vitals
+from etui.tui.channel_meter import ChannelMeter, total_watts
+from etui.tui.pace import QUIET, USUAL, Pace
+from etui.tui.phase_strip import LEGEND, PhaseStrip
+from etui.tui.progress import Stage
+from etui.tui.spending import Spending, budget_text, chat_text, joules_text, today_text
+from etui.tui.token_rate import RecentTokens
 from etui.visible import visible
-
-_KIND_WORDS = {
-    Kind.COUNTER: "counter",
-    Kind.INTEGRATED: "integrated",
-    Kind.MODEL: "vendor's model",
-    Kind.BATTERY: "battery",
-    Kind.ESTIMATE: "estimate",
-}
 
 NOTHING_READ = "nothing on this machine can be read; `etui doctor` says why"
 
 
-class ChannelMeter(Vertical):
-    """One channel: its name, its watts in words, its graph."""
+class Section(Vertical):
+    """A heading and its text."""
 
-    def __init__(self, channel: Channel) -> None:
-        super().__init__()
-        self._channel = channel
-        self._watts = Static("", markup=False, classes="watts")
-        self._graph = PowerGraph(channel.limit_watts)
+    def __init__(self, heading: str, name: str) -> None:
+        super().__init__(classes=f"wide section {name}")
+        self._heading = Static(heading, markup=False, classes="heading")
+        self._body = Static("–", markup=False, classes="body")
 
     def compose(self) -> ComposeResult:
-        label = visible(self._channel.label or self._channel.scope)
-        yield Static(label, markup=False, classes="label")
-        yield self._watts
-        yield self._graph
+        yield self._heading
+        yield self._body
 
-    def push(self, power: ChannelPower) -> None:
-        """Take the latest reading."""
-        self._graph.push(power.watts)
-        self._watts.update(watts_line(power, self._graph.top_watts))
-
-
-def watts_line(power: ChannelPower, top_watts: float) -> str:
-    """``118 W of 350 W · counter``; a scale without a known limit says so."""
-    channel = power.channel
-    if power.watts is None:
-        return f"{units.UNMEASURED} now{SEPARATOR}{_KIND_WORDS[channel.kind]}"
-    top = units.watts_text(top_watts)
-    of = f"of {top}" if channel.limit_watts else f"(scale to {top})"
-    if channel.kind is Kind.ESTIMATE:
-        parts = [f"{units.watts_text(power.watts, channel.kind)} {of}"]
-    else:
-        parts = [f"{units.watts_text(power.watts)} {of}", _KIND_WORDS[channel.kind]]
-    if not power.in_total:
-        parts.append("not in the total")
-    return SEPARATOR.join(parts)
-
-
-def total_watts(powers: Sequence[ChannelPower]) -> str:
-    """Watts of all channels that make up the total, as text; unmeasured when one is not known."""
-    counted = [power for power in powers if power.in_total]
-    known = [power.watts for power in counted if power.watts is not None]
-    if not counted or len(known) < len(counted):
-        return units.UNMEASURED
-    estimated = any(power.channel.kind is Kind.ESTIMATE for power in counted)
-    return units.watts_text(sum(known), Kind.ESTIMATE.value if estimated else None)
-
-
-def chat_total(records: Sequence[TurnRecord]) -> str:
-    """Joules and watt-hours of the answers of a chat; those unmeasured are counted apart."""
-    measured = [record.energy for record in records if record.energy.joules is not None]
-    answers = units.count_text(len(records), "answer")
-    if not measured:
-        return f"{answers}, {units.UNMEASURED}"
-    kinds = {energy.kind for energy in measured}
-    kind = Kind.ESTIMATE.value if Kind.ESTIMATE.value in kinds else None
-    total = units.total_text(sum(energy.joules or 0.0 for energy in measured), None, kind)
-    missing = len(records) - len(measured)
-    return f"{answers}: {total}" + (f"\n({missing} of them {units.UNMEASURED})" if missing else "")
+    def show(self, body: str, heading: str | None = None) -> None:
+        """Show this text, and under another heading where one is given."""
+        if body != self._body.content:
+            self._body.update(body)
+        if heading is not None and heading != self._heading.content:
+            self._heading.update(heading)
 
 
 class PowerPanel(VerticalScroll, can_focus=False):
@@ -93,74 +51,131 @@ class PowerPanel(VerticalScroll, can_focus=False):
     HELP = """\
 ## Power
 
-Watts now, on a scale from 0 to the channel's limit. The joules of an answer leave the loading of
-the model out, and count idle power in (gross).
+Watts now, on a scale from 0 to the channel's limit, with the idle line dotted. The letters under
+the graph say what was going on: L load, P prefill, T thinking, A answer. The joules of an answer
+leave the loading of the model out. *Gross* counts idle power in, *net* takes it off.
 """
 
     def __init__(self) -> None:
         super().__init__()
         self._meters: dict[str, ChannelMeter] = {}
+        self._residents: dict[str, str] = {}
+        self._pace = USUAL
+        self._net = False
+        self._recent = RecentTokens()
+        self._vitals = Vitals()
+        self._vitals_tick = 0
+        self._shown: tuple[str, Energy | TurnEnergy, str] | None = None
+        self._records: Sequence[TurnRecord] = ()
         self._fold = Static("", markup=False, classes="fold")
         self._nothing = Static("", markup=False, classes="wide unmeasured")
-        self._turn_heading = Static("This answer", markup=False, classes="wide heading")
-        self._turn = Static("–", markup=False, classes="wide turn")
-        self._chat = Static("–", markup=False, classes="wide chat")
-        self._model = Static("none in memory", markup=False, classes="wide model")
-        self._route = Static("", markup=False, classes="wide route")
-        self._watts_text = ""
-        self._turn_text = ""
-        self._model_text = ""
+        self._strip = PhaseStrip()
+        self._turn = Section("This answer", "turn")
+        self._chat = Section("This chat", "chat")
+        self._today = Section("Today", "today")
+        self._budget = Section("Budgets (gross)", "budget")
+        self._model = Section("In memory", "model")
+        self._route = Section("Chosen by", "route")
+        self._app = Static("", markup=False, classes="wide app")
+        self._watts_text = self._turn_text = self._model_text = ""
 
     def compose(self) -> ComposeResult:
         yield self._fold
-        yield Static("Power now", markup=False, classes="wide heading")
+        yield Static("Power now", markup=False, classes="wide heading first")
         yield self._nothing
         yield Vertical(classes="wide meters")
-        yield self._turn_heading
+        yield self._strip
+        yield Static(LEGEND, markup=False, classes="wide legend")
         yield self._turn
-        yield Static("This chat", markup=False, classes="wide heading")
         yield self._chat
-        yield Static("Model", markup=False, classes="wide heading")
+        yield self._today
+        yield self._budget
         yield self._model
         yield self._route
+        yield self._app
 
-    async def show_power(self, powers: Sequence[ChannelPower]) -> None:
-        """Take the latest readings of every channel."""
+    def on_mount(self) -> None:
+        self._strip.add_class("wide")
+        self._budget.display = False
+        self._model.show("no model")
+        self._show_totals()
+
+    @property
+    def residents(self) -> frozenset[str]:
+        """Names of the models in memory."""
+        return frozenset(self._residents)
+
+    async def show_power(self, meter: PowerMeter, stage: Stage) -> None:
+        """Take the latest readings of every channel, and what is going on."""
+        powers = meter.latest()
         for power in powers:
-            meter = self._meters.get(power.channel.id)
-            if meter is None:
-                meter = self._meters[power.channel.id] = ChannelMeter(power.channel)
-                await self.query_one(".meters").mount(meter)
-            meter.push(power)
+            shown = self._meters.get(power.channel.id)
+            if shown is None:
+                shown = self._meters[power.channel.id] = ChannelMeter(power.channel)
+                await self.query_one(".meters").mount(shown)
+                shown.show_vitals(self._vitals)
+            shown.push(power, self._pace.samples)
+        self._strip.push(stage, self._pace.samples)
         self._watts_text = total_watts(powers)
-        self._nothing.update("" if powers else f"{units.UNMEASURED}: {NOTHING_READ}")
         self._nothing.display = not powers
+        if not powers:
+            self._nothing.update(f"{units.UNMEASURED}: {NOTHING_READ}")
+        self._vitals_tick -= 1
+        if self._vitals_tick <= 0:
+            self._vitals_tick = round(1 / self._pace.tick_seconds)
+            self._show_vitals(meter.vitals())
         self._show_fold()
 
-    def show_turn(self, energy: Energy, output_tokens: int) -> str:
-        """Joules of the running answer; returns their text."""
-        kind = energy.kind.value if energy.kind else None
-        joules = units.energy_text(energy.joules, energy.uncertainty, kind)
-        self._turn_heading.update("This answer")
-        self._show_joules(joules, _per_token(energy.joules, output_tokens, kind))
-        return joules
+    def show_stage(self, stage: Stage) -> None:
+        """A stage was entered: even one that is over at once is marked under the graph."""
+        self._strip.note(stage)
+
+    def show_turn(self, meter: PowerMeter, start_ns: int, now_ns: int, output_tokens: int) -> str:
+        """Joules of the running answer since its start; returns their text."""
+        energy = meter.energy(start_ns, now_ns)
+        per_token = _per_token(energy, output_tokens, "mean")
+        recent = self._recent.since(now_ns, output_tokens)
+        if recent is not None and per_token:
+            now = _per_token(meter.energy(recent[0], now_ns), recent[1], "now")
+            per_token += f"\n{now}" if now else ""
+        self._show_joules("This answer", energy, per_token)
+        return joules_text(energy, net=False)
 
     def show_record(self, record: TurnRecord) -> None:
         """Joules of the answer that has ended."""
-        energy = record.energy
-        self._turn_heading.update("Last answer")
-        self._show_joules(
-            units.energy_text(energy.joules, energy.uncertainty, energy.kind),
-            _per_token(energy.joules, record.tokens.output, energy.kind),
-        )
+        per_token = _per_token(record.energy, record.tokens.output, "mean")
+        self._show_joules("Last answer", record.energy, per_token)
 
     def show_chat(self, records: Sequence[TurnRecord]) -> None:
         """What the chat has cost so far."""
-        self._chat.update(chat_total(records) if records else "–")
+        self._records = records
+        self._show_totals()
+
+    def show_spending(self, spending: Spending | None, problem: str = "") -> None:
+        """Totals of the day and the budgets; None with what keeps them from being known."""
+        if spending is None:
+            self._today.show(problem)
+            return
+        self._today.show(today_text(spending.today), "Today, all chats (gross)")
+        self._budget.display = bool(spending.budgets)
+        self._budget.show("\n".join(budget_text(budget) for budget in spending.budgets))
+
+    def toggle_net(self) -> bool:
+        """Switch between gross and net joules; returns whether they are net now."""
+        self._net = not self._net
+        self._show_totals()
+        if self._shown is not None:
+            self._show_joules(*self._shown)
+        return self._net
+
+    def show_pace(self, pace: Pace) -> None:
+        """How often this is drawn from now on."""
+        self._pace = pace
+        self._vitals_tick = 0
 
     def show_loading(self, model: str) -> None:
         """A model is on its way into memory."""
-        self._show_model(f"loading {model} …", "")
+        self._show_models(f"loading {model} …")
 
     def show_loaded(self, loaded: Loaded) -> None:
         """A model is in memory."""
@@ -168,33 +183,68 @@ the model out, and count idle power in (gross).
         where = f"{units.count_text(layers, 'layer')} on the GPU" if layers else "on the CPU"
         took = units.seconds_text((loaded.end_ns - loaded.start_ns) / 1e9)
         size = units.bytes_text(loaded.size_bytes)
-        self._show_model(loaded.model, f"in memory, {size}, {where}\nloaded in {took}")
+        self._residents.pop(loaded.model, None)
+        self._residents[loaded.model] = f"{size}, {where}, loaded in {took}"
+        self._show_models()
+
+    def show_unloaded(self, model: str) -> None:
+        """A model was given up."""
+        self._residents.pop(model, None)
+        self._show_models()
 
     def show_no_model(self) -> None:
         """No model is in memory."""
-        self._show_model("none in memory", "")
+        self._residents.clear()
+        self._show_models()
 
-    def show_route(self, policy: str, model: str | None) -> None:
+    def show_route(self, route: Route) -> None:
         """Who chooses the next model."""
-        self._route.update(f"chosen by you: {model}" if model else f"policy {visible(policy)}")
+        self._route.show(
+            visible(f"you: {route.model}" if route.model else f"policy {route.policy}")
+        )
 
-    def _show_joules(self, joules: str, per_token: str) -> None:
-        self._turn.update("\n".join(line for line in (joules, per_token) if line))
+    def _show_vitals(self, vitals: Vitals) -> None:
+        self._vitals = vitals
+        for shown in self._meters.values():
+            shown.show_vitals(vitals)
+        quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""
+        if vitals.app_share is not None:
+            share = units.percent_text(vitals.app_share)
+            self._app.update(f"this screen: {share} of one core{quiet}")
+
+    def _show_joules(self, heading: str, energy: Energy | TurnEnergy, per_token: str) -> None:
+        self._shown = (heading, energy, per_token)
+        joules = joules_text(energy, net=self._net)
+        lines = [joules, per_token]
+        self._turn.show("\n".join(line for line in lines if line), f"{heading} ({self._word})")
         self._turn_text = joules
         self._show_fold()
 
-    def _show_model(self, name: str, detail: str) -> None:
-        self._model.update(visible(f"{name}\n{detail}" if detail else name))
-        self._model_text = visible(name)
+    def _show_totals(self) -> None:
+        chat = chat_text(self._records, net=self._net) if self._records else "–"
+        self._chat.show(chat, f"This chat ({self._word})")
+
+    @property
+    def _word(self) -> str:
+        return "net" if self._net else "gross"
+
+    def _show_models(self, loading: str = "") -> None:
+        held = [f"{name}\n{detail}" for name, detail in reversed(self._residents.items())]
+        lines = [loading, *held] if loading else held
+        self._model.show(visible("\n".join(lines) or "no model"))
+        self._model_text = visible(loading or next(reversed(self._residents), "no model in memory"))
         self._show_fold()
 
     def _show_fold(self) -> None:
         watts = f"now {self._watts_text}" if self._watts_text else ""
         parts = (self._turn_text, watts, self._model_text)
-        self._fold.update(SEPARATOR.join(part for part in parts if part))
+        text = SEPARATOR.join(part for part in parts if part)
+        if text != self._fold.content:
+            self._fold.update(text)
 
 
-def _per_token(joules: float | None, output_tokens: int, kind: str | None) -> str:
-    if joules is None or not output_tokens:
+def _per_token(energy: Energy | TurnEnergy, output_tokens: int, word: str) -> str:
+    if energy.joules is None or not output_tokens:
         return ""
-    return units.per_token_text(joules / output_tokens, kind)
+    kind = None if energy.kind is None else str(energy.kind)
+    return f"{units.per_token_text(energy.joules / output_tokens, kind)} {word}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from etui import units
 from etui.engine.events import Loaded, Prefilled, Prefilling, Vote
 from etui.lines import SEPARATOR
+from etui.log.records import TurnRecord
 from etui.tui.messages import TextBatch, TurnEnded, TurnFact
-from etui.turn import Decided, TurnFinished
+from etui.turn import Decided, HopStarted, TurnFinished
 
 
 class Stage(StrEnum):
@@ -36,6 +38,7 @@ class TurnProgress:
         done_tokens, total_tokens: Of the prompt, while it is read.
         thinking_tokens, answer_tokens: Decoded so far.
         votes: Votes that are in.
+        hop: Which arm answers, from 1; the energy of all is told together.
     """
 
     stage: Stage = Stage.QUEUED
@@ -47,6 +50,7 @@ class TurnProgress:
     thinking_tokens: int = 0
     answer_tokens: int = 0
     votes: int = 0
+    hop: int = 1
 
     @property
     def output_tokens(self) -> int:
@@ -55,7 +59,7 @@ class TurnProgress:
 
 
 def advance(
-    progress: TurnProgress, fact: TurnFact, now_ns: int, resident: str | None
+    progress: TurnProgress, fact: TurnFact, now_ns: int, residents: Collection[str]
 ) -> TurnProgress:
     """The state after ``fact``.
 
@@ -63,22 +67,26 @@ def advance(
         progress: The state before.
         fact: What happened.
         now_ns: Monotonic clock, for facts that carry no time of their own.
-        resident: The model known to be in memory: another one has to be loaded first.
+        residents: The models known to be in memory: another one has to be loaded first.
     """
     match fact:
         case Decided(decision=decision):
-            stage = Stage.PREFILL if decision.arm.model == resident else Stage.LOADING
+            stage = Stage.PREFILL if decision.arm.model in residents else Stage.LOADING
             start = now_ns if stage is Stage.PREFILL else None
             moved = replace(progress, model=decision.arm.model, energy_start_ns=start)
             return _enter(moved, stage, now_ns)
+        case HopStarted(number=number, model=model):
+            stage = Stage.PREFILL if model in residents else Stage.LOADING
+            moved = replace(progress, hop=number, model=model, done_tokens=0, total_tokens=0)
+            return _enter(moved, stage, now_ns)
         case Loaded(end_ns=end_ns):
-            return _enter(replace(progress, energy_start_ns=end_ns), Stage.PREFILL, now_ns)
+            return _enter(_begun(progress, end_ns), Stage.PREFILL, now_ns)
         case Prefilling(done_tokens=done, total_tokens=total, t_ns=t_ns):
             start = progress.energy_start_ns or t_ns
             moved = replace(progress, energy_start_ns=start, done_tokens=done, total_tokens=total)
             return _enter(moved, Stage.PREFILL, now_ns)
         case Prefilled(start_ns=start_ns):
-            return _enter(replace(progress, energy_start_ns=start_ns), Stage.PREFILL, now_ns)
+            return _enter(_begun(progress, start_ns), Stage.PREFILL, now_ns)
         case TextBatch(answer=answer, thinking_tokens=thinking, answer_tokens=tokens):
             moved = replace(
                 progress,
@@ -91,6 +99,13 @@ def advance(
         case TurnFinished() | TurnEnded():
             return _enter(progress, Stage.DONE, now_ns)
     return progress
+
+
+def _begun(progress: TurnProgress, start_ns: int) -> TurnProgress:
+    """The interval of the energy begins anew, unless an arm has answered before this one."""
+    if progress.hop > 1 and progress.energy_start_ns is not None:
+        return progress
+    return replace(progress, energy_start_ns=start_ns)
 
 
 def _enter(progress: TurnProgress, stage: Stage, now_ns: int) -> TurnProgress:
@@ -127,9 +142,21 @@ def progress_line(progress: TurnProgress, now_ns: int, joules: str | None) -> st
             return ""
 
 
-def thinking_title(tokens: int, joules: float | None = None, kind: str | None = None) -> str:
-    """Title of the thought: ``thought · 123 tokens · 4.5 J``."""
-    parts = ["thought", units.tokens_text(tokens)]
-    if joules is not None:
-        parts.append(units.energy_text(joules, None, kind))
+def thinking_title(tokens: int) -> str:
+    """Title of a thought under way: ``thinking · 123 tokens``."""
+    return SEPARATOR.join(["thinking", units.tokens_text(tokens)])
+
+
+def thought_title(record: TurnRecord) -> str:
+    """Title of a thought: ``thought · 123 tokens (45 %) · 4.5 J (counter), 38 % of the joules``."""
+    energy, tokens = record.energy, record.tokens
+    parts = ["thought", units.tokens_text(tokens.thinking)]
+    if tokens.output:
+        parts[-1] += f" ({units.percent_text(tokens.thinking / tokens.output)})"
+    if energy.thinking_joules is not None:
+        parts.append(units.energy_text(energy.thinking_joules, None, energy.kind))
+        if energy.joules:
+            parts[-1] += (
+                f", {units.percent_text(energy.thinking_joules / energy.joules)} of the joules"
+            )
     return SEPARATOR.join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from textual import events
@@ -36,11 +37,12 @@ questions. A question asked while an answer runs waits for its turn.
 """
 
     class Sent(Message):
-        """A question to answer."""
+        """A question to answer; ``replaces`` is the turn whose question it was edited from."""
 
-        def __init__(self, text: str) -> None:
+        def __init__(self, text: str, replaces: str | None = None) -> None:
             super().__init__()
             self.text = text
+            self.replaces = replaces
 
     def __init__(self) -> None:
         super().__init__(
@@ -54,6 +56,9 @@ questions. A question asked while an answer runs waits for its turn.
         self._asked: list[str] = []
         self._at = 0
         self._draft = ""
+        self._kept = ""
+        self.editing: str | None = None
+        """The turn whose question is edited; empty for one that is in no log, None for none."""
 
     async def on_key(self, event: events.Key) -> None:
         """Run the prompt's own keys in the order they are typed.
@@ -78,8 +83,12 @@ questions. A question asked while an answer runs waits for its turn.
             self._asked.append(text)
         self._at = len(self._asked)
         self._draft = ""
-        self.text = ""
-        self.post_message(self.Sent(text))
+        replaces = self.editing or None
+        if self.editing is None:
+            self.text = ""
+        else:
+            self.end_edit()
+        self.post_message(self.Sent(text, replaces))
 
     def action_break_line(self) -> None:
         """Begin a new line."""
@@ -99,6 +108,28 @@ questions. A question asked while an answer runs waits for its turn.
             self.action_cursor_down()
         elif self._at < len(self._asked):
             self._show(self._at + 1)
+
+    def revise(self, text: str, turn_id: str | None) -> None:
+        """Bring an earlier question back, to take its place; what was typed waits."""
+        if self.editing is None:
+            self._kept = self.text
+        self.editing = turn_id or ""
+        self.border_title = "editing an earlier question: Enter sends it again, Esc gives it up"
+        self.text = visible(text)
+        self.move_cursor(self.document.end)
+        self.focus()
+
+    def end_edit(self) -> None:
+        """Go back to what was typed before."""
+        self.editing = None
+        self.border_title = ""
+        self.text, self._kept = self._kept, ""
+        self.move_cursor(self.document.end)
+
+    def remember(self, questions: Iterable[str]) -> None:
+        """Have these questions on Up, the newest last, after those of other chats."""
+        self._asked.extend(visible(question) for question in questions)
+        self._at = len(self._asked)
 
     def put_back(self, text: str) -> None:
         """Give a question back that was not asked after all, before what is typed now."""

@@ -11,9 +11,10 @@ from etui.config import Config
 from etui.download import Report
 from etui.engine.events import Loaded, Unloaded
 from etui.errors import EtuiError, LogUnavailable, ModelUnavailable
+from etui.log.records import TurnRecord
 from etui.query import Query
 from etui.residence import load_record, unload_record
-from etui.tui.backend import Backend, ModelOnOffer, Route
+from etui.tui.backend import REPLACES, Backend, ModelOnOffer, Route
 from etui.turn import TurnEvent, TurnFinished, run_turn
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from etui.models import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.host import HostState
+    from etui.tui.ladder import Direction
 
 LEAVE_SECONDS = 10.0
 """How long closing waits for a running turn to reach the log."""
@@ -53,9 +55,10 @@ class ChatRunner:
         self._resident: str | None = None
         self._rest = rest
         self.confirm: Callable[[str], bool] | None = None  # asks whether to go on over a budget
+        self.on_unloaded: Callable[[str], object] = lambda _model: None
         child.on_unloaded = self._unloaded
 
-    def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
+    def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
         """Decide, answer, save; blocks until the turn before it has ended."""
         from etui.choice import choice_of
         from etui.models import load_catalogue
@@ -69,6 +72,7 @@ class ChatRunner:
             choice = choice_of(
                 query, _wish(route), self._config, catalogue, self._host, confirm=self.confirm
             )
+            settings = provenance(self._config)
             turn = run_turn(
                 query,
                 choice.decision,
@@ -76,7 +80,7 @@ class ChatRunner:
                 answerer=self._child,
                 meter=self._recorder,
                 writer=self._writer,
-                settings=provenance(self._config),
+                settings=settings | ({REPLACES: replaces} if replaces else {}),
                 outlook=choice.outlook,
                 cancelled=self._cancelled.is_set,
             )
@@ -116,6 +120,7 @@ class ChatRunner:
                 else:
                     self._writer.save_unload(unload_record(event, self._recorder.energy))
             self._resident = spec.name
+            self._baseline(spec.name)
             self._rest.begin(spec.name)
             return loaded
 
@@ -127,6 +132,13 @@ class ChatRunner:
             return self._likely(route, load_catalogue(self._config)).arm.model
         except ModelUnavailable:
             return None
+
+    def other_route(self, record: TurnRecord, route: Route, direction: Direction) -> Route | None:
+        """The next smaller or larger arm than the one that answered."""
+        from etui.models import load_catalogue
+        from etui.tui.arms_on_offer import other_route
+
+        return other_route(record, route, direction, self._config, load_catalogue(self._config))
 
     def cancel(self) -> None:
         """End the running answer within one batch."""
@@ -162,6 +174,7 @@ class ChatRunner:
 
     def _unloaded(self, event: Unloaded) -> None:
         """The engine no longer keeps a model warm: what it draws from now on is not the model's."""
+        self.on_unloaded(event.model)
         self._recorder.settle(event.end_ns)
         self._writer.save_unload(unload_record(event, self._recorder.energy))
         if not self._idle.acquire(blocking=False):
@@ -203,7 +216,7 @@ class ChatRunner:
 def _wish(route: Route) -> Wish:
     from etui.choice import Wish
 
-    return Wish(model=route.model) if route.model else Wish(policy=route.policy)
+    return Wish(model=route.model) if route.model else Wish(policy=route.policy, arm=route.arm)
 
 
 class ModelShelf:
@@ -239,8 +252,11 @@ def open_backend(config: Config) -> Backend:
     from etui.energy.open import open_recorder
     from etui.energy.rest import Rest
     from etui.engine.child import ChildProcess
+    from etui.log.queries import LogReader
     from etui.log.writer import TurnWriter
     from etui.routing.policies import list_policies
+    from etui.tui.chat_log import LoggedChats
+    from etui.tui.live_meter import LiveMeter
 
     writer = TurnWriter(config)
     try:
@@ -256,4 +272,5 @@ def open_backend(config: Config) -> Backend:
     policies = tuple(place.name for place in list_policies(config))
     rest = Rest(recorder, config)
     runner = ChatRunner(config, ChildProcess(config), recorder, writer, rest)
-    return Backend(runner, recorder, shelf, policies)
+    chats = LoggedChats(config, LogReader(config), writer)
+    return Backend(runner, LiveMeter(recorder), shelf, chats, policies)

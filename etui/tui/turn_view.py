@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from markdown_it import MarkdownIt
+from textual import events
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.markup import escape
+from textual.message import Message
 from textual.widgets import Collapsible, Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from etui import units
 from etui.errors import EtuiError
-from etui.lines import energy_line, why_line
+from etui.lines import SEPARATOR, energy_line, why_line
 from etui.log.records import TurnRecord
+from etui.tui.conversation import Asking
 from etui.tui.fact_line import FactLine
 from etui.tui.messages import TextBatch
-from etui.tui.progress import Stage, TurnProgress, progress_line, thinking_title
-from etui.turn import Decided, TurnFinished
+from etui.tui.progress import Stage, TurnProgress, progress_line, thinking_title, thought_title
+from etui.tui.route_line import hop_line, logged_why, predicted_line
+from etui.turn import Decided, HopEnded, HopStarted, TurnFinished
 from etui.visible import shortened, visible
 
 MOST_QUESTION_CHARACTERS = 4_000
 MOST_QUESTION_LINES = 40
+
+TurnWish = Literal["smaller", "larger", "edit", "copy"]
 
 
 def _markdown_parser() -> MarkdownIt:
@@ -34,17 +44,46 @@ def _text(content: str, name: str) -> Static:
     return static
 
 
-class TurnView(Vertical):
+class TurnView(Vertical, can_focus=True):
     """A turn: question, why-line, thought, answer, energy line."""
 
-    def __init__(self, question: str) -> None:
+    FOCUS_ON_CLICK = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "wish('copy')", "Copy answer", id="turn.copy"),
+        Binding("e", "wish('edit')", "Edit", id="turn.edit"),
+        Binding("minus", "wish('smaller')", "Ask smaller", id="turn.smaller", key_display="-"),
+        Binding("plus,equals_sign", "wish('larger')", "Ask larger", id="turn.larger",
+                key_display="+"),
+        Binding("t", "toggle_thought", "Thought", id="turn.thought"),
+        Binding("up", "app.focus_previous", "Earlier", id="turn.up", show=False),
+        Binding("down", "app.focus_next", "Later", id="turn.down", show=False),
+    ]  # fmt: skip
+
+    HELP = """\
+## Answer
+
+`c` copies the answer, `e` brings the question back to be edited and sent again. `-` and `+` ask
+it again with the next smaller or larger arm, and show both costs. The answer that comes last takes
+the place of the one before it, and of what followed, in what the model remembers of the chat.
+"""
+
+    class Wish(Message):
+        """Something is to be done with this turn."""
+
+        def __init__(self, view: TurnView, wish: TurnWish) -> None:
+            super().__init__()
+            self.view = view
+            self.wish = wish
+
+    def __init__(self, asking: Asking) -> None:
         super().__init__()
+        self.asking = asking
+        self.record: TurnRecord | None = None
+        self.ended = False
         shown, left_out = shortened(
-            visible(question), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
+            visible(asking.text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
         )
         more = f"\n… and {units.count_text(left_out, 'character')} more" if left_out else ""
-        self.question = question
-        self.record: TurnRecord | None = None
         self._question = _text(f"❯ {shown}{more}", "question")
         self._why = _text("", "why")
         self._thought_text = Static("", markup=False, classes="thought-text")
@@ -54,11 +93,22 @@ class TurnView(Vertical):
         self._answer.display = False
         self._status = FactLine(classes="status")
         self._energy = FactLine(classes="energy")
+        self._predicted = FactLine(classes="predicted")
+        self._costs = _text("", "costs")
         self._error = _text("", "error")
         self._stream: MarkdownStream | None = None
         self._thinking = ""
+        self._written = ""
         self._thinking_tokens = 0
         self._thought_folded = False
+
+    @classmethod
+    def of(cls, record: TurnRecord) -> TurnView:
+        """The view of a turn of the log."""
+        view = cls(Asking(record.query))
+        view.record = record
+        view.ended = True
+        return view
 
     def compose(self) -> ComposeResult:
         yield self._question
@@ -68,6 +118,15 @@ class TurnView(Vertical):
         yield self._status
         yield self._error
         yield self._energy
+        yield self._predicted
+        yield self._costs
+
+    async def on_mount(self) -> None:
+        if self.record is not None:
+            _show(self._why, logged_why(self.record))
+            await self._show_record(self.record)
+            if self.record.error:
+                _show(self._error, f"✗ {visible(self.record.error)}")
 
     def show_progress(self, progress: TurnProgress, now_ns: int, joules: str | None) -> None:
         """What the turn is doing now."""
@@ -76,7 +135,36 @@ class TurnView(Vertical):
 
     def show_decision(self, decided: Decided) -> None:
         """Why this model answers."""
-        _show(self._why, why_line(decided.decision))
+        notices = [f"! {notice}" for notice in decided.decision.notices]
+        _show(self._why, visible("\n".join([why_line(decided.decision), *notices])))
+
+    def show_hop(self, hop: HopStarted) -> None:
+        """Another arm answers after the one before it."""
+        way = hop.arm if hop.arm == hop.reasoning else f"{hop.arm} ({hop.reasoning})"
+        route = " › ".join(["then", way, hop.model])
+        parts = [str(self._why.content), SEPARATOR.join(p for p in (route, hop.why) if p)]
+        _show(self._why, visible("\n".join(part for part in parts if part)))
+
+    async def end_hop(self, hop: HopEnded) -> None:
+        """An answer that does not stand is folded away, dimmed, and gives way to the next."""
+        if hop.taken:
+            return
+        await self.close_stream()
+        text = "\n\n".join(t for t in (self._thinking.strip(), self._written.strip()) if t)
+        shown, _ = shortened(visible(text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES)
+        rejected = Collapsible(
+            Static(shown or "no text", markup=False, classes="thought-text"),
+            title=escape(visible(hop_line(hop))),
+            classes="hop",
+        )
+        await self.mount(rejected, before=self._thought)
+        self._thinking = self._written = ""
+        self._thinking_tokens = 0
+        self._thought_folded = False
+        self._thought.collapsed = False
+        self._thought.display = self._answer.display = False
+        self._thought_text.update("")
+        await self._answer.update("")
 
     async def write(self, batch: TextBatch) -> None:
         """Take what was decoded since the last batch."""
@@ -91,13 +179,25 @@ class TurnView(Vertical):
             if self._stream is None:
                 self._answer.display = True
                 self._stream = Markdown.get_stream(self._answer)
+            self._written += batch.answer
             await self._stream.write(visible(batch.answer))
 
     async def finish(self, finished: TurnFinished) -> None:
         """Show the answer as it went into the log, and what it cost."""
-        record = finished.record
-        self.record = record
+        self.record = finished.record
+        self._status.show("")
         await self.close_stream()
+        await self._show_record(finished.record)
+
+    def show_costs(self, costs: str) -> None:
+        """What it cost beside the answer it took the place of."""
+        _show(self._costs, costs)
+
+    def show_replaced(self, replaced: bool) -> None:
+        """Whether another answer has taken the place of this one."""
+        self.set_class(replaced, "-replaced")
+
+    async def _show_record(self, record: TurnRecord) -> None:
         self._answer.display = bool(record.answer.strip())
         if record.answer.strip():
             # Streamed tables and reference links differ from parsed ones: parse the whole once.
@@ -107,11 +207,10 @@ class TurnView(Vertical):
         if record.thinking.strip():
             self._thought.display = True
             self._thought_text.update(visible(record.thinking).strip())
-            self._thought.title = thinking_title(
-                record.tokens.thinking, record.energy.thinking_joules, record.energy.kind
-            )
+            self._thought.title = thought_title(record)
             self._fold_thought()
         self._energy.show(energy_line(record))
+        self._predicted.show(predicted_line(record))
 
     async def close_stream(self) -> None:
         """Write what the stream still holds."""
@@ -124,10 +223,19 @@ class TurnView(Vertical):
         fix = f"\n→ {visible(error.fix)}" if error.fix else ""
         _show(self._error, f"✗ {visible(error.what)}{fix}")
 
-    def toggle_thought(self) -> None:
+    def action_toggle_thought(self) -> None:
         """Fold the thought or unfold it."""
         self._thought_folded = True
         self._thought.collapsed = not self._thought.collapsed
+
+    def action_wish(self, wish: TurnWish) -> None:
+        """Ask the screen to do something with this turn."""
+        self.post_message(self.Wish(self, wish))
+
+    def on_click(self, event: events.Click) -> None:
+        """A click on the question chooses the turn; elsewhere it selects text."""
+        if event.widget is self._question:
+            self.focus()
 
     def _fold_thought(self) -> None:
         """Fold the thought away once, when the answer begins; then it is the reader's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.config import Config
-from tests.tui.fakes import FakeMeter, FakeRunner, FakeShelf, House
+from tests.tui.fakes import FakeChats, FakeMeter, FakeRunner, FakeShelf, House
 
 
 @pytest.fixture
@@ -13,4 +13,5 @@ def house(config: Config, monkeypatch: pytest.MonkeyPatch) -> House:
     """A machine with one GPU, the starter model on disk, and nothing real."""
     monkeypatch.delenv("NO_COLOR")
     meter = FakeMeter()
-    return House(config, meter, FakeRunner(meter), FakeShelf())
+    runner = FakeRunner(meter)
+    return House(config, meter, runner, FakeShelf(), FakeChats(runner))

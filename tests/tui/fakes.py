@@ -14,14 +14,18 @@ from etui.account import Leg, account
 from etui.arm import Arm
 from etui.config import Config
 from etui.download import Progress, Report
+from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.engine.events import Answer, Event, Finished, Loaded, Prefilled, Thought
 from etui.errors import EtuiError
-from etui.log.records import TurnRecord
+from etui.log.queries import ChatSummary
+from etui.log.records import ChatRecord, Seconds, Tokens, TurnEnergy, TurnRecord
+from etui.log.totals import Total
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.tui.app import EtuiApp
-from etui.tui.backend import Backend, ModelOnOffer, Route
+from etui.tui.backend import REPLACES, Backend, ModelOnOffer, Route, Vitals
+from etui.tui.spending import Spending
 from etui.turn import Decided, TurnEvent, TurnFinished
 
 DEADLINE_SECONDS = 20.0
@@ -46,6 +50,13 @@ class FakeMeter:
         Channel("gpu:GPU-1", "gpu:GPU-1", Kind.COUNTER, limit_watts=100.0, label="NVIDIA L40S"),
     )
 
+    idle_watts: float | None = None
+    gpus: tuple[GpuState, ...] = ()
+
+    def vitals(self) -> Vitals:
+        idle = {c.id: self.idle_watts for c in self.channels if self.idle_watts is not None}
+        return Vitals(idle, self.gpus, 0.021)
+
     def latest(self) -> Sequence[ChannelPower]:
         now = time.monotonic_ns()
         return [ChannelPower(channel, now, WATTS, None, True) for channel in self.channels]
@@ -55,7 +66,10 @@ class FakeMeter:
             return Energy(start_ns, end_ns, None, None, None, 0.0)
         joules = WATTS * len(self.channels) * (end_ns - start_ns) / 1e9
         kind = self.channels[0].kind
-        return Energy(start_ns, end_ns, joules, 0.5, kind, 1.0, mean_watts=WATTS, peak_watts=WATTS)
+        idle = None if self.idle_watts is None else self.idle_watts * len(self.channels)
+        return Energy(
+            start_ns, end_ns, joules, 0.5, kind, 1.0, idle, mean_watts=WATTS, peak_watts=WATTS
+        )
 
 
 @dataclass
@@ -73,6 +87,7 @@ class FakeRunner:
     load_error: EtuiError | None = None
     slow_load: bool = False
     likely: str | None = MODEL
+    other: Route | None = None
     asked: list[tuple[Query, Route]] = field(default_factory=list)
     saved: list[TurnRecord] = field(default_factory=list)
     warmed: list[Route] = field(default_factory=list)
@@ -80,6 +95,11 @@ class FakeRunner:
     let_go: threading.Event = field(default_factory=threading.Event)
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _end: threading.Event = field(default_factory=threading.Event)
+
+    on_unloaded: Callable[[str], object] = lambda _model: None
+
+    def other_route(self, record: TurnRecord, route: Route, direction: str) -> Route | None:
+        return self.other
 
     def likely_model(self, route: Route) -> str | None:
         return route.model or self.likely
@@ -100,12 +120,12 @@ class FakeRunner:
         self._end.set()
         self._cancelled.set()
 
-    def run(self, query: Query, route: Route) -> Iterator[TurnEvent]:
+    def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
         self.asked.append((query, route))
         self._cancelled.clear()
         if self.error:
             raise self.error
-        arm = Arm("quick", route.model or MODEL)
+        arm = Arm(route.arm or "quick", route.model or MODEL)
         decision = Decision(
             arm, route.policy, "everything-else", "everything-else: no signal holds"
         )
@@ -119,6 +139,8 @@ class FakeRunner:
         while self.hold and not self.let_go.is_set() and not self._cancelled.is_set():
             self._cancelled.wait(0.01)
         record = self._record(query, decision, shown)
+        if replaces:
+            record = replace(record, settings={REPLACES: replaces})
         self.saved.append(record)
         yield TurnFinished(record)
 
@@ -157,7 +179,7 @@ class FakeRunner:
             created_at="2026-01-01T00:00:00Z",
             chat_id=query.chat_id,
             query=query.text,
-            system=None,
+            system=query.system,
             answer=end.answer,
             thinking=end.thinking,
             status=end.status,
@@ -210,6 +232,75 @@ class FakeShelf:
 
 
 @dataclass
+class FakeChats:
+    """Chats in memory; the turns are those of the runner, and of ``kept``."""
+
+    runner: FakeRunner
+    kept: dict[str, tuple[ChatRecord, list[TurnRecord]]] = field(default_factory=dict)
+    error: EtuiError | None = None
+    today: Spending = field(default_factory=Spending)
+
+    def chats(self, search: str) -> Sequence[ChatSummary]:
+        if self.error:
+            raise self.error
+        found = [
+            (chat, turns)
+            for chat, turns in self.kept.values()
+            if search in chat.name or any(search in t.query + t.answer for t in turns)
+        ]
+        return [
+            ChatSummary(chat, chat.created_at, total_of(turns) if turns else None)
+            for chat, turns in reversed(found)
+        ]
+
+    def turns(self, chat_id: str) -> Sequence[TurnRecord]:
+        return self.kept[chat_id][1]
+
+    def save(self, chat: ChatRecord) -> None:
+        if self.error:
+            raise self.error
+        self.kept[chat.chat_id] = (chat, self.kept.get(chat.chat_id, (chat, []))[1])
+
+    def delete(self, chat_id: str) -> None:
+        del self.kept[chat_id]
+
+    def spending(self, route: Route) -> Spending:
+        if self.error:
+            raise self.error
+        return self.today
+
+    def keep(self, name: str, turns: Sequence[TurnRecord], chat_id: str = "chat-1") -> None:
+        """Put a chat there."""
+        chat = ChatRecord(chat_id, "2026-01-01T00:00:00Z", name)
+        self.kept[chat_id] = (chat, [replace(turn, chat_id=chat_id) for turn in turns])
+
+
+def total_of(turns: Sequence[TurnRecord]) -> Total:
+    joules = sum(turn.energy.joules or 0.0 for turn in turns)
+    tokens = sum(turn.tokens.output for turn in turns)
+    return Total("", len(turns), joules, None, "counter", None, 0, tokens, None, 1.0)
+
+
+def turn_record(number: int, **changes: Any) -> TurnRecord:
+    """A turn of the log, with 12.5 J and an answer of its own."""
+    energy = TurnEnergy(
+        joules=12.5, uncertainty=0.5, net_joules=10.0, idle_watts=5.0, kind="counter", coverage=1.0,
+        mean_watts=25.0, peak_watts=30.0, joules_per_token=0.5,
+        phases={"load": 0.0, "prefill": 2.5, "decode": 10.0}, thinking_joules=0.0, channels={},
+        unmeasured=(), flags=(), start_ns=0, end_ns=500_000_000,
+    )  # fmt: skip
+    record = TurnRecord(
+        turn_id=f"turn-of-log-{number}", created_at="2026-01-01T00:00:00Z", chat_id="chat-1",
+        query=f"Question {number}?", system=None, answer=f"Answer {number}.", thinking="",
+        status="complete", error=None, model=MODEL, model_sha256=None, arm="quick",
+        reasoning="direct", policy="balanced", rule="everything-else",
+        why="everything-else: no signal holds", tokens=Tokens(12, 0, 12, 0, 25),
+        seconds=Seconds(0.0, 0.1, 0.4, 0.5, 0.1), energy=energy,
+    )  # fmt: skip
+    return replace(record, **changes)
+
+
+@dataclass
 class House:
     """The app with everything fake behind it."""
 
@@ -217,7 +308,9 @@ class House:
     meter: FakeMeter
     runner: FakeRunner
     shelf: FakeShelf
+    chats: FakeChats
 
     def app(self) -> EtuiApp:
-        backend = Backend(self.runner, self.meter, self.shelf, ("balanced", "best", "frugal"))
+        policies = ("balanced", "best", "frugal")
+        backend = Backend(self.runner, self.meter, self.shelf, self.chats, policies)
         return EtuiApp(self.config, Route(self.config.policy), lambda _config: backend)

@@ -10,8 +10,9 @@ from textual.widgets import Markdown, Static
 from etui.tui.app import EtuiApp
 from etui.tui.power_panel import PowerPanel
 from etui.tui.prompt import Prompt
-from etui.tui.transcript import MOST_TURNS, Transcript
+from etui.tui.transcript import Transcript
 from etui.tui.turn_view import TurnView
+from etui.tui.window import MOST_TURNS
 from tests.tui.fakes import House, until
 
 WIDE = (120, 36)
@@ -35,6 +36,11 @@ def source_of(turn: TurnView) -> str:
 def panel_text(app: EtuiApp) -> str:
     panel = app.screen.query_one(PowerPanel)
     return "\n".join(str(static.content) for static in panel.query(Static) if static.display)
+
+
+def drawn(app: EtuiApp) -> str:
+    """What stands on the terminal, line by line."""
+    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
 
 
 def notices(app: EtuiApp) -> str:

@@ -20,14 +20,14 @@ async def test_policy_and_model_are_chosen_from_the_palette(house: House) -> Non
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
         await until(pilot, lambda: app.backend is not None)
-        commands = {command.title: command for command in app.get_system_commands(app.screen)}
+        commands = {command.title: command for command in app.commands()}
         assert {"policy: balanced", "policy: best", "policy: frugal"} <= set(commands)
         assert f"model: {MODEL}" in commands
         assert "model: qwen3-0.6b" not in commands, "it is not on disk"
-        commands["policy: frugal"].callback()
+        commands["policy: frugal"].run()
         await until(pilot, lambda: "policy frugal" in panel_text(app))
-        commands[f"model: {MODEL}"].callback()
-        await until(pilot, lambda: f"chosen by you: {MODEL}" in panel_text(app))
+        {c.title: c for c in app.commands()}[f"model: {MODEL}"].run()
+        await until(pilot, lambda: f"you: {MODEL}" in panel_text(app))
         await ask(pilot, "Who answers?")
         await answered(pilot, house, 1)
         assert house.runner.asked[0][1] == Route("frugal", MODEL)

@@ -20,7 +20,7 @@ async def test_the_panel_shows_watts_joules_kind_and_the_resident_model(house: H
         assert "policy balanced" in panel_text(app)
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
-        await until(pilot, lambda: "1 answer: " in panel_text(app))
+        await until(pilot, lambda: "1 answer\n" in panel_text(app))
         assert "± 0.5 J (counter)" in panel_text(app)
 
 

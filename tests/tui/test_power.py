@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.types import Channel, ChannelPower, Kind
+from etui.tui.channel_meter import total_watts, watts_line
 from etui.tui.power_graph import bar_rows, scale_top
-from etui.tui.power_panel import total_watts, watts_line
 
 GPU = Channel("gpu:GPU-1", "gpu:GPU-1", Kind.COUNTER, limit_watts=350.0, label="NVIDIA L40S")
 

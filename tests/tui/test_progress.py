@@ -18,10 +18,10 @@ SECOND = 1_000_000_000
 DECIDED = Decided(Decision(Arm("quick", "smollm2-135m"), "balanced", "everything-else", ""))
 
 
-def after(*facts: object, resident: str | None = None) -> TurnProgress:
+def after(*facts: object, residents: str = "") -> TurnProgress:
     progress = TurnProgress(Stage.ROUTING, 1 * SECOND)
     for second, fact in enumerate(facts, 2):
-        progress = advance(progress, fact, second * SECOND, resident)  # type: ignore[arg-type]
+        progress = advance(progress, fact, second * SECOND, residents.split())  # type: ignore[arg-type]
     return progress
 
 
@@ -35,7 +35,7 @@ def test_a_model_that_is_not_resident_is_loaded_first_and_charged_to_nobody() ->
 
 
 def test_a_resident_model_reads_the_prompt_at_once() -> None:
-    progress = after(DECIDED, resident="smollm2-135m")
+    progress = after(DECIDED, residents="smollm2-135m")
     assert progress.stage is Stage.PREFILL
     assert progress.energy_start_ns == 2 * SECOND
     assert progress_line(progress, 3 * SECOND, None) == "reading the prompt …"

@@ -31,6 +31,8 @@ class GpuState:
     sm_mhz: float | None
     memory_mhz: float | None
     limit_watts: float | None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
 
 
 class GpuWatch:
@@ -123,6 +125,7 @@ class GpuWatch:
 
     def _state(self, now_ns: int, scope: str, handle: Any) -> GpuState:
         limit_mw = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
         return GpuState(
             t_ns=now_ns,
             scope=scope,
@@ -130,6 +133,8 @@ class GpuWatch:
             sm_mhz=self._ask("nvmlDeviceGetClockInfo", handle, _SM_CLOCK),
             memory_mhz=self._ask("nvmlDeviceGetClockInfo", handle, _MEMORY_CLOCK),
             limit_watts=limit_mw / 1e3 if limit_mw else None,
+            memory_used_bytes=int(memory.used) if memory else None,
+            memory_total_bytes=int(memory.total) if memory else None,
         )
 
     def _ask(self, function: str, *args: Any) -> Any:

@@ -1,0 +1,90 @@
+"""Terminals that cannot show Unicode: every character is drawn by one of ASCII, as wide as it was.
+
+The screen is laid out as always; only what goes to the terminal is changed, so that no widget has
+to know of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from rich.cells import cell_len
+
+if TYPE_CHECKING:
+    from textual.driver import Driver
+
+AsciiChoice = Literal["auto", "always", "never"]
+
+_BOXES = {
+    "|": "│┃║▏▎▍▌▐▕┆┇┊┋╎╏╷╵╹╻▋▊▉",
+    "-": "─━┄┅┈┉╌╍╴╶╸╺═▔▁‐‑‒–—―",
+    "+": "┌┐└┘├┤┬┴┼╭╮╰╯┏┓┗┛┣┫┳┻╋╔╗╚╝╠╣╦╩╬┍┎┑┒┕┖┙┚",
+    ".": "▂·…•∙",
+    ":": "▃▄░",
+    "=": "▅▆▒",
+    "#": "▇█▓■▀▗▖▝▘▙▟▛▜",
+    ">": "❯›→▶▸⇥»",
+    "<": "‹←◀◂«",
+    "^": "▲△↑⇧⌃⭘",
+    "v": "▼▽↓",
+    "*": "●○◉★✓✔",
+    "x": "✗✘×",
+    "!": "⚠",
+    "'": "‘’",
+    '"': "“”„",
+    "~": "≈",
+    "o": "°",
+}
+_TABLE = {ord(c): ascii_ for ascii_, cs in _BOXES.items() for c in cs}
+_TABLE |= {code: f"{code - 0x2400 + 64:c}" for code in range(0x2400, 0x2420)}
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+def to_ascii(text: str) -> str:
+    """``text`` in ASCII with every character as wide as it was; escape sequences stay."""
+    if text.isascii():
+        return text
+    text = text.replace(" ± ", "+/-").translate(_TABLE)
+    return _NOT_ASCII.sub(lambda found: "?" * cell_len(found[0]), text)
+
+
+def shows_unicode(environ: Mapping[str, str], encoding: str) -> bool:
+    """Whether the terminal is said to take UTF-8.
+
+    Args:
+        environ: ``LC_ALL``, else ``LC_CTYPE``, else ``LANG`` names the locale. Python itself sets
+            ``LC_CTYPE`` to a UTF-8 one where the locale is C, so ``LANG`` is believed before it.
+        encoding: What Python writes to the terminal.
+    """
+    if not encoding.lower().replace("-", "").startswith("utf"):
+        return False
+    coerced = environ.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8")
+    names = ["LC_ALL", "LANG"] if coerced else ["LC_ALL", "LC_CTYPE", "LANG"]
+    named = next((environ[name] for name in names if environ.get(name)), "")
+    if named in ("C", "POSIX"):
+        return False
+    _language, _, charset = named.partition(".")
+    return not charset or charset.lower().replace("-", "").startswith("utf")
+
+
+def driver_for(choice: AsciiChoice) -> type[Driver] | None:
+    """A driver that writes ASCII where it has to; None leaves it to Textual."""
+    encoding = getattr(sys.__stderr__, "encoding", None) or "utf-8"
+    if choice == "never" or (choice == "auto" and shows_unicode(os.environ, encoding)):
+        return None
+    if sys.platform == "win32":
+        from textual.drivers.windows_driver import WindowsDriver as Base
+    else:
+        from textual.drivers.linux_driver import LinuxDriver as Base
+
+    class AsciiDriver(Base):
+        """Draws with ASCII alone."""
+
+        def write(self, data: str) -> None:
+            super().write(to_ascii(data))
+
+    return AsciiDriver

@@ -1,0 +1,84 @@
+"""Small questions over a screen: a text to type, a yes or no."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Static, TextArea
+
+from etui.visible import visible
+
+
+class TextModal(ModalScreen[str | None]):
+    """Asks for a text; ends with it, or with None where it was left.
+
+    Args:
+        title: What is asked for.
+        text: What stands there at first.
+        help_text: One line below the title.
+        one_line: Whether Enter takes the text; else Enter breaks the line and Ctrl+S takes it.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "take", "Take it", id="text.take", priority=True),
+        Binding("escape", "leave", "Leave it", id="text.leave", priority=True),
+    ]
+
+    def __init__(self, title: str, text: str, help_text: str, *, one_line: bool = False) -> None:
+        super().__init__()
+        self._title = title
+        self._help_text = help_text
+        self._one_line = one_line
+        self._area = TextArea(visible(text), soft_wrap=True, compact=True)
+        self._area.set_class(one_line, "-one-line")
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box"):
+            yield Static(visible(self._title), markup=False, classes="title")
+            yield Static(visible(self._help_text), markup=False, classes="help")
+            yield self._area
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self._area.focus()
+        self._area.move_cursor(self._area.document.end)
+
+    def on_text_area_changed(self, changed: TextArea.Changed) -> None:
+        """Enter in a one-line text takes it."""
+        if self._one_line and "\n" in changed.text_area.text:
+            self.dismiss(changed.text_area.text.replace("\n", " ").strip())
+
+    def action_take(self) -> None:
+        """End with the text."""
+        self.dismiss(self._area.text.strip())
+
+    def action_leave(self) -> None:
+        """End without it."""
+        self.dismiss(None)
+
+
+class ConfirmModal(ModalScreen[bool]):
+    """Asks whether to go on; only ``y`` does."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "Yes", id="confirm.yes"),
+        Binding("n,escape,enter", "answer(False)", "No", id="confirm.no", key_display="n"),
+    ]
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box"):
+            yield Static(visible(self._question), markup=False, classes="title")
+            yield Static("y yes · n no", markup=False, classes="help")
+        yield Footer(show_command_palette=False)
+
+    def action_answer(self, yes: bool) -> None:
+        """End with the answer."""
+        self.dismiss(yes)

@@ -1,0 +1,51 @@
+"""Why an arm answered, from the log, and what was predicted of it against what was measured."""
+
+from __future__ import annotations
+
+from etui import units
+from etui.lines import SEPARATOR
+from etui.log.records import TurnRecord
+from etui.turn import HopEnded
+from etui.visible import visible
+
+
+def logged_why(record: TurnRecord) -> str:
+    """The why-line of a turn of the log, as it was when the answer came."""
+    way = record.arm if record.arm == record.reasoning else f"{record.arm} ({record.reasoning})"
+    chosen_by = [part for part in (record.policy, record.rule) if part]
+    route = " › ".join([*chosen_by, way, record.model])
+    reason = record.why.removeprefix(f"{record.rule}: ") if record.rule else record.why
+    return visible(SEPARATOR.join(part for part in (route, reason) if part))
+
+
+def hop_line(hop: HopEnded) -> str:
+    """An answer that did not stand: ``not taken: quick › smollm2-135m · 41 % sure · 12 J``."""
+    parts = [f"not taken: {hop.arm} › {hop.model}", hop.why]
+    if hop.joules is not None:
+        parts.append(units.energy_text(hop.joules))
+    return SEPARATOR.join(part for part in parts if part)
+
+
+def predicted_line(record: TurnRecord) -> str:
+    """``predicted 12 J, measured 15.2 J (27 % more)``; empty where nothing was predicted."""
+    predicted, energy = record.predicted_joules, record.energy
+    parts = []
+    if predicted is not None:
+        said = f"predicted {units.energy_text(predicted)}"
+        if energy.joules is None:
+            said += f", {units.UNMEASURED}"
+        else:
+            said += f", measured {units.energy_text(energy.joules, None, energy.kind)}"
+            said += _difference(energy.joules, predicted)
+        parts.append(said)
+    if record.predicted_accuracy is not None:
+        parts.append(f"expected to be right {units.percent_text(record.predicted_accuracy)}")
+    return SEPARATOR.join(parts)
+
+
+def _difference(measured: float, predicted: float) -> str:
+    if predicted <= 0:
+        return ""
+    share = measured / predicted - 1
+    word = "more" if share >= 0 else "less"
+    return f" ({units.percent_text(abs(share))} {word})"

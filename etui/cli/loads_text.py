@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etui import units
-from etui.cli.turn_text import columns, local_time, one_line
 from etui.log.records import LoadRecord, UnloadRecord
+from etui.turn_text import columns, local_time, one_line
 
 _HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "FOR")
 _REASONS = {"room": "room", "idle": "kept warm long enough", "changed": "a changed entry"}

@@ -106,8 +106,8 @@ def search(
 @as_json
 def show(turn_id: str, as_json: bool) -> None:
     """Show one turn in full; the beginning of its id is enough."""
-    from etui.cli.turn_text import turn_lines
     from etui.log.export import turn_document
+    from etui.turn_text import turn_lines
 
     with _reader() as log:
         turn = log.get_turn(turn_id)
@@ -163,9 +163,9 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
 
     Carbon and cost are added where the config states a factor for them.
     """
-    from etui.cli.turn_text import totals_table
     from etui.config import load_config
     from etui.energy.cost import factors_of
+    from etui.turn_text import totals_table
 
     factors = factors_of(load_config())
     with _reader() as log:
@@ -262,8 +262,8 @@ def _wanted(chosen: dict[str, str | None], search: str | None = None) -> TurnFil
 def _show_list(
     log: LogReader, wanted: TurnFilter, limit: int, sort: str, reverse: bool, as_json: bool
 ) -> None:
-    from etui.cli.turn_text import turns_table
     from etui.log.queries import Sort, TurnFilter
+    from etui.turn_text import turns_table
     from etui.units import count_text
 
     turns = log.list_turns(wanted, sort=Sort(sort), descending=not reverse, limit=limit or None)

@@ -14,11 +14,11 @@ import pytest
 
 from etui.cli.main import run
 from etui.cli.since import parse_since
-from etui.cli.turn_text import cells, fitted
 from etui.config import Config
 from etui.errors import ExitCode, UsageError
 from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
 from etui.log.writer import TurnWriter
+from etui.turn_text import cells, fitted
 
 MakeTurn = Callable[..., TurnRecord]
 Capture = pytest.CaptureFixture[str]

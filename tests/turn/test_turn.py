@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.cli.turn_text import turn_lines
 from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.engine.events import (
     Answer,
@@ -28,6 +27,7 @@ from etui.models import ModelSpec
 from etui.query import Message, Query
 from etui.routing.decision import Decision
 from etui.turn import Decided, TurnFinished, run_turn, serving_one
+from etui.turn_text import turn_lines
 
 S = 1_000_000_000
 SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)

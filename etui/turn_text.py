@@ -1,4 +1,4 @@
-"""Turns of the log as text for a terminal: a table of many, and one in full."""
+"""Turns of the log as text: a table of many, and one in full."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from etui.account import EnergyOf, Leg, account, joules_of_votes, tokens_of
 from etui.engine.events import Status
 from etui.hops import Hop, course_words, taken
 from etui.log.records import HopRecord, TurnRecord
+from etui.power_curve import power_curve
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.so_far import SoFar
@@ -81,6 +82,7 @@ def turn_record(query: Query, decision: Decision, ended: Ended, energy_of: Energ
         confidence=end.confidence,
         votes=tuple(replace(vote, joules=vote_joules.get(vote.index)) for vote in seen.votes),
         probes=tuple(seen.probes),
+        power_watts=power_curve(energy.start_ns, energy.end_ns, energy_of),
         hops=_hop_records(hops, legs, stands, energy_of) if several else (),
         settings={
             **ended.settings,

@@ -231,6 +231,8 @@ _UNLOADS = (
 
 _HOPS = ("ALTER TABLE turns ADD COLUMN hops TEXT NOT NULL DEFAULT '[]'",)
 
+_POWER_CURVE = ("ALTER TABLE turns ADD COLUMN power_watts TEXT NOT NULL DEFAULT '[]'",)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -240,6 +242,7 @@ _STEPS = {
     "m006_curve_settings": _CURVE_SETTINGS,
     "m007_unloads": _UNLOADS,
     "m008_hops": _HOPS,
+    "m009_power_curve": _POWER_CURVE,
 }
 
 NAMES = tuple(_STEPS)

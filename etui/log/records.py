@@ -148,6 +148,8 @@ class TurnRecord:
     probes: tuple[ProbeRecord, ...] = ()
     hops: tuple[HopRecord, ...] = ()
     """Every arm that answered, where it was not one alone."""
+    power_watts: tuple[float | None, ...] = ()
+    """Mean watts of equal slices from the turn's start to its end; None where unmeasured."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Decode parameters, build and machine: what is needed to repeat the turn."""
     trace: dict[str, Any] = field(default_factory=dict)
@@ -201,6 +203,7 @@ class TurnRecord:
                 for p in self.probes
             ],
             "hops": [asdict(hop) for hop in self.hops],
+            "power_watts": list(self.power_watts),
             "confidence": self.confidence,
             "seconds": {
                 "load": seconds.load,

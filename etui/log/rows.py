@@ -54,7 +54,7 @@ _TABLE_OF: dict[type, str] = {
 _PHASES = ("load", "prefill", "decode")
 _JSON_COLUMNS = (
     *("energy_channels", "energy_unmeasured", "energy_flags"),
-    *("votes", "probes", "hops", "settings", "trace"),
+    *("votes", "probes", "hops", "power_watts", "settings", "trace"),
 )
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -92,6 +92,7 @@ def turn_of(row: ReadRow) -> TurnRecord:
         votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
         probes=tuple(ProbeRecord(**probe) for probe in read["probes"]),
         hops=tuple(HopRecord(**hop | {"tokens": Tokens(**hop["tokens"])}) for hop in read["hops"]),
+        power_watts=tuple(read["power_watts"]),
         settings=read["settings"],
         trace=read["trace"],
     )
@@ -112,7 +113,9 @@ def unload_of(row: ReadRow) -> UnloadRecord:
     return UnloadRecord(**{f.name: row[f.name] for f in fields(UnloadRecord)})
 
 
-_NESTED = {"tokens", "seconds", "energy", "votes", "probes", "hops", "settings", "trace"}
+_NESTED = {
+    *("tokens", "seconds", "energy", "votes", "probes", "hops", "power_watts", "settings", "trace"),
+}
 _PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NESTED)
 _PLAIN_OF_ENERGY = tuple(
     f.name
@@ -136,6 +139,7 @@ def _flat_turn(record: TurnRecord) -> Row:
         "votes": document["votes"],
         "probes": document["probes"],
         "hops": document["hops"],
+        "power_watts": record.power_watts,
         "settings": record.settings,
         "trace": record.trace,
     }

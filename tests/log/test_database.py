@@ -112,7 +112,7 @@ def test_turns_of_before_shared_gpus_had_columns_are_read_by_their_flags(
     for number, flags in ((1, ()), (2, ("gap", "shared"))):
         turn = make_turn(number)
         row = row_of(replace(turn, energy=replace(turn.energy, flags=flags)))
-        for later in ("energy_shared", "energy_own_joules", "probes", "hops"):
+        for later in ("energy_shared", "energy_own_joules", "probes", "hops", "power_watts"):
             del row[later]
         database["turns"].insert(row)
     database.close()

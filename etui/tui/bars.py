@@ -1,0 +1,18 @@
+"""Amounts drawn as bars of text, so that a table of totals can be compared at a glance."""
+
+from __future__ import annotations
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_FULL = "█"
+
+
+def bar(value: float | None, highest: float, width: int) -> str:
+    """A bar of at most ``width`` characters, full at ``highest``.
+
+    A known value above 0 draws at least the thinnest line; None, and 0, draw nothing.
+    """
+    if value is None or value <= 0 or highest <= 0 or width <= 0:
+        return ""
+    eighths = max(1, min(8 * width, round(value / highest * 8 * width)))
+    full, rest = divmod(eighths, 8)
+    return _FULL * full + (_EIGHTHS[rest] if rest else "")

@@ -1,0 +1,149 @@
+"""Turns and totals as the history shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Static
+
+from etui import units
+from etui.log.filters import Sort
+from etui.log.queries import TurnSummary
+from etui.log.totals import Total
+from etui.tui.bars import bar
+from etui.tui.history_pages import Detail, TotalsBy, Wanted
+from etui.tui.watts import watts_text_graph
+from etui.turn_text import cells, fitted, local_time, one_line, turn_lines
+
+_BAR_WIDTH = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the table; None as width takes what its cells need."""
+
+    key: str
+    title: str
+    sort: Sort | None
+    width: int | None = None
+
+
+COLUMNS = (
+    Column("time", "TIME", Sort.TIME),
+    Column("joules", "ENERGY", Sort.JOULES),
+    Column("per_token", "PER TOKEN", Sort.JOULES_PER_TOKEN),
+    Column("tokens", "TOKENS", Sort.TOKENS),
+    Column("seconds", "SECONDS", Sort.SECONDS),
+    Column("model", "MODEL", Sort.MODEL),
+    Column("rule", "RULE", Sort.RULE),
+    Column("question", "QUESTION", None),
+)
+
+
+class TurnCells:
+    """One row of the table, no cell of it markup."""
+
+    @staticmethod
+    def of(turn: TurnSummary) -> tuple[Text, ...]:
+        """The cells, in the order of :data:`COLUMNS`."""
+        mark = "" if turn.status == "complete" else f"[{turn.status}] "
+        texts = (
+            local_time(turn.created_at),
+            units.energy_text(turn.joules, None, turn.kind),
+            units.per_token_text(turn.joules_per_token, turn.kind),
+            f"{turn.tokens_output:,}",
+            units.seconds_text(turn.seconds_total),
+            one_line(turn.model),
+            one_line(turn.rule or "-"),
+            mark + one_line(turn.query),
+        )
+        right = {1, 2, 3, 4}
+        return tuple(
+            Text(text, justify="right" if index in right else "left", no_wrap=True)
+            for index, text in enumerate(texts)
+        )
+
+
+def status_text(
+    wanted: Wanted, read: int, total: int, totals_by: TotalsBy | None, page: int
+) -> str:
+    """What is shown: ``1,204 turns with "joule", by joules, highest first; 100 read``."""
+    words = f' with "{wanted.search}"' if wanted.search else ""
+    said = f"{units.count_text(total, 'turn')}{words}"
+    if totals_by is not None:
+        return f"{said}, added up by {totals_by}"
+    if total == 0:
+        return "no turn" + (words or " in the log yet")
+    first = _FIRST[wanted.sort][wanted.descending]
+    more = f"; {read:,} read, more as you go down" if page <= read < total else ""
+    return f"{said}, by {wanted.sort.value.replace('-', ' ')}, {first} first{more}"
+
+
+_FIRST = {
+    Sort.TIME: ("oldest", "newest"),
+    Sort.JOULES: ("least", "most"),
+    Sort.JOULES_PER_TOKEN: ("least", "most"),
+    Sort.SECONDS: ("shortest", "longest"),
+    Sort.TOKENS: ("fewest", "most"),
+    Sort.MODEL: ("a", "z"),
+    Sort.RULE: ("a", "z"),
+}
+
+
+def totals_lines(by: TotalsBy, totals: Sequence[Total], width: int) -> list[str]:
+    """A line a group: its bar of joules, readings and estimates told apart by their words."""
+    if not totals:
+        return ["nothing to add up"]
+    names = [one_line(total.key) or "(none)" for total in totals]
+    room = min(28, max(cells(name) for name in names))
+    highest = max((_joules(total) or 0.0) for total in totals)
+    drawn = max(8, min(_BAR_WIDTH, width - room - 50))
+    lines = [f"joules by {by}", ""]
+    for name, total in zip(names, totals, strict=True):
+        label = fitted(name, room)
+        label += " " * (room - cells(label))
+        length = bar(_joules(total), highest, drawn)
+        lines.append(f"{label}  {length:<{drawn}}  {_amount(total)}")
+    return lines
+
+
+def _joules(total: Total) -> float | None:
+    known = [part for part in (total.joules, total.estimated_joules) if part is not None]
+    return sum(known) if known else None
+
+
+def _amount(total: Total) -> str:
+    parts = []
+    if total.joules is not None:
+        parts.append(units.total_text(total.joules, total.uncertainty, total.kind))
+    if total.estimated_joules is not None:
+        parts.append(units.total_text(total.estimated_joules, None, units.ESTIMATE))
+    if total.unmeasured_turns:
+        parts.append(f"{units.count_text(total.unmeasured_turns, 'turn')} unmeasured")
+    return f"{' and '.join(parts)} · {units.count_text(total.turns, 'turn')}"
+
+
+class DetailView(Vertical):
+    """One turn in full: what it cost and its power over time, then what was said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watts = Static("", markup=False, classes="watts")
+        self._lines = Static("choose a turn", markup=False)
+
+    def compose(self) -> ComposeResult:
+        yield self._watts
+        yield self._lines
+
+    def show(self, detail: Detail | None) -> None:
+        """Show a turn; None shows none."""
+        if detail is None:
+            self._watts.update("")
+            self._lines.update("choose a turn")
+            return
+        self._watts.update(watts_text_graph(detail.turn, max(20, self.size.width - 2)))
+        self._lines.update("\n".join(turn_lines(detail.turn, detail.loads, detail.unloads)))

@@ -13,6 +13,7 @@ def bar(value: float | None, highest: float, width: int) -> str:
     """
     if value is None or value <= 0 or highest <= 0 or width <= 0:
         return ""
-    eighths = max(1, min(8 * width, round(value / highest * 8 * width)))
+    share = min(1.0, value / highest)
+    eighths = max(1, round(share * 8 * width))
     full, rest = divmod(eighths, 8)
     return _FULL * full + (_EIGHTHS[rest] if rest else "")

@@ -220,7 +220,10 @@ def _candidate_row(candidate: Mapping[str, Any], document: Mapping[str, Any]) ->
         bound = f"at least {accuracy['low']:.2f}, {100 * accuracy['confidence']:g} %"
         right = (f"{accuracy['p']:.2f} ({bound})", str(accuracy["n"]))
     taken = candidate["arm"] == document["arm"]
-    outcome = candidate["failed"] or ("taken" if taken else "")
+    failed = candidate["failed"]
+    outcome = failed or ("taken" if taken else "")
+    if taken and failed:
+        outcome = f"taken otherwise: {failed}"
     if document["cascade"] is not None:
         outcome = "first" if taken else "if those before are not sure enough"
     return (candidate["arm"], candidate["model"], *right, *spent, outcome)

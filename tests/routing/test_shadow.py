@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from etui.arm import Arm
 from etui.choice import Wish, choose
 from etui.config import Config
 from etui.models import load_catalogue
 from etui.query import Query
+from etui.routing.decide import decide
 from etui.routing.decision import Decision
+from etui.routing.outlook import Outlook
+from etui.routing.plan import PredictedAccuracy
+from etui.routing.policies import load_policy
+from etui.routing.policy import Policy
+from etui.routing.shadow import with_shadow
+
+QUERY = Query("add")
 
 FORCE = """
 version: 1
@@ -44,6 +53,7 @@ def test_what_the_shadow_would_have_done_is_in_the_trace(config: Config) -> None
         "model": "smollm2-135m",
         "reasoning": "cot",
         "why": "sums: sums (add)",
+        "predicted_joules": None,
     }
 
 
@@ -61,3 +71,53 @@ def test_without_a_shadow_the_trace_says_none(config: Config) -> None:
     alone = choose(Query("add"), Wish(policy="frugal"), config, load_catalogue(config))
     assert decision.shadow is not None
     assert alone.trace()["shadow"] is None
+
+
+AHEAD = """
+version: 1
+arms: {slow: {model: smollm2-135m, reasoning: cot}}
+rules:
+  - name: near
+    objective: {maximize: accuracy}
+    arms: [slow]
+"""
+
+
+def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
+    config.policies_dir.mkdir()
+    (config.policies_dir / "force.yaml").write_text(FORCE)
+    (config.policies_dir / "trial.yaml").write_text(AHEAD)
+    models = load_catalogue(config).models
+    policy = load_policy("force", config, models)
+    asked: list[str] = []
+
+    def look_ahead(other: Policy) -> tuple[Outlook | None, None]:
+        asked.append(other.name)
+        return Sure(), None
+
+    decision = decide(QUERY, policy, available=models)
+    unknown = with_shadow(decision, policy, QUERY, config, models, available=models, host=None)
+    assert unknown.shadow is not None
+    assert unknown.shadow.why.startswith("rule 'near' of policy 'trial' cannot choose")
+    known = with_shadow(
+        decision, policy, QUERY, config, models, available=models, host=None, look_ahead=look_ahead
+    )
+    assert asked == ["trial"]
+    assert known.shadow is not None
+    assert (known.shadow.rule, known.shadow.why) == (
+        "near",
+        "near: slow is the likeliest right, with 0.90",
+    )
+
+
+class Sure:
+    """An outlook that is sure of everything and knows no joules."""
+
+    def joules(self, arm: Arm, query: Query) -> None:
+        return None
+
+    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy:
+        return PredictedAccuracy(0.9, 0.8, confidence, 30, "fitted")
+
+    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float:
+        return 0.9

@@ -1,0 +1,279 @@
+"""Fits the heads of every arm: what ``etui.routing.heads`` predicts with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.errors import UsageError
+from etui.routing.fit.curves import fit_curve
+from etui.routing.fit.logistic import Linear, Scale, choose_strength, fit_linear, scale_of
+from etui.routing.fit.quality import quality_of
+from etui.routing.fit.rates import logits, numbered, shrunken_rates
+from etui.routing.fit.table import ArmFacts, Graded, folds_of, same_questions
+from etui.routing.fit.words import (
+    SHARPNESS,
+    band_shares,
+    centroids_of,
+    corpus_of,
+    idf_of,
+    tf_idf_matrix,
+)
+from etui.routing.fitted import (
+    ArmHead,
+    Bands,
+    Curve,
+    FittedModel,
+    Logistic,
+    Provenance,
+    Quality,
+    Rate,
+    Sparse,
+)
+from etui.routing.question_features import FEATURE_NAMES
+
+if TYPE_CHECKING:
+    from etui.routing.fit.table import Flags, Floats, Whole
+
+LEAST_QUESTIONS = 20
+FOLDS = 5
+_DIGITS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The questions as columns, by what one part of them says.
+
+    Attributes:
+        idf: Of the buckets.
+        words: tf-idf of all questions, sparse (questions, buckets).
+        scale: Of the features.
+        columns: Scaled features beside tf-idf, sparse, all questions.
+        bands: Names of the bands; fewer than two are none.
+        centroids: Of the bands, (bands, buckets).
+        rates, counts: Shrunken rates (bands, arms) and answers of each band.
+        band_logits: Expected logit of the band's rate, (questions, arms). Of a question that was
+            used, from the others: its own answer has no part in it.
+    """
+
+    idf: Floats
+    words: Any
+    scale: Scale
+    columns: Any
+    bands: list[str]
+    centroids: Floats
+    rates: Floats
+    counts: Whole
+    band_logits: Floats
+
+
+def design_of(graded: Graded, used: Flags, seed: int = 0) -> Design:
+    """The design of all questions, made from those used alone."""
+    import numpy as np
+    from scipy import sparse
+
+    corpus = corpus_of(graded.questions, len(graded))
+    idf = idf_of(corpus.counts, used)
+    words = tf_idf_matrix(corpus.counts, idf)
+    scale = scale_of(corpus.features, used)
+    columns = sparse.hstack([sparse.csr_matrix(scale.of(corpus.features)), words]).tocsr()
+    names, number = numbered(graded.subjects)
+    several = len(names) > 1 and not corpus.empty
+
+    def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats]:
+        rates, counts = shrunken_rates(graded.correct, number, len(names), part)
+        _, centroids = centroids_of(words, graded.subjects, np.ones_like(part) & part)
+        present = [at for at, name in enumerate(names) if counts[at]]
+        shares = band_shares(words, centroids)
+        return shares @ logits(rates[present]), rates, counts, centroids
+
+    if not several:
+        rates, counts = shrunken_rates(graded.correct, number, len(names), used)
+        overall = logits(_rate(graded.correct[used])[None, :])
+        band = np.repeat(overall, len(graded), axis=0)
+        return Design(idf, words, scale, columns, [], np.zeros((0, 0)), rates, counts, band)
+    band, rates, counts, centroids = expected(used)
+    inner = folds_of(graded, FOLDS, seed + 1)
+    for fold in range(int(inner.max()) + 1):
+        held = used & (inner == fold)
+        rest = used & (inner != fold)
+        if held.any() and rest.any():
+            band[held] = expected(rest)[0][held]
+    present = [name for at, name in enumerate(names) if counts[at]]
+    kept = counts > 0
+    return Design(idf, words, scale, columns, present, centroids, rates[kept], counts[kept], band)
+
+
+def fit_heads(
+    graded: Graded,
+    provenance: Provenance,
+    *,
+    seed: int = 0,
+    assess: bool = True,
+) -> FittedModel:
+    """The model of a table of graded answers.
+
+    Args:
+        graded: The answers.
+        provenance: Where they are from.
+        seed: Of the folds.
+        assess: Whether to measure the quality by five folds; a fit inside a fold does without.
+
+    Raises:
+        UsageError: There are too few questions.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if len(graded) < LEAST_QUESTIONS:
+        raise UsageError(
+            f"{len(graded)} graded questions are too few to fit anything",
+            f"give at least {LEAST_QUESTIONS}; a few hundred make a prediction worth having",
+        )
+    with threadpool_limits(1):  # the matrices are small: threads wait for each other, 10x slower
+        return _fit_heads(graded, provenance, seed, assess)
+
+
+def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) -> FittedModel:
+    import numpy as np
+
+    from etui.routing.fit.needs import fit_needs
+
+    everything = np.ones(len(graded), dtype=bool)
+    groups = same_questions(graded)
+    design = design_of(graded, everything, seed)
+    strengths = [
+        choose_strength(arm_columns(design, at), graded.correct[:, at], groups, seed)
+        for at in range(len(graded.arms))
+    ]
+    folds = folds_of(graded, FOLDS, seed)
+    crossed = _crossed(graded, folds, strengths, seed) if assess else None
+    arms = {
+        name: _arm_head(graded, at, design, strengths[at], folds, crossed)
+        for at, name in enumerate(graded.arms)
+    }
+    return FittedModel(
+        version=1,
+        features=FEATURE_NAMES,
+        idf=_short(design.idf),
+        bands=Bands(
+            centroids={
+                name: sparse_of(design.centroids[at]) for at, name in enumerate(design.bands)
+            },
+            sharpness=SHARPNESS,
+        ),
+        arms=arms,
+        needs=fit_needs(graded, design, groups, folds if assess else None, seed),
+        provenance=provenance,
+    )
+
+
+def arm_columns(design: Design, arm: int) -> Any:
+    """The columns of one arm's head: the logit of its band's rate, the features, the words."""
+    from scipy import sparse
+
+    return sparse.hstack([sparse.csr_matrix(design.band_logits[:, [arm]]), design.columns]).tocsr()
+
+
+def exported(linear: Linear, scale: Scale, *, band: bool) -> Logistic:
+    """The regression over raw features, as the file holds it."""
+    import numpy as np
+
+    weights = linear.weights
+    own = float(weights[0]) if band else 0.0
+    rest = weights[1:] if band else weights
+    count = len(FEATURE_NAMES)
+    raw = rest[:count] * scale.factor
+    return Logistic(
+        intercept=float(linear.intercept - np.dot(raw, scale.mean)),
+        features=tuple(float(value) for value in raw),
+        band=own,
+        words=sparse_of(rest[count:]),
+        c=linear.c,
+    )
+
+
+def sparse_of(values: Floats) -> Sparse:
+    """The values that are not zero once they are rounded."""
+    import numpy as np
+
+    rounded = np.round(values, _DIGITS)
+    at = np.flatnonzero(rounded)
+    return Sparse(at=tuple(int(i) for i in at), value=tuple(float(v) for v in rounded[at]))
+
+
+def _crossed(graded: Graded, folds: Whole, strengths: Sequence[float | None], seed: int) -> Floats:
+    """Predictions of each arm for questions that had no part in their fit."""
+    import numpy as np
+
+    p = np.empty(graded.correct.shape)
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        design = design_of(graded, ~held, seed)
+        for at, strength in enumerate(strengths):
+            if strength is None:
+                p[held, at] = 1 / (1 + np.exp(-design.band_logits[held, at]))
+                continue
+            columns = arm_columns(design, at)
+            linear = fit_linear(columns[~held], graded.correct[~held, at], strength)
+            p[held, at] = linear.probability(columns[held])
+    return p
+
+
+def _arm_head(
+    graded: Graded,
+    at: int,
+    design: Design,
+    strength: float | None,
+    folds: Whole,
+    crossed: Floats | None,
+) -> ArmHead:
+    right = graded.correct[:, at]
+    facts = graded.facts.get(graded.arms[at], ArmFacts())
+    rate = float(_rate(right))
+    if strength is None:
+        logistic = Logistic(intercept=0.0, features=(0.0,) * len(FEATURE_NAMES), band=1.0)
+    else:
+        linear = fit_linear(arm_columns(design, at), right, strength)
+        logistic = exported(linear, design.scale, band=True)
+    quality = (
+        quality_of(crossed[:, at], right)
+        if crossed is not None
+        else Quality(brier=rate * (1 - rate), brier_rate=rate * (1 - rate), ece=0.0, auc=None)
+    )
+    return ArmHead(
+        model=facts.model,
+        reasoning=facts.reasoning,
+        n=len(graded),
+        rate=rate,
+        rates={
+            name: Rate(p=float(design.rates[band, at]), n=int(design.counts[band]))
+            for band, name in enumerate(design.bands)
+        },
+        logistic=logistic,
+        quality=quality,
+        curves=curves_of(graded, at, folds),
+    )
+
+
+def curves_of(graded: Graded, at: int, folds: Whole) -> tuple[Curve, ...]:
+    """The curves of one arm, that of the margin first."""
+    sources: tuple[tuple[Literal["margin", "confidence"], Floats | None], ...] = (
+        ("margin", graded.margin),
+        ("confidence", graded.confidence),
+    )
+    found = [
+        fit_curve(of, values[:, at], graded.correct[:, at], folds)
+        for of, values in sources
+        if values is not None
+    ]
+    return tuple(curve for curve in found if curve is not None)
+
+
+def _rate(correct: Flags) -> Any:
+    """(s + 1) / (n + 2), by arm."""
+    return (correct.sum(axis=0) + 1) / (correct.shape[0] + 2)
+
+
+def _short(values: Floats) -> tuple[float, ...]:
+    return tuple(round(float(value), _DIGITS) for value in values)

@@ -1,0 +1,93 @@
+"""Logistic regression with an L2 penalty whose strength is chosen by cross-validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etui.routing.fit.table import Flags, Floats
+
+STRENGTHS = (0.03, 0.1, 0.3, 1.0)
+LEAST = 100
+"""Answers, and a tenth of them of either outcome, below which only the rate is fitted."""
+
+DENSE_SCALE = 0.3
+"""Standard deviation that dense columns are given: the penalty then weighs a light feature and a
+word alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """ln(p / (1-p)) = intercept + weights . column; ``c`` is None where only a rate was fitted."""
+
+    intercept: float
+    weights: Floats
+    c: float | None
+
+    def probability(self, columns: Any) -> Floats:
+        """p of each row."""
+        import numpy as np
+        from scipy.special import expit
+
+        return np.asarray(expit(np.asarray(columns @ self.weights).ravel() + self.intercept))
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Brings dense columns to mean 0 and standard deviation ``DENSE_SCALE``."""
+
+    mean: Floats
+    factor: Floats
+
+    def of(self, dense: Floats) -> Floats:
+        """The scaled columns."""
+        return (dense - self.mean) * self.factor
+
+
+def scale_of(dense: Floats, used: Flags) -> Scale:
+    """The scale by the rows used; a column that never changes becomes 0."""
+    import numpy as np
+
+    inside = dense[used]
+    spread = inside.std(axis=0)
+    factor = np.divide(DENSE_SCALE, spread, out=np.zeros_like(spread), where=spread > 1e-9)
+    return Scale(inside.mean(axis=0), factor)
+
+
+def enough(right: Flags | Floats) -> bool:
+    """Whether there is enough to fit more than a rate."""
+    share = float(right.mean()) if len(right) else 0.0
+    return len(right) >= LEAST and min(share, 1 - share) * len(right) >= LEAST / 10
+
+
+def choose_strength(columns: Any, right: Flags, groups: Any, seed: int = 0) -> float | None:
+    """The strength of least log loss over three inner folds; None where there is too little."""
+    import numpy as np
+    from sklearn.metrics import log_loss
+
+    if not enough(right):
+        return None
+    different = int(groups.max()) + 1
+    fold = (np.random.default_rng(seed).permutation(different) % 3)[groups]
+    losses = []
+    for strength in STRENGTHS:
+        p = np.empty(len(right))
+        for at in range(3):
+            held = fold == at
+            p[held] = fit_linear(columns[~held], right[~held], strength).probability(columns[held])
+        losses.append(log_loss(right, p, labels=[False, True]))
+    return STRENGTHS[int(np.argmin(losses))]
+
+
+def fit_linear(columns: Any, right: Flags, c: float | None) -> Linear:
+    """The regression with strength ``c``; of None, or of one outcome only, the smoothed rate."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    count, ones = len(right), int(right.sum())
+    if c is None or ones in (0, count):
+        p = (ones + 1) / (count + 2)
+        return Linear(float(np.log(p / (1 - p))), np.zeros(columns.shape[1]), None)
+    found = LogisticRegression(C=c, max_iter=400).fit(columns, right)
+    return Linear(float(found.intercept_[0]), found.coef_[0], c)

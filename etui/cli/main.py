@@ -25,6 +25,10 @@ class _Lazy(NamedTuple):
 
 _COMMANDS = {
     "ask": _Lazy("etui.cli.ask", "ask", "Answer one question and show what it cost."),
+    "calibrate": _Lazy(
+        "etui.cli.calibrate", "calibrate", "Measure what a model's tokens cost on this machine."
+    ),
+    "curves": _Lazy("etui.cli.curves", "curves", "List and draw operating curves."),
     "doctor": _Lazy(
         "etui.cli.doctor", "doctor", "Say what was found: GPU, power channels, models, folders."
     ),
@@ -32,6 +36,7 @@ _COMMANDS = {
     "models": _Lazy("etui.cli.models", "models", "List, pull, check and describe models."),
     "policy": _Lazy("etui.cli.policy", "policy", "Check and explain the policies that route."),
     "power": _Lazy("etui.cli.power", "power", "Show the watts and joules of every channel."),
+    "stats": _Lazy("etui.cli.stats", "stats", "Compare predicted with measured joules."),
 }
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from etui.energy.conditions import Conditions
 from etui.energy.curve import OperatingCurve, Speed
-from etui.log.log_curve import curve_here, speed_of
+from etui.energy.curve_points import speed_of
+from etui.log.log_curve import curve_here
 from etui.log.log_points import POINTS_SQL, logged_turns
 from etui.log.records import CurveRecord
 
@@ -35,6 +36,7 @@ _PAST_SQL = """
         json_extract(settings, '$.votes') AS votes
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND status IN ('complete', 'truncated')
+        AND hops = '[]'
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 _LOADS_SQL = """

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from etui.energy.conditions import Conditions, conditions_of, differences
-from etui.energy.curve import OperatingCurve, Residual, Source, Speed
-from etui.energy.curve_fit import TooFewPoints, TurnPoint, fit_turns, meter_share
+from etui.energy.curve import OperatingCurve
+from etui.energy.curve_fit import TooFewPoints
+from etui.energy.curve_points import curve_of_points
 from etui.log.curves import curve_record
 from etui.log.log_points import POINTS_SQL, TURNS, LoggedTurn, logged_turns
 from etui.log.records import CurveRecord
@@ -85,70 +83,6 @@ def curve_of_log(
     channels = now.channels or turns[0].channels
     here = Conditions(now.machine, now.build, now.threads, channels, now.power_limit_watts)
     return curve_of_points(points, model, sha256, here, kind=turns[0].kind, source="log")
-
-
-def curve_of_points(
-    points: Sequence[TurnPoint],
-    model: str,
-    sha256: str | None,
-    here: Conditions,
-    *,
-    kind: str | None,
-    source: Source,
-    idle_watts: float | None = None,
-    held_out_mape: float | None = None,
-    gpu_layers: int | None = None,
-) -> OperatingCurve:
-    """The curve of measured points, with an id and the time it is.
-
-    Raises:
-        TooFewPoints: There are too few of different lengths; says how many there are.
-    """
-    prefill, decode = fit_turns(points)
-    return OperatingCurve(
-        curve_id=uuid4().hex[:12],
-        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        model=model,
-        model_sha256=sha256,
-        conditions=here,
-        kind=kind,
-        source=source,
-        prefill=prefill,
-        decode=decode,
-        meter_share=meter_share(points),
-        idle_watts=idle_watts,
-        speed=speed_of(points),
-        held_out_mape=held_out_mape,
-        points=tuple(
-            Residual(
-                p.computed_tokens,
-                p.cached_tokens,
-                p.output_tokens,
-                p.prefill_joules,
-                p.decode_joules,
-            )
-            for p in points
-        ),
-        gpu_layers=gpu_layers,
-    )
-
-
-def speed_of(points: Sequence[TurnPoint]) -> Speed:
-    """Tokens over seconds and joules over seconds of all points together, by phase."""
-    prefill = [p for p in points if p.prefill_seconds and p.computed_tokens > 0]
-    decode = [p for p in points if p.decode_seconds and p.output_tokens > 1]
-    prefill_s = math.fsum(p.prefill_seconds or 0.0 for p in prefill)
-    decode_s = math.fsum(p.decode_seconds or 0.0 for p in decode)
-    return Speed(
-        _over(sum(p.computed_tokens for p in prefill), prefill_s),
-        _over(sum(p.output_tokens - 1 for p in decode), decode_s),
-        _over(math.fsum(p.prefill_joules for p in prefill), prefill_s),
-        _over(math.fsum(p.decode_joules for p in decode), decode_s),
-    )
-
-
-def _over(amount: float, seconds: float) -> float | None:
-    return amount / seconds if seconds > 0 else None
 
 
 def _newer(turns: Sequence[LoggedTurn], curve: OperatingCurve) -> int:

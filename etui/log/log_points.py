@@ -13,14 +13,14 @@ from etui.energy.curve_fit import TurnPoint
 TURNS = 500
 """Last turns of a model that are looked at."""
 
-# Votes share each read of the weights, and looks into a thought cost tokens nobody counts as
-# output: neither lies on the curve of one sequence.
+# Votes share each read of the weights, looks into a thought cost tokens that nobody counts as
+# output, and a cascade is several turns in one: none lies on the curve of one sequence.
 POINTS_SQL = """
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
         energy_kind, energy_channels, energy_shared, settings, created_at
     FROM turns
-    WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]'
+    WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
         AND status IN ('complete', 'truncated') AND tokens_computed > 0
         AND energy_phases_prefill IS NOT NULL AND energy_phases_decode IS NOT NULL
     ORDER BY created_at DESC, id DESC LIMIT ?

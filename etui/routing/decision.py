@@ -96,12 +96,14 @@ class Shadow:
         arm: What would have answered; None where it could not decide.
         rule: The rule that matched.
         why: Why it decided so, or why it could not.
+        predicted_joules: What that would have cost, its load excluded; None where not known.
     """
 
     policy: str
     arm: Arm | None
     rule: str | None
     why: str
+    predicted_joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,4 +225,5 @@ def _shadow_json(shadow: Shadow) -> dict[str, Any]:
         "model": arm.model if arm is not None else None,
         "reasoning": arm.reasoning if arm is not None else None,
         "why": shadow.why,
+        "predicted_joules": shadow.predicted_joules,
     }

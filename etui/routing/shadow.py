@@ -61,4 +61,7 @@ def with_shadow(
     except EtuiError as error:
         reason = error.what.splitlines()[0]
         return replace(decision, shadow=Shadow(policy.shadow, None, None, reason))
-    return replace(decision, shadow=Shadow(policy.shadow, tried.arm, tried.rule, tried.why))
+    said = outlook.joules(tried.arm, query) if outlook is not None else None
+    joules = None if said is None else said.prefill + said.decode
+    shadow = Shadow(policy.shadow, tried.arm, tried.rule, tried.why, joules)
+    return replace(decision, shadow=shadow)

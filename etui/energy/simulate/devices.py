@@ -6,9 +6,19 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from etui.energy.simulate.curves import Curve
 from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+
+
+class PowerCurve(Protocol):
+    """The true power of a device, in seconds since the start."""
+
+    def watts(self, seconds: float) -> float: ...
+
+    def joules(self, seconds: float) -> float: ...
+
+    def between(self, start_s: float, end_s: float) -> float: ...
 
 
 class FakeClock:
@@ -88,7 +98,7 @@ class FakeDevice:
 
     def __init__(
         self,
-        curve: Curve,
+        curve: PowerCurve,
         clock: FakeClock,
         sensor: Sensor | None = None,
         *,

@@ -1,0 +1,104 @@
+"""What a calibration has measured so far, so that one that was stopped can go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from etui.calibration import Measured
+from etui.config import Config
+from etui.energy.conditions import Conditions
+from etui.energy.curve_fit import TurnPoint
+from etui.energy.curve_plan import Grid, Length, Visit
+from etui.energy.types import Kind
+from etui.errors import EtuiError
+
+
+class PointsFile:
+    """One calibration's points, a line each, in ``ETUI_HOME/calibrations``.
+
+    A first line says what they were measured with; points of another grid or under other
+    conditions are begun anew.
+
+    Args:
+        config: Whose folder.
+        model, sha256: Whose points.
+        grid: The lengths asked for.
+        conditions: What the points hold for.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: str,
+        sha256: str | None,
+        grid: Grid,
+        conditions: Conditions,
+    ) -> None:
+        self.path: Path = config.home / "calibrations" / f"{model}.jsonl"
+        self._head = json.dumps(
+            {"sha256": sha256, "grid": asdict(grid), "conditions": asdict(conditions)}
+        )
+
+    def read(self, order: Sequence[Visit]) -> list[Measured]:
+        """The points of the first visits of ``order``; none where they are not of this kind."""
+        try:
+            head, *lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError, ValueError):
+            return []
+        if head != self._head:
+            return []
+        points: list[Measured] = []
+        for line, visit in zip(lines, order, strict=False):
+            try:
+                point = _measured(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                break  # the last line was cut off
+            if point.visit != visit:
+                break
+            points.append(point)
+        return points
+
+    def write(self, points: Sequence[Measured]) -> None:
+        """Keep these points and no others.
+
+        Raises:
+            EtuiError: The file cannot be written.
+        """
+        lines = [self._head, *(json.dumps(_plain(point)) for point in points)]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        except OSError as error:
+            what = f"cannot write {self.path}: {error.strerror or error}"
+            raise EtuiError(what, "make the folder writable, or set ETUI_HOME") from error
+
+    def add(self, point: Measured) -> None:
+        """Keep one more; a disk that is full costs the resuming, not the calibration."""
+        with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(point)) + "\n")
+
+    def remove(self) -> None:
+        """The calibration is done."""
+        with suppress(OSError):
+            self.path.unlink()
+
+
+def _plain(measured: Measured) -> dict[str, Any]:
+    return {
+        "held_out": measured.visit.held_out,
+        "point": asdict(measured.point),
+        "kind": measured.kind,
+        "shared": measured.shared,
+    }
+
+
+def _measured(found: dict[str, Any]) -> Measured:
+    point = TurnPoint(**found["point"])
+    length = Length(point.computed_tokens, point.output_tokens)
+    kind = Kind(found["kind"]) if found["kind"] else None
+    return Measured(Visit(length, bool(found["held_out"])), point, kind, bool(found["shared"]))

@@ -1,0 +1,92 @@
+"""Operating curves in words: the fit, its error, and what has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from etui.energy.curve import OperatingCurve, PhaseCurve
+from etui.units import (
+    count_text,
+    energy_text,
+    percent_text,
+    rate_text,
+    seconds_text,
+    watts_text,
+)
+
+_RECENT_S = 60
+
+
+def fit_lines(curve: OperatingCurve) -> Iterator[str]:
+    """The fit of a curve as a table, and how far it is off."""
+    rows = [
+        _row("prefill", curve.prefill, "prompt", curve.kind),
+        _row("decode", curve.decode, "output", curve.kind),
+    ]
+    head = ("phase", "constant", "a token", "and per 1,000 tokens of context", "R²", "n", "95 %")
+    yield from table(head, rows)
+    if curve.held_out_mape is not None:
+        yield f"turns off the grid: {percent_text(curve.held_out_mape)} mean error"
+    speed = curve.speed
+    if speed.prefill_tokens_per_second and speed.decode_tokens_per_second:
+        yield (
+            f"prefill {rate_text(speed.prefill_tokens_per_second, 1.0)} at "
+            f"{watts_text(speed.prefill_watts, curve.kind)}, decode "
+            f"{rate_text(speed.decode_tokens_per_second, 1.0)} at "
+            f"{watts_text(speed.decode_watts, curve.kind)}"
+        )
+    yield kind_line(curve)
+
+
+def kind_line(curve: OperatingCurve) -> str:
+    """How the energy behind a curve is known."""
+    idle = "" if curve.idle_watts is None else f", idle {watts_text(curve.idle_watts, curve.kind)}"
+    if curve.kind == "estimate":
+        return (
+            f"gross joules, an estimate (±{percent_text(curve.meter_share)} beside the fit): "
+            f"no power channel of this machine can be read{idle}"
+        )
+    return f"gross joules, kind {curve.kind}{idle}"
+
+
+def age_text(created_at: str, now: datetime | None = None) -> str:
+    """How long ago: ``3 d 4 h ago``; ``just now`` within a minute."""
+    try:
+        seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(created_at)).total_seconds()
+    except (ValueError, TypeError):
+        return "unknown"
+    return "just now" if seconds < _RECENT_S else f"{seconds_text(seconds)} ago"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows under their heads, columns as wide as their widest cell."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        yield "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+
+
+def r2_text(r2: float | None) -> str:
+    """R² with three decimals; ``-`` where it is not known."""
+    return "-" if r2 is None else f"{r2:.3f}"
+
+
+def points_text(curve: OperatingCurve) -> str:
+    """How many points a curve was fitted to, and of which kind."""
+    noun = "turn of the log" if curve.source == "log" else "point"
+    plural = "turns of the log" if curve.source == "log" else "points"
+    return count_text(curve.n, noun, plural)
+
+
+def _row(name: str, phase: PhaseCurve, tokens: str, kind: str | None) -> tuple[str, ...]:
+    shown = kind if kind == "estimate" else None
+    band = percent_text(phase.band) if phase.proportional else energy_text(phase.band, kind=shown)
+    return (
+        name,
+        energy_text(phase.e0, kind=shown),
+        f"{energy_text(phase.slope, kind=shown)} ({tokens})",
+        energy_text(1000 * phase.bend, kind=shown) if phase.bend else "0 J",
+        r2_text(phase.r2),
+        str(phase.n),
+        f"±{band}",
+    )

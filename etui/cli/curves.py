@@ -1,0 +1,144 @@
+"""``etui curves``: the operating curves of the log, as a list, in the terminal and as SVG."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from etui.errors import EtuiError, ExitCode
+
+if TYPE_CHECKING:
+    from etui.config import Config
+    from etui.energy.conditions import Conditions
+    from etui.energy.curve import OperatingCurve
+
+_MARKS = (("·", "o"), ("-", "x"), ("=", "+"))
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw them into FILE.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
+    """List and draw operating curves.
+
+    The newest of each model and machine is drawn: joules of a turn over its output tokens, for
+    up to three prompt lengths. What has changed since it was measured is said beside it.
+    """
+    from etui.config import load_config
+    from etui.energy.conditions import differences
+    from etui.log.curves import curve_json
+
+    config = load_config()
+    found = _found(config, model)
+    now = _now(config)
+    if svg is not None:
+        _draw(found, svg)
+    if as_json:
+        rows = [
+            {**curve_json(curve), "differences": list(differences(curve.conditions, now))}
+            for curve in found
+        ]
+        click.echo(json.dumps({"curves": rows}, indent=2))
+        return ExitCode.DONE
+    for line in _lines(found, now):
+        click.echo(line)
+    if svg is not None:
+        click.echo(f"drawn in {svg}", err=True)
+    return ExitCode.DONE
+
+
+def _found(config: Config, model: str | None) -> list[OperatingCurve]:
+    """The newest curve of each model, file, machine and source; at least one.
+
+    Raises:
+        EtuiError: There is none.
+    """
+    from etui.log.queries import LogReader
+
+    with LogReader(config) as log:
+        every = log.curves(model)
+    newest: dict[tuple[object, ...], OperatingCurve] = {}
+    for curve in every:
+        place = curve.conditions
+        key = (curve.model, curve.model_sha256, place.machine, place.channels, curve.source)
+        newest.setdefault(key, curve)
+    if not newest:
+        whose = f" of {model}" if model else ""
+        name = model or "MODEL"
+        raise EtuiError(f"there is no operating curve{whose} yet", f"run: etui calibrate {name}")
+    return list(newest.values())
+
+
+def _now(config: Config) -> Conditions:
+    from etui.energy.open import open_recorder
+    from etui.provenance import conditions
+
+    with closing(open_recorder(config)) as recorder:
+        return conditions(config, recorder.selection.summed)
+
+
+def _lines(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
+    from etui.cli.curve_text import age_text, points_text, r2_text, table
+    from etui.energy.conditions import differences
+    from etui.units import percent_text
+
+    head = ("model", "source", "n", "R² prefill", "R² decode", "off the grid", "kind", "age")
+    rows = [
+        (
+            curve.model,
+            curve.source,
+            str(curve.n),
+            r2_text(curve.prefill.r2),
+            r2_text(curve.decode.r2),
+            "-" if curve.held_out_mape is None else percent_text(curve.held_out_mape),
+            curve.kind or "-",
+            age_text(curve.created_at),
+        )
+        for curve in found
+    ]
+    yield from table(head, rows)
+    for curve in found:
+        yield ""
+        yield f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}"
+        for change in differences(curve.conditions, now):
+            yield f"  does not hold here: {change}"
+        yield from _drawing(curve)
+
+
+def _drawing(curve: OperatingCurve) -> Iterator[str]:
+    from etui.cli.curve_text import fit_lines
+    from etui.cli.text_plot import Series, plot
+    from etui.energy.curve_series import drawn_lines
+
+    series = [
+        Series(f"{line.computed} prompt tokens", line.line, line.points, *marks)
+        for line, marks in zip(drawn_lines(curve), _MARKS, strict=False)
+    ]
+    if series:
+        unit = "joules (estimate)" if curve.kind == "estimate" else "joules"
+        yield from plot(series, "output tokens", unit)
+    yield from fit_lines(curve)
+
+
+def _draw(found: Sequence[OperatingCurve], svg: Path) -> None:
+    """Raises:
+    EtuiError: The file cannot be written.
+    """
+    from etui.curve_figure import figure_svg
+
+    try:
+        svg.write_text(figure_svg(found), encoding="utf-8")
+    except OSError as error:
+        what = f"cannot write {svg}: {error.strerror or error}"
+        raise EtuiError(what, "name a file in a folder that is writable") from error

@@ -53,9 +53,10 @@ def check_policy(
         *_probes(located),
         *_shadow(located, policies),
     ]
-    warnings = [*unused(located), *unserved(located, here), *unfitted(located, fitted)]
-    if thorough and not errors:
-        warnings += slow_patterns(located)
+    warnings = [*unused(located), *unserved(located, here)]
+    if not errors:
+        warnings += unfitted(located, fitted)
+        warnings += slow_patterns(located) if thorough else ()
     return Findings(_sorted(errors), _sorted(warnings))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ def _totals(samples: Sequence[Sample], seed: int) -> tuple[Interval, Interval]:
     ]
     sums = resampled_sums(columns, subjects, seed)
     count = len(samples)
-    values = (sum(row[0] for row in columns) / count, sum(row[1] for row in columns))
+    values = (sum(row[0] for row in columns) / count, math.fsum(row[1] for row in columns))
     micro, macro = (
         _within(value, sums[:, at] / (count, 1)[at], count) for at, value in enumerate(values)
     )

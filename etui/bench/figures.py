@@ -65,6 +65,8 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
 
 
 def _plane(summary: Mapping[str, Any]) -> Any:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     arms = summary["arms"]
     if any(arm["energy"] is None for arm in arms.values()):
         return None
@@ -89,13 +91,15 @@ def _plane(summary: Mapping[str, Any]) -> Any:
             name,
             (x, y),
             textcoords="offset points",
-            xytext=(7, 6),
+            xytext=(7, -11 if name in summary["hull"][:-1] else 6),
             color=_COLOURS[at % 8],
             fontsize=8.5,
         )
     if max(x for x, _ in points.values()) > 8 * min(x for x, _ in points.values()):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     for left, right in pairwise(summary["hull"]):
         (x0, y0), (x1, y1) = points[left], points[right]
         shares = [step / 40 for step in range(41)]
@@ -110,7 +114,8 @@ def _plane(summary: Mapping[str, Any]) -> Any:
     axes.axhline(100 * summary["chance"], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     kinds = {arm["energy"]["kind"] for arm in arms.values()}
     axes.set_xlabel(f"joules per question{' (estimate)' if units.ESTIMATE in kinds else ''}")
-    axes.set_ylabel(f"accuracy, %\n{protocol(summary)}")
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(protocol(summary), loc="left", fontsize=9)
     axes.margins(x=0.12)
     return figure
 

@@ -48,7 +48,7 @@ def texts_for(run: RunConfig, config: Config, data: Path | None = None) -> Texts
 def labels_for(
     run: RunConfig, config: Config, redux: Path | None = None
 ) -> dict[str, dict[int, str]] | None:
-    """The labels of MMLU-Redux: those of a file, else those that lie beside the data, else None.
+    """The labels of MMLU-Redux: those of a file, else what lies beside the data, if it is one.
 
     Raises:
         InvalidFile: The file holds no labels.
@@ -58,7 +58,12 @@ def labels_for(
         return read_labels(redux)
     place = _place(run, config)
     found = place / FILE_NAME if place is not None and place.is_dir() else None
-    return read_labels(found) if found is not None and found.is_file() else None
+    if found is None or not found.is_file():
+        return None
+    try:
+        return read_labels(found)
+    except (EtuiError, OSError):
+        return None  # nobody asked for it, and the run itself is sound
 
 
 def _place(run: RunConfig, config: Config) -> Path | None:

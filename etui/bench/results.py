@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etui.bench.run_config import RunConfig
+from etui.bench.run_folder import PER_SUBJECT, REPORT, SUMMARY
 from etui.bench.sample import Sample
 from etui.bench.summary import summarise
 from etui.bench.summary_text import markdown, per_subject_csv
@@ -14,9 +15,9 @@ from etui.bench.summary_text import markdown, per_subject_csv
 if TYPE_CHECKING:
     from etui.bench.report.questions import Texts
 
-SUMMARY_FILE = "summary.json"
-PER_SUBJECT_FILE = "per_subject.csv"
-PAGE_FILE = "report.html"
+SUMMARY_FILE = SUMMARY
+PER_SUBJECT_FILE = PER_SUBJECT
+PAGE_FILE = REPORT
 MARKDOWN_FILE = "report.md"
 
 

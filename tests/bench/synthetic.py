@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from etui.bench.groups import SUBJECT_GROUPS
 from etui.bench.run_config import BenchModel, BenchPolicy, RunConfig
+from etui.bench.run_folder import RunFolder
 from etui.bench.sample import Sample
 from etui.log.records import Tokens
 
@@ -134,10 +134,7 @@ def _sample(draw, arm, subject, row, answer, ease, kind) -> Sample:
 
 
 def write(folder: Path, run: RunConfig, rows: list[Sample]) -> Path:
-    """A run folder with both files."""
-    folder.mkdir(parents=True)
-    document = {**run.to_json(), "config_sha256": run.sha256}
-    (folder / "config.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
-    lines = [json.dumps(sample.to_json()) for sample in rows]
-    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """A run folder with these answers, as a run would have left it."""
+    with RunFolder.create(folder, run) as opened:
+        opened.append(rows)
     return folder

@@ -39,6 +39,7 @@ def render_page(
     environment = Environment(
         loader=PackageLoader(_HERE, "."),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,6 +67,8 @@ def render_page(
         planes=[plane.plane(summary, size) for size in (plane.WIDE, plane.NARROW)],
         watts=[watts.watts_chart(steps, size, estimate) for size in (watts.WIDE, watts.NARROW)],
         outcomes=view.outcome_bars(summary),
+        routes=view.route_bars(summary, config),
+        route_keys=[(f"arm-{at % 8}", visible(name)) for at, name in enumerate(run.arms)],
         phases=view.phase_bars(summary),
         tokens=view.token_bars(summary),
         groups=view.group_marks(summary),
@@ -79,6 +82,11 @@ def render_page(
         estimate=estimate,
         warnings=[visible(text) for text in summary["warnings"]],
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a place in the template prints: plain text loses its control characters."""
+    return visible(value) if type(value) is str else value
 
 
 def _resource(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -58,6 +58,8 @@ def plane(summary: Mapping[str, Any], size: Size) -> Markup | None:
     dots = _dots(summary["arms"])
     if not dots or len(dots) < len(summary["arms"]):
         return None
+    if len(dots) == 1:
+        size = replace(size, height=0.66 * size.height)
     best = summary["oracle"]
     x, y = _axes(dots, best, size)
     parts = svg.frame(x, y, lambda v: f"{v:,g}", lambda v: f"{v * 100:.0f} %", _ticks(size))
@@ -148,7 +150,7 @@ def _titles(size: Size, summary: Mapping[str, Any]) -> Markup:
                 "title",
                 "middle",
             ),
-            svg.label(size.left - 40, size.top - 8, "accuracy", "title"),
+            svg.label(size.left - 40, size.top - 20, "accuracy", "title"),
         ],
     )
 

@@ -69,7 +69,7 @@ def arm_rows(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict
                 "colour": at % 8,
                 "way": visible(_way(name, config)),
                 "micro": _mark(name, at, micro["value"], micro["low"], micro["high"]),
-                "interval": interval_text(micro),
+                "interval": f"CI {interval_text(micro)}",
                 "macro": units.accuracy_text(accuracy["macro"]["value"]),
                 "questions": f"{accuracy['questions']:,}",
                 "energy": units.UNMEASURED if energy is None else "",
@@ -107,10 +107,12 @@ def findings(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     priced = {name: cost for name, cost in costs.items() if cost["per_correct"] is not None}
     if priced:
         name = min(priced, key=lambda name: float(priced[name]["per_correct"]["value"]))
-        found.append(_cost_finding("Cheapest right answer", name, priced, "per_correct", several))
+        label = "Cheapest right answer" if several else "A right answer"
+        found.append(_cost_finding(label, name, priced, "per_correct", several))
     if costs:
         name = min(costs, key=lambda name: float(costs[name]["per_question"]["value"]))
-        found.append(_cost_finding("Cheapest question", name, costs, "per_question", several))
+        label = "Cheapest question" if several else "A question"
+        found.append(_cost_finding(label, name, costs, "per_question", several))
         if not several and costs[name]["mean_watts"]:
             watts = costs[name]["mean_watts"]
             text = units.watts_text(watts["value"], costs[name]["kind"])
@@ -126,10 +128,6 @@ def findings(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
                 "if the cheapest right arm were always known",
             )
         )
-    elif summary["constant_letter"]:
-        letter = summary["constant_letter"]
-        text = f"always {letter['letter']} would score that; chance is 25 %"
-        found.append(("Constant letter", units.accuracy_text(letter["micro"]), text))
     return found
 
 
@@ -179,6 +177,27 @@ def outcome_bars(summary: Mapping[str, Any]) -> list[Bar]:
             if count
         )
         bars.append(Bar(visible(name), at % 8, segments, f"{accuracy['questions']:,}"))
+    return bars
+
+
+def route_bars(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Bar]:
+    """Of a policy's run: which arm gave the answers, by share; else empty."""
+    bars = []
+    arms = list(config["arms"])
+    for at, (name, arm) in enumerate(summary["arms"].items()):
+        routes, count = arm["routes"], arm["accuracy"]["questions"]
+        segments = tuple(
+            Segment(
+                visible(used),
+                f"route arm-{arms.index(used) % 8}",
+                100 * routes[used] / count,
+                f"{visible(used)} {routes[used]:,}",
+            )
+            for used in arms
+            if used in routes
+        )
+        if segments:
+            bars.append(Bar(visible(name), at % 8, segments, f"{count:,}"))
     return bars
 
 

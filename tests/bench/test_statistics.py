@@ -1,0 +1,109 @@
+"""Intervals and tests against brute force and against closed forms."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etui.bench.statistics import (
+    holm,
+    mcnemar,
+    percentiles,
+    ratio,
+    resampled_sums,
+    wilson,
+)
+
+counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@settings(deadline=None)  # the first call imports scipy
+@given(counts)
+def test_wilson_ends_are_where_the_score_test_just_rejects(pair: tuple[int, int]) -> None:
+    successes, trials = pair
+    found = wilson(successes, trials)
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    for end in (found.low, found.high):
+        if 1e-9 < end < 1 - 1e-9:
+            score = (found.value - end) / math.sqrt(end * (1 - end) / trials)
+            assert abs(score) == pytest.approx(1.959964, abs=1e-5)
+
+
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        wilson(0, 0)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 6), st.integers(0, 6))
+def test_mcnemar_counts_every_split_at_least_as_uneven(first: int, second: int) -> None:
+    total = first + second
+    extreme = abs(first - second)
+    splits = [sum(bits) for bits in product((0, 1), repeat=total)]
+    uneven = sum(abs(2 * k - total) >= extreme for k in splits)
+    assert mcnemar(first, second) == pytest.approx(uneven / len(splits))
+
+
+def test_mcnemar_without_a_discordant_pair_shows_nothing() -> None:
+    assert mcnemar(0, 0) == 1.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_never_lowers_and_keeps_the_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    for p, q in zip(p_values, adjusted, strict=True):
+        assert p <= q <= 1
+    order = sorted(range(len(p_values)), key=lambda at: p_values[at])
+    assert [adjusted[at] for at in order] == sorted(adjusted)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 5), st.integers(0, 10**6))
+def test_the_bootstrap_has_the_variance_of_a_stratified_sum(
+    size: int, strata: int, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    values = draw.normal(size=(strata, size))
+    labels = [f"s{at}" for at in range(strata) for _ in range(size)]
+    sums = resampled_sums(values.reshape(-1, 1), labels, seed, 6000)[:, 0]
+    exact = sum(size * np.var(inside, ddof=1) for inside in values)
+    assert np.var(sums) == pytest.approx(exact, rel=0.15)
+    assert sums.mean() == pytest.approx(values.sum(), abs=5 * math.sqrt(exact / 6000) + 1e-9)
+
+
+def test_the_bootstrap_keeps_each_stratum_to_itself() -> None:
+    columns = [[1.0], [1.0], [5.0], [5.0], [5.0]]
+    assert np.all(resampled_sums(columns, ["a", "a", "b", "b", "b"], 0, 50) == pytest.approx(17.0))
+
+
+def test_single_questions_are_pooled_and_one_alone_stands_still() -> None:
+    pooled = resampled_sums([[0.0], [1.0], [2.0]], ["a", "b", "c"], 0, 500)
+    assert np.var(pooled) > 0
+    joined = resampled_sums([[0.0], [1.0], [7.0]], ["a", "a", "b"], 0, 500)
+    assert np.var(joined) > 0
+    assert np.all(resampled_sums([[3.0]], ["a"], 0, 10) == 3.0)
+
+
+def test_equal_seeds_give_equal_samples() -> None:
+    columns, labels = [[float(at)] for at in range(30)], [str(at % 3) for at in range(30)]
+    assert np.array_equal(resampled_sums(columns, labels, 7), resampled_sums(columns, labels, 7))
+    assert not np.array_equal(
+        resampled_sums(columns, labels, 7), resampled_sums(columns, labels, 8)
+    )
+
+
+def test_an_end_at_infinity_is_not_told() -> None:
+    above, below = np.ones(100), np.array([0.0] * 10 + [1.0] * 90)
+    low, high = percentiles(ratio(above, below))
+    assert (low, high) == (1.0, None)

@@ -1,0 +1,220 @@
+"""What a run comes to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etui.bench.frontier import hull, mixture_accuracy, oracle
+from etui.bench.groups import GROUPS, SUBJECT_GROUPS, group_of
+from etui.bench.redux import read_labels
+from etui.bench.summary import contenders, summarise
+from etui.bench.summary_text import headline, markdown, per_subject_csv
+from etui.errors import InvalidFile
+from tests.bench import synthetic
+
+RUN = synthetic.config(per_subject=3)
+ROWS = synthetic.samples(RUN)
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict:
+    return summarise(ROWS, RUN.to_json())
+
+
+def test_the_four_groups_hold_the_57_subjects() -> None:
+    sizes = [sum(group == name for group in SUBJECT_GROUPS.values()) for name in GROUPS]
+    assert sizes == [19, 13, 12, 13]
+    assert group_of("a subject of my own") is None
+
+
+def test_the_order_of_the_answers_changes_nothing(summary: dict) -> None:
+    shuffled = ROWS[:]
+    random.Random(3).shuffle(shuffled)
+    assert json.dumps(summarise(shuffled, RUN.to_json())) == json.dumps(summary)
+
+
+def test_micro_and_macro_are_told_apart() -> None:
+    run = synthetic.config(arms=("direct",), drawn={"anatomy": 6, "virology": 2})
+    rows = [replace(row, correct=row.subject == "anatomy") for row in synthetic.samples(run)]
+    accuracy = summarise(rows, run.to_json())["arms"]["direct"]["accuracy"]
+    assert accuracy["micro"]["value"] == 0.75
+    assert accuracy["macro"]["value"] == pytest.approx(0.5)
+    assert accuracy["groups"].keys() == {"stem", "other"}
+    # All right or all wrong in every subject: the bootstrap alone would claim to be certain.
+    assert accuracy["micro"]["method"] == "wilson"
+    assert accuracy["micro"]["low"] < 0.75 < accuracy["micro"]["high"]
+
+
+def test_counts_agree_with_the_samples(summary: dict) -> None:
+    for name, arm in summary["arms"].items():
+        mine = [row for row in ROWS if row.arm == name]
+        accuracy = arm["accuracy"]
+        assert accuracy["correct"] == sum(row.correct for row in mine)
+        assert sum(accuracy["outcomes"].values()) == len(mine) == accuracy["questions"]
+        assert sum(share["questions"] for share in accuracy["subjects"].values()) == len(mine)
+        cost = arm["energy"]
+        assert cost["joules"] == pytest.approx(sum(row.joules for row in mine))
+        assert cost["uncertainty"] == pytest.approx(sum(row.uncertainty for row in mine))
+        assert cost["per_question"]["value"] == pytest.approx(cost["joules"] / len(mine))
+        assert cost["per_correct"]["value"] == pytest.approx(cost["joules"] / accuracy["correct"])
+        assert cost["prefill_joules"] + cost["decode_joules"] == pytest.approx(cost["joules"])
+        for figure in (cost["per_question"], cost["per_correct"], cost["mean_watts"]):
+            assert figure["low"] < figure["value"] - figure["sensor"]
+            assert figure["high"] > figure["value"] + figure["sensor"]
+    assert summary["complete"]
+
+
+def test_letters_generate_nothing_and_so_have_no_joules_per_token(summary: dict) -> None:
+    assert summary["arms"]["direct"]["energy"]["per_output_token"] is None
+    assert summary["arms"]["think"]["energy"]["per_output_token"]["value"] > 0
+    assert summary["arms"]["think"]["accuracy"]["letter_mass"] is None
+
+
+def test_unmeasured_stays_unmeasured() -> None:
+    found = summarise(synthetic.samples(RUN, kind=None), RUN.to_json())
+    assert all(arm["energy"] is None for arm in found["arms"].values())
+    assert found["hull"] == []
+    assert found["oracle"]["joules_per_question"] is None
+    assert "energy unmeasured" in headline(found)
+
+
+def test_one_unknown_uncertainty_leaves_the_sensor_unknown() -> None:
+    rows = [replace(row, uncertainty=None if row.row == 0 else 1.0) for row in ROWS]
+    cost = summarise(rows, RUN.to_json())["arms"]["direct"]["energy"]
+    assert cost["uncertainty"] is None
+    assert cost["per_question"]["sensor"] is None
+    assert cost["per_question"]["low"] < cost["per_question"]["value"]
+
+
+def test_without_a_right_answer_there_are_no_joules_per_right_answer() -> None:
+    rows = [replace(row, correct=False) for row in ROWS]
+    assert summarise(rows, RUN.to_json())["arms"]["direct"]["energy"]["per_correct"] is None
+
+
+def test_a_run_without_answers_has_a_summary() -> None:
+    found = summarise([], RUN.to_json())
+    assert found["arms"] == {}
+    assert not found["complete"]
+    assert headline(found) == "MMLU 5-shot letters@1: no question is answered"
+    assert markdown(found, RUN.to_json())
+
+
+def test_one_question_has_a_summary() -> None:
+    run = synthetic.config(arms=("direct",), drawn={"anatomy": 1})
+    found = summarise(synthetic.samples(run), run.to_json())
+    assert found["arms"]["direct"]["accuracy"]["questions"] == 1
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_low_letter_mass_is_warned_of() -> None:
+    rows = [replace(row, letter_mass=0.2) for row in ROWS]
+    warnings = summarise(rows, RUN.to_json())["warnings"]
+    assert any("rather write something else" in text for text in warnings)
+    cloze = summarise(rows, replace(RUN, format="cloze").to_json())["warnings"]
+    assert not any("rather write something else" in text for text in cloze)
+
+
+def test_an_unfinished_run_says_so() -> None:
+    found = summarise(ROWS[:100], RUN.to_json())
+    assert not found["complete"]
+    assert any("of 171 questions are answered" in text for text in found["warnings"])
+
+
+def test_a_policys_answers_belong_to_the_policy() -> None:
+    run = synthetic.routed(per_subject=3)
+    rows = [row for at, row in enumerate(ROWS) if at % 4 == (at // 4) % 4]
+    found = summarise(rows, run.to_json())
+    assert list(found["arms"]) == ["balanced"]
+    assert sum(found["arms"]["balanced"]["routes"].values()) == len(rows)
+    assert found["oracle"] is None
+
+
+def test_labels_are_of_mmlus_test_questions_only(tmp_path) -> None:
+    labels = {"anatomy": {0: "ok", 1: "wrong_groundtruth"}, "virology": {2: "ok"}}
+    arm = summarise(ROWS, RUN.to_json(), labels)["arms"]["direct"]
+    assert arm["accuracy"]["labelled"]["all"]["questions"] == 3
+    assert arm["accuracy"]["labelled"]["clean"]["questions"] == 2
+    other = summarise(ROWS, replace(RUN, split="val").to_json(), labels)["arms"]["direct"]
+    assert other["accuracy"]["labelled"] is None
+
+
+def test_an_index_of_labels_is_read_or_refused(tmp_path) -> None:
+    file = tmp_path / "index.json"
+    file.write_text(json.dumps({"anatomy": [{"test_row": 4, "error_type": "ok"}]}))
+    assert read_labels(file) == {"anatomy": {4: "ok"}}
+    for text in ("[]", "{", '{"anatomy": [{"row": 1}]}', '{"anatomy": 3}'):
+        file.write_text(text)
+        with pytest.raises(InvalidFile, match="no index"):
+            read_labels(file)
+
+
+def test_the_headline_has_both_accuracies_and_both_costs(summary: dict) -> None:
+    run = synthetic.config(arms=("direct",), per_subject=3)
+    rows = [row for row in ROWS if row.arm == "direct"]
+    line = headline(summarise(rows, run.to_json()))
+    assert line.startswith("MMLU 5-shot letters@1: ")
+    for part in (" % micro (95 % CI ", "n=171), ", " % macro; ", "letter mass 0.9", "J/question; "):
+        assert part in line
+    assert line.count("\n") == 0
+    estimate = [replace(row, kind="estimate") for row in rows]
+    assert "J/correct (estimate)" in headline(summarise(estimate, run.to_json()))
+    assert len(headline(summary).splitlines()) == 4
+
+
+def test_the_table_per_subject_is_csv(summary: dict) -> None:
+    rows = list(csv.DictReader(io.StringIO(per_subject_csv(summary))))
+    assert len(rows) == 4 * 57
+    assert sum(int(row["correct"]) for row in rows) == sum(row.correct for row in ROWS)
+    assert all(float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) for row in rows)
+
+
+def test_markdown_keeps_names_in_their_cells() -> None:
+    run = synthetic.config(arms=("a|<b>",), per_subject=3)
+    text = markdown(summarise(synthetic.samples(run), run.to_json()), run.to_json())
+    assert "a\\|&lt;b>" in text
+    assert "<b>" not in text
+
+
+points = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=3),
+    st.tuples(st.floats(0.01, 100), st.floats(0, 1)),
+    min_size=1,
+    max_size=7,
+)
+
+
+@given(points)
+@settings(deadline=None)
+def test_nothing_lies_above_the_hull(arms: dict[str, tuple[float, float]]) -> None:
+    on = hull(arms)
+    assert on
+    costs = [arms[name] for name in on]
+    assert costs == sorted(costs)
+    for joules, accuracy in arms.values():
+        best = mixture_accuracy(arms, joules)
+        assert best is not None
+        assert best >= accuracy - 1e-9
+    assert mixture_accuracy(arms, costs[0][0] * 0.5) is None
+
+
+def test_the_oracle_is_brute_force() -> None:
+    grouped = contenders(ROWS, RUN)
+    found = oracle(grouped)
+    assert found is not None
+    right, joules = 0, []
+    for answers in zip(*grouped.values(), strict=True):
+        good = [answer.joules for answer in answers if answer.correct]
+        right += bool(good)
+        joules.append(min(good or [answer.joules for answer in answers]))
+    assert found.accuracy == right / 171
+    assert found.joules_per_question == pytest.approx(math.fsum(joules) / 171)
+    assert sum(found.shares.values()) == pytest.approx(1)

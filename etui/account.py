@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 from etui.energy.sharing import split_by_tokens
 from etui.engine.events import Batch, Finished
@@ -53,7 +52,7 @@ def account(
         prefill=math.fsum(seconds_of(each.prefill) for each in spans),
         decode=math.fsum(seconds_of(each.decode) for each in spans),
         total=math.fsum(each.seconds for each in spans),
-        ttft=_first_token_seconds(spans, ends, stands % len(legs)),
+        ttft=_first_token_seconds(legs, stands % len(legs)),
     )
     return _energy(legs, spans, tokens, energy_of), tokens, seconds
 
@@ -69,23 +68,13 @@ def tokens_of(ends: Sequence[Finished]) -> Tokens:
     )
 
 
-def _first_token_seconds(
-    spans: Sequence[LegSpans], ends: Sequence[Finished], stands: int
-) -> float | None:
+def _first_token_seconds(legs: Sequence[Leg], stands: int) -> float | None:
     """From the start of the turn to the first token of the answer that stands, loads left out."""
-    first_ns = ends[stands].first_token_ns
+    first_ns = legs[stands].end.first_token_ns
     if first_ns is None:
         return None
-    before = math.fsum(each.seconds for each in spans[:stands])
-    worked = without(
-        Interval(spans[stands].prefill[0].start_ns, first_ns),
-        _gaps(spans[stands].prefill),
-    )
-    return before + seconds_of(worked)
-
-
-def _gaps(intervals: Sequence[Interval]) -> list[Interval]:
-    return [Interval(one.end_ns, after.start_ns) for one, after in pairwise(intervals)]
+    away = [gone for leg in legs[1 : stands + 1] for gone in leg.away]
+    return seconds_of(without(Interval(legs[0].end.start_ns, first_ns), away))
 
 
 def _energy(

@@ -200,6 +200,8 @@ def _by_policy(
     )
     if degraded:
         decision = _cheapest(decision, policy, query, outlook, here, degraded)
+    if decision.cascade is not None:
+        outlook.calibrated(decision.arm, None, None)  # damage is told before anything is spent
     decision = with_shadow(
         decision,
         policy,

@@ -237,8 +237,10 @@ class Course:
         self._running = None
 
     def _calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        if self._outlook is None or confidence is None:
+        if self._outlook is None or confidence is None or self._decision.cascade is None:
             return None
+        if any(hop.arm.name == arm.name for hop in self._hops):
+            return None  # asked again for the letter: what was fitted is of its usual answers
         return self._outlook.calibrated(arm, confidence, margin)
 
     def _next(self) -> Ask | Stop:
@@ -253,6 +255,8 @@ class Course:
         predicted = None
         if arm is not None and self._outlook is not None and not self._hops[-1].accepted:
             predicted = self._outlook.joules(arm, self._query)
+            if predicted is not None and any(hop.model == arm.model for hop in self._hops):
+                predicted = replace(predicted, load=0.0)  # it is in memory by now
         return next_step(self._query.text, self._decision, self._hops, spent, predicted)
 
     def _told(self, number: int, hop: Hop) -> HopEnded:

@@ -17,7 +17,7 @@ from etui.options import options_of
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
 from etui.routing.plan import PredictedJoules
-from etui.units import energy_text, percent_text
+from etui.units import count_text, energy_text, percent_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,8 @@ def _forbidden(
     cascade = decision.cascade
     names = {hop.arm.name for hop in hops}
     if len([each for each in cascade.arms if each.name in names]) >= cascade.max_hops:
-        return f"{arm.name} is not asked: {cascade.max_hops} hops are the most"
+        most = count_text(cascade.max_hops, "hop")
+        return f"{arm.name} is not asked: {most} at most"
     if cascade.max_joules is None:
         return ""
     so_far = spent.joules or 0.0

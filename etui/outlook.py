@@ -68,18 +68,22 @@ class OutlookHere:
         return forecast(arm, self._text_of(query), facts, resident=resident)
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        """How likely the arm is right; None where nothing was fitted."""
+        """How likely the arm is right; None where nothing was fitted.
+
+        Raises:
+            InvalidFile: What was fitted is damaged.
+        """
         heads = self._fitted()
         return heads.accuracy(arm, query, confidence) if heads is not None else None
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Probability that the answer is right; None where nothing was fitted."""
+        """Probability that the answer is right; None where nothing was fitted.
+
+        Raises:
+            InvalidFile: What was fitted is damaged.
+        """
         heads = self._fitted()
         return heads.calibrated(arm, confidence, margin) if heads is not None else None
-
-    def now_resident(self, model: str | None) -> None:
-        """Another model is in memory by now."""
-        self._resident = model
 
     def _fitted(self) -> Heads | None:
         if self._heads is None:

@@ -17,7 +17,7 @@ COSTS_SQL = """
     SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND tokens_output > 0
-        AND energy_phases_decode > 0 AND energy_phases_prefill IS NOT NULL
+        AND hops = '[]' AND energy_phases_decode > 0 AND energy_phases_prefill IS NOT NULL
     ORDER BY created_at DESC LIMIT ?
 """
 

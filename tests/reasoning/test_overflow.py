@@ -1,0 +1,65 @@
+"""What gives way when the conversation, the thought and the answer do not all fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from etui.arm import Arm
+from etui.engine.events import Finished, Prefilled
+from etui.errors import ContextOverflow
+from etui.query import Message
+from etui.reasoning.answer import answer
+from tests.reasoning.scripted import GO_ON, script
+
+HISTORY = (
+    Message("user", "x" * 100),
+    Message("assistant", "y" * 100),
+    Message("user", "Why?"),
+)
+THINK = Arm("think", "m", "cot", think_tokens=400, max_tokens=50)
+MUSES = script("[assistant]", "m" * 600)
+
+
+def run(session, arm):
+    events = list(answer(HISTORY, arm, session, GO_ON))
+    (prefilled,) = [e for e in events if isinstance(e, Prefilled)]
+    (end,) = [e for e in events if isinstance(e, Finished)]
+    return prefilled, end
+
+
+@pytest.mark.parametrize(
+    ("gives_way", "dropped", "whole"),
+    [("truncate_thought", 0, False), ("drop_history", 2, True)],
+)
+def test_the_thought_shrinks_or_the_oldest_messages_go(fake, gives_way, dropped, whole):
+    prefilled, end = run(
+        fake(MUSES, context_tokens=700), replace(THINK, context_overflow=gives_way)
+    )
+    assert prefilled.dropped_messages == dropped
+    assert 0 < end.thinking_tokens <= 400
+    assert (end.thinking_tokens > 300) is whole
+
+
+def test_nothing_gives_way_where_it_is_to_fail(fake):
+    arm = replace(THINK, context_overflow="fail")
+    with pytest.raises(ContextOverflow, match="tokens too long"):
+        run(fake(MUSES, context_tokens=700), arm)
+    prefilled, end = run(fake(MUSES, context_tokens=1200), arm)
+    assert (prefilled.dropped_messages, end.thinking_tokens) == (0, 400)
+
+
+def test_a_question_alone_needs_only_the_least(fake):
+    """Dropping the history cannot make room for a thought larger than the context."""
+    arm = replace(THINK, think_tokens=5000, context_overflow="drop_history")
+    prefilled, end = run(fake(MUSES, context_tokens=700), arm)
+    assert prefilled.dropped_messages == 2
+    assert 0 < end.thinking_tokens < 700
+
+
+@pytest.mark.parametrize(("gives_way", "dropped"), [("truncate_thought", 0), ("drop_history", 2)])
+def test_a_direct_answer_keeps_its_reserve_by_dropping(fake, gives_way, dropped):
+    arm = Arm("quick", "m", max_tokens=100, context_overflow=gives_way)
+    prefilled, _ = run(fake(script("[assistant]", "Because."), context_tokens=300), arm)
+    assert prefilled.dropped_messages == dropped

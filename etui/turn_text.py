@@ -104,7 +104,19 @@ def _cost(total: Total, factors: Factors) -> str:
 def turn_lines(
     turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
 ) -> list[str]:
-    """One turn in full: question, thought, answer, route, tokens, seconds, energy by phase."""
+    """One turn in full: route, tokens, seconds, energy by phase, then what was said."""
+    facts = turn_facts(turn, loads, unloads)
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{name:<{width}}  {text}" for name, text in facts]
+    for title, text in turn_texts(turn):
+        lines += ["", f"{title}:", *(f"  {line}" for line in text.split("\n"))]
+    return lines
+
+
+def turn_facts(
+    turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
+) -> list[tuple[str, str]]:
+    """What is known of a turn, one line each under its name."""
     facts = [
         ("turn", turn.turn_id),
         ("time", local_time(turn.created_at)),
@@ -133,18 +145,18 @@ def turn_lines(
         if likeliest is not None:
             answer, share = one_line(likeliest[0]), units.percent_text(likeliest[1])
             facts.append((f"probe at {probe.thinking_tokens}", f"{answer} ({share})"))
-    width = max(len(name) for name, _ in facts)
-    lines = [f"{name:<{width}}  {text}" for name, text in facts]
-    sections = (
+    return facts
+
+
+def turn_texts(turn: TurnRecord) -> list[tuple[str, str]]:
+    """What was said in a turn, each under its title; what is empty is left out."""
+    texts = (
         ("system prompt", turn.system),
         ("question", turn.query),
         ("thinking", turn.thinking),
         ("answer", turn.answer),
     )
-    for title, text in sections:
-        if text:
-            lines += ["", f"{title}:", *(f"  {line}" for line in visible(text).split("\n"))]
-    return lines
+    return [(title, visible(text)) for title, text in texts if text]
 
 
 def _hop(hop: HopRecord, turn: TurnRecord) -> str:

@@ -22,6 +22,7 @@ from etui.tui.chat import ChatScreen
 from etui.tui.commands import Command, EtuiCommands, route_commands
 from etui.tui.first_run import FirstRunScreen
 from etui.tui.messages import BackendFailed, BackendOpened
+from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
 from etui.tui.signals import leave_on_hangup, leave_on_terminate
 from etui.visible import visible
 
@@ -45,6 +46,7 @@ class EtuiApp(App[None]):
                 priority=True),
         Binding("f1", "toggle_help", "Help", id="app.help", priority=True),
         Binding("ctrl+p", "command_palette", "Menu", id="app.commands", priority=True),
+        *MODE_BINDINGS,
     ]  # fmt: skip
 
     def __init__(self, config: Config, route: Route, open_backend: OpenBackend) -> None:
@@ -56,6 +58,8 @@ class EtuiApp(App[None]):
         self.fault: BaseException | None = None
         self._chat = ChatScreen(config, route)
         self.add_mode("chat", lambda: self._chat)
+        for mode, screen in screens(config).items():
+            self.add_mode(mode, screen)
 
     def on_mount(self) -> None:
         self.set_keymap(dict(self._config.keymap))
@@ -101,6 +105,7 @@ class EtuiApp(App[None]):
 
     def commands(self) -> Iterator[Command]:
         """What the command palette offers on every screen."""
+        yield from screen_commands(self)
         if self.backend is not None:
             yield from route_commands(self.backend, self._route, self._take_route)
 

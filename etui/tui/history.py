@@ -35,7 +35,7 @@ from etui.tui.history_pages import (
     read_page,
     read_totals,
 )
-from etui.tui.history_text import COLUMNS, DetailView, TurnCells, status_text, totals_lines
+from etui.tui.history_text import COLUMNS, DetailView, status_text, totals_lines, turn_cells
 from etui.visible import visible
 
 _FETCH_WITHIN = 20
@@ -219,7 +219,7 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
             self._detail.show(None)
         for turn in page.turns:
             self._ids.append(turn.turn_id)
-            self._table.add_row(*TurnCells.of(turn), key=f"{len(self._ids)}")
+            self._table.add_row(*turn_cells(turn), key=f"{len(self._ids)}")
         self._show_status()
 
     def _show_status(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -17,9 +18,11 @@ from etui.log.totals import Total
 from etui.tui.bars import bar
 from etui.tui.history_pages import Detail, TotalsBy, Wanted
 from etui.tui.watts import watts_text_graph
-from etui.turn_text import cells, fitted, local_time, one_line, turn_lines
+from etui.turn_text import cells, fitted, local_time, one_line, turn_facts, turn_texts
 
 _BAR_WIDTH = 24
+_ONE_LINE_FROM = 110
+"""Cells from which a total stands on one line with its bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +37,46 @@ class Column:
 
 COLUMNS = (
     Column("time", "TIME", Sort.TIME),
+    Column("question", "QUESTION", None, 26),
     Column("joules", "ENERGY", Sort.JOULES),
     Column("per_token", "PER TOKEN", Sort.JOULES_PER_TOKEN),
     Column("tokens", "TOKENS", Sort.TOKENS),
     Column("seconds", "SECONDS", Sort.SECONDS),
     Column("model", "MODEL", Sort.MODEL),
     Column("rule", "RULE", Sort.RULE),
-    Column("question", "QUESTION", None),
 )
+_RIGHT = frozenset({"joules", "per_token", "tokens", "seconds"})
 
 
-class TurnCells:
-    """One row of the table, no cell of it markup."""
+def turn_cells(turn: TurnSummary) -> tuple[Text, ...]:
+    """One row of the table, in the order of :data:`COLUMNS`; no cell of it is markup.
 
-    @staticmethod
-    def of(turn: TurnSummary) -> tuple[Text, ...]:
-        """The cells, in the order of :data:`COLUMNS`."""
-        mark = "" if turn.status == "complete" else f"[{turn.status}] "
-        texts = (
-            local_time(turn.created_at),
-            units.energy_text(turn.joules, None, turn.kind),
-            units.per_token_text(turn.joules_per_token, turn.kind),
-            f"{turn.tokens_output:,}",
-            units.seconds_text(turn.seconds_total),
-            one_line(turn.model),
-            one_line(turn.rule or "-"),
-            mark + one_line(turn.query),
+    Of the kind only an estimate is written: the detail tells which reading the others are.
+    """
+    mark = "" if turn.status == "complete" else f"[{turn.status}] "
+    texts = {
+        "time": local_time(turn.created_at)[5:16],
+        "question": mark + one_line(turn.query),
+        "joules": units.energy_text(turn.joules, None, _estimate(turn.kind)),
+        "per_token": units.per_token_text(turn.joules_per_token, turn.kind),
+        "tokens": f"{turn.tokens_output:,}",
+        "seconds": units.seconds_text(turn.seconds_total),
+        "model": one_line(turn.model),
+        "rule": one_line(turn.rule or "-"),
+    }
+    return tuple(
+        Text(
+            texts[column.key],
+            justify="right" if column.key in _RIGHT else "left",
+            no_wrap=True,
+            overflow="ellipsis",
         )
-        right = {1, 2, 3, 4}
-        return tuple(
-            Text(text, justify="right" if index in right else "left", no_wrap=True)
-            for index, text in enumerate(texts)
-        )
+        for column in COLUMNS
+    )
+
+
+def _estimate(kind: str | None) -> str | None:
+    return kind if kind == units.ESTIMATE else None
 
 
 def status_text(
@@ -107,7 +118,10 @@ def totals_lines(by: TotalsBy, totals: Sequence[Total], width: int) -> list[str]
         label = fitted(name, room)
         label += " " * (room - cells(label))
         length = bar(_joules(total), highest, drawn)
-        lines.append(f"{label}  {length:<{drawn}}  {_amount(total)}")
+        if width < _ONE_LINE_FROM:
+            lines += [f"{label}  {length}", f"    {_amount(total)}"]
+        else:
+            lines.append(f"{label}  {length:<{drawn}}  {_amount(total)}")
     return lines
 
 
@@ -146,4 +160,16 @@ class DetailView(Vertical):
             self._lines.update("choose a turn")
             return
         self._watts.update(watts_text_graph(detail.turn, max(20, self.size.width - 2)))
-        self._lines.update("\n".join(turn_lines(detail.turn, detail.loads, detail.unloads)))
+        self._lines.update("\n".join(_detail_lines(detail, max(20, self.size.width))))
+
+
+def _detail_lines(detail: Detail, width: int) -> list[str]:
+    """The turn in full, each fact hanging behind its name."""
+    facts = turn_facts(detail.turn, detail.loads, detail.unloads)
+    room = max(len(name) for name, _ in facts) + 2
+    lines = []
+    for name, text in facts:
+        lines += wrap(f"{name:<{room}}{text}", width, subsequent_indent=" " * room) or [name]
+    for title, text in turn_texts(detail.turn):
+        lines += ["", f"{title}:", text]
+    return lines

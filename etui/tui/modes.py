@@ -1,0 +1,53 @@
+"""The screens beside the chat, each made when it is first shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from etui.config import Config
+from etui.tui.commands import Command
+
+MODE_BINDINGS: list[BindingType] = [
+    Binding("f2", "switch_mode('chat')", "Chat", id="app.chat"),
+    Binding("f3", "switch_mode('history')", "History", id="app.history"),
+    Binding("f5", "switch_mode('runs')", "Runs", id="app.runs"),
+]
+"""Keys of the screens."""
+
+_TELLS = {
+    "chat": "Ask, and see what the answer costs",
+    "history": "Every turn: sorted, searched, added up",
+    "runs": "Bench runs: accuracy against joules",
+}
+
+
+def screens(config: Config) -> dict[str, Callable[[], Screen[None]]]:
+    """Mode -> what makes its screen; the imports wait until then."""
+
+    def history() -> Screen[None]:
+        from etui.tui.history import HistoryScreen
+
+        return HistoryScreen(config)
+
+    def runs() -> Screen[None]:
+        from etui.bench.runs import runs_dir
+        from etui.tui.runs import RunsScreen
+
+        return RunsScreen(runs_dir(config))
+
+    return {"history": history, "runs": runs}
+
+
+def screen_commands(app: App[Any]) -> Iterator[Command]:
+    """One command a screen."""
+    for mode, tells in _TELLS.items():
+
+        def switch(mode: str = mode) -> None:
+            app.switch_mode(mode)
+
+        yield Command(f"screen: {mode}", tells, switch)

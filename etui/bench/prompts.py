@@ -18,6 +18,9 @@ from etui.errors import ContextOverflow
 Tokenize = Callable[[str], list[int]]
 """Complete tokenisation of a prompt, with the begin token where the model wants one."""
 
+_SAME_END = 2
+"""Tokens at the end of two prompts (``Answer`` and ``:``) that settle how letters follow them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -111,12 +114,14 @@ def subject_prompts(
     Raises:
         ContextOverflow: A question does not fit without any example.
     """
-    shared_text = prompt_text(format_, questions[0], examples).shared if questions else ""
-    prefix = tokenize(shared_text) if reuse and questions else []
+    prefix: list[int] = []
+    if reuse and questions:
+        prefix = _prefix(prompt_text(format_, questions[0], examples).shared, tokenize)
     made: list[Prompt] = []
     for question in questions:
         for shots in range(len(examples), -1, -1):
-            prompt = _prompt(format_, question, examples[:shots], tokenize, prefix)
+            like = made[-1] if made else None
+            prompt = _prompt(format_, question, examples[:shots], tokenize, prefix, like)
             if prompt.total_tokens <= context_tokens:
                 break
         else:
@@ -126,20 +131,39 @@ def subject_prompts(
     return SubjectPrompts(prefix[:used], tuple(made))
 
 
+def _prefix(text: str, tokenize: Tokenize) -> list[int]:
+    """The tokens of a text as they are when a word follows.
+
+    Alone, it may end in other tokens: two line breaks are one token at the end of a text and two
+    before a word in some vocabularies.
+    """
+    one, other = tokenize(f"{text}A"), tokenize(f"{text}What")
+    return one[: common_prefix(one, other)]
+
+
 def _prompt(
     format_: Format,
     question: Question,
     examples: Sequence[Question],
     tokenize: Tokenize,
     prefix: Sequence[int],
+    like: Prompt | None,
 ) -> Prompt:
     text = prompt_text(format_, question, examples)
     plain = tokenize(text.text)
-    base, endings = _endings(format_, text, plain, tokenize)
+    if like is not None and format_.reads == "letters" and like.single and _end_alike(like, plain):
+        base, endings = len(plain), like.endings
+    else:
+        base, endings = _endings(format_, text, plain, tokenize)
     # The last token is computed for the question itself: its logits are needed.
     shared = min(common_prefix(prefix, plain), base - 1)
     tokens = array("i", plain[:base])
     return Prompt(question, tokens, shared, endings, len(examples), text.sha)
+
+
+def _end_alike(like: Prompt, plain: Sequence[int]) -> bool:
+    """Whether what follows the prompts is cut into the same tokens: both end in the same words."""
+    return list(like.tokens[-_SAME_END:]) == list(plain[-_SAME_END:])
 
 
 def _endings(

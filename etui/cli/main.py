@@ -25,6 +25,9 @@ class _Lazy(NamedTuple):
 
 _COMMANDS = {
     "ask": _Lazy("etui.cli.ask", "ask", "Answer one question and show what it cost."),
+    "bench": _Lazy(
+        "etui.cli.bench", "bench", "Measure accuracy and joules on multiple-choice questions."
+    ),
     "calibrate": _Lazy(
         "etui.cli.calibrate", "calibrate", "Measure what a model's tokens cost on this machine."
     ),

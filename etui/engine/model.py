@@ -36,6 +36,7 @@ class Model:
     Args:
         gpu_layers: Layers on the GPU, ``ALL_LAYERS`` for all; ignored by a build without offload.
         shown: Texts (think tags) that stay visible even where they are control tokens.
+        vocabulary_only: Load no weights: enough to tokenize, and no more.
 
     Raises:
         ModelUnavailable: llama.cpp refused the file, or memory ran out.
@@ -48,6 +49,8 @@ class Model:
         gpu_layers: int = 0,
         split: Split | None = None,
         shown: Sequence[str] = (),
+        *,
+        vocabulary_only: bool = False,
     ) -> None:
         api = library.api
         self._library = library
@@ -55,6 +58,7 @@ class Model:
         self.path = path
         params = api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocabulary_only
         shares = _apply_split(api, params, split or Split())
         # n_gpu_layers, split_mode and the shares are read during the call only.
         library.forget_errors()

@@ -1,0 +1,271 @@
+"""A bench run from its plan to its reports: what ``etui bench`` does, without a command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol
+
+from etui.arm import Arm
+from etui.bench.house import configure, drained, load_models
+from etui.bench.log_rows import answer_record, run_record
+from etui.bench.plan import Plan
+from etui.bench.run_config import RunConfig, differences
+from etui.bench.run_folder import RunFolder
+from etui.bench.running import Ending, answer_all, done_rows
+from etui.bench.runs import new_run_id, runs_dir
+from etui.bench.sample import Sample
+from etui.bench.scoring_arm import ScoringArm
+from etui.bench.sink import Sink
+from etui.bench.turn_arm import TurnArm
+from etui.bench.work import Contender
+from etui.energy.baseline import load_baselines, use
+from etui.errors import EtuiError, LogUnavailable, UsageError
+from etui.routing.decision import Decision
+
+if TYPE_CHECKING:
+    from etui.answering import InProcess
+    from etui.config import Config
+    from etui.course import Serve
+    from etui.energy.recorder import Recorder
+    from etui.models import Catalogue
+    from etui.query import Query
+
+
+class Audience(Protocol):
+    """Who watches a run."""
+
+    def say(self, text: str) -> None:
+        """A line on what is being done."""
+
+    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
+        """The run begins, or goes on behind these answers."""
+
+    def see(self, samples: Sequence[Sample]) -> None:
+        """Answers are on the disk; called from another thread, one call at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        ending: Whether all is answered.
+        folder: The run folder.
+        config: Its configuration.
+        samples: Every answer.
+        summary: The document of ``summary.json``.
+    """
+
+    ending: Ending
+    folder: Path
+    config: RunConfig
+    samples: Sequence[Sample]
+    summary: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Bench:
+    """Runs plans on this machine.
+
+    Attributes:
+        config, catalogue: Folders and models.
+        audience: Who watches.
+        stopped: Set when the user wants to stop.
+        on_stop: Told what ends an answer under way, once there is an engine.
+    """
+
+    config: Config
+    catalogue: Catalogue
+    audience: Audience
+    stopped: Event
+    on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
+
+    def start(self, plan: Plan, out: Path | None, max_joules: float | None = None) -> Outcome:
+        """Run a plan in a new folder.
+
+        Raises:
+            EtuiError: It cannot be begun, or did not come to its end; what was answered is kept.
+        """
+        with ExitStack() as stack:
+            now = datetime.now()
+            named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
+            run_id = new_run_id(plan.suite.name, plan.format.name, named, now)
+            if out is not None:
+                run_id = out.name or run_id
+            engine = self._engine(stack)
+            config = self._configured(plan, run_id, *engine)
+            place = out or runs_dir(self.config) / run_id
+            folder = stack.enter_context(RunFolder.create(place, config))
+            return self._run(plan, config, folder, [], *engine, max_joules)
+
+    def resume(
+        self,
+        folder: Path,
+        plan_again: Callable[[RunConfig], Plan],
+        max_joules: float | None = None,
+    ) -> Outcome:
+        """Go on with a run.
+
+        Raises:
+            UsageError: The run was made with other data, models or programs.
+            EtuiError: It cannot go on, or did not come to its end; what was answered is kept.
+        """
+        with ExitStack() as stack:
+            opened, recorded = RunFolder.reopen(folder)
+            stack.enter_context(opened)
+            before = recorded.config
+            plan = plan_again(before)
+            engine = self._engine(stack)
+            now = self._configured(plan, before.run_id, *engine)
+            refuse_other(before, now)
+            return self._run(plan, before, opened, list(recorded.samples), *engine, max_joules)
+
+    def _engine(self, stack: ExitStack) -> tuple[Recorder, InProcess, Serve]:
+        from etui.answering import InProcess
+        from etui.energy.open import open_recorder
+        from etui.serve import serve_here
+
+        recorder = stack.enter_context(open_recorder(self.config))
+        answerer = stack.enter_context(closing(InProcess(self.config)))
+        self.on_stop(answerer.cancel)
+        baselines = load_baselines(self.config)
+        serve = serve_here(
+            self.config, self.catalogue, lambda model: use(recorder, baselines, model)
+        )
+        return recorder, answerer, serve
+
+    def _configured(
+        self, plan: Plan, run_id: str, recorder: Recorder, answerer: InProcess, serve: Serve
+    ) -> RunConfig:
+        models = load_models(plan, answerer, lambda name: serve(Arm(name, name)), self.audience.say)
+        idle = use(recorder, load_baselines(self.config), plan.models[0])
+        return configure(plan, run_id, models, self.config, recorder, idle)
+
+    def _run(
+        self,
+        plan: Plan,
+        config: RunConfig,
+        folder: RunFolder,
+        samples: list[Sample],
+        recorder: Recorder,
+        answerer: InProcess,
+        serve: Serve,
+        max_joules: float | None,
+    ) -> Outcome:
+        from etui.log.writer import TurnWriter
+
+        contenders = self._contenders(plan, recorder, answerer, serve)
+        self.audience.begin(config, folder.path, samples)
+        log = TurnWriter(self.config, lambda error: self.audience.say(error.what))
+
+        def record(status: str, summary: dict[str, Any] | None = None) -> None:
+            log.save_run(run_record(config, folder.path, samples, status, summary))
+
+        def see(new: Sequence[Sample]) -> None:
+            samples.extend(new)
+            log.save_answers([answer_record(config.run_id, sample) for sample in new])
+            self.audience.see(new)
+
+        record("running")
+        log.save_answers([answer_record(config.run_id, sample) for sample in samples])
+        spent = math.fsum(s.joules for s in samples if s.joules is not None)
+        sink = Sink(folder, recorder, see, spent)
+        status = "error"
+        summary: dict[str, Any] | None = None
+        try:
+            try:
+                done = done_rows(config, samples)
+                ending = answer_all(plan, contenders, done, sink, self.stopped.is_set, max_joules)
+            finally:
+                sink.close()
+            status = "complete" if ending == "complete" else "stopped"
+            self.audience.say("writing the report")
+            summary = self._results(folder, config, samples)
+        except (KeyboardInterrupt, EtuiError) as error:
+            status = "stopped" if isinstance(error, KeyboardInterrupt) else "error"
+            raise
+        finally:
+            record(status, summary)
+            with suppress(LogUnavailable):  # the callback told it; the folder holds everything
+                log.close()
+        return Outcome(ending, folder.path, config, samples, summary)
+
+    def _contenders(
+        self, plan: Plan, recorder: Recorder, answerer: InProcess, serve: Serve
+    ) -> dict[str, Contender]:
+        stopped = self.stopped.is_set
+        if plan.policy is not None:
+            from etui.bench.routed import routed
+
+            return {
+                plan.policy.name: routed(
+                    plan.policy, self.config, self.catalogue, recorder, answerer, serve, stopped
+                )
+            }
+        if plan.format.generates:
+            return {
+                name: TurnArm(_always(arm), serve, answerer, recorder, cancelled=stopped)
+                for name, arm in plan.arms.items()
+            }
+
+        def scoring(arm: Arm) -> ScoringArm:
+            def session() -> Any:
+                served = serve(arm)
+                return drained(answerer.load(served.spec, served.path))[0]
+
+            return ScoringArm(arm.name, session, plan.format, reuse=plan.reuse, cancelled=stopped)
+
+        return {name: scoring(arm) for name, arm in plan.arms.items()}
+
+    def _results(
+        self, folder: RunFolder, config: RunConfig, samples: Sequence[Sample]
+    ) -> dict[str, Any]:
+        from etui.bench.material import labels_for, texts_for
+        from etui.bench.results import SUMMARY_FILE, result_files
+
+        files = result_files(
+            config,
+            samples,
+            labels=labels_for(config, self.config),
+            texts=texts_for(config, self.config),
+        )
+        for name, text in files.items():
+            folder.write(name, text)
+        summary: dict[str, Any] = json.loads(files[SUMMARY_FILE])
+        return summary
+
+
+def refuse_other(before: RunConfig, now: RunConfig) -> None:
+    """Refuse to go on with a run under other circumstances.
+
+    Raises:
+        UsageError: Says what differs.
+    """
+    if before.sha256 == now.sha256:
+        return
+    found = differences(before, now)
+    told = "; ".join(
+        f"{path} was {_short(one)} and is {_short(other)}"
+        for path, (one, other) in list(found.items())[:6]
+    )
+    raise UsageError(
+        f"the run {before.run_id} was made otherwise: {told}",
+        "answers of both would not compare: bring that back, or begin a new run",
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _always(arm: Arm) -> Callable[[Query], Decision]:
+    decision = Decision(arm, None, None, f"arm {arm.name} is measured")
+    return lambda query: decision

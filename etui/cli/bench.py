@@ -1,0 +1,359 @@
+"""``etui bench``: MMLU on a GGUF, with accuracy, joules and error bars."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.errors import ExitCode, Stopped, UsageError
+
+if TYPE_CHECKING:
+    from etui.bench.bench import Outcome
+    from etui.bench.plan import Ask, Plan
+    from etui.config import Config
+    from etui.models import Catalogue
+
+_COMMANDS = {
+    "compare": "Compare runs, or the arms of a run, question by question.",
+    "report": "Write a run's page, summary and table, and figures for a paper.",
+    "export": "Write a run's results in the form that lm-eval's viewers read.",
+}
+
+
+class BenchGroup(click.Group):
+    """A group that runs a bench by itself, and whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"etui.cli.bench_{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """A number of questions, or ``all``."""
+    if value in (None, "all"):
+        return None
+    if not value or not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither a number above 0 nor 'all'", ctx, param)
+    return int(value)
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Names separated by commas."""
+    names = tuple(part.strip() for part in (value or "").split(",") if part.strip())
+    if value is not None and not names:
+        raise click.BadParameter("names nothing", ctx, param)
+    return names
+
+
+@click.group(cls=BenchGroup, invoke_without_command=True)
+@click.option("--suite", metavar="mmlu|sample|FILE", help="Questions: MMLU, the sample, or a CSV.")
+@click.option("--data", metavar="DIR|ARCHIVE", help="Where MMLU lies; else it is downloaded once.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "dev"]),
+    default="test",
+    show_default=True,
+    help="Which questions: tune on val, test on test.",
+)
+@click.option("-m", "--model", "models", multiple=True, metavar="NAME", help="Model; repeatable.")
+@click.option(
+    "-r",
+    "--reasoning",
+    "reasonings",
+    multiple=True,
+    type=click.Choice(["direct", "cot", "vote"]),
+    help="How --model answers; repeatable. Without it, log-probabilities are read.",
+)
+@click.option(
+    "-a",
+    "--arms",
+    callback=_names,
+    metavar="A,B",
+    help="Arms of the policy, on the same questions.",
+)
+@click.option("-p", "--policy", metavar="NAME|FILE", help="Policy that decides each question.")
+@click.option(
+    "-f",
+    "--format",
+    type=click.Choice(["letters", "letters-original", "cloze", "chat", "cot"]),
+    help="How a question is put: letters, or chat where something is generated.",
+)
+@click.option(
+    "--shots", type=click.IntRange(0, 5), metavar="0..5", help="Worked examples; by the format."
+)
+@click.option(
+    "-n",
+    "--limit",
+    callback=_limit,
+    metavar="N|all",
+    help="Draw so many questions, in proportion to the subjects' sizes.",
+)
+@click.option(
+    "--per-subject", type=click.IntRange(1), metavar="N", help="Draw so many of each subject."
+)
+@click.option("--subjects", callback=_names, metavar="S,T", help="Only these subjects.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Draws the sample, shuffles the subjects, and seeds what is generated.",
+)
+@click.option("--think-tokens", type=click.IntRange(0, 100_000), metavar="N", help="Budget.")
+@click.option("--votes", type=click.IntRange(1, 64), metavar="N", help="Most answers of a vote.")
+@click.option(
+    "--stop",
+    type=click.Choice(["all", "lead", "flip", "adaptive"]),
+    help="When a vote is certain enough.",
+)
+@click.option("--max-tokens", type=click.IntRange(1, 100_000), metavar="N", help="Of an answer.")
+@click.option("-t", "--temperature", type=click.FloatRange(0, 5), metavar="T", help="Of the draw.")
+@click.option(
+    "--prefix-reuse/--no-prefix-reuse",
+    default=True,
+    show_default=True,
+    help="Compute worked examples once a subject, or with every question.",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder.")
+@click.option("--resume", metavar="RUN", help="Go on with a run: its folder, its id, or 'last'.")
+@click.option(
+    "--fail-under",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Exit with 4 if the accuracy (micro) of any arm is lower.",
+)
+@click.option(
+    "--max-joules",
+    type=click.FloatRange(0, min_open=True),
+    metavar="J",
+    help="Stop part-way once so much was spent; exit with 3.",
+)
+@click.option("--dry-run", is_flag=True, help="Count the tokens that would be computed, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document.")
+@click.option("--jsonl", "as_lines", is_flag=True, help="Print each answer as a line of JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.pass_context
+def bench(ctx: click.Context, /, **options: Any) -> None:
+    """Measure accuracy and joules on multiple-choice questions.
+
+    \b
+    etui bench --suite sample --model smollm2-135m
+    etui bench --suite mmlu --limit 570 --model qwen2.5-coder-0.5b
+    etui bench --suite mmlu --limit 285 --model qwen2.5-coder-1.5b -r direct -r cot
+    etui bench --suite mmlu --limit 570 --policy balanced
+    etui bench --resume last
+
+    The 95 % half width of an accuracy near 50 %, by the number of questions:
+
+    \b
+    100     285     570     1,140   2,850   5,700   14,042
+    ±9.8    ±5.8    ±4.1    ±2.9    ±1.8    ±1.3    ±0.8   points
+
+    Below a thousand questions, differences of one to three points between two runs are invisible,
+    unless both answered the same questions: `etui bench compare` is paired and needs far fewer.
+    """
+    if ctx.invoked_subcommand is not None:
+        given = [
+            name
+            for name in options
+            if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        ]
+        if given:
+            raise click.UsageError(
+                f"--{given[0].replace('_', '-')} before {ctx.invoked_subcommand!r} has no effect"
+            )
+        return
+    ctx.exit(_bench(ctx, options))
+
+
+def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
+    from etui.cli.bench_progress import watching
+    from etui.config import load_config, make_home
+    from etui.models import load_catalogue
+
+    if options["as_json"] and options["as_lines"]:
+        raise click.UsageError("--json and --jsonl exclude each other")
+    config = load_config()
+    make_home(config)
+    catalogue = load_catalogue(config)
+    quiet = options["quiet"]
+    stopped = Event()
+    with (
+        _stop_signals(stopped) as on_stop,
+        watching(stream=options["as_lines"], quiet=quiet) as who,
+    ):
+        from etui.bench.bench import Bench
+
+        machine = Bench(config, catalogue, who, stopped, on_stop)
+        if options["resume"] is not None:
+            outcome = _resumed(ctx, machine, options)
+        else:
+            from etui.bench.plan import plan_of
+
+            if not options["suite"]:
+                raise UsageError(
+                    "no questions are named", "add --suite mmlu, --suite sample or --resume RUN"
+                )
+            plan = plan_of(_ask(options), config, catalogue, who.say)
+            if plan.suite.notice:
+                who.say(plan.suite.notice)
+            if options["dry_run"]:
+                return _dry_run(plan, config, catalogue, as_json=options["as_json"])
+            outcome = machine.start(plan, options["out"], options["max_joules"])
+    return _told(outcome, options)
+
+
+def _resumed(ctx: click.Context, machine: Any, options: dict[str, Any]) -> Outcome:
+    from etui.bench.plan import plan_again
+    from etui.bench.runs import find_run
+
+    free = {"resume", "fail_under", "max_joules", "as_json", "as_lines", "quiet"}
+    source = ctx.get_parameter_source
+    extra = [
+        name
+        for name in options
+        if name not in free and source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if extra:
+        raise UsageError(
+            f"--resume goes on with a run as it was begun, and {_option(extra[0])} would change it",
+            "leave it out, or begin a new run",
+        )
+    folder = find_run(options["resume"], machine.config)
+    outcome: Outcome = machine.resume(
+        folder,
+        lambda run: plan_again(run, machine.config, machine.catalogue),
+        options["max_joules"],
+    )
+    return outcome
+
+
+def _option(name: str) -> str:
+    return {"models": "--model", "reasonings": "--reasoning"}.get(
+        name, f"--{name.replace('_', '-')}"
+    )
+
+
+def _ask(options: dict[str, Any]) -> Ask:
+    from etui.bench.arms import ArmWish
+    from etui.bench.plan import Ask
+
+    return Ask(
+        suite=options["suite"],
+        split=options["split"],
+        data=options["data"],
+        format=options["format"],
+        shots=options["shots"],
+        seed=options["seed"],
+        limit=options["limit"],
+        per_subject=options["per_subject"],
+        subjects=options["subjects"],
+        models=options["models"],
+        reasonings=tuple(dict.fromkeys(options["reasonings"])),
+        arms=options["arms"],
+        policy=options["policy"],
+        wish=ArmWish(
+            think_tokens=options["think_tokens"],
+            votes=options["votes"],
+            stop=options["stop"],
+            max_tokens=options["max_tokens"],
+            temperature=options["temperature"],
+        ),
+        reuse=options["prefix_reuse"],
+    )
+
+
+def _dry_run(plan: Plan, config: Config, catalogue: Catalogue, *, as_json: bool) -> int:
+    from etui.bench.dry_run import count_tokens
+
+    counts = count_tokens(plan, config, catalogue)
+    if as_json:
+        click.echo(json.dumps(counts, indent=2))
+        return ExitCode.DONE
+    for model, count in counts["models"].items():
+        click.echo(
+            f"{model}: {count['computed']:,} tokens to compute for {counts['questions']:,} "
+            f"questions ({count['prefix']:,} of them worked examples, once a subject); "
+            f"{count['whole']:,} without reuse"
+        )
+    return ExitCode.DONE
+
+
+def _told(outcome: Outcome, options: dict[str, Any]) -> int:
+    """Print what came out; the exit code."""
+    from etui.bench.summary_text import headline
+
+    summary = outcome.summary
+    if options["as_json"]:
+        click.echo(json.dumps(summary, ensure_ascii=False, indent=2))
+    elif not options["as_lines"]:
+        click.echo(headline(summary))
+    if not options["quiet"]:
+        for warning in summary["warnings"]:
+            click.echo(f"note: {warning}", err=True)
+        click.echo(f"report: {outcome.folder / 'report.html'}", err=True)
+    if outcome.ending != "complete":
+        why = "the joules are spent" if outcome.ending == "joules" else "stopped"
+        total = outcome.config.questions * len(outcome.config.contenders)
+        raise Stopped(
+            f"{why} after {len(outcome.samples):,} of {total:,} answers",
+            f"go on with: etui bench --resume {outcome.folder}",
+        )
+    wanted = options["fail_under"]
+    if wanted is None:
+        return ExitCode.DONE
+    low = {
+        name: 100 * arm["accuracy"]["micro"]["value"]
+        for name, arm in summary["arms"].items()
+        if 100 * arm["accuracy"]["micro"]["value"] < wanted
+    }
+    for name, percent in low.items():
+        click.echo(f"etui: {name}: accuracy {percent:.1f} % is under {wanted:g} %", err=True)
+    return ExitCode.GATE if low else ExitCode.DONE
+
+
+@contextmanager
+def _stop_signals(stopped: Event) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Ctrl-C, SIGTERM and a closed terminal end the run and keep it; a second Ctrl-C leaves.
+
+    Yields:
+        Takes what ends an answer under way.
+    """
+    cancels: list[Callable[[], None]] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set() or not cancels:
+            raise KeyboardInterrupt
+        stopped.set()
+        for cancel in cancels:
+            cancel()
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield cancels.append
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

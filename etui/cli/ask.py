@@ -126,6 +126,7 @@ def _answer(
     from etui.log.writer import TurnWriter
     from etui.models import load_catalogue
     from etui.provenance import provenance
+    from etui.refit import refit_curve
     from etui.serve import serve_here
     from etui.turn import TurnFinished, run_turn
 
@@ -165,6 +166,8 @@ def _answer(
                 if isinstance(event, TurnFinished):
                     record = event.record
                 show(event)
+        if record is not None:
+            refit_curve(record, config, writer.save_curve)
     finally:
         writer.close()
     assert record is not None

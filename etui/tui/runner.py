@@ -63,6 +63,7 @@ class ChatRunner:
         from etui.choice import choice_of
         from etui.models import load_catalogue
         from etui.provenance import provenance
+        from etui.refit import refit_curve
         from etui.serve import serve_here
 
         with self._idle:
@@ -92,6 +93,8 @@ class ChatRunner:
                         if self._cancelled.is_set():
                             self._child.cancel()  # again: the first may have come too early
                         yield event
+                        if isinstance(event, TurnFinished):
+                            refit_curve(event.record, self._config, self._writer.save_curve)
                         if isinstance(event, TurnFinished) and event.record.status != "error":
                             hops = event.record.hops
                             self._resident = hops[-1].model if hops else event.record.model

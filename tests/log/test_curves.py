@@ -22,6 +22,7 @@ from etui.log.writer import TurnWriter
 from etui.models import ModelSpec
 from etui.price import price_for
 from etui.provenance import conditions
+from etui.refit import refit_curve
 
 NOW = Conditions("a machine", "llama-cpp-python 9", 2, ("gpu:GPU-1",), 300.0)
 SETTINGS = {"machine": "a machine", "llama_cpp_python": "9", "threads": 2}
@@ -108,7 +109,7 @@ def test_the_newest_calibration_that_holds_here_is_used(config):
 def test_without_a_calibration_twenty_turns_make_a_curve(config, turn):
     save(config, *(turn(i) for i in range(LEAST_TURNS - 1)))
     with LogReader(config) as log:
-        assert curve_here(log, "m", "ab", NOW) is None
+        assert curve_here(log, "m", "ab", NOW, save=lambda record: None) is None
     save(config, turn(LEAST_TURNS))
     kept = []
     with LogReader(config) as log:
@@ -128,9 +129,27 @@ def test_a_curve_of_the_log_is_made_anew_after_twenty_more_turns(config, turn):
         assert curve_here(log, "m", "ab", NOW) == made
     save(config, *(turn(30 + i) for i in range(LEAST_TURNS)))
     with LogReader(config) as log:
-        again = curve_here(log, "m", "ab", NOW)
+        assert curve_here(log, "m", "ab", NOW) == made
+        again = curve_here(log, "m", "ab", NOW, lambda record: None)
     assert again is not None
     assert (again.source, again.n) == ("log", 2 * LEAST_TURNS)
+
+
+def test_the_turn_that_makes_enough_leaves_a_curve_behind(config, turn):
+    machine = conditions(config)
+    settings = {**SETTINGS, "machine": machine.machine, "threads": machine.threads}
+    settings["llama_cpp_python"] = machine.build.removeprefix("llama-cpp-python ")
+    turns = [turn(i, settings=settings, status="complete") for i in range(LEAST_TURNS)]
+    kept = []
+    save(config, *turns[:-1])
+    refit_curve(turns[-2], config, kept.append)
+    assert kept == []
+    save(config, turns[-1])
+    for other in (replace(turns[-1], status="error"), replace(turns[-1], status="stopped")):
+        refit_curve(other, config, kept.append)
+    assert kept == []
+    refit_curve(turns[-1], config, kept.append)
+    assert [record.source for record in kept] == ["log"]
 
 
 def test_a_calibration_is_not_displaced_by_the_log(config, turn):
@@ -165,7 +184,7 @@ def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, tu
 def test_turns_of_one_length_make_no_curve(config, turn):
     save(config, *(turn(i, computed=30, output=30) for i in range(25)))
     with LogReader(config) as log:
-        assert curve_here(log, "m", "ab", NOW) is None
+        assert curve_here(log, "m", "ab", NOW, save=lambda record: None) is None
 
 
 def test_facts_of_a_model(config, turn):

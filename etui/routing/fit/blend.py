@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from etui.routing.fit.logistic import STRENGTHS, enough, fit_linear, scale_of
 from etui.routing.fit.rates import logits, numbered, shrunken_rates
 from etui.routing.fit.table import Graded, folds_of, same_questions
+from etui.routing.fit.threads import one_thread
 from etui.routing.fit.words import Corpus, corpus_of, idf_of, tf_idf_matrix
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def cross_fitted(
         seed: Of the folds and of the trees.
         say: Told of each fold.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):  # the matrices are small: threads wait for each other, 10x slower
+    with one_thread():
         return _cross_fitted(graded, seed, say)
 
 

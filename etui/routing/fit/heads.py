@@ -12,8 +12,10 @@ from etui.routing.fit.logistic import Linear, Scale, choose_strength, fit_linear
 from etui.routing.fit.quality import quality_of
 from etui.routing.fit.rates import logits, numbered, shrunken_rates
 from etui.routing.fit.table import ArmFacts, Graded, folds_of, same_questions
+from etui.routing.fit.threads import one_thread
 from etui.routing.fit.words import (
     SHARPNESS,
+    Corpus,
     band_shares,
     centroids_of,
     corpus_of,
@@ -68,12 +70,11 @@ class Design:
     band_logits: Floats
 
 
-def design_of(graded: Graded, used: Flags, seed: int = 0) -> Design:
+def design_of(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> Design:
     """The design of all questions, made from those used alone."""
     import numpy as np
     from scipy import sparse
 
-    corpus = corpus_of(graded.questions, len(graded))
     idf = idf_of(corpus.counts, used)
     words = tf_idf_matrix(corpus.counts, idf)
     scale = scale_of(corpus.features, used)
@@ -83,7 +84,7 @@ def design_of(graded: Graded, used: Flags, seed: int = 0) -> Design:
 
     def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats]:
         rates, counts = shrunken_rates(graded.correct, number, len(names), part)
-        _, centroids = centroids_of(words, graded.subjects, np.ones_like(part) & part)
+        _, centroids = centroids_of(words, graded.subjects, part)
         present = [at for at, name in enumerate(names) if counts[at]]
         shares = band_shares(words, centroids)
         return shares @ logits(rates[present]), rates, counts, centroids
@@ -123,14 +124,12 @@ def fit_heads(
     Raises:
         UsageError: There are too few questions.
     """
-    from threadpoolctl import threadpool_limits
-
     if len(graded) < LEAST_QUESTIONS:
         raise UsageError(
             f"{len(graded)} graded questions are too few to fit anything",
             f"give at least {LEAST_QUESTIONS}; a few hundred make a prediction worth having",
         )
-    with threadpool_limits(1):  # the matrices are small: threads wait for each other, 10x slower
+    with one_thread():
         return _fit_heads(graded, provenance, seed, assess)
 
 
@@ -141,13 +140,14 @@ def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) 
 
     everything = np.ones(len(graded), dtype=bool)
     groups = same_questions(graded)
-    design = design_of(graded, everything, seed)
+    corpus = corpus_of(graded.questions, len(graded))
+    design = design_of(graded, corpus, everything, seed)
     strengths = [
         choose_strength(arm_columns(design, at), graded.correct[:, at], groups, seed)
         for at in range(len(graded.arms))
     ]
     folds = folds_of(graded, FOLDS, seed)
-    crossed = _crossed(graded, folds, strengths, seed) if assess else None
+    crossed = _crossed(graded, corpus, folds, strengths, seed) if assess else None
     arms = {
         name: _arm_head(graded, at, design, strengths[at], folds, crossed)
         for at, name in enumerate(graded.arms)
@@ -202,14 +202,16 @@ def sparse_of(values: Floats) -> Sparse:
     return Sparse(at=tuple(int(i) for i in at), value=tuple(float(v) for v in rounded[at]))
 
 
-def _crossed(graded: Graded, folds: Whole, strengths: Sequence[float | None], seed: int) -> Floats:
+def _crossed(
+    graded: Graded, corpus: Corpus, folds: Whole, strengths: Sequence[float | None], seed: int
+) -> Floats:
     """Predictions of each arm for questions that had no part in their fit."""
     import numpy as np
 
     p = np.empty(graded.correct.shape)
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
-        design = design_of(graded, ~held, seed)
+        design = design_of(graded, corpus, ~held, seed)
         for at, strength in enumerate(strengths):
             if strength is None:
                 p[held, at] = 1 / (1 + np.exp(-design.band_logits[held, at]))

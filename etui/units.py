@@ -47,6 +47,22 @@ def energy_text(
     return _measured(joules, uncertainty, kind, "J", spread)
 
 
+def energy_range_text(joules: float, low: float, high: float, kind: str | None = None) -> str:
+    """An energy whose interval is lopsided: ``580 J, 370-1,400``, ``~580 J, 370-1,400 (estimate)``.
+
+    Args:
+        joules: Energy in joules.
+        low, high: Ends of its interval, joules.
+        kind: How the energy is known; None leaves it out.
+    """
+    step, prefix = _prefix(abs(high))
+    mark, suffix = ("~" if kind == ESTIMATE else ""), (f" ({kind})" if kind else "")
+    digits = 2 if kind == ESTIMATE else 3
+    number = _plain(joules / step, digits - 1 - _exponent(joules / step, digits))
+    ends = [_plain(end / step, 1 - _exponent(end / step, 2)) for end in (low, high)]
+    return f"{mark}{number} {prefix}J, {'-'.join(ends)}{suffix}"
+
+
 def watt_hours_text(joules: float | None, kind: str | None = None) -> str:
     """A large energy, given in joules, in watt-hours: ``3.42 Wh``, ``~1.2 kWh (estimate)``."""
     watt_hours = None if joules is None else joules / JOULES_PER_WATT_HOUR

@@ -45,6 +45,19 @@ def test_energy_text(args: tuple[float | None, float | None, str | None], text: 
     assert units.energy_text(*args) == text
 
 
+def test_a_lopsided_energy_has_both_ends() -> None:
+    assert units.energy_range_text(580.4, 371.0, 1415.0) == "580 J, 370-1,400"
+    assert units.energy_range_text(0.58, 0.31, 1.4, "estimate") == "~0.58 J, 0.31-1.4 (estimate)"
+    assert units.energy_range_text(8e3, 6e3, 15e3, "counter") == "8.00 kJ, 6.0-15 (counter)"
+
+
+def test_accuracies_have_one_decimal() -> None:
+    assert units.accuracy_text(0.6123) == "61.2 %"
+    assert units.accuracy_text(None) == "unknown"
+    assert units.points_text(0.589, 0.635) == "58.9-63.5"
+    assert [units.difference_text(d) for d in (0.0121, -0.004, -0.0001)] == ["+1.2", "-0.4", "0.0"]
+
+
 def test_the_spread_of_an_estimate_is_written_when_asked() -> None:
     assert units.energy_text(12.3, 6.0, "estimate", spread=True) == "~12 ± 6 J (estimate)"
     assert units.energy_text(12.3, 0.4, "counter", spread=False) == "12.3 J (counter)"

@@ -13,31 +13,40 @@ from etui.errors import UsageError
 if TYPE_CHECKING:
     from etui.bench.run_folder import Recorded
     from etui.bench.sample import Sample
+    from etui.config import Config
 
 
-def split_arm(text: str) -> tuple[Path, str | None]:
-    """The folder and the arm; a folder that exists is taken as a whole, colons and all."""
+def split_arm(text: str) -> tuple[str, str | None]:
+    """The run and the arm; a folder that exists is taken as a whole, colons and all."""
     if Path(text).is_dir():
-        return Path(text), None
-    place, colon, arm = text.rpartition(":")
-    return (Path(place), arm) if colon and arm and place else (Path(text), None)
+        return text, None
+    run, colon, arm = text.rpartition(":")
+    return (run, arm) if colon and arm and run else (text, None)
 
 
-def read_contenders(texts: Sequence[str]) -> tuple[list[list[Contender]], list[str]]:
+def read_contenders(
+    texts: Sequence[str], config: Config
+) -> tuple[list[list[Contender]], list[str]]:
     """The contenders of each run named, and notes on what was found.
 
     A run named without an arm gives all its arms; of a policy's run the policy.
+
+    Args:
+        texts: Folders or ids of runs, with or without an arm.
+        config: Names the folder of the runs.
 
     Raises:
         UsageError: A run has no such arm, or no answers.
         EtuiError: A folder is no run.
     """
     from etui.bench.run_folder import read_run
+    from etui.bench.runs import find_run
 
     found: list[list[tuple[Recorded, str, str, list[Sample]]]] = []
     notes: list[str] = []
     for text in texts:
-        folder, arm = split_arm(text)
+        named, arm = split_arm(text)
+        folder = find_run(named, config)
         recorded = read_run(folder)
         grouped = contenders(recorded.samples, recorded.config)
         if recorded.edited:

@@ -56,11 +56,22 @@ def cost_text(figure: Mapping[str, Any] | None, unit: str, kind: str | None) -> 
 
 
 def joules_text(figure: Mapping[str, Any] | None, kind: str | None) -> str:
-    """Joules with the half width, where a heading says per what: ``3.2 ± 0.4 J``."""
+    """Joules with their interval, where a heading says per what: ``3.2 ± 0.4 J``."""
     if figure is None:
         return DASH
     shown = kind if kind == units.ESTIMATE else None
-    return units.energy_text(figure["value"], half_width(figure), shown, spread=True)
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if lopsided(figure):
+        return units.energy_range_text(value, low, high, shown)
+    return units.energy_text(value, half_width(figure), shown, spread=True)
+
+
+def lopsided(figure: Mapping[str, Any]) -> bool:
+    """Whether an interval reaches much further up than down, so that a half width misleads."""
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if low is None or high is None or low <= 0:
+        return False
+    return bool(high - value > 1.6 * (value - low))
 
 
 def half_width(figure: Mapping[str, Any]) -> float | None:

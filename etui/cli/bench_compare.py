@@ -40,7 +40,8 @@ def compare(
     """Compare runs, or the arms of a run, question by question.
 
     All are held against the first. Runs of the same several arms are held against each other arm
-    by arm. Only runs over the same questions, put in the same way, may be compared.
+    by arm. Only runs over the same questions, put in the same way, may be compared. A RUN is its
+    folder, its id, or `last`.
     """
     from etui.bench.against_mixture import against_mixtures
     from etui.bench.chosen import pairs_of, read_contenders
@@ -51,8 +52,9 @@ def compare(
         mixture_line,
         subject_lines,
     )
+    from etui.config import load_config
 
-    chosen, notes = read_contenders(runs)
+    chosen, notes = read_contenders(runs, load_config())
     pairs = pairs_of(chosen)
     contenders = [contender for run in chosen for contender in run]
     check_comparable(contenders)

@@ -23,16 +23,17 @@ import click
 def export(run: str, lm_eval: bool, output: Path | None) -> None:
     """Write a run's results in the form that lm-eval's viewers read.
 
-    Of a run of several arms, name one: RUN:ARM.
+    Of a run of several arms, name one: RUN:ARM. A RUN is its folder, its id, or `last`.
     """
     from etui.bench.chosen import read_contenders
     from etui.bench.export import default_path, lm_eval_document
     from etui.bench.run_folder import write_whole
+    from etui.config import load_config
     from etui.errors import EtuiError, UsageError
 
     if not lm_eval:
         raise UsageError("no form is named", "name it: etui bench export RUN --lm-eval")
-    (contenders,), notes = read_contenders([run])
+    (contenders,), notes = read_contenders([run], load_config())
     for note in notes:
         click.echo(f"note: {note}", err=True)
     if len(contenders) > 1:

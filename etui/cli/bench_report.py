@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("name", metavar="RUN")
 @click.option(
     "--figures",
     type=click.Path(path_type=Path, file_okay=False),
@@ -31,7 +31,7 @@ import click
 @click.option("--no-texts", is_flag=True, help="Leave the questions' texts out of the page.")
 @click.option("--open", "open_", is_flag=True, help="Open the page in the browser.")
 def report(
-    run: Path,
+    name: str,
     figures: Path | None,
     as_markdown: bool,
     data: Path | None,
@@ -39,17 +39,20 @@ def report(
     no_texts: bool,
     open_: bool,
 ) -> None:
-    """Write report.html, the summary and the table per subject of a run, and say where.
+    """Write a run's page, summary and table, and figures for a paper.
 
-    The page needs no network: everything is in it, the questions' texts too.
+    The page needs no network: everything is in it, the questions' texts too. A RUN is its folder,
+    its id, or `last`.
     """
     from etui.bench.material import labels_for, texts_for
     from etui.bench.results import MARKDOWN_FILE, PAGE_FILE, result_files
     from etui.bench.run_folder import read_run, write_whole
+    from etui.bench.runs import find_run
     from etui.config import load_config
     from etui.errors import EtuiError, UsageError
 
     config = load_config()
+    run = find_run(name, config)
     recorded = read_run(run)
     if not recorded.samples:
         raise UsageError(f"{run} has no answers yet", f"go on with it: etui bench --resume {run}")
@@ -65,8 +68,8 @@ def report(
             labels=labels_for(recorded.config, config, redux),
             texts=texts,
         )
-        for name, text in files.items():
-            write_whole(run / name, text)
+        for file, text in files.items():
+            write_whole(run / file, text)
         if figures is not None:
             from etui.bench.figures import write_figures
 

@@ -139,19 +139,19 @@ def test_labels_are_never_the_same() -> None:
 
 def test_arms_are_named_behind_a_colon(tmp_path) -> None:
     (tmp_path / "odd:name").mkdir()
-    assert split_arm(str(tmp_path / "odd:name")) == (tmp_path / "odd:name", None)
-    assert split_arm(f"{tmp_path}:think") == (tmp_path, "think")
+    assert split_arm(str(tmp_path / "odd:name")) == (str(tmp_path / "odd:name"), None)
+    assert split_arm(f"{tmp_path}:think") == (str(tmp_path), "think")
     assert split_arm("nowhere")[1] is None
 
 
-def test_runs_of_the_same_arms_are_held_arm_by_arm(tmp_path) -> None:
+def test_runs_of_the_same_arms_are_held_arm_by_arm(tmp_path, config) -> None:
     one = synthetic.write(tmp_path / "one", RUN, ROWS)
     two = synthetic.write(tmp_path / "two", replace(RUN, run_id="two"), ROWS)
-    runs, _ = read_contenders([str(one), str(two)])
+    runs, _ = read_contenders([str(one), str(two)], config)
     assert [(a.name, b.name) for a, b in pairs_of(runs)] == [(n, n) for n in ARMS]
-    runs, _ = read_contenders([str(one)])
+    runs, _ = read_contenders([str(one)], config)
     assert [b.name for _, b in pairs_of(runs)] == ["think", "vote-5", "large"]
-    runs, _ = read_contenders([f"{one}:think", str(two)])
+    runs, _ = read_contenders([f"{one}:think", str(two)], config)
     assert len(pairs_of(runs)) == 4
 
 
@@ -187,6 +187,12 @@ def test_the_text_names_both_sides_and_the_test(tmp_path) -> None:
     assert "J/question" in text
     assert "high_school_physics" in text
     assert "high_school_physics" not in invoke(small, large, "--no-subjects").stdout
+
+
+def test_a_run_is_found_by_its_id(tmp_path, config) -> None:
+    synthetic.write(config.home / "runs" / "r-1", RUN, ROWS)
+    assert invoke("last", "--no-subjects").exception is None
+    assert "think" in invoke("r-1:direct", "r-1:think", "--no-subjects").stdout
 
 
 def test_what_cannot_be_compared_is_said(tmp_path) -> None:

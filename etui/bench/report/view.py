@@ -8,7 +8,7 @@ from typing import Any
 
 from etui import units
 from etui.bench.groups import GROUPS, group_of
-from etui.bench.summary_text import DASH, half_width, interval_text, joules_text, lost
+from etui.bench.summary_text import DASH, half_width, interval_text, joules_text, lopsided, lost
 from etui.visible import visible
 
 _OUTCOMES = {
@@ -140,6 +140,9 @@ def _cost_finding(
     text = units.energy_text(figure["value"], None, shown)
     half = half_width(figure)
     spread = "" if half is None else f"± {units.significant(half, 2)} J, "
+    if lopsided(figure):
+        ends = (units.significant(figure[end], 2) for end in ("low", "high"))
+        spread = f"{'-'.join(ends)} J, "
     return label, text, f"{visible(name) + ', ' if several else ''}{spread}{kind}"
 
 

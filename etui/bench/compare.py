@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etui.bench.accuracy import by_subject, macro_weights
 from etui.bench.comparable import Contender
 from etui.bench.groups import group_of
-from etui.bench.joules import Figure
+from etui.bench.joules import Figure, sensor_width
 from etui.bench.sample import Sample
 from etui.bench.statistics import Interval, mcnemar, percentiles, resampled_sums, wilson
 
@@ -44,8 +44,8 @@ class EnergyDifference:
         questions: How many these are.
         first, second: Joules per question.
         kinds: How each was measured.
-        difference: Second minus first in joules per question. Its sensor half width is the sum of
-            both: two readings may err in opposite directions.
+        difference: Second minus first in joules per question. The sensor's half widths of both
+            sides add up as those of one side do: two readings may err in opposite directions.
         ratio: Second over first; None where the first is 0.
     """
 
@@ -172,9 +172,13 @@ def _energy(pairs: _Pairs, seed: int) -> EnergyDifference | None:
     changes = [[((two.joules or 0.0) - (one.joules or 0.0)) / count] for one, two in measured]
     sums = resampled_sums(changes, [one.subject for one, _ in measured], seed)[:, 0]
     value = sides[1] - sides[0]
-    widths = [sample.uncertainty for pair in measured for sample in pair]
-    known = [width for width in widths if width is not None]
-    sensor = math.fsum(known) / count if len(known) == len(widths) else None
+    both = [sample for pair in measured for sample in pair]
+    width = sensor_width(
+        [sample.uncertainty for sample in both],
+        [sample.subject for sample in both],
+        {sample.kind for sample in both},
+    )
+    sensor = None if width is None else width / count
     return EnergyDifference(
         questions=count,
         first=sides[0],

@@ -1,16 +1,19 @@
 """What one contender's answers cost: joules per question, right answer and token, and mean watts.
 
-Two errors meet in each figure. The **sensor's** half widths of the samples are added up linearly,
-as if all of them erred the same way: a wrong calibration does, and samples do not say how much of
-their error is of that kind, so this is the largest error the sensor can have. The **sampling**
-interval (other questions would have cost something else) comes from the stratified bootstrap. The
-two have nothing to do with each other, so they add in quadrature, each end by itself.
+Two errors meet in each figure. The **sensor's** half widths of the samples are added up linearly
+within a subject, whose questions share batches and a prefix, and so readings. Subjects add in
+quadrature where the hardware was read: what the meter states of a counter or of integrated power
+comes from the ends of an interval and from what lies between two readings, and is another one each
+time. An estimate's band, a vendor's model and a battery err the same way all through, so their
+half widths add linearly throughout. The **sampling** interval (other questions would have cost
+something else) comes from the stratified bootstrap. The two have nothing to do with each other, so
+they add in quadrature, each end by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,12 +79,12 @@ def cost_of(samples: Sequence[Sample], seed: int) -> Cost | None:
     measured = [sample for sample in samples if sample.joules is not None]
     if not measured:
         return None
-    sensors = [sample.uncertainty for sample in measured]
-    known = [width for width in sensors if width is not None]
-    uncertainty = math.fsum(known) if len(known) == len(measured) else None
+    subjects = [sample.subject for sample in measured]
+    kinds = {sample.kind for sample in measured}
+    uncertainty = sensor_width([sample.uncertainty for sample in measured], subjects, kinds)
     columns = [_row(sample) for sample in measured]
     totals = [math.fsum(column) for column in zip(*columns, strict=True)]
-    sums = resampled_sums(columns, [sample.subject for sample in measured], seed)
+    sums = resampled_sums(columns, subjects, seed)
     joules = totals[_JOULES]
     relative = uncertainty / joules if uncertainty is not None and joules > 0 else None
 
@@ -110,6 +113,25 @@ def cost_of(samples: Sequence[Sample], seed: int) -> Cost | None:
     )
 
 
+def sensor_width(
+    widths: Sequence[float | None], subjects: Sequence[str], kinds: Collection[str | None]
+) -> float | None:
+    """Half width of a sum of readings: linear, and in quadrature only between independent ones.
+
+    Args:
+        widths: Half width of each, joules; None where it is not known, and the sum's is not then.
+        subjects: Subject of each.
+        kinds: All kinds that occur.
+    """
+    inside: dict[str, list[float]] = {}
+    for width, subject in zip(widths, subjects, strict=True):
+        if width is None:
+            return None
+        inside.setdefault(subject, []).append(width)
+    sums = [math.fsum(part) for _, part in sorted(inside.items())]
+    return math.hypot(*sums) if set(kinds) <= _READ else math.fsum(sums)
+
+
 def with_both(value: float, replicates: Floats, relative: float | None) -> Figure:
     """A figure with its sampling interval, widened by the sensor's relative half width."""
     low, high = percentiles(replicates)
@@ -122,6 +144,9 @@ def with_both(value: float, replicates: Floats, relative: float | None) -> Figur
         None if high is None else value + math.hypot(max(high, value) - value, off),
     )
 
+
+_READ = frozenset({Kind.COUNTER.value, Kind.INTEGRATED.value})
+"""Kinds whose stated error is one of each interval, not of the calibration."""
 
 _JOULES, _PREFILL, _DECODE, _ONE, _CORRECT, _OUTPUT, _COMPUTED, _SECONDS = range(8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -45,7 +46,11 @@ def test_pairs_are_counted_and_tested() -> None:
     assert sum(row.only_second for row in found.subjects) == found.only_second
     energy = found.energy
     assert energy.second - energy.first == pytest.approx(energy.difference.value)
-    half = sum(a.uncertainty + b.uncertainty for a, b in pairs) / len(pairs)
+    subjects = [
+        sum(a.uncertainty + b.uncertainty for a, b in pairs if a.subject == subject)
+        for subject in RUN.drawn
+    ]
+    half = math.hypot(*subjects) / len(pairs)
     assert energy.difference.sensor == pytest.approx(half)
     assert energy.difference.high - energy.difference.value > half
 

@@ -63,7 +63,10 @@ def test_counts_agree_with_the_samples(summary: dict) -> None:
         assert sum(share["questions"] for share in accuracy["subjects"].values()) == len(mine)
         cost = arm["energy"]
         assert cost["joules"] == pytest.approx(sum(row.joules for row in mine))
-        assert cost["uncertainty"] == pytest.approx(sum(row.uncertainty for row in mine))
+        by_subject = [
+            sum(row.uncertainty for row in mine if row.subject == subject) for subject in RUN.drawn
+        ]
+        assert cost["uncertainty"] == pytest.approx(math.hypot(*by_subject))
         assert cost["per_question"]["value"] == pytest.approx(cost["joules"] / len(mine))
         assert cost["per_correct"]["value"] == pytest.approx(cost["joules"] / accuracy["correct"])
         assert cost["prefill_joules"] + cost["decode_joules"] == pytest.approx(cost["joules"])
@@ -85,6 +88,13 @@ def test_unmeasured_stays_unmeasured() -> None:
     assert found["hull"] == []
     assert found["oracle"]["joules_per_question"] is None
     assert "energy unmeasured" in headline(found)
+
+
+def test_what_errs_the_same_way_throughout_adds_up_linearly() -> None:
+    rows = [replace(row, kind="estimate") for row in ROWS]
+    cost = summarise(rows, RUN.to_json())["arms"]["direct"]["energy"]
+    mine = [row.uncertainty for row in rows if row.arm == "direct"]
+    assert cost["uncertainty"] == pytest.approx(sum(mine))
 
 
 def test_one_unknown_uncertainty_leaves_the_sensor_unknown() -> None:

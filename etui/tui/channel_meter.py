@@ -13,6 +13,7 @@ from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.lines import SEPARATOR
 from etui.tui.backend import Vitals
+from etui.tui.fact_line import FactLine
 from etui.tui.power_graph import PowerGraph
 from etui.visible import visible
 
@@ -33,7 +34,7 @@ class ChannelMeter(Vertical):
         self._channel = channel
         self._watts = Static("", markup=False, classes="watts")
         self._graph = PowerGraph(channel.limit_watts)
-        self._state = Static("", markup=False, classes="state")
+        self._state = FactLine(classes="state")
 
     def compose(self) -> ComposeResult:
         label = visible(self._channel.label or self._channel.scope)
@@ -54,9 +55,7 @@ class ChannelMeter(Vertical):
         idle = vitals.idle_by_channel.get(self._channel.id)
         self._graph.show_idle(idle)
         gpu = next((state for state in vitals.gpus if state.scope == self._channel.scope), None)
-        text = state_line(idle, self._channel.kind, gpu)
-        if text != self._state.content:
-            self._state.update(text)
+        self._state.show(state_line(idle, self._channel.kind, gpu))
 
 
 def watts_line(power: ChannelPower, top_watts: float) -> str:

@@ -35,7 +35,7 @@ class ChatScreen(AnsweringScreen):
         Binding("escape", "stop", "Stop", id="chat.stop"),
         Binding("ctrl+n", "new_chat", "New", id="chat.new", priority=True),
         Binding("ctrl+o", "chats", "Chats", id="chat.chats", priority=True),
-        Binding("ctrl+g", "toggle_net", "Gross/net", id="chat.net", priority=True),
+        Binding("ctrl+g", "toggle_net", "Gross or net", id="chat.net", show=False, priority=True),
         Binding("shift+tab", "choose_turn", "Answers", id="chat.answers", key_display="⇧tab"),
         Binding("ctrl+t", "toggle_thought", "Thought", id="chat.thought", show=False),
         Binding("f8", "toggle_quiet", "Quiet mode", id="chat.quiet", show=False),

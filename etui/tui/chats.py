@@ -117,7 +117,7 @@ and F4 write it to a file, F8 deletes it with its turns.
             return
         at = self._list.highlighted
         self._list.clear_options()
-        self._list.add_options([Option(_row(chat), chat.chat.chat_id) for chat in self._shown])
+        self._list.add_options([Option(row) for row in _rows(self._shown)])
         if self._shown:
             self._list.highlighted = min(at or 0, len(self._shown) - 1)
         self._note.update(self._count())
@@ -186,8 +186,8 @@ and F4 write it to a file, F8 deletes it with its turns.
         self.notify(text, severity="error", timeout=12, markup=False)
 
 
-def _row(chat: ChatSummary) -> str:
-    """``2026-11-24 18:40  3 turns  1,234 J   What is …``."""
+def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
+    """When it was last used, its turns, its joules, its name."""
     total = chat.total
     turns = units.count_text(total.turns if total else 0, "turn")
     if total is None:
@@ -196,7 +196,14 @@ def _row(chat: ChatSummary) -> str:
         joules = units.energy_text(total.joules)
     else:
         joules = units.energy_text(total.estimated_joules, None, units.ESTIMATE)
-    return f"{_local(chat.last_at)}  {turns:>9}  {joules:>20}  {_name(chat)}"
+    return _local(chat.last_at), turns, joules, _name(chat)
+
+
+def _rows(chats: Sequence[ChatSummary]) -> list[str]:
+    """One line a chat, its numbers flush right."""
+    rows = [_row(chat) for chat in chats]
+    turns, joules = (max((len(row[i]) for row in rows), default=0) for i in (1, 2))
+    return [f"{r[0]}  {r[1]:>{turns}}  {r[2]:>{joules}}  {r[3]}" for r in rows]
 
 
 def _name(chat: ChatSummary) -> str:

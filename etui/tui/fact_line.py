@@ -11,6 +11,10 @@ from etui.lines import SEPARATOR
 
 def broken_between(text: str, width: int) -> str:
     """``text`` with line breaks in place of separators where it would be wider than ``width``."""
+    return "\n".join(_broken(line, width) for line in text.split("\n"))
+
+
+def _broken(text: str, width: int) -> str:
     lines: list[str] = []
     for fact in text.split(SEPARATOR):
         if lines and cell_len(lines[-1] + SEPARATOR + fact) <= width:
@@ -27,6 +31,11 @@ class FactLine(Static):
         super().__init__("", markup=False, classes=classes)
         self._facts = ""
         self.display = False
+
+    @property
+    def facts(self) -> str:
+        """What it shows, unbroken."""
+        return self._facts
 
     def show(self, facts: str) -> None:
         """Show these facts from now on."""

@@ -15,7 +15,7 @@ from etui.tui.progress import Stage
 MARKS = {
     Stage.LOADING: ("L", "load"),
     Stage.PREFILL: ("P", "prefill"),
-    Stage.THINKING: ("T", "thinking"),
+    Stage.THINKING: ("T", "think"),
     Stage.ANSWERING: ("A", "answer"),
 }
 """Letter and word of the stages that have a mark."""

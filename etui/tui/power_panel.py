@@ -15,12 +15,15 @@ from etui.lines import SEPARATOR
 from etui.log.records import TurnEnergy, TurnRecord
 from etui.tui.backend import PowerMeter, Route, Vitals
 from etui.tui.channel_meter import ChannelMeter, total_watts
+from etui.tui.fact_line import FactLine
 from etui.tui.pace import QUIET, USUAL, Pace
 from etui.tui.phase_strip import LEGEND, PhaseStrip
 from etui.tui.progress import Stage
 from etui.tui.spending import Spending, budget_text, chat_text, joules_text, today_text
 from etui.tui.token_rate import RecentTokens
 from etui.visible import visible
+
+_SPENT = ("chat", "today", "turn", "hour", "day")
 
 NOTHING_READ = "nothing on this machine can be read; `etui doctor` says why"
 
@@ -37,11 +40,14 @@ class Section(Vertical):
         yield self._heading
         yield self._body
 
-    def show(self, body: str, heading: str | None = None) -> None:
-        """Show this text, and under another heading where one is given."""
+    def show(self, body: str) -> None:
+        """Show this text."""
         if body != self._body.content:
             self._body.update(body)
-        if heading is not None and heading != self._heading.content:
+
+    def rename(self, heading: str) -> None:
+        """Show it under another heading."""
+        if heading != self._heading.content:
             self._heading.update(heading)
 
 
@@ -71,32 +77,28 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._nothing = Static("", markup=False, classes="wide unmeasured")
         self._strip = PhaseStrip()
         self._turn = Section("This answer", "turn")
-        self._chat = Section("This chat", "chat")
-        self._today = Section("Today", "today")
-        self._budget = Section("Budgets (gross)", "budget")
-        self._model = Section("In memory", "model")
-        self._route = Section("Chosen by", "route")
+        self._spent = {name: FactLine(classes=f"wide spent {name}") for name in _SPENT}
+        self._spent_heading = Static("Spent", markup=False, classes="wide heading second")
+        self._power = Static("Power now", markup=False, classes="wide heading")
+        self._model = Section("Models", "model")
         self._app = Static("", markup=False, classes="wide app")
         self._watts_text = self._turn_text = self._model_text = ""
 
     def compose(self) -> ComposeResult:
         yield self._fold
-        yield Static("Power now", markup=False, classes="wide heading first")
+        yield self._power
         yield self._nothing
         yield Vertical(classes="wide meters")
         yield self._strip
         yield Static(LEGEND, markup=False, classes="wide legend")
         yield self._turn
-        yield self._chat
-        yield self._today
-        yield self._budget
+        yield self._spent_heading
+        yield from self._spent.values()
         yield self._model
-        yield self._route
         yield self._app
 
     def on_mount(self) -> None:
         self._strip.add_class("wide")
-        self._budget.display = False
         self._model.show("no model")
         self._show_totals()
 
@@ -117,6 +119,8 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
             shown.push(power, self._pace.samples)
         self._strip.push(stage, self._pace.samples)
         self._watts_text = total_watts(powers)
+        several = len([power for power in powers if power.in_total]) > 1
+        self._power.update(f"Power now: {self._watts_text}" if several else "Power now")
         self._nothing.display = not powers
         if not powers:
             self._nothing.update(f"{units.UNMEASURED}: {NOTHING_READ}")
@@ -154,11 +158,13 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
     def show_spending(self, spending: Spending | None, problem: str = "") -> None:
         """Totals of the day and the budgets; None with what keeps them from being known."""
         if spending is None:
-            self._today.show(problem)
+            self._spent["today"].show(f"today: {problem}")
             return
-        self._today.show(today_text(spending.today), "Today, all chats (gross)")
-        self._budget.display = bool(spending.budgets)
-        self._budget.show("\n".join(budget_text(budget) for budget in spending.budgets))
+        self._spent["today"].show(f"today {today_text(spending.today)}")
+        budgets = {budget.period: budget_text(budget) for budget in spending.budgets}
+        for period in ("turn", "hour", "day"):
+            text = budgets.get(period)
+            self._spent[period].show(f"{period} budget {text}" if text else "")
 
     def toggle_net(self) -> bool:
         """Switch between gross and net joules; returns whether they are net now."""
@@ -184,7 +190,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         took = units.seconds_text((loaded.end_ns - loaded.start_ns) / 1e9)
         size = units.bytes_text(loaded.size_bytes)
         self._residents.pop(loaded.model, None)
-        self._residents[loaded.model] = f"{size}, {where}, loaded in {took}"
+        self._residents[loaded.model] = f"{size} {where}, loaded in {took}"
         self._show_models()
 
     def show_unloaded(self, model: str) -> None:
@@ -199,9 +205,8 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
 
     def show_route(self, route: Route) -> None:
         """Who chooses the next model."""
-        self._route.show(
-            visible(f"you: {route.model}" if route.model else f"policy {route.policy}")
-        )
+        chosen_by = f"you: {route.model}" if route.model else f"policy {route.policy}"
+        self._model.rename(visible(f"Models ({chosen_by})"))
 
     def _show_vitals(self, vitals: Vitals) -> None:
         self._vitals = vitals
@@ -216,13 +221,15 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._shown = (heading, energy, per_token)
         joules = joules_text(energy, net=self._net)
         lines = [joules, per_token]
-        self._turn.show("\n".join(line for line in lines if line), f"{heading} ({self._word})")
+        self._turn.show("\n".join(line for line in lines if line))
+        self._turn.rename(f"{heading} ({self._word}, ^g {'gross' if self._net else 'net'})")
         self._turn_text = joules
         self._show_fold()
 
     def _show_totals(self) -> None:
-        chat = chat_text(self._records, net=self._net) if self._records else "–"
-        self._chat.show(chat, f"This chat ({self._word})")
+        self._spent["chat"].show(f"chat {chat_text(self._records, net=self._net)}")
+        word = "chat net, rest gross" if self._net else "gross"
+        self._spent_heading.update(f"Spent ({word})")
 
     @property
     def _word(self) -> str:

@@ -24,6 +24,7 @@ class Prompt(TextArea):
             "Newline",
             id="prompt.newline",
             key_display="^j",
+            show=False,
         ),
         Binding("up", "older", "Earlier question", id="prompt.older", show=False),
         Binding("down", "newer", "Later question", id="prompt.newer", show=False),
@@ -50,7 +51,7 @@ questions. A question asked while an answer runs waits for its turn.
             show_line_numbers=False,
             highlight_cursor_line=False,
             compact=True,
-            placeholder="Ask something",
+            placeholder="Ask something: Enter sends, Ctrl+J begins a new line",
         )
         self._own = {b.id for b in self.BINDINGS if isinstance(b, Binding)}
         self._asked: list[str] = []

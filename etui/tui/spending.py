@@ -8,6 +8,7 @@ from typing import Literal
 
 from etui import units
 from etui.energy.types import Energy
+from etui.lines import SEPARATOR
 from etui.log.records import TurnEnergy, TurnRecord
 from etui.log.totals import Total
 
@@ -48,49 +49,53 @@ def joules_text(energy: Energy | TurnEnergy, *, net: bool) -> str:
 
 
 def chat_text(records: Sequence[TurnRecord], *, net: bool) -> str:
-    """``3 answers`` and their joules and watt-hours; those unmeasured are counted apart."""
+    """``181 J, 50.3 mWh · 3 answers``; those unmeasured are counted apart."""
     answers = units.count_text(len(records), "answer")
     energies = [record.energy for record in records if record.energy.joules is not None]
+    if not records:
+        return "nothing yet"
     if not energies:
-        return f"{answers}, {units.UNMEASURED}"
+        return SEPARATOR.join([units.UNMEASURED, answers])
     joules = [energy.net_joules if net else energy.joules for energy in energies]
     known = [value for value in joules if value is not None]
     estimated = any(energy.kind == units.ESTIMATE for energy in energies)
     kind = units.ESTIMATE if estimated else None
-    lines = [answers]
-    lines.append(units.total_text(sum(known), None, kind) if known else NO_BASELINE)
+    parts = [units.total_text(sum(known), None, kind) if known else NO_BASELINE, answers]
     if known and len(known) < len(energies):
-        lines.append(f"({len(energies) - len(known)} of them without a baseline)")
+        parts.append(f"{len(energies) - len(known)} of them without a baseline")
     if len(energies) < len(records):
-        lines.append(f"({len(records) - len(energies)} of them {units.UNMEASURED})")
-    return "\n".join(lines)
+        parts.append(f"{len(records) - len(energies)} of them {units.UNMEASURED}")
+    return SEPARATOR.join(parts)
 
 
 def today_text(total: Total | None) -> str:
     """What all chats, questions and runs of today have cost."""
     if total is None:
         return "nothing yet"
-    lines = [units.count_text(total.turns, "answer")]
+    answers = units.count_text(total.turns, "answer")
+    parts = []
     if total.joules is not None:
-        lines.append(units.total_text(total.joules))
+        parts.append(units.total_text(total.joules))
     if total.estimated_joules is not None:
-        lines.append(units.total_text(total.estimated_joules, None, units.ESTIMATE))
-    if total.joules is None and total.estimated_joules is None:
-        return f"{lines[0]}, {units.UNMEASURED}"
+        parts.append(units.total_text(total.estimated_joules, None, units.ESTIMATE))
+    if not parts:
+        return SEPARATOR.join([units.UNMEASURED, answers])
+    parts.append(answers)
     if total.unmeasured_turns:
-        lines.append(f"({total.unmeasured_turns} of them {units.UNMEASURED})")
-    return "\n".join(lines)
+        parts.append(f"{total.unmeasured_turns} of them {units.UNMEASURED}")
+    return SEPARATOR.join(parts)
 
 
 def budget_text(budget: BudgetState) -> str:
-    """``hour: 12.3 kJ of 20.0 kJ (62 %)``."""
-    limit = units.energy_text(budget.limit_joules)
+    """``20.0 kJ, 5.56 Wh · 12.3 kJ, 3.42 Wh spent · 62 %``."""
+    limit = units.total_text(budget.limit_joules)
     if budget.period == "turn":
-        return f"{budget.period}: at most {limit}"
+        return f"at most {limit}"
     if budget.spent_joules is None:
-        return f"{budget.period}: {units.UNMEASURED} of {limit}"
+        return SEPARATOR.join([limit, f"spent {units.UNMEASURED}"])
     share = units.percent_text(budget.spent_joules / budget.limit_joules)
-    return f"{budget.period}: {units.energy_text(budget.spent_joules)} of {limit} ({share})"
+    spent = units.total_text(budget.spent_joules)
+    return SEPARATOR.join([limit, f"{spent} spent", share])
 
 
 def spent_joules(total: Total | None) -> float | None:

@@ -85,7 +85,7 @@ the place of the one before it, and of what followed, in what the model remember
         )
         more = f"\n… and {units.count_text(left_out, 'character')} more" if left_out else ""
         self._question = _text(f"❯ {shown}{more}", "question")
-        self._why = _text("", "why")
+        self._why = FactLine(classes="why")
         self._thought_text = Static("", markup=False, classes="thought-text")
         self._thought = Collapsible(self._thought_text, title="thought", collapsed=False)
         self._thought.display = False
@@ -123,7 +123,7 @@ the place of the one before it, and of what followed, in what the model remember
 
     async def on_mount(self) -> None:
         if self.record is not None:
-            _show(self._why, logged_why(self.record))
+            self._why.show(logged_why(self.record))
             await self._show_record(self.record)
             if self.record.error:
                 _show(self._error, f"✗ {visible(self.record.error)}")
@@ -136,14 +136,14 @@ the place of the one before it, and of what followed, in what the model remember
     def show_decision(self, decided: Decided) -> None:
         """Why this model answers."""
         notices = [f"! {notice}" for notice in decided.decision.notices]
-        _show(self._why, visible("\n".join([why_line(decided.decision), *notices])))
+        self._why.show(visible("\n".join([why_line(decided.decision), *notices])))
 
     def show_hop(self, hop: HopStarted) -> None:
         """Another arm answers after the one before it."""
         way = hop.arm if hop.arm == hop.reasoning else f"{hop.arm} ({hop.reasoning})"
         route = " › ".join(["then", way, hop.model])
-        parts = [str(self._why.content), SEPARATOR.join(p for p in (route, hop.why) if p)]
-        _show(self._why, visible("\n".join(part for part in parts if part)))
+        parts = [self._why.facts, SEPARATOR.join(p for p in (route, hop.why) if p)]
+        self._why.show(visible("\n".join(part for part in parts if part)))
 
     async def end_hop(self, hop: HopEnded) -> None:
         """An answer that does not stand is folded away, dimmed, and gives way to the next."""

@@ -26,7 +26,7 @@ def text_of(turn: TurnView, name: str) -> str:
     """The text of one line of a turn, empty where it is hidden."""
     static = turn.query_one(f".{name}", Static)
     shown = str(static.content) if static.display else ""
-    return shown.replace("\n", " · ") if name == "energy" else shown
+    return shown.replace("\n", " · ") if name in ("energy", "why") else shown
 
 
 def source_of(turn: TurnView) -> str:

@@ -20,7 +20,7 @@ async def test_the_panel_shows_watts_joules_kind_and_the_resident_model(house: H
         assert "policy balanced" in panel_text(app)
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
-        await until(pilot, lambda: "1 answer\n" in panel_text(app))
+        await until(pilot, lambda: "1 answer" in panel_text(app))
         assert "± 0.5 J (counter)" in panel_text(app)
 
 
@@ -34,7 +34,7 @@ async def test_nothing_measured_is_said_so_and_never_zero(house: House) -> None:
         assert "energy unmeasured" in text_of(turns(app)[0], "energy")
         assert " 0 J" not in panel_text(app)
         assert " 0 W" not in panel_text(app)
-        await until(pilot, lambda: "1 answer, unmeasured" in panel_text(app))
+        await until(pilot, lambda: "chat unmeasured · 1 answer" in panel_text(app))
 
 
 async def test_a_narrow_terminal_folds_the_panel_to_one_line(house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,18 @@ from etui.units import count_text, seconds_text
 
 _LINES = 10
 """Lines of a whole calibration where there is no terminal."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop it as Ctrl-C does, so that its points are kept."""
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from etui.units import (
 )
 
 _RECENT_S = 60
+_GOOD_R2 = 0.9
+_GOOD_MAPE = 0.15
 
 
 def fit_lines(curve: OperatingCurve) -> Iterator[str]:
@@ -37,6 +39,17 @@ def fit_lines(curve: OperatingCurve) -> Iterator[str]:
             f"{watts_text(speed.decode_watts, curve.kind)}"
         )
     yield kind_line(curve)
+
+
+def doubt_text(curve: OperatingCurve) -> str:
+    """What to do about a fit that explains little; empty for a good one."""
+    known = [r2 for r2 in (curve.prefill.r2, curve.decode.r2) if r2 is not None]
+    off = curve.held_out_mape or 0.0
+    if min(known, default=1.0) >= _GOOD_R2 and off <= _GOOD_MAPE:
+        return ""
+    if curve.source == "log":
+        return f"the turns scatter: measure on purpose, etui calibrate {curve.model}"
+    return "the points scatter: end what else runs, and measure again (more --repeats help)"
 
 
 def kind_line(curve: OperatingCurve) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from etui import calibration
+from etui import calibration_run
 from etui.calibration_file import PointsFile
-from etui.cli.calibrate import _fitted, _from_log, _visit_all
+from etui.calibration_run import fitted, visit_all
+from etui.cli.calibrate import _from_log
+from etui.cli.calibrate_progress import shown
+from etui.cli.curve_text import doubt_text
 from etui.energy.curve_plan import Grid, visits
 from etui.energy.simulate.gpu import Load, SimulatedGpu
 from etui.energy.simulate.session import SimulatedSession
@@ -26,7 +30,7 @@ from tests.log.test_curves import CURVE, DECODE, NOW, PREFILL
 
 SMALL = Grid((8, 24), (2, 6), repeats=2, window_s=0.05, cool_down_s=0.0)
 SPEC = ModelSpec("m", "tiny", (), sha256="ab")
-BENCH = calibration.Bench
+BENCH = calibration_run.Bench
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_a_model_that_is_not_there_is_said(etui):
 
 def run(config, gpu, file, order, done):
     session = SimulatedSession(gpu)
-    return _visit_all(SPEC, session, gpu, SMALL, order, done, file)
+    return visit_all(session, gpu, SMALL, order, done, file, partial(shown, "m"))
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def gpu(monkeypatch):
     made = SimulatedGpu(Load())
     made.rest(1.5)
     monkeypatch.setattr(
-        calibration, "Bench", lambda *args, **more: BENCH(*args, **more, clock=made.clock)
+        calibration_run, "Bench", lambda *args, **more: BENCH(*args, **more, clock=made.clock)
     )
     return made
 
@@ -116,14 +120,14 @@ def test_ctrl_c_keeps_the_points_and_the_next_run_goes_on(config, gpu, monkeypat
     assert run(config, gpu, file, order, done) is False
     assert len(done) == 2
     with pytest.raises(Stopped, match="stopped after 2 points") as stopped:
-        _fitted(done, SPEC, NOW, None, 0, whole=False)
+        fitted(done, SPEC, NOW, None, 0, whole=False)
     assert stopped.value.exit_code == 3
     assert "goes on" in stopped.value.fix
     again = file.read(order)
     assert again == done
     assert run(config, gpu, file, order, again) is True
     assert len(again) == len(order)
-    assert _fitted(again, SPEC, NOW, None, 0, whole=True).n == SMALL.points
+    assert fitted(again, SPEC, NOW, None, 0, whole=True).n == SMALL.points
 
 
 def turns_on_the_curve(config, count, factor=1.0, **changes):
@@ -217,3 +221,11 @@ def test_stats_of_an_empty_log(etui):
     assert done.returncode == 0
     assert "0 turns" in done.stdout
     assert etui("stats", "--days", "0").returncode == 2
+
+
+def test_a_fit_that_explains_little_says_what_to_do():
+    assert doubt_text(CURVE) == ""
+    loose = replace(CURVE, decode=replace(CURVE.decode, r2=0.3))
+    assert "end what else runs" in doubt_text(loose)
+    assert "etui calibrate m" in doubt_text(replace(loose, source="log"))
+    assert "scatter" in doubt_text(replace(CURVE, held_out_mape=0.4))

@@ -1,0 +1,277 @@
+"""``etui policy replay``: what a policy or a router would have done with answers that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.cli.policy_common import load, print_json, print_table
+from etui.errors import EtuiError, UsageError
+from etui.visible import visible
+
+if TYPE_CHECKING:
+    from etui.config import Config
+    from etui.models import Catalogue
+    from etui.replay.judge import Table
+    from etui.routing.policy import Policy
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[POLICY]")
+@click.option(
+    "--outcomes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="CSV: subject,row,ARM,ARM... with 1 where the arm was right.",
+)
+@click.option("--costs", metavar="ARM=N,...", help="What a question costs on each arm of it.")
+@click.option("--runs", multiple=True, metavar="RUN", help="Bench runs; repeatable.")
+@click.option("--log", "of_log", is_flag=True, help="The questions of the log (the default).")
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR", help="MMLU's files: the texts."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "dev"]),
+    default="test",
+    show_default=True,
+    help="Which questions the rows of --outcomes count.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of folds and resamples."
+)
+@click.option(
+    "--svg", type=click.Path(path_type=Path), metavar="FILE", help="Draw accuracy against cost."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def replay(
+    names: Sequence[str],
+    outcomes: Path | None,
+    costs: str | None,
+    runs: Sequence[str],
+    of_log: bool,
+    data: Path | None,
+    split: str,
+    seed: int,
+    svg: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge a policy by answers that are there, without asking a model.
+
+    Over the log it says which questions would be answered otherwise. Over bench runs or a table of
+    outcomes it says how accurate the policy is for what it costs, against the random mixture of
+    its arms and the cheapest arm that is right. Without POLICY a router is fitted and judged on
+    folds that had no part in its fit.
+    """
+    config, catalogue, _ = load()
+    sources = [
+        name for name in ("--outcomes", "--runs", "--log") if _given(name, outcomes, runs, of_log)
+    ]
+    if len(sources) > 1:
+        raise UsageError(f"{' and '.join(sources)} exclude each other", "give one of them")
+    policies, folders = _sorted(names, runs, config)
+    if not outcomes and not folders:
+        if costs or svg or data:
+            raise UsageError(
+                "--costs, --data and --svg belong to --outcomes or --runs", "leave them out"
+            )
+        _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
+        return
+    loaded = [_load(name, config, catalogue) for name in policies]
+    say = _say if not as_json else _silent
+    table, notes = (
+        _of_outcomes(outcomes, costs, data, split)
+        if outcomes is not None
+        else _of_runs(folders, costs, data, config)
+    )
+    document = _judged(table, loaded, seed, say)
+    document["notes"] = notes
+    if svg is not None:
+        from etui.replay.picture import replay_svg
+
+        _write(svg, replay_svg(document))
+    if as_json:
+        print_json(document)
+        return
+    from etui.replay.replay_text import replay_lines
+
+    for line in replay_lines(document):
+        click.echo(line)
+
+
+def _given(name: str, outcomes: Path | None, runs: Sequence[str], of_log: bool) -> bool:
+    return {"--outcomes": outcomes is not None, "--runs": bool(runs), "--log": of_log}[name]
+
+
+def _sorted(
+    names: Sequence[str], runs: Sequence[str], config: Config
+) -> tuple[list[str], list[Path]]:
+    """Names of policies, and folders of runs: behind ``--runs A`` further runs may follow."""
+    from etui.bench.run_folder import CONFIG
+    from etui.bench.runs import find_run, runs_dir
+
+    policies: list[str] = []
+    further: list[str] = []
+    for name in names:
+        places = (Path(name), runs_dir(config) / name)
+        is_run = bool(runs) and any((place / CONFIG).is_file() for place in places)
+        (further if is_run else policies).append(name)
+    return policies, [find_run(run, config) for run in (*runs, *further)]
+
+
+def _load(name: str, config: Config, catalogue: Catalogue) -> Policy:
+    from etui.routing.policies import load_policy
+
+    return load_policy(name, config, catalogue.models)
+
+
+def _of_outcomes(
+    path: Path, costs: str | None, data: Path | None, split: str
+) -> tuple[Table, list[str]]:
+    import numpy as np
+
+    from etui.replay.costs import read_costs
+    from etui.replay.judge import Table
+    from etui.replay.outcomes import read_outcomes
+    from etui.replay.texts import texts_of
+
+    texts = texts_of(data, split) if data is not None else None
+    graded, _ = read_outcomes(path, texts)
+    if len(graded.arms) < 2:
+        raise UsageError(f"{path} has one arm: there is nothing to choose", "give two or more arms")
+    if costs is None:
+        example = ",".join(f"{arm}={10**at}" for at, arm in enumerate(graded.arms))
+        raise UsageError("a table of outcomes holds no costs", f"state them: --costs {example}")
+    stated = read_costs(costs, graded.arms)
+    cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
+    notes = [] if texts is not None else ["without --data there are no texts: subjects alone"]
+    return Table(graded, cost), notes
+
+
+def _of_runs(
+    folders: Sequence[Path], costs: str | None, data: Path | None, config: Config
+) -> tuple[Table, list[str]]:
+    import numpy as np
+
+    from etui.replay.costs import read_costs
+    from etui.replay.judge import Table
+    from etui.replay.runs import read_runs
+
+    found = read_runs(folders, config, data)
+    graded = found.graded
+    if len(graded.arms) < 2:
+        raise UsageError("the runs have one arm: there is nothing to choose", "name runs of others")
+    if costs is not None:
+        stated = read_costs(costs, graded.arms)
+        cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
+        return Table(graded, cost, repeats=found.repeats), list(found.notes)
+    if graded.joules is None:
+        raise UsageError(
+            "the joules of these runs were not measured", "state the costs: --costs ARM=N,..."
+        )
+    return Table(graded, graded.joules, "J", found.kinds, found.repeats), list(found.notes)
+
+
+def _judged(table: Table, policies: Sequence[Policy], seed: int, say: Any) -> dict[str, Any]:
+    from etui.replay.judge import judge
+    from etui.replay.policy import replay_policy
+    from etui.routing.fit.blend import cross_fitted
+
+    label = "measured joules of the runs, mean" if table.unit else "stated cost"
+    routed = [
+        replay_policy(policy, table.graded, table.cost, label=label, seed=seed, say=say)
+        for policy in policies
+    ]
+    routers = {} if policies else cross_fitted(table.graded, seed=seed, say=say)
+    say("")
+    return judge(table, routers, routed, seed)
+
+
+def _replay_log(
+    policies: Sequence[str], config: Config, catalogue: Catalogue, *, as_json: bool
+) -> None:
+    from etui.choice import on_this_machine
+    from etui.log.queries import LogReader
+    from etui.outlook import outlook_of
+    from etui.replay.turns import replay_turns, turns_document
+    from etui.routing.decide import decide
+
+    if len(policies) > 1:
+        raise UsageError("the log is replayed with one policy at a time", "name one")
+    policy = _load(policies[0], config, catalogue)
+    outlook = outlook_of(policy, config, catalogue)
+    here = on_this_machine(config, catalogue)
+    with LogReader(config) as log:
+        replayed = replay_turns(
+            log.turns(),
+            lambda query: decide(query, policy, available=here, outlook=outlook),
+            outlook,
+        )
+    document = turns_document(policy.name, replayed)
+    if as_json:
+        print_json(document)
+        return
+    _print_turns(document)
+
+
+def _print_turns(document: dict[str, Any]) -> None:
+    from etui.units import count_text, energy_text
+
+    if not document["n"]:
+        click.echo("the log holds no turn yet")
+        return
+    moved = document["moved"]
+    click.echo(
+        f"policy {document['policy']}: {moved:,} of {count_text(document['n'], 'question')} would "
+        "be answered otherwise"
+    )
+    if document["undecided"]:
+        click.echo(f"{count_text(document['undecided'], 'question')} it can bring to no arm here")
+    joules = document["joules"]
+    kinds = ", ".join(joules["kinds"]) or None
+    kind = kinds if len(joules["kinds"]) <= 1 else None
+    click.echo(
+        f"measured: {energy_text(joules['measured'], None, kind)} over "
+        f"{count_text(joules['measured_turns'], 'turn')}"
+    )
+    if joules["predicted_turns"]:
+        before, after = joules["predicted_before"] or 0.0, joules["predicted_after"] or 0.0
+        click.echo(
+            f"predicted, loads left out: {energy_text(before)} as they were answered, "
+            f"{energy_text(after)} now, over {count_text(joules['predicted_turns'], 'turn')}"
+        )
+    else:
+        click.echo("predicted: nothing is known of the models yet; see `etui calibrate`")
+    if document["moves"]:
+        click.echo()
+        rows = [(move["from"], move["to"], f"{move['n']:,}") for move in document["moves"]]
+        print_table(("FROM", "TO", "QUESTIONS"), [tuple(visible(c) for c in row) for row in rows])
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that the user named.
+
+    Raises:
+        EtuiError: It cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {path}: {error.strerror or error}", "name a file that can be written"
+        ) from None
+
+
+def _say(text: str) -> None:
+    """Progress, on a terminal alone: the same line again and again."""
+    import sys
+
+    if sys.stderr.isatty():
+        click.echo(f"\r{text:<20}" if text else "\r" + " " * 20 + "\r", nl=False, err=True)
+
+
+def _silent(text: str) -> None:
+    pass

@@ -1,0 +1,1 @@
+"""Replays policies and routers over answers that are already there (``etui policy replay``)."""

@@ -1,0 +1,99 @@
+"""A replay as a picture: accuracy against cost, with the hull, the router's curve, the oracle."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+_INK = "#222222"
+_MIX = "#8a8a8a"
+_ROUTER = "#0b6fa4"
+_POLICY = "#c2410c"
+_ORACLE = "#3f7d20"
+
+
+def replay_svg(document: Mapping[str, Any]) -> str:
+    """The picture as SVG text; text stays text."""
+    return _drawn(document, "svg").decode("utf-8")
+
+
+def replay_png(document: Mapping[str, Any]) -> bytes:
+    """The same as PNG, 144 dots an inch."""
+    return _drawn(document, "png")
+
+
+def _drawn(document: Mapping[str, Any], form: str) -> bytes:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "etui",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with rc_context(settings):
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        _draw(figure.add_subplot(), document)
+        held = io.BytesIO()
+        # Without a date equal replays give equal files.
+        metadata = {"Date": None} if form == "svg" else None
+        figure.savefig(held, format=form, dpi=144, metadata=metadata)
+    return held.getvalue()
+
+
+def _draw(axes: Any, document: Mapping[str, Any]) -> None:
+    hull = document["hull"]
+    costs, rights = [c["cost"] for c in hull], [100 * c["accuracy"] for c in hull]
+    axes.plot(costs, rights, "--", color=_MIX, lw=1.3, label="random mixture of arms", zorder=1)
+    best = document["router"]
+    if best is not None and document["apgr"] is not None:
+        curve = document["routers"][best]["curve"]
+        label = f"router {best}, APGR {document['apgr']:.3f}"
+        xs, ys = [x for x, _ in curve], [100 * y for _, y in curve]
+        axes.plot(xs, ys, color=_ROUTER, lw=2, label=label, zorder=2)
+        mixed = [_on(costs, rights, x) for x in xs]
+        axes.fill_between(xs, mixed, ys, color=_ROUTER, alpha=0.10, lw=0, zorder=0)
+    for name, arm in document["arms"].items():
+        x, y = arm["cost"], 100 * arm["accuracy"]
+        low, high = (100 * end for end in arm["accuracy_interval"])
+        axes.errorbar([x], [y], [[y - low], [high - y]], fmt="o", color=_INK, ms=5, capsize=3)
+        _label(axes, name, x, y, max(costs))
+    oracle = document["oracle"]
+    axes.plot(oracle["cost"], 100 * oracle["accuracy"], "*", color=_ORACLE, ms=13, zorder=3)
+    _label(axes, "oracle", oracle["cost"], 100 * oracle["accuracy"], max(costs))
+    for name, policy in document["policies"].items():
+        x, y = policy["cost"], 100 * policy["accuracy"]
+        axes.plot(x, y, "D", color=_POLICY, ms=7, zorder=3)
+        _label(axes, f"policy {name}", x, y, max(costs), color=_POLICY)
+    joules = bool(document["kinds"])
+    kinds = f" ({', '.join(document['kinds'])})" if joules else ""
+    axes.set_xlabel(f"joules a question{kinds}" if joules else "cost a question (as stated)")
+    axes.set_ylabel("right answers, %")
+    axes.set_title(f"{document['n']:,} questions", loc="left", fontsize=10)
+    axes.margins(x=0.10, y=0.12)
+    axes.grid(color="#e6e6e6", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower right", frameon=False)
+
+
+def _label(axes: Any, text: str, x: float, y: float, largest: float, color: str = _INK) -> None:
+    """A name beside its point, on the side where there is room."""
+    right = x > 0.7 * largest
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(-8 if right else 8, 7),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="bottom",
+        color=color,
+    )
+
+
+def _on(costs: list[float], rights: list[float], x: float) -> float:
+    import numpy as np
+
+    return float(np.interp(x, costs, rights))

@@ -1,0 +1,177 @@
+"""Bench runs as a table: every arm on the questions that all of them answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui.errors import UsageError
+from etui.replay.outcomes import graded_of
+from etui.routing.fit.table import ArmFacts, Graded
+
+if TYPE_CHECKING:
+    from etui.bench.run_config import RunConfig
+    from etui.bench.run_folder import Recorded
+    from etui.bench.sample import Sample
+    from etui.config import Config
+    from etui.replay.outcomes import Texts
+
+Answers = Mapping[tuple[str, int], "Sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunTable:
+    """What runs say.
+
+    Attributes:
+        graded: The first answer of each arm to each question.
+        repeats: The same questions and arms as another run answered them; None without one.
+        kinds: How the joules were measured; empty where they were not.
+        split: The split of the questions.
+        data_sha256: Of the data.
+        sources: Names of the runs.
+        notes: What a reader should know.
+    """
+
+    graded: Graded
+    repeats: Graded | None
+    kinds: tuple[str, ...]
+    split: str
+    data_sha256: str
+    sources: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None) -> RunTable:
+    """The table of run folders.
+
+    Args:
+        folders: The runs; an arm that several of them hold is a repeat.
+        config: Names ``ETUI_HOME``, where a copy of MMLU may lie.
+        data: Where the questions lie now; None looks where the runs had them.
+
+    Raises:
+        UsageError: They are no runs, or of different data, or share no question.
+        InvalidFile: A file cannot be read.
+    """
+    from etui.bench.material import texts_for
+    from etui.bench.run_folder import read_run
+
+    recorded = [read_run(folder) for folder in folders]
+    first = recorded[0].config
+    notes = _agree(folders, recorded)
+    arms: dict[str, list[dict[tuple[str, int], Sample]]] = {}
+    facts: dict[str, ArmFacts] = {}
+    for run in recorded:
+        if run.config.routed:
+            notes.append(f"{run.config.run_id} is a policy's own run: its answers are left out")
+            continue
+        for name, answers in _by_arm(run).items():
+            own = _facts(run.config, name)
+            if name in facts and facts[name] != own:
+                raise UsageError(
+                    f"arm {name} is {facts[name].model} in one run and {own.model} in another",
+                    "replay runs in which an arm is the same",
+                )
+            facts[name] = own
+            arms.setdefault(name, []).append(answers)
+    if not arms:
+        raise UsageError("the runs hold no answer of an arm", "run `etui bench --arms A,B` first")
+    keys = _common([versions[0] for versions in arms.values()])
+    texts = texts_for(first, config, data)
+    if texts is None:
+        notes.append("the questions' texts are not here: --data names them")
+    graded = replace(_table(arms, keys, 0, texts), facts=facts)
+    repeats = None
+    if all(len(versions) > 1 for versions in arms.values()):
+        again = set(_common([versions[1] for versions in arms.values()])) & set(keys)
+        if again == set(keys):
+            repeats = replace(_table(arms, keys, 1, texts), facts=facts)
+        else:
+            notes.append("the second runs did not answer the same questions: not used as repeats")
+    kinds = sorted({s.kind for versions in arms.values() for s in versions[0].values() if s.kind})
+    return RunTable(
+        graded,
+        repeats,
+        tuple(kinds) if graded.joules is not None else (),
+        first.split,
+        first.data_sha256,
+        tuple(run.config.run_id for run in recorded),
+        tuple(notes),
+    )
+
+
+def _agree(folders: Sequence[Path], recorded: Sequence[Recorded]) -> list[str]:
+    """Refuses runs of different data; says what was changed in them."""
+    first = recorded[0].config
+    for folder, run in zip(folders, recorded, strict=True):
+        if (run.config.data_sha256, run.config.split) != (first.data_sha256, first.split):
+            raise UsageError(
+                f"{folder} is over other questions than {folders[0]}",
+                "replay runs over the same data and split",
+            )
+    return [
+        f"{folder} was changed outside etui: {'; '.join(run.edited)}"
+        for folder, run in zip(folders, recorded, strict=True)
+        if run.edited
+    ]
+
+
+def _by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:
+    found: dict[str, dict[tuple[str, int], Sample]] = {}
+    for sample in run.samples:
+        if sample.status != "error":
+            found.setdefault(sample.arm, {})[sample.subject, sample.row] = sample
+    return found
+
+
+def _common(answers: Sequence[Answers]) -> list[tuple[str, int]]:
+    """Questions that every arm answered.
+
+    Raises:
+        UsageError: There are none.
+    """
+    keys = sorted(set.intersection(*(set(inside) for inside in answers)))
+    if not keys:
+        raise UsageError(
+            "no question was answered by every arm", "run the arms on the same questions"
+        )
+    return keys
+
+
+def _facts(run: RunConfig, arm: str) -> ArmFacts:
+    settings: Mapping[str, Any] = run.arms.get(arm, {})
+    model = settings.get("model")
+    sizes = {model.name: model.file_bytes for model in run.models}
+    return ArmFacts(model, settings.get("reasoning"), sizes.get(model) if model else None)
+
+
+def _table(
+    arms: Mapping[str, Sequence[Answers]],
+    keys: Sequence[tuple[str, int]],
+    version: int,
+    texts: Texts | None,
+) -> Graded:
+    import numpy as np
+
+    chosen = [versions[version] for versions in arms.values()]
+    rows = [[answers[key] for answers in chosen] for key in keys]
+
+    def numbers(name: str) -> Any:
+        values = [[getattr(sample, name) for sample in row] for row in rows]
+        array = np.asarray(
+            [[np.nan if v is None else v for v in row] for row in values], dtype=np.float64
+        )
+        return array if np.isfinite(array).any() else None
+
+    joules = numbers("joules")
+    whole = joules is not None and bool(np.isfinite(joules).all())
+    base = graded_of(list(arms), keys, [[s.correct for s in row] for row in rows], texts)
+    return replace(
+        base,
+        joules=joules if whole else None,
+        confidence=numbers("confidence"),
+        margin=numbers("margin"),
+    )

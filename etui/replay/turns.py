@@ -1,0 +1,170 @@
+"""A policy over the questions of the log: which it would answer otherwise now, and at what joules.
+
+Joules of turns that happened are measured; joules of turns that did not are predicted, and both
+sides of the comparison are predicted alike, so that an error of the prediction falls on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from etui.arm import Arm, Reasoning
+from etui.errors import EtuiError
+from etui.query import Message, Query
+
+if TYPE_CHECKING:
+    from etui.log.records import TurnRecord
+    from etui.routing.decision import Decision
+    from etui.routing.outlook import Outlook
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """One logged turn and what would answer it now.
+
+    Attributes:
+        turn_id, query: The turn.
+        before, after: (arm, model); ``after`` is None where the policy can come to no arm.
+        joules: Measured, with the kind; None where unmeasured.
+        kind: How they were measured.
+        predicted_before, predicted_after: Predicted for the question now, without any load; None
+            where nothing is known of the model.
+        why: Why the policy decides so, or why it cannot.
+    """
+
+    turn_id: str
+    query: str
+    before: tuple[str, str]
+    after: tuple[str, str] | None
+    joules: float | None
+    kind: str | None
+    predicted_before: float | None
+    predicted_after: float | None
+    why: str
+
+    @property
+    def moves(self) -> bool:
+        """Whether another arm or model would answer."""
+        return self.after is not None and self.after != self.before
+
+
+def replay_turns(
+    turns: Iterable[TurnRecord],
+    decide: Callable[[Query], Decision],
+    outlook: Outlook,
+) -> list[Again]:
+    """Every turn again, with the chat as it stood before it.
+
+    Args:
+        turns: Oldest first.
+        decide: The policy.
+        outlook: Predicts joules.
+    """
+    chats: dict[str, list[Message]] = {}
+    found = []
+    for turn in turns:
+        history = chats.setdefault(turn.chat_id, []) if turn.chat_id is not None else []
+        query = Query(turn.query, turn.system, tuple(history), turn.chat_id)
+        found.append(_again(turn, query, decide, arm_of(turn), outlook))
+        if turn.answer:
+            history += [Message("user", turn.query), Message("assistant", turn.answer)]
+    return found
+
+
+def arm_of(turn: TurnRecord) -> Arm:
+    """The arm that answered a turn, as far as the log tells it."""
+    settings = turn.settings
+    ways: dict[str, Reasoning] = {"cot": "cot", "vote": "vote"}
+    plain = Arm(turn.arm, turn.model)
+    return replace(
+        plain,
+        reasoning=ways.get(turn.reasoning, "direct"),
+        think_tokens=int(settings.get("think_tokens") or 0) or plain.think_tokens,
+        max_tokens=int(settings.get("max_tokens") or 0) or plain.max_tokens,
+        votes=int(settings.get("votes") or 0) or plain.votes,
+    )
+
+
+def _again(
+    turn: TurnRecord,
+    query: Query,
+    decide: Callable[[Query], Decision],
+    before: Arm,
+    outlook: Outlook,
+) -> Again:
+    after: Arm | None = None
+    try:
+        decision = decide(query)
+        after, why = decision.arm, decision.why
+    except EtuiError as error:
+        why = error.what.splitlines()[0]
+    return Again(
+        turn.turn_id,
+        turn.query,
+        (turn.arm, turn.model),
+        None if after is None else (after.name, after.model),
+        turn.energy.joules,
+        turn.energy.kind,
+        _joules(outlook, before, query),
+        None if after is None else _joules(outlook, after, query),
+        why,
+    )
+
+
+def _joules(outlook: Outlook, arm: Arm, query: Query) -> float | None:
+    predicted = outlook.joules(arm, query)
+    return None if predicted is None else predicted.prefill + predicted.decode
+
+
+def turns_document(policy: str, replayed: list[Again]) -> dict[str, Any]:
+    """The replay as plain JSON values; ``predicted`` holds sums over the turns known on both sides.
+
+    Measured joules are given for the same turns and for all.
+    """
+    both = [
+        turn
+        for turn in replayed
+        if turn.predicted_before is not None and turn.predicted_after is not None
+    ]
+    measured = [turn.joules for turn in replayed if turn.joules is not None]
+    moves: dict[tuple[str, str], int] = {}
+    for turn in replayed:
+        if turn.moves and turn.after is not None:
+            way = (" on ".join(turn.before), " on ".join(turn.after))
+            moves[way] = moves.get(way, 0) + 1
+    return {
+        "policy": policy,
+        "n": len(replayed),
+        "moved": sum(turn.moves for turn in replayed),
+        "undecided": sum(turn.after is None for turn in replayed),
+        "moves": [
+            {"from": source, "to": target, "n": count}
+            for (source, target), count in sorted(moves.items(), key=lambda item: -item[1])
+        ],
+        "joules": {
+            "measured": sum(measured) if measured else None,
+            "measured_turns": len(measured),
+            "kinds": sorted({turn.kind for turn in replayed if turn.kind is not None}),
+            "predicted_turns": len(both),
+            "predicted_before": sum(turn.predicted_before or 0.0 for turn in both) or None,
+            "predicted_after": sum(turn.predicted_after or 0.0 for turn in both) or None,
+        },
+        "turns": [
+            {
+                "turn_id": turn.turn_id,
+                "before": {"arm": turn.before[0], "model": turn.before[1]},
+                "after": None
+                if turn.after is None
+                else {"arm": turn.after[0], "model": turn.after[1]},
+                "moves": turn.moves,
+                "joules": turn.joules,
+                "kind": turn.kind,
+                "predicted_before": turn.predicted_before,
+                "predicted_after": turn.predicted_after,
+                "why": turn.why,
+            }
+            for turn in replayed
+        ],
+    }

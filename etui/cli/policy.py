@@ -10,6 +10,7 @@ import click
 from etui.cli.policy_common import load, print_json, print_table, say_problems, text_of
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_explain import explain
+from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
 from etui.errors import ExitCode, Problem
 from etui.visible import visible
@@ -235,5 +236,5 @@ def _short(text: str) -> str:
     return line if len(line) <= 60 else line[:59] + "…"
 
 
-for _command in (explain, new, edit, diff, replay):
+for _command in (explain, new, edit, diff, fit, replay):
     policy.add_command(_command)

@@ -66,13 +66,15 @@ def replay(
     its arms and the cheapest arm that is right. Without POLICY a router is fitted and judged on
     folds that had no part in its fit.
     """
+    from etui.cli.policy_sources import sort_names
+
     config, catalogue, _ = load()
     sources = [
         name for name in ("--outcomes", "--runs", "--log") if _given(name, outcomes, runs, of_log)
     ]
     if len(sources) > 1:
         raise UsageError(f"{' and '.join(sources)} exclude each other", "give one of them")
-    policies, folders = _sorted(names, runs, config)
+    policies, folders = sort_names(names, runs, config)
     if not outcomes and not folders:
         if costs or svg or data:
             raise UsageError(
@@ -104,22 +106,6 @@ def replay(
 
 def _given(name: str, outcomes: Path | None, runs: Sequence[str], of_log: bool) -> bool:
     return {"--outcomes": outcomes is not None, "--runs": bool(runs), "--log": of_log}[name]
-
-
-def _sorted(
-    names: Sequence[str], runs: Sequence[str], config: Config
-) -> tuple[list[str], list[Path]]:
-    """Names of policies, and folders of runs: behind ``--runs A`` further runs may follow."""
-    from etui.bench.run_folder import CONFIG
-    from etui.bench.runs import find_run, runs_dir
-
-    policies: list[str] = []
-    further: list[str] = []
-    for name in names:
-        places = (Path(name), runs_dir(config) / name)
-        is_run = bool(runs) and any((place / CONFIG).is_file() for place in places)
-        (further if is_run else policies).append(name)
-    return policies, [find_run(run, config) for run in (*runs, *further)]
 
 
 def _load(name: str, config: Config, catalogue: Catalogue) -> Policy:

@@ -60,35 +60,36 @@ def _draw(axes: Any, document: Mapping[str, Any]) -> None:
         x, y = arm["cost"], 100 * arm["accuracy"]
         low, high = (100 * end for end in arm["accuracy_interval"])
         axes.errorbar([x], [y], [[y - low], [high - y]], fmt="o", color=_INK, ms=5, capsize=3)
-        _label(axes, name, x, y, max(costs))
+        _label(axes, name, x, low, below=True)
     oracle = document["oracle"]
     axes.plot(oracle["cost"], 100 * oracle["accuracy"], "*", color=_ORACLE, ms=13, zorder=3)
-    _label(axes, "oracle", oracle["cost"], 100 * oracle["accuracy"], max(costs))
+    _label(axes, "oracle", oracle["cost"], 100 * oracle["accuracy"])
     for name, policy in document["policies"].items():
         x, y = policy["cost"], 100 * policy["accuracy"]
         axes.plot(x, y, "D", color=_POLICY, ms=7, zorder=3)
-        _label(axes, f"policy {name}", x, y, max(costs), color=_POLICY)
+        _label(axes, f"policy {name}", x, y, color=_POLICY)
     joules = bool(document["kinds"])
     kinds = f" ({', '.join(document['kinds'])})" if joules else ""
     axes.set_xlabel(f"joules a question{kinds}" if joules else "cost a question (as stated)")
     axes.set_ylabel("right answers, %")
     axes.set_title(f"{document['n']:,} questions", loc="left", fontsize=10)
-    axes.margins(x=0.10, y=0.12)
+    axes.margins(x=0.12, y=0.12)
     axes.grid(color="#e6e6e6", lw=0.6)
     axes.set_axisbelow(True)
     axes.legend(loc="lower right", frameon=False)
 
 
-def _label(axes: Any, text: str, x: float, y: float, largest: float, color: str = _INK) -> None:
-    """A name beside its point, on the side where there is room."""
-    right = x > 0.7 * largest
+def _label(
+    axes: Any, text: str, x: float, y: float, color: str = _INK, *, below: bool = False
+) -> None:
+    """A name beside its point: arms below theirs, since curves run above the arms."""
     axes.annotate(
         text,
         (x, y),
-        xytext=(-8 if right else 8, 7),
+        xytext=(0, -6) if below else (8, 6),
         textcoords="offset points",
-        ha="right" if right else "left",
-        va="bottom",
+        ha="center" if below else "left",
+        va="top" if below else "bottom",
         color=color,
     )
 

@@ -171,16 +171,19 @@ def _points(difference: float) -> str:
 
 
 def _points_range(interval: Mapping[str, Any]) -> str:
-    if interval["low"] is None:
-        return ""
-    return f"[{100 * interval['low']:+.2f}, {100 * interval['high']:+.2f}]"
+    return f"[{_end(interval['low'], '+.2f')}, {_end(interval['high'], '+.2f')}]"
 
 
 def _saved(saved: Mapping[str, Any] | None) -> str:
     if saved is None:
         return "no mixture is as accurate"
-    ends = "" if saved["low"] is None else f" [{100 * saved['low']:.0f}, {100 * saved['high']:.0f}]"
-    return f"{100 * saved['value']:.0f} %{ends}"
+    ends = f"[{_end(saved['low'], '.0f')}, {_end(saved['high'], '.0f')}]"
+    return f"{100 * saved['value']:.0f} % {ends}"
+
+
+def _end(end: float | None, form: str) -> str:
+    """One end of an interval, in hundredths; open where it lies at infinity."""
+    return "open" if end is None else format(100 * end, form)
 
 
 def _number(value: float | None) -> str:

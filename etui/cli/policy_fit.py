@@ -1,0 +1,276 @@
+"""``etui policy fit``: how accurate each arm is, learnt from graded answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.cli.policy_common import load, print_json, print_table
+from etui.errors import EtuiError, UsageError
+
+if TYPE_CHECKING:
+    from etui.config import Config
+    from etui.models import Catalogue
+    from etui.routing.fit.table import Graded
+    from etui.routing.fitted import FittedModel
+    from etui.routing.policy import Policy
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[POLICY]")
+@click.option(
+    "--outcomes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="CSV: subject,row,ARM,ARM... with 1 where the arm was right.",
+)
+@click.option("--runs", multiple=True, metavar="RUN", help="Bench runs; repeatable.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR", help="MMLU's files: the texts."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "dev"]),
+    default="test",
+    show_default=True,
+    help="Which questions the rows of --outcomes count.",
+)
+@click.option(
+    "--exclude-test",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Leave out questions that also stand in the test files of this folder.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: beside the policy."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of the folds.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def fit(
+    names: Sequence[str],
+    outcomes: Path | None,
+    runs: Sequence[str],
+    data: Path | None,
+    split: str,
+    exclude_test: Path | None,
+    output: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Learn from graded answers how likely each arm is right.
+
+    The answers are bench runs or a table of outcomes; arms go by their names. What was learnt lies
+    beside the policy as NAME.fitted.json, and its objectives and cascades go by it from then on.
+    """
+    from etui.cli.policy_sources import sort_names
+    from etui.routing.fit.heads import fit_heads
+    from etui.routing.heads import fitted_path
+
+    config, catalogue, _ = load()
+    policies, folders = sort_names(names, runs, config)
+    if (outcomes is None) == (not folders):
+        raise UsageError(
+            "give graded answers: either --outcomes FILE or --runs RUN",
+            "`etui bench --arms A,B --policy NAME` makes a run",
+        )
+    if len(policies) > 1:
+        raise UsageError(f"{len(policies)} policies are named", "fit one policy at a time")
+    graded, sources, sha256, notes = _answers(outcomes, folders, data, split, config)
+    policy = _policy(policies, output, config, catalogue)
+    if policy is not None:
+        graded, left_out = _arms_of(policy, graded)
+        notes += left_out
+    before = len(graded)
+    if exclude_test is not None:
+        from etui.replay.texts import texts_of, without
+
+        if not graded.questions:
+            raise UsageError(
+                "--exclude-test compares texts", "name the data of the answers: --data"
+            )
+        graded = without(graded, texts_of(exclude_test, "test").values())
+    model = fit_heads(graded, _origin(graded, sources, sha256, before), seed=seed)
+    if output is None:
+        assert policy is not None  # without either the default policy is taken
+        output = fitted_path(policy, config)
+    _save(output, model)
+    if as_json:
+        print_json(_document(output, model, notes))
+        return
+    _print(output, model, notes)
+
+
+def _answers(
+    outcomes: Path | None, folders: Sequence[Path], data: Path | None, split: str, config: Config
+) -> tuple[Graded, tuple[str, ...], str, list[str]]:
+    """The answers, where they are from, the hash of the data, and notes."""
+    if outcomes is not None:
+        from etui.replay.outcomes import read_outcomes
+        from etui.replay.texts import texts_of
+
+        texts = texts_of(data, split) if data is not None else None
+        graded, sha256 = read_outcomes(outcomes, texts)
+        notes = (
+            []
+            if texts is not None
+            else ["without --data there are no texts: every question gets the rate of all"]
+        )
+        return graded, (outcomes.name,), sha256, notes
+    from etui.replay.runs import read_runs
+
+    found = read_runs(folders, config, data)
+    return found.graded, found.sources, found.data_sha256, list(found.notes)
+
+
+def _policy(
+    names: Sequence[str], output: Path | None, config: Config, catalogue: Catalogue
+) -> Policy | None:
+    """The policy that was named, else the default one; None where --output stands alone."""
+    from etui.routing.policies import load_policy
+
+    if not names and output is not None:
+        return None
+    return load_policy(names[0] if names else config.policy, config, catalogue.models)
+
+
+def _arms_of(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
+    """The answers of the policy's arms, with what the policy says of them."""
+    from etui.routing.fit.table import ArmFacts
+
+    shared = [arm for arm in graded.arms if arm in policy.arms]
+    if not shared:
+        raise UsageError(
+            f"none of {', '.join(graded.arms)} is an arm of policy {policy.name!r}",
+            f"its arms: {', '.join(policy.arms)}; or name an --output alone to fit every column",
+        )
+    facts = {}
+    for name in shared:
+        known = graded.facts.get(name)
+        reasoning = policy.arms[name].arm.reasoning
+        facts[name] = known or ArmFacts(None, reasoning, None)
+    unused = [arm for arm in graded.arms if arm not in shared]
+    missing = [arm for arm in policy.arms if arm not in shared]
+    notes = []
+    if unused:
+        notes.append(f"no arm of the policy, left out: {', '.join(unused)}")
+    if missing:
+        notes.append(f"arms without graded answers: {', '.join(missing)}")
+    return replace(graded.of_arms(shared), facts=facts), notes
+
+
+def _origin(graded: Graded, sources: tuple[str, ...], sha256: str, before: int) -> Any:
+    from datetime import UTC, datetime
+
+    from etui import __version__
+    from etui.routing.fitted import Provenance
+
+    if not len(graded):
+        raise UsageError("every question also stands in the test files", "give other answers")
+    return Provenance(
+        fitted_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        source=sources,
+        data_sha256=sha256,
+        n=len(graded),
+        excluded=before - len(graded),
+        etui=__version__,
+    )
+
+
+def _save(path: Path, model: FittedModel) -> None:
+    """Write the whole file or none of it.
+
+    Raises:
+        EtuiError: It cannot be written.
+    """
+    from etui.routing.fitted import fitted_text
+
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(fitted_text(model), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {path}: {error.strerror or error}", "name another file with --output"
+        ) from None
+
+
+def _document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "provenance": model.provenance.model_dump(),
+        "arms": {
+            name: {
+                "model": head.model,
+                "reasoning": head.reasoning,
+                "n": head.n,
+                "rate": head.rate,
+                "bands": len(head.rates),
+                "c": head.logistic.c,
+                **head.quality.model_dump(),
+                "curves": [
+                    {"of": curve.of, "kind": curve.kind, "n": curve.n, "ece": curve.ece}
+                    for curve in head.curves
+                ],
+            }
+            for name, head in model.arms.items()
+        },
+        "needs": [
+            {
+                "need": need.need,
+                "base": need.base,
+                "other": need.other,
+                "n": need.n,
+                "auc": need.auc,
+            }
+            for need in model.needs
+        ],
+        "notes": list(notes),
+    }
+
+
+def _print(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
+    origin = model.provenance
+    left = f", {origin.excluded} left out that are also in test" if origin.excluded else ""
+    click.echo(f"{path}: {origin.n:,} questions of {', '.join(origin.source)}{left}")
+    click.echo()
+    rows = [
+        (
+            name,
+            head.model or "any",
+            f"{100 * head.rate:.1f} %",
+            f"{head.quality.brier:.3f}",
+            f"{head.quality.brier_rate:.3f}",
+            f"{head.quality.ece:.3f}",
+            "" if head.quality.auc is None else f"{head.quality.auc:.3f}",
+            ", ".join(f"{curve.kind} of {curve.of}, ECE {curve.ece:.3f}" for curve in head.curves)
+            or "no confidence",
+        )
+        for name, head in model.arms.items()
+    ]
+    head = ("ARM", "MODEL", "RIGHT", "BRIER", "OF THE RATE", "ECE", "AUC", "AFTER AN ANSWER")
+    print_table(head, rows)
+    if model.needs:
+        click.echo()
+        print_table(
+            ("NEEDS", "BASE", "OTHER", "AUC"),
+            [
+                (
+                    need.need.replace("_", " "),
+                    need.base,
+                    need.other,
+                    "not told" if need.auc is None else f"{need.auc:.3f}",
+                )
+                for need in model.needs
+            ],
+        )
+    click.echo()
+    click.echo(
+        "Brier, ECE, AUC: five folds, no question in its own; Brier OF THE RATE alone beside"
+    )
+    for note in notes:
+        click.echo(f"note: {note}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from queue import SimpleQueue
 
 from textual import work
 from textual.screen import Screen
@@ -19,6 +20,7 @@ from etui.tui.backend import Backend, Route
 from etui.tui.conversation import Asking, Conversation, new_chat
 from etui.tui.messages import (
     GivenUp,
+    OverBudget,
     TextBatch,
     TurnEnded,
     TurnFact,
@@ -27,6 +29,7 @@ from etui.tui.messages import (
     WarmingUp,
     WarmUpNews,
 )
+from etui.tui.modals import ConfirmModal
 from etui.tui.pace import QUIET, USUAL, Pace
 from etui.tui.power_panel import PowerPanel
 from etui.tui.progress import Stage, TurnProgress, advance
@@ -56,6 +59,7 @@ class AnsweringScreen(Screen[None]):
         self._pace = QUIET if config.quiet else USUAL
         self._warming = False
         self._leaving = False
+        self._confirming = SimpleQueue[bool]()
         self._ticker: Timer | None = None
         self._transcript = Transcript()
         self._panel = PowerPanel()
@@ -79,6 +83,7 @@ class AnsweringScreen(Screen[None]):
         """The backend is there: load the likely model, then answer what was asked meanwhile."""
         self._backend = backend
         backend.runner.on_unloaded = lambda model: self.post_message(GivenUp(model))
+        backend.runner.confirm = self._confirm
         self._load_ahead()
         self._look_up_spending()
 
@@ -98,6 +103,7 @@ class AnsweringScreen(Screen[None]):
             self.app.exit()
             return
         self.notify("saving the running answer …")
+        self._confirming.put(False)
         self._backend.runner.cancel()
 
     async def ask(self, asking: Asking) -> None:
@@ -226,6 +232,20 @@ class AnsweringScreen(Screen[None]):
                     self._panel.show_no_model()
                     self._notify_error(what, fix)
                 self._next()
+
+    def _confirm(self, question: str) -> bool:
+        """Ask the user, from the thread of the turn, which waits; leaving means no."""
+        answer = self._confirming = SimpleQueue[bool]()
+        self.post_message(OverBudget(question, answer))
+        return answer.get()
+
+    def on_over_budget(self, asked: OverBudget) -> None:
+        if self._leaving:
+            asked.answer.put(False)
+        else:
+            self.app.push_screen(
+                ConfirmModal(asked.question), lambda yes: asked.answer.put(bool(yes))
+            )
 
     def on_given_up(self, news: GivenUp) -> None:
         self._panel.show_unloaded(news.model)

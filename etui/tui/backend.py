@@ -53,9 +53,12 @@ class TurnRunner(Protocol):
     Attributes:
         on_unloaded: Called, from any thread, with the name of a model that was given up between
             two answers.
+        confirm: Asked, in the thread of the turn, whether to go on over a budget that is spent;
+            None where nobody can be asked.
     """
 
     on_unloaded: Callable[[str], object]
+    confirm: Callable[[str], bool] | None
 
     def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
         """Decide and answer; the last event is ``TurnFinished``.

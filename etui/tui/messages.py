@@ -7,6 +7,7 @@ terminal cannot lengthen a turn and so falsify its joules.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 from textual.message import Message
 
@@ -84,6 +85,15 @@ class WarmUpNews(Message):
     def __init__(self, fact: WarmUpFact) -> None:
         super().__init__()
         self.fact = fact
+
+
+class OverBudget(Message):
+    """A budget is spent, and its policy asks the user; the turn's thread waits for ``answer``."""
+
+    def __init__(self, question: str, answer: SimpleQueue[bool]) -> None:
+        super().__init__()
+        self.question = question
+        self.answer = answer
 
 
 class GivenUp(Message):

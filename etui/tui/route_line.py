@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etui import units
 from etui.lines import SEPARATOR
-from etui.log.records import TurnRecord
+from etui.log.records import HopRecord, TurnRecord
 from etui.turn import HopEnded
 from etui.visible import visible
 
@@ -18,7 +18,7 @@ def logged_why(record: TurnRecord) -> str:
     return visible(SEPARATOR.join(part for part in (route, reason) if part))
 
 
-def hop_line(hop: HopEnded) -> str:
+def hop_line(hop: HopEnded | HopRecord) -> str:
     """An answer that did not stand: ``not taken: quick › smollm2-135m · 41 % sure · 12 J``."""
     parts = [f"not taken: {hop.arm} › {hop.model}", hop.why]
     if hop.joules is not None:

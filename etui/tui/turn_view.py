@@ -17,7 +17,7 @@ from textual.widgets.markdown import MarkdownStream
 from etui import units
 from etui.errors import EtuiError
 from etui.lines import SEPARATOR, energy_line, why_line
-from etui.log.records import TurnRecord
+from etui.log.records import HopRecord, TurnRecord
 from etui.tui.conversation import Asking
 from etui.tui.fact_line import FactLine
 from etui.tui.messages import TextBatch
@@ -124,6 +124,9 @@ the place of the one before it, and of what followed, in what the model remember
     async def on_mount(self) -> None:
         if self.record is not None:
             self._why.show(logged_why(self.record))
+            for hop in self.record.hops:
+                if not hop.taken:
+                    await self._fold_away(hop, hop.answer)
             await self._show_record(self.record)
             if self.record.error:
                 _show(self._error, f"✗ {visible(self.record.error)}")
@@ -151,13 +154,7 @@ the place of the one before it, and of what followed, in what the model remember
             return
         await self.close_stream()
         text = "\n\n".join(t for t in (self._thinking.strip(), self._written.strip()) if t)
-        shown, _ = shortened(visible(text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES)
-        rejected = Collapsible(
-            Static(shown or "no text", markup=False, classes="thought-text"),
-            title=escape(visible(hop_line(hop))),
-            classes="hop",
-        )
-        await self.mount(rejected, before=self._thought)
+        await self._fold_away(hop, text)
         self._thinking = self._written = ""
         self._thinking_tokens = 0
         self._thought_folded = False
@@ -165,6 +162,12 @@ the place of the one before it, and of what followed, in what the model remember
         self._thought.display = self._answer.display = False
         self._thought_text.update("")
         await self._answer.update("")
+
+    async def _fold_away(self, hop: HopEnded | HopRecord, text: str) -> None:
+        shown, _ = shortened(visible(text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES)
+        body = Static(shown or "no text", markup=False, classes="thought-text")
+        title = escape(visible(hop_line(hop)))
+        await self.mount(Collapsible(body, title=title, classes="hop"), before=self._thought)
 
     async def write(self, batch: TextBatch) -> None:
         """Take what was decoded since the last batch."""

@@ -26,7 +26,7 @@ from etui.routing.decision import Decision
 from etui.tui.app import EtuiApp
 from etui.tui.backend import REPLACES, Backend, ModelOnOffer, Route, Vitals
 from etui.tui.spending import Spending
-from etui.turn import Decided, TurnEvent, TurnFinished
+from etui.turn import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 
 DEADLINE_SECONDS = 20.0
 MODEL = "smollm2-135m"
@@ -97,6 +97,9 @@ class FakeRunner:
     _end: threading.Event = field(default_factory=threading.Event)
 
     on_unloaded: Callable[[str], object] = lambda _model: None
+    confirm: Callable[[str], bool] | None = None
+    over_budget: str = ""
+    hops: tuple[tuple[HopStarted | None, tuple[str, ...], HopEnded], ...] = ()
 
     def other_route(self, record: TurnRecord, route: Route, direction: str) -> Route | None:
         return self.other
@@ -125,12 +128,19 @@ class FakeRunner:
         self._cancelled.clear()
         if self.error:
             raise self.error
+        if self.over_budget and not (self.confirm and self.confirm(self.over_budget)):
+            raise EtuiError(self.over_budget, "wait an hour")
         arm = Arm(route.arm or "quick", route.model or MODEL)
         decision = Decision(
             arm, route.policy, "everything-else", "everything-else: no signal holds"
         )
         yield Decided(decision)
         shown: list[Event] = []
+        for started, texts, ended in self.hops:
+            if started is not None:
+                yield started
+            yield from (Answer(time.monotonic_ns(), text, 1) for text in texts)
+            yield ended
         for event in self._events():
             shown.append(event)
             yield event

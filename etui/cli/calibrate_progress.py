@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
 
 from etui.energy.curve import Speed
-from etui.energy.curve_plan import Grid, Visit, expected_seconds
+from etui.energy.curve_plan import Grid, Visit, expected_seconds, seconds_left
 from etui.units import count_text, seconds_text
 
 _LINES = 10
@@ -42,11 +43,13 @@ def shown(
         with _bar(model, order, grid, speed, done) as progress:
             yield progress
         return
+    start = time.monotonic()
     every = max(1, len(order) // _LINES)
 
     def line(count: int) -> None:
         if count % every == 0 or count == len(order):
-            left = seconds_text(expected_seconds(order[count:], grid, speed))
+            elapsed = time.monotonic() - start
+            left = seconds_text(seconds_left(order, done, count, elapsed, grid, speed))
             click.echo(f"{model}: {count} of {points}, about {left} left", err=True)
 
     yield line
@@ -69,8 +72,11 @@ def _bar(
     ) as bars:
         task = bars.add_task(f"calibrating {model}", total=len(order), completed=done, left="")
 
+        start = time.monotonic()
+
         def update(count: int) -> None:
-            left = seconds_text(expected_seconds(order[count:], grid, speed))
+            elapsed = time.monotonic() - start
+            left = seconds_text(seconds_left(order, done, count, elapsed, grid, speed))
             bars.update(task, completed=count, left=f"{left} left")
 
         update(done)

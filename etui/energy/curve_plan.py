@@ -150,5 +150,20 @@ def expected_seconds(left: Sequence[Visit], grid: Grid, speed: Speed) -> float |
     )
 
 
+def seconds_left(
+    order: Sequence[Visit], begun: int, done: int, elapsed_s: float, grid: Grid, speed: Speed
+) -> float | None:
+    """The rest of the expected time, stretched by how the visits so far kept to theirs.
+
+    Args:
+        order: Every visit.
+        begun, done: How many were there at the start, and are there now.
+        elapsed_s: Seconds since the start.
+    """
+    left = expected_seconds(order[done:], grid, speed)
+    behind = expected_seconds(order[begun:done], grid, speed)
+    return left * elapsed_s / behind if left is not None and behind else left
+
+
 def _listed(lengths: Sequence[int]) -> str:
     return ",".join(map(str, lengths))

@@ -20,6 +20,7 @@ from etui.energy.curve_plan import (
     expected_seconds,
     fitted_into,
     parse_grid,
+    seconds_left,
     visits,
 )
 from etui.energy.curve_points import curve_of_points, error_on
@@ -172,6 +173,16 @@ def test_the_expected_time_counts_windows_rests_and_lengths():
         (10 + 10 + 1.2) + (2 + 2 + 1.2)
     )
     assert expected_seconds(left, grid, Speed()) is None
+
+
+def test_the_time_left_is_stretched_by_the_pace_so_far():
+    grid = Grid(window_s=2.0, cool_down_s=1.0)
+    order = [Visit(Length(10, 10))] * 4  # 5.2 s each
+    speed = Speed(100.0, 10.0)
+    assert seconds_left(order, 0, 0, 0.0, grid, speed) == pytest.approx(4 * 5.2)
+    assert seconds_left(order, 0, 2, 2 * 10.4, grid, speed) == pytest.approx(2 * 10.4)
+    assert seconds_left(order, 1, 3, 2 * 5.2, grid, speed) == pytest.approx(5.2)
+    assert seconds_left(order, 0, 2, 9.0, grid, Speed()) is None
 
 
 def test_a_stopped_calibration_goes_on_from_its_points(config):

@@ -36,7 +36,7 @@ from etui.request import AnswerRequest
 from etui.residence import load_record, unload_record
 from etui.routing.decision import Decision
 from etui.so_far import SoFar
-from etui.spans import energy_over, spans_of, sum_of_known
+from etui.spans import Leg, energy_over, spans_of, sum_of_known
 from etui.turn_record import Ended, leg_of, turn_record
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ class Course:
         first, last = self._hops[0].end, self._hops[-1].end
         return self._meter.energy(first.start_ns, max(first.start_ns, last.end_ns)).joules
 
-    def _legs(self) -> list[Any]:
+    def _legs(self) -> list[Leg]:
         return [leg_of(hop, seen) for hop, seen in zip(self._hops, self._seen, strict=True)]
 
     def _predicted_joules(self) -> float | None:

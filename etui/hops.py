@@ -195,7 +195,8 @@ def next_step(
     if last.failure is not None:
         return _after_failure(decision, hops, last)
     if spent.budget is not None:
-        return Stop(f"no further arm is asked: {spent.budget} is spent" if _open(last) else "")
+        told = f"no further arm is asked: {spent.budget} is spent"
+        return Stop("" if last.accepted else told)
     again = _constrained(question, decision, hops, last)
     if again is not None:
         return again
@@ -221,7 +222,9 @@ def best(hops: Sequence[Hop]) -> Hop | None:
     accepted = [hop for hop in answers if hop.accepted]
     if accepted:
         return accepted[-1]
-    calibrated = [(hop.probability, n) for n, hop in enumerate(answers) if hop.probability]
+    calibrated = [
+        (hop.probability, n) for n, hop in enumerate(answers) if hop.probability is not None
+    ]
     if len(calibrated) < len(answers):
         return answers[-1]
     return answers[max(calibrated)[1]]
@@ -277,10 +280,6 @@ def course_words(decision: Decision, hops: Sequence[Hop], stands: Hop) -> str:
     if stands is not hops[-1]:
         parts.append(f"the answer of {stands.arm.name} stands")
     return "; ".join(parts)
-
-
-def _open(hop: Hop) -> bool:
-    return not hop.accepted
 
 
 def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> Ask | Stop:

@@ -24,8 +24,7 @@ def power_curve(
     count = max(1, min(MOST_SLICES, (end_ns - start_ns) // SHORTEST_SLICE_NS))
     edges = [start_ns + (end_ns - start_ns) * index // count for index in range(count + 1)]
     return tuple(
-        _watts(energy_of(start, end).joules, end - start)
-        for start, end in pairwise(edges)
+        _watts(energy_of(start, end).joules, end - start) for start, end in pairwise(edges)
     )
 
 

@@ -159,3 +159,37 @@ def test_a_vote_without_a_temperature_gets_one(machine):
 def test_wishes_without_effect_are_refused(machine, wishes, what):
     with pytest.raises(UsageError, match=what):
         machine.choose(model="smollm2-135m", **wishes)
+
+
+CASCADE = """
+version: 1
+arms:
+  quick: {model: smollm2-135m, reasoning: direct}
+  think: {model: smollm2-135m, reasoning: cot}
+rules: [{name: all, cascade: {arms: [quick, think], accept_at: 0.7}}]
+"""
+
+
+@pytest.fixture
+def climbing(machine):
+    machine.has("smollm2-135m")
+    machine.config.policies_dir.mkdir()
+    (machine.config.policies_dir / "mine.yaml").write_text(CASCADE)
+    return machine
+
+
+def test_wishes_for_every_answer_change_every_arm_of_a_cascade(climbing):
+    cascade = climbing.choose(policy="mine", max_tokens=9, seed=3).cascade
+    assert [(arm.max_tokens, arm.sampling.seed) for arm in cascade.arms] == [(9, 3), (9, 3)]
+
+
+def test_a_way_of_reasoning_that_is_named_ends_the_cascade(climbing):
+    decision = climbing.choose(policy="mine", reasoning="cot", think_tokens=40)
+    assert (decision.cascade, decision.arm.name, decision.arm.think_tokens) == (None, "quick", 40)
+    assert decision.notices == ("quick answers alone, as its way of reasoning was named",)
+
+
+def test_a_damaged_fit_is_told_before_a_cascade_begins(climbing):
+    (climbing.config.policies_dir / "mine.fitted.json").write_text("{")
+    with pytest.raises(InvalidFile, match=r"mine\.fitted\.json"):
+        climbing.choose(policy="mine")

@@ -99,6 +99,11 @@ def test_where_none_is_sure_the_likeliest_answer_stands():
     assert played.of(HopEnded)[-1].taken is False
 
 
+def test_a_probability_of_nothing_is_a_probability():
+    record = play(two(first=0.2, second=0.0), CASCADE, outlook=Known()).record
+    assert (record.answer, record.hops[1].probability) == ("Venus.", 0.0)
+
+
 def test_raw_confidences_are_not_compared_and_the_later_answer_stands():
     record = play(two(first=0.6, second=0.4), CASCADE).record
     assert (record.answer, record.hops[1].accepted) == ("Mars.", False)

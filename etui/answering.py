@@ -65,6 +65,10 @@ class InProcess:
         """
         return (yield from self._residency.session(model, path))
 
+    def forget(self) -> None:
+        """Let the next answer reuse nothing of those before it; between two answers."""
+        self._residency.forget()
+
     def cancel(self) -> None:
         """End the running answer within one batch."""
         self._cancelled.set()

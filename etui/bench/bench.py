@@ -204,14 +204,28 @@ class Bench:
         if plan.policy is not None:
             from etui.bench.routed import routed
 
-            return {
-                plan.policy.name: routed(
-                    plan.policy, self.config, self.catalogue, recorder, answerer, serve, stopped
-                )
-            }
+            decided = routed(
+                plan.policy,
+                self.config,
+                self.catalogue,
+                recorder,
+                answerer,
+                serve,
+                reuse=plan.reuse,
+                cancelled=stopped,
+            )
+            return {plan.policy.name: decided}
         if plan.format.generates:
             return {
-                name: TurnArm(_always(arm), serve, answerer, recorder, cancelled=stopped)
+                name: TurnArm(
+                    _always(arm),
+                    serve,
+                    answerer,
+                    recorder,
+                    answerer.forget,
+                    reuse=plan.reuse,
+                    cancelled=stopped,
+                )
                 for name, arm in plan.arms.items()
             }
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from etui.bench.turn_arm import TurnArm
 
 if TYPE_CHECKING:
+    from etui.answering import InProcess
     from etui.config import Config
     from etui.course import Serve
     from etui.models import Catalogue
     from etui.query import Query
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
-    from etui.turn import Answerer, Meter
+    from etui.turn import Meter
 
 
 def routed(
@@ -22,8 +23,10 @@ def routed(
     config: Config,
     catalogue: Catalogue,
     meter: Meter,
-    answerer: Answerer,
+    answerer: InProcess,
     serve: Serve,
+    *,
+    reuse: bool,
     cancelled: Callable[[], bool],
 ) -> TurnArm:
     """What answers by a policy.
@@ -43,4 +46,6 @@ def routed(
         host = read_host(config)
         return decide(query, policy, available=here, host=host, outlook=outlook)
 
-    return TurnArm(choose, serve, answerer, meter, outlook, cancelled)
+    return TurnArm(
+        choose, serve, answerer, meter, answerer.forget, outlook, reuse=reuse, cancelled=cancelled
+    )

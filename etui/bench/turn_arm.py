@@ -48,7 +48,9 @@ class TurnArm:
         serve: Finds the model of an arm.
         answerer: Where the models run.
         meter: Tells the energy of intervals.
+        forget: Has the next answer reuse nothing of those before it.
         outlook: Predicts joules and calibrates confidences; None without a policy.
+        reuse: Whether the questions of a subject share its worked examples.
         cancelled: Whether the user wants to stop.
     """
 
@@ -58,27 +60,40 @@ class TurnArm:
         serve: Serve,
         answerer: Answerer,
         meter: Meter,
+        forget: Callable[[], None],
         outlook: Outlook | None = None,
+        *,
+        reuse: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._decide = decide
         self._serve = serve
         self._answerer = answerer
         self._meter = meter
+        self._forget = forget
         self._outlook = outlook
+        self._reuse = reuse
         self._cancelled = cancelled
 
     def answer(self, work: SubjectWork) -> Iterator[Turned]:
         """Answer the questions of a subject that are not done, one after the other.
 
+        Nothing is reused of another arm's answers, or an arm would look cheap for coming second.
+        Within a subject the worked examples are, where there are any; a question without them is
+        computed whole, so that its price does not depend on what was asked before.
+
         Raises:
             StopRequested: The user wants to stop; the answer under way is given up.
             EngineFailed: The engine gave up.
         """
+        self._forget()
+        shared = self._reuse and bool(work.examples)
         for question in work.questions:
             if question.row not in work.done:
                 if self._cancelled():
                     raise StopRequested
+                if not shared:
+                    self._forget()
                 yield self._turn(question, work.examples)
 
     def _turn(self, question: Question, examples: Sequence[Question]) -> Turned:

@@ -321,6 +321,11 @@ class LlamaSession:
         else:
             self._release(own)
 
+    def forget(self) -> None:
+        """Give up every closed sequence, so that nothing computed before is reused."""
+        while self._donors:
+            self._evict(self._donors[0])
+
     def free(self) -> None:
         """Free the context and the model."""
         for sequence in list(self._live.values()):

@@ -125,6 +125,11 @@ class Residency:
         idle = [name for name, r in self._residents.items() if now - r.used_seconds >= keep]
         return tuple(self._unload(name, "idle") for name in idle)
 
+    def forget(self) -> None:
+        """Have no model reuse what it computed before; all stay in memory."""
+        for resident in self._residents.values():
+            resident.session.forget()
+
     def _unload(self, name: str, reason: UnloadReason) -> Unloaded:
         resident = self._residents.pop(name)
         start_ns = time.monotonic_ns()

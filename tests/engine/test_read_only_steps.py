@@ -43,3 +43,18 @@ def test_a_drawing_step_goes_on_after_one_that_drew_nothing(session: LlamaSessio
     session.step([sequence], draw=False)
     (drawn,) = session.step([sequence]).sampled
     assert drawn.token == session.tokenize(" Paris")[0]
+
+
+def test_a_session_that_forgets_reuses_nothing(session: LlamaSession) -> None:
+    tokens = session.tokenize("One two three four five six", bos=True)
+    first = session.open(tokens, GREEDY)
+    session.step([first])
+    session.close(first)
+    again = session.open(tokens, GREEDY)
+    assert again.cached > 0
+    session.close(again)
+    free = session.free_sequences
+    session.forget()
+    anew = session.open(tokens, GREEDY)
+    assert anew.cached == 0
+    assert session.free_sequences == free - 1

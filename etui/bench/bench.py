@@ -17,7 +17,7 @@ from etui.bench.house import configure, drained, load_models
 from etui.bench.log_rows import answer_record, run_record
 from etui.bench.plan import Plan
 from etui.bench.run_config import RunConfig, differences
-from etui.bench.run_folder import RunFolder
+from etui.bench.run_folder import RunFolder, check_new
 from etui.bench.running import Ending, answer_all, done_rows
 from etui.bench.runs import new_run_id, runs_dir
 from etui.bench.sample import Sample
@@ -26,7 +26,7 @@ from etui.bench.sink import Sink
 from etui.bench.turn_arm import TurnArm
 from etui.bench.work import Contender
 from etui.energy.baseline import load_baselines, use
-from etui.errors import EtuiError, LogUnavailable, UsageError
+from etui.errors import EtuiError, LogUnavailable, Stopped, UsageError
 from etui.routing.decision import Decision
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Bench:
         Raises:
             EtuiError: It cannot be begun, or did not come to its end; what was answered is kept.
         """
+        if out is not None:
+            check_new(out)  # said before minutes go into loading models
         with ExitStack() as stack:
             now = datetime.now()
             named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
@@ -185,11 +187,16 @@ class Bench:
                 ending = answer_all(plan, contenders, done, sink, self.stopped.is_set, max_joules)
             finally:
                 sink.close()
+            if not samples:
+                raise Stopped(
+                    "stopped before the first answer",
+                    f"begin with: etui bench --resume {folder.path}",
+                )
             status = "complete" if ending == "complete" else "stopped"
             self.audience.say("writing the report")
             summary = self._results(folder, config, samples)
         except (KeyboardInterrupt, EtuiError) as error:
-            status = "stopped" if isinstance(error, KeyboardInterrupt) else "error"
+            status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
             raise
         finally:
             record(status, summary)

@@ -80,6 +80,22 @@ def read_run(folder: Path) -> Recorded:
     return Recorded(config, tuple(samples), good, changed)
 
 
+def check_new(folder: Path) -> None:
+    """Make sure that a new run may have this folder.
+
+    Raises:
+        UsageError: The folder holds something.
+    """
+    if (folder / CONFIG).exists():
+        raise UsageError(
+            f"{folder} holds a run already", f"go on with it: etui bench --resume {folder}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", "name a new folder with --out")
+    if folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
+        raise UsageError(f"{folder} is not empty", "name a new folder with --out")
+
+
 class RunFolder:
     """A run folder that this process alone writes to, until it is closed.
 
@@ -101,12 +117,7 @@ class RunFolder:
             UsageError: The folder holds something.
             EtuiError: It cannot be written, or another process writes to it.
         """
-        if (folder / CONFIG).exists():
-            raise UsageError(
-                f"{folder} holds a run already", f"go on with it: etui bench --resume {folder}"
-            )
-        if folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
-            raise UsageError(f"{folder} is not empty", "name a new folder with --out")
+        check_new(folder)
         lock = None
         try:
             folder.mkdir(parents=True, exist_ok=True)

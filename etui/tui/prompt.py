@@ -8,9 +8,14 @@ from typing import ClassVar
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
+from textual.strip import Strip
 from textual.widgets import TextArea
 
+from etui import units
 from etui.visible import visible
+
+LARGE_PASTE_CHARACTERS = 20_000
+"""A paste above this stands in the prompt as a sign, and is sent whole."""
 
 
 class Prompt(TextArea):
@@ -58,6 +63,7 @@ questions. A question asked while an answer runs waits for its turn.
         self._at = 0
         self._draft = ""
         self._kept = ""
+        self._pastes: dict[str, str] = {}
         self.editing: str | None = None
         """The turn whose question is edited; empty for one that is in no log, None for none."""
 
@@ -75,6 +81,12 @@ questions. A question asked while an answer runs waits for its turn.
             event.stop()
             await self.run_action(active.binding.action)
 
+    def render_line(self, y: int) -> Strip:
+        """Nothing where the terminal leaves no room: the placeholder cannot be wrapped there."""
+        if not self.content_size.width:
+            return Strip.blank(self.size.width)
+        return super().render_line(y)
+
     def action_send(self) -> None:
         """Send what is typed, unless it is blank."""
         text = self.text.strip()
@@ -89,7 +101,7 @@ questions. A question asked while an answer runs waits for its turn.
             self.text = ""
         else:
             self.end_edit()
-        self.post_message(self.Sent(text, replaces))
+        self.post_message(self.Sent(self._unfolded(text), replaces))
 
     def action_break_line(self) -> None:
         """Begin a new line."""
@@ -116,7 +128,7 @@ questions. A question asked while an answer runs waits for its turn.
             self._kept = self.text
         self.editing = turn_id or ""
         self.border_title = "editing an earlier question: Enter sends it again, Esc gives it up"
-        self.text = visible(text)
+        self.text = self._folded(text)
         self.move_cursor(self.document.end)
         self.focus()
 
@@ -129,11 +141,12 @@ questions. A question asked while an answer runs waits for its turn.
 
     def remember(self, questions: Iterable[str]) -> None:
         """Have these questions on Up, the newest last, after those of other chats."""
-        self._asked.extend(visible(question) for question in questions)
+        self._asked.extend(self._folded(question) for question in questions)
         self._at = len(self._asked)
 
     def put_back(self, text: str) -> None:
         """Give a question back that was not asked after all, before what is typed now."""
+        text = self._folded(text)
         self.text = f"{text}\n{self.text}" if self.text.strip() else text
         self.move_cursor(self.document.end)
 
@@ -148,5 +161,20 @@ questions. A question asked while an answer runs waits for its turn.
         """Insert a paste; what is seen is what is sent, so its control characters are symbols."""
         event.prevent_default()
         event.stop()
-        inserted = self.replace(visible(event.text), *self.selection)
+        inserted = self.replace(self._folded(event.text), *self.selection)
         self.move_cursor(inserted.end_location)
+
+    def _folded(self, text: str) -> str:
+        """The text, or a sign in its place where laying it out would hold up the keys."""
+        text = visible(text)
+        if len(text) <= LARGE_PASTE_CHARACTERS:
+            return text
+        size = units.count_text(len(text), "character")
+        sign = f"[paste {len(self._pastes) + 1}: {size}]"
+        self._pastes[sign] = text
+        return sign
+
+    def _unfolded(self, text: str) -> str:
+        for sign, pasted in self._pastes.items():
+            text = text.replace(sign, pasted)
+        return text

@@ -13,6 +13,8 @@ from etui.log.records import TurnRecord
 from etui.tui.turn_view import TurnView
 from etui.tui.window import MOST_TURNS, Window, latest
 
+_LOOKS = 4
+
 WELCOME = """\
 Ask something. Every answer shows what it cost in joules.
 
@@ -144,11 +146,17 @@ their uncertainty and how they are known, joules per token, mean watts.
         seen = [turn for turn in views if turn.region.overlaps(self.region)]
         return next(iter(seen or views), None)
 
-    def _hold(self, view: TurnView, place: int) -> None:
-        """Scroll so that a turn is where it was before others came or went above it."""
-        if view.is_mounted:
-            self.scroll_to(y=self.scroll_y + view.region.y - place, animate=False, force=True)
-        self._moving = False
+    def _hold(self, view: TurnView, place: int, looks: int = _LOOKS) -> None:
+        """Scroll so that a turn is where it was before others came or went above it.
+
+        Markdown gets its height over more than one layout, so this looks more than once.
+        """
+        if view.is_mounted and view.region.y != place:
+            y = self.scroll_y + view.region.y - place
+            self.scroll_to(y=y, animate=False, force=True, immediate=True)
+        again = view.is_mounted and looks > 1
+        if not (again and self.call_after_refresh(self._hold, view, place, looks - 1)):
+            self._moving = False
 
     async def _mount_and_remove(self, window: Window) -> None:
         wanted = self._records[window.first : window.end]

@@ -109,3 +109,26 @@ async def test_the_prompt_grows_only_so_far() -> None:
         prompt = app.query_one(Prompt)
         prompt.text = "\n".join("line" for _ in range(40))
         await until(pilot, lambda: prompt.size.height == 10)
+
+
+async def test_a_paste_of_a_megabyte_stands_as_a_sign_and_is_sent_whole() -> None:
+    app = PromptApp()
+    pasted = "a line of text\n" * 70_000
+    async with app.run_test() as pilot:
+        prompt = app.query_one(Prompt)
+        await pilot.press(*"sum up ")
+        prompt.post_message(events.Paste(pasted))
+        await until(pilot, lambda: prompt.text == "sum up [paste 1: 1,050,000 characters]")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.sent)
+        assert app.sent == [f"sum up {pasted}"]
+        await pilot.press("up", "enter")
+        await until(pilot, lambda: len(app.sent) == 2)
+        assert app.sent[1] == app.sent[0], "the sign stands for it in the history as well"
+
+
+async def test_a_text_that_only_looks_like_a_sign_is_sent_as_it_is() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        await send(pilot, "[paste 1: 30,000 characters]")
+        await until(pilot, lambda: app.sent == ["[paste 1: 30,000 characters]"])

@@ -65,6 +65,10 @@ class InProcess:
         """
         return (yield from self._residency.session(model, path))
 
+    def unload(self, model: str) -> Iterator[Unloaded]:
+        """Give a model up between two answers; nothing comes when it was not in memory."""
+        return self._residency.unload(model)
+
     def forget(self) -> None:
         """Let the next answer reuse nothing of those before it; between two answers."""
         self._residency.forget()

@@ -28,6 +28,7 @@ from etui.engine.wire import (
     Hurry,
     Load,
     Told,
+    Unload,
     WireError,
     decode,
     encode,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from etui.engine.events import Event
 
 HEARTBEAT_SECONDS = 0.5
+Request = Ask | Load | Unload
 
 
 class Worker:
@@ -53,7 +55,7 @@ class Worker:
         self._requests = requests
         self._replies = replies
         self._writing = threading.Lock()
-        self._asked: queue.SimpleQueue[Ask | Load] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._running: int | None = None
         self._engine: InProcess | None = None
@@ -70,7 +72,7 @@ class Worker:
         while True:
             self._answer(self._engine, self._next(self._engine))
 
-    def _next(self, engine: InProcess) -> Ask | Load:
+    def _next(self, engine: InProcess) -> Request:
         """The next request; models are unloaded while none comes, on the thread that answers."""
         while True:
             for unloaded in engine.unload_idle():
@@ -78,7 +80,7 @@ class Worker:
             with contextlib.suppress(queue.Empty):
                 return self._asked.get(timeout=engine.seconds_to_unload())
 
-    def _answer(self, engine: InProcess, ask: Ask | Load) -> None:
+    def _answer(self, engine: InProcess, ask: Request) -> None:
         number = self._running = ask.number
         try:
             for event in _events(engine, ask):
@@ -105,7 +107,7 @@ class Worker:
             except WireError:
                 traceback.print_exc()  # the parent shows the end of the log
                 os._exit(1)  # it would wait for an answer that never comes
-            if isinstance(message, Ask | Load):
+            if isinstance(message, Request):
                 self._asked.put(message)
             elif isinstance(message, Cancel):
                 self._cancelled.add(message.number)
@@ -131,11 +133,13 @@ class Worker:
             os._exit(0)  # the parent no longer reads
 
 
-def _events(engine: InProcess, ask: Ask | Load) -> Iterator[Event]:
+def _events(engine: InProcess, ask: Request) -> Iterator[Event]:
     if isinstance(ask, Ask):
         yield from engine.answer(ask.request)
-    else:
+    elif isinstance(ask, Load):
         yield from engine.load(ask.model, ask.path)
+    else:
+        yield from engine.unload(ask.model)
 
 
 def main() -> None:

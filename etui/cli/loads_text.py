@@ -9,7 +9,12 @@ from etui.log.records import LoadRecord, UnloadRecord
 from etui.turn_text import columns, local_time, one_line
 
 _HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "FOR")
-_REASONS = {"room": "room", "idle": "kept warm long enough", "changed": "a changed entry"}
+_REASONS = {
+    "room": "room",
+    "idle": "kept warm long enough",
+    "changed": "a changed entry",
+    "asked": "asked for",
+}
 
 
 def loads_table(

@@ -27,6 +27,7 @@ from etui.engine.wire import (
     Hurry,
     Load,
     Told,
+    Unload,
     WireError,
     decode,
     encode,
@@ -124,7 +125,19 @@ class ChildProcess:
             if isinstance(event, Residence):
                 yield event
 
-    def _told(self, message_of: Callable[[int], Ask | Load]) -> Iterator[Event]:
+    def unload(self, model: str) -> Iterator[Residence]:
+        """Give a model up between two answers; nothing comes when it was not in memory.
+
+        Raises:
+            EngineFailed: As ``answer``.
+        """
+        if self.pid is None:
+            return  # it went with its process
+        for event in self._told(lambda number: Unload(number, model)):
+            if isinstance(event, Residence):
+                yield event
+
+    def _told(self, message_of: Callable[[int], Ask | Load | Unload]) -> Iterator[Event]:
         """Send a message and yield the events that answer it."""
         self.start()
         child = self._child

@@ -12,7 +12,7 @@ from typing import Literal
 
 Status = Literal["complete", "stopped", "truncated", "budget", "error"]
 VoteStatus = Literal["answered", "no_answer", "truncated", "uncounted", "abandoned"]
-UnloadReason = Literal["room", "idle", "changed"]
+UnloadReason = Literal["room", "idle", "changed", "asked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Unloaded:
     Attributes:
         reason: ``room`` for another model (told before that one's ``Loaded``), ``idle`` when it
             had been kept warm for long enough (between answers), ``changed`` when its entry in
-            models.yaml had, so that it is loaded anew.
+            models.yaml had, so that it is loaded anew, ``asked`` when the user gave it up.
         freed_bytes: What it was reckoned to take: weights, KV cache and buffers.
     """
 

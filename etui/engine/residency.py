@@ -130,6 +130,14 @@ class Residency:
         for resident in self._residents.values():
             resident.session.forget()
 
+    def unload(self, name: str) -> Iterator[Unloaded]:
+        """Unload a model because the user asked for it; nothing is told of one that is not there.
+
+        Never during an answer.
+        """
+        if name in self._residents:
+            yield self._unload(name, "asked")
+
     def _unload(self, name: str, reason: UnloadReason) -> Unloaded:
         resident = self._residents.pop(name)
         start_ns = time.monotonic_ns()

@@ -58,6 +58,18 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Unload:
+    """To the child: give this model up; answered as a ``Load``, with ``Unloaded`` if it was there.
+
+    Attributes:
+        model: Name of the model.
+    """
+
+    number: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """To the child: end answer ``number`` within one batch."""
 
@@ -168,7 +180,7 @@ def _classes() -> Mapping[str, Any]:
     from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
     from etui.request import AnswerRequest
 
-    lines = (Hello, Heartbeat, Ask, Load, Cancel, Hurry, Told, Done, Failed)
+    lines = (Hello, Heartbeat, Ask, Load, Unload, Cancel, Hurry, Told, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, VoteStop, EarlyExit, DecodePrice)
     requests = (AnswerRequest, ModelSpec, Message, Config)

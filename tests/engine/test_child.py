@@ -145,6 +145,23 @@ def test_a_model_loaded_ahead_is_told_with_what_gives_way(
     assert [type(event) for event in child.load(changed, starter_model)] == [Unloaded, Loaded]
 
 
+def test_one_model_is_given_up_when_asked_and_the_other_stays(
+    child: ChildProcess, starter_model: Path
+) -> None:
+    two = replace(SPEC, name="two")
+    assert list(child.unload("two")) == []
+    assert child.pid is None, "nothing is started to unload nothing"
+    for spec in (SPEC, two):
+        list(child.load(spec, starter_model))
+    (gone,) = child.unload("two")
+    assert isinstance(gone, Unloaded)
+    assert (gone.model, gone.reason) == ("two", "asked")
+    assert gone.start_ns < gone.end_ns
+    assert gone.freed_bytes > 90_000_000
+    assert list(child.unload("two")) == []
+    assert list(child.load(SPEC, starter_model)) == []
+
+
 def test_errors_keep_their_class(child: ChildProcess, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")

@@ -149,9 +149,9 @@ def _arms_of(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
         )
     facts = {}
     for name in shared:
-        known = graded.facts.get(name)
-        reasoning = policy.arms[name].arm.reasoning
-        facts[name] = known or ArmFacts(None, reasoning, None)
+        plan = policy.arms[name]
+        stated = ArmFacts(None, plan.arm.reasoning, None, plan.asked)
+        facts[name] = graded.facts.get(name, stated)
     unused = [arm for arm in graded.arms if arm not in shared]
     missing = [arm for arm in policy.arms if arm not in shared]
     notes = []

@@ -131,7 +131,10 @@ class _Part:
             ),
         ]
         inside, outside = self._dense[self._used], self._dense[self._held]
-        return [member.fit(inside, right).predict_proba(outside)[:, 1] for member in members]
+        for member in members:
+            member.fit(inside, right)
+        members[0].set_params(n_jobs=1)  # threads would add the trees up in any order
+        return [member.predict_proba(outside)[:, 1] for member in members]
 
     def _rates(self, number: Whole, bands: int) -> Floats:
         """Logits of the subjects' rates; of a question that is used, from the others' folds."""

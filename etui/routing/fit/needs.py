@@ -29,7 +29,8 @@ def pairs_of(graded: Graded) -> list[Pair]:
     right = graded.correct.mean(axis=0)
     for one, other in combinations(range(len(graded.arms)), 2):
         a, b = facts[one], facts[other]
-        same_model = a.model is not None and a.model == b.model
+        models = (a.model or a.asked, b.model or b.asked)
+        same_model = models[0] is not None and models[0] == models[1]
         ways = {a.reasoning, b.reasoning}
         if same_model and None not in ways and "direct" in ways and len(ways) == 2:
             direct = one if a.reasoning == "direct" else other

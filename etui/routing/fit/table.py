@@ -25,11 +25,13 @@ class ArmFacts:
         model: Name of its model.
         reasoning: ``direct``, ``cot`` or ``vote``.
         file_bytes: Size of the model's file.
+        asked: The role or model that a policy names for it, where its model is not known.
     """
 
     model: str | None = None
     reasoning: str | None = None
     file_bytes: int | None = None
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

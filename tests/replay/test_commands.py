@@ -1,0 +1,177 @@
+"""``etui policy fit`` and ``etui policy replay`` as they are called."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from etui.cli.main import cli
+from tests.replay import made
+
+POLICY = """
+version: 1
+description: d
+models: {small: [smollm2-135m], large: [qwen2.5-coder-1.5b]}
+arms:
+  weak: {model: small}
+  strong: {model: large}
+rules:
+  - name: all
+    objective: {minimize: joules, accuracy: {at_least: 0.6, confidence: 0.8}}
+    arms: [weak, strong]
+    otherwise: strong
+"""
+COSTS = ("--costs", "weak=1,strong=10")
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli, ["policy", *map(str, arguments)])
+
+
+def run(*arguments):
+    result = call(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def refused(*arguments):
+    """The error of a call that is wrong."""
+    result = call(*arguments)
+    assert result.exception is not None
+    return result.exception
+
+
+@pytest.fixture
+def outcomes(tmp_path):
+    return made.write(tmp_path, 300)
+
+
+def test_a_router_over_outcomes(outcomes, tmp_path):
+    file, data = outcomes
+    svg = tmp_path / "r.svg"
+    result = run("replay", "--outcomes", file, *COSTS, "--data", data, "--json", "--svg", svg)
+    document = json.loads(result.stdout)
+    assert {"apgr", "cpt50", "cpt80", "hull", "oracle", "n"} <= set(document)
+    assert document["n"] == 300
+    assert document["apgr"] > 0.6
+    assert list(document["routers"]) == ["subject", "logistic", "blend"]
+    drawing = svg.read_text(encoding="utf-8")
+    assert drawing.startswith("<?xml")
+    assert all(word in drawing for word in ("oracle", "weak", "strong", "random mixture"))
+    again = run("replay", "--outcomes", file, *COSTS, "--data", data, "--json")
+    assert json.loads(again.stdout) == document
+
+
+def test_without_texts_there_are_subjects_alone(outcomes):
+    result = run("replay", "--outcomes", outcomes[0], *COSTS)
+    assert "subject" in result.stdout
+    assert "blend" not in result.stdout
+    assert "without --data" in result.stdout
+
+
+def test_fit_then_explain_by_what_was_fitted(outcomes, tmp_path):
+    file, data = outcomes
+    policy = tmp_path / "mine.yaml"
+    policy.write_text(POLICY, encoding="utf-8")
+    result = run("fit", policy, "--outcomes", file, "--data", data, "--json")
+    document = json.loads(result.stdout)
+    assert document["file"] == str(tmp_path / "mine.fitted.json")
+    assert Path(document["file"]).is_file()
+    assert document["arms"]["weak"]["brier"] < document["arms"]["weak"]["brier_rate"]
+    assert document["needs"][0]["need"] == "larger_model"
+    assert document["provenance"]["n"] == 300
+    text = run("fit", policy, "--outcomes", file, "--data", data).stdout
+    assert "larger model" in text
+    result = run("replay", policy, "--outcomes", file, "--data", data, *COSTS)
+    assert "policy mine" in result.stdout
+
+
+def test_fit_leaves_out_what_is_also_in_test(outcomes, tmp_path):
+    file, data = outcomes
+    target = tmp_path / "out.json"
+    other = made.write(tmp_path / "other", 60)[1]
+    given = ("--outcomes", file, "--data", data, "--output", target, "--json")
+    document = json.loads(run("fit", *given, "--exclude-test", other).stdout)
+    assert document["provenance"]["excluded"] == 60
+    assert document["provenance"]["n"] == 240
+    assert "every question also stands" in refused("fit", *given, "--exclude-test", data).what
+
+
+def test_a_shipped_policy_is_fitted_into_the_users_folder(outcomes, config):
+    file, data = outcomes
+    renamed = file.with_name("named.csv")
+    text = file.read_text(encoding="utf-8").replace("weak,strong", "quick,large")
+    renamed.write_text(text, encoding="utf-8")
+    document = json.loads(
+        run("fit", "balanced", "--outcomes", renamed, "--data", data, "--json").stdout
+    )
+    assert document["file"] == str(config.policies_dir / "balanced.fitted.json")
+    assert any("without graded answers" in note for note in document["notes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("fit",), "give graded answers"),
+        (("fit", "--outcomes", "{file}", "--runs", "x"), "there is no run"),
+        (("fit", "balanced", "--outcomes", "{file}"), "is an arm of policy 'balanced'"),
+        (("fit", "a", "b", "--outcomes", "{file}"), "2 policies are named"),
+        (("fit", "--outcomes", "{file}", "--output", "/proc/none/x.json"), "cannot write"),
+        (
+            ("fit", "--outcomes", "{file}", "--output", "x.json", "--exclude-test", "{data}"),
+            "--exclude-test compares texts",
+        ),
+        (("replay", "--outcomes", "{file}"), "holds no costs"),
+        (("replay", "--outcomes", "{file}", "--costs", "weak=1"), "strong has no cost"),
+        (("replay", "--outcomes", "{file}", "--costs", "weak=1,strong=0"), "not above 0"),
+        (("replay", "--outcomes", "{file}", "--costs", "weak=1,other=2"), "no arm 'other'"),
+        (("replay", "--outcomes", "{file}", "--log"), "exclude each other"),
+        (("replay", "--outcomes", "none.csv", "--costs", "a=1"), "cannot be read"),
+        (("replay", "--outcomes", "{file}", *COSTS, "--data", "/nowhere"), "there is no /nowhere"),
+        (("replay", "nosuch", "--outcomes", "{file}", *COSTS), "no policy is called"),
+        (("replay", "balanced", "--outcomes", "{file}", *COSTS, "--data", "{data}"), "none of the"),
+        (("replay", "--costs", "a=1"), "belong to --outcomes"),
+        (("replay", "--runs", "nosuch"), "there is no run"),
+    ],
+)
+def test_wrong_calls_are_told_how_to_mend(outcomes, arguments, said):
+    file, data = outcomes
+    error = refused(*(str(a).format(file=file, data=data) for a in arguments))
+    assert said in error.what
+    assert error.fix
+    if said != "cannot write":
+        assert error.exit_code == 2
+
+
+def test_the_empty_log_is_said():
+    assert "holds no turn" in run("replay").stdout
+    assert json.loads(run("replay", "--json").stdout)["n"] == 0
+
+
+def real_outcomes() -> tuple[Path, Path]:
+    """The outcomes of two models on MMLU, and MMLU; skips where they are not."""
+    mmlu = os.environ.get("ETUI_MMLU")
+    if not mmlu:
+        pytest.skip("ETUI_MMLU does not name MMLU's folder")
+    named = os.environ.get("ETUI_OUTCOMES")
+    beside = Path(mmlu).resolve().parent / "outcomes" / "mmlu_two_models.csv"
+    file = Path(named) if named else beside
+    if not file.is_file():
+        pytest.skip("no outcomes: ETUI_OUTCOMES names none, and none lie beside ETUI_MMLU")
+    return file, Path(mmlu)
+
+
+def test_apgr_on_the_outcomes_of_two_real_models():
+    file, data = real_outcomes()
+    costs = "mixtral_8x7b=1,gpt_4_1106=10"
+    given = ("--outcomes", file, "--data", data, "--costs", costs, "--json")
+    document = json.loads(run("replay", *given).stdout)
+    assert document["n"] == 7026
+    assert document["apgr"] >= 0.68
+    assert document["routers"]["subject"]["apgr"] > 0.64
+    assert document["cpt50"] < 0.30
+    assert document["oracle"]["accuracy"] == pytest.approx(0.8617, abs=1e-4)

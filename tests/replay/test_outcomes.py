@@ -1,0 +1,113 @@
+"""Tables of outcomes, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from etui.errors import EtuiError, InvalidFile, UsageError
+from etui.replay.costs import read_costs
+from etui.replay.outcomes import read_outcomes
+from etui.replay.texts import texts_of, without
+from tests.replay import made
+
+
+def test_a_table_is_read_with_its_texts(tmp_path):
+    outcomes, data = made.write(tmp_path, 30)
+    graded, sha256 = read_outcomes(outcomes, texts_of(data, "test"))
+    assert graded.arms == ("weak", "strong")
+    assert len(graded) == len(graded.questions) == 30
+    expected = [[weak, strong] for *_, weak, strong in made.rows(30)]
+    assert graded.correct.tolist() == expected
+    assert graded.questions[0].stem.startswith("Which ")
+    assert len(sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ":1:1: is empty"),
+        ("row,a\n0,1\n", ":1:1: has no column subject"),
+        ("subject,a\nx,1\n", ":1:1: has no column row"),
+        ("a,subject,row\n1,x,0\n", ":1:1: its first two columns are not subject and row"),
+        ("subject,row\nx,0\n", ":1:1: has no column of an arm"),
+        ("subject,row,a,a\nx,0,1,1\n", ":1:1: has two columns 'a'"),
+        ("subject,row,a,\nx,0,1,1\n", ":1:1: column 4 has no name"),
+        ("subject,row,a,b\n", ":1:1: holds no outcomes"),
+        ("subject,row,a,b\nalgebra,0,1\n", ":2:1: has 3 columns, the first line has 4"),
+        ("subject,row,a,b\nalgebra,0,1,2\n", ":2:1: b is '2', not 0 or 1"),
+        ("subject,row,a,b\nalgebra,0,1,true\n", ":2:1: b is 'true', not 0 or 1"),
+        ("subject,row,a,b\nalgebra,-1,1,1\n", ":2:1: row is '-1', not a number from 0"),
+        ("subject,row,a,b\nalgebra,0,1,1\n\nalgebra,0,0,1\n", ":4:1: algebra row 0 is in line 2"),
+        ("subject,row,a,b\n,0,1,1\n", ":2:1: subject is empty"),
+        ("subject,row,a,b\nalgbra,0,1,1\n", ":2:1: the data have no subject 'algbra'; did you"),
+        ("subject,row,a,b\nalgebra,99,1,1\n", ":2:1: algebra has no row 99, its last is 9"),
+        ('subject,row,a,b\nalgebra,0,1,"1\n', "is no valid CSV"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path, text, said):
+    _, data = made.write(tmp_path, 30)
+    file = tmp_path / "wrong.csv"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidFile) as raised:
+        read_outcomes(file, texts_of(data, "test"))
+    assert said in raised.value.what
+    assert raised.value.what.startswith(str(file))
+    assert raised.value.fix
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_table_or_a_located_error(tmp_path, raw):
+    file = tmp_path / "any.csv"
+    for body in (raw, b"subject,row,a,b\nx,0,1,0\n" + raw):
+        file.write_bytes(body)
+        graded, told = None, ""
+        try:
+            graded, _ = read_outcomes(file)
+        except InvalidFile as error:
+            told = error.what
+        assert told.startswith(str(file)) if graded is None else len(graded) > 0
+
+
+def test_costs_are_read_in_the_order_of_the_arms():
+    assert read_costs("b=10, a=1.5", ["a", "b"]) == {"a": 1.5, "b": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a=1", "b has no cost"),
+        ("a=1,b=0", "0 of b is not above 0"),
+        ("a=1,b=-3", "-3 of b is not above 0"),
+        ("a=1,b=inf", "inf of b is not above 0"),
+        ("a=1,b=nan", "nan of b is not above 0"),
+        ("a=1,b=ten", "'ten' of b is no number"),
+        ("a=1,a=2,b=1", "a is named twice"),
+        ("a=1,c=2", "no arm 'c'"),
+        ("a", "'a' is not ARM=NUMBER"),
+        ("", "'' is not ARM=NUMBER"),
+    ],
+)
+def test_wrong_costs_are_refused(text, said):
+    with pytest.raises(UsageError) as raised:
+        read_costs(text, ["a", "b"])
+    assert said in raised.value.what
+    assert raised.value.fix
+
+
+def test_questions_that_also_stand_in_another_split_are_left_out(tmp_path):
+    outcomes, data = made.write(tmp_path, 30)
+    texts = texts_of(data, "test")
+    graded, _ = read_outcomes(outcomes, texts)
+    some = [texts["algebra", 0], texts["history", 3]]
+    left = without(graded, some)
+    assert len(left) == 28
+    assert ("algebra", 0) not in zip(left.subjects, left.rows, strict=True)
+    assert len(without(graded, [])) == 30
+
+
+def test_a_missing_file_is_said(tmp_path):
+    with pytest.raises(EtuiError, match="cannot be read"):
+        read_outcomes(tmp_path / "none.csv")

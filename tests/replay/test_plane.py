@@ -1,0 +1,157 @@
+"""The arithmetic of cost against accuracy: hull, APGR, CPT, oracle, mixtures, resamples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etui.replay.mixture import mixture_accuracy, mixture_cost
+from etui.replay.oracle import cheapest_correct, oracle_curve
+from etui.replay.plane import (
+    accuracy_at,
+    apgr,
+    choices_at,
+    cost_at,
+    cost_for,
+    curve_of,
+    ends_of,
+    gain_curve,
+    hull_at,
+    upper_hull,
+)
+from etui.replay.resample import apgr_interval, interval_of, resampled_means
+
+FIXED = np.array([1.0, 10.0])
+
+
+def table(pairs: list[tuple[int, int]]):
+    correct = np.array(pairs, dtype=bool)
+    return correct, np.tile(FIXED, (len(correct), 1))
+
+
+def area(p, correct, cost):
+    curve = curve_of(p, cost.mean(axis=0), correct, cost)
+    return apgr(*gain_curve(curve, ends_of(correct, cost)))
+
+
+def test_apgr_by_hand():
+    # Sorted by score: gain, nothing, loss, gain. PGR over the share: 0, 1, 1, 0, 1.
+    correct, cost = table([(0, 1), (1, 1), (1, 0), (0, 1)])
+    p = np.array([[0.0, 0.9], [0.0, 0.6], [0.0, 0.3], [0.0, 0.1]])
+    assert area(p, correct, cost) == pytest.approx(0.25 * (0.5 + 1 + 0.5 + 0.5))
+    curve = curve_of(p, FIXED, correct, cost)
+    x, pgr = gain_curve(curve, ends_of(correct, cost))
+    assert cost_for(x, pgr, 0.5) == pytest.approx(0.25)
+    assert cost_for(x, pgr, 1.5) is None
+
+
+def test_questions_of_equal_score_change_sides_together():
+    correct, cost = table([(0, 1), (1, 1), (0, 0), (0, 1)])
+    p = np.full((4, 2), 0.5)
+    assert area(p, correct, cost) == pytest.approx(0.5)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=4, max_size=60))
+def test_no_router_beats_the_oracle(pairs):
+    correct, cost = table([*pairs, (0, 1)])
+    ends = ends_of(correct, cost)
+    if ends.gain <= 0:
+        return
+    best = apgr(*gain_curve(oracle_curve(correct, cost), ends))
+    p = np.random.default_rng(len(pairs)).random(correct.shape)
+    assert area(p, correct, cost) <= best + 1e-9
+    taken = cheapest_correct(correct, cost)
+    rows = np.arange(len(correct))
+    assert correct[rows, taken].mean() == correct.any(axis=1).mean()
+    # Where the cheap arm is right, or none is, the cheap arm is taken.
+    assert not taken[correct[:, 0] | ~correct.any(axis=1)].any()
+
+
+points = st.lists(
+    st.tuples(st.floats(0.1, 100, allow_nan=False), st.integers(0, 100).map(lambda n: n / 100)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(points, st.floats(0.1, 120))
+def test_the_mixture_is_the_hull(arms, at):
+    corners = upper_hull(arms)
+    cost = np.array([[x for x, _ in arms]])
+    right = np.array([[y for _, y in arms]])
+    mixed = mixture_accuracy(cost, right, np.array([at]))[0]
+    cheapest = min(arms, key=lambda arm: (arm[0], -arm[1]))
+    expected = hull_at(corners, np.array([max(at, cheapest[0])]))[0]
+    assert mixed == pytest.approx(expected, abs=1e-6)
+    assert all(y <= hull_at(corners, np.array([x]))[0] + 1e-9 for x, y in arms)
+
+
+@given(points, st.floats(0, 1))
+def test_the_cost_of_a_mixture_reaches_its_accuracy(arms, wanted):
+    cost = np.array([[x for x, _ in arms]])
+    right = np.array([[y for _, y in arms]])
+    needed = mixture_cost(cost, right, np.array([wanted]))[0]
+    if wanted > right.max() + 1e-9:
+        assert np.isinf(needed)
+    elif np.isfinite(needed):
+        assert mixture_accuracy(cost, right, np.array([needed]))[0] >= wanted - 1e-6
+
+
+def test_a_router_over_three_arms_takes_each_where_it_pays():
+    correct = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]] * 10, dtype=bool)
+    cost = np.tile([1.0, 3.0, 9.0], (40, 1))
+    curve = curve_of(correct.astype(float), cost.mean(axis=0), correct, cost)
+    assert curve.cost[0] == 1
+    assert curve.accuracy[0] == 0.25
+    assert curve.accuracy.max() == 0.75
+    assert cost_at(curve, 0.75) == pytest.approx((1 + 3 + 9 + 1) / 4)
+    assert cost_at(curve, 0.9) is None
+    assert accuracy_at(curve, 1.0) == 0.25
+    assert (np.diff(curve.cost) >= 0).all()
+    taken = choices_at(correct.astype(float), np.array([1.0, 3.0, 9.0]), 0.01)
+    assert taken[:4].tolist() == [0, 1, 2, 0]
+
+
+def test_ends_are_the_cheapest_and_the_best_of_the_dearer():
+    correct = np.array([[0, 1, 1], [0, 1, 0], [1, 1, 1]], dtype=bool)
+    ends = ends_of(correct, np.tile([1.0, 4.0, 9.0], (3, 1)))
+    assert (ends.weak, ends.strong) == (0, 1)
+    assert ends.gain == pytest.approx(2 / 3)
+
+
+def test_resamples_have_the_spread_of_a_mean():
+    right = (np.arange(400) % 4 > 0).astype(float)[:, None]
+    means = resampled_means(right, seed=1)
+    assert means.shape == (10_000, 1)
+    assert means.mean() == pytest.approx(0.75, abs=0.002)
+    assert means.std() == pytest.approx((0.75 * 0.25 / 400) ** 0.5, rel=0.05)
+    assert (means == resampled_means(right, seed=1)).all()
+
+
+def test_resamples_of_many_kinds_draw_the_questions_themselves():
+    columns = np.random.default_rng(0).lognormal(0, 1, (5000, 1))
+    means = resampled_means(columns, seed=1, replicates=500)
+    assert means.std() == pytest.approx(columns.std() / 5000**0.5, rel=0.15)
+
+
+def test_pairs_keep_their_correlation():
+    one = np.random.default_rng(2).random(300) < 0.6
+    columns = np.column_stack([one, one]).astype(float)
+    same = interval_of(columns, lambda means: means[:, 0] - means[:, 1], seed=0)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_the_interval_of_apgr_holds_it():
+    generator = np.random.default_rng(3)
+    gain = generator.random(2000)
+    weak, strong = generator.random(2000) < 0.5, generator.random(2000) < 0.5 + gain / 2
+    found = apgr_interval(gain, weak, strong, seed=0, replicates=2000)
+    correct = np.column_stack([weak, strong])
+    exact = area(np.column_stack([0 * gain, gain]), correct, np.tile(FIXED, (2000, 1)))
+    assert found.value == pytest.approx(exact, abs=2e-3)
+    assert found.low < exact < found.high
+    again = apgr_interval(generator.random(2000), weak, strong, seed=0, replicates=2000)
+    assert again.low < 0.5 < again.high

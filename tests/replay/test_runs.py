@@ -1,0 +1,141 @@
+"""Bench runs as a table, and the log again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from etui.arm import Arm
+from etui.bench.run_folder import RunFolder
+from etui.errors import EtuiError, UsageError
+from etui.replay.runs import read_runs
+from etui.replay.turns import arm_of, replay_turns, turns_document
+from etui.routing.decision import Decision
+from etui.routing.plan import PredictedJoules
+from tests.bench import synthetic
+
+
+def write(folder, run, seed=0):
+    made = RunFolder.create(folder, run)
+    for sample in synthetic.samples(run, seed):
+        made.append([sample])
+    made.close()
+    return folder
+
+
+def test_runs_of_several_arms_are_one_table(tmp_path, config):
+    both = write(tmp_path / "a", synthetic.config(("direct", "think"), per_subject=2))
+    large = write(tmp_path / "b", synthetic.config(("large",), per_subject=2), seed=5)
+    found = read_runs([both, large], config)
+    assert found.graded.arms == ("direct", "think", "large")
+    assert len(found.graded) == 2 * 57
+    assert found.graded.facts["large"].model == "large"
+    assert found.kinds == ("counter",)
+    assert found.repeats is None
+    assert found.graded.joules.shape == (114, 3)
+    assert any("texts are not here" in note for note in found.notes)
+
+
+def test_a_second_run_of_the_same_arms_is_a_repeat(tmp_path, config):
+    run = synthetic.config(("direct", "large"), per_subject=2)
+    first = write(tmp_path / "a", run)
+    second = write(tmp_path / "b", replace(run, run_id="again"), seed=7)
+    found = read_runs([first, second], config)
+    assert found.repeats is not None
+    assert found.repeats.subjects == found.graded.subjects
+    assert (found.repeats.correct != found.graded.correct).any()
+
+
+def test_runs_over_other_data_are_refused(tmp_path, config):
+    run = synthetic.config(("direct",), per_subject=1)
+    first = write(tmp_path / "a", run)
+    second = write(
+        tmp_path / "b", replace(run, arms={"large": {"model": "large"}}, data_sha256="0")
+    )
+    with pytest.raises(UsageError, match="other questions"):
+        read_runs([first, second], config)
+
+
+def test_one_arm_on_two_models_is_refused(tmp_path, config):
+    run = synthetic.config(("direct",), per_subject=1)
+    first = write(tmp_path / "a", run)
+    second = write(tmp_path / "b", replace(run, arms={"direct": {"model": "large"}}))
+    with pytest.raises(UsageError, match="arm direct is small in one run and large"):
+        read_runs([first, second], config)
+
+
+def test_unmeasured_joules_are_none(tmp_path, config):
+    run = synthetic.config(("direct", "large"), per_subject=1)
+    made = RunFolder.create(tmp_path / "a", run)
+    made.append(synthetic.samples(run, kind=None))
+    made.close()
+    assert read_runs([tmp_path / "a"], config).graded.joules is None
+
+
+def turn(number, query, arm="quick", joules=5.0, answer="yes", chat="c"):
+    return SimpleNamespace(
+        turn_id=f"t{number}",
+        chat_id=chat,
+        query=query,
+        system=None,
+        answer=answer,
+        arm=arm,
+        model="small",
+        reasoning="direct",
+        settings={},
+        energy=SimpleNamespace(joules=joules, kind="counter" if joules else None),
+    )
+
+
+class Known:
+    """Joules by the name of the arm."""
+
+    def joules(self, arm, query):
+        per = {"quick": 2.0, "think": 30.0}.get(arm.name)
+        return None if per is None else PredictedJoules(100.0, 1.0, per)
+
+
+def test_the_log_again():
+    seen = []
+
+    def decide(query):
+        seen.append(query)
+        if "17" in query.text:
+            return Decision(Arm("think", "small", "cot"), "p", "r", "numbers")
+        if "?" not in query.text:
+            raise EtuiError("no arm for this", "")
+        return Decision(Arm("quick", "small"), "p", "r", "rest")
+
+    turns = [turn(1, "What is 17*23?"), turn(2, "Capital?"), turn(3, "Hi", joules=None)]
+    replayed = replay_turns(turns, decide, Known())
+    document = turns_document("p", replayed)
+    assert (document["n"], document["moved"], document["undecided"]) == (3, 1, 1)
+    assert document["moves"] == [{"from": "quick on small", "to": "think on small", "n": 1}]
+    joules = document["joules"]
+    assert joules["measured"] == 10.0
+    # The third has no arm now, so it is on neither side; loads are left out.
+    assert (joules["predicted_before"], joules["predicted_after"]) == (6.0, 34.0)
+    assert [message.content for message in seen[1].history] == ["What is 17*23?", "yes"]
+
+
+def test_the_arm_of_a_turn_keeps_its_budget():
+    logged = turn(1, "q")
+    logged.reasoning, logged.settings = "cot", {"think_tokens": 64, "max_tokens": 32, "votes": 0}
+    assert arm_of(logged) == Arm("quick", "small", "cot", think_tokens=64, max_tokens=32)
+
+
+def test_numbers_are_of_the_same_question(tmp_path, config):
+    run = synthetic.config(("direct", "large"), per_subject=2)
+    found = read_runs([write(tmp_path / "a", run)], config).graded
+    samples = {(s.arm, s.subject, s.row): s for s in synthetic.samples(run)}
+    for at in (0, 17, 113):
+        key = found.subjects[at], found.rows[at]
+        for column, arm in enumerate(found.arms):
+            sample = samples[(arm, *key)]
+            assert found.correct[at, column] == sample.correct
+            assert found.joules[at, column] == sample.joules
+            margin = found.margin[at, column] if found.margin is not None else np.nan
+            assert np.isnan(margin) if sample.margin is None else margin == sample.margin

@@ -149,6 +149,8 @@ def config_of(document: Mapping[str, Any]) -> RunConfig:
     Raises:
         KeyError, TypeError, ValueError: The document is none.
     """
+    if not isinstance(document, Mapping):
+        raise TypeError("it is no JSON object")
     known = {field.name for field in fields(RunConfig)}
     values = {name: value for name, value in document.items() if name in known}
     if values["config_version"] != CONFIG_VERSION:

@@ -152,7 +152,7 @@ def _from_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingC
 
 
 def _show(curve: OperatingCurve, as_json: bool, status: str) -> None:
-    from etui.cli.curve_text import doubt_text, fit_lines, points_text
+    from etui.curve_text import doubt_text, fit_lines, points_text
     from etui.log.curves import curve_json
 
     if as_json:

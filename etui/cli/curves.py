@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from etui.energy.conditions import Conditions
     from etui.energy.curve import OperatingCurve
 
-_MARKS = (("·", "o"), ("-", "x"), ("=", "+"))
-
 
 @click.command()
 @click.argument("model", required=False)
@@ -89,7 +87,7 @@ def _now(config: Config) -> Conditions:
 
 
 def _lines(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
-    from etui.cli.curve_text import age_text, points_text, r2_text, table
+    from etui.curve_text import age_text, drawing, fit_lines, points_text, r2_text, table
     from etui.energy.conditions import differences
     from etui.units import percent_text
 
@@ -113,22 +111,8 @@ def _lines(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
         yield f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}"
         for change in differences(curve.conditions, now):
             yield f"  does not hold here: {change}"
-        yield from _drawing(curve)
-
-
-def _drawing(curve: OperatingCurve) -> Iterator[str]:
-    from etui.cli.curve_text import fit_lines
-    from etui.cli.text_plot import Series, plot
-    from etui.energy.curve_series import drawn_lines
-
-    series = [
-        Series(f"{line.computed} prompt tokens", line.line, line.points, *marks)
-        for line, marks in zip(drawn_lines(curve), _MARKS, strict=False)
-    ]
-    if series:
-        unit = "joules (estimate)" if curve.kind == "estimate" else "joules"
-        yield from plot(series, "output tokens", unit)
-    yield from fit_lines(curve)
+        yield from drawing(curve)
+        yield from fit_lines(curve)
 
 
 def _draw(found: Sequence[OperatingCurve], svg: Path) -> None:

@@ -114,7 +114,7 @@ def _document(found: _Stats) -> dict[str, Any]:
 
 
 def _lines(found: _Stats) -> Iterator[str]:
-    from etui.cli.curve_text import table
+    from etui.curve_text import table
     from etui.units import count_text
 
     yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"

@@ -14,7 +14,7 @@ from etui.calibration_file import PointsFile
 from etui.calibration_run import fitted, visit_all
 from etui.cli.calibrate import _from_log
 from etui.cli.calibrate_progress import shown
-from etui.cli.curve_text import doubt_text
+from etui.curve_text import doubt_text
 from etui.energy.curve_plan import Grid, visits
 from etui.energy.simulate.gpu import Load, SimulatedGpu
 from etui.energy.simulate.session import SimulatedSession

@@ -15,9 +15,25 @@ from etui.units import (
     watts_text,
 )
 
+_MARKS = (("·", "o"), ("-", "x"), ("=", "+"))
 _RECENT_S = 60
 _GOOD_R2 = 0.9
 _GOOD_MAPE = 0.15
+
+
+def drawing(curve: OperatingCurve, width: int = 64, height: int = 14) -> list[str]:
+    """A curve as text: joules over output tokens, a line a prompt length; empty without points."""
+    from etui.energy.curve_series import drawn_lines
+    from etui.text_plot import Series, plot
+
+    series = [
+        Series(f"{line.computed} prompt tokens", line.line, line.points, *marks)
+        for line, marks in zip(drawn_lines(curve), _MARKS, strict=False)
+    ]
+    if not series:
+        return []
+    unit = "joules (estimate)" if curve.kind == "estimate" else "joules"
+    return plot(series, "output tokens", unit, width=width, height=height)
 
 
 def fit_lines(curve: OperatingCurve) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.policy_common import load, print_json, print_table, say_problems, text_of
+from etui.cli.policy_common import load, print_json, print_table, say_problems
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit
@@ -68,6 +68,7 @@ def list_(as_json: bool) -> None:
 def show(name: str) -> None:
     """Print a policy file as it is."""
     from etui.config import load_config
+    from etui.policy_files import text_of
     from etui.routing.policies import find_policy
 
     text = text_of(find_policy(name, load_config()).path)

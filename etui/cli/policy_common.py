@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from etui.errors import InvalidFile
 
 if TYPE_CHECKING:
     from etui.config import Config
@@ -26,21 +23,6 @@ def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
     config = load_config()
     catalogue = load_catalogue(config)
     return config, catalogue, on_this_machine(config, catalogue)
-
-
-def text_of(path: Path) -> str:
-    """A whole text file.
-
-    Raises:
-        InvalidFile: It cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidFile(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}",
-            "name a file that can be read",
-        ) from None
 
 
 def say_problems(checked: Checked) -> None:

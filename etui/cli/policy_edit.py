@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.policy_common import load, say_problems, text_of
+from etui.cli.policy_common import load, say_problems
 from etui.errors import EtuiError, ExitCode, UsageError
-from etui.visible import visible
 
 if TYPE_CHECKING:
     from etui.config import Config
     from etui.models import Catalogue
     from etui.query import Query
     from etui.routing.decision import Decision
-    from etui.routing.diff import Change, OtherAnswer
+    from etui.routing.diff import OtherAnswer
     from etui.routing.host import HostState
     from etui.routing.policies import Checked
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
 
 
 @click.command()
@@ -48,26 +42,12 @@ def new(name: str, origin: str) -> None:
 
     The new file's path is printed.
     """
+    from etui.policy_files import check_name, create, text_of
     from etui.routing.policies import find_policy
 
     config, _, _ = load()
-    if not _NAME.match(name) or name.endswith((".yaml", ".yml")):
-        raise UsageError(
-            f"{name!r} is no name for a policy", "use letters, digits, '.', '_' and '-'"
-        )
-    target = config.policies_dir / f"{name}.yaml"
-    text = text_of(find_policy(origin, config).path)
-    _make_folder(config)
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(
-            f"there is a policy {name!r} already: {target}",
-            f"change it with `etui policy edit {name}`, or take another name",
-        ) from None
-    except OSError as error:
-        raise _unwritable(target, error) from error
+    check_name(name)
+    target = create(name, text_of(find_policy(origin, config).path), config)
     click.echo(target)
     click.echo(f"change it with `etui policy edit {name}`", err=True)
 
@@ -81,16 +61,16 @@ def edit(name: str) -> ExitCode:
 
     A shipped policy is copied into ETUI_HOME/policies first, and the copy takes its place.
     """
+    from etui.policy_files import draft_of, file_to_change, make_folder, put_in_place, text_of
     from etui.routing.policies import PolicyPlace, check_text, find_policy, policy_names
 
     config, catalogue, _ = load()
     place = find_policy(name, config)
-    target = place.path
+    target = file_to_change(place, config)
     if place.origin == "shipped":
-        target = config.policies_dir / place.path.name
-        _make_folder(config)
+        make_folder(config)
     before = text_of(place.path)
-    draft = _draft(target, before)
+    draft = draft_of(target, before)
     while True:
         _run_editor(draft)
         after = text_of(draft)
@@ -106,11 +86,7 @@ def edit(name: str) -> ExitCode:
         if not (sys.stdin.isatty() and click.confirm("edit again?", default=True, err=True)):
             click.echo(f"{target} was not changed; what you wrote is in {draft}", err=True)
             return ExitCode.USAGE
-    try:
-        shutil.copymode(place.path, draft)  # a draft is readable by nobody else
-        os.replace(draft, target)
-    except OSError as error:
-        raise _unwritable(target, error) from error
+    put_in_place(draft, target, place.path)
     _say_after_edit(checked)
     click.echo(target)
     return ExitCode.DONE
@@ -143,6 +119,7 @@ def diff(
     were on this machine.
     """
     from etui.routing.diff import changes, other_answers, probe_questions
+    from etui.routing.diff_text import diff_lines
 
     config, catalogue, _ = load()
     one, other = (_sound(name, config, catalogue) for name in (before, after))
@@ -164,23 +141,8 @@ def diff(
         }
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    for change in differing:
-        click.echo(visible(_change_text(change)))
-    click.echo(f"{len(answers)} of {len(asked)} questions are answered otherwise")
-    for answer in answers:
-        text = visible(" ".join(answer.query.text.split()))
-        click.echo(f"  {text if len(text) <= 70 else text[:69] + '…'}")
-        settings = _settings(answer)
-        for sign, decision in (("-", answer.before), ("+", answer.after)):
-            if isinstance(decision, str):
-                click.echo(f"    {sign} undecided: {visible(decision)}")
-                continue
-            arm = decision.arm
-            differing_settings = "".join(f", {key} {asdict(arm)[key]}" for key in settings)
-            click.echo(
-                f"    {sign} {decision.rule} -> {arm.name}: {arm.model}, {arm.reasoning}"
-                f"{differing_settings}"
-            )
+    for line in diff_lines(differing, answers, len(asked)):
+        click.echo(line)
 
 
 def _sound(name: str, config: Config, catalogue: Catalogue) -> Checked:
@@ -191,39 +153,6 @@ def _sound(name: str, config: Config, catalogue: Catalogue) -> Checked:
     if checked.policy is None:
         raise InvalidFile.of(checked.errors, "mend the file and compare again")
     return checked
-
-
-def _make_folder(config: Config) -> None:
-    """The folder of the user's policies, with the schema that the files name for editors."""
-    from etui.config import make_home
-    from etui.routing.schema import json_schema
-
-    make_home(config)
-    try:
-        config.policies_dir.mkdir(exist_ok=True)
-        schema = json.dumps(json_schema(), indent=2) + "\n"
-        (config.policies_dir / "policy.schema.json").write_text(schema, encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(config.policies_dir, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> EtuiError:
-    return EtuiError(
-        f"cannot write {path}: {error.strerror or error}", "make the folder writable, or free space"
-    )
-
-
-def _draft(target: Path, text: str) -> Path:
-    """A copy beside the target, so that taking its place is one step."""
-    try:
-        handle, name = tempfile.mkstemp(
-            prefix=f"{target.stem}-draft-", suffix=".yml", dir=target.parent
-        )
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    return Path(name)
 
 
 def _run_editor(path: Path) -> None:
@@ -258,6 +187,7 @@ def _say_after_edit(checked: Checked) -> None:
 
 
 def _questions_of(path: Path | None) -> Iterator[tuple[Query, HostState]]:
+    from etui.policy_files import text_of
     from etui.query import Query
     from etui.routing.host import HostState
 
@@ -275,35 +205,6 @@ def _logged(config: Config, count: int | None) -> Iterator[tuple[Query, HostStat
     with LogReader(config) as reader:
         turns = reader.list_turns(limit=count)
     yield from ((Query(turn.query), HostState()) for turn in turns if turn.query.strip())
-
-
-def _change_text(change: Change) -> str:
-    if change.before is None:
-        return f"+ {change.path}: {_plain(change.after)}"
-    if change.after is None:
-        return f"- {change.path}: {_plain(change.before)}"
-    if isinstance(change.before, list) and isinstance(change.after, list):
-        gone = [f"-{_plain(item)}" for item in change.before if item not in change.after]
-        come = [f"+{_plain(item)}" for item in change.after if item not in change.before]
-        if gone or come:
-            return f"~ {change.path}: {' '.join([*gone, *come])}"
-    return f"~ {change.path}: {_plain(change.before)} -> {_plain(change.after)}"
-
-
-def _settings(answer: OtherAnswer) -> list[str]:
-    """Settings that differ, where the arms are called alike and run the same model."""
-    if isinstance(answer.before, str) or isinstance(answer.after, str):
-        return []
-    one, other = asdict(answer.before.arm), asdict(answer.after.arm)
-    if any(one[key] != other[key] for key in ("name", "model", "reasoning")):
-        return []
-    return [key for key in one if one[key] != other[key]]
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def _answer_json(answer: OtherAnswer) -> dict[str, Any]:

@@ -48,6 +48,9 @@ SILENT_SECONDS = 10.0
 STALLED_SECONDS = 600.0
 """Longest time without an event: a load from a slow disk, or one batch of a very large model."""
 
+CATCH_UP_SECONDS = 1.0
+"""Shortest wait for a message: when this process was suspended, the pipe was not read meanwhile."""
+
 _LOG_LINES = 3
 _LOG_BYTES = 4_000_000
 
@@ -268,7 +271,7 @@ class _Child:
             now = time.monotonic()
             left = min(self._seen + silent_seconds, began + stalled_seconds) - now
             try:
-                message = self._messages.get(timeout=max(left, 0.001))
+                message = self._messages.get(timeout=max(left, CATCH_UP_SECONDS))
             except queue.Empty:
                 now = time.monotonic()
                 if now - self._seen >= silent_seconds:

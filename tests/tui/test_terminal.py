@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -56,12 +57,15 @@ def spawn(screen: Screen, starter_model: Path, etui_home: Path) -> Iterator[Spaw
     """Starts ``etui`` in a terminal; whatever a test leaves running is ended."""
     started: list[pexpect.spawn[bytes]] = []
 
-    def start(*arguments: str, size: tuple[int, int] = (36, 120)) -> pexpect.spawn[bytes]:
+    def start(
+        *arguments: str, size: tuple[int, int] = (36, 120), **variables: str
+    ) -> pexpect.spawn[bytes]:
         environment = {
             **os.environ,
             "ETUI_HOME": str(etui_home),
             "ETUI_MODELS": str(starter_model.parent),
             "TERM": "xterm-256color",
+            **variables,
         }
         environment.pop("NO_COLOR", None)
         child = pexpect.spawn(
@@ -93,7 +97,7 @@ def test_ask_watch_stop_and_quit(spawn: Spawn, screen: Screen, etui_home: Path) 
     app.expect("loaded in")
     app.send("Hi there\r")
     app.expect("J/token")
-    app.expect("1 answer: ")
+    app.expect("1 answer")
     app.send(f"{LONG_QUESTION}\r")
     app.expect("answering")
     app.send("\x1b")
@@ -166,3 +170,38 @@ def test_a_crash_of_the_engine_leaves_the_chat_running(
     app.expect(pexpect.EOF)
     screen.assert_clean()
     assert [row[1] for row in rows(etui_home)] == ["error", "complete"]
+
+
+def test_a_suspended_app_leaves_the_terminal_and_comes_back(
+    spawn: Spawn, screen: Screen, etui_home: Path
+) -> None:
+    import psutil
+
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    app.send(f"{LONG_QUESTION}\r")
+    app.expect("answering")
+    process = psutil.Process(app.pid)
+    app.kill(signal.SIGTSTP)
+    app.expect(re.escape("\x1b[?1049l"))
+    while process.status() != psutil.STATUS_STOPPED:
+        pass
+    app.kill(signal.SIGCONT)
+    app.expect(re.escape("\x1b[?1049h"))
+    app.send("\x1b")
+    app.expect("stopped")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    screen.assert_clean()
+    assert [row[1] for row in rows(etui_home)] == ["stopped"]
+
+
+def test_a_terminal_without_unicode_is_drawn_in_ascii(spawn: Spawn, screen: Screen) -> None:
+    app = spawn("--model", "smollm2-135m", LC_ALL="C")
+    app.expect("loaded in")
+    app.send("Hi there\r")
+    app.expect("J/token")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    assert screen.sent.isascii()
+    assert b"> Hi there" in screen.sent

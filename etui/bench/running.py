@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
-from etui.bench.data import Question
 from etui.bench.plan import Plan
 from etui.bench.run_config import RunConfig
 from etui.bench.sample import Sample
@@ -37,18 +36,25 @@ def answer_all(
     Raises:
         EtuiError: The engine failed, or the folder cannot be written.
     """
+
+    def ended() -> Ending | None:
+        if stopped():
+            return "stopped"
+        return "joules" if max_joules is not None and sink.joules >= max_joules else None
+
     for subject, questions in plan.drawn.items():
         for name, contender in contenders.items():
-            work = _work(plan, subject, questions, done.get((name, subject), set()))
+            rows = done.get((name, subject), set())
+            work = SubjectWork(subject, questions, rows, plan.examples[subject])
             if not work.left:
                 continue
+            if ending := ended():
+                return ending
             try:
                 for answered in contender.answer(work):
                     sink.put(answered)
-                    if stopped():
-                        return "stopped"
-                    if max_joules is not None and sink.joules >= max_joules:
-                        return "joules"
+                    if ending := ended():
+                        return ending
             except StopRequested:
                 return "stopped"
     return "complete"
@@ -61,7 +67,3 @@ def done_rows(config: RunConfig, samples: Iterable[Sample]) -> dict[tuple[str, s
         key = (config.contender(sample.arm), sample.subject)
         found.setdefault(key, set()).add(sample.row)
     return found
-
-
-def _work(plan: Plan, subject: str, questions: tuple[Question, ...], done: set[int]) -> SubjectWork:
-    return SubjectWork(subject, questions, done, plan.examples[subject])

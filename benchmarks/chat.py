@@ -5,7 +5,7 @@ what is reused of it shows in the time to the first token. The turn named by ``-
 the prefill of its new tokens alone, measured beside it: ``behind`` the history already in the
 cache, which tells what finding and reusing it costs, and in an ``empty`` cache, where the new
 tokens have nothing to look back on: attention to the history is in that ratio, too, and no reuse
-can spare it.
+can spare it. Joules of a turn over its output tokens stand beside each where anything measures.
 
     python benchmarks/chat.py [MODEL.gguf] [--turns N] [--look N] [--history N] [--threads N]
                               [--tokens N] [--rounds N] [--json]
@@ -19,15 +19,20 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sides import NeverStops, arguments, make_llama, make_session
+from sides import NeverStops, arguments, joules_per_token, make_llama, make_session
 
 from etui.arm import Arm, Sampling
+from etui.config import load_config
+from etui.energy.open import open_recorder
+from etui.energy.recorder import Recorder
 from etui.engine.events import Finished
 from etui.engine.llama_session import LlamaSession
 from etui.query import Message
 from etui.reasoning.answer import answer
+from etui.units import per_token_text
 
 CONTEXT_TOKENS = 4096
+SIDES = ("etui", "llama")
 MADE_ALONE = 3
 TALE = (
     "a farmer has seventeen sheep nine goats and one dog on monday he sells four sheep at the "
@@ -38,13 +43,20 @@ WORDS = TALE.split()
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of etui's side, in tokens and seconds to the first token."""
+    """One turn of a side; ``cached`` tokens of the prompt were reused (Llama does not say)."""
 
+    answer: str
     prompt: int
     cached: int
     output: int
-    first_seconds: float
-    answer: str
+    start_ns: int
+    first_ns: int
+    end_ns: int
+
+    @property
+    def first_seconds(self) -> float:
+        """Seconds to the first token."""
+        return (self.first_ns - self.start_ns) / 1e9
 
 
 def main() -> None:
@@ -62,11 +74,17 @@ def main() -> None:
     for side in (session, empty):
         prefill(side, [], side.tokenize(TALE))  # brings the weights into memory
     llama.create_completion(TALE, max_tokens=2)
-    rounds = [chat(session, empty, llama, chosen, number) for number in range(chosen.rounds)]
+    with open_recorder(load_config()) as recorder:
+        start_ns = time.monotonic_ns()
+        rounds = [
+            chat(session, empty, llama, recorder, chosen, number) for number in range(chosen.rounds)
+        ]
+        kind = recorder.energy(start_ns, time.monotonic_ns()).kind
     report = {
         "model": chosen.model.stem,
         "threads": chosen.threads,
         "rounds": chosen.rounds,
+        "kind": kind,
         "turn": chosen.look,
         "turns": [across([made["turns"][i] for made in rounds]) for i in range(chosen.turns)],
         **across([{k: v for k, v in made.items() if k != "turns"} for made in rounds]),
@@ -75,11 +93,13 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(f"{report['model']}, {chosen.threads} threads, {chosen.rounds} chats, first token in ms")
-    print("  turn  history  new tokens      etui     Llama   etui : Llama")
+    print("  turn  history  new tokens      etui     Llama   etui : Llama   etui, Llama: J/token")
     for number, turn in enumerate(report["turns"], 1):
+        spent = [per_token_text(turn[f"{side}_joules_per_token"], kind) for side in SIDES]
         print(
             f"  {number:4d}  {turn['history']:7.0f}  {turn['new']:10.0f}"
             f"  {turn['etui_ms']:8.1f}  {turn['llama_ms']:8.1f}  {turn['ratio']:8.2f}"
+            f"       {', '.join(spent)}"
         )
     print(f"  new tokens of turn {chosen.look}, behind   {report['behind_ms']:8.1f} ms")
     print(f"  the same, empty cache       {report['empty_ms']:8.1f} ms")
@@ -87,13 +107,22 @@ def main() -> None:
     print(f"  etui : empty                {report['ratio_empty']:8.2f}")
 
 
-def across(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The median of every figure over the rounds."""
-    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+def across(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """The median of every figure over the rounds; None where a round has none."""
+    medians: dict[str, float | None] = {}
+    for name in rows[0]:
+        known = [value for row in rows if (value := row[name]) is not None]
+        medians[name] = statistics.median(known) if len(known) == len(rows) else None
+    return medians
 
 
 def chat(
-    session: LlamaSession, empty: LlamaSession, llama: Any, chosen: Any, number: int
+    session: LlamaSession,
+    empty: LlamaSession,
+    llama: Any,
+    recorder: Recorder,
+    chosen: Any,
+    number: int,
 ) -> dict[str, Any]:
     """One chat on both sides; the round's number begins it, so that no other round's is reused."""
     llama.reset()
@@ -107,19 +136,25 @@ def chat(
         ours.append(question)
         theirs.append(question)
         made = run_session(session, ours, chosen.tokens)
-        reply, seconds = run_llama(llama, theirs, chosen.tokens)
+        other = run_llama(llama, theirs, chosen.tokens)
         if turn == chosen.look:
             figures |= judged(session, empty, ours, made)
         ours.append(Message("assistant", made.answer))
-        theirs.append(Message("assistant", reply))
+        theirs.append(Message("assistant", other.answer))
         held = made.prompt + made.output
         figures["turns"].append(
             {
                 "history": made.cached,
                 "new": made.prompt - made.cached,
                 "etui_ms": 1000 * made.first_seconds,
-                "llama_ms": 1000 * seconds,
-                "ratio": made.first_seconds / seconds,
+                "llama_ms": 1000 * other.first_seconds,
+                "ratio": made.first_seconds / other.first_seconds,
+                **{
+                    f"{side}_joules_per_token": joules_per_token(
+                        recorder, [(ran.start_ns, ran.end_ns)], ran.output
+                    )[0]
+                    for side, ran in zip(SIDES, (made, other), strict=True)
+                },
             }
         )
     return figures
@@ -139,23 +174,32 @@ def run_session(session: LlamaSession, messages: list[Message], tokens: int) -> 
     end = events[-1]
     assert isinstance(end, Finished)
     assert end.first_token_ns is not None
-    seconds = (end.first_token_ns - start_ns) / 1e9
-    return Turn(end.prompt_tokens, end.cached_tokens, end.output_tokens, seconds, end.answer)
+    return Turn(
+        end.answer,
+        end.prompt_tokens,
+        end.cached_tokens,
+        end.output_tokens,
+        start_ns,
+        end.first_token_ns,
+        end.end_ns,
+    )
 
 
-def run_llama(llama: Any, messages: list[Message], tokens: int) -> tuple[str, float]:
-    """The answer of ``Llama``, and the seconds to its first text."""
+def run_llama(llama: Any, messages: list[Message], tokens: int) -> Turn:
+    """One turn of ``Llama``: it streams a piece of text a token."""
     chat = [{"role": message.role, "content": message.content} for message in messages]
-    start = time.perf_counter()
-    first, pieces = None, []
+    start_ns = time.monotonic_ns()
+    first_ns: int | None = None
+    pieces: list[str] = []
     for chunk in llama.create_chat_completion(
         chat, max_tokens=tokens, temperature=0, repeat_penalty=1.0, stream=True
     ):
         text = chunk["choices"][0]["delta"].get("content")
         if text:
-            first = first or time.perf_counter()
+            first_ns = first_ns or time.monotonic_ns()
             pieces.append(text)
-    return "".join(pieces), (first or time.perf_counter()) - start
+    end_ns = time.monotonic_ns()
+    return Turn("".join(pieces), 0, 0, len(pieces), start_ns, first_ns or end_ns, end_ns)
 
 
 def judged(

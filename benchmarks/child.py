@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sides import arguments
+from sides import arguments, joules_per_token
 
 from etui.answering import InProcess
 from etui.arm import Arm, Sampling
@@ -152,7 +152,9 @@ def answers(
     for name, rounds in seen.items():
         report[f"{name}_ms_per_token"] = 1000 * statistics.median(t.token_seconds for t in rounds)
         report[f"{name}_first_ms"] = 1000 * statistics.median(t.first_seconds for t in rounds)
-        report[f"{name}_joules_per_token"], report["kind"] = joules_per_token(recorder, rounds)
+        report[f"{name}_joules_per_token"], report["kind"] = joules_per_token(
+            recorder, [(t.start_ns, t.end_ns) for t in rounds], sum(t.tokens for t in rounds)
+        )
     pairs = list(zip(seen["here"], seen["child"], strict=True))
     report["ratio_tokens_per_second"] = statistics.median(
         h.token_seconds / c.token_seconds for h, c in pairs
@@ -160,16 +162,6 @@ def answers(
     report["ratio_first"] = statistics.median(c.first_seconds / h.first_seconds for h, c in pairs)
     report["same_text"] = all(h.text == c.text for h, c in pairs)
     return report
-
-
-def joules_per_token(recorder: Recorder, rounds: list[Timed]) -> tuple[float | None, str | None]:
-    """Joules of all rounds over their tokens, and the kind of the reading; None if unmeasured."""
-    recorder.settle(rounds[-1].end_ns)
-    energies = [recorder.energy(made.start_ns, made.end_ns) for made in rounds]
-    joules = [energy.joules for energy in energies if energy.joules is not None]
-    if len(joules) < len(rounds):
-        return None, None
-    return sum(joules) / sum(made.tokens for made in rounds), energies[0].kind
 
 
 def cancels(child: ChildProcess, path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The same GGUF, prompt, threads, context and greedy sampling; rounds alternate, so that whatever
 else the machine does hits both. Time runs from the first token to the last, text included; the
-overhead is the wall time outside ``llama_decode``. The ratio is the median over the rounds.
+overhead is the wall time outside ``llama_decode``. The ratio is the median over the rounds. Joules
+a token stand beside each where anything measures.
 
     python benchmarks/decode.py [MODEL.gguf] [--threads N] [--tokens N] [--rounds N] [--json]
 """
@@ -13,16 +14,34 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from sides import arguments, make_llama, make_session
+from sides import arguments, joules_per_token, make_llama, make_session
 
 from etui.arm import Sampling
+from etui.config import load_config
+from etui.energy.open import open_recorder
 from etui.engine.llama_session import LlamaSession
 from etui.engine.text import TextStream
+from etui.units import per_token_text
 
 PROMPT = "Once upon a time in a small village by the sea there lived"
 CONTEXT_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run from its first token to its last; ``tokens`` are those behind the first."""
+
+    start_ns: int
+    end_ns: int
+    tokens: int
+
+    @property
+    def token_seconds(self) -> float:
+        """Seconds a token."""
+        return (self.end_ns - self.start_ns) / 1e9 / self.tokens
 
 
 def main() -> None:
@@ -34,24 +53,37 @@ def main() -> None:
     _, text, _ = run_session(session, chosen.tokens)
     if text != reference:
         print("the two wrote different texts", file=sys.stderr)
-    ours, theirs, overheads = [], [], []
-    for round_ in range(chosen.rounds):
-        if round_ % 2:  # each goes first in turn: what a round leaves behind hits both
-            seconds, _ = run_llama(llama, chosen.tokens)
-        own_seconds, _, overhead = run_session(session, chosen.tokens)
-        if not round_ % 2:
-            seconds, _ = run_llama(llama, chosen.tokens)
-        theirs.append(seconds)
-        ours.append(own_seconds)
-        overheads.append(overhead)
-    ratio = statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+    ours: list[Span] = []
+    theirs: list[Span] = []
+    overheads = []
+    with open_recorder(load_config()) as recorder:
+        for round_ in range(chosen.rounds):
+            if round_ % 2:  # each goes first in turn: what a round leaves behind hits both
+                theirs.append(run_llama(llama, chosen.tokens)[0])
+            own, _, overhead = run_session(session, chosen.tokens)
+            if not round_ % 2:
+                theirs.append(run_llama(llama, chosen.tokens)[0])
+            ours.append(own)
+            overheads.append(overhead)
+        joules = {
+            name: joules_per_token(
+                recorder, [(s.start_ns, s.end_ns) for s in spans], sum(s.tokens for s in spans)
+            )
+            for name, spans in (("etui", ours), ("llama", theirs))
+        }
+    ratio = statistics.median(
+        t.token_seconds / o.token_seconds for t, o in zip(theirs, ours, strict=True)
+    )
     report = {
         "model": chosen.model.stem,
         "threads": chosen.threads,
         "tokens": chosen.tokens,
         "rounds": chosen.rounds,
-        "etui_ms_per_token": 1000 * statistics.median(ours),
-        "llama_ms_per_token": 1000 * statistics.median(theirs),
+        "etui_ms_per_token": 1000 * statistics.median(span.token_seconds for span in ours),
+        "llama_ms_per_token": 1000 * statistics.median(span.token_seconds for span in theirs),
+        "etui_joules_per_token": joules["etui"][0],
+        "llama_joules_per_token": joules["llama"][0],
+        "kind": joules["etui"][1],
         "python_ms_per_token": 1000 * statistics.median(overheads),
         "ratio": ratio,
         "same_text": text == reference,
@@ -60,27 +92,31 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(f"{report['model']}, {chosen.threads} threads, {chosen.rounds} rounds of {chosen.tokens}")
-    print(f"  Llama.create_completion  {report['llama_ms_per_token']:8.3f} ms/token")
-    print(f"  etui session             {report['etui_ms_per_token']:8.3f} ms/token")
-    print(f"  outside llama_decode     {report['python_ms_per_token']:8.3f} ms/token")
+    for name, side in (("Llama.create_completion", "llama"), ("etui session", "etui")):
+        spent = per_token_text(report[f"{side}_joules_per_token"], report["kind"])
+        print(f"  {name:23s}  {report[f'{side}_ms_per_token']:8.3f} ms/token, {spent}")
+    print(
+        f"  outside llama_decode     {report['python_ms_per_token']:8.3f} ms/token"
+        "  (to reach: <= 0.3)"
+    )
     print(f"  tokens/s, etui : Llama   {ratio:8.3f}  (to reach: >= 0.97)")
 
 
-def run_llama(llama: Any, tokens: int) -> tuple[float, str]:
-    """Seconds a token after the first, and the text."""
+def run_llama(llama: Any, tokens: int) -> tuple[Span, str]:
+    """The run behind its first token, and the text."""
     pieces, times = [], []
     for chunk in llama.create_completion(PROMPT, max_tokens=tokens, temperature=0, stream=True):
         pieces.append(chunk["choices"][0]["text"])
-        times.append(time.perf_counter())
+        times.append(time.monotonic_ns())
     times = times[:tokens]  # the last chunk only says why it ended
-    return (times[-1] - times[0]) / (len(times) - 1), "".join(pieces)
+    return Span(times[0], times[-1], len(times) - 1), "".join(pieces)
 
 
-def run_session(session: LlamaSession, tokens: int) -> tuple[float, str, float]:
-    """Seconds a token after the first, the text, and seconds a token outside the decode."""
+def run_session(session: LlamaSession, tokens: int) -> tuple[Span, str, float]:
+    """The run behind its first token, the text, and seconds a token outside the decode."""
     stream, decoding = TextStream(), 0
     pieces: list[str] = []
-    times: list[float] = []
+    times: list[int] = []
     sequence = session.open(session.tokenize(PROMPT, bos=True), Sampling(temperature=0))
     while len(times) < tokens:
         step = session.step([sequence])
@@ -88,11 +124,11 @@ def run_session(session: LlamaSession, tokens: int) -> tuple[float, str, float]:
             break
         if step.sampled:
             pieces.append(stream.push(step.sampled[0].piece))
-            times.append(time.perf_counter())
+            times.append(time.monotonic_ns())
             decoding += step.end_ns - step.start_ns if len(times) > 1 else 0
     session.close(sequence)
-    seconds = (times[-1] - times[0]) / (len(times) - 1)
-    return seconds, "".join(pieces), seconds - decoding / 1e9 / (len(times) - 1)
+    span = Span(times[0], times[-1], len(times) - 1)
+    return span, "".join(pieces), span.token_seconds - decoding / 1e9 / span.tokens
 
 
 if __name__ == "__main__":

@@ -1,18 +1,24 @@
-"""The two sides of the benchmarks: an etui session, and llama-cpp-python's ``Llama``."""
+"""The two sides of the benchmarks: an etui session, and llama-cpp-python's ``Llama``.
+
+Both put every layer on the GPU where llama.cpp sees one, and none elsewhere.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from etui.config import load_config
+from etui.energy.recorder import Recorder
 from etui.engine.context import Context, ContextOptions
 from etui.engine.gguf import check_gguf
 from etui.engine.library import Library, default_threads
 from etui.engine.llama_session import LlamaSession
-from etui.engine.model import Model
-from etui.engine.session import ModelFacts
+from etui.engine.model import ALL_LAYERS, Model
+from etui.engine.residency import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
+from etui.engine.session import ModelFacts, Step, TokenSequence
 from etui.engine.template import ChatTemplate
 from etui.models import STARTER
 
@@ -41,16 +47,35 @@ class NeverStops:
         return False
 
 
-def make_session(path: Path, threads: int, context_tokens: int) -> LlamaSession:
-    """An etui session as the residency makes it on a CPU."""
+class TimedSession(LlamaSession):
+    """A session that adds up its time in ``llama_decode``."""
+
+    decoding_ns = 0
+
+    def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
+        """As the session's own."""
+        step = super().step(sequences, draw=draw)
+        self.decoding_ns += step.end_ns - step.start_ns
+        return step
+
+
+def make_session(path: Path, threads: int, context_tokens: int) -> TimedSession:
+    """An etui session as the residency makes it."""
     check_gguf(path)
     library = Library(load_config().log_dir)
-    model = Model(library, path)
-    context = Context(library, model, ContextOptions(context_tokens, threads, batch_tokens=128))
+    offloads = bool(library.gpus())
+    model = Model(library, path, ALL_LAYERS if offloads else 0)
+    options = ContextOptions(
+        context_tokens,
+        threads,
+        batch_tokens=GPU_BATCH_TOKENS if offloads else CPU_BATCH_TOKENS,
+        flash_attention="auto" if offloads else "off",
+    )
+    context = Context(library, model, options)
     source = model.metadata("tokenizer.chat_template")
     template = ChatTemplate("bench", source, model.bos_text, model.eos_text)
     facts = ModelFacts("bench", context_tokens, None, None, None, (), bool(source))
-    return LlamaSession(model, context, facts, template)
+    return TimedSession(model, context, facts, template)
 
 
 def make_llama(path: Path, threads: int, context_tokens: int) -> Any:
@@ -58,5 +83,32 @@ def make_llama(path: Path, threads: int, context_tokens: int) -> Any:
     from llama_cpp import Llama
 
     return Llama(
-        str(path), n_ctx=context_tokens, n_threads=threads, n_threads_batch=threads, verbose=False
+        str(path),
+        n_ctx=context_tokens,
+        n_threads=threads,
+        n_threads_batch=threads,
+        n_gpu_layers=ALL_LAYERS,
+        verbose=False,
     )
+
+
+def ignore_ends() -> None:
+    """Let no token end an answer, on either side: every one is as long as it may be.
+
+    Call it before a session is made, which remembers what ends an answer.
+    """
+    from llama_cpp import llama_cpp
+
+    llama_cpp.llama_vocab_is_eog = lambda *_: False
+
+
+def joules_per_token(
+    recorder: Recorder, intervals: Sequence[tuple[int, int]], tokens: int
+) -> tuple[float | None, str | None]:
+    """Joules of intervals (monotonic ns) over their tokens, and their kind; None if unmeasured."""
+    recorder.settle(intervals[-1][1])
+    energies = [recorder.energy(start_ns, end_ns) for start_ns, end_ns in intervals]
+    joules = [energy.joules for energy in energies if energy.joules is not None]
+    if len(joules) < len(intervals) or not tokens:
+        return None, None
+    return sum(joules) / tokens, energies[0].kind

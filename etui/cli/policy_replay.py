@@ -10,7 +10,6 @@ import click
 
 from etui.cli.policy_common import load, print_json, print_table
 from etui.errors import EtuiError, UsageError
-from etui.visible import visible
 
 if TYPE_CHECKING:
     from etui.config import Config
@@ -179,62 +178,22 @@ def _judged(table: Table, policies: Sequence[Policy], seed: int, say: Any) -> di
 def _replay_log(
     policies: Sequence[str], config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> None:
-    from etui.choice import on_this_machine
-    from etui.log.queries import LogReader
-    from etui.outlook import outlook_of
-    from etui.replay.turns import replay_turns, turns_document
-    from etui.routing.decide import decide
+    from etui.replay.logged import replay_log
+    from etui.replay.turns import turns_document
+    from etui.replay.turns_text import move_rows, replayed_lines
 
     if len(policies) > 1:
         raise UsageError("the log is replayed with one policy at a time", "name one")
     policy = _load(policies[0], config, catalogue)
-    outlook = outlook_of(policy, config, catalogue)
-    here = on_this_machine(config, catalogue)
-    with LogReader(config) as log:
-        replayed = replay_turns(
-            log.turns(),
-            lambda query: decide(query, policy, available=here, outlook=outlook),
-            outlook,
-        )
-    document = turns_document(policy.name, replayed)
+    document = turns_document(policy.name, replay_log(policy, config, catalogue))
     if as_json:
         print_json(document)
         return
-    _print_turns(document)
-
-
-def _print_turns(document: dict[str, Any]) -> None:
-    from etui.units import count_text, energy_text
-
-    if not document["n"]:
-        click.echo("the log holds no turn yet")
-        return
-    moved = document["moved"]
-    click.echo(
-        f"policy {document['policy']}: {moved:,} of {count_text(document['n'], 'question')} would "
-        "be answered otherwise"
-    )
-    if document["undecided"]:
-        click.echo(f"{count_text(document['undecided'], 'question')} it can bring to no arm here")
-    joules = document["joules"]
-    kinds = ", ".join(joules["kinds"]) or None
-    kind = kinds if len(joules["kinds"]) <= 1 else None
-    click.echo(
-        f"measured: {energy_text(joules['measured'], None, kind)} over "
-        f"{count_text(joules['measured_turns'], 'turn')}"
-    )
-    if joules["predicted_turns"]:
-        before, after = joules["predicted_before"] or 0.0, joules["predicted_after"] or 0.0
-        click.echo(
-            f"predicted, loads left out: {energy_text(before)} as they were answered, "
-            f"{energy_text(after)} now, over {count_text(joules['predicted_turns'], 'turn')}"
-        )
-    else:
-        click.echo("predicted: nothing is known of the models yet; see `etui calibrate`")
-    if document["moves"]:
+    for line in replayed_lines(document):
+        click.echo(line)
+    if moves := move_rows(document):
         click.echo()
-        rows = [(move["from"], move["to"], f"{move['n']:,}") for move in document["moves"]]
-        print_table(("FROM", "TO", "QUESTIONS"), [tuple(visible(c) for c in row) for row in rows])
+        print_table(("FROM", "TO", "QUESTIONS"), moves)
 
 
 def _write(path: Path, text: str) -> None:

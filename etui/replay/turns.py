@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from etui.routing.outlook import Outlook
 
 
+_CONFIDENCE = 0.9
+"""Of the bound of an accuracy, which only the middle is taken of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Again:
     """One logged turn and what would answer it now.
@@ -32,6 +36,9 @@ class Again:
         predicted_before, predicted_after: Predicted for the question now, without any load; None
             where nothing is known of the model.
         why: Why the policy decides so, or why it cannot.
+        right_before, right_after: Predicted accuracies, 0..1; None where nothing was fitted.
+        cascade: Whether a cascade would answer; ``after`` is its first arm, or ``before`` where
+            the turn went up from the same one.
     """
 
     turn_id: str
@@ -43,6 +50,9 @@ class Again:
     predicted_before: float | None
     predicted_after: float | None
     why: str
+    right_before: float | None = None
+    right_after: float | None = None
+    cascade: bool = False
 
     @property
     def moves(self) -> bool:
@@ -95,22 +105,32 @@ def _again(
     outlook: Outlook,
 ) -> Again:
     after: Arm | None = None
+    cascade = False
     try:
         decision = decide(query)
-        after, why = decision.arm, decision.why
+        after, why, cascade = decision.arm, decision.why, decision.cascade is not None
+        if cascade and turn.hops and (turn.hops[0].arm, turn.hops[0].model) == _named(after):
+            after = before  # it would begin as it began, and go up as it went
     except EtuiError as error:
         why = error.what.splitlines()[0]
     return Again(
         turn.turn_id,
         turn.query,
-        (turn.arm, turn.model),
-        None if after is None else (after.name, after.model),
+        _named(before),
+        None if after is None else _named(after),
         turn.energy.joules,
         turn.energy.kind,
         _joules(outlook, before, query),
         None if after is None else _joules(outlook, after, query),
         why,
+        _right(outlook, before, query),
+        None if after is None else _right(outlook, after, query),
+        cascade,
     )
+
+
+def _named(arm: Arm) -> tuple[str, str]:
+    return arm.name, arm.model
 
 
 def _joules(outlook: Outlook, arm: Arm, query: Query) -> float | None:
@@ -118,15 +138,25 @@ def _joules(outlook: Outlook, arm: Arm, query: Query) -> float | None:
     return None if predicted is None else predicted.prefill + predicted.decode
 
 
+def _right(outlook: Outlook, arm: Arm, query: Query) -> float | None:
+    predicted = outlook.accuracy(arm, query, _CONFIDENCE)
+    return None if predicted is None else predicted.p
+
+
 def turns_document(policy: str, replayed: list[Again]) -> dict[str, Any]:
     """The replay as plain JSON values; ``predicted`` holds sums over the turns known on both sides.
 
-    Measured joules are given for the same turns and for all.
+    Measured joules are given for all turns that have them. Accuracies are means.
     """
     both = [
         turn
         for turn in replayed
         if turn.predicted_before is not None and turn.predicted_after is not None
+    ]
+    right = [
+        (turn.right_before, turn.right_after)
+        for turn in replayed
+        if turn.right_before is not None and turn.right_after is not None
     ]
     measured = [turn.joules for turn in replayed if turn.joules is not None]
     moves: dict[tuple[str, str], int] = {}
@@ -139,6 +169,7 @@ def turns_document(policy: str, replayed: list[Again]) -> dict[str, Any]:
         "n": len(replayed),
         "moved": sum(turn.moves for turn in replayed),
         "undecided": sum(turn.after is None for turn in replayed),
+        "cascades": sum(turn.cascade for turn in replayed),
         "moves": [
             {"from": source, "to": target, "n": count}
             for (source, target), count in sorted(moves.items(), key=lambda item: -item[1])
@@ -150,6 +181,11 @@ def turns_document(policy: str, replayed: list[Again]) -> dict[str, Any]:
             "predicted_turns": len(both),
             "predicted_before": sum(turn.predicted_before or 0.0 for turn in both) or None,
             "predicted_after": sum(turn.predicted_after or 0.0 for turn in both) or None,
+        },
+        "accuracy": {
+            "predicted_turns": len(right),
+            "predicted_before": sum(one for one, _ in right) / len(right) if right else None,
+            "predicted_after": sum(other for _, other in right) / len(right) if right else None,
         },
         "turns": [
             {
@@ -163,6 +199,8 @@ def turns_document(policy: str, replayed: list[Again]) -> dict[str, Any]:
                 "kind": turn.kind,
                 "predicted_before": turn.predicted_before,
                 "predicted_after": turn.predicted_after,
+                "right_before": turn.right_before,
+                "right_after": turn.right_after,
                 "why": turn.why,
             }
             for turn in replayed

@@ -14,7 +14,7 @@ from etui.errors import EtuiError, UsageError
 from etui.replay.runs import read_runs
 from etui.replay.turns import arm_of, replay_turns, turns_document
 from etui.routing.decision import Decision
-from etui.routing.plan import PredictedJoules
+from etui.routing.plan import Cascade, PredictedAccuracy, PredictedJoules
 from tests.bench import synthetic
 
 
@@ -75,7 +75,7 @@ def test_unmeasured_joules_are_none(tmp_path, config):
     assert read_runs([tmp_path / "a"], config).graded.joules is None
 
 
-def turn(number, query, arm="quick", joules=5.0, answer="yes", chat="c"):
+def turn(number, query, arm="quick", joules=5.0, answer="yes", chat="c", hops=()):
     return SimpleNamespace(
         turn_id=f"t{number}",
         chat_id=chat,
@@ -86,16 +86,21 @@ def turn(number, query, arm="quick", joules=5.0, answer="yes", chat="c"):
         model="small",
         reasoning="direct",
         settings={},
+        hops=hops,
         energy=SimpleNamespace(joules=joules, kind="counter" if joules else None),
     )
 
 
 class Known:
-    """Joules by the name of the arm."""
+    """Joules and accuracies by the name of the arm."""
 
     def joules(self, arm, query):
         per = {"quick": 2.0, "think": 30.0}.get(arm.name)
         return None if per is None else PredictedJoules(100.0, 1.0, per)
+
+    def accuracy(self, arm, query, confidence):
+        p = {"quick": 0.5, "think": 0.9}[arm.name]
+        return PredictedAccuracy(p, p - 0.1, confidence, 100, "fitted")
 
 
 def test_the_log_again():
@@ -118,7 +123,23 @@ def test_the_log_again():
     assert joules["measured"] == 10.0
     # The third has no arm now, so it is on neither side; loads are left out.
     assert (joules["predicted_before"], joules["predicted_after"]) == (6.0, 34.0)
+    accuracy = document["accuracy"]
+    assert accuracy["predicted_before"] == 0.5
+    assert accuracy["predicted_after"] == pytest.approx(0.7)
     assert [message.content for message in seen[1].history] == ["What is 17*23?", "yes"]
+
+
+def test_a_cascade_that_would_begin_as_it_began_moves_nothing():
+    arms = (Arm("quick", "small"), Arm("think", "small", "cot"))
+
+    def decide(query):
+        return Decision(arms[0], "p", "r", "why", cascade=Cascade(arms, 0.75, 2, None))
+
+    hops = tuple(SimpleNamespace(arm=arm.name, model=arm.model) for arm in arms)
+    turns = [turn(1, "up?", arm="think", hops=hops), turn(2, "direct?", arm="think")]
+    went_up, did_not = replay_turns(turns, decide, Known())
+    assert (went_up.moves, went_up.predicted_after) == (False, 31.0)
+    assert (did_not.moves, did_not.predicted_after) == (True, 3.0)
 
 
 def test_the_arm_of_a_turn_keeps_its_budget():

@@ -6,7 +6,7 @@ import json
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from etui.energy.curve_plan import Grid
     from etui.log.writer import TurnWriter
     from etui.models import ModelSpec
+
+Form = Literal["text", "json", "jsonl"]
 
 
 @click.command()
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Begin anew where an earlier calibration was stopped.")
 @click.option("--from-log", is_flag=True, help="Fit to the turns in the log; measure nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--jsonl", is_flag=True, help="Print a JSON line for every length measured, the curve last."
+)
 def calibrate(
     model: str,
     grid: str | None,
@@ -53,6 +58,7 @@ def calibrate(
     fresh: bool,
     from_log: bool,
     as_json: bool,
+    jsonl: bool,
 ) -> int:
     """Measure what a model's tokens cost on this machine.
 
@@ -66,22 +72,25 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
     """
     from etui.calibration_run import measured_curve
-    from etui.cli.calibrate_progress import shown, stop_signals
+    from etui.cli.calibrate_progress import json_line, shown, stop_signals, told
     from etui.config import load_config, make_home
     from etui.log.writer import TurnWriter
 
     measuring = (grid, repeats, window, quick or None, force or None, fresh or None)
     if from_log and any(option is not None for option in measuring):
         raise UsageError("--from-log measures nothing", "leave the other options out")
+    if as_json and jsonl:
+        raise UsageError("--json and --jsonl exclude each other", "leave one of them out")
     config = load_config()
     make_home(config)
+    form: Form = "json" if as_json else "jsonl" if jsonl else "text"
     wanted = _grid(grid, repeats, window, quick)
     with TurnWriter(config) as writer:
         writer.ready()
         spec, path = _model(model, config)
         if from_log:
             curve = _from_log(spec, config, writer)
-            _show(curve, as_json, "complete")
+            _show(curve, form, "complete")
             return ExitCode.DONE
         with stop_signals():
             curve, whole = measured_curve(
@@ -90,15 +99,19 @@ def calibrate(
                 config,
                 writer,
                 wanted,
-                shown=partial(shown, spec.name),
-                note=partial(click.echo, err=True),
+                shown=partial(told if jsonl else shown, spec.name),
+                note=(lambda text: json_line("note", text=text)) if jsonl else _note,
                 force=force,
                 fresh=fresh,
             )
-    _show(curve, as_json, "complete" if whole else "stopped")
+    _show(curve, form, "complete" if whole else "stopped")
     if not whole:
         click.echo("stopped part-way: the same command goes on from there", err=True)
     return ExitCode.DONE if whole else ExitCode.PARTIAL
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _grid(text: str | None, repeats: int | None, window: float | None, quick: bool) -> Grid:
@@ -151,12 +164,16 @@ def _from_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingC
     return curve
 
 
-def _show(curve: OperatingCurve, as_json: bool, status: str) -> None:
+def _show(curve: OperatingCurve, form: Form, status: str) -> None:
+    from etui.cli.calibrate_progress import json_line
     from etui.curve_text import doubt_text, fit_lines, points_text
     from etui.log.curves import curve_json
 
-    if as_json:
+    if form == "json":
         click.echo(json.dumps({"status": status, **curve_json(curve)}, indent=2))
+        return
+    if form == "jsonl":
+        json_line("curve", status=status, **curve_json(curve))
         return
     click.echo(f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
     for line in fit_lines(curve):

@@ -1,7 +1,10 @@
-"""How a calibration shows on stderr: a bar with the time left, or a line now and then."""
+"""How a calibration shows: on stderr a bar with the time left or a line now and then, or JSON lines
+on stdout for the program that started it.
+"""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -46,13 +49,36 @@ def shown(
     start = time.monotonic()
     every = max(1, len(order) // _LINES)
 
-    def line(count: int) -> None:
+    def now_and_then(count: int) -> None:
         if count % every == 0 or count == len(order):
             elapsed = time.monotonic() - start
             left = seconds_text(seconds_left(order, done, count, elapsed, grid, speed))
             click.echo(f"{model}: {count} of {points}, about {left} left", err=True)
 
-    yield line
+    yield now_and_then
+
+
+@contextmanager
+def told(
+    model: str, order: Sequence[Visit], grid: Grid, speed: Speed, done: int
+) -> Iterator[Callable[[int], None]]:
+    """The same as JSON lines on stdout: ``done`` of ``points``, and ``seconds_left``."""
+    start = time.monotonic()
+
+    def tell(count: int, event: str = "measured") -> None:
+        elapsed = time.monotonic() - start
+        left = seconds_left(order, done, count, elapsed, grid, speed)
+        rounded = None if left is None else round(left, 1)
+        json_line(event, model=model, done=count, points=len(order), seconds_left=rounded)
+
+    tell(done, "begun")
+    yield tell
+
+
+def json_line(event: str, **facts: object) -> None:
+    """Print one JSON line, seen at once by whoever reads."""
+    sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
+    sys.stdout.flush()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from etui.replay.plane import (
     upper_hull,
 )
 from etui.replay.policy import Routed
-from etui.replay.resample import apgr_interval, interval_of
+from etui.replay.resample import apgr_interval, interval_of, resampled_means
 from etui.routing.fit.quality import calibration_error
 
 if TYPE_CHECKING:
@@ -187,87 +187,95 @@ def _area_interval(p: Floats, table: Table, ends: Ends, seed: int) -> list[float
 
 def _energy(p: Floats, curve: Curve, table: Table, ends: Ends, seed: int) -> dict[str, Any]:
     """The same over cost, and at fixed budgets against the random mixture of equal cost."""
+    import numpy as np
+
     x, pgr = gain_curve(curve, ends)
-    width = ends.high - ends.low
-    expected = table.cost.mean(axis=0)
-    budgets = []
+    expected, rows = table.cost.mean(axis=0), np.arange(len(table.graded))
+    budgets, taken = [], []
     for share in BUDGETS:
-        budget = ends.low + share * width
-        within = [at for at, cost in enumerate(curve.cost.tolist()) if cost <= budget + 1e-12]
-        price = float(curve.price[within[-1]]) if within else float("inf")
-        taken = choices_at(p, expected, min(price, 1e300))
-        budgets.append({"budget": budget, "share": share} | _against(taken, table, seed))
+        budget = ends.low + share * (ends.high - ends.low)
+        within = np.flatnonzero(curve.cost <= budget + 1e-12)
+        price = float(curve.price[within[-1]]) if len(within) else float("inf")
+        taken.append(choices_at(p, expected, min(price, 1e300)))
+        budgets.append(
+            {"budget": budget, "share": share, "shares": _shares(table.graded, taken[-1])}
+        )
+    choices = [(table.graded.correct[rows, at], table.cost[rows, at]) for at in taken]
     targets = {
         f"{round(100 * t)}": cost_at(curve, ends.weak_accuracy + t * ends.gain) for t in TARGETS
     }
-    return {"apgr": apgr(x, pgr), "cost_at_pgr": targets, "at_budget": budgets}
-
-
-def _against(taken: Any, table: Table, seed: int) -> dict[str, Any]:
-    import numpy as np
-
-    rows = np.arange(len(table.graded))
-    right, cost = table.graded.correct[rows, taken], table.cost[rows, taken]
-    found = against_mixture(right, cost, table, seed)
-    strong = mcnemar_of(right, table.graded.correct)
-    return found | {
-        "shares": _shares(table.graded, taken),
-        "mcnemar": dict(zip(table.graded.arms, strong, strict=True)),
+    found = against_mixture(choices, table, seed)
+    return {
+        "apgr": apgr(x, pgr),
+        "cost_at_pgr": targets,
+        "at_budget": [one | other for one, other in zip(budgets, found, strict=True)],
     }
 
 
-def against_mixture(right: Flags, cost: Floats, table: Table, seed: int) -> dict[str, Any]:
-    """Choices against the best random mixture of the arms at the same cost, and accuracy."""
+def against_mixture(
+    choices: Sequence[tuple[Flags, Floats]], table: Table, seed: int
+) -> list[dict[str, Any]]:
+    """Choices against the best random mixture of the arms at the same cost, and accuracy.
+
+    Args:
+        choices: Of each way to choose, whether each question was right and what it cost.
+    """
     import numpy as np
 
     arms = len(table.graded.arms)
-    columns = np.column_stack([right, cost, table.cost, table.graded.correct]).astype(np.float64)
+    own = [part for right, cost in choices for part in (right, cost)]
+    columns = np.column_stack([table.cost, table.graded.correct, *own]).astype(np.float64)
+    replicates = resampled_means(columns, seed)
+    return [
+        _against(columns, replicates, arms, 2 * arms + 2 * at)
+        | {"mcnemar": mcnemar_of(right, table.graded)}
+        for at, (right, _) in enumerate(choices)
+    ]
 
-    def above(means: Any) -> Any:
-        return means[:, 0] - mixture_accuracy(
-            means[:, 2 : 2 + arms], means[:, 2 + arms :], means[:, 1]
-        )
+
+def _against(columns: Floats, replicates: Floats, arms: int, at: int) -> dict[str, Any]:
+    """One way to choose, whose accuracy and cost are columns ``at`` and ``at + 1``."""
+    import numpy as np
+
+    def mixed(means: Any) -> Any:
+        return mixture_accuracy(means[:, :arms], means[:, arms : 2 * arms], means[:, at + 1])
 
     def saved(means: Any) -> Any:
-        mixed = mixture_cost(means[:, 2 : 2 + arms], means[:, 2 + arms :], means[:, 0])
-        return np.where(np.isfinite(mixed), 1 - means[:, 1] / mixed, np.inf)
+        equal = mixture_cost(means[:, :arms], means[:, arms : 2 * arms], means[:, at])
+        return np.where(np.isfinite(equal), 1 - means[:, at + 1] / equal, np.inf)
 
     mean = columns.mean(axis=0)[None, :]
-    mixed = float(mixture_accuracy(mean[:, 2 : 2 + arms], mean[:, 2 + arms :], mean[:, 1])[0])
-    accuracy, spent = float(mean[0, 0]), float(mean[0, 1])
+    accuracy, spent = float(mean[0, at]), float(mean[0, at + 1])
+    reached = bool(np.isfinite(saved(mean)[0]))
+    difference = interval_of(columns, replicates, lambda means: means[:, at] - mixed(means))
     return {
         "accuracy": accuracy,
         "cost": spent,
         "cost_per_correct": spent / accuracy if accuracy else None,
-        "mixture_accuracy": mixed,
-        "difference": interval_of(columns, above, seed).to_json(),
-        "saved": (
-            interval_of(columns, saved, seed).to_json()
-            if np.isfinite(saved(mean)[0])
-            else None  # no mixture is as accurate
-        ),
+        "mixture_accuracy": float(mixed(mean)[0]),
+        "difference": difference.to_json(),
+        # None where no mixture is as accurate
+        "saved": interval_of(columns, replicates, saved).to_json() if reached else None,
     }
 
 
-def mcnemar_of(right: Flags, correct: Flags) -> list[dict[str, Any]]:
+def mcnemar_of(right: Flags, graded: Graded) -> dict[str, dict[str, Any]]:
     """Against each single arm: questions just one of them got right, and the exact p-value."""
-    return [
-        {
+    return {
+        name: {
             "only_this": (gained := int((right & ~other).sum())),
             "only_arm": (lost := int((other & ~right).sum())),
             "p_value": mcnemar(gained, lost),
         }
-        for other in correct.T
-    ]
+        for name, other in zip(graded.arms, graded.correct.T, strict=True)
+    }
 
 
 def _policy(routed: Routed, table: Table, seed: int) -> dict[str, Any]:
-    found = against_mixture(routed.correct, routed.cost, table, seed)
-    tests = mcnemar_of(routed.correct, table.graded.correct)
+    (found,) = against_mixture([(routed.correct, routed.cost)], table, seed)
     return found | {
         "shares": _shares(table.graded, routed.chosen),
         "mean_hops": float(routed.hops.mean()),
         "rules": routed.rules,
-        "mcnemar": dict(zip(table.graded.arms, tests, strict=True)),
         "notes": list(routed.notes),
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from etui.routing.fit.table import Flags, Floats, Whole
 
-PARTS = 400
+PARTS = 250
 """Points of the curve of a router over three arms or more."""
 
 
@@ -93,7 +93,13 @@ def choices_at(p: Floats, expected: Floats, price: float) -> Whole:
     import numpy as np
 
     order = np.argsort(expected, kind="stable")
-    return np.asarray(order[np.argmax((p - price * expected)[:, order], axis=1)])
+    best = p[:, order[0]] - price * expected[order[0]]
+    chosen = np.full(len(p), order[0])
+    for arm in order[1:]:  # arm by arm: far quicker than argmax along a short axis
+        worth = p[:, arm] - price * expected[arm]
+        better = worth > best
+        best, chosen = np.where(better, worth, best), np.where(better, arm, chosen)
+    return np.asarray(chosen)
 
 
 def _two_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Curve:
@@ -133,6 +139,7 @@ def _many_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Cur
     prices = np.concatenate([[np.inf], prices * (1 + 1e-12), [0.0]])
     rows = np.arange(len(p))
     points = []
+    p = np.asfortranarray(p)
     for price in prices:
         chosen = (
             np.full(len(p), int(np.argmin(expected)))

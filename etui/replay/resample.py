@@ -1,10 +1,12 @@
 """Paired bootstrap over questions: how far figures of another sample of questions could lie.
 
 Every resample draws questions with all that belongs to them, so differences between choices keep
-their correlation. Intervals are the central 95 % of the replicates (percentile method). Questions
-that agree in all that a figure depends on are counted together: a resample of n questions is then
-one multinomial draw over the few kinds there are, which is the same distribution and takes
-milliseconds.
+their correlation. Intervals are the central 95 % of the replicates (percentile method).
+
+Questions that agree in all that a figure depends on are counted together: a resample of n questions
+is then one multinomial draw over the few kinds there are. Where nearly every question is a kind of
+its own (measured joules), each gets a Poisson(1) weight instead and the mean is over the weights,
+which is the multinomial but for its total (Hanley and MacGibbon, 2006), and ten times as quick.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from etui.routing.fit.table import Floats
 
 REPLICATES = 10_000
-_MOST_KINDS = 4000
+_MOST_KINDS = 800
 _CHUNK = 1000
 
 
@@ -44,33 +46,41 @@ def resampled_means(columns: Floats, seed: int, replicates: int = REPLICATES) ->
     if len(kinds) <= _MOST_KINDS:
         drawn = generator.multinomial(n, counts / n, size=replicates)
         return np.asarray(drawn @ kinds / n)
+    # The inverse of the distribution over 2^16 steps: a weight is one look-up.
+    steps = (np.arange(2**16) + 0.5) / 2**16
+    weight_of = np.searchsorted(_poisson_cdf(), steps).astype(np.float32)
+    values = np.column_stack([columns, np.ones(n)]).astype(np.float32)
+    centre = values.mean(axis=0, dtype=np.float64)
+    centre[-1] = 0.0
+    values -= centre.astype(np.float32)  # single precision is then of the spread, not of the mean
     means = np.empty((replicates, columns.shape[1]))
     for start in range(0, replicates, _CHUNK):
         rows = min(_CHUNK, replicates - start)
-        # One multinomial a chunk would cost as much as drawing indices; a normal approximation is
-        # not taken: joules have long tails.
-        picks = generator.integers(0, n, size=(rows, n), dtype=np.int32)
-        picks += n * np.arange(rows, dtype=np.int32)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n)
-        means[start : start + rows] = weights @ columns / n
+        drawn = np.frombuffer(generator.bytes(2 * rows * n), dtype=np.uint16)
+        sums = (weight_of[drawn].reshape(rows, n) @ values).astype(np.float64)
+        means[start : start + rows] = sums[:, :-1] / sums[:, -1:] + centre[:-1]
     return means
 
 
-def interval_of(
-    columns: Floats,
-    figure: Callable[[Any], Any],
-    seed: int,
-    replicates: int = REPLICATES,
-) -> Interval:
+def _poisson_cdf() -> Floats:
+    """Of a Poisson variable of mean 1, up to where nothing is left of 2^-16."""
+    import math
+
+    import numpy as np
+
+    return np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
+
+
+def interval_of(columns: Floats, replicates: Floats, figure: Callable[[Any], Any]) -> Interval:
     """A figure of column means with its interval.
 
     Args:
         columns: Numbers, shape (questions, columns).
+        replicates: Their ``resampled_means``.
         figure: Takes means, shape (k, columns), and gives the figure of each, shape (k,).
     """
     value = float(figure(columns.mean(axis=0)[None, :])[0])
-    replicate = figure(resampled_means(columns, seed, replicates))
-    return _interval(value, replicate)
+    return _interval(value, figure(replicates))
 
 
 def apgr_interval(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from etui.bench.run_folder import RunFolder
 from etui.cli.main import cli
+from tests.bench import synthetic
 from tests.replay import made
 
 POLICY = """
@@ -145,6 +148,24 @@ def test_wrong_calls_are_told_how_to_mend(outcomes, arguments, said):
     assert error.fix
     if said != "cannot write":
         assert error.exit_code == 2
+
+
+def test_runs_are_named_one_behind_the_other(tmp_path):
+    run_ = synthetic.config(("direct", "large"), per_subject=2)
+    folders = []
+    for at in range(2):
+        made_run = RunFolder.create(tmp_path / f"run{at}", replace(run_, run_id=f"run{at}"))
+        made_run.append(synthetic.samples(run_, seed=at))
+        made_run.close()
+        folders.append(tmp_path / f"run{at}")
+    document = json.loads(run("replay", "--runs", *folders, "--json").stdout)
+    assert document["unit"] == "J"
+    assert document["kinds"] == ["counter"]
+    assert document["oracle"]["reproducible"]["accuracy"] < document["oracle"]["accuracy"]
+    text = run("replay", "--runs", folders[0], "--runs", folders[1]).stdout
+    assert "joules (counter)" in text
+    assert "judged on the second run" in text
+    assert "by the text of a question" in refused("replay", "frugal", "--runs", folders[0]).what
 
 
 def test_the_empty_log_is_said():

@@ -1,0 +1,129 @@
+"""How long a replay takes, and a prediction of fitted heads.
+
+Run ``python benchmarks/replay.py [--json] [--questions 14000] [--arms 6] [--fit]``. Questions and
+answers are made up here. ``judge`` is the replay itself: curve, hull, oracle, intervals of 10,000
+resamples. ``policy by rules`` decides every question by its text. Fits come before a replay and are
+not counted as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etui.arm import Arm
+from etui.query import Query
+from etui.replay.judge import Table, judge
+from etui.replay.policy import as_asked, replay_policy
+from etui.routing.fit.blend import cross_fitted
+from etui.routing.fit.heads import fit_heads
+from etui.routing.fit.table import Graded
+from etui.routing.fitted import Provenance, fitted_text
+from etui.routing.heads import FittedHeads
+from etui.routing.policies import PolicyPlace, check_text
+from etui.routing.policy import Policy
+from etui.routing.question_features import QuestionText
+
+SUBJECTS = 57
+VOCABULARY = 6000
+
+
+def made(questions: int, arms: int, seed: int = 0) -> Graded:
+    """A table of so many questions; each arm is a little better than the one before."""
+    draw = random.Random(seed)
+    words = [f"w{draw.getrandbits(40):x}" for _ in range(VOCABULARY)]
+    subjects = [f"subject_{at % SUBJECTS}" for at in range(questions)]
+    texts = []
+    for at in range(questions):
+        own = draw.sample(words[100 * (at % SUBJECTS) : 100 * (at % SUBJECTS) + 400], 30)
+        sums = " = 12" if draw.random() < 0.3 else ""
+        texts.append(QuestionText(" ".join(own) + sums, tuple(draw.sample(words, 4))))
+    generator = np.random.default_rng(seed)
+    hard = np.array([0.3 * ("=" in text.stem) for text in texts])
+    chance = 0.55 + 0.06 * np.arange(arms)[None, :] - hard[:, None]
+    correct = generator.random((questions, arms)) < chance
+    names = tuple(f"arm{at}" for at in range(arms))
+    return Graded(names, tuple(subjects), tuple(range(questions)), tuple(texts), correct)
+
+
+def rules(arms: tuple[str, ...]) -> Policy:
+    """A policy that tells the arms apart by length and by signs."""
+    lines = ["version: 1", "models: {m: [m]}", "arms:", *(f"  {a}: {{model: m}}" for a in arms)]
+    lines += [
+        "signals:",
+        "  sums: {math_symbols: {at_least: 1}}",
+        "  long: {tokens: {at_least: 90}}",
+    ]
+    lines += ["rules:", f"  - {{name: sums, priority: 2, when: sums, use: {arms[-1]}}}"]
+    lines += [f"  - {{name: long, priority: 1, when: long, use: {arms[len(arms) // 2]}}}"]
+    lines += [f"  - {{name: rest, use: {arms[0]}}}"]
+    checked = check_text("\n".join(lines), PolicyPlace("p", Path("p.yaml"), "file"), ("m",))
+    assert checked.policy is not None, checked.errors
+    return checked.policy
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Duration of one call and what it gave."""
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--questions", type=int, default=14_000)
+    parser.add_argument("--arms", type=int, default=6)
+    parser.add_argument("--fit", action="store_true", help="also time fits (a minute or more)")
+    options = parser.parse_args()
+    table = made(options.questions, options.arms)
+    stated = np.tile(2.0 ** np.arange(options.arms), (options.questions, 1))
+    measured = stated * np.random.default_rng(1).lognormal(0, 0.3, stated.shape)
+    p = np.clip(
+        0.6 * table.correct.mean(axis=0)
+        + 0.4 * np.random.default_rng(2).beta(2, 2, table.correct.shape),
+        0,
+        1,
+    )
+    report: dict[str, float] = {}
+    judge(Table(table.take(np.arange(options.questions) < 100), stated[:100]), {"made": p[:100]})
+    report["judge, stated costs"], _ = seconds(lambda: judge(Table(table, stated), {"made": p}))
+    report["judge, measured joules"], _ = seconds(
+        lambda: judge(Table(table, measured, "J", ("counter",)), {"made": p})
+    )
+    policy = rules(table.arms)
+    report["policy by rules"], _ = seconds(
+        lambda: replay_policy(policy, table, stated, label="stated")
+    )
+    if options.fit:
+        origin = Provenance(
+            fitted_at="", source=(), data_sha256="", n=len(table), excluded=0, etui=""
+        )
+        report["fit"], model = seconds(lambda: fit_heads(table, origin))
+        report["cross-fit"], _ = seconds(lambda: cross_fitted(table))
+        report["fitted file, MB"] = len(fitted_text(model)) / 1e6
+        heads = FittedHeads(model)
+        queries = [Query(as_asked(question)) for question in table.questions[:300]]
+        arms = [Arm(name, "m") for name in table.arms]
+        spent, _ = seconds(lambda: [heads.accuracy(a, q, 0.9) for q in queries for a in arms])
+        report["prediction over all arms, ms"] = 1e3 * spent / len(queries)
+    if options.json:
+        print(
+            json.dumps({"questions": options.questions, "arms": options.arms, **report}, indent=2)
+        )
+        return
+    print(f"{options.questions:,} questions x {options.arms} arms")
+    for what, value in report.items():
+        print(f"{what:32}{value:>10.3f}{'' if ', M' in what or ', m' in what[-4:] else ' s'}")
+
+
+if __name__ == "__main__":
+    main()

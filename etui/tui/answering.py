@@ -19,6 +19,7 @@ from etui.tui import work as threads
 from etui.tui.backend import Backend, Route
 from etui.tui.conversation import Asking, Conversation, new_chat
 from etui.tui.messages import (
+    BroughtIn,
     GivenUp,
     OverBudget,
     TextBatch,
@@ -82,6 +83,7 @@ class AnsweringScreen(Screen[None]):
     def attach(self, backend: Backend) -> None:
         """The backend is there: load the likely model, then answer what was asked meanwhile."""
         self._backend = backend
+        backend.runner.on_loaded = lambda loaded: self.post_message(BroughtIn(loaded))
         backend.runner.on_unloaded = lambda model: self.post_message(GivenUp(model))
         backend.runner.confirm = self._confirm
         self._load_ahead()
@@ -246,6 +248,9 @@ class AnsweringScreen(Screen[None]):
             self.app.push_screen(
                 ConfirmModal(asked.question), lambda yes: asked.answer.put(bool(yes))
             )
+
+    def on_brought_in(self, news: BroughtIn) -> None:
+        self._panel.show_loaded(news.loaded)
 
     def on_given_up(self, news: GivenUp) -> None:
         self._panel.show_unloaded(news.model)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from etui.config import Config
 from etui.download import Report
 from etui.energy.types import ChannelPower, Energy
-from etui.engine.events import Loaded
+from etui.engine.events import Loaded, Unloaded
 from etui.log.records import ChatRecord, TurnRecord
 from etui.query import Query
 from etui.turn import TurnEvent
@@ -17,6 +18,7 @@ from etui.turn import TurnEvent
 if TYPE_CHECKING:
     from etui.energy.sources.nvml_watch import GpuState
     from etui.log.queries import ChatSummary
+    from etui.models import Verified
     from etui.tui.spending import Spending
 
 REPLACES = "replaces"
@@ -48,15 +50,17 @@ class ModelOnOffer:
 
 
 class TurnRunner(Protocol):
-    """Answers questions, one at a time. ``run`` and ``warm_up`` block: a thread calls them.
+    """Answers questions, one at a time. What answers, loads or unloads blocks: a thread calls it.
 
     Attributes:
+        on_loaded: Called, from any thread, when ``load`` has brought a model into memory.
         on_unloaded: Called, from any thread, with the name of a model that was given up between
             two answers.
         confirm: Asked, in the thread of the turn, whether to go on over a budget that is spent;
             None where nobody can be asked.
     """
 
+    on_loaded: Callable[[Loaded], object]
     on_unloaded: Callable[[str], object]
     confirm: Callable[[str], bool] | None
 
@@ -74,6 +78,32 @@ class TurnRunner(Protocol):
 
     def warm_up(self, route: Route) -> Loaded | None:
         """Bring the model this route would likely use into memory; None when it is there."""
+
+    def load(self, model: str) -> Loaded | None:
+        """Bring one model into memory; None when it is there.
+
+        Raises:
+            EtuiError: It cannot be loaded, or something else runs.
+        """
+
+    def unload(self, model: str) -> Unloaded | None:
+        """Give one model up; None when it was not in memory.
+
+        Raises:
+            EtuiError: Something else runs.
+        """
+
+    def residents(self) -> Sequence[str]:
+        """Names of the models in memory."""
+
+    def at_rest(self, why: str) -> AbstractContextManager[Callable[[], bool]]:
+        """Give every model up, and refuse whatever is asked meanwhile, saying ``why``.
+
+        What is entered tells, from any thread, whether the app is leaving and the rest has to end.
+
+        Raises:
+            EtuiError: Something else runs.
+        """
 
     def likely_model(self, route: Route) -> str | None:
         """The model ``warm_up`` would load, None when no model on this machine can serve."""
@@ -156,6 +186,13 @@ class Shelf(Protocol):
 
         Raises:
             EtuiError: It could not be had.
+        """
+
+    def verify(self, name: str, report: Report) -> Verified:
+        """Check the header and the sha256 of a model's file in full; ``report`` as in ``pull``.
+
+        Raises:
+            EtuiError: It is not there, damaged, or another file than it should be.
         """
 
 

@@ -104,6 +104,14 @@ class GivenUp(Message):
         self.model = model
 
 
+class BroughtIn(Message):
+    """A model was brought into memory because the user asked for it."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.loaded = loaded
+
+
 class PullNews(Message):
     """A fact about a download."""
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from etui.config import Config
-from etui.download import Report
 from etui.engine.events import Loaded, Unloaded
 from etui.errors import EtuiError, LogUnavailable, ModelUnavailable
 from etui.log.records import TurnRecord
 from etui.query import Query
 from etui.residence import load_record, unload_record
-from etui.tui.backend import REPLACES, Backend, ModelOnOffer, Route
+from etui.tui.backend import REPLACES, Backend, Route
+from etui.tui.residents import Residents
 from etui.turn import TurnEvent, TurnFinished, run_turn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from etui.choice import Wish
     from etui.energy.recorder import Recorder
     from etui.energy.rest import Rest
     from etui.engine.child import ChildProcess
     from etui.log.writer import TurnWriter
-    from etui.models import Catalogue
+    from etui.models import Catalogue, ModelSpec
     from etui.routing.decision import Decision
     from etui.routing.host import HostState
     from etui.tui.ladder import Direction
@@ -53,8 +55,11 @@ class ChatRunner:
         self._closed = False
         self._closing = threading.Lock()
         self._resident: str | None = None
+        self._held = Residents()
+        self._held_off = ""
         self._rest = rest
         self.confirm: Callable[[str], bool] | None = None  # asks whether to go on over a budget
+        self.on_loaded: Callable[[Loaded], object] = lambda _loaded: None
         self.on_unloaded: Callable[[str], object] = lambda _model: None
         child.on_unloaded = self._unloaded
 
@@ -66,6 +71,7 @@ class ChatRunner:
         from etui.refit import refit_curve
         from etui.serve import serve_here
 
+        self._refuse_if_held_off()
         with self._idle:
             self._end_rest()
             self._cancelled.clear()
@@ -92,6 +98,7 @@ class ChatRunner:
                     for event in events:
                         if self._cancelled.is_set():
                             self._child.cancel()  # again: the first may have come too early
+                        self._held.saw(event, self._child.pid)
                         yield event
                         if isinstance(event, TurnFinished):
                             refit_curve(event.record, self._config, self._writer.save_curve)
@@ -109,23 +116,99 @@ class ChatRunner:
         from etui.choice import serving
         from etui.models import load_catalogue
 
+        self._refuse_if_held_off()
         with self._idle:
-            self._end_rest()
             catalogue = load_catalogue(self._config)
             spec, path = serving(self._likely(route, catalogue).arm, self._config, catalogue)
-            loaded = None
-            for event in self._child.load(spec, path):
-                self._recorder.settle(event.end_ns)
-                if isinstance(event, Loaded):
-                    loaded = event
-                    record = load_record(event, spec.sha256, self._recorder.energy)
-                    self._writer.save_load(record)
-                else:
-                    self._writer.save_unload(unload_record(event, self._recorder.energy))
-            self._resident = spec.name
-            self._baseline(spec.name)
-            self._rest.begin(spec.name)
+            return self._bring_in(spec, path)
+
+    def load(self, model: str) -> Loaded | None:
+        """Bring one model into memory, checked as before an answer."""
+        from etui.arm import Arm
+        from etui.choice import serving
+        from etui.models import load_catalogue
+
+        with self._alone():
+            catalogue = load_catalogue(self._config)
+            loaded = self._bring_in(*serving(Arm("direct", model), self._config, catalogue))
+            if loaded is not None:
+                self.on_loaded(loaded)
             return loaded
+
+    def unload(self, model: str) -> Unloaded | None:
+        """Give one model up."""
+        with self._alone():
+            if model == self._resident:
+                self._end_rest()
+                self._resident = None
+            gone = None
+            for event in self._child.unload(model):
+                if isinstance(event, Unloaded):
+                    gone = event
+                    self._gave_up(event)
+            return gone
+
+    def residents(self) -> tuple[str, ...]:
+        """Names of the models in memory."""
+        return self._held.names(self._child.pid)
+
+    @contextmanager
+    def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
+        """Give every model up, end the engine's process, and refuse questions meanwhile."""
+        with self._alone():
+            self._held_off = why
+            try:
+                self._end_rest()
+                self._resident = None
+                for name in self.residents():
+                    for event in self._child.unload(name):
+                        if isinstance(event, Unloaded):
+                            self._gave_up(event)
+                self._child.close()
+                yield lambda: self._closed
+            finally:
+                self._held_off = ""
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nothing else runs; refused while something does."""
+        self._refuse_if_held_off()
+        if not self._idle.acquire(blocking=False):
+            raise EtuiError(
+                "an answer or a load is on its way",
+                "wait for its end, or stop it with Esc in the chat",
+            )
+        try:
+            yield
+        finally:
+            self._idle.release()
+
+    def _refuse_if_held_off(self) -> None:
+        if self._held_off:
+            raise EtuiError(self._held_off, "wait for its end, or stop it with Esc where it runs")
+
+    def _bring_in(self, spec: ModelSpec, path: Path) -> Loaded | None:
+        self._end_rest()
+        loaded = None
+        for event in self._child.load(spec, path):
+            if isinstance(event, Unloaded):
+                self._gave_up(event)
+            else:
+                loaded = event
+                self._held.saw(event, self._child.pid)
+                self._recorder.settle(event.end_ns)
+                self._writer.save_load(load_record(event, spec.sha256, self._recorder.energy))
+        self._resident = spec.name
+        self._baseline(spec.name)
+        self._rest.begin(spec.name)
+        return loaded
+
+    def _gave_up(self, event: Unloaded) -> None:
+        """A model is gone: keep what that cost, and tell whoever shows the models."""
+        self._held.saw(event, self._child.pid)
+        self.on_unloaded(event.model)
+        self._recorder.settle(event.end_ns)
+        self._writer.save_unload(unload_record(event, self._recorder.energy))
 
     def likely_model(self, route: Route) -> str | None:
         """The model of a plain question."""
@@ -177,9 +260,7 @@ class ChatRunner:
 
     def _unloaded(self, event: Unloaded) -> None:
         """The engine no longer keeps a model warm: what it draws from now on is not the model's."""
-        self.on_unloaded(event.model)
-        self._recorder.settle(event.end_ns)
-        self._writer.save_unload(unload_record(event, self._recorder.energy))
+        self._gave_up(event)
         if not self._idle.acquire(blocking=False):
             return  # a turn has begun, and with it the rest has ended
         try:
@@ -222,29 +303,6 @@ def _wish(route: Route) -> Wish:
     return Wish(model=route.model) if route.model else Wish(policy=route.policy, arm=route.arm)
 
 
-class ModelShelf:
-    """The models of models.yaml and of the models folder; see :class:`etui.tui.backend.Shelf`."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-
-    def models(self) -> Sequence[ModelOnOffer]:
-        """Every model that has a name, looked up anew: another etui may have pulled one."""
-        from etui.choice import on_this_machine
-        from etui.models import load_catalogue
-
-        catalogue = load_catalogue(self._config)
-        here = on_this_machine(self._config, catalogue)
-        return [ModelOnOffer(spec.name, spec.size, here(spec.name)) for spec in catalogue]
-
-    def pull(self, name: str, report: Report) -> None:
-        """Download and verify a model."""
-        from etui.download import pull
-        from etui.models import load_catalogue
-
-        pull(load_catalogue(self._config).get(name), self._config, report)
-
-
 def open_backend(config: Config) -> Backend:
     """Open everything behind the screen; the engine's process starts with its first model.
 
@@ -260,6 +318,7 @@ def open_backend(config: Config) -> Backend:
     from etui.routing.policies import list_policies
     from etui.tui.chat_log import LoggedChats
     from etui.tui.live_meter import LiveMeter
+    from etui.tui.model_shelf import ModelShelf
 
     writer = TurnWriter(config)
     try:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from textual.pilot import Pilot
@@ -21,12 +22,14 @@ from etui.errors import EtuiError
 from etui.log.queries import ChatSummary
 from etui.log.records import ChatRecord, Seconds, Tokens, TurnEnergy, TurnRecord
 from etui.log.totals import Total
+from etui.models import Verified
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.tui.app import EtuiApp
 from etui.tui.backend import REPLACES, Backend, ModelOnOffer, Route, Vitals
 from etui.tui.spending import Spending
 from etui.turn import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
+from tests.tui.fake_residence import FakeResidence
 
 DEADLINE_SECONDS = 20.0
 MODEL = "smollm2-135m"
@@ -73,7 +76,7 @@ class FakeMeter:
 
 
 @dataclass
-class FakeRunner:
+class FakeRunner(FakeResidence):
     """Streams ``pieces`` at 200 tokens a second and ends as a real turn does.
 
     A set ``hold`` makes it wait after the last piece until it is cancelled or let go.
@@ -91,12 +94,10 @@ class FakeRunner:
     asked: list[tuple[Query, Route]] = field(default_factory=list)
     saved: list[TurnRecord] = field(default_factory=list)
     warmed: list[Route] = field(default_factory=list)
-    closed: bool = False
     let_go: threading.Event = field(default_factory=threading.Event)
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _end: threading.Event = field(default_factory=threading.Event)
 
-    on_unloaded: Callable[[str], object] = lambda _model: None
     confirm: Callable[[str], bool] | None = None
     over_budget: str = ""
     hops: tuple[tuple[HopStarted | None, tuple[str, ...], HopEnded], ...] = ()
@@ -234,6 +235,14 @@ class FakeShelf:
         report(replace(progress, step="verify", done_bytes=98_000_000))
         self.pulled.append(name)
         self.put_on_disk(name)
+
+    def verify(self, name: str, report: Report) -> Verified:
+        report(Progress(name, "verify", "file", 49_000_000, 98_000_000))
+        while not self.go_on.wait(0.01):
+            report(Progress(name, "verify", "file", 60_000_000, 98_000_000))
+        if self.error:
+            raise self.error
+        return Verified(name, Path("file"), 98_000_000, "ab" * 32, "ab" * 32)
 
     def put_on_disk(self, name: str) -> None:
         self.on_offer = tuple(

@@ -18,6 +18,7 @@ from etui.energy.simulate.curves import constant
 from etui.energy.simulate.devices import FakeClock, FakeDevice
 from etui.energy.simulate.play import sample
 from etui.engine.events import Event, Finished, Loaded, Residence, Unloaded
+from etui.errors import EtuiError
 from etui.log.queries import LogReader
 from etui.log.records import TurnRecord
 from etui.log.writer import TurnWriter
@@ -35,6 +36,7 @@ class Child:
     """Answers for a second of the fake clock."""
 
     on_unloaded: Callable[[Unloaded], None]
+    pid: int | None = 4711
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
@@ -49,11 +51,16 @@ class Child:
         yield Unloaded("another", None, end - 2 * 10**9, end - 10**9, "room", 10**8)
         yield Loaded(STARTER, end - 10**9, end, 0, 98_000_000)
 
+    def unload(self, model: str) -> Iterator[Residence]:
+        end = self._clock()
+        yield Unloaded(model, None, end - 10**9, end, "asked", 98_000_000)
+
     def cancel(self) -> None: ...
 
     def hurry(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.pid = None
 
 
 class Chat:
@@ -150,6 +157,60 @@ def test_loads_ahead_and_unloads_between_answers_are_metered_and_logged(here: Co
     assert (idle.model, idle.reason, idle.seconds) == (STARTER, "idle", 0.5)
     assert idle.joules == pytest.approx(IDLE_WATTS / 2, rel=0.3)
     assert idle.kind == "counter"
+
+
+def test_models_come_and_go_as_asked_metered_and_logged(here: Config) -> None:
+    told: list[object] = []
+    with closing(Chat(here)) as chat:
+        chat.runner.on_loaded = told.append
+        chat.runner.on_unloaded = told.append
+        loaded = chat.runner.load(STARTER)
+        assert chat.runner.residents() == (STARTER,)
+        assert told == ["another", loaded]
+        gone = chat.runner.unload(STARTER)
+        assert gone is not None
+        assert chat.runner.residents() == ()
+        assert told[2:] == [STARTER]
+    with LogReader(here) as log:
+        asked, _room = log.unloads()
+        (load,) = log.loads()
+    assert (asked.model, asked.reason, asked.seconds) == (STARTER, "asked", 1)
+    assert asked.joules == pytest.approx(IDLE_WATTS, rel=0.05)
+    assert load.joules == pytest.approx(IDLE_WATTS, rel=0.05)
+
+
+def test_a_lost_process_holds_no_model(here: Config) -> None:
+    with closing(Chat(here)) as chat:
+        chat.runner.load(STARTER)
+        chat.child.pid = None
+        assert chat.runner.residents() == ()
+        chat.child.pid = 4712
+        assert chat.runner.residents() == ()
+
+
+def test_while_something_else_measures_every_model_is_gone_and_questions_are_refused(
+    here: Config,
+) -> None:
+    with closing(Chat(here)) as chat:
+        chat.runner.load(STARTER)
+        with chat.runner.at_rest("a calibration is running") as leaving:
+            assert chat.child.pid is None
+            assert not leaving()
+            for ask in (chat.ask, lambda: chat.runner.load(STARTER)):
+                with pytest.raises(EtuiError, match="a calibration is running"):
+                    ask()
+        assert chat.ask().status == "complete"
+
+
+def test_nothing_comes_or_goes_during_an_answer(here: Config) -> None:
+    with closing(Chat(here)) as chat:
+        turn = chat.runner.run(Query("2+2?"), Route("balanced", STARTER))
+        next(turn)
+        with pytest.raises(EtuiError, match="on its way"):
+            chat.runner.unload(STARTER)
+        with pytest.raises(EtuiError, match="on its way"), chat.runner.at_rest("measuring"):
+            raise AssertionError("it must not begin")
+        list(turn)
 
 
 def test_the_cold_baseline_serves_until_there_is_a_loaded_one(here: Config) -> None:

@@ -134,6 +134,7 @@ def _areas(counts: Any) -> Any:
     share = share / share.sum(axis=1, keepdims=True)
     gain = np.cumsum(counts[:, :, 2] - counts[:, :, 0], axis=1).astype(np.float64)
     total = gain[:, -1:]
-    pgr = np.divide(gain, total, out=np.full_like(gain, np.inf), where=total > 0)
+    pgr = np.divide(gain, total, out=np.zeros_like(gain), where=total > 0)
     before = np.concatenate([np.zeros((len(pgr), 1)), pgr[:, :-1]], axis=1)
-    return (share * (before + pgr) / 2).sum(axis=1)
+    area = (share * (before + pgr) / 2).sum(axis=1)
+    return np.where(total[:, 0] > 0, area, np.inf)  # where the strong arm is none, there is no area

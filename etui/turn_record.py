@@ -99,6 +99,7 @@ def turn_record(query: Query, decision: Decision, ended: Ended, energy_of: Energ
             "min_p": arm.sampling.min_p,
             "seed": arm.sampling.seed,
             "dropped_messages": seen.prefilled.dropped_messages if seen.prefilled else 0,
+            "batch_tokens": seen.prefilled.batch_tokens if seen.prefilled else None,
         },
         trace=decision.trace(),
     )

@@ -58,7 +58,8 @@ class Prefilling:
 class Prefilled:
     """The prompt is in the cache; prompt = cached (reused) + computed.
 
-    ``dropped_messages`` counts the oldest messages of the chat that no longer fit.
+    ``dropped_messages`` counts the oldest messages of the chat that no longer fit;
+    ``batch_tokens`` is the size of the chunks it was computed in, None where it is not known.
     """
 
     start_ns: int
@@ -67,6 +68,7 @@ class Prefilled:
     cached_tokens: int
     computed_tokens: int
     dropped_messages: int = 0
+    batch_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class LlamaSession:
                 for s in donors.values()
             ],
             wanted,
-            whole_only=self._model.recurrent,
+            whole_only=self._model.recurrent or self._windowed,
             free_slots=len(self._free_slots),
         )
         if reuse is None:
@@ -174,13 +174,17 @@ class LlamaSession:
         return True
 
     def _truncate(self, sequence: LlamaSequence, keep: int) -> bool:
-        windowed = self._model.sliding_window and not self._context.options.full_window
-        if (windowed and keep > 0) or not self._context.remove(sequence.slot, keep):
+        if (self._windowed and keep > 0) or not self._context.remove(sequence.slot, keep):
             return False
         sequence.computed = keep
         del sequence.cells[keep:]
         sequence.epoch = -1
         return True
+
+    @property
+    def _windowed(self) -> bool:
+        """What the sliding window has left behind is gone, so that no part can be taken back."""
+        return self._model.sliding_window > 0 and not self._context.options.full_window
 
     def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
         """Compute one batch of what is queued, and draw a token wherever a queue ran empty.

@@ -247,6 +247,7 @@ class Residency:
             thinking_switch=spec.thinking_switch,
             stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
             has_template=bool(source),
+            batch_tokens=options.batch_tokens,
         )
         return LlamaSession(model, context, facts, template)
 

@@ -26,6 +26,8 @@ class ModelFacts:
             (``enable_thinking``), None where there is none.
         stop: Strings that end an answer, beside the end tokens of the vocabulary.
         has_template: Whether the GGUF carries a chat template.
+        batch_tokens: Most tokens of one batch, which is how prompts are cut into chunks: another
+            size changes the last bits of their logits. None where it is not known.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ModelFacts:
     thinking_switch: str | None
     stop: tuple[str, ...]
     has_template: bool
+    batch_tokens: int | None = None
 
 
 class TokenSequence(Protocol):

@@ -65,6 +65,7 @@ def open_prompt(
         cached_tokens=sequence.cached,
         computed_tokens=total - sequence.cached,
         dropped_messages=prompt.dropped_messages,
+        batch_tokens=session.facts.batch_tokens,
     )
     return Opened(sequence, prompt, start_ns, first.at_ns, first)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -66,3 +67,32 @@ def test_a_refusing_model_computes_all_again_for_lost_logits(refusing: LlamaSess
     step = refusing.step([first])
     assert step.computed == {first.id: len(first.tokens) - 1}
     assert step.sampled[0].token == drawn_first
+
+
+@pytest.fixture
+def windowed(make_session: MakeSession) -> Iterator[LlamaSession]:
+    """A model with a sliding window, in a context that keeps no more than the window."""
+    session = make_session()
+    session._context.options = replace(session.options, full_window=False)
+    session._model.sliding_window = 16
+    yield session
+    session._model.sliding_window = 0
+
+
+def test_a_window_that_has_moved_on_is_not_moved_back(windowed: LlamaSession) -> None:
+    answer(windowed, prompt(windowed, QUESTION), 4, GREEDY)
+    other = prompt(windowed, QUESTION + " Please.")
+    sequence = windowed.open(other, GREEDY)
+    assert sequence.cached == 0
+    generate(windowed, sequence, 3)
+    assert not windowed.rollback(sequence, 2)
+    computed = sequence.tokens[: sequence.computed]
+    windowed.close(sequence)
+    more = [*computed, *windowed.tokenize(" And then?")]
+    assert windowed.open(more, GREEDY).cached == len(computed)
+
+
+def test_a_whole_window_is_reused_like_any_cache(windowed: LlamaSession) -> None:
+    windowed._context.options = replace(windowed.options, full_window=True)
+    answer(windowed, prompt(windowed, QUESTION), 4, GREEDY)
+    assert windowed.open(prompt(windowed, QUESTION + " Please."), GREEDY).cached > 0

@@ -26,7 +26,7 @@ from etui.models import ModelSpec
 from etui.query import Message, Query
 from etui.request import AnswerRequest
 from etui.routing.decision import Decision
-from etui.turn import TurnFinished, run_turn
+from etui.turn import TurnFinished, run_turn, serving_one
 
 from .opened import opened
 
@@ -206,8 +206,7 @@ def test_a_turn_that_needs_room_logs_what_gave_way_and_its_load(
         for event in run_turn(
             Query("Hi"),
             Decision(Arm("quick", "two", max_tokens=2), "frugal", "default", "nothing else"),
-            spec=TWO,
-            path=starter_model,
+            serve=serving_one(TWO, starter_model),
             answerer=engine,
             meter=Meter10W(),
             writer=writer,
@@ -216,6 +215,7 @@ def test_a_turn_that_needs_room_logs_what_gave_way_and_its_load(
         last = events[-1]
         assert isinstance(last, TurnFinished)
         turn = last.record
+    assert turn.settings["batch_tokens"] == module.CPU_BATCH_TOKENS
     gone, load = events[1:3]
     assert isinstance(gone, Unloaded)
     assert isinstance(load, Loaded)

@@ -10,7 +10,7 @@ import pytest
 
 from etui.arm import Arm, EarlyExit, Sampling, VoteStop
 from etui.engine.context import Context, ContextOptions
-from etui.engine.events import Answer, Probe, Thought, Vote
+from etui.engine.events import Answer, Prefilled, Probe, Thought, Vote
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
@@ -109,3 +109,18 @@ def test_votes_that_do_not_fit_wait_for_a_place(make_session):
     votes = [event for event in events if isinstance(event, Vote)]
     assert len(votes) == 3
     assert events[-1].output_tokens == sum(vote.tokens for vote in votes)
+
+
+def test_all_ways_of_answering_one_question_share_its_prefill(make_session):
+    session = make_session()
+    ends = []
+    for arm in (Arm("quick", "starter", max_tokens=8), COT, VOTE):
+        events = list(answer(QUESTION, arm, session, GO_ON))
+        ends.append(events[-1])
+        (prefilled,) = [event for event in events if isinstance(event, Prefilled)]
+        assert prefilled.cached_tokens == ends[-1].cached_tokens
+    direct, cot, vote = ends
+    header = len(session.tokenize("<|im_end|>\n<|im_start|>assistant\n"))
+    assert direct.cached_tokens == 0
+    assert cot.cached_tokens >= direct.prompt_tokens - header - 1  # a token may hold both sides
+    assert vote.cached_tokens == cot.prompt_tokens - 2  # the last is each fork's, one gives logits

@@ -6,45 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from etui.engine.events import Answer, Batch, Finished, Probe, Thought
+from etui.tui.fences import FenceTracker
 from etui.tui.messages import TextBatch, TurnFact
 from etui.tui.pace import USUAL, Pace
 from etui.turn import TurnEvent
-
-_FENCES = ("```", "~~~")
-
-
-class FenceTracker:
-    """Whether a growing Markdown text ends inside a fenced code block."""
-
-    def __init__(self) -> None:
-        self._line = ""
-        self._opened_by: str | None = None
-
-    @property
-    def inside(self) -> bool:
-        """A fence is open at the end of what was fed."""
-        marker = _fence_marker(self._line)
-        if self._opened_by is None:
-            return marker is not None
-        return not (marker and marker.startswith(self._opened_by))
-
-    def feed(self, text: str) -> None:
-        """Take the next piece of the text."""
-        *ended, self._line = (self._line + text).split("\n")
-        for line in ended:
-            marker = _fence_marker(line)
-            if self._opened_by is None:
-                self._opened_by = marker
-            elif marker and marker.startswith(self._opened_by) and not line.strip().strip(marker):
-                self._opened_by = None
-
-
-def _fence_marker(line: str) -> str | None:
-    """The run of backticks or tildes that begins a fence line, None on any other line."""
-    stripped = line.lstrip(" ")
-    if len(line) - len(stripped) > 3 or not stripped.startswith(_FENCES):
-        return None
-    return stripped[: len(stripped) - len(stripped.lstrip(stripped[0]))]
 
 
 def batched(

@@ -13,7 +13,7 @@ from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.lines import SEPARATOR
 from etui.tui.backend import Vitals
-from etui.tui.fact_line import FactLine
+from etui.tui.fact_line import FactLine, Line
 from etui.tui.power_graph import PowerGraph
 from etui.visible import visible
 
@@ -32,7 +32,7 @@ class ChannelMeter(Vertical):
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
-        self._watts = Static("", markup=False, classes="watts")
+        self._watts = Line(classes="watts")
         self._graph = PowerGraph(channel.limit_watts)
         self._state = FactLine(classes="state")
 
@@ -46,9 +46,7 @@ class ChannelMeter(Vertical):
     def push(self, power: ChannelPower, samples: int) -> None:
         """Take the latest reading, which stands for so many samples."""
         self._graph.push(power.watts, samples)
-        text = watts_line(power, self._graph.top_watts)
-        if text != self._watts.content:
-            self._watts.update(text)
+        self._watts.say(watts_line(power, self._graph.top_watts))
 
     def show_vitals(self, vitals: Vitals) -> None:
         """Its idle line, and how its GPU is."""

@@ -1,4 +1,4 @@
-"""A line of facts that breaks between them, so that no number is torn from its unit."""
+"""Lines of text that change often: the screen is laid out anew only where they grow or shrink."""
 
 from __future__ import annotations
 
@@ -24,11 +24,30 @@ def _broken(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-class FactLine(Static):
-    """Facts with separators between them; nothing in them is markup, and empty is hidden."""
+def rows_of(text: str, width: int) -> int:
+    """Rows that a text takes at a width; what is too wide goes on in the next row."""
+    return sum(max(1, -(-cell_len(line) // max(1, width))) for line in text.split("\n"))
+
+
+class Line(Static):
+    """Text in which nothing is markup."""
+
+    def __init__(self, text: str = "", *, classes: str) -> None:
+        super().__init__(text, markup=False, classes=classes)
+
+    def say(self, text: str) -> None:
+        """Show this text from now on."""
+        before = str(self.content)
+        if text != before:
+            width = self.content_size.width
+            self.update(text, layout=rows_of(text, width) != rows_of(before, width))
+
+
+class FactLine(Line):
+    """Facts with separators between them, never torn apart; hidden while there are none."""
 
     def __init__(self, *, classes: str) -> None:
-        super().__init__("", markup=False, classes=classes)
+        super().__init__(classes=classes)
         self._facts = ""
         self.display = False
 
@@ -39,6 +58,8 @@ class FactLine(Static):
 
     def show(self, facts: str) -> None:
         """Show these facts from now on."""
+        if facts == self._facts:
+            return
         self._facts = facts
         self.display = bool(facts)
         self._lay_out(self.content_size.width)
@@ -48,6 +69,4 @@ class FactLine(Static):
         self._lay_out(self.content_size.width)
 
     def _lay_out(self, width: int) -> None:
-        text = broken_between(self._facts, width) if width else self._facts
-        if text != self.content:
-            self.update(text)
+        self.say(broken_between(self._facts, width) if width else self._facts)

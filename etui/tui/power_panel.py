@@ -15,7 +15,7 @@ from etui.lines import SEPARATOR
 from etui.log.records import TurnEnergy, TurnRecord
 from etui.tui.backend import PowerMeter, Route, Vitals
 from etui.tui.channel_meter import ChannelMeter, total_watts
-from etui.tui.fact_line import FactLine
+from etui.tui.fact_line import FactLine, Line
 from etui.tui.pace import QUIET, USUAL, Pace
 from etui.tui.phase_strip import LEGEND, PhaseStrip
 from etui.tui.progress import Stage
@@ -33,8 +33,8 @@ class Section(Vertical):
 
     def __init__(self, heading: str, name: str) -> None:
         super().__init__(classes=f"wide section {name}")
-        self._heading = Static(heading, markup=False, classes="heading")
-        self._body = Static("–", markup=False, classes="body")
+        self._heading = Line(heading, classes="heading")
+        self._body = Line("–", classes="body")
 
     def compose(self) -> ComposeResult:
         yield self._heading
@@ -42,13 +42,11 @@ class Section(Vertical):
 
     def show(self, body: str) -> None:
         """Show this text."""
-        if body != self._body.content:
-            self._body.update(body)
+        self._body.say(body)
 
     def rename(self, heading: str) -> None:
         """Show it under another heading."""
-        if heading != self._heading.content:
-            self._heading.update(heading)
+        self._heading.say(heading)
 
 
 class PowerPanel(VerticalScroll, can_focus=False):
@@ -73,15 +71,15 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._vitals_tick = 0
         self._shown: tuple[str, Energy | TurnEnergy, str] | None = None
         self._records: Sequence[TurnRecord] = ()
-        self._fold = Static("", markup=False, classes="fold")
-        self._nothing = Static("", markup=False, classes="wide unmeasured")
+        self._fold = Line(classes="fold")
+        self._nothing = Line(classes="wide unmeasured")
         self._strip = PhaseStrip()
         self._turn = Section("This answer", "turn")
         self._spent = {name: FactLine(classes=f"wide spent {name}") for name in _SPENT}
-        self._spent_heading = Static("Spent", markup=False, classes="wide heading second")
-        self._power = Static("Power now", markup=False, classes="wide heading")
+        self._spent_heading = Line("Spent", classes="wide heading second")
+        self._power = Line("Power now", classes="wide heading")
         self._model = Section("Models", "model")
-        self._app = Static("", markup=False, classes="wide app")
+        self._app = Line(classes="wide app")
         self._watts_text = self._turn_text = self._model_text = ""
 
     def compose(self) -> ComposeResult:
@@ -120,10 +118,10 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._strip.push(stage, self._pace.samples)
         self._watts_text = total_watts(powers)
         several = len([power for power in powers if power.in_total]) > 1
-        self._power.update(f"Power now: {self._watts_text}" if several else "Power now")
+        self._power.say(f"Power now: {self._watts_text}" if several else "Power now")
         self._nothing.display = not powers
         if not powers:
-            self._nothing.update(f"{units.UNMEASURED}: {NOTHING_READ}")
+            self._nothing.say(f"{units.UNMEASURED}: {NOTHING_READ}")
         self._vitals_tick -= 1
         if self._vitals_tick <= 0:
             self._vitals_tick = round(1 / self._pace.tick_seconds)
@@ -215,7 +213,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""
         if vitals.app_share is not None:
             share = units.percent_text(vitals.app_share)
-            self._app.update(f"this screen: {share} of one core{quiet}")
+            self._app.say(f"this screen: {share} of one core{quiet}")
 
     def _show_joules(self, heading: str, energy: Energy | TurnEnergy, per_token: str) -> None:
         self._shown = (heading, energy, per_token)
@@ -229,7 +227,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
     def _show_totals(self) -> None:
         self._spent["chat"].show(f"chat {chat_text(self._records, net=self._net)}")
         word = "chat net, rest gross" if self._net else "gross"
-        self._spent_heading.update(f"Spent ({word})")
+        self._spent_heading.say(f"Spent ({word})")
 
     @property
     def _word(self) -> str:
@@ -246,8 +244,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         watts = f"now {self._watts_text}" if self._watts_text else ""
         parts = (self._turn_text, watts, self._model_text)
         text = SEPARATOR.join(part for part in parts if part)
-        if text != self._fold.content:
-            self._fold.update(text)
+        self._fold.say(text)
 
 
 def _per_token(energy: Energy | TurnEnergy, output_tokens: int, word: str) -> str:

@@ -20,6 +20,7 @@ from etui.lines import SEPARATOR, energy_line, why_line
 from etui.log.records import HopRecord, TurnRecord
 from etui.tui.conversation import Asking
 from etui.tui.fact_line import FactLine
+from etui.tui.fences import ShortFences
 from etui.tui.messages import TextBatch
 from etui.tui.progress import Stage, TurnProgress, progress_line, thinking_title, thought_title
 from etui.tui.route_line import hop_line, logged_why, predicted_line
@@ -28,6 +29,7 @@ from etui.visible import shortened, visible
 
 MOST_QUESTION_CHARACTERS = 4_000
 MOST_QUESTION_LINES = 40
+MOST_LIVE_THOUGHT_CHARACTERS = 1_500
 
 TurnWish = Literal["smaller", "larger", "edit", "copy"]
 
@@ -97,6 +99,7 @@ the place of the one before it, and of what followed, in what the model remember
         self._costs = _text("", "costs")
         self._error = _text("", "error")
         self._stream: MarkdownStream | None = None
+        self._fences = ShortFences()
         self._thinking = ""
         self._written = ""
         self._thinking_tokens = 0
@@ -175,15 +178,17 @@ the place of the one before it, and of what followed, in what the model remember
             self._thinking += batch.thinking
             self._thinking_tokens += batch.thinking_tokens
             self._thought.display = True
-            self._thought_text.update(visible(self._thinking).strip())
+            self._thought_text.update(visible(_tail(self._thinking)).strip())
             self._thought.title = thinking_title(self._thinking_tokens)
         if batch.answer:
             self._fold_thought()
             if self._stream is None:
                 self._answer.display = True
+                self._answer.add_class("-streaming")
+                self._fences = ShortFences()
                 self._stream = Markdown.get_stream(self._answer)
             self._written += batch.answer
-            await self._stream.write(visible(batch.answer))
+            await self._stream.write(self._fences.feed(visible(batch.answer)))
 
     async def finish(self, finished: TurnFinished) -> None:
         """Show the answer as it went into the log, and what it cost."""
@@ -203,6 +208,7 @@ the place of the one before it, and of what followed, in what the model remember
     async def _show_record(self, record: TurnRecord) -> None:
         self._answer.display = bool(record.answer.strip())
         if record.answer.strip():
+            self._answer.remove_class("-streaming")
             # Streamed tables and reference links differ from parsed ones: parse the whole once.
             await self._answer.update(visible(record.answer))
         elif record.status == "complete":
@@ -245,6 +251,13 @@ the place of the one before it, and of what followed, in what the model remember
         if not self._thought_folded:
             self._thought_folded = True
             self._thought.collapsed = True
+
+
+def _tail(thinking: str) -> str:
+    """The end of a thought under way: the whole of a long one would be laid out again and again."""
+    if len(thinking) <= MOST_LIVE_THOUGHT_CHARACTERS:
+        return thinking
+    return f"… {thinking[-MOST_LIVE_THOUGHT_CHARACTERS:]}"
 
 
 def _show(static: Static, content: str) -> None:

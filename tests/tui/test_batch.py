@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from etui.engine.events import Answer, Event, Prefilled, Probe, Thought
 from etui.errors import EngineFailed
-from etui.tui.batch import FenceTracker, batched
+from etui.tui.batch import batched
+from etui.tui.fences import FenceTracker, ShortFences
 from etui.tui.messages import TextBatch
 
 MS = 1_000_000
@@ -122,3 +123,33 @@ def test_the_tracker_knows_an_open_fence(text: str, inside: bool) -> None:
     for character in text:
         pieces.feed(character)
     assert pieces.inside is inside
+
+
+LINES = st.sampled_from(
+    ["x = 1", "", "```", "```python", "~~~", "  ```", "text `a`", "````", "    ```"]
+)
+
+
+@given(st.lists(LINES, max_size=60), st.integers(1, 7))
+def test_a_long_fence_comes_in_short_ones_and_nothing_else_changes(
+    lines: list[str], size: int
+) -> None:
+    text = "\n".join(lines)
+    whole = ShortFences(4).feed(text)
+    fences = ShortFences(4)
+    assert "".join(fences.feed(text[i : i + size]) for i in range(0, len(text), size)) == whole
+    kept = iter(whole.split("\n"))
+    assert all(line in kept for line in lines), "every line is there, in its order"
+    tracker, run = FenceTracker(), 0
+    for line in whole.split("\n")[:-1]:
+        before = tracker.marker
+        tracker.feed(f"{line}\n")
+        run = run + 1 if before and tracker.marker else 0
+        assert run <= 4
+
+
+def test_a_fence_is_closed_and_opened_as_it_was() -> None:
+    fences = ShortFences(2)
+    assert fences.feed("  ```python\na\nb\nc\n  ```\n") == (
+        "  ```python\na\nb\n  ```\n  ```python\nc\n  ```\n"
+    )

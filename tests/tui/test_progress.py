@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.engine.events import Loaded, Prefilled, Prefilling
 from etui.routing.decision import Decision
-from etui.tui.fact_line import broken_between
+from etui.tui.fact_line import broken_between, rows_of
 from etui.tui.messages import TextBatch, TurnEnded
 from etui.tui.progress import Stage, TurnProgress, advance, progress_line
 from etui.turn import Decided
@@ -76,3 +76,10 @@ def test_facts_break_only_between_each_other(width: int, lines: list[str]) -> No
 def test_no_fact_is_lost(facts: list[str], width: int) -> None:
     text = " · ".join(facts)
     assert broken_between(text, width).replace("\n", " · ") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "rows"), [("", 5, 1), ("abcde", 5, 1), ("abcdef", 5, 2), ("a\nb", 5, 2)]
+)
+def test_the_rows_of_a_text_are_counted_at_its_width(text: str, width: int, rows: int) -> None:
+    assert rows_of(text, width) == rows

@@ -1,0 +1,166 @@
+"""The app on an engine that decodes 200 tokens a second into a code fence, and does nothing else.
+
+``benchmarks/tui.py`` starts it in a terminal; the one chat of its log has 100 turns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from etui.account import Leg, account
+from etui.arm import Arm
+from etui.config import load_config, make_home
+from etui.energy.types import Channel, ChannelPower, Energy, Kind
+from etui.engine.events import Answer, Finished, Loaded, Prefilled
+from etui.log.queries import ChatSummary
+from etui.log.records import ChatRecord, Seconds, Tokens, TurnEnergy, TurnRecord
+from etui.query import Query
+from etui.routing.decision import Decision
+from etui.tui.app import EtuiApp
+from etui.tui.backend import Backend, ModelOnOffer, Route, Vitals
+from etui.tui.spending import Spending
+from etui.turn import Decided, TurnEvent, TurnFinished
+
+MODEL = "fake"
+TOKENS_PER_SECOND = 200
+EARLIER_TURNS = 100
+MOST_TOKENS = 20_000
+CODE = ("    total", " +=", " joules", "(watts", "[", "i", "],", " 0.05", ")", "\n")
+CHAT = ChatRecord("chat", "2026-01-01T00:00:00Z", "A long chat")
+WATTS = 50.0
+
+
+class FakeMeter:
+    """Always the same watts."""
+
+    channel = Channel("gpu:FAKE", "gpu:FAKE", Kind.COUNTER, limit_watts=100.0, label="Fake GPU")
+
+    def latest(self) -> Sequence[ChannelPower]:
+        """One channel."""
+        return [ChannelPower(self.channel, time.monotonic_ns(), WATTS, None, True)]
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        """Watts times seconds."""
+        joules = WATTS * (end_ns - start_ns) / 1e9
+        return Energy(start_ns, end_ns, joules, 0.5, Kind.COUNTER, 1.0, mean_watts=WATTS)
+
+    def vitals(self) -> Vitals:
+        """Nothing else is known."""
+        return Vitals()
+
+
+class FakeRunner:
+    """Streams code until it is cancelled."""
+
+    def __init__(self, meter: FakeMeter) -> None:
+        self._meter = meter
+        self._cancelled = threading.Event()
+        self.on_unloaded: Any = None
+        self.confirm: Any = None
+
+    def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
+        """A fence that never closes."""
+        self._cancelled.clear()
+        yield Decided(Decision(Arm("fake", MODEL), None, None, "the only one"))
+        start_ns = time.monotonic_ns()
+        yield Prefilled(start_ns, start_ns, 10, 0, 10)
+        yield Answer(start_ns, "```python\n", 1)
+        tokens = 1
+        while tokens < MOST_TOKENS:
+            due_ns = start_ns + tokens * 1_000_000_000 // TOKENS_PER_SECOND
+            if self._cancelled.wait(max(0, due_ns - time.monotonic_ns()) / 1e9):
+                break
+            yield Answer(time.monotonic_ns(), CODE[tokens % len(CODE)], 1)
+            tokens += 1
+        end_ns = time.monotonic_ns()
+        end = Finished(
+            start_ns, start_ns, start_ns, end_ns, start_ns, "stopped", "", "…", "", 10, 0, 10, 0,
+            tokens,
+        )  # fmt: skip
+        energy, counted, seconds = account([Leg(end)], self._meter.energy)
+        yield TurnFinished(_record("now", query.text, energy, counted, seconds))
+
+    def warm_up(self, route: Route) -> Loaded | None:
+        """It is there at once."""
+        return Loaded(MODEL, 0, 0, 0, 1_000_000)
+
+    def likely_model(self, route: Route) -> str | None:
+        """The only one."""
+        return MODEL
+
+    def other_route(self, record: TurnRecord, route: Route, direction: str) -> Route | None:
+        """There is none."""
+        return None
+
+    def cancel(self) -> None:
+        """End the stream."""
+        self._cancelled.set()
+
+    def close(self) -> None:
+        """End the stream."""
+        self._cancelled.set()
+
+
+class FakeShelf:
+    """One model."""
+
+    def models(self) -> Sequence[ModelOnOffer]:
+        """It is there."""
+        return [ModelOnOffer(MODEL, "no size", True)]
+
+    def pull(self, name: str, report: Any) -> None:
+        """Nothing to pull."""
+
+
+class FakeChats:
+    """One chat of 100 turns."""
+
+    def chats(self, search: str) -> Sequence[ChatSummary]:
+        """The one chat."""
+        return [ChatSummary(CHAT, CHAT.created_at, None)]
+
+    def turns(self, chat_id: str) -> Sequence[TurnRecord]:
+        """Turns with a paragraph and a piece of code each."""
+        meter = FakeMeter()
+        end = Finished(0, 0, 0, 10**9, 0, "complete", "", "", "", 10, 0, 10, 0, 120)
+        energy, tokens, seconds = account([Leg(end)], meter.energy)
+        made = (str(number) for number in range(EARLIER_TURNS))
+        return [_record(name, f"Question {name}?", energy, tokens, seconds) for name in made]
+
+    def save(self, chat: ChatRecord) -> None:
+        """Nothing is kept."""
+
+    def delete(self, chat_id: str) -> None:
+        """Nothing is kept."""
+
+    def spending(self, route: Route) -> Spending:
+        """Nothing was spent."""
+        return Spending()
+
+
+def _record(
+    turn_id: str, question: str, energy: TurnEnergy, tokens: Tokens, seconds: Seconds
+) -> TurnRecord:
+    answer = "Some **text** before it.\n\n```python\n" + "".join(CODE) * 8 + "```\n\nAnd after it."
+    return TurnRecord(
+        turn_id=turn_id, created_at=CHAT.created_at, chat_id=CHAT.chat_id, query=question,
+        system=None, answer=answer, thinking="", status="complete", error=None, model=MODEL,
+        model_sha256=None, arm="fake", reasoning="direct", policy=None, rule=None, why="",
+        tokens=tokens, seconds=seconds, energy=energy,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Open the app."""
+    config = load_config()
+    make_home(config)
+    meter = FakeMeter()
+    backend = Backend(FakeRunner(meter), meter, FakeShelf(), FakeChats(), ("balanced",))
+    EtuiApp(config, Route("balanced", MODEL), lambda _config: backend).run()
+
+
+if __name__ == "__main__":
+    main()

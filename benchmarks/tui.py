@@ -1,0 +1,282 @@
+"""The app in a real pseudo-terminal: first paint, key echo, what it costs the decode and a core.
+
+First paint is timed from the shell to the prompt on the screen. Key echo is the time from a key to
+its character on the terminal, while a fake engine streams 200 tokens a second into a code fence and
+100 earlier turns are in the chat. Decode is the same greedy answer of the starter model by
+``etui ask`` and in the app, by turns, as the log has it. At rest the CPU time of the app is that of
+its process, the recorder's thread beside it.
+
+    python benchmarks/tui.py [--rounds N] [--keys N] [--seconds N] [--only PART ...] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import psutil
+
+from etui.config import load_config
+from etui.energy.open import open_recorder
+from etui.models import STARTER
+
+PROMPT = "Ask something"
+QUESTION = "Write the numbers from 1 to 300, separated by commas."
+RARE = "".join(map(chr, [*range(0x410, 0x450), *range(0x3B1, 0x3C2), *range(0x531, 0x557)]))
+"""Letters that nothing else on the screen has."""
+
+PARTS = ("paint", "echo", "decode", "rest")
+PATIENCE_SECONDS = 120
+SETTLE_SECONDS = 3.0
+
+
+class Terminal:
+    """A program in a pseudo-terminal whose output is read all the time."""
+
+    def __init__(self, command: list[str], home: Path, size: tuple[int, int] = (36, 120)) -> None:
+        environment = {
+            **os.environ,
+            "ETUI_HOME": str(home),
+            "ETUI_MODELS": str(load_config().models_dir),
+            "TERM": "xterm-256color",
+            "LC_ALL": "C.UTF-8",
+        }
+        environment.pop("NO_COLOR", None)
+        self._seen = bytearray()
+        self._more = threading.Condition()
+        self.started = time.perf_counter()
+        self._app = pexpect.spawn(command[0], command[1:], env=environment, dimensions=size)
+        self._app.delaybeforesend = None
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Process number of the program."""
+        return int(self._app.pid)
+
+    def send(self, text: str) -> int:
+        """Type something; returns how much was on the terminal before it."""
+        with self._more:
+            before = len(self._seen)
+        self._app.send(text)
+        return before
+
+    def wait(self, text: str, after: int = 0) -> float:
+        """Wait until the program has written something; returns when."""
+        wanted = text.encode()
+        deadline = time.perf_counter() + PATIENCE_SECONDS
+        with self._more:
+            while self._seen.find(wanted, max(0, after - len(wanted))) < 0:
+                if not self._more.wait(deadline - time.perf_counter()):
+                    raise SystemExit(f"{text!r} never came")
+        return time.perf_counter()
+
+    def close(self) -> None:
+        """End the program."""
+        self._app.close(force=True)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = self._app.read_nonblocking(65536, None)
+            except (pexpect.EOF, OSError, ValueError):
+                return
+            with self._more:
+                self._seen += data
+                self._more.notify_all()
+
+
+@contextmanager
+def terminal(*command: str) -> Iterator[Terminal]:
+    """A program in a terminal, with a home of its own."""
+    with tempfile.TemporaryDirectory() as home:
+        made = Terminal([sys.executable, *command], Path(home))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def paint(rounds: int) -> dict[str, Any]:
+    """Seconds from the shell to the prompt; the first round fills the disk's cache."""
+    taken = []
+    for _ in range(rounds + 1):
+        with terminal("-m", "etui", "--model", STARTER) as app:
+            taken.append(app.wait(PROMPT) - app.started)
+    return {"paint_seconds": statistics.median(taken[1:]), "paint_worst_seconds": max(taken[1:])}
+
+
+def echo(keys: int) -> dict[str, Any]:
+    """Seconds from a key to its character, while an answer streams."""
+    letters = RARE[:keys]
+    with terminal(str(Path(__file__).with_name("fake_chat.py"))) as app:
+        app.wait("Fake GPU")
+        app.send("\x0f")  # Ctrl+O: the chats
+        app.wait("A long chat")
+        time.sleep(SETTLE_SECONDS / 3)  # the list has it chosen by now
+        app.send("\r")
+        app.wait("Question 99?")
+        time.sleep(SETTLE_SECONDS)
+        app.wait("answering", app.send("go\r"))
+        time.sleep(SETTLE_SECONDS)
+        taken = []
+        for letter in letters:
+            sent = time.perf_counter()
+            taken.append(app.wait(letter, app.send(letter)) - sent)
+            time.sleep(0.13)  # in no step with the batches
+    ordered = sorted(taken)
+    return {
+        "echo_median_ms": 1e3 * statistics.median(ordered),
+        "echo_p95_ms": 1e3 * ordered[int(0.95 * (len(ordered) - 1))],
+        "echo_worst_ms": 1e3 * ordered[-1],
+        "keys": len(ordered),
+    }
+
+
+def decode(rounds: int) -> dict[str, Any]:
+    """Seconds a token by ``etui ask`` and in the app, each of the same answer, by turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        app = Terminal([sys.executable, "-m", "etui", "--model", STARTER], home)
+        try:
+            app.wait("loaded in")
+            time.sleep(SETTLE_SECONDS)
+            for _ in range(rounds):
+                _ask(home)
+                done = app.send(f"{QUESTION}\r")
+                app.wait("J/token", app_answered(app, done))
+                app.wait("Ask something", app.send("\x0e"))  # Ctrl+N: nothing is remembered
+                time.sleep(SETTLE_SECONDS / 3)
+        finally:
+            app.close()
+        with closing(sqlite3.connect(home / "etui.db")) as database:
+            rows = database.execute(
+                "SELECT chat_id IS NOT NULL, seconds_decode / tokens_output, tokens_output "
+                "FROM turns WHERE status != 'stopped' ORDER BY created_at"
+            ).fetchall()
+    asked = [seconds for in_app, seconds, _ in rows if not in_app]
+    shown = [seconds for in_app, seconds, _ in rows if in_app]
+    return {
+        "ask_ms_per_token": 1e3 * statistics.median(asked),
+        "app_ms_per_token": 1e3 * statistics.median(shown),
+        "decode_ratio": statistics.median(b / a for a, b in zip(asked, shown, strict=True)),
+        "same_tokens": len({tokens for _, _, tokens in rows}) == 1,
+    }
+
+
+def app_answered(app: Terminal, after: int) -> int:
+    """Wait until an answer is under way; where on the terminal that was."""
+    app.wait("answering", after)
+    return after
+
+
+def _ask(home: Path) -> None:
+    """One answer of the command line."""
+    subprocess.run(
+        [sys.executable, "-m", "etui", "ask", "--model", STARTER, "--quiet", QUESTION],
+        env={**os.environ, "ETUI_HOME": str(home), "ETUI_MODELS": str(load_config().models_dir)},
+        check=True,
+        capture_output=True,
+    )
+
+
+def rest(seconds: float) -> dict[str, Any]:
+    """Shares of one core at rest: the app, the app in quiet mode, and the recorder alone."""
+    with terminal("-m", "etui", "--model", STARTER) as app:
+        app.wait("loaded in")
+        time.sleep(2 * SETTLE_SECONDS)
+        usual = _share(app.pid, seconds)
+        app.send("\x1b[19~")  # F8: quiet mode
+        time.sleep(SETTLE_SECONDS)
+        quiet = _share(app.pid, seconds)
+    with open_recorder(load_config()):
+        time.sleep(SETTLE_SECONDS)
+        alone = _share(os.getpid(), seconds)
+    return {
+        "rest_share": usual,
+        "quiet_share": quiet,
+        "recorder_share": alone,
+        "panel_share": max(0.0, usual - alone),
+    }
+
+
+def _share(pid: int, seconds: float) -> float:
+    """CPU time of a process over a while, as a share of one core."""
+    process = psutil.Process(pid)
+    before, began = process.cpu_times(), time.perf_counter()
+    time.sleep(seconds)
+    after = process.cpu_times()
+    spent = after.user + after.system - before.user - before.system
+    return float(spent / (time.perf_counter() - began))
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print what was measured."""
+    if "paint_seconds" in report:
+        print(
+            f"first paint                  {1e3 * report['paint_seconds']:7.0f} ms, at worst "
+            f"{1e3 * report['paint_worst_seconds']:.0f} ms  (to reach: < 700)"
+        )
+    if "echo_p95_ms" in report:
+        print(
+            f"key echo, p95 of {report['keys']:<4d}        {report['echo_p95_ms']:7.1f} ms, median "
+            f"{report['echo_median_ms']:.1f} ms, at worst {report['echo_worst_ms']:.1f} ms  "
+            "(to reach: < 50)"
+        )
+    if "decode_ratio" in report:
+        print(
+            f"decode, app : ask            {report['decode_ratio']:7.3f}     "
+            f"({report['app_ms_per_token']:.2f} : {report['ask_ms_per_token']:.2f} ms/token)  "
+            "(to reach: <= 1.03)"
+        )
+        print(f"  same number of tokens      {'yes' if report['same_tokens'] else 'NO':>7s}")
+    if "panel_share" in report:
+        print(
+            f"at rest, one core            {100 * report['rest_share']:7.1f} %, quiet mode "
+            f"{100 * report['quiet_share']:.1f} %, the recorder alone "
+            f"{100 * report['recorder_share']:.1f} %"
+        )
+        print(
+            f"  the panel                  {100 * report['panel_share']:7.1f} %   (to reach: < 3)"
+        )
+
+
+def main() -> None:
+    """Run the parts and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keys", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    report: dict[str, Any] = {}
+    if "paint" in chosen.only:
+        report |= paint(chosen.rounds)
+    if "echo" in chosen.only:
+        report |= echo(chosen.keys)
+    if "decode" in chosen.only:
+        report |= decode(chosen.rounds)
+    if "rest" in chosen.only:
+        report |= rest(chosen.seconds)
+    if chosen.json:
+        print(json.dumps(report))
+        return
+    show(report)
+
+
+if __name__ == "__main__":
+    main()

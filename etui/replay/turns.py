@@ -111,6 +111,8 @@ def _again(
         after, why, cascade = decision.arm, decision.why, decision.cascade is not None
         if cascade and turn.hops and (turn.hops[0].arm, turn.hops[0].model) == _named(after):
             after = before  # it would begin as it began, and go up as it went
+        elif _named(after) == _named(before):
+            after = before  # with the budget that turn was given, else it would seem to change
     except EtuiError as error:
         why = error.what.splitlines()[0]
     return Again(

@@ -142,6 +142,19 @@ def test_a_cascade_that_would_begin_as_it_began_moves_nothing():
     assert (did_not.moves, did_not.predicted_after) == (True, 3.0)
 
 
+def test_a_turn_that_stays_is_predicted_with_the_budget_it_had():
+    class ByBudget(Known):
+        def joules(self, arm, query):
+            return PredictedJoules(0.0, 0.0, float(arm.max_tokens))
+
+    short = turn(1, "Capital?")
+    short.settings = {"max_tokens": 12}
+    decision = Decision(Arm("quick", "small", max_tokens=512), "p", "r", "rest")
+    (again,) = replay_turns([short], lambda query: decision, ByBudget())
+    assert not again.moves
+    assert again.predicted_before == again.predicted_after == 12.0
+
+
 def test_the_arm_of_a_turn_keeps_its_budget():
     logged = turn(1, "q")
     logged.reasoning, logged.settings = "cot", {"think_tokens": 64, "max_tokens": 32, "votes": 0}

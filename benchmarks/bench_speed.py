@@ -1,0 +1,142 @@
+"""Letter scoring with shared worked examples against whole prefills, and our own time in it.
+
+Both sides use the same session and batches and take turns. A prefill of a whole prompt takes as long
+for the sixtieth question of a subject as for the first, so that side is timed on the first few of
+each; the other pays for a subject's examples once, and so needs many to be fair (MMLU has 246 of
+them a subject). Questions are MMLU's where ETUI_MMLU names its folder, else those of the sample.
+
+    python benchmarks/bench_speed.py [MODEL.gguf] [--subjects N] [--questions N] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+from sides import arguments, make_session
+
+from etui.bench.data import Suite
+from etui.bench.draw import draw
+from etui.bench.formats import FORMATS
+from etui.bench.scoring_arm import ScoringArm
+from etui.bench.suites import load_suite
+from etui.bench.work import SubjectWork
+from etui.config import load_config
+from etui.engine.llama_session import LlamaSession
+
+CONTEXT_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One pass over all questions.
+
+    Attributes:
+        seconds: Wall clock.
+        engine_seconds: Of them inside llama.cpp.
+        computed: Tokens computed.
+        choices: Subject and row -> the letter chosen.
+        rss_bytes: Memory of this process afterwards.
+    """
+
+    seconds: float
+    engine_seconds: float
+    computed: int
+    choices: dict[tuple[str, int], str]
+    rss_bytes: int
+
+
+def main() -> None:
+    """Run the rounds and print the figures."""
+    parser = arguments(__doc__, tokens=0, rounds=3)
+    parser.add_argument("--subjects", type=int, default=4)
+    parser.add_argument("--questions", type=int, default=60, help="of each subject, shared")
+    parser.add_argument("--whole", type=int, default=6, help="of each subject, whole")
+    chosen = parser.parse_args()
+    suite = _suite()
+    work = _work(suite, chosen.subjects, chosen.questions)
+    few = [replace(one, questions=one.questions[: chosen.whole]) for one in work]
+    session = make_session(chosen.model, chosen.threads, CONTEXT_TOKENS)
+    shared: list[Round] = []
+    whole: list[Round] = []
+    for _ in range(chosen.rounds):
+        shared.append(score(session, work, reuse=True))
+        whole.append(score(session, few, reuse=False))
+    count, few_count = (sum(len(one.questions) for one in side) for side in (work, few))
+    fast = count / statistics.median(r.seconds for r in shared)
+    slow = few_count / statistics.median(r.seconds for r in whole)
+    own = statistics.median(1 - r.engine_seconds / r.seconds for r in shared)
+    same = statistics.mean(
+        shared[0].choices[key] == choice for key, choice in whole[0].choices.items()
+    )
+    found = {
+        "model": chosen.model.stem,
+        "suite": suite.name,
+        "questions": count,
+        "batch_tokens": session.options.batch_tokens,
+        "threads": chosen.threads,
+        "questions_per_second": fast,
+        "whole_questions_per_second": slow,
+        "speedup": fast / slow,
+        "tokens_per_question": shared[0].computed / count,
+        "whole_tokens_per_question": whole[0].computed / few_count,
+        "own_share": own,
+        "same_choice": same,
+        "rss_growth_bytes": shared[-1].rss_bytes - shared[0].rss_bytes,
+    }
+    if chosen.json:
+        print(json.dumps(found, indent=2))
+        return
+    lean, fat = found["tokens_per_question"], found["whole_tokens_per_question"]
+    print(f"{found['model']}, {count} questions of {suite.name}, {chosen.threads} threads")
+    print(f"  shared examples  {fast:8.2f} questions/s, {lean:4.0f} tokens each")
+    print(f"  whole prefills   {slow:8.2f} questions/s, {fat:4.0f} tokens each")
+    print(f"  speedup          {fast / slow:8.2f} x    (at least 5 wanted)")
+    print(f"  own time         {100 * own:8.2f} %    (at most 2 wanted)")
+    print(f"  same choice      {100 * same:8.1f} %")
+    print(f"  memory grew by   {found['rss_growth_bytes'] / 1e6:8.1f} MB in {chosen.rounds} rounds")
+
+
+def score(session: LlamaSession, work: list[SubjectWork], *, reuse: bool) -> Round:
+    """Score all questions once."""
+    arm = ScoringArm("bench", lambda: session, FORMATS["letters"], reuse=reuse)
+    choices: dict[tuple[str, int], str] = {}
+    start = time.perf_counter()
+    for one in work:
+        for group in arm.answer(one):
+            for scored in group.scored:
+                question = scored.prompt.question
+                choices[question.subject, question.row] = scored.choice
+    seconds = time.perf_counter() - start
+    rss = psutil.Process().memory_info().rss
+    return Round(seconds, arm.decode_ns / 1e9, arm.computed_tokens, choices, rss)
+
+
+def _suite() -> Suite:
+    config = load_config()
+    named = os.environ.get("ETUI_MMLU")
+    if named:
+        return load_suite("mmlu", "test", Path(named), config)
+    return load_suite("sample", "test", None, config)
+
+
+def _work(suite: Suite, subjects: int, questions: int) -> list[SubjectWork]:
+    drawn = draw(suite.sizes, 0, per_subject=questions)
+    return [
+        SubjectWork(
+            subject,
+            [suite.questions[subject][row] for row in rows],
+            frozenset(),
+            tuple(suite.examples[subject])[:5],
+        )
+        for subject, rows in list(drawn.items())[:subjects]
+    ]
+
+
+if __name__ == "__main__":
+    main()

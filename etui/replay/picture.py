@@ -67,7 +67,7 @@ def _draw(axes: Any, document: Mapping[str, Any]) -> None:
     for name, policy in document["policies"].items():
         x, y = policy["cost"], 100 * policy["accuracy"]
         axes.plot(x, y, "D", color=_POLICY, ms=7, zorder=3)
-        _label(axes, f"policy {name}", x, y, color=_POLICY)
+        _label(axes, f"policy {name}", x, y, color=_POLICY, before=True)
     joules = bool(document["kinds"])
     kinds = f" ({', '.join(document['kinds'])})" if joules else ""
     axes.set_xlabel(f"joules a question{kinds}" if joules else "cost a question (as stated)")
@@ -80,15 +80,22 @@ def _draw(axes: Any, document: Mapping[str, Any]) -> None:
 
 
 def _label(
-    axes: Any, text: str, x: float, y: float, color: str = _INK, *, below: bool = False
+    axes: Any,
+    text: str,
+    x: float,
+    y: float,
+    color: str = _INK,
+    *,
+    below: bool = False,
+    before: bool = False,
 ) -> None:
-    """A name beside its point: arms below theirs, since curves run above the arms."""
+    """A name beside its point: arms below theirs, policies before it, clear of the mixture."""
     axes.annotate(
         text,
         (x, y),
-        xytext=(0, -6) if below else (8, 6),
+        xytext=(0, -6) if below else (-8 if before else 8, 6),
         textcoords="offset points",
-        ha="center" if below else "left",
+        ha="center" if below else "right" if before else "left",
         va="top" if below else "bottom",
         color=color,
     )

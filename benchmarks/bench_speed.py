@@ -1,8 +1,8 @@
 """Letter scoring with shared worked examples against whole prefills, and our own time in it.
 
-Both sides use the same session and batches and take turns. A prefill of a whole prompt takes as long
-for the sixtieth question of a subject as for the first, so that side is timed on the first few of
-each; the other pays for a subject's examples once, and so needs many to be fair (MMLU has 246 of
+Both sides use the same session and batches and take turns. A prefill of a whole prompt takes as
+long for the sixtieth question of a subject as for the first, so that side is timed on the first few
+of each; the other pays for a subject's examples once, and so needs many to be fair (MMLU has 246 of
 them a subject). Questions are MMLU's where ETUI_MMLU names its folder, else those of the sample.
 
     python benchmarks/bench_speed.py [MODEL.gguf] [--subjects N] [--questions N] [--rounds N]

@@ -190,27 +190,13 @@ def _load() -> tuple[Config, Catalogue]:
 
 
 def _row(spec: ModelSpec, config: Config, free_bytes: int) -> dict[str, Any]:
-    """What ``list`` says of one model.
+    """What ``list`` says of one model."""
+    from etui.file_state import file_state
+    from etui.models import model_path
 
-    ``state`` is ``absent``, ``unchecked`` (no hash of this file was taken yet), ``refused`` (of
-    another sha256 or size than the entry's) or ``checked``.
-    """
-    from etui.models import model_path, recorded_sha256
-
-    path = model_path(spec, config)
-    here = path.is_file()
+    path, state = model_path(spec, config), file_state(spec, config)
+    here = state != "absent"
     size = path.stat().st_size if here else spec.file_bytes
-    checked = recorded_sha256(spec, config)
-    if not here:
-        state = "absent"
-    elif spec.sha256 is not None and (
-        checked != spec.sha256 if checked else spec.file_bytes not in (None, size)
-    ):
-        state = "refused"
-    elif checked is None:
-        state = "unchecked"
-    else:
-        state = "checked"
     return {
         "name": spec.name,
         "size": spec.size,

@@ -58,7 +58,7 @@ class EtuiApp(App[None]):
         self.fault: BaseException | None = None
         self._chat = ChatScreen(config, route)
         self.add_mode("chat", lambda: self._chat)
-        for mode, screen in screens(config).items():
+        for mode, screen in screens(config, lambda: self.backend).items():
             self.add_mode(mode, screen)
 
     def on_mount(self) -> None:
@@ -89,7 +89,7 @@ class EtuiApp(App[None]):
         if any(model.on_disk for model in backend.shelf.models()):
             self._chat.attach(backend)
         else:
-            guide = FirstRunScreen(backend.shelf, self._config.models_dir)
+            guide = FirstRunScreen(backend.shelf, self._config)
             self.push_screen(guide, lambda _there: self._chat.attach(backend))
 
     async def on_unmount(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import ClassVar
 
 from textual import work
@@ -14,20 +12,11 @@ from textual.screen import Screen
 from textual.widgets import Footer, ProgressBar, Static
 from textual.worker import get_current_worker
 
-from etui import units
-from etui.download import Progress
-from etui.errors import EtuiError
+from etui.config import Config
 from etui.models import STARTER
 from etui.tui.backend import ModelOnOffer, Shelf
-from etui.tui.messages import PullEnded, PullNews
+from etui.tui.jobs import JobEnded, JobFact, JobNews, JobProgress, pull, run_job
 from etui.visible import visible
-
-REPORT_SECONDS = 0.1
-"""Between two redraws of the progress bar."""
-
-
-class PullStopped(EtuiError):
-    """The user stopped a download."""
 
 
 class FirstRunScreen(Screen[bool]):
@@ -46,10 +35,11 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
 `r` looks again after you have put a file there or pulled one in another terminal.
 """
 
-    def __init__(self, shelf: Shelf, models_dir: Path) -> None:
+    def __init__(self, shelf: Shelf, config: Config) -> None:
         super().__init__()
         self._shelf = shelf
-        self._models_dir = models_dir
+        self._models_dir = config.models_dir
+        self._log_dir = config.log_dir
         self._pulling = False
         self._status = Static("", markup=False, classes="status")
         self._bar = ProgressBar(show_eta=False, show_percentage=True)
@@ -92,38 +82,28 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
     @work(thread=True, exclusive=True, group="pull", exit_on_error=False)
     def _pull(self) -> None:
         worker = get_current_worker()
-        told, told_at = ("", ""), 0.0
+        run_job(
+            lambda: pull(self._shelf, STARTER, self._post, lambda: worker.is_cancelled),
+            self._post,
+            self._log_dir,
+        )
 
-        def report(progress: Progress) -> None:
-            if worker.is_cancelled:
-                raise PullStopped("the download was stopped", "press p to go on with it")
-            nonlocal told, told_at
-            now = time.monotonic()
-            if (progress.step, progress.note) != told or now - told_at >= REPORT_SECONDS:
-                told, told_at = (progress.step, progress.note), now
-                self.post_message(PullNews(progress))
+    def _post(self, fact: JobFact) -> None:
+        self.post_message(JobNews(fact))
 
-        try:
-            self._shelf.pull(STARTER, report)
-            ended = PullEnded()
-        except EtuiError as error:
-            ended = PullEnded(error.what, error.fix)
-        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            ended = PullEnded(f"a fault in etui: {type(error).__name__}: {error}", self._command)
-        self.post_message(PullNews(ended))
-
-    def on_pull_news(self, news: PullNews) -> None:
+    def on_job_news(self, news: JobNews) -> None:
         match news.fact:
-            case Progress() as progress:
-                self._bar.update(total=progress.total_bytes, progress=progress.done_bytes)
-                self._status.update(visible(progress_line(progress)))
-            case PullEnded(what=""):
+            case JobProgress(text=text, done=done, total=total):
+                self._bar.update(total=total, progress=done)
+                self._status.update(text)
+            case JobEnded(what="", stopped=False):
                 self.dismiss(True)
-            case PullEnded(what=what, fix=fix):
+            case JobEnded(said=said, what=what, fix=fix):
                 self._pulling = False
                 self._bar.display = False
                 self._status.add_class("-error")
-                self._status.update(visible(f"✗ {what}\n→ {fix}" if fix else f"✗ {what}"))
+                text = f"✗ {what or said}"
+                self._status.update(visible(f"{text}\n→ {fix}" if fix else text))
 
     @property
     def _command(self) -> str:
@@ -150,18 +130,3 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
 
 def _row(model: ModelOnOffer) -> str:
     return f"  {visible(model.name):<20} {visible(model.size)}"
-
-
-def progress_line(progress: Progress) -> str:
-    """What a pull is doing: ``pulling smollm2-135m … 12.0 MB of 98.4 MB``."""
-    done, total = progress.done_bytes, progress.total_bytes
-    amount = units.bytes_text(done) + (f" of {units.bytes_text(total)}" if total else "")
-    match progress.step:
-        case "download":
-            return f"pulling {progress.model} … {amount}"
-        case "verify":
-            return f"checking its sha256 … {amount}"
-        case "wait":
-            return f"waiting: {progress.note}"
-        case "failed":
-            return f"trying the next source: {progress.note}"

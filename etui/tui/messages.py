@@ -11,7 +11,6 @@ from queue import SimpleQueue
 
 from textual.message import Message
 
-from etui.download import Progress
 from etui.engine.events import Loaded, Prefilled, Prefilling, Unloaded, Vote
 from etui.tui.backend import Backend
 from etui.turn import Decided, HopEnded, HopStarted, TurnFinished
@@ -57,18 +56,9 @@ class WarmedUp:
     fix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PullEnded:
-    """A download is over; ``what`` and ``fix`` tell an error, both empty without one."""
-
-    what: str = ""
-    fix: str = ""
-
-
 EngineFact = Loaded | Unloaded | Prefilling | Prefilled | Vote
 TurnFact = Decided | HopStarted | EngineFact | TextBatch | HopEnded | TurnFinished | TurnEnded
 WarmUpFact = WarmingUp | WarmedUp
-PullFact = Progress | PullEnded
 
 
 class TurnNews(Message):
@@ -110,14 +100,6 @@ class BroughtIn(Message):
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
         self.loaded = loaded
-
-
-class PullNews(Message):
-    """A fact about a download."""
-
-    def __init__(self, fact: PullFact) -> None:
-        super().__init__()
-        self.fact = fact
 
 
 class BackendOpened(Message):

@@ -10,12 +10,14 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from etui.config import Config
+from etui.tui.backend import Backend
 from etui.tui.commands import Command
 
 MODE_BINDINGS: list[BindingType] = [
     Binding("f2", "switch_mode('chat')", "Chat", id="app.chat"),
     Binding("f3", "switch_mode('history')", "History", id="app.history"),
     Binding("f5", "switch_mode('runs')", "Runs", id="app.runs"),
+    Binding("f6", "switch_mode('models')", "Models", id="app.models", priority=True),
 ]
 """Keys of the screens."""
 
@@ -23,11 +25,18 @@ _TELLS = {
     "chat": "Ask, and see what the answer costs",
     "history": "Every turn: sorted, searched, added up",
     "runs": "Bench runs: accuracy against joules",
+    "models": "Pull, load and calibrate models; see what they cost",
 }
 
 
-def screens(config: Config) -> dict[str, Callable[[], Screen[None]]]:
-    """Mode -> what makes its screen; the imports wait until then."""
+def screens(
+    config: Config, backend: Callable[[], Backend | None]
+) -> dict[str, Callable[[], Screen[None]]]:
+    """Mode -> what makes its screen; the imports wait until then.
+
+    Args:
+        backend: Gives what is behind the app, None until it is open.
+    """
 
     def history() -> Screen[None]:
         from etui.tui.history import HistoryScreen
@@ -40,7 +49,12 @@ def screens(config: Config) -> dict[str, Callable[[], Screen[None]]]:
 
         return RunsScreen(runs_dir(config))
 
-    return {"history": history, "runs": runs}
+    def models() -> Screen[None]:
+        from etui.tui.models_screen import ModelsScreen
+
+        return ModelsScreen(config, backend)
+
+    return {"history": history, "runs": runs, "models": models}
 
 
 def screen_commands(app: App[Any]) -> Iterator[Command]:

@@ -34,6 +34,7 @@ from etui.energy.open import open_recorder
 from etui.models import STARTER
 
 PROMPT = "Ask something"
+WELCOME = "Every answer shows what it cost"
 QUESTION = "Write the numbers from 1 to 300, separated by commas."
 RARE = "".join(map(chr, [*range(0x410, 0x450), *range(0x3B1, 0x3C2), *range(0x531, 0x557)]))
 """Letters that nothing else on the screen has."""
@@ -154,12 +155,12 @@ def decode(rounds: int) -> dict[str, Any]:
         try:
             app.wait("loaded in")
             time.sleep(SETTLE_SECONDS)
-            for _ in range(rounds):
+            for number in range(1, rounds + 1):
                 _ask(home)
-                done = app.send(f"{QUESTION}\r")
-                app.wait("J/token", app_answered(app, done))
-                app.wait("Ask something", app.send("\x0e"))  # Ctrl+N: nothing is remembered
+                app.send(f"{QUESTION}\r")
+                _wait_for_turns(home / "etui.db", 2 * number)
                 time.sleep(SETTLE_SECONDS / 3)
+                app.wait(WELCOME, app.send("\x0e"))  # Ctrl+N: nothing is remembered
         finally:
             app.close()
         with closing(sqlite3.connect(home / "etui.db")) as database:
@@ -177,10 +178,14 @@ def decode(rounds: int) -> dict[str, Any]:
     }
 
 
-def app_answered(app: Terminal, after: int) -> int:
-    """Wait until an answer is under way; where on the terminal that was."""
-    app.wait("answering", after)
-    return after
+def _wait_for_turns(path: Path, turns: int) -> None:
+    """Wait until so many turns are in the log."""
+    deadline = time.perf_counter() + PATIENCE_SECONDS
+    with closing(sqlite3.connect(path)) as database:
+        while database.execute("SELECT count(*) FROM turns").fetchone()[0] < turns:
+            if time.perf_counter() > deadline:
+                raise SystemExit("the answer never reached the log")
+            time.sleep(0.2)
 
 
 def _ask(home: Path) -> None:

@@ -40,7 +40,7 @@ def test_pure_rooms_import_no_screen_no_engine_and_no_driver(module):
     assert loaded(f"import {module}", HEAVY) == []
 
 
-@pytest.mark.parametrize("command", ["ask", "doctor", "logs", "models", "policy"])
+@pytest.mark.parametrize("command", ["ask", "bench", "doctor", "logs", "models", "policy"])
 def test_no_command_imports_textual_or_anything_slow_before_it_runs(command):
     statement = f"from etui.cli.main import cli; cli.get_command(None, {command!r})"
     assert loaded(statement, SLOW) == []
@@ -57,5 +57,8 @@ def test_help_imports_click_alone():
 
 
 def test_the_answering_half_never_imports_textual():
-    statement = "import etui.cli.ask, etui.answering, etui.engine.child, etui.worker, etui.doctor"
+    statement = (
+        "import etui.cli.ask, etui.answering, etui.engine.child, etui.worker, etui.doctor\n"
+        "import etui.bench.bench, etui.bench.results, etui.cli.bench_progress"
+    )
     assert loaded(statement, ("textual",)) == []

@@ -17,7 +17,7 @@ from etui.bench.house import configure, drained, load_models
 from etui.bench.log_rows import answer_record, run_record
 from etui.bench.plan import Plan
 from etui.bench.run_config import RunConfig, differences
-from etui.bench.run_folder import RunFolder, check_new
+from etui.bench.run_folder import RunFolder, check_new, read_run
 from etui.bench.running import Ending, answer_all, done_rows
 from etui.bench.runs import new_run_id, runs_dir
 from etui.bench.sample import Sample
@@ -26,7 +26,7 @@ from etui.bench.sink import Sink
 from etui.bench.turn_arm import TurnArm
 from etui.bench.work import Contender
 from etui.energy.baseline import load_baselines, use
-from etui.errors import EtuiError, LogUnavailable, Stopped, UsageError
+from etui.errors import EtuiError, Stopped, UsageError
 from etui.routing.decision import Decision
 
 if TYPE_CHECKING:
@@ -96,16 +96,13 @@ class Bench:
         if out is not None:
             check_new(out)  # said before minutes go into loading models
         with ExitStack() as stack:
-            now = datetime.now()
             named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
-            run_id = new_run_id(plan.suite.name, plan.format.name, named, now)
-            if out is not None:
-                run_id = out.name or run_id
+            run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
             engine = self._engine(stack)
             config = self._configured(plan, run_id, *engine)
             place = out or runs_dir(self.config) / run_id
             folder = stack.enter_context(RunFolder.create(place, config))
-            return self._run(plan, config, folder, [], *engine, max_joules)
+            return self._run(plan, config, folder, (), *engine, max_joules)
 
     def resume(
         self,
@@ -122,12 +119,12 @@ class Bench:
         with ExitStack() as stack:
             opened, recorded = RunFolder.reopen(folder)
             stack.enter_context(opened)
-            before = recorded.config
-            plan = plan_again(before)
+            made = recorded.config
+            plan = plan_again(made)
             engine = self._engine(stack)
-            now = self._configured(plan, before.run_id, *engine)
-            refuse_other(before, now)
-            return self._run(plan, before, opened, list(recorded.samples), *engine, max_joules)
+            now = self._configured(plan, made.run_id, *engine)
+            refuse_other(made, now)
+            return self._run(plan, made, opened, recorded.samples, *engine, max_joules)
 
     def _engine(self, stack: ExitStack) -> tuple[Recorder, InProcess, Serve]:
         from etui.answering import InProcess
@@ -155,7 +152,7 @@ class Bench:
         plan: Plan,
         config: RunConfig,
         folder: RunFolder,
-        samples: list[Sample],
+        before: Sequence[Sample],
         recorder: Recorder,
         answerer: InProcess,
         serve: Serve,
@@ -164,29 +161,31 @@ class Bench:
         from etui.log.writer import TurnWriter
 
         contenders = self._contenders(plan, recorder, answerer, serve)
-        self.audience.begin(config, folder.path, samples)
+        self.audience.begin(config, folder.path, before)
         log = TurnWriter(self.config, lambda error: self.audience.say(error.what))
 
         def record(status: str, summary: dict[str, Any] | None = None) -> None:
-            log.save_run(run_record(config, folder.path, samples, status, summary))
+            answers = read_run(folder.path).samples
+            log.save_run(run_record(config, folder.path, answers, status, summary))
 
         def see(new: Sequence[Sample]) -> None:
-            samples.extend(new)
+            # Not kept: what is on the disk is what counts, and a long run stays small.
             log.save_answers([answer_record(config.run_id, sample) for sample in new])
             self.audience.see(new)
 
         record("running")
-        log.save_answers([answer_record(config.run_id, sample) for sample in samples])
-        spent = math.fsum(s.joules for s in samples if s.joules is not None)
+        log.save_answers([answer_record(config.run_id, sample) for sample in before])
+        spent = math.fsum(s.joules for s in before if s.joules is not None)
         sink = Sink(folder, recorder, see, spent)
         status = "error"
         summary: dict[str, Any] | None = None
         try:
             try:
-                done = done_rows(config, samples)
+                done = done_rows(config, before)
                 ending = answer_all(plan, contenders, done, sink, self.stopped.is_set, max_joules)
             finally:
                 sink.close()
+            samples = read_run(folder.path).samples
             if not samples:
                 raise Stopped(
                     "stopped before the first answer",
@@ -199,8 +198,8 @@ class Bench:
             status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
             raise
         finally:
-            record(status, summary)
-            with suppress(LogUnavailable):  # the callback told it; the folder holds everything
+            with suppress(EtuiError):  # the folder holds everything; a fault of the log was told
+                record(status, summary)
                 log.close()
         return Outcome(ending, folder.path, config, samples, summary)
 

@@ -12,7 +12,7 @@ from etui.bench.arms import to_json
 from etui.bench.plan import Plan
 from etui.bench.prompts import single_letters
 from etui.bench.run_config import BenchModel, RunConfig
-from etui.bench.scoring_arm import GROUP_QUESTIONS, prompts_of
+from etui.bench.scoring_arm import most_questions, prompts_of
 from etui.bench.work import SubjectWork
 from etui.engine.events import Loaded, Residence
 from etui.engine.llama_session import LlamaSession
@@ -111,7 +111,7 @@ def configure(
         routed=plan.policy is not None,
         models=models,
         prefix_reuse=plan.reuse,
-        group_questions=GROUP_QUESTIONS,
+        group_questions=most_questions(any(model.gpu_layers for model in models)),
         threads=int(made_of["threads"]),
         versions={
             "etui": made_of["etui"],

@@ -75,7 +75,7 @@ class RunConfig:
             that answered, and all samples belong to one contender, the policy.
         models: The models of the arms.
         prefix_reuse: Whether worked examples are computed once a subject, not once a question.
-        group_questions: Most questions that are computed together.
+        group_questions: Most questions whose letters are read from one batch.
         threads: Threads of llama.cpp.
         versions: Program -> version; ``llama_cpp`` holds what the build says of itself.
         machine: What the machine is.

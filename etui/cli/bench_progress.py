@@ -71,7 +71,7 @@ class Tally:
         return self.new / seconds if self.new and seconds > 0 else None
 
     def line(self, now: float) -> str:
-        """``57 of 570 · 24.6 ± 11.0 % · 3.1 questions/s · 2 min 45 s left · ~812 J (estimate)``"""
+        """``57 of 570 · 24.6 ± 11.0 % · 3.1/s · 2 min 45 s left · ~812 J (estimate)``"""
         rate = self.rate(now)
         parts = [f"{self.done:,} of {self.total:,}"]
         shown = list(self.asked)[:_SHOWN_ARMS]
@@ -79,7 +79,7 @@ class Tally:
             label = f"{name} " if len(self.asked) > 1 else ""
             parts.append(f"{label}{running_accuracy(self.right[name], self.asked[name])}")
         if rate is not None:
-            parts.append(f"{significant(rate, 2)} questions/s")
+            parts.append(f"{significant(rate, 2)}/s")
             parts.append(f"{seconds_text((self.total - self.done) / rate)} left")
         if self.done:
             parts.append(energy_text(self.joules, None, self.kind))
@@ -165,8 +165,7 @@ def _bars() -> Bars:
     from rich.progress import Progress as Bars
 
     return Bars(
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f} %"),
+        BarColumn(bar_width=8),
         TextColumn("{task.description}", markup=False),
         console=Console(stderr=True),
         transient=True,

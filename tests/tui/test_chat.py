@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from textual.binding import Binding
 from textual.widgets import Markdown, Static
 
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.query import Message
 from etui.tui.backend import ModelOnOffer, Route
+from etui.tui.chat import ChatScreen
+from etui.tui.prompt import Prompt
 from etui.tui.transcript import Transcript
+from etui.tui.turn_view import TurnView
 from etui.tui.window import MOST_TURNS
 from tests.tui.fakes import House, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, text_of, turns
@@ -222,3 +228,11 @@ async def test_a_model_named_like_markup_is_shown_as_it_is_called(house: House) 
         await until(pilot, lambda: "policy:" not in drawn() and "found file, 1 MB [/]" in drawn())
         await pilot.press("down", "enter")
         await until(pilot, lambda: "you: [red]x[/nope]" in panel_text(app))
+
+
+def test_every_key_of_the_chat_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "chat.md").read_text(encoding="utf-8")
+    for owner in (ChatScreen, Prompt, TurnView):
+        for binding in owner.BINDINGS:
+            assert isinstance(binding, Binding)
+            assert f"`{binding.id}`" in text or binding.id in ("turn.up", "turn.down")

@@ -17,7 +17,7 @@ MODE_BINDINGS: list[BindingType] = [
     Binding("f2", "switch_mode('chat')", "Chat", id="app.chat"),
     Binding("f3", "switch_mode('history')", "History", id="app.history"),
     Binding("f5", "switch_mode('runs')", "Runs", id="app.runs"),
-    Binding("f6", "switch_mode('models')", "Models", id="app.models", priority=True),
+    Binding("f6", "switch_mode('models')", "Models", id="app.models"),
 ]
 """Keys of the screens."""
 

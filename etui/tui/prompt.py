@@ -9,16 +9,16 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
-from textual.widgets import TextArea
 
 from etui import units
+from etui.tui.text_box import TextBox
 from etui.visible import visible
 
 LARGE_PASTE_CHARACTERS = 20_000
 """A paste above this stands in the prompt as a sign, and is sent whole."""
 
 
-class Prompt(TextArea):
+class Prompt(TextBox):
     """The prompt, with the questions asked before on up and down."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -78,8 +78,19 @@ class LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--policy", metavar="NAME|FILE", help="Policy of the chat (without a command).")
 @click.option("--model", metavar="NAME", help="Model of the chat, instead of a policy.")
+@click.option("--web", is_flag=True, help="Serve the chat to a browser of this machine.")
+@click.option(
+    "--web-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port of --web (8000)."
+)
 @click.pass_context
-def cli(ctx: click.Context, debug: bool, policy: str | None, model: str | None) -> None:
+def cli(
+    ctx: click.Context,
+    debug: bool,
+    policy: str | None,
+    model: str | None,
+    web: bool,
+    web_port: int | None,
+) -> None:
     """Local language models answer, and every answer shows what it cost in joules.
 
     Without a command, etui opens the chat.
@@ -90,10 +101,21 @@ def cli(ctx: click.Context, debug: bool, policy: str | None, model: str | None) 
                 f"--policy and --model before {ctx.invoked_subcommand!r} have no effect: "
                 "put them after it"
             )
+        if web or web_port:
+            raise click.UsageError(f"--web serves the chat, not {ctx.invoked_subcommand!r}")
         return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
     from etui.config import load_config
+
+    if web:
+        from etui.tui.web import PORT, serve_app
+
+        load_config()  # a setting that does not fit is said here, not in the browser
+        ctx.exit(serve_app(policy=policy, model=model, port=web_port or PORT))
+    if web_port:
+        raise click.UsageError("--web-port has no effect without --web")
+    # Behind a browser there is no terminal: textual-serve names a driver of its own.
+    if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
     from etui.tui.app import run_app  # textual: 300 ms, only for the chat
 
     ctx.exit(run_app(load_config(), policy=policy, model=model))

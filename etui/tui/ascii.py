@@ -73,7 +73,12 @@ def shows_unicode(environ: Mapping[str, str], encoding: str) -> bool:
 
 
 def driver_for(choice: AsciiChoice) -> type[Driver] | None:
-    """A driver that writes ASCII where it has to; None leaves it to Textual."""
+    """A driver that writes ASCII where it has to; None leaves it to Textual.
+
+    A browser shows Unicode, and its driver is named by whoever serves it.
+    """
+    if "TEXTUAL_DRIVER" in os.environ:
+        return None
     encoding = getattr(sys.__stderr__, "encoding", None) or "utf-8"
     if choice == "never" or (choice == "auto" and shows_unicode(os.environ, encoding)):
         return None

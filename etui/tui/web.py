@@ -1,0 +1,133 @@
+"""The app in a browser of this machine: ``etui --web``, through the optional package textual-serve.
+
+Each tab that is opened runs an etui of its own, and ends it when it is closed. The server listens
+on 127.0.0.1 alone. That keeps other machines out, but no page that the same browser has open: so a
+request for another host (a name that was made to point here) and one from another page's script
+are refused, and the page itself may ask for nothing outside.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from etui.errors import EtuiError, ExitCode
+
+HOST = "127.0.0.1"
+PORT = 8000
+
+_LEAVE_SECONDS = 1.0
+"""How long Ctrl-C waits for tabs that are open before it ends them."""
+
+_NAMES = (HOST, "localhost")
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' {sockets}; "
+    "frame-ancestors 'none'"
+)
+
+
+def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
+    """Serve the app until Ctrl-C.
+
+    Args:
+        policy, model: As on the command line of the app.
+        port: Of 127.0.0.1.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        EtuiError: textual-serve is not installed, or the port is taken.
+    """
+    try:
+        from aiohttp import web
+        from textual_serve.server import Server
+    except ImportError as error:
+        raise EtuiError(
+            "etui --web needs textual-serve",
+            f"install it: {sys.executable} -m pip install textual-serve",
+        ) from error
+
+    class LocalServer(Server):  # type: ignore[misc] # it is imported only where it is there
+        """Keeps other pages out, and leaves stdout alone."""
+
+        async def on_startup(self, app: Any) -> None:
+            pass
+
+        async def _make_app(self) -> Any:
+            app = await super()._make_app()
+            app.middlewares.append(_guard(port))
+            return app
+
+    def listening(*_said: object) -> None:
+        sys.stderr.write(f"etui is at http://{HOST}:{port} (Ctrl-C ends it)\n")
+        sys.stderr.flush()
+
+    server = LocalServer(command(policy, model), HOST, port, title="etui")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        web.run_app(
+            server._make_app(),
+            host=HOST,
+            port=port,
+            print=listening,
+            shutdown_timeout=_LEAVE_SECONDS,
+        )
+    except OSError as error:
+        raise EtuiError(
+            f"cannot listen on {HOST}:{port}: {error.strerror or error}",
+            "choose another port with --web-port",
+        ) from error
+    return ExitCode.DONE
+
+
+def command(policy: str | None, model: str | None) -> str:
+    """The shell command of the app behind one tab."""
+    arguments = [sys.executable, "-m", "etui"]
+    arguments += ["--policy", policy] if policy else []
+    arguments += ["--model", model] if model else []
+    return _quoted(arguments)
+
+
+def welcome(host: str | None, origin: str | None, port: int) -> bool:
+    """Whether a request is for this server, and of its own page.
+
+    Args:
+        host: Its ``Host`` header.
+        origin: Its ``Origin`` header; browsers send none when a page is opened by hand.
+    """
+    places = {f"{name}:{port}" for name in _NAMES} | (set(_NAMES) if port == 80 else set())
+    if host not in places:
+        return False
+    return origin is None or (
+        urlsplit(origin).scheme == "http" and origin.removeprefix("http://") == host
+    )
+
+
+def _guard(port: int) -> Any:
+    from aiohttp import web
+
+    sockets = " ".join(f"ws://{name}:{port}" for name in _NAMES)
+
+    @web.middleware  # type: ignore[untyped-decorator, unused-ignore]
+    async def guard(request: Any, handler: Any) -> Any:
+        if not welcome(request.headers.get("Host"), request.headers.get("Origin"), port):
+            return web.Response(status=403, text="etui serves its own page only\n")
+        response = await handler(request)
+        if not response.prepared:
+            response.headers["Content-Security-Policy"] = _POLICY.format(sockets=sockets)
+        return response
+
+    return guard
+
+
+def _quoted(arguments: Sequence[str]) -> str:
+    if sys.platform == "win32":
+        return subprocess.list2cmdline(arguments)
+    return f"exec {shlex.join(arguments)}"

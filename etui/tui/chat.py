@@ -49,7 +49,7 @@ class ChatScreen(AnsweringScreen):
             yield self._transcript
             yield self._panel
         yield self._prompt
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def commands(self) -> list[Command]:
         """What the command palette offers while a chat is on the screen."""

@@ -27,25 +27,13 @@ def hop_line(hop: HopEnded | HopRecord) -> str:
 
 
 def predicted_line(record: TurnRecord) -> str:
-    """``predicted 12 J, measured 15.2 J (27 % more)``; empty where nothing was predicted."""
-    predicted, energy = record.predicted_joules, record.energy
+    """``27 % more joules than predicted``; empty where nothing was predicted or measured."""
+    predicted, measured = record.predicted_joules, record.energy.joules
     parts = []
-    if predicted is not None:
-        said = f"predicted {units.energy_text(predicted)}"
-        if energy.joules is None:
-            said += f", {units.UNMEASURED}"
-        else:
-            said += f", measured {units.energy_text(energy.joules, None, energy.kind)}"
-            said += _difference(energy.joules, predicted)
-        parts.append(said)
+    if predicted and measured is not None:
+        share = measured / predicted - 1
+        word = "more" if share >= 0 else "fewer"
+        parts.append(f"{units.percent_text(abs(share))} {word} joules than predicted")
     if record.predicted_accuracy is not None:
         parts.append(f"expected to be right {units.percent_text(record.predicted_accuracy)}")
     return SEPARATOR.join(parts)
-
-
-def _difference(measured: float, predicted: float) -> str:
-    if predicted <= 0:
-        return ""
-    share = measured / predicted - 1
-    word = "more" if share >= 0 else "less"
-    return f" ({units.percent_text(abs(share))} {word})"

@@ -54,8 +54,21 @@ their uncertainty and how they are known, joules per token, mean watts.
         yield self._welcome
         yield self._later
 
-    def on_mount(self) -> None:
-        self.anchor()
+    def watch_virtual_size(self) -> None:
+        """Hold on to the end once there is something to scroll.
+
+        Textual lays what is anchored and shorter than its place at the bottom, below nothing.
+        """
+        longer = self.virtual_size.height > self.size.height
+        if longer and not self.is_anchored:
+            self.anchor()
+        elif not longer and self.is_anchored:
+            self.anchor(False)
+            self.scroll_home(animate=False, immediate=True)
+
+    def _to_the_end(self) -> None:
+        if self.virtual_size.height > self.size.height:
+            self.anchor()
 
     @property
     def turns(self) -> list[TurnView]:
@@ -72,7 +85,7 @@ their uncertainty and how they are known, joules per token, mean watts.
         self._welcome.display = not records
         self._moving = False
         await self._move_to(latest(len(records)))
-        self.anchor()
+        self.call_after_refresh(self._to_the_end)
 
     async def add(self, view: TurnView) -> None:
         """Show a new turn at the bottom, and take the oldest off where there are too many."""
@@ -83,7 +96,7 @@ their uncertainty and how they are known, joules per token, mean watts.
         room = max(1, MOST_TURNS - len(pending) - 1)
         await self._move_to(latest(len(self._records), room))
         await self.mount(view, before=self._later)
-        self.anchor()
+        self._to_the_end()
 
     def keep(self, record: TurnRecord, replaced: Collection[str]) -> None:
         """The turn at the bottom has become a turn of the chat."""

@@ -236,3 +236,20 @@ def test_every_key_of_the_chat_is_documented() -> None:
         for binding in owner.BINDINGS:
             assert isinstance(binding, Binding)
             assert f"`{binding.id}`" in text or binding.id in ("turn.up", "turn.down")
+
+
+async def test_a_short_chat_begins_at_the_top_and_a_long_answer_is_followed(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        transcript = app.screen.query_one(Transcript)
+        await ask(pilot, "Short?")
+        await answered(pilot, house, 1)
+        await until(pilot, lambda: turns(app)[0].region.y == 1)
+        house.runner.pieces = ("A line.\n\n",) * 60
+        await ask(pilot, "Long?")
+        await answered(pilot, house, 2)
+        await until(pilot, lambda: transcript.max_scroll_y > 0)
+        await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y)
+        await until(pilot, lambda: turns(app)[-1].ended)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: transcript.scroll_y == 0 and not turns(app))

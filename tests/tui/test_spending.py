@@ -122,11 +122,12 @@ def test_a_gpu_tells_its_temperature_and_memory_where_known() -> None:
 def test_the_prediction_stands_beside_what_was_measured() -> None:
     assert predicted_line(turn_record(0)) == ""
     record = turn_record(0, predicted_joules=10.0, predicted_accuracy=0.62)
-    assert predicted_line(record) == (
-        "predicted 10.0 J, measured 12.5 J (counter) (25 % more) · expected to be right 62 %"
-    )
+    assert predicted_line(record) == ("25 % more joules than predicted · expected to be right 62 %")
     none = replace(record.energy, joules=None)
-    assert "unmeasured" in predicted_line(replace(record, energy=none))
+    assert predicted_line(replace(record, energy=none)) == "expected to be right 62 %"
+    assert predicted_line(turn_record(0, predicted_joules=50.0)) == (
+        "75 % fewer joules than predicted"
+    )
 
 
 def test_a_thought_has_its_share_of_tokens_and_joules() -> None:

@@ -33,7 +33,7 @@ class Config:
         carbon_g_per_kwh: Grams of CO2 equivalent of a kilowatt-hour; None shows no carbon.
         price_per_kwh: Price of a kilowatt-hour in ``currency``; None shows no price.
         currency: Name or sign of the currency.
-        theme: Textual theme of the app.
+        theme: Theme of the app: ``etui-dark``, ``etui-light``, or one of Textual's.
         quiet: Whether the app begins in quiet mode, which draws less often.
         ascii: ``auto`` draws with ASCII where the locale cannot show Unicode, ``always`` or
             ``never`` says so.
@@ -55,7 +55,7 @@ class Config:
     carbon_g_per_kwh: float | None = None
     price_per_kwh: float | None = None
     currency: str = ""
-    theme: str = "textual-dark"
+    theme: str = "etui-dark"
     quiet: bool = False
     ascii: Literal["auto", "always", "never"] = "auto"
     keymap: Mapping[str, str] = field(default_factory=dict)

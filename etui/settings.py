@@ -69,7 +69,11 @@ class Settings(Strict):
         None, ge=0, description="Price of a kilowatt-hour; without it no cost is shown."
     )
     currency: str = Field("", max_length=8, description="Currency of the price.")
-    theme: str = Field("textual-dark", min_length=1, description="Theme of the app.")
+    theme: str = Field(
+        "etui-dark",
+        min_length=1,
+        description="Theme of the app: etui-dark, etui-light, or one of Textual's.",
+    )
     quiet: bool = Field(
         False, description="Begin in quiet mode: the app draws less often, to draw less power."
     )

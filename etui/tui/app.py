@@ -24,6 +24,7 @@ from etui.tui.first_run import FirstRunScreen
 from etui.tui.messages import BackendFailed, BackendOpened
 from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
 from etui.tui.signals import leave_on_hangup, leave_on_terminate
+from etui.tui.themes import THEMES
 from etui.visible import visible
 
 LEAVE_SECONDS = 5.0
@@ -63,6 +64,10 @@ class EtuiApp(App[None]):
 
     def on_mount(self) -> None:
         self.set_keymap(dict(self._config.keymap))
+        if self._config.keymap:
+            self._check_keys()
+        for theme in THEMES:
+            self.register_theme(theme)
         if self._config.theme in self.available_themes:
             self.theme = self._config.theme
         else:
@@ -82,6 +87,13 @@ class EtuiApp(App[None]):
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
             what = f"a fault in etui: {type(error).__name__}: {error}"
             self.post_message(BackendFailed(what, "quit, and run `etui doctor`"))
+
+    @work(thread=True, group="keys", exit_on_error=False)
+    def _check_keys(self) -> None:
+        from etui.tui.keys import keymap_faults  # it imports every screen
+
+        for what, fix in keymap_faults(self._config):
+            self.call_from_thread(self._say_error, what, fix)
 
     def on_backend_opened(self, opened: BackendOpened) -> None:
         gc.freeze()  # what is there by now stays: no need to look through it again and again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from rich.text import Text
@@ -19,6 +20,7 @@ from etui.config import Config
 from etui.errors import EtuiError
 from etui.log.filters import Sort
 from etui.log.queries import LogReader
+from etui.tui.commands import Command
 from etui.tui.history_pages import (
     PAGE_TURNS,
     TOTALS_BY,
@@ -93,6 +95,20 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
                     yield self._sums
             yield self._status
         yield Footer(show_command_palette=False)
+
+    def commands(self) -> list[Command]:
+        """What the command palette offers while the history is on the screen."""
+        return [
+            Command("history: search", "Look for words in questions and answers",
+                    self.action_search),
+            Command("history: sort", "Sort by the next column", partial(self.action_sort, 1)),
+            Command("history: reverse", "Turn the order round", self.action_reverse),
+            Command("history: totals", "By model, by rule, by day, and back", self.action_totals),
+            Command("export: these turns as JSON lines", "Write them to a file with every figure",
+                    partial(self.action_export, "jsonl")),
+            Command("export: these turns as CSV", "Write them to a file for a spreadsheet",
+                    partial(self.action_export, "csv")),
+        ]  # fmt: skip
 
     def on_mount(self) -> None:
         for column in COLUMNS:
@@ -258,4 +274,7 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
             fact = Failed(error.what, error.fix)
         except OSError as error:
             fact = Failed(f"cannot write the export: {error}", "make room, or mend the folder")
+        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
+            what = f"a fault in etui: {type(error).__name__}: {error}"
+            fact = Failed(what, "press F3 to read again")
         self.post_message(HistoryNews(fact))

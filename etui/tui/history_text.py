@@ -146,6 +146,7 @@ class DetailView(Vertical):
 
     def __init__(self) -> None:
         super().__init__()
+        self._detail: Detail | None = None
         self._watts = Static("", markup=False, classes="watts")
         self._lines = Static("choose a turn", markup=False)
 
@@ -155,12 +156,16 @@ class DetailView(Vertical):
 
     def show(self, detail: Detail | None) -> None:
         """Show a turn; None shows none."""
+        self._detail = detail
         if detail is None:
             self._watts.update("")
             self._lines.update("choose a turn")
             return
         self._watts.update(watts_text_graph(detail.turn, max(20, self.size.width - 2)))
         self._lines.update("\n".join(_detail_lines(detail, max(20, self.size.width))))
+
+    def on_resize(self) -> None:
+        self.show(self._detail)
 
 
 def _detail_lines(detail: Detail, width: int) -> list[str]:

@@ -16,6 +16,7 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
 from etui import units
+from etui.tui.commands import Command
 from etui.tui.plane import plane_lines
 from etui.tui.run_shelf import RunOnShelf, runs_in
 from etui.visible import visible
@@ -31,11 +32,12 @@ _PLANE_HEIGHT = 14
 
 
 class RunsRead(Message):
-    """The run folders as they are now."""
+    """The run folders as they are now, or why they could not be read."""
 
-    def __init__(self, runs: list[RunOnShelf]) -> None:
+    def __init__(self, runs: list[RunOnShelf], fault: str = "") -> None:
         super().__init__()
         self.runs = runs
+        self.fault = fault
 
 
 class RunsScreen(Screen[None]):
@@ -68,6 +70,14 @@ opens the HTML report in a browser.
             with VerticalScroll(id="run-detail", can_focus=True):
                 yield self._picture
         yield Footer(show_command_palette=False)
+
+    def commands(self) -> list[Command]:
+        """What the command palette offers while the runs are on the screen."""
+        return [
+            Command("runs: open report", "Show the run under the cursor in a browser",
+                    self.action_open_report),
+            Command("runs: read again", "Look into the folder again", self.action_read),
+        ]  # fmt: skip
 
     def on_mount(self) -> None:
         for title in ("RUN", "WHAT", "QUESTIONS", "BEST"):
@@ -109,9 +119,20 @@ opens the HTML report in a browser.
 
     @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
     def _read(self) -> None:
-        self.post_message(RunsRead(runs_in(self._runs_dir)))
+        try:
+            self.post_message(RunsRead(runs_in(self._runs_dir)))
+        except OSError as error:
+            said = f"cannot read {self._runs_dir}: {error.strerror or error}"
+            self.post_message(RunsRead([], said))
+        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
+            said = f"a fault in etui: {type(error).__name__}: {error}"
+            self.post_message(RunsRead([], said))
 
     def on_runs_read(self, read: RunsRead) -> None:
+        if read.fault:
+            text = visible(f"{read.fault}\n→ mend it and press r to read again")
+            self.notify(text, severity="error", timeout=12, markup=False)
+            return
         place = self._table.cursor_row
         self._runs = read.runs
         self._table.clear()

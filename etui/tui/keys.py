@@ -1,0 +1,52 @@
+"""The names of all keys, by which ``keymap`` in config.yaml rebinds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import getmembers, isclass
+from pkgutil import iter_modules
+
+from textual.binding import Binding
+from textual.dom import DOMNode
+
+from etui.config import Config
+
+
+def owners() -> Iterator[type[DOMNode]]:
+    """Every class of the app that has keys of its own."""
+    package = import_module("etui.tui")
+    for module in iter_modules(package.__path__, "etui.tui."):
+        for _name, owner in getmembers(import_module(module.name), isclass):
+            if not issubclass(owner, DOMNode) or owner.__module__ != module.name:
+                continue
+            if vars(owner).get("BINDINGS"):
+                yield owner
+
+
+def key_names() -> frozenset[str]:
+    """The names of all keys that can be rebound."""
+    return frozenset(
+        binding.id
+        for owner in owners()
+        for binding in vars(owner)["BINDINGS"]
+        if isinstance(binding, Binding) and binding.id is not None
+    )
+
+
+def keymap_faults(config: Config) -> Iterator[tuple[str, str]]:
+    """What is wrong with the user's keymap and how to mend it, one a name that nothing has."""
+    for name, near in unknown_keys(config.keymap, key_names()):
+        fix = f"did you mean {near}?" if near else "docs/screens.md names them all;"
+        yield f"no key is called {name!r}", f"{fix} mend `keymap` in {config.config_file}"
+
+
+def unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[tuple[str, str]]:
+    """What ``keymap`` rebinds and nothing has: its name, and the nearest there is or nothing."""
+    known = sorted(names)
+    return [
+        (name, next(iter(get_close_matches(name, known, n=1)), ""))
+        for name in keymap
+        if name not in known
+    ]

@@ -1,0 +1,40 @@
+"""etui's own two themes, beside those that Textual brings.
+
+Quiet grounds, so that green, amber and red are left to what they say: watts low, middling and high.
+"""
+
+from __future__ import annotations
+
+from textual.theme import Theme
+
+DARK = Theme(
+    name="etui-dark",
+    primary="#6CA7C4",
+    secondary="#8D97C7",
+    accent="#F0B35B",
+    warning="#E0A33E",
+    error="#E0736A",
+    success="#84C07A",
+    foreground="#D9DEE2",
+    background="#12161A",
+    surface="#191F24",
+    panel="#222A31",
+    dark=True,
+)
+
+LIGHT = Theme(
+    name="etui-light",
+    primary="#20708F",
+    secondary="#545E9B",
+    accent="#A75F08",
+    warning="#946200",
+    error="#B1362C",
+    success="#35742A",
+    foreground="#1D2429",
+    background="#F7F5F0",
+    surface="#EDEAE2",
+    panel="#E2DED3",
+    dark=False,
+)
+
+THEMES = (DARK, LIGHT)

@@ -39,6 +39,8 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "price_per_kwh": 0.25,
         "currency": "EUR",
         "theme": "nord",
+        "quiet": True,
+        "ascii": "always",
         "keymap": {"stop": "ctrl+x"},
     }
     assert set(values) == set(Settings.model_fields)
@@ -47,6 +49,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"
         "keep_warm_seconds: 600\nsample_hz: 10\n"
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
+        "quiet: true\nascii: always\n"
         "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\n"
         "keymap: {stop: ctrl+x}\n",
     )

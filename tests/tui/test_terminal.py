@@ -19,6 +19,9 @@ if not hasattr(pexpect, "spawn"):
 
 PATIENCE_SECONDS = 120
 LONG_QUESTION = "Write the numbers from 1 to 300, separated by commas."
+F2, F3, F5, F6 = "\x1bOQ", "\x1bOR", "\x1b[15~", "\x1b[17~"
+"""What the keys send, as xterm does."""
+
 Spawn = Callable[..., "pexpect.spawn[bytes]"]
 
 
@@ -112,6 +115,34 @@ def test_ask_watch_stop_and_quit(spawn: Spawn, screen: Screen, etui_home: Path) 
     assert first[:2] == ("Hi there", "complete")
     assert second[:2] == (LONG_QUESTION, "stopped")
     assert all(joules is not None and joules > 0 for _query, _status, joules in (first, second))
+
+
+def test_every_screen_is_a_key_away_and_a_model_comes_and_goes(
+    spawn: Spawn, screen: Screen, etui_home: Path
+) -> None:
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    for key, words in (
+        (F3, "no turn in the log yet"),
+        (F5, "No bench run yet"),
+        (F6, "in memory"),
+    ):
+        app.send(key)
+        app.expect(words)
+    app.send("u")
+    app.expect("has left the memory")
+    app.send("l")
+    app.expect("is in memory")
+    app.send(F2)
+    app.expect("Ask something")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    app.close()
+    assert app.exitstatus == 0
+    screen.assert_clean()
+    with closing(sqlite3.connect(etui_home / "etui.db")) as database:
+        assert database.execute("SELECT reason FROM unloads").fetchall() == [("asked",)]
+        assert len(database.execute("SELECT * FROM loads").fetchall()) == 2
 
 
 @pytest.mark.parametrize("leave", ["ctrl+c", "SIGTERM"])

@@ -119,6 +119,7 @@ def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
         confidence=floor.confidence if floor is not None else DEFAULT_CONFIDENCE,
         joules_at_most=objective.joules.at_most if objective.joules is not None else None,
         seconds_at_most=objective.seconds.at_most if objective.seconds is not None else None,
+        exchange=objective.exchange,
         switch_margin_joules=rule.switch_margin_joules or 0.0,
         otherwise=rule.otherwise,
         prior=dict(objective.prior or {}),

@@ -61,6 +61,8 @@ class Objective:
         accuracy_at_least: Lower bound of the probability of being right that each must reach.
         confidence: One-sided confidence of that bound, 0..1.
         joules_at_most, seconds_at_most: Predicted spending of a turn, its load included.
+        exchange: Joules a percentage point of accuracy is worth, for the goal ``accuracy``; None
+            takes the likeliest right whatever it costs.
         switch_margin_joules: A model that is in memory is kept unless another saves more.
         otherwise: Arm taken where none qualifies, or nothing was fitted; None refuses.
         prior: Probability of being right by arm, where nothing was fitted.
@@ -72,6 +74,7 @@ class Objective:
     confidence: float = 0.9
     joules_at_most: float | None = None
     seconds_at_most: float | None = None
+    exchange: float | None = None
     switch_margin_joules: float = 0.0
     otherwise: str | None = None
     prior: Mapping[str, float] = field(default_factory=dict)

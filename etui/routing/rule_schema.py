@@ -112,6 +112,11 @@ class ObjectiveEntry(Strict):
     accuracy: AccuracyFloor | None = Field(None, description="The least accuracy.")
     joules: JoulesCap | None = Field(None, description="The most joules.")
     seconds: SecondsCap | None = Field(None, description="The most seconds.")
+    exchange: Joules | None = Field(
+        None,
+        description="With maximize: joules a percentage point of accuracy is worth; a dearer gain "
+        "is not bought.",
+    )
     prior: Mapping[Name, Annotated[float, Field(ge=0, le=1)]] | None = Field(
         None,
         min_length=1,
@@ -124,6 +129,8 @@ class ObjectiveEntry(Strict):
             refuse("an objective needs a goal: minimize: joules, or maximize: accuracy")
         if self.minimize is not None and self.maximize is not None:
             refuse("minimize and maximize together; bound the other one instead", "maximize")
+        if self.exchange is not None and self.maximize is None:
+            refuse("exchange has no effect with minimize: joules; use maximize", "exchange")
         return self
 
 

@@ -104,7 +104,7 @@ def _failed(
         return "its accuracy was not fitted"
     if floor is not None and accuracy is not None and accuracy.low < floor:
         return f"right with at least {accuracy.low:.2f}, {floor:g} is asked for"
-    if joules is None and (objective.joules_at_most is not None or objective.goal == "joules"):
+    if joules is None and _needs_joules(objective):
         return "its joules are not known"
     most = objective.joules_at_most
     if most is not None and joules is not None and joules.total > most:
@@ -122,6 +122,12 @@ def _needs_accuracy(objective: Objective) -> bool:
     return objective.goal == "accuracy" or objective.accuracy_at_least is not None
 
 
+def _needs_joules(objective: Objective) -> bool:
+    """Whether its choice goes by joules; a bound of seconds says so itself."""
+    bound = objective.joules_at_most is not None or objective.exchange is not None
+    return bound or objective.goal == "joules"
+
+
 def _cost(candidate: Candidate) -> float:
     return candidate.joules.total if candidate.joules is not None else inf
 
@@ -134,6 +140,13 @@ def _rank_of(objective: Objective) -> Callable[[Candidate], tuple[float, float]]
 
     if objective.goal == "joules":
         return lambda candidate: (_cost(candidate), likely_wrong(candidate))
+    exchange = objective.exchange
+    if exchange is not None:
+        # What is spent and what is missed, both in joules: the Lagrangian of accuracy and energy.
+        return lambda candidate: (
+            _cost(candidate) + 100 * exchange * likely_wrong(candidate),
+            _cost(candidate),
+        )
     return lambda candidate: (likely_wrong(candidate), _cost(candidate))
 
 
@@ -170,6 +183,9 @@ def _reason(
         text = f"{name} is the likeliest right, with {accuracy.p:.2f}"
         if objective.joules_at_most is not None:
             text += f", within {objective.joules_at_most:g} J"
+        if objective.exchange is not None:
+            text = f"{name} is right with {accuracy.p:.2f}"
+            text += f", the best at {objective.exchange:g} J a percentage point"
         if runner_up is not None and runner_up.accuracy is not None:
             facts.append(f"{runner_up.arm.name} {runner_up.accuracy.p:.2f}")
     else:
@@ -202,7 +218,5 @@ def _unfitted(objective: Objective, able: list[Candidate]) -> str | None:
     """What the objective needs and is known of none that could answer."""
     if able and _needs_accuracy(objective) and all(c.accuracy is None for c in able):
         return "accuracy"
-    needs_joules = (
-        objective.goal == "joules" or objective.joules_at_most or objective.seconds_at_most
-    )
+    needs_joules = _needs_joules(objective) or objective.seconds_at_most is not None
     return "joules" if able and needs_joules and all(c.joules is None for c in able) else None

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,9 +23,11 @@ from etui.tui.chat import ChatScreen
 from etui.tui.commands import Command, EtuiCommands, route_commands
 from etui.tui.first_run import FirstRunScreen
 from etui.tui.messages import BackendFailed, BackendOpened
+from etui.tui.modals import ConfirmModal
 from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
 from etui.tui.signals import leave_on_hangup, leave_on_terminate
 from etui.tui.themes import THEMES
+from etui.tui.wishes import AppWish, PoliciesThere, RouteWanted, ShowsRoute, Unsaved
 from etui.visible import visible
 
 LEAVE_SECONDS = 5.0
@@ -57,9 +60,10 @@ class EtuiApp(App[None]):
         self._open_backend = open_backend
         self.backend: Backend | None = None
         self.fault: BaseException | None = None
+        self._unsaved = ""
         self._chat = ChatScreen(config, route)
         self.add_mode("chat", lambda: self._chat)
-        for mode, screen in screens(config, lambda: self.backend).items():
+        for mode, screen in screens(config, lambda: self.backend, lambda: self._route).items():
             self.add_mode(mode, screen)
 
     def on_mount(self) -> None:
@@ -75,7 +79,7 @@ class EtuiApp(App[None]):
                 f"no theme is called {self._config.theme!r}",
                 f"set `theme` in {self._config.config_file} to one of the command palette's",
             )
-        leave_on_terminate(lambda: self.call_later(self.action_quit))
+        leave_on_terminate(lambda: self.call_later(self._leave))
         self._open()
 
     @work(thread=True, group="open", exit_on_error=False)
@@ -124,11 +128,29 @@ class EtuiApp(App[None]):
     def _take_route(self, route: Route) -> None:
         self._route = route
         self._chat.take_route(route)
+        if self.screen is not self._chat and isinstance(self.screen, ShowsRoute):
+            self.screen.take_route(route)
         chosen = route.model or f"policy {route.policy}"
         self.notify(visible(f"the next questions: {chosen}"), markup=False)
 
+    def on_app_wish(self, asked: AppWish) -> None:
+        match asked.wish:
+            case RouteWanted(route=route):
+                self._take_route(route)
+            case PoliciesThere(names=names) if self.backend is not None:
+                self.backend = replace(self.backend, policies=names)
+            case Unsaved(what=what):
+                self._unsaved = what
+
     async def action_quit(self) -> None:
-        """Stop what runs, save it, and leave."""
+        """Stop what runs, save it, and leave; ask first where something typed would be lost."""
+        if self._unsaved:
+            question = f"{self._unsaved} has changes that are not saved: leave all the same?"
+            self.push_screen(ConfirmModal(question), lambda yes: self._leave() if yes else None)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
         self.set_timer(LEAVE_SECONDS, self.exit)
         self._chat.leave()
 

@@ -10,12 +10,13 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from etui.config import Config
-from etui.tui.backend import Backend
+from etui.tui.backend import Backend, Route
 from etui.tui.commands import Command
 
 MODE_BINDINGS: list[BindingType] = [
     Binding("f2", "switch_mode('chat')", "Chat", id="app.chat"),
     Binding("f3", "switch_mode('history')", "History", id="app.history"),
+    Binding("f4", "switch_mode('policies')", "Policies", id="app.policies"),
     Binding("f5", "switch_mode('runs')", "Runs", id="app.runs"),
     Binding("f6", "switch_mode('models')", "Models", id="app.models"),
 ]
@@ -24,24 +25,31 @@ MODE_BINDINGS: list[BindingType] = [
 _TELLS = {
     "chat": "Ask, and see what the answer costs",
     "history": "Every turn: sorted, searched, added up",
+    "policies": "Edit the rules, explain and replay them before they are saved",
     "runs": "Bench runs: accuracy against joules",
     "models": "Pull, load and calibrate models; see what they cost",
 }
 
 
 def screens(
-    config: Config, backend: Callable[[], Backend | None]
+    config: Config, backend: Callable[[], Backend | None], route: Callable[[], Route]
 ) -> dict[str, Callable[[], Screen[None]]]:
     """Mode -> what makes its screen; the imports wait until then.
 
     Args:
         backend: Gives what is behind the app, None until it is open.
+        route: Tells how the next questions find their arm.
     """
 
     def history() -> Screen[None]:
         from etui.tui.history import HistoryScreen
 
         return HistoryScreen(config)
+
+    def policies() -> Screen[None]:
+        from etui.tui.policies import PoliciesScreen
+
+        return PoliciesScreen(config, route)
 
     def runs() -> Screen[None]:
         from etui.bench.runs import runs_dir
@@ -54,7 +62,7 @@ def screens(
 
         return ModelsScreen(config, backend)
 
-    return {"history": history, "runs": runs, "models": models}
+    return {"history": history, "policies": policies, "runs": runs, "models": models}
 
 
 def screen_commands(app: App[Any]) -> Iterator[Command]:

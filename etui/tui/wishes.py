@@ -1,0 +1,49 @@
+"""What a screen asks of the app, which alone knows the others: frozen wishes, one message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from textual.message import Message
+
+from etui.tui.backend import Route
+
+
+@dataclass(frozen=True, slots=True)
+class RouteWanted:
+    """The next questions shall find their arm so."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesThere:
+    """The policies there are now, by name."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What leaving the app would lose; empty where there is nothing."""
+
+    what: str
+
+
+Wish: TypeAlias = RouteWanted | PoliciesThere | Unsaved
+
+
+class AppWish(Message):
+    """A wish, on its way from a screen up to the app."""
+
+    def __init__(self, wish: Wish) -> None:
+        super().__init__()
+        self.wish = wish
+
+
+@runtime_checkable
+class ShowsRoute(Protocol):
+    """A screen that shows how the next questions find their arm."""
+
+    def take_route(self, route: Route) -> None: ...

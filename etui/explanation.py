@@ -55,7 +55,27 @@ def explanation(
             {"period": b.period, "joules": b.joules, "when_exceeded": b.when_exceeded}
             for b in policy.period_budgets
         ],
+        "needs": _needs(query, policy, config),
     }
+
+
+def _needs(query: Query, policy: Policy, config: Config) -> list[dict[str, Any]]:
+    """What the question seems to need beyond each base arm; empty where nothing was fitted."""
+    from etui.routing.heads import load_heads
+
+    heads = load_heads(policy, config)
+    return [
+        {
+            "need": need.need,
+            "base": need.base,
+            "other": need.other,
+            "gained": need.gained,
+            "lost": need.lost,
+            "gain": need.gain,
+            "n": need.n,
+        }
+        for need in (heads.needs(query) if heads is not None else ())
+    ]
 
 
 def decide_for_show(

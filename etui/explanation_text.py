@@ -38,6 +38,7 @@ def explained_facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("fallbacks", _fallback_text(document["fallbacks"])),
         ("shadow", _shadow_text(document["shadow"])),
         ("predicted", _predicted_text(document)),
+        *(("needs", _need_text(need)) for need in document["needs"]),
     ]
     return [(name, visible(text)) for name, text in facts if text]
 
@@ -100,6 +101,15 @@ def _candidate_row(candidate: Mapping[str, Any], document: Mapping[str, Any]) ->
     if document["cascade"] is not None:
         outcome = "first" if taken else "if those before are not sure enough"
     return (candidate["arm"], candidate["model"], *right, *spent, outcome)
+
+
+def _need_text(need: Mapping[str, Any]) -> str:
+    """``a larger model: large instead of small +0.21 (gains 0.30, loses 0.09; n=456)``."""
+    what = {"reasoning": "reasoning", "larger_model": "a larger model"}[need["need"]]
+    return (
+        f"{what}: {need['other']} instead of {need['base']} {need['gain']:+.2f} "
+        f"(gains {need['gained']:.2f}, loses {need['lost']:.2f}; n={need['n']:,})"
+    )
 
 
 def _predicted_text(document: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, ProgressBar, Static
@@ -21,7 +22,7 @@ from etui.tui.model_cards import CardReader
 from etui.tui.models_screen import ModelsScreen
 from tests.log.conftest import TURN
 from tests.log.test_curves import CURVE
-from tests.tui.fakes import MODEL, House, until
+from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
 
 MEASURES = """
 import json, sys
@@ -268,3 +269,18 @@ async def test_a_fault_in_a_worker_is_a_notice(
         await until(pilot, lambda: "✗ a fault in etui: TypeError" in shown(screen))
         assert app.is_running
         assert app.fault is None
+
+
+async def test_leaving_ends_a_calibration(here: House, measure: Any) -> None:
+    measure("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])" + STOPPED)
+    before = set(psutil.Process().children())
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: "1 of 9" in shown(screen))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)
+    started = set(psutil.Process().children()) - before
+    _gone, alive = psutil.wait_procs(started, timeout=DEADLINE_SECONDS)
+    assert alive == []

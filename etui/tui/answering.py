@@ -31,7 +31,7 @@ from etui.tui.messages import (
     WarmUpNews,
 )
 from etui.tui.modals import ConfirmModal
-from etui.tui.pace import QUIET, USUAL, Pace
+from etui.tui.pace import QUIET, USUAL, Pace, next_easing
 from etui.tui.power_panel import PowerPanel
 from etui.tui.progress import Stage, TurnProgress, advance
 from etui.tui.prompt import Prompt
@@ -58,6 +58,8 @@ class AnsweringScreen(Screen[None]):
         self._answering: TurnView | None = None
         self._progress = TurnProgress()
         self._pace = QUIET if config.quiet else USUAL
+        self._easing = 1.0
+        self._thread_seconds = self._ticked = 0.0
         self._warming = False
         self._leaving = False
         self._confirming = SimpleQueue[bool]()
@@ -144,7 +146,7 @@ class AnsweringScreen(Screen[None]):
             route,
             replaces,
             post=lambda fact: self.post_message(TurnNews(fact)),
-            pace=lambda: self._pace,
+            pace=lambda: self._pace.eased(self._easing),
             log_dir=self._config.log_dir,
         )
 
@@ -276,7 +278,15 @@ class AnsweringScreen(Screen[None]):
         self._ticker = self.set_interval(pace.tick_seconds, self._tick)
         self._panel.show_pace(pace)
 
+    def _ease(self) -> None:
+        """Draw an answer less often where this thread has too much to do."""
+        thread_seconds, now = time.thread_time(), time.monotonic()
+        share = (thread_seconds - self._thread_seconds) / max(now - self._ticked, 1e-3)
+        self._thread_seconds, self._ticked = thread_seconds, now
+        self._easing = next_easing(self._easing, share) if self.busy else 1.0
+
     async def _tick(self) -> None:
+        self._ease()
         if self._backend is None:
             return
         meter = self._backend.meter

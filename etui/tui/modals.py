@@ -49,7 +49,8 @@ class TextModal(ModalScreen[str | None]):
 
     def on_text_area_changed(self, changed: TextArea.Changed) -> None:
         """Enter in a one-line text takes it."""
-        if self._one_line and "\n" in changed.text_area.text:
+        # The text may have changed once more before the first line break was looked at.
+        if self._one_line and self.is_current and "\n" in changed.text_area.text:
             self.dismiss(changed.text_area.text.replace("\n", " ").strip())
 
     def action_take(self) -> None:

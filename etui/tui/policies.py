@@ -34,6 +34,7 @@ from etui.tui.policy_facts import (
     OnShelf,
     Opened,
     PolicyNews,
+    Reread,
     Saved,
     Shelf,
     Unsound,
@@ -238,6 +239,8 @@ stays until another policy is opened or etui is left, and both ask first.
                 self._take_shelf(shelf)
             case Opened() as opened:
                 self._take_opened(opened)
+            case Reread(opened=opened):
+                self._take_reread(opened)
             case Verdict():
                 self._inquiries.text_changed()
             case Saved() as saved:
@@ -248,6 +251,8 @@ stays until another policy is opened or etui is left, and both ask first.
                 self._confirm(f"{what}: write over it?", lambda: self._save(draft, over=True))
             case Gone(place=place):
                 self._say(f"{place.path} is deleted", "", "information")
+                if self._pane.opened is not None and self._pane.opened.place == place:
+                    self._pane.show(None)
                 self._read_shelf()
             case Failed(what=what, fix=fix):
                 self._say(what, fix)
@@ -259,22 +264,28 @@ stays until another policy is opened or etui is left, and both ask first.
         self.post_message(AppWish(PoliciesThere(shelf.desk.names)))
         self._show_use()
         opened = self._pane.opened
-        still = shelf.find(opened.named) if opened is not None else None
         if first:
             self._shelf.put_cursor(self._route().policy)
-        if not self._pane.changed and (on := still or self._shelf.under_cursor) is not None:
-            self._open(on)
+        on = self._shelf.under_cursor if opened is None else shelf.find(opened.named)
+        if on is not None and not self._pane.changed:
+            self._ask(lambda: Reread(policy_desk.open_policy(on, self._config)))
 
-    def _take_opened(self, opened: Opened) -> None:
+    def _take_reread(self, opened: Opened) -> None:
         known = self._pane.opened
+        if self._pane.changed or (known is not None and known.named != opened.named):
+            return
         if known is not None and (known.text, known.target) == (opened.text, opened.target):
             self._pane.take_place(opened)
-            if not self._pane.changed:
-                return
+        else:
+            self._take_opened(opened)
+
+    def _take_opened(self, opened: Opened) -> None:
         if not self._pane.show(opened):
             self._say("its line ends differ", "saving it makes them alike", "warning")
-        self._shelf.put_cursor(opened.named)
+        if self._there is not None and self._there.find(opened.named) is None:
+            self._read_shelf()
         self._show_use()
+        self._shelf.put_cursor(opened.named)
 
     def _take_saved(self, saved: Saved) -> None:
         self._pane.saved(saved)

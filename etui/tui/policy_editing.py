@@ -77,6 +77,8 @@ class EditingPane(Vertical):
         self.editor.read_only = opened is None
         self.editor.show("" if opened is None else opened.text)
         self._clean = self.editor.text
+        self._verdict.update("" if opened is None else verdict_line(None))
+        self._problems.display = False
         self._text_is_new()
         return opened is None or self._clean == opened.text
 

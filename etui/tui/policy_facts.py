@@ -81,6 +81,13 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Reread:
+    """A policy that was read again unasked: it never takes the place of what is typed."""
+
+    opened: Opened
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """A text as it is now, which need not be saved, and what it is judged against."""
 
@@ -184,8 +191,8 @@ class Failed:
 
 
 Fact: TypeAlias = (
-    Shelf | Opened | Verdict | Explained | Replayed | Compared | Saved | Unsound | Clash | Gone
-    | Failed
+    Shelf | Opened | Reread | Verdict | Explained | Replayed | Compared | Saved | Unsound | Clash
+    | Gone | Failed
 )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ class Inquiries(Vertical):
             self.explain()
 
     def on_resize(self) -> None:
-        self._write()
+        self.call_after_refresh(self._write)  # the answer has its new width then
 
     def on_input_changed(self) -> None:
         if self._explain_soon is not None:
@@ -133,5 +133,5 @@ class Inquiries(Vertical):
         self._write()
 
     def _write(self) -> None:
-        width = max(_NARROWEST, self.answer.content_size.width)
+        width = max(_NARROWEST, self._body.size.width)
         self._body.update("\n".join(self._lines(width)))

@@ -124,7 +124,8 @@ def replay_lines(replayed: Replayed, width: int) -> list[str]:
         lines += ["", "moves"]
         room = max(len(count) for *_, count in moves)
         for source, target, count in moves:
-            lines += _hanging(f"{count:>{room}}  {source} → {target}", width, room + 2)
+            told = f"{count:>{room}}  {source} → {target}"
+            lines += wrap(told, width, subsequent_indent=" " * (room + 2), break_on_hyphens=False)
     return lines
 
 
@@ -155,7 +156,7 @@ def _row(yes: str, text: str, width: int) -> list[str]:
     return wrap(f"{yes:<3} {text}", width, subsequent_indent=" " * 4)
 
 
-def _hanging(text: str, width: int, room: int = 2) -> list[str]:
+def _hanging(text: str, width: int) -> list[str]:
     begins = text[: len(text) - len(text.lstrip())]
-    lines = wrap(text, width, subsequent_indent=begins + " " * room, break_on_hyphens=False)
+    lines = wrap(text, width, subsequent_indent=f"{begins}  ", break_on_hyphens=False)
     return lines or [""]

@@ -116,7 +116,7 @@ def cli(
     # Behind a browser there is no terminal: textual-serve names a driver of its own.
     if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
-    from etui.tui.app import run_app  # textual: 300 ms, only for the chat
+    from etui.tui.start import run_app  # textual: 300 ms, only for the chat
 
     ctx.exit(run_app(load_config(), policy=policy, model=model))
 

@@ -25,7 +25,7 @@ from etui.tui.first_run import FirstRunScreen
 from etui.tui.messages import BackendFailed, BackendOpened
 from etui.tui.modals import ConfirmModal
 from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
-from etui.tui.signals import leave_on_hangup, leave_on_terminate
+from etui.tui.signals import leave_on_terminate
 from etui.tui.themes import THEMES
 from etui.tui.wishes import AppWish, PoliciesThere, RouteWanted, ShowsRoute, Unsaved
 from etui.visible import visible
@@ -171,41 +171,10 @@ class EtuiApp(App[None]):
             self.action_show_help_panel()
 
     def _fatal_error(self) -> None:
-        # In place of Textual's traceback: run_app tells the fault once the terminal is back.
+        # In place of Textual's traceback: whoever ran the app tells the fault once the terminal is back.
         self.fault = self.fault or sys.exc_info()[1]
         self._close_messages_no_wait()
 
     def _say_error(self, what: str, fix: str) -> None:
         text = visible(f"{what}\n→ {fix}" if fix else what)
         self.notify(text, severity="error", timeout=12, markup=False)
-
-
-def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:
-    """Open the chat and stay until the user leaves.
-
-    Args:
-        config: Folders and settings.
-        policy: Policy that routes; None takes the configured one.
-        model: Model that answers whatever the policy says; None takes the configured one.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        EtuiError: etui's folders cannot be written to, or the app has a fault.
-    """
-    from etui.config import make_home
-    from etui.tui.runner import open_backend
-
-    make_home(config)
-    app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_backend)
-    leave_on_hangup(lambda: app.backend.runner.close() if app.backend is not None else None)
-    app.run()
-    if isinstance(app.fault, EtuiError):
-        raise app.fault
-    if app.fault is not None:
-        raise EtuiError(
-            f"a fault in the app: {type(app.fault).__name__}: {app.fault}",
-            "start etui again; `etui --debug` shows where it happened",
-        ) from app.fault
-    return app.return_code or 0

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from etui.errors import EngineFailed, EtuiError
-from etui.tui.app import EtuiApp, run_app
+from etui.tui.app import EtuiApp
 from etui.tui.backend import Route
 from etui.tui.prompt import Prompt
+from etui.tui.start import run_app
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, turns
 
@@ -125,8 +126,8 @@ def test_a_fault_of_the_app_is_told_without_a_traceback(
     house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = house.app()
-    monkeypatch.setattr("etui.tui.app.EtuiApp", lambda *_: app)
-    monkeypatch.setattr("etui.tui.app.leave_on_hangup", lambda _: None)
+    monkeypatch.setattr("etui.tui.start.EtuiApp", lambda *_: app)
+    monkeypatch.setattr("etui.tui.start.leave_on_hangup", lambda _: None)
     monkeypatch.setattr(app, "run", partial(app.run, headless=True))
     monkeypatch.setattr(house.meter, "latest", lambda: 1 / 0)
     with pytest.raises(EtuiError, match="ZeroDivisionError"):

@@ -1,0 +1,38 @@
+"""Opens the app and tells, once the terminal is back, what went wrong in it."""
+
+from __future__ import annotations
+
+from etui.config import Config, make_home
+from etui.errors import EtuiError
+from etui.tui.app import EtuiApp
+from etui.tui.backend import Route
+from etui.tui.runner import open_backend
+from etui.tui.signals import leave_on_hangup
+
+
+def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:
+    """Open the chat and stay until the user leaves.
+
+    Args:
+        config: Folders and settings.
+        policy: Policy that routes; None takes the configured one.
+        model: Model that answers whatever the policy says; None takes the configured one.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        EtuiError: etui's folders cannot be written to, or the app has a fault.
+    """
+    make_home(config)
+    app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_backend)
+    leave_on_hangup(lambda: app.backend.runner.close() if app.backend is not None else None)
+    app.run()
+    if isinstance(app.fault, EtuiError):
+        raise app.fault
+    if app.fault is not None:
+        raise EtuiError(
+            f"a fault in the app: {type(app.fault).__name__}: {app.fault}",
+            "start etui again; `etui --debug` shows where it happened",
+        ) from app.fault
+    return app.return_code or 0

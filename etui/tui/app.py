@@ -171,7 +171,7 @@ class EtuiApp(App[None]):
             self.action_show_help_panel()
 
     def _fatal_error(self) -> None:
-        # In place of Textual's traceback: whoever ran the app tells the fault once the terminal is back.
+        # In place of Textual's traceback: run_app tells the fault once the terminal is back.
         self.fault = self.fault or sys.exc_info()[1]
         self._close_messages_no_wait()
 

@@ -19,9 +19,16 @@ if not hasattr(pexpect, "spawn"):
 
 PATIENCE_SECONDS = 120
 LONG_QUESTION = "Write the numbers from 1 to 300, separated by commas."
-F2, F3, F5, F6 = "\x1bOQ", "\x1bOR", "\x1b[15~", "\x1b[17~"
+F2, F3, F4, F5, F6 = "\x1bOQ", "\x1bOR", "\x1bOS", "\x1b[15~", "\x1b[17~"
 """What the keys send, as xterm does."""
 
+POLICY = """\
+version: 1
+description: The starter answers.
+models: {only: [smollm2-135m]}
+arms: {quick: {model: only, reasoning: direct, max_tokens: 24}}
+rules: [{name: everything, use: quick}]
+"""
 Spawn = Callable[..., "pexpect.spawn[bytes]"]
 
 
@@ -143,6 +150,30 @@ def test_every_screen_is_a_key_away_and_a_model_comes_and_goes(
     with closing(sqlite3.connect(etui_home / "etui.db")) as database:
         assert database.execute("SELECT reason FROM unloads").fetchall() == [("asked",)]
         assert len(database.execute("SELECT * FROM loads").fetchall()) == 2
+
+
+def test_a_policy_is_edited_saved_and_asked(spawn: Spawn, screen: Screen, etui_home: Path) -> None:
+    policy = etui_home / "policies" / "mine.yaml"
+    policy.parent.mkdir()
+    policy.write_text(POLICY, encoding="utf-8")
+    app = spawn("--policy", "mine")
+    app.expect("loaded in")
+    app.send(F4)
+    app.expect("sound")
+    app.send("\r")
+    app.expect("List")  # the key that leads back from the editor
+    app.send("# edited\r\x13")
+    app.expect("saved as")
+    app.send(F2)
+    app.send("Hi there\r")
+    app.expect("1 answer")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    app.close()
+    assert app.exitstatus == 0
+    screen.assert_clean()
+    assert policy.read_text(encoding="utf-8") == "# edited\n" + POLICY
+    assert [row[:2] for row in rows(etui_home)] == [("Hi there", "complete")]
 
 
 @pytest.mark.parametrize("leave", ["ctrl+c", "SIGTERM"])

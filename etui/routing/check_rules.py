@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from etui.errors import Problem
 from etui.routing.compile import compile_condition, condition_names, in_order
@@ -16,6 +16,7 @@ from etui.yamlfile import Loc, Located
 def check_rules(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Every fault of the rules."""
     yield from _names(located)
+    yield from _repeated(located)
     yield from _order(located)
 
 
@@ -34,6 +35,26 @@ def _names(located: Located[PolicyFile]) -> Iterator[Problem]:
             yield from unknown(located, (*loc, *below), "arm", arm, file.arms)
         if rule.when is not None:
             yield from _condition(located, (*loc, "when"), rule.when, signals)
+
+
+def _repeated(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Arms that stand twice in a cascade or among the candidates."""
+    for index, rule in enumerate(located.model.rules):
+        loc: Loc = ("rules", index)
+        if rule.cascade is not None:
+            below = (*loc, "cascade", "arms")
+            yield from _twice(
+                located, below, rule.cascade.arms, ": the cascade would go in a circle"
+            )
+        yield from _twice(located, (*loc, "arms"), rule.arms or (), " among the candidates")
+
+
+def _twice(
+    located: Located[PolicyFile], loc: Loc, arms: Sequence[str], why: str
+) -> Iterator[Problem]:
+    for place, arm in enumerate(arms):
+        if arm in arms[:place]:
+            yield located.problem((*loc, place), f"arm '{arm}' is twice{why}")
 
 
 def _condition(

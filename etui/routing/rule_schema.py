@@ -71,9 +71,6 @@ class CascadeEntry(Strict):
     def _goes_up(self) -> Self:
         if len(self.arms) == 1:
             refuse(f"a cascade of one arm goes nowhere; write `use: {self.arms[0]}`", "arms")
-        for index, arm in enumerate(self.arms):
-            if arm in self.arms[:index]:
-                refuse(f"arm '{arm}' is twice: the cascade would go in a circle", "arms", index)
         if self.max_hops is not None and self.max_hops > len(self.arms):
             refuse(f"max_hops: there are only {len(self.arms)} arms", "max_hops")
         return self
@@ -192,9 +189,6 @@ class RuleEntry(Strict):
             return self
         if self.arms is None:
             refuse("an objective needs its candidates, as in `arms: [quick, large]`", "objective")
-        for index, arm in enumerate(self.arms):
-            if arm in self.arms[:index]:
-                refuse(f"arm '{arm}' is twice among the candidates", "arms", index)
         if self.switch_margin_joules is not None and self.objective.minimize is None:
             refuse(
                 "switch_margin_joules has no effect with maximize: accuracy", "switch_margin_joules"

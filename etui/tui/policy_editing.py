@@ -141,7 +141,9 @@ class EditingPane(Vertical):
         if changed != self.changed:
             self.changed = changed
             name = self.opened.place.name if self.opened is not None else ""
-            self.post_message(AppWish(Unsaved(f"policy {name}" if changed else "")))
+            # Straight to the app: a message made while the screen has the turn (as it has when it
+            # tells that the text is saved) bubbles no further than the screen.
+            self.app.post_message(AppWish(Unsaved(f"policy {name}" if changed else "")))
         self._show_title()
         if self._check_soon is not None:
             self._check_soon.stop()

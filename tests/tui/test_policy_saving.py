@@ -289,3 +289,22 @@ async def test_leaving_etui_asks_about_what_is_not_saved(house: House) -> None:
         await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
         await pilot.press("y")
         await until(pilot, lambda: not app.is_running)
+
+
+async def test_leaving_etui_asks_nothing_once_it_is_saved(house: House) -> None:
+    keep(house.config, "mine", OWN)
+    app = house.app()
+    app._route = Route("mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: app.backend is not None)
+        await pilot.press("f4")
+        await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._there)
+        screen = app.screen
+        assert isinstance(screen, PoliciesScreen)
+        await until(pilot, lambda: screen._pane.opened is not None)
+        screen._pane.editor.insert("# typed\n", (0, 0))
+        await until(pilot, lambda: app._unsaved == "policy mine")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: app._unsaved == "")
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)

@@ -26,7 +26,7 @@ POLICY = """\
 version: 1
 description: The starter answers.
 models: {only: [smollm2-135m]}
-arms: {quick: {model: only, reasoning: direct, max_tokens: 24}}
+arms: {quick: {model: only, reasoning: direct, max_tokens: 3}}
 rules: [{name: everything, use: quick}]
 """
 Spawn = Callable[..., "pexpect.spawn[bytes]"]
@@ -173,7 +173,7 @@ def test_a_policy_is_edited_saved_and_asked(spawn: Spawn, screen: Screen, etui_h
     assert app.exitstatus == 0
     screen.assert_clean()
     assert policy.read_text(encoding="utf-8") == "# edited\n" + POLICY
-    assert [row[:2] for row in rows(etui_home)] == [("Hi there", "complete")]
+    assert [row[:2] for row in rows(etui_home)] == [("Hi there", "truncated")]
 
 
 @pytest.mark.parametrize("leave", ["ctrl+c", "SIGTERM"])

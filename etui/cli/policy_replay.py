@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from etui.config import Config
     from etui.models import Catalogue
     from etui.replay.judge import Table
+    from etui.routing.heads import FittedHeads
     from etui.routing.policy import Policy
 
 
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of folds and resamples."
 )
 @click.option(
+    "--as-fitted",
+    is_flag=True,
+    help="Go by what was fitted for the policy on other questions, not by folds of these.",
+)
+@click.option(
     "--svg", type=click.Path(path_type=Path), metavar="FILE", help="Draw accuracy against cost."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -55,6 +61,7 @@ def replay(
     data: Path | None,
     split: str,
     seed: int,
+    as_fitted: bool,
     svg: Path | None,
     as_json: bool,
 ) -> None:
@@ -62,8 +69,9 @@ def replay(
 
     Over the log it says which questions would be answered otherwise. Over bench runs or a table of
     outcomes it says how accurate the policy is for what it costs, against the random mixture of
-    its arms and the cheapest arm that is right. Without POLICY a router is fitted and judged on
-    folds that had no part in its fit.
+    its arms and the cheapest arm that is right. What the policy knows of accuracy is fitted on
+    folds of the same answers that hold no question to be judged, or with --as-fitted on the
+    questions of `etui policy fit`. Without POLICY a router is fitted and judged on such folds.
     """
     from etui.cli.policy_sources import sort_names
 
@@ -75,9 +83,10 @@ def replay(
         raise UsageError(f"{' and '.join(sources)} exclude each other", "give one of them")
     policies, folders = sort_names(names, runs, config)
     if not outcomes and not folders:
-        if costs or svg or data:
+        if costs or svg or data or as_fitted:
             raise UsageError(
-                "--costs, --data and --svg belong to --outcomes or --runs", "leave them out"
+                "--costs, --data, --svg and --as-fitted belong to --outcomes or --runs",
+                "leave them out",
             )
         _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
         return
@@ -88,7 +97,10 @@ def replay(
         if outcomes is not None
         else _of_runs(folders, costs, data, config)
     )
-    document = _judged(table, loaded, seed, say)
+    if as_fitted and not loaded:
+        raise UsageError("--as-fitted goes by the fit of a policy", "name the policy")
+    heads = {policy.name: _heads(policy, config) for policy in loaded if as_fitted}
+    document = _judged(table, loaded, heads, seed, say)
     document["notes"] = notes
     if svg is not None:
         from etui.replay.picture import replay_svg
@@ -160,14 +172,40 @@ def _of_runs(
     return Table(graded, graded.joules, "J", found.kinds, found.repeats), list(found.notes)
 
 
-def _judged(table: Table, policies: Sequence[Policy], seed: int, say: Any) -> dict[str, Any]:
+def _heads(policy: Policy, config: Config) -> FittedHeads:
+    from etui.routing.heads import load_heads
+
+    heads = load_heads(policy, config)
+    if heads is None:
+        raise UsageError(
+            f"nothing was fitted for policy {policy.name!r}",
+            f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out",
+        )
+    return heads
+
+
+def _judged(
+    table: Table,
+    policies: Sequence[Policy],
+    heads: Mapping[str, FittedHeads],
+    seed: int,
+    say: Any,
+) -> dict[str, Any]:
     from etui.replay.judge import judge
     from etui.replay.policy import replay_policy
     from etui.routing.fit.blend import cross_fitted
 
     label = "measured joules of the runs, mean" if table.unit else "stated cost"
     routed = [
-        replay_policy(policy, table.graded, table.cost, label=label, seed=seed, say=say)
+        replay_policy(
+            policy,
+            table.graded,
+            table.cost,
+            label=label,
+            heads=heads.get(policy.name),
+            seed=seed,
+            say=say,
+        )
         for policy in policies
     ]
     routers = {} if policies else cross_fitted(table.graded, seed=seed, say=say)

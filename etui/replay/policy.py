@@ -1,7 +1,8 @@
 """A policy over a table of answers: which arm it takes, what came of it, hop by hop.
 
-What the policy knows of accuracy is fitted on the other folds, so no question is decided by its own
-answer. Budgets, the state of the machine and earlier turns of a chat have no part in it.
+What the policy knows of accuracy is fitted on the other folds, or was on other questions, so no
+question is decided by its own answer. Budgets, the state of the machine and earlier turns of a chat
+have no part in it.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def replay_policy(
     cost: Floats,
     *,
     label: str,
+    heads: FittedHeads | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Routed:
@@ -93,6 +95,7 @@ def replay_policy(
         graded: The answers; its questions have texts.
         cost: Cost of each answer, (questions, arms).
         label: What a cost is: where it is from, in words.
+        heads: What was fitted on other questions; None fits on the folds of these.
         seed: Of the folds.
         say: Told of each fold that is fitted.
 
@@ -118,8 +121,9 @@ def replay_policy(
     rules: dict[str, int] = {}
     absent: dict[str, int] = {}
     blind = 0
-    for rows, heads in _folds(policy, graded, seed, say):
-        outlook = TableOutlook(costs, heads, label)
+    folds = [(range(count), heads)] if heads else _folds(policy, graded, seed, say)
+    for rows, known in folds:
+        outlook = TableOutlook(costs, known, label)
         for row in rows:
             decision = decide(
                 Query(as_asked(graded.questions[row])), policy, available=here, outlook=outlook

@@ -11,6 +11,9 @@ import pytest
 from etui.errors import UsageError
 from etui.replay.judge import Table, judge
 from etui.replay.policy import replay_policy
+from etui.routing.fit.heads import fit_heads
+from etui.routing.fitted import Provenance
+from etui.routing.heads import FittedHeads
 from etui.routing.policies import PolicyPlace, check_text
 from tests.replay import made
 
@@ -97,6 +100,19 @@ def test_an_objective_goes_by_heads_of_the_other_folds():
     flipped.correct[5] = ~flipped.correct[5]
     again = replay_policy(OBJECTIVE, flipped, table.joules, label="J")
     assert again.chosen[5] == routed.chosen[5]
+
+
+def test_an_objective_goes_by_heads_of_other_questions():
+    origin = Provenance(fitted_at="", source=(), data_sha256="", n=600, excluded=0, etui="")
+    heads = FittedHeads(fit_heads(made.graded(600, seed=1), origin))
+    table = made.graded(300)
+    routed = replay_policy(OBJECTIVE, table, table.joules, label="J", heads=heads)
+    hard = np.array(["=" in q.stem for q in table.questions])
+    assert routed.chosen[hard].mean() > routed.chosen[~hard].mean() + 0.5
+    # The answers that are judged have no part in what is chosen.
+    wrong = replace(table, correct=~table.correct)
+    again = replay_policy(OBJECTIVE, wrong, table.joules, label="J", heads=heads)
+    assert (again.chosen == routed.chosen).all()
 
 
 def test_a_cascade_goes_up_where_the_first_answer_is_unsure():

@@ -16,7 +16,7 @@ from etui.config import Config
 from etui.energy.baseline import Baselines, Idle, save_baselines
 
 READ = """
-import json, sys, time
+import json, sys, threading, time
 from etui.config import load_config
 from etui.energy.open import open_recorder, probe_channels
 from etui.energy.types import Kind
@@ -24,11 +24,24 @@ seconds = float(sys.argv[1])
 config = load_config()
 probes = [[p.id, p.found, p.readable, p.why_not, p.fix] for p in probe_channels(config)]
 out = {"probes": probes}
+stalls, over = [0.0], threading.Event()
+def watch():
+    before = time.monotonic()
+    while not over.wait(0.01):
+        now = time.monotonic()
+        stalls.append(now - before)
+        before = now
+witness = threading.Thread(target=watch)
 with open_recorder(config) as recorder:
-    time.sleep(0.35)
+    # The same part of the curve every time: how much of a step lies in the window decides the ±.
+    time.sleep(0.35 + (0.95 - time.monotonic() - 0.35) % 2.6)
+    witness.start()
     start_ns = time.monotonic_ns()
     time.sleep(seconds)
     end_ns = time.monotonic_ns()
+    over.set()
+    witness.join()
+    out["stall_seconds"] = max(stalls)
     recorder.settle(end_ns)
     energy = recorder.energy(start_ns, end_ns)
     out |= {
@@ -45,9 +58,22 @@ print(json.dumps(out))
 STEPS = "0:80,1.1:80,1.1:310,2.0:310,2.0:140,2.6:140"
 
 
+STALL_SECONDS = 0.05
+"""A thread that wants to run every 10 ms and had to wait this long: so had the sampler."""
+
+
 @pytest.fixture
 def meter(fake_nvml_dir: Path, etui_home: Path, tmp_path: Path) -> Any:
+    """Measures once; again, a few times at most, while other programs hold up the sampler."""
+
     def run(seconds: float = 0.6, **env: str) -> dict[str, Any]:
+        for _ in range(6):
+            found = measure(seconds, env)
+            if found["stall_seconds"] < STALL_SECONDS:
+                break
+        return found
+
+    def measure(seconds: float, env: dict[str, str]) -> dict[str, Any]:
         settings = {f"FAKE_NVML_{key.upper()}": value for key, value in env.items()}
         done = subprocess.run(
             [sys.executable, "-c", READ, str(seconds)],
@@ -90,11 +116,13 @@ def curve_joules(start_ns: int, end_ns: int, text: str = STEPS) -> float:
     return until(end_ns / 1e9) - until(start_ns / 1e9)
 
 
-def assert_true_energy(found: dict[str, Any], scale: float = 1.0) -> None:
+def assert_true_energy(
+    found: dict[str, Any], scale: float = 1.0, least_bound_joules: float = 0.0
+) -> None:
     truth = scale * curve_joules(found["start_ns"], found["end_ns"])
     assert found["joules"] is not None
     assert abs(found["joules"] - truth) <= found["uncertainty"]
-    assert found["uncertainty"] < 0.5 * truth
+    assert found["uncertainty"] < max(0.5 * truth, least_bound_joules)
 
 
 def test_the_counter_field_gives_the_curves_integral(meter: Any) -> None:
@@ -211,7 +239,8 @@ def test_an_answer_costs_the_curves_integral(
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     energy = document["energy"]
-    assert_true_energy(energy)
+    # A step of 230 W within the 100 ms of a tick at either end is what no reader can see.
+    assert_true_energy(energy, least_bound_joules=2 * 230 * 0.1)
     assert energy["kind"] == "counter"
     assert document["settings"]["idle_baseline"] == "loaded"
     seconds = document["seconds"]["total"]

@@ -29,14 +29,22 @@ _VOTE_STATUS = {
 def why_line(decision: Decision) -> str:
     """Why this model: policy, rule, arm and model, then the reason in words."""
     arm = decision.arm
-    way = arm.name if arm.name == arm.reasoning else f"{arm.name} ({arm.reasoning})"
-    chosen_by = [part for part in (decision.policy, decision.rule) if part]
-    route = " › ".join([*chosen_by, way, arm.model])
-    reason = decision.why.removeprefix(f"{decision.rule}: ") if decision.rule else decision.why
-    parts = [route, reason]
+    parts = route_parts(
+        decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
+    )
     if decision.predicted_joules is not None and decision.cascade is None:
         parts.append(f"predicted {about_joules(decision.predicted_joules)}")
     return SEPARATOR.join(part for part in parts if part)
+
+
+def route_parts(
+    policy: str | None, rule: str | None, arm: str, reasoning: str, model: str, why: str
+) -> list[str]:
+    """The route, ``balanced › rest › quick (direct) › smollm2-135m``, and the reason after it."""
+    way = arm if arm == reasoning else f"{arm} ({reasoning})"
+    chosen_by = [part for part in (policy, rule) if part]
+    reason = why.removeprefix(f"{rule}: ") if rule else why
+    return [" › ".join([*chosen_by, way, model]), reason]
 
 
 def about_joules(joules: float) -> str:

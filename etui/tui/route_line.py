@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etui import units
-from etui.lines import SEPARATOR
+from etui.lines import SEPARATOR, route_parts
 from etui.log.records import HopRecord, TurnRecord
 from etui.turn import HopEnded
 from etui.visible import visible
@@ -11,11 +11,10 @@ from etui.visible import visible
 
 def logged_why(record: TurnRecord) -> str:
     """The why-line of a turn of the log, as it was when the answer came."""
-    way = record.arm if record.arm == record.reasoning else f"{record.arm} ({record.reasoning})"
-    chosen_by = [part for part in (record.policy, record.rule) if part]
-    route = " › ".join([*chosen_by, way, record.model])
-    reason = record.why.removeprefix(f"{record.rule}: ") if record.rule else record.why
-    return visible(SEPARATOR.join(part for part in (route, reason) if part))
+    parts = route_parts(
+        record.policy, record.rule, record.arm, record.reasoning, record.model, record.why
+    )
+    return visible(SEPARATOR.join(part for part in parts if part))
 
 
 def hop_line(hop: HopEnded | HopRecord) -> str:

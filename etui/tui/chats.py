@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
@@ -23,6 +22,7 @@ from etui.log.records import ChatRecord
 from etui.tui.backend import ChatLog
 from etui.tui.chat_export import ExportFormat, export_chat
 from etui.tui.modals import ConfirmModal, TextModal
+from etui.turn_text import local_time
 from etui.visible import shortened, visible
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
         joules = units.energy_text(total.joules)
     else:
         joules = units.energy_text(total.estimated_joules, None, units.ESTIMATE)
-    return _local(chat.last_at), turns, joules, _name(chat)
+    return local_time(chat.last_at)[:16], turns, joules, _name(chat)
 
 
 def _rows(chats: Sequence[ChatSummary]) -> list[str]:
@@ -210,10 +210,3 @@ def _name(chat: ChatSummary) -> str:
     words = " ".join(visible(chat.chat.name).split()) or chat.chat.chat_id
     kept, left_out = shortened(words, _NAME_CHARACTERS, 1)
     return f"{kept}…" if left_out else kept
-
-
-def _local(moment: str) -> str:
-    try:
-        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
-    except ValueError:
-        return visible(moment)[:16]

@@ -102,6 +102,9 @@ class LlamaSession:
     def open(self, tokens: Sequence[int], sampling: Sampling) -> LlamaSequence:
         """Start a sequence; the longest common token prefix in the cache is reused.
 
+        Closed sequences that share nothing with it are given up: the cells they hold would cost
+        each of its tokens some attention.
+
         Raises:
             ContextOverflow: More tokens than the context holds.
             EngineFailed: More sequences than the context was made for.
@@ -121,6 +124,9 @@ class LlamaSession:
             whole_only=self._model.recurrent or self._windowed,
             free_slots=len(self._free_slots),
         )
+        for donor in list(self._donors):
+            if reuse is None or donor.slot != reuse.donor.slot:
+                self._evict(donor)
         if reuse is None:
             sequence = self._new(self._slot(), wanted, sampling)
         else:

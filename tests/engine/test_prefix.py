@@ -41,11 +41,10 @@ def test_a_sequence_in_use_is_shared() -> None:
     assert choose([Donor(0, [1, 2, 3], False)], [1, 2, 3, 4], free=0) is None
 
 
-def test_a_donor_of_which_little_is_reused_stays_for_others() -> None:
+def test_a_closed_donor_is_taken_over_however_little_of_it_is_reused() -> None:
     donor = Donor(0, [1, 2, 3, 4, 5, 6, 7, 8], True)
-    assert choose([donor], [1, 2, 9]) == (0, 2, False)
-    assert choose([donor], [1, 2, 9], free=0) == (0, 2, True)
-    assert choose([donor, Donor(1, [7], True)], [1, 2, 9], free=0) == (0, 2, False)
+    assert choose([donor], [1, 2, 9]) == (0, 2, True)
+    assert choose([donor, Donor(1, [7], True)], [1, 2, 9], free=0) == (0, 2, True)
 
 
 def test_a_model_that_refuses_partial_removal_continues_whole_donors_only() -> None:

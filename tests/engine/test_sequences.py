@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from etui.arm import Sampling
 from etui.engine.llama_session import LlamaSession
+from etui.engine.prefix import common_prefix
 
 from .conftest import MakeSession
 from .driving import GREEDY, QUESTION, answer, assert_follow, drawn, generate, prefill, prompt
@@ -24,14 +25,16 @@ def test_a_second_turn_reuses_the_first(make_session: MakeSession) -> None:
     assert_follow(session, [sequence], [drawn(fresh, second, 12)])
 
 
-def test_chats_that_take_turns_keep_their_prefixes(session: LlamaSession) -> None:
-    stories = [prompt(session, f"Tell me about {what} at length.") for what in ("cats", "iron")]
-    for tokens in stories:
-        answer(session, tokens, 40, GREEDY)
-    for tokens in stories:
-        again = session.open(tokens, GREEDY)
-        assert again.cached == len(tokens) - 1
-        session.close(again)
+def test_another_chat_costs_a_new_one_no_attention(session: LlamaSession) -> None:
+    first, second = (
+        prompt(session, f"Tell me about {what} at length.") for what in ("cats", "iron")
+    )
+    answer(session, first, 40, GREEDY)
+    answer(session, second, 40, GREEDY)
+    again = session.open(first, GREEDY)
+    # Only what the two have in common is left: the rest would lie in the way of every token.
+    assert again.cached == common_prefix(first, second)
+    assert again.cached < len(first) - 1
 
 
 def test_a_rolled_back_probe_leaves_no_trace(make_session: MakeSession) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from etui import __version__
+from etui.engine.events import Answer, Thought
 from etui.engine.wire import (
     Ask,
     Cancel,
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
     from etui.engine.events import Event
 
 HEARTBEAT_SECONDS = 0.5
+"""Between two signs of life; also the longest that a token is held back."""
+
+HOLD_SECONDS = 0.04
+"""Tokens that follow each other within this cross the pipe together: where all cores decode, each
+line that wakes the parent takes a moment from the next token."""
+
 Request = Ask | Load | Unload
 
 
@@ -55,6 +62,8 @@ class Worker:
         self._requests = requests
         self._replies = replies
         self._writing = threading.Lock()
+        self._held = bytearray()
+        self._sent_seconds = 0.0
         self._asked: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._running: int | None = None
@@ -84,7 +93,7 @@ class Worker:
         number = self._running = ask.number
         try:
             for event in _events(engine, ask):
-                self._send(Told(number, event))
+                self._send(Told(number, event), may_wait=isinstance(event, Thought | Answer))
                 if number in self._cancelled:
                     # Again, in case it came before the answer had begun.
                     engine.cancel()
@@ -123,12 +132,18 @@ class Worker:
             self._send(Heartbeat(time.monotonic_ns()))
             time.sleep(HEARTBEAT_SECONDS)
 
-    def _send(self, message: object) -> None:
-        line = memoryview(encode(message))
+    def _send(self, message: object, *, may_wait: bool = False) -> None:
+        """Write a message behind those held back; one that may wait is held for a moment."""
+        line = encode(message)
         try:
             with self._writing:
-                while line:
-                    line = line[os.write(self._replies, line) :]
+                self._held += line
+                now = time.monotonic()
+                if may_wait and now - self._sent_seconds < HOLD_SECONDS:
+                    return
+                self._sent_seconds = now
+                while self._held:
+                    del self._held[: os.write(self._replies, self._held)]
         except OSError:
             os._exit(0)  # the parent no longer reads
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from queue import SimpleQueue
@@ -18,6 +19,7 @@ from etui.query import Query
 from etui.tui import work as threads
 from etui.tui.backend import Backend, Route
 from etui.tui.conversation import Asking, Conversation, new_chat
+from etui.tui.drawing import Drawing
 from etui.tui.messages import (
     BroughtIn,
     GivenUp,
@@ -31,7 +33,7 @@ from etui.tui.messages import (
     WarmUpNews,
 )
 from etui.tui.modals import ConfirmModal
-from etui.tui.pace import QUIET, USUAL, Pace, next_easing
+from etui.tui.pace import QUIET, USUAL, Pace
 from etui.tui.power_panel import PowerPanel
 from etui.tui.progress import Stage, TurnProgress, advance
 from etui.tui.prompt import Prompt
@@ -57,9 +59,7 @@ class AnsweringScreen(Screen[None]):
         self._waiting: deque[TurnView] = deque()
         self._answering: TurnView | None = None
         self._progress = TurnProgress()
-        self._pace = QUIET if config.quiet else USUAL
-        self._easing = 1.0
-        self._thread_seconds = self._ticked = 0.0
+        self._drawing = Drawing()
         self._warming = False
         self._leaving = False
         self._confirming = SimpleQueue[bool]()
@@ -70,7 +70,7 @@ class AnsweringScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self._panel.show_route(self._route)
-        self._take_pace(self._pace)
+        self._take_pace(QUIET if self._config.quiet else USUAL)
 
     @property
     def conversation(self) -> Conversation:
@@ -85,6 +85,7 @@ class AnsweringScreen(Screen[None]):
     def attach(self, backend: Backend) -> None:
         """The backend is there: load the likely model, then answer what was asked meanwhile."""
         self._backend = backend
+        self._drawing.decode_with(backend.threads, os.cpu_count() or 1)
         backend.runner.on_loaded = lambda loaded: self.post_message(BroughtIn(loaded))
         backend.runner.on_unloaded = lambda model: self.post_message(GivenUp(model))
         backend.runner.confirm = self._confirm
@@ -146,7 +147,7 @@ class AnsweringScreen(Screen[None]):
             route,
             replaces,
             post=lambda fact: self.post_message(TurnNews(fact)),
-            pace=lambda: self._pace.eased(self._easing),
+            pace=self._drawing.pace,
             log_dir=self._config.log_dir,
         )
 
@@ -271,22 +272,18 @@ class AnsweringScreen(Screen[None]):
         else:
             self._panel.show_spending(spending)
 
+    def on_text_area_changed(self) -> None:
+        self._drawing.key_typed()
+
     def _take_pace(self, pace: Pace) -> None:
-        self._pace = pace
+        self._drawing.usual = pace
         if self._ticker is not None:
             self._ticker.stop()
         self._ticker = self.set_interval(pace.tick_seconds, self._tick)
         self._panel.show_pace(pace)
 
-    def _ease(self) -> None:
-        """Draw an answer less often where this thread has too much to do."""
-        thread_seconds, now = time.thread_time(), time.monotonic()
-        share = (thread_seconds - self._thread_seconds) / max(now - self._ticked, 1e-3)
-        self._thread_seconds, self._ticked = thread_seconds, now
-        self._easing = next_easing(self._easing, share) if self.busy else 1.0
-
     async def _tick(self) -> None:
-        self._ease()
+        self._drawing.look(busy=self.busy)
         if self._backend is None:
             return
         meter = self._backend.meter

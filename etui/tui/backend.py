@@ -202,6 +202,7 @@ class Backend:
 
     Attributes:
         policies: Names of the policies to choose from.
+        threads: Threads that decode.
     """
 
     runner: TurnRunner
@@ -209,6 +210,7 @@ class Backend:
     shelf: Shelf
     chats: ChatLog
     policies: tuple[str, ...]
+    threads: int = 1
 
 
 OpenBackend = Callable[[Config], Backend]

@@ -110,8 +110,9 @@ class ChatScreen(AnsweringScreen):
 
     def action_toggle_quiet(self) -> None:
         """Draw less often, or as usual."""
-        self._take_pace(USUAL if self._pace is QUIET else QUIET)
-        self.notify(f"quiet mode is {'on' if self._pace is QUIET else 'off'}")
+        quiet = self._drawing.usual is not QUIET
+        self._take_pace(QUIET if quiet else USUAL)
+        self.notify(f"quiet mode is {'on' if quiet else 'off'}")
 
     async def action_page(self, pages: int) -> None:
         """Scroll the transcript by pages, wherever the focus is."""

@@ -36,16 +36,39 @@ class Pace:
             fence_flush_ns=int(self.fence_flush_ns * factor),
         )
 
+    def while_typing(self) -> Pace:
+        """The same, slow enough that few keys come while something is drawn."""
+        return replace(
+            self,
+            flush_ns=max(self.flush_ns, TYPING_FLUSH_NS),
+            fence_flush_ns=max(self.fence_flush_ns, TYPING_FENCE_FLUSH_NS),
+        )
 
-DRAWING_SHARE = 0.15
+
+SPARE_CORE_SHARE = 0.15
 """Most of a core that drawing an answer is to take: a key waits while something is drawn."""
+
+NO_SPARE_CORE_SHARE = 0.04
+"""The same where every core decodes: there each moment of drawing is one without tokens."""
 
 MOST_EASED = 4.0
 
+TYPING_SECONDS = 1.0
+"""How long after a key the reader counts as typing."""
 
-def next_easing(factor: float, share: float) -> float:
+TYPING_FLUSH_NS, TYPING_FENCE_FLUSH_NS = 800_000_000, 2_000_000_000
+"""Least time between two batches while the reader types: a key waits for what is drawn just then,
+and who types does not read along."""
+
+
+def drawing_share(threads: int, cores: int) -> float:
+    """Most of a core for drawing, where so many threads decode on so many cores."""
+    return SPARE_CORE_SHARE if threads < cores else NO_SPARE_CORE_SHARE
+
+
+def next_easing(factor: float, share: float, most_share: float) -> float:
     """How many times as long to wait between two batches, by what drawing took with ``factor``."""
-    return min(MOST_EASED, max(1.0, factor * share / DRAWING_SHARE))
+    return min(MOST_EASED, max(1.0, factor * share / most_share))
 
 
 USUAL = Pace(SAMPLE_SECONDS, 100_000_000, 250_000_000)

@@ -313,6 +313,7 @@ def open_backend(config: Config) -> Backend:
     from etui.energy.open import open_recorder
     from etui.energy.rest import Rest
     from etui.engine.child import ChildProcess
+    from etui.engine.library import default_threads
     from etui.log.queries import LogReader
     from etui.log.writer import TurnWriter
     from etui.routing.policies import list_policies
@@ -335,4 +336,5 @@ def open_backend(config: Config) -> Backend:
     rest = Rest(recorder, config)
     runner = ChatRunner(config, ChildProcess(config), recorder, writer, rest)
     chats = LoggedChats(config, LogReader(config), writer)
-    return Backend(runner, LiveMeter(recorder), shelf, chats, policies)
+    threads = config.threads or default_threads()
+    return Backend(runner, LiveMeter(recorder), shelf, chats, policies, threads)

@@ -131,12 +131,12 @@ async def test_quiet_mode_draws_less_often_by_key_and_by_config(house: House) ->
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
         assert isinstance(app.screen, ChatScreen)
-        assert app.screen._pace is QUIET
+        assert app.screen._drawing.usual is QUIET
         await until(pilot, lambda: "quiet mode" in panel_text(app))
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
         await pilot.press("f8")
-        assert app.screen._pace is USUAL
+        assert app.screen._drawing.usual is USUAL
         await until(pilot, lambda: "quiet mode" not in panel_text(app))
 
 

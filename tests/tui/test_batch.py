@@ -13,7 +13,7 @@ from etui.errors import EngineFailed
 from etui.tui.batch import batched
 from etui.tui.fences import FenceTracker, ShortFences
 from etui.tui.messages import TextBatch
-from etui.tui.pace import DRAWING_SHARE, USUAL, next_easing
+from etui.tui.pace import SPARE_CORE_SHARE, USUAL, next_easing
 
 MS = 1_000_000
 PREFILLED = Prefilled(0, 1, 10, 0, 10)
@@ -160,8 +160,8 @@ def test_a_fence_is_closed_and_opened_as_it_was() -> None:
 def test_a_busy_screen_is_drawn_less_often_and_an_idle_one_as_usual(
     factor: float, share: float
 ) -> None:
-    eased = next_easing(factor, share)
+    eased = next_easing(factor, share, SPARE_CORE_SHARE)
     assert 1 <= eased <= 4
-    assert (eased >= factor) is (share >= DRAWING_SHARE or eased == factor)
+    assert (eased >= factor) is (share >= SPARE_CORE_SHARE or eased == factor)
     assert USUAL.eased(eased).fence_flush_ns >= USUAL.fence_flush_ns
     assert USUAL.eased(1.0) == USUAL

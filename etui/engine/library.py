@@ -23,6 +23,9 @@ _LAST_LINES = 40
 _LOG_BYTES = 4_000_000  # an older log is dropped when it has grown beyond this
 
 
+_GPU_BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "cann")
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """A GPU as llama.cpp sees it; memory in bytes, of an ``integrated`` one that of the host."""
@@ -144,6 +147,25 @@ def used_for_models(gpus: Iterable[Device]) -> tuple[Device, ...]:
     """The GPUs that a model is split over: llama.cpp takes integrated ones only without others."""
     seen = tuple(gpus)
     return tuple(gpu for gpu in seen if not gpu.integrated) or seen
+
+
+def library_folder() -> Path | None:
+    """Where llama.cpp's libraries lie; None without llama-cpp-python. Loads nothing."""
+    from importlib.util import find_spec
+
+    spec = find_spec("llama_cpp")
+    return Path(spec.origin).parent / "lib" if spec is not None and spec.origin else None
+
+
+def built_for_gpu(folder: Path | None) -> bool:
+    """Whether a GPU backend is among llama.cpp's libraries, from their names alone.
+
+    ``Library.offloads`` knows better, but loads them all: the app leaves that to its child.
+    """
+    if folder is None or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return any(f"ggml-{backend}" in name for name in names for backend in _GPU_BACKENDS)
 
 
 def default_threads() -> int:

@@ -10,6 +10,7 @@ from etui.config import Config
 from etui.download import kept_bytes
 from etui.energy.curve import OperatingCurve
 from etui.engine.gguf import Gguf, check_gguf
+from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import Needs, needs
 from etui.errors import EtuiError
 from etui.file_state import FileState, file_state
@@ -64,7 +65,10 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Cards:
-    """Every model, and the free memory of the machine in bytes; None where it is not known."""
+    """Every model, and the free memory of the machine in bytes; None where it is not known.
+
+    A GPU that this build of llama.cpp cannot use has none.
+    """
 
     models: tuple[ModelCard, ...]
     ram_bytes: float | None = None
@@ -78,6 +82,7 @@ class CardReader:
         self._config = config
         self._log = LogReader(config)
         self._headers: dict[tuple[Path, int, int], Gguf | str] = {}
+        self._gpu = built_for_gpu(library_folder())
 
     def close(self) -> None:
         """Close the log."""
@@ -99,7 +104,8 @@ class CardReader:
         models = [
             self._card(spec, totals.get(spec.name), loads) for spec in load_catalogue(self._config)
         ]
-        return Cards(tuple(models), _bytes(host.free_memory_gb), _bytes(host.gpu_free_memory_gb))
+        on_gpu = host.gpu_free_memory_gb if self._gpu else None
+        return Cards(tuple(models), _bytes(host.free_memory_gb), _bytes(on_gpu))
 
     def _card(
         self, spec: ModelSpec, total: Total | None, loads: Sequence[LoadRecord | UnloadRecord]

@@ -13,7 +13,7 @@ import pytest
 
 from etui.config import Config
 from etui.engine import residency as module
-from etui.engine.library import Device, Library
+from etui.engine.library import Device, Library, built_for_gpu, library_folder
 from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
 from etui.models import ModelSpec
@@ -122,3 +122,32 @@ def test_what_lies_on_an_integrated_gpu_takes_ram(
         model = ModelSpec(name, spec.size, (), context=512)
         assert len(opened(residency, model, starter_model)[2]) == gone, name
     residency.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("libggml-base.so", "libggml-cpu.so.0", "libllama.so"), False),
+        (("libggml-cuda.so", "libggml-cpu.so"), True),
+        (("ggml-vulkan.dll",), True),
+        (("libggml-metal.dylib",), True),
+        ((), False),
+    ],
+)
+def test_a_build_for_a_gpu_is_told_by_its_files(
+    tmp_path: Path, names: tuple[str, ...], found: bool
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert built_for_gpu(tmp_path) is found
+
+
+def test_a_missing_library_is_built_for_no_gpu(tmp_path: Path) -> None:
+    assert not built_for_gpu(None)
+    assert not built_for_gpu(tmp_path / "none")
+
+
+def test_the_libraries_lie_where_they_are_looked_for() -> None:
+    folder = library_folder()
+    assert folder is not None
+    assert any("llama" in path.name for path in folder.iterdir())

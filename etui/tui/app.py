@@ -60,7 +60,7 @@ class EtuiApp(App[None]):
         self._open_backend = open_backend
         self.backend: Backend | None = None
         self.fault: BaseException | None = None
-        self._unsaved = ""
+        self._unsaved = Unsaved("")
         self._chat = ChatScreen(config, route)
         self.add_mode("chat", lambda: self._chat)
         for mode, screen in screens(config, lambda: self.backend, lambda: self._route).items():
@@ -79,7 +79,7 @@ class EtuiApp(App[None]):
                 f"no theme is called {self._config.theme!r}",
                 f"set `theme` in {self._config.config_file} to one of the command palette's",
             )
-        leave_on_terminate(lambda: self.call_later(self._leave))
+        leave_on_terminate(lambda: self.call_later(self._leave_at_once))
         self._open()
 
     @work(thread=True, group="open", exit_on_error=False)
@@ -139,16 +139,26 @@ class EtuiApp(App[None]):
                 self._take_route(route)
             case PoliciesThere(names=names) if self.backend is not None:
                 self.backend = replace(self.backend, policies=names)
-            case Unsaved(what=what):
-                self._unsaved = what
+            case Unsaved() as unsaved:
+                self._unsaved = unsaved
 
     async def action_quit(self) -> None:
         """Stop what runs, save it, and leave; ask first where something typed would be lost."""
-        if self._unsaved:
-            question = f"{self._unsaved} has changes that are not saved: leave all the same?"
+        if self._unsaved.what:
+            question = f"{self._unsaved.what} has changes that are not saved: leave all the same?"
             self.push_screen(ConfirmModal(question), lambda yes: self._leave() if yes else None)
         else:
             self._leave()
+
+    def put_aside(self) -> None:
+        """Save what was typed and what runs, where nobody is left to be asked; in any thread."""
+        self._unsaved.keep()
+        if self.backend is not None:
+            self.backend.runner.close()
+
+    def _leave_at_once(self) -> None:
+        self._unsaved.keep()
+        self._leave()
 
     def _leave(self) -> None:
         self.set_timer(LEAVE_SECONDS, self.exit)

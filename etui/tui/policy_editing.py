@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from textual import work
@@ -111,6 +112,14 @@ class EditingPane(Vertical):
         self._clean = draft.text
         self._text_is_new()
 
+    def put_aside(self) -> None:
+        """Write what is not saved beside its file; what cannot be written is lost."""
+        if self.opened is not None and self.changed:
+            target = self.opened.target
+            with suppress(OSError):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.with_name(f"{target.name}.unsaved").write_text(self.text, encoding="utf-8")
+
     def show_use(self, in_use: bool) -> None:
         """Say whether the next questions go by this policy."""
         self._in_use = in_use
@@ -143,7 +152,8 @@ class EditingPane(Vertical):
             name = self.opened.place.name if self.opened is not None else ""
             # Straight to the app: a message made while the screen has the turn (as it has when it
             # tells that the text is saved) bubbles no further than the screen.
-            self.app.post_message(AppWish(Unsaved(f"policy {name}" if changed else "")))
+            unsaved = Unsaved(f"policy {name}", self.put_aside) if changed else Unsaved("")
+            self.app.post_message(AppWish(unsaved))
         self._show_title()
         if self._check_soon is not None:
             self._check_soon.stop()

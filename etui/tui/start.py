@@ -26,7 +26,7 @@ def run_app(config: Config, *, policy: str | None = None, model: str | None = No
     """
     make_home(config)
     app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_backend)
-    leave_on_hangup(lambda: app.backend.runner.close() if app.backend is not None else None)
+    leave_on_hangup(app.put_aside)
     app.run()
     if isinstance(app.fault, EtuiError):
         raise app.fault

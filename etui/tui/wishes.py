@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from textual.message import Message
@@ -26,9 +27,15 @@ class PoliciesThere:
 
 @dataclass(frozen=True, slots=True)
 class Unsaved:
-    """What leaving the app would lose; empty where there is nothing."""
+    """What leaving the app would lose; empty where there is nothing.
+
+    Attributes:
+        keep: Puts it aside where nobody can be asked (a kill, a terminal that is gone), in
+            whatever thread.
+    """
 
     what: str
+    keep: Callable[[], object] = field(default=lambda: None, compare=False)
 
 
 Wish: TypeAlias = RouteWanted | PoliciesThere | Unsaved

@@ -17,6 +17,7 @@ from etui.config import Config
 from etui.tui.backend import Route
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.policies import PoliciesScreen
+from etui.tui.policy_editing import EditingPane
 from etui.tui.policy_modals import NewPolicyModal
 from etui.tui.prompt import Prompt
 from etui.tui.wishes import PoliciesThere, RouteWanted, Unsaved
@@ -280,7 +281,7 @@ async def test_leaving_etui_asks_about_what_is_not_saved(house: House) -> None:
         assert isinstance(screen, PoliciesScreen)
         await until(pilot, lambda: screen._pane.opened is not None)
         screen._pane.editor.insert("# typed\n", (0, 0))
-        await until(pilot, lambda: app._unsaved == "policy balanced")
+        await until(pilot, lambda: app._unsaved.what == "policy balanced")
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
         await pilot.press("n")
@@ -303,8 +304,28 @@ async def test_leaving_etui_asks_nothing_once_it_is_saved(house: House) -> None:
         assert isinstance(screen, PoliciesScreen)
         await until(pilot, lambda: screen._pane.opened is not None)
         screen._pane.editor.insert("# typed\n", (0, 0))
-        await until(pilot, lambda: app._unsaved == "policy mine")
+        await until(pilot, lambda: app._unsaved.what == "policy mine")
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: app._unsaved == "")
+        await until(pilot, lambda: app._unsaved.what == "")
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)
+
+
+async def test_what_is_not_saved_is_put_aside_where_nobody_can_be_asked(house: House) -> None:
+    file = keep(house.config, "mine", OWN)
+    app = house.app()
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: app.backend is not None)
+        app.put_aside()
+        assert not list(house.config.policies_dir.glob("*.unsaved")), "nothing was typed"
+        app._route = Route("mine", None)
+        await pilot.press("f4")
+        await until(pilot, lambda: isinstance(app.screen, PoliciesScreen))
+        pane = app.screen.query_one(EditingPane)
+        await until(pilot, lambda: pane.text == OWN)
+        pane.editor.text = OWN + "# one more\n"
+        await until(pilot, lambda: app._unsaved.what == "policy mine")
+        app.put_aside()
+    aside = file.with_name("mine.yaml.unsaved")
+    assert aside.read_text(encoding="utf-8") == OWN + "# one more\n"
+    assert file.read_text(encoding="utf-8") == OWN

@@ -1,0 +1,208 @@
+"""Every screen as a picture, on fakes and with nothing that moves; see ``snapshots/README.md``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import textual
+from textual.pilot import Pilot
+from textual.widgets import DataTable, Input, OptionList, Static, TextArea
+
+from etui.bench.runs import runs_dir
+from etui.bench.summary import summarise
+from etui.log.records import Tokens
+from etui.log.writer import TurnWriter
+from etui.tui import answering, model_cards
+from etui.tui.app import EtuiApp
+from etui.tui.chat import ChatScreen
+from etui.tui.first_run import FirstRunScreen
+from etui.tui.history import HistoryScreen
+from etui.tui.models_screen import ModelsScreen
+from etui.tui.pace import Pace
+from etui.tui.policies import PoliciesScreen
+from etui.tui.power_panel import PowerPanel
+from etui.tui.progress import Stage
+from etui.tui.runs import RunsScreen
+from tests.bench import synthetic
+from tests.log.conftest import TURN
+from tests.tui.fakes import MODEL, House, turn_record, until
+from tests.tui.screen import WIDE, panel_text, turns
+
+FOLDER = Path(__file__).with_name("snapshots")
+DRAW = bool(os.environ.get("ETUI_DRAW_SNAPSHOTS"))
+NARROW = (80, 24)
+NO_MODELS = Path("/models")
+"""Folders of a test have another name each time, and some screens show them."""
+
+NEVER = Pace(86_400.0, 0, 0)
+
+TALK = (
+    turn_record(
+        1, query="What is a joule?",
+        answer="One **watt** for one second:\n\n```python\njoules = watts * seconds\n```",
+    ),
+    turn_record(
+        2, query="Is 97 prime?", answer="Yes: no prime up to 9 divides it.",
+        thinking="2, 3, 5 and 7 do not divide 97.", reasoning="cot", arm="think",
+        tokens=Tokens(12, 0, 12, 15, 25), energy=replace(TURN.energy, thinking_joules=6.0),
+    ),
+)  # fmt: skip
+
+
+def _drawn_with() -> str:
+    path = FOLDER / "textual.txt"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
+pytestmark = pytest.mark.skipif(
+    not DRAW and textual.__version__ != _drawn_with(),
+    reason=f"the pictures were drawn with Textual {_drawn_with()}, not {textual.__version__}",
+)
+
+
+@pytest.fixture(autouse=True)
+def _frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No clock: nothing ticks but when a test says so, and times of the log are in UTC."""
+    monkeypatch.setattr(answering, "USUAL", NEVER)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def matches(app: EtuiApp, name: str) -> None:
+    """Compare what is drawn with the picture of this name, or draw it anew."""
+    picture = re.sub(r"\bterminal-\d+-", "terminal-", app.export_screenshot(simplify=True))
+    path = FOLDER / f"{name}.svg"
+    if DRAW:
+        path.write_text(picture, encoding="utf-8")
+        (FOLDER / "textual.txt").write_text(f"{textual.__version__}\n", encoding="utf-8")
+    assert picture == path.read_text(encoding="utf-8"), f"{path.name} looks otherwise now"
+
+
+async def settled(pilot: Pilot[Any]) -> None:
+    """Let everything be laid out that was asked for; the cursor does not blink."""
+    for box in pilot.app.screen.query("Input, TextArea").results():
+        assert isinstance(box, Input | TextArea)
+        box.cursor_blink = False
+    seen = ""
+    while seen != (seen := pilot.app.export_screenshot(simplify=True)):
+        await pilot.pause()
+
+
+@asynccontextmanager
+async def opened(house: House, size: tuple[int, int]) -> AsyncIterator[Pilot[Any]]:
+    """The app with its backend there and its model loaded."""
+    app = house.app()
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.backend is not None)
+        await until(pilot, lambda: "loaded in" in panel_text(app))
+        yield pilot
+
+
+async def switched(pilot: Pilot[Any], key: str, kind: type[Any]) -> Any:
+    """Go to another screen."""
+    await pilot.press(key)
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind))
+    return pilot.app.screen
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "theme"),
+    [
+        ("chat-wide", WIDE, "etui-dark"),
+        ("chat-wide-light", WIDE, "etui-light"),
+        ("chat-narrow", NARROW, "etui-dark"),
+    ],
+)
+async def test_the_chat(house: House, name: str, size: tuple[int, int], theme: str) -> None:
+    house.meter.idle_watts = 20.0
+    house.chats.keep("Joules", TALK)
+    house.config = replace(house.config, theme=theme)
+    async with opened(house, size) as pilot:
+        screen = pilot.app.screen
+        assert isinstance(screen, ChatScreen)
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: pilot.app.screen.query(OptionList))
+        await until(pilot, lambda: pilot.app.screen.query_one(OptionList).option_count == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: len(turns(pilot.app)) == 2)  # type: ignore[arg-type]
+        screen._panel.show_pace(Pace(1.0, 0, 0))
+        for stage in (Stage.LOADING, Stage.PREFILL, Stage.ANSWERING, Stage.DONE):
+            await screen.query_one(PowerPanel).show_power(house.meter, stage)
+        await settled(pilot)
+        matches(pilot.app, name)  # type: ignore[arg-type]
+
+
+async def test_the_first_run(house: House) -> None:
+    house.shelf.on_offer = tuple(replace(m, on_disk=False) for m in house.shelf.on_offer)
+    house.runner.likely = None
+    house.config = replace(house.config, models_dir=NO_MODELS)
+    app = house.app()
+    async with app.run_test(size=NARROW) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, FirstRunScreen))
+        await settled(pilot)
+        matches(app, "first-run")
+
+
+async def test_the_history(house: House) -> None:
+    with TurnWriter(house.config) as writer:
+        for number, joules in enumerate((5.0, 80.0, 41.5), 1):
+            energy = replace(TURN.energy, joules=joules)
+            writer.save_turn(
+                replace(TURN, turn_id=f"id{number}", query=f"Question {number}?", energy=energy)
+            )
+    async with opened(house, WIDE) as pilot:
+        screen = await switched(pilot, "f3", HistoryScreen)
+        await until(pilot, lambda: screen.query_one(DataTable).row_count == 3)
+        await until(pilot, lambda: "prefill" in _words(screen))
+        await settled(pilot)
+        matches(pilot.app, "history")  # type: ignore[arg-type]
+
+
+async def test_the_policies(house: House) -> None:
+    async with opened(house, WIDE) as pilot:
+        screen = await switched(pilot, "f4", PoliciesScreen)
+        await until(pilot, lambda: "sound" in str(screen.query_one(".verdict", Static).content))
+        await settled(pilot)
+        matches(pilot.app, "policies")  # type: ignore[arg-type]
+
+
+async def test_the_runs(house: House) -> None:
+    run = synthetic.config(per_subject=2)
+    rows = synthetic.samples(run)
+    folder = synthetic.write(runs_dir(house.config) / "demo", run, rows)
+    summary = json.dumps(summarise(rows, run.to_json()))
+    (folder / "summary.json").write_text(summary, encoding="utf-8")
+    async with opened(house, WIDE) as pilot:
+        screen = await switched(pilot, "f5", RunsScreen)
+        await until(pilot, lambda: screen.query_one(DataTable).row_count == 1)
+        await settled(pilot)
+        matches(pilot.app, "runs")  # type: ignore[arg-type]
+
+
+async def test_the_models(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = replace(model_cards.read_host(house.config), free_memory_gb=16.0)
+    monkeypatch.setattr(model_cards, "read_host", lambda _config: host)
+    monkeypatch.setattr(model_cards, "built_for_gpu", lambda _folder: False)
+    house.config = replace(house.config, models_dir=NO_MODELS)
+    async with opened(house, WIDE) as pilot:
+        screen = await switched(pilot, "f6", ModelsScreen)
+        await until(pilot, lambda: screen.query_one(DataTable).row_count > 0)
+        await until(pilot, lambda: MODEL in _words(screen))
+        await settled(pilot)
+        matches(pilot.app, "models")  # type: ignore[arg-type]
+
+
+def _words(screen: Any) -> str:
+    return "\n".join(str(static.content) for static in screen.query(Static))

@@ -4,9 +4,11 @@ First paint is timed from the shell to the prompt on the screen. Key echo is the
 its character on the terminal, while a fake engine streams 200 tokens a second into a code fence and
 100 earlier turns are in the chat. Decode is the same greedy answer of the starter model by
 ``etui ask`` and in the app, by turns, as the log has it. At rest the CPU time of the app is that of
-its process, the recorder's thread beside it.
+its process, the recorder's thread beside it. In the history, on a log of made turns, a key is timed
+until the status line tells of the new order or of what was found, the table drawn before it.
 
-    python benchmarks/tui.py [--rounds N] [--keys N] [--seconds N] [--only PART ...] [--json]
+    python benchmarks/tui.py [--rounds N] [--keys N] [--seconds N] [--turns N] [--only PART ...]
+                             [--json]
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import log
 import pexpect
 import psutil
 
-from etui.config import load_config
+from etui.config import Config, load_config
 from etui.energy.open import open_recorder
 from etui.models import STARTER
 
@@ -39,9 +42,14 @@ QUESTION = "Write the numbers from 1 to 300, separated by commas."
 RARE = "".join(map(chr, [*range(0x410, 0x450), *range(0x3B1, 0x3C2), *range(0x531, 0x557)]))
 """Letters that nothing else on the screen has."""
 
-PARTS = ("paint", "echo", "decode", "rest")
+PARTS = ("paint", "echo", "decode", "rest", "history")
 PATIENCE_SECONDS = 120
 SETTLE_SECONDS = 3.0
+
+SORTS = ("joules, most", "joules per token, most", "seconds, longest", "tokens, most",
+         "model, a", "rule, a", "time, newest")  # fmt: skip
+SEARCHES = ("needle", "absent", "half", "common")
+"""Words of the made turns: in five of them, in none, in every second, in each."""
 
 
 class Terminal:
@@ -228,6 +236,37 @@ def _share(pid: int, seconds: float) -> float:
     return float(spent / (time.perf_counter() - began))
 
 
+def history(turns: int) -> dict[str, Any]:
+    """Seconds from a key in the history to what it asked for, on a log of so many turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        log.fill(Config(home=home, models_dir=home / "models"), turns)
+        app = Terminal([sys.executable, "-m", "etui", "--model", STARTER], home)
+        try:
+            app.wait("loaded in")
+            app.wait("newest first", app.send("\x1bOR"))  # F3
+            time.sleep(SETTLE_SECONDS)
+            sorts = {name: _until(app, "s", f"by {name} first") for name in SORTS}
+            searches = {}
+            for word in SEARCHES:
+                app.send("/")
+                time.sleep(SETTLE_SECONDS / 3)
+                app.send(word[:-1])
+                time.sleep(SETTLE_SECONDS)
+                searches[word] = _until(app, word[-1], f'with "{word}"')
+                app.wait("newest first", app.send("\x1b"))
+                time.sleep(SETTLE_SECONDS / 3)
+        finally:
+            app.close()
+    return {"turns": turns, "sort_ms": sorts, "search_ms": searches}
+
+
+def _until(app: Terminal, key: str, text: str) -> float:
+    """Milliseconds from a key to a text on the terminal."""
+    sent = time.perf_counter()
+    return 1e3 * (app.wait(text, app.send(key)) - sent)
+
+
 def show(report: dict[str, Any]) -> None:
     """Print what was measured."""
     if "paint_seconds" in report:
@@ -257,6 +296,15 @@ def show(report: dict[str, Any]) -> None:
         print(
             f"  the panel                  {100 * report['panel_share']:7.1f} %   (to reach: < 3)"
         )
+    if "sort_ms" in report:
+        for what in ("sort", "search"):
+            times = report[f"{what}_ms"]
+            slowest = max(times, key=lambda name: times[name])
+            print(
+                f"{what} of {report['turns']:,} turns".ljust(29)
+                + f"{times[slowest]:7.0f} ms at worst ({slowest}), median "
+                f"{statistics.median(times.values()):.0f} ms  (to reach: < 150)"
+            )
 
 
 def main() -> None:
@@ -265,6 +313,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--keys", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--turns", type=int, default=100_000, help="in the history")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
@@ -277,6 +326,8 @@ def main() -> None:
         report |= decode(chosen.rounds)
     if "rest" in chosen.only:
         report |= rest(chosen.seconds)
+    if "history" in chosen.only:
+        report |= history(chosen.turns)
     if chosen.json:
         print(json.dumps(report))
         return

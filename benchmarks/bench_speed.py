@@ -30,6 +30,9 @@ from etui.config import load_config
 from etui.engine.llama_session import LlamaSession
 
 CONTEXT_TOKENS = 4096
+MARGIN_NATS = 0.1
+
+Letters = dict[tuple[str, int], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,14 @@ class Round:
         seconds: Wall clock.
         engine_seconds: Of them inside llama.cpp.
         computed: Tokens computed.
-        choices: Subject and row -> the letter chosen.
+        logprobs: Subject and row -> log-probability of each letter, in nats.
         rss_bytes: Memory of this process afterwards.
     """
 
     seconds: float
     engine_seconds: float
     computed: int
-    choices: dict[tuple[str, int], str]
+    logprobs: Letters
     rss_bytes: int
 
 
@@ -71,9 +74,7 @@ def main() -> None:
     fast = count / statistics.median(r.seconds for r in shared)
     slow = few_count / statistics.median(r.seconds for r in whole)
     own = statistics.median(1 - r.engine_seconds / r.seconds for r in shared)
-    same = statistics.mean(
-        shared[0].choices[key] == choice for key, choice in whole[0].choices.items()
-    )
+    moved, flipped, certain = differences(shared[0].logprobs, whole[0].logprobs)
     found = {
         "model": chosen.model.stem,
         "suite": suite.name,
@@ -86,7 +87,11 @@ def main() -> None:
         "tokens_per_question": shared[0].computed / count,
         "whole_tokens_per_question": whole[0].computed / few_count,
         "own_share": own,
-        "same_choice": same,
+        "moved_median_nats": statistics.median(moved),
+        "moved_most_nats": max(moved),
+        "flipped": flipped,
+        "flipped_beyond_margin": certain,
+        "compared": len(whole[0].logprobs),
         "rss_growth_bytes": shared[-1].rss_bytes - shared[0].rss_bytes,
     }
     if chosen.json:
@@ -98,23 +103,44 @@ def main() -> None:
     print(f"  whole prefills   {slow:8.2f} questions/s, {fat:4.0f} tokens each")
     print(f"  speedup          {fast / slow:8.2f} x    (at least 5 wanted)")
     print(f"  own time         {100 * own:8.2f} %    (at most 2 wanted)")
-    print(f"  same choice      {100 * same:8.1f} %")
+    print(
+        f"  log-probabilities {found['moved_median_nats']:7.3f} nats apart in the median, "
+        f"{found['moved_most_nats']:.3f} at most"
+    )
+    print(
+        f"  other choice in  {flipped:4d} of {found['compared']} questions, {certain} of them with "
+        f"a margin above {MARGIN_NATS}"
+    )
     print(f"  memory grew by   {found['rss_growth_bytes'] / 1e6:8.1f} MB in {chosen.rounds} rounds")
 
 
 def score(session: LlamaSession, work: list[SubjectWork], *, reuse: bool) -> Round:
     """Score all questions once."""
     arm = ScoringArm("bench", lambda: session, FORMATS["letters"], reuse=reuse)
-    choices: dict[tuple[str, int], str] = {}
+    logprobs: Letters = {}
     start = time.perf_counter()
     for one in work:
         for group in arm.answer(one):
             for scored in group.scored:
                 question = scored.prompt.question
-                choices[question.subject, question.row] = scored.choice
+                logprobs[question.subject, question.row] = dict(scored.logprobs)
     seconds = time.perf_counter() - start
     rss = psutil.Process().memory_info().rss
-    return Round(seconds, arm.decode_ns / 1e9, arm.computed_tokens, choices, rss)
+    return Round(seconds, arm.decode_ns / 1e9, arm.computed_tokens, logprobs, rss)
+
+
+def differences(shared: Letters, whole: Letters) -> tuple[list[float], int, int]:
+    """How far the letters of the two lie apart (nats), how often the likeliest is another one,
+    and how often that although the whole prefill sets it apart by more than the margin."""
+    moved: list[float] = []
+    flipped = certain = 0
+    for key, letters in whole.items():
+        moved += [abs(shared[key][letter] - value) for letter, value in letters.items()]
+        best, second = sorted(letters.values(), reverse=True)[:2]
+        if max(shared[key], key=shared[key].__getitem__) != max(letters, key=letters.__getitem__):
+            flipped += 1
+            certain += best - second > MARGIN_NATS
+    return moved, flipped, certain
 
 
 def _suite() -> Suite:

@@ -54,7 +54,8 @@ class Cost:
         prefill_joules, decode_joules: The phases; None where a question has no phases.
         per_question: Joules per question.
         per_correct: Joules per right answer, the wrong ones' joules included.
-        per_output_token: Joules per thought and answer token; None if nothing was generated.
+        per_output_token: Joules per thought and answer token, of the questions where any was
+            generated; None if nowhere.
         per_computed_token: Prefill joules per token that was computed, shared prefixes included.
         per_decoded_token: Decode joules per generated token.
         mean_watts: Joules over seconds.
@@ -106,7 +107,7 @@ def cost_of(samples: Sequence[Sample], seed: int) -> Cost | None:
         decode_joules=totals[_DECODE] if phases else None,
         per_question=per_question,
         per_correct=figure(_JOULES, _CORRECT),
-        per_output_token=figure(_JOULES, _OUTPUT),
+        per_output_token=figure(_GENERATING, _OUTPUT),
         per_computed_token=figure(_PREFILL, _COMPUTED) if phases else None,
         per_decoded_token=figure(_DECODE, _OUTPUT) if phases else None,
         mean_watts=figure(_JOULES, _SECONDS),
@@ -148,7 +149,7 @@ def with_both(value: float, replicates: Floats, relative: float | None) -> Figur
 _READ = frozenset({Kind.COUNTER.value, Kind.INTEGRATED.value})
 """Kinds whose stated error is one of each interval, not of the calibration."""
 
-_JOULES, _PREFILL, _DECODE, _ONE, _CORRECT, _OUTPUT, _COMPUTED, _SECONDS = range(8)
+_JOULES, _PREFILL, _DECODE, _ONE, _CORRECT, _OUTPUT, _COMPUTED, _SECONDS, _GENERATING = range(9)
 
 
 def _row(sample: Sample) -> tuple[float, ...]:
@@ -161,6 +162,7 @@ def _row(sample: Sample) -> tuple[float, ...]:
         float(sample.tokens.output),
         sample.tokens.computed + sample.prefix_tokens,
         sample.seconds,
+        (sample.joules or 0.0) if sample.tokens.output else 0.0,
     )
 
 

@@ -82,6 +82,13 @@ def test_letters_generate_nothing_and_so_have_no_joules_per_token(summary: dict)
     assert summary["arms"]["think"]["accuracy"]["letter_mass"] is None
 
 
+def test_joules_per_token_are_those_of_the_questions_that_had_tokens() -> None:
+    rows = [row for row in ROWS if row.arm == "direct"]
+    rows[0] = replace(rows[0], tokens=replace(rows[0].tokens, output=7))
+    energy = summarise(rows, RUN.to_json())["arms"]["direct"]["energy"]
+    assert energy["per_output_token"]["value"] == pytest.approx(rows[0].joules / 7)
+
+
 def test_unmeasured_stays_unmeasured() -> None:
     found = summarise(synthetic.samples(RUN, kind=None), RUN.to_json())
     assert all(arm["energy"] is None for arm in found["arms"].values())

@@ -18,8 +18,9 @@ from etui.units import significant
 PRIOR_TURNS = 5
 """Turns that the expected length of an answer counts for beside those that were seen."""
 
-_ANSWER_SHARE = 0.5
-"""Of ``max_tokens``, what an answer takes before any was seen."""
+_ANSWER_SHARE, _ANSWER_TOKENS = 0.5, 150.0
+"""What an answer takes before any was seen: this share of ``max_tokens``, but no more than so many
+tokens, for a high limit is there for the rare long answer."""
 _THOUGHT_SHARE = 0.8
 """Of ``think_tokens``, the same for a thought: small models use most of their budget."""
 _VOTE_SHARE = 2 / 3
@@ -80,7 +81,7 @@ def expected_votes(arm: Arm) -> float:
 def _output(arm: Arm, text: TextFacts, facts: ModelFacts) -> float:
     if arm.readout == "choices" and text.measure("options"):
         return 0.0
-    prior = _ANSWER_SHARE * arm.max_tokens
+    prior = min(_ANSWER_SHARE * arm.max_tokens, _ANSWER_TOKENS)
     if arm.reasoning != "direct":
         prior += _THOUGHT_SHARE * arm.think_tokens
     prior *= expected_votes(arm)

@@ -41,6 +41,13 @@ def test_a_curve_prices_prompt_and_output():
     assert said.source == "operating curve"
 
 
+def test_a_high_limit_is_not_what_an_answer_takes():
+    long, longer = (replace(DIRECT, max_tokens=most) for most in (1024, 4096))
+    said = forecast(long, PLAIN, FACTS, resident=True)
+    assert said.decode == CURVE.joules(110, 0, 150).decode
+    assert said == forecast(longer, PLAIN, FACTS, resident=True)
+
+
 def test_a_curve_of_the_log_says_so():
     facts = replace(FACTS, curve=replace(CURVE, source="log"))
     assert forecast(DIRECT, PLAIN, facts, resident=True).source == "operating curve of the log"

@@ -1,6 +1,7 @@
 """etui's own two themes, beside those that Textual brings.
 
-Quiet grounds, so that green, amber and red are left to what they say: watts low, middling and high.
+Quiet grounds, so that green, amber and red are left to what they say: watts low, middling and high;
+that of the cursor's row is quiet as well, for coloured words stand on it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ DARK = Theme(
     surface="#191F24",
     panel="#222A31",
     dark=True,
+    variables={"block-cursor-background": "#2B4453", "block-cursor-foreground": "#F2F5F7"},
 )
 
 LIGHT = Theme(
@@ -35,6 +37,7 @@ LIGHT = Theme(
     surface="#EDEAE2",
     panel="#E2DED3",
     dark=False,
+    variables={"block-cursor-background": "#C3DBE6", "block-cursor-foreground": "#11181C"},
 )
 
 THEMES = (DARK, LIGHT)

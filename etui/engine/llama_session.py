@@ -145,7 +145,7 @@ class LlamaSession:
                 length = 0
             sequence = self._new(donor.slot, wanted, sampling)
         else:
-            sequence = self._new(self._slot(keep=donor), wanted, sampling)
+            sequence = self._new(self._slot(), wanted, sampling)
             end = -1 if length == donor.computed else length
             self._context.copy(donor.slot, sequence.slot, end)
         sequence.computed = sequence.cached = length
@@ -353,16 +353,15 @@ class LlamaSession:
         self._next_id += 1
         return LlamaSequence(self._next_id, slot, tokens, Sampler(self._context.api, sampling))
 
-    def _slot(self, keep: LlamaSequence | None = None) -> int:
-        """A free slot, taking the oldest donor's (but never that of ``keep``) if need be."""
+    def _slot(self) -> int:
+        """A free slot, taking the oldest donor's if need be."""
         if not self._free_slots:
-            victim = next((donor for donor in self._donors if donor is not keep), None)
-            if victim is None:
+            if not self._donors:
                 raise EngineFailed(
                     f"{len(self._live)} sequences are open, the most this context holds",
                     "ask for fewer votes at a time",
                 )
-            self._evict(victim)
+            self._evict(self._donors[0])
         return self._free_slots.pop()
 
     def _evict(self, donor: LlamaSequence) -> None:

@@ -37,11 +37,15 @@ class Donor:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """What to reuse: ``length`` tokens of ``donor``, taking it over or sharing its cells."""
+    """What to reuse: ``length`` tokens of ``donor``."""
 
     donor: Donor
     length: int
-    take_over: bool
+
+    @property
+    def take_over(self) -> bool:
+        """A closed donor is taken over; one in use shares its cells."""
+        return self.donor.closed
 
 
 def choose_reuse(
@@ -74,4 +78,4 @@ def choose_reuse(
     slots = free_slots + sum(other.closed for other in donors if other is not donor)
     if not donor.closed and slots == 0:
         return None
-    return Reuse(donor, length, take_over=donor.closed)
+    return Reuse(donor, length)

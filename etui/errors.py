@@ -161,3 +161,8 @@ class CacheFull(EngineFailed):
 
 class LogUnavailable(EtuiError):
     """The database cannot be opened: from a newer etui, damaged, or not writable."""
+
+
+def fault_text(error: BaseException) -> str:
+    """What to say of an error that no part of etui has foreseen."""
+    return f"a fault in etui: {type(error).__name__}: {error}"

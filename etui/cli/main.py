@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from etui import __version__
-from etui.errors import EtuiError, ExitCode
+from etui.errors import EtuiError, ExitCode, fault_text
 
 
 class _Lazy(NamedTuple):
@@ -147,7 +147,7 @@ def run(args: Sequence[str]) -> int:
         if debug:
             raise
         _say(
-            f"etui: a fault in etui: {type(error).__name__}: {error}",
+            f"etui: {fault_text(error)}",
             "run it again with --debug before the command and report what it prints",
         )
         return ExitCode.FAILED

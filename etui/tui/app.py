@@ -16,7 +16,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import TextArea
 
 from etui.config import Config
-from etui.errors import EtuiError
+from etui.errors import EtuiError, fault_text
 from etui.tui.ascii import driver_for
 from etui.tui.backend import Backend, OpenBackend, Route
 from etui.tui.chat import ChatScreen
@@ -89,8 +89,7 @@ class EtuiApp(App[None]):
         except EtuiError as error:
             self.post_message(BackendFailed(error.what, error.fix))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            what = f"a fault in etui: {type(error).__name__}: {error}"
-            self.post_message(BackendFailed(what, "quit, and run `etui doctor`"))
+            self.post_message(BackendFailed(fault_text(error), "quit, and run `etui doctor`"))
 
     @work(thread=True, group="keys", exit_on_error=False)
     def _check_keys(self) -> None:

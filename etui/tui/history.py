@@ -17,7 +17,7 @@ from textual.widgets import ContentSwitcher, DataTable, Footer, Input, Static
 
 from etui import units
 from etui.config import Config
-from etui.errors import EtuiError
+from etui.errors import EtuiError, fault_text
 from etui.log.filters import Sort
 from etui.log.queries import LogReader
 from etui.tui.commands import Command
@@ -275,6 +275,5 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
         except OSError as error:
             fact = Failed(f"cannot write the export: {error}", "make room, or mend the folder")
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            what = f"a fault in etui: {type(error).__name__}: {error}"
-            fact = Failed(what, "press F3 to read again")
+            fact = Failed(fault_text(error), "press F3 to read again")
         self.post_message(HistoryNews(fact))

@@ -11,7 +11,7 @@ from textual.message import Message
 
 from etui import units
 from etui.download import Progress, Report
-from etui.errors import EtuiError
+from etui.errors import EtuiError, fault_text
 from etui.tui.backend import Shelf, TurnRunner
 from etui.visible import visible
 
@@ -71,8 +71,8 @@ def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
     except EtuiError as error:
         ended = JobEnded(what=error.what, fix=error.fix)
     except Exception as error:  # noqa: BLE001 - a fault must reach the screen and end the job
-        what = f"a fault in etui: {type(error).__name__}: {error}"
-        ended = JobEnded(what=what, fix=f"try again; the log files are in {log_dir}")
+        fix = f"try again; the log files are in {log_dir}"
+        ended = JobEnded(what=fault_text(error), fix=fix)
     post(ended)
 
 

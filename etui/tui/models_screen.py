@@ -18,7 +18,7 @@ from textual.worker import get_current_worker
 
 from etui import units
 from etui.config import Config
-from etui.errors import EtuiError
+from etui.errors import EtuiError, fault_text
 from etui.tui import jobs
 from etui.tui.backend import Backend
 from etui.tui.calibrating import calibrate
@@ -276,8 +276,7 @@ measured is kept, and the same key goes on from there.
         except EtuiError as error:
             self.post_message(CardsRead(None, error.what, error.fix))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            what = f"a fault in etui: {type(error).__name__}: {error}"
-            self.post_message(CardsRead(None, what, "press r to read again"))
+            self.post_message(CardsRead(None, fault_text(error), "press r to read again"))
 
     def _look_at_residents(self) -> None:
         if self.is_current and self._resident_names() != self._residents:

@@ -16,6 +16,7 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
 from etui import units
+from etui.errors import fault_text
 from etui.tui.commands import Command
 from etui.tui.plane import plane_lines
 from etui.tui.run_shelf import RunOnShelf, runs_in
@@ -125,8 +126,7 @@ opens the HTML report in a browser.
             said = f"cannot read {self._runs_dir}: {error.strerror or error}"
             self.post_message(RunsRead([], said))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            said = f"a fault in etui: {type(error).__name__}: {error}"
-            self.post_message(RunsRead([], said))
+            self.post_message(RunsRead([], fault_text(error)))
 
     def on_runs_read(self, read: RunsRead) -> None:
         if read.fault:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from etui.errors import EngineFailed, EtuiError
+from etui.errors import EngineFailed, EtuiError, fault_text
 from etui.query import Query
 from etui.tui.backend import Backend, Route
 from etui.tui.batch import batched
@@ -52,5 +52,4 @@ def warm_up(
 
 
 def _fault(error: Exception, log_dir: Path) -> tuple[str, str]:
-    what = f"a fault in etui: {type(error).__name__}: {error}"
-    return what, f"ask again; the engine's own words are in {log_dir}"
+    return fault_text(error), f"ask again; the engine's own words are in {log_dir}"

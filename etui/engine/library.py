@@ -168,12 +168,17 @@ def built_for_gpu(folder: Path | None) -> bool:
     return any(f"ggml-{backend}" in name for name in names for backend in _GPU_BACKENDS)
 
 
+def usable_cpus() -> int:
+    """Logical CPUs this process may run on."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed or 1
+
+
 def default_threads() -> int:
     """Physical cores this process may run on; more threads than that slow decoding down."""
     import psutil
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, usable or 1))
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cpus()))
 
 
 def _address(callback: Any) -> int | None:

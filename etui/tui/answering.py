@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from queue import SimpleQueue
@@ -85,7 +84,7 @@ class AnsweringScreen(Screen[None]):
     def attach(self, backend: Backend) -> None:
         """The backend is there: load the likely model, then answer what was asked meanwhile."""
         self._backend = backend
-        self._drawing.decode_with(backend.threads, os.cpu_count() or 1)
+        self._drawing.decode_with(backend.threads, backend.cpus)
         backend.runner.on_loaded = lambda loaded: self.post_message(BroughtIn(loaded))
         backend.runner.on_unloaded = lambda model: self.post_message(GivenUp(model))
         backend.runner.confirm = self._confirm

@@ -203,6 +203,7 @@ class Backend:
     Attributes:
         policies: Names of the policies to choose from.
         threads: Threads that decode.
+        cpus: Logical CPUs that they and the screen may run on.
     """
 
     runner: TurnRunner
@@ -211,6 +212,7 @@ class Backend:
     chats: ChatLog
     policies: tuple[str, ...]
     threads: int = 1
+    cpus: int = 2
 
 
 OpenBackend = Callable[[Config], Backend]

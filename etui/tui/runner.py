@@ -313,7 +313,7 @@ def open_backend(config: Config) -> Backend:
     from etui.energy.open import open_recorder
     from etui.energy.rest import Rest
     from etui.engine.child import ChildProcess
-    from etui.engine.library import default_threads
+    from etui.engine.library import default_threads, usable_cpus
     from etui.log.queries import LogReader
     from etui.log.writer import TurnWriter
     from etui.routing.policies import list_policies
@@ -337,4 +337,5 @@ def open_backend(config: Config) -> Backend:
     runner = ChatRunner(config, ChildProcess(config), recorder, writer, rest)
     chats = LoggedChats(config, LogReader(config), writer)
     threads = config.threads or default_threads()
-    return Backend(runner, LiveMeter(recorder), shelf, chats, policies, threads)
+    meter = LiveMeter(recorder)
+    return Backend(runner, meter, shelf, chats, policies, threads, usable_cpus())

@@ -43,9 +43,7 @@ from etui.tui.policy_facts import (
 from etui.tui.policy_inquiries import Inquiries
 from etui.tui.policy_lists import PolicyShelf
 from etui.tui.policy_modals import NewPolicy, NewPolicyModal
-from etui.tui.policy_text import (
-    template_names,
-)
+from etui.tui.policy_text import template_names
 from etui.tui.wishes import AppWish, PoliciesThere, RouteWanted
 from etui.units import count_text
 from etui.visible import visible

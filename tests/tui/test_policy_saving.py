@@ -14,10 +14,10 @@ from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
 from etui.config import Config
+from etui.tui.app import EtuiApp
 from etui.tui.backend import Route
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.policies import PoliciesScreen
-from etui.tui.policy_editing import EditingPane
 from etui.tui.policy_modals import NewPolicyModal
 from etui.tui.prompt import Prompt
 from etui.tui.wishes import PoliciesThere, RouteWanted, Unsaved
@@ -41,6 +41,17 @@ async def shown(
 async def asked(pilot: Pilot[None], app: PoliciesApp, what: str) -> None:
     """Wait for a yes-or-no question that says ``what``."""
     await until(pilot, lambda: isinstance(app.screen, ConfirmModal) and what in app.drawn())
+
+
+async def at_policies(pilot: Pilot[None], app: EtuiApp) -> PoliciesScreen:
+    """Go to the policies of the whole app; the one that the route names is open."""
+    await until(pilot, lambda: app.backend is not None)
+    await pilot.press("f4")
+    await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._there)
+    screen = app.screen
+    assert isinstance(screen, PoliciesScreen)
+    await until(pilot, lambda: screen._pane.opened is not None)
+    return screen
 
 
 async def test_what_is_saved_is_what_was_typed(config: Config) -> None:
@@ -274,12 +285,7 @@ async def test_the_app_uses_a_policy_for_the_next_questions(house: House) -> Non
 async def test_leaving_etui_asks_about_what_is_not_saved(house: House) -> None:
     app = house.app()
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await pilot.press("f4")
-        await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._there)
-        screen = app.screen
-        assert isinstance(screen, PoliciesScreen)
-        await until(pilot, lambda: screen._pane.opened is not None)
+        screen = await at_policies(pilot, app)
         screen._pane.editor.insert("# typed\n", (0, 0))
         await until(pilot, lambda: app._unsaved.what == "policy balanced")
         await pilot.press("ctrl+q")
@@ -297,12 +303,7 @@ async def test_leaving_etui_asks_nothing_once_it_is_saved(house: House) -> None:
     app = house.app()
     app._route = Route("mine")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await pilot.press("f4")
-        await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._there)
-        screen = app.screen
-        assert isinstance(screen, PoliciesScreen)
-        await until(pilot, lambda: screen._pane.opened is not None)
+        screen = await at_policies(pilot, app)
         screen._pane.editor.insert("# typed\n", (0, 0))
         await until(pilot, lambda: app._unsaved.what == "policy mine")
         await pilot.press("ctrl+s")
@@ -314,14 +315,11 @@ async def test_leaving_etui_asks_nothing_once_it_is_saved(house: House) -> None:
 async def test_what_is_not_saved_is_put_aside_where_nobody_can_be_asked(house: House) -> None:
     file = keep(house.config, "mine", OWN)
     app = house.app()
+    app._route = Route("mine")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
+        pane = (await at_policies(pilot, app))._pane
         app.put_aside()
         assert not list(house.config.policies_dir.glob("*.unsaved")), "nothing was typed"
-        app._route = Route("mine", None)
-        await pilot.press("f4")
-        await until(pilot, lambda: isinstance(app.screen, PoliciesScreen))
-        pane = app.screen.query_one(EditingPane)
         await until(pilot, lambda: pane.text == OWN)
         pane.editor.text = OWN + "# one more\n"
         await until(pilot, lambda: app._unsaved.what == "policy mine")

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .fake_nvml import compile_fake_nvml
+
 # A busy machine is slow, not wrong.
 settings.register_profile("energy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("energy")
-
-SOURCE = Path(__file__).with_name("fake_nvml.c")
 
 
 @pytest.fixture(scope="session")
 def fake_nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a ``libnvidia-ml.so.1`` that plays a power curve (see fake_nvml.c)."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("the fake driver library needs a C compiler on Linux")
-    folder = tmp_path_factory.mktemp("nvml")
-    library = folder / "libnvidia-ml.so.1"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-lm"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return folder
+    return compile_fake_nvml(tmp_path_factory.mktemp("nvml"))
 
 
 Zone = Callable[..., Path]

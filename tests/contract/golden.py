@@ -1,0 +1,33 @@
+"""Compare with the golden files; ``ETUI_REDRAW=1 pytest tests/contract`` writes them again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+GOLDEN = Path(__file__).parent / "golden"
+REDRAW = os.environ.get("ETUI_REDRAW") == "1"
+HOW = "`ETUI_REDRAW=1 pytest tests/contract` writes the golden files; read the diff before a commit"
+
+
+def check(name: str, text: str) -> None:
+    """Compare a text with its golden file, or write the file.
+
+    Args:
+        name: Path of the file below ``golden/``.
+        text: What etui gives today.
+    """
+    path = GOLDEN / name
+    if REDRAW:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="")
+        return
+    assert path.is_file(), f"there is no golden file {name}; {HOW}"
+    assert text == path.read_text(encoding="utf-8"), f"{name} has changed; {HOW}"
+
+
+def check_json(name: str, document: Any) -> None:
+    """Compare a JSON document with its golden file; the order of keys counts."""
+    check(name, json.dumps(document, ensure_ascii=False, indent=1) + "\n")

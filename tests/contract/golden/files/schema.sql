@@ -1,0 +1,50 @@
+-- migration etui m001_create_log
+-- migration etui m002_full_text_search
+-- migration etui m003_indexes
+-- migration etui m004_shared_gpu
+-- migration etui m005_probes
+-- migration etui m006_curve_settings
+-- migration etui m007_unloads
+-- migration etui m008_hops
+-- migration etui m009_power_curve
+CREATE INDEX chats_by_time ON chats (created_at);
+CREATE INDEX curves_by_model ON curves (model, created_at);
+-- idx__sqlite_migrations_migration_set_name
+CREATE INDEX loads_by_time ON loads (created_at);
+CREATE INDEX loads_by_turn ON loads (turn_id);
+CREATE INDEX runs_by_time ON runs (created_at);
+-- sqlite_autoindex_answers_1
+-- sqlite_autoindex_chats_1
+-- sqlite_autoindex_curves_1
+-- sqlite_autoindex_loads_1
+-- sqlite_autoindex_runs_1
+-- sqlite_autoindex_turns_1
+-- sqlite_autoindex_unloads_1
+CREATE INDEX turns_by_chat ON turns (chat_id, created_at);
+CREATE INDEX turns_by_joules ON turns (energy_joules);
+CREATE INDEX turns_by_joules_per_token ON turns (energy_joules_per_token);
+CREATE INDEX turns_by_model ON turns (model, created_at);
+CREATE INDEX turns_by_rule ON turns (rule, created_at);
+CREATE INDEX turns_by_seconds ON turns (seconds_total);
+CREATE INDEX turns_by_status ON turns (status, created_at);
+CREATE INDEX turns_by_time ON turns (created_at);
+CREATE INDEX turns_by_tokens ON turns (tokens_output);
+CREATE INDEX turns_history ON turns ( created_at, model, rule, status, policy, chat_id, energy_joules, energy_uncertainty, energy_kind, energy_joules_per_token, seconds_total, tokens_output );
+CREATE INDEX unloads_by_time ON unloads (created_at);
+CREATE INDEX unloads_by_turn ON unloads (turn_id);
+-- _sqlite_migrations
+CREATE TABLE answers ( id INTEGER PRIMARY KEY, run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, arm TEXT NOT NULL, subject TEXT NOT NULL, row INTEGER NOT NULL, answer TEXT NOT NULL, choice TEXT, correct INTEGER NOT NULL, letter_mass REAL, status TEXT NOT NULL, tokens_computed INTEGER NOT NULL, tokens_cached INTEGER NOT NULL, tokens_thinking INTEGER NOT NULL, tokens_output INTEGER NOT NULL, joules REAL, uncertainty REAL, kind TEXT, seconds REAL NOT NULL, logprobs TEXT, UNIQUE (run_id, arm, subject, row) );
+CREATE TABLE chats ( id INTEGER PRIMARY KEY, chat_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, name TEXT NOT NULL, system TEXT );
+CREATE TABLE curves ( id INTEGER PRIMARY KEY, curve_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, machine TEXT NOT NULL, build TEXT NOT NULL, power_limit_watts REAL, kind TEXT, source TEXT NOT NULL, n INTEGER NOT NULL, r2_prefill REAL, r2_decode REAL, coefficients TEXT NOT NULL, residuals TEXT NOT NULL , settings TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE loads ( id INTEGER PRIMARY KEY, load_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, turn_id TEXT, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, gpu_layers INTEGER NOT NULL, size_bytes INTEGER NOT NULL );
+CREATE TABLE runs ( id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, finished_at TEXT, status TEXT NOT NULL, folder TEXT NOT NULL, suite TEXT NOT NULL, format TEXT NOT NULL, shots INTEGER NOT NULL, seed INTEGER NOT NULL, data_sha256 TEXT, config_sha256 TEXT, questions INTEGER NOT NULL, correct INTEGER NOT NULL, joules REAL, uncertainty REAL, kind TEXT, seconds REAL NOT NULL, arms TEXT NOT NULL, config TEXT NOT NULL, summary TEXT NOT NULL );
+CREATE TABLE turns ( id INTEGER PRIMARY KEY, turn_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, chat_id TEXT REFERENCES chats (chat_id) ON DELETE CASCADE, status TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, arm TEXT NOT NULL, reasoning TEXT NOT NULL, policy TEXT, rule TEXT, tokens_prompt INTEGER NOT NULL, tokens_cached INTEGER NOT NULL, tokens_computed INTEGER NOT NULL, tokens_thinking INTEGER NOT NULL, tokens_output INTEGER NOT NULL, seconds_load REAL NOT NULL, seconds_prefill REAL NOT NULL, seconds_decode REAL NOT NULL, seconds_total REAL NOT NULL, seconds_ttft REAL, energy_joules REAL, energy_uncertainty REAL, energy_net_joules REAL, energy_idle_watts REAL, energy_kind TEXT, energy_coverage REAL NOT NULL, energy_mean_watts REAL, energy_peak_watts REAL, energy_joules_per_token REAL, energy_phases_load REAL, energy_phases_prefill REAL, energy_phases_decode REAL, energy_thinking_joules REAL, energy_start_ns INTEGER NOT NULL, energy_end_ns INTEGER NOT NULL, predicted_joules REAL, predicted_accuracy REAL, confidence REAL, energy_channels TEXT NOT NULL, energy_unmeasured TEXT NOT NULL, energy_flags TEXT NOT NULL, why TEXT NOT NULL, error TEXT, query TEXT NOT NULL, answer TEXT NOT NULL, thinking TEXT NOT NULL, system TEXT, votes TEXT NOT NULL, settings TEXT NOT NULL, trace TEXT NOT NULL , energy_shared INTEGER NOT NULL DEFAULT 0, energy_own_joules REAL, probes TEXT NOT NULL DEFAULT '[]', hops TEXT NOT NULL DEFAULT '[]', power_watts TEXT NOT NULL DEFAULT '[]');
+CREATE VIRTUAL TABLE turns_fts USING fts5 ( query, answer, content=turns, content_rowid=id, tokenize='unicode61 remove_diacritics 2', prefix='2 3' );
+-- turns_fts_config
+-- turns_fts_data
+-- turns_fts_docsize
+-- turns_fts_idx
+CREATE TABLE unloads ( id INTEGER PRIMARY KEY, unload_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, turn_id TEXT, reason TEXT NOT NULL, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, freed_bytes INTEGER NOT NULL );
+CREATE TRIGGER turns_fts_delete AFTER DELETE ON turns BEGIN INSERT INTO turns_fts (turns_fts, rowid, query, answer) VALUES ('delete', old.id, old.query, old.answer); END;
+CREATE TRIGGER turns_fts_insert AFTER INSERT ON turns BEGIN INSERT INTO turns_fts (rowid, query, answer) VALUES (new.id, new.query, new.answer); END;
+CREATE TRIGGER turns_fts_update AFTER UPDATE OF query, answer ON turns BEGIN INSERT INTO turns_fts (turns_fts, rowid, query, answer) VALUES ('delete', old.id, old.query, old.answer); INSERT INTO turns_fts (rowid, query, answer) VALUES (new.id, new.query, new.answer); END;

@@ -1,0 +1,20 @@
+"""No golden file is missing, and none is left over."""
+
+from __future__ import annotations
+
+from . import test_files, test_help, test_json, test_names, test_wire
+from .golden import GOLDEN, HOW, REDRAW
+
+
+def test_the_golden_files_are_those_of_the_tests() -> None:
+    expected = {
+        name
+        for module in (test_files, test_help, test_json, test_names, test_wire)
+        for name in module.FILES
+    }
+    there = {path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file()}
+    if REDRAW:
+        for name in there - expected:
+            (GOLDEN / name).unlink()
+        return
+    assert there == expected, HOW

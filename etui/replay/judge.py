@@ -27,7 +27,8 @@ from etui.replay.resample import apgr_interval, interval_of, resampled_means
 from etui.routing.fit.quality import calibration_error
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats, Graded
+    from etui.routing.fit.table import Graded
+    from etui.stats.arrays import Flags, Floats
 
 TARGETS = (0.5, 0.8, 0.95)
 BUDGETS = (0.25, 0.5, 0.75)

@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Floats
+    from etui.stats.arrays import Floats
 
 
 def mixture_accuracy(cost: Floats, accuracy: Floats, at: Floats) -> Floats:

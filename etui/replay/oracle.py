@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from etui.replay.plane import Curve
-    from etui.routing.fit.table import Flags, Floats, Whole
+    from etui.stats.arrays import Flags, Floats, Whole
 
 
 def cheapest_correct(correct: Flags, cost: Floats) -> Whole:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats, Whole
+    from etui.stats.arrays import Flags, Floats, Whole
 
 PARTS = 250
 """Points of the curve of a router over three arms or more."""

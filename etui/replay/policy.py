@@ -22,7 +22,8 @@ from etui.routing.policy import CascadePlan, Objective, Policy
 from etui.routing.question_features import QuestionText
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats, Graded, Whole
+    from etui.routing.fit.table import Graded
+    from etui.stats.arrays import Flags, Floats, Whole
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Floats
+    from etui.stats.arrays import Floats
 
 REPLICATES = 10_000
 _MOST_KINDS = 800

@@ -24,7 +24,7 @@ from etui.routing.fit.threads import one_thread
 from etui.routing.fit.words import Corpus, corpus_of, idf_of, tf_idf_matrix
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats, Whole
+    from etui.stats.arrays import Flags, Floats, Whole
 
 FOLDS = 5
 COMPONENTS = 50

@@ -8,7 +8,7 @@ from etui.routing.fit.quality import calibration_error
 from etui.routing.fitted import Curve
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats, Whole
+    from etui.stats.arrays import Flags, Floats, Whole
 
 PLATT_BELOW = 200
 """Answers below which two parameters are fitted instead of a free monotone curve."""

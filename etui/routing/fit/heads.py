@@ -36,7 +36,7 @@ from etui.routing.fitted import (
 from etui.routing.question_features import FEATURE_NAMES
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats, Whole
+    from etui.stats.arrays import Flags, Floats, Whole
 
 LEAST_QUESTIONS = 20
 FOLDS = 5

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats
+    from etui.stats.arrays import Flags, Floats
 
 STRENGTHS = (0.03, 0.1, 0.3, 1.0)
 LEAST = 100

@@ -12,7 +12,8 @@ from etui.routing.fitted import NeedHead
 
 if TYPE_CHECKING:
     from etui.routing.fit.heads import Design
-    from etui.routing.fit.table import Flags, Floats, Graded, Whole
+    from etui.routing.fit.table import Graded
+    from etui.stats.arrays import Flags, Floats, Whole
 
 Pair = tuple[Literal["reasoning", "larger_model"], int, int]
 

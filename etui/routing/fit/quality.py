@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from etui.routing.fitted import Quality
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats
+    from etui.stats.arrays import Flags, Floats
 
 BINS = 10
 

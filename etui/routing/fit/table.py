@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING
 from etui.routing.question_features import QuestionText
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-    Flags = NDArray[np.bool_]
-    Whole = NDArray[np.int64]
+    from etui.stats.arrays import Flags, Floats, Whole
 
 
 @dataclass(frozen=True, slots=True)

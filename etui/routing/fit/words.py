@@ -15,7 +15,7 @@ from etui.routing.question_features import (
 )
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Flags, Floats
+    from etui.stats.arrays import Flags, Floats
 
 CENTROID_WORDS = 80
 SHARPNESS = 20.0

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from etui.bench.groups import GROUPS, group_of
 from etui.bench.sample import Sample
-from etui.bench.statistics import Interval, percentiles, resampled_sums, wilson
+from etui.stats.bootstrap import percentiles, resampled_sums
+from etui.stats.tests import Interval, wilson
 
 if TYPE_CHECKING:
-    from etui.bench.statistics import Floats
+    from etui.stats.arrays import Floats
 
 CHANCE = 0.25
 """Of four letters."""

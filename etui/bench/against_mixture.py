@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from etui.bench.comparable import Contender
 from etui.bench.frontier import Point, hull, mixture_accuracy
-from etui.bench.statistics import Interval, percentiles, resampled_sums
+from etui.stats.bootstrap import percentiles, resampled_sums
+from etui.stats.tests import Interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from etui.bench.comparable import Contender
 from etui.bench.groups import group_of
 from etui.bench.joules import Figure, sensor_width
 from etui.bench.sample import Sample
-from etui.bench.statistics import Interval, mcnemar, percentiles, resampled_sums, wilson
+from etui.stats.bootstrap import percentiles, resampled_sums
+from etui.stats.tests import Interval, mcnemar, wilson
 
 if TYPE_CHECKING:
-    from etui.bench.statistics import Floats
+    from etui.stats.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)

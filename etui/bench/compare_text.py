@@ -9,7 +9,7 @@ from typing import Any
 from etui import units
 from etui.bench.against_mixture import AgainstMixture
 from etui.bench.compare import Comparison, EnergyDifference
-from etui.bench.statistics import Interval
+from etui.stats.tests import Interval
 
 _LEVEL = 0.05
 

@@ -22,7 +22,7 @@ from etui.bench.formats import FORMATS
 from etui.bench.groups import GROUPS, group_of
 from etui.bench.joules import cost_of
 from etui.bench.run_config import RunConfig
-from etui.bench.statistics import REPLICATES
+from etui.stats.bootstrap import STRATIFIED_REPLICATES
 
 _LM_EVAL_DEFAULT = "letters"
 """The format whose prompt is that of lm-eval's ``mmlu``."""
@@ -226,7 +226,7 @@ def _config(contender: Contender) -> dict[str, Any]:
         "device": None,
         "use_cache": None,
         "limit": None if whole else float(run.questions),
-        "bootstrap_iters": REPLICATES,
+        "bootstrap_iters": STRATIFIED_REPLICATES,
         "gen_kwargs": {},
         "random_seed": run.seed,
         "numpy_seed": run.seed,

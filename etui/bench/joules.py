@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etui.bench.sample import Sample
-from etui.bench.statistics import percentiles, ratio, resampled_sums
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
+from etui.stats.bootstrap import percentiles, ratio, resampled_sums
 
 if TYPE_CHECKING:
-    from etui.bench.statistics import Floats
+    from etui.stats.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def compare(
 def _compared(pairs: Sequence[tuple[Contender, Contender]]) -> list[Comparison]:
     """Every comparison, with p-values adjusted for their number."""
     from etui.bench.compare import compare as compare_two
-    from etui.bench.statistics import holm
+    from etui.stats.tests import holm
 
     found = [compare_two(first, second) for first, second in pairs]
     adjusted = holm([one.p_value for one in found])

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.bench.statistics import mcnemar, wilson
 from etui.replay.mixture import mixture_accuracy, mixture_cost
 from etui.replay.oracle import cheapest_correct, oracle_curve
 from etui.replay.plane import (
@@ -14,6 +13,7 @@ from etui.replay.plane import (
     Ends,
     accuracy_at,
     apgr,
+    apgr_interval,
     choices_at,
     cost_at,
     cost_for,
@@ -23,8 +23,9 @@ from etui.replay.plane import (
     upper_hull,
 )
 from etui.replay.policy import Routed
-from etui.replay.resample import apgr_interval, interval_of, resampled_means
 from etui.routing.fit.quality import calibration_error
+from etui.stats.bootstrap import interval_of, resampled_means
+from etui.stats.tests import Interval, mcnemar, wilson
 
 if TYPE_CHECKING:
     from etui.routing.fit.table import Graded
@@ -254,10 +255,15 @@ def _against(columns: Floats, replicates: Floats, arms: int, at: int) -> dict[st
         "cost": spent,
         "cost_per_correct": spent / accuracy if accuracy else None,
         "mixture_accuracy": float(mixed(mean)[0]),
-        "difference": difference.to_json(),
+        "difference": _interval_json(difference),
         # None where no mixture is as accurate
-        "saved": interval_of(columns, replicates, saved).to_json() if reached else None,
+        "saved": _interval_json(interval_of(columns, replicates, saved)) if reached else None,
     }
+
+
+def _interval_json(found: Interval) -> dict[str, float | None]:
+    """Write an interval as JSON values; every interval of a replay is of one method."""
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def mcnemar_of(right: Flags, graded: Graded) -> dict[str, dict[str, Any]]:

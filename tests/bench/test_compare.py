@@ -13,10 +13,10 @@ from etui.bench.against_mixture import against_mixtures
 from etui.bench.chosen import pairs_of, read_contenders, split_arm
 from etui.bench.comparable import Contender, check_comparable, labels_of, why_not, worth_knowing
 from etui.bench.compare import compare
-from etui.bench.statistics import mcnemar
 from etui.bench.summary import contenders
 from etui.cli.bench_compare import compare as command
 from etui.errors import UsageError
+from etui.stats.tests import mcnemar
 from tests.bench import synthetic
 
 RUN = synthetic.config(per_subject=4)

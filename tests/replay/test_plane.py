@@ -1,4 +1,4 @@
-"""The arithmetic of cost against accuracy: hull, APGR, CPT, oracle, mixtures, resamples."""
+"""The arithmetic of cost against accuracy: hull, APGR, CPT, oracle, mixtures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from etui.replay.oracle import cheapest_correct, oracle_curve
 from etui.replay.plane import (
     accuracy_at,
     apgr,
+    apgr_interval,
     choices_at,
     cost_at,
     cost_for,
@@ -21,7 +22,6 @@ from etui.replay.plane import (
     hull_at,
     upper_hull,
 )
-from etui.replay.resample import apgr_interval, interval_of, resampled_means
 
 FIXED = np.array([1.0, 10.0])
 
@@ -120,31 +120,6 @@ def test_ends_are_the_cheapest_and_the_best_of_the_dearer():
     ends = ends_of(correct, np.tile([1.0, 4.0, 9.0], (3, 1)))
     assert (ends.weak, ends.strong) == (0, 1)
     assert ends.gain == pytest.approx(2 / 3)
-
-
-def test_resamples_have_the_spread_of_a_mean():
-    right = (np.arange(400) % 4 > 0).astype(float)[:, None]
-    means = resampled_means(right, seed=1)
-    assert means.shape == (10_000, 1)
-    assert means.mean() == pytest.approx(0.75, abs=0.002)
-    assert means.std() == pytest.approx((0.75 * 0.25 / 400) ** 0.5, rel=0.05)
-    assert (means == resampled_means(right, seed=1)).all()
-
-
-def test_resamples_of_many_kinds_have_the_same_spread():
-    columns = np.random.default_rng(0).lognormal(0, 1, (5000, 1))
-    means = resampled_means(columns, seed=1, replicates=2000)
-    assert means.mean() == pytest.approx(columns.mean(), rel=2e-3)
-    assert means.std() == pytest.approx(columns.std() / 5000**0.5, rel=0.06)
-    assert (means == resampled_means(columns, seed=1, replicates=2000)).all()
-
-
-def test_pairs_keep_their_correlation():
-    one = np.random.default_rng(2).random(300) < 0.6
-    columns = np.column_stack([one, one]).astype(float)
-    drawn = resampled_means(columns, seed=0)
-    same = interval_of(columns, drawn, lambda means: means[:, 0] - means[:, 1])
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
 def test_the_interval_of_apgr_holds_it():

@@ -1,0 +1,77 @@
+"""Test differences and bound shares: Wilson's interval, McNemar's test, Holm's adjustment.
+
+All intervals are at 95 %. They say how far another sample of questions could be, and nothing of
+prompt wording or of decoding at other seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its interval at 95 %.
+
+    Attributes:
+        value: The figure.
+        low, high: Ends of the interval; None where an end is not known (one question; joules per
+            correct answer where another sample might have none).
+        method: ``wilson`` or ``bootstrap``; None without an interval.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    method: str | None
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Bound a share of successes with the score interval (Wilson, JASA 22, 1927).
+
+    Args:
+        successes: At most ``trials``.
+        trials: At least one.
+
+    Returns:
+        The share, in [0, 1], and both ends.
+
+    Raises:
+        ValueError: No trials, or more successes than trials.
+    """
+    from scipy.stats import binomtest
+
+    if trials < 1:
+        raise ValueError("a share needs at least one trial")
+    found = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(successes / trials, float(found.low), float(found.high), "wilson")
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Compute the exact two-sided p-value of McNemar's test (Psychometrika 12, 1947).
+
+    Args:
+        only_first, only_second: Questions that just one of the two got right.
+
+    Returns:
+        The probability, if both were equally good, of a split at least as uneven among these
+        questions; 1 where there are none.
+    """
+    from scipy.stats import binomtest
+
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for being several, keeping their order (Holm, Scand. J. Stat. 6, 1979)."""
+    order = sorted(range(len(p_values)), key=lambda at: p_values[at])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, at in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = largest
+    return adjusted

@@ -14,16 +14,11 @@ _ORACLE = "#3f7d20"
 
 
 def replay_svg(document: Mapping[str, Any]) -> str:
-    """The picture as SVG text; text stays text."""
-    return _drawn(document, "svg").decode("utf-8")
+    """Draw a replay as SVG text; text stays text.
 
-
-def replay_png(document: Mapping[str, Any]) -> bytes:
-    """The same as PNG, 144 dots an inch."""
-    return _drawn(document, "png")
-
-
-def _drawn(document: Mapping[str, Any], form: str) -> bytes:
+    Args:
+        document: What :func:`etui.replay.judge.judge` returns.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -39,9 +34,8 @@ def _drawn(document: Mapping[str, Any], form: str) -> bytes:
         _draw(figure.add_subplot(), document)
         held = io.BytesIO()
         # Without a date equal replays give equal files.
-        metadata = {"Date": None} if form == "svg" else None
-        figure.savefig(held, format=form, dpi=144, metadata=metadata)
-    return held.getvalue()
+        figure.savefig(held, format="svg", dpi=144, metadata={"Date": None})
+    return held.getvalue().decode("utf-8")
 
 
 def _draw(axes: Any, document: Mapping[str, Any]) -> None:

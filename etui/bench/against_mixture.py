@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.bench.comparable import Contender
-from etui.bench.frontier import Point, hull, mixture_accuracy
 from etui.stats.bootstrap import percentiles, resampled_sums
+from etui.stats.frontier import Point, hull, mixture_accuracy
 from etui.stats.tests import Interval
 
 

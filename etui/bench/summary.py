@@ -9,10 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from etui.bench.accuracy import CHANCE, LOW_MASS, accuracy_of, constant_letter
-from etui.bench.frontier import hull, oracle
+from etui.bench.analysis.oracle import oracle
 from etui.bench.joules import cost_of
 from etui.bench.run_config import RunConfig, config_of
 from etui.bench.sample import Sample
+from etui.stats.frontier import hull
 
 SUMMARY_VERSION = 1
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.replay.mixture import mixture_accuracy, mixture_cost
-from etui.replay.oracle import cheapest_correct, oracle_curve
+from etui.bench.analysis.oracle import cheapest_correct
 from etui.replay.plane import (
     Curve,
     Ends,
@@ -20,11 +19,12 @@ from etui.replay.plane import (
     curve_of,
     ends_of,
     gain_curve,
-    upper_hull,
+    oracle_curve,
 )
 from etui.replay.policy import Routed
 from etui.routing.fit.quality import calibration_error
 from etui.stats.bootstrap import interval_of, resampled_means
+from etui.stats.frontier import hull, mixture_accuracies, mixture_costs
 from etui.stats.tests import Interval, mcnemar, wilson
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def judge(
     best = list(routers)[-1] if routers else None
     chosen = judged[best] if best is not None else {}
     names = graded.arms
-    points = [
-        (float(c), float(a)) for c, a in zip(cost.mean(0), graded.correct.mean(0), strict=True)
-    ]
+    points = dict(
+        enumerate(zip(cost.mean(0).tolist(), graded.correct.mean(0).tolist(), strict=True))
+    )
     return {
         "n": len(graded),
         "unit": table.unit or "cost",
@@ -86,8 +86,8 @@ def judge(
         "weak": names[ends.weak],
         "strong": names[ends.strong],
         "hull": [
-            {"arm": names[points.index(point)], "cost": point[0], "accuracy": point[1]}
-            for point in upper_hull(points)
+            {"arm": names[at], "cost": points[at][0], "accuracy": points[at][1]}
+            for at in hull(points)
         ],
         "random": {"apgr": 0.5, "cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95},
         "oracle": _oracle(table, ends),
@@ -240,10 +240,10 @@ def _against(columns: Floats, replicates: Floats, arms: int, at: int) -> dict[st
     import numpy as np
 
     def mixed(means: Any) -> Any:
-        return mixture_accuracy(means[:, :arms], means[:, arms : 2 * arms], means[:, at + 1])
+        return mixture_accuracies(means[:, :arms], means[:, arms : 2 * arms], means[:, at + 1])
 
     def saved(means: Any) -> Any:
-        equal = mixture_cost(means[:, :arms], means[:, arms : 2 * arms], means[:, at])
+        equal = mixture_costs(means[:, :arms], means[:, arms : 2 * arms], means[:, at])
         return np.where(np.isfinite(equal), 1 - means[:, at + 1] / equal, np.inf)
 
     mean = columns.mean(axis=0)[None, :]

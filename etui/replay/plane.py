@@ -1,11 +1,10 @@
-"""Cost against accuracy: the mixtures of single arms, a router's curve, and what lies between.
+"""Compute a router's curve of cost and accuracy, its area (APGR) and the costs it needs (CPT).
 
 Shapes: ``correct`` and ``cost`` are (questions, arms), ``chosen`` is (questions,) of columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +88,20 @@ def curve_of(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Curve
         if p.shape[1] == 2
         else _many_arms(p, expected, correct, cost)
     )
+
+
+def oracle_curve(correct: Flags, cost: Floats) -> Curve:
+    """Compute the oracle's curve: argmax correct - price * expected cost, over all prices.
+
+    The oracle is the router whose p is the answer itself; its area is the most that any APGR can
+    be.
+
+    Args:
+        correct, cost: Of each answer, shape (questions, arms).
+    """
+    import numpy as np
+
+    return curve_of(correct.astype(np.float64), cost.mean(axis=0), correct, cost)
 
 
 def choices_at(p: Floats, expected: Floats, price: float) -> Whole:
@@ -232,22 +245,6 @@ def cost_for(x: Floats, pgr: Floats, wanted: float) -> float | None:
 
     reached = np.flatnonzero(pgr >= wanted - 1e-12)
     return float(x[reached[0]]) if len(reached) else None
-
-
-def upper_hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Corners of the upper hull, cheapest first; falling parts are left out (monotone chain)."""
-    from etui.bench.frontier import hull
-
-    named = {str(at): point for at, point in enumerate(points)}
-    return [named[name] for name in hull(named)]
-
-
-def hull_at(corners: Sequence[tuple[float, float]], cost: Floats) -> Floats:
-    """Accuracy of the best random mixture at each cost; constant beyond both ends."""
-    import numpy as np
-
-    xs, ys = zip(*corners, strict=True)
-    return np.asarray(np.interp(cost, xs, ys))
 
 
 def accuracy_at(curve: Curve, cost: float) -> float:

@@ -10,13 +10,10 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from etui.bench.frontier import hull, mixture_accuracy, oracle
 from etui.bench.groups import GROUPS, SUBJECT_GROUPS, group_of
 from etui.bench.redux import read_labels
-from etui.bench.summary import contenders, summarise
+from etui.bench.summary import summarise
 from etui.bench.summary_text import headline, markdown, per_subject_csv
 from etui.errors import InvalidFile
 from tests.bench import synthetic
@@ -199,39 +196,3 @@ def test_markdown_keeps_names_in_their_cells() -> None:
     text = markdown(summarise(synthetic.samples(run), run.to_json()), run.to_json())
     assert "a\\|&lt;b>" in text
     assert "<b>" not in text
-
-
-points = st.dictionaries(
-    st.text("abcdef", min_size=1, max_size=3),
-    st.tuples(st.floats(0.01, 100), st.floats(0, 1)),
-    min_size=1,
-    max_size=7,
-)
-
-
-@given(points)
-@settings(deadline=None)
-def test_nothing_lies_above_the_hull(arms: dict[str, tuple[float, float]]) -> None:
-    on = hull(arms)
-    assert on
-    costs = [arms[name] for name in on]
-    assert costs == sorted(costs)
-    for joules, accuracy in arms.values():
-        best = mixture_accuracy(arms, joules)
-        assert best is not None
-        assert best >= accuracy - 1e-9
-    assert mixture_accuracy(arms, costs[0][0] * 0.5) is None
-
-
-def test_the_oracle_is_brute_force() -> None:
-    grouped = contenders(ROWS, RUN)
-    found = oracle(grouped)
-    assert found is not None
-    right, joules = 0, []
-    for answers in zip(*grouped.values(), strict=True):
-        good = [answer.joules for answer in answers if answer.correct]
-        right += bool(good)
-        joules.append(min(good or [answer.joules for answer in answers]))
-    assert found.accuracy == right / 171
-    assert found.joules_per_question == pytest.approx(math.fsum(joules) / 171)
-    assert sum(found.shares.values()) == pytest.approx(1)

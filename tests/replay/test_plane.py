@@ -1,4 +1,4 @@
-"""The arithmetic of cost against accuracy: hull, APGR, CPT, oracle, mixtures."""
+"""The arithmetic of routers: APGR and its interval, CPT, the oracle's curve."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etui.replay.mixture import mixture_accuracy, mixture_cost
-from etui.replay.oracle import cheapest_correct, oracle_curve
+from etui.bench.analysis.oracle import cheapest_correct
 from etui.replay.plane import (
     accuracy_at,
     apgr,
@@ -19,8 +18,7 @@ from etui.replay.plane import (
     curve_of,
     ends_of,
     gain_curve,
-    hull_at,
-    upper_hull,
+    oracle_curve,
 )
 
 FIXED = np.array([1.0, 10.0])
@@ -68,36 +66,6 @@ def test_no_router_beats_the_oracle(pairs):
     assert correct[rows, taken].mean() == correct.any(axis=1).mean()
     # Where the cheap arm is right, or none is, the cheap arm is taken.
     assert not taken[correct[:, 0] | ~correct.any(axis=1)].any()
-
-
-points = st.lists(
-    st.tuples(st.floats(0.1, 100, allow_nan=False), st.integers(0, 100).map(lambda n: n / 100)),
-    min_size=1,
-    max_size=6,
-)
-
-
-@given(points, st.floats(0.1, 120))
-def test_the_mixture_is_the_hull(arms, at):
-    corners = upper_hull(arms)
-    cost = np.array([[x for x, _ in arms]])
-    right = np.array([[y for _, y in arms]])
-    mixed = mixture_accuracy(cost, right, np.array([at]))[0]
-    cheapest = min(arms, key=lambda arm: (arm[0], -arm[1]))
-    expected = hull_at(corners, np.array([max(at, cheapest[0])]))[0]
-    assert mixed == pytest.approx(expected, abs=1e-6)
-    assert all(y <= hull_at(corners, np.array([x]))[0] + 1e-9 for x, y in arms)
-
-
-@given(points, st.floats(0, 1))
-def test_the_cost_of_a_mixture_reaches_its_accuracy(arms, wanted):
-    cost = np.array([[x for x, _ in arms]])
-    right = np.array([[y for _, y in arms]])
-    needed = mixture_cost(cost, right, np.array([wanted]))[0]
-    if wanted > right.max() + 1e-9:
-        assert np.isinf(needed)
-    elif np.isfinite(needed):
-        assert mixture_accuracy(cost, right, np.array([needed]))[0] >= wanted - 1e-6
 
 
 def test_a_router_over_three_arms_takes_each_where_it_pays():

@@ -1,0 +1,122 @@
+"""Find what random mixtures of arms reach on the plane of cost and accuracy.
+
+A coin between two arms reaches every point on the line between them. The best mixture at a cost is
+on the upper hull of the arms' points. :func:`hull` and :func:`mixture_accuracy` take one set of
+points; :func:`mixture_accuracies` and :func:`mixture_costs` take a set for each of many resamples
+and find the hull as the largest of all lines between two arms, which numpy does for all sets at
+once. Both give the same mixture but for the last digits of a float, and but for a cost below the
+cheapest arm's, where there is no mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from etui.stats.arrays import Floats
+
+Point = tuple[float, float]
+"""Cost (joules per question), accuracy."""
+
+_Name = TypeVar("_Name", str, int)
+_SLACK = 1e-12
+"""Costs and accuracies that differ by less are equal: means of resamples are rounded."""
+
+
+def hull(points: Mapping[_Name, Point]) -> list[_Name]:
+    """Find the arms on the upper hull, cheapest first.
+
+    Between two neighbours on the hull a random mixture of the two reaches every point; every other
+    arm is below such a mixture, or costs more and is no better. Of equal points the first name is
+    taken.
+
+    Args:
+        points: Name or number of an arm -> its point.
+    """
+    kept: list[_Name] = []
+    for name in sorted(points, key=lambda arm: (points[arm][0], -points[arm][1], arm)):
+        if kept and points[name][1] <= points[kept[-1]][1]:
+            continue
+        while len(kept) > 1 and _is_below(points[kept[-2]], points[kept[-1]], points[name]):
+            kept.pop()
+        kept.append(name)
+    return kept
+
+
+def _is_below(left: Point, middle: Point, right: Point) -> bool:
+    """Test whether ``middle`` is on or under the line from ``left`` to ``right``."""
+    rise = (right[1] - left[1]) * (middle[0] - left[0])
+    return (middle[1] - left[1]) * (right[0] - left[0]) <= rise
+
+
+def mixture_accuracy(points: Mapping[_Name, Point], cost: float) -> float | None:
+    """Compute the accuracy of the best random mixture of a mean cost.
+
+    Args:
+        points: Name or number of an arm -> its point.
+        cost: Of the mixture, per question.
+
+    Returns:
+        Above the most expensive arm of the hull, that arm's accuracy; None below the cheapest arm,
+        where there is no mixture.
+    """
+    corners = [points[name] for name in hull(points)]
+    if not corners or cost < corners[0][0]:
+        return None
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        if cost <= x1:
+            return y0 + (y1 - y0) * (cost - x0) / (x1 - x0)
+    return corners[-1][1]
+
+
+def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
+    """Compute the accuracy of the best random mixture of a mean cost, for many resamples.
+
+    Args:
+        cost, accuracy: Of each arm in each resample, shape (resamples, arms).
+        at: Cost of the mixture in each resample, shape (resamples,).
+
+    Returns:
+        Shape (resamples,). Below the cheapest arm, where there is no mixture, the accuracy of the
+        cheapest arm.
+    """
+    import numpy as np
+
+    at = np.maximum(at, cost.min(axis=1))
+    best = np.where(cost <= at[:, None] + _SLACK, accuracy, -np.inf).max(axis=1)
+    for one, other in combinations(range(cost.shape[1]), 2):
+        low = np.minimum(cost[:, one], cost[:, other])
+        high = np.maximum(cost[:, one], cost[:, other])
+        first = cost[:, one] <= cost[:, other]
+        left = np.where(first, accuracy[:, one], accuracy[:, other])
+        right = np.where(first, accuracy[:, other], accuracy[:, one])
+        width = high - low
+        share = np.divide(at - low, width, out=np.zeros_like(width), where=width > 0)
+        inside = (low <= at) & (at <= high) & (width > 0)
+        best = np.where(inside, np.maximum(best, left + (right - left) * share), best)
+    return np.asarray(best)
+
+
+def mixture_costs(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
+    """Compute the least mean cost of a random mixture of an accuracy, for many resamples.
+
+    Args:
+        cost, accuracy: Of each arm in each resample, shape (resamples, arms).
+        at: Accuracy of the mixture in each resample, shape (resamples,).
+
+    Returns:
+        Shape (resamples,); infinite where no mixture is as accurate.
+    """
+    import numpy as np
+
+    best = np.where(accuracy >= at[:, None] - _SLACK, cost, np.inf).min(axis=1)
+    for one, other in combinations(range(cost.shape[1]), 2):
+        rise = accuracy[:, other] - accuracy[:, one]
+        share = np.divide(
+            at - accuracy[:, one], rise, out=np.full_like(rise, -1.0), where=rise != 0
+        )
+        between = cost[:, one] + (cost[:, other] - cost[:, one]) * share
+        best = np.where((share >= 0) & (share <= 1), np.minimum(best, between), best)
+    return np.asarray(best)

@@ -26,7 +26,7 @@ from etui.bench.scoring_arm import ScoringArm
 from etui.bench.suites import load_suite
 from etui.bench.work import SubjectWork
 from etui.choice import serving
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.models import load_catalogue
 
 MARGIN_NATS = 0.1

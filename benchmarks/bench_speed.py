@@ -26,7 +26,7 @@ from etui.bench.formats import FORMATS
 from etui.bench.scoring_arm import ScoringArm
 from etui.bench.suites import load_suite
 from etui.bench.work import SubjectWork
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.engine.llama_session import LlamaSession
 
 CONTEXT_TOKENS = 4096

@@ -22,7 +22,7 @@ from typing import Any
 from sides import NeverStops, arguments, joules_per_token, make_llama, make_session
 
 from etui.arm import Arm, Sampling
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder
 from etui.energy.recorder import Recorder
 from etui.engine.events import Finished

@@ -25,7 +25,7 @@ from sides import arguments, joules_per_token
 
 from etui.answering import InProcess
 from etui.arm import Arm, Sampling
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder
 from etui.energy.recorder import Recorder
 from etui.engine.child import ChildProcess

@@ -23,7 +23,7 @@ from typing import Any
 from sides import make_session
 
 from etui.calibration import GREEDY, Bench, Meter, warm_up
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.conditions import Conditions
 from etui.energy.curve import OperatingCurve, mape
 from etui.energy.curve_plan import QUICK, Grid, Length, visits

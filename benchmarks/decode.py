@@ -20,7 +20,7 @@ from typing import Any
 from sides import arguments, joules_per_token, make_llama, make_session
 
 from etui.arm import Sampling
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder
 from etui.engine.llama_session import LlamaSession
 from etui.engine.text import TextStream

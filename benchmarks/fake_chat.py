@@ -12,7 +12,8 @@ from typing import Any
 
 from etui.account import Leg, account
 from etui.arm import Arm
-from etui.config import load_config, make_home
+from etui.config import make_home
+from etui.config_load import load_config
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.engine.events import Answer, Finished, Loaded, Prefilled
 from etui.log.queries import ChatSummary

@@ -27,7 +27,7 @@ _TARGET_MS = 150.0
 _OPEN = """
 import sys, time
 start = time.perf_counter()
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.log.writer import TurnWriter
 with TurnWriter(load_config()) as writer:
     writer.ready()

@@ -19,7 +19,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from etui.config import Config, load_config
+from etui.config import Config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.simulate.curves import CURVES, bursts

@@ -26,7 +26,7 @@ from typing import Any
 from sides import NeverStops, arguments, joules_per_token, make_llama, make_session
 
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder
 from etui.engine.events import Finished, Probe, Thought, Vote
 from etui.engine.llama_session import LlamaSession

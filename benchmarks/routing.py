@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from etui.arm import Arm
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.models import load_catalogue
 from etui.query import Query
 from etui.routing.decide import decide

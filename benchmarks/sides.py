@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.recorder import Recorder
 from etui.engine.context import Context, ContextOptions
 from etui.engine.gguf import check_gguf

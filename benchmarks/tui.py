@@ -32,7 +32,8 @@ import log
 import pexpect
 import psutil
 
-from etui.config import Config, load_config
+from etui.config import Config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder
 from etui.models import STARTER
 

@@ -29,7 +29,7 @@ from sides import (
 )
 
 from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder
 from etui.engine.events import Finished
 from etui.query import Message

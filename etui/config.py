@@ -1,4 +1,4 @@
-"""Where things lie and what the user set; one frozen Config is passed to whatever needs it."""
+"""Folders and user settings; one frozen Config is passed to whatever needs it."""
 
 from __future__ import annotations
 
@@ -90,35 +90,6 @@ def shipped_dir() -> Path:
     """Folder of the shipped ``models.yaml`` and ``policies/``: in the wheel, or the checkout."""
     inside = Path(__file__).parent / "shipped"
     return inside if inside.is_dir() else Path(__file__).parent.parent
-
-
-def load_config(environ: Mapping[str, str] = os.environ) -> Config:
-    """The Config of this environment, with the settings of ``config.yaml`` if there is one.
-
-    Raises:
-        InvalidFile: ``config.yaml`` does not hold what it should.
-    """
-    home = _home(environ)
-    models = environ.get("ETUI_MODELS")
-    config = Config(
-        home=home,
-        models_dir=Path(models).expanduser().absolute() if models else home / "models",
-        sysfs_dir=Path(environ.get("ETUI_SYSFS") or "/sys"),
-    )
-    if config.config_file.is_file():
-        from etui.settings import apply_settings  # 100 ms of pydantic, only with a file to check
-
-        return apply_settings(config)
-    return config
-
-
-def _home(environ: Mapping[str, str]) -> Path:
-    named = environ.get("ETUI_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    from platformdirs import user_data_path
-
-    return user_data_path("etui")
 
 
 def make_home(config: Config) -> None:

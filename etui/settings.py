@@ -1,15 +1,13 @@
-"""The user's ``config.yaml``, checked and laid over a Config."""
+"""The schema of the user's ``config.yaml``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from etui.config import Config
-from etui.yamlfile import Strict, load_yaml, refuse
+from etui.yamlfile import Strict, refuse
 
 Watts = Annotated[float, Field(ge=0, le=10_000)]
 
@@ -95,16 +93,3 @@ class Settings(Strict):
                 "cpu_limit_watts",
             )
         return self
-
-
-def apply_settings(config: Config) -> Config:
-    """The Config with what its ``config.yaml`` sets; unchanged where there is no such file.
-
-    Raises:
-        InvalidFile: The file holds an unknown key or a value that does not fit.
-    """
-    if not config.config_file.exists():
-        return config
-    settings = load_yaml(config.config_file, Settings).model
-    changes = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return replace(config, **changes)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from etui.config import Config, load_config
+from etui.config import Config
+from etui.config_load import load_config
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.errors import InvalidFile
 from etui.settings import Settings
 

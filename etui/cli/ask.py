@@ -119,7 +119,8 @@ def _answer(
 ) -> TurnRecord:
     from etui.answering import InProcess
     from etui.choice import choice_of
-    from etui.config import load_config, make_home
+    from etui.config import make_home
+    from etui.config_load import load_config
     from etui.energy.baseline import load_baselines, use
     from etui.energy.open import open_recorder
     from etui.host import read_host

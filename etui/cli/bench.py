@@ -188,7 +188,8 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.cli.bench_progress import watching
-    from etui.config import load_config, make_home
+    from etui.config import make_home
+    from etui.config_load import load_config
     from etui.models import load_catalogue
 
     if options["as_json"] and options["as_lines"]:

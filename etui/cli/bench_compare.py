@@ -52,7 +52,7 @@ def compare(
         mixture_line,
         subject_lines,
     )
-    from etui.config import load_config
+    from etui.config_load import load_config
 
     chosen, notes = read_contenders(runs, load_config())
     pairs = pairs_of(chosen)

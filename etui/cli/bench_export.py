@@ -28,7 +28,7 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
     from etui.bench.chosen import read_contenders
     from etui.bench.export import default_path, lm_eval_document
     from etui.bench.run_folder import write_whole
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.errors import EtuiError, UsageError
 
     if not lm_eval:

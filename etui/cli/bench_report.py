@@ -48,7 +48,7 @@ def report(
     from etui.bench.results import MARKDOWN_FILE, PAGE_FILE, result_files
     from etui.bench.run_folder import read_run, write_whole
     from etui.bench.runs import find_run
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.errors import EtuiError, UsageError
 
     config = load_config()

@@ -73,7 +73,8 @@ def calibrate(
     """
     from etui.calibration_run import measured_curve
     from etui.cli.calibrate_progress import json_line, shown, stop_signals, told
-    from etui.config import load_config, make_home
+    from etui.config import make_home
+    from etui.config_load import load_config
     from etui.log.writer import TurnWriter
 
     measuring = (grid, repeats, window, quick or None, force or None, fresh or None)

@@ -33,7 +33,7 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     The newest of each model and machine is drawn: joules of a turn over its output tokens, for
     up to three prompt lengths. What has changed since it was measured is said beside it.
     """
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.energy.conditions import differences
     from etui.log.curves import curve_json
 

@@ -20,7 +20,7 @@ def doctor(as_json: bool) -> None:
     Every power channel is found or not, readable or not, and where it is not, the exact command or
     line that mends it stands below.
     """
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.doctor import diagnose
 
     diagnosis = diagnose(load_config())

@@ -163,7 +163,7 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
 
     Carbon and cost are added where the config states a factor for them.
     """
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.energy.cost import factors_of
     from etui.turn_text import totals_table
 
@@ -217,7 +217,7 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
 @logs.command()
 def path() -> None:
     """Print where the log is."""
-    from etui.config import load_config
+    from etui.config_load import load_config
 
     database = load_config().database
     click.echo(str(database))
@@ -237,7 +237,7 @@ def _costs(total: Total, factors: Factors | None) -> dict[str, Any]:
 
 
 def _reader() -> LogReader:
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.log.queries import LogReader
 
     return LogReader(load_config())

@@ -182,7 +182,7 @@ def path(name: str | None, as_json: bool) -> None:
 
 
 def _load() -> tuple[Config, Catalogue]:
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.models import load_catalogue
 
     config = load_config()

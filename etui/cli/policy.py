@@ -67,7 +67,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Print a policy file as it is."""
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.policy_files import text_of
     from etui.routing.policies import find_policy
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
     """The settings, the models there are, and a test which of them are on this machine."""
     from etui.choice import on_this_machine
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.models import load_catalogue
 
     config = load_config()

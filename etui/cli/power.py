@@ -93,7 +93,7 @@ def idle(model: str | None, seconds: float, as_json: bool) -> int:
     baseline; a model in memory draws more, and its answers use its own if there is one. Let
     nothing else run meanwhile.
     """
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.energy.baseline import load_baselines, measure, save_baselines
     from etui.units import watts_text
 
@@ -265,7 +265,7 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
 
 @contextmanager
 def _recording(*, start: bool = True) -> Iterator[Recorder]:
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.energy.open import open_recorder
 
     recorder = open_recorder(load_config())
@@ -314,7 +314,7 @@ def _show(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None
 
 
 def _document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str, Any]:
-    from etui.config import load_config
+    from etui.config_load import load_config
     from etui.energy.cost import factors_of
     from etui.energy.document import power_document
 

@@ -44,7 +44,7 @@ def stats(days: int, as_json: bool) -> int:
     policy on trial would have done; and each operating curve held against the last turns, with the
     command that mends one which no longer fits.
     """
-    from etui.config import load_config
+    from etui.config_load import load_config
 
     found = _read(load_config(), days)
     if as_json:

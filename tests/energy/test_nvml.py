@@ -17,7 +17,7 @@ from etui.energy.baseline import Baselines, Idle, save_baselines
 
 READ = """
 import json, sys, threading, time
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder, probe_channels
 from etui.energy.types import Kind
 seconds = float(sys.argv[1])

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from etui.config import Config, load_config
+from etui.config import Config
+from etui.config_load import load_config
 from etui.energy.open import open_recorder, probe_channels
 from etui.energy.sources import rapl
 from etui.energy.sources.rapl import RaplSource, find_zones

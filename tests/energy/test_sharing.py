@@ -61,7 +61,7 @@ def test_equal_tokens_cost_the_same() -> None:
 
 MEASURE = """
 import json, os, time
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.energy.document import energy_document
 from etui.energy.open import open_recorder
 with open_recorder(load_config()) as recorder:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from etui.config import load_config
+from etui.config_load import load_config
 from etui.host import read_host
 
 

@@ -31,7 +31,7 @@ from etui.energy.recorder import Recorder
 from etui.engine.child import ChildProcess
 from etui.engine.events import Answer, Finished, Loaded, Prefilling
 from etui.errors import EngineFailed
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.query import Message
 from etui.request import AnswerRequest
 from etui.units import per_token_text

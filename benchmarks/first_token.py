@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from etui.models import STARTER
+from etui.model_spec import STARTER
 
 QUESTION = "What is the capital of France?"
 

@@ -20,7 +20,7 @@ from etui.engine.model import ALL_LAYERS, Model
 from etui.engine.residency import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from etui.engine.session import ModelFacts, Step, TokenSequence
 from etui.engine.template import ChatTemplate
-from etui.models import STARTER
+from etui.model_spec import STARTER
 
 
 def arguments(doc: str | None, *, tokens: int, rounds: int) -> argparse.ArgumentParser:

@@ -35,7 +35,7 @@ import psutil
 from etui.config import Config
 from etui.config_load import load_config
 from etui.energy.open import open_recorder
-from etui.models import STARTER
+from etui.model_spec import STARTER
 
 PROMPT = "Ask something"
 WELCOME = "Every answer shows what it cost"

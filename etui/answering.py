@@ -17,7 +17,7 @@ from etui.request import AnswerRequest
 
 if TYPE_CHECKING:
     from etui.engine.llama_session import LlamaSession
-    from etui.models import ModelSpec
+    from etui.model_spec import ModelSpec
 
 __all__ = ["AnswerRequest", "InProcess"]
 

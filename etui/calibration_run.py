@@ -30,7 +30,7 @@ from etui.residence import load_record
 if TYPE_CHECKING:
     from etui.config import Config
     from etui.log.writer import TurnWriter
-    from etui.models import ModelSpec
+    from etui.model_spec import ModelSpec
 
 _SEED = 0
 _METER_WARM_UP_S = 1.2

@@ -14,7 +14,8 @@ from etui.routing.decision import Decision
 
 if TYPE_CHECKING:
     from etui.config import Config
-    from etui.models import Catalogue, ModelSpec
+    from etui.model_spec import ModelSpec
+    from etui.models import Catalogue
     from etui.outlook import OutlookHere
     from etui.period_budget import Confirm
     from etui.routing.host import HostState
@@ -154,7 +155,7 @@ def on_this_machine(config: Config, catalogue: Catalogue) -> Callable[[str], boo
 
 
 def _policy(wish: Wish, config: Config, catalogue: Catalogue) -> Policy:
-    from etui.models import STARTER
+    from etui.model_spec import STARTER
     from etui.routing.policies import load_policy
 
     policy = load_policy(wish.policy or config.policy, config, catalogue.models)

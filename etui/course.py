@@ -40,7 +40,7 @@ from etui.spans import Leg, energy_over, spans_of, sum_of_known
 from etui.turn_record import Ended, leg_of, turn_record
 
 if TYPE_CHECKING:
-    from etui.models import ModelSpec
+    from etui.model_spec import ModelSpec
     from etui.routing.outlook import Outlook
     from etui.turn import Answerer, Meter, Writer
 

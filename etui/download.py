@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from etui.errors import DownloadFailed, EtuiError, ModelUnavailable
 from etui.model_files import FileRecord, hash_file, write_record
-from etui.models import (
-    HubSource,
-    ModelSpec,
-    PathSource,
-    Source,
-    WheelsSource,
-    expected_sha256,
-    model_path,
-    require,
-)
+from etui.model_spec import HubSource, ModelSpec, PathSource, Source, WheelsSource
+from etui.models import expected_sha256, model_path, require
 
 if TYPE_CHECKING:
     from etui.config import Config

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from etui.config import Config
-from etui.models import ModelSpec, model_path, recorded_sha256
+from etui.model_spec import ModelSpec
+from etui.models import model_path, recorded_sha256
 
 FileState = Literal["absent", "unchecked", "refused", "checked"]
 """``unchecked``: no hash of this file was taken yet; ``refused``: of another sha256 or size than

@@ -17,7 +17,7 @@ from typing import IO
 
 from etui.errors import DownloadFailed, EtuiError
 from etui.model_files import check_space
-from etui.models import HubSource
+from etui.model_spec import HubSource
 
 _METADATA_SECONDS = 15.0
 _READ_SECONDS = 30.0

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from etui.models import (
+from etui.model_spec import (
     FOUND_CONTEXT_TOKENS,
     FlashAttention,
     HubSource,

@@ -9,7 +9,7 @@ from etui.errors import LogUnavailable
 
 if TYPE_CHECKING:
     from etui.config import Config
-    from etui.models import ModelSpec
+    from etui.model_spec import ModelSpec
 
 
 def price_for(arm: Arm, spec: ModelSpec, config: Config) -> DecodePrice | None:

@@ -10,7 +10,7 @@ from etui.arm import Arm, DecodePrice
 from etui.query import Message
 
 if TYPE_CHECKING:
-    from etui.models import ModelSpec
+    from etui.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from etui.arm import Arm, DecodePrice
     from etui.energy.types import Energy
-    from etui.models import ModelSpec
+    from etui.model_spec import ModelSpec
     from etui.routing.outlook import Outlook
 
 __all__ = [

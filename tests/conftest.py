@@ -39,7 +39,8 @@ def starter_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from etui.download import pull
     from etui.errors import EtuiError
-    from etui.models import STARTER, load_catalogue, require
+    from etui.model_spec import STARTER
+    from etui.models import load_catalogue, require
 
     checkout = Path(__file__).parent.parent
     folder = Path(os.environ.get("ETUI_TEST_MODELS") or checkout / ".models").absolute()

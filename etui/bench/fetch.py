@@ -103,7 +103,7 @@ def _download(place: Path, say: Callable[[str], None], download: Download) -> No
 def _from_hub(folder: Path, report: Callable[[int], None]) -> Path:
     from etui.hub import HubFile, fetch
     from etui.model_files import hash_file
-    from etui.models import HubSource
+    from etui.model_spec import HubSource
 
     source = HubSource(HUB_REPO, HUB_FILE, kind="dataset")
     try:

@@ -219,7 +219,7 @@ def _arms(
     ask: Ask, format_: Format, config: Config, catalogue: Catalogue
 ) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
     from etui.choice import on_this_machine, shelf_name
-    from etui.models import STARTER
+    from etui.model_spec import STARTER
 
     if not (ask.policy or ask.arms):
         wanted = ask.models or ((config.model or STARTER),)

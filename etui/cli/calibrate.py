@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etui.energy.curve import OperatingCurve
     from etui.energy.curve_plan import Grid
     from etui.log.writer import TurnWriter
-    from etui.models import ModelSpec
+    from etui.model_spec import ModelSpec
 
 Form = Literal["text", "json", "jsonl"]
 

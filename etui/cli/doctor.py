@@ -82,7 +82,7 @@ def _channels(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _models(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.models import STARTER
+    from etui.model_spec import STARTER
     from etui.units import bytes_text
 
     yield "models on disk"

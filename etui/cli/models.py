@@ -12,7 +12,8 @@ from etui.units import UNKNOWN, bytes_text, count_text, tokens_text
 
 if TYPE_CHECKING:
     from etui.config import Config
-    from etui.models import Catalogue, ModelSpec
+    from etui.model_spec import ModelSpec
+    from etui.models import Catalogue
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -95,7 +96,8 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     from etui.cli.pull_progress import shown
     from etui.download import kept_bytes
     from etui.download import pull as pull_model
-    from etui.models import STARTER, recorded_sha256
+    from etui.model_spec import STARTER
+    from etui.models import recorded_sha256
 
     config, catalogue = _load()
     specs = [catalogue.get(name) for name in dict.fromkeys(names or (STARTER,))]

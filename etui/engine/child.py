@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from etui.config import Config
-    from etui.models import ModelSpec
+    from etui.model_spec import ModelSpec
     from etui.request import AnswerRequest
 
 START_SECONDS = 30.0

@@ -28,7 +28,7 @@ from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 
 if TYPE_CHECKING:
     from etui.config import Config
-    from etui.models import FlashAttention, ModelSpec
+    from etui.model_spec import FlashAttention, ModelSpec
 
 SEQUENCES = 16
 """Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""

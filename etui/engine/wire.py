@@ -177,7 +177,7 @@ def _made(value: Any) -> Any:
 @cache
 def _classes() -> Mapping[str, Any]:
     from etui.arm import Arm, DecodePrice, EarlyExit, Sampling, VoteStop
-    from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
+    from etui.model_spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
     from etui.request import AnswerRequest
 
     lines = (Hello, Heartbeat, Ask, Load, Unload, Cancel, Hurry, Told, Done, Failed)

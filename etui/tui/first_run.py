@@ -13,7 +13,7 @@ from textual.widgets import Footer, ProgressBar, Static
 from textual.worker import get_current_worker
 
 from etui.config import Config
-from etui.models import STARTER
+from etui.model_spec import STARTER
 from etui.tui.backend import ModelOnOffer, Shelf
 from etui.tui.jobs import JobEnded, JobFact, JobNews, JobProgress, pull, run_job
 from etui.visible import visible

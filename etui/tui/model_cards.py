@@ -18,7 +18,8 @@ from etui.host import read_host
 from etui.log.queries import LogReader
 from etui.log.records import LoadRecord, UnloadRecord
 from etui.log.totals import Total
-from etui.models import ModelSpec, load_catalogue, model_path, recorded_sha256
+from etui.model_spec import ModelSpec
+from etui.models import load_catalogue, model_path, recorded_sha256
 
 _LOADS = 200
 """Loads and unloads looked through for those of each model."""

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from etui.energy.rest import Rest
     from etui.engine.child import ChildProcess
     from etui.log.writer import TurnWriter
-    from etui.models import Catalogue, ModelSpec
+    from etui.model_spec import ModelSpec
+    from etui.models import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.host import HostState
     from etui.tui.ladder import Direction

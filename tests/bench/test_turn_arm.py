@@ -13,7 +13,7 @@ from etui.course import Served
 from etui.energy.types import Energy, Kind
 from etui.engine.events import Answer, Finished, Prefilled
 from etui.errors import ContextOverflow, EngineFailed
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.routing.decision import Decision
 
 S = 1_000_000_000

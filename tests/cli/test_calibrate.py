@@ -23,7 +23,7 @@ from etui.log.curves import curve_record
 from etui.log.queries import LogReader
 from etui.log.records import Tokens
 from etui.log.writer import TurnWriter
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.provenance import conditions, provenance
 from tests.log.conftest import TURN
 from tests.log.test_curves import CURVE, DECODE, NOW, PREFILL

@@ -7,7 +7,7 @@ from pathlib import Path
 from etui.engine.events import Loaded, Unloaded
 from etui.engine.llama_session import LlamaSession
 from etui.engine.residency import Residency
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 
 
 def opened(

@@ -19,7 +19,7 @@ from etui.config import Config
 from etui.engine.child import ChildProcess
 from etui.engine.events import Answer, Event, Finished, Loaded, Prefilling, Unloaded
 from etui.errors import EngineFailed, ModelUnavailable
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.query import Message
 from etui.request import AnswerRequest
 

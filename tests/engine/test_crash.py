@@ -19,7 +19,7 @@ from etui.engine.child import ChildProcess
 from etui.engine.events import Answer
 from etui.errors import EngineFailed
 from etui.log.writer import TurnWriter
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.turn import TurnEvent, TurnFinished, run_turn, serving_one

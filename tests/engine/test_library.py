@@ -16,7 +16,7 @@ from etui.engine import residency as module
 from etui.engine.library import Device, Library, built_for_gpu, library_folder
 from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 
 from .opened import opened
 

@@ -23,7 +23,7 @@ from etui.engine.model import Split
 from etui.engine.residency import Residency
 from etui.engine.template import PLAIN_STOP
 from etui.errors import EngineFailed, ModelUnavailable
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.query import Message
 from etui.request import AnswerRequest
 

@@ -22,7 +22,7 @@ from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.query import Message, Query
 from etui.request import AnswerRequest
 from etui.routing.decision import Decision

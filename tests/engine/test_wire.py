@@ -29,7 +29,7 @@ from etui.engine.wire import (
     decode,
     encode,
 )
-from etui.models import (
+from etui.model_spec import (
     FlashAttention,
     HubSource,
     ModelSpec,

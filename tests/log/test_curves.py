@@ -19,7 +19,7 @@ from etui.log.log_curve import LEAST_TURNS, curve_here, curve_of_log, turns_here
 from etui.log.queries import LogReader
 from etui.log.records import LoadRecord, Seconds, Tokens
 from etui.log.writer import TurnWriter
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.price import price_for
 from etui.provenance import conditions
 from etui.refit import refit_curve

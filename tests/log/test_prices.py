@@ -11,7 +11,7 @@ from etui.log.prices import TurnCost, mean_price
 from etui.log.queries import LogReader
 from etui.log.records import Tokens
 from etui.log.writer import TurnWriter
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.price import price_for
 
 SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)

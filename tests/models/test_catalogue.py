@@ -14,15 +14,8 @@ from hypothesis import strategies as st
 from etui.config import Config
 from etui.errors import InvalidFile, UsageError
 from etui.model_schema import WheelEntry
-from etui.models import (
-    STARTER,
-    HubSource,
-    PathSource,
-    WheelPart,
-    WheelsSource,
-    load_catalogue,
-    model_path,
-)
+from etui.model_spec import STARTER, HubSource, PathSource, WheelPart, WheelsSource
+from etui.models import load_catalogue, model_path
 
 FROM_THE_INDEX = {
     "smollm2-135m": (1, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),

@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 from etui.config import Config
 from etui.errors import ModelUnavailable
 from etui.model_files import FileRecord, read_record, record_path, write_record
-from etui.models import (
-    HubSource,
-    ModelSpec,
-    PathSource,
-    load_catalogue,
-    model_path,
-    recorded_sha256,
-    require,
-    verify,
-)
+from etui.model_spec import HubSource, ModelSpec, PathSource
+from etui.models import load_catalogue, model_path, recorded_sha256, require, verify
 
 Make = Callable[[int], bytes]
 

@@ -14,7 +14,8 @@ from etui import hub
 from etui.config import Config
 from etui.download import Progress, kept_bytes, pull
 from etui.errors import DownloadFailed, Stopped
-from etui.models import HubSource, ModelSpec, expected_sha256
+from etui.model_spec import HubSource, ModelSpec
+from etui.models import expected_sha256
 
 Make = Callable[[int], bytes]
 SOURCE = HubSource("someone/tiny-GGUF", "tiny.gguf")

@@ -17,7 +17,8 @@ from etui.config import Config
 from etui.download import Progress, kept_bytes, pull
 from etui.errors import DownloadFailed, EtuiError, Stopped
 from etui.model_files import read_record
-from etui.models import ModelSpec, PathSource, WheelPart, WheelsSource, require
+from etui.model_spec import ModelSpec, PathSource, WheelPart, WheelsSource
+from etui.models import require
 
 Make = Callable[[int], bytes]
 CUTS = (0, 100, 150, None)

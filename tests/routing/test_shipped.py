@@ -7,7 +7,8 @@ import json
 import pytest
 
 from etui.config import Config, shipped_dir
-from etui.models import STARTER, load_catalogue
+from etui.model_spec import STARTER
+from etui.models import load_catalogue
 from etui.query import Query
 from etui.routing.decide import decide
 from etui.routing.policies import find_policy, load_policy

@@ -22,7 +22,7 @@ from etui.errors import EtuiError
 from etui.log.queries import LogReader
 from etui.log.records import TurnRecord
 from etui.log.writer import TurnWriter
-from etui.models import STARTER
+from etui.model_spec import STARTER
 from etui.query import Query
 from etui.request import AnswerRequest
 from etui.tui.backend import Route

@@ -10,7 +10,7 @@ from etui.arm import Arm
 from etui.course import Served
 from etui.engine.events import Answer, Finished, Loaded, Prefilled, Unloaded
 from etui.errors import EtuiError
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.routing.plan import Cascade, Fallbacks, PredictedJoules, TurnBudget

@@ -14,7 +14,8 @@ from etui.arm import Arm
 from etui.config import Config
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.models import STARTER, load_catalogue
+from etui.model_spec import STARTER
+from etui.models import load_catalogue
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.routing.plan import Cascade, Fallbacks, TurnBudget

@@ -23,7 +23,7 @@ from etui.engine.events import (
 from etui.errors import EngineFailed
 from etui.lines import SEPARATOR, energy_line
 from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
-from etui.models import ModelSpec
+from etui.model_spec import ModelSpec
 from etui.query import Message, Query
 from etui.routing.decision import Decision
 from etui.turn import Decided, TurnFinished, run_turn, serving_one

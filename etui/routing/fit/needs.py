@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
+from etui.routing.fit.design import Design, exported
 from etui.routing.fit.logistic import choose_strength, fit_linear
 from etui.routing.fit.quality import area_under
 from etui.routing.fit.table import ArmFacts
 from etui.routing.fitted import NeedHead
 
 if TYPE_CHECKING:
-    from etui.routing.fit.heads import Design
     from etui.routing.fit.table import Graded
     from etui.stats.arrays import Flags, Floats, Whole
 
@@ -50,8 +50,6 @@ def fit_needs(
     graded: Graded, design: Design, groups: Whole, folds: Whole | None, seed: int
 ) -> tuple[NeedHead, ...]:
     """The head of each pair; without folds their quality stays open."""
-    from etui.routing.fit.heads import exported
-
     heads = []
     for need, base, other in pairs_of(graded):
         first, second = graded.correct[:, base], graded.correct[:, other]

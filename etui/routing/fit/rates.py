@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole
@@ -43,7 +43,7 @@ def shrunken_rates(
     n = np.bincount(at, minlength=bands)
     right = np.zeros((bands, inside.shape[1]))
     np.add.at(right, at, inside)
-    p0 = (inside.sum(axis=0) + 1) / (len(inside) + 2)
+    p0 = smoothed_rate(inside)
     return (right + m * p0) / (n[:, None] + m), n.astype(np.int64)
 
 
@@ -53,3 +53,8 @@ def logits(p: Floats) -> Floats:
 
     inside = np.clip(p, 1e-4, 1 - 1e-4)
     return np.asarray(np.log(inside / (1 - inside)))
+
+
+def smoothed_rate(correct: Flags | Floats) -> Any:
+    """Return (s + 1) / (n + 2), by arm."""
+    return (correct.sum(axis=0) + 1) / (correct.shape[0] + 2)

@@ -22,7 +22,7 @@ from typing import Any
 
 from sides import make_session
 
-from etui.calibration import GREEDY, Bench, Meter, warm_up
+from etui.calibration import GREEDY, Bench, warm_up
 from etui.config_load import load_config
 from etui.energy.conditions import Conditions
 from etui.energy.curve import OperatingCurve, mape
@@ -35,6 +35,7 @@ from etui.energy.simulate.session import SimulatedSession
 from etui.engine.library import default_threads
 from etui.engine.session import Session
 from etui.provenance import conditions
+from etui.turn_ports import Meter
 
 AIM = 0.10
 NOWHERE = Conditions("simulated", "simulated", 1)

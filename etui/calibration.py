@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from etui.arm import Sampling
 from etui.energy.curve import Speed
@@ -21,6 +20,7 @@ from etui.energy.curve_points import speed_of
 from etui.energy.types import Energy, Kind
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.errors import EtuiError
+from etui.turn_ports import Meter
 
 GREEDY = Sampling()
 _TEXT = """
@@ -29,14 +29,6 @@ an they which one you were all her she there would their we him been has when wh
 out so up said what its about than into them can only other time new some
 """
 _FILLER = " and"
-
-
-class Meter(Protocol):
-    """What a calibration needs of the recorder."""
-
-    def energy(self, start_ns: int, end_ns: int) -> Energy: ...
-
-    def settle(self, end_ns: int) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)

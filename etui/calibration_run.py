@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from etui.calibration import Bench, Measured, Meter, warm_up
+from etui.calibration import Bench, Measured, warm_up
 from etui.calibration_file import PointsFile
 from etui.energy.baseline import load_baselines, use
 from etui.energy.conditions import Conditions
@@ -26,6 +26,7 @@ from etui.errors import EtuiError, Stopped
 from etui.log.curves import curve_record
 from etui.provenance import conditions
 from etui.residence import load_record
+from etui.turn_ports import Meter
 
 if TYPE_CHECKING:
     from etui.config import Config

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from etui.allowance import Allowance, Before, spent_before
-from etui.arm import Arm, DecodePrice
+from etui.arm import Arm
 from etui.engine.events import Event, Status
 from etui.errors import EngineFailed, EtuiError
 from etui.hops import (
@@ -32,42 +31,16 @@ from etui.hops import (
 from etui.log.records import TurnRecord
 from etui.query import Query
 from etui.reasoning.control import BUDGET
-from etui.request import AnswerRequest
+from etui.request import Answerer, AnswerRequest
 from etui.residence import load_record, unload_record
 from etui.routing.decision import Decision
 from etui.so_far import SoFar
 from etui.spans import Leg, energy_over, spans_of, sum_of_known
+from etui.turn_ports import Meter, Serve, Served, Writer
 from etui.turn_record import Ended, leg_of, turn_record
 
 if TYPE_CHECKING:
-    from etui.model_spec import ModelSpec
     from etui.routing.outlook import Outlook
-    from etui.turn import Answerer, Meter, Writer
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What answers for an arm.
-
-    Attributes:
-        spec: The entry of models.yaml, with the hash its file was checked against.
-        path: Its file.
-        price: What its tokens cost, for thought that is regulated by joules.
-        settings: What of the turn's settings depends on the model (its idle baseline).
-    """
-
-    spec: ModelSpec
-    path: Path
-    price: DecodePrice | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-Serve = Callable[[Arm], Served]
-"""Finds the model of an arm.
-
-Raises:
-    ModelUnavailable: It is not on this machine, or damaged.
-"""
 
 
 class Course:

@@ -1,15 +1,17 @@
-"""What an answerer is asked: a conversation, an arm, and the model file that serves it."""
+"""The request for an answer, and what gives answers: in this process, or in a child process."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Arm, DecodePrice
 from etui.query import Message
 
 if TYPE_CHECKING:
+    from etui.engine.events import Event
     from etui.model_spec import ModelSpec
 
 
@@ -32,3 +34,15 @@ class AnswerRequest:
     arm: Arm
     chat_id: str | None = None
     price: DecodePrice | None = None
+
+
+class Answerer(Protocol):
+    """Answers requests: in this process, or in a child process."""
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]: ...
+
+    def cancel(self) -> None:
+        """End the running answer within one batch; safe from any thread."""
+
+    def hurry(self) -> None:
+        """End the thinking and answer, since a budget is spent; safe from any thread."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from etui.arm import Arm
 from etui.choice import serving
-from etui.course import Serve, Served
 from etui.price import price_for
+from etui.turn_ports import Serve, Served
 
 if TYPE_CHECKING:
     from etui.config import Config

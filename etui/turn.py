@@ -11,86 +11,27 @@ outlook no joules are predicted and a cascade goes by raw confidences.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from etui.course import Course, Serve, Served
+from etui.course import Course
 from etui.engine.events import Event
 from etui.errors import EtuiError
 from etui.hops import HopEnded, HopStarted
-from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
+from etui.log.records import TurnRecord
 from etui.query import Query
-from etui.request import AnswerRequest
 from etui.routing.decision import Decision
+from etui.turn_ports import Meter, Serve, Served, Writer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from etui.arm import Arm, DecodePrice
-    from etui.energy.types import Energy
     from etui.model_spec import ModelSpec
+    from etui.request import Answerer
     from etui.routing.outlook import Outlook
-
-__all__ = [
-    "Answerer",
-    "Decided",
-    "HopEnded",
-    "HopStarted",
-    "Meter",
-    "Serve",
-    "Served",
-    "TurnEvent",
-    "TurnFinished",
-    "Unlogged",
-    "Writer",
-    "run_turn",
-    "serving_one",
-]
-
-
-class Answerer(Protocol):
-    """Answers requests: in this process, or in a child process."""
-
-    def answer(self, request: AnswerRequest) -> Iterator[Event]: ...
-
-    def cancel(self) -> None:
-        """End the running answer within one batch; safe from any thread."""
-
-    def hurry(self) -> None:
-        """A budget is spent: end the thought and answer; safe from any thread."""
-
-
-class Meter(Protocol):
-    """What a turn needs of the recorder."""
-
-    def energy(self, start_ns: int, end_ns: int) -> Energy: ...
-
-    def settle(self, end_ns: int) -> object: ...
-
-
-class Writer(Protocol):
-    """What a turn needs of the log."""
-
-    def save_turn(self, record: TurnRecord) -> None: ...
-
-    def save_load(self, record: LoadRecord) -> None: ...
-
-    def save_unload(self, record: UnloadRecord) -> None: ...
-
-
-class Unlogged:
-    """A writer that keeps nothing: for turns whose ``TurnFinished`` is all that is wanted."""
-
-    def save_turn(self, record: TurnRecord) -> None:
-        """Nothing is kept."""
-
-    def save_load(self, record: LoadRecord) -> None:
-        """Nothing is kept."""
-
-    def save_unload(self, record: UnloadRecord) -> None:
-        """Nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True)

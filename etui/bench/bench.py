@@ -32,10 +32,10 @@ from etui.routing.decision import Decision
 if TYPE_CHECKING:
     from etui.answering import InProcess
     from etui.config import Config
-    from etui.course import Serve
     from etui.energy.recorder import Recorder
     from etui.models import Catalogue
     from etui.query import Query
+    from etui.turn_ports import Serve
 
 
 class Audience(Protocol):

@@ -21,8 +21,8 @@ from etui.provenance import machine_name, provenance
 if TYPE_CHECKING:
     from etui.answering import InProcess
     from etui.config import Config
-    from etui.course import Served
     from etui.energy.recorder import Recorder
+    from etui.turn_ports import Served
 
 ServeModel = Callable[[str], "Served"]
 """Finds the file of a model, by name."""

@@ -10,12 +10,11 @@ from etui.bench.turn_arm import TurnArm
 if TYPE_CHECKING:
     from etui.answering import InProcess
     from etui.config import Config
-    from etui.course import Serve
     from etui.models import Catalogue
     from etui.query import Query
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
-    from etui.turn import Meter
+    from etui.turn_ports import Meter, Serve
 
 
 def routed(

@@ -6,20 +6,11 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Protocol
 
 from etui.bench.run_folder import RunFolder
 from etui.bench.sample import Sample
 from etui.bench.work import Answered
-from etui.energy.types import Energy
-
-
-class Meter(Protocol):
-    """What is needed of the recorder."""
-
-    def energy(self, start_ns: int, end_ns: int) -> Energy: ...
-
-    def settle(self, end_ns: int) -> object: ...
+from etui.turn_ports import Meter
 
 
 class Sink:

@@ -17,13 +17,14 @@ from etui.log.records import Tokens, TurnRecord
 from etui.options import options_of
 from etui.query import Message, Query
 from etui.reasoning.extraction import extract
-from etui.turn import TurnFinished, Unlogged, run_turn
+from etui.turn import TurnFinished, run_turn
+from etui.turn_ports import Unlogged
 
 if TYPE_CHECKING:
-    from etui.course import Serve
+    from etui.request import Answerer
     from etui.routing.decision import Decision
     from etui.routing.outlook import Outlook
-    from etui.turn import Answerer, Meter
+    from etui.turn_ports import Meter, Serve
 
 Decide = Callable[[Query], "Decision"]
 

@@ -14,6 +14,7 @@ from textual.timer import Timer
 from etui.config import Config
 from etui.engine.events import Loaded, Unloaded
 from etui.errors import EtuiError
+from etui.hops import HopEnded, HopStarted
 from etui.query import Query
 from etui.tui import work as threads
 from etui.tui.backend import Backend, Route
@@ -39,7 +40,7 @@ from etui.tui.prompt import Prompt
 from etui.tui.side_by_side import side_by_side
 from etui.tui.transcript import Transcript
 from etui.tui.turn_view import TurnView
-from etui.turn import Decided, HopEnded, HopStarted, TurnFinished
+from etui.turn import Decided, TurnFinished
 from etui.visible import visible
 
 

@@ -12,8 +12,9 @@ from queue import SimpleQueue
 from textual.message import Message
 
 from etui.engine.events import Loaded, Prefilled, Prefilling, Unloaded, Vote
+from etui.hops import HopEnded, HopStarted
 from etui.tui.backend import Backend
-from etui.turn import Decided, HopEnded, HopStarted, TurnFinished
+from etui.turn import Decided, TurnFinished
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from etui import units
+from etui.hops import HopEnded
 from etui.lines import SEPARATOR, route_parts
 from etui.log.records import HopRecord, TurnRecord
-from etui.turn import HopEnded
 from etui.visible import visible
 
 

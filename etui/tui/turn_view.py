@@ -16,6 +16,7 @@ from textual.widgets.markdown import MarkdownStream
 
 from etui import units
 from etui.errors import EtuiError
+from etui.hops import HopEnded, HopStarted
 from etui.lines import SEPARATOR, energy_line, why_line
 from etui.log.records import HopRecord, TurnRecord
 from etui.tui.conversation import Asking
@@ -24,7 +25,7 @@ from etui.tui.fences import ShortFences
 from etui.tui.messages import TextBatch
 from etui.tui.progress import Stage, TurnProgress, progress_line, thinking_title, thought_title
 from etui.tui.route_line import hop_line, logged_why, predicted_line
-from etui.turn import Decided, HopEnded, HopStarted, TurnFinished
+from etui.turn import Decided, TurnFinished
 from etui.visible import shortened, visible
 
 MOST_QUESTION_CHARACTERS = 4_000

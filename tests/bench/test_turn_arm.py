@@ -9,12 +9,12 @@ from etui.bench.data import Question
 from etui.bench.scoring import StopRequested
 from etui.bench.turn_arm import TurnArm
 from etui.bench.work import SubjectWork
-from etui.course import Served
 from etui.energy.types import Energy, Kind
 from etui.engine.events import Answer, Finished, Prefilled
 from etui.errors import ContextOverflow, EngineFailed
 from etui.model_spec import ModelSpec
 from etui.routing.decision import Decision
+from etui.turn_ports import Served
 
 S = 1_000_000_000
 ARM = Arm("quick", "m")

@@ -19,6 +19,7 @@ from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.engine.events import Answer, Event, Finished, Loaded, Prefilled, Thought
 from etui.errors import EtuiError
+from etui.hops import HopEnded, HopStarted
 from etui.log.queries import ChatSummary
 from etui.log.records import ChatRecord, Seconds, Tokens, TurnEnergy, TurnRecord
 from etui.log.totals import Total
@@ -28,7 +29,7 @@ from etui.routing.decision import Decision
 from etui.tui.app import EtuiApp
 from etui.tui.backend import REPLACES, Backend, ModelOnOffer, Route, Vitals
 from etui.tui.spending import Spending
-from etui.turn import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
+from etui.turn import Decided, TurnEvent, TurnFinished
 from tests.tui.fake_residence import FakeResidence
 
 DEADLINE_SECONDS = 20.0

@@ -7,13 +7,13 @@ from typing import Any
 from textual.pilot import Pilot
 from textual.widgets import Collapsible
 
+from etui.hops import HopEnded, HopStarted
 from etui.query import Message
 from etui.tui.app import EtuiApp
 from etui.tui.backend import REPLACES, Route
 from etui.tui.modals import ConfirmModal
 from etui.tui.prompt import Prompt
 from etui.tui.turn_view import TurnView
-from etui.turn import HopEnded, HopStarted
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, text_of, turns
 

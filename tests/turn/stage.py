@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from etui.arm import Arm
-from etui.course import Served
 from etui.engine.events import Answer, Finished, Loaded, Prefilled, Unloaded
 from etui.errors import EtuiError
 from etui.model_spec import ModelSpec
@@ -15,6 +14,7 @@ from etui.query import Query
 from etui.routing.decision import Decision
 from etui.routing.plan import Cascade, Fallbacks, PredictedJoules, TurnBudget
 from etui.turn import run_turn
+from etui.turn_ports import Served
 
 from .test_turn import Meter10W, S, Saved
 

@@ -19,7 +19,8 @@ from etui.models import load_catalogue
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.routing.plan import Cascade, Fallbacks, TurnBudget
-from etui.turn import TurnFinished, Unlogged, run_turn, serving_one
+from etui.turn import TurnFinished, run_turn, serving_one
+from etui.turn_ports import Unlogged
 
 from .test_turn import Meter10W
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from etui.account import Leg, account
+from etui.account import account
 from etui.arm import Arm
 from etui.config import make_home
 from etui.config_load import load_config
@@ -20,6 +20,7 @@ from etui.log.queries import ChatSummary
 from etui.log.records import ChatRecord, Seconds, Tokens, TurnEnergy, TurnRecord
 from etui.query import Query
 from etui.routing.decision import Decision
+from etui.spans import Leg
 from etui.tui.app import EtuiApp
 from etui.tui.backend import Backend, ModelOnOffer, Route, Vitals
 from etui.tui.spending import Spending

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from etui.energy.sharing import split_by_tokens
+from etui.energy.types import EnergyOf
 from etui.engine.events import Batch, Finished
 from etui.log.records import Seconds, Tokens, TurnEnergy
 from etui.spans import (
-    EnergyOf,
     Interval,
     Leg,
     LegSpans,
@@ -19,16 +19,6 @@ from etui.spans import (
     sum_of_known,
     without,
 )
-
-__all__ = [
-    "EnergyOf",
-    "Interval",
-    "Leg",
-    "account",
-    "joules_of_votes",
-    "joules_per_token",
-    "tokens_of",
-]
 
 
 def account(

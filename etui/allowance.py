@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from etui.account import EnergyOf
 from etui.arm import Arm
+from etui.energy.types import EnergyOf
 from etui.routing.plan import TurnBudget
 from etui.so_far import SoFar
 from etui.units import energy_text, seconds_text, tokens_text

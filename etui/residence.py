@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from etui.account import EnergyOf
+from etui.energy.types import EnergyOf
 from etui.engine.events import Loaded, Unloaded
 from etui.log.records import LoadRecord, UnloadRecord
 

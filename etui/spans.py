@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from etui.energy.scopes import weakest
-from etui.energy.types import ChannelEnergy, Energy
+from etui.energy.types import ChannelEnergy, Energy, EnergyOf
 from etui.engine.events import Finished
-
-EnergyOf = Callable[[int, int], Energy]
 
 
 @dataclass(frozen=True, slots=True)

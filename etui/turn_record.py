@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from etui.account import EnergyOf, Leg, account, joules_of_votes, tokens_of
+from etui.account import account, joules_of_votes, tokens_of
+from etui.energy.types import EnergyOf
 from etui.engine.events import Status
 from etui.hops import Hop, course_words, taken
 from etui.log.records import HopRecord, TurnRecord
@@ -14,7 +15,7 @@ from etui.power_curve import power_curve
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.so_far import SoFar
-from etui.spans import Interval, LegSpans, energy_over, spans_of
+from etui.spans import Interval, Leg, LegSpans, energy_over, spans_of
 
 
 @dataclass(frozen=True, slots=True)

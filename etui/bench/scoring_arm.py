@@ -11,8 +11,8 @@ from etui.bench.formats import Format
 from etui.bench.prompts import Prompt, SubjectPrompts, groups, subject_prompts
 from etui.bench.sample import Sample
 from etui.bench.scoring import Scored, Scorer
-from etui.bench.work import EnergyOf, SubjectWork
-from etui.energy.types import Energy
+from etui.bench.work import SubjectWork
+from etui.energy.types import Energy, EnergyOf
 from etui.engine.llama_session import LlamaSession
 from etui.log.records import Tokens
 

@@ -11,7 +11,8 @@ from etui.bench.data import LETTERS, Question
 from etui.bench.formats import chat_messages, messages_sha
 from etui.bench.sample import Sample, SampleStatus
 from etui.bench.scoring import StopRequested
-from etui.bench.work import EnergyOf, SubjectWork
+from etui.bench.work import SubjectWork
+from etui.energy.types import EnergyOf
 from etui.errors import ContextOverflow, EngineFailed
 from etui.log.records import Tokens, TurnRecord
 from etui.options import options_of

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from etui.bench.data import Question
 from etui.bench.sample import Sample
-from etui.energy.types import Energy
-
-EnergyOf = Callable[[int, int], Energy]
-"""Energy of an interval of the monotonic clock."""
+from etui.energy.types import EnergyOf
 
 
 @dataclass(frozen=True, slots=True)

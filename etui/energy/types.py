@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -175,6 +175,10 @@ class Energy:
         if self.joules is None or self.idle_watts is None:
             return None
         return self.joules - self.idle_watts * self.seconds
+
+
+EnergyOf = Callable[[int, int], Energy]
+"""Energy of an interval of the monotonic clock: start and end in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)

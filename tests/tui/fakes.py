@@ -11,7 +11,7 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from etui.account import Leg, account
+from etui.account import account
 from etui.arm import Arm
 from etui.config import Config
 from etui.download import Progress, Report
@@ -26,6 +26,7 @@ from etui.log.totals import Total
 from etui.models import Verified
 from etui.query import Query
 from etui.routing.decision import Decision
+from etui.spans import Leg
 from etui.tui.app import EtuiApp
 from etui.tui.backend import REPLACES, Backend, ModelOnOffer, Route, Vitals
 from etui.tui.spending import Spending

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.account import Leg, account
-from etui.spans import Interval, energy_over, joined, seconds_of, spans_of, without
+from etui.account import account
+from etui.spans import Interval, Leg, energy_over, joined, seconds_of, spans_of, without
 
 from .test_turn import Meter10W, S, finished
 

@@ -129,7 +129,7 @@ class Course:
             predicted_joules=self._predicted_joules(),
             settings={**settings, **(self._served.settings if self._served else {})},
         )
-        record = turn_record(self._query, self._decision, ended, self._meter.energy)
+        record = turn_record(self._query, self._decision, ended, self._meter)
         for hop, seen in zip(self._hops, self._seen, strict=True):
             for unloaded in seen.unloads:
                 writer.save_unload(unload_record(unloaded, self._meter.energy, self._turn_id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +20,11 @@ class Meter(Protocol):
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
         """Return the energy of an interval of the monotonic clock."""
+
+    def power_curve(
+        self, start_ns: int, end_ns: int, points: int
+    ) -> Sequence[tuple[int, float | None]]:
+        """Return (middle, mean watts) of equal slices; None for a slice without a record."""
 
     def settle(self, end_ns: int) -> object:
         """Wait until the energy of what ended at ``end_ns`` no longer changes."""

@@ -16,6 +16,7 @@ from etui.query import Query
 from etui.routing.decision import Decision
 from etui.so_far import SoFar
 from etui.spans import Interval, Leg, LegSpans, energy_over, spans_of
+from etui.turn_ports import Meter
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,9 @@ def leg_of(hop: Hop, seen: SoFar) -> Leg:
     return Leg(hop.end, load, tuple(Interval(u.start_ns, u.end_ns) for u in seen.unloads))
 
 
-def turn_record(query: Query, decision: Decision, ended: Ended, energy_of: EnergyOf) -> TurnRecord:
+def turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) -> TurnRecord:
     """The record of a turn that has ended, all of its joules read by now."""
-    hops = ended.hops
+    hops, energy_of = ended.hops, meter.energy
     stands = taken(hops)
     index = next(i for i, hop in enumerate(hops) if hop is stands)
     legs = [leg_of(hop, seen) for hop, seen in zip(hops, ended.so_far, strict=True)]
@@ -83,7 +84,7 @@ def turn_record(query: Query, decision: Decision, ended: Ended, energy_of: Energ
         confidence=end.confidence,
         votes=tuple(replace(vote, joules=vote_joules.get(vote.index)) for vote in seen.votes),
         probes=tuple(seen.probes),
-        power_watts=power_curve(energy.start_ns, energy.end_ns, energy_of),
+        power_watts=power_curve(energy.start_ns, energy.end_ns, meter),
         hops=_hop_records(hops, legs, stands, energy_of) if several else (),
         settings={
             **ended.settings,

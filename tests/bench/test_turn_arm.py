@@ -15,6 +15,7 @@ from etui.errors import ContextOverflow, EngineFailed
 from etui.model_spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn_ports import Served
+from tests.metering import Sliced
 
 S = 1_000_000_000
 ARM = Arm("quick", "m")
@@ -25,7 +26,7 @@ QUESTIONS = [
 EXAMPLE = Question("logic", 9, "Shown?", ("w", "x", "y", "z"), "D")
 
 
-class Meter:
+class Meter(Sliced):
     def settle(self, end_ns: int) -> None:
         """Everything is known at once."""
 

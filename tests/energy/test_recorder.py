@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from etui.energy.recorder import Recorder
 from etui.energy.simulate.curves import CURVES, constant, steps
@@ -123,6 +126,36 @@ def test_the_power_curve_holds_the_energy_of_its_interval() -> None:
     total = sum(watts * 0.2 for _, watts in points if watts is not None)
     assert total == pytest.approx(recorder.energy(start_ns, end_ns).joules, rel=1e-6)
     assert recorder.power_curve(end_ns, start_ns) == []
+
+
+@given(
+    curve=st.sampled_from(sorted(CURVES)),
+    sensors=st.lists(st.sampled_from(sorted(SENSORS)), min_size=1, max_size=2),
+    seed=st.integers(0, 1000),
+    start_s=st.floats(-3, 9),
+    seconds=st.floats(0.001, 8),
+    points=st.integers(1, 60),
+)
+@settings(max_examples=60)
+def test_the_power_curve_is_that_of_the_energies_of_its_slices(
+    curve: str, sensors: list[str], seed: int, start_s: float, seconds: float, points: int
+) -> None:
+    clock, rng = FakeClock(), random.Random(seed)
+    played = CURVES[curve](rng, 12)
+    devices = [
+        FakeDevice(played, clock, SENSORS[sensor], scope=f"gpu:{number}")
+        for number, sensor in enumerate(sensors)
+    ]
+    recorder = Recorder(devices, clock=clock)
+    sample(recorder, clock, 8, rng)
+    start_ns, end_ns = clock.at(start_s), clock.at(start_s + seconds)
+    marks = [start_ns + (end_ns - start_ns) * i // points for i in range(points + 1)]
+    joules = [recorder.energy(*ends).joules for ends in pairwise(marks)]
+    expected = [
+        None if spent is None else spent / (end - start) * 1e9
+        for spent, (start, end) in zip(joules, pairwise(marks), strict=True)
+    ]
+    assert [watts for _, watts in recorder.power_curve(start_ns, end_ns, points)] == expected
 
 
 def test_slices_without_a_record_have_no_power() -> None:

@@ -23,12 +23,13 @@ from etui.model_spec import ModelSpec
 from etui.query import Query
 from etui.routing.decision import Decision
 from etui.turn import TurnEvent, TurnFinished, run_turn, serving_one
+from tests.metering import Sliced
 
 SPEC = ModelSpec("starter", "135M", (), context=2048)
 LAST_WORDS = "the last line before it went"
 
 
-class Meter10W:
+class Meter10W(Sliced):
     """Ten watts, always."""
 
     def settle(self, end_ns: int) -> None: ...

@@ -27,6 +27,7 @@ from etui.query import Message, Query
 from etui.request import AnswerRequest
 from etui.routing.decision import Decision
 from etui.turn import TurnFinished, run_turn, serving_one
+from tests.metering import Sliced
 
 from .opened import opened
 
@@ -185,7 +186,7 @@ def test_without_a_time_models_stay(config: Config, starter_model: Path) -> None
     own.close()
 
 
-class Meter10W:
+class Meter10W(Sliced):
     """Ten watts, always."""
 
     def settle(self, end_ns: int) -> None: ...

@@ -28,13 +28,14 @@ from etui.query import Message, Query
 from etui.routing.decision import Decision
 from etui.turn import Decided, TurnFinished, run_turn, serving_one
 from etui.turn_text import turn_lines
+from tests.metering import Sliced
 
 S = 1_000_000_000
 SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)
 DECISION = Decision(Arm("quick", "m"), "frugal", "default", "default: nothing else matched")
 
 
-class Meter10W:
+class Meter10W(Sliced):
     """Ten watts, always; remembers which end was settled."""
 
     def __init__(self, joules_known: bool = True) -> None:

@@ -124,6 +124,12 @@ class SimulatedGpu:
         """What the meter says of an interval."""
         return self.recorder.energy(start_ns, end_ns)
 
+    def power_curve(
+        self, start_ns: int, end_ns: int, points: int
+    ) -> list[tuple[int, float | None]]:
+        """Return the watts of equal slices of an interval, as the meter has them."""
+        return self.recorder.power_curve(start_ns, end_ns, points)
+
     def truth(self, start_ns: int, end_ns: int) -> float:
         """Joules that were really spent in an interval."""
         start_s, end_s = ((t_ns - self.clock.start_ns) / 1e9 for t_ns in (start_ns, end_ns))

@@ -10,9 +10,9 @@ from typing import Any
 
 from etui.bench.run_config import RunConfig
 from etui.bench.sample import Sample
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
 from etui.log.records import AnswerRecord, RunRecord
-
-_KINDS = ("counter", "integrated", "model", "battery", "estimate")
 
 
 def run_record(
@@ -32,7 +32,7 @@ def run_record(
     """
     known = [s.joules for s in samples if s.joules is not None]
     measured = bool(samples) and len(known) == len(samples)
-    kinds = {s.kind for s in samples if s.kind is not None}
+    kind = weakest(Kind(s.kind) for s in samples if s.kind is not None) if measured else None
     return RunRecord(
         run_id=config.run_id,
         created_at=config.started_at,
@@ -49,7 +49,7 @@ def run_record(
         correct=sum(s.correct for s in samples),
         joules=math.fsum(known) if measured else None,
         uncertainty=math.fsum(s.uncertainty or 0.0 for s in samples) if measured else None,
-        kind=max(kinds, key=_KINDS.index) if measured and kinds else None,
+        kind=kind.value if kind is not None else None,
         seconds=math.fsum(s.seconds for s in samples),
         arms=config.contenders,
         config=config.to_json(),

@@ -2,25 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.energy.cost import Factors, cost_document, cost_of
-from etui.energy.recorder import Recorder
-from etui.energy.types import ChannelEnergy, Energy
+from etui.energy.types import ChannelEnergy
+
+if TYPE_CHECKING:
+    from etui.energy.recorder import Recorder
 
 
-def energy_document(energy: Energy) -> dict[str, Any]:
-    """An interval's energy, with the keys of ``energy`` in ``etui ask --json``."""
+class EnergyFacts(Protocol):
+    """What the energy of an interval and that of a turn have in common."""
+
+    @property
+    def joules(self) -> float | None: ...
+    @property
+    def uncertainty(self) -> float | None: ...
+    @property
+    def net_joules(self) -> float | None: ...
+    @property
+    def idle_watts(self) -> float | None: ...
+    @property
+    def kind(self) -> str | None: ...
+    @property
+    def coverage(self) -> float: ...
+    @property
+    def mean_watts(self) -> float | None: ...
+    @property
+    def peak_watts(self) -> float | None: ...
+    @property
+    def channels(self) -> Mapping[str, float] | tuple[ChannelEnergy, ...]: ...
+    @property
+    def unmeasured(self) -> tuple[str, ...]: ...
+    @property
+    def flags(self) -> tuple[str, ...]: ...
+    @property
+    def shared(self) -> bool: ...
+    @property
+    def own_joules(self) -> float | None: ...
+    @property
+    def start_ns(self) -> int: ...
+    @property
+    def end_ns(self) -> int: ...
+
+
+def energy_document(
+    energy: EnergyFacts, of_turn: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return an energy with the keys of ``energy`` in ``etui ask --json``.
+
+    Args:
+        energy: Of an interval, or of a turn.
+        of_turn: The keys that only a turn has; they follow the watts.
+    """
+    channels = energy.channels
     return {
         "joules": energy.joules,
         "uncertainty": energy.uncertainty,
         "net_joules": energy.net_joules,
         "idle_watts": energy.idle_watts,
-        "kind": energy.kind.value if energy.kind else None,
+        "kind": None if energy.kind is None else str(energy.kind),
         "coverage": energy.coverage,
         "mean_watts": energy.mean_watts,
         "peak_watts": energy.peak_watts,
-        "channels": {part.id: part.joules for part in energy.channels},
+        **of_turn,
+        "channels": channels
+        if isinstance(channels, Mapping)
+        else {part.id: part.joules for part in channels},
         "unmeasured": list(energy.unmeasured),
         "flags": list(energy.flags),
         "shared": energy.shared,

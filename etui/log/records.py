@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from etui.energy.document import energy_document
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -212,26 +214,14 @@ class TurnRecord:
                 "total": seconds.total,
                 "ttft": seconds.ttft,
             },
-            "energy": {
-                "joules": energy.joules,
-                "uncertainty": energy.uncertainty,
-                "net_joules": energy.net_joules,
-                "idle_watts": energy.idle_watts,
-                "kind": energy.kind,
-                "coverage": energy.coverage,
-                "mean_watts": energy.mean_watts,
-                "peak_watts": energy.peak_watts,
-                "joules_per_token": energy.joules_per_token,
-                "phases": energy.phases,
-                "thinking_joules": energy.thinking_joules,
-                "channels": energy.channels,
-                "unmeasured": list(energy.unmeasured),
-                "flags": list(energy.flags),
-                "shared": energy.shared,
-                "own_joules": energy.own_joules,
-                "start_ns": energy.start_ns,
-                "end_ns": energy.end_ns,
-            },
+            "energy": energy_document(
+                energy,
+                {
+                    "joules_per_token": energy.joules_per_token,
+                    "phases": energy.phases,
+                    "thinking_joules": energy.thinking_joules,
+                },
+            ),
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
             "settings": self.settings,
         }

@@ -24,7 +24,6 @@ from etui.hops import (
     gave_answer,
     hop_words,
     is_accepted,
-    next_arm,
     next_step,
     taken,
 )
@@ -224,13 +223,15 @@ class Course:
         spent = Spent(
             self._joules_with_loads(), spent_before(self._decision.budget, self._before())
         )
-        arm = next_arm(self._decision, self._hops)
-        predicted = None
-        if arm is not None and self._outlook is not None and not self._hops[-1].accepted:
-            predicted = self._outlook.joules(arm, self._query)
-            if predicted is not None and any(hop.model == arm.model for hop in self._hops):
-                predicted = replace(predicted, load=0.0)  # it is in memory by now
-        return next_step(self._query.text, self._decision, self._hops, spent, predicted)
+        return next_step(self._query.text, self._decision, self._hops, spent, self._expected_joules)
+
+    def _expected_joules(self, arm: Arm) -> float | None:
+        """Return the joules an arm is expected to take, its load included unless it is loaded."""
+        predicted = self._outlook.joules(arm, self._query) if self._outlook is not None else None
+        if predicted is None:
+            return None
+        loaded = any(hop.model == arm.model for hop in self._hops)
+        return replace(predicted, load=0.0).total if loaded else predicted.total
 
     def _told(self, number: int, hop: Hop) -> HopEnded:
         return HopEnded(

@@ -7,16 +7,17 @@ it says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from etui.arm import Arm
+from etui.cascade_walk import Failed, Outcome, Step, advance, best_of, is_sure
 from etui.engine.events import Finished, Loaded
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.options import options_of
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
-from etui.routing.plan import PredictedJoules
+from etui.routing.plan import Cascade
 from etui.units import count_text, energy_text, percent_text
 
 
@@ -105,9 +106,19 @@ class Hop:
         return self.end.status == "stopped"
 
     @property
-    def sureness(self) -> float | None:
-        """The calibrated probability, or the raw confidence where there is none."""
-        return self.end.confidence if self.probability is None else self.probability
+    def outcome(self) -> Outcome:
+        """The hop as a walk over the cascade takes it."""
+        failed: Failed | None = None
+        if self.failure is not None:
+            failed = "load" if self.at_load else "answer"
+        return Outcome(
+            arm=self.arm,
+            probability=self.probability,
+            accepted=self.accepted,
+            usable=failed is None and not self.stopped and bool(self.end.answer),
+            answered=self.answered,
+            failed=failed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +168,7 @@ def is_accepted(decision: Decision, hop: Hop) -> bool:
         return False
     if decision.cascade is None:
         return True
-    return hop.sureness is not None and hop.sureness >= decision.cascade.accept_at
-
-
-def next_arm(decision: Decision, hops: Sequence[Hop]) -> Arm | None:
-    """The arm of the cascade behind the last one that was asked; None at its end."""
-    if decision.cascade is None:
-        return None
-    asked = [hop.arm.name for hop in hops]
-    behind = -1
-    for index, arm in enumerate(decision.cascade.arms):
-        if arm.name in asked:
-            behind = index
-    rest = decision.cascade.arms[behind + 1 :]
-    return rest[0] if rest else None
+    return is_sure(decision.cascade, hop.end.confidence, hop.probability)
 
 
 def next_step(
@@ -178,16 +176,16 @@ def next_step(
     decision: Decision,
     hops: Sequence[Hop],
     spent: Spent,
-    predicted: PredictedJoules | None,
+    predict: Callable[[Arm], float | None],
 ) -> Ask | Stop:
-    """What follows the last hop.
+    """Decide what follows the last hop.
 
     Args:
         question: What was asked.
         decision: The arm, the cascade, the fallbacks.
         hops: Those that have ended, in order; at least one.
         spent: What the turn has spent.
-        predicted: What ``next_arm`` is expected to spend; None where that is not known.
+        predict: Joules an arm is expected to take; None where that is not known.
     """
     last = hops[-1]
     if last.stopped:
@@ -202,32 +200,19 @@ def next_step(
         return again
     if last.accepted or decision.cascade is None:
         return Stop()
-    arm = next_arm(decision, hops)
-    if arm is None:
+    outcomes = [hop.outcome for hop in hops]
+    step = advance(decision.cascade, outcomes, spent.joules, predict)
+    if step.arm is None:
         return Stop()
-    forbidden = _forbidden(decision, hops, spent, predicted, arm)
-    return Stop(forbidden) if forbidden else Ask(arm, f"{last.arm.name} was {sure_text(last)}")
+    if step.barred is not None:
+        return Stop(_barred_text(decision.cascade, step.arm, step, spent.joules or 0.0))
+    return Ask(step.arm, f"{last.arm.name} was {sure_text(last)}")
 
 
 def best(hops: Sequence[Hop]) -> Hop | None:
-    """The answer that stands where none was accepted; None if no hop gave one.
-
-    The one most likely right, of equals the later. Raw confidences of different ways of answering
-    are not comparable, so where one is uncalibrated the later arm's stands.
-    """
-    answers = [hop for hop in hops if hop.failure is None and not hop.stopped and hop.end.answer]
-    answers = [hop for hop in answers if hop.answered] or answers
-    if not answers:
-        return None
-    accepted = [hop for hop in answers if hop.accepted]
-    if accepted:
-        return accepted[-1]
-    calibrated = [
-        (hop.probability, n) for n, hop in enumerate(answers) if hop.probability is not None
-    ]
-    if len(calibrated) < len(answers):
-        return answers[-1]
-    return answers[max(calibrated)[1]]
+    """Return the hop whose answer is the turn's where no hop was stopped; None without any."""
+    index = best_of([hop.outcome for hop in hops])
+    return None if index is None else hops[index]
 
 
 def taken(hops: Sequence[Hop]) -> Hop:
@@ -289,11 +274,10 @@ def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> Ask | 
     fallback = decision.fallbacks.load_failed
     if last.at_load and fallback is not None and not _asked(hops, fallback):
         return Ask(fallback, f"{last.arm.model} could not be loaded")
-    arm = next_arm(decision, hops)
-    while arm is not None and last.at_load and arm.model == last.arm.model:
-        # What could not be loaded for one arm cannot be loaded for the next.
-        arm = next_arm(decision, [*hops, replace(last, arm=arm)])
-    return Stop() if arm is None else Ask(arm, reason)
+    if decision.cascade is None:
+        return Stop()
+    step = advance(decision.cascade, [hop.outcome for hop in hops], None, lambda arm: None)
+    return Stop() if step.arm is None else Ask(step.arm, reason)
 
 
 def _asked(hops: Sequence[Hop], arm: Arm) -> bool:
@@ -309,30 +293,17 @@ def _constrained(question: str, decision: Decision, hops: Sequence[Hop], last: H
     return Ask(arm, f"{last.arm.name} named no option")
 
 
-def _forbidden(
-    decision: Decision,
-    hops: Sequence[Hop],
-    spent: Spent,
-    predicted: PredictedJoules | None,
-    arm: Arm,
-) -> str:
-    assert decision.cascade is not None
-    cascade = decision.cascade
-    names = {hop.arm.name for hop in hops}
-    if len([each for each in cascade.arms if each.name in names]) >= cascade.max_hops:
+def _barred_text(cascade: Cascade, arm: Arm, step: Step, spent: float) -> str:
+    if step.barred == "hops":
         most = count_text(cascade.max_hops, "hop")
         return f"{arm.name} is not asked: {most} at most"
-    if cascade.max_joules is None:
-        return ""
-    so_far = spent.joules or 0.0
+    assert cascade.max_joules is not None
     limit = energy_text(cascade.max_joules)
-    if so_far >= cascade.max_joules:
+    if step.predicted is None:
         return f"{arm.name} is not asked: the {limit} of the cascade are spent"
-    if predicted is not None and so_far + predicted.total > cascade.max_joules:
-        about = energy_text(predicted.total, kind="estimate").removesuffix(" (estimate)")
-        left = energy_text(cascade.max_joules - so_far)
-        return f"{arm.name} is not asked: it would take {about}, and {left} of {limit} is left"
-    return ""
+    about = energy_text(step.predicted, kind="estimate").removesuffix(" (estimate)")
+    left = energy_text(cascade.max_joules - spent)
+    return f"{arm.name} is not asked: it would take {about}, and {left} of {limit} is left"
 
 
 def failed_at_load(failure: EtuiError, *, began: bool) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from etui.arm import Arm
+from etui.cascade_walk import Outcome, advance, best_of, is_sure
 from etui.errors import UsageError
 from etui.query import Query
 from etui.routing.decide import decide
@@ -198,27 +199,31 @@ def _walk(
 def _up(
     cascade: Cascade, row: int, graded: Graded, cost: Floats, outlook: TableOutlook
 ) -> tuple[int, int, float] | str:
-    """As a turn goes up: on until one is sure enough; else the one most likely right stands."""
+    """Walk the cascade as a turn does, with the answers of the table."""
     spent = 0.0
-    seen: list[tuple[float | None, int]] = []
-    for arm in cascade.arms[: cascade.max_hops]:
-        if arm.name not in graded.arms:
-            return arm.name
-        at = graded.arms.index(arm.name)
+    outcomes: list[Outcome] = []
+
+    def predict(arm: Arm) -> float | None:
         predicted = outlook.joules(arm, Query("?"))
-        next_joules = predicted.total if predicted is not None else 0.0
-        if seen and cascade.max_joules is not None and spent + next_joules > cascade.max_joules:
+        return None if predicted is None else predicted.total
+
+    while True:
+        step = advance(cascade, outcomes, spent, predict)
+        if step.arm is None or step.barred == "hops":
             break
+        if step.arm.name not in graded.arms:
+            return step.arm.name
+        if step.barred is not None:
+            break
+        at = graded.arms.index(step.arm.name)
         spent += float(cost[row, at])
         confidence, margin = _raw(graded.confidence, row, at), _raw(graded.margin, row, at)
-        probability = outlook.calibrated(arm, confidence, margin)
-        seen.append((probability, at))
-        sure = confidence if probability is None else probability
-        if sure is not None and sure >= cascade.accept_at:
-            return at, len(seen), spent
-    known = [(p, n) for n, (p, _) in enumerate(seen) if p is not None]
-    stands = seen[max(known)[1]] if len(known) == len(seen) else seen[-1]
-    return stands[1], len(seen), spent
+        probability = outlook.calibrated(step.arm, confidence, margin)
+        accepted = is_sure(cascade, confidence, probability)
+        outcomes.append(Outcome(step.arm, probability, accepted))
+    taken = best_of(outcomes)
+    assert taken is not None
+    return graded.arms.index(outcomes[taken].arm.name), len(outcomes), spent
 
 
 def _raw(values: Floats | None, row: int, at: int) -> float | None:

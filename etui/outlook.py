@@ -92,7 +92,7 @@ class OutlookHere:
 
     def _text_of(self, query: Query) -> TextFacts:
         if self._text is None or self._text[0] is not query:
-            self._text = (query, TextFacts(query, None))
+            self._text = (query, TextFacts(query))
         return self._text[1]
 
     def _facts_of(self, model: str) -> ModelFacts | None:

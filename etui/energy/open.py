@@ -83,14 +83,6 @@ def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) 
     return recorder
 
 
-def probe_channels(config: Config) -> tuple[ChannelProbe, ...]:
-    """What ``etui doctor`` says: every channel found, readable or why not, and the exact fix."""
-    found = find_sources(config)
-    for source in found.sources:
-        source.close()
-    return found.probes
-
-
 def _unmeasured(
     channels: Sequence[Channel], unreadable: Sequence[str], estimate: str
 ) -> tuple[str, ...]:

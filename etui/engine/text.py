@@ -1,4 +1,4 @@
-"""Text out of token bytes, as it streams: whole characters, stop strings, thought and answer.
+"""Text out of token bytes, as it streams: whole characters, up to a stop string.
 
 Whatever way the bytes are cut into tokens, the same text comes out.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 
 class TextStream:
@@ -79,54 +77,3 @@ def held_back(text: str, stops: Sequence[str]) -> int:
         if any(stop.startswith(tail) for stop in stops):
             return length
     return 0
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a reply: what the model thought, or what it answered."""
-
-    kind: Literal["thought", "answer"]
-    text: str
-
-
-class ThoughtStream:
-    """Tells thought from answer in streamed text, by the tags around a thought.
-
-    Args:
-        opens, closes: The tags (``<think>``, ``</think>``); they are in no part.
-        thinking: Whether the text begins inside a thought, as after a template that opened one.
-    """
-
-    def __init__(self, opens: str, closes: str, *, thinking: bool = False) -> None:
-        self._opens = opens
-        self._closes = closes
-        self._thinking = thinking
-        self._held = ""
-
-    def push(self, text: str) -> list[Part]:
-        """The parts that are certain once ``text`` is there."""
-        parts: list[Part] = []
-        text = self._held + text
-        while True:
-            tag = self._closes if self._thinking else self._opens
-            before, found, after = text.partition(tag)
-            if not found:
-                break
-            self._add(parts, before)
-            self._thinking = not self._thinking
-            text = after
-        keep = held_back(text, (tag,))
-        self._held = text[len(text) - keep :]
-        self._add(parts, text[: len(text) - keep])
-        return parts
-
-    def finish(self) -> list[Part]:
-        """What was held back, at the end of the stream."""
-        parts: list[Part] = []
-        self._add(parts, self._held)
-        self._held = ""
-        return parts
-
-    def _add(self, parts: list[Part], text: str) -> None:
-        if text:
-            parts.append(Part("thought" if self._thinking else "answer", text))

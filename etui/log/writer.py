@@ -119,20 +119,10 @@ class TurnWriter:
         """Queue an operating curve."""
         self._put(record)
 
-    def rename_chat(self, chat_id: str, name: str) -> None:
-        """Queue a new name of a chat."""
-        sql = "UPDATE chats SET name = ? WHERE chat_id = ?"
-        self._enqueue(_Change("the chat was not renamed", sql, (name, chat_id)))
-
     def delete_chat(self, chat_id: str) -> None:
         """Queue the end of a chat and of its turns; loads stay, they were spent."""
         sql = "DELETE FROM chats WHERE chat_id = ?"
         self._enqueue(_Change("the chat was not deleted", sql, (chat_id,)))
-
-    def delete_turn(self, turn_id: str) -> None:
-        """Queue the end of one turn."""
-        sql = "DELETE FROM turns WHERE turn_id = ?"
-        self._enqueue(_Change("the turn was not deleted", sql, (turn_id,)))
 
     def ready(self) -> None:
         """Wait until the database is open.

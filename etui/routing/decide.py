@@ -14,11 +14,9 @@ from etui.routing.host import HostState
 from etui.routing.neighbours import Neighbours
 from etui.routing.outlook import Outlook
 from etui.routing.plan import Fallbacks
-from etui.routing.policy import ArmPlan, Objective, Policy, Rule
+from etui.routing.policy import ArmPlan, Policy, Rule
 from etui.routing.serving import Available, as_test, nothing_serves, served, stand_in
 from etui.routing.signals import Situation
-
-__all__ = ["Available", "decide", "decide_arm", "see_signals", "usual_model"]
 
 
 def decide(
@@ -27,7 +25,6 @@ def decide(
     *,
     available: Available,
     host: HostState | None = None,
-    count_tokens: Callable[[str], int] | None = None,
     outlook: Outlook | None = None,
     neighbours: Neighbours | None = None,
     every_signal: bool = False,
@@ -43,7 +40,6 @@ def decide(
         policy: The rules.
         available: Which models are on this machine.
         host: State of the machine; None knows nothing of it.
-        count_tokens: A tokenizer's length of a text; None estimates it.
         outlook: What the arms are expected to spend and to get right; None knows nothing.
         neighbours: Earlier questions, for ``nearest``; None knows none.
         every_signal: Look at every signal, not only at those that the rules ask for.
@@ -53,7 +49,7 @@ def decide(
         EtuiError: A rule needs what was not fitted; says how to fit.
     """
     state = host or HostState()
-    seen = Situation(policy.signals, TextFacts(query, count_tokens), state, neighbours)
+    seen = Situation(policy.signals, TextFacts(query), state, neighbours)
     if every_signal:
         for name in seen:
             seen.holds(name)
@@ -108,31 +104,6 @@ def decide_arm(
     joules = outlook.joules(arm, query) if outlook is not None and query is not None else None
     end = Ready(arm, joules=None if joules is None else joules.total)
     return _decided(policy, None, end, f"arm {name} was asked for{stand_in(plan, arm)}", None, here)
-
-
-def usual_model(policy: Policy, *, available: Available) -> str | None:
-    """The model that answers when no condition holds, worth loading ahead; None if none can."""
-    last = policy.rules[-1]
-    first = (last.then.otherwise or last.arms[0]) if isinstance(last.then, Objective) else None
-    here = as_test(available)
-    for name in (first, *last.arms):
-        arm = served(policy.arms[name], here) if name is not None else None
-        if arm is not None:
-            return arm.model
-    return None
-
-
-def see_signals(
-    query: Query,
-    policy: Policy,
-    *,
-    host: HostState | None = None,
-    count_tokens: Callable[[str], int] | None = None,
-    neighbours: Neighbours | None = None,
-) -> Mapping[str, SignalValue]:
-    """The signals of the policy for this query, by name; each is looked at when it is read."""
-    facts = TextFacts(query, count_tokens)
-    return Situation(policy.signals, facts, host or HostState(), neighbours)
 
 
 class _Trace:

@@ -8,11 +8,12 @@ from typing import Any
 
 from etui.errors import EtuiError
 from etui.query import Query
-from etui.routing.decide import Available, decide
+from etui.routing.decide import decide
 from etui.routing.decision import Decision
 from etui.routing.host import HostState
 from etui.routing.policy import Policy
 from etui.routing.schema import PolicyFile
+from etui.routing.serving import Available
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,12 +48,10 @@ class TextFacts:
 
     Args:
         query: What was asked.
-        count_tokens: A tokenizer's length of a text; None takes ``estimated_tokens``.
     """
 
-    def __init__(self, query: Query, count_tokens: Callable[[str], int] | None = None) -> None:
+    def __init__(self, query: Query) -> None:
         self.query = query
-        self._count_tokens = count_tokens or estimated_tokens
         self._measured: dict[str, float] = {}
 
     def measure(self, name: str) -> float:
@@ -81,12 +79,12 @@ class TextFacts:
     @cached_property
     def tokens(self) -> int:
         """Length of the question in tokens."""
-        return self._count_tokens(self.query.text)
+        return estimated_tokens(self.query.text)
 
     @cached_property
     def chat_tokens(self) -> int:
         """Length of the whole conversation in tokens, chat template excluded."""
-        earlier = sum(self._count_tokens(message.content) for message in self.query.messages()[:-1])
+        earlier = sum(estimated_tokens(message.content) for message in self.query.messages()[:-1])
         return earlier + self.tokens
 
     @cached_property

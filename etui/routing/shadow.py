@@ -8,13 +8,14 @@ from dataclasses import replace
 from etui.config import Config
 from etui.errors import EtuiError
 from etui.query import Query
-from etui.routing.decide import Available, decide
+from etui.routing.decide import decide
 from etui.routing.decision import Decision, Shadow
 from etui.routing.host import HostState
 from etui.routing.neighbours import Neighbours
 from etui.routing.outlook import Outlook
 from etui.routing.policies import load_policy
 from etui.routing.policy import Policy
+from etui.routing.serving import Available
 
 LookAhead = Callable[[Policy], tuple[Outlook | None, Neighbours | None]]
 """A policy -> what its arms are expected to do, and the earlier questions it looks at."""

@@ -18,11 +18,14 @@ from etui.energy.baseline import Baselines, Idle, save_baselines
 READ = """
 import json, sys, threading, time
 from etui.config_load import load_config
-from etui.energy.open import open_recorder, probe_channels
+from etui.energy.open import find_sources, open_recorder
 from etui.energy.types import Kind
 seconds = float(sys.argv[1])
 config = load_config()
-probes = [[p.id, p.found, p.readable, p.why_not, p.fix] for p in probe_channels(config)]
+found = find_sources(config)
+for source in found.sources:
+    source.close()
+probes = [[p.id, p.found, p.readable, p.why_not, p.fix] for p in found.probes]
 out = {"probes": probes}
 stalls, over = [0.0], threading.Event()
 def watch():

@@ -12,10 +12,10 @@ import pytest
 
 from etui.config import Config
 from etui.config_load import load_config
-from etui.energy.open import open_recorder, probe_channels
+from etui.energy.open import find_sources, open_recorder
 from etui.energy.sources import rapl
 from etui.energy.sources.rapl import RaplSource, find_zones
-from etui.energy.types import Kind
+from etui.energy.types import ChannelProbe, Kind
 
 Zone = Callable[..., Path]
 
@@ -23,6 +23,13 @@ Zone = Callable[..., Path]
 @pytest.fixture
 def sysfs(tmp_path: Path) -> Path:
     return tmp_path / "sysfs"
+
+
+def probes(config: Config) -> tuple[ChannelProbe, ...]:
+    found = find_sources(config)
+    for source in found.sources:
+        source.close()
+    return found.probes
 
 
 def scopes(sysfs: Path) -> list[str]:
@@ -119,7 +126,7 @@ def test_permission_denied_names_the_line_that_mends_it(
         return real(self, *args, **kwargs)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", guarded)
-    probe = next(p for p in probe_channels(config) if p.id == "package:0")
+    probe = next(p for p in probes(config) if p.id == "package:0")
     assert probe.found
     assert not probe.readable
     assert "permission denied" in probe.why_not
@@ -131,7 +138,7 @@ def test_permission_denied_names_the_line_that_mends_it(
 
 
 def test_no_powercap_says_what_to_do(config: Config) -> None:
-    probe = next(p for p in probe_channels(config) if p.id == "rapl")
+    probe = next(p for p in probes(config) if p.id == "rapl")
     assert not probe.found
     assert "does not exist" in probe.why_not
     assert probe.fix

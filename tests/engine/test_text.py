@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.engine.text import TextStream, ThoughtStream
+from etui.engine.text import TextStream
 
 ALPHABET = st.sampled_from("ab<>/hé漢🙂\n")
 STOPS = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=3)
@@ -70,29 +70,3 @@ def test_an_unfinished_character_is_marked_at_the_end() -> None:
     stream = TextStream()
     assert stream.push(b"a\xf0\x9f") == "a"
     assert stream.finish() == "\N{REPLACEMENT CHARACTER}"
-
-
-def thought_and_answer(pieces: list[str], *, thinking: bool) -> tuple[str, str]:
-    stream = ThoughtStream("<think>", "</think>", thinking=thinking)
-    parts = [part for piece in pieces for part in stream.push(piece)] + stream.finish()
-    return (
-        "".join(part.text for part in parts if part.kind == "thought"),
-        "".join(part.text for part in parts if part.kind == "answer"),
-    )
-
-
-@given(
-    st.lists(st.sampled_from(["<think>", "</think>", "<", "think", "a", "</"]), max_size=12),
-    st.booleans(),
-)
-def test_thought_is_split_alike_in_any_cut(words: list[str], thinking: bool) -> None:
-    text = "".join(words)
-    whole = thought_and_answer([text], thinking=thinking)
-    assert thought_and_answer(words, thinking=thinking) == whole
-    assert thought_and_answer(list(text), thinking=thinking) == whole
-
-
-def test_thought_and_answer_are_told_apart() -> None:
-    reply = "Well.<think>1 < 2</think>Yes"
-    assert thought_and_answer([reply], thinking=False) == ("1 < 2", "Well.Yes")
-    assert thought_and_answer(["so</think>Yes"], thinking=True) == ("so", "Yes")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.query import Query
 from etui.routing.compile import compile_regex
-from etui.routing.decide import see_signals
 from etui.routing.policies import Checked, PolicyPlace, check_text
 from etui.routing.policy import Policy
+
+from .seen import see_signals
 
 Check = Callable[[str], Checked]
 

@@ -9,11 +9,12 @@ import pytest
 
 from etui.query import Query
 from etui.routing.check import check_policy
-from etui.routing.decide import see_signals
 from etui.routing.policies import Checked
 from etui.routing.policy import Policy
 from etui.routing.schema import PolicyFile
 from etui.yamlfile import parse_yaml
+
+from .seen import see_signals
 
 Check = Callable[[str], Checked]
 

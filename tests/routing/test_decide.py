@@ -11,10 +11,12 @@ import pytest
 from etui.arm import Arm, Sampling
 from etui.errors import ModelUnavailable, UsageError
 from etui.query import Message, Query
-from etui.routing.decide import decide, decide_arm, see_signals, usual_model
+from etui.routing.decide import decide, decide_arm
 from etui.routing.decision import Decision
 from etui.routing.host import HostState
 from etui.routing.policy import Policy
+
+from .seen import see_signals
 
 Make = Callable[[str], Policy]
 EVERY = frozenset({"tiny", "small-1b", "large-8b"})
@@ -80,8 +82,6 @@ def test_a_role_is_served_by_the_first_model_here(make: Make) -> None:
     assert fallen.why == (
         "rest: no rule before it matched; tiny serves, small-1b is not on this machine"
     )
-    assert usual_model(policy, available={"tiny"}) == "tiny"
-    assert usual_model(policy, available=()) is None
 
 
 def test_a_rule_nothing_can_serve_gives_way(make: Make) -> None:
@@ -192,19 +192,18 @@ def test_the_trace_says_value_boundary_and_distance(make: Make) -> None:
     assert rows["score"]["detail"] == "calc +0.1"
 
 
-def test_length_counts_by_the_tokenizer_it_is_given(make: Make) -> None:
+def test_length_counts_estimated_tokens(make: Make) -> None:
     policy = make(
         BASE
         + "signals: {long: {tokens: {at_least: 10}}, chat: {chat_tokens: {at_least: 12}}}\n"
         + "rules: [{name: long, when: {any: [long, chat]}, use: think}, {name: rest, use: quick}]"
     )
 
-    def rule(query: Query, count: Callable[[str], int] | None = None) -> Decision:
-        return decide(query, policy, available=EVERY, count_tokens=count)
+    def rule(query: Query) -> Decision:
+        return decide(query, policy, available=EVERY)
 
     assert rule(Query("x" * 40)).rule == "long"
     assert rule(Query("x" * 36)).rule == "rest"
-    assert rule(Query("x" * 40), lambda _: 9).rule == "rest"
     assert (
         rule(Query("x" * 8, history=(Message("user", "y" * 40),))).why
         == "long: chat (12, at least 12)"

@@ -12,7 +12,7 @@ from etui.arm import Arm
 from etui.errors import EtuiError, ModelUnavailable
 from etui.query import Query
 from etui.routing.cheapest import cheapest_arm
-from etui.routing.decide import decide, decide_arm, usual_model
+from etui.routing.decide import decide, decide_arm
 from etui.routing.decision import Decision
 from etui.routing.host import HostState
 from etui.routing.plan import (
@@ -308,10 +308,3 @@ def test_the_arm_that_takes_over_when_a_budget_is_spent(make: Make) -> None:
     assert arm(make(BASE + CASCADE), None) == "quick"
     with pytest.raises(ModelUnavailable):
         cheapest_arm(named, QUERY, None, ())
-
-
-def test_the_usual_model_of_an_objective(make: Make) -> None:
-    policy = make(BASE + OBJECTIVE + "    otherwise: large\n")
-    assert usual_model(policy, available=EVERY) == "large-8b"
-    assert usual_model(make(BASE + CASCADE), available={"tiny"}) == "tiny"
-    assert usual_model(policy, available=()) is None

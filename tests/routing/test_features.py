@@ -66,9 +66,9 @@ def test_options(text: str, count: int) -> None:
     assert measure("options", text) == count
 
 
-def test_a_tokenizer_may_count() -> None:
-    query = Query("c d", history=(Message("user", "a b c"), Message("assistant", "x")))
-    facts = TextFacts(query, lambda text: len(text.split()))
+def test_a_chat_counts_the_tokens_of_all_its_messages() -> None:
+    query = Query("c d e f", history=(Message("user", "a b c d e"), Message("assistant", "x")))
+    facts = TextFacts(query)
     assert facts.tokens == 2
     assert facts.chat_tokens == 6
     assert MEASURES["turns"](facts) == 2

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from etui.query import Query
 from etui.routing.compile import literal_start
-from etui.routing.decide import decide, see_signals
+from etui.routing.decide import decide
 from etui.routing.decision import Deferred
 from etui.routing.policy import Policy
+
+from .seen import see_signals
 
 Make = Callable[[str], Policy]
 

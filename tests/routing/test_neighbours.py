@@ -17,10 +17,12 @@ from etui.log.records import AnswerRecord, RunRecord
 from etui.log.writer import TurnWriter
 from etui.neighbours import read_neighbours
 from etui.query import Query
-from etui.routing.decide import decide, see_signals
+from etui.routing.decide import decide
 from etui.routing.likeness import Earlier, EarlierQuestions, Likeness
 from etui.routing.neighbours import Asked, Tally, smoothed_share
 from etui.routing.policy import Policy
+
+from .seen import see_signals
 
 Make = Callable[[str], Policy]
 

@@ -1,0 +1,21 @@
+"""The signals of a policy for one question, without a decision."""
+
+from __future__ import annotations
+
+from etui.query import Query
+from etui.routing.features import TextFacts
+from etui.routing.host import HostState
+from etui.routing.neighbours import Neighbours
+from etui.routing.policy import Policy
+from etui.routing.signals import Situation
+
+
+def see_signals(
+    query: Query,
+    policy: Policy,
+    *,
+    host: HostState | None = None,
+    neighbours: Neighbours | None = None,
+) -> Situation:
+    """Name -> signal; each is looked at when it is read."""
+    return Situation(policy.signals, TextFacts(query), host or HostState(), neighbours)

@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from etui.atomic import write_text
 from etui.errors import DownloadFailed
 
 _CHUNK_BYTES = 4 << 20
@@ -75,13 +77,8 @@ def read_record(name: str, models_dir: Path) -> FileRecord | None:
 
 def write_record(name: str, models_dir: Path, record: FileRecord) -> None:
     """Keep the record, in one step; a folder that cannot be written only costs another hashing."""
-    target = record_path(name, models_dir)
-    partial = target.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        partial.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
-        os.replace(partial, target)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    with suppress(OSError):
+        write_text(record_path(name, models_dir), json.dumps(asdict(record), indent=1) + "\n")
 
 
 def hash_file(path: Path, report: Callable[[int], None] | None = None) -> str:

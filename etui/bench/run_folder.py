@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from etui.atomic import write_text
 from etui.bench.run_config import RunConfig, config_of
 from etui.bench.sample import Sample, sample_of
 from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
@@ -123,7 +124,8 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
             lock = _locked(folder)
             document = {**config.to_json(), "config_sha256": config.sha256}
-            write_whole(folder / CONFIG, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+            text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+            write_text(folder / CONFIG, text, errors="surrogatepass")
             return cls(folder, lock, (folder / SAMPLES).open("ab", buffering=0), b"")
         except OSError as error:
             if lock is not None:
@@ -179,7 +181,7 @@ class RunFolder:
         try:
             os.fsync(self._file.fileno())
             seal = {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
-            write_whole(self.path / _SEAL, json.dumps(seal) + "\n", sync=False)
+            write_text(self.path / _SEAL, json.dumps(seal) + "\n", sync=False)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -190,7 +192,7 @@ class RunFolder:
             EtuiError: It cannot be written.
         """
         try:
-            write_whole(self.path / name, text)
+            write_text(self.path / name, text, errors="surrogatepass")
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -220,25 +222,6 @@ class RunFolder:
             self._file.truncate(self._bytes)
         except OSError:
             return  # the half line stays, and is dropped when the run goes on
-
-
-def write_whole(path: Path, text: str, *, sync: bool = True) -> None:
-    """Write a file so that a crash leaves the old one or the new one.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    pending = path.with_name(f".{path.name}.tmp")
-    try:
-        with pending.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            file.write(text)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(pending, path)
-    except OSError:
-        pending.unlink(missing_ok=True)
-        raise
 
 
 def _read_config(folder: Path) -> tuple[RunConfig, tuple[str, ...]]:

@@ -25,9 +25,9 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
 
     Of a run of several arms, name one: RUN:ARM. A RUN is its folder, its id, or `last`.
     """
+    from etui.atomic import write_text
     from etui.bench.chosen import read_contenders
     from etui.bench.export import default_path, lm_eval_document
-    from etui.bench.run_folder import write_whole
     from etui.config_load import load_config
     from etui.errors import EtuiError, UsageError
 
@@ -50,7 +50,7 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
     path = default_path(output, document) if output.is_dir() else output
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        write_text(path, text, errors="surrogatepass")
     except OSError as error:
         raise EtuiError(
             f"cannot write {path}: {error.strerror or error}", "name another file with --output"

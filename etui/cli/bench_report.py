@@ -44,9 +44,10 @@ def report(
     The page needs no network: everything is in it, the questions' texts too. A RUN is its folder,
     its id, or `last`.
     """
+    from etui.atomic import write_text
     from etui.bench.material import labels_for, texts_for
     from etui.bench.results import MARKDOWN_FILE, PAGE_FILE, result_files
-    from etui.bench.run_folder import read_run, write_whole
+    from etui.bench.run_folder import read_run
     from etui.bench.runs import find_run
     from etui.config_load import load_config
     from etui.errors import EtuiError, UsageError
@@ -69,7 +70,7 @@ def report(
             texts=texts,
         )
         for file, text in files.items():
-            write_whole(run / file, text)
+            write_text(run / file, text, errors="surrogatepass")
         if figures is not None:
             from etui.bench.figures import write_figures
 

@@ -61,7 +61,7 @@ def edit(name: str) -> ExitCode:
 
     A shipped policy is copied into ETUI_HOME/policies first, and the copy takes its place.
     """
-    from etui.policy_files import draft_of, file_to_change, make_folder, put_in_place, text_of
+    from etui.policy_files import draft_of, file_to_change, make_folder, replace_text, text_of
     from etui.routing.policies import PolicyPlace, check_text, find_policy, policy_names
 
     config, catalogue, _ = load()
@@ -86,7 +86,8 @@ def edit(name: str) -> ExitCode:
         if not (sys.stdin.isatty() and click.confirm("edit again?", default=True, err=True)):
             click.echo(f"{target} was not changed; what you wrote is in {draft}", err=True)
             return ExitCode.USAGE
-    put_in_place(draft, target, place.path)
+    replace_text(target, after, place.path)
+    draft.unlink(missing_ok=True)
     _say_after_edit(checked)
     click.echo(target)
     return ExitCode.DONE

@@ -186,13 +186,12 @@ def _save(path: Path, model: FittedModel) -> None:
     Raises:
         EtuiError: It cannot be written.
     """
+    from etui.atomic import write_text
     from etui.routing.fitted import fitted_text
 
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(fitted_text(model), encoding="utf-8")
-        part.replace(path)
+        write_text(path, fitted_text(model))
     except OSError as error:
         raise EtuiError(
             f"cannot write {path}: {error.strerror or error}", "name another file with --output"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from etui.atomic import write_text
 from etui.config import Config, make_home
 from etui.energy.recorder import Recorder
 from etui.energy.types import Energy
@@ -148,10 +149,8 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
         "cold": _plain(baselines.cold) if baselines.cold else None,
         "loaded": {name: _plain(idle) for name, idle in baselines.loaded.items()},
     }
-    pending = path.with_suffix(".tmp")
     try:
-        pending.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        pending.replace(path)
+        write_text(path, json.dumps(document, indent=2) + "\n")
     except OSError as error:
         what = f"cannot write {path}: {error.strerror or error}"
         raise EtuiError(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from etui.atomic import write_text
 from etui.config import Config
 from etui.errors import EtuiError
 from etui.lines import energy_line
@@ -36,15 +35,11 @@ def export_chat(
     else:
         text = json.dumps(chat_document(chat, turns), ensure_ascii=False, indent=2) + "\n"
     path = config.home / "exports" / f"chat-{chat.chat_id}.{_ENDINGS[form]}"
-    unfinished = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A lone half of a surrogate pair is no text, and must not cost the rest of the chat.
-        unfinished.write_bytes(text.encode("utf-8", "replace"))
-        os.replace(unfinished, path)
+        write_text(path, text, errors="replace")
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
         raise EtuiError(
             f"cannot write {path}: {error.strerror or error}",
             "free space on that disk, or make the folder writable",

@@ -141,7 +141,7 @@ def test_ctrl_c_ends_a_run_that_can_go_on(models, etui_home, tmp_path):
 def test_a_run_of_another_machine_is_refused(whole, models, etui_home, tmp_path):
     import shutil
 
-    from etui.bench.run_folder import write_whole
+    from etui.atomic import write_text
 
     copy = tmp_path / "copy"
     shutil.copytree(whole[0], copy)
@@ -150,7 +150,7 @@ def test_a_run_of_another_machine_is_refused(whole, models, etui_home, tmp_path)
     from etui.bench.run_config import config_of
 
     document["config_sha256"] = config_of(document).sha256
-    write_whole(copy / "config.json", json.dumps(document))
+    write_text(copy / "config.json", json.dumps(document))
     done = run(etui_home, "--resume", str(copy), models=models)
     assert done.returncode == 2
     assert "threads was 99" in done.stderr

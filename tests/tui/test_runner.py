@@ -223,7 +223,7 @@ def test_the_cold_baseline_serves_until_there_is_a_loaded_one(here: Config) -> N
 
 
 def test_a_baseline_that_cannot_be_kept_costs_no_answer(here: Config) -> None:
-    (here.home / "idle.tmp").mkdir()
+    (here.home / "idle.json").mkdir()
     with closing(Chat(here)) as chat:
         chat.ask()
         chat.wait(40)

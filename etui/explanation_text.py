@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 SIGNAL_HEAD = ("SIGNAL", "HOLDS", "VALUE", "ASKS FOR", "AWAY", "FOUND")
 RULE_HEAD = ("RULE", "PRIORITY", "MATCHED", "FIRST CONDITION THAT FAILED")
@@ -40,7 +40,7 @@ def explained_facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("predicted", _predicted_text(document)),
         *(("needs", _need_text(need)) for need in document["needs"]),
     ]
-    return [(name, visible(text)) for name, text in facts if text]
+    return [(name, sanitize(text)) for name, text in facts if text]
 
 
 def signal_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -49,10 +49,10 @@ def signal_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (
             s["name"],
             _YES[s["holds"]],
-            visible(_value(s["value"])),
-            visible(s["test"]),
+            sanitize(_value(s["value"])),
+            sanitize(s["test"]),
             "" if s["distance"] is None else f"{s['distance']:g}",
-            visible(s["detail"]),
+            sanitize(s["detail"]),
         )
         for s in document["signals"]
     ]
@@ -61,7 +61,7 @@ def signal_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def rule_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows under :data:`RULE_HEAD`."""
     return [
-        (visible(r["name"]), str(r["priority"]), _YES[r["matched"]], visible(r["failed"] or ""))
+        (sanitize(r["name"]), str(r["priority"]), _YES[r["matched"]], sanitize(r["failed"] or ""))
         for r in document["rules"]
     ]
 

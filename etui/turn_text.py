@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etui import units
 from etui.energy.cost import cost_of
 from etui.lines import shared_text
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from etui.energy.cost import Factors
@@ -26,7 +26,7 @@ _MIN_QUESTION_CELLS = 20
 
 def one_line(text: str) -> str:
     """Text of any origin on one line, with nothing in it that a terminal would obey."""
-    return " ".join(visible(text).split())
+    return " ".join(sanitize(text).split())
 
 
 def local_time(created_at: str) -> str:
@@ -156,7 +156,7 @@ def turn_texts(turn: TurnRecord) -> list[tuple[str, str]]:
         ("thinking", turn.thinking),
         ("answer", turn.answer),
     )
-    return [(title, visible(text)) for title, text in texts if text]
+    return [(title, sanitize(text)) for title, text in texts if text]
 
 
 def _hop(hop: HopRecord, turn: TurnRecord) -> str:

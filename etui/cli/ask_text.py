@@ -11,9 +11,9 @@ from etui.hops import HopEnded, HopStarted
 from etui.lines import energy_line, hop_line, vote_line, why_line
 from etui.options import options_of
 from etui.routing.decision import Decision
+from etui.text.sanitize import sanitize
 from etui.turn import Decided, TurnEvent, TurnFinished
 from etui.units import seconds_text
-from etui.visible import visible
 
 
 class AskText:
@@ -40,7 +40,7 @@ class AskText:
             case Decided(decision=decision):
                 self._held = _may_change(decision, self._question)
                 for notice in decision.notices:
-                    self._note(visible(notice), dim=False)
+                    self._note(sanitize(notice), dim=False)
                 self._note(why_line(decision))
             case HopStarted(number=number) if number > 1:
                 self._note(f"hop {number}: {event.arm} ({event.reasoning}) on {event.model}")
@@ -53,7 +53,7 @@ class AskText:
                 self._note(f"the oldest {dropped} messages no longer fit and were left out")
             case Thought(text=text) if text and not self._quiet:
                 self._thought_open = True
-                click.secho(visible(text), dim=True, nl=False, err=True)
+                click.secho(sanitize(text), dim=True, nl=False, err=True)
             case Answer(text=text) if not self._held:
                 self._write(text)
             case Vote():
@@ -83,7 +83,7 @@ class AskText:
                 return
             self._end_thought()
             self._answer_open = True
-        click.echo(visible(text) if self._on_terminal else text, nl=False)
+        click.echo(sanitize(text) if self._on_terminal else text, nl=False)
 
     def _note(self, text: str, *, dim: bool = True, bold: bool = False) -> None:
         if not self._quiet:

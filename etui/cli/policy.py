@@ -13,7 +13,7 @@ from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
 from etui.errors import ExitCode, Problem
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from etui.config import Config
@@ -155,7 +155,7 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
             place = f"{row['file']}:{row['line']}"
             click.echo(f"{place}: {_short(row['query'])!r}: {'; '.join(row['failures'])}", err=True)
             if row["why"]:
-                click.echo(f"  {visible(row['why'])}", err=True)
+                click.echo(f"  {sanitize(row['why'])}", err=True)
         click.echo(f"{len(rows) - len(failed)} of {len(rows)} probes passed")
     return ExitCode.GATE if failed else ExitCode.DONE
 
@@ -196,7 +196,7 @@ def _listed(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return (
         f"{name} (default)" if row["default"] else name,
         f"{origin}, in place of the shipped" if row["replaces_shipped"] else origin,
-        visible(row["description"])
+        sanitize(row["description"])
         if row["valid"]
         else f"invalid: `etui policy check {name}` says why",
     )
@@ -233,7 +233,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _short(text: str) -> str:
-    line = visible(" ".join(text.split()))
+    line = sanitize(" ".join(text.split()))
     return line if len(line) <= 60 else line[:59] + "…"
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from etui import units
 from etui.log.records import ChatRecord, TurnRecord
 from etui.log.rows import row_of
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 
 def turn_document(turn: TurnRecord) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def chat_markdown(
         turns: Its turns, oldest first.
         energy_line: What an answer took, in words; the front ends have one.
     """
-    name = " ".join(visible(chat.name).split())
+    name = " ".join(sanitize(chat.name).split())
     parts = [f"# {name or chat.chat_id}", _chat_line(chat, turns)]
     if chat.system:
         parts += ["System prompt:", _quoted(chat.system)]
@@ -67,7 +67,7 @@ def chat_markdown(
         parts += [
             "---",
             _quoted(turn.query),
-            visible(turn.answer).strip() or f"*{_no_answer(turn)}*",
+            sanitize(turn.answer).strip() or f"*{_no_answer(turn)}*",
         ]
         parts.append(f"*{turn.model}: {energy_line(turn)}*")
     return "\n\n".join(parts) + "\n"
@@ -86,7 +86,7 @@ def _chat_line(chat: ChatRecord, turns: Sequence[TurnRecord]) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in visible(text).strip().splitlines())
+    return "\n".join(f"> {line}".rstrip() for line in sanitize(text).strip().splitlines())
 
 
 def _no_answer(turn: TurnRecord) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from etui import units
 from etui.lines import about_joules
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 
 def replayed_lines(document: Mapping[str, Any]) -> Iterator[str]:
@@ -19,7 +19,7 @@ def replayed_lines(document: Mapping[str, Any]) -> Iterator[str]:
     if not document["n"]:
         yield "the log holds no turn yet"
         return
-    yield visible(
+    yield sanitize(
         f"policy {document['policy']}: {document['moved']:,} of "
         f"{units.count_text(document['n'], 'question')} would be answered otherwise"
     )
@@ -35,7 +35,8 @@ def replayed_lines(document: Mapping[str, Any]) -> Iterator[str]:
 def move_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(from, to, questions) of every move, the commonest first."""
     return [
-        (visible(move["from"]), visible(move["to"]), f"{move['n']:,}") for move in document["moves"]
+        (sanitize(move["from"]), sanitize(move["to"]), f"{move['n']:,}")
+        for move in document["moves"]
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from etui.routing.diff import Change, OtherAnswer
@@ -21,19 +21,19 @@ def diff_lines(
 ) -> Iterator[str]:
     """Every value that differs, then every question of ``asked`` that is answered otherwise."""
     for change in differing:
-        yield visible(_change_text(change))
+        yield sanitize(_change_text(change))
     yield f"{len(answers)} of {asked} questions are answered otherwise"
     for answer in answers:
-        text = visible(" ".join(answer.query.text.split()))
+        text = sanitize(" ".join(answer.query.text.split()))
         yield f"  {text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + '…'}"
         settings = _settings(answer)
         for sign, decision in (("-", answer.before), ("+", answer.after)):
             if isinstance(decision, str):
-                yield f"    {sign} undecided: {visible(decision)}"
+                yield f"    {sign} undecided: {sanitize(decision)}"
                 continue
             arm = decision.arm
             differing_settings = "".join(f", {key} {asdict(arm)[key]}" for key in settings)
-            yield visible(
+            yield sanitize(
                 f"    {sign} {decision.rule} -> {arm.name}: {arm.model}, {arm.reasoning}"
                 f"{differing_settings}"
             )

@@ -16,6 +16,7 @@ from etui.engine.events import Loaded, Unloaded
 from etui.errors import EtuiError
 from etui.hops import HopEnded, HopStarted
 from etui.query import Query
+from etui.text.sanitize import sanitize
 from etui.tui import work as threads
 from etui.tui.backend import Backend, Route
 from etui.tui.conversation import Asking, Conversation, new_chat
@@ -41,7 +42,6 @@ from etui.tui.side_by_side import side_by_side
 from etui.tui.transcript import Transcript
 from etui.tui.turn_view import TurnView
 from etui.turn import Decided, TurnFinished
-from etui.visible import visible
 
 
 class AnsweringScreen(Screen[None]):
@@ -268,7 +268,7 @@ class AnsweringScreen(Screen[None]):
         try:
             spending = await asyncio.to_thread(backend.chats.spending, route)
         except EtuiError as error:
-            self._panel.show_spending(None, visible(error.what))
+            self._panel.show_spending(None, sanitize(error.what))
         else:
             self._panel.show_spending(spending)
 
@@ -301,5 +301,5 @@ class AnsweringScreen(Screen[None]):
         view.show_progress(progress, now_ns, joules)
 
     def _notify_error(self, what: str, fix: str) -> None:
-        text = visible(f"{what}\n→ {fix}" if fix else what)
+        text = sanitize(f"{what}\n→ {fix}" if fix else what)
         self.notify(text, severity="error", timeout=12, markup=False)

@@ -17,6 +17,7 @@ from textual.widgets import TextArea
 
 from etui.config import Config
 from etui.errors import EtuiError, fault_text
+from etui.text.sanitize import sanitize
 from etui.tui.ascii import driver_for
 from etui.tui.backend import Backend, OpenBackend, Route
 from etui.tui.chat import ChatScreen
@@ -28,7 +29,6 @@ from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
 from etui.tui.signals import leave_on_terminate
 from etui.tui.themes import THEMES
 from etui.tui.wishes import AppWish, PoliciesThere, RouteWanted, ShowsRoute, Unsaved
-from etui.visible import visible
 
 LEAVE_SECONDS = 5.0
 """How long leaving waits for the running answer to be stopped and saved."""
@@ -130,7 +130,7 @@ class EtuiApp(App[None]):
         if self.screen is not self._chat and isinstance(self.screen, ShowsRoute):
             self.screen.take_route(route)
         chosen = route.model or f"policy {route.policy}"
-        self.notify(visible(f"the next questions: {chosen}"), markup=False)
+        self.notify(sanitize(f"the next questions: {chosen}"), markup=False)
 
     def on_app_wish(self, asked: AppWish) -> None:
         match asked.wish:
@@ -185,5 +185,5 @@ class EtuiApp(App[None]):
         self._close_messages_no_wait()
 
     def _say_error(self, what: str, fix: str) -> None:
-        text = visible(f"{what}\n→ {fix}" if fix else what)
+        text = sanitize(f"{what}\n→ {fix}" if fix else what)
         self.notify(text, severity="error", timeout=12, markup=False)

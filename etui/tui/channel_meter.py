@@ -12,10 +12,10 @@ from etui import units
 from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.lines import SEPARATOR
+from etui.text.sanitize import sanitize
 from etui.tui.backend import Vitals
 from etui.tui.fact_line import FactLine, Line
 from etui.tui.power_graph import PowerGraph
-from etui.visible import visible
 
 _KIND_WORDS = {
     Kind.COUNTER: "counter",
@@ -37,7 +37,7 @@ class ChannelMeter(Vertical):
         self._state = FactLine(classes="state")
 
     def compose(self) -> ComposeResult:
-        label = visible(self._channel.label or self._channel.scope)
+        label = sanitize(self._channel.label or self._channel.scope)
         yield Static(label, markup=False, classes="label")
         yield self._watts
         yield self._graph

@@ -14,6 +14,7 @@ from textual.widgets import Footer
 
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
+from etui.text.sanitize import sanitize
 from etui.tui.answering import AnsweringScreen
 from etui.tui.chat_export import ExportFormat, export_chat
 from etui.tui.chats import ChatsLeft, ChatsScreen
@@ -24,7 +25,6 @@ from etui.tui.modals import TextModal
 from etui.tui.pace import QUIET, USUAL
 from etui.tui.prompt import Prompt
 from etui.tui.turn_view import TurnView, TurnWish
-from etui.visible import visible
 
 
 class ChatScreen(AnsweringScreen):
@@ -163,7 +163,7 @@ class ChatScreen(AnsweringScreen):
         except EtuiError as error:
             self._notify_error(error.what, error.fix)
         else:
-            self.notify(visible(f"written to {path}"), markup=False)
+            self.notify(sanitize(f"written to {path}"), markup=False)
 
     def _wish(self, wish: TurnWish) -> None:
         """Do something with the last answer."""
@@ -201,7 +201,7 @@ class ChatScreen(AnsweringScreen):
             self._notify_error(error.what, error.fix)
             return
         if route is None:
-            self.notify(visible(f"no arm here is {direction} than {record.arm}"), markup=False)
+            self.notify(sanitize(f"no arm here is {direction} than {record.arm}"), markup=False)
             return
         self._prompt.focus()
         await self.ask(Asking(record.query, route, record.turn_id))

@@ -19,11 +19,11 @@ from etui import units
 from etui.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
+from etui.text.sanitize import sanitize, shorten
 from etui.tui.backend import ChatLog
 from etui.tui.chat_export import ExportFormat, export_chat
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.turn_text import local_time
-from etui.visible import shortened, visible
 
 if TYPE_CHECKING:
     from etui.log.queries import ChatSummary
@@ -169,7 +169,7 @@ and F4 write it to a file, F8 deletes it with its turns.
         except EtuiError as error:
             self._say_error(error)
         else:
-            self.notify(visible(f"written to {path}"), markup=False)
+            self.notify(sanitize(f"written to {path}"), markup=False)
 
     def _chosen(self) -> ChatSummary | None:
         at = self._list.highlighted
@@ -181,7 +181,7 @@ and F4 write it to a file, F8 deletes it with its turns.
         return f"{units.count_text(len(self._shown), 'chat')} · ↑ ↓ choose · Enter goes on with it"
 
     def _say_error(self, error: EtuiError) -> None:
-        text = visible(f"{error.what}\n→ {error.fix}" if error.fix else error.what)
+        text = sanitize(f"{error.what}\n→ {error.fix}" if error.fix else error.what)
         self._note.update(text)
         self.notify(text, severity="error", timeout=12, markup=False)
 
@@ -207,6 +207,6 @@ def _rows(chats: Sequence[ChatSummary]) -> list[str]:
 
 
 def _name(chat: ChatSummary) -> str:
-    words = " ".join(visible(chat.chat.name).split()) or chat.chat.chat_id
-    kept, left_out = shortened(words, _NAME_CHARACTERS, 1)
+    words = " ".join(sanitize(chat.chat.name).split()) or chat.chat.chat_id
+    kept, left_out = shorten(words, _NAME_CHARACTERS, 1)
     return f"{kept}…" if left_out else kept

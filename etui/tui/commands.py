@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.markup import escape
 
+from etui.text.sanitize import sanitize
 from etui.tui.backend import Backend, Route
-from etui.visible import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +71,21 @@ def route_commands(
     """One command a policy and a model that may answer the next questions."""
     for policy in backend.policies:
         yield Command(
-            f"policy: {visible(policy)}",
-            f"Let {visible(policy)} choose the model of the next questions",
+            f"policy: {sanitize(policy)}",
+            f"Let {sanitize(policy)} choose the model of the next questions",
             partial(take, Route(policy)),
         )
     for model in backend.shelf.models():
         if model.on_disk:
             yield Command(
-                f"model: {visible(model.name)}",
-                f"Answer the next questions with {visible(f'{model.name} ({model.size})')}",
+                f"model: {sanitize(model.name)}",
+                f"Answer the next questions with {sanitize(f'{model.name} ({model.size})')}",
                 partial(take, Route(route.policy, model.name)),
             )
     if route.model is not None:
         yield Command(
             "model: as the policy says",
-            f"Let {visible(route.policy)} choose again",
+            f"Let {sanitize(route.policy)} choose again",
             partial(take, Route(route.policy)),
         )
 

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 from etui.log.records import ChatRecord, TurnRecord
 from etui.query import Message, Query
+from etui.text.sanitize import sanitize, shorten
 from etui.tui.backend import REPLACES, Route
-from etui.visible import shortened, visible
 
 MOST_NAME_CHARACTERS = 60
 
@@ -79,8 +79,8 @@ def new_chat(system: str | None = None) -> Conversation:
 
 def name_of(question: str) -> str:
     """A chat's name by its first question."""
-    words = " ".join(visible(question[:1000]).split())
-    kept, left_out = shortened(words, MOST_NAME_CHARACTERS - 1, 1)
+    words = " ".join(sanitize(question[:1000]).split())
+    kept, left_out = shorten(words, MOST_NAME_CHARACTERS - 1, 1)
     return f"{kept}…" if left_out > 1 else words
 
 

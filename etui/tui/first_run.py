@@ -14,9 +14,9 @@ from textual.worker import get_current_worker
 
 from etui.config import Config
 from etui.model_spec import STARTER
+from etui.text.sanitize import sanitize
 from etui.tui.backend import ModelOnOffer, Shelf
 from etui.tui.jobs import JobEnded, JobFact, JobNews, JobProgress, pull, run_job
-from etui.visible import visible
 
 
 class FirstRunScreen(Screen[bool]):
@@ -77,7 +77,7 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
         if not self._pulling and any(model.on_disk for model in self._shelf.models()):
             self.dismiss(True)
         elif not self._pulling:
-            self._status.update(f"still no model in {visible(str(self._models_dir))}")
+            self._status.update(f"still no model in {sanitize(str(self._models_dir))}")
 
     @work(thread=True, exclusive=True, group="pull", exit_on_error=False)
     def _pull(self) -> None:
@@ -103,7 +103,7 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
                 self._bar.display = False
                 self._status.add_class("-error")
                 text = f"✗ {what or said}"
-                self._status.update(visible(f"{text}\n→ {fix}" if fix else text))
+                self._status.update(sanitize(f"{text}\n→ {fix}" if fix else text))
 
     @property
     def _command(self) -> str:
@@ -118,7 +118,7 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
             f"Or pull it in another terminal, then press r:\n\n"
             f"    {self._command}\n\n"
             f"Or put any GGUF file into this folder, then press r:\n\n"
-            f"    {visible(str(self._models_dir))}"
+            f"    {sanitize(str(self._models_dir))}"
         )
 
     def _others(self) -> str:
@@ -129,4 +129,4 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
 
 
 def _row(model: ModelOnOffer) -> str:
-    return f"  {visible(model.name):<20} {visible(model.size)}"
+    return f"  {sanitize(model.name):<20} {sanitize(model.size)}"

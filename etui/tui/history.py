@@ -20,6 +20,7 @@ from etui.config import Config
 from etui.errors import EtuiError, fault_text
 from etui.log.filters import Sort
 from etui.log.queries import LogReader
+from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
 from etui.tui.history_pages import (
     PAGE_TURNS,
@@ -38,7 +39,6 @@ from etui.tui.history_pages import (
     read_totals,
 )
 from etui.tui.history_text import COLUMNS, DetailView, status_text, totals_lines, turn_cells
-from etui.visible import visible
 
 _FETCH_WITHIN = 20
 """The next page is read when the cursor is this near to the last turn that was read."""
@@ -200,11 +200,11 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
                 self._sums.update("\n".join(totals_lines(totals.by, totals.totals, width)))
                 self._show_status()
             case Exported(path=path, turns=turns):
-                said = f"{units.count_text(turns, 'turn')} written to {visible(str(path))}"
+                said = f"{units.count_text(turns, 'turn')} written to {sanitize(str(path))}"
                 self.notify(said, markup=False)
             case Failed(what=what, fix=fix):
                 self.notify(
-                    visible(f"{what}\n→ {fix}" if fix else what),
+                    sanitize(f"{what}\n→ {fix}" if fix else what),
                     severity="error",
                     timeout=12,
                     markup=False,

@@ -12,8 +12,8 @@ from textual.message import Message
 from etui import units
 from etui.download import Progress, Report
 from etui.errors import EtuiError, fault_text
+from etui.text.sanitize import sanitize
 from etui.tui.backend import Shelf, TurnRunner
-from etui.visible import visible
 
 REPORT_SECONDS = 0.1
 """Between two redraws of a progress bar."""
@@ -133,7 +133,7 @@ def _report(post: Post, stopped: Callable[[], bool], what: str, again: str) -> R
         now = time.monotonic()
         if (progress.step, progress.note) != told or now - told_at >= REPORT_SECONDS:
             told, told_at = (progress.step, progress.note), now
-            text = visible(progress_line(progress))
+            text = sanitize(progress_line(progress))
             post(JobProgress(text, progress.done_bytes, progress.total_bytes))
 
     return report

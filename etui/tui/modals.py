@@ -10,7 +10,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Footer, Static, TextArea
 
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 
 class TextModal(ModalScreen[str | None]):
@@ -33,13 +33,13 @@ class TextModal(ModalScreen[str | None]):
         self._title = title
         self._help_text = help_text
         self._one_line = one_line
-        self._area = TextArea(visible(text), soft_wrap=True, compact=True)
+        self._area = TextArea(sanitize(text), soft_wrap=True, compact=True)
         self._area.set_class(one_line, "-one-line")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
-            yield Static(visible(self._title), markup=False, classes="title")
-            yield Static(visible(self._help_text), markup=False, classes="help")
+            yield Static(sanitize(self._title), markup=False, classes="title")
+            yield Static(sanitize(self._help_text), markup=False, classes="help")
             yield self._area
         yield Footer(show_command_palette=False)
 
@@ -76,7 +76,7 @@ class ConfirmModal(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
-            yield Static(visible(self._question), markup=False, classes="title")
+            yield Static(sanitize(self._question), markup=False, classes="title")
             yield Static("y yes · n no", markup=False, classes="help")
         yield Footer(show_command_palette=False)
 

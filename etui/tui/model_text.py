@@ -12,9 +12,9 @@ from etui import units
 from etui.curve_text import age_text, doubt_text, drawing, kind_line, points_text, r2_text
 from etui.energy.curve import OperatingCurve
 from etui.log.records import LoadRecord, UnloadRecord
+from etui.text.sanitize import sanitize
 from etui.tui.model_cards import Cards, ModelCard
 from etui.turn_text import local_time
-from etui.visible import visible
 
 UNCALIBRATED = "uncalibrated"
 _STATES = {
@@ -59,7 +59,7 @@ def model_cells(card: ModelCard, cards: Cards, *, resident: bool) -> tuple[Text,
         "curve": curve_cell(card.curve),
     }
     return tuple(
-        Text(visible(texts[c.key]), justify="right" if c.right else "left", no_wrap=True)
+        Text(sanitize(texts[c.key]), justify="right" if c.right else "left", no_wrap=True)
         for c in COLUMNS
     )
 

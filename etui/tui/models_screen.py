@@ -19,6 +19,7 @@ from textual.worker import get_current_worker
 from etui import units
 from etui.config import Config
 from etui.errors import EtuiError, fault_text
+from etui.text.sanitize import sanitize
 from etui.tui import jobs
 from etui.tui.backend import Backend
 from etui.tui.calibrating import calibrate
@@ -27,7 +28,6 @@ from etui.tui.jobs import JobEnded, JobNews, JobProgress, run_job
 from etui.tui.modals import ConfirmModal
 from etui.tui.model_cards import CardReader, Cards, ModelCard
 from etui.tui.model_text import COLUMNS, curve_lines, fact_lines, model_cells
-from etui.visible import visible
 
 _LOOK_SECONDS = 1.0
 """Between two looks at which models are in memory."""
@@ -188,7 +188,7 @@ measured is kept, and the same key goes on from there.
     def on_job_news(self, news: JobNews) -> None:
         match news.fact:
             case JobProgress(text=text, done=done, total=total):
-                self._status.update(visible(f"{text} (Esc stops)"))
+                self._status.update(sanitize(f"{text} (Esc stops)"))
                 self._bar.display = total is not None
                 self._bar.update(total=total, progress=done)
             case JobEnded() as ended:
@@ -211,7 +211,7 @@ measured is kept, and the same key goes on from there.
         if not self._told:
             self._status.update(
                 f"{units.bytes_text(read.cards.ram_bytes)} of memory free · "
-                f"models in {visible(str(self._config.models_dir))}"
+                f"models in {sanitize(str(self._config.models_dir))}"
             )
         self._show_current()
 
@@ -230,13 +230,13 @@ measured is kept, and the same key goes on from there.
             self.notify("etui is not open yet: try again in a moment", severity="warning")
         elif self._doing:
             self.notify(
-                visible(f"{self._doing.removesuffix(' …')} still runs\n→ Esc stops it"),
+                sanitize(f"{self._doing.removesuffix(' …')} still runs\n→ Esc stops it"),
                 severity="warning", markup=False,
             )  # fmt: skip
         else:
             self._doing = doing
             self._told = True
-            self._status.update(visible(doing))
+            self._status.update(sanitize(doing))
             self._run(backend, job)
 
     @work(thread=True, exclusive=True, group="job", exit_on_error=False)
@@ -251,14 +251,14 @@ measured is kept, and the same key goes on from there.
         self._doing = ""
         self._bar.display = False
         if ended.may_force:
-            self._status.update(visible(ended.what))
+            self._status.update(sanitize(ended.what))
             self._ask_to_force(ended.what, self._forced)
         elif ended.what:
-            self._status.update(visible(f"✗ {ended.what}"))
+            self._status.update(sanitize(f"✗ {ended.what}"))
             self._say_error(ended.what, ended.fix)
         else:
             text = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
-            self._status.update(visible(text))
+            self._status.update(sanitize(text))
         self._read()
 
     @work(exclusive=True, group="force")
@@ -296,7 +296,7 @@ measured is kept, and the same key goes on from there.
         if card is None or card.here:
             return card
         self.notify(
-            visible(f"{card.spec.name} is not on this machine\n→ p pulls it"),
+            sanitize(f"{card.spec.name} is not on this machine\n→ p pulls it"),
             severity="warning", markup=False,
         )  # fmt: skip
         return None
@@ -311,11 +311,11 @@ measured is kept, and the same key goes on from there.
         pane = self._curve if wide else self._facts
         curve = list(curve_lines(card, pane.size.width, _PLOT_HEIGHT))
         if wide:
-            self._curve.update(visible("\n".join(curve)))
+            self._curve.update(sanitize("\n".join(curve)))
         else:
             facts += ["", *curve]
-        self._facts.update(visible("\n".join(facts)))
+        self._facts.update(sanitize("\n".join(facts)))
 
     def _say_error(self, what: str, fix: str) -> None:
-        text = visible(f"{what}\n→ {fix}" if fix else what)
+        text = sanitize(f"{what}\n→ {fix}" if fix else what)
         self.notify(text, severity="error", timeout=12, markup=False)

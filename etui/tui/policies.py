@@ -20,6 +20,7 @@ from textual.widgets import Footer, OptionList
 from etui.config import Config, shipped_dir
 from etui.errors import UsageError
 from etui.policy_files import check_name, own_file
+from etui.text.sanitize import sanitize
 from etui.tui import policy_desk
 from etui.tui.backend import Route
 from etui.tui.commands import Command
@@ -46,7 +47,6 @@ from etui.tui.policy_modals import NewPolicy, NewPolicyModal
 from etui.tui.policy_text import template_names
 from etui.tui.wishes import AppWish, PoliciesThere, RouteWanted
 from etui.units import count_text
-from etui.visible import visible
 
 
 class PoliciesScreen(Screen[None]):
@@ -386,7 +386,7 @@ stays until another policy is opened or etui is left, and both ask first.
         self.app.push_screen(ConfirmModal(question), answered)
 
     def _say(self, what: str, fix: str, severity: SeverityLevel = "error") -> None:
-        text = visible(f"{what}\n→ {fix}" if fix else what)
+        text = sanitize(f"{what}\n→ {fix}" if fix else what)
         self.notify(text, severity=severity, markup=False)
 
     @work(thread=True, group="policy-files", exit_on_error=False)

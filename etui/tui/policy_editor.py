@@ -14,8 +14,8 @@ from textual.strip import Strip
 from textual.widgets.text_area import LanguageDoesNotExist, TextAreaTheme
 
 from etui.errors import Problem
+from etui.text.sanitize import sanitize
 from etui.tui.text_box import TextBox
-from etui.visible import visible
 
 _HIGHLIGHTED_CHARACTERS = 100_000
 """Longer texts stay plain: the whole text is coloured anew after every key."""
@@ -104,7 +104,7 @@ class PolicyEditor(TextBox):
     def get_line(self, line_index: int) -> Text:
         """A line as it is drawn: nothing in it reaches the terminal as a command."""
         # Not the text of the superclass: it leaves some control characters out.
-        text = Text(visible(self.document.get_line(line_index)), end="", no_wrap=True)
+        text = Text(sanitize(self.document.get_line(line_index)), end="", no_wrap=True)
         is_error, columns = self._marks.get(line_index, (False, set()))
         for column in columns:
             if found := _WORD.search(text.plain, column):

@@ -15,7 +15,7 @@ from textual.widgets import Footer, Input, OptionList, Static
 
 from etui.errors import UsageError
 from etui.policy_files import check_name
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class NewPolicyModal(ModalScreen[NewPolicy | None]):
             if name in self._taken:
                 raise UsageError(f"there is a policy {name!r} already", "take another name")
         except UsageError as error:
-            self._told.update(visible(f"✗ {error.what}: {error.fix}"))
+            self._told.update(sanitize(f"✗ {error.what}: {error.fix}"))
             self._told.add_class("-error")
         else:
             self.dismiss(NewPolicy(name, self._names[self._list.highlighted or 0]))
@@ -94,4 +94,4 @@ class NewPolicyModal(ModalScreen[NewPolicy | None]):
 
 
 def _template(name: str, what: str) -> Content:
-    return Content.assemble((visible(name), "bold"), (f"  {visible(what)}", "$foreground 60%"))
+    return Content.assemble((sanitize(name), "bold"), (f"  {sanitize(what)}", "$foreground 60%"))

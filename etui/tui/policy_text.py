@@ -19,9 +19,9 @@ from etui.explanation_text import (
 )
 from etui.replay.turns_text import move_rows, replayed_lines
 from etui.routing.policy import Policy
+from etui.text.sanitize import sanitize
 from etui.tui.policy_facts import Compared, OnShelf, Opened, Replayed, Verdict
 from etui.turn_text import one_line
-from etui.visible import visible
 
 _MUTED = "$foreground 60%"
 """Not $text-muted: it is drawn against a background, and these texts have none of their own."""
@@ -132,14 +132,14 @@ def replay_lines(replayed: Replayed, width: int) -> list[str]:
 def compared_lines(compared: Compared, width: int) -> list[str]:
     """What differs, each line whole."""
     return [
-        part for line in compared.lines for part in (_hanging(visible(line), width) or [""])
+        part for line in compared.lines for part in (_hanging(sanitize(line), width) or [""])
     ]  # fmt: skip
 
 
 def failed_lines(what: str, fix: str, width: int) -> list[str]:
     """Why something could not be done, and how to mend it."""
-    lines = [part for line in visible(what).splitlines() for part in _hanging(line, width)]
-    return lines + (_hanging(f"→ {visible(fix)}", width) if fix else [])
+    lines = [part for line in sanitize(what).splitlines() for part in _hanging(line, width)]
+    return lines + (_hanging(f"→ {sanitize(fix)}", width) if fix else [])
 
 
 def template_names(policies: Sequence[OnShelf]) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from etui.energy.types import Energy
 from etui.engine.events import Loaded
 from etui.lines import SEPARATOR
 from etui.log.records import TurnEnergy, TurnRecord
+from etui.text.sanitize import sanitize
 from etui.tui.backend import PowerMeter, Route, Vitals
 from etui.tui.channel_meter import ChannelMeter, total_watts
 from etui.tui.fact_line import FactLine, Line
@@ -21,7 +22,6 @@ from etui.tui.phase_strip import LEGEND, PhaseStrip
 from etui.tui.progress import Stage
 from etui.tui.spending import Spending, budget_text, chat_text, joules_text, today_text
 from etui.tui.token_rate import RecentTokens
-from etui.visible import visible
 
 _SPENT = ("chat", "today", "turn", "hour", "day")
 
@@ -204,7 +204,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
     def show_route(self, route: Route) -> None:
         """Who chooses the next model."""
         chosen_by = f"you: {route.model}" if route.model else f"policy {route.policy}"
-        self._model.rename(visible(f"Models ({chosen_by})"))
+        self._model.rename(sanitize(f"Models ({chosen_by})"))
 
     def _show_vitals(self, vitals: Vitals) -> None:
         self._vitals = vitals
@@ -236,8 +236,10 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
     def _show_models(self, loading: str = "") -> None:
         held = [f"{name}\n{detail}" for name, detail in reversed(self._residents.items())]
         lines = [loading, *held] if loading else held
-        self._model.show(visible("\n".join(lines) or "no model"))
-        self._model_text = visible(loading or next(reversed(self._residents), "no model in memory"))
+        self._model.show(sanitize("\n".join(lines) or "no model"))
+        self._model_text = sanitize(
+            loading or next(reversed(self._residents), "no model in memory")
+        )
         self._show_fold()
 
     def _show_fold(self) -> None:

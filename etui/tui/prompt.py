@@ -11,8 +11,8 @@ from textual.message import Message
 from textual.strip import Strip
 
 from etui import units
+from etui.text.sanitize import sanitize
 from etui.tui.text_box import TextBox
-from etui.visible import visible
 
 LARGE_PASTE_CHARACTERS = 20_000
 """A paste above this stands in the prompt as a sign, and is sent whole."""
@@ -166,7 +166,7 @@ questions. A question asked while an answer runs waits for its turn.
 
     def _folded(self, text: str) -> str:
         """The text, or a sign in its place where laying it out would hold up the keys."""
-        text = visible(text)
+        text = sanitize(text)
         if len(text) <= LARGE_PASTE_CHARACTERS:
             return text
         size = units.count_text(len(text), "character")

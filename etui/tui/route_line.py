@@ -6,7 +6,7 @@ from etui import units
 from etui.hops import HopEnded
 from etui.lines import SEPARATOR, route_parts
 from etui.log.records import HopRecord, TurnRecord
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 
 def logged_why(record: TurnRecord) -> str:
@@ -14,7 +14,7 @@ def logged_why(record: TurnRecord) -> str:
     parts = route_parts(
         record.policy, record.rule, record.arm, record.reasoning, record.model, record.why
     )
-    return visible(SEPARATOR.join(part for part in parts if part))
+    return sanitize(SEPARATOR.join(part for part in parts if part))
 
 
 def hop_line(hop: HopEnded | HopRecord) -> str:

@@ -17,10 +17,10 @@ from textual.widgets import DataTable, Footer, Static
 
 from etui import units
 from etui.errors import fault_text
+from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
 from etui.tui.plane import plane_lines
 from etui.tui.run_shelf import RunOnShelf, runs_in
-from etui.visible import visible
 
 _NONE = """\
 No bench run yet.
@@ -101,13 +101,13 @@ opens the HTML report in a browser.
             return
         if not run.report.is_file():
             self.notify(
-                f"no report yet\n→ etui bench report {visible(str(run.folder))}",
+                f"no report yet\n→ etui bench report {sanitize(str(run.folder))}",
                 severity="warning",
                 markup=False,
             )
         elif not webbrowser.open(run.report.absolute().as_uri()):
             self.notify(
-                f"no browser here\n→ open {visible(str(run.report))} yourself",
+                f"no browser here\n→ open {sanitize(str(run.report))} yourself",
                 severity="warning",
                 markup=False,
             )
@@ -130,14 +130,14 @@ opens the HTML report in a browser.
 
     def on_runs_read(self, read: RunsRead) -> None:
         if read.fault:
-            text = visible(f"{read.fault}\n→ mend it and press r to read again")
+            text = sanitize(f"{read.fault}\n→ mend it and press r to read again")
             self.notify(text, severity="error", timeout=12, markup=False)
             return
         place = self._table.cursor_row
         self._runs = read.runs
         self._table.clear()
         for run in self._runs:
-            self._table.add_row(*(Text(visible(cell), no_wrap=True) for cell in _cells(run)))
+            self._table.add_row(*(Text(sanitize(cell), no_wrap=True) for cell in _cells(run)))
         self._table.display = bool(self._runs)
         if self._runs:
             self._table.move_cursor(row=min(place, len(self._runs) - 1))
@@ -158,7 +158,7 @@ opens the HTML report in a browser.
             lines += ["", *plane_lines(run.points, run.summary["hull"], width, _PLANE_HEIGHT,
                                        run.kind)]  # fmt: skip
             lines += ["", *(f"! {warning}" for warning in run.summary["warnings"])]
-        self._picture.update(visible("\n".join(lines)))
+        self._picture.update(sanitize("\n".join(lines)))
 
 
 def _cells(run: RunOnShelf) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from rich.cells import cell_len
 
 from etui import units
 from etui.log.records import TurnRecord
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 _GAP = "  "
 
@@ -37,7 +37,7 @@ def _row(word: str, record: TurnRecord) -> tuple[str, ...]:
     energy = record.energy
     return (
         word,
-        visible(f"{record.arm} › {record.model}"),
+        sanitize(f"{record.arm} › {record.model}"),
         units.energy_text(energy.joules, None, energy.kind),
         units.tokens_text(record.tokens.output),
         units.seconds_text(record.seconds.total),

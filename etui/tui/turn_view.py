@@ -19,6 +19,7 @@ from etui.errors import EtuiError
 from etui.hops import HopEnded, HopStarted
 from etui.lines import SEPARATOR, energy_line, why_line
 from etui.log.records import HopRecord, TurnRecord
+from etui.text.sanitize import sanitize, shorten
 from etui.tui.conversation import Asking
 from etui.tui.fact_line import FactLine
 from etui.tui.fences import ShortFences
@@ -26,7 +27,6 @@ from etui.tui.messages import TextBatch
 from etui.tui.progress import Stage, TurnProgress, progress_line, thinking_title, thought_title
 from etui.tui.route_line import hop_line, logged_why, predicted_line
 from etui.turn import Decided, TurnFinished
-from etui.visible import shortened, visible
 
 MOST_QUESTION_CHARACTERS = 4_000
 MOST_QUESTION_LINES = 40
@@ -83,8 +83,8 @@ the place of the one before it, and of what followed, in what the model remember
         self.asking = asking
         self.record: TurnRecord | None = None
         self.ended = False
-        shown, left_out = shortened(
-            visible(asking.text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
+        shown, left_out = shorten(
+            sanitize(asking.text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
         )
         more = f"\n… and {units.count_text(left_out, 'character')} more" if left_out else ""
         self._question = _text(f"❯ {shown}{more}", "question")
@@ -133,7 +133,7 @@ the place of the one before it, and of what followed, in what the model remember
                     await self._fold_away(hop, hop.answer)
             await self._show_record(self.record)
             if self.record.error:
-                _show(self._error, f"✗ {visible(self.record.error)}")
+                _show(self._error, f"✗ {sanitize(self.record.error)}")
 
     def show_progress(self, progress: TurnProgress, now_ns: int, joules: str | None) -> None:
         """What the turn is doing now."""
@@ -143,14 +143,14 @@ the place of the one before it, and of what followed, in what the model remember
     def show_decision(self, decided: Decided) -> None:
         """Why this model answers."""
         notices = [f"! {notice}" for notice in decided.decision.notices]
-        self._why.show(visible("\n".join([why_line(decided.decision), *notices])))
+        self._why.show(sanitize("\n".join([why_line(decided.decision), *notices])))
 
     def show_hop(self, hop: HopStarted) -> None:
         """Another arm answers after the one before it."""
         way = hop.arm if hop.arm == hop.reasoning else f"{hop.arm} ({hop.reasoning})"
         route = " › ".join(["then", way, hop.model])
         parts = [self._why.facts, SEPARATOR.join(p for p in (route, hop.why) if p)]
-        self._why.show(visible("\n".join(part for part in parts if part)))
+        self._why.show(sanitize("\n".join(part for part in parts if part)))
 
     async def end_hop(self, hop: HopEnded) -> None:
         """An answer that does not stand is folded away, dimmed, and gives way to the next."""
@@ -168,9 +168,9 @@ the place of the one before it, and of what followed, in what the model remember
         await self._answer.update("")
 
     async def _fold_away(self, hop: HopEnded | HopRecord, text: str) -> None:
-        shown, _ = shortened(visible(text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES)
+        shown, _ = shorten(sanitize(text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES)
         body = Static(shown or "no text", markup=False, classes="thought-text")
-        title = escape(visible(hop_line(hop)))
+        title = escape(sanitize(hop_line(hop)))
         await self.mount(Collapsible(body, title=title, classes="hop"), before=self._thought)
 
     async def write(self, batch: TextBatch) -> None:
@@ -179,7 +179,7 @@ the place of the one before it, and of what followed, in what the model remember
             self._thinking += batch.thinking
             self._thinking_tokens += batch.thinking_tokens
             self._thought.display = True
-            self._thought_text.update(visible(_tail(self._thinking)).strip())
+            self._thought_text.update(sanitize(_tail(self._thinking)).strip())
             self._thought.title = thinking_title(self._thinking_tokens)
         if batch.answer:
             self._fold_thought()
@@ -189,7 +189,7 @@ the place of the one before it, and of what followed, in what the model remember
                 self._fences = ShortFences()
                 self._stream = Markdown.get_stream(self._answer)
             self._written += batch.answer
-            await self._stream.write(self._fences.feed(visible(batch.answer)))
+            await self._stream.write(self._fences.feed(sanitize(batch.answer)))
 
     async def finish(self, finished: TurnFinished) -> None:
         """Show the answer as it went into the log, and what it cost."""
@@ -211,12 +211,12 @@ the place of the one before it, and of what followed, in what the model remember
         if record.answer.strip():
             self._answer.remove_class("-streaming")
             # Streamed tables and reference links differ from parsed ones: parse the whole once.
-            await self._answer.update(visible(record.answer))
+            await self._answer.update(sanitize(record.answer))
         elif record.status == "complete":
             self._status.show("the model answered with nothing")
         if record.thinking.strip():
             self._thought.display = True
-            self._thought_text.update(visible(record.thinking).strip())
+            self._thought_text.update(sanitize(record.thinking).strip())
             self._thought.title = thought_title(record)
             self._fold_thought()
         self._energy.show(energy_line(record))
@@ -230,8 +230,8 @@ the place of the one before it, and of what followed, in what the model remember
 
     def show_error(self, error: EtuiError) -> None:
         """Say what went wrong and how to mend it."""
-        fix = f"\n→ {visible(error.fix)}" if error.fix else ""
-        _show(self._error, f"✗ {visible(error.what)}{fix}")
+        fix = f"\n→ {sanitize(error.fix)}" if error.fix else ""
+        _show(self._error, f"✗ {sanitize(error.what)}{fix}")
 
     def action_toggle_thought(self) -> None:
         """Fold the thought or unfold it."""

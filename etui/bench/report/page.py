@@ -15,7 +15,7 @@ from etui.bench.run_config import config_of
 from etui.bench.sample import Sample
 from etui.bench.summary import contenders
 from etui.bench.summary_text import protocol
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 _HERE = "etui.bench.report"
 
@@ -49,7 +49,7 @@ def render_page(
     series: dict[str, list[Sample]] = {name: [] for name in grouped}
     for sample in samples:
         series[run.contender(sample.arm)].append(sample)
-    steps = watts.all_steps({visible(name): inside for name, inside in series.items()})
+    steps = watts.all_steps({sanitize(name): inside for name, inside in series.items()})
     kinds = {(arm["energy"] or {}).get("kind") for arm in summary["arms"].values()}
     estimate = units.ESTIMATE in kinds
     rows = view.subject_rows(summary)
@@ -60,7 +60,7 @@ def render_page(
         title=protocol(summary),
         summary=summary,
         run=run,
-        models=[visible(model.name) for model in run.models],
+        models=[sanitize(model.name) for model in run.models],
         arms=view.arm_rows(summary, config),
         findings=view.findings(summary),
         mixture=view.mixture_sentence(summary),
@@ -68,7 +68,7 @@ def render_page(
         watts=[watts.watts_chart(steps, size, estimate) for size in (watts.WIDE, watts.NARROW)],
         outcomes=view.outcome_bars(summary),
         routes=view.route_bars(summary, config),
-        route_keys=[(f"arm-{at % 8}", visible(name)) for at, name in enumerate(run.arms)],
+        route_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(run.arms)],
         phases=view.phase_bars(summary),
         tokens=view.token_bars(summary),
         groups=view.group_marks(summary),
@@ -76,17 +76,17 @@ def render_page(
         marks=embedded([[mark and asdict(mark) for mark in row["marks"]] for row in rows]),
         questions=questions_json(grouped, texts),
         with_texts=texts is not None,
-        legend=embedded({"arms": [visible(name) for name in grouped], "outcomes": OUTCOMES}),
+        legend=embedded({"arms": [sanitize(name) for name in grouped], "outcomes": OUTCOMES}),
         config=view.tree(config),
-        arm_keys=[(f"arm-{at % 8}", visible(name)) for at, name in enumerate(grouped)],
+        arm_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(grouped)],
         estimate=estimate,
-        warnings=[visible(text) for text in summary["warnings"]],
+        warnings=[sanitize(text) for text in summary["warnings"]],
     )
 
 
 def _shown(value: Any) -> Any:
     """What a place in the template prints: plain text loses its control characters."""
-    return visible(value) if type(value) is str else value
+    return sanitize(value) if type(value) is str else value
 
 
 def _resource(name: str) -> Any:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from etui.bench.accuracy import OUTCOMES, outcome_of
 from etui.bench.data import Question
 from etui.bench.sample import Sample
-from etui.visible import shortened, visible
+from etui.text.sanitize import sanitize, shorten
 
 _MOST_CHARACTERS = 4000
 _MOST_LINES = 80
@@ -44,7 +44,7 @@ def questions_json(grouped: Mapping[str, Sequence[Sample]], texts: Texts | None)
         right = next(sample.answer for sample in samples if sample is not None)
         rows.append(
             [
-                visible(subject),
+                sanitize(subject),
                 row,
                 right,
                 _short(question.text) if question else None,
@@ -80,11 +80,11 @@ def _answer(sample: Sample) -> list[Any]:
         sample.tokens.output,
         probabilities,
         _short(sample.text) or None,
-        visible(" → ".join([*sample.hops, sample.arm])) if sample.hops or sample.rule else None,
-        visible(sample.error) if sample.error else None,
+        sanitize(" → ".join([*sample.hops, sample.arm])) if sample.hops or sample.rule else None,
+        sanitize(sample.error) if sample.error else None,
     ]
 
 
 def _short(text: str) -> str:
-    kept, left_out = shortened(visible(text.strip()), _MOST_CHARACTERS, _MOST_LINES)
+    kept, left_out = shorten(sanitize(text.strip()), _MOST_CHARACTERS, _MOST_LINES)
     return f"{kept} … ({left_out:,} characters more)" if left_out else kept

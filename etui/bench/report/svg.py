@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 CHARACTER_WIDTH = 7.3
 """Of a label at 13 px, on average; used to keep labels apart."""
@@ -76,7 +76,7 @@ def element(name: str, text: str | None = None, **attributes: object) -> Markup:
     )
     if text is None:
         return Markup("<{}{}/>").format(Markup(name), written)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, visible(text))
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, sanitize(text))
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
@@ -105,7 +105,7 @@ def drawing(width: float, height: float, parts: Sequence[Markup], name: str, cla
     """The whole drawing, with a name for those who do not see it."""
     return Markup(
         '<svg class="chart {}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>'
-    ).format(class_, width, height, visible(name), Markup("").join(parts))
+    ).format(class_, width, height, sanitize(name), Markup("").join(parts))
 
 
 def frame(

@@ -9,7 +9,7 @@ from typing import Any
 from etui import units
 from etui.bench.groups import GROUPS, group_of
 from etui.bench.summary_text import DASH, half_width, interval_text, joules_text, lopsided, lost
-from etui.visible import visible
+from etui.text.sanitize import sanitize
 
 _OUTCOMES = {
     "right": "right",
@@ -65,9 +65,9 @@ def arm_rows(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict
         clean = labelled.get("clean")
         rows.append(
             {
-                "name": visible(name),
+                "name": sanitize(name),
                 "colour": at % 8,
-                "way": visible(_way(name, config)),
+                "way": sanitize(_way(name, config)),
                 "micro": _mark(name, at, micro["value"], micro["low"], micro["high"]),
                 "interval": f"CI {interval_text(micro)}",
                 "macro": units.accuracy_text(accuracy["macro"]["value"]),
@@ -100,7 +100,7 @@ def findings(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "Most accurate" if several else "Accuracy",
             units.accuracy_text(micro["value"]),
-            f"{visible(top) + ', ' if several else ''}95 % CI {interval_text(micro)}",
+            f"{sanitize(top) + ', ' if several else ''}95 % CI {interval_text(micro)}",
         )
     )
     costs = {name: arm["energy"] for name, arm in arms.items() if arm["energy"] is not None}
@@ -143,24 +143,24 @@ def _cost_finding(
     if lopsided(figure):
         ends = (units.significant(figure[end], 2) for end in ("low", "high"))
         spread = f"{'-'.join(ends)} J, "
-    return label, text, f"{visible(name) + ', ' if several else ''}{spread}{kind}"
+    return label, text, f"{sanitize(name) + ', ' if several else ''}{spread}{kind}"
 
 
 def mixture_sentence(summary: Mapping[str, Any]) -> str:
     """Which arms a coin between two others beats at the same joules; empty if there is none."""
     on, arms = summary["hull"], summary["arms"]
-    off = [visible(name) for name in arms if name not in on]
+    off = [sanitize(name) for name in arms if name not in on]
     if not on or not off:
         return ""
     verb, it = ("lies", "it") if len(off) == 1 else ("lie", "them")
     if len(on) == 1:
         return (
-            f"{_and(off)} {verb} below {visible(on[0])}, which costs less and answers at least as "
+            f"{_and(off)} {verb} below {sanitize(on[0])}, which costs less and answers at least as "
             "much."
         )
     return (
         f"{_and(off)} {verb} below the line: choosing at random between "
-        f"{_and([visible(name) for name in on])} answers more than {it} for the same joules."
+        f"{_and([sanitize(name) for name in on])} answers more than {it} for the same joules."
     )
 
 
@@ -179,7 +179,7 @@ def outcome_bars(summary: Mapping[str, Any]) -> list[Bar]:
             for outcome, count in accuracy["outcomes"].items()
             if count
         )
-        bars.append(Bar(visible(name), at % 8, segments, f"{accuracy['questions']:,}"))
+        bars.append(Bar(sanitize(name), at % 8, segments, f"{accuracy['questions']:,}"))
     return bars
 
 
@@ -191,16 +191,16 @@ def route_bars(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Ba
         routes, count = arm["routes"], arm["accuracy"]["questions"]
         segments = tuple(
             Segment(
-                visible(used),
+                sanitize(used),
                 f"route arm-{arms.index(used) % 8}",
                 100 * routes[used] / count,
-                f"{visible(used)} {routes[used]:,}",
+                f"{sanitize(used)} {routes[used]:,}",
             )
             for used in arms
             if used in routes
         )
         if segments:
-            bars.append(Bar(visible(name), at % 8, segments, f"{count:,}"))
+            bars.append(Bar(sanitize(name), at % 8, segments, f"{count:,}"))
     return bars
 
 
@@ -227,7 +227,7 @@ def phase_bars(summary: Mapping[str, Any]) -> list[Bar]:
             if joules and joules > 0
         )
         text = joules_text(cost["per_question"], cost["kind"])
-        bars.append(Bar(visible(name), at % 8, segments, text))
+        bars.append(Bar(sanitize(name), at % 8, segments, text))
     return bars
 
 
@@ -250,7 +250,7 @@ def token_bars(summary: Mapping[str, Any]) -> list[Bar]:
     most = max((sum(means.values()) for _, means in parts), default=0) or 1.0
     return [
         Bar(
-            visible(name),
+            sanitize(name),
             at % 8,
             tuple(
                 Segment(part, f"tokens-{part}", 100 * mean / most, _mean_text(mean))
@@ -295,7 +295,7 @@ def subject_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             marks.append(_mark(name, at, share["accuracy"], share["low"], share["high"]))
         rows.append(
             {
-                "subject": visible(subject).replace("_", " "),
+                "subject": sanitize(subject).replace("_", " "),
                 "group": group_of(subject) or "",
                 "questions": count,
                 "marks": marks,
@@ -308,15 +308,15 @@ def tree(value: Any, name: str = "") -> dict[str, Any]:
     """A configuration as names, texts and inner lists; long lists of numbers are folded."""
     if isinstance(value, Mapping):
         inner = [tree(item, str(key)) for key, item in value.items()]
-        return {"name": visible(name), "items": inner, "text": f"{len(inner)} entries"}
+        return {"name": sanitize(name), "items": inner, "text": f"{len(inner)} entries"}
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         inner = [tree(item, str(at + 1)) for at, item in enumerate(value)]
-        return {"name": visible(name), "items": inner, "text": f"{len(inner)} entries"}
+        return {"name": sanitize(name), "items": inner, "text": f"{len(inner)} entries"}
     if isinstance(value, list | tuple):
         text = ", ".join(str(item) for item in value)
     else:
         text = DASH if value is None else str(value)
-    return {"name": visible(name), "items": None, "text": visible(text)}
+    return {"name": sanitize(name), "items": None, "text": sanitize(text)}
 
 
 def _way(name: str, config: Mapping[str, Any]) -> str:
@@ -329,8 +329,8 @@ def _way(name: str, config: Mapping[str, Any]) -> str:
 
 def _mark(name: str, at: int, value: float, low: float, high: float) -> Mark:
     text = units.accuracy_text(value)
-    title = f"{visible(name)}: {text} ({units.points_text(low, high)})"
-    return Mark(visible(name), at % 8, 100 * value, 100 * low, 100 * high, text, title)
+    title = f"{sanitize(name)}: {text} ({units.points_text(low, high)})"
+    return Mark(sanitize(name), at % 8, 100 * value, 100 * low, 100 * high, text, title)
 
 
 def _mean_text(mean: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.visible import shortened, visible
+from etui.text.sanitize import sanitize, shorten
 
 
 @pytest.mark.parametrize(
@@ -25,19 +25,19 @@ from etui.visible import shortened, visible
     ],
 )
 def test_control_characters_become_symbols(text: str, shown: str) -> None:
-    assert visible(text) == shown
+    assert sanitize(text) == shown
 
 
 @given(st.text())
 def test_nothing_a_terminal_obeys_is_left(text: str) -> None:
-    shown = visible(text)
+    shown = sanitize(text)
     assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") for c in shown)
-    assert visible(shown) == shown
+    assert sanitize(shown) == shown
 
 
 @given(st.text(alphabet="ab\n"), st.integers(1, 20), st.integers(1, 5))
 def test_a_long_text_is_cut_and_says_by_how_much(text: str, characters: int, lines: int) -> None:
-    kept, left_out = shortened(text, characters, lines)
+    kept, left_out = shorten(text, characters, lines)
     assert len(kept) <= characters
     assert kept.count("\n") < lines
     assert text.startswith(kept)

@@ -1,0 +1,1 @@
+"""Texts for a terminal: made safe, aligned in tables, with suggestions and times."""

@@ -1,0 +1,45 @@
+"""Replace control characters, so that untrusted text cannot send escape sequences to the terminal.
+
+Questions, answers, names and files can hold anything.
+"""
+
+from __future__ import annotations
+
+_CONTROL_PICTURES = 0x2400
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_BIDI_OVERRIDES = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_LINE_SEPARATORS = (0x2028, 0x2029)
+_SURROGATES = range(0xD800, 0xE000)
+
+
+def _table() -> dict[int, str]:
+    table = {code: chr(_CONTROL_PICTURES + code) for code in range(0x20)}
+    del table[ord("\n")], table[ord("\t")]
+    table[0x7F] = "\N{SYMBOL FOR DELETE}"
+    table |= dict.fromkeys((*range(0x80, 0xA0), *_BIDI_OVERRIDES, *_SURROGATES), _REPLACEMENT)
+    table |= dict.fromkeys(_LINE_SEPARATORS, "\n")
+    return table
+
+
+_SAFE = _table()
+
+
+def sanitize(text: str) -> str:
+    """Replace control characters, so that untrusted text cannot send escape sequences.
+
+    Line breaks and tabs stay, and the other control characters become symbols: ``\\x1b[31m``
+    becomes ``␛[31m``. 8-bit controls, lone surrogates and characters that reorder a line (a way to
+    hide what it says) become U+FFFD.
+    """
+    return text.replace("\r\n", "\n").translate(_SAFE)
+
+
+def shorten(text: str, most_characters: int, most_lines: int) -> tuple[str, int]:
+    """Cut a text to both bounds.
+
+    Returns:
+        Its beginning, and how many characters are left out.
+    """
+    lines = text.split("\n", most_lines)
+    kept = "\n".join(lines[:most_lines])[:most_characters]
+    return kept, len(text) - len(kept)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from etui.energy.curve import OperatingCurve, PhaseCurve
+from etui.text.tables import format_table
 from etui.units import (
     count_text,
     energy_text,
@@ -43,7 +44,7 @@ def fit_lines(curve: OperatingCurve) -> Iterator[str]:
         _row("decode", curve.decode, "output", curve.kind),
     ]
     head = ("phase", "constant", "a token", "and per 1,000 tokens of context", "R²", "n", "95 %")
-    yield from table(head, rows)
+    yield from format_table(rows, header=head)
     if curve.held_out_mape is not None:
         yield f"turns off the grid: {percent_text(curve.held_out_mape)} mean error"
     speed = curve.speed
@@ -86,13 +87,6 @@ def age_text(created_at: str, now: datetime | None = None) -> str:
     except (ValueError, TypeError):
         return "unknown"
     return "just now" if seconds < _RECENT_S else f"{seconds_text(seconds)} ago"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows under their heads, columns as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        yield "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
 
 
 def r2_text(r2: float | None) -> str:

@@ -7,8 +7,7 @@ from etui.engine.events import Vote
 from etui.hops import HopEnded
 from etui.log.records import TurnEnergy, TurnRecord
 from etui.routing.decision import Decision
-
-SEPARATOR = " · "
+from etui.text.tables import SEPARATOR
 
 _ENDINGS = {
     "stopped": "■ stopped",

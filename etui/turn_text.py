@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from etui import units
 from etui.energy.cost import cost_of
 from etui.lines import shared_text
 from etui.text.sanitize import sanitize
+from etui.text.tables import count_cells, fit_cells, format_table, one_line
+from etui.text.timestamps import local_time
 
 if TYPE_CHECKING:
     from etui.energy.cost import Factors
@@ -24,28 +24,14 @@ _TOTALS_HEAD = ("TURNS", "TOKENS", "ENERGY", "ESTIMATED", "PER TOKEN", "UNMEASUR
 _MIN_QUESTION_CELLS = 20
 
 
-def one_line(text: str) -> str:
-    """Text of any origin on one line, with nothing in it that a terminal would obey."""
-    return " ".join(sanitize(text).split())
-
-
-def local_time(created_at: str) -> str:
-    """A time of the log in the zone of this machine, to the second."""
-    try:
-        moment = datetime.fromisoformat(created_at)
-    except ValueError:
-        return one_line(created_at)
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
 def turns_table(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
     """Lines of a table; questions are cut so that a line has ``width`` cells, None cuts nothing."""
     rows = [_HEAD, *(_row(turn) for turn in turns)]
-    fixed = columns([row[:-1] for row in rows])
-    if width is None:
-        return [f"{left}  {row[-1]}" for left, row in zip(fixed, rows, strict=True)]
-    room = max(_MIN_QUESTION_CELLS, width - cells(fixed[0]) - 2)
-    return [f"{left}  {fitted(row[-1], room)}" for left, row in zip(fixed, rows, strict=True)]
+    if width is not None:
+        fixed = format_table([row[:-1] for row in rows], measure=count_cells)
+        room = max(_MIN_QUESTION_CELLS, width - max(map(count_cells, fixed)) - 2)
+        rows = [(*row[:-1], fit_cells(row[-1], room)) for row in rows]
+    return format_table(rows, measure=count_cells)
 
 
 def _row(turn: TurnSummary) -> tuple[str, ...]:
@@ -87,7 +73,7 @@ def totals_table(by: str, totals: Sequence[Total], factors: Factors | None = Non
         for total in totals
     ]
     head = (by.upper(), *_TOTALS_HEAD, *(["BY YOUR FACTORS"] if factors else []))
-    return columns([head, *rows])
+    return format_table(rows, header=head, measure=count_cells)
 
 
 def _cost(total: Total, factors: Factors) -> str:
@@ -242,38 +228,3 @@ def _unload(unload: UnloadRecord) -> str:
         f"{one_line(unload.model)}, ~{units.bytes_text(unload.freed_bytes)} freed (estimate), "
         f"{units.seconds_text(unload.seconds)}, {energy}; not in the turn's energy"
     )
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with aligned columns; a wide character takes two cells."""
-    widths = [max(cells(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            text + " " * (width - cells(text)) for text, width in zip(row, widths, strict=True)
-        )
-        for row in rows
-    ]
-
-
-def cells(text: str) -> int:
-    """Cells of a terminal that a text takes."""
-    return sum(_cells_of(char) for char in text)
-
-
-def fitted(text: str, room: int) -> str:
-    """The text, cut with ``…`` so that it takes at most ``room`` cells."""
-    if cells(text) <= room:
-        return text
-    used, kept = 1, []
-    for char in text:
-        used += _cells_of(char)
-        if used > room:
-            break
-        kept.append(char)
-    return "".join(kept) + "…"
-
-
-def _cells_of(char: str) -> int:
-    if unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1

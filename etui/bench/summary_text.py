@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from etui import units
+from etui.text.tables import format_markdown_table
 
 _SUITES = {"mmlu": "MMLU"}
 
@@ -139,8 +140,9 @@ def _arm_line(arm: Mapping[str, Any]) -> str:
 
 
 def _arms_table(summary: Mapping[str, Any]) -> str:
-    rows = [["arm", "micro (95 % CI)", "macro", "n", "no answer", "letter mass"]]
-    rows[0] += ["per question", "per right answer", "per output token", "mean power", "time each"]
+    head = ["arm", "micro (95 % CI)", "macro", "n", "no answer", "letter mass"]
+    head += ["per question", "per right answer", "per output token", "mean power", "time each"]
+    rows = []
     for name, arm in summary["arms"].items():
         accuracy, energy = arm["accuracy"], arm["energy"]
         micro, mass = accuracy["micro"], accuracy["letter_mass"]
@@ -164,7 +166,7 @@ def _arms_table(summary: Mapping[str, Any]) -> str:
             ]
         row.append(units.seconds_text(arm["seconds"] / accuracy["questions"]))
         rows.append(row)
-    return _table(rows)
+    return format_markdown_table(rows, header=head, align="<>")
 
 
 def _groups_table(summary: Mapping[str, Any]) -> str:
@@ -174,7 +176,7 @@ def _groups_table(summary: Mapping[str, Any]) -> str:
     present = [g for g in GROUPS if any(g in arm["accuracy"]["groups"] for arm in arms.values())]
     if len(present) < 2:
         return ""
-    rows = [["arm", *present]]
+    rows = []
     for name, arm in arms.items():
         shares = (arm["accuracy"]["groups"].get(group) for group in present)
         cells = (
@@ -182,7 +184,7 @@ def _groups_table(summary: Mapping[str, Any]) -> str:
             for share in shares
         )
         rows.append([_cell(name), *cells])
-    return _table(rows)
+    return format_markdown_table(rows, header=["arm", *present], align="<>")
 
 
 def _labelled_lines(summary: Mapping[str, Any]) -> str:
@@ -233,12 +235,6 @@ def _made_of(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"{summary['data_sha256'][:12]} · prefix reuse {'on' if config['prefix_reuse'] else 'off'} "
         f"· {summary['started_at']} · run {_cell(summary['run_id'])}</sub>"
     )
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(text: str) -> str:

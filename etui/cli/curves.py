@@ -87,8 +87,9 @@ def _now(config: Config) -> Conditions:
 
 
 def _lines(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
-    from etui.curve_text import age_text, drawing, fit_lines, points_text, r2_text, table
+    from etui.curve_text import age_text, drawing, fit_lines, points_text, r2_text
     from etui.energy.conditions import differences
+    from etui.text.tables import format_table
     from etui.units import percent_text
 
     head = ("model", "source", "n", "R² prefill", "R² decode", "off the grid", "kind", "age")
@@ -105,7 +106,7 @@ def _lines(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
         )
         for curve in found
     ]
-    yield from table(head, rows)
+    yield from format_table(rows, header=head)
     for curve in found:
         yield ""
         yield f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}"

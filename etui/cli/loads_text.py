@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from etui import units
 from etui.log.records import LoadRecord, UnloadRecord
-from etui.turn_text import columns, local_time, one_line
+from etui.text.tables import count_cells, format_table, one_line
+from etui.text.timestamps import local_time
 
 _HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "FOR")
 _REASONS = {
@@ -27,7 +28,8 @@ def loads_table(
     """
     both: list[LoadRecord | UnloadRecord] = [*loads, *unloads]
     both.sort(key=lambda record: record.created_at, reverse=True)
-    return [line.rstrip() for line in columns([_HEAD, *map(_row, both[:limit])])]
+    rows = [_row(record) for record in both[:limit]]
+    return format_table(rows, header=_HEAD, measure=count_cells)
 
 
 def _row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:

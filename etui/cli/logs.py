@@ -174,7 +174,7 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
             rows = [asdict(total) | _costs(total, factors) for total in sums]
             _print_json({"by": by, "totals": rows})
         elif sums:
-            click.echo("\n".join(line.rstrip() for line in totals_table(by, sums, factors)))
+            click.echo("\n".join(totals_table(by, sums, factors)))
         else:
             _say_empty(log, filtered=any(chosen.values()))
 
@@ -275,7 +275,7 @@ def _show_list(
         _say_empty(log, filtered=wanted != TurnFilter())
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    click.echo("\n".join(line.rstrip() for line in turns_table(turns, width)))
+    click.echo("\n".join(turns_table(turns, width)))
     if len(turns) < total:
         click.echo(f"{len(turns)} of {count_text(total, 'turn')}; -n shows more", err=True)
 

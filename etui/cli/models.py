@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.policy_common import print_table
 from etui.errors import EtuiError, ExitCode, Stopped
 from etui.units import UNKNOWN, bytes_text, count_text, tokens_text
 
@@ -40,7 +41,7 @@ def list_(as_json: bool) -> None:
         folder = str(config.models_dir)
         _print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows})
         return
-    _print_table(
+    print_table(
         ("NAME", "SIZE", "ON DISK", "MEMORY"),
         [(row["name"], row["size"], _STATE[row["state"]], _FITS[row["fits"]]) for row in rows],
     )
@@ -288,13 +289,6 @@ def _no_hash(facts: dict[str, Any]) -> str:
     if facts["on_disk"]:
         return f"not taken yet: etui models verify {facts['name']}"
     return "taken from the hub at the first pull"
-
-
-def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.text.tables import format_table
+
 if TYPE_CHECKING:
     from etui.config import Config
     from etui.models import Catalogue
@@ -36,10 +38,8 @@ def say_problems(checked: Checked) -> None:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns under their heads on standard output, as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    for line in format_table(rows, header=head):
+        click.echo(line)
 
 
 def print_json(document: Any) -> None:

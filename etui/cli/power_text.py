@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from etui.text.tables import format_table
 from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
@@ -16,10 +17,7 @@ _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage"
 def table(document: Mapping[str, Any]) -> Iterator[str]:
     """A power document as lines of text: every channel, then the total."""
     rows = [_row(channel) for channel in document["channels"]]
-    widths = [max(len(row[i]) for row in (_HEAD, *rows)) for i in range(len(_HEAD))]
-    yield _line(_HEAD, widths)
-    for row in rows:
-        yield _line(row, widths)
+    yield from format_table(rows, header=_HEAD)
     energy = document["energy"]
     total = energy_text(energy["joules"], energy["uncertainty"], energy["kind"], spread=True)
     yield f"total over {seconds_text(document['seconds'])}: {total}"
@@ -54,11 +52,6 @@ def _row(channel: Mapping[str, Any]) -> tuple[str, ...]:
         percent_text(channel["coverage"]),
         ", ".join(notes),
     )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join(padded).rstrip()
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

@@ -114,14 +114,15 @@ def _document(found: _Stats) -> dict[str, Any]:
 
 
 def _lines(found: _Stats) -> Iterator[str]:
-    from etui.curve_text import table
+    from etui.text.tables import format_table
     from etui.units import count_text
 
     yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"
     if found.by_model:
         yield "predicted against measured joules, loads excluded:"
-        yield from table(("model", "turns", "mean error", "bias"), _rows(found.by_model))
-        yield from table(("arm", "turns", "mean error", "bias"), _rows(found.by_arm))
+        head = ("turns", "mean error", "bias")
+        yield from format_table(_rows(found.by_model), header=("model", *head))
+        yield from format_table(_rows(found.by_arm), header=("arm", *head))
     else:
         yield "no turn has both predicted and measured joules yet"
     for shadow in found.shadows:

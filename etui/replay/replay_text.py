@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from etui.text.tables import format_table
 from etui.units import significant
 
 
@@ -65,7 +66,8 @@ def _arms(document: Mapping[str, Any]) -> Iterator[str]:
                 "",
             )
         )
-    yield from _table(("ARM", "RIGHT", "95 %", unit.upper(), f"{unit.upper()}/RIGHT", ""), rows)
+    head = ("ARM", "RIGHT", "95 %", unit.upper(), f"{unit.upper()}/RIGHT", "")
+    yield from format_table(rows, header=head, align="<>")
 
 
 def _routers(document: Mapping[str, Any]) -> Iterator[str]:
@@ -92,7 +94,7 @@ def _routers(document: Mapping[str, Any]) -> Iterator[str]:
         )
     area = document["oracle"]["apgr"]
     rows.append(("oracle", f"{area:.3f}", "", "", "", "", ""))
-    yield from _table(head, rows)
+    yield from format_table(rows, header=head, align="<>")
     two = len(document["arms"]) == 2
     what = f"share of questions that go to {document['strong']}" if two else "normalised cost"
     yield (
@@ -119,7 +121,7 @@ def _budgets(document: Mapping[str, Any]) -> Iterator[str]:
             )
         )
     yield f"router {document['router']} against the random mixture that costs as much:"
-    yield from _table(head, rows)
+    yield from format_table(rows, header=head, align="<>")
 
 
 def _policy(name: str, policy: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[str]:
@@ -144,14 +146,6 @@ def _policy(name: str, policy: Mapping[str, Any], document: Mapping[str, Any]) -
         )
     for note in policy["notes"]:
         yield f"  note: {note}"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
-    for row in (head, *rows):
-        first = row[0].ljust(widths[0])
-        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        yield "  ".join((first, *rest)).rstrip()
 
 
 def _percent(share: float) -> str:

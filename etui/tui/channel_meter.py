@@ -11,8 +11,8 @@ from textual.widgets import Static
 from etui import units
 from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Kind
-from etui.lines import SEPARATOR
 from etui.text.sanitize import sanitize
+from etui.text.tables import SEPARATOR
 from etui.tui.backend import Vitals
 from etui.tui.fact_line import FactLine, Line
 from etui.tui.power_graph import PowerGraph

@@ -20,10 +20,10 @@ from etui.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.text.sanitize import sanitize, shorten
+from etui.text.timestamps import local_time
 from etui.tui.backend import ChatLog
 from etui.tui.chat_export import ExportFormat, export_chat
 from etui.tui.modals import ConfirmModal, TextModal
-from etui.turn_text import local_time
 
 if TYPE_CHECKING:
     from etui.log.queries import ChatSummary

@@ -6,7 +6,7 @@ from rich.cells import cell_len
 from textual import events
 from textual.widgets import Static
 
-from etui.lines import SEPARATOR
+from etui.text.tables import SEPARATOR
 
 
 def broken_between(text: str, width: int) -> str:

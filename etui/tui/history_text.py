@@ -15,10 +15,12 @@ from etui import units
 from etui.log.filters import Sort
 from etui.log.queries import TurnSummary
 from etui.log.totals import Total
+from etui.text.tables import count_cells, fit_cells, one_line
+from etui.text.timestamps import local_time
 from etui.tui.bars import bar
 from etui.tui.history_pages import Detail, TotalsBy, Wanted
 from etui.tui.watts import watts_text_graph
-from etui.turn_text import cells, fitted, local_time, one_line, turn_facts, turn_texts
+from etui.turn_text import turn_facts, turn_texts
 
 _BAR_WIDTH = 24
 _ONE_LINE_FROM = 110
@@ -110,13 +112,13 @@ def totals_lines(by: TotalsBy, totals: Sequence[Total], width: int) -> list[str]
     if not totals:
         return ["nothing to add up"]
     names = [one_line(total.key) or "(none)" for total in totals]
-    room = min(28, max(cells(name) for name in names))
+    room = min(28, max(count_cells(name) for name in names))
     highest = max((_joules(total) or 0.0) for total in totals)
     drawn = max(8, min(_BAR_WIDTH, width - room - 50))
     lines = [f"joules by {by}", ""]
     for name, total in zip(names, totals, strict=True):
-        label = fitted(name, room)
-        label += " " * (room - cells(label))
+        label = fit_cells(name, room)
+        label += " " * (room - count_cells(label))
         length = bar(_joules(total), highest, drawn)
         if width < _ONE_LINE_FROM:
             lines += [f"{label}  {length}", f"    {_amount(total)}"]

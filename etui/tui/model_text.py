@@ -13,8 +13,8 @@ from etui.curve_text import age_text, doubt_text, drawing, kind_line, points_tex
 from etui.energy.curve import OperatingCurve
 from etui.log.records import LoadRecord, UnloadRecord
 from etui.text.sanitize import sanitize
+from etui.text.timestamps import local_time
 from etui.tui.model_cards import Cards, ModelCard
-from etui.turn_text import local_time
 
 UNCALIBRATED = "uncalibrated"
 _STATES = {

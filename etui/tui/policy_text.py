@@ -20,8 +20,8 @@ from etui.explanation_text import (
 from etui.replay.turns_text import move_rows, replayed_lines
 from etui.routing.policy import Policy
 from etui.text.sanitize import sanitize
+from etui.text.tables import one_line
 from etui.tui.policy_facts import Compared, OnShelf, Opened, Replayed, Verdict
-from etui.turn_text import one_line
 
 _MUTED = "$foreground 60%"
 """Not $text-muted: it is drawn against a background, and these texts have none of their own."""

@@ -11,9 +11,9 @@ from textual.widgets import Static
 from etui import units
 from etui.energy.types import Energy
 from etui.engine.events import Loaded
-from etui.lines import SEPARATOR
 from etui.log.records import TurnEnergy, TurnRecord
 from etui.text.sanitize import sanitize
+from etui.text.tables import SEPARATOR
 from etui.tui.backend import PowerMeter, Route, Vitals
 from etui.tui.channel_meter import ChannelMeter, total_watts
 from etui.tui.fact_line import FactLine, Line

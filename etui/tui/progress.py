@@ -9,8 +9,8 @@ from enum import StrEnum
 from etui import units
 from etui.engine.events import Loaded, Prefilled, Prefilling, Vote
 from etui.hops import HopStarted
-from etui.lines import SEPARATOR
 from etui.log.records import TurnRecord
+from etui.text.tables import SEPARATOR
 from etui.tui.messages import TextBatch, TurnEnded, TurnFact
 from etui.turn import Decided, TurnFinished
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from etui import units
 from etui.hops import HopEnded
-from etui.lines import SEPARATOR, route_parts
+from etui.lines import route_parts
 from etui.log.records import HopRecord, TurnRecord
 from etui.text.sanitize import sanitize
+from etui.text.tables import SEPARATOR
 
 
 def logged_why(record: TurnRecord) -> str:

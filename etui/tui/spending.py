@@ -8,9 +8,9 @@ from typing import Literal
 
 from etui import units
 from etui.energy.types import Energy
-from etui.lines import SEPARATOR
 from etui.log.records import TurnEnergy, TurnRecord
 from etui.log.totals import Total
+from etui.text.tables import SEPARATOR
 
 NO_BASELINE = "net unknown: no idle baseline yet"
 

@@ -17,9 +17,10 @@ from textual.widgets.markdown import MarkdownStream
 from etui import units
 from etui.errors import EtuiError
 from etui.hops import HopEnded, HopStarted
-from etui.lines import SEPARATOR, energy_line, why_line
+from etui.lines import energy_line, why_line
 from etui.log.records import HopRecord, TurnRecord
 from etui.text.sanitize import sanitize, shorten
+from etui.text.tables import SEPARATOR
 from etui.tui.conversation import Asking
 from etui.tui.fact_line import FactLine
 from etui.tui.fences import ShortFences

@@ -18,7 +18,6 @@ from etui.config import Config
 from etui.errors import ExitCode, UsageError
 from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
 from etui.log.writer import TurnWriter
-from etui.turn_text import cells, fitted
 
 MakeTurn = Callable[..., TurnRecord]
 Capture = pytest.CaptureFixture[str]
@@ -254,13 +253,6 @@ def test_points_in_time() -> None:
     for wrong in ("soon", "", "7y", "2026-13-01", "999999w"):
         with pytest.raises(UsageError, match="not a time"):
             parse_since(wrong, now)
-
-
-def test_a_wide_character_takes_two_cells() -> None:
-    assert cells("能量") == 4
-    assert fitted("能量守恒", 5) == "能量…"
-    assert fitted("能量守恒", 6) == "能量…"
-    assert fitted("short", 5) == "short"
 
 
 @pytest.mark.usefixtures("filled")

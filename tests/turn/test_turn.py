@@ -21,11 +21,12 @@ from etui.engine.events import (
     Vote,
 )
 from etui.errors import EngineFailed
-from etui.lines import SEPARATOR, energy_line
+from etui.lines import energy_line
 from etui.log.records import LoadRecord, TurnRecord, UnloadRecord
 from etui.model_spec import ModelSpec
 from etui.query import Message, Query
 from etui.routing.decision import Decision
+from etui.text.tables import SEPARATOR
 from etui.turn import Decided, TurnFinished, run_turn, serving_one
 from etui.turn_text import turn_lines
 from tests.metering import Sliced

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from etui.errors import ModelUnavailable, UsageError
 from etui.model_spec import ModelSpec, PathSource
+from etui.text.suggest import suggest
 
 if TYPE_CHECKING:
     from etui.config import Config
@@ -40,11 +41,9 @@ class Catalogue:
             return self.models[name]
         if name.endswith(".gguf") and Path(name).expanduser().is_file():
             return self._from_path(Path(name).expanduser().absolute())
-        import difflib
-
-        near = difflib.get_close_matches(name.lower(), self.models, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UsageError(f"no model is called {name!r}", f"{hint}`etui models list` names them all")
+        near = suggest(name.lower(), self.models, most=3, cutoff=0.5, quoted=False)
+        fix = f"{near} `etui models list` names them all".lstrip()
+        raise UsageError(f"no model is called {name!r}", fix)
 
     def _from_path(self, path: Path) -> ModelSpec:
         named = self.models.get(path.stem)

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar, get_args
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from etui.errors import InvalidFile, Problem
+from etui.text.suggest import did_you_mean
 from etui.yamltree import Mark, Node, YamlError, parse_tree
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ __all__ = [
     "Located",
     "Mark",
     "Strict",
-    "did_you_mean",
     "load_yaml",
     "parse_yaml",
     "refuse",
@@ -141,21 +140,6 @@ def refuse(message: str, *at: str | int) -> NoReturn:
         at: Keys and indexes below the validated value that lead to the fault.
     """
     raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})
-
-
-def did_you_mean(word: str, names: Iterable[str], *, listed: int = 8) -> str:
-    """``, did you mean 'x'?`` for the nearest names, the whole short list, or nothing."""
-    known = sorted(set(names))
-    folded = {name.casefold(): name for name in known}
-    given = word.casefold()[:100]
-    near = get_close_matches(given, list(folded), n=2, cutoff=0.6)
-    if near:
-        best = SequenceMatcher(None, near[0], given).ratio()
-        near = [n for n in near if SequenceMatcher(None, n, given).ratio() > best - 0.1]
-        return ", did you mean " + " or ".join(f"'{folded[name]}'" for name in near) + "?"
-    if known and len(known) <= listed:
-        return "; known: " + ", ".join(known)
-    return ""
 
 
 def _whole(file: str, message: str) -> InvalidFile:

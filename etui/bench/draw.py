@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from etui.errors import UsageError
+from etui.text.suggest import suggest
 
 
 def draw(
@@ -64,9 +64,10 @@ def chosen_subjects(wanted: Sequence[str], known: Sequence[str]) -> tuple[str, .
         plain = name.strip().lower().replace(" ", "_").replace("-", "_")
         match = next((k for k in known if k.lower() == plain or k == name.strip()), None)
         if match is None:
-            near = get_close_matches(plain, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {_some(known)}"
-            raise UsageError(f"no subject is called {name.strip()!r}", hint)
+            near = suggest(plain, known, most=3, cutoff=0.5, quoted=False)
+            raise UsageError(
+                f"no subject is called {name.strip()!r}", near or f"there are: {_some(known)}"
+            )
         if match not in found:
             found.append(match)
     return tuple(found)

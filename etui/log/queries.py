@@ -22,6 +22,7 @@ from etui.log.records import ChatRecord, LoadRecord, TurnRecord, UnloadRecord
 from etui.log.rows import chat_of, load_of, turn_of, unload_of
 from etui.log.totals import Total, total_of, totals_sql
 from etui.query import Message
+from etui.text.suggest import find_nearest, format_suggestion
 
 __all__ = ["ChatSummary", "LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]
 
@@ -37,8 +38,7 @@ class UnknownId(EtuiError):
     """
 
     def __init__(self, what: str, nearest: Sequence[str], otherwise: str) -> None:
-        fix = f"did you mean {' or '.join(nearest)}?" if nearest else otherwise
-        super().__init__(what, fix)
+        super().__init__(what, format_suggestion(nearest, quoted=False) or otherwise)
         self.nearest = tuple(nearest)
 
 
@@ -324,13 +324,11 @@ class LogReader:
 
     def _nearest(self, turn_id: str) -> list[str]:
         """Ids much like this one among those that begin alike and the latest."""
-        from difflib import get_close_matches
-
         rows = [
             *self._beginning("turn_id", turn_id[:3], 500),
             *self._rows("SELECT turn_id FROM turns ORDER BY created_at DESC LIMIT 500"),
         ]
-        return get_close_matches(turn_id, {row["turn_id"] for row in rows}, n=3)
+        return find_nearest(turn_id, {row["turn_id"] for row in rows}, most=3)
 
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:

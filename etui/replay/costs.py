@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from etui.errors import UsageError
+from etui.text.suggest import suggest
 
 _FIX = "write --costs {example}: a number above 0 for each arm, joules or any other unit"
 
@@ -24,8 +24,7 @@ def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:
         if not equals or not name:
             raise UsageError(f"--costs: {part.strip()[:60]!r} is not ARM=NUMBER", fix)
         if name not in arms:
-            near = get_close_matches(name, arms, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(arms)}"
+            hint = suggest(name, arms) or f"it has: {', '.join(arms)}"
             raise UsageError(f"--costs: the outcomes have no arm {name[:60]!r}", hint)
         if name in found:
             raise UsageError(f"--costs: {name} is named twice", fix)

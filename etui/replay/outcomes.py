@@ -6,13 +6,13 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.errors import InvalidFile, Problem
 from etui.routing.fit.table import Graded
 from etui.routing.question_features import QuestionText
+from etui.text.suggest import suggest
 
 if TYPE_CHECKING:
     from etui.bench.data import Question
@@ -160,6 +160,5 @@ def _known(key: tuple[str, int], texts: Texts | None) -> None:
     if subject in subjects:
         last = max(at for name, at in texts if name == subject)
         raise ValueError(f"{subject} has no row {row}, its last is {last}")
-    near = get_close_matches(subject, subjects, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"the data have no subject {subject[:60]!r}{hint}")
+    hint = suggest(subject, subjects)
+    raise ValueError(f"the data have no subject {subject[:60]!r}" + (f"; {hint}" if hint else ""))

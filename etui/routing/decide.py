@@ -17,6 +17,7 @@ from etui.routing.plan import Fallbacks
 from etui.routing.policy import ArmPlan, Policy, Rule
 from etui.routing.serving import Available, as_test, nothing_serves, served, stand_in
 from etui.routing.signals import Situation
+from etui.text.suggest import suggest
 
 
 def decide(
@@ -90,12 +91,9 @@ def decide_arm(
     """
     plan = policy.arms.get(name)
     if plan is None:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, policy.arms, n=1)
         raise UsageError(
             f"policy {policy.name!r} has no arm {name!r}",
-            f"did you mean {near[0]!r}?" if near else f"its arms: {', '.join(policy.arms)}",
+            suggest(name, policy.arms) or f"its arms: {', '.join(policy.arms)}",
         )
     here = as_test(available)
     arm = served(plan, here)

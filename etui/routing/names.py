@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from etui.errors import Problem
 from etui.routing.schema import PolicyFile
-from etui.yamlfile import Loc, Located, did_you_mean
+from etui.text.suggest import did_you_mean
+from etui.yamlfile import Loc, Located
 
 
 def unknown(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from etui.config import Config, shipped_dir
 from etui.errors import InvalidFile, Problem, UsageError
 from etui.routing.policy import Policy
+from etui.text.suggest import suggest
 
 if TYPE_CHECKING:
     from etui.routing.check import Findings
@@ -82,11 +83,8 @@ def find_policy(name: str, config: Config) -> PolicyPlace:
     for place in places:
         if place.name == name:
             return place
-    from difflib import get_close_matches
-
     names = [place.name for place in places]
-    near = get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+    hint = suggest(name.lower(), names) or f"there are: {', '.join(names)}"
     raise UsageError(
         f"no policy is called {name!r}",
         f"{hint}; your own belong into {config.policies_dir}, or name a .yaml file",

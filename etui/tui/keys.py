@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import getmembers, isclass
 from pkgutil import iter_modules
@@ -12,6 +11,7 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 
 from etui.config import Config
+from etui.text.suggest import find_nearest, format_suggestion
 
 
 def owners() -> Iterator[type[DOMNode]]:
@@ -38,15 +38,14 @@ def key_names() -> frozenset[str]:
 def keymap_faults(config: Config) -> Iterator[tuple[str, str]]:
     """What is wrong with the user's keymap and how to mend it, one a name that nothing has."""
     for name, near in unknown_keys(config.keymap, key_names()):
-        fix = f"did you mean {near}?" if near else "docs/screens.md names them all;"
+        hint = format_suggestion([near] if near else [], quoted=False)
+        fix = hint or "docs/screens.md names them all;"
         yield f"no key is called {name!r}", f"{fix} mend `keymap` in {config.config_file}"
 
 
 def unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[tuple[str, str]]:
-    """What ``keymap`` rebinds and nothing has: its name, and the nearest there is or nothing."""
+    """List the names in ``keymap`` that no key has, each with the nearest one or nothing."""
     known = sorted(names)
     return [
-        (name, next(iter(get_close_matches(name, known, n=1)), ""))
-        for name in keymap
-        if name not in known
+        (name, next(iter(find_nearest(name, known)), "")) for name in keymap if name not in known
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -35,6 +34,7 @@ from etui.residence import load_record, unload_record
 from etui.routing.decision import Decision
 from etui.so_far import SoFar
 from etui.spans import Leg, energy_over, spans_of, sum_of_known
+from etui.text.timestamps import utc_now
 from etui.turn_ports import Meter, Serve, Served, Writer
 from etui.turn_record import Ended, leg_of, turn_record
 
@@ -69,7 +69,7 @@ class Course:
         self._outlook = outlook
         self._cancelled = cancelled
         self._clock_ns = clock_ns
-        self._created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._created_at = utc_now()
         self._turn_id = uuid4().hex[:12]
         self._hops: list[Hop] = []
         self._seen: list[SoFar] = []

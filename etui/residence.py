@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from uuid import uuid4
 
 from etui.energy.types import EnergyOf
 from etui.engine.events import Loaded, Unloaded
 from etui.log.records import LoadRecord, UnloadRecord
+from etui.text.timestamps import utc_now
 
 
 def load_record(
@@ -17,7 +17,7 @@ def load_record(
     energy = energy_of(event.start_ns, event.end_ns)
     return LoadRecord(
         load_id=uuid4().hex[:12],
-        created_at=_now(),
+        created_at=utc_now(),
         model=event.model,
         model_sha256=model_sha256,
         turn_id=turn_id,
@@ -35,7 +35,7 @@ def unload_record(event: Unloaded, energy_of: EnergyOf, turn_id: str | None = No
     energy = energy_of(event.start_ns, event.end_ns)
     return UnloadRecord(
         unload_id=uuid4().hex[:12],
-        created_at=_now(),
+        created_at=utc_now(),
         model=event.model,
         model_sha256=event.model_sha256,
         turn_id=turn_id,
@@ -46,7 +46,3 @@ def unload_record(event: Unloaded, energy_of: EnergyOf, turn_id: str | None = No
         kind=energy.kind,
         freed_bytes=event.freed_bytes,
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

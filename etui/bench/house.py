@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Callable, Generator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.arms import to_json
@@ -17,6 +16,7 @@ from etui.bench.work import SubjectWork
 from etui.engine.events import Loaded, Residence
 from etui.engine.llama_session import LlamaSession
 from etui.provenance import machine_name, provenance
+from etui.text.timestamps import utc_now
 
 if TYPE_CHECKING:
     from etui.answering import InProcess
@@ -92,7 +92,7 @@ def configure(
     watts = recorder.idle_watts
     return RunConfig(
         run_id=run_id,
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        started_at=utc_now("seconds"),
         suite=plan.suite.name,
         split=plan.suite.split,
         data_path=plan.data_path,

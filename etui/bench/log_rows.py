@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from etui.bench.sample import Sample
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.log.records import AnswerRecord, RunRecord
+from etui.text.timestamps import utc_now
 
 
 def run_record(
@@ -36,7 +36,7 @@ def run_record(
     return RunRecord(
         run_id=config.run_id,
         created_at=config.started_at,
-        finished_at=None if status == "running" else _now(),
+        finished_at=None if status == "running" else utc_now("seconds"),
         status=status,
         folder=str(folder),
         suite=config.suite,
@@ -79,7 +79,3 @@ def answer_record(run_id: str, sample: Sample) -> AnswerRecord:
         seconds=sample.seconds,
         logprobs=dict(sample.logprobs) if sample.logprobs is not None else None,
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

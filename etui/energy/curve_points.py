@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from uuid import uuid4
 
 from etui.energy.conditions import Conditions
 from etui.energy.curve import OperatingCurve, Residual, Source, Speed, mape
 from etui.energy.curve_fit import TurnPoint, fit_turns, meter_share
+from etui.text.timestamps import utc_now
 
 
 def curve_of_points(
@@ -32,7 +32,7 @@ def curve_of_points(
     prefill, decode = fit_turns(points)
     return OperatingCurve(
         curve_id=uuid4().hex[:12],
-        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        created_at=utc_now(),
         model=model,
         model_sha256=sha256,
         conditions=here,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
+
+from etui.text.timestamps import format_utc
 
 
 class Sort(StrEnum):
@@ -79,12 +81,6 @@ class Clause:
         return f"FROM turns{index}{where}"
 
 
-def stored_time(moment: datetime) -> str:
-    """A time as the log writes it: ISO 8601 in UTC with milliseconds, so that text order is time
-    order."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
-
-
 def clause(wanted: TurnFilter) -> Clause:
     """The turns a filter means.
 
@@ -103,7 +99,7 @@ def clause(wanted: TurnFilter) -> Clause:
         moment = getattr(wanted, name)
         if moment is not None:
             conditions.append(f"created_at {sign} ?")
-            values.append(stored_time(moment))
+            values.append(format_utc(moment))
     if wanted.search is not None and wanted.search.strip():
         expression = match_expression(wanted.search)
         if expression is not None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from etui.energy.types import Kind
-from etui.log.filters import stored_time
 from etui.log.queries import LogReader
+from etui.text.timestamps import format_utc
 
 _SUMS = """
     SELECT total({joules}), coalesce(sum({joules} IS NULL), 0),
@@ -44,7 +44,7 @@ def spent_since(log: LogReader, moment: datetime) -> Spending:
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    since = (stored_time(moment),)
+    since = (format_utc(moment),)
     turns, loads = log.select(_TURNS_SQL, since), log.select(_LOADS_SQL, since)
     if not turns or not loads:
         return Spending(0.0, False, 0)

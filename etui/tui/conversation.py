@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from uuid import uuid4
 
 from etui.log.records import ChatRecord, TurnRecord
 from etui.query import Message, Query
 from etui.text.sanitize import sanitize, shorten
+from etui.text.timestamps import utc_now
 from etui.tui.backend import REPLACES, Route
 
 MOST_NAME_CHARACTERS = 60
@@ -73,7 +73,7 @@ class Conversation:
 
 def new_chat(system: str | None = None) -> Conversation:
     """A chat without turns; it is in the log once its first answer is."""
-    created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    created_at = utc_now()
     return Conversation(ChatRecord(uuid4().hex[:12], created_at, "", system))
 
 

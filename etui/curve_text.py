@@ -25,7 +25,7 @@ _GOOD_MAPE = 0.15
 def drawing(curve: OperatingCurve, width: int = 64, height: int = 14) -> list[str]:
     """A curve as text: joules over output tokens, a line a prompt length; empty without points."""
     from etui.energy.curve_series import drawn_lines
-    from etui.text_plot import Series, plot
+    from etui.plots.terminal import Series, plot
 
     series = [
         Series(f"{line.computed} prompt tokens", line.line, line.points, *marks)

@@ -15,9 +15,9 @@ from etui import units
 from etui.log.filters import Sort
 from etui.log.queries import TurnSummary
 from etui.log.totals import Total
+from etui.plots.terminal import bar
 from etui.text.tables import count_cells, fit_cells, one_line
 from etui.text.timestamps import local_time
-from etui.tui.bars import bar
 from etui.tui.history_pages import Detail, TotalsBy, Wanted
 from etui.tui.watts import watts_text_graph
 from etui.turn_text import turn_facts, turn_texts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from itertools import repeat
 from typing import ClassVar
 
@@ -12,51 +11,12 @@ from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
-_EIGHTHS = " ▁▂▃▄▅▆▇█"
+from etui.plots.terminal import bar_rows, idle_row, scale_top
+
 _MIDDLE_SHARE, _HIGH_SHARE = 0.5, 0.8
 """Shares of the limit above which a column is drawn as middling and as high."""
 
 _IDLE_LINE = "┄"
-
-
-def scale_top(limit_watts: float | None, highest_watts: float) -> float:
-    """Top of the scale in watts: the limit, else the next of 1, 2, 5, 10 … above what was seen."""
-    if limit_watts is not None and limit_watts > 0:
-        return limit_watts
-    step = 1.0
-    while True:
-        for factor in (1, 2, 5):
-            if highest_watts <= step * factor:
-                return step * factor
-        step *= 10
-
-
-def bar_rows(watts: Sequence[float | None], top_watts: float, width: int, height: int) -> list[str]:
-    """The graph as ``height`` rows of ``width`` characters, the newest sample at the right.
-
-    One column is one sample. None (not known) leaves its column empty; a known value draws at
-    least the lowest line, and one above the top is drawn full.
-    """
-    shown = list(watts)[-width:] if width else []
-    columns = [_eighths(value, top_watts, height) for value in shown]
-    padding = " " * (width - len(columns))
-    return [
-        padding + "".join(_EIGHTHS[min(8, max(0, level - 8 * row))] for level in columns)
-        for row in reversed(range(height))
-    ]
-
-
-def idle_row(idle_watts: float | None, top_watts: float, height: int) -> int | None:
-    """Row of the idle line, counted from the top; None without a baseline or above the scale."""
-    if idle_watts is None or not 0 <= idle_watts <= top_watts or not height:
-        return None
-    return height - 1 - min(height - 1, int(idle_watts / top_watts * height))
-
-
-def _eighths(watts: float | None, top_watts: float, height: int) -> int:
-    if watts is None:
-        return 0
-    return max(1, min(8 * height, round(watts / top_watts * 8 * height)))
 
 
 class History(Widget):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.bench.summary_text import headline
-from etui.tui.plane import ArmPoint
+from etui.plots.terminal import ArmPoint
 
 
 @dataclass(frozen=True, slots=True)

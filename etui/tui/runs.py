@@ -17,9 +17,9 @@ from textual.widgets import DataTable, Footer, Static
 
 from etui import units
 from etui.errors import fault_text
+from etui.plots.terminal import plane_lines
 from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
-from etui.tui.plane import plane_lines
 from etui.tui.run_shelf import RunOnShelf, runs_in
 
 _NONE = """\

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etui import units
 from etui.log.records import TurnRecord
-from etui.tui.power_graph import bar_rows, scale_top
+from etui.plots.terminal import bar_rows, scale_top
 
 _HEIGHT = 4
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Kind
 from etui.log.totals import Total
 from etui.tui.channel_meter import state_line
 from etui.tui.phase_strip import LEGEND, column_mark, mark_of
-from etui.tui.power_graph import idle_row
 from etui.tui.progress import Stage, thought_title
 from etui.tui.route_line import predicted_line
 from etui.tui.spending import (
@@ -93,13 +90,6 @@ def test_another_answer_begins_anew() -> None:
     recent = RecentTokens()
     recent.since(0, 100)
     assert recent.since(5 * SECOND, 3) is None
-
-
-@pytest.mark.parametrize(
-    ("idle", "row"), [(None, None), (0.0, 3), (24.0, 3), (26.0, 2), (100.0, 0), (101.0, None)]
-)
-def test_the_idle_line_lies_at_its_share_of_the_scale(idle: float | None, row: int | None) -> None:
-    assert idle_row(idle, 100.0, 4) == row
 
 
 def test_a_phase_shorter_than_a_column_is_still_marked() -> None:

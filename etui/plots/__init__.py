@@ -1,0 +1,1 @@
+"""Charts in characters, and the style of the figures that matplotlib draws."""

@@ -1,0 +1,194 @@
+"""Charts drawn in characters: lines and points, arms on a plane, bars, and power over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from etui import units
+
+_LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_GUTTER = 8
+"""Cells left of the axis of a plane, for its numbers."""
+
+_LEFT_EIGHTHS = " ▏▎▍▌▋▊▉"
+_FULL = "█"
+_LOWER_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A line and the points that belong to it, drawn with a character each."""
+
+    label: str
+    line: Points
+    points: Points
+    line_mark: str
+    point_mark: str
+
+
+def plot(
+    series: Sequence[Series], x_label: str, y_label: str, *, width: int = 64, height: int = 14
+) -> list[str]:
+    """Lines of text: the plot with its two axes from 0, and what the characters stand for."""
+    everything = [pair for one in series for pair in (*one.line, *one.points)]
+    most_x = max((x for x, _ in everything), default=0.0) or 1.0
+    most_y = max((y for _, y in everything), default=0.0) or 1.0
+    cells = [[" "] * width for _ in range(height)]
+
+    def put(pair: tuple[float, float], mark: str) -> None:
+        column = round(pair[0] / most_x * (width - 1))
+        row = round(pair[1] / most_y * (height - 1))
+        cells[height - 1 - row][column] = mark
+
+    for one in series:
+        for pair in one.line:
+            put(pair, one.line_mark)
+    for one in series:  # points over every line: they are what was measured
+        for pair in one.points:
+            put(pair, one.point_mark)
+    top = units.significant(most_y, 3)
+    margin = len(top)
+    lines = [f"{y_label}"]
+    for number, row in enumerate(cells):
+        left = top if number == 0 else "0" if number == height - 1 else ""
+        lines.append(f"{left:>{margin}} ┤{''.join(row)}".rstrip())
+    end = units.significant(most_x, 3)
+    lines.append(f"{'':>{margin}} └{'─' * width}")
+    lines.append(f"{'':>{margin}}  0{x_label:^{width - len(end) - 2}}{end}")
+    lines += [f"{'':>{margin}}  {one.line_mark}{one.point_mark} {one.label}" for one in series]
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPoint:
+    """One arm on the plane; ``low`` and ``high`` are the 95 % interval of its accuracy."""
+
+    joules: float
+    accuracy: float
+    low: float
+    high: float
+
+
+def plane_lines(
+    arms: Mapping[str, ArmPoint],
+    hull: Sequence[str],
+    width: int,
+    height: int,
+    kind: str | None = None,
+) -> list[str]:
+    """The plane with its axes, and a legend that names the letters.
+
+    Args:
+        arms: Arm -> its point.
+        hull: Arms on the upper hull, cheapest first; between them dots show their mixtures.
+        width, height: Cells of the plane, axes and numbers included, the legend not.
+        kind: How the joules are known.
+    """
+    if not arms:
+        return ["no arm has both an accuracy and its joules"]
+    columns, rows = max(8, width - _GUTTER - 1), max(4, height - 2)
+    right = 1.08 * max(point.joules for point in arms.values()) or 1.0
+    bottom = max(0.0, min(point.low for point in arms.values()) - 0.02)
+    top = min(1.0, max(point.high for point in arms.values()) + 0.02)
+
+    def column(joules: float) -> int:
+        return min(columns - 1, round(joules / right * (columns - 1)))
+
+    def row(accuracy: float) -> int:
+        share = (accuracy - bottom) / (top - bottom) if top > bottom else 0.5
+        return rows - 1 - min(rows - 1, max(0, round(share * (rows - 1))))
+
+    cells = [[" "] * columns for _ in range(rows)]
+    for left, other in pairwise(hull):
+        a, b = arms[left], arms[other]
+        for x in range(column(a.joules) + 1, column(b.joules)):
+            share = (x / (columns - 1) * right - a.joules) / (b.joules - a.joules)
+            cells[row(a.accuracy + share * (b.accuracy - a.accuracy))][x] = "·"
+    for point in arms.values():
+        for y in range(row(point.high), row(point.low) + 1):
+            cells[y][column(point.joules)] = "│"
+    for label, point in zip(_LABELS, arms.values(), strict=False):
+        cells[row(point.accuracy)][column(point.joules)] = label
+    lines = [_with_axis(line, y, rows, top, bottom) for y, line in enumerate(cells)]
+    lines.append(" " * _GUTTER + "└" + "─" * columns)
+    end = units.per_text(right, "question", kind)
+    lines.append(" " * _GUTTER + " 0" + end.rjust(columns - 1))
+    return lines + _legend(arms, kind)
+
+
+def _with_axis(line: list[str], y: int, rows: int, top: float, bottom: float) -> str:
+    text = "".join(line)
+    if y == 0:
+        label = units.accuracy_text(top)
+    elif y == rows - 1:
+        label = units.accuracy_text(bottom)
+    else:
+        label = ""
+    return f"{label:>{_GUTTER - 1}} │{text}"
+
+
+def _legend(arms: Mapping[str, ArmPoint], kind: str | None) -> list[str]:
+    lines = []
+    for label, (name, point) in zip(_LABELS, arms.items(), strict=False):
+        accuracy = units.accuracy_text(point.accuracy)
+        interval = units.points_text(point.low, point.high)
+        joules = units.per_text(point.joules, "question", kind)
+        lines.append(f"{label} {name}: {accuracy} ({interval}), {joules}")
+    return lines
+
+
+def bar(value: float | None, highest: float, width: int) -> str:
+    """A bar of at most ``width`` characters, full at ``highest``.
+
+    A known value above 0 draws at least the thinnest line; None, and 0, draw nothing.
+    """
+    if value is None or value <= 0 or highest <= 0 or width <= 0:
+        return ""
+    share = min(1.0, value / highest)
+    eighths = max(1, round(share * 8 * width))
+    full, rest = divmod(eighths, 8)
+    return _FULL * full + (_LEFT_EIGHTHS[rest] if rest else "")
+
+
+def scale_top(limit_watts: float | None, highest_watts: float) -> float:
+    """Top of the scale in watts: the limit, else the next of 1, 2, 5, 10 … above what was seen."""
+    if limit_watts is not None and limit_watts > 0:
+        return limit_watts
+    step = 1.0
+    while True:
+        for factor in (1, 2, 5):
+            if highest_watts <= step * factor:
+                return step * factor
+        step *= 10
+
+
+def bar_rows(watts: Sequence[float | None], top_watts: float, width: int, height: int) -> list[str]:
+    """The graph as ``height`` rows of ``width`` characters, the newest sample at the right.
+
+    One column is one sample. None (not known) leaves its column empty; a known value draws at
+    least the lowest line, and one above the top is drawn full.
+    """
+    shown = list(watts)[-width:] if width else []
+    columns = [_eighths(value, top_watts, height) for value in shown]
+    padding = " " * (width - len(columns))
+    return [
+        padding + "".join(_LOWER_EIGHTHS[min(8, max(0, level - 8 * row))] for level in columns)
+        for row in reversed(range(height))
+    ]
+
+
+def idle_row(idle_watts: float | None, top_watts: float, height: int) -> int | None:
+    """Row of the idle line, counted from the top; None without a baseline or above the scale."""
+    if idle_watts is None or not 0 <= idle_watts <= top_watts or not height:
+        return None
+    return height - 1 - min(height - 1, int(idle_watts / top_watts * height))
+
+
+def _eighths(watts: float | None, top_watts: float, height: int) -> int:
+    if watts is None:
+        return 0
+    return max(1, min(8 * height, round(watts / top_watts * 8 * height)))

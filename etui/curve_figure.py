@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from etui.energy.curve import OperatingCurve
 from etui.energy.curve_series import drawn_lines
+from etui.plots.style import figure_style, save_figure
 
 _COLOURS = ("#0b7285", "#d9480f", "#5f3dc4")  # told apart by the colour-blind, too
 _INCHES = (6.4, 4.0)
@@ -18,18 +19,16 @@ def figure_svg(curves: Sequence[OperatingCurve]) -> str:
     Returns:
         The SVG document; equal curves give equal documents.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     width, height = _INCHES
-    # Without a date and with a salt of its own the file does not differ from run to run.
-    with mpl.rc_context({"svg.hashsalt": "etui", "svg.fonttype": "none"}):
+    with figure_style():
         figure = Figure(figsize=(width, height * max(len(curves), 1)), layout="constrained")
         panels = figure.subplots(len(curves), 1, squeeze=False)
         for curve, (panel,) in zip(curves, panels, strict=True):
             _panel(panel, curve)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        save_figure(figure, out, "svg")
     return out.getvalue()
 
 

@@ -34,6 +34,11 @@ def loaded(statement: str, suspects: tuple[str, ...]) -> list[str]:
         "etui.models",
         "etui.log.writer",
         "etui.lines",
+        "etui.text.tables",
+        "etui.text.suggest",
+        "etui.text.timestamps",
+        "etui.plots.terminal",
+        "etui.plots.style",
     ],
 )
 def test_pure_rooms_import_no_screen_no_engine_and_no_driver(module):

@@ -12,21 +12,19 @@ from etui.bench.run_config import RunConfig
 from etui.bench.sample import Sample
 from etui.bench.summary import summarise
 from etui.bench.summary_text import protocol
+from etui.plots.style import OPEN_AXES, figure_style, save_figure
 
 _COLOURS = (
     "#0f78b4", "#cf6a12", "#1d8a5c", "#b53a80", "#6f55c2", "#94730f", "#c43c2f", "#566579",
 )  # fmt: skip
 _FORMS = ("svg", "pdf")
 _STYLE = {
+    **OPEN_AXES,
     "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.linewidth": 0.8,
     "axes.labelsize": 9,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "etui",  # equal runs give equal files
     "pdf.fonttype": 42,
     "figure.constrained_layout.use": True,
 }
@@ -41,8 +39,6 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
     Raises:
         OSError: The folder cannot be written.
     """
-    import matplotlib
-
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(samples, run.to_json())
     drawn = {
@@ -51,15 +47,14 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
         "phases": _phases,
     }
     written = []
-    with matplotlib.rc_context(_STYLE):
+    with figure_style(_STYLE):
         for name, draw in drawn.items():
             figure = draw(summary)
             if figure is None:
                 continue
             for form in _FORMS:
                 path = folder / f"{name}.{form}"
-                key = "Date" if form == "svg" else "CreationDate"
-                figure.savefig(path, metadata={key: None})
+                save_figure(figure, path, form)
                 written.append(path)
     return written
 

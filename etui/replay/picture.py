@@ -6,6 +6,8 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from etui.plots.style import OPEN_AXES, figure_style, save_figure
+
 _INK = "#222222"
 _MIX = "#8a8a8a"
 _ROUTER = "#0b6fa4"
@@ -19,22 +21,13 @@ def replay_svg(document: Mapping[str, Any]) -> str:
     Args:
         document: What :func:`etui.replay.judge.judge` returns.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "etui",
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with rc_context(settings):
+    with figure_style({**OPEN_AXES, "font.size": 10}):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         _draw(figure.add_subplot(), document)
         held = io.BytesIO()
-        # Without a date equal replays give equal files.
-        figure.savefig(held, format="svg", dpi=144, metadata={"Date": None})
+        save_figure(figure, held, "svg", dpi=144)
     return held.getvalue().decode("utf-8")
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.common import print_json, stop_signals
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -146,7 +144,7 @@ def _answer(
         with (
             open_recorder(config) as recorder,
             closing(InProcess(config)) as answerer,
-            _stop_signals(answerer.cancel, stopped),
+            stop_signals(stopped, answerer.cancel),
             closing(
                 run_turn(
                     query,
@@ -175,30 +173,9 @@ def _answer(
     return record
 
 
-@contextmanager
-def _stop_signals(cancel: Callable[[], None], stopped: Event) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end the answer and keep it; a second Ctrl-C leaves."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-        cancel()
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP"):
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _print_document(event: TurnEvent) -> None:
     """The turn as one JSON document, as soon as it is there: a failing log must not hide it."""
     from etui.turn import TurnFinished
 
     if isinstance(event, TurnFinished):
-        click.echo(json.dumps(event.record.to_json(), ensure_ascii=False, indent=2))
+        print_json(event.record.to_json())

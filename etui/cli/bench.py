@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.common import print_json, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -200,7 +197,7 @@ def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
     quiet = options["quiet"]
     stopped = Event()
     with (
-        _stop_signals(stopped) as on_stop,
+        stop_signals(stopped) as on_stop,
         watching(stream=options["as_lines"], quiet=quiet) as who,
     ):
         from etui.bench.bench import Bench
@@ -306,7 +303,7 @@ def _told(outcome: Outcome, options: dict[str, Any]) -> int:
 
     summary = outcome.summary
     if options["as_json"]:
-        click.echo(json.dumps(summary, ensure_ascii=False, indent=2))
+        print_json(summary)
     elif not options["as_lines"]:
         click.echo(headline(summary))
     if not options["quiet"]:
@@ -331,30 +328,3 @@ def _told(outcome: Outcome, options: dict[str, Any]) -> int:
     for name, percent in low.items():
         click.echo(f"etui: {name}: accuracy {percent:.1f} % is under {wanted:g} %", err=True)
     return ExitCode.GATE if low else ExitCode.DONE
-
-
-@contextmanager
-def _stop_signals(stopped: Event) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Ctrl-C, SIGTERM and a closed terminal end the run and keep it; a second Ctrl-C leaves.
-
-    Yields:
-        Takes what ends an answer under way.
-    """
-    cancels: list[Callable[[], None]] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set() or not cancels:
-            raise KeyboardInterrupt
-        stopped.set()
-        for cancel in cancels:
-            cancel()
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP"):
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield cancels.append
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.common import print_json
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def compare(
     gate = _gate(comparisons, max_regression)
     if as_json:
         document = comparison_document(comparisons, mixtures, notes, gate)
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     else:
         for one in comparisons:
             lines = comparison_lines(one, several=len(comparisons) > 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from etui.cli.common import stop_signals
 from etui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
     """
     from etui.calibration_run import measured_curve
-    from etui.cli.calibrate_progress import json_line, shown, stop_signals, told
+    from etui.cli.calibrate_progress import json_line, shown, told
     from etui.config import make_home
     from etui.config_load import load_config
     from etui.log.writer import TurnWriter

@@ -5,7 +5,6 @@ on stdout for the program that started it.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +18,6 @@ from etui.units import count_text, seconds_text
 
 _LINES = 10
 """Lines of a whole calibration where there is no terminal."""
-
-
-@contextmanager
-def stop_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop it as Ctrl-C does, so that its points are kept."""
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
+
+from etui.cli.common import print_json
 
 if TYPE_CHECKING:
     from etui.doctor import Diagnosis
@@ -25,7 +26,7 @@ def doctor(as_json: bool) -> None:
 
     diagnosis = diagnose(load_config())
     if as_json:
-        click.echo(json.dumps(diagnosis.to_json(), ensure_ascii=False, indent=2))
+        print_json(diagnosis.to_json())
         return
     for line in report(diagnosis):
         click.echo(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from etui.cli.common import print_json
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def show(turn_id: str, as_json: bool) -> None:
         loads = log.loads(turn_id=turn.turn_id)
         unloads = log.unloads(turn_id=turn.turn_id)
     if as_json:
-        _print_json(turn_document(turn))
+        print_json(turn_document(turn))
     else:
         click.echo("\n".join(turn_lines(turn, loads, unloads)))
 
@@ -136,7 +136,7 @@ def loads(limit: int, as_json: bool) -> None:
     with _reader() as log:
         loaded, unloaded = log.loads(limit or None), log.unloads(limit or None)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "loads": [asdict(record) for record in loaded],
                 "unloads": [asdict(record) for record in unloaded],
@@ -172,7 +172,7 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
         sums = log.totals(by, _wanted(chosen))
         if as_json:
             rows = [asdict(total) | _costs(total, factors) for total in sums]
-            _print_json({"by": by, "totals": rows})
+            print_json({"by": by, "totals": rows})
         elif sums:
             click.echo("\n".join(totals_table(by, sums, factors)))
         else:
@@ -203,7 +203,7 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
         if chat_id is not None and form in ("markdown", "json"):
             chat, turns = log.get_chat(chat_id), list(log.turns(wanted))
             if form == "json":
-                _print_json(writing.chat_document(chat, turns))
+                print_json(writing.chat_document(chat, turns))
             else:
                 click.echo(writing.chat_markdown(chat, turns, energy_line), nl=False)
         elif form == "csv":
@@ -269,7 +269,7 @@ def _show_list(
     turns = log.list_turns(wanted, sort=Sort(sort), descending=not reverse, limit=limit or None)
     total = log.count_turns(wanted)
     if as_json:
-        _print_json({"total": total, "turns": [asdict(turn) for turn in turns]})
+        print_json({"total": total, "turns": [asdict(turn) for turn in turns]})
         return
     if not total:
         _say_empty(log, filtered=wanted != TurnFilter())
@@ -285,7 +285,3 @@ def _say_empty(log: LogReader, *, filtered: bool) -> None:
         click.echo("no turn in the log is like that", err=True)
     else:
         click.echo("the log is empty: nothing was asked yet", err=True)
-
-
-def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

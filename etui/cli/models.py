@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.policy_common import print_table
+from etui.cli.common import print_json, print_table
 from etui.errors import EtuiError, ExitCode, Stopped
 from etui.units import UNKNOWN, bytes_text, count_text, tokens_text
 
@@ -39,7 +39,7 @@ def list_(as_json: bool) -> None:
     rows = [_row(spec, config, free) for spec in catalogue]
     if as_json:
         folder = str(config.models_dir)
-        _print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows})
+        print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows})
         return
     print_table(
         ("NAME", "SIZE", "ON DISK", "MEMORY"),
@@ -80,7 +80,7 @@ def info(name: str, as_json: bool) -> None:
         "gguf": _gguf_facts(spec, config) if model_path(spec, config).is_file() else None,
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         _print_facts(facts, free)
 
@@ -120,7 +120,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
         if not quiet:
             click.echo(f"{spec.name} is here and checked: {bytes_text(size)}", err=True)
     if as_json:
-        _print_json({"models": done})
+        print_json({"models": done})
 
 
 @models.command()
@@ -158,7 +158,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
                 click.echo(f"{spec.name}: ok, sha256 {digest} ({against})")
         results.append(result)
     if as_json:
-        _print_json({"models": results})
+        print_json({"models": results})
     if not all(result["ok"] for result in results):
         ctx.exit(ExitCode.FAILED)
 
@@ -179,7 +179,7 @@ def path(name: str | None, as_json: bool) -> None:
     file = require(spec, config)
     if as_json:
         digest = recorded_sha256(spec, config)
-        _print_json({"name": spec.name, "path": str(file), "sha256": digest})
+        print_json({"name": spec.name, "path": str(file), "sha256": digest})
     else:
         click.echo(str(file))
 
@@ -289,7 +289,3 @@ def _no_hash(facts: dict[str, Any]) -> str:
     if facts["on_disk"]:
         return f"not taken yet: etui models verify {facts['name']}"
     return "taken from the hub at the first pull"
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.policy_common import load, print_json, print_table, say_problems
+from etui.cli.common import load, print_json, print_table, say_problems
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.policy_common import load, say_problems
+from etui.cli.common import load, print_json, say_problems
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def diff(
             "questions": len(asked),
             "other_answers": [_answer_json(answer) for answer in answers],
         }
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
         return
     for line in diff_lines(differing, answers, len(asked)):
         click.echo(line)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from etui.cli.policy_common import load, print_json, print_table
+from etui.cli.common import load, print_json, print_table
 
 
 @click.command()

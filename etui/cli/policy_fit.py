@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.policy_common import load, print_json, print_table
+from etui.cli.common import load, print_json, print_table
 from etui.errors import EtuiError, UsageError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.common import print_json
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ def _once(recorder: Recorder, seconds: float, as_json: bool) -> int:
 
 def _show(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_document(recorder, start_ns, end_ns), ensure_ascii=False, indent=2))
+        print_json(_document(recorder, start_ns, end_ns))
         return
     from etui.cli.power_text import table
 

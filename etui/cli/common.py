@@ -1,0 +1,88 @@
+"""Share between commands: JSON and tables on stdout, stop signals, and what policies need."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.text.tables import format_table
+
+if TYPE_CHECKING:
+    from etui.config import Config
+    from etui.models import Catalogue
+    from etui.routing.policies import Checked
+
+
+def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
+    """The settings, the models there are, and a test which of them are on this machine."""
+    from etui.choice import on_this_machine
+    from etui.config_load import load_config
+    from etui.models import load_catalogue
+
+    config = load_config()
+    catalogue = load_catalogue(config)
+    return config, catalogue, on_this_machine(config, catalogue)
+
+
+def say_problems(checked: Checked) -> None:
+    """Every error and warning on standard error, one a line."""
+    for problem in checked.errors:
+        click.echo(str(problem), err=True)
+    for problem in checked.warnings:
+        place = f"{problem.file}:{problem.line}:{problem.column}"
+        click.echo(f"{place}: warning: {problem.message}", err=True)
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns under their heads on standard output, as wide as their widest cell."""
+    for line in format_table(rows, header=head):
+        click.echo(line)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def stop_signals(
+    stopped: Event | None = None, *cancels: Callable[[], None]
+) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """End the work of a command by a signal so that what is done is kept.
+
+    With ``stopped``, the first of Ctrl-C, SIGTERM and a closed terminal sets it and calls
+    ``cancels``; where there is nothing to cancel yet, and at the second, KeyboardInterrupt is
+    raised. Without it, SIGTERM and a closed terminal raise KeyboardInterrupt as Ctrl-C does.
+
+    Args:
+        stopped: Set by the first signal.
+        cancels: Called by the first signal.
+
+    Yields:
+        Takes one more function that the first signal calls.
+    """
+    waiting = list(cancels)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped is None or stopped.is_set() or not waiting:
+            raise KeyboardInterrupt
+        stopped.set()
+        for cancel in waiting:
+            cancel()
+
+    numbers = [signal.SIGTERM] if stopped is None else [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield waiting.append
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

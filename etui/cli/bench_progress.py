@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from etui.cli.progress import Bar, Lines, open_bar
 from etui.units import (
     accuracy_text,
     count_text,
@@ -24,9 +26,6 @@ from etui.units import (
 )
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
     from etui.bench.run_config import RunConfig
     from etui.bench.sample import Sample
 
@@ -152,52 +151,30 @@ def watching(*, stream: bool, quiet: bool) -> Iterator[Watcher]:
     if quiet:
         yield Watcher(lambda tally, subject: None, lambda text: None, stream=stream)
     elif sys.stderr.isatty():
-        with _bars() as bars:
-            bar = _Bar(bars)
-            yield Watcher(bar, bar.note, stream=stream)
+        with _bar() as bar:
+            yield Watcher(partial(_show_bar, bar), bar.note, stream=stream)
     else:
-        yield Watcher(_Lines(), lambda text: click.echo(text, err=True), stream=stream)
+        lines = Lines(time.monotonic() + _LINE_EVERY_SECONDS)
+        note = partial(click.echo, err=True)
+        yield Watcher(partial(_show_line, lines), note, stream=stream)
 
 
-def _bars() -> Bars:
-    from rich.console import Console
+@contextmanager
+def _bar() -> Iterator[Bar]:
     from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bars
 
-    return Bars(
-        BarColumn(bar_width=8),
-        TextColumn("{task.description}", markup=False),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    with open_bar(BarColumn(bar_width=8), TextColumn("{task.description}", markup=False)) as bar:
+        yield bar
 
 
-class _Bar:
-    """One bar for the whole run."""
-
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
-        self._task: TaskID | None = None
-
-    def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
-
-    def __call__(self, tally: Tally, subject: str) -> None:
-        if self._task is None:
-            self._task = self._bars.add_task("", total=tally.total)
-        line = f"{tally.line(time.monotonic())} · {subject}"
-        self._bars.update(self._task, completed=tally.done, description=line)
+def _show_bar(bar: Bar, tally: Tally, subject: str) -> None:
+    """Show one bar for the whole run."""
+    bar.show(f"{tally.line(time.monotonic())} · {subject}", tally.done, tally.total)
 
 
-class _Lines:
-    """A line every ten seconds, and one at the end."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, tally: Tally, subject: str) -> None:
-        now = time.monotonic()
-        if now - self._last >= _LINE_EVERY_SECONDS or tally.done == tally.total:
-            self._last = now
-            share = percent_text(tally.done / tally.total) if tally.total else ""
-            click.echo(f"{share} · {tally.line(now)}", err=True)
+def _show_line(lines: Lines, tally: Tally, subject: str) -> None:
+    """Print a line every ten seconds, and one at the end."""
+    now = time.monotonic()
+    if lines.is_due(now) or tally.done == tally.total:
+        share = percent_text(tally.done / tally.total) if tally.total else ""
+        lines.show(f"{share} · {tally.line(now)}", now, _LINE_EVERY_SECONDS)

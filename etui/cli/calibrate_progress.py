@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import click
 
+from etui.cli.progress import open_bar
 from etui.energy.curve import Speed
 from etui.energy.curve_plan import Grid, Visit, expected_seconds, seconds_left
 from etui.units import count_text, seconds_text
@@ -72,25 +73,20 @@ def json_line(event: str, **facts: object) -> None:
 def _bar(
     model: str, order: Sequence[Visit], grid: Grid, speed: Speed, done: int
 ) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-    with Progress(
+    start = time.monotonic()
+    with open_bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]}"),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bars:
-        task = bars.add_task(f"calibrating {model}", total=len(order), completed=done, left="")
-
-        start = time.monotonic()
+    ) as bar:
 
         def update(count: int) -> None:
             elapsed = time.monotonic() - start
             left = seconds_text(seconds_left(order, done, count, elapsed, grid, speed))
-            bars.update(task, completed=count, left=f"{left} left")
+            bar.show(f"calibrating {model}", count, len(order), left=f"{left} left")
 
         update(done)
         yield update

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = ("textual", "llama_cpp", "pynvml")
-SLOW = (*HEAVY, "pydantic", "sqlite_utils", "numpy", "yaml", "huggingface_hub", "jinja2")
+SLOW = (*HEAVY, "msgspec", "pydantic", "sqlite_utils", "numpy", "yaml", "huggingface_hub", "jinja2")
 
 
 def loaded(statement: str, suspects: tuple[str, ...]) -> list[str]:
@@ -49,6 +49,11 @@ def test_pure_rooms_import_no_screen_no_engine_and_no_driver(module):
 def test_no_command_imports_textual_or_anything_slow_before_it_runs(command):
     statement = f"from etui.cli.main import cli; cli.get_command(None, {command!r})"
     assert loaded(statement, SLOW) == []
+
+
+def test_the_codec_imports_msgspec_on_its_first_use():
+    statement = "import etui.codec.documents, etui.model_files, etui.energy.baseline, etui.worker"
+    assert loaded(statement, ("msgspec",)) == []
 
 
 def test_help_imports_click_alone():

@@ -1,0 +1,87 @@
+"""Dataclasses to JSON documents and back, checked against their annotations.
+
+A document is what ``json.loads`` gives and ``json.dumps`` takes; the text itself is written and
+read by ``json``, since msgspec writes other spacing and refuses the NaN that a log-probability may
+be. msgspec is imported on the first use, so that importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+class DocumentError(ValueError):
+    """A document that does not hold the value it should; the message names the place in it."""
+
+
+def to_document(value: object) -> Any:
+    """Convert a value to plain JSON values, dataclasses to dicts in the order of their fields.
+
+    Args:
+        value: A dataclass, or a container of them. Tuples stay tuples, enumerations become their
+            values, and any other number that is a float (numpy's) becomes one.
+
+    Raises:
+        TypeError: It holds something that JSON has no form for.
+    """
+    import msgspec
+
+    return msgspec.to_builtins(value, enc_hook=_plain)
+
+
+def from_document(
+    kind: type[T], document: object, *, extra: Literal["refuse", "ignore"] = "refuse"
+) -> T:
+    """Make a value of a document.
+
+    Args:
+        kind: The dataclass, or a container of dataclasses. Fields with a default may be missing.
+        document: Plain JSON values. A list becomes a tuple and an integer a float where the
+            annotation says so; nothing else is converted.
+        extra: What happens to keys that a dataclass has no field for.
+
+    Raises:
+        DocumentError: A field is missing, of another type, or (with ``refuse``) unknown.
+    """
+    import msgspec
+
+    try:
+        value = msgspec.convert(document, kind)
+    except ValueError as error:  # msgspec's own, and half a surrogate pair where a name is expected
+        raise DocumentError(str(error)) from error
+    if extra == "refuse":
+        _refuse_unknown(value, document, "$")
+    return value
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+def _refuse_unknown(value: Any, document: object, path: str) -> None:
+    """Compare the keys of a document with the fields of the dataclasses made of it.
+
+    Raises:
+        DocumentError: Names the first key without a field.
+    """
+    if isinstance(document, dict):
+        named = is_dataclass(value)
+        unknown = document.keys() - value.__dataclass_fields__.keys() if named else ()
+        if unknown:
+            key = next(key for key in document if key in unknown)
+            raise DocumentError(f"Object contains unknown field `{key}` - at `{path}`")
+        for key, item in document.items():
+            if isinstance(item, (dict, list)):
+                inner = getattr(value, key) if named else value[key]
+                _refuse_unknown(inner, item, f"{path}.{key}")
+    elif isinstance(document, list) and isinstance(value, (list, tuple)):
+        for inner, item in zip(value, document, strict=True):
+            _refuse_unknown(inner, item, f"{path}[...]")

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from etui.calibration import Measured
+from etui.codec.documents import from_document, to_document
 from etui.config import Config
 from etui.energy.conditions import Conditions
 from etui.energy.curve_fit import TurnPoint
 from etui.energy.curve_plan import Grid, Length, Visit
 from etui.energy.types import Kind
 from etui.errors import EtuiError
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the file; its length is that of the point, so it is not kept twice."""
+
+    held_out: bool
+    point: TurnPoint
+    kind: Kind | None
+    shared: bool
 
 
 class PointsFile:
@@ -41,7 +52,7 @@ class PointsFile:
     ) -> None:
         self.path: Path = config.home / "calibrations" / f"{model}.jsonl"
         self._head = json.dumps(
-            {"sha256": sha256, "grid": asdict(grid), "conditions": asdict(conditions)}
+            to_document({"sha256": sha256, "grid": grid, "conditions": conditions})
         )
 
     def read(self, order: Sequence[Visit]) -> list[Measured]:
@@ -55,8 +66,8 @@ class PointsFile:
         points: list[Measured] = []
         for line, visit in zip(lines, order, strict=False):
             try:
-                point = _measured(json.loads(line))
-            except (ValueError, KeyError, TypeError):
+                point = _measured(from_document(_Line, json.loads(line)))
+            except ValueError:
                 break  # the last line was cut off
             if point.visit != visit:
                 break
@@ -69,7 +80,7 @@ class PointsFile:
         Raises:
             EtuiError: The file cannot be written.
         """
-        lines = [self._head, *(json.dumps(_plain(point)) for point in points)]
+        lines = [self._head, *(json.dumps(_line(point)) for point in points)]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -80,7 +91,7 @@ class PointsFile:
     def add(self, point: Measured) -> None:
         """Keep one more; a disk that is full costs the resuming, not the calibration."""
         with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(point)) + "\n")
+            file.write(json.dumps(_line(point)) + "\n")
 
     def remove(self) -> None:
         """The calibration is done."""
@@ -88,17 +99,11 @@ class PointsFile:
             self.path.unlink()
 
 
-def _plain(measured: Measured) -> dict[str, Any]:
-    return {
-        "held_out": measured.visit.held_out,
-        "point": asdict(measured.point),
-        "kind": measured.kind,
-        "shared": measured.shared,
-    }
+def _line(measured: Measured) -> Any:
+    line = _Line(measured.visit.held_out, measured.point, measured.kind, measured.shared)
+    return to_document(line)
 
 
-def _measured(found: dict[str, Any]) -> Measured:
-    point = TurnPoint(**found["point"])
-    length = Length(point.computed_tokens, point.output_tokens)
-    kind = Kind(found["kind"]) if found["kind"] else None
-    return Measured(Visit(length, bool(found["held_out"])), point, kind, bool(found["shared"]))
+def _measured(line: _Line) -> Measured:
+    length = Length(line.point.computed_tokens, line.point.output_tokens)
+    return Measured(Visit(length, line.held_out), line.point, line.kind, line.shared)

@@ -8,10 +8,11 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from etui.atomic import write_text
+from etui.codec.documents import from_document, to_document
 from etui.errors import DownloadFailed
 
 _CHUNK_BYTES = 4 << 20
@@ -68,17 +69,15 @@ def read_record(name: str, models_dir: Path) -> FileRecord | None:
     """The record, or None where there is none that can be read: then the file is hashed again."""
     try:
         data = json.loads(record_path(name, models_dir).read_text("utf-8"))
-        record = FileRecord(**data)
-    except (OSError, ValueError, TypeError):
+        return from_document(FileRecord, data)
+    except (OSError, ValueError):  # DocumentError and JSONDecodeError are ValueErrors
         return None
-    typed = isinstance(record.sha256, str) and isinstance(record.pinned, bool)
-    return record if typed else None
 
 
 def write_record(name: str, models_dir: Path, record: FileRecord) -> None:
     """Keep the record, in one step; a folder that cannot be written only costs another hashing."""
     with suppress(OSError):
-        write_text(record_path(name, models_dir), json.dumps(asdict(record), indent=1) + "\n")
+        write_text(record_path(name, models_dir), json.dumps(to_document(record), indent=1) + "\n")
 
 
 def hash_file(path: Path, report: Callable[[int], None] | None = None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Reasoning, Sampling, StopRuleName, VoteStop
+from etui.arm import VOTE_TEMPERATURE, Arm, Reasoning, StopRuleName
 from etui.bench.formats import Format
+from etui.codec.documents import from_document, to_document
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,17 +113,17 @@ def check_format(arms: Mapping[str, Arm], format_: Format) -> None:
 
 def to_json(arm: Arm) -> dict[str, Any]:
     """All settings of an arm as plain JSON values."""
-    return asdict(arm)
+    document: dict[str, Any] = to_document(arm)
+    return document
 
 
-def arm_of(document: Mapping[str, Any]) -> Arm:
-    """The arm that :func:`to_json` wrote."""
-    values = dict(document)
-    values["sampling"] = Sampling(**values["sampling"])
-    values["stop"] = VoteStop(**values["stop"])
-    if values["early_exit"] is not None:
-        values["early_exit"] = EarlyExit(**values["early_exit"])
-    return Arm(**values)
+def parse_arm(document: object) -> Arm:
+    """Make the arm that :func:`to_json` wrote.
+
+    Raises:
+        DocumentError: The document holds none.
+    """
+    return from_document(Arm, document)
 
 
 def _name(arm: Arm, format_: Format) -> str:

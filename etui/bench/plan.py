@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm, Reasoning
-from etui.bench.arms import ArmWish, all_of_policy, arm_of, check_format, of_policy, spelled_out
+from etui.bench.arms import ArmWish, all_of_policy, check_format, of_policy, parse_arm, spelled_out
 from etui.bench.data import Question, Suite
 from etui.bench.draw import chosen_subjects, draw
 from etui.bench.formats import FORMATS, Format
@@ -161,7 +161,7 @@ def plan_again(run: RunConfig, config: Config, catalogue: Catalogue) -> Plan:
             limit=run.limit,
             per_subject=run.per_subject,
             subjects=run.subjects,
-            arms={name: arm_of(settings) for name, settings in run.arms.items()},
+            arms={name: parse_arm(settings) for name, settings in run.arms.items()},
             policy=policy,
             policy_text=run.policy,
             reuse=run.prefix_reuse,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
+
+from etui.codec.documents import DocumentError, from_document, to_document
 
 CONFIG_VERSION = 1
 
@@ -135,32 +137,26 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``config.json`` but for its own hash; plain JSON values."""
-        document = asdict(self)
-        for name in ("sizes", "drawn"):  # their order means something, and JSON keeps it
-            document[name] = dict(document[name])
+        document: dict[str, Any] = to_document(self)
         document["subjects"] = None if self.subjects is None else list(self.subjects)
         document["models"] = list(document["models"])
         return document
 
 
-def config_of(document: Mapping[str, Any]) -> RunConfig:
-    """The configuration that a ``config.json`` holds.
+def parse_run_config(document: object) -> RunConfig:
+    """Make the configuration that a ``config.json`` holds; keys it has besides are ignored.
 
     Raises:
-        KeyError, TypeError, ValueError: The document is none.
+        DocumentError: The document holds none, or one of another version.
     """
     if not isinstance(document, Mapping):
-        raise TypeError("it is no JSON object")
+        raise DocumentError("it is no JSON object")
+    version = document.get("config_version")
+    if version != CONFIG_VERSION:
+        raise DocumentError(f"config_version {version} is not {CONFIG_VERSION}")
     known = {field.name for field in fields(RunConfig)}
     values = {name: value for name, value in document.items() if name in known}
-    if values["config_version"] != CONFIG_VERSION:
-        raise ValueError(f"config_version {values['config_version']} is not {CONFIG_VERSION}")
-    values["models"] = tuple(BenchModel(**model) for model in values["models"])
-    if values["policy"] is not None:
-        values["policy"] = BenchPolicy(**values["policy"])
-    if values["subjects"] is not None:
-        values["subjects"] = tuple(values["subjects"])
-    return RunConfig(**values)
+    return from_document(RunConfig, values)
 
 
 def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:

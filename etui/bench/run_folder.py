@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from etui.atomic import write_text
-from etui.bench.run_config import RunConfig, config_of
-from etui.bench.sample import Sample, sample_of
+from etui.bench.run_config import RunConfig, parse_run_config
+from etui.bench.sample import Sample, parse_sample
 from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def read_run(folder: Path) -> Recorded:
         if not line.endswith(b"\n"):
             break  # cut off while it was written
         try:
-            samples.append(sample_of(json.loads(line)))
+            samples.append(parse_sample(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidFile(
                 f"{path}:{number}: this line is no answer of a run: {error}",
@@ -230,7 +230,7 @@ def _read_config(folder: Path) -> tuple[RunConfig, tuple[str, ...]]:
         raise _no_run(folder)
     try:
         document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        config = config_of(document)
+        config = parse_run_config(document)
         known = document["config_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidFile(

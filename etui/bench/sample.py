@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from etui.codec.documents import from_document, to_document
 from etui.log.records import Tokens
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
@@ -73,16 +74,14 @@ class Sample:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in the order of the fields."""
-        return asdict(self)
+        document: dict[str, Any] = to_document(self)
+        return document
 
 
-def sample_of(document: Mapping[str, Any]) -> Sample:
-    """The sample a line holds.
+def parse_sample(document: object) -> Sample:
+    """Make the sample that a line of ``samples.jsonl`` holds.
 
     Raises:
-        KeyError, TypeError: The line is none.
+        DocumentError: The line holds none.
     """
-    fields = dict(document)
-    fields["tokens"] = Tokens(**fields["tokens"])
-    fields["hops"] = tuple(fields["hops"])
-    return Sample(**fields)
+    return from_document(Sample, document)

@@ -11,7 +11,7 @@ from typing import Any
 from etui.bench.accuracy import CHANCE, LOW_MASS, accuracy_of, constant_letter
 from etui.bench.analysis.oracle import oracle
 from etui.bench.joules import cost_of
-from etui.bench.run_config import RunConfig, config_of
+from etui.bench.run_config import RunConfig, parse_run_config
 from etui.bench.sample import Sample
 from etui.stats.frontier import hull
 
@@ -40,7 +40,7 @@ def summarise(
         Plain JSON values. ``arms`` holds one block a contender, in the order of the configuration,
         those without an answer left out.
     """
-    run = config_of(config)
+    run = parse_run_config(config)
     if run.suite != "mmlu" or run.split != "test":
         labels = None
     grouped = contenders(samples, run)

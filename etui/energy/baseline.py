@@ -13,9 +13,10 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from etui.atomic import write_text
+from etui.codec.documents import from_document, to_document
 from etui.config import Config, make_home
 from etui.energy.recorder import Recorder
 from etui.energy.types import Energy
@@ -131,9 +132,8 @@ def load_baselines(config: Config) -> Baselines:
     """
     try:
         found = json.loads(baseline_file(config).read_text(encoding="utf-8"))
-        cold = _idle(found["cold"]) if found.get("cold") else None
-        return Baselines(cold, {name: _idle(value) for name, value in found["loaded"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return from_document(Baselines, found, extra="ignore")
+    except (OSError, ValueError):  # DocumentError and JSONDecodeError are ValueErrors
         return Baselines()
 
 
@@ -145,10 +145,7 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
     """
     make_home(config)
     path = baseline_file(config)
-    document = {
-        "cold": _plain(baselines.cold) if baselines.cold else None,
-        "loaded": {name: _plain(idle) for name, idle in baselines.loaded.items()},
-    }
+    document = to_document(baselines)
     try:
         write_text(path, json.dumps(document, indent=2) + "\n")
     except OSError as error:
@@ -172,18 +169,3 @@ def _steady(recorder: Recorder, energy: Energy) -> bool:
     if len(watts) < _SLICES or not energy.mean_watts:
         return False
     return max(watts) - min(watts) <= _UNSTEADY * energy.mean_watts
-
-
-def _idle(found: dict[str, Any]) -> Idle:
-    watts = {str(key): float(value) for key, value in found["watts"].items()}
-    seconds, measured_at = float(found["seconds"]), float(found["measured_at"])
-    return Idle(watts, measured_at, seconds, bool(found["steady"]))
-
-
-def _plain(idle: Idle) -> dict[str, Any]:
-    return {
-        "watts": dict(idle.watts),
-        "measured_at": idle.measured_at,
-        "seconds": idle.seconds,
-        "steady": idle.steady,
-    }

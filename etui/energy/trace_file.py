@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from etui.codec.documents import from_document, to_document
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 from etui.errors import InvalidFile
@@ -34,7 +34,7 @@ class TraceWriter:
         header = {
             "format": FORMAT,
             "version": VERSION,
-            "channels": [asdict(channel) for channel in channels],
+            "channels": to_document(channels),
             "unmeasured": list(unmeasured),
         }
         self._line(header)
@@ -43,7 +43,7 @@ class TraceWriter:
     def write(self, readings: Mapping[str, Reading]) -> None:
         """Add readings; give it to ``Recorder.taps``."""
         for channel_id, reading in readings.items():
-            found = {key: value for key, value in asdict(reading).items() if value is not None}
+            found = {key: value for key, value in to_document(reading).items() if value is not None}
             self._line({"id": channel_id, **found})
             self.readings += 1
 
@@ -141,8 +141,8 @@ def read_trace(path: Path) -> tuple[list[Channel], list[str], list[tuple[str, Re
         what = f"{path}:1:1: is a trace of version {header.get('version')}, and this is {VERSION}"
         raise InvalidFile(what, "read it with the etui that recorded it")
     try:
-        channels = [Channel(**{**c, "kind": Kind(c["kind"])}) for c in header["channels"]]
-    except (KeyError, TypeError, ValueError) as error:
+        channels = from_document(list[Channel], header.get("channels"))
+    except ValueError as error:
         raise InvalidFile(f"{path}:1:1: its channels cannot be understood: {error}", fix) from error
     known = {channel.id for channel in channels}
     readings = []
@@ -158,8 +158,8 @@ def read_trace(path: Path) -> tuple[list[Channel], list[str], list[tuple[str, Re
 
 def _reading(path: Path, number: int, found: dict[str, Any]) -> Reading:
     try:
-        return Reading(**{"joules": None, **found})
-    except TypeError as error:
+        return from_document(Reading, {"joules": None, **found})
+    except ValueError as error:
         raise InvalidFile(f"{path}:{number}:1: {error}", "remove the line") from error
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
+from etui.codec.documents import from_document, to_document
 from etui.energy.conditions import Conditions
 from etui.energy.curve import OperatingCurve, PhaseCurve, Residual, Speed
 from etui.log.records import CurveRecord
@@ -18,7 +19,39 @@ CURVES_SQL = """
     ORDER BY created_at DESC, id DESC
 """
 _NAMES = {"e0": "e0", "slope": "a", "bend": "a2"}, {"e0": "e0", "slope": "b", "bend": "c"}
-_FITTED = ("r2", "n", "band", "proportional", "mape")
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """What a phase of a curve has besides its coefficients, as in ``PhaseCurve``."""
+
+    r2: float | None
+    n: int
+    band: float
+    proportional: bool
+    mape: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Residuals:
+    """The column ``residuals``."""
+
+    prefill: _Fitted
+    decode: _Fitted
+    meter_share: float
+    held_out_mape: float | None
+    points: tuple[Residual, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The column ``settings``."""
+
+    threads: int
+    channels: tuple[str, ...]
+    gpu_layers: int | None
+    idle_watts: float | None
+    speed: Speed
 
 
 def curve_record(curve: OperatingCurve) -> CurveRecord:
@@ -43,34 +76,36 @@ def curve_record(curve: OperatingCurve) -> CurveRecord:
         r2_prefill=curve.prefill.r2,
         r2_decode=curve.decode.r2,
         coefficients=coefficients,
-        residuals={
-            **{
-                phase: {name: getattr(part, name) for name in _FITTED}
-                for phase, part in phases.items()
-            },
-            "meter_share": curve.meter_share,
-            "held_out_mape": curve.held_out_mape,
-            "points": [asdict(point) for point in curve.points],
-        },
-        settings={
-            "threads": curve.conditions.threads,
-            "channels": list(curve.conditions.channels),
-            "gpu_layers": curve.gpu_layers,
-            "idle_watts": curve.idle_watts,
-            "speed": asdict(curve.speed),
-        },
+        residuals=to_document(
+            _Residuals(
+                prefill=_fitted(curve.prefill),
+                decode=_fitted(curve.decode),
+                meter_share=curve.meter_share,
+                held_out_mape=curve.held_out_mape,
+                points=curve.points,
+            )
+        ),
+        settings=to_document(
+            _Settings(
+                threads=curve.conditions.threads,
+                channels=curve.conditions.channels,
+                gpu_layers=curve.gpu_layers,
+                idle_watts=curve.idle_watts,
+                speed=curve.speed,
+            )
+        ),
     )
 
 
-def curve_of(row: ReadRow) -> OperatingCurve | None:
-    """The curve of a row; None where the row holds none this etui can read.
+def parse_curve(row: ReadRow) -> OperatingCurve | None:
+    """Make the curve of a row; None where the row holds none this etui can read.
 
     A curve that cannot be read costs a calibration, never an answer.
     """
     try:
-        coefficients = json.loads(row["coefficients"])
-        residuals = json.loads(row["residuals"])
-        settings = json.loads(row["settings"])
+        coefficients = from_document(dict[str, float], json.loads(row["coefficients"]))
+        residuals = from_document(_Residuals, json.loads(row["residuals"]), extra="ignore")
+        settings = from_document(_Settings, json.loads(row["settings"]), extra="ignore")
         return OperatingCurve(
             curve_id=row["curve_id"],
             created_at=row["created_at"],
@@ -79,22 +114,22 @@ def curve_of(row: ReadRow) -> OperatingCurve | None:
             conditions=Conditions(
                 row["machine"],
                 row["build"],
-                int(settings["threads"]),
-                tuple(settings["channels"]),
+                settings.threads,
+                settings.channels,
                 row["power_limit_watts"],
             ),
             kind=row["kind"],
             source=row["source"],
-            prefill=_phase("prefill", coefficients, residuals),
-            decode=_phase("decode", coefficients, residuals),
-            meter_share=float(residuals["meter_share"]),
-            idle_watts=settings["idle_watts"],
-            speed=Speed(**settings["speed"]),
-            held_out_mape=residuals["held_out_mape"],
-            points=tuple(Residual(**point) for point in residuals["points"]),
-            gpu_layers=settings["gpu_layers"],
+            prefill=_phase("prefill", coefficients, residuals.prefill),
+            decode=_phase("decode", coefficients, residuals.decode),
+            meter_share=residuals.meter_share,
+            idle_watts=settings.idle_watts,
+            speed=settings.speed,
+            held_out_mape=residuals.held_out_mape,
+            points=residuals.points,
+            gpu_layers=settings.gpu_layers,
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -107,11 +142,13 @@ def curve_json(curve: OperatingCurve, *, points: bool = True) -> dict[str, Any]:
     return document
 
 
-def _phase(
-    name: str, coefficients: Mapping[str, float], residuals: Mapping[str, Any]
-) -> PhaseCurve:
-    values: dict[str, Any] = {
-        long: float(coefficients[f"{name}_{short}"])
-        for long, short in _NAMES[name == "decode"].items()
-    }
-    return PhaseCurve(**values, **{key: residuals[name][key] for key in _FITTED})
+def _fitted(phase: PhaseCurve) -> _Fitted:
+    return _Fitted(phase.r2, phase.n, phase.band, phase.proportional, phase.mape)
+
+
+def _phase(name: str, coefficients: Mapping[str, float], fitted: _Fitted) -> PhaseCurve:
+    names = _NAMES[name == "decode"]
+    e0, slope, bend = (coefficients[f"{name}_{short}"] for short in names.values())
+    return PhaseCurve(
+        e0, slope, bend, fitted.r2, fitted.n, fitted.band, fitted.proportional, fitted.mape
+    )

@@ -14,7 +14,7 @@ from etui.arm import DecodePrice
 from etui.config import Config
 from etui.energy.curve import OperatingCurve
 from etui.errors import EtuiError
-from etui.log.curves import CURVES_SQL, curve_of
+from etui.log.curves import CURVES_SQL, parse_curve
 from etui.log.database import open_for_reading, unavailable
 from etui.log.filters import Sort, TurnFilter, clause, like_pattern, order
 from etui.log.prices import COSTS_SQL, TURNS, TurnCost, mean_price
@@ -189,7 +189,7 @@ class LogReader:
 
     def curves(self, model: str | None = None, sha256: str | None = None) -> list[OperatingCurve]:
         """Operating curves, newest first; of one model, or of one file of it."""
-        found = (curve_of(row) for row in self.select(CURVES_SQL, (model, sha256)))
+        found = (parse_curve(row) for row in self.select(CURVES_SQL, (model, sha256)))
         return [curve for curve in found if curve is not None]
 
     def select(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:

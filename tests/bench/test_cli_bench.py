@@ -147,9 +147,9 @@ def test_a_run_of_another_machine_is_refused(whole, models, etui_home, tmp_path)
     shutil.copytree(whole[0], copy)
     document = json.loads((copy / "config.json").read_text())
     document["threads"] = 99
-    from etui.bench.run_config import config_of
+    from etui.bench.run_config import parse_run_config
 
-    document["config_sha256"] = config_of(document).sha256
+    document["config_sha256"] = parse_run_config(document).sha256
     write_text(copy / "config.json", json.dumps(document))
     done = run(etui_home, "--resume", str(copy), models=models)
     assert done.returncode == 2

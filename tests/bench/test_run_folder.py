@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.run_config import config_of, differences
+from etui.bench.run_config import differences, parse_run_config
 from etui.bench.run_folder import RunFolder, read_run
 from etui.bench.runs import find_run, new_run_id
 from etui.bench.sample import Sample
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_the_hash_leaves_names_out_and_nothing_else():
-    again = config_of(json.loads(json.dumps(CONFIG.to_json())))
+    again = parse_run_config(json.loads(json.dumps(CONFIG.to_json())))
     assert again == CONFIG
     named = replace(CONFIG, run_id="x", started_at="y", data_path="z", idle={"watts": 3})
     assert named.sha256 == CONFIG.sha256

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.bench.arms import ArmWish, arm_of, check_format, spelled_out, to_json
+from etui.bench.arms import ArmWish, check_format, parse_arm, spelled_out, to_json
 from etui.bench.bench import refuse_other
 from etui.bench.formats import FORMATS
 from etui.bench.plan import Ask, Plan, plan_of
@@ -247,7 +247,7 @@ def test_an_arm_comes_back_from_the_configuration():
 
     arm = Arm("a", "m", "cot", early_exit=EarlyExit(12), sampling=Sampling(0.3, seed=4),
               stop=VoteStop("lead"), max_joules=9.5)  # fmt: skip
-    assert arm_of(json.loads(json.dumps(to_json(arm)))) == arm
+    assert parse_arm(json.loads(json.dumps(to_json(arm)))) == arm
 
 
 def test_shots_default_to_what_format_and_data_have(config, questions_csv, tmp_path):

@@ -11,7 +11,7 @@ from etui import __version__, units
 from etui.bench.accuracy import OUTCOMES
 from etui.bench.report import plane, view, watts
 from etui.bench.report.questions import Texts, embedded, questions_json
-from etui.bench.run_config import config_of
+from etui.bench.run_config import parse_run_config
 from etui.bench.sample import Sample
 from etui.bench.summary import contenders
 from etui.bench.summary_text import protocol
@@ -44,7 +44,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    run = config_of(config)
+    run = parse_run_config(config)
     grouped = contenders(samples, run)
     series: dict[str, list[Sample]] = {name: [] for name in grouped}
     for sample in samples:

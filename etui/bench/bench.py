@@ -31,6 +31,7 @@ from etui.routing.decision import Decision
 
 if TYPE_CHECKING:
     from etui.answering import InProcess
+    from etui.bench.summary import Summary
     from etui.config import Config
     from etui.energy.recorder import Recorder
     from etui.models import Catalogue
@@ -60,14 +61,14 @@ class Outcome:
         folder: The run folder.
         config: Its configuration.
         samples: Every answer.
-        summary: The document of ``summary.json``.
+        summary: What it comes to.
     """
 
     ending: Ending
     folder: Path
     config: RunConfig
     samples: Sequence[Sample]
-    summary: dict[str, Any]
+    summary: Summary
 
 
 @dataclass(slots=True)
@@ -164,7 +165,7 @@ class Bench:
         self.audience.begin(config, folder.path, before)
         log = TurnWriter(self.config, lambda error: self.audience.say(error.what))
 
-        def record(status: str, summary: dict[str, Any] | None = None) -> None:
+        def record(status: str, summary: Summary | None = None) -> None:
             answers = read_run(folder.path).samples
             log.save_run(run_record(config, folder.path, answers, status, summary))
 
@@ -178,7 +179,7 @@ class Bench:
         spent = math.fsum(s.joules for s in before if s.joules is not None)
         sink = Sink(folder, recorder, see, spent)
         status = "error"
-        summary: dict[str, Any] | None = None
+        summary: Summary | None = None
         try:
             try:
                 done = done_rows(config, before)
@@ -244,21 +245,15 @@ class Bench:
 
         return {name: scoring(arm) for name, arm in plan.arms.items()}
 
-    def _results(
-        self, folder: RunFolder, config: RunConfig, samples: Sequence[Sample]
-    ) -> dict[str, Any]:
+    def _results(self, folder: RunFolder, config: RunConfig, samples: Sequence[Sample]) -> Summary:
         from etui.bench.material import labels_for, texts_for
-        from etui.bench.results import SUMMARY_FILE, result_files
+        from etui.bench.results import result_files
+        from etui.bench.summary import summarise
 
-        files = result_files(
-            config,
-            samples,
-            labels=labels_for(config, self.config),
-            texts=texts_for(config, self.config),
-        )
-        for name, text in files.items():
+        labels, texts = labels_for(config, self.config), texts_for(config, self.config)
+        summary = summarise(samples, config, labels)
+        for name, text in result_files(config, samples, summary, texts).items():
             folder.write(name, text)
-        summary: dict[str, Any] = json.loads(files[SUMMARY_FILE])
         return summary
 
 

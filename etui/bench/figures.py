@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from etui import units
+from etui.bench.joules import Figure as CostFigure
 from etui.bench.run_config import RunConfig
 from etui.bench.sample import Sample
-from etui.bench.summary import summarise
+from etui.bench.summary import Summary, summarise
 from etui.bench.summary_text import protocol
 from etui.plots.style import OPEN_AXES, figure_style, save_figure
+from etui.stats.tests import Interval
 
 _COLOURS = (
     "#0f78b4", "#cf6a12", "#1d8a5c", "#b53a80", "#6f55c2", "#94730f", "#c43c2f", "#566579",
@@ -40,7 +42,7 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    summary = summarise(samples, run.to_json())
+    summary = summarise(samples, run)
     drawn = {
         "accuracy_joules": _plane,
         "subjects": _subjects,
@@ -59,17 +61,18 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
     return written
 
 
-def _plane(summary: Mapping[str, Any]) -> Any:
+def _plane(summary: Summary) -> Any:
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    arms = summary["arms"]
-    if any(arm["energy"] is None for arm in arms.values()):
+    arms = summary.arms
+    costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
+    if len(costs) < len(arms):
         return None
     figure, axes = _canvas(4.6, 3.2)
     points = {}
-    for at, (name, arm) in enumerate(arms.items()):
-        micro, joules = arm["accuracy"]["micro"], arm["energy"]["per_question"]
-        points[name] = (joules["value"], 100 * micro["value"])
+    for at, (name, cost) in enumerate(costs.items()):
+        micro, joules = arms[name].accuracy.micro, cost.per_question
+        points[name] = (joules.value, 100 * micro.value)
         x, y = points[name]
         axes.errorbar(
             x,
@@ -86,7 +89,7 @@ def _plane(summary: Mapping[str, Any]) -> Any:
             name,
             (x, y),
             textcoords="offset points",
-            xytext=(7, -11 if name in summary["hull"][:-1] else 6),
+            xytext=(7, -11 if name in summary.hull[:-1] else 6),
             color=_COLOURS[at % 8],
             fontsize=8.5,
         )
@@ -95,7 +98,7 @@ def _plane(summary: Mapping[str, Any]) -> Any:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    for left, right in pairwise(summary["hull"]):
+    for left, right in pairwise(summary.hull):
         (x0, y0), (x1, y1) = points[left], points[right]
         shares = [step / 40 for step in range(41)]
         axes.plot(
@@ -106,8 +109,8 @@ def _plane(summary: Mapping[str, Any]) -> Any:
             linestyle=(0, (5, 3)),
             zorder=0,
         )
-    axes.axhline(100 * summary["chance"], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
-    kinds = {arm["energy"]["kind"] for arm in arms.values()}
+    axes.axhline(100 * summary.chance, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    kinds = {cost.kind for cost in costs.values()}
     axes.set_xlabel(f"joules per question{' (estimate)' if units.ESTIMATE in kinds else ''}")
     axes.set_ylabel("accuracy, %")
     axes.set_title(protocol(summary), loc="left", fontsize=9)
@@ -115,44 +118,47 @@ def _plane(summary: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _subjects(summary: Mapping[str, Any]) -> Any:
-    arms = summary["arms"]
-    names = sorted({name for arm in arms.values() for name in arm["accuracy"]["subjects"]})
+def _subjects(summary: Summary) -> Any:
+    arms = summary.arms
+    names = sorted({name for arm in arms.values() for name in arm.accuracy.subjects})
     if len(names) < 2:
         return None
-    first = next(iter(arms.values()))["accuracy"]["subjects"]
-    names.sort(key=lambda name: first[name]["accuracy"] if name in first else -1)
+    first = next(iter(arms.values())).accuracy.subjects
+    names.sort(key=lambda name: first[name].accuracy if name in first else -1)
     figure, axes = _canvas(5.2, 0.9 + 0.145 * len(names))
     for at, (arm_name, arm) in enumerate(arms.items()):
-        shares = arm["accuracy"]["subjects"]
+        shares = arm.accuracy.subjects
         rows = [row for row, name in enumerate(names) if name in shares]
-        values = [100 * shares[names[row]]["accuracy"] for row in rows]
+        values = [100 * shares[names[row]].accuracy for row in rows]
         if at == 0:
-            ends = [[100 * shares[names[row]][end] for row in rows] for end in ("low", "high")]
+            ends = [
+                [100 * getattr(shares[names[row]], end) for row in rows] for end in ("low", "high")
+            ]
             axes.hlines(rows, *ends, color=_COLOURS[0], linewidth=0.7, alpha=0.5)
         axes.plot(values, rows, "o", color=_COLOURS[at % 8], markersize=3.2, label=arm_name)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=6.5)
     axes.set_ylim(-1, len(names))
     axes.set_xlim(-2, 102)
-    axes.axvline(100 * summary["chance"], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    axes.axvline(100 * summary.chance, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     axes.set_xlabel("accuracy, % (intervals at 95 % of the first arm)")
     if len(arms) > 1:
         axes.legend(frameon=False, fontsize=7.5, loc="lower right")
     return figure
 
 
-def _phases(summary: Mapping[str, Any]) -> Any:
-    costs = {name: arm["energy"] for name, arm in summary["arms"].items()}
-    if any(cost is None or cost["prefill_joules"] is None for cost in costs.values()):
+def _phases(summary: Summary) -> Any:
+    arms = summary.arms
+    costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
+    if len(costs) < len(arms) or any(cost.prefill_joules is None for cost in costs.values()):
         return None
     figure, axes = _canvas(4.6, 0.9 + 0.34 * len(costs))
     names = list(costs)[::-1]
     left = [0.0] * len(names)
     for phase, colour in (("prefill", _COLOURS[0]), ("decode", _COLOURS[1])):
-        widths = [costs[name][f"{phase}_joules"] / costs[name]["questions"] for name in names]
+        widths = [getattr(costs[name], f"{phase}_joules") / costs[name].questions for name in names]
         axes.barh(names, widths, left=left, height=0.6, color=colour, label=phase)
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    kinds = {cost["kind"] for cost in costs.values()}
+    kinds = {cost.kind for cost in costs.values()}
     axes.set_xlabel(f"joules per question{' (estimate)' if units.ESTIMATE in kinds else ''}")
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -165,9 +171,9 @@ def _canvas(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _error(figure: Mapping[str, Any], scale: float) -> list[list[float]] | None:
+def _error(figure: CostFigure | Interval, scale: float) -> list[list[float]] | None:
     """Both half widths as matplotlib wants them; None where an end cannot be told."""
-    if figure["low"] is None or figure["high"] is None:
+    if figure.low is None or figure.high is None:
         return None
-    low, high = figure["value"] - figure["low"], figure["high"] - figure["value"]
+    low, high = figure.value - figure.low, figure.high - figure.value
     return [[max(0.0, low) * scale], [max(0.0, high) * scale]]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from etui.bench.run_config import RunConfig
 from etui.bench.sample import Sample
+from etui.bench.summary import Summary
+from etui.codec.documents import to_document
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.log.records import AnswerRecord, RunRecord
@@ -20,7 +21,7 @@ def run_record(
     folder: Path,
     samples: Sequence[Sample],
     status: str,
-    summary: dict[str, Any] | None = None,
+    summary: Summary | None = None,
 ) -> RunRecord:
     """The row of a run as it stands.
 
@@ -53,7 +54,7 @@ def run_record(
         seconds=math.fsum(s.seconds for s in samples),
         arms=config.contenders,
         config=config.to_json(),
-        summary=summary or {},
+        summary={} if summary is None else to_document(summary),
     )
 
 

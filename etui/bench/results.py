@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etui.bench.run_config import RunConfig
 from etui.bench.run_folder import PER_SUBJECT, REPORT, SUMMARY
 from etui.bench.sample import Sample
-from etui.bench.summary import summarise
+from etui.bench.summary import Summary
 from etui.bench.summary_text import markdown, per_subject_csv
+from etui.codec.documents import to_document
 
 if TYPE_CHECKING:
     from etui.bench.report.questions import Texts
@@ -24,8 +25,7 @@ MARKDOWN_FILE = "report.md"
 def result_files(
     run: RunConfig,
     samples: Sequence[Sample],
-    *,
-    labels: Mapping[str, Mapping[int, str]] | None = None,
+    summary: Summary,
     texts: Texts | None = None,
 ) -> dict[str, str]:
     """Name -> text of each file that a run folder gets beside its samples.
@@ -33,16 +33,14 @@ def result_files(
     Args:
         run: The configuration.
         samples: In the order they were answered; they need not be all.
-        labels: Labels of MMLU-Redux (:func:`etui.bench.material.labels_for`).
+        summary: What they come to.
         texts: The questions (:func:`etui.bench.material.texts_for`).
     """
     from etui.bench.report.page import render_page
 
-    config = run.to_json()
-    summary = summarise(samples, config, labels)
     return {
-        SUMMARY_FILE: json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
+        SUMMARY_FILE: json.dumps(to_document(summary), indent=2, ensure_ascii=False) + "\n",
         PER_SUBJECT_FILE: per_subject_csv(summary),
-        PAGE_FILE: render_page(summary, config, samples, texts),
-        MARKDOWN_FILE: markdown(summary, config),
+        PAGE_FILE: render_page(summary, run, samples, texts),
+        MARKDOWN_FILE: markdown(summary, run),
     }

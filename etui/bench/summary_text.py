@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
-from typing import Any
 
 from etui import units
+from etui.bench.accuracy import Accuracy, Share
+from etui.bench.joules import Figure
+from etui.bench.run_config import RunConfig
+from etui.bench.summary import ArmSummary, Summary
+from etui.stats.tests import Interval
 from etui.text.tables import format_markdown_table
 
 _SUITES = {"mmlu": "MMLU"}
@@ -18,13 +21,13 @@ DASH = "–"
 CSV_COLUMNS = ("arm", "subject", "group", "questions", "correct", "accuracy", "low", "high")
 
 
-def headline(summary: Mapping[str, Any]) -> str:
+def headline(summary: Summary) -> str:
     """The run in one line, of several arms one line each.
 
     ``MMLU 5-shot letters@1: 61.2 % micro (95 % CI 58.9-63.5, n=1,140), 60.8 % macro; letter mass
     0.97; 3.1 J/question; 5.1 J/correct``
     """
-    arms = summary["arms"]
+    arms = summary.arms
     if not arms:
         return f"{protocol(summary)}: no question is answered"
     lines = [
@@ -34,61 +37,72 @@ def headline(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def protocol(summary: Mapping[str, Any]) -> str:
+def protocol(summary: Summary) -> str:
     """What was asked, and how: ``MMLU 5-shot letters@1``."""
     suite = suite_name(summary)
-    return f"{suite} {summary['shots']}-shot {summary['format']}@{summary['format_version']}"
+    return f"{suite} {summary.shots}-shot {summary.format}@{summary.format_version}"
 
 
-def suite_name(summary: Mapping[str, Any]) -> str:
+def suite_name(summary: Summary) -> str:
     """The suite, with its split unless that is the test split."""
-    suite = _SUITES.get(summary["suite"], str(summary["suite"]))
-    return suite if summary["split"] == "test" else f"{suite} ({summary['split']})"
+    suite = _SUITES.get(summary.suite, summary.suite)
+    return suite if summary.split == "test" else f"{suite} ({summary.split})"
 
 
-def interval_text(figure: Mapping[str, Any]) -> str:
+def ends(figure: Interval | Share) -> tuple[float, float]:
+    """Return both ends of the interval of an accuracy, which has them unless a file is damaged.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if figure.low is None or figure.high is None:
+        raise ValueError("an accuracy has no interval")
+    return figure.low, figure.high
+
+
+def interval_text(figure: Interval | Share) -> str:
     """The interval of an accuracy: ``58.9-63.5``."""
-    return units.points_text(figure["low"], figure["high"])
+    return units.points_text(*ends(figure))
 
 
-def cost_text(figure: Mapping[str, Any] | None, unit: str, kind: str | None) -> str:
+def cost_text(figure: Figure | None, unit: str, kind: str | None) -> str:
     """Joules per something, without a spread; of a figure that does not exist a dash."""
-    return DASH if figure is None else units.per_text(figure["value"], unit, kind)
+    return DASH if figure is None else units.per_text(figure.value, unit, kind)
 
 
-def joules_text(figure: Mapping[str, Any] | None, kind: str | None) -> str:
+def joules_text(figure: Figure | None, kind: str | None) -> str:
     """Joules with their interval, where a heading says per what: ``3.2 ± 0.4 J``."""
     if figure is None:
         return DASH
     shown = kind if kind == units.ESTIMATE else None
-    value, low, high = figure["value"], figure["low"], figure["high"]
-    if lopsided(figure):
-        return units.energy_range_text(value, low, high, shown)
-    return units.energy_text(value, half_width(figure), shown, spread=True)
+    low, high = figure.low, figure.high
+    if low is not None and high is not None and lopsided(figure):
+        return units.energy_range_text(figure.value, low, high, shown)
+    return units.energy_text(figure.value, half_width(figure), shown, spread=True)
 
 
-def lopsided(figure: Mapping[str, Any]) -> bool:
+def lopsided(figure: Figure) -> bool:
     """Whether an interval reaches much further up than down, so that a half width misleads."""
-    value, low, high = figure["value"], figure["low"], figure["high"]
+    value, low, high = figure.value, figure.low, figure.high
     if low is None or high is None or low <= 0:
         return False
-    return bool(high - value > 1.6 * (value - low))
+    return high - value > 1.6 * (value - low)
 
 
-def half_width(figure: Mapping[str, Any]) -> float | None:
+def half_width(figure: Figure) -> float | None:
     """The larger half of an interval; None where an end cannot be told."""
-    if figure["low"] is None or figure["high"] is None:
+    if figure.low is None or figure.high is None:
         return None
-    return float(max(figure["value"] - figure["low"], figure["high"] - figure["value"]))
+    return max(figure.value - figure.low, figure.high - figure.value)
 
 
-def lost(accuracy: Mapping[str, Any]) -> int:
+def lost(accuracy: Accuracy) -> int:
     """Questions that ended without an answer."""
-    outcomes = accuracy["outcomes"]
-    return int(outcomes["no_answer"] + outcomes["truncated"] + outcomes["error"])
+    outcomes = accuracy.outcomes
+    return outcomes["no_answer"] + outcomes["truncated"] + outcomes["error"]
 
 
-def markdown(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def markdown(summary: Summary, run: RunConfig) -> str:
     """The summary as Markdown, to be pasted into an issue or a paper's notes."""
     parts = [f"### {protocol(summary)}", _arms_table(summary)]
     groups = _groups_table(summary)
@@ -97,143 +111,142 @@ def markdown(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     labelled = _labelled_lines(summary)
     if labelled:
         parts.append(labelled)
-    if summary["warnings"]:
-        parts.append("\n".join(f"- **Note:** {text}" for text in summary["warnings"]))
+    if summary.warnings:
+        parts.append("\n".join(f"- **Note:** {text}" for text in summary.warnings))
     parts.append(_baselines(summary))
-    parts.append(_made_of(summary, config))
+    parts.append(_made_of(summary, run))
     return "\n\n".join(parts) + "\n"
 
 
-def per_subject_csv(summary: Mapping[str, Any]) -> str:
+def per_subject_csv(summary: Summary) -> str:
     """One row an arm and subject: right answers, and Wilson's interval at 95 %."""
     from etui.bench.groups import group_of
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for name, arm in summary["arms"].items():
-        for subject, share in arm["accuracy"]["subjects"].items():
-            figures = (f"{share[key]:.6f}" for key in ("accuracy", "low", "high"))
-            counts = (share["questions"], share["correct"])
+    for name, arm in summary.arms.items():
+        for subject, share in arm.accuracy.subjects.items():
+            figures = (f"{figure:.6f}" for figure in (share.accuracy, share.low, share.high))
+            counts = (share.questions, share.correct)
             writer.writerow([name, subject, group_of(subject) or "", *counts, *figures])
     return out.getvalue()
 
 
-def _arm_line(arm: Mapping[str, Any]) -> str:
-    accuracy, energy = arm["accuracy"], arm["energy"]
-    micro = accuracy["micro"]
+def _arm_line(arm: ArmSummary) -> str:
+    accuracy, energy = arm.accuracy, arm.energy
+    micro = accuracy.micro
     parts = [
-        f"{units.accuracy_text(micro['value'])} micro (95 % CI {interval_text(micro)}, "
-        f"n={accuracy['questions']:,}), {units.accuracy_text(accuracy['macro']['value'])} macro"
+        f"{units.accuracy_text(micro.value)} micro (95 % CI {interval_text(micro)}, "
+        f"n={accuracy.questions:,}), {units.accuracy_text(accuracy.macro.value)} macro"
     ]
-    if accuracy["letter_mass"]:
-        parts.append(f"letter mass {accuracy['letter_mass']['mean']:.2f}")
+    if accuracy.letter_mass:
+        parts.append(f"letter mass {accuracy.letter_mass.mean:.2f}")
     if lost(accuracy):
-        parts.append(f"{units.percent_text(lost(accuracy) / accuracy['questions'])} no answer")
+        parts.append(f"{units.percent_text(lost(accuracy) / accuracy.questions)} no answer")
     if energy is None:
         parts.append("energy unmeasured")
     else:
-        parts.append(cost_text(energy["per_question"], "question", energy["kind"]))
-        if energy["per_correct"] is not None:
-            parts.append(cost_text(energy["per_correct"], "correct", energy["kind"]))
+        parts.append(cost_text(energy.per_question, "question", energy.kind))
+        if energy.per_correct is not None:
+            parts.append(cost_text(energy.per_correct, "correct", energy.kind))
     return "; ".join(parts)
 
 
-def _arms_table(summary: Mapping[str, Any]) -> str:
+def _arms_table(summary: Summary) -> str:
     head = ["arm", "micro (95 % CI)", "macro", "n", "no answer", "letter mass"]
     head += ["per question", "per right answer", "per output token", "mean power", "time each"]
     rows = []
-    for name, arm in summary["arms"].items():
-        accuracy, energy = arm["accuracy"], arm["energy"]
-        micro, mass = accuracy["micro"], accuracy["letter_mass"]
+    for name, arm in summary.arms.items():
+        accuracy, energy = arm.accuracy, arm.energy
+        micro, mass = accuracy.micro, accuracy.letter_mass
         row = [
             _cell(name),
-            f"{units.accuracy_text(micro['value'])} ({interval_text(micro)})",
-            units.accuracy_text(accuracy["macro"]["value"]),
-            f"{accuracy['questions']:,}",
-            units.percent_text(lost(accuracy) / accuracy["questions"]),
-            f"{mass['mean']:.2f}" if mass else DASH,
+            f"{units.accuracy_text(micro.value)} ({interval_text(micro)})",
+            units.accuracy_text(accuracy.macro.value),
+            f"{accuracy.questions:,}",
+            units.percent_text(lost(accuracy) / accuracy.questions),
+            f"{mass.mean:.2f}" if mass else DASH,
         ]
         if energy is None:
             row += [units.UNMEASURED, DASH, DASH, DASH]
         else:
-            kind = energy["kind"]
+            kind, watts = energy.kind, energy.mean_watts
             row += [
-                joules_text(energy["per_question"], kind),
-                joules_text(energy["per_correct"], kind),
-                joules_text(energy["per_output_token"], kind),
-                units.watts_text((energy["mean_watts"] or {}).get("value"), kind),
+                joules_text(energy.per_question, kind),
+                joules_text(energy.per_correct, kind),
+                joules_text(energy.per_output_token, kind),
+                units.watts_text(None if watts is None else watts.value, kind),
             ]
-        row.append(units.seconds_text(arm["seconds"] / accuracy["questions"]))
+        row.append(units.seconds_text(arm.seconds / accuracy.questions))
         rows.append(row)
     return format_markdown_table(rows, header=head, align="<>")
 
 
-def _groups_table(summary: Mapping[str, Any]) -> str:
+def _groups_table(summary: Summary) -> str:
     from etui.bench.groups import GROUPS
 
-    arms = summary["arms"]
-    present = [g for g in GROUPS if any(g in arm["accuracy"]["groups"] for arm in arms.values())]
+    arms = summary.arms
+    present = [g for g in GROUPS if any(g in arm.accuracy.groups for arm in arms.values())]
     if len(present) < 2:
         return ""
     rows = []
     for name, arm in arms.items():
-        shares = (arm["accuracy"]["groups"].get(group) for group in present)
+        shares = (arm.accuracy.groups.get(group) for group in present)
         cells = (
-            f"{units.accuracy_text(share['accuracy'])} ({interval_text(share)})" if share else DASH
+            f"{units.accuracy_text(share.accuracy)} ({interval_text(share)})" if share else DASH
             for share in shares
         )
         rows.append([_cell(name), *cells])
     return format_markdown_table(rows, header=["arm", *present], align="<>")
 
 
-def _labelled_lines(summary: Mapping[str, Any]) -> str:
+def _labelled_lines(summary: Summary) -> str:
     lines = []
-    for name, arm in summary["arms"].items():
-        labelled = arm["accuracy"]["labelled"]
-        clean = labelled and labelled["clean"]
-        if clean:
+    for name, arm in summary.arms.items():
+        labelled = arm.accuracy.labelled
+        clean = labelled and labelled.clean
+        if labelled and clean:
             lines.append(
-                f"- {_cell(name)}: {units.accuracy_text(clean['accuracy'])} "
-                f"({interval_text(clean)}, n={clean['questions']:,}) on the questions that "
-                f"MMLU-Redux found sound, {units.accuracy_text(labelled['all']['accuracy'])} on "
-                f"all {labelled['all']['questions']:,} that it looked at"
+                f"- {_cell(name)}: {units.accuracy_text(clean.accuracy)} "
+                f"({interval_text(clean)}, n={clean.questions:,}) on the questions that "
+                f"MMLU-Redux found sound, {units.accuracy_text(labelled.all.accuracy)} on "
+                f"all {labelled.all.questions:,} that it looked at"
             )
     return "\n".join(lines)
 
 
-def _baselines(summary: Mapping[str, Any]) -> str:
-    text = f"Chance is {units.accuracy_text(summary['chance'])}"
-    letter = summary["constant_letter"]
+def _baselines(summary: Summary) -> str:
+    text = f"Chance is {units.accuracy_text(summary.chance)}"
+    letter = summary.constant_letter
     if letter:
         text += (
-            f"; always {letter['letter']} would score {units.accuracy_text(letter['micro'])} micro "
-            f"and {units.accuracy_text(letter['macro'])} macro on these questions"
+            f"; always {letter.letter} would score {units.accuracy_text(letter.micro)} micro "
+            f"and {units.accuracy_text(letter.macro)} macro on these questions"
         )
-    best = summary["oracle"]
+    best = summary.oracle
     if best:
-        joules = best["joules_per_question"]
-        kinds = {(arm["energy"] or {}).get("kind") for arm in summary["arms"].values()}
+        joules = best.joules_per_question
+        kinds = summary.kinds
         kind = units.ESTIMATE if units.ESTIMATE in kinds else None
         cost = "" if joules is None else f" at {units.per_text(joules, 'question', kind)}"
         text += (
-            f". The oracle over these arms: {units.accuracy_text(best['accuracy'])}{cost} "
+            f". The oracle over these arms: {units.accuracy_text(best.accuracy)}{cost} "
             "(the cheapest arm that is right, each time)"
         )
     return text + "."
 
 
-def _made_of(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _made_of(summary: Summary, run: RunConfig) -> str:
     models = ", ".join(
-        f"{model['name']} (sha256 {str(model['sha256'] or units.UNKNOWN)[:12]})"
-        for model in config["models"]
+        f"{model.name} (sha256 {(model.sha256 or units.UNKNOWN)[:12]})" for model in run.models
     )
-    versions = config["versions"]
+    versions = run.versions
     program = f"etui {versions['etui']}" if "etui" in versions else "etui"
     return (
-        f"<sub>{_cell(models)} · {program} · seed {summary['seed']} · data sha256 "
-        f"{summary['data_sha256'][:12]} · prefix reuse {'on' if config['prefix_reuse'] else 'off'} "
-        f"· {summary['started_at']} · run {_cell(summary['run_id'])}</sub>"
+        f"<sub>{_cell(models)} · {program} · seed {summary.seed} · data sha256 "
+        f"{summary.data_sha256[:12]} · prefix reuse {'on' if run.prefix_reuse else 'off'} "
+        f"· {summary.started_at} · run {_cell(summary.run_id)}</sub>"
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_json, stop_signals
+from etui.cli.common import stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -300,14 +300,15 @@ def _dry_run(plan: Plan, config: Config, catalogue: Catalogue, *, as_json: bool)
 def _told(outcome: Outcome, options: dict[str, Any]) -> int:
     """Print what came out; the exit code."""
     from etui.bench.summary_text import headline
+    from etui.codec.documents import to_document
 
     summary = outcome.summary
     if options["as_json"]:
-        print_json(summary)
+        click.echo(json.dumps(to_document(summary), ensure_ascii=False, indent=2))
     elif not options["as_lines"]:
         click.echo(headline(summary))
     if not options["quiet"]:
-        for warning in summary["warnings"]:
+        for warning in summary.warnings:
             click.echo(f"note: {warning}", err=True)
         click.echo(f"report: {outcome.folder / 'report.html'}", err=True)
     if outcome.ending != "complete":
@@ -321,9 +322,9 @@ def _told(outcome: Outcome, options: dict[str, Any]) -> int:
     if wanted is None:
         return ExitCode.DONE
     low = {
-        name: 100 * arm["accuracy"]["micro"]["value"]
-        for name, arm in summary["arms"].items()
-        if 100 * arm["accuracy"]["micro"]["value"] < wanted
+        name: 100 * arm.accuracy.micro.value
+        for name, arm in summary.arms.items()
+        if 100 * arm.accuracy.micro.value < wanted
     }
     for name, percent in low.items():
         click.echo(f"etui: {name}: accuracy {percent:.1f} % is under {wanted:g} %", err=True)

@@ -49,6 +49,7 @@ def report(
     from etui.bench.results import MARKDOWN_FILE, PAGE_FILE, result_files
     from etui.bench.run_folder import read_run
     from etui.bench.runs import find_run
+    from etui.bench.summary import summarise
     from etui.config_load import load_config
     from etui.errors import EtuiError, UsageError
 
@@ -63,12 +64,9 @@ def report(
         texts = None if no_texts else texts_for(recorded.config, config, data)
         if texts is None and not no_texts:
             click.echo("note: the questions' texts are not here; --data names them", err=True)
-        files = result_files(
-            recorded.config,
-            recorded.samples,
-            labels=labels_for(recorded.config, config, redux),
-            texts=texts,
-        )
+        labels = labels_for(recorded.config, config, redux)
+        summary = summarise(recorded.samples, recorded.config, labels)
+        files = result_files(recorded.config, recorded.samples, summary, texts)
         for file, text in files.items():
             write_text(run / file, text, errors="surrogatepass")
         if figures is not None:

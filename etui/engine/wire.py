@@ -4,8 +4,8 @@ Dataclasses travel as their fields with their class's name under ``$``; only the
 here are ever made on the other side. A sequence arrives as a tuple, which is what all of them hold.
 Events of an answer come as ``Told``; an ``Unloaded`` between answers comes by itself.
 
-This is no use of ``codec.documents``: an event and a source of a model are unions of dataclasses, and
-msgspec chooses between classes of a union by a tag only where they are its own structs.
+``codec.documents`` cannot read these lines: events and sources of models are unions of
+dataclasses, and msgspec tells the classes of a union apart only where they are its own structs.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from etui.bench.summary_text import headline
+from etui.bench.summary import ArmSummary, Summary
+from etui.bench.summary_text import ends, headline
+from etui.codec.documents import from_document
 from etui.plots.terminal import ArmPoint
 
 
@@ -19,13 +20,13 @@ class RunOnShelf:
     Attributes:
         name: Name of the folder.
         folder: Where it lies.
-        summary: The document of ``summary.json``; None where it is not there or cannot be read.
+        summary: What ``summary.json`` holds; None where it is not there or cannot be read.
         why: Why there is no summary; empty with one.
     """
 
     name: str
     folder: Path
-    summary: Mapping[str, Any] | None
+    summary: Summary | None
     why: str = ""
 
     @property
@@ -41,7 +42,7 @@ class RunOnShelf:
     @property
     def kind(self) -> str | None:
         """How its joules are known; an estimate where any of them is one."""
-        kinds = {arm["energy"]["kind"] for arm in self._arms.values() if arm["energy"]}
+        kinds = {arm.energy.kind for arm in self._arms.values() if arm.energy}
         return "estimate" if "estimate" in kinds else next(iter(kinds), None)
 
     @property
@@ -49,18 +50,17 @@ class RunOnShelf:
         """Its arms on the plane of joules and accuracy; those without joules are left out."""
         return {
             name: ArmPoint(
-                arm["energy"]["per_question"]["value"],
-                arm["accuracy"]["micro"]["value"],
-                arm["accuracy"]["micro"]["low"],
-                arm["accuracy"]["micro"]["high"],
+                arm.energy.per_question.value,
+                arm.accuracy.micro.value,
+                *ends(arm.accuracy.micro),
             )
             for name, arm in self._arms.items()
-            if arm["energy"]
+            if arm.energy
         }
 
     @property
-    def _arms(self) -> Mapping[str, Any]:
-        return {} if self.summary is None else self.summary["arms"]
+    def _arms(self) -> Mapping[str, ArmSummary]:
+        return {} if self.summary is None else self.summary.arms
 
 
 def runs_in(folder: Path) -> list[RunOnShelf]:
@@ -72,17 +72,17 @@ def runs_in(folder: Path) -> list[RunOnShelf]:
 
 
 def _started(run: RunOnShelf) -> tuple[str, str]:
-    return ("" if run.summary is None else str(run.summary["started_at"]), run.name)
+    return ("" if run.summary is None else run.summary.started_at, run.name)
 
 
 def _run(folder: Path) -> RunOnShelf:
     try:
         document = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        run = RunOnShelf(folder.name, folder, document)
-        # Asked for once, so that a file of another form is found here and not while drawing.
-        _ = run.headline, run.points, run.kind, run.summary and run.summary["hull"]
+        summary = from_document(Summary, document, extra="ignore")
+        run = RunOnShelf(folder.name, folder, summary)
+        _ = run.headline, run.points  # asked for once, so that damage is not found while drawing
     except FileNotFoundError:
         return RunOnShelf(folder.name, folder, None, "not finished: it has no summary yet")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         return RunOnShelf(folder.name, folder, None, f"its summary.json cannot be read: {error}")
     return run

@@ -155,9 +155,9 @@ opens the HTML report in a browser.
         lines = [run.name, "", *run.headline.splitlines()]
         if run.summary is not None:
             width = max(24, self._picture.size.width)
-            lines += ["", *plane_lines(run.points, run.summary["hull"], width, _PLANE_HEIGHT,
+            lines += ["", *plane_lines(run.points, run.summary.hull, width, _PLANE_HEIGHT,
                                        run.kind)]  # fmt: skip
-            lines += ["", *(f"! {warning}" for warning in run.summary["warnings"])]
+            lines += ["", *(f"! {warning}" for warning in run.summary.warnings)]
         self._picture.update(sanitize("\n".join(lines)))
 
 
@@ -165,13 +165,13 @@ def _cells(run: RunOnShelf) -> tuple[str, ...]:
     if run.summary is None:
         return run.name, run.why, "", ""
     summary = run.summary
-    what = f"{summary['suite']} {summary['format']} {summary['shots']}-shot"
-    arms = summary["arms"]
-    best = max((arm["accuracy"]["micro"]["value"] for arm in arms.values()), default=None)
-    done = "" if summary["complete"] else " (stopped)"
+    what = f"{summary.suite} {summary.format} {summary.shots}-shot"
+    arms = summary.arms
+    best = max((arm.accuracy.micro.value for arm in arms.values()), default=None)
+    done = "" if summary.complete else " (stopped)"
     return (
         run.name,
         f"{what}, {units.count_text(len(arms), 'arm')}",
-        f"{summary['questions']:,}{done}",
+        f"{summary.questions:,}{done}",
         units.accuracy_text(best),
     )

@@ -20,6 +20,7 @@ from etui.bench.report.watts import power_steps
 from etui.bench.run_folder import read_run
 from etui.bench.summary import summarise
 from etui.cli.bench_report import report as command
+from etui.codec.documents import to_document
 from etui.errors import UsageError
 from tests.bench import synthetic
 
@@ -55,8 +56,7 @@ class Page(HTMLParser):
 
 
 def page_of(run, rows, texts=None, labels=None) -> str:
-    config = run.to_json()
-    return render_page(summarise(rows, config, labels), config, rows, texts)
+    return render_page(summarise(rows, run, labels), run, rows, texts)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_the_command_writes_the_files_and_says_where(tmp_path) -> None:
     assert result.exception is None
     assert result.stdout.strip() == str(run / "report.html")
     summary = json.loads((run / "summary.json").read_text())
-    assert summary == summarise(ROWS, RUN.to_json())
+    assert summary == json.loads(json.dumps(to_document(summarise(ROWS, RUN))))
     assert (run / "per_subject.csv").read_text().startswith("arm,subject,group,")
     assert read_run(run).edited == ()
     assert invoke(run, "--markdown").stdout == (run / "report.md").read_text()

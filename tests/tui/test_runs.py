@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
 from etui.bench.summary import summarise
+from etui.codec.documents import to_document
 from etui.tui.run_shelf import runs_in
 from etui.tui.runs import RunsScreen
 from tests.bench import synthetic
@@ -51,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
     made = synthetic.config(per_subject=2)
     rows = synthetic.samples(made)
     done = synthetic.write(runs / "done", made, rows)
-    (done / "summary.json").write_text(json.dumps(summarise(rows, made.to_json())))
+    (done / "summary.json").write_text(json.dumps(to_document(summarise(rows, made))))
     synthetic.write(runs / "going", made, rows[:5])
     cut = synthetic.write(runs / "cut", made, rows)
     (cut / "summary.json").write_text('{"arms": {')
@@ -132,7 +133,7 @@ def test_the_kind_of_a_run_is_an_estimate_where_any_of_it_is(folder: Path) -> No
     run = next(run for run in runs_in(folder) if run.name == "done")
     assert run.kind == "counter"
     assert run.summary is not None
-    changed = json.loads(json.dumps(run.summary))
+    changed = json.loads(json.dumps(to_document(run.summary)))
     changed["arms"]["direct"]["energy"]["kind"] = "estimate"
     (folder / "done" / "summary.json").write_text(json.dumps(changed))
     assert next(r for r in runs_in(folder) if r.name == "done").kind == "estimate"

@@ -19,6 +19,7 @@ from textual.widgets import DataTable, Input, OptionList, Static, TextArea
 
 from etui.bench.runs import runs_dir
 from etui.bench.summary import summarise
+from etui.codec.documents import to_document
 from etui.log.records import Tokens
 from etui.log.writer import TurnWriter
 from etui.tui import answering, model_cards
@@ -182,7 +183,7 @@ async def test_the_runs(house: House) -> None:
     run = synthetic.config(per_subject=2)
     rows = synthetic.samples(run)
     folder = synthetic.write(runs_dir(house.config) / "demo", run, rows)
-    summary = json.dumps(summarise(rows, run.to_json()))
+    summary = json.dumps(to_document(summarise(rows, run)))
     (folder / "summary.json").write_text(summary, encoding="utf-8")
     async with opened(house, WIDE) as pilot:
         screen = await switched(pilot, "f5", RunsScreen)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,26 +10,27 @@ from etui import __version__, units
 from etui.bench.accuracy import OUTCOMES
 from etui.bench.report import plane, view, watts
 from etui.bench.report.questions import Texts, embedded, questions_json
-from etui.bench.run_config import parse_run_config
+from etui.bench.run_config import RunConfig
 from etui.bench.sample import Sample
-from etui.bench.summary import contenders
+from etui.bench.summary import Summary, contenders
 from etui.bench.summary_text import protocol
+from etui.codec.documents import to_document
 from etui.text.sanitize import sanitize
 
 _HERE = "etui.bench.report"
 
 
 def render_page(
-    summary: Mapping[str, Any],
-    config: Mapping[str, Any],
+    summary: Summary,
+    run: RunConfig,
     samples: Sequence[Sample],
     texts: Texts | None = None,
 ) -> str:
     """``report.html``, which needs nothing beside it and asks no other machine for anything.
 
     Args:
-        summary: The document of ``summary.json``.
-        config: The document of ``config.json``.
+        summary: What the run comes to.
+        run: Its configuration.
         samples: In the order they were answered.
         texts: Subject and row -> the question, where the texts are at hand.
     """
@@ -44,14 +44,12 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    run = parse_run_config(config)
     grouped = contenders(samples, run)
     series: dict[str, list[Sample]] = {name: [] for name in grouped}
     for sample in samples:
         series[run.contender(sample.arm)].append(sample)
     steps = watts.all_steps({sanitize(name): inside for name, inside in series.items()})
-    kinds = {(arm["energy"] or {}).get("kind") for arm in summary["arms"].values()}
-    estimate = units.ESTIMATE in kinds
+    estimate = units.ESTIMATE in summary.kinds
     rows = view.subject_rows(summary)
     return environment.get_template("template.html").render(
         style=_resource("report.css"),
@@ -61,26 +59,26 @@ def render_page(
         summary=summary,
         run=run,
         models=[sanitize(model.name) for model in run.models],
-        arms=view.arm_rows(summary, config),
+        arms=view.arm_rows(summary, run),
         findings=view.findings(summary),
         mixture=view.mixture_sentence(summary),
         planes=[plane.plane(summary, size) for size in (plane.WIDE, plane.NARROW)],
         watts=[watts.watts_chart(steps, size, estimate) for size in (watts.WIDE, watts.NARROW)],
         outcomes=view.outcome_bars(summary),
-        routes=view.route_bars(summary, config),
+        routes=view.route_bars(summary, run),
         route_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(run.arms)],
         phases=view.phase_bars(summary),
         tokens=view.token_bars(summary),
         groups=view.group_marks(summary),
         subjects=rows,
-        marks=embedded([[mark and asdict(mark) for mark in row["marks"]] for row in rows]),
+        marks=embedded(to_document([row.marks for row in rows])),
         questions=questions_json(grouped, texts),
         with_texts=texts is not None,
         legend=embedded({"arms": [sanitize(name) for name in grouped], "outcomes": OUTCOMES}),
-        config=view.tree(config),
+        config=view.tree(run.to_json()),
         arm_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(grouped)],
         estimate=estimate,
-        warnings=[sanitize(text) for text in summary["warnings"]],
+        warnings=[sanitize(text) for text in summary.warnings],
     )
 
 

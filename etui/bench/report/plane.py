@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from markupsafe import Markup
 
 from etui import units
+from etui.bench.analysis.oracle import Oracle
 from etui.bench.report import svg
 from etui.bench.report.svg import Axis
-from etui.bench.summary_text import interval_text, joules_text
+from etui.bench.summary import ArmSummary, Summary
+from etui.bench.summary_text import ends, interval_text, joules_text
 
 _LOG_FROM = 8.0
 """Dearest over cheapest arm from which on the axis of joules is logarithmic."""
@@ -53,30 +54,30 @@ class Dot:
     title: str
 
 
-def plane(summary: Mapping[str, Any], size: Size) -> Markup | None:
+def plane(summary: Summary, size: Size) -> Markup | None:
     """The chart; None where an arm's energy is unmeasured."""
-    dots = _dots(summary["arms"])
-    if not dots or len(dots) < len(summary["arms"]):
+    dots = _dots(summary.arms)
+    if not dots or len(dots) < len(summary.arms):
         return None
     if len(dots) == 1:
         size = replace(size, height=0.66 * size.height)
-    best = summary["oracle"]
+    best = summary.oracle
     x, y = _axes(dots, best, size)
     parts = svg.frame(x, y, lambda v: f"{v:,g}", lambda v: f"{v * 100:.0f} %", _ticks(size))
     parts.append(_titles(size, summary))
-    chance = y.at(summary["chance"])
-    if y.low <= summary["chance"]:
+    chance = y.at(summary.chance)
+    if y.low <= summary.chance:
         parts.append(svg.line(x.start, chance, x.end, chance, "chance"))
         parts.append(svg.label(x.end, chance - 6, "chance", "note", "end"))
     taken = [_box(x.at(dot.joules), y.at(dot.accuracy), 9, 9) for dot in dots]
-    mixtures = _mixtures(dots, summary["hull"], x, y)
+    mixtures = _mixtures(dots, summary.hull, x, y)
     if mixtures:
         parts.append(svg.path(mixtures, "hull"))
         taken += [_box(*point, 2, 2) for point in mixtures]
-    if best is not None and best["joules_per_question"] is not None:
-        at = (x.at(best["joules_per_question"]), y.at(best["accuracy"]))
+    if best is not None and best.joules_per_question is not None:
+        at = (x.at(best.joules_per_question), y.at(best.accuracy))
         taken.append(_box(*at, 9, 9))
-        text = f"oracle {units.accuracy_text(best['accuracy'])}"
+        text = f"oracle {units.accuracy_text(best.accuracy)}"
         parts.append(_oracle(at))
         parts.append(_placed(at, text, "note", taken, size))
     for dot in dots:
@@ -89,38 +90,38 @@ def plane(summary: Mapping[str, Any], size: Size) -> Markup | None:
     return svg.drawing(size.width, size.height, parts, name, size.class_)
 
 
-def _dots(arms: Mapping[str, Mapping[str, Any]]) -> list[Dot]:
+def _dots(arms: Mapping[str, ArmSummary]) -> list[Dot]:
     found = []
     for colour, (name, arm) in enumerate(arms.items()):
-        energy, micro = arm["energy"], arm["accuracy"]["micro"]
-        if energy is None or energy["per_question"]["value"] <= 0:
+        energy, micro = arm.energy, arm.accuracy.micro
+        if energy is None or energy.per_question.value <= 0:
             continue
-        joules = energy["per_question"]
-        value = joules["value"]
+        joules, (low, high) = energy.per_question, ends(micro)
+        value = joules.value
         found.append(
             Dot(
                 name=name,
                 colour=colour % 8,
                 joules=value,
-                joules_low=value if joules["low"] is None else max(joules["low"], value / 20),
-                joules_high=value if joules["high"] is None else joules["high"],
-                accuracy=micro["value"],
-                low=micro["low"],
-                high=micro["high"],
-                title=f"{name}: {units.accuracy_text(micro['value'])} "
-                f"({interval_text(micro)}), {joules_text(joules, energy['kind'])} a question",
+                joules_low=value if joules.low is None else max(joules.low, value / 20),
+                joules_high=value if joules.high is None else joules.high,
+                accuracy=micro.value,
+                low=low,
+                high=high,
+                title=f"{name}: {units.accuracy_text(micro.value)} "
+                f"({interval_text(micro)}), {joules_text(joules, energy.kind)} a question",
             )
         )
     return found
 
 
-def _axes(dots: Sequence[Dot], best: Mapping[str, Any] | None, size: Size) -> tuple[Axis, Axis]:
+def _axes(dots: Sequence[Dot], best: Oracle | None, size: Size) -> tuple[Axis, Axis]:
     lows, highs = [dot.joules_low for dot in dots], [dot.joules_high for dot in dots]
     tops = [dot.high for dot in dots]
-    if best is not None and best["joules_per_question"] is not None:
-        lows.append(best["joules_per_question"])
-        highs.append(best["joules_per_question"])
-        tops.append(best["accuracy"])
+    if best is not None and best.joules_per_question is not None:
+        lows.append(best.joules_per_question)
+        highs.append(best.joules_per_question)
+        tops.append(best.accuracy)
     logarithmic = max(highs) / min(lows) > _LOG_FROM
     ends = (size.left, size.width - size.right)
     if logarithmic:
@@ -137,8 +138,8 @@ def _ticks(size: Size) -> tuple[int, int]:
     return (8, 6) if size.class_ == "wide" else (4, 6)
 
 
-def _titles(size: Size, summary: Mapping[str, Any]) -> Markup:
-    kinds = {(arm["energy"] or {}).get("kind") for arm in summary["arms"].values()}
+def _titles(size: Size, summary: Summary) -> Markup:
+    kinds = summary.kinds
     estimate = " (estimate)" if units.ESTIMATE in kinds else ""
     return svg.group(
         "titles",

@@ -8,7 +8,18 @@ from typing import Any
 
 from etui import units
 from etui.bench.groups import GROUPS, group_of
-from etui.bench.summary_text import DASH, half_width, interval_text, joules_text, lopsided, lost
+from etui.bench.joules import Cost, Figure
+from etui.bench.run_config import RunConfig
+from etui.bench.summary import Summary
+from etui.bench.summary_text import (
+    DASH,
+    ends,
+    half_width,
+    interval_text,
+    joules_text,
+    lopsided,
+    lost,
+)
 from etui.text.sanitize import sanitize
 
 _OUTCOMES = {
@@ -53,102 +64,145 @@ class Mark:
     title: str
 
 
-def arm_rows(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    """A row of the table of arms; ``energy`` says why there are no joules, empty where there are.
+
+    ``clean`` is the accuracy on the questions that MMLU-Redux found nothing wrong with.
+    """
+
+    name: str
+    colour: int
+    way: str
+    micro: Mark
+    interval: str
+    macro: str
+    questions: str
+    energy: str
+    per_question: str
+    per_correct: str
+    per_token: str
+    watts: str
+    seconds: str
+    mass: str
+    lost: str
+    clean: str
+    clean_title: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRow:
+    """A subject with a mark for each arm; None for an arm that has no answer in it."""
+
+    subject: str
+    group: str
+    questions: int
+    marks: tuple[Mark | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A part of a configuration: a text, or inner nodes."""
+
+    name: str
+    items: tuple[Node, ...] | None
+    text: str
+
+
+def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
     """The table of arms, one row each."""
     rows = []
-    for at, (name, arm) in enumerate(summary["arms"].items()):
-        accuracy, energy = arm["accuracy"], arm["energy"]
-        micro, mass = accuracy["micro"], accuracy["letter_mass"]
-        kind = energy and energy["kind"]
-        watts = energy and energy["mean_watts"]
-        labelled = accuracy["labelled"] or {}
-        clean = labelled.get("clean")
+    for at, (name, arm) in enumerate(summary.arms.items()):
+        accuracy, energy = arm.accuracy, arm.energy
+        micro, mass = accuracy.micro, accuracy.letter_mass
+        kind = None if energy is None else energy.kind
+        watts = None if energy is None else energy.mean_watts
+        clean = None if accuracy.labelled is None else accuracy.labelled.clean
         rows.append(
-            {
-                "name": sanitize(name),
-                "colour": at % 8,
-                "way": sanitize(_way(name, config)),
-                "micro": _mark(name, at, micro["value"], micro["low"], micro["high"]),
-                "interval": f"CI {interval_text(micro)}",
-                "macro": units.accuracy_text(accuracy["macro"]["value"]),
-                "questions": f"{accuracy['questions']:,}",
-                "energy": units.UNMEASURED if energy is None else "",
-                "per_question": joules_text(energy and energy["per_question"], kind),
-                "per_correct": joules_text(energy and energy["per_correct"], kind),
-                "per_token": joules_text(energy and energy["per_output_token"], kind),
-                "watts": units.watts_text(watts["value"], kind) if watts else DASH,
-                "seconds": units.seconds_text(arm["seconds"] / accuracy["questions"]),
-                "mass": f"{mass['mean']:.2f}" if mass else DASH,
-                "lost": units.percent_text(lost(accuracy) / accuracy["questions"]),
-                "clean": units.accuracy_text(clean["accuracy"]) if clean else DASH,
-                "clean_title": f"{interval_text(clean)}, n={clean['questions']:,}" if clean else "",
-            }
+            ArmRow(
+                name=sanitize(name),
+                colour=at % 8,
+                way=sanitize(_way(name, run)),
+                micro=_mark(name, at, micro.value, *ends(micro)),
+                interval=f"CI {interval_text(micro)}",
+                macro=units.accuracy_text(accuracy.macro.value),
+                questions=f"{accuracy.questions:,}",
+                energy=units.UNMEASURED if energy is None else "",
+                per_question=DASH if energy is None else joules_text(energy.per_question, kind),
+                per_correct=DASH if energy is None else joules_text(energy.per_correct, kind),
+                per_token=DASH if energy is None else joules_text(energy.per_output_token, kind),
+                watts=units.watts_text(watts.value, kind) if watts else DASH,
+                seconds=units.seconds_text(arm.seconds / accuracy.questions),
+                mass=f"{mass.mean:.2f}" if mass else DASH,
+                lost=units.percent_text(lost(accuracy) / accuracy.questions),
+                clean=units.accuracy_text(clean.accuracy) if clean else DASH,
+                clean_title=f"{interval_text(clean)}, n={clean.questions:,}" if clean else "",
+            )
         )
     return rows
 
 
-def findings(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def findings(summary: Summary) -> list[tuple[str, str, str]]:
     """What stands out: a label, a figure, and a line on it."""
-    arms = summary["arms"]
+    arms = summary.arms
     if not arms:
         return []
     found = []
-    top = max(arms, key=lambda name: arms[name]["accuracy"]["micro"]["value"])
-    micro = arms[top]["accuracy"]["micro"]
+    top = max(arms, key=lambda name: arms[name].accuracy.micro.value)
+    micro = arms[top].accuracy.micro
     several = len(arms) > 1
     found.append(
         (
             "Most accurate" if several else "Accuracy",
-            units.accuracy_text(micro["value"]),
+            units.accuracy_text(micro.value),
             f"{sanitize(top) + ', ' if several else ''}95 % CI {interval_text(micro)}",
         )
     )
-    costs = {name: arm["energy"] for name, arm in arms.items() if arm["energy"] is not None}
-    priced = {name: cost for name, cost in costs.items() if cost["per_correct"] is not None}
-    if priced:
-        name = min(priced, key=lambda name: float(priced[name]["per_correct"]["value"]))
+    costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
+    per_correct = {name: cost.per_correct for name, cost in costs.items() if cost.per_correct}
+    if per_correct:
         label = "Cheapest right answer" if several else "A right answer"
-        found.append(_cost_finding(label, name, priced, "per_correct", several))
+        found.append(_cheapest(label, per_correct, costs, several))
     if costs:
-        name = min(costs, key=lambda name: float(costs[name]["per_question"]["value"]))
         label = "Cheapest question" if several else "A question"
-        found.append(_cost_finding(label, name, costs, "per_question", several))
-        if not several and costs[name]["mean_watts"]:
-            watts = costs[name]["mean_watts"]
-            text = units.watts_text(watts["value"], costs[name]["kind"])
-            found.append(("Mean power", text, f"over {units.seconds_text(arms[name]['seconds'])}"))
+        per_question = {name: cost.per_question for name, cost in costs.items()}
+        found.append(_cheapest(label, per_question, costs, several))
+        name, cost = next(iter(costs.items()))
+        if not several and cost.mean_watts:
+            text = units.watts_text(cost.mean_watts.value, cost.kind)
+            found.append(("Mean power", text, f"over {units.seconds_text(arms[name].seconds)}"))
     else:
         found.append(("Energy", units.UNMEASURED, "no power channel was readable"))
-    best = summary["oracle"]
+    best = summary.oracle
     if best is not None:
         found.append(
             (
                 "Oracle",
-                units.accuracy_text(best["accuracy"]),
+                units.accuracy_text(best.accuracy),
                 "if the cheapest right arm were always known",
             )
         )
     return found
 
 
-def _cost_finding(
-    label: str, name: str, costs: Mapping[str, Any], key: str, several: bool
+def _cheapest(
+    label: str, figures: Mapping[str, Figure], costs: Mapping[str, Cost], several: bool
 ) -> tuple[str, str, str]:
-    cost = costs[name]
-    figure, kind = cost[key], cost["kind"]
+    name = min(figures, key=lambda name: figures[name].value)
+    figure, kind = figures[name], costs[name].kind
     shown = kind if kind == units.ESTIMATE else None
-    text = units.energy_text(figure["value"], None, shown)
+    text = units.energy_text(figure.value, None, shown)
     half = half_width(figure)
     spread = "" if half is None else f"± {units.significant(half, 2)} J, "
-    if lopsided(figure):
-        ends = (units.significant(figure[end], 2) for end in ("low", "high"))
-        spread = f"{'-'.join(ends)} J, "
+    if figure.low is not None and figure.high is not None and lopsided(figure):
+        low, high = (units.significant(end, 2) for end in (figure.low, figure.high))
+        spread = f"{low}-{high} J, "
     return label, text, f"{sanitize(name) + ', ' if several else ''}{spread}{kind}"
 
 
-def mixture_sentence(summary: Mapping[str, Any]) -> str:
+def mixture_sentence(summary: Summary) -> str:
     """Which arms a coin between two others beats at the same joules; empty if there is none."""
-    on, arms = summary["hull"], summary["arms"]
+    on, arms = summary.hull, summary.arms
     off = [sanitize(name) for name in arms if name not in on]
     if not on or not off:
         return ""
@@ -164,31 +218,31 @@ def mixture_sentence(summary: Mapping[str, Any]) -> str:
     )
 
 
-def outcome_bars(summary: Mapping[str, Any]) -> list[Bar]:
+def outcome_bars(summary: Summary) -> list[Bar]:
     """Right, wrong and lost answers of each arm."""
     bars = []
-    for at, (name, arm) in enumerate(summary["arms"].items()):
-        accuracy = arm["accuracy"]
+    for at, (name, arm) in enumerate(summary.arms.items()):
+        accuracy = arm.accuracy
         segments = tuple(
             Segment(
                 _OUTCOMES[outcome],
                 f"outcome-{outcome.replace('_', '-')}",
-                100 * count / accuracy["questions"],
+                100 * count / accuracy.questions,
                 f"{count:,}",
             )
-            for outcome, count in accuracy["outcomes"].items()
+            for outcome, count in accuracy.outcomes.items()
             if count
         )
-        bars.append(Bar(sanitize(name), at % 8, segments, f"{accuracy['questions']:,}"))
+        bars.append(Bar(sanitize(name), at % 8, segments, f"{accuracy.questions:,}"))
     return bars
 
 
-def route_bars(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Bar]:
+def route_bars(summary: Summary, run: RunConfig) -> list[Bar]:
     """Of a policy's run: which arm gave the answers, by share; else empty."""
     bars = []
-    arms = list(config["arms"])
-    for at, (name, arm) in enumerate(summary["arms"].items()):
-        routes, count = arm["routes"], arm["accuracy"]["questions"]
+    arms = list(run.arms)
+    for at, (name, arm) in enumerate(summary.arms.items()):
+        routes, count = arm.routes, arm.accuracy.questions
         segments = tuple(
             Segment(
                 sanitize(used),
@@ -204,18 +258,18 @@ def route_bars(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Ba
     return bars
 
 
-def phase_bars(summary: Mapping[str, Any]) -> list[Bar]:
+def phase_bars(summary: Summary) -> list[Bar]:
     """Joules a question in prefill and decode, all on one scale; empty where phases are unknown."""
-    arms = summary["arms"]
-    costs = {name: arm["energy"] for name, arm in arms.items()}
-    if any(cost is None or cost["prefill_joules"] is None for cost in costs.values()):
+    arms = summary.arms
+    costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
+    if len(costs) < len(arms) or any(cost.prefill_joules is None for cost in costs.values()):
         return []
-    most = max((cost["per_question"]["value"] for cost in costs.values()), default=0) or 1.0
+    most = max((cost.per_question.value for cost in costs.values()), default=0) or 1.0
     bars = []
     for at, (name, cost) in enumerate(costs.items()):
-        count = cost["questions"]
-        phases = {"prefill": cost["prefill_joules"], "decode": cost["decode_joules"]}
-        shown = cost["kind"] if cost["kind"] == units.ESTIMATE else None
+        count = cost.questions
+        phases = {"prefill": cost.prefill_joules, "decode": cost.decode_joules}
+        shown = cost.kind if cost.kind == units.ESTIMATE else None
         segments = tuple(
             Segment(
                 phase,
@@ -226,24 +280,24 @@ def phase_bars(summary: Mapping[str, Any]) -> list[Bar]:
             for phase, joules in phases.items()
             if joules and joules > 0
         )
-        text = joules_text(cost["per_question"], cost["kind"])
+        text = joules_text(cost.per_question, cost.kind)
         bars.append(Bar(sanitize(name), at % 8, segments, text))
     return bars
 
 
-def token_bars(summary: Mapping[str, Any]) -> list[Bar]:
+def token_bars(summary: Summary) -> list[Bar]:
     """Tokens a question: reused, computed, thought and answered, all on one scale."""
     parts = []
-    for name, arm in summary["arms"].items():
-        tokens, count = arm["tokens"], arm["accuracy"]["questions"]
+    for name, arm in summary.arms.items():
+        tokens, count = arm.tokens, arm.accuracy.questions
         parts.append(
             (
                 name,
                 {
-                    "reused": tokens["cached"] / count,
-                    "computed": (tokens["computed"] + tokens["prefix"]) / count,
-                    "thought": tokens["thinking"] / count,
-                    "answer": (tokens["output"] - tokens["thinking"]) / count,
+                    "reused": tokens.cached / count,
+                    "computed": (tokens.computed + tokens.prefix) / count,
+                    "thought": tokens.thinking / count,
+                    "answer": (tokens.output - tokens.thinking) / count,
                 },
             )
         )
@@ -263,67 +317,67 @@ def token_bars(summary: Mapping[str, Any]) -> list[Bar]:
     ]
 
 
-def group_marks(summary: Mapping[str, Any]) -> list[tuple[str, str, list[Mark]]]:
+def group_marks(summary: Summary) -> list[tuple[str, str, list[Mark]]]:
     """The groups of MMLU: name, number of questions, and a mark for every arm."""
     found = []
     for group in GROUPS:
         marks, count = [], 0
-        for at, (name, arm) in enumerate(summary["arms"].items()):
-            share = arm["accuracy"]["groups"].get(group)
+        for at, (name, arm) in enumerate(summary.arms.items()):
+            share = arm.accuracy.groups.get(group)
             if share:
-                count = share["questions"]
-                marks.append(_mark(name, at, share["accuracy"], share["low"], share["high"]))
+                count = share.questions
+                marks.append(_mark(name, at, share.accuracy, *ends(share)))
         if marks:
             found.append((group, f"{count:,}", marks))
     return found
 
 
-def subject_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def subject_rows(summary: Summary) -> list[SubjectRow]:
     """Every subject with a mark for each arm, in the order of the arms."""
-    arms: Mapping[str, Any] = summary["arms"]
-    names = sorted({subject for arm in arms.values() for subject in arm["accuracy"]["subjects"]})
+    arms = summary.arms
+    names = sorted({subject for arm in arms.values() for subject in arm.accuracy.subjects})
     rows = []
     for subject in names:
         marks: list[Mark | None] = []
         count = 0
         for at, (name, arm) in enumerate(arms.items()):
-            share = arm["accuracy"]["subjects"].get(subject)
+            share = arm.accuracy.subjects.get(subject)
             if share is None:
                 marks.append(None)
                 continue
-            count = max(count, share["questions"])
-            marks.append(_mark(name, at, share["accuracy"], share["low"], share["high"]))
+            count = max(count, share.questions)
+            marks.append(_mark(name, at, share.accuracy, *ends(share)))
         rows.append(
-            {
-                "subject": sanitize(subject).replace("_", " "),
-                "group": group_of(subject) or "",
-                "questions": count,
-                "marks": marks,
-            }
+            SubjectRow(
+                subject=sanitize(subject).replace("_", " "),
+                group=group_of(subject) or "",
+                questions=count,
+                marks=tuple(marks),
+            )
         )
     return rows
 
 
-def tree(value: Any, name: str = "") -> dict[str, Any]:
+def tree(value: Any, name: str = "") -> Node:
     """A configuration as names, texts and inner lists; long lists of numbers are folded."""
     if isinstance(value, Mapping):
-        inner = [tree(item, str(key)) for key, item in value.items()]
-        return {"name": sanitize(name), "items": inner, "text": f"{len(inner)} entries"}
+        inner = tuple(tree(item, str(key)) for key, item in value.items())
+        return Node(sanitize(name), inner, f"{len(inner)} entries")
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        inner = [tree(item, str(at + 1)) for at, item in enumerate(value)]
-        return {"name": sanitize(name), "items": inner, "text": f"{len(inner)} entries"}
+        inner = tuple(tree(item, str(at + 1)) for at, item in enumerate(value))
+        return Node(sanitize(name), inner, f"{len(inner)} entries")
     if isinstance(value, list | tuple):
         text = ", ".join(str(item) for item in value)
     else:
         text = DASH if value is None else str(value)
-    return {"name": sanitize(name), "items": None, "text": sanitize(text)}
+    return Node(sanitize(name), None, sanitize(text))
 
 
-def _way(name: str, config: Mapping[str, Any]) -> str:
+def _way(name: str, run: RunConfig) -> str:
     """The model and way of reasoning of an arm; of a policy, its arms."""
-    if config["routed"]:
-        return "policy over " + ", ".join(config["arms"])
-    arm = config["arms"].get(name, {})
+    if run.routed:
+        return "policy over " + ", ".join(run.arms)
+    arm = run.arms.get(name, {})
     return " · ".join(str(arm[key]) for key in ("model", "reasoning") if arm.get(key))
 
 

@@ -14,6 +14,7 @@ from etui.errors import EtuiError, UsageError
 if TYPE_CHECKING:
     from etui.config import Config
     from etui.models import Catalogue
+    from etui.replay.documents import ReplayDocument
     from etui.replay.judge import Table
     from etui.routing.heads import FittedHeads
     from etui.routing.policy import Policy
@@ -190,7 +191,7 @@ def _judged(
     heads: Mapping[str, FittedHeads],
     seed: int,
     say: Any,
-) -> dict[str, Any]:
+) -> ReplayDocument:
     from etui.replay.judge import judge
     from etui.replay.policy import replay_policy
     from etui.routing.fit.blend import cross_fitted

@@ -7,6 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.analysis.oracle import cheapest_correct
+from etui.replay.documents import (
+    Choice,
+    JudgedPolicy,
+    McNemar,
+    OracleFigures,
+    ReplayDocument,
+    Router,
+    RouterEnergy,
+    SecondRun,
+    SingleArm,
+    Spread,
+)
 from etui.replay.plane import (
     Curve,
     Ends,
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
 TARGETS = (0.5, 0.8, 0.95)
 BUDGETS = (0.25, 0.5, 0.75)
 _CURVE_POINTS = 101
+_NO_ROUTER: Router = {"apgr": None, "ece": {}, "curve": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +73,7 @@ def judge(
     routers: Mapping[str, Floats],
     policies: Sequence[Routed] = (),
     seed: int = 0,
-) -> dict[str, Any]:
+) -> ReplayDocument:
     """The whole document: plain JSON values.
 
     Args:
@@ -73,7 +86,7 @@ def judge(
     ends = ends_of(graded.correct, cost)
     judged = {name: _router(p, table, ends, seed) for name, p in routers.items()}
     best = list(routers)[-1] if routers else None
-    chosen = judged[best] if best is not None else {}
+    chosen = judged.get(best, _NO_ROUTER) if best is not None else _NO_ROUTER
     names = graded.arms
     points = dict(
         enumerate(zip(cost.mean(0).tolist(), graded.correct.mean(0).tolist(), strict=True))
@@ -103,9 +116,11 @@ def judge(
     }
 
 
-def _arm(table: Table, at: int) -> dict[str, Any]:
+def _arm(table: Table, at: int) -> SingleArm:
     right, cost = table.graded.correct[:, at], float(table.cost[:, at].mean())
     share = wilson(int(right.sum()), len(right))
+    assert share.low is not None
+    assert share.high is not None
     return {
         "accuracy": share.value,
         "accuracy_interval": [share.low, share.high],
@@ -114,13 +129,13 @@ def _arm(table: Table, at: int) -> dict[str, Any]:
     }
 
 
-def _oracle(table: Table, ends: Ends) -> dict[str, Any]:
+def _oracle(table: Table, ends: Ends) -> OracleFigures:
     import numpy as np
 
     graded, cost = table.graded, table.cost
     taken = cheapest_correct(graded.correct, cost)
     rows = np.arange(len(graded))
-    again = None
+    again: SecondRun | None = None
     if table.repeats is not None:
         again = {
             "accuracy": float(table.repeats.correct[rows, taken].mean()),
@@ -145,27 +160,32 @@ def _shares(graded: Graded, taken: Any) -> dict[str, float]:
     return {name: float(counts[at]) for at, name in enumerate(graded.arms)}
 
 
-def _router(p: Floats, table: Table, ends: Ends, seed: int) -> dict[str, Any]:
+def _router(p: Floats, table: Table, ends: Ends, seed: int) -> Router:
     import numpy as np
 
     graded, cost = table.graded, table.cost
     expected = cost.mean(axis=0)
     curve = curve_of(p, expected, graded.correct, cost)
-    found: dict[str, Any] = {
-        "apgr": None,
-        "ece": {
-            name: calibration_error(p[:, at], graded.correct[:, at])
-            for at, name in enumerate(graded.arms)
-        },
+    ece = {
+        name: calibration_error(p[:, at], graded.correct[:, at])
+        for at, name in enumerate(graded.arms)
     }
-    if ends.gain > 0:
-        x, pgr = gain_curve(*(_calls(p, table, ends) if p.shape[1] == 2 else (curve, ends)))
-        found |= {"apgr": apgr(x, pgr), "apgr_interval": _area_interval(p, table, ends, seed)}
-        found |= {f"cpt{round(100 * t)}": cost_for(x, pgr, t) for t in TARGETS}
-        found["energy"] = _energy(p, curve, table, ends, seed)
     grid = np.linspace(float(curve.cost[0]), float(curve.cost[-1]), _CURVE_POINTS)
-    found["curve"] = [[float(c), accuracy_at(curve, float(c))] for c in grid]
-    return found
+    points = [[float(c), accuracy_at(curve, float(c))] for c in grid]
+    if ends.gain <= 0:
+        return {"apgr": None, "ece": ece, "curve": points}
+    x, pgr = gain_curve(*(_calls(p, table, ends) if p.shape[1] == 2 else (curve, ends)))
+    half, most, nearly_all = (cost_for(x, pgr, target) for target in TARGETS)
+    return {
+        "apgr": apgr(x, pgr),
+        "ece": ece,
+        "apgr_interval": _area_interval(p, table, ends, seed),
+        "cpt50": half,
+        "cpt80": most,
+        "cpt95": nearly_all,
+        "energy": _energy(p, curve, table, ends, seed),
+        "curve": points,
+    }
 
 
 def _calls(p: Floats, table: Table, ends: Ends) -> tuple[Curve, Ends]:
@@ -187,7 +207,7 @@ def _area_interval(p: Floats, table: Table, ends: Ends, seed: int) -> list[float
     return [found.low, found.high]
 
 
-def _energy(p: Floats, curve: Curve, table: Table, ends: Ends, seed: int) -> dict[str, Any]:
+def _energy(p: Floats, curve: Curve, table: Table, ends: Ends, seed: int) -> RouterEnergy:
     """The same over cost, and at fixed budgets against the random mixture of equal cost."""
     import numpy as np
 
@@ -199,9 +219,7 @@ def _energy(p: Floats, curve: Curve, table: Table, ends: Ends, seed: int) -> dic
         within = np.flatnonzero(curve.cost <= budget + 1e-12)
         price = float(curve.price[within[-1]]) if len(within) else float("inf")
         taken.append(choices_at(p, expected, min(price, 1e300)))
-        budgets.append(
-            {"budget": budget, "share": share, "shares": _shares(table.graded, taken[-1])}
-        )
+        budgets.append(budget)
     choices = [(table.graded.correct[rows, at], table.cost[rows, at]) for at in taken]
     targets = {
         f"{round(100 * t)}": cost_at(curve, ends.weak_accuracy + t * ends.gain) for t in TARGETS
@@ -210,13 +228,16 @@ def _energy(p: Floats, curve: Curve, table: Table, ends: Ends, seed: int) -> dic
     return {
         "apgr": apgr(x, pgr),
         "cost_at_pgr": targets,
-        "at_budget": [one | other for one, other in zip(budgets, found, strict=True)],
+        "at_budget": [
+            {"budget": budget, "share": share, "shares": _shares(table.graded, at), **one}
+            for budget, share, at, one in zip(budgets, BUDGETS, taken, found, strict=True)
+        ],
     }
 
 
 def against_mixture(
     choices: Sequence[tuple[Flags, Floats]], table: Table, seed: int
-) -> list[dict[str, Any]]:
+) -> list[Choice]:
     """Choices against the best random mixture of the arms at the same cost, and accuracy.
 
     Args:
@@ -229,13 +250,14 @@ def against_mixture(
     columns = np.column_stack([table.cost, table.graded.correct, *own]).astype(np.float64)
     replicates = resampled_means(columns, seed)
     return [
-        _against(columns, replicates, arms, 2 * arms + 2 * at)
-        | {"mcnemar": mcnemar_of(right, table.graded)}
+        _against(columns, replicates, arms, 2 * arms + 2 * at, mcnemar_of(right, table.graded))
         for at, (right, _) in enumerate(choices)
     ]
 
 
-def _against(columns: Floats, replicates: Floats, arms: int, at: int) -> dict[str, Any]:
+def _against(
+    columns: Floats, replicates: Floats, arms: int, at: int, tests: dict[str, McNemar]
+) -> Choice:
     """One way to choose, whose accuracy and cost are columns ``at`` and ``at + 1``."""
     import numpy as np
 
@@ -258,15 +280,16 @@ def _against(columns: Floats, replicates: Floats, arms: int, at: int) -> dict[st
         "difference": _interval_json(difference),
         # None where no mixture is as accurate
         "saved": _interval_json(interval_of(columns, replicates, saved)) if reached else None,
+        "mcnemar": tests,
     }
 
 
-def _interval_json(found: Interval) -> dict[str, float | None]:
+def _interval_json(found: Interval) -> Spread:
     """Write an interval as JSON values; every interval of a replay is of one method."""
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def mcnemar_of(right: Flags, graded: Graded) -> dict[str, dict[str, Any]]:
+def mcnemar_of(right: Flags, graded: Graded) -> dict[str, McNemar]:
     """Against each single arm: questions just one of them got right, and the exact p-value."""
     return {
         name: {
@@ -278,9 +301,10 @@ def mcnemar_of(right: Flags, graded: Graded) -> dict[str, dict[str, Any]]:
     }
 
 
-def _policy(routed: Routed, table: Table, seed: int) -> dict[str, Any]:
+def _policy(routed: Routed, table: Table, seed: int) -> JudgedPolicy:
     (found,) = against_mixture([(routed.correct, routed.cost)], table, seed)
-    return found | {
+    return {
+        **found,
         "shares": _shares(table.graded, routed.chosen),
         "mean_hops": float(routed.hops.mean()),
         "rules": routed.rules,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from typing import Any
 
 from etui.plots.style import OPEN_AXES, figure_style, save_figure
+from etui.replay.documents import ReplayDocument
 
 _INK = "#222222"
 _MIX = "#8a8a8a"
@@ -15,8 +15,9 @@ _POLICY = "#c2410c"
 _ORACLE = "#3f7d20"
 
 
-def replay_svg(document: Mapping[str, Any]) -> str:
+def replay_svg(document: ReplayDocument) -> str:
     """Draw a replay as SVG text; text stays text.
+
 
     Args:
         document: What :func:`etui.replay.judge.judge` returns.
@@ -31,7 +32,7 @@ def replay_svg(document: Mapping[str, Any]) -> str:
     return held.getvalue().decode("utf-8")
 
 
-def _draw(axes: Any, document: Mapping[str, Any]) -> None:
+def _draw(axes: Any, document: ReplayDocument) -> None:
     hull = document["hull"]
     costs, rights = [c["cost"] for c in hull], [100 * c["accuracy"] for c in hull]
     axes.plot(costs, rights, "--", color=_MIX, lw=1.3, label="random mixture of arms", zorder=1)

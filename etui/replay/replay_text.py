@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from etui.replay.documents import JudgedPolicy, ReplayDocument, RouterEnergy, Spread
 from etui.text.tables import format_table
 from etui.units import significant
 
 
-def replay_lines(document: Mapping[str, Any]) -> Iterator[str]:
+def replay_lines(document: ReplayDocument) -> Iterator[str]:
     """Tables: single arms, routers, policies, and what the best router does at fixed budgets."""
     yield _head(document)
     yield ""
@@ -18,9 +18,9 @@ def replay_lines(document: Mapping[str, Any]) -> Iterator[str]:
     if routers:
         yield ""
         yield from _routers(document)
-    if document["energy"] is not None:
+    if (energy := document["energy"]) is not None:
         yield ""
-        yield from _budgets(document)
+        yield from _budgets(energy, document)
     for name, policy in document["policies"].items():
         yield ""
         yield from _policy(name, policy, document)
@@ -28,13 +28,13 @@ def replay_lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"note: {note}"
 
 
-def _head(document: Mapping[str, Any]) -> str:
+def _head(document: ReplayDocument) -> str:
     arms = ", ".join(document["arms"])
     costs = f"joules ({', '.join(document['kinds'])})" if document["kinds"] else "stated costs"
     return f"{document['n']:,} questions; arms {arms}; {costs}; intervals at 95 %"
 
 
-def _arms(document: Mapping[str, Any]) -> Iterator[str]:
+def _arms(document: ReplayDocument) -> Iterator[str]:
     unit = document["unit"]
     corners = {corner["arm"] for corner in document["hull"]}
     rows = [
@@ -70,7 +70,7 @@ def _arms(document: Mapping[str, Any]) -> Iterator[str]:
     yield from format_table(rows, header=head, align="<>")
 
 
-def _routers(document: Mapping[str, Any]) -> Iterator[str]:
+def _routers(document: ReplayDocument) -> Iterator[str]:
     if document["apgr"] is None:
         yield (
             f"no arm is more accurate than the cheapest, {document['weak']}: "
@@ -79,7 +79,15 @@ def _routers(document: Mapping[str, Any]) -> Iterator[str]:
         return
     head = ("ROUTER", "APGR", "95 %", "CPT50", "CPT80", "CPT95", "ECE")
     random = document["random"]
-    rows = [("random", "0.500", "", *(f"{random[f'cpt{t}']:.3f}" for t in (50, 80, 95)), "")]
+    rows = [
+        (
+            "random",
+            "0.500",
+            "",
+            *(f"{cost:.3f}" for cost in (random["cpt50"], random["cpt80"], random["cpt95"])),
+            "",
+        )
+    ]
     for name, router in document["routers"].items():
         interval = router.get("apgr_interval")
         ece = ", ".join(f"{value:.3f}" for value in router["ece"].values())
@@ -87,8 +95,8 @@ def _routers(document: Mapping[str, Any]) -> Iterator[str]:
             (
                 name,
                 f"{router['apgr']:.3f}",
-                "" if not interval or interval[0] is None else _share_range(interval),
-                *(_or_none(router[f"cpt{t}"]) for t in (50, 80, 95)),
+                _share_range(interval),
+                *map(_or_none, (router["cpt50"], router["cpt80"], router["cpt95"])),
                 ece,
             )
         )
@@ -103,11 +111,11 @@ def _routers(document: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _budgets(document: Mapping[str, Any]) -> Iterator[str]:
+def _budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[str]:
     unit = document["unit"]
     head = ("AT", unit.upper(), "RIGHT", "MIXTURE", "DIFFERENCE", "95 %", "SAVED AT EQUAL ACCURACY")
     rows = []
-    for point in document["energy"]["at_budget"]:
+    for point in energy["at_budget"]:
         difference, saved = point["difference"], point["saved"]
         rows.append(
             (
@@ -124,7 +132,7 @@ def _budgets(document: Mapping[str, Any]) -> Iterator[str]:
     yield from format_table(rows, header=head, align="<>")
 
 
-def _policy(name: str, policy: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[str]:
+def _policy(name: str, policy: JudgedPolicy, document: ReplayDocument) -> Iterator[str]:
     difference = policy["difference"]
     yield (
         f"policy {name}: {_percent(policy['accuracy'])} right at {_number(policy['cost'])} "
@@ -156,19 +164,20 @@ def _range(ends: list[float]) -> str:
     return f"{100 * ends[0]:.1f}..{100 * ends[1]:.1f}"
 
 
-def _share_range(ends: list[float]) -> str:
-    return f"{ends[0]:.3f}..{ends[1]:.3f}"
+def _share_range(ends: list[float | None] | None) -> str:
+    low, high = ends or (None, None)
+    return "" if low is None or high is None else f"{low:.3f}..{high:.3f}"
 
 
 def _points(difference: float) -> str:
     return f"{100 * difference:+.2f} pp"
 
 
-def _points_range(interval: Mapping[str, Any]) -> str:
+def _points_range(interval: Spread) -> str:
     return f"[{_end(interval['low'], '+.2f')}, {_end(interval['high'], '+.2f')}]"
 
 
-def _saved(saved: Mapping[str, Any] | None) -> str:
+def _saved(saved: Spread | None) -> str:
     if saved is None:
         return "no mixture is as accurate"
     ends = f"[{_end(saved['low'], '.0f')}, {_end(saved['high'], '.0f')}]"

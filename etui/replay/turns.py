@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from etui.arm import Arm, Reasoning
 from etui.errors import EtuiError
 from etui.query import Message, Query
+from etui.replay.documents import TurnsDocument
 
 if TYPE_CHECKING:
     from etui.log.records import TurnRecord
@@ -77,13 +78,13 @@ def replay_turns(
     for turn in turns:
         history = chats.setdefault(turn.chat_id, []) if turn.chat_id is not None else []
         query = Query(turn.query, turn.system, tuple(history), turn.chat_id)
-        found.append(_again(turn, query, decide, arm_of(turn), outlook))
+        found.append(_again(turn, query, decide, arm_from_turn(turn), outlook))
         if turn.answer:
             history += [Message("user", turn.query), Message("assistant", turn.answer)]
     return found
 
 
-def arm_of(turn: TurnRecord) -> Arm:
+def arm_from_turn(turn: TurnRecord) -> Arm:
     """The arm that answered a turn, as far as the log tells it."""
     settings = turn.settings
     ways: dict[str, Reasoning] = {"cot": "cot", "vote": "vote"}
@@ -145,7 +146,7 @@ def _right(outlook: Outlook, arm: Arm, query: Query) -> float | None:
     return None if predicted is None else predicted.p
 
 
-def turns_document(policy: str, replayed: list[Again]) -> dict[str, Any]:
+def turns_document(policy: str, replayed: list[Again]) -> TurnsDocument:
     """The replay as plain JSON values; ``predicted`` holds sums over the turns known on both sides.
 
     Measured joules are given for all turns that have them. Accuracies are means.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from etui import units
 from etui.lines import about_joules
+from etui.replay.documents import MovedAccuracy, MovedJoules, TurnsDocument
 from etui.text.sanitize import sanitize
 
 
-def replayed_lines(document: Mapping[str, Any]) -> Iterator[str]:
+def replayed_lines(document: TurnsDocument) -> Iterator[str]:
     """How many questions would move, and what both sides come to.
 
     Args:
@@ -32,7 +32,7 @@ def replayed_lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count} to a cascade, reckoned by its first arm unless it began with that one"
 
 
-def move_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def move_rows(document: TurnsDocument) -> list[tuple[str, str, str]]:
     """(from, to, questions) of every move, the commonest first."""
     return [
         (sanitize(move["from"]), sanitize(move["to"]), f"{move['n']:,}")
@@ -40,7 +40,7 @@ def move_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _joules_lines(joules: Mapping[str, Any]) -> Iterator[str]:
+def _joules_lines(joules: MovedJoules) -> Iterator[str]:
     kinds = joules["kinds"]
     measured = units.energy_text(joules["measured"], None, kinds[0] if len(kinds) == 1 else None)
     mixed = f" ({', '.join(kinds)})" if len(kinds) > 1 else ""
@@ -56,7 +56,7 @@ def _joules_lines(joules: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _accuracy_line(accuracy: Mapping[str, Any]) -> str:
+def _accuracy_line(accuracy: MovedAccuracy) -> str:
     if not accuracy["predicted_turns"]:
         return "expected accuracy: unknown, as nothing was fitted; see `etui policy fit`"
     before, after = accuracy["predicted_before"], accuracy["predicted_after"]

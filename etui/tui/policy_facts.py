@@ -14,6 +14,7 @@ from etui.routing.policies import Checked, PolicyPlace
 
 if TYPE_CHECKING:
     from etui.models import Catalogue
+    from etui.replay.documents import TurnsDocument
 
 About: TypeAlias = Literal["", "explain", "replay", "compare"]
 """What asked for something that failed; empty for anything else."""
@@ -118,9 +119,9 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The log by a policy, as :func:`etui.replay.turns.turns_document` gives it."""
+    """The log by a policy."""
 
-    document: dict[str, Any]
+    document: TurnsDocument
     newest_only: bool
 
 

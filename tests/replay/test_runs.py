@@ -12,7 +12,7 @@ from etui.arm import Arm
 from etui.bench.run_folder import RunFolder
 from etui.errors import EtuiError, UsageError
 from etui.replay.runs import read_runs
-from etui.replay.turns import arm_of, replay_turns, turns_document
+from etui.replay.turns import arm_from_turn, replay_turns, turns_document
 from etui.routing.decision import Decision
 from etui.routing.plan import Cascade, PredictedAccuracy, PredictedJoules
 from tests.bench import synthetic
@@ -155,10 +155,10 @@ def test_a_turn_that_stays_is_predicted_with_the_budget_it_had():
     assert again.predicted_before == again.predicted_after == 12.0
 
 
-def test_the_arm_of_a_turn_keeps_its_budget():
+def test_the_arm_from_turn_a_turn_keeps_its_budget():
     logged = turn(1, "q")
     logged.reasoning, logged.settings = "cot", {"think_tokens": 64, "max_tokens": 32, "votes": 0}
-    assert arm_of(logged) == Arm("quick", "small", "cot", think_tokens=64, max_tokens=32)
+    assert arm_from_turn(logged) == Arm("quick", "small", "cot", think_tokens=64, max_tokens=32)
 
 
 def test_numbers_are_of_the_same_question(tmp_path, config):

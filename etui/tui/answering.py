@@ -34,6 +34,7 @@ from etui.tui.messages import (
     WarmUpNews,
 )
 from etui.tui.modals import ConfirmModal
+from etui.tui.notices import notify_error
 from etui.tui.pace import QUIET, USUAL, Pace
 from etui.tui.power_panel import PowerPanel
 from etui.tui.progress import Stage, TurnProgress, advance
@@ -203,7 +204,7 @@ class AnsweringScreen(Screen[None]):
             self._panel.show_no_model()
         if ended.what:
             view.show_error(EtuiError(ended.what, ended.fix))
-            self._notify_error(ended.what, ended.fix)
+            notify_error(self, ended.what, ended.fix)
         self._answering = None
         if self._leaving:
             self.app.exit()
@@ -235,7 +236,7 @@ class AnsweringScreen(Screen[None]):
                     self._panel.show_loaded(loaded)
                 if what:
                     self._panel.show_no_model()
-                    self._notify_error(what, fix)
+                    notify_error(self, what, fix)
                 self._next()
 
     def _confirm(self, question: str) -> bool:
@@ -299,7 +300,3 @@ class AnsweringScreen(Screen[None]):
                 meter, progress.energy_start_ns, now_ns, progress.output_tokens
             )
         view.show_progress(progress, now_ns, joules)
-
-    def _notify_error(self, what: str, fix: str) -> None:
-        text = sanitize(f"{what}\n→ {fix}" if fix else what)
-        self.notify(text, severity="error", timeout=12, markup=False)

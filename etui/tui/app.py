@@ -26,6 +26,7 @@ from etui.tui.first_run import FirstRunScreen
 from etui.tui.messages import BackendFailed, BackendOpened
 from etui.tui.modals import ConfirmModal
 from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
+from etui.tui.notices import notify_error
 from etui.tui.signals import leave_on_terminate
 from etui.tui.themes import THEMES
 from etui.tui.wishes import AppWish, PoliciesThere, RouteWanted, ShowsRoute, Unsaved
@@ -75,7 +76,8 @@ class EtuiApp(App[None]):
         if self._config.theme in self.available_themes:
             self.theme = self._config.theme
         else:
-            self._say_error(
+            notify_error(
+                self,
                 f"no theme is called {self._config.theme!r}",
                 f"set `theme` in {self._config.config_file} to one of the command palette's",
             )
@@ -96,7 +98,7 @@ class EtuiApp(App[None]):
         from etui.tui.keys import keymap_faults  # it imports every screen
 
         for what, fix in keymap_faults(self._config):
-            self.call_from_thread(self._say_error, what, fix)
+            self.call_from_thread(notify_error, self, what, fix)
 
     def on_backend_opened(self, opened: BackendOpened) -> None:
         gc.freeze()  # what is there by now stays: no need to look through it again and again
@@ -116,7 +118,7 @@ class EtuiApp(App[None]):
                 self.fault = self.fault or error
 
     def on_backend_failed(self, failed: BackendFailed) -> None:
-        self._say_error(failed.what, failed.fix)
+        notify_error(self, failed.what, failed.fix)
 
     def commands(self) -> Iterator[Command]:
         """What the command palette offers on every screen."""
@@ -183,7 +185,3 @@ class EtuiApp(App[None]):
         # In place of Textual's traceback: run_app tells the fault once the terminal is back.
         self.fault = self.fault or sys.exc_info()[1]
         self._close_messages_no_wait()
-
-    def _say_error(self, what: str, fix: str) -> None:
-        text = sanitize(f"{what}\n→ {fix}" if fix else what)
-        self.notify(text, severity="error", timeout=12, markup=False)

@@ -22,6 +22,7 @@ from etui.tui.commands import Command
 from etui.tui.conversation import Asking, Conversation, new_chat
 from etui.tui.ladder import Direction
 from etui.tui.modals import TextModal
+from etui.tui.notices import notify_error
 from etui.tui.pace import QUIET, USUAL
 from etui.tui.prompt import Prompt
 from etui.tui.turn_view import TurnView, TurnWish
@@ -161,7 +162,7 @@ class ChatScreen(AnsweringScreen):
         try:
             path = await asyncio.to_thread(export_chat, self._config, chat, records, form)
         except EtuiError as error:
-            self._notify_error(error.what, error.fix)
+            notify_error(self, error.what, error.fix)
         else:
             self.notify(sanitize(f"written to {path}"), markup=False)
 
@@ -198,7 +199,7 @@ class ChatScreen(AnsweringScreen):
                 backend.runner.other_route, record, self._route, direction
             )
         except EtuiError as error:
-            self._notify_error(error.what, error.fix)
+            notify_error(self, error.what, error.fix)
             return
         if route is None:
             self.notify(sanitize(f"no arm here is {direction} than {record.arm}"), markup=False)
@@ -224,7 +225,7 @@ class ChatScreen(AnsweringScreen):
         try:
             records = await asyncio.to_thread(self._backend.chats.turns, chat.chat_id)
         except EtuiError as error:
-            self._notify_error(error.what, error.fix)
+            notify_error(self, error.what, error.fix)
             return
         await self._take_chat(Conversation(chat, tuple(records)))
 
@@ -244,7 +245,7 @@ class ChatScreen(AnsweringScreen):
         try:
             await asyncio.to_thread(self._backend.chats.save, chat)
         except EtuiError as error:
-            self._notify_error(error.what, error.fix)
+            notify_error(self, error.what, error.fix)
 
     def _free(self) -> bool:
         if self.busy or self._waiting:

@@ -24,6 +24,7 @@ from etui.text.timestamps import local_time
 from etui.tui.backend import ChatLog
 from etui.tui.chat_export import ExportFormat, export_chat
 from etui.tui.modals import ConfirmModal, TextModal
+from etui.tui.notices import notice_text, notify_error
 
 if TYPE_CHECKING:
     from etui.log.queries import ChatSummary
@@ -181,9 +182,8 @@ and F4 write it to a file, F8 deletes it with its turns.
         return f"{units.count_text(len(self._shown), 'chat')} · ↑ ↓ choose · Enter goes on with it"
 
     def _say_error(self, error: EtuiError) -> None:
-        text = sanitize(f"{error.what}\n→ {error.fix}" if error.fix else error.what)
-        self._note.update(text)
-        self.notify(text, severity="error", timeout=12, markup=False)
+        self._note.update(notice_text(error.what, error.fix))
+        notify_error(self, error.what, error.fix)
 
 
 def _row(chat: ChatSummary) -> tuple[str, str, str, str]:

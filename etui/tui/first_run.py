@@ -17,6 +17,7 @@ from etui.model_spec import STARTER
 from etui.text.sanitize import sanitize
 from etui.tui.backend import ModelOnOffer, Shelf
 from etui.tui.jobs import JobEnded, JobFact, JobNews, JobProgress, pull, run_job
+from etui.tui.notices import notice_text
 
 
 class FirstRunScreen(Screen[bool]):
@@ -103,7 +104,7 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
                 self._bar.display = False
                 self._status.add_class("-error")
                 text = f"✗ {what or said}"
-                self._status.update(sanitize(f"{text}\n→ {fix}" if fix else text))
+                self._status.update(notice_text(text, fix))
 
     @property
     def _command(self) -> str:

@@ -39,6 +39,7 @@ from etui.tui.history_pages import (
     read_totals,
 )
 from etui.tui.history_text import COLUMNS, DetailView, status_text, totals_lines, turn_cells
+from etui.tui.notices import notify_error
 
 _FETCH_WITHIN = 20
 """The next page is read when the cursor is this near to the last turn that was read."""
@@ -203,12 +204,7 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
                 said = f"{units.count_text(turns, 'turn')} written to {sanitize(str(path))}"
                 self.notify(said, markup=False)
             case Failed(what=what, fix=fix):
-                self.notify(
-                    sanitize(f"{what}\n→ {fix}" if fix else what),
-                    severity="error",
-                    timeout=12,
-                    markup=False,
-                )
+                notify_error(self, what, fix)
 
     def _sort_by(self, sort: Sort) -> None:
         names = sort in (Sort.MODEL, Sort.RULE)

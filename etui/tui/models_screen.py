@@ -28,6 +28,7 @@ from etui.tui.jobs import JobEnded, JobNews, JobProgress, run_job
 from etui.tui.modals import ConfirmModal
 from etui.tui.model_cards import CardReader, Cards, ModelCard
 from etui.tui.model_text import COLUMNS, curve_lines, fact_lines, model_cells
+from etui.tui.notices import notice_text, notify_error
 
 _LOOK_SECONDS = 1.0
 """Between two looks at which models are in memory."""
@@ -196,7 +197,7 @@ measured is kept, and the same key goes on from there.
 
     def on_cards_read(self, read: CardsRead) -> None:
         if read.cards is None:
-            self._say_error(read.what, read.fix)
+            notify_error(self, read.what, read.fix)
             return
         current = self._current()
         self._cards = read.cards
@@ -230,7 +231,7 @@ measured is kept, and the same key goes on from there.
             self.notify("etui is not open yet: try again in a moment", severity="warning")
         elif self._doing:
             self.notify(
-                sanitize(f"{self._doing.removesuffix(' …')} still runs\n→ Esc stops it"),
+                notice_text(f"{self._doing.removesuffix(' …')} still runs", "Esc stops it"),
                 severity="warning", markup=False,
             )  # fmt: skip
         else:
@@ -255,7 +256,7 @@ measured is kept, and the same key goes on from there.
             self._ask_to_force(ended.what, self._forced)
         elif ended.what:
             self._status.update(sanitize(f"✗ {ended.what}"))
-            self._say_error(ended.what, ended.fix)
+            notify_error(self, ended.what, ended.fix)
         else:
             text = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
             self._status.update(sanitize(text))
@@ -296,7 +297,7 @@ measured is kept, and the same key goes on from there.
         if card is None or card.here:
             return card
         self.notify(
-            sanitize(f"{card.spec.name} is not on this machine\n→ p pulls it"),
+            notice_text(f"{card.spec.name} is not on this machine", "p pulls it"),
             severity="warning", markup=False,
         )  # fmt: skip
         return None
@@ -315,7 +316,3 @@ measured is kept, and the same key goes on from there.
         else:
             facts += ["", *curve]
         self._facts.update(sanitize("\n".join(facts)))
-
-    def _say_error(self, what: str, fix: str) -> None:
-        text = sanitize(f"{what}\n→ {fix}" if fix else what)
-        self.notify(text, severity="error", timeout=12, markup=False)

@@ -20,11 +20,11 @@ from textual.widgets import Footer, OptionList
 from etui.config import Config, shipped_dir
 from etui.errors import UsageError
 from etui.policy_files import check_name, own_file
-from etui.text.sanitize import sanitize
 from etui.tui import policy_desk
 from etui.tui.backend import Route
 from etui.tui.commands import Command
 from etui.tui.modals import ConfirmModal, TextModal
+from etui.tui.notices import notice_text
 from etui.tui.policy_editing import EditingPane
 from etui.tui.policy_facts import (
     Clash,
@@ -386,8 +386,7 @@ stays until another policy is opened or etui is left, and both ask first.
         self.app.push_screen(ConfirmModal(question), answered)
 
     def _say(self, what: str, fix: str, severity: SeverityLevel = "error") -> None:
-        text = sanitize(f"{what}\n→ {fix}" if fix else what)
-        self.notify(text, severity=severity, markup=False)
+        self.notify(notice_text(what, fix), severity=severity, markup=False)
 
     @work(thread=True, group="policy-files", exit_on_error=False)
     def _ask(self, ask: Callable[[], Fact]) -> None:

@@ -20,6 +20,7 @@ from etui.errors import fault_text
 from etui.plots.terminal import plane_lines
 from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
+from etui.tui.notices import notice_text, notify_error
 from etui.tui.run_shelf import RunOnShelf, runs_in
 
 _NONE = """\
@@ -101,13 +102,13 @@ opens the HTML report in a browser.
             return
         if not run.report.is_file():
             self.notify(
-                f"no report yet\n→ etui bench report {sanitize(str(run.folder))}",
+                notice_text("no report yet", f"etui bench report {run.folder}"),
                 severity="warning",
                 markup=False,
             )
         elif not webbrowser.open(run.report.absolute().as_uri()):
             self.notify(
-                f"no browser here\n→ open {sanitize(str(run.report))} yourself",
+                notice_text("no browser here", f"open {run.report} yourself"),
                 severity="warning",
                 markup=False,
             )
@@ -130,8 +131,7 @@ opens the HTML report in a browser.
 
     def on_runs_read(self, read: RunsRead) -> None:
         if read.fault:
-            text = sanitize(f"{read.fault}\n→ mend it and press r to read again")
-            self.notify(text, severity="error", timeout=12, markup=False)
+            notify_error(self, read.fault, "mend it and press r to read again")
             return
         place = self._table.cursor_row
         self._runs = read.runs

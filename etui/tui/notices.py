@@ -1,0 +1,30 @@
+"""Show what is wrong and what to do about it, safe for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from etui.text.sanitize import sanitize
+
+if TYPE_CHECKING:
+    from textual.app import App
+    from textual.widget import Widget
+
+_ERROR_SECONDS = 12
+
+
+def notice_text(what: str, fix: str = "") -> str:
+    """Write what is wrong, and below it what to do; an empty fix is left out."""
+    return sanitize(f"{what}\n→ {fix}" if fix else what)
+
+
+def notify_error(node: App[Any] | Widget, what: str, fix: str = "") -> None:
+    """Show an error as a notice that stays long enough to be read.
+
+    Args:
+        node: The app, a screen or a widget.
+        what: What is wrong.
+        fix: What to do; an empty text is left out.
+    """
+    text = notice_text(what, fix)
+    node.notify(text, severity="error", timeout=_ERROR_SECONDS, markup=False)

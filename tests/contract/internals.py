@@ -34,7 +34,7 @@ from etui.engine.wire import (
 )
 from etui.errors import CacheFull, ContextOverflow, EngineFailed, ExitCode
 from etui.model_schema import ModelsFile
-from etui.models import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
+from etui.model_spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.query import Message
 from etui.request import AnswerRequest
 from etui.settings import Settings

@@ -17,17 +17,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from etui.answering import InProcess
 from etui.arm import Arm
-from etui.bench.data import Suite
-from etui.bench.formats import FORMATS
-from etui.bench.house import drained
-from etui.bench.scoring_arm import ScoringArm
-from etui.bench.suites import load_suite
-from etui.bench.work import SubjectWork
-from etui.choice import serving
-from etui.config_load import load_config
-from etui.models import load_catalogue
+from etui.backends.local import InProcess
+from etui.bench.prompts.formats import FORMATS
+from etui.bench.run.scoring_arm import ScoringArm
+from etui.bench.run.setup import drained
+from etui.bench.run.work import SubjectWork
+from etui.config.load import load_config
+from etui.datasets.questions import Suite
+from etui.datasets.suites import load_suite
+from etui.models.catalogue import load_catalogue
+from etui.runtime.serving import serving
 
 MARGIN_NATS = 0.1
 """What the first letter must be ahead of the second for a choice to count as clear."""

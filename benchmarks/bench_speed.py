@@ -20,13 +20,13 @@ from pathlib import Path
 import psutil
 from sides import arguments, make_session
 
-from etui.bench.data import Suite
-from etui.bench.draw import draw
-from etui.bench.formats import FORMATS
-from etui.bench.scoring_arm import ScoringArm
-from etui.bench.suites import load_suite
-from etui.bench.work import SubjectWork
-from etui.config_load import load_config
+from etui.bench.prompts.formats import FORMATS
+from etui.bench.run.scoring_arm import ScoringArm
+from etui.bench.run.work import SubjectWork
+from etui.config.load import load_config
+from etui.datasets.question_sample import draw
+from etui.datasets.questions import Suite
+from etui.datasets.suites import load_suite
 from etui.engine.llama_session import LlamaSession
 
 CONTEXT_TOKENS = 4096

@@ -22,12 +22,12 @@ from typing import Any
 from sides import NeverStops, arguments, joules_per_token, make_llama, make_session
 
 from etui.arm import Arm, Sampling
-from etui.config_load import load_config
-from etui.energy.open import open_recorder
+from etui.chat import Message
+from etui.config.load import load_config
+from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
-from etui.engine.events import Finished
 from etui.engine.llama_session import LlamaSession
-from etui.query import Message
+from etui.events import Finished
 from etui.reasoning.answer import answer
 from etui.units import per_token_text
 

@@ -23,17 +23,17 @@ from typing import Any
 
 from sides import arguments, joules_per_token
 
-from etui.answering import InProcess
 from etui.arm import Arm, Sampling
-from etui.config_load import load_config
-from etui.energy.open import open_recorder
+from etui.backends.base import AnswerRequest
+from etui.backends.local import InProcess
+from etui.backends.process import ChildProcess
+from etui.chat import Message
+from etui.config.load import load_config
+from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
-from etui.engine.child import ChildProcess
-from etui.engine.events import Answer, Finished, Loaded, Prefilling
 from etui.errors import EngineFailed
-from etui.model_spec import ModelSpec
-from etui.query import Message
-from etui.request import AnswerRequest
+from etui.events import Answer, Finished, Loaded, Prefilling
+from etui.models.spec import ModelSpec
 from etui.units import per_token_text
 
 CONTEXT_TOKENS = 2048

@@ -22,20 +22,20 @@ from typing import Any
 
 from sides import make_session
 
-from etui.calibration import GREEDY, Bench, warm_up
-from etui.config_load import load_config
-from etui.energy.conditions import Conditions
-from etui.energy.curve import OperatingCurve, mape
-from etui.energy.curve_plan import QUICK, Grid, Length, visits
-from etui.energy.curve_points import curve_of_points, error_on
-from etui.energy.open import open_recorder
-from etui.energy.simulate.devices import SENSORS, Sensor
-from etui.energy.simulate.gpu import Load, SimulatedGpu
-from etui.energy.simulate.session import SimulatedSession
+from etui.calibration.grid import QUICK, Grid, Length, visits
+from etui.calibration.measure import GREEDY, Bench, warm_up
+from etui.config.load import load_config
+from etui.curves.fit import curve_of_points, error_on
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import OperatingCurve, mape
+from etui.energy.discovery import open_recorder
 from etui.engine.library import default_threads
 from etui.engine.session import Session
-from etui.provenance import conditions
-from etui.turn_ports import Meter
+from etui.runtime.provenance import conditions
+from etui.testing.devices import SENSORS, Sensor
+from etui.testing.engine_session import SimulatedSession
+from etui.testing.gpu import Load, SimulatedGpu
+from etui.turn.ports import Meter
 
 AIM = 0.10
 NOWHERE = Conditions("simulated", "simulated", 1)

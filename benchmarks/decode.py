@@ -20,10 +20,10 @@ from typing import Any
 from sides import arguments, joules_per_token, make_llama, make_session
 
 from etui.arm import Sampling
-from etui.config_load import load_config
-from etui.energy.open import open_recorder
+from etui.config.load import load_config
+from etui.energy.discovery import open_recorder
 from etui.engine.llama_session import LlamaSession
-from etui.engine.text import TextStream
+from etui.engine.text_stream import TextStream
 from etui.units import per_token_text
 
 PROMPT = "Once upon a time in a small village by the sea there lived"

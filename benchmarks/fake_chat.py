@@ -10,21 +10,22 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from etui.account import account
 from etui.arm import Arm
-from etui.config import make_home
-from etui.config_load import load_config
+from etui.chat import Query
+from etui.config.config import make_home
+from etui.config.load import load_config
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
-from etui.engine.events import Answer, Finished, Loaded, Prefilled
+from etui.events import Answer, Finished, Loaded, Prefilled
 from etui.log.queries import ChatSummary
-from etui.log.records import ChatRecord, Seconds, Tokens, TurnEnergy, TurnRecord
-from etui.query import Query
+from etui.log.records import ChatRecord
 from etui.routing.decision import Decision
-from etui.spans import Leg
+from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.backend import Backend, ModelOnOffer, Route, Vitals
-from etui.tui.spending import Spending
-from etui.turn import Decided, TurnEvent, TurnFinished
+from etui.tui.services import Backend, ModelOnOffer, Spending, Vitals
+from etui.turn.accounting import account
+from etui.turn.events import Decided, TurnEvent, TurnFinished
+from etui.turn.intervals import Leg
+from etui.turn.record import Seconds, Tokens, TurnEnergy, TurnRecord
 
 MODEL = "fake"
 TOKENS_PER_SECOND = 200

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from etui.model_spec import STARTER
+from etui.models.spec import STARTER
 
 QUESTION = "What is the capital of France?"
 

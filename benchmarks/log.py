@@ -18,16 +18,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from etui.config import Config
-from etui.log.queries import LogReader, Sort, TurnFilter
-from etui.log.records import Seconds, Tokens, TurnEnergy, TurnRecord
+from etui.config.config import Config
+from etui.log.filters import Sort, TurnFilter
+from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
+from etui.turn.record import Seconds, Tokens, TurnEnergy, TurnRecord
 
 _TARGET_MS = 150.0
 _OPEN = """
 import sys, time
 start = time.perf_counter()
-from etui.config_load import load_config
+from etui.config.load import load_config
 from etui.log.writer import TurnWriter
 with TurnWriter(load_config()) as writer:
     writer.ready()

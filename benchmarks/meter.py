@@ -19,14 +19,14 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from etui.config import Config
-from etui.config_load import load_config
-from etui.energy.open import open_recorder
+from etui.config.config import Config
+from etui.config.load import load_config
+from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
-from etui.energy.simulate.curves import CURVES, bursts
-from etui.energy.simulate.devices import SENSORS, FakeClock, FakeDevice
-from etui.energy.simulate.play import Window, record, windows
 from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource, Reading
+from etui.testing.devices import SENSORS, FakeClock, FakeDevice
+from etui.testing.play import Window, record, windows
+from etui.testing.power_curves import CURVES, bursts
 
 LENGTHS_S = ((0.1, 0.3), (0.3, 0.6), (0.6, 2.0), (2.0, 5.0), (5.0, 30.0))
 

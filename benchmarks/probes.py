@@ -26,11 +26,11 @@ from typing import Any
 from sides import NeverStops, arguments, joules_per_token, make_llama, make_session
 
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
-from etui.config_load import load_config
-from etui.energy.open import open_recorder
-from etui.engine.events import Finished, Probe, Thought, Vote
+from etui.chat import Message
+from etui.config.load import load_config
+from etui.energy.discovery import open_recorder
 from etui.engine.llama_session import LlamaSession
-from etui.query import Message
+from etui.events import Finished, Probe, Thought, Vote
 from etui.reasoning.answer import answer
 from etui.units import per_token_text
 

@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 
 from etui.arm import Arm
-from etui.query import Query
+from etui.chat import Query
 from etui.replay.judge import Table, judge
-from etui.replay.policy import as_asked, replay_policy
-from etui.routing.fit.blend import cross_fitted
-from etui.routing.fit.heads import fit_heads
-from etui.routing.fit.table import Graded
-from etui.routing.fitted import Provenance, fitted_text
-from etui.routing.heads import FittedHeads
-from etui.routing.policies import PolicyPlace, check_text
+from etui.replay.policy_replay import as_asked, replay_policy
+from etui.routing.accuracy.cross_fit import cross_fitted
+from etui.routing.accuracy.fit import fit_heads
+from etui.routing.accuracy.fitted_file import Provenance, fitted_text
+from etui.routing.accuracy.predictor import FittedHeads
+from etui.routing.accuracy.table import Graded
+from etui.routing.library import PolicyPlace, check_text
 from etui.routing.policy import Policy
-from etui.routing.question_features import QuestionText
+from etui.routing.signals.question_words import QuestionText
 
 SUBJECTS = 57
 VOCABULARY = 6000

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from etui.arm import Arm
-from etui.config_load import load_config
-from etui.models import load_catalogue
-from etui.query import Query
-from etui.routing.decide import decide
-from etui.routing.fitted import (
+from etui.chat import Query
+from etui.config.load import load_config
+from etui.models.catalogue import load_catalogue
+from etui.routing.accuracy.features import FEATURE_NAMES
+from etui.routing.accuracy.fitted_file import (
     ArmHead,
     Bands,
     FittedModel,
@@ -31,12 +31,13 @@ from etui.routing.fitted import (
     Rate,
     Sparse,
 )
-from etui.routing.heads import FittedHeads
-from etui.routing.host import HostState
-from etui.routing.plan import PredictedAccuracy, PredictedJoules
-from etui.routing.policies import load_policy
+from etui.routing.accuracy.predictor import FittedHeads
+from etui.routing.decide import decide
+from etui.routing.library import load_policy
 from etui.routing.policy import Policy
-from etui.routing.question_features import BUCKETS, FEATURE_NAMES
+from etui.routing.prediction import PredictedAccuracy, PredictedJoules
+from etui.routing.signals.host_state import HostState
+from etui.routing.signals.question_words import BUCKETS
 
 QUESTIONS = (
     "Hello!",

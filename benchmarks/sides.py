@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etui.config_load import load_config
+from etui.config.load import load_config
 from etui.energy.recorder import Recorder
 from etui.engine.context import Context, ContextOptions
-from etui.engine.gguf import check_gguf
 from etui.engine.library import Library, default_threads
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import ALL_LAYERS, Model
 from etui.engine.residency import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from etui.engine.session import ModelFacts, Step, TokenSequence
 from etui.engine.template import ChatTemplate
-from etui.model_spec import STARTER
+from etui.models.gguf import check_gguf
+from etui.models.spec import STARTER
 
 
 def arguments(doc: str | None, *, tokens: int, rounds: int) -> argparse.ArgumentParser:

@@ -32,10 +32,10 @@ import log
 import pexpect
 import psutil
 
-from etui.config import Config
-from etui.config_load import load_config
-from etui.energy.open import open_recorder
-from etui.model_spec import STARTER
+from etui.config.config import Config
+from etui.config.load import load_config
+from etui.energy.discovery import open_recorder
+from etui.models.spec import STARTER
 
 PROMPT = "Ask something"
 WELCOME = "Every answer shows what it cost"

@@ -29,10 +29,10 @@ from sides import (
 )
 
 from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
-from etui.config_load import load_config
-from etui.energy.open import open_recorder
-from etui.engine.events import Finished
-from etui.query import Message
+from etui.chat import Message
+from etui.config.load import load_config
+from etui.energy.discovery import open_recorder
+from etui.events import Finished
 from etui.reasoning.answer import answer
 from etui.units import per_token_text
 

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from etui.config import Config
-from etui.config_load import load_config
+from etui.config.config import Config
+from etui.config.load import load_config
+
+pytest_plugins = [
+    "tests.fixtures.models",
+    "tests.fixtures.nvml",
+    "tests.fixtures.questions",
+    "tests.fixtures.turns",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +44,11 @@ def starter_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Pulled there once if need be; tests that use it are skipped where it cannot be had.
     """
-    from etui.download import pull
     from etui.errors import EtuiError
-    from etui.model_spec import STARTER
-    from etui.models import load_catalogue, require
+    from etui.models.catalogue import load_catalogue
+    from etui.models.download import pull
+    from etui.models.files import require
+    from etui.models.spec import STARTER
 
     checkout = Path(__file__).parent.parent
     folder = Path(os.environ.get("ETUI_TEST_MODELS") or checkout / ".models").absolute()

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from etui.cli.main import _COMMANDS, cli
-from etui.models import load_catalogue
+from etui.models.catalogue import load_catalogue
 
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_the_line_in_the_help_is_the_commands_own(name):
 
 
 def test_every_setting_is_documented():
-    from etui.settings import Settings
+    from etui.config.schema import Settings
 
     table = (CHECKOUT / "docs" / "config.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
@@ -68,7 +68,7 @@ def test_every_setting_is_documented():
 
 
 def test_shipped_policies_name_shipped_models(config):
-    from etui.routing.policies import list_policies, load_policy
+    from etui.routing.library import list_policies, load_policy
 
     catalogue = load_catalogue(config)
     places = list_policies(config)
@@ -81,7 +81,7 @@ def test_shipped_policies_name_shipped_models(config):
 
 
 def test_the_policy_of_the_readme_is_valid(config, tmp_path):
-    from etui.routing.policies import load_policy
+    from etui.routing.library import load_policy
 
     (text,) = re.findall(r"```yaml\n(version: 1.*?)```", README, re.DOTALL)
     file = tmp_path / "mine.yaml"

@@ -23,17 +23,17 @@ def loaded(statement: str, suspects: tuple[str, ...]) -> list[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "etui.turn",
+        "etui.turn.run",
         "etui.units",
-        "etui.choice",
+        "etui.runtime.choose",
         "etui.reasoning.answer",
         "etui.routing.decide",
-        "etui.routing.policies",
+        "etui.routing.library",
         "etui.energy.recorder",
-        "etui.engine.gguf",
-        "etui.models",
+        "etui.models.gguf",
+        "etui.models.catalogue",
         "etui.log.writer",
-        "etui.lines",
+        "etui.turn.text",
         "etui.text.tables",
         "etui.text.suggest",
         "etui.text.timestamps",
@@ -52,7 +52,9 @@ def test_no_command_imports_textual_or_anything_slow_before_it_runs(command):
 
 
 def test_the_codec_imports_msgspec_on_its_first_use():
-    statement = "import etui.codec.documents, etui.model_files, etui.energy.baseline, etui.worker"
+    statement = (
+        "import etui.text.codec, etui.models.files, etui.energy.idle_baseline, etui.backends.worker"
+    )
     assert loaded(statement, ("msgspec",)) == []
 
 
@@ -68,7 +70,8 @@ def test_help_imports_click_alone():
 
 def test_the_answering_half_never_imports_textual():
     statement = (
-        "import etui.cli.ask, etui.answering, etui.engine.child, etui.worker, etui.doctor\n"
-        "import etui.bench.bench, etui.bench.results, etui.cli.bench_progress"
+        "import etui.cli.ask, etui.backends.local, etui.backends.process, etui.backends.worker\n"
+        "import etui.runtime.doctor\n"
+        "import etui.bench.run.runner, etui.bench.report.files, etui.cli.bench_progress"
     )
     assert loaded(statement, ("textual",)) == []

@@ -1,1 +1,1 @@
-"""MMLU and its like on local models: data, prompt formats, scoring, runs, statistics, reports."""
+"""Benchmark runs and their reports."""

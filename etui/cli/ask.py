@@ -14,10 +14,10 @@ from etui.cli.common import print_json, stop_signals
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
-    from etui.choice import Wish
-    from etui.log.records import TurnRecord
-    from etui.query import Query
-    from etui.turn import TurnEvent
+    from etui.chat import Query
+    from etui.runtime.overrides import Wish
+    from etui.turn.events import TurnEvent
+    from etui.turn.record import TurnRecord
 
 
 @click.command()
@@ -89,9 +89,9 @@ def ask(
     etui ask --reasoning cot --think-tokens 128 "What is 17 * 23?"
     git diff | etui ask "Write a commit message for this change" --quiet
     """
-    from etui.choice import Wish
-    from etui.cli.question import read_question, standard_input
-    from etui.query import Query
+    from etui.chat import Query
+    from etui.cli.prompt_input import read_question, standard_input
+    from etui.runtime.overrides import Wish
 
     stdin, is_terminal = standard_input()
     question = read_question(prompt, stdin, is_terminal=is_terminal)
@@ -115,19 +115,19 @@ def _answer(
     show: Callable[[TurnEvent], None],
     confirm: Callable[[str], bool] | None,
 ) -> TurnRecord:
-    from etui.answering import InProcess
-    from etui.choice import choice_of
-    from etui.config import make_home
-    from etui.config_load import load_config
-    from etui.energy.baseline import load_baselines, use
-    from etui.energy.open import open_recorder
-    from etui.host import read_host
+    from etui.backends.local import InProcess
+    from etui.config.config import make_home
+    from etui.config.load import load_config
+    from etui.energy.discovery import open_recorder
+    from etui.energy.idle_baseline import load_baselines, use
     from etui.log.writer import TurnWriter
-    from etui.models import load_catalogue
-    from etui.provenance import provenance
-    from etui.refit import refit_curve
-    from etui.serve import serve_here
-    from etui.turn import TurnFinished, run_turn
+    from etui.models.catalogue import load_catalogue
+    from etui.runtime.choose import choice_of
+    from etui.runtime.host import read_host
+    from etui.runtime.provenance import provenance
+    from etui.runtime.serving import refit_curve, serve_here
+    from etui.turn.events import TurnFinished
+    from etui.turn.run import run_turn
 
     config = load_config()
     make_home(config)
@@ -175,7 +175,7 @@ def _answer(
 
 def _print_document(event: TurnEvent) -> None:
     """The turn as one JSON document, as soon as it is there: a failing log must not hide it."""
-    from etui.turn import TurnFinished
+    from etui.turn.events import TurnFinished
 
     if isinstance(event, TurnFinished):
         print_json(event.record.to_json())

@@ -6,13 +6,12 @@ import sys
 
 import click
 
-from etui.engine.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
-from etui.hops import HopEnded, HopStarted
-from etui.lines import energy_line, hop_line, vote_line, why_line
-from etui.options import options_of
+from etui.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
+from etui.multiple_choice import options_of
 from etui.routing.decision import Decision
 from etui.text.sanitize import sanitize
-from etui.turn import Decided, TurnEvent, TurnFinished
+from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
+from etui.turn.text import energy_line, hop_line, vote_line, why_line
 from etui.units import seconds_text
 
 

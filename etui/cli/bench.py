@@ -14,10 +14,10 @@ from etui.cli.common import stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from etui.bench.bench import Outcome
-    from etui.bench.plan import Ask, Plan
-    from etui.config import Config
-    from etui.models import Catalogue
+    from etui.bench.run.plan import Ask, Plan
+    from etui.bench.run.runner import Outcome
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
 
 _COMMANDS = {
     "compare": "Compare runs, or the arms of a run, question by question.",
@@ -185,9 +185,9 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.cli.bench_progress import watching
-    from etui.config import make_home
-    from etui.config_load import load_config
-    from etui.models import load_catalogue
+    from etui.config.config import make_home
+    from etui.config.load import load_config
+    from etui.models.catalogue import load_catalogue
 
     if options["as_json"] and options["as_lines"]:
         raise click.UsageError("--json and --jsonl exclude each other")
@@ -200,13 +200,13 @@ def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
         stop_signals(stopped) as on_stop,
         watching(stream=options["as_lines"], quiet=quiet) as who,
     ):
-        from etui.bench.bench import Bench
+        from etui.bench.run.runner import Bench
 
         machine = Bench(config, catalogue, who, stopped, on_stop)
         if options["resume"] is not None:
             outcome = _resumed(ctx, machine, options)
         else:
-            from etui.bench.plan import plan_of
+            from etui.bench.run.plan import plan_of
 
             if not options["suite"]:
                 raise UsageError(
@@ -222,8 +222,8 @@ def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
 
 
 def _resumed(ctx: click.Context, machine: Any, options: dict[str, Any]) -> Outcome:
-    from etui.bench.plan import plan_again
-    from etui.bench.runs import find_run
+    from etui.bench.run.plan import plan_again
+    from etui.bench.store.find import find_run
 
     free = {"resume", "fail_under", "max_joules", "as_json", "as_lines", "quiet"}
     source = ctx.get_parameter_source
@@ -253,8 +253,8 @@ def _option(name: str) -> str:
 
 
 def _ask(options: dict[str, Any]) -> Ask:
-    from etui.bench.arms import ArmWish
-    from etui.bench.plan import Ask
+    from etui.bench.run.arms import ArmWish
+    from etui.bench.run.plan import Ask
 
     return Ask(
         suite=options["suite"],
@@ -282,7 +282,7 @@ def _ask(options: dict[str, Any]) -> Ask:
 
 
 def _dry_run(plan: Plan, config: Config, catalogue: Catalogue, *, as_json: bool) -> int:
-    from etui.bench.dry_run import count_tokens
+    from etui.bench.run.dry_run import count_tokens
 
     counts = count_tokens(plan, config, catalogue)
     if as_json:
@@ -299,8 +299,8 @@ def _dry_run(plan: Plan, config: Config, catalogue: Catalogue, *, as_json: bool)
 
 def _told(outcome: Outcome, options: dict[str, Any]) -> int:
     """Print what came out; the exit code."""
-    from etui.bench.summary_text import headline
-    from etui.codec.documents import to_document
+    from etui.bench.analysis.summary_text import headline
+    from etui.text.codec import to_document
 
     summary = outcome.summary
     if options["as_json"]:

@@ -12,8 +12,8 @@ from etui.cli.common import print_json
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
-    from etui.bench.comparable import Contender
-    from etui.bench.compare import Comparison
+    from etui.bench.analysis.comparable import Contender
+    from etui.bench.analysis.compare import Comparison
 
 
 @click.command()
@@ -43,16 +43,16 @@ def compare(
     by arm. Only runs over the same questions, put in the same way, may be compared. A RUN is its
     folder, its id, or `last`.
     """
-    from etui.bench.against_mixture import against_mixtures
-    from etui.bench.chosen import pairs_of, read_contenders
-    from etui.bench.comparable import check_comparable, worth_knowing
-    from etui.bench.compare_text import (
+    from etui.bench.analysis.against_mixture import against_mixtures
+    from etui.bench.analysis.comparable import check_comparable, worth_knowing
+    from etui.bench.analysis.compare_text import (
         comparison_document,
         comparison_lines,
         mixture_line,
         subject_lines,
     )
-    from etui.config_load import load_config
+    from etui.bench.analysis.select import pairs_of, read_contenders
+    from etui.config.load import load_config
 
     chosen, notes = read_contenders(runs, load_config())
     pairs = pairs_of(chosen)
@@ -85,7 +85,7 @@ def compare(
 
 def _compared(pairs: Sequence[tuple[Contender, Contender]]) -> list[Comparison]:
     """Every comparison, with p-values adjusted for their number."""
-    from etui.bench.compare import compare as compare_two
+    from etui.bench.analysis.compare import compare as compare_two
     from etui.stats.tests import holm
 
     found = [compare_two(first, second) for first, second in pairs]

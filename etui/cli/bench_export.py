@@ -26,9 +26,9 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
     Of a run of several arms, name one: RUN:ARM. A RUN is its folder, its id, or `last`.
     """
     from etui.atomic import write_text
-    from etui.bench.chosen import read_contenders
-    from etui.bench.export import default_path, lm_eval_document
-    from etui.config_load import load_config
+    from etui.bench.analysis.select import read_contenders
+    from etui.bench.report.lm_eval import default_path, lm_eval_document
+    from etui.config.load import load_config
     from etui.errors import EtuiError, UsageError
 
     if not lm_eval:

@@ -45,12 +45,12 @@ def report(
     its id, or `last`.
     """
     from etui.atomic import write_text
-    from etui.bench.material import labels_for, texts_for
-    from etui.bench.results import MARKDOWN_FILE, PAGE_FILE, result_files
-    from etui.bench.run_folder import read_run
-    from etui.bench.runs import find_run
-    from etui.bench.summary import summarise
-    from etui.config_load import load_config
+    from etui.bench.analysis.summary import summarise
+    from etui.bench.report.files import MARKDOWN_FILE, PAGE_FILE, result_files
+    from etui.bench.report.sources import labels_for, texts_for
+    from etui.bench.store.find import find_run
+    from etui.bench.store.run_folder import read_run
+    from etui.config.load import load_config
     from etui.errors import EtuiError, UsageError
 
     config = load_config()
@@ -70,7 +70,7 @@ def report(
         for file, text in files.items():
             write_text(run / file, text, errors="surrogatepass")
         if figures is not None:
-            from etui.bench.figures import write_figures
+            from etui.bench.report.figures import write_figures
 
             for path in write_figures(figures, recorded.config, recorded.samples):
                 click.echo(str(path), err=as_markdown)

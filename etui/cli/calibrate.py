@@ -16,11 +16,11 @@ from etui.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from etui.config import Config
-    from etui.energy.curve import OperatingCurve
-    from etui.energy.curve_plan import Grid
+    from etui.calibration.grid import Grid
+    from etui.config.config import Config
+    from etui.curves.operating_curve import OperatingCurve
     from etui.log.writer import TurnWriter
-    from etui.model_spec import ModelSpec
+    from etui.models.spec import ModelSpec
 
 Form = Literal["text", "json", "jsonl"]
 
@@ -72,10 +72,10 @@ def calibrate(
     etui calibrate smollm2-135m
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
     """
-    from etui.calibration_run import measured_curve
+    from etui.calibration.run import measured_curve
     from etui.cli.calibrate_progress import json_line, shown, told
-    from etui.config import make_home
-    from etui.config_load import load_config
+    from etui.config.config import make_home
+    from etui.config.load import load_config
     from etui.log.writer import TurnWriter
 
     measuring = (grid, repeats, window, quick or None, force or None, fresh or None)
@@ -122,8 +122,8 @@ def _grid(text: str | None, repeats: int | None, window: float | None, quick: bo
     Raises:
         UsageError: It is no grid, or too small to fit a curve to.
     """
-    from etui.energy.curve_fit import LEAST_POINTS
-    from etui.energy.curve_plan import QUICK, Grid, parse_grid
+    from etui.calibration.grid import QUICK, Grid, parse_grid
+    from etui.curves.fit import LEAST_POINTS
 
     base = QUICK if quick else Grid()
     found = parse_grid(text, base) if text is not None else base
@@ -143,8 +143,8 @@ def _grid(text: str | None, repeats: int | None, window: float | None, quick: bo
 def _model(name: str, config: Config) -> tuple[ModelSpec, Path]:
     """The model with the hash its file was checked against, as turns know it."""
     from etui.arm import Arm
-    from etui.choice import serving, shelf_name
-    from etui.models import load_catalogue
+    from etui.models.catalogue import load_catalogue
+    from etui.runtime.serving import serving, shelf_name
 
     catalogue = load_catalogue(config)
     shelf = shelf_name(name, config, catalogue)
@@ -152,11 +152,11 @@ def _model(name: str, config: Config) -> tuple[ModelSpec, Path]:
 
 
 def _from_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:
-    from etui.energy.open import open_recorder
-    from etui.log.curves import curve_record
-    from etui.log.log_curve import curve_of_log, turns_here
+    from etui.energy.discovery import open_recorder
+    from etui.log.curve_lookup import curve_of_log, turns_here
+    from etui.log.curve_rows import curve_record
     from etui.log.queries import LogReader
-    from etui.provenance import conditions
+    from etui.runtime.provenance import conditions
 
     with closing(open_recorder(config)) as recorder, LogReader(config) as log:
         now = conditions(config, recorder.selection.summed)
@@ -168,8 +168,8 @@ def _from_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingC
 
 def _show(curve: OperatingCurve, form: Form, status: str) -> None:
     from etui.cli.calibrate_progress import json_line
-    from etui.curve_text import doubt_text, fit_lines, points_text
-    from etui.log.curves import curve_json
+    from etui.curves.text import doubt_text, fit_lines, points_text
+    from etui.log.curve_rows import curve_json
 
     if form == "json":
         click.echo(json.dumps({"status": status, **curve_json(curve)}, indent=2))

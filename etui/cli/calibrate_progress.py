@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import click
 
+from etui.calibration.grid import Grid, Visit, expected_seconds, seconds_left
 from etui.cli.progress import open_bar
-from etui.energy.curve import Speed
-from etui.energy.curve_plan import Grid, Visit, expected_seconds, seconds_left
+from etui.curves.operating_curve import Speed
 from etui.units import count_text, seconds_text
 
 _LINES = 10

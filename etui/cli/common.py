@@ -15,16 +15,16 @@ import click
 from etui.text.tables import format_table
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.models import Catalogue
-    from etui.routing.policies import Checked
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.routing.library import Checked
 
 
 def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
     """The settings, the models there are, and a test which of them are on this machine."""
-    from etui.choice import on_this_machine
-    from etui.config_load import load_config
-    from etui.models import load_catalogue
+    from etui.config.load import load_config
+    from etui.models.catalogue import load_catalogue
+    from etui.runtime.serving import on_this_machine
 
     config = load_config()
     catalogue = load_catalogue(config)

@@ -13,9 +13,9 @@ import click
 from etui.errors import EtuiError, ExitCode
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.energy.conditions import Conditions
-    from etui.energy.curve import OperatingCurve
+    from etui.config.config import Config
+    from etui.curves.measured_under import Conditions
+    from etui.curves.operating_curve import OperatingCurve
 
 
 @click.command()
@@ -33,9 +33,9 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     The newest of each model and machine is drawn: joules of a turn over its output tokens, for
     up to three prompt lengths. What has changed since it was measured is said beside it.
     """
-    from etui.config_load import load_config
-    from etui.energy.conditions import differences
-    from etui.log.curves import curve_json
+    from etui.config.load import load_config
+    from etui.curves.measured_under import differences
+    from etui.log.curve_rows import curve_json
 
     config = load_config()
     found = _found(config, model)
@@ -79,16 +79,16 @@ def _found(config: Config, model: str | None) -> list[OperatingCurve]:
 
 
 def _now(config: Config) -> Conditions:
-    from etui.energy.open import open_recorder
-    from etui.provenance import conditions
+    from etui.energy.discovery import open_recorder
+    from etui.runtime.provenance import conditions
 
     with closing(open_recorder(config)) as recorder:
         return conditions(config, recorder.selection.summed)
 
 
 def _lines(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
-    from etui.curve_text import age_text, drawing, fit_lines, points_text, r2_text
-    from etui.energy.conditions import differences
+    from etui.curves.measured_under import differences
+    from etui.curves.text import age_text, drawing, fit_lines, points_text, r2_text
     from etui.text.tables import format_table
     from etui.units import percent_text
 
@@ -120,7 +120,7 @@ def _draw(found: Sequence[OperatingCurve], svg: Path) -> None:
     """Raises:
     EtuiError: The file cannot be written.
     """
-    from etui.curve_figure import figure_svg
+    from etui.curves.figure import figure_svg
 
     try:
         svg.write_text(figure_svg(found), encoding="utf-8")

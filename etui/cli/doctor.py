@@ -10,7 +10,7 @@ import click
 from etui.cli.common import print_json
 
 if TYPE_CHECKING:
-    from etui.doctor import Diagnosis
+    from etui.runtime.doctor import Diagnosis
 
 
 @click.command()
@@ -21,8 +21,8 @@ def doctor(as_json: bool) -> None:
     Every power channel is found or not, readable or not, and where it is not, the exact command or
     line that mends it stands below.
     """
-    from etui.config_load import load_config
-    from etui.doctor import diagnose
+    from etui.config.load import load_config
+    from etui.runtime.doctor import diagnose
 
     diagnosis = diagnose(load_config())
     if as_json:
@@ -83,7 +83,7 @@ def _channels(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _models(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.model_spec import STARTER
+    from etui.models.spec import STARTER
     from etui.units import bytes_text
 
     yield "models on disk"

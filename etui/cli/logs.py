@@ -15,8 +15,9 @@ from etui.cli.common import print_json
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.energy.cost import Factors
-    from etui.log.queries import LogReader, TurnFilter
+    from etui.energy.carbon_cost import Factors
+    from etui.log.filters import TurnFilter
+    from etui.log.queries import LogReader
     from etui.log.totals import Total
 
 _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
@@ -107,7 +108,7 @@ def search(
 def show(turn_id: str, as_json: bool) -> None:
     """Show one turn in full; the beginning of its id is enough."""
     from etui.log.export import turn_document
-    from etui.turn_text import turn_lines
+    from etui.log.text import turn_lines
 
     with _reader() as log:
         turn = log.get_turn(turn_id)
@@ -131,7 +132,7 @@ def show(turn_id: str, as_json: bool) -> None:
 @as_json
 def loads(limit: int, as_json: bool) -> None:
     """List what was brought into memory and what was given up, the latest first."""
-    from etui.cli.loads_text import loads_table
+    from etui.log.text import loads_table
 
     with _reader() as log:
         loaded, unloaded = log.loads(limit or None), log.unloads(limit or None)
@@ -163,9 +164,9 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
 
     Carbon and cost are added where the config states a factor for them.
     """
-    from etui.config_load import load_config
-    from etui.energy.cost import factors_of
-    from etui.turn_text import totals_table
+    from etui.config.load import load_config
+    from etui.energy.carbon_cost import factors_of
+    from etui.log.text import totals_table
 
     factors = factors_of(load_config())
     with _reader() as log:
@@ -192,8 +193,8 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
 )
 def export(form: str, search: str | None, **chosen: str | None) -> None:
     """Write turns to standard output, oldest first, or one chat (--chat ID)."""
-    from etui.lines import energy_line
     from etui.log import export as writing
+    from etui.turn.text import energy_line
 
     chat_id = chosen.get("chat")
     if form in ("markdown", "json") and chat_id is None:
@@ -217,7 +218,7 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
 @logs.command()
 def path() -> None:
     """Print where the log is."""
-    from etui.config_load import load_config
+    from etui.config.load import load_config
 
     database = load_config().database
     click.echo(str(database))
@@ -227,7 +228,7 @@ def path() -> None:
 
 def _costs(total: Total, factors: Factors | None) -> dict[str, Any]:
     """What a total comes to by the user's factors, readings and estimates apart."""
-    from etui.energy.cost import cost_document, cost_of
+    from etui.energy.carbon_cost import cost_document, cost_of
 
     if factors is None:
         return {}
@@ -237,15 +238,15 @@ def _costs(total: Total, factors: Factors | None) -> dict[str, Any]:
 
 
 def _reader() -> LogReader:
-    from etui.config_load import load_config
+    from etui.config.load import load_config
     from etui.log.queries import LogReader
 
     return LogReader(load_config())
 
 
 def _wanted(chosen: dict[str, str | None], search: str | None = None) -> TurnFilter:
-    from etui.cli.since import parse_since
-    from etui.log.queries import TurnFilter
+    from etui.cli.time_option import parse_since
+    from etui.log.filters import TurnFilter
 
     since = chosen.get("since")
     return TurnFilter(
@@ -262,8 +263,8 @@ def _wanted(chosen: dict[str, str | None], search: str | None = None) -> TurnFil
 def _show_list(
     log: LogReader, wanted: TurnFilter, limit: int, sort: str, reverse: bool, as_json: bool
 ) -> None:
-    from etui.log.queries import Sort, TurnFilter
-    from etui.turn_text import turns_table
+    from etui.log.filters import Sort, TurnFilter
+    from etui.log.text import turns_table
     from etui.units import count_text
 
     turns = log.list_turns(wanted, sort=Sort(sort), descending=not reverse, limit=limit or None)

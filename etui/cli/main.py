@@ -103,7 +103,7 @@ def cli(
         if web or web_port:
             raise click.UsageError(f"--web serves the chat, not {ctx.invoked_subcommand!r}")
         return
-    from etui.config_load import load_config
+    from etui.config.load import load_config
 
     if web:
         from etui.tui.web import PORT, serve_app

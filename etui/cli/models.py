@@ -12,9 +12,9 @@ from etui.errors import EtuiError, ExitCode, Stopped
 from etui.units import UNKNOWN, bytes_text, count_text, tokens_text
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.model_spec import ModelSpec
-    from etui.models import Catalogue
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSpec
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -59,7 +59,7 @@ def info(name: str, as_json: bool) -> None:
     """Show what a model's entry says and, when it is on disk, what its GGUF says."""
     import psutil
 
-    from etui.models import model_path, recorded_sha256
+    from etui.models.files import model_path, recorded_sha256
 
     config, catalogue = _load()
     spec = catalogue.get(name)
@@ -95,10 +95,10 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     An interrupted pull goes on where it stopped. The sha256 of every file is checked.
     """
     from etui.cli.pull_progress import shown
-    from etui.download import kept_bytes
-    from etui.download import pull as pull_model
-    from etui.model_spec import STARTER
-    from etui.models import recorded_sha256
+    from etui.models.download import kept_bytes
+    from etui.models.download import pull as pull_model
+    from etui.models.files import recorded_sha256
+    from etui.models.spec import STARTER
 
     config, catalogue = _load()
     specs = [catalogue.get(name) for name in dict.fromkeys(names or (STARTER,))]
@@ -129,8 +129,8 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Check the header and the sha256 of models in full, all on disk if none is named."""
-    from etui.models import model_path
-    from etui.models import verify as verify_model
+    from etui.models.files import model_path
+    from etui.models.files import verify as verify_model
 
     config, catalogue = _load()
     if names:
@@ -168,7 +168,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 @as_json
 def path(name: str | None, as_json: bool) -> None:
     """Print the path of a model's file, checked; without a name, of the models folder."""
-    from etui.models import recorded_sha256, require
+    from etui.models.files import recorded_sha256, require
 
     config, catalogue = _load()
     if name is None:
@@ -185,8 +185,8 @@ def path(name: str | None, as_json: bool) -> None:
 
 
 def _load() -> tuple[Config, Catalogue]:
-    from etui.config_load import load_config
-    from etui.models import load_catalogue
+    from etui.config.load import load_config
+    from etui.models.catalogue import load_catalogue
 
     config = load_config()
     return config, load_catalogue(config)
@@ -194,8 +194,7 @@ def _load() -> tuple[Config, Catalogue]:
 
 def _row(spec: ModelSpec, config: Config, free_bytes: int) -> dict[str, Any]:
     """What ``list`` says of one model."""
-    from etui.file_state import file_state
-    from etui.models import model_path
+    from etui.models.files import file_state, model_path
 
     path, state = model_path(spec, config), file_state(spec, config)
     here = state != "absent"
@@ -220,9 +219,9 @@ def _thinking(spec: ModelSpec) -> dict[str, Any] | None:
 
 
 def _gguf_facts(spec: ModelSpec, config: Config) -> dict[str, Any]:
-    from etui.engine.gguf import check_gguf
     from etui.engine.offload import needs
-    from etui.models import model_path
+    from etui.models.files import model_path
+    from etui.models.gguf import check_gguf
 
     gguf = check_gguf(model_path(spec, config))
     need = needs(gguf, spec.context, spec.kv_type)

@@ -16,8 +16,8 @@ from etui.errors import ExitCode, Problem
 from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.routing.policies import Checked, PolicyPlace
+    from etui.config.config import Config
+    from etui.routing.library import Checked, PolicyPlace
     from etui.routing.policy import Policy
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -36,7 +36,7 @@ def policy() -> None:
 @as_json
 def list_(as_json: bool) -> None:
     """Show every policy that can be named."""
-    from etui.routing.policies import check_place, list_policies
+    from etui.routing.library import check_place, list_policies
 
     config, catalogue, here = load()
     rows = []
@@ -67,9 +67,9 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Print a policy file as it is."""
-    from etui.config_load import load_config
-    from etui.policy_files import text_of
-    from etui.routing.policies import find_policy
+    from etui.config.load import load_config
+    from etui.routing.editing import text_of
+    from etui.routing.library import find_policy
 
     text = text_of(find_policy(name, load_config()).path)
     click.echo(text, nl=not text.endswith("\n"))
@@ -86,7 +86,7 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     Errors and warnings go to standard error, one a line with file, line and column. The exit code
     is 2 if there is an error.
     """
-    from etui.routing.policies import check_place, policy_names
+    from etui.routing.library import check_place, policy_names
 
     config, catalogue, here = load()
     policies = policy_names(config)
@@ -123,7 +123,7 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
 
     The exit code is 4 if a probe fails.
     """
-    from etui.routing.policies import load_policy
+    from etui.routing.library import load_policy
     from etui.routing.probes import run_probes
 
     config, catalogue, _ = load()
@@ -166,7 +166,7 @@ def schema() -> None:
 
     Editors complete and check YAML with it.
     """
-    from etui.routing.schema import json_schema
+    from etui.routing.schema.policy_file import json_schema
 
     print_json(json_schema())
 
@@ -174,8 +174,8 @@ def schema() -> None:
 def _fitted(place: PolicyPlace, config: Config) -> Callable[[str], bool]:
     """Whether `etui policy fit` knows an arm of a policy; a fit that cannot be read knows none."""
     from etui.errors import InvalidFile
-    from etui.routing.fitted import load_fitted
-    from etui.routing.heads import fitted_path
+    from etui.routing.accuracy.fitted_file import load_fitted
+    from etui.routing.accuracy.predictor import fitted_path
 
     path = fitted_path(place, config)
     try:
@@ -186,7 +186,7 @@ def _fitted(place: PolicyPlace, config: Config) -> Callable[[str], bool]:
 
 
 def _places(names: Sequence[str], config: Config) -> list[PolicyPlace]:
-    from etui.routing.policies import find_policy, list_policies
+    from etui.routing.library import find_policy, list_policies
 
     return [find_policy(name, config) for name in names] or list(list_policies(config))
 

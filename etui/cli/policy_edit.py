@@ -17,13 +17,13 @@ from etui.cli.common import load, print_json, say_problems
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.models import Catalogue
-    from etui.query import Query
+    from etui.chat import Query
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.diff import OtherAnswer
-    from etui.routing.host import HostState
-    from etui.routing.policies import Checked
+    from etui.routing.library import Checked
+    from etui.routing.signals.host_state import HostState
 
 
 @click.command()
@@ -41,8 +41,8 @@ def new(name: str, origin: str) -> None:
 
     The new file's path is printed.
     """
-    from etui.policy_files import check_name, create, text_of
-    from etui.routing.policies import find_policy
+    from etui.routing.editing import check_name, create, text_of
+    from etui.routing.library import find_policy
 
     config, _, _ = load()
     check_name(name)
@@ -60,8 +60,8 @@ def edit(name: str) -> ExitCode:
 
     A shipped policy is copied into ETUI_HOME/policies first, and the copy takes its place.
     """
-    from etui.policy_files import draft_of, file_to_change, make_folder, replace_text, text_of
-    from etui.routing.policies import PolicyPlace, check_text, find_policy, policy_names
+    from etui.routing.editing import draft_of, file_to_change, make_folder, replace_text, text_of
+    from etui.routing.library import PolicyPlace, check_text, find_policy, policy_names
 
     config, catalogue, _ = load()
     place = find_policy(name, config)
@@ -147,7 +147,7 @@ def diff(
 
 def _sound(name: str, config: Config, catalogue: Catalogue) -> Checked:
     from etui.errors import InvalidFile
-    from etui.routing.policies import check_place, find_policy
+    from etui.routing.library import check_place, find_policy
 
     checked = check_place(find_policy(name, config), catalogue.models)
     if checked.policy is None:
@@ -187,9 +187,9 @@ def _say_after_edit(checked: Checked) -> None:
 
 
 def _questions_of(path: Path | None) -> Iterator[tuple[Query, HostState]]:
-    from etui.policy_files import text_of
-    from etui.query import Query
-    from etui.routing.host import HostState
+    from etui.chat import Query
+    from etui.routing.editing import text_of
+    from etui.routing.signals.host_state import HostState
 
     lines = text_of(path).splitlines() if path is not None else []
     yield from ((Query(line), HostState()) for line in lines if line.strip())
@@ -198,9 +198,9 @@ def _questions_of(path: Path | None) -> Iterator[tuple[Query, HostState]]:
 def _logged(config: Config, count: int | None) -> Iterator[tuple[Query, HostState]]:
     if count is None:
         return
+    from etui.chat import Query
     from etui.log.queries import LogReader
-    from etui.query import Query
-    from etui.routing.host import HostState
+    from etui.routing.signals.host_state import HostState
 
     with LogReader(config) as reader:
         turns = reader.list_turns(limit=count)

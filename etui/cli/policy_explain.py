@@ -22,10 +22,10 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
 
     Nothing is loaded, so it works before any model is on this machine.
     """
-    from etui.cli.question import read_question
-    from etui.explanation import explanation
-    from etui.query import Query
-    from etui.routing.policies import load_policy
+    from etui.chat import Query
+    from etui.cli.prompt_input import read_question
+    from etui.routing.library import load_policy
+    from etui.runtime.explain import explanation
 
     query = read_question(query, None, is_terminal=True)
     config, catalogue, here = load()
@@ -41,7 +41,7 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
 
 
 def _print_explained(document: Mapping[str, Any]) -> None:
-    from etui.explanation_text import (
+    from etui.runtime.explain_text import (
         CANDIDATE_HEAD,
         RULE_HEAD,
         SIGNAL_HEAD,

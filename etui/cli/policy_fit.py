@@ -13,10 +13,10 @@ from etui.cli.common import load, print_json, print_table
 from etui.errors import EtuiError, UsageError
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.models import Catalogue
-    from etui.routing.fit.table import Graded
-    from etui.routing.fitted import FittedModel
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.routing.accuracy.fitted_file import FittedModel
+    from etui.routing.accuracy.table import Graded
     from etui.routing.policy import Policy
 
 
@@ -66,9 +66,9 @@ def fit(
     The answers are bench runs or a table of outcomes; arms go by their names. What was learnt lies
     beside the policy as NAME.fitted.json, and its objectives and cascades go by it from then on.
     """
-    from etui.cli.policy_sources import sort_names
-    from etui.routing.fit.heads import fit_heads
-    from etui.routing.heads import fitted_path
+    from etui.cli.policy_names import sort_names
+    from etui.routing.accuracy.fit import fit_heads
+    from etui.routing.accuracy.predictor import fitted_path
 
     config, catalogue, _ = load()
     policies, folders = sort_names(names, runs, config)
@@ -86,7 +86,7 @@ def fit(
         notes += left_out
     before = len(graded)
     if exclude_test is not None:
-        from etui.replay.texts import texts_of, without
+        from etui.replay.question_texts import texts_of, without
 
         if not graded.questions:
             raise UsageError(
@@ -110,7 +110,7 @@ def _answers(
     """The answers, where they are from, the hash of the data, and notes."""
     if outcomes is not None:
         from etui.replay.outcomes import read_outcomes
-        from etui.replay.texts import texts_of
+        from etui.replay.question_texts import texts_of
 
         texts = texts_of(data, split) if data is not None else None
         graded, sha256 = read_outcomes(outcomes, texts)
@@ -130,7 +130,7 @@ def _policy(
     names: Sequence[str], output: Path | None, config: Config, catalogue: Catalogue
 ) -> Policy | None:
     """The policy that was named, else the default one; None where --output stands alone."""
-    from etui.routing.policies import load_policy
+    from etui.routing.library import load_policy
 
     if not names and output is not None:
         return None
@@ -139,7 +139,7 @@ def _policy(
 
 def _arms_of(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
     """The answers of the policy's arms, with what the policy says of them."""
-    from etui.routing.fit.table import ArmFacts
+    from etui.routing.accuracy.table import ArmFacts
 
     shared = [arm for arm in graded.arms if arm in policy.arms]
     if not shared:
@@ -166,7 +166,7 @@ def _origin(graded: Graded, sources: tuple[str, ...], sha256: str, before: int) 
     from datetime import UTC, datetime
 
     from etui import __version__
-    from etui.routing.fitted import Provenance
+    from etui.routing.accuracy.fitted_file import Provenance
 
     if not len(graded):
         raise UsageError("every question also stands in the test files", "give other answers")
@@ -187,7 +187,7 @@ def _save(path: Path, model: FittedModel) -> None:
         EtuiError: It cannot be written.
     """
     from etui.atomic import write_text
-    from etui.routing.fitted import fitted_text
+    from etui.routing.accuracy.fitted_file import fitted_text
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,11 @@ from etui.cli.common import load, print_json, print_table
 from etui.errors import EtuiError, UsageError
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.models import Catalogue
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
     from etui.replay.documents import ReplayDocument
     from etui.replay.judge import Table
-    from etui.routing.heads import FittedHeads
+    from etui.routing.accuracy.predictor import FittedHeads
     from etui.routing.policy import Policy
 
 
@@ -74,7 +74,7 @@ def replay(
     folds of the same answers that hold no question to be judged, or with --as-fitted on the
     questions of `etui policy fit`. Without POLICY a router is fitted and judged on such folds.
     """
-    from etui.cli.policy_sources import sort_names
+    from etui.cli.policy_names import sort_names
 
     config, catalogue, _ = load()
     sources = [
@@ -104,13 +104,13 @@ def replay(
     document = _judged(table, loaded, heads, seed, say)
     document["notes"] = notes
     if svg is not None:
-        from etui.replay.picture import replay_svg
+        from etui.replay.figure import replay_svg
 
         _write(svg, replay_svg(document))
     if as_json:
         print_json(document)
         return
-    from etui.replay.replay_text import replay_lines
+    from etui.replay.text import replay_lines
 
     for line in replay_lines(document):
         click.echo(line)
@@ -121,7 +121,7 @@ def _given(name: str, outcomes: Path | None, runs: Sequence[str], of_log: bool) 
 
 
 def _load(name: str, config: Config, catalogue: Catalogue) -> Policy:
-    from etui.routing.policies import load_policy
+    from etui.routing.library import load_policy
 
     return load_policy(name, config, catalogue.models)
 
@@ -131,10 +131,9 @@ def _of_outcomes(
 ) -> tuple[Table, list[str]]:
     import numpy as np
 
-    from etui.replay.costs import read_costs
     from etui.replay.judge import Table
-    from etui.replay.outcomes import read_outcomes
-    from etui.replay.texts import texts_of
+    from etui.replay.outcomes import read_costs, read_outcomes
+    from etui.replay.question_texts import texts_of
 
     texts = texts_of(data, split) if data is not None else None
     graded, _ = read_outcomes(path, texts)
@@ -154,8 +153,8 @@ def _of_runs(
 ) -> tuple[Table, list[str]]:
     import numpy as np
 
-    from etui.replay.costs import read_costs
     from etui.replay.judge import Table
+    from etui.replay.outcomes import read_costs
     from etui.replay.runs import read_runs
 
     found = read_runs(folders, config, data)
@@ -174,7 +173,7 @@ def _of_runs(
 
 
 def _heads(policy: Policy, config: Config) -> FittedHeads:
-    from etui.routing.heads import load_heads
+    from etui.routing.accuracy.predictor import load_heads
 
     heads = load_heads(policy, config)
     if heads is None:
@@ -193,8 +192,8 @@ def _judged(
     say: Any,
 ) -> ReplayDocument:
     from etui.replay.judge import judge
-    from etui.replay.policy import replay_policy
-    from etui.routing.fit.blend import cross_fitted
+    from etui.replay.policy_replay import replay_policy
+    from etui.routing.accuracy.cross_fit import cross_fitted
 
     label = "measured joules of the runs, mean" if table.unit else "stated cost"
     routed = [
@@ -217,9 +216,8 @@ def _judged(
 def _replay_log(
     policies: Sequence[str], config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> None:
-    from etui.replay.logged import replay_log
-    from etui.replay.turns import turns_document
-    from etui.replay.turns_text import move_rows, replayed_lines
+    from etui.replay.log_replay import replay_log, turns_document
+    from etui.replay.log_text import move_rows, replayed_lines
 
     if len(policies) > 1:
         raise UsageError("the log is replayed with one policy at a time", "name one")

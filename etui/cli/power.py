@@ -16,7 +16,7 @@ from etui.cli.common import print_json
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from etui.config import Config
+    from etui.config.config import Config
     from etui.energy.recorder import Recorder
 
 _WARM_UP_S = 0.3
@@ -94,8 +94,8 @@ def idle(model: str | None, seconds: float, as_json: bool) -> int:
     baseline; a model in memory draws more, and its answers use its own if there is one. Let
     nothing else run meanwhile.
     """
-    from etui.config_load import load_config
-    from etui.energy.baseline import load_baselines, measure, save_baselines
+    from etui.config.load import load_config
+    from etui.energy.idle_baseline import load_baselines, measure, save_baselines
     from etui.units import watts_text
 
     config = load_config()
@@ -128,9 +128,10 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
     if model is None:
         yield None
         return
-    from etui.answering import InProcess
-    from etui.choice import shelf_name
-    from etui.models import load_catalogue, require
+    from etui.backends.local import InProcess
+    from etui.models.catalogue import load_catalogue
+    from etui.models.files import require
+    from etui.runtime.serving import shelf_name
 
     catalogue = load_catalogue(config)
     spec = catalogue.get(shelf_name(model, config, catalogue))
@@ -149,7 +150,7 @@ def calibrate(seconds: float, as_json: bool) -> int:
     belong in config.yaml; they serve when the counter cannot be read (without root, say).
     """
     from etui.cli.power_text import calibration_lines
-    from etui.energy.calibrate import fit_range
+    from etui.energy.cpu_estimate_fit import fit_range
 
     with _recording() as recorder:
         readings = list(_use_and_watts(recorder, seconds))
@@ -199,7 +200,7 @@ def _use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[float, 
 @click.option("--seconds", type=Seconds, metavar="N", default=10.0, help="How long to record.")
 def record(file: Path, seconds: float) -> int:
     """Write every reading to FILE, to attach to a bug report or to replay."""
-    from etui.energy.trace_file import TraceWriter
+    from etui.energy.power_trace import TraceWriter
 
     try:
         out = file.open("x", encoding="utf-8")
@@ -224,7 +225,7 @@ def record(file: Path, seconds: float) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def replay(file: Path, as_json: bool) -> int:
     """Measure what FILE recorded, as if it happened now."""
-    from etui.energy.trace_file import replay as play
+    from etui.energy.power_trace import replay as play
 
     recorder, start_ns, end_ns = play(file)
     _show(recorder, start_ns, end_ns, as_json)
@@ -266,8 +267,8 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
 
 @contextmanager
 def _recording(*, start: bool = True) -> Iterator[Recorder]:
-    from etui.config_load import load_config
-    from etui.energy.open import open_recorder
+    from etui.config.load import load_config
+    from etui.energy.discovery import open_recorder
 
     recorder = open_recorder(load_config())
     if start:
@@ -315,9 +316,9 @@ def _show(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None
 
 
 def _document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str, Any]:
-    from etui.config_load import load_config
-    from etui.energy.cost import factors_of
-    from etui.energy.document import power_document
+    from etui.config.load import load_config
+    from etui.energy.carbon_cost import factors_of
+    from etui.energy.documents import power_document
 
     return power_document(recorder, start_ns, end_ns, factors_of(load_config()))
 

@@ -9,7 +9,7 @@ from etui.text.tables import format_table
 from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
-    from etui.energy.calibrate import Calibration
+    from etui.energy.cpu_estimate_fit import Calibration
 
 _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
 

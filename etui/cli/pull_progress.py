@@ -10,7 +10,7 @@ from functools import partial
 import click
 
 from etui.cli.progress import Bar, Lines, open_bar
-from etui.download import Progress
+from etui.models.download import Progress
 from etui.units import bytes_text, percent_text
 
 _WORDS = {"wait": "waiting", "download": "pulling", "verify": "checking"}

@@ -13,8 +13,8 @@ import click
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.log.judging import Accuracy, Drift, ShadowSummary
+    from etui.config.config import Config
+    from etui.log.prediction_quality import Accuracy, Drift, ShadowSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def stats(days: int, as_json: bool) -> int:
     policy on trial would have done; and each operating curve held against the last turns, with the
     command that mends one which no longer fits.
     """
-    from etui.config_load import load_config
+    from etui.config.load import load_config
 
     found = _read(load_config(), days)
     if as_json:
@@ -60,7 +60,7 @@ def stats(days: int, as_json: bool) -> int:
 
 def _read(config: Config, days: int) -> _Stats:
     from etui.log.filters import TurnFilter, clause
-    from etui.log.judging import accuracy_by, outcomes, outcomes_sql, shadow_summaries
+    from etui.log.prediction_quality import accuracy_by, outcomes, outcomes_sql, shadow_summaries
     from etui.log.queries import LogReader
 
     wanted = clause(TurnFilter(since=datetime.now(UTC) - timedelta(days=days)))
@@ -79,8 +79,8 @@ def _read(config: Config, days: int) -> _Stats:
 
 def _drifts(log: Any) -> list[Drift]:
     """The newest curve of each model file and source, under the conditions it was made with."""
-    from etui.log.judging import drift_of
-    from etui.log.log_curve import turns_here
+    from etui.log.curve_lookup import turns_here
+    from etui.log.prediction_quality import drift_of
 
     newest: dict[tuple[str, str | None], Drift] = {}
     for curve in log.curves():

@@ -1,1 +1,1 @@
-"""The energy meter: power sources, the recorder, the energy of an interval."""
+"""The meter: power channels, the recorder, and joules of an interval."""

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Self
 
+from etui.energy.gpu_sharing import Share
 from etui.energy.sampler import Sampler
 from etui.energy.scopes import Selection, select_disjoint, weakest
-from etui.energy.sharing import Share
-from etui.energy.trace import ChannelTrace, CrossCheck
+from etui.energy.tracks.channel_trace import ChannelTrace, CrossCheck
 from etui.energy.types import (
     Channel,
     ChannelEnergy,

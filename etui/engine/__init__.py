@@ -1,1 +1,1 @@
-"""llama.cpp: model, context, batched sequences, chat template, residency, child process."""
+"""llama.cpp in this process, through its low-level API."""

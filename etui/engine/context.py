@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from etui.engine.gguf_types import KV_TYPES
 from etui.engine.library import Library
 from etui.engine.model import Model
 from etui.errors import EngineFailed
+from etui.models.gguf_types import KV_TYPES
 
 if TYPE_CHECKING:
     import numpy as np

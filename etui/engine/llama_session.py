@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling
+from etui.chat import Message
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.model import Model
-from etui.engine.prefix import Donor, Reuse, choose_reuse
+from etui.engine.prefix_cache import Donor, Reuse, choose_reuse
 from etui.engine.sampler import Sampler
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.template import ChatTemplate
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
-from etui.query import Message
 
 if TYPE_CHECKING:
     import numpy as np

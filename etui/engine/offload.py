@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etui.engine.gguf import Gguf
+from etui.models.gguf import Gguf
 
 _SPARE_SHARE = 0.05
 """Left free on every GPU: the driver and the desktop take memory as they go."""

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.engine.context import Context, ContextOptions
-from etui.engine.events import Loaded, Residence, Unloaded, UnloadReason
-from etui.engine.gguf import Gguf, check_gguf
 from etui.engine.library import Device, Library, default_threads
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model, Split
@@ -25,10 +23,12 @@ from etui.engine.offload import (
 from etui.engine.session import ModelFacts
 from etui.engine.template import PLAIN_STOP, ChatTemplate
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
+from etui.events import Loaded, Residence, Unloaded, UnloadReason
+from etui.models.gguf import Gguf, check_gguf
 
 if TYPE_CHECKING:
-    from etui.config import Config
-    from etui.model_spec import FlashAttention, ModelSpec
+    from etui.config.config import Config
+    from etui.models.spec import FlashAttention, ModelSpec
 
 SEQUENCES = 16
 """Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from etui.arm import Sampling
-from etui.query import Message
+from etui.chat import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from etui.engine.sandbox import (
+from etui.chat import Message
+from etui.engine.template_sandbox import (
     OUTPUT_CHARACTERS,
     TemplateLimit,
     TemplateRaised,
@@ -13,7 +14,6 @@ from etui.engine.sandbox import (
     limited,
 )
 from etui.errors import ModelUnavailable
-from etui.query import Message
 
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}

@@ -1,1 +1,1 @@
-"""SQLite through sqlite-utils: migrations, writer, queries, export."""
+"""The SQLite log of turns, chats, loads, runs and curves."""

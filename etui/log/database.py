@@ -7,7 +7,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from etui.config import Config, make_home
+from etui.config.config import Config, make_home
 from etui.errors import EtuiError, LogUnavailable
 from etui.log.migrations import NAMES, SET_NAME, migrations
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 from etui import units
-from etui.log.records import ChatRecord, TurnRecord
+from etui.log.records import ChatRecord
 from etui.log.rows import row_of
 from etui.text.sanitize import sanitize
+from etui.turn.record import TurnRecord
 
 
 def turn_document(turn: TurnRecord) -> dict[str, Any]:

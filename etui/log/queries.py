@@ -10,18 +10,19 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from etui.arm import DecodePrice
-from etui.config import Config
-from etui.energy.curve import OperatingCurve
+from etui.chat import Message
+from etui.config.config import Config
+from etui.curves.operating_curve import OperatingCurve
 from etui.errors import EtuiError
-from etui.log.curves import CURVES_SQL, parse_curve
+from etui.log.curve_rows import CURVES_SQL, parse_curve
 from etui.log.database import open_for_reading, unavailable
 from etui.log.filters import Sort, TurnFilter, clause, like_pattern, order
-from etui.log.prices import COSTS_SQL, TURNS, TurnCost, mean_price
-from etui.log.records import ChatRecord, LoadRecord, TurnRecord, UnloadRecord
+from etui.log.records import ChatRecord
 from etui.log.rows import chat_of, load_of, turn_of, unload_of
+from etui.log.token_cost import COSTS_SQL, TURNS, TurnCost, mean_price
 from etui.log.totals import Total, total_of, totals_sql
-from etui.query import Message
 from etui.text.suggest import find_nearest, format_suggestion
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 __all__ = ["ChatSummary", "LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]
 

@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from etui.log.records import (
-    AnswerRecord,
-    ChatRecord,
-    CurveRecord,
+from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
+from etui.turn.record import (
     HopRecord,
     LoadRecord,
     ProbeRecord,
-    RunRecord,
     Seconds,
     Tokens,
     TurnEnergy,

@@ -16,22 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from etui.config import Config
+from etui.config.config import Config
 from etui.errors import LogUnavailable
-from etui.log import unsaved
+from etui.log import spool as unsaved
 from etui.log.database import BUSY_SECONDS, open_for_writing, unavailable
-from etui.log.records import (
-    AnswerRecord,
-    ChatRecord,
-    CurveRecord,
-    LoadRecord,
-    RunRecord,
-    TurnRecord,
-    UnloadRecord,
-)
+from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
 from etui.log.rows import Record, row_of, table_of
+from etui.log.spool import UnsavedRow
 from etui.log.store import Store
-from etui.log.unsaved import UnsavedRow
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 from etui.units import count_text
 
 _BATCH_ROWS = 500

@@ -1,1 +1,1 @@
-"""Charts in characters, and the style of the figures that matplotlib draws."""
+"""Charts in characters, and the shared style of the matplotlib figures."""

@@ -1,1 +1,1 @@
-"""How an arm answers: direct, chain of thought, majority vote. Pure: it drives a Session."""
+"""How an arm answers: direct, chain of thought, majority vote."""

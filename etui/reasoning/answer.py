@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from etui.arm import Arm, DecodePrice
-from etui.engine.events import Event
+from etui.chat import Message
 from etui.engine.session import Session
 from etui.errors import UsageError
-from etui.query import Message
-from etui.reasoning.choices import choices
+from etui.events import Event
+from etui.reasoning.choice_readout import choices
 from etui.reasoning.control import Control
 from etui.reasoning.cot import chain_of_thought
 from etui.reasoning.direct import direct

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.arm import VoteWeight
-from etui.engine.events import Vote
-from etui.options import Option
-from etui.reasoning.decoding import Ending
+from etui.events import Vote
+from etui.multiple_choice import Option
+from etui.reasoning.decoding import Ending, mean_probability
 from etui.reasoning.extraction import Extracted, extract
-from etui.reasoning.opening import mean_probability
-from etui.reasoning.stopping import Cast
-from etui.reasoning.trace import Trace
+from etui.reasoning.stop_rules import Cast
+from etui.reasoning.thinking_run import Trace
 
 
 @dataclass(frozen=True, slots=True)

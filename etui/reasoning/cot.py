@@ -6,20 +6,19 @@ import time
 from collections.abc import Iterator, Sequence
 
 from etui.arm import Arm, DecodePrice
-from etui.engine.events import Event
+from etui.chat import Message
 from etui.engine.session import Sampled, Session
-from etui.query import Message
-from etui.reasoning.control import BUDGET, Control
-from etui.reasoning.decoding import Decoded, Ending
-from etui.reasoning.depth import Spending
-from etui.reasoning.fitting import (
+from etui.events import Event
+from etui.reasoning.context_fit import (
     LIKELY_ANSWER_TOKENS,
     SMALLEST_ANSWER_TOKENS,
     Prompt,
     Reserve,
     fit,
 )
-from etui.reasoning.opening import finished, how_reply_ended, open_prompt
+from etui.reasoning.control import BUDGET, Control
+from etui.reasoning.decoding import Decoded, Ending, finished, how_reply_ended, open_prompt
+from etui.reasoning.depth import Spending
 from etui.reasoning.prompts import (
     Thinking,
     thinking_for,
@@ -28,7 +27,7 @@ from etui.reasoning.prompts import (
     with_instruction,
 )
 from etui.reasoning.regulator import Prober, Regulator
-from etui.reasoning.trace import Trace, plan_for
+from etui.reasoning.thinking_run import Trace, plan_for
 
 
 def chain_of_thought(

@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 
 from etui.arm import Arm
-from etui.engine.events import Event
+from etui.chat import Message
 from etui.engine.session import Session
-from etui.query import Message
+from etui.events import Event
+from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS, Prompt, Reserve, fit
 from etui.reasoning.control import Control
-from etui.reasoning.decoding import Run, decode
-from etui.reasoning.fitting import SMALLEST_ANSWER_TOKENS, Prompt, Reserve, fit
-from etui.reasoning.opening import finished, how_reply_ended, open_prompt
+from etui.reasoning.decoding import Run, decode, finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import direct_prompt
 
 

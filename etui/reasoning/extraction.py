@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from etui.options import Option
+from etui.multiple_choice import Option
 from etui.reasoning.numbers import NUMBER, last_number, normal_number
 
 ExtractionStatus = Literal["answered", "no_answer", "truncated"]

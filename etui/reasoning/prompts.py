@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from etui.arm import Arm
+from etui.chat import Message
 from etui.engine.session import ModelFacts
-from etui.query import Message
 
 ThoughtStyle = Literal["plain", "draft", "native"]
 

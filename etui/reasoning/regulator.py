@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from etui.arm import Arm, Sampling
-from etui.engine.events import Probe, Thought
 from etui.engine.session import Sampled, Session, TokenSequence
-from etui.options import options_of
-from etui.reasoning.decoding import Ending, Run
+from etui.events import Probe, Thought
+from etui.multiple_choice import options_of
+from etui.reasoning.decoding import Ending, Run, mean_probability
 from etui.reasoning.depth import (
     Look,
     Spending,
@@ -19,10 +19,9 @@ from etui.reasoning.depth import (
     too_dear,
 )
 from etui.reasoning.extraction import extract
-from etui.reasoning.letters import letter_tokens, read_letters
-from etui.reasoning.opening import mean_probability
+from etui.reasoning.option_logits import letter_tokens, read_letters
 from etui.reasoning.prompts import Thinking
-from etui.reasoning.trace import Plan, Trace
+from etui.reasoning.thinking_run import Plan, Trace
 
 _TEXT_TOKENS = 20
 """Most tokens of an answer in words that a look decodes."""

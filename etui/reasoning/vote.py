@@ -13,20 +13,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from etui.arm import Arm
-from etui.engine.events import Answer, Batch, Event, Status, Thought, Vote
+from etui.chat import Message
 from etui.engine.session import Session
 from etui.errors import CacheFull
-from etui.options import options_of
-from etui.query import Message
+from etui.events import Answer, Batch, Event, Status, Thought, Vote
+from etui.multiple_choice import options_of
 from etui.reasoning.ballot import Ballot, abandoned_vote, ballot_of
+from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS
 from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.cot import thinking_prompt
+from etui.reasoning.decoding import Opened, finished, open_prompt
 from etui.reasoning.direct import answer_prompt
-from etui.reasoning.fitting import LIKELY_ANSWER_TOKENS
-from etui.reasoning.opening import Opened, finished, open_prompt
-from etui.reasoning.poll import Poll
 from etui.reasoning.prompts import thinking_for, thought_style
-from etui.reasoning.trace import Plan, Trace, plan_for
+from etui.reasoning.thinking_run import Plan, Trace, plan_for
+from etui.reasoning.vote_count import Poll
 
 
 def vote(

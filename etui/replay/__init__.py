@@ -1,1 +1,1 @@
-"""Replays policies and routers over answers that are already there (``etui policy replay``)."""
+"""Policies judged on answers that exist already."""

@@ -19,7 +19,8 @@ from etui.replay.documents import (
     SingleArm,
     Spread,
 )
-from etui.replay.plane import (
+from etui.replay.policy_replay import Routed
+from etui.replay.router_curve import (
     Curve,
     Ends,
     accuracy_at,
@@ -33,14 +34,13 @@ from etui.replay.plane import (
     gain_curve,
     oracle_curve,
 )
-from etui.replay.policy import Routed
-from etui.routing.fit.quality import calibration_error
+from etui.routing.accuracy.metrics import calibration_error
 from etui.stats.bootstrap import interval_of, resampled_means
 from etui.stats.frontier import hull, mixture_accuracies, mixture_costs
 from etui.stats.tests import Interval, mcnemar, wilson
 
 if TYPE_CHECKING:
-    from etui.routing.fit.table import Graded
+    from etui.routing.accuracy.table import Graded
     from etui.stats.arrays import Flags, Floats
 
 TARGETS = (0.5, 0.8, 0.95)

@@ -1,27 +1,37 @@
-"""Tables of outcomes: ``subject,row,<arm>,<arm>...``, 1 where the arm was right, else 0."""
+"""Read a table of graded answers and the cost of its arms."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.errors import InvalidFile, Problem
-from etui.routing.fit.table import Graded
-from etui.routing.question_features import QuestionText
+from etui.errors import InvalidFile, Problem, UsageError
+from etui.routing.accuracy.table import Graded
+from etui.routing.signals.question_words import QuestionText
 from etui.text.suggest import suggest
 
 if TYPE_CHECKING:
-    from etui.bench.data import Question
+    from etui.datasets.questions import Question
+
 
 Texts = Mapping[tuple[str, int], "Question"]
 """(subject, row) -> the question."""
 
+
 _MOST_PROBLEMS = 10
+
+
 _MOST_BYTES = 200_000_000
+
+
+_COSTS_FIX = "write --costs {example}: a number above 0 for each arm, joules or any other unit"
+
+
 _FIX = "the first line is subject,row,ARM,ARM...; each other line holds 1 or 0 for each arm"
 
 
@@ -162,3 +172,33 @@ def _known(key: tuple[str, int], texts: Texts | None) -> None:
         raise ValueError(f"{subject} has no row {row}, its last is {last}")
     hint = suggest(subject, subjects)
     raise ValueError(f"the data have no subject {subject[:60]!r}" + (f"; {hint}" if hint else ""))
+
+
+def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:
+    """The cost of every arm, in the order of ``arms``.
+
+    Raises:
+        UsageError: An arm has no cost, or one that is no number above 0; or there is no such arm.
+    """
+    fix = _COSTS_FIX.format(example=",".join(f"{arm}={10**at}" for at, arm in enumerate(arms[:3])))
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not name:
+            raise UsageError(f"--costs: {part.strip()[:60]!r} is not ARM=NUMBER", fix)
+        if name not in arms:
+            hint = suggest(name, arms) or f"it has: {', '.join(arms)}"
+            raise UsageError(f"--costs: the outcomes have no arm {name[:60]!r}", hint)
+        if name in found:
+            raise UsageError(f"--costs: {name} is named twice", fix)
+        try:
+            cost = float(value)
+        except ValueError:
+            raise UsageError(f"--costs: {value[:20]!r} of {name} is no number", fix) from None
+        if not (math.isfinite(cost) and cost > 0):
+            raise UsageError(f"--costs: {value[:20]} of {name} is not above 0", fix)
+        found[name] = cost
+    missing = [arm for arm in arms if arm not in found]
+    if missing:
+        raise UsageError(f"--costs: {', '.join(missing)} has no cost", fix)
+    return {arm: found[arm] for arm in arms}

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from etui.errors import UsageError
 from etui.replay.outcomes import graded_of
-from etui.routing.fit.table import ArmFacts, Graded
+from etui.routing.accuracy.table import ArmFacts, Graded
 
 if TYPE_CHECKING:
-    from etui.bench.run_config import RunConfig
-    from etui.bench.run_folder import Recorded
-    from etui.bench.sample import Sample
-    from etui.config import Config
+    from etui.bench.store.run_config import RunConfig
+    from etui.bench.store.run_folder import Recorded
+    from etui.bench.store.sample import Sample
+    from etui.config.config import Config
     from etui.replay.outcomes import Texts
 
 Answers = Mapping[tuple[str, int], "Sample"]
@@ -56,8 +56,8 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
         UsageError: They are no runs, or of different data, or share no question.
         InvalidFile: A file cannot be read.
     """
-    from etui.bench.material import texts_for
-    from etui.bench.run_folder import read_run
+    from etui.bench.report.sources import texts_for
+    from etui.bench.store.run_folder import read_run
 
     recorded = [read_run(folder) for folder in folders]
     first = recorded[0].config

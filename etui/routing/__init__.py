@@ -1,1 +1,1 @@
-"""Policy files -> a Decision: which arm answers, and why. Pure Python."""
+"""From a policy file to a decision, without side effects."""

@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
-from etui.routing.arm_schema import ArmEntry
-from etui.routing.bound import Bound, Word
-from etui.routing.budget_schema import PeriodBudgetEntry
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
-from etui.routing.features import MEASURES
-from etui.routing.host import HostState
-from etui.routing.neighbours import Asked
-from etui.routing.plan import PeriodBudget, TurnBudget
+from etui.routing.limits import PeriodBudget, TurnBudget
 from etui.routing.policy import (
     ArmPlan,
     CascadePlan,
@@ -26,10 +20,13 @@ from etui.routing.policy import (
     Probe,
     Rule,
 )
-from etui.routing.rule_schema import DEFAULT_CONFIDENCE, RuleEntry, Tree
-from etui.routing.schema import PolicyFile, ProbeEntry
-from etui.routing.signal_schema import SignalEntry
-from etui.routing.signals import (
+from etui.routing.schema.arms import ArmEntry
+from etui.routing.schema.budgets import PeriodBudgetEntry
+from etui.routing.schema.policy_file import PolicyFile, ProbeEntry
+from etui.routing.schema.rules import DEFAULT_CONFIDENCE, RuleEntry, Tree
+from etui.routing.schema.signals import SignalEntry
+from etui.routing.signals.host_state import HostState
+from etui.routing.signals.kinds import (
     HostNumber,
     Keyword,
     Keywords,
@@ -43,7 +40,10 @@ from etui.routing.signals import (
     Score,
     Signal,
 )
-from etui.yamlfile import Located
+from etui.routing.signals.ranges import Bound, Word
+from etui.routing.signals.similarity import Asked
+from etui.routing.signals.text_measures import MEASURES
+from etui.yaml.load import Located
 
 
 def compile_policy(located: Located[PolicyFile], name: str) -> Policy:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from etui.routing.decision import SignalValue
-from etui.routing.signals import said
+from etui.routing.signals.kinds import said
 
 
 @dataclass(frozen=True, slots=True)

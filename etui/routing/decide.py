@@ -1,22 +1,23 @@
-"""A query and a policy give a decision: which arm answers, on which model, and why."""
+"""Decide which arm answers a query under a policy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from etui.arm import Arm
+from etui.chat import Query
 from etui.errors import EtuiError, UsageError
-from etui.query import Query
+from etui.routing.availability import Available, as_test, nothing_serves, served, stand_in
 from etui.routing.conditions import first_failed, reasons_for
 from etui.routing.decision import Decision, Deferred, RuleTried, SignalValue
-from etui.routing.ends import GivesWay, Ready, carry_out
-from etui.routing.features import TextFacts
-from etui.routing.host import HostState
-from etui.routing.neighbours import Neighbours
-from etui.routing.outlook import Outlook
-from etui.routing.plan import Fallbacks
-from etui.routing.policy import ArmPlan, Policy, Rule
-from etui.routing.serving import Available, as_test, nothing_serves, served, stand_in
-from etui.routing.signals import Situation
+from etui.routing.limits import Fallbacks
+from etui.routing.policy import ArmPlan, Objective, Policy, Rule
+from etui.routing.prediction import Outlook
+from etui.routing.resolve import GivesWay, Ready, carry_out
+from etui.routing.signals.host_state import HostState
+from etui.routing.signals.kinds import Situation
+from etui.routing.signals.similarity import Neighbours
+from etui.routing.signals.text_measures import TextFacts
 from etui.text.suggest import suggest
 
 
@@ -171,3 +172,37 @@ def _why(rule: Rule, end: Ready, seen: Situation, unserved: list[ArmPlan]) -> st
     else:
         reason = "no rule before it matched"
     return f"{rule.name}: " + "; ".join(filter(None, (reason, end.why)))
+
+
+def cheapest_arm(
+    policy: Policy, query: Query, outlook: Outlook | None, available: Available
+) -> Arm:
+    """The arm of a policy that answers once its hour or day is spent.
+
+    The one that ``budgets: {degrade_to: ARM}`` names; else the one expected to take the fewest
+    joules on this query; else, where nothing is known of them, the arm for a failed load, the last
+    rule's ``otherwise`` or arm, or the first of the file. Arms without a model here are left out.
+
+    Raises:
+        ModelUnavailable: No arm has a model on this machine.
+    """
+    here = as_test(available)
+    arms = {name: arm for name, plan in policy.arms.items() if (arm := served(plan, here))}
+    if not arms:
+        raise nothing_serves(policy.name, list(policy.arms.values()))
+    if policy.degrade_to in arms:
+        return arms[policy.degrade_to]
+    if outlook is not None:
+        known = {
+            name: joules.total
+            for name, arm in arms.items()
+            if (joules := outlook.joules(arm, query)) is not None
+        }
+        if known:
+            return arms[min(known, key=known.__getitem__)]
+    last = policy.rules[-1]
+    otherwise = last.then.otherwise if isinstance(last.then, Objective) else None
+    for name in (policy.fallbacks.load_failed, otherwise, *last.arms):
+        if name in arms:
+            return arms[name]
+    return next(iter(arms.values()))

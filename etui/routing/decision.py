@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar, overload
 
 from etui.arm import Arm
-from etui.routing.plan import Candidate, Cascade, Fallbacks, PredictedJoules, TurnBudget
+from etui.routing.limits import Candidate, Cascade, Fallbacks, TurnBudget
+from etui.routing.prediction import PredictedJoules
 
 T = TypeVar("T")
 

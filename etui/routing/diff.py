@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from etui.chat import Query
 from etui.errors import EtuiError
-from etui.query import Query
+from etui.routing.availability import Available
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
-from etui.routing.host import HostState
 from etui.routing.policy import Policy
-from etui.routing.schema import PolicyFile
-from etui.routing.serving import Available
+from etui.routing.schema.policy_file import PolicyFile
+from etui.routing.signals.host_state import HostState
 
 
 @dataclass(frozen=True, slots=True)

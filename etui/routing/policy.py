@@ -9,9 +9,9 @@ from typing import Literal
 
 from etui.arm import Arm
 from etui.routing.conditions import Condition
-from etui.routing.host import HostState
-from etui.routing.plan import OnContextOverflow, OnNoAnswer, PeriodBudget, TurnBudget
-from etui.routing.signals import Signal
+from etui.routing.limits import OnContextOverflow, OnNoAnswer, PeriodBudget, TurnBudget
+from etui.routing.signals.host_state import HostState
+from etui.routing.signals.kinds import Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Policy:
         budget: What one turn may spend; None is no limit.
         period_budgets: What the turns of an hour, or of a day, may spend together.
         degrade_to: Name of the arm that takes over once such a budget is spent; None takes the
-            cheapest (``etui.routing.cheapest``).
+            cheapest (``etui.routing.decide``).
         fallbacks: What follows when an answer cannot be had as planned.
     """
 

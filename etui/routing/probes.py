@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from etui.chat import Query
 from etui.errors import EtuiError
-from etui.query import Query
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
 from etui.routing.policy import Policy, Probe

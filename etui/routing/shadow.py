@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from etui.config import Config
+from etui.chat import Query
+from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.query import Query
+from etui.routing.availability import Available
 from etui.routing.decide import decide
 from etui.routing.decision import Decision, Shadow
-from etui.routing.host import HostState
-from etui.routing.neighbours import Neighbours
-from etui.routing.outlook import Outlook
-from etui.routing.policies import load_policy
+from etui.routing.library import load_policy
 from etui.routing.policy import Policy
-from etui.routing.serving import Available
+from etui.routing.prediction import Outlook
+from etui.routing.signals.host_state import HostState
+from etui.routing.signals.similarity import Neighbours
 
 LookAhead = Callable[[Policy], tuple[Outlook | None, Neighbours | None]]
 """A policy -> what its arms are expected to do, and the earlier questions it looks at."""

@@ -1,1 +1,1 @@
-"""Statistics over arrays: intervals, tests, resamples and frontiers; imports nothing of etui."""
+"""Intervals, tests, bootstrap and frontiers, over plain arrays."""

@@ -1,1 +1,1 @@
-"""Texts for a terminal: made safe, aligned in tables, with suggestions and times."""
+"""Safe text, tables, suggestions and times: the lowest room that prints."""

@@ -1,1 +1,1 @@
-"""The terminal app, on Textual: screens, widgets, messages, one style sheet."""
+"""The Textual app."""

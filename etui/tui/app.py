@@ -15,21 +15,29 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.widgets import TextArea
 
-from etui.config import Config
+from etui.config.config import Config
 from etui.errors import EtuiError, fault_text
+from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
+from etui.tui.app_messages import (
+    AppWish,
+    BackendFailed,
+    BackendOpened,
+    PoliciesThere,
+    RouteWanted,
+    ShowsRoute,
+    Unsaved,
+)
 from etui.tui.ascii import driver_for
-from etui.tui.backend import Backend, OpenBackend, Route
-from etui.tui.chat import ChatScreen
+from etui.tui.chat.screen import ChatScreen
 from etui.tui.commands import Command, EtuiCommands, route_commands
-from etui.tui.first_run import FirstRunScreen
-from etui.tui.messages import BackendFailed, BackendOpened
+from etui.tui.exit_signals import leave_on_terminate
 from etui.tui.modals import ConfirmModal
+from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
 from etui.tui.notices import notify_error
-from etui.tui.signals import leave_on_terminate
+from etui.tui.services import Backend, OpenBackend
 from etui.tui.themes import THEMES
-from etui.tui.wishes import AppWish, PoliciesThere, RouteWanted, ShowsRoute, Unsaved
 
 LEAVE_SECONDS = 5.0
 """How long leaving waits for the running answer to be stopped and saved."""

@@ -14,8 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.markup import escape
 
+from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
-from etui.tui.backend import Backend, Route
+from etui.tui.services import Backend
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from textual.message import Message
 
 from etui import units
-from etui.download import Progress, Report
 from etui.errors import EtuiError, fault_text
+from etui.models.download import Progress, Report
 from etui.text.sanitize import sanitize
-from etui.tui.backend import Shelf, TurnRunner
+from etui.tui.services import Shelf, TurnRunner
 
 REPORT_SECONDS = 0.1
 """Between two redraws of a progress bar."""

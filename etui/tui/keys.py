@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from inspect import getmembers, isclass
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from textual.binding import Binding
 from textual.dom import DOMNode
 
-from etui.config import Config
+from etui.config.config import Config
 from etui.text.suggest import find_nearest, format_suggestion
 
 
 def owners() -> Iterator[type[DOMNode]]:
     """Every class of the app that has keys of its own."""
     package = import_module("etui.tui")
-    for module in iter_modules(package.__path__, "etui.tui."):
+    for module in walk_packages(package.__path__, "etui.tui."):
         for _name, owner in getmembers(import_module(module.name), isclass):
             if not issubclass(owner, DOMNode) or owner.__module__ != module.name:
                 continue

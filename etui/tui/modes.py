@@ -9,9 +9,10 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from etui.config import Config
-from etui.tui.backend import Backend, Route
+from etui.config.config import Config
+from etui.runtime.route import Route
 from etui.tui.commands import Command
+from etui.tui.services import Backend
 
 MODE_BINDINGS: list[BindingType] = [
     Binding("f2", "switch_mode('chat')", "Chat", id="app.chat"),
@@ -42,23 +43,23 @@ def screens(
     """
 
     def history() -> Screen[None]:
-        from etui.tui.history import HistoryScreen
+        from etui.tui.history.screen import HistoryScreen
 
         return HistoryScreen(config)
 
     def policies() -> Screen[None]:
-        from etui.tui.policies import PoliciesScreen
+        from etui.tui.policies.screen import PoliciesScreen
 
         return PoliciesScreen(config, route)
 
     def runs() -> Screen[None]:
-        from etui.bench.runs import runs_dir
-        from etui.tui.runs import RunsScreen
+        from etui.bench.store.find import runs_dir
+        from etui.tui.runs.screen import RunsScreen
 
         return RunsScreen(runs_dir(config))
 
     def models() -> Screen[None]:
-        from etui.tui.models_screen import ModelsScreen
+        from etui.tui.models.screen import ModelsScreen
 
         return ModelsScreen(config, backend)
 

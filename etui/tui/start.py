@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from etui.config import Config, make_home
+from etui.config.config import Config, make_home
 from etui.errors import EtuiError
+from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.backend import Route
-from etui.tui.runner import open_backend
-from etui.tui.signals import leave_on_hangup
+from etui.tui.exit_signals import leave_on_hangup
+from etui.tui.open_services import open_backend
 
 
 def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:

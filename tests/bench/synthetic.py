@@ -7,11 +7,11 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from etui.bench.groups import SUBJECT_GROUPS
-from etui.bench.run_config import BenchModel, BenchPolicy, RunConfig
-from etui.bench.run_folder import RunFolder
-from etui.bench.sample import Sample
-from etui.log.records import Tokens
+from etui.bench.store.run_config import BenchModel, BenchPolicy, RunConfig
+from etui.bench.store.run_folder import RunFolder
+from etui.bench.store.sample import Sample
+from etui.datasets.mmlu import SUBJECT_GROUPS
+from etui.turn.record import Tokens
 
 MODEL = BenchModel(
     name="small",

@@ -9,24 +9,24 @@ from functools import partial
 
 import pytest
 
-from etui import calibration_run
-from etui.calibration_file import PointsFile
-from etui.calibration_run import fitted, visit_all
+from etui.calibration import run as calibration_run
+from etui.calibration.checkpoint import PointsFile
+from etui.calibration.grid import Grid, visits
+from etui.calibration.run import fitted, visit_all
 from etui.cli.calibrate import _from_log
 from etui.cli.calibrate_progress import shown
-from etui.curve_text import doubt_text
-from etui.energy.curve_plan import Grid, visits
-from etui.energy.simulate.gpu import Load, SimulatedGpu
-from etui.energy.simulate.session import SimulatedSession
+from etui.curves.text import doubt_text
 from etui.errors import Stopped
-from etui.log.curves import curve_record
+from etui.log.curve_rows import curve_record
 from etui.log.queries import LogReader
-from etui.log.records import Tokens
 from etui.log.writer import TurnWriter
-from etui.model_spec import ModelSpec
-from etui.provenance import conditions, provenance
-from tests.log.conftest import TURN
-from tests.log.test_curves import CURVE, DECODE, NOW, PREFILL
+from etui.models.spec import ModelSpec
+from etui.runtime.provenance import conditions, provenance
+from etui.testing.engine_session import SimulatedSession
+from etui.testing.gpu import Load, SimulatedGpu
+from etui.turn.record import Tokens
+from tests.fixtures.turns import TURN
+from tests.log.test_curve_rows import CURVE, DECODE, NOW, PREFILL
 
 SMALL = Grid((8, 24), (2, 6), repeats=2, window_s=0.05, cool_down_s=0.0)
 SPEC = ModelSpec("m", "tiny", (), sha256="ab")

@@ -6,7 +6,7 @@ import pytest
 
 from etui.cli.progress import Lines, open_bar
 from etui.cli.pull_progress import shown
-from etui.download import Progress
+from etui.models.download import Progress
 
 
 def test_lines_keep_their_distance(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from .internals import cli
+from tests.contract.internals import cli
 
 Path = tuple[str, ...]
 

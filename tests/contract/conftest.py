@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.cases import MACHINES, Case
+from tests.contract.machine import Machine, Printed
 from tests.energy.fake_nvml import compile_fake_nvml
-
-from .cases import MACHINES, Case
-from .machine import Machine, Printed
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 from etui.arm import Arm, DecodePrice, EarlyExit
-from etui.cli.main import cli, run
-from etui.config import Config
-from etui.engine.events import (
-    Answer,
-    Batch,
-    Event,
-    Finished,
-    Loaded,
-    Prefilled,
-    Prefilling,
-    Probe,
-    Thought,
-    Unloaded,
-    Vote,
-)
-from etui.engine.wire import (
+from etui.backends.base import AnswerRequest
+from etui.backends.wire import (
     Ask,
     Cancel,
     Done,
@@ -32,12 +18,26 @@ from etui.engine.wire import (
     decode,
     encode,
 )
+from etui.chat import Message
+from etui.cli.main import cli, run
+from etui.config.config import Config
+from etui.config.schema import Settings
 from etui.errors import CacheFull, ContextOverflow, EngineFailed, ExitCode
-from etui.model_schema import ModelsFile
-from etui.model_spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
-from etui.query import Message
-from etui.request import AnswerRequest
-from etui.settings import Settings
+from etui.events import (
+    Answer,
+    Batch,
+    Event,
+    Finished,
+    Loaded,
+    Prefilled,
+    Prefilling,
+    Probe,
+    Thought,
+    Unloaded,
+    Vote,
+)
+from etui.models.schema import ModelsFile
+from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.tui.keys import key_names
 
 __all__ = [

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .cases import Case
-from .tiny_model import write_tiny_model
+from tests.contract.cases import Case
+from tests.contract.tiny_model import write_tiny_model
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent

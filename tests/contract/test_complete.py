@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import test_files, test_help, test_json, test_names, test_wire
-from .golden import GOLDEN, HOW, REDRAW
+from tests.contract import test_files, test_help, test_json, test_names, test_wire
+from tests.contract.golden import GOLDEN, HOW, REDRAW
 
 
 def test_the_golden_files_are_those_of_the_tests() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from .conftest import Played
-from .golden import check, check_json
-from .machine import OLD_RUN
-from .normal import normalised
+from tests.contract.conftest import Played
+from tests.contract.golden import check, check_json
+from tests.contract.machine import OLD_RUN
+from tests.contract.normal import normalised
 
 OLD_RUN_SHA256 = "d82fc934025ad6c1003d89b2842c30d02472fb9b1b9f994f21053d989b3224c0"
 """``config_sha256`` of a run of etui 0.1.0: runs of today must be comparable with it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .commands import Path, walk
-from .golden import check
-from .internals import run
+from tests.contract.commands import Path, walk
+from tests.contract.golden import check
+from tests.contract.internals import run
 
 
 def file_of(path: Path) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from .cases import MACHINES, PINNED, Case
-from .commands import json_options, path_of, walk
-from .conftest import Played
-from .golden import check_json
-from .normal import normalised
+from tests.contract.cases import MACHINES, PINNED, Case
+from tests.contract.commands import json_options, path_of, walk
+from tests.contract.conftest import Played
+from tests.contract.golden import check_json
+from tests.contract.normal import normalised
 
 STEPS = [(name, case) for name, cases in MACHINES.items() for case in cases]
 WITHOUT_CASE: Mapping[str, str] = {}

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from .golden import check_json
-from .internals import ExitCode, ModelsFile, Settings, key_names, run
-from .machine import CHECKOUT
+from tests.contract.golden import check_json
+from tests.contract.internals import ExitCode, ModelsFile, Settings, key_names, run
+from tests.contract.machine import CHECKOUT
 
 BINDINGS = "names/bindings.json"
 SETTINGS = "names/settings.json"

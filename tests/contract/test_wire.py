@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from . import internals as etui
-from .golden import check
+from tests.contract import internals as etui
+from tests.contract.golden import check
 
 LINES = "wire.jsonl"
 FILES = frozenset({LINES})

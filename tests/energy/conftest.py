@@ -1,4 +1,4 @@
-"""A fake NVIDIA driver library, compiled once."""
+"""A powercap tree in the test's own sysfs, and slow machines taken as they are."""
 
 from __future__ import annotations
 
@@ -8,17 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .fake_nvml import compile_fake_nvml
-
 # A busy machine is slow, not wrong.
 settings.register_profile("energy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("energy")
-
-
-@pytest.fixture(scope="session")
-def fake_nvml_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a ``libnvidia-ml.so.1`` that plays a power curve (see fake_nvml.c)."""
-    return compile_fake_nvml(tmp_path_factory.mktemp("nvml"))
 
 
 Zone = Callable[..., Path]

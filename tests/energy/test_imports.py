@@ -8,7 +8,7 @@ import sys
 
 def test_importing_the_meter_loads_no_driver_and_no_front_end() -> None:
     code = (
-        "import sys, etui.energy.open, etui.energy.recorder, etui.energy.scopes;"
+        "import sys, etui.energy.discovery, etui.energy.recorder, etui.energy.scopes;"
         "print([m for m in ('pynvml', 'numpy', 'psutil', 'textual', 'llama_cpp', 'amdsmi')"
         " if m in sys.modules])"
     )

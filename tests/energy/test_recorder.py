@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.energy.recorder import Recorder
-from etui.energy.simulate.curves import CURVES, constant, steps
-from etui.energy.simulate.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from etui.energy.simulate.play import sample
 from etui.energy.types import Channel, Kind, Reading
+from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
+from etui.testing.play import sample
+from etui.testing.power_curves import CURVES, constant, steps
 
 
 def machine(clock: FakeClock, *watts: tuple[str, float, str]) -> list[FakeDevice]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from etui.arm import Sampling
+from etui.chat import Message
 from etui.engine.llama_session import LlamaSequence, LlamaSession
 from etui.engine.session import Sampled, TokenSequence
-from etui.query import Message
 
 GREEDY = Sampling(temperature=0)
 QUESTION = "Write two sentences about the sea."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etui.engine.events import Loaded, Unloaded
 from etui.engine.llama_session import LlamaSession
 from etui.engine.residency import Residency
-from etui.model_spec import ModelSpec
+from etui.events import Loaded, Unloaded
+from etui.models.spec import ModelSpec
 
 
 def opened(

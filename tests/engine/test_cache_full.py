@@ -7,9 +7,8 @@ import pytest
 from etui.arm import Sampling
 from etui.engine.llama_session import LlamaSession
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
-
-from .conftest import MakeSession
-from .driving import GREEDY, QUESTION, prefill, prompt
+from tests.engine.conftest import MakeSession
+from tests.engine.driving import GREEDY, QUESTION, prefill, prompt
 
 
 def test_free_tokens_count_shared_cells_once(session: LlamaSession) -> None:

@@ -11,14 +11,13 @@ from typing import Any
 import psutil
 import pytest
 
-from etui.config import Config
+from etui.config.config import Config
 from etui.engine import residency as module
 from etui.engine.library import Device, Library, built_for_gpu, library_folder
 from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
-from etui.model_spec import ModelSpec
-
-from .opened import opened
+from etui.models.spec import ModelSpec
+from tests.engine.opened import opened
 
 CPU, GPU, INTEGRATED, ACCELERATOR = 0, 1, 2, 3  # enum ggml_backend_dev_type
 GB = 10**9

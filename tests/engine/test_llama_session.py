@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from etui.arm import Sampling
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
-
-from .conftest import MakeSession
-from .driving import GREEDY, QUESTION, answer, prefill, prompt
+from tests.engine.conftest import MakeSession
+from tests.engine.driving import GREEDY, QUESTION, answer, prefill, prompt
 
 
 def test_greedy_output_is_that_of_llama_cpp(session: LlamaSession, starter_model: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.engine.gguf import Gguf, Tensor
 from etui.engine.offload import (
     Needs,
     fewer_layers,
@@ -17,6 +16,7 @@ from etui.engine.offload import (
     ram_bytes,
     usable_bytes,
 )
+from etui.models.gguf import Gguf, Tensor
 
 GB = 1_000_000_000
 SIZES = st.integers(0, 20 * GB)

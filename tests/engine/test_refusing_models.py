@@ -9,9 +9,8 @@ import pytest
 
 from etui.engine.context import Context
 from etui.engine.llama_session import LlamaSession
-
-from .conftest import MakeSession
-from .driving import GREEDY, QUESTION, answer, generate, prefill, prompt
+from tests.engine.conftest import MakeSession
+from tests.engine.driving import GREEDY, QUESTION, answer, generate, prefill, prompt
 
 
 class RefusingContext(Context):

@@ -12,22 +12,21 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from etui.answering import InProcess
 from etui.arm import Arm, Sampling
-from etui.config import Config
+from etui.backends.base import AnswerRequest
+from etui.backends.local import InProcess
+from etui.chat import Message
+from etui.config.config import Config
 from etui.engine import residency as module
 from etui.engine.context import ContextOptions
-from etui.engine.events import Finished
 from etui.engine.library import Device, Library
 from etui.engine.model import Split
 from etui.engine.residency import Residency
 from etui.engine.template import PLAIN_STOP
 from etui.errors import EngineFailed, ModelUnavailable
-from etui.model_spec import ModelSpec
-from etui.query import Message
-from etui.request import AnswerRequest
-
-from .opened import opened
+from etui.events import Finished
+from etui.models.spec import ModelSpec
+from tests.engine.opened import opened
 
 SPEC = ModelSpec("one", "135M", (), context=512, sha256="ab" * 32)
 

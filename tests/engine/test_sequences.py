@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from etui.arm import Sampling
 from etui.engine.llama_session import LlamaSession
-from etui.engine.prefix import common_prefix
-
-from .conftest import MakeSession
-from .driving import GREEDY, QUESTION, answer, assert_follow, drawn, generate, prefill, prompt
+from etui.engine.prefix_cache import common_prefix
+from tests.engine.conftest import MakeSession
+from tests.engine.driving import (
+    GREEDY,
+    QUESTION,
+    answer,
+    assert_follow,
+    drawn,
+    generate,
+    prefill,
+    prompt,
+)
 
 
 def test_a_second_turn_reuses_the_first(make_session: MakeSession) -> None:

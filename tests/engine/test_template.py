@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.engine import sandbox
+from etui.chat import Message
+from etui.engine import template_sandbox as sandbox
 from etui.engine.template import PLAIN_STOP, ChatTemplate
 from etui.errors import ModelUnavailable
-from etui.query import Message
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"

@@ -11,25 +11,25 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from etui.answering import InProcess
 from etui.arm import Arm
-from etui.config import Config
+from etui.backends.base import AnswerRequest
+from etui.backends.local import InProcess
+from etui.chat import Message, Query
+from etui.config.config import Config
 from etui.energy.types import Energy, Kind
 from etui.engine import residency as module
-from etui.engine.events import Event, Finished, Loaded, Unloaded
 from etui.engine.library import Device, Library
 from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
+from etui.events import Event, Finished, Loaded, Unloaded
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
-from etui.model_spec import ModelSpec
-from etui.query import Message, Query
-from etui.request import AnswerRequest
+from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
-from etui.turn import TurnFinished, run_turn, serving_one
+from etui.turn.events import TurnFinished
+from etui.turn.run import run_turn, serving_one
+from tests.engine.opened import opened
 from tests.metering import Sliced
-
-from .opened import opened
 
 SPEC = ModelSpec("one", "135M", (), context=512, sha256="ab" * 32)
 TWO, THREE = replace(SPEC, name="two", sha256=None), replace(SPEC, name="three")

@@ -13,20 +13,15 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from etui.config import Config
+from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.log.database import open_for_reading, open_for_writing
+from etui.log.filters import TurnFilter
 from etui.log.migrations import NAMES, SET_NAME, migrations
-from etui.log.queries import LogReader, TurnFilter
-from etui.log.records import (
-    AnswerRecord,
-    CurveRecord,
-    LoadRecord,
-    RunRecord,
-    TurnRecord,
-    UnloadRecord,
-)
+from etui.log.queries import LogReader
+from etui.log.records import AnswerRecord, CurveRecord, RunRecord
 from etui.log.rows import row_of
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 ROOT = Path(__file__).parents[2]
 MakeTurn = Callable[..., TurnRecord]
@@ -72,7 +67,7 @@ def test_an_up_to_date_database_opens_without_sqlite_utils(config: Config) -> No
     open_for_writing(config).close()
     code = (
         "import sys\n"
-        "from etui.config_load import load_config\n"
+        "from etui.config.load import load_config\n"
         "from etui.log.writer import TurnWriter\n"
         "writer = TurnWriter(load_config()); writer.ready(); writer.close()\n"
         "from etui.log.queries import LogReader\n"
@@ -210,7 +205,7 @@ def test_a_reader_cannot_write(config: Config) -> None:
 
 def test_two_processes_may_make_the_database_at_once(config: Config) -> None:
     code = (
-        "from etui.config_load import load_config\n"
+        "from etui.config.load import load_config\n"
         "from etui.log.database import open_for_writing\n"
         "import sqlite_utils, sys\n"
         "sys.stdin.read()\n"

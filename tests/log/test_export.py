@@ -8,9 +8,10 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from etui.lines import energy_line
 from etui.log.export import chat_document, chat_markdown, write_csv, write_json_lines
-from etui.log.records import ChatRecord, TurnRecord
+from etui.log.records import ChatRecord
+from etui.turn.record import TurnRecord
+from etui.turn.text import energy_line
 
 MakeTurn = Callable[..., TurnRecord]
 CHAT = ChatRecord("c1", "2026-11-24T09:00:00.000+00:00", "Two\nlines", "Be brief.")

@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config import Config
+from etui.chat import Message
+from etui.config.config import Config
 from etui.log.database import open_for_reading
-from etui.log.filters import clause, match_expression
+from etui.log.filters import Sort, TurnFilter, clause, match_expression
 from etui.log.migrations import migrations
-from etui.log.queries import LogReader, Sort, TurnFilter, UnknownId
-from etui.log.records import ChatRecord, TurnRecord
+from etui.log.queries import LogReader, UnknownId
+from etui.log.records import ChatRecord
 from etui.log.totals import GROUPS
 from etui.log.writer import TurnWriter
-from etui.query import Message
+from etui.turn.record import TurnRecord
 
 MakeTurn = Callable[..., TurnRecord]
 Fill = Callable[..., LogReader]

@@ -14,22 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from etui.config import Config
+from etui.config.config import Config
 from etui.errors import LogUnavailable
-from etui.log import unsaved, writer
+from etui.log import spool as unsaved
+from etui.log import writer
 from etui.log.database import open_for_writing
+from etui.log.filters import TurnFilter
 from etui.log.migrations import SET_NAME
-from etui.log.queries import LogReader, TurnFilter
-from etui.log.records import (
-    AnswerRecord,
-    ChatRecord,
-    CurveRecord,
-    LoadRecord,
-    RunRecord,
-    TurnRecord,
-    UnloadRecord,
-)
+from etui.log.queries import LogReader
+from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
 from etui.log.writer import TurnWriter
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 MakeTurn = Callable[..., TurnRecord]
 
@@ -332,7 +327,7 @@ def test_two_writers_and_many_threads_lose_nothing(config: Config, make_turn: Ma
 
 def test_a_program_that_ends_without_close_has_saved_its_turns(config: Config) -> None:
     code = (
-        "from etui.config_load import load_config\n"
+        "from etui.config.load import load_config\n"
         "from etui.log.records import ChatRecord\n"
         "from etui.log.writer import TurnWriter\n"
         "writer = TurnWriter(load_config())\n"

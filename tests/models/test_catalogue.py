@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config import Config
+from etui.config.config import Config
 from etui.errors import InvalidFile, UsageError
-from etui.model_schema import WheelEntry
-from etui.model_spec import STARTER, HubSource, PathSource, WheelPart, WheelsSource
-from etui.models import load_catalogue, model_path
+from etui.models.catalogue import load_catalogue
+from etui.models.files import model_path
+from etui.models.schema import WheelEntry
+from etui.models.spec import STARTER, HubSource, PathSource, WheelPart, WheelsSource
 
 FROM_THE_INDEX = {
     "smollm2-135m": (1, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
@@ -204,7 +205,7 @@ def test_path_of_a_gguf_with_the_name_of_another_model_is_refused(
 def test_naming_models_is_light() -> None:
     heavy = {"pydantic", "yaml", "huggingface_hub", "llama_cpp", "textual", "rich", "filelock"}
     code = (
-        "import sys, etui.models, etui.download, etui.cli.models;"
+        "import sys, etui.models.catalogue, etui.models.download, etui.cli.models;"
         f"print(sorted({heavy!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,11 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config import Config
+from etui.config.config import Config
 from etui.errors import ModelUnavailable
-from etui.model_files import FileRecord, read_record, record_path, write_record
-from etui.model_spec import HubSource, ModelSpec, PathSource
-from etui.models import load_catalogue, model_path, recorded_sha256, require, verify
+from etui.models.catalogue import load_catalogue
+from etui.models.files import (
+    FileRecord,
+    model_path,
+    read_record,
+    record_path,
+    recorded_sha256,
+    require,
+    verify,
+    write_record,
+)
+from etui.models.spec import HubSource, ModelSpec, PathSource
 
 Make = Callable[[int], bytes]
 
@@ -98,7 +107,7 @@ def test_unchanged_file_is_not_hashed_again(
     def hashed(*_: object) -> str:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("etui.model_files.hash_file", hashed)
+    monkeypatch.setattr("etui.models.files.hash_file", hashed)
     assert require(spec_of(data), config) == path
 
 

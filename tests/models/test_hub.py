@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from etui import hub
-from etui.config import Config
-from etui.download import Progress, kept_bytes, pull
+from etui.config.config import Config
 from etui.errors import DownloadFailed, Stopped
-from etui.model_spec import HubSource, ModelSpec
-from etui.models import expected_sha256
+from etui.models import hub
+from etui.models.download import Progress, kept_bytes, pull
+from etui.models.files import expected_sha256
+from etui.models.spec import HubSource, ModelSpec
 
 Make = Callable[[int], bytes]
 SOURCE = HubSource("someone/tiny-GGUF", "tiny.gguf")

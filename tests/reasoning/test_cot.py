@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.engine.events import Answer, Thought
-from etui.query import Message
+from etui.chat import Message
+from etui.events import Answer, Thought
 from etui.reasoning.answer import answer
 from etui.reasoning.prompts import ANSWER_MARKER
-from etui.reasoning.trace import thought_budget
+from etui.reasoning.thinking_run import thought_budget
 from tests.reasoning.scripted import GO_ON, FakeControl, script
 
 QUESTION = (Message("user", "2+2?"),)

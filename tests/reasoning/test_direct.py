@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from etui.arm import Arm
-from etui.engine.events import Answer, Finished, Prefilled, Prefilling, Thought
+from etui.chat import Message
 from etui.errors import ContextOverflow, UsageError
-from etui.query import Message
+from etui.events import Answer, Finished, Prefilled, Prefilling, Thought
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON, FakeControl, script
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.options import Option, options_of
+from etui.multiple_choice import Option, options_of
 from etui.reasoning.extraction import extract, normal_text
 from etui.reasoning.numbers import last_number, normal_number
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from etui.arm import Arm
-from etui.engine.events import Finished, Prefilled
+from etui.chat import Message
 from etui.errors import ContextOverflow
-from etui.query import Message
+from etui.events import Finished, Prefilled
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON, script
 

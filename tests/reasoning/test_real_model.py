@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm, EarlyExit, Sampling, VoteStop
+from etui.chat import Message
 from etui.engine.context import Context, ContextOptions
-from etui.engine.events import Answer, Prefilled, Probe, Thought, Vote
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
 from etui.engine.session import ModelFacts
 from etui.engine.template import ChatTemplate
-from etui.query import Message
+from etui.events import Answer, Prefilled, Probe, Thought, Vote
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON
 

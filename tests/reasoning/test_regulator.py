@@ -7,8 +7,8 @@ import math
 import pytest
 
 from etui.arm import Arm, DecodePrice, EarlyExit
-from etui.engine.events import Probe, Thought
-from etui.query import Message
+from etui.chat import Message
+from etui.events import Probe, Thought
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON
 

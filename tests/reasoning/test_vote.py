@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.arm import Arm, VoteStop
-from etui.engine.events import Answer, Finished, Prefilled, Thought, Vote
+from etui.chat import Message
 from etui.errors import ContextOverflow
-from etui.query import Message
+from etui.events import Answer, Finished, Prefilled, Thought, Vote
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON, FakeControl, FakeSession, plain_facts
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from etui.routing.fit.table import ArmFacts, Graded
-from etui.routing.question_features import QuestionText
+from etui.routing.accuracy.table import ArmFacts, Graded
+from etui.routing.signals.question_words import QuestionText
 
 WORDS = {
     "algebra": ["equation", "matrix", "ring", "group", "polynomial", "root", "field", "solve"],

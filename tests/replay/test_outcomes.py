@@ -7,9 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etui.errors import EtuiError, InvalidFile, UsageError
-from etui.replay.costs import read_costs
-from etui.replay.outcomes import read_outcomes
-from etui.replay.texts import texts_of, without
+from etui.replay.outcomes import read_costs, read_outcomes
+from etui.replay.question_texts import texts_of, without
 from tests.replay import made
 
 

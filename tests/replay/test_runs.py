@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from etui.arm import Arm
-from etui.bench.run_folder import RunFolder
+from etui.bench.store.run_folder import RunFolder
 from etui.errors import EtuiError, UsageError
+from etui.replay.log_replay import arm_from_turn, replay_turns, turns_document
 from etui.replay.runs import read_runs
-from etui.replay.turns import arm_from_turn, replay_turns, turns_document
 from etui.routing.decision import Decision
-from etui.routing.plan import Cascade, PredictedAccuracy, PredictedJoules
+from etui.routing.limits import Cascade
+from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from tests.bench import synthetic
 
 

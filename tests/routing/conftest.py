@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.routing.policies import Checked, PolicyPlace, check_text
+from etui.routing.library import Checked, PolicyPlace, check_text
 from etui.routing.policy import Policy
 
 MODELS = ("tiny", "small-1b", "large-8b")

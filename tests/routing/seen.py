@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from etui.query import Query
-from etui.routing.features import TextFacts
-from etui.routing.host import HostState
-from etui.routing.neighbours import Neighbours
+from etui.chat import Query
 from etui.routing.policy import Policy
-from etui.routing.signals import Situation
+from etui.routing.signals.host_state import HostState
+from etui.routing.signals.kinds import Situation
+from etui.routing.signals.similarity import Neighbours
+from etui.routing.signals.text_measures import TextFacts
 
 
 def see_signals(

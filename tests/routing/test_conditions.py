@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.routing.bound import Bound
+from etui.routing.check.reachability import Form, never_holds
 from etui.routing.conditions import (
     All,
     AnyOf,
@@ -20,7 +20,7 @@ from etui.routing.conditions import (
     signals_of,
 )
 from etui.routing.decision import SignalValue
-from etui.routing.reach import Form, never_holds
+from etui.routing.signals.ranges import Bound
 
 NAMES = ("a", "b", "c", "d")
 

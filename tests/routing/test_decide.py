@@ -9,14 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from etui.arm import Arm, Sampling
+from etui.chat import Message, Query
 from etui.errors import ModelUnavailable, UsageError
-from etui.query import Message, Query
 from etui.routing.decide import decide, decide_arm
 from etui.routing.decision import Decision
-from etui.routing.host import HostState
 from etui.routing.policy import Policy
-
-from .seen import see_signals
+from etui.routing.signals.host_state import HostState
+from tests.routing.seen import see_signals
 
 Make = Callable[[str], Policy]
 EVERY = frozenset({"tiny", "small-1b", "large-8b"})
@@ -212,8 +211,9 @@ def test_length_counts_estimated_tokens(make: Make) -> None:
 
 def test_the_room_imports_neither_engine_nor_screen_nor_driver() -> None:
     code = (
-        "import sys, etui.routing.decide, etui.routing.policies, etui.routing.probes, etui.host\n"
-        "import etui.routing.check\n"
+        "import sys, etui.routing.decide, etui.routing.library, etui.routing.probes\n"
+        "import etui.runtime.host\n"
+        "import etui.routing.check.checker\n"
         "bad = {'llama_cpp', 'textual', 'pynvml', 'numpy'} & set(sys.modules)\n"
         "sys.exit(', '.join(bad) or 0)"
     )

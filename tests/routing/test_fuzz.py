@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etui.config import Config, shipped_dir
+from etui.chat import Query
+from etui.config.config import Config, shipped_dir
 from etui.errors import EtuiError
-from etui.models import load_catalogue
-from etui.query import Query
+from etui.models.catalogue import load_catalogue
 from etui.routing.decide import decide
-from etui.routing.policies import PolicyPlace, check_place, check_text
+from etui.routing.library import PolicyPlace, check_place, check_text
 
 NAMES = ("frugal", "balanced", "best")
 PLACE = PolicyPlace("m", Path("m.yaml"), "file")

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from etui.config import Config
-from etui.models import load_catalogue
-from etui.routing.arm_schema import ArmEntry
-from etui.routing.budget_schema import (
+from etui.config.config import Config
+from etui.models.catalogue import load_catalogue
+from etui.routing.library import PolicyPlace, check_text
+from etui.routing.probes import run_probes
+from etui.routing.schema.arms import ArmEntry
+from etui.routing.schema.budgets import (
     BudgetsEntry,
     FallbacksEntry,
     PeriodBudgetEntry,
     TurnBudgetEntry,
 )
-from etui.routing.features import MEASURES, TEXT_LIMIT
-from etui.routing.host import HOST_FIELDS
-from etui.routing.policies import PolicyPlace, check_text
-from etui.routing.probes import run_probes
-from etui.routing.rule_schema import AccuracyFloor, CascadeEntry, ObjectiveEntry, RuleEntry
-from etui.routing.schema import ProbeEntry
-from etui.routing.signal_schema import NearestEntry
+from etui.routing.schema.policy_file import ProbeEntry
+from etui.routing.schema.rules import AccuracyFloor, CascadeEntry, ObjectiveEntry, RuleEntry
+from etui.routing.schema.signals import NearestEntry
+from etui.routing.signals.host_state import HOST_FIELDS
+from etui.routing.signals.text_measures import MEASURES, TEXT_LIMIT
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "policies.md").read_text(encoding="utf-8")

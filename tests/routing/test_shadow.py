@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from etui.arm import Arm
-from etui.choice import Wish, choose
-from etui.config import Config
-from etui.models import load_catalogue
-from etui.query import Query
+from etui.chat import Query
+from etui.config.config import Config
+from etui.models.catalogue import load_catalogue
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
-from etui.routing.outlook import Outlook
-from etui.routing.plan import PredictedAccuracy
-from etui.routing.policies import load_policy
+from etui.routing.library import load_policy
 from etui.routing.policy import Policy
+from etui.routing.prediction import Outlook, PredictedAccuracy
 from etui.routing.shadow import with_shadow
+from etui.runtime.choose import choose
+from etui.runtime.overrides import Wish
 
 QUERY = Query("add")
 

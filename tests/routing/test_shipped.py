@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from etui.config import Config, shipped_dir
-from etui.model_spec import STARTER
-from etui.models import load_catalogue
-from etui.query import Query
+from etui.chat import Query
+from etui.config.config import Config, shipped_dir
+from etui.models.catalogue import load_catalogue
+from etui.models.spec import STARTER
 from etui.routing.decide import decide
-from etui.routing.policies import find_policy, load_policy
+from etui.routing.library import find_policy, load_policy
 from etui.routing.probes import run_probes
-from etui.routing.schema import json_schema
+from etui.routing.schema.policy_file import json_schema
 
 NAMES = ("frugal", "balanced", "best")
 QUESTIONS = (

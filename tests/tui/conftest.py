@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etui.config import Config
+from etui.config.config import Config
 from tests.tui.fakes import FakeChats, FakeMeter, FakeRunner, FakeShelf, House
 
 

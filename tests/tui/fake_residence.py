@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from etui.engine.events import Loaded, Unloaded
 from etui.errors import EtuiError
+from etui.events import Loaded, Unloaded
 
 
 @dataclass(kw_only=True)

@@ -11,26 +11,26 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from etui.account import account
 from etui.arm import Arm
-from etui.config import Config
-from etui.download import Progress, Report
+from etui.chat import Query
+from etui.config.config import Config
 from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
-from etui.engine.events import Answer, Event, Finished, Loaded, Prefilled, Thought
 from etui.errors import EtuiError
-from etui.hops import HopEnded, HopStarted
+from etui.events import Answer, Event, Finished, Loaded, Prefilled, Thought
 from etui.log.queries import ChatSummary
-from etui.log.records import ChatRecord, Seconds, Tokens, TurnEnergy, TurnRecord
+from etui.log.records import ChatRecord
 from etui.log.totals import Total
-from etui.models import Verified
-from etui.query import Query
+from etui.models.download import Progress, Report
+from etui.models.files import Verified
 from etui.routing.decision import Decision
-from etui.spans import Leg
+from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.backend import REPLACES, Backend, ModelOnOffer, Route, Vitals
-from etui.tui.spending import Spending
-from etui.turn import Decided, TurnEvent, TurnFinished
+from etui.tui.services import Backend, ModelOnOffer, Spending, Vitals
+from etui.turn.accounting import account
+from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
+from etui.turn.intervals import Leg
+from etui.turn.record import REPLACES, Seconds, Tokens, TurnEnergy, TurnRecord
 from tests.tui.fake_residence import FakeResidence
 
 DEADLINE_SECONDS = 20.0

@@ -7,14 +7,15 @@ from pathlib import Path
 from textual.app import App
 from textual.widgets import OptionList, Static
 
-from etui.config import Config, shipped_dir
-from etui.models import load_catalogue, model_path
+from etui.config.config import Config, shipped_dir
+from etui.models.catalogue import load_catalogue
+from etui.models.files import model_path
+from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.backend import Route
-from etui.tui.policies import PoliciesScreen
-from etui.tui.policy_editing import EditingPane
-from etui.tui.policy_inquiries import Inquiries
-from etui.tui.wishes import AppWish, Wish
+from etui.tui.app_messages import AppWish, Wish
+from etui.tui.policies.analysis_pane import Inquiries
+from etui.tui.policies.editing_pane import EditingPane
+from etui.tui.policies.screen import PoliciesScreen
 
 OWN = """\
 # kept as it is typed

@@ -8,11 +8,10 @@ from textual.pilot import Pilot
 from textual.widgets import Markdown, Static
 
 from etui.tui.app import EtuiApp
-from etui.tui.power_panel import PowerPanel
-from etui.tui.prompt import Prompt
-from etui.tui.transcript import Transcript
-from etui.tui.turn_view import TurnView
-from etui.tui.window import MOST_TURNS
+from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.transcript import MOST_TURNS, Transcript
+from etui.tui.chat.turn_view import TurnView
+from etui.tui.power.panel import PowerPanel
 from tests.tui.fakes import House, until
 
 WIDE = (120, 36)

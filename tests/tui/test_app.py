@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from etui.errors import EngineFailed, EtuiError
+from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.backend import Route
-from etui.tui.prompt import Prompt
+from etui.tui.chat.prompt import Prompt
 from etui.tui.start import run_app
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, turns

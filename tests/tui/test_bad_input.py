@@ -9,10 +9,10 @@ import pytest
 from textual.pilot import Pilot
 
 from etui.errors import EngineFailed, LogUnavailable
-from etui.tui.chat import ChatScreen
-from etui.tui.chats import ChatsScreen
-from etui.tui.pace import QUIET, USUAL
-from etui.tui.spending import BudgetState, Spending
+from etui.tui.chat.chat_list import ChatsScreen
+from etui.tui.chat.screen import ChatScreen
+from etui.tui.pacing import QUIET, USUAL
+from etui.tui.services import BudgetState, Spending
 from tests.tui.fakes import MODEL, House, turn_record, until
 from tests.tui.screen import (
     WIDE,

@@ -18,8 +18,8 @@ from etui.tui.ascii import to_ascii
 from etui.tui.commands import OffersCommands
 from etui.tui.keys import key_names, owners, unknown_keys
 from etui.tui.modes import MODE_BINDINGS
-from etui.tui.text_box import TextBox
 from etui.tui.themes import DARK, LIGHT
+from etui.tui.widgets.text_box import TextBox
 from tests.tui.fakes import House, until
 from tests.tui.screen import notices
 
@@ -150,7 +150,7 @@ async def test_a_fault_while_runs_are_read_is_a_notice(
     def broken(_folder: Path) -> None:
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr("etui.tui.runs.runs_in", broken)
+    monkeypatch.setattr("etui.tui.runs.screen.runs_in", broken)
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await visit(pilot, app, "runs")

@@ -17,24 +17,25 @@ import textual
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, OptionList, Static, TextArea
 
-from etui.bench.runs import runs_dir
-from etui.bench.summary import summarise
-from etui.codec.documents import to_document
-from etui.log.records import Tokens
+from etui.bench.analysis.summary import summarise
+from etui.bench.store.find import runs_dir
 from etui.log.writer import TurnWriter
-from etui.tui import answering, model_cards
+from etui.text.codec import to_document
 from etui.tui.app import EtuiApp
-from etui.tui.chat import ChatScreen
-from etui.tui.first_run import FirstRunScreen
-from etui.tui.history import HistoryScreen
-from etui.tui.models_screen import ModelsScreen
-from etui.tui.pace import Pace
-from etui.tui.policies import PoliciesScreen
-from etui.tui.power_panel import PowerPanel
-from etui.tui.progress import Stage
-from etui.tui.runs import RunsScreen
+from etui.tui.chat import turn_queue as answering
+from etui.tui.chat.screen import ChatScreen
+from etui.tui.history.screen import HistoryScreen
+from etui.tui.models import cards as model_cards
+from etui.tui.models.first_run import FirstRunScreen
+from etui.tui.models.screen import ModelsScreen
+from etui.tui.pacing import Pace
+from etui.tui.policies.screen import PoliciesScreen
+from etui.tui.power.panel import PowerPanel
+from etui.tui.power.phases import Stage
+from etui.tui.runs.screen import RunsScreen
+from etui.turn.record import Tokens
 from tests.bench import synthetic
-from tests.log.conftest import TURN
+from tests.fixtures.turns import TURN
 from tests.tui.fakes import MODEL, House, turn_record, until
 from tests.tui.screen import WIDE, panel_text, turns
 

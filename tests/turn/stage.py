@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from etui.arm import Arm
-from etui.engine.events import Answer, Finished, Loaded, Prefilled, Unloaded
+from etui.chat import Query
 from etui.errors import EtuiError
-from etui.model_spec import ModelSpec
-from etui.query import Query
+from etui.events import Answer, Finished, Loaded, Prefilled, Unloaded
+from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
-from etui.routing.plan import Cascade, Fallbacks, PredictedJoules, TurnBudget
-from etui.turn import run_turn
-from etui.turn_ports import Served
-
-from .test_turn import Meter10W, S, Saved
+from etui.routing.limits import Cascade, Fallbacks, TurnBudget
+from etui.routing.prediction import PredictedJoules
+from etui.turn.ports import Served
+from etui.turn.run import run_turn
+from tests.turn.test_run import Meter10W, S, Saved
 
 CHOICE = "Which planet is red?\nA) Venus\nB) Mars"
 QUICK, THINK, LARGE = (

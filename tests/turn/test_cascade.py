@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from etui.engine.events import Answer
 from etui.errors import EngineFailed, ModelUnavailable
-from etui.hops import HopEnded, HopStarted
-from etui.lines import energy_line
-from etui.turn import TurnFinished
-from etui.turn_text import turn_lines
-
-from .stage import LARGE, QUICK, THINK, Known, Part, Stage, decided, play
-from .test_turn import Meter10W, Saved
+from etui.events import Answer
+from etui.log.text import turn_lines
+from etui.turn.events import HopEnded, HopStarted, TurnFinished
+from etui.turn.text import energy_line
+from tests.turn.stage import LARGE, QUICK, THINK, Known, Part, Stage, decided, play
+from tests.turn.test_run import Meter10W, Saved
 
 CASCADE = decided(QUICK, LARGE)
 

@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.cascade_walk import Outcome, Step, advance, best_of, is_sure
 from etui.errors import EngineFailed
-from etui.replay.policy import _up
-from etui.routing.fit.table import Graded
-from etui.routing.plan import Cascade
-
-from .stage import Known, Part, Stage, decided, play
+from etui.replay.policy_replay import _up
+from etui.routing.accuracy.table import Graded
+from etui.routing.limits import Cascade
+from etui.turn.cascade import Outcome, Step, advance, best_of, is_sure
+from tests.turn.stage import Known, Part, Stage, decided, play
 
 WATTS = 10
 SHARES = (0.0, 0.3, 0.5, 0.6, 0.9, 1.0)
@@ -182,7 +181,7 @@ def test_arms_of_a_model_that_cannot_be_loaded_are_passed_over() -> None:
 
 
 def test_the_walk_imports_neither_the_engine_nor_the_log() -> None:
-    import etui.cascade_walk
+    import etui.turn.cascade
 
     source = Path(etui.cascade_walk.__file__).read_text()
     assert "etui.engine" not in source

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
-from etui.hops import HopEnded, HopStarted
-
-from .stage import CHOICE, LARGE, QUICK, THINK, Part, Stage, decided, play
+from etui.turn.events import HopEnded, HopStarted
+from tests.turn.stage import CHOICE, LARGE, QUICK, THINK, Part, Stage, decided, play
 
 GONE = ModelUnavailable("big is not on this machine", "pull it")
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.recorder import Recorder
-from etui.energy.simulate.curves import CURVES
-from etui.energy.simulate.devices import FakeClock, FakeDevice
-from etui.energy.simulate.play import sample
 from etui.energy.types import Energy
-from etui.power_curve import MOST_SLICES, SHORTEST_SLICE_NS, power_curve
+from etui.testing.devices import FakeClock, FakeDevice
+from etui.testing.play import sample
+from etui.testing.power_curves import CURVES
+from etui.turn.accounting import MOST_SLICES, SHORTEST_SLICE_NS, power_curve
 from tests.metering import Sliced
 
 

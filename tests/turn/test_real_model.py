@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from etui.answering import InProcess
 from etui.arm import Arm
-from etui.config import Config
+from etui.backends.local import InProcess
+from etui.chat import Query
+from etui.config.config import Config
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.model_spec import STARTER
-from etui.models import load_catalogue
-from etui.query import Query
+from etui.models.catalogue import load_catalogue
+from etui.models.spec import STARTER
 from etui.routing.decision import Decision
-from etui.routing.plan import Cascade, Fallbacks, TurnBudget
-from etui.turn import TurnFinished, run_turn, serving_one
-from etui.turn_ports import Unlogged
-
-from .test_turn import Meter10W
+from etui.routing.limits import Cascade, Fallbacks, TurnBudget
+from etui.turn.events import TurnFinished
+from etui.turn.ports import Unlogged
+from etui.turn.run import run_turn, serving_one
+from tests.turn.test_run import Meter10W
 
 QUESTION = (
     "A farmer has three fields. The first is twice as large as the second, and the third is as "

@@ -1,1 +1,1 @@
-"""What the answers of a run amount to: figures that need no model and no meter."""
+"""Accuracy, cost and comparisons of runs."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from etui.bench.sample import Sample
+    from etui.bench.store.sample import Sample
     from etui.stats.arrays import Flags, Floats, Whole
 
 

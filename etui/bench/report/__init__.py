@@ -1,1 +1,1 @@
-"""``report.html``: one self-contained page to look at a run, drawn as SVG and HTML."""
+"""Reports of runs: HTML, Markdown, CSV, figures, lm-eval."""

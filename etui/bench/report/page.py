@@ -7,14 +7,16 @@ from importlib.resources import files
 from typing import Any
 
 from etui import __version__, units
-from etui.bench.accuracy import OUTCOMES
-from etui.bench.report import plane, view, watts
-from etui.bench.report.questions import Texts, embedded, questions_json
-from etui.bench.run_config import RunConfig
-from etui.bench.sample import Sample
-from etui.bench.summary import Summary, contenders
-from etui.bench.summary_text import protocol
-from etui.codec.documents import to_document
+from etui.bench.analysis.accuracy import OUTCOMES
+from etui.bench.analysis.summary import Summary, contenders
+from etui.bench.analysis.summary_text import protocol
+from etui.bench.report import chart as plane
+from etui.bench.report import power_chart as watts
+from etui.bench.report import view
+from etui.bench.report.questions_json import Texts, embedded, questions_json
+from etui.bench.store.run_config import RunConfig
+from etui.bench.store.sample import Sample
+from etui.text.codec import to_document
 from etui.text.sanitize import sanitize
 
 _HERE = "etui.bench.report"

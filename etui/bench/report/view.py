@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from etui import units
-from etui.bench.groups import GROUPS, group_of
-from etui.bench.joules import Cost, Figure
-from etui.bench.run_config import RunConfig
-from etui.bench.summary import Summary
-from etui.bench.summary_text import (
+from etui.bench.analysis.cost import Cost, Figure
+from etui.bench.analysis.summary import Summary
+from etui.bench.analysis.summary_text import (
     DASH,
     ends,
     half_width,
@@ -20,6 +18,8 @@ from etui.bench.summary_text import (
     lopsided,
     lost,
 )
+from etui.bench.store.run_config import RunConfig
+from etui.datasets.mmlu import GROUPS, group_of
 from etui.text.sanitize import sanitize
 
 _OUTCOMES = {

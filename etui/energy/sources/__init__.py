@@ -1,1 +1,1 @@
-"""Where power readings come from: one module a driver or sysfs tree."""
+"""Power sources: one module a driver or kernel interface."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etui.energy.sharing import GpuUse, Share, share_of
+from etui.energy.gpu_sharing import GpuUse, Share, share_of
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.types import Channel, ChannelProbe, Reading
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.bench.analysis.oracle import cheapest_correct, oracle
-from etui.bench.summary import contenders
+from etui.bench.analysis.summary import contenders
 from tests.bench import synthetic
 
 RUN = synthetic.config(per_subject=3)

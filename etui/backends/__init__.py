@@ -1,0 +1,1 @@
+"""Where answers come from: this process, or a child process."""

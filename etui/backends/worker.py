@@ -1,0 +1,169 @@
+"""The engine's process: ``python -m etui.backends.worker`` answers JSON-lines requests.
+
+It lives as long as its standard input is open, so it dies with its parent. Whatever native code
+prints goes to standard error, which the parent sends to a log file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+from etui import __version__
+from etui.backends.wire import (
+    Ask,
+    Cancel,
+    Done,
+    Failed,
+    Heartbeat,
+    Hello,
+    Hurry,
+    Load,
+    Told,
+    Unload,
+    WireError,
+    decode,
+    encode,
+)
+from etui.errors import EngineFailed, EtuiError
+from etui.events import Answer, Thought
+
+if TYPE_CHECKING:
+    from etui.backends.local import InProcess
+    from etui.events import Event
+
+HEARTBEAT_SECONDS = 0.5
+"""Between two signs of life; also the longest that a token is held back."""
+
+HOLD_SECONDS = 0.04
+"""Tokens that follow each other within this cross the pipe together: where all cores decode, each
+line that wakes the parent takes a moment from the next token."""
+
+Request = Ask | Load | Unload
+
+
+class Worker:
+    """Serves one parent over two pipes.
+
+    Args:
+        requests: Lines of the parent.
+        replies: File descriptor of the pipe to the parent.
+    """
+
+    def __init__(self, requests: BinaryIO, replies: int) -> None:
+        self._requests = requests
+        self._replies = replies
+        self._writing = threading.Lock()
+        self._held = bytearray()
+        self._sent_seconds = 0.0
+        self._asked: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._running: int | None = None
+        self._engine: InProcess | None = None
+
+    def run(self) -> None:
+        """Answer until the parent closes the pipe."""
+        from etui.backends.local import InProcess
+
+        config = decode(self._requests.readline())
+        self._engine = InProcess(config)
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self._send(Hello(__version__, os.getpid()))
+        while True:
+            self._answer(self._engine, self._next(self._engine))
+
+    def _next(self, engine: InProcess) -> Request:
+        """The next request; models are unloaded while none comes, on the thread that answers."""
+        while True:
+            for unloaded in engine.unload_idle():
+                self._send(unloaded)
+            with contextlib.suppress(queue.Empty):
+                return self._asked.get(timeout=engine.seconds_to_unload())
+
+    def _answer(self, engine: InProcess, ask: Request) -> None:
+        number = self._running = ask.number
+        try:
+            for event in _events(engine, ask):
+                self._send(Told(number, event), may_wait=isinstance(event, Thought | Answer))
+                if number in self._cancelled:
+                    # Again, in case it came before the answer had begun.
+                    engine.cancel()
+            self._send(Done(number))
+        except EtuiError as error:
+            self._send(Failed.of(number, error))
+        except Exception as error:  # noqa: BLE001 - a bug must end this answer, not the engine
+            traceback.print_exc()
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            failed = EngineFailed(f"the engine failed: {said}", "see engine.log in ETUI_HOME/logs")
+            self._send(Failed.of(number, failed))
+        finally:
+            self._running = None
+            self._cancelled.discard(number)
+
+    def _read(self) -> None:
+        for line in self._requests:
+            try:
+                message = decode(line)
+            except WireError:
+                traceback.print_exc()  # the parent shows the end of the log
+                os._exit(1)  # it would wait for an answer that never comes
+            if isinstance(message, Request):
+                self._asked.put(message)
+            elif isinstance(message, Cancel):
+                self._cancelled.add(message.number)
+                if message.number == self._running and self._engine is not None:
+                    self._engine.cancel()
+            elif isinstance(message, Hurry) and message.number == self._running:
+                assert self._engine is not None
+                self._engine.hurry()
+        os._exit(0)  # the parent is gone; llama.cpp may be in the middle of a batch
+
+    def _beat(self) -> None:
+        while True:
+            self._send(Heartbeat(time.monotonic_ns()))
+            time.sleep(HEARTBEAT_SECONDS)
+
+    def _send(self, message: object, *, may_wait: bool = False) -> None:
+        """Write a message behind those held back; one that may wait is held for a moment."""
+        line = encode(message)
+        try:
+            with self._writing:
+                self._held += line
+                now = time.monotonic()
+                if may_wait and now - self._sent_seconds < HOLD_SECONDS:
+                    return
+                self._sent_seconds = now
+                while self._held:
+                    del self._held[: os.write(self._replies, self._held)]
+        except OSError:
+            os._exit(0)  # the parent no longer reads
+
+
+def _events(engine: InProcess, ask: Request) -> Iterator[Event]:
+    if isinstance(ask, Ask):
+        yield from engine.answer(ask.request)
+    elif isinstance(ask, Load):
+        yield from engine.load(ask.model, ask.path)
+    else:
+        yield from engine.unload(ask.model)
+
+
+def main() -> None:
+    """Run the worker on standard input and output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    replies = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    Worker(sys.stdin.buffer, replies).run()
+
+
+if __name__ == "__main__":
+    main()

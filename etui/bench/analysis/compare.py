@@ -1,0 +1,221 @@
+"""Two contenders on the same questions: exact McNemar, paired bootstrap, and their joules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etui.bench.analysis.accuracy import by_subject, macro_weights
+from etui.bench.analysis.comparable import Contender
+from etui.bench.analysis.cost import Figure, sensor_width
+from etui.bench.store.sample import Sample
+from etui.datasets.mmlu import group_of
+from etui.stats.bootstrap import percentiles, resampled_sums
+from etui.stats.tests import Interval, mcnemar, wilson
+
+if TYPE_CHECKING:
+    from etui.stats.arrays import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectDifference:
+    """One subject in both: accuracies, and the questions that just one of them got right."""
+
+    subject: str
+    group: str | None
+    questions: int
+    first: float
+    second: float
+    only_first: int
+    only_second: int
+
+    @property
+    def difference(self) -> float:
+        """Second minus first, a share."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyDifference:
+    """Joules per question of both, over the questions that are measured in both.
+
+    Attributes:
+        questions: How many these are.
+        first, second: Joules per question.
+        kinds: How each was measured.
+        difference: Second minus first in joules per question. The sensor's half widths of both
+            sides add up as those of one side do: two readings may err in opposite directions.
+        ratio: Second over first; None where the first is 0.
+    """
+
+    questions: int
+    first: float
+    second: float
+    kinds: tuple[str | None, str | None]
+    difference: Figure
+    ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The second contender against the first; differences are second minus first.
+
+    Attributes:
+        first, second: Their labels.
+        questions: Questions that both answered.
+        accuracies: Share of right answers of both.
+        difference: Of the accuracies over all questions (micro).
+        macro_difference: Of the means over subjects.
+        both, only_first, only_second, neither: Questions by who got them right.
+        p_value: Of McNemar's exact test, two-sided.
+        p_holm: The same, adjusted for the number of comparisons made together.
+        energy: None where one of them is unmeasured.
+        subjects: By name.
+    """
+
+    first: str
+    second: str
+    questions: int
+    accuracies: tuple[float, float]
+    difference: Interval
+    macro_difference: Interval
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    p_value: float
+    p_holm: float
+    energy: EnergyDifference | None
+    subjects: tuple[SubjectDifference, ...]
+
+    @property
+    def points_lost(self) -> float:
+        """Percentage points by which the second is worse (micro); negative if it is better."""
+        return -self.difference.value * 100
+
+
+def compare(first: Contender, second: Contender) -> Comparison:
+    """Compare two contenders that answered the same questions, sorted by question.
+
+    The bootstrap draws pairs, within each subject, so that the correlation of the two is kept; it
+    is seeded with the first run's seed. ``p_holm`` is that of a single comparison.
+
+    Raises:
+        ValueError: The questions differ, or there are none.
+    """
+    if first.questions != second.questions or not first.questions:
+        raise ValueError("contenders are compared on the same questions, and on at least one")
+    pairs = list(zip(first.samples, second.samples, strict=True))
+    count = len(pairs)
+    only_first = sum(one.correct and not two.correct for one, two in pairs)
+    only_second = sum(two.correct and not one.correct for one, two in pairs)
+    both = sum(one.correct and two.correct for one, two in pairs)
+    difference, macro = _differences(pairs, only_first + only_second, first.run.seed)
+    p_value = mcnemar(only_first, only_second)
+    return Comparison(
+        first=first.label,
+        second=second.label,
+        questions=count,
+        accuracies=((both + only_first) / count, (both + only_second) / count),
+        difference=difference,
+        macro_difference=macro,
+        both=both,
+        only_first=only_first,
+        only_second=only_second,
+        neither=count - both - only_first - only_second,
+        p_value=p_value,
+        p_holm=p_value,
+        energy=_energy(pairs, first.run.seed),
+        subjects=_subjects(first.samples, second.samples),
+    )
+
+
+_Pairs = Sequence[tuple[Sample, Sample]]
+
+
+def _differences(pairs: _Pairs, discordant: int, seed: int) -> tuple[Interval, Interval]:
+    subjects = [one.subject for one, _ in pairs]
+    changes = [float(two.correct) - float(one.correct) for one, two in pairs]
+    weights = macro_weights(subjects)
+    columns = [
+        (change / len(pairs), change * weight)
+        for change, weight in zip(changes, weights, strict=True)
+    ]
+    sums = resampled_sums(columns, subjects, seed)
+    values = (math.fsum(row[0] for row in columns), math.fsum(row[1] for row in columns))
+    # As many questions may disagree as Wilson's interval allows: what the bootstrap cannot see
+    # where, say, all answers are the same.
+    unseen = (wilson(discordant, len(pairs)).high or 1.0) - discordant / len(pairs)
+    micro, macro = (_interval(value, sums[:, at], unseen) for at, value in enumerate(values))
+    return micro, macro
+
+
+def _interval(value: float, replicates: Floats, unseen: float) -> Interval:
+    low, high = percentiles(replicates)
+    if low is None or high is None or high - low < 1e-12:
+        return Interval(value, max(-1.0, value - unseen), min(1.0, value + unseen), "wilson")
+    return Interval(value, max(-1.0, low), min(1.0, high), "bootstrap")
+
+
+def _energy(pairs: _Pairs, seed: int) -> EnergyDifference | None:
+    measured = [
+        (one, two) for one, two in pairs if one.joules is not None and two.joules is not None
+    ]
+    if not measured:
+        return None
+    count = len(measured)
+    sides = [
+        math.fsum(sample.joules or 0.0 for sample in side) / count
+        for side in zip(*measured, strict=True)
+    ]
+    changes = [[((two.joules or 0.0) - (one.joules or 0.0)) / count] for one, two in measured]
+    sums = resampled_sums(changes, [one.subject for one, _ in measured], seed)[:, 0]
+    value = sides[1] - sides[0]
+    both = [sample for pair in measured for sample in pair]
+    width = sensor_width(
+        [sample.uncertainty for sample in both],
+        [sample.subject for sample in both],
+        {sample.kind for sample in both},
+    )
+    sensor = None if width is None else width / count
+    return EnergyDifference(
+        questions=count,
+        first=sides[0],
+        second=sides[1],
+        kinds=(measured[0][0].kind, measured[0][1].kind),
+        difference=_widened(value, sums, sensor),
+        ratio=sides[1] / sides[0] if sides[0] > 0 else None,
+    )
+
+
+def _widened(value: float, replicates: Floats, sensor: float | None) -> Figure:
+    """The sampling interval and the sensor's half width in quadrature, each end by itself."""
+    low, high = percentiles(replicates)
+    off = sensor or 0.0
+    return Figure(
+        value,
+        sensor,
+        None if low is None else value - math.hypot(value - min(low, value), off),
+        None if high is None else value + math.hypot(max(high, value) - value, off),
+    )
+
+
+def _subjects(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[SubjectDifference, ...]:
+    others = by_subject(second)
+    found = []
+    for subject, ours in by_subject(first).items():
+        pairs = list(zip(ours, others[subject], strict=True))
+        found.append(
+            SubjectDifference(
+                subject=subject,
+                group=group_of(subject),
+                questions=len(pairs),
+                first=sum(one.correct for one, _ in pairs) / len(pairs),
+                second=sum(two.correct for _, two in pairs) / len(pairs),
+                only_first=sum(one.correct and not two.correct for one, two in pairs),
+                only_second=sum(two.correct and not one.correct for one, two in pairs),
+            )
+        )
+    return tuple(found)

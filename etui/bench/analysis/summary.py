@@ -1,0 +1,226 @@
+"""What a run comes to: the document of ``summary.json``."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from etui.bench.analysis.accuracy import (
+    CHANCE,
+    LOW_MASS,
+    Accuracy,
+    ConstantLetter,
+    accuracy_of,
+    constant_letter,
+)
+from etui.bench.analysis.cost import Cost, cost_of
+from etui.bench.analysis.oracle import Oracle, oracle
+from etui.bench.store.run_config import RunConfig
+from etui.bench.store.sample import Sample
+from etui.stats.frontier import hull
+
+SUMMARY_VERSION = 1
+
+_MANY = 0.05
+"""A share of lost answers or shortened prompts from which on a warning is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTotals:
+    """Tokens of a contender's questions; ``prefix`` are those of shared prefixes."""
+
+    prompt: int
+    cached: int
+    computed: int
+    thinking: int
+    output: int
+    prefix: float
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One contender.
+
+    Attributes:
+        accuracy: Right answers.
+        energy: What they cost; None unmeasured.
+        tokens: Sums over the questions.
+        seconds: Sum over the questions.
+        questions_per_second: None without a duration.
+        fewer_shots: Prompts with fewer worked examples than were asked for.
+        routes: Of a policy's run, arm -> questions it answered.
+        rules: Rule of the policy -> questions it matched.
+    """
+
+    accuracy: Accuracy
+    energy: Cost | None
+    tokens: TokenTotals
+    seconds: float
+    questions_per_second: float | None
+    fewer_shots: int
+    routes: dict[str, int]
+    rules: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The document of ``summary.json``; what is not described here is as in ``RunConfig``.
+
+    Attributes:
+        policy: Name of the run's policy.
+        questions: Questions that each contender is asked.
+        complete: Whether every contender answered all of them.
+        chance: Accuracy of guessing.
+        constant_letter: The best single letter; None without an answer.
+        arms: One block a contender, in the order of the configuration, those without an answer
+            left out.
+        hull: The contenders on the upper hull, cheapest first; empty where one is unmeasured.
+        oracle: None with one contender.
+        warnings: What a reader should know of the figures.
+    """
+
+    summary_version: int
+    run_id: str
+    started_at: str
+    suite: str
+    split: str
+    data_sha256: str
+    format: str
+    format_version: int
+    shots: int
+    seed: int
+    policy: str | None
+    routed: bool
+    questions: int
+    complete: bool
+    chance: float
+    constant_letter: ConstantLetter | None
+    arms: dict[str, ArmSummary]
+    hull: list[str]
+    oracle: Oracle | None
+    warnings: list[str]
+
+    @property
+    def kinds(self) -> set[str | None]:
+        """How the joules of the arms are known; None for an arm without."""
+        return {arm.energy.kind if arm.energy else None for arm in self.arms.values()}
+
+
+def summarise(
+    samples: Sequence[Sample],
+    run: RunConfig,
+    labels: Mapping[str, Mapping[int, str]] | None = None,
+) -> Summary:
+    """Summarise a run; the order of the samples has no part in it.
+
+    Args:
+        samples: Every answer of the run so far; none is allowed.
+        run: Its configuration.
+        labels: Labels of MMLU-Redux; used for MMLU's test questions only.
+    """
+    if run.suite != "mmlu" or run.split != "test":
+        labels = None
+    grouped = contenders(samples, run)
+    arms = {name: _arm(inside, run, labels) for name, inside in grouped.items()}
+    points = {
+        name: (arm.energy.per_question.value, arm.accuracy.micro.value)
+        for name, arm in arms.items()
+        if arm.energy is not None
+    }
+    return Summary(
+        summary_version=SUMMARY_VERSION,
+        run_id=run.run_id,
+        started_at=run.started_at,
+        suite=run.suite,
+        split=run.split,
+        data_sha256=run.data_sha256,
+        format=run.format,
+        format_version=run.format_version,
+        shots=run.shots,
+        seed=run.seed,
+        policy=run.policy.name if run.policy else None,
+        routed=run.routed,
+        questions=run.questions,
+        complete=bool(arms)
+        and len(arms) == len(run.contenders)
+        and all(arm.accuracy.questions == run.questions for arm in arms.values()),
+        chance=CHANCE,
+        constant_letter=constant_letter(samples) if samples else None,
+        arms=arms,
+        hull=hull(points) if len(points) == len(arms) else [],
+        oracle=oracle(grouped),
+        warnings=_warnings(arms, run),
+    )
+
+
+def contenders(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
+    """Contender -> its samples sorted by question; contenders in the order of the configuration."""
+    found: dict[str, list[Sample]] = {name: [] for name in run.contenders}
+    for sample in samples:
+        found.setdefault(run.contender(sample.arm), []).append(sample)
+    return {
+        name: sorted(inside, key=lambda sample: (sample.subject, sample.row))
+        for name, inside in found.items()
+        if inside
+    }
+
+
+def _arm(
+    samples: Sequence[Sample], run: RunConfig, labels: Mapping[str, Mapping[int, str]] | None
+) -> ArmSummary:
+    seconds = math.fsum(sample.seconds for sample in samples)
+    names = ("prompt", "cached", "computed", "thinking", "output")
+    totals = {name: sum(getattr(sample.tokens, name) for sample in samples) for name in names}
+    routes = Counter(sample.arm for sample in samples) if run.routed else {}
+    rules = Counter(sample.rule for sample in samples if sample.rule is not None)
+    return ArmSummary(
+        accuracy=accuracy_of(samples, run.seed, labels),
+        energy=cost_of(samples, run.seed),
+        tokens=TokenTotals(**totals, prefix=math.fsum(sample.prefix_tokens for sample in samples)),
+        seconds=seconds,
+        questions_per_second=len(samples) / seconds if seconds > 0 else None,
+        fewer_shots=sum(sample.shots < run.shots for sample in samples),
+        routes=dict(sorted(routes.items())),
+        rules=dict(sorted(rules.items())),
+    )
+
+
+def _warnings(arms: Mapping[str, ArmSummary], run: RunConfig) -> list[str]:
+    found = []
+    for name, arm in arms.items():
+        accuracy, energy = arm.accuracy, arm.energy
+        count = accuracy.questions
+        if count < run.questions:
+            found.append(f"{name}: {count:,} of {run.questions:,} questions are answered")
+        mass = accuracy.letter_mass
+        if (
+            mass
+            and run.format.startswith("letters")
+            and (mass.mean < LOW_MASS or mass.share_below_half > 0.25)
+        ):
+            found.append(
+                f"{name}: the four letters hold {mass.mean:.2f} of the probability on average, "
+                f"and less than half on {mass.share_below_half:.0%} of the questions: the model "
+                "would rather write something else, and its choice of a letter means less"
+            )
+        for outcome, text in _LOST.items():
+            lost = accuracy.outcomes[outcome]
+            if lost > _MANY * count:
+                found.append(f"{name}: {lost:,} of {count:,} questions {text}")
+        if arm.fewer_shots > _MANY * count:
+            found.append(
+                f"{name}: {arm.fewer_shots:,} of {count:,} prompts have fewer worked examples "
+                f"than {run.shots}, for the context is full"
+            )
+        if energy is not None and energy.questions < count:
+            found.append(f"{name}: the energy of {count - energy.questions:,} is unmeasured")
+    return found
+
+
+_LOST = {
+    "no_answer": "ended without a letter; they count as not right",
+    "truncated": "were cut off before a letter; they count as not right",
+    "error": "failed; they count as not right",
+}

@@ -1,0 +1,255 @@
+"""A summary in words: one line, a Markdown page for an issue, ``per_subject.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from etui import units
+from etui.bench.analysis.accuracy import Accuracy, Share
+from etui.bench.analysis.cost import Figure
+from etui.bench.analysis.summary import ArmSummary, Summary
+from etui.bench.store.run_config import RunConfig
+from etui.stats.tests import Interval
+from etui.text.tables import format_markdown_table
+
+_SUITES = {"mmlu": "MMLU"}
+
+DASH = "–"
+"""There is no such figure."""
+
+CSV_COLUMNS = ("arm", "subject", "group", "questions", "correct", "accuracy", "low", "high")
+
+
+def headline(summary: Summary) -> str:
+    """The run in one line, of several arms one line each.
+
+    ``MMLU 5-shot letters@1: 61.2 % micro (95 % CI 58.9-63.5, n=1,140), 60.8 % macro; letter mass
+    0.97; 3.1 J/question; 5.1 J/correct``
+    """
+    arms = summary.arms
+    if not arms:
+        return f"{protocol(summary)}: no question is answered"
+    lines = [
+        f"{protocol(summary)}{f', {name}' if len(arms) > 1 else ''}: {_arm_line(arm)}"
+        for name, arm in arms.items()
+    ]
+    return "\n".join(lines)
+
+
+def protocol(summary: Summary) -> str:
+    """What was asked, and how: ``MMLU 5-shot letters@1``."""
+    suite = suite_name(summary)
+    return f"{suite} {summary.shots}-shot {summary.format}@{summary.format_version}"
+
+
+def suite_name(summary: Summary) -> str:
+    """The suite, with its split unless that is the test split."""
+    suite = _SUITES.get(summary.suite, summary.suite)
+    return suite if summary.split == "test" else f"{suite} ({summary.split})"
+
+
+def ends(figure: Interval | Share) -> tuple[float, float]:
+    """Return both ends of the interval of an accuracy, which has them unless a file is damaged.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if figure.low is None or figure.high is None:
+        raise ValueError("an accuracy has no interval")
+    return figure.low, figure.high
+
+
+def interval_text(figure: Interval | Share) -> str:
+    """The interval of an accuracy: ``58.9-63.5``."""
+    return units.points_text(*ends(figure))
+
+
+def cost_text(figure: Figure | None, unit: str, kind: str | None) -> str:
+    """Joules per something, without a spread; of a figure that does not exist a dash."""
+    return DASH if figure is None else units.per_text(figure.value, unit, kind)
+
+
+def joules_text(figure: Figure | None, kind: str | None) -> str:
+    """Joules with their interval, where a heading says per what: ``3.2 ± 0.4 J``."""
+    if figure is None:
+        return DASH
+    shown = kind if kind == units.ESTIMATE else None
+    low, high = figure.low, figure.high
+    if low is not None and high is not None and lopsided(figure):
+        return units.energy_range_text(figure.value, low, high, shown)
+    return units.energy_text(figure.value, half_width(figure), shown, spread=True)
+
+
+def lopsided(figure: Figure) -> bool:
+    """Whether an interval reaches much further up than down, so that a half width misleads."""
+    value, low, high = figure.value, figure.low, figure.high
+    if low is None or high is None or low <= 0:
+        return False
+    return high - value > 1.6 * (value - low)
+
+
+def half_width(figure: Figure) -> float | None:
+    """The larger half of an interval; None where an end cannot be told."""
+    if figure.low is None or figure.high is None:
+        return None
+    return max(figure.value - figure.low, figure.high - figure.value)
+
+
+def lost(accuracy: Accuracy) -> int:
+    """Questions that ended without an answer."""
+    outcomes = accuracy.outcomes
+    return outcomes["no_answer"] + outcomes["truncated"] + outcomes["error"]
+
+
+def markdown(summary: Summary, run: RunConfig) -> str:
+    """The summary as Markdown, to be pasted into an issue or a paper's notes."""
+    parts = [f"### {protocol(summary)}", _arms_table(summary)]
+    groups = _groups_table(summary)
+    if groups:
+        parts.append(groups)
+    labelled = _labelled_lines(summary)
+    if labelled:
+        parts.append(labelled)
+    if summary.warnings:
+        parts.append("\n".join(f"- **Note:** {text}" for text in summary.warnings))
+    parts.append(_baselines(summary))
+    parts.append(_made_of(summary, run))
+    return "\n\n".join(parts) + "\n"
+
+
+def per_subject_csv(summary: Summary) -> str:
+    """One row an arm and subject: right answers, and Wilson's interval at 95 %."""
+    from etui.datasets.mmlu import group_of
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for name, arm in summary.arms.items():
+        for subject, share in arm.accuracy.subjects.items():
+            figures = (f"{figure:.6f}" for figure in (share.accuracy, share.low, share.high))
+            counts = (share.questions, share.correct)
+            writer.writerow([name, subject, group_of(subject) or "", *counts, *figures])
+    return out.getvalue()
+
+
+def _arm_line(arm: ArmSummary) -> str:
+    accuracy, energy = arm.accuracy, arm.energy
+    micro = accuracy.micro
+    parts = [
+        f"{units.accuracy_text(micro.value)} micro (95 % CI {interval_text(micro)}, "
+        f"n={accuracy.questions:,}), {units.accuracy_text(accuracy.macro.value)} macro"
+    ]
+    if accuracy.letter_mass:
+        parts.append(f"letter mass {accuracy.letter_mass.mean:.2f}")
+    if lost(accuracy):
+        parts.append(f"{units.percent_text(lost(accuracy) / accuracy.questions)} no answer")
+    if energy is None:
+        parts.append("energy unmeasured")
+    else:
+        parts.append(cost_text(energy.per_question, "question", energy.kind))
+        if energy.per_correct is not None:
+            parts.append(cost_text(energy.per_correct, "correct", energy.kind))
+    return "; ".join(parts)
+
+
+def _arms_table(summary: Summary) -> str:
+    head = ["arm", "micro (95 % CI)", "macro", "n", "no answer", "letter mass"]
+    head += ["per question", "per right answer", "per output token", "mean power", "time each"]
+    rows = []
+    for name, arm in summary.arms.items():
+        accuracy, energy = arm.accuracy, arm.energy
+        micro, mass = accuracy.micro, accuracy.letter_mass
+        row = [
+            _cell(name),
+            f"{units.accuracy_text(micro.value)} ({interval_text(micro)})",
+            units.accuracy_text(accuracy.macro.value),
+            f"{accuracy.questions:,}",
+            units.percent_text(lost(accuracy) / accuracy.questions),
+            f"{mass.mean:.2f}" if mass else DASH,
+        ]
+        if energy is None:
+            row += [units.UNMEASURED, DASH, DASH, DASH]
+        else:
+            kind, watts = energy.kind, energy.mean_watts
+            row += [
+                joules_text(energy.per_question, kind),
+                joules_text(energy.per_correct, kind),
+                joules_text(energy.per_output_token, kind),
+                units.watts_text(None if watts is None else watts.value, kind),
+            ]
+        row.append(units.seconds_text(arm.seconds / accuracy.questions))
+        rows.append(row)
+    return format_markdown_table(rows, header=head, align="<>")
+
+
+def _groups_table(summary: Summary) -> str:
+    from etui.datasets.mmlu import GROUPS
+
+    arms = summary.arms
+    present = [g for g in GROUPS if any(g in arm.accuracy.groups for arm in arms.values())]
+    if len(present) < 2:
+        return ""
+    rows = []
+    for name, arm in arms.items():
+        shares = (arm.accuracy.groups.get(group) for group in present)
+        cells = (
+            f"{units.accuracy_text(share.accuracy)} ({interval_text(share)})" if share else DASH
+            for share in shares
+        )
+        rows.append([_cell(name), *cells])
+    return format_markdown_table(rows, header=["arm", *present], align="<>")
+
+
+def _labelled_lines(summary: Summary) -> str:
+    lines = []
+    for name, arm in summary.arms.items():
+        labelled = arm.accuracy.labelled
+        clean = labelled and labelled.clean
+        if labelled and clean:
+            lines.append(
+                f"- {_cell(name)}: {units.accuracy_text(clean.accuracy)} "
+                f"({interval_text(clean)}, n={clean.questions:,}) on the questions that "
+                f"MMLU-Redux found sound, {units.accuracy_text(labelled.all.accuracy)} on "
+                f"all {labelled.all.questions:,} that it looked at"
+            )
+    return "\n".join(lines)
+
+
+def _baselines(summary: Summary) -> str:
+    text = f"Chance is {units.accuracy_text(summary.chance)}"
+    letter = summary.constant_letter
+    if letter:
+        text += (
+            f"; always {letter.letter} would score {units.accuracy_text(letter.micro)} micro "
+            f"and {units.accuracy_text(letter.macro)} macro on these questions"
+        )
+    best = summary.oracle
+    if best:
+        joules = best.joules_per_question
+        kinds = summary.kinds
+        kind = units.ESTIMATE if units.ESTIMATE in kinds else None
+        cost = "" if joules is None else f" at {units.per_text(joules, 'question', kind)}"
+        text += (
+            f". The oracle over these arms: {units.accuracy_text(best.accuracy)}{cost} "
+            "(the cheapest arm that is right, each time)"
+        )
+    return text + "."
+
+
+def _made_of(summary: Summary, run: RunConfig) -> str:
+    models = ", ".join(
+        f"{model.name} (sha256 {(model.sha256 or units.UNKNOWN)[:12]})" for model in run.models
+    )
+    versions = run.versions
+    program = f"etui {versions['etui']}" if "etui" in versions else "etui"
+    return (
+        f"<sub>{_cell(models)} · {program} · seed {summary.seed} · data sha256 "
+        f"{summary.data_sha256[:12]} · prefix reuse {'on' if run.prefix_reuse else 'off'} "
+        f"· {summary.started_at} · run {_cell(summary.run_id)}</sub>"
+    )
+
+
+def _cell(text: str) -> str:
+    """A name that neither ends a table's cell nor starts HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

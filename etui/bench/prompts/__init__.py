@@ -1,0 +1,1 @@
+"""Prompts of multiple-choice questions, as text and as tokens."""

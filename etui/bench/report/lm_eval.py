@@ -1,0 +1,250 @@
+"""A run in the form of lm-evaluation-harness' results files, which many viewers read.
+
+Subjects become tasks (``mmlu_abstract_algebra``), MMLU's groups and the whole become groups. A
+format other than lm-eval's own default carries its name in every task's, so that no viewer puts
+its score beside those of another prompt. What lm-eval has no place for (energy, intervals, the
+arm) stands under ``etui``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from etui.bench.analysis.accuracy import Accuracy, Share, accuracy_of
+from etui.bench.analysis.comparable import Contender
+from etui.bench.analysis.cost import cost_of
+from etui.bench.prompts.formats import FORMATS
+from etui.bench.store.run_config import RunConfig
+from etui.datasets.mmlu import GROUPS, group_of
+from etui.stats.bootstrap import STRATIFIED_REPLICATES
+
+_LM_EVAL_DEFAULT = "letters"
+"""The format whose prompt is that of lm-eval's ``mmlu``."""
+
+_UNKNOWN = "N/A"
+"""What lm-eval writes for an error that cannot be told."""
+
+
+def lm_eval_document(contender: Contender) -> dict[str, Any]:
+    """The results of one contender as lm-eval (0.4.9 and later) writes them to a file."""
+    run = contender.run
+    accuracy = accuracy_of(contender.samples, run.seed)
+    cost = cost_of(contender.samples, run.seed)
+    metric = _metric(run)
+    subjects = list(accuracy.subjects)
+    tasks = {subject: _task(run, subject) for subject in subjects}
+    groups = _groups(run, subjects)
+    scores = _group_scores(run, accuracy, groups, metric)
+    results = dict(scores)
+    for subject, share in accuracy.subjects.items():
+        results[tasks[subject]] = {
+            "alias": f"{'  - ' if groups else ''}{subject}",
+            **_score(metric, share.accuracy, _stderr(share)),
+        }
+    every = [*scores, *tasks.values()]
+    return {
+        "results": results,
+        "groups": scores,
+        "group_subtasks": {**groups, **({} if groups else {task: [] for task in tasks.values()})},
+        "configs": {
+            tasks[subject]: _task_config(run, subject, tasks[subject], metric)
+            for subject in subjects
+        },
+        "versions": dict.fromkeys(every, run.format_version),
+        "n-shot": dict.fromkeys(tasks.values(), run.shots),
+        "higher_is_better": {name: {metric: True} for name in every},
+        "n-samples": {
+            tasks[subject]: {
+                "original": run.sizes.get(subject, share.questions),
+                "effective": share.questions,
+            }
+            for subject, share in accuracy.subjects.items()
+        },
+        "config": _config(contender),
+        "git_hash": None,
+        "date": _timestamp(run.started_at),
+        "pretty_env_info": "\n".join(f"{key}: {value}" for key, value in run.machine.items()),
+        "transformers_version": None,
+        "lm_eval_version": None,
+        "upper_git_hash": None,
+        "task_hashes": {},
+        "model_source": "etui",
+        "model_name": _model_name(contender),
+        "model_name_sanitized": sanitised(_model_name(contender)),
+        "system_instruction": None,
+        "system_instruction_sha": None,
+        "fewshot_as_multiturn": False,
+        "chat_template": None,
+        "chat_template_sha": None,
+        "total_evaluation_time_seconds": str(
+            math.fsum(sample.seconds for sample in contender.samples)
+        ),
+        "etui": {
+            "run_id": run.run_id,
+            "arm": contender.name,
+            "format": f"{run.format}@{run.format_version}",
+            "data_sha256": run.data_sha256,
+            "models": [asdict(model) for model in run.models],
+            "versions": dict(run.versions),
+            "micro": asdict(accuracy.micro),
+            "macro": asdict(accuracy.macro),
+            "energy": cost and asdict(cost),
+        },
+    }
+
+
+def default_path(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Where lm-eval would put the file: ``FOLDER/MODEL/results_2026-01-01T12-00-00.json``."""
+    when = datetime.fromtimestamp(document["date"]).isoformat().replace(":", "-")
+    return folder / str(document["model_name_sanitized"]) / f"results_{when}.json"
+
+
+def sanitised(name: str) -> str:
+    """A model's name as part of a path."""
+    return re.sub(r'["<>:/|\\?*\[\]]+', "__", name)
+
+
+def pooled_stderr(shares: Sequence[tuple[float, int]]) -> float | None:
+    """Standard error of a mean over tasks, from their sample variances weighted by their sizes.
+
+    lm-eval's way: tasks are not resampled, only questions within them. None where a task has one
+    question.
+
+    Args:
+        shares: Standard error and number of questions of each task.
+    """
+    total = sum(size for _, size in shares)
+    if total <= len(shares) or any(size < 2 for _, size in shares):
+        return None
+    # A task's sample variance is its size times its squared standard error.
+    pooled = math.fsum((size - 1) * size * error**2 for error, size in shares)
+    return math.sqrt(pooled / (total - len(shares)) / total)
+
+
+def _groups(run: RunConfig, subjects: Sequence[str]) -> dict[str, list[str]]:
+    """The tree of groups, the whole first; empty for a run of one subject."""
+    if len(subjects) < 2:
+        return {}
+    top, suffix = _top(run), _suffix(run)
+    found: dict[str, list[str]] = {top: []}
+    for group in GROUPS:
+        inside = [_task(run, subject) for subject in subjects if group_of(subject) == group]
+        if inside:
+            name = f"{run.suite}_{group.replace(' ', '_')}{suffix}"
+            found[top].append(name)
+            found[name] = inside
+    found[top] += [_task(run, subject) for subject in subjects if group_of(subject) is None]
+    return found
+
+
+def _group_scores(
+    run: RunConfig, accuracy: Accuracy, groups: Mapping[str, Sequence[str]], metric: str
+) -> dict[str, Any]:
+    by_task = {_task(run, subject): share for subject, share in accuracy.subjects.items()}
+    scores = {}
+    for name, inside in groups.items():
+        leaves = [leaf for part in inside for leaf in groups.get(part, [part])]
+        shares = [by_task[leaf] for leaf in leaves]
+        correct = sum(share.correct for share in shares)
+        count = sum(share.questions for share in shares)
+        errors = [(_stderr(share) or 0.0, share.questions) for share in shares]
+        bare = name.removeprefix(f"{run.suite}_").removesuffix(_suffix(run)).replace("_", " ")
+        alias = name if name == _top(run) else f" - {bare}"
+        scores[name] = {"alias": alias, **_score(metric, correct / count, pooled_stderr(errors))}
+    return scores
+
+
+def _score(metric: str, value: float, error: float | None) -> dict[str, Any]:
+    return {f"{metric},none": value, f"{metric}_stderr,none": _UNKNOWN if error is None else error}
+
+
+def _stderr(share: Share) -> float | None:
+    """Standard error of a mean of zeros and ones; None of one question."""
+    if share.questions < 2:
+        return None
+    return math.sqrt(share.accuracy * (1 - share.accuracy) / (share.questions - 1))
+
+
+def _metric(run: RunConfig) -> str:
+    form = FORMATS.get(run.format)
+    if form is None or form.reads == "letters":
+        return "acc"
+    return "acc_norm" if form.reads == "texts" else "exact_match"
+
+
+def _suffix(run: RunConfig) -> str:
+    return "" if run.format == _LM_EVAL_DEFAULT else f"_{run.format}"
+
+
+def _top(run: RunConfig) -> str:
+    return f"{run.suite}{_suffix(run)}"
+
+
+def _task(run: RunConfig, subject: str) -> str:
+    return f"{run.suite}_{subject}{_suffix(run)}"
+
+
+def _task_config(run: RunConfig, subject: str, task: str, metric: str) -> dict[str, Any]:
+    form = FORMATS.get(run.format)
+    group = group_of(subject)
+    reads_letters = form is None or form.reads == "letters"
+    return {
+        "task": task,
+        "task_alias": subject,
+        "tag": f"{run.suite}_{(group or 'all').replace(' ', '_')}_tasks",
+        "dataset_path": "cais/mmlu" if run.suite == "mmlu" else run.suite,
+        "dataset_name": subject,
+        "test_split": run.split,
+        "fewshot_split": "dev",
+        "doc_to_choice": ["A", "B", "C", "D"] if reads_letters else None,
+        "description": form.summary if form else run.format,
+        "fewshot_config": {"sampler": "first_n"},
+        "num_fewshot": run.shots,
+        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
+        "output_type": "generate_until" if form and form.generates else "multiple_choice",
+        "repeats": 1,
+        "should_decontaminate": False,
+        "metadata": {"version": run.format_version},
+    }
+
+
+def _config(contender: Contender) -> dict[str, Any]:
+    run = contender.run
+    whole = all(run.drawn.get(subject) == size for subject, size in run.sizes.items())
+    return {
+        "model": "etui",
+        "model_args": {"model": _model_name(contender), "arm": contender.name},
+        "model_sha": next((model.sha256 for model in _models(contender)), None),
+        "batch_size": run.group_questions,
+        "batch_sizes": [],
+        "device": None,
+        "use_cache": None,
+        "limit": None if whole else float(run.questions),
+        "bootstrap_iters": STRATIFIED_REPLICATES,
+        "gen_kwargs": {},
+        "random_seed": run.seed,
+        "numpy_seed": run.seed,
+        "torch_seed": None,
+        "fewshot_seed": None,
+    }
+
+
+def _models(contender: Contender) -> list[Any]:
+    """The models of the contender's arm; of a policy, all it may use."""
+    arm = contender.run.arms.get(contender.name, {})
+    named = [model for model in contender.run.models if model.name == arm.get("model")]
+    return named or list(contender.run.models)
+
+
+def _model_name(contender: Contender) -> str:
+    return " + ".join(model.name for model in _models(contender)) or contender.name
+
+
+def _timestamp(when: str) -> float:
+    return datetime.fromisoformat(when).timestamp()

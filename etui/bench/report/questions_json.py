@@ -1,0 +1,90 @@
+"""The questions of the page as JSON: every arm's answer, and the texts where they may be shown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from etui.bench.analysis.accuracy import OUTCOMES, outcome_of
+from etui.bench.store.sample import Sample
+from etui.datasets.questions import Question
+from etui.text.sanitize import sanitize, shorten
+
+_MOST_CHARACTERS = 4000
+_MOST_LINES = 80
+
+Texts = Mapping[tuple[str, int], Question]
+
+
+def questions_json(grouped: Mapping[str, Sequence[Sample]], texts: Texts | None) -> Markup:
+    """The questions by subject and row, to be put inside a ``script`` element.
+
+    Each is ``[subject, row, right letter, text, choices, answers]``, and each answer (one an arm,
+    null where the arm has none) ``[choice, outcome, joules, seconds, output tokens, probabilities,
+    text, arms it went through, error]``: no names, for a run may have 14,042 of them.
+
+    Args:
+        grouped: Contender -> its samples.
+        texts: Subject and row -> the question; None leaves the texts out.
+    """
+    keys = sorted(
+        {(sample.subject, sample.row) for inside in grouped.values() for sample in inside}
+    )
+    answers = [
+        {(sample.subject, sample.row): sample for sample in inside} for inside in grouped.values()
+    ]
+    rows = []
+    for subject, row in keys:
+        samples = [inside.get((subject, row)) for inside in answers]
+        question = texts.get((subject, row)) if texts else None
+        right = next(sample.answer for sample in samples if sample is not None)
+        rows.append(
+            [
+                sanitize(subject),
+                row,
+                right,
+                _short(question.text) if question else None,
+                [_short(choice) for choice in question.choices] if question else None,
+                [None if sample is None else _answer(sample) for sample in samples],
+            ]
+        )
+    return embedded(rows)
+
+
+def embedded(value: Any) -> Markup:
+    """JSON that no text in it can lead out of a ``script`` element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _answer(sample: Sample) -> list[Any]:
+    probabilities = None
+    if sample.logprobs:
+        # Of whole answers, whose probabilities are all minute, the shares among themselves.
+        alone = sample.letter_mass is None
+        top = max(sample.logprobs.values()) if alone else 0.0
+        shares = {letter: math.exp(value - top) for letter, value in sample.logprobs.items()}
+        whole = sum(shares.values()) if alone else 1.0
+        probabilities = [round(shares[letter] / whole, 4) for letter in sorted(shares)]
+    return [
+        sample.choice,
+        OUTCOMES.index(outcome_of(sample)),
+        None if sample.joules is None else float(f"{sample.joules:.3g}"),
+        float(f"{sample.seconds:.3g}"),
+        sample.tokens.output,
+        probabilities,
+        _short(sample.text) or None,
+        sanitize(" → ".join([*sample.hops, sample.arm])) if sample.hops or sample.rule else None,
+        sanitize(sample.error) if sample.error else None,
+    ]
+
+
+def _short(text: str) -> str:
+    kept, left_out = shorten(sanitize(text.strip()), _MOST_CHARACTERS, _MOST_LINES)
+    return f"{kept} … ({left_out:,} characters more)" if left_out else kept

@@ -1,0 +1,71 @@
+"""How many tokens a run would compute, from the vocabulary alone: no weights are loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from etui.arm import Arm
+from etui.bench.prompts.formats import chat_messages
+from etui.bench.prompts.tokens import subject_prompts
+from etui.bench.run.plan import Plan
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.engine.model import Model
+    from etui.models.catalogue import Catalogue
+
+
+def count_tokens(plan: Plan, config: Config, catalogue: Catalogue) -> dict[str, Any]:
+    """Tokens by model.
+
+    Returns:
+        ``questions``, ``format``, and ``models``: name -> ``computed`` (what the run computes),
+        ``prefix`` (of them the worked examples), ``whole`` (if nothing were reused). For formats
+        that generate these are the questions' own tokens, without a chat template.
+
+    Raises:
+        ModelUnavailable: A model is not on this machine.
+        ContextOverflow: A question does not fit, even without worked examples.
+    """
+    from etui.engine.library import Library
+    from etui.engine.model import Model
+    from etui.models.gguf import check_gguf
+    from etui.runtime.serving import serving
+
+    counts: dict[str, dict[str, int]] = {}
+    library = Library(config.log_dir)
+    for name in plan.models:
+        spec, path = serving(Arm(name, name), config, catalogue)
+        model = Model(library, path, vocabulary_only=True)
+        try:
+            bounds = [spec.context, config.context_tokens, check_gguf(path).context_tokens]
+            counts[name] = _counted(plan, model, min(bound for bound in bounds if bound))
+        finally:
+            model.free()
+    library.close()
+    return {"questions": plan.questions, "format": plan.format.name, "models": counts}
+
+
+def _counted(plan: Plan, model: Model, context_tokens: int) -> dict[str, int]:
+    computed = prefix = whole = 0
+
+    def tokenize(text: str) -> list[int]:
+        return model.tokenize(text, bos=True, special=False)
+
+    for subject, questions in plan.drawn.items():
+        examples = plan.examples[subject]
+        if plan.format.generates:
+            own = sum(
+                len(tokenize(message.content))
+                for question in questions
+                for message in chat_messages(question, examples)
+            )
+            computed, whole = computed + own, whole + own
+            continue
+        found = subject_prompts(
+            plan.format, questions, examples, tokenize, context_tokens, reuse=plan.reuse
+        )
+        computed += found.computed_tokens
+        prefix += len(found.prefix)
+        whole += sum(prompt.total_tokens for prompt in found.prompts)
+    return {"computed": computed, "prefix": prefix, "whole": whole}

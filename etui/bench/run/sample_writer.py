@@ -1,0 +1,86 @@
+"""Answers on their way to the disk: a thread waits for the meter, so that the engine never does."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+from etui.bench.run.work import Answered
+from etui.bench.store.run_folder import RunFolder
+from etui.bench.store.sample import Sample
+from etui.turn.ports import Meter
+
+
+class Sink:
+    """Settles, writes and shows answers in the order they were given.
+
+    What is handed over is on the disk as soon as the meter has read past its end, some tens of
+    milliseconds later, while the next question is being computed.
+
+    Args:
+        folder: Where they are written.
+        meter: Tells their energy.
+        show: Called with the samples once they are on the disk, from the sink's thread.
+        joules: Spent before, by the answers of a run that goes on.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        meter: Meter,
+        show: Callable[[Sequence[Sample]], None],
+        joules: float = 0.0,
+    ) -> None:
+        self._folder = folder
+        self._meter = meter
+        self._show = show
+        self._queue: SimpleQueue[Answered | None] = SimpleQueue()
+        self._failure: BaseException | None = None
+        self._joules = joules
+        self._thread = threading.Thread(target=self._work, name="etui-bench", daemon=True)
+        self._thread.start()
+
+    @property
+    def joules(self) -> float:
+        """Joules of the answers that are written, and of those before."""
+        return self._joules
+
+    def put(self, answered: Answered) -> None:
+        """Hand answers over.
+
+        Raises:
+            EtuiError: Earlier ones could not be written.
+        """
+        self._check()
+        self._queue.put(answered)
+
+    def close(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            EtuiError: Something could not be written.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while (answered := self._queue.get()) is not None:
+            if self._failure is None:
+                try:
+                    self._write(answered)
+                except BaseException as error:  # noqa: BLE001 - told on the caller's thread
+                    self._failure = error
+
+    def _write(self, answered: Answered) -> None:
+        self._meter.settle(answered.end_ns)
+        samples = answered.samples(self._meter.energy)
+        self._folder.append(samples)
+        self._joules += math.fsum(s.joules for s in samples if s.joules is not None)
+        self._show(samples)

@@ -1,0 +1,282 @@
+"""Score the option letters of many questions in one batch, and share out its joules."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from etui.bench.prompts.formats import Format
+from etui.bench.prompts.tokens import Prompt, SubjectPrompts, groups, subject_prompts
+from etui.bench.run.scoring import Scored, Scorer
+from etui.bench.run.work import SubjectWork
+from etui.bench.store.sample import Sample
+from etui.energy.types import Energy, EnergyOf
+from etui.engine.llama_session import LlamaSession
+from etui.turn.accounting import split_by_tokens
+from etui.turn.record import Tokens
+
+OpenSession = Callable[[], LlamaSession]
+"""The session of the arm's model, loaded if it gave way to another one."""
+
+
+GPU_QUESTIONS = 8
+"""Most questions computed together on a GPU: what its batch holds of the shorter ones."""
+
+
+_CLOZE_QUESTIONS = 3
+"""With endings of several tokens each question takes up to five sequences."""
+
+
+@dataclass(slots=True)
+class _SharedCost:
+    """Energy of a subject's worked examples: looked up once, before the meter forgets it."""
+
+    shared: Shared
+    energy: Energy | None = None
+
+    def energy_by(self, energy_of: EnergyOf) -> Energy:
+        if self.energy is None:
+            self.energy = energy_of(self.shared.start_ns, self.shared.end_ns)
+        return self.energy
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """Questions that were computed together."""
+
+    arm: str
+    format_: Format
+    start_ns: int
+    end_ns: int
+    scored: tuple[Scored, ...]
+    kept: frozenset[int]
+    """Rows that become samples; the others were answered before an interruption."""
+    cost: _SharedCost | None = field(repr=False)
+
+    def samples(self, energy_of: EnergyOf) -> list[Sample]:
+        """The answers with what each cost."""
+        group = energy_of(self.start_ns, self.end_ns)
+        shared = self.cost.shared if self.cost is not None else None
+        before = self.cost.energy_by(energy_of) if self.cost is not None else None
+        parts = charges(group, [one.computed for one in self.scored], shared, before)
+        return [
+            self._sample(one, part)
+            for one, part in zip(self.scored, parts, strict=True)
+            if one.prompt.question.row in self.kept
+        ]
+
+    def _sample(self, one: Scored, cost: Charge) -> Sample:
+        prompt, choice = one.prompt, one.choice
+        question = prompt.question
+        return Sample(
+            arm=self.arm,
+            subject=question.subject,
+            row=question.row,
+            answer=question.answer,
+            choice=choice,
+            correct=choice == question.answer,
+            status="answered",
+            text="",
+            logprobs=dict(one.logprobs),
+            letter_mass=one.mass if self.format_.reads == "letters" else None,
+            confidence=one.confidence,
+            margin=one.margin,
+            shots=prompt.shots,
+            tokens=Tokens(one.cached + one.computed, one.cached, one.computed, 0, 0),
+            prefix_tokens=cost.prefix_tokens,
+            joules=cost.joules,
+            uncertainty=cost.uncertainty,
+            kind=cost.kind,
+            prefill_joules=cost.joules,
+            decode_joules=None if cost.joules is None else 0.0,
+            seconds=cost.seconds,
+            prompt_sha256=prompt.sha,
+        )
+
+
+class ScoringArm:
+    """Scores questions of one model.
+
+    Args:
+        name: Name of the arm.
+        session: Its model.
+        format_: A format that generates nothing.
+        reuse: Whether worked examples are computed once a subject.
+        cancelled: Asked before every batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        session: OpenSession,
+        format_: Format,
+        *,
+        reuse: bool = True,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.name = name
+        self._open = session
+        self._format = format_
+        self._reuse = reuse
+        self._cancelled = cancelled
+        self.decode_ns = 0
+        """Time spent inside llama.cpp, nanoseconds."""
+        self.computed_tokens = 0
+
+    def answer(self, work: SubjectWork) -> Iterator[ScoredGroup]:
+        """Score the questions of a subject that are not done, a group at a time.
+
+        Raises:
+            StopRequested: The user wants to stop; the group under way is given up.
+            ContextOverflow: A question does not fit, even without worked examples.
+            EngineFailed: llama.cpp gave up.
+        """
+        session = self._open()
+        start_ns = time.monotonic_ns()
+        prompts = prompts_of(session, self._format, work, reuse=self._reuse)
+        scorer = Scorer(session, self._cancelled)
+        try:
+            cost = None
+            tokens = scorer.begin(prompts.prefix)
+            if tokens:
+                end_ns = time.monotonic_ns()
+                cost = _SharedCost(Shared(start_ns, end_ns, tokens, len(work.questions)))
+                start_ns = end_ns
+            for group in grouped(prompts, session):
+                rows = frozenset(prompt.question.row for prompt in group).difference(work.done)
+                if not rows:
+                    continue
+                scored = scorer.score(group)
+                end_ns = time.monotonic_ns()
+                yield ScoredGroup(
+                    self.name, self._format, start_ns, end_ns, tuple(scored), rows, cost
+                )
+                start_ns = end_ns
+        finally:
+            scorer.end()
+            self.decode_ns += scorer.decode_ns
+            self.computed_tokens += scorer.computed_tokens
+
+
+def prompts_of(
+    session: LlamaSession, format_: Format, work: SubjectWork, *, reuse: bool = True
+) -> SubjectPrompts:
+    """The prompts of a subject, in the tokens of a session's model."""
+    return subject_prompts(
+        format_,
+        work.questions,
+        work.examples,
+        lambda text: session.tokenize(text, bos=True, special=False),
+        session.facts.context_tokens,
+        reuse=reuse,
+    )
+
+
+def most_questions(gpu: bool) -> int:
+    """Most questions whose letters are read from one batch.
+
+    A CPU gains nothing from more than one, and loses exactness: with other sequences between a
+    question's examples and itself in the cache, attention adds up in another order, and rounding of
+    quantised activations makes up to 0.1 nats of that.
+    """
+    return GPU_QUESTIONS if gpu else 1
+
+
+def grouped(prompts: SubjectPrompts, session: LlamaSession) -> Iterator[tuple[Prompt, ...]]:
+    """What is computed together on a session: as many questions as one batch holds."""
+    options = session.options
+    if all(prompt.single for prompt in prompts.prompts):
+        most = min(most_questions(options.offload_kv), options.sequences - 1)
+    else:
+        most = max(1, min(_CLOZE_QUESTIONS, (options.sequences - 1) // 5))
+    room = options.context_tokens - len(prompts.prefix)
+    return groups(prompts.prompts, min(options.batch_tokens, room), most)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the questions of a subject share: its worked examples, computed once.
+
+    Attributes:
+        start_ns, end_ns: When they were computed, monotonic clock.
+        tokens: Tokens that took.
+        questions: Questions of the run that share them, those answered before an interruption too.
+    """
+
+    start_ns: int
+    end_ns: int
+    tokens: int
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One question's part.
+
+    Attributes:
+        joules: Gross, its part of what is shared included; None unmeasured.
+        uncertainty: Half width in joules; None with ``joules``.
+        kind: The weaker of the two intervals' kinds.
+        seconds: Its part of the time, of the shared part too.
+        prefix_tokens: Its part of the shared tokens.
+    """
+
+    joules: float | None
+    uncertainty: float | None
+    kind: str | None
+    seconds: float
+    prefix_tokens: float
+
+
+def charges(
+    group: Energy, tokens: Sequence[int], shared: Shared | None, shared_energy: Energy | None
+) -> list[Charge]:
+    """The parts of the questions that were computed together.
+
+    A group is split by the tokens computed for each question. What is shared is charged evenly to
+    all questions of the subject, so that the charges of a subject sum to what it took. The
+    uncertainty goes with the joules: the parts of one reading err together.
+
+    Args:
+        group: Energy of the group's interval.
+        tokens: Tokens computed for each question of it.
+        shared, shared_energy: What the subject shares; None where nothing is.
+    """
+    whole = max(1, sum(tokens))
+    parts = [count / whole for count in tokens]
+    joules = split_by_tokens(group.joules, tokens) if group.joules is not None else None
+    even = 1 / shared.questions if shared is not None else 0.0
+    found: list[Charge] = []
+    for index, part in enumerate(parts):
+        own = None if joules is None else joules[index]
+        spread = None if group.uncertainty is None else group.uncertainty * part
+        if shared is not None and shared_energy is not None:
+            own = _plus(own, shared_energy.joules, even)
+            spread = _plus(spread, shared_energy.uncertainty, even)
+        found.append(
+            Charge(
+                joules=own,
+                uncertainty=spread if own is not None else None,
+                kind=_kind(group, shared_energy) if own is not None else None,
+                seconds=group.seconds * part + (_seconds(shared) * even if shared else 0.0),
+                prefix_tokens=shared.tokens * even if shared is not None else 0.0,
+            )
+        )
+    return found
+
+
+def _plus(own: float | None, shared: float | None, even: float) -> float | None:
+    """Unknown as soon as a part of it is: a sum that lacks one would look like all of it."""
+    return None if own is None or shared is None else own + shared * even
+
+
+def _seconds(shared: Shared) -> float:
+    return (shared.end_ns - shared.start_ns) / 1e9
+
+
+def _kind(group: Energy, shared: Energy | None) -> str | None:
+    from etui.energy.scopes import weakest
+
+    kind = weakest(e.kind for e in (group, shared) if e is not None and e.kind is not None)
+    return kind.value if kind is not None else None

@@ -1,0 +1,161 @@
+"""The models of a run in memory, and the configuration that this makes."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from etui.bench.prompts.tokens import single_letters
+from etui.bench.run.arms import to_json
+from etui.bench.run.plan import Plan
+from etui.bench.run.scoring_arm import most_questions, prompts_of
+from etui.bench.run.work import SubjectWork
+from etui.bench.store.run_config import BenchModel, RunConfig
+from etui.engine.llama_session import LlamaSession
+from etui.events import Loaded, Residence
+from etui.runtime.provenance import machine_name, provenance
+from etui.text.timestamps import utc_now
+
+if TYPE_CHECKING:
+    from etui.backends.local import InProcess
+    from etui.config.config import Config
+    from etui.energy.recorder import Recorder
+    from etui.turn.ports import Served
+
+ServeModel = Callable[[str], "Served"]
+"""Finds the file of a model, by name."""
+
+
+def load_models(
+    plan: Plan, answerer: InProcess, serve: ServeModel, say: Callable[[str], None]
+) -> tuple[BenchModel, ...]:
+    """Load every model of a run once: what each lies in memory as, and that it can be loaded.
+
+    Raises:
+        ModelUnavailable: One cannot be loaded.
+        ContextOverflow: A question does not fit, even without worked examples.
+    """
+    found: list[BenchModel] = []
+    for name in plan.models:
+        served = serve(name)
+        say(f"loading {name}")
+        session, loaded = drained(answerer.load(served.spec, served.path))
+        options = session.options
+        found.append(
+            BenchModel(
+                name=name,
+                sha256=served.spec.sha256,
+                file_bytes=served.path.stat().st_size,
+                gpu_layers=loaded.gpu_layers if loaded is not None else 0,
+                context_tokens=options.context_tokens,
+                sequences=options.sequences,
+                batch_tokens=options.batch_tokens,
+                kv_type=options.kv_type,
+                flash_attention=options.flash_attention,
+                letters=_letters(plan, session),
+            )
+        )
+    return tuple(found)
+
+
+def drained(
+    loading: Generator[Residence, None, LlamaSession],
+) -> tuple[LlamaSession, Loaded | None]:
+    """The session at the end of a load, and the load if there was one."""
+    loaded = None
+    while True:
+        try:
+            event = next(loading)
+        except StopIteration as end:
+            return end.value, loaded
+        if isinstance(event, Loaded):
+            loaded = event
+
+
+def configure(
+    plan: Plan,
+    run_id: str,
+    models: tuple[BenchModel, ...],
+    config: Config,
+    recorder: Recorder,
+    idle: str | None,
+) -> RunConfig:
+    """Everything the run depends on.
+
+    Args:
+        idle: Which idle baseline the recorder has; None without one.
+    """
+    made_of = provenance(config)
+    selection = recorder.selection
+    watts = recorder.idle_watts
+    return RunConfig(
+        run_id=run_id,
+        started_at=utc_now("seconds"),
+        suite=plan.suite.name,
+        split=plan.suite.split,
+        data_path=plan.data_path,
+        data_sha256=plan.suite.sha256,
+        sizes=plan.suite.sizes,
+        drawn={subject: len(rows) for subject, rows in plan.drawn.items()},
+        format=plan.format.name,
+        format_version=plan.format.version,
+        shots=plan.shots,
+        seed=plan.seed,
+        limit=plan.limit,
+        per_subject=plan.per_subject,
+        subjects=plan.subjects,
+        arms={name: to_json(arm) for name, arm in plan.arms.items()},
+        policy=plan.policy_text,
+        routed=plan.policy is not None,
+        models=models,
+        prefix_reuse=plan.reuse,
+        group_questions=most_questions(any(model.gpu_layers for model in models)),
+        threads=int(made_of["threads"]),
+        versions={
+            "etui": made_of["etui"],
+            "python": platform.python_version(),
+            "llama_cpp_python": made_of["llama_cpp_python"],
+            "llama_cpp": llama_cpp_build(),
+        },
+        machine={"name": machine_name(), "memory_bytes": _memory_bytes()},
+        energy={
+            "channels": {channel.id: channel.kind.value for channel in selection.summed},
+            "unmeasured": list(recorder.unmeasured),
+            "sample_hz": recorder.hz,
+        },
+        idle=None if watts is None else {"which": idle, "watts": watts},
+    )
+
+
+def llama_cpp_build() -> str:
+    """What the build of llama.cpp says of itself: version, commit and instruction sets."""
+    from llama_cpp import llama_cpp as api
+
+    said = api.llama_print_system_info().decode("utf-8", "replace").strip(" |")
+    parts = []
+    for name in ("ggml_version", "ggml_commit"):
+        try:
+            function: Any = getattr(api._lib, name)
+        except AttributeError:
+            continue  # an older ggml does not say
+        function.restype = ctypes.c_char_p
+        parts.append(f"{name} {function().decode('utf-8', 'replace')}")
+    return "; ".join([*parts, said])
+
+
+def _letters(plan: Plan, session: LlamaSession) -> str | None:
+    """Whether the letters are single tokens of the model behind a real prompt."""
+    if plan.format.reads != "letters" or not plan.drawn:
+        return None
+    subject, questions = next(iter(plan.drawn.items()))
+    work = SubjectWork(subject, questions[:1], frozenset(), plan.examples[subject])
+    prompts = prompts_of(session, plan.format, work).prompts
+    return "sequence" if single_letters(prompts) is None else "single"
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)

@@ -1,0 +1,49 @@
+"""Where runs lie, and what they are called."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etui.bench.store.run_folder import CONFIG
+from etui.errors import UsageError
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+
+
+def runs_dir(config: Config) -> Path:
+    """Folder of the runs that name no other."""
+    return config.home / "runs"
+
+
+def new_run_id(suite: str, format_name: str, names: Sequence[str], now: datetime) -> str:
+    """``20260131-142530-mmlu-letters-smollm2-135m-3f9a``: sorts by time, says what it is."""
+    what = names[0] if len(names) == 1 else f"{len(names)}-arms"
+    stem = f"{now:%Y%m%d-%H%M%S}-{suite}-{format_name}-{what}-{secrets.token_hex(2)}"
+    return "".join(char if char.isalnum() or char in "-_." else "-" for char in stem)
+
+
+def find_run(text: str, config: Config) -> Path:
+    """The folder of a run: a path, an id, or the beginning of one; ``last`` is the newest.
+
+    Raises:
+        UsageError: There is none, or several begin so.
+    """
+    given = Path(text).expanduser()
+    if (given / CONFIG).is_file():
+        return given
+    place = runs_dir(config)
+    known = sorted(path.parent.name for path in place.glob(f"*/{CONFIG}"))
+    if text == "last" and known:
+        return place / known[-1]
+    found = [name for name in known if name.startswith(text)]
+    if len(found) == 1:
+        return place / found[0]
+    if found:
+        raise UsageError(f"{len(found)} runs begin with {text!r}", f"name one: {', '.join(found)}")
+    newest = f"; the newest is {known[-1]}" if known else ""
+    raise UsageError(f"there is no run {text!r}", f"runs lie in {place}{newest}")

@@ -1,0 +1,82 @@
+"""A run as rows of the log: one of ``runs``, one of ``answers`` for each question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from etui.bench.analysis.summary import Summary
+from etui.bench.store.run_config import RunConfig
+from etui.bench.store.sample import Sample
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
+from etui.log.records import AnswerRecord, RunRecord
+from etui.text.codec import to_document
+from etui.text.timestamps import utc_now
+
+
+def run_record(
+    config: RunConfig,
+    folder: Path,
+    samples: Sequence[Sample],
+    status: str,
+    summary: Summary | None = None,
+) -> RunRecord:
+    """The row of a run as it stands.
+
+    Joules are None as soon as those of one answer are: a sum without it would look like all.
+
+    Args:
+        status: ``running``, ``complete``, ``stopped`` or ``error``.
+        summary: None until there is one.
+    """
+    known = [s.joules for s in samples if s.joules is not None]
+    measured = bool(samples) and len(known) == len(samples)
+    kind = weakest(Kind(s.kind) for s in samples if s.kind is not None) if measured else None
+    return RunRecord(
+        run_id=config.run_id,
+        created_at=config.started_at,
+        finished_at=None if status == "running" else utc_now("seconds"),
+        status=status,
+        folder=str(folder),
+        suite=config.suite,
+        format=f"{config.format}@{config.format_version}",
+        shots=config.shots,
+        seed=config.seed,
+        data_sha256=config.data_sha256,
+        config_sha256=config.sha256,
+        questions=config.questions,
+        correct=sum(s.correct for s in samples),
+        joules=math.fsum(known) if measured else None,
+        uncertainty=math.fsum(s.uncertainty or 0.0 for s in samples) if measured else None,
+        kind=kind.value if kind is not None else None,
+        seconds=math.fsum(s.seconds for s in samples),
+        arms=config.contenders,
+        config=config.to_json(),
+        summary={} if summary is None else to_document(summary),
+    )
+
+
+def answer_record(run_id: str, sample: Sample) -> AnswerRecord:
+    """The row of an answer."""
+    return AnswerRecord(
+        run_id=run_id,
+        arm=sample.arm,
+        subject=sample.subject,
+        row=sample.row,
+        answer=sample.answer,
+        choice=sample.choice,
+        correct=sample.correct,
+        letter_mass=sample.letter_mass,
+        status=sample.status,
+        tokens_computed=sample.tokens.computed,
+        tokens_cached=sample.tokens.cached,
+        tokens_thinking=sample.tokens.thinking,
+        tokens_output=sample.tokens.output,
+        joules=sample.joules,
+        uncertainty=sample.uncertainty,
+        kind=sample.kind,
+        seconds=sample.seconds,
+        logprobs=dict(sample.logprobs) if sample.logprobs is not None else None,
+    )

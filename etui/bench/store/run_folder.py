@@ -1,0 +1,294 @@
+"""The folder of one run: ``config.json``, and ``samples.jsonl`` that only grows.
+
+Each answer is one line, on the disk before the next one is begun. A line that a crash cut off is
+dropped when the run goes on. Beside the samples stands a seal over what etui wrote, so that a file
+that was changed by hand is told from one that was cut off.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from etui.atomic import write_text
+from etui.bench.store.run_config import RunConfig, parse_run_config
+from etui.bench.store.sample import Sample, parse_sample
+from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+CONFIG = "config.json"
+SAMPLES = "samples.jsonl"
+SUMMARY = "summary.json"
+PER_SUBJECT = "per_subject.csv"
+REPORT = "report.html"
+_SEAL = "samples.seal"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a folder holds.
+
+    Attributes:
+        config: What was run.
+        samples: The answers, in the order they were given.
+        good_bytes: Length of the whole lines of ``samples.jsonl``.
+        edited: What was changed outside etui, in words; empty if nothing.
+    """
+
+    config: RunConfig
+    samples: tuple[Sample, ...]
+    good_bytes: int
+    edited: tuple[str, ...] = ()
+
+
+def read_run(folder: Path) -> Recorded:
+    """What a run folder holds, as far as it got.
+
+    Raises:
+        UsageError: It is no run folder.
+        InvalidFile: A file in it cannot be read as what it should be.
+    """
+    config, edited = _read_config(folder)
+    path = folder / SAMPLES
+    try:
+        raw = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InvalidFile(f"cannot read {path}: {error.strerror or error}") from error
+    samples: list[Sample] = []
+    good = 0
+    for number, line in enumerate(raw.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break  # cut off while it was written
+        try:
+            samples.append(parse_sample(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidFile(
+                f"{path}:{number}: this line is no answer of a run: {error}",
+                "the file was changed outside etui; take the line out, or run anew",
+            ) from error
+        good += len(line)
+    changed = (*edited, *_broken_seal(folder, raw), *_strange(samples, config))
+    return Recorded(config, tuple(samples), good, changed)
+
+
+def check_new(folder: Path) -> None:
+    """Make sure that a new run may have this folder.
+
+    Raises:
+        UsageError: The folder holds something.
+    """
+    if (folder / CONFIG).exists():
+        raise UsageError(
+            f"{folder} holds a run already", f"go on with it: etui bench --resume {folder}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", "name a new folder with --out")
+    if folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
+        raise UsageError(f"{folder} is not empty", "name a new folder with --out")
+
+
+class RunFolder:
+    """A run folder that this process alone writes to, until it is closed.
+
+    Use :meth:`create` or :meth:`reopen`.
+    """
+
+    def __init__(self, folder: Path, lock: FileLock, file: IO[bytes], sealed: bytes) -> None:
+        self.path = folder
+        self._lock = lock
+        self._file = file
+        self._digest = hashlib.sha256(sealed)
+        self._bytes = len(sealed)
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig) -> Self:
+        """Make the folder of a new run.
+
+        Raises:
+            UsageError: The folder holds something.
+            EtuiError: It cannot be written, or another process writes to it.
+        """
+        check_new(folder)
+        lock = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _locked(folder)
+            document = {**config.to_json(), "config_sha256": config.sha256}
+            text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+            write_text(folder / CONFIG, text, errors="surrogatepass")
+            return cls(folder, lock, (folder / SAMPLES).open("ab", buffering=0), b"")
+        except OSError as error:
+            if lock is not None:
+                lock.release()
+            raise _unwritable(folder, error) from error
+
+    @classmethod
+    def reopen(cls, folder: Path) -> tuple[Self, Recorded]:
+        """Go on with a run: a last line that was cut off is dropped.
+
+        Raises:
+            UsageError: It is no run folder.
+            InvalidFile: It was changed outside etui.
+            EtuiError: It cannot be written, or another process writes to it.
+        """
+        if not (folder / CONFIG).is_file():
+            raise _no_run(folder)
+        lock = _locked(folder)
+        try:
+            recorded = read_run(folder)
+            if recorded.edited:
+                raise InvalidFile(
+                    f"{folder} was changed outside etui: {'; '.join(recorded.edited)}",
+                    "its results would be of two runs: begin a new one",
+                )
+            file = (folder / SAMPLES).open("ab", buffering=0)
+            file.truncate(recorded.good_bytes)
+            whole = (folder / SAMPLES).read_bytes()
+            return cls(folder, lock, file, whole), recorded
+        except OSError as error:
+            lock.release()
+            raise _unwritable(folder, error) from error
+        except EtuiError:
+            lock.release()
+            raise
+
+    def append(self, samples: Iterable[Sample]) -> None:
+        """Write answers to the disk.
+
+        Raises:
+            Stopped: The disk is full; what was written before is kept.
+            EtuiError: The folder cannot be written.
+        """
+        for sample in samples:
+            line = json.dumps(sample.to_json(), ensure_ascii=True).encode() + b"\n"
+            try:
+                self._write(line)
+            except OSError as error:
+                self._take_back()
+                raise _unwritable(self.path, error) from error
+            self._digest.update(line)
+            self._bytes += len(line)
+        try:
+            os.fsync(self._file.fileno())
+            seal = {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+            write_text(self.path / _SEAL, json.dumps(seal) + "\n", sync=False)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def write(self, name: str, text: str) -> None:
+        """Write one of the other files, in one step.
+
+        Raises:
+            EtuiError: It cannot be written.
+        """
+        try:
+            write_text(self.path / name, text, errors="surrogatepass")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Let other processes have it."""
+        self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, line: bytes) -> None:
+        left = memoryview(line)
+        while left:
+            left = left[self._file.write(left) :]
+
+    def _take_back(self) -> None:
+        try:
+            self._file.truncate(self._bytes)
+        except OSError:
+            return  # the half line stays, and is dropped when the run goes on
+
+
+def _read_config(folder: Path) -> tuple[RunConfig, tuple[str, ...]]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise _no_run(folder)
+    try:
+        document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_run_config(document)
+        known = document["config_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidFile(
+            f"{path} is not the configuration of a run: {error}", "run it anew"
+        ) from error
+    return config, () if known == config.sha256 else (f"{CONFIG} has another hash than it states",)
+
+
+def _broken_seal(folder: Path, raw: bytes) -> tuple[str, ...]:
+    """Whether what was sealed is still there; lines behind the seal are those of a crash."""
+    path = folder / _SEAL
+    if not path.exists():
+        return () if raw.count(b"\n") <= 1 else (f"{_SEAL} is gone",)
+    try:
+        seal = json.loads(path.read_text(encoding="utf-8"))
+        sealed, digest = int(seal["bytes"]), str(seal["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return (f"{_SEAL} is damaged",)
+    if len(raw) < sealed or hashlib.sha256(raw[:sealed]).hexdigest() != digest:
+        return (f"{SAMPLES} is not what etui wrote",)
+    return ()
+
+
+def _strange(samples: Iterable[Sample], config: RunConfig) -> tuple[str, ...]:
+    """Answers that the run cannot have given."""
+    seen: set[tuple[str, str, int]] = set()
+    for sample in samples:
+        key = (config.contender(sample.arm), sample.subject, sample.row)
+        where = f"{sample.arm}, {sample.subject} {sample.row}"
+        if sample.arm not in config.arms or sample.subject not in config.drawn:
+            return (f"{SAMPLES} holds an answer the run did not ask for ({where})",)
+        if key in seen:
+            return (f"{SAMPLES} holds an answer twice ({where})",)
+        seen.add(key)
+    return ()
+
+
+def _locked(folder: Path) -> FileLock:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise EtuiError(
+            f"another etui is writing to {folder}", "wait until it has ended, or use another --out"
+        ) from error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return lock
+
+
+def _no_run(folder: Path) -> UsageError:
+    return UsageError(
+        f"{folder} is no run folder: it holds no {CONFIG}", "a run is begun by: etui bench --suite"
+    )
+
+
+def _unwritable(folder: Path, error: OSError) -> EtuiError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Stopped(
+            f"the disk of {folder} is full",
+            f"free some room, then: etui bench --resume {folder}",
+        )
+    return EtuiError(
+        f"cannot write to {folder}: {error.strerror or error}", "name another folder with --out"
+    )

@@ -1,0 +1,1 @@
+"""Measures operating curves on this machine."""

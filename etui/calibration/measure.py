@@ -1,0 +1,202 @@
+"""Measures turns of given lengths with the engine: the points of an operating curve.
+
+The work is that of a real turn (tokenize, prefill, one step a token), without the parts that depend
+on the question: end tokens are passed over, so that every output has the length that was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from etui.arm import Sampling
+from etui.calibration.grid import Length, Visit
+from etui.curves.fit import TurnPoint, speed_of
+from etui.curves.operating_curve import Speed
+from etui.energy.types import Energy, Kind
+from etui.engine.session import Sampled, Session, TokenSequence
+from etui.errors import EtuiError
+from etui.turn.ports import Meter
+
+GREEDY = Sampling()
+_TEXT = """
+the of and to in a is that for it as was with be by on not he his but at are this have from or had
+an they which one you were all her she there would their we him been has when who will no more if
+out so up said what its about than into them can only other time new some
+"""
+_FILLER = " and"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One visit as it came out.
+
+    Attributes:
+        visit: What was asked.
+        point: Joules of one turn of that length.
+        kind: How its energy is known.
+        shared: Whether other processes used a GPU meanwhile.
+    """
+
+    visit: Visit
+    point: TurnPoint
+    kind: Kind | None
+    shared: bool
+
+
+@dataclass(slots=True)
+class _Window:
+    """One phase, done ``runs`` times in these intervals of the monotonic clock."""
+
+    intervals: list[tuple[int, int]]
+    runs: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return sum(end - start for start, end in self.intervals) / 1e9
+
+
+class Bench:
+    """A loaded model and a meter, to measure turns with.
+
+    Args:
+        session: The model; nothing else uses it meanwhile.
+        meter: A running recorder.
+        window_s: A phase is repeated back to back until it has lasted so long.
+        seed: Of the prompts, which are words in random order: no two share a prefix.
+        clock: Monotonic clock in nanoseconds, the meter's own.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        meter: Meter,
+        window_s: float,
+        seed: int = 0,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._session = session
+        self._meter = meter
+        self._window_s = window_s
+        self._random = random.Random(seed)
+        self._clock = clock
+        self._words = _TEXT.split()
+        self._filler = session.tokenize(_FILLER)[:1]
+
+    def measure(self, visit: Visit) -> Measured:
+        """Measure one length.
+
+        Raises:
+            EtuiError: Nothing can be measured here, or the engine gave up.
+        """
+        length = visit.length
+        start_ns = self._clock()
+        prefill = _Window([])
+        while True:
+            sequence, drawn = self._prefill(length)
+            prefill.runs += 1
+            prefill.intervals = [(start_ns, self._clock())]
+            if prefill.seconds >= self._window_s:
+                break
+            self._session.close(sequence, keep=False)
+        decode = self._decode(sequence, drawn, length)
+        self._meter.settle(decode.intervals[-1][1])
+        return self._told(visit, prefill, decode)
+
+    def _prompt(self, tokens: int) -> list[int]:
+        """A prompt of exactly this length, tokenized as a question is."""
+        words = self._random.choices(self._words, k=tokens + 8)
+        return self._session.tokenize(" ".join(words), bos=True)[:tokens]
+
+    def _prefill(self, length: Length) -> tuple[TokenSequence, Sampled]:
+        sequence = self._session.open(self._prompt(length.computed), GREEDY)
+        while True:
+            step = self._session.step([sequence])
+            if step.sampled:
+                return sequence, step.sampled[0]
+
+    def _decode(self, sequence: TokenSequence, drawn: Sampled, length: Length) -> _Window:
+        """Decode behind the prompt again and again; one interval as long as it can be rolled back.
+
+        A model that refuses to be rolled back is prefilled anew, outside of the intervals.
+        """
+        done = _Window([])
+        begun = True
+        while not done.runs or done.seconds < self._window_s:
+            if not begun and not self._rolled_back(sequence, length):
+                self._session.close(sequence, keep=False)
+                sequence, drawn = self._prefill(length)
+                begun = True
+            start_ns = self._clock() if begun else done.intervals.pop()[0]
+            if begun:
+                self._queue(sequence, drawn)
+            for _ in range(length.output - 1):
+                self._queue(sequence, self._session.step([sequence]).sampled[0])
+            done.intervals.append((start_ns, self._clock()))
+            done.runs += 1
+            begun = False
+        self._session.close(sequence, keep=False)
+        return done
+
+    def _rolled_back(self, sequence: TokenSequence, length: Length) -> bool:
+        return self._session.rollback(sequence, len(sequence.tokens) - length.computed)
+
+    def _queue(self, sequence: TokenSequence, drawn: Sampled) -> None:
+        """A drawn token queues itself, but for one that ends the text: a word takes its place."""
+        if drawn.ends:
+            self._session.extend(sequence, self._filler)
+
+    def _told(self, visit: Visit, prefill: _Window, decode: _Window) -> Measured:
+        parts = [
+            [self._meter.energy(*interval) for interval in window.intervals]
+            for window in (prefill, decode)
+        ]
+        told = [
+            _each(part, window.runs) for part, window in zip(parts, (prefill, decode), strict=True)
+        ]
+        energies = [energy for part in parts for energy in part]
+        length = visit.length
+        return Measured(
+            visit,
+            TurnPoint(
+                computed_tokens=length.computed,
+                cached_tokens=0,
+                output_tokens=length.output,
+                prefill_joules=told[0][0],
+                decode_joules=told[1][0],
+                prefill_uncertainty=told[0][1],
+                decode_uncertainty=told[1][1],
+                prefill_seconds=prefill.seconds / prefill.runs,
+                decode_seconds=decode.seconds / decode.runs,
+            ),
+            energies[0].kind,
+            any(energy.shared for energy in energies),
+        )
+
+
+def warm_up(bench: Bench, lengths: Sequence[Length]) -> Speed:
+    """Turns that count for nothing: weights come into memory and clocks go up.
+
+    Returns:
+        The speed of the last of them, for the expected time.
+    """
+    speed = Speed()
+    for length in lengths:
+        speed = speed_of([bench.measure(Visit(length)).point])
+    return speed
+
+
+def _each(parts: Sequence[Energy], runs: int) -> tuple[float, float]:
+    """Joules of one of ``runs`` equal runs and their half width.
+
+    Raises:
+        EtuiError: A part is unmeasured.
+    """
+    joules = [energy.joules for energy in parts if energy.joules is not None]
+    if len(joules) < len(parts):
+        raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
+    uncertainty = math.fsum(energy.uncertainty or 0.0 for energy in parts)
+    return math.fsum(joules) / runs, uncertainty / runs

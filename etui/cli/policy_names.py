@@ -1,0 +1,30 @@
+"""Policies and runs as the commands of graded answers name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+
+
+def sort_names(
+    names: Sequence[str], runs: Sequence[str], config: Config
+) -> tuple[list[str], list[Path]]:
+    """Names of policies, and folders of runs: behind ``--runs A`` further runs may follow.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    from etui.bench.store.find import find_run, runs_dir
+    from etui.bench.store.run_folder import CONFIG
+
+    policies: list[str] = []
+    further: list[str] = []
+    for name in names:
+        places = (Path(name), runs_dir(config) / name)
+        is_run = bool(runs) and any((place / CONFIG).is_file() for place in places)
+        (further if is_run else policies).append(name)
+    return policies, [find_run(run, config) for run in (*runs, *further)]

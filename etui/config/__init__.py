@@ -1,0 +1,1 @@
+"""Folders and settings of etui on this machine."""

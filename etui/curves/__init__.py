@@ -1,0 +1,1 @@
+"""Operating curves: joules of a model's tokens as a function of their number."""

@@ -1,0 +1,319 @@
+"""Fit operating curves to measured points, with confidence bands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import (
+    OperatingCurve,
+    PhaseCurve,
+    Residual,
+    Source,
+    Speed,
+    looked_back,
+    mape,
+)
+from etui.errors import EtuiError
+from etui.text.timestamps import utc_now
+from etui.units import count_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+
+LEAST_POINTS = 6
+"""Points of a phase below which nothing is fitted: twice its coefficients."""
+
+
+_OWN_SPREAD = 0.02
+"""Turns of one length differ by about this much on a quiet machine, however well they are metered:
+a point whose meter is sharper than that is not worth more."""
+
+
+_SHARPEST = 1e-6
+"""Spread of the sharpest point relative to the most blurred one, so that no weight overflows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPoint:
+    """Measured joules and tokens of one turn, by phase.
+
+    Attributes:
+        prefill_uncertainty, decode_uncertainty: Half widths in joules; None where not known.
+        prefill_seconds, decode_seconds: Durations; None where not known.
+    """
+
+    computed_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    prefill_joules: float
+    decode_joules: float
+    prefill_uncertainty: float | None = None
+    decode_uncertainty: float | None = None
+    prefill_seconds: float | None = None
+    decode_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePoint:
+    """One phase of one turn: tokens behind ``start`` tokens of context, and their joules."""
+
+    start: float
+    tokens: float
+    joules: float
+    uncertainty: float | None = None
+
+
+class TooFewPoints(EtuiError):
+    """A curve cannot be drawn through what there is.
+
+    Attributes:
+        points: How many there are.
+        needed: How many are needed.
+    """
+
+    def __init__(self, phase: str, points: int, needed: int, why: str = "") -> None:
+        have = f"{count_text(points, 'point')} of the {phase}"
+        super().__init__(
+            f"no curve can be fitted: {why or f'there are {have}, and it takes {needed}'}",
+            "measure more turns of different lengths: etui calibrate",
+        )
+        self.points = points
+        self.needed = needed
+
+
+def fit_turns(points: Sequence[TurnPoint]) -> tuple[PhaseCurve, PhaseCurve]:
+    """The curves of prefill and decode.
+
+    Raises:
+        TooFewPoints: There are too few, or all have one length; says how many there are.
+    """
+    prefill = [
+        PhasePoint(p.cached_tokens, p.computed_tokens, p.prefill_joules, p.prefill_uncertainty)
+        for p in points
+        if p.computed_tokens > 0
+    ]
+    decode = [
+        PhasePoint(
+            p.cached_tokens + p.computed_tokens,
+            p.output_tokens - 1,
+            p.decode_joules,
+            p.decode_uncertainty,
+        )
+        for p in points
+        if p.output_tokens > 1
+    ]
+    return fit_phase(prefill, "prefill", bend="if earned"), fit_phase(decode, "decode")
+
+
+def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always") -> PhaseCurve:
+    """One phase by non-negative least squares (Lawson and Hanson 1974; ``scipy.optimize.nnls``).
+
+    A point with an uncertainty is weighted by it, with at least 2 % of its joules; without one all
+    count the same.
+
+    Args:
+        points: Measured; those that are not finite are left out.
+        phase: Its name, for the error.
+        bend: ``always`` fits the term of the context; ``if earned`` only where the corrected
+            Akaike criterion (Hurvich and Tsai 1989) is lower with it.
+
+    Raises:
+        TooFewPoints: Fewer than ``LEAST_POINTS``, or all of one length.
+    """
+    import numpy as np
+
+    usable = [p for p in points if math.isfinite(p.joules) and p.joules >= 0 and p.tokens > 0]
+    if len(usable) < LEAST_POINTS:
+        raise TooFewPoints(phase, len(usable), LEAST_POINTS)
+    if len({p.tokens for p in usable}) < 2:
+        why = f"all {len(usable)} points of the {phase} have one length"
+        raise TooFewPoints(phase, len(usable), LEAST_POINTS, why)
+    tokens = np.array([p.tokens for p in usable], dtype=float)
+    back = np.array([looked_back(p.start, p.tokens) for p in usable], dtype=float)
+    joules = np.array([p.joules for p in usable], dtype=float)
+    weights = _weights(usable)
+    plain = np.column_stack([np.ones_like(tokens), tokens])
+    bent = np.column_stack([plain, back])
+    design = bent
+    if bend == "if earned":
+        costs = [_aicc(d, joules, weights) for d in (plain, bent)]
+        design = plain if costs[0] <= costs[1] else bent
+    found = _nnls(design, joules, weights)
+    e0, slope = float(found[0]), float(found[1])
+    bend_joules = float(found[2]) if len(found) > 2 else 0.0
+    said = design @ found
+    band, proportional = _band(joules, said, int(np.count_nonzero(found)))
+    return PhaseCurve(
+        e0=e0,
+        slope=slope,
+        bend=bend_joules,
+        r2=_r2(joules, said),
+        n=len(usable),
+        band=band,
+        proportional=proportional,
+        mape=mape(said.tolist(), joules.tolist()),
+    )
+
+
+def meter_share(points: Sequence[TurnPoint]) -> float:
+    """The relative uncertainty that even the best-metered point has; 0 where none is known.
+
+    What stems from the ends of an interval shrinks with its length; what is left at the longest is
+    the meter's own (the 40 % of an estimate).
+    """
+    shares = [
+        min(p.prefill_uncertainty / p.prefill_joules, p.decode_uncertainty / p.decode_joules)
+        for p in points
+        if p.prefill_uncertainty is not None
+        and p.decode_uncertainty is not None
+        and p.prefill_joules > 0
+        and p.decode_joules > 0
+    ]
+    return min(shares, default=0.0)
+
+
+def _weights(points: Sequence[PhasePoint]) -> Vector:
+    import numpy as np
+
+    if any(p.uncertainty is None for p in points):
+        return np.ones(len(points))
+    spreads = np.array([math.hypot(p.uncertainty or 0.0, _OWN_SPREAD * p.joules) for p in points])
+    most = float(spreads.max())
+    if most == 0:
+        return np.ones(len(points))
+    return 1.0 / np.maximum(spreads / most, _SHARPEST)
+
+
+def _nnls(design: Vector, joules: Vector, weights: Vector) -> Vector:
+    """The columns are scaled to one length first: tokens and their squares differ by 1e6."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    weighted = design * weights[:, None]
+    scale = np.linalg.norm(weighted, axis=0)
+    found, _ = nnls(weighted / scale, joules * weights, maxiter=50 * design.shape[1])
+    solved: Vector = found / scale
+    return solved
+
+
+def _aicc(design: Vector, joules: Vector, weights: Vector) -> float:
+    import numpy as np
+
+    n, terms = design.shape
+    residuals = (joules - design @ _nnls(design, joules, weights)) * weights
+    squares = float(residuals @ residuals)
+    total = float((joules * weights) @ (joules * weights))
+    share = max(squares / total if total else 0.0, float(np.finfo(float).eps) ** 2)
+    k = terms + 1  # the variance is estimated as well
+    return float(n * math.log(share) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1))
+
+
+def _r2(joules: Vector, said: Vector) -> float | None:
+    spread = float(((joules - joules.mean()) ** 2).sum())
+    return None if spread <= 0 else 1 - float(((joules - said) ** 2).sum()) / spread
+
+
+def _band(joules: Vector, said: Vector, terms: int) -> tuple[float, bool]:
+    """Half width at 95 % of a prediction: joules, or a share of it where that describes the
+    residuals better.
+
+    Of the two spreads the likelier is taken (Gaussian, maximum likelihood), widened by Student's t
+    for the points at hand and by the fit's own uncertainty.
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
+    n = len(joules)
+    freedom = max(n - terms, 1)
+    errors = joules - said
+    widen = float(stdtrit(freedom, 0.975)) * math.sqrt(1 + terms / n)
+    constant = math.sqrt(float(errors @ errors) / freedom)
+    if constant == 0 or not np.all(said > 0):
+        return widen * constant, False
+    shares: Any = errors / said
+    share = math.sqrt(float(shares @ shares) / freedom)
+    if share == 0:
+        return 0.0, True
+    likelier = n * math.log(share) + float(np.log(said).sum()) < n * math.log(constant)
+    return (widen * share, True) if likelier else (widen * constant, False)
+
+
+def curve_of_points(
+    points: Sequence[TurnPoint],
+    model: str,
+    sha256: str | None,
+    here: Conditions,
+    *,
+    kind: str | None,
+    source: Source,
+    idle_watts: float | None = None,
+    held_out_mape: float | None = None,
+    gpu_layers: int | None = None,
+) -> OperatingCurve:
+    """The curve of measured points, with an id and the time it is.
+
+    Raises:
+        TooFewPoints: There are too few of different lengths; says how many there are.
+    """
+    prefill, decode = fit_turns(points)
+    return OperatingCurve(
+        curve_id=uuid4().hex[:12],
+        created_at=utc_now(),
+        model=model,
+        model_sha256=sha256,
+        conditions=here,
+        kind=kind,
+        source=source,
+        prefill=prefill,
+        decode=decode,
+        meter_share=meter_share(points),
+        idle_watts=idle_watts,
+        speed=speed_of(points),
+        held_out_mape=held_out_mape,
+        points=tuple(
+            Residual(
+                p.computed_tokens,
+                p.cached_tokens,
+                p.output_tokens,
+                p.prefill_joules,
+                p.decode_joules,
+            )
+            for p in points
+        ),
+        gpu_layers=gpu_layers,
+    )
+
+
+def speed_of(points: Sequence[TurnPoint]) -> Speed:
+    """Tokens over seconds and joules over seconds of all points together, by phase."""
+    prefill = [p for p in points if p.prefill_seconds and p.computed_tokens > 0]
+    decode = [p for p in points if p.decode_seconds and p.output_tokens > 1]
+    prefill_s = math.fsum(p.prefill_seconds or 0.0 for p in prefill)
+    decode_s = math.fsum(p.decode_seconds or 0.0 for p in decode)
+    return Speed(
+        _over(sum(p.computed_tokens for p in prefill), prefill_s),
+        _over(sum(p.output_tokens - 1 for p in decode), decode_s),
+        _over(math.fsum(p.prefill_joules for p in prefill), prefill_s),
+        _over(math.fsum(p.decode_joules for p in decode), decode_s),
+    )
+
+
+def _over(amount: float, seconds: float) -> float | None:
+    return amount / seconds if seconds > 0 else None
+
+
+def error_on(curve: OperatingCurve, points: Sequence[TurnPoint]) -> float | None:
+    """Mean absolute error of the curve on these turns, relative to their joules; None for none."""
+    said = [curve.joules(p.computed_tokens, p.cached_tokens, p.output_tokens) for p in points]
+    return mape(
+        [joules.total for joules in said], [p.prefill_joules + p.decode_joules for p in points]
+    )

@@ -1,0 +1,115 @@
+"""Operating curves in words: the fit, its error, and what has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from etui.curves.operating_curve import OperatingCurve, PhaseCurve
+from etui.text.tables import format_table
+from etui.units import (
+    count_text,
+    energy_text,
+    percent_text,
+    rate_text,
+    seconds_text,
+    watts_text,
+)
+
+_MARKS = (("·", "o"), ("-", "x"), ("=", "+"))
+_RECENT_S = 60
+_GOOD_R2 = 0.9
+_GOOD_MAPE = 0.15
+
+
+def drawing(curve: OperatingCurve, width: int = 64, height: int = 14) -> list[str]:
+    """A curve as text: joules over output tokens, a line a prompt length; empty without points."""
+    from etui.curves.curve_lines import drawn_lines
+    from etui.plots.terminal import Series, plot
+
+    series = [
+        Series(f"{line.computed} prompt tokens", line.line, line.points, *marks)
+        for line, marks in zip(drawn_lines(curve), _MARKS, strict=False)
+    ]
+    if not series:
+        return []
+    unit = "joules (estimate)" if curve.kind == "estimate" else "joules"
+    return plot(series, "output tokens", unit, width=width, height=height)
+
+
+def fit_lines(curve: OperatingCurve) -> Iterator[str]:
+    """The fit of a curve as a table, and how far it is off."""
+    rows = [
+        _row("prefill", curve.prefill, "prompt", curve.kind),
+        _row("decode", curve.decode, "output", curve.kind),
+    ]
+    head = ("phase", "constant", "a token", "and per 1,000 tokens of context", "R²", "n", "95 %")
+    yield from format_table(rows, header=head)
+    if curve.held_out_mape is not None:
+        yield f"turns off the grid: {percent_text(curve.held_out_mape)} mean error"
+    speed = curve.speed
+    if speed.prefill_tokens_per_second and speed.decode_tokens_per_second:
+        yield (
+            f"prefill {rate_text(speed.prefill_tokens_per_second, 1.0)} at "
+            f"{watts_text(speed.prefill_watts, curve.kind)}, decode "
+            f"{rate_text(speed.decode_tokens_per_second, 1.0)} at "
+            f"{watts_text(speed.decode_watts, curve.kind)}"
+        )
+    yield kind_line(curve)
+
+
+def doubt_text(curve: OperatingCurve) -> str:
+    """What to do about a fit that explains little; empty for a good one."""
+    known = [r2 for r2 in (curve.prefill.r2, curve.decode.r2) if r2 is not None]
+    off = curve.held_out_mape or 0.0
+    if min(known, default=1.0) >= _GOOD_R2 and off <= _GOOD_MAPE:
+        return ""
+    if curve.source == "log":
+        return f"the turns scatter: measure on purpose, etui calibrate {curve.model}"
+    return "the points scatter: end what else runs, and measure again (more --repeats help)"
+
+
+def kind_line(curve: OperatingCurve) -> str:
+    """How the energy behind a curve is known."""
+    idle = "" if curve.idle_watts is None else f", idle {watts_text(curve.idle_watts, curve.kind)}"
+    if curve.kind == "estimate":
+        return (
+            f"gross joules, an estimate (±{percent_text(curve.meter_share)} beside the fit): "
+            f"no power channel of this machine can be read{idle}"
+        )
+    return f"gross joules, kind {curve.kind}{idle}"
+
+
+def age_text(created_at: str, now: datetime | None = None) -> str:
+    """How long ago: ``3 d 4 h ago``; ``just now`` within a minute."""
+    try:
+        seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(created_at)).total_seconds()
+    except (ValueError, TypeError):
+        return "unknown"
+    return "just now" if seconds < _RECENT_S else f"{seconds_text(seconds)} ago"
+
+
+def r2_text(r2: float | None) -> str:
+    """R² with three decimals; ``-`` where it is not known."""
+    return "-" if r2 is None else f"{r2:.3f}"
+
+
+def points_text(curve: OperatingCurve) -> str:
+    """How many points a curve was fitted to, and of which kind."""
+    noun = "turn of the log" if curve.source == "log" else "point"
+    plural = "turns of the log" if curve.source == "log" else "points"
+    return count_text(curve.n, noun, plural)
+
+
+def _row(name: str, phase: PhaseCurve, tokens: str, kind: str | None) -> tuple[str, ...]:
+    shown = kind if kind == "estimate" else None
+    band = percent_text(phase.band) if phase.proportional else energy_text(phase.band, kind=shown)
+    return (
+        name,
+        energy_text(phase.e0, kind=shown),
+        f"{energy_text(phase.slope, kind=shown)} ({tokens})",
+        energy_text(1000 * phase.bend, kind=shown) if phase.bend else "0 J",
+        r2_text(phase.r2),
+        str(phase.n),
+        f"±{band}",
+    )

@@ -1,0 +1,112 @@
+"""Find every power source of this machine, and say what stands in the way of the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etui.config.config import Config
+from etui.energy.idle_baseline import load_baselines, use
+from etui.energy.recorder import Recorder
+from etui.energy.scopes import COVERING, family, select_disjoint
+from etui.energy.sources.amdsmi import AmdSmiSource
+from etui.energy.sources.apple import AppleSource
+from etui.energy.sources.battery import BatterySource
+from etui.energy.sources.estimate import EstimateSource
+from etui.energy.sources.hwmon import HwmonSource
+from etui.energy.sources.nvml import NvmlSource
+from etui.energy.sources.nvml_watch import GpuWatch
+from etui.energy.sources.pci import graphics_cards
+from etui.energy.sources.rapl import RaplSource
+from etui.energy.types import Channel, ChannelProbe, PowerSource
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The sources of a machine, who watches its GPUs, and the scopes that none can read."""
+
+    sources: tuple[PowerSource, ...]
+    watch: GpuWatch | None
+    unmeasured: tuple[str, ...]
+    probes: tuple[ChannelProbe, ...]
+
+
+def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Found:
+    """Open every source; the caller closes them.
+
+    Args:
+        config: Where sysfs lies, and whether to estimate.
+        clock: Monotonic clock in nanoseconds.
+    """
+    nvml = NvmlSource(clock)
+    rapl = RaplSource(config.sysfs_dir, clock)
+    amdsmi = AmdSmiSource(config.sysfs_dir, clock)
+    hwmon = HwmonSource(config.sysfs_dir, clock, without=[c.scope for c in amdsmi.channels])
+    apple = AppleSource(clock)
+    battery = BatterySource(config.sysfs_dir, clock)
+    hardware: list[PowerSource] = [nvml, rapl, amdsmi, hwmon, apple, battery]
+    probes = [*_nvml_probes(nvml, config.sysfs_dir)]
+    for source in hardware[1:]:
+        probes.extend(source.probe())
+    channels = [channel for source in hardware for channel in source.channels]
+    unreadable = [s for part in (nvml, rapl, hwmon) for s in part.unreadable_scopes]
+    unmeasured = _unmeasured(channels, unreadable, config.estimate)
+    sources = [source for source in hardware if source.channels]
+    if config.estimate == "always" or (config.estimate == "auto" and not channels):
+        estimate = EstimateSource(config.cpu_idle_watts, config.cpu_limit_watts, clock=clock)
+        sources.append(estimate)
+        probes.extend(estimate.probe())
+    for source in hardware:
+        if source not in sources:
+            source.close()
+    watch = GpuWatch(nvml, clock) if nvml.channels else None
+    return Found(tuple(sources), watch, unmeasured, tuple(probes))
+
+
+def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
+    """A recorder of every power channel that this machine lets etui read; not started yet.
+
+    It takes the cold idle baseline that was kept, if it fits the channels.
+    """
+    found = find_sources(config, clock)
+    recorder = Recorder(
+        (*found.sources, *([found.watch] if found.watch else [])),
+        hz=config.sample_hz,
+        clock=clock,
+        unmeasured=found.unmeasured,
+        estimate=config.estimate,
+        watch=found.watch,
+    )
+    use(recorder, load_baselines(config))
+    return recorder
+
+
+def _unmeasured(
+    channels: Sequence[Channel], unreadable: Sequence[str], estimate: str
+) -> tuple[str, ...]:
+    """Scopes without a reading; the CPU package is one unless something measured covers it.
+
+    Nothing is unmeasured where the total is that of the whole machine (a battery alone).
+    """
+    if select_disjoint(channels, estimate).covers_machine:
+        return ()
+    readable = {channel.scope for channel in channels}
+    scopes = [s for s in unreadable if family(s) not in COVERING and s not in readable]
+    seen = {family(channel.scope) for channel in channels} | {family(s) for s in scopes}
+    if not seen & {"package", "module"}:
+        scopes.append("package:0")
+    return tuple(dict.fromkeys(scopes))
+
+
+def _nvml_probes(nvml: NvmlSource, sysfs_dir: Path) -> list[ChannelProbe]:
+    if not nvml.failure:
+        return list(nvml.probe())
+    cards = [card for card in graphics_cards(sysfs_dir) if card.vendor == "NVIDIA"]
+    if not cards:
+        return [ChannelProbe("nvml", False, False, f"no NVIDIA GPU here ({nvml.failure})")]
+    fix = "install the NVIDIA driver, and check with nvidia-smi"
+    if "not found" in nvml.failure:
+        fix = "install the NVIDIA driver (in a container: start it with --gpus all)"
+    return [ChannelProbe("nvml", True, False, f"{len(cards)} GPU, but {nvml.failure}", fix)]

@@ -1,0 +1,125 @@
+"""Energy as the JSON that other programs read; the key names are the contract's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from etui.energy.carbon_cost import Factors, cost_document, cost_of
+from etui.energy.types import ChannelEnergy
+
+if TYPE_CHECKING:
+    from etui.energy.recorder import Recorder
+
+
+class EnergyFacts(Protocol):
+    """What the energy of an interval and that of a turn have in common."""
+
+    @property
+    def joules(self) -> float | None: ...
+    @property
+    def uncertainty(self) -> float | None: ...
+    @property
+    def net_joules(self) -> float | None: ...
+    @property
+    def idle_watts(self) -> float | None: ...
+    @property
+    def kind(self) -> str | None: ...
+    @property
+    def coverage(self) -> float: ...
+    @property
+    def mean_watts(self) -> float | None: ...
+    @property
+    def peak_watts(self) -> float | None: ...
+    @property
+    def channels(self) -> Mapping[str, float] | tuple[ChannelEnergy, ...]: ...
+    @property
+    def unmeasured(self) -> tuple[str, ...]: ...
+    @property
+    def flags(self) -> tuple[str, ...]: ...
+    @property
+    def shared(self) -> bool: ...
+    @property
+    def own_joules(self) -> float | None: ...
+    @property
+    def start_ns(self) -> int: ...
+    @property
+    def end_ns(self) -> int: ...
+
+
+def energy_document(
+    energy: EnergyFacts, of_turn: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return an energy with the keys of ``energy`` in ``etui ask --json``.
+
+    Args:
+        energy: Of an interval, or of a turn.
+        of_turn: The keys that only a turn has; they follow the watts.
+    """
+    channels = energy.channels
+    return {
+        "joules": energy.joules,
+        "uncertainty": energy.uncertainty,
+        "net_joules": energy.net_joules,
+        "idle_watts": energy.idle_watts,
+        "kind": None if energy.kind is None else str(energy.kind),
+        "coverage": energy.coverage,
+        "mean_watts": energy.mean_watts,
+        "peak_watts": energy.peak_watts,
+        **of_turn,
+        "channels": channels
+        if isinstance(channels, Mapping)
+        else {part.id: part.joules for part in channels},
+        "unmeasured": list(energy.unmeasured),
+        "flags": list(energy.flags),
+        "shared": energy.shared,
+        "own_joules": energy.own_joules,
+        "start_ns": energy.start_ns,
+        "end_ns": energy.end_ns,
+    }
+
+
+def power_document(
+    recorder: Recorder, start_ns: int, end_ns: int, factors: Factors | None = None
+) -> dict[str, Any]:
+    """One document of ``etui power --json``: the total, and every channel with its details."""
+    energy = recorder.energy(start_ns, end_ns)
+    parts = {part.id: part for part in (*energy.channels, *energy.cross_checks)}
+    document: dict[str, Any] = {
+        "seconds": energy.seconds,
+        "energy": energy_document(energy),
+        "channels": [
+            {
+                "id": row.channel.id,
+                "scope": row.channel.scope,
+                "label": row.channel.label,
+                "kind": row.channel.kind.value,
+                "in_total": row.in_total,
+                "limit_watts": row.channel.limit_watts,
+                "watts": row.watts,
+                "joules_since_start": row.joules_since_start,
+                "period_seconds": recorder.period_s(row.channel.id),
+                **_part(parts.get(row.channel.id)),
+            }
+            for row in recorder.latest()
+        ],
+    }
+    cost = cost_of(energy.joules, factors) if factors else None
+    if cost is not None:
+        document["cost"] = cost_document(cost)
+    return document
+
+
+def _part(part: ChannelEnergy | None) -> dict[str, Any]:
+    if part is None:
+        return {"joules": None, "uncertainty": None, "coverage": 0.0, "flags": ["unmeasured"]}
+    return {
+        "kind": part.kind.value,  # a counter that fell silent was integrated
+        "joules": part.joules,
+        "uncertainty": part.uncertainty,
+        "coverage": part.coverage,
+        "mean_watts": part.mean_watts,
+        "peak_watts": part.peak_watts,
+        "flags": list(part.flags),
+    }

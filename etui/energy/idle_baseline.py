@@ -1,0 +1,171 @@
+"""Idle baselines: what the machine draws when etui does nothing, cold and with a model in memory.
+
+A cold baseline is measured without a model; weights and a context in GPU memory draw more, so each
+model has a loaded one. They are kept in ``ETUI_HOME/idle.json`` by channel, and used only where
+the machine still has the same channels. Since the meter records all the time, an interval of rest
+can be made a baseline after the fact (see ``rest.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from etui.atomic import write_text
+from etui.config.config import Config, make_home
+from etui.energy.recorder import Recorder
+from etui.energy.types import Energy
+from etui.errors import EtuiError
+from etui.text.codec import from_document, to_document
+
+_UNSTEADY = 0.25
+_SLICES = 8
+_COVERED = 0.99
+Watts = Mapping[str, float]
+Which = Literal["loaded", "cold"]
+"""Whether a baseline is that of a model in memory, or of none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """One baseline.
+
+    Attributes:
+        watts: Channel id -> mean watts.
+        measured_at: Seconds since 1970.
+        seconds: How long it was measured.
+        steady: The power stayed within a quarter of its mean and no other process used a GPU; if
+            not, the machine was not at rest.
+    """
+
+    watts: Watts
+    measured_at: float
+    seconds: float
+    steady: bool
+
+    @property
+    def total_watts(self) -> float:
+        """Watts of all channels together."""
+        return sum(self.watts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """The baselines of this machine.
+
+    Attributes:
+        cold: Without a model in memory; None if never measured.
+        loaded: Model -> with that model in memory.
+    """
+
+    cold: Idle | None = None
+    loaded: Mapping[str, Idle] = field(default_factory=dict)
+
+    def of(self, model: str | None, channels: Collection[str]) -> tuple[Which, Idle] | None:
+        """The baseline for a model in memory, else the cold one, else None.
+
+        Args:
+            model: The model in memory; None is none.
+            channels: The channels of a total; a baseline that lacks one of them is passed over.
+        """
+        loaded = None if model is None else self.loaded.get(model)
+        found: tuple[tuple[Which, Idle | None], ...] = (("loaded", loaded), ("cold", self.cold))
+        for which, idle in found:
+            if idle is not None and channels and set(channels) <= set(idle.watts):
+                return which, idle
+        return None
+
+    def with_idle(self, idle: Idle, model: str | None) -> Baselines:
+        """These, with one of them measured anew."""
+        if model is None:
+            return Baselines(idle, self.loaded)
+        return Baselines(self.cold, {**self.loaded, model: idle})
+
+
+def measure(recorder: Recorder, seconds: float = 5.0) -> Idle | None:
+    """Measure the idle power of this moment and use it as the recorder's baseline.
+
+    Args:
+        recorder: Running.
+        seconds: How long; nothing else should run meanwhile.
+
+    Returns:
+        The baseline; None when nothing can be measured.
+    """
+    return _idle_of(recorder, recorder.measure_idle(seconds))
+
+
+def recorded(recorder: Recorder, start_ns: int, end_ns: int) -> Idle | None:
+    """The baseline that an interval of rest makes, after the fact; the recorder's own stays.
+
+    Returns:
+        The baseline; None when a channel of the total was not recorded all the time.
+    """
+    energy = recorder.energy(start_ns, end_ns)
+    return _idle_of(recorder, energy) if energy.coverage >= _COVERED else None
+
+
+def use(recorder: Recorder, baselines: Baselines, model: str | None = None) -> Which | None:
+    """Give the recorder the baseline for a model in memory, else the cold one.
+
+    Returns:
+        Which of them it is; None when there is none, and the recorder then has none.
+    """
+    found = baselines.of(model, [channel.id for channel in recorder.selection.summed])
+    recorder.set_idle(found[1].watts if found else None)
+    return found[0] if found else None
+
+
+def baseline_file(config: Config) -> Path:
+    """Where baselines are kept."""
+    return config.home / "idle.json"
+
+
+def load_baselines(config: Config) -> Baselines:
+    """The baselines that were kept; none where the file is missing or damaged.
+
+    A damaged file costs a new measurement, not an answer, so it is no error.
+    """
+    try:
+        found = json.loads(baseline_file(config).read_text(encoding="utf-8"))
+        return from_document(Baselines, found, extra="ignore")
+    except (OSError, ValueError):  # DocumentError and JSONDecodeError are ValueErrors
+        return Baselines()
+
+
+def save_baselines(config: Config, baselines: Baselines) -> None:
+    """Keep the baselines.
+
+    Raises:
+        EtuiError: The file cannot be written.
+    """
+    make_home(config)
+    path = baseline_file(config)
+    document = to_document(baselines)
+    try:
+        write_text(path, json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        what = f"cannot write {path}: {error.strerror or error}"
+        raise EtuiError(
+            what, "make the folder writable, or set ETUI_HOME to one that is"
+        ) from error
+
+
+def _idle_of(recorder: Recorder, energy: Energy) -> Idle | None:
+    if energy.joules is None or not energy.channels:
+        return None
+    watts = {part.id: part.mean_watts for part in energy.channels}
+    steady = _steady(recorder, energy) and not energy.shared
+    return Idle(watts, time.time(), energy.seconds, steady)
+
+
+def _steady(recorder: Recorder, energy: Energy) -> bool:
+    curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
+    watts = [value for _, value in curve if value is not None]
+    if len(watts) < _SLICES or not energy.mean_watts:
+        return False
+    return max(watts) - min(watts) <= _UNSTEADY * energy.mean_watts

@@ -1,0 +1,77 @@
+"""The loaded baseline of a model, taken from the pauses between two questions.
+
+Nobody has to hold still for it: the meter records all the time, so a pause that turns out to have
+been long enough is measured after the fact, and a shorter one costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from etui.config.config import Config
+from etui.energy.idle_baseline import Idle, load_baselines, recorded, save_baselines
+from etui.energy.recorder import Recorder
+
+QUIET_SECONDS = 30.0
+"""Rest before the power counts as idle: clocks and fans come down slowly."""
+
+MEASURED_SECONDS = 5.0
+"""Length of the interval that is measured."""
+
+KEPT_SECONDS = 300.0
+"""A pause is looked at over its last part only; no recording is shorter than ten minutes."""
+
+
+class Rest:
+    """Watches the pauses of a front end that answers one question at a time.
+
+    Args:
+        recorder: Records all the time.
+        config: Where baselines are kept.
+        clock: Monotonic clock in nanoseconds, the recorder's own.
+    """
+
+    def __init__(
+        self, recorder: Recorder, config: Config, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._recorder = recorder
+        self._config = config
+        self._clock = clock
+        self._model: str | None = None
+        self._since_ns = 0
+
+    def begin(self, model: str) -> None:
+        """An answer, or a load, has ended with this model in memory."""
+        self._model = model
+        self._since_ns = self._clock()
+
+    def end(self) -> Idle | None:
+        """Something is about to happen: keep the model's baseline if the pause was long enough.
+
+        A model is measured once; a pause in which something else ran is not used.
+
+        Returns:
+            The baseline that was kept, None if there was none to keep.
+
+        Raises:
+            EtuiError: It cannot be written.
+        """
+        model, self._model = self._model, None
+        now_ns = self._clock()
+        start_ns = max(self._since_ns + _ns(QUIET_SECONDS), now_ns - _ns(KEPT_SECONDS))
+        end_ns = start_ns + _ns(MEASURED_SECONDS)
+        if model is None or end_ns > now_ns:
+            return None
+        known = load_baselines(self._config)
+        if model in known.loaded:
+            return None
+        idle = recorded(self._recorder, start_ns, end_ns)
+        if idle is None or not idle.steady:
+            return None
+        save_baselines(self._config, known.with_idle(idle, model))
+        return idle
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)

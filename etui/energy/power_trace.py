@@ -1,0 +1,176 @@
+"""Recorded readings in a file, to attach to a bug report and to play back to the meter.
+
+One JSON object a line. The first says what the file is and which channels it holds; the others are
+readings: ``{"id", "t_ns", "joules", "watts", "updated_ns"}``, in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from etui.energy.recorder import Recorder
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from etui.errors import InvalidFile
+from etui.text.codec import from_document, to_document
+
+FORMAT = "etui-power-trace"
+VERSION = 1
+
+
+class TraceWriter:
+    """Writes every reading of a recorder to a file.
+
+    Args:
+        file: Open for writing text.
+        channels: What is recorded.
+        unmeasured: Scopes that nothing reads.
+    """
+
+    def __init__(self, file: IO[str], channels: Sequence[Channel], unmeasured: Sequence[str]):
+        self._file = file
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "channels": to_document(channels),
+            "unmeasured": list(unmeasured),
+        }
+        self._line(header)
+        self.readings = 0
+
+    def write(self, readings: Mapping[str, Reading]) -> None:
+        """Add readings; give it to ``Recorder.taps``."""
+        for channel_id, reading in readings.items():
+            found = {key: value for key, value in to_document(reading).items() if value is not None}
+            self._line({"id": channel_id, **found})
+            self.readings += 1
+
+    def _line(self, document: dict[str, Any]) -> None:
+        self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
+
+
+class TraceSource:
+    """A source that gives back recorded readings, one round a read.
+
+    Args:
+        channels: What was recorded.
+        readings: Every reading with its channel's id, in order.
+    """
+
+    name = "trace"
+
+    def __init__(self, channels: Sequence[Channel], readings: Sequence[tuple[str, Reading]]):
+        self._channels = tuple(channels)
+        self._readings = list(readings)
+        self._at = 0
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """The recorded channels."""
+        return self._channels
+
+    @property
+    def next_ns(self) -> int | None:
+        """Time of the next reading; None at the end."""
+        return self._readings[self._at][1].t_ns if self._at < len(self._readings) else None
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """A trace is always readable."""
+        return [ChannelProbe(channel.id, True, True) for channel in self._channels]
+
+    def read(self) -> Mapping[str, Reading]:
+        """The next readings, at most one of each channel."""
+        found: dict[str, Reading] = {}
+        while self._at < len(self._readings):
+            channel_id, reading = self._readings[self._at]
+            if channel_id in found:
+                break
+            found[channel_id] = reading
+            self._at += 1
+        return found
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def replay(path: Path) -> tuple[Recorder, int, int]:
+    """A recorder that has seen a whole trace.
+
+    Returns:
+        The recorder, and the times of the first and the last reading.
+
+    Raises:
+        InvalidFile: The file is no trace, or a line of it is damaged.
+    """
+    channels, unmeasured, readings = read_trace(path)
+    source = TraceSource(channels, readings)
+    now = [readings[0][1].t_ns]
+    seconds = (readings[-1][1].t_ns - readings[0][1].t_ns) / 1e9
+    per_channel = len(readings) / max(len(channels), 1)
+    recorder = Recorder(
+        [source],
+        hz=min(max(per_channel / max(seconds, 0.1), 1.0), 200.0),
+        clock=lambda: now[0],
+        unmeasured=unmeasured,
+        estimate="always" if all(c.kind is Kind.ESTIMATE for c in channels) else "auto",
+        keep_seconds=seconds + 60,
+    )
+    while (t_ns := source.next_ns) is not None:
+        now[0] = max(now[0], t_ns)
+        recorder.sample_now()
+    return recorder, readings[0][1].t_ns, readings[-1][1].t_ns
+
+
+def read_trace(path: Path) -> tuple[list[Channel], list[str], list[tuple[str, Reading]]]:
+    """Channels, unmeasured scopes and readings of a trace.
+
+    Raises:
+        InvalidFile: The file is no trace, or a line of it is damaged.
+    """
+    fix = "record one with `etui power record FILE`"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidFile(f"{path}:1:1: cannot be read as text: {error}", fix) from error
+    header = _parse(path, 1, lines[0] if lines else "")
+    if header.get("format") != FORMAT:
+        raise InvalidFile(f"{path}:1:1: is not a power trace", fix)
+    if header.get("version") != VERSION:
+        what = f"{path}:1:1: is a trace of version {header.get('version')}, and this is {VERSION}"
+        raise InvalidFile(what, "read it with the etui that recorded it")
+    try:
+        channels = from_document(list[Channel], header.get("channels"))
+    except ValueError as error:
+        raise InvalidFile(f"{path}:1:1: its channels cannot be understood: {error}", fix) from error
+    known = {channel.id for channel in channels}
+    readings = []
+    for number, line in enumerate(lines[1:], start=2):
+        found = _parse(path, number, line)
+        if found.get("id") not in known or not isinstance(found.get("t_ns"), int):
+            raise InvalidFile(f"{path}:{number}:1: is no reading of a channel of this trace", fix)
+        readings.append((found.pop("id"), _reading(path, number, found)))
+    if not readings:
+        raise InvalidFile(f"{path}:2:1: holds no reading", fix)
+    return channels, list(header.get("unmeasured", [])), readings
+
+
+def _reading(path: Path, number: int, found: dict[str, Any]) -> Reading:
+    try:
+        return from_document(Reading, {"joules": None, **found})
+    except ValueError as error:
+        raise InvalidFile(f"{path}:{number}:1: {error}", "remove the line") from error
+
+
+def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        column = getattr(error, "colno", 1)
+        raise InvalidFile(
+            f"{path}:{number}:{column}: is not JSON", "remove the line, or record the trace again"
+        ) from error
+    if not isinstance(found, dict):
+        raise InvalidFile(f"{path}:{number}:1: is not a JSON object", "record the trace again")
+    return found

@@ -1,0 +1,1 @@
+"""What one channel recorded, and its energy over an interval."""

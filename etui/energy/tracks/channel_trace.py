@@ -1,0 +1,275 @@
+"""One channel's record: its counter, its power readings, and the energy of an interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etui.energy.tracks.counter_track import CounterTrack, Point
+from etui.energy.tracks.power_track import PowerTrack
+from etui.energy.types import Channel, ChannelEnergy, Kind, Reading
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GRID_JOULES = 2.0**-20
+"""Energies lie on this grid (about a microjoule), so that sums of parts are exact in floating
+point: multiples of a power of two add without rounding up to 2**33 J."""
+
+_UNLIMITED_WATTS = 10_000.0
+_DISAGREE = 0.05
+_COARSE_TICKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CrossCheck:
+    """Counter and integrated power over one interval, joules."""
+
+    counter_joules: float
+    integral_joules: float
+
+    @property
+    def difference(self) -> float:
+        """Integral over counter, minus 1."""
+        return self.integral_joules / self.counter_joules - 1 if self.counter_joules else math.nan
+
+
+class ChannelTrace:
+    """What was recorded of one channel.
+
+    Args:
+        channel: What is recorded.
+        keep: Readings that are kept.
+        interval_s: Expected time between two reads.
+    """
+
+    def __init__(self, channel: Channel, *, keep: int, interval_s: float) -> None:
+        self.channel = channel
+        gap_s = max(0.5, 5 * interval_s, 5 * (channel.period_s or 0.0))
+        limit = channel.limit_watts
+        self.power = PowerTrack(
+            keep=keep, gap_s=gap_s, average_s=channel.average_s, period_s=channel.period_s
+        )
+        self.counter = CounterTrack(
+            keep=keep,
+            gap_s=gap_s,
+            max_watts=max(3 * limit, 1000.0) if limit else _UNLIMITED_WATTS,
+            power=self.power,
+            range_joules=channel.range_joules,
+            period_s=channel.period_s,
+        )
+        self.began_ns = 0
+        """When reading began; until a second later, a first reading is waited for."""
+        self._read_ns = 0
+        self._has_counter = False
+        self._first_ns: int | None = None
+        self._first_joules = 0.0
+
+    def observe(self, reading: Reading) -> None:
+        """Take a reading; one without joules and watts is a failed read."""
+        counted = self._by_counter
+        self.power.observe(reading.t_ns, reading.watts)
+        self.counter.observe(reading.t_ns, reading.joules, reading.updated_ns)
+        if reading.joules is not None:
+            self._has_counter = True
+        if reading.joules is not None or reading.watts is not None:
+            self._read_ns = max(self._read_ns, reading.t_ns)
+            if self._first_ns is None:
+                self._first_ns = reading.t_ns
+            if self._by_counter and not counted:
+                self._first_joules = self.joules_at(self._first_ns)
+
+    @property
+    def last_read_ns(self) -> int:
+        """Time of the newest good read; 0 without one."""
+        return self._read_ns
+
+    @property
+    def period_s(self) -> float | None:
+        """Time between two refreshes in seconds, as learned; None while unknown."""
+        if self._by_counter:
+            return self.counter.period_s
+        return self.power.refresh_s or None
+
+    def settled(self, end_ns: int, now_ns: int) -> bool:
+        """Whether later readings can no longer change the energy of what ended at ``end_ns``."""
+        if now_ns - max(self._read_ns, self.began_ns) > 1_000_000_000 and now_ns >= end_ns:
+            return True  # nothing comes any more; waiting does not help
+        if self._by_counter:
+            edge = self.counter.last_edge_ns or 0
+            period_ns = int((self.counter.period_s or 0.1) * 1e9)
+            return edge >= end_ns or self._read_ns > max(edge, end_ns) + 3 * period_ns
+        newest = self.power.newest_ns
+        if (self.channel.period_s or 0.0) >= 1.0:
+            return newest is not None  # a battery: waiting for its next reading takes too long
+        if newest is None or self.channel.kind is Kind.ESTIMATE:
+            return newest is not None and newest >= end_ns
+        # A jump at the very end shows only in the refresh after it.
+        return newest >= end_ns + self.power.longest_wait_ns
+
+    def joules_at(self, t_ns: int) -> float:
+        """Energy up to a time, on the grid; only differences have a meaning."""
+        return round(self._at(t_ns).joules / GRID_JOULES) * GRID_JOULES
+
+    def running(self, t_ns: int) -> tuple[float, float]:
+        """Joules and known nanoseconds up to a time; only differences have a meaning."""
+        return self.joules_at(t_ns), self._at(t_ns).known_ns
+
+    def joules_since_first(self, now_ns: int) -> float | None:
+        """Energy since the first reading, kept or not; None without a record."""
+        if not (self._by_counter or len(self.power)):
+            return None
+        return self.joules_at(now_ns) - self._first_joules
+
+    def slice_watts(self, start_ns: int, end_ns: int, slice_ns: int) -> np.ndarray[Any, Any]:
+        """Mean watts in slices of an interval, by straight lines between what was recorded."""
+        import numpy as np
+
+        marks = np.arange(start_ns, end_ns, slice_ns)
+        if len(marks) < 2:
+            marks = np.array([start_ns, end_ns])
+        times, joules = self.counter.curve() if self._by_counter else self.power.curve()
+        totals = np.interp(marks - times[0], times - times[0], joules)
+        watts: np.ndarray[Any, Any] = (totals[1:] - totals[:-1]) / (marks[1:] - marks[:-1]) * 1e9
+        return watts
+
+    def energy(self, start_ns: int, end_ns: int) -> ChannelEnergy | None:
+        """Energy of an interval; None when nothing of it was recorded."""
+        if not (len(self.counter) or len(self.power)):
+            return None
+        first, last = self._at(start_ns), self._at(end_ns)
+        span = float(end_ns - start_ns)
+        known = last.known_ns - first.known_ns
+        if known <= 0 and (span > 0 or not self._holds(start_ns)):
+            return None
+        joules = self.joules_at(end_ns) - self.joules_at(start_ns)
+        if span == 0:
+            return ChannelEnergy(self.channel.id, self._kind(start_ns), 0.0, 0.0, 1.0, 0.0)
+        covered = min(max((last.covered_ns - first.covered_ns) / span, 0.0), 1.0)
+        peak = self._peak(start_ns, end_ns)
+        return ChannelEnergy(
+            id=self.channel.id,
+            kind=self._kind(start_ns),
+            joules=joules,
+            uncertainty=self._uncertainty(start_ns, end_ns, first, last),
+            coverage=covered if covered < 0.999999 else 1.0,
+            mean_watts=joules / (span / 1e9),
+            peak_watts=peak,
+            flags=self._flags(start_ns, end_ns, covered),
+        )
+
+    def watts_now(self, now_ns: int) -> float | None:
+        """Power of late; None when it is not known now."""
+        if now_ns - self._read_ns > 1_000_000_000:
+            return None
+        if self.power.latest_watts is not None:
+            return self.power.latest_watts
+        edge, period = self.counter.last_edge_ns, self.counter.period_s
+        if edge is None or len(self.counter) < 2:
+            return None
+        window = int(max(0.2, 2 * (period or 0.1)) * 1e9)
+        span = min(window, edge - (self.counter.first_edge_ns or edge))
+        if span <= 0:
+            return None
+        return (self.joules_at(edge) - self.joules_at(edge - span)) / span * 1e9
+
+    def cross_check(self, start_ns: int, end_ns: int) -> CrossCheck | None:
+        """Counter and integrated power side by side; None unless both saw the whole interval."""
+        if len(self.counter) < 2 or not len(self.power):
+            return None
+        span = end_ns - start_ns
+        counted, known = self._counted(start_ns, end_ns)
+        joules, seen = self.power.between(start_ns, end_ns)
+        if min(known, seen) < 0.99 * span:
+            return None
+        return CrossCheck(counted, joules)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self.counter.nbytes + self.power.nbytes
+
+    @property
+    def _by_counter(self) -> bool:
+        return len(self.counter) > 1
+
+    def _at(self, t_ns: int) -> Point:
+        return self.counter.at(t_ns) if self._by_counter else self.power.at(t_ns)
+
+    def _holds(self, t_ns: int) -> bool:
+        """Whether a moment lies within the record."""
+        before, after = self._at(t_ns - 1_000_000), self._at(t_ns + 1_000_000)
+        return after.known_ns > before.known_ns
+
+    def _counted(self, start_ns: int, end_ns: int) -> tuple[float, float]:
+        first, last = self.counter.at(start_ns), self.counter.at(end_ns)
+        return last.joules - first.joules, last.known_ns - first.known_ns
+
+    def _kind(self, start_ns: int) -> Kind:
+        """A counter's channel falls back to integrated power where the counter fell silent."""
+        if self.channel.kind is not Kind.COUNTER:
+            return self.channel.kind
+        edge = self.counter.last_edge_ns
+        return Kind.COUNTER if edge is not None and start_ns < edge else Kind.INTEGRATED
+
+    def _uncertainty(self, start_ns: int, end_ns: int, first: Point, last: Point) -> float:
+        span = float(end_ns - start_ns)
+        ends = math.hypot(first.blur, last.blur)
+        sampling = 0.0
+        unknown_s = max(span - (last.known_ns - first.known_ns), 0.0) / 1e9
+        digits = 0.0
+        if not self._by_counter:
+            sampling = self.power.blur(start_ns, end_ns)
+            digits = self.power.resolution_watts() / 2 * span / 1e9
+            uncovered_s = max(span - (last.covered_ns - first.covered_ns), 0.0) / 1e9
+            unknown_s = max(unknown_s, uncovered_s)
+        stated = self.channel.relative_error * abs(last.joules - first.joules)
+        unknown = 0.0
+        if unknown_s > 0:
+            unknown = unknown_s * max(self.power.max_watts, self._most_watts())
+        return math.hypot(ends, sampling, stated) + unknown + digits + GRID_JOULES
+
+    def _most_watts(self) -> float:
+        first, last = self.counter.first_edge_ns, self.counter.last_edge_ns
+        if first is None or last is None:
+            return self.power.max_watts
+        found = self.counter.slopes(first, last)
+        return found[1] if found else 0.0
+
+    def _peak(self, start_ns: int, end_ns: int) -> float | None:
+        found = self.power.extremes(start_ns, end_ns) or (
+            self.counter.slopes(start_ns, end_ns) if self._by_counter else None
+        )
+        return found[1] if found else None
+
+    def _flags(self, start_ns: int, end_ns: int, covered: float) -> tuple[str, ...]:
+        flags = []
+        period = self.counter.period_s if self._by_counter else (self.power.refresh_s or None)
+        if period is not None and (end_ns - start_ns) / 1e9 < _COARSE_TICKS * period:
+            flags.append("coarse")
+        if self.channel.average_s and not self._by_counter:
+            flags.append("lag")
+        if covered < 0.999:
+            flags.append("gap")
+        if self._by_counter:
+            edge = self.counter.last_edge_ns or 0
+            if end_ns > edge:
+                flags.append("extrapolated")
+            if self._disagrees(start_ns, end_ns):
+                flags.append("disagrees")
+        elif self._has_counter and self.channel.kind is Kind.COUNTER:
+            flags.append("no-counter")
+        return tuple(flags)
+
+    def _disagrees(self, start_ns: int, end_ns: int) -> bool:
+        """Counter and integral differ by more than 5 % and by more than their own uncertainty."""
+        if end_ns - start_ns < 2_000_000_000:
+            return False
+        check = self.cross_check(start_ns, end_ns)
+        if check is None:
+            return False
+        gap = abs(check.counter_joules - check.integral_joules)
+        first, last = self.power.at(start_ns), self.power.at(end_ns)
+        blur = first.blur + last.blur + self.power.blur(start_ns, end_ns)
+        return gap > _DISAGREE * abs(check.counter_joules) and gap > blur

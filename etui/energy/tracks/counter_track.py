@@ -1,0 +1,303 @@
+"""A cumulative hardware counter as a function of time.
+
+Knots are put only where the counter moved, and energy runs linearly between them. With n edges
+inside an interval only its two ends are uncertain. In a tick of T seconds with mean power P, let
+D be the largest deviation from P of power readings and of mean powers of the ticks around it. The
+power inside may have swung by twice as much, since a mean hides half of a swing; then the energy
+x seconds after the edge is off by at most
+
+    max(min(x 2D, (T - x) min(2D, P)), min(x min(2D, P), (T - x) 2D))
+
+and for power that wanders quickly (kernels of single tokens) by two standard deviations of a
+Brownian bridge, 2 s sqrt(x (T - x)) with s the scatter of the ticks' means; the larger counts. To
+that comes P times the uncertainty of the edge's own time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from etui.energy.tracks.counter_edges import Edge, EdgeClock, StepKind, unwrap
+from etui.energy.tracks.ring_buffer import Columns
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_T, _E, _COVERED, _KNOWN, _HALF = range(5)
+_LONG_TICKS = 5
+_DRIVER_HALF_NS = 2_000_000
+"""A driver's timestamp is trusted to 2 ms: clocks slew, and it is given in coarse steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The running totals of a channel at one time.
+
+    Attributes:
+        joules: Energy since the first knot.
+        covered_ns: Time that was recorded.
+        known_ns: Time whose energy is known, bridged gaps included.
+        blur: Half width of ``joules``.
+        variance: Accumulated variance of sampling, J^2 (power readings only).
+    """
+
+    joules: float
+    covered_ns: float
+    known_ns: float
+    blur: float
+    variance: float = 0.0
+
+
+class Power(Protocol):
+    """Power readings of the same channel, which stand in where the counter says nothing."""
+
+    def between(self, start_ns: int, end_ns: int) -> tuple[float, float]:
+        """Joules and the nanoseconds of them that are known."""
+
+    def extremes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
+        """Smallest and largest watts read; None without a reading."""
+
+
+class CounterTrack:
+    """The record of one counter.
+
+    Args:
+        keep: Knots that are kept.
+        gap_s: Reads further apart than this leave a gap in the coverage.
+        max_watts: More power than this is not believed.
+        power: Power readings of the same channel.
+        range_joules: Where the counter starts again at 0.
+        period_s: Expected time between two refreshes.
+    """
+
+    def __init__(
+        self,
+        *,
+        keep: int,
+        gap_s: float,
+        max_watts: float,
+        power: Power,
+        range_joules: float | None = None,
+        period_s: float | None = None,
+    ) -> None:
+        self._knots = Columns(("i8", "f8", "f8", "f8", "f8"), keep)
+        self._clock = EdgeClock(period_s)
+        self._gap_ns = gap_s * 1e9
+        self._max_watts = max_watts
+        self._range = range_joules
+        self._power = power
+        self._raw: float | None = None
+        self._read_ns = 0
+        self._anchor_ns = 0
+        self._gap = False
+        self._still = False
+        self._stamp: int | None = None
+        self._stamp_votes = 0
+        self.resets = 0
+
+    def __len__(self) -> int:
+        return len(self._knots)
+
+    @property
+    def period_s(self) -> float | None:
+        """Time between two refreshes in seconds; None while unknown."""
+        period = self._clock.period_ns
+        return None if period is None else period / 1e9
+
+    @property
+    def last_edge_ns(self) -> int | None:
+        """When the counter moved last."""
+        return int(self._knots.row(-1)[_T]) if len(self._knots) else None
+
+    @property
+    def first_edge_ns(self) -> int | None:
+        """The oldest movement on record."""
+        return int(self._knots.row(0)[_T]) if len(self._knots) else None
+
+    def observe(self, t_ns: int, joules: float | None, updated_ns: int | None = None) -> None:
+        """Take a reading; None, NaN, infinite and negative values are failed reads."""
+        if joules is None or not math.isfinite(joules) or joules < 0:
+            self._gap = True
+            return
+        if self._raw is None:
+            self._raw, self._read_ns, self._anchor_ns = joules, t_ns, t_ns
+            self._stamp = updated_ns
+            return
+        if t_ns <= self._read_ns:
+            return
+        before, before_ns = self._raw, self._read_ns
+        period_ns = self._clock.period_ns or 1e8
+        seconds = (t_ns - self._anchor_ns + period_ns) / 1e9
+        step = unwrap(
+            before, joules, seconds=seconds, range_joules=self._range, max_watts=self._max_watts
+        )
+        self._raw, self._read_ns = joules, t_ns
+        if t_ns - before_ns > self._gap_ns:
+            self._gap = True
+        self._judge_stamp(updated_ns, step.kind is StepKind.STILL)
+        if step.kind is StepKind.STILL:
+            self._still = True
+            self._clock.still(before_ns, t_ns)
+            return
+        edge = self._edge(before_ns, t_ns, updated_ns)
+        self._stamp = updated_ns
+        self._append(edge, step.joules)
+        self._anchor_ns = edge.t_ns
+        self._still = self._gap = False
+
+    def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Times in nanoseconds and joules up to them; views, valid until the next reading."""
+        return self._knots.column(_T), self._knots.column(_E)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self._knots.nbytes
+
+    def at(self, t_ns: int) -> Point:
+        """The running totals at a time; flat before the first knot and where nothing is known."""
+        upper = self._knots.search(_T, t_ns)
+        if upper == 0:
+            return self._before_first(t_ns)
+        t0, e0, c0, k0, h0 = self._knots.row(upper - 1)
+        if upper == len(self._knots):
+            return self._after_last(t_ns)
+        t1, e1, c1, k1, h1 = self._knots.row(upper)
+        share = (t_ns - t0) / (t1 - t0)
+        watts = (e1 - e0) / (t1 - t0) * 1e9
+        blur = self._tick_blur(upper, share)
+        blur += watts * ((1 - share) * h0 + share * h1) / 1e9
+        return Point(e0 + share * (e1 - e0), c0 + share * (c1 - c0), k0 + share * (k1 - k0), blur)
+
+    def slopes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
+        """Smallest and largest mean watts of the ticks that touch an interval."""
+        low = max(self._knots.search(_T, start_ns) - 1, 0)
+        high = min(self._knots.search(_T, end_ns) + 1, len(self._knots))
+        if high - low < 2:
+            return None
+        times = self._knots.column(_T)[low:high]
+        joules = self._knots.column(_E)[low:high]
+        watts = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
+        return float(watts.min()), float(watts.max())
+
+    def _edge(self, before_ns: int, now_ns: int, updated_ns: int | None) -> Edge:
+        if self._gap:
+            self._clock.lose()
+        trusted = self._stamp_votes >= 3 and updated_ns is not None
+        if trusted and updated_ns is not None:
+            slack = _DRIVER_HALF_NS
+            if before_ns - slack - int(self._clock.period_ns or 0) <= updated_ns <= now_ns + slack:
+                return self._clock.place(min(updated_ns, now_ns), _DRIVER_HALF_NS)
+        return self._clock.moved(before_ns, now_ns, stood_still=self._still)
+
+    def _judge_stamp(self, updated_ns: int | None, still: bool) -> None:
+        """Whether the driver's timestamp stands still with the counter (then it is the edge's)."""
+        if updated_ns is None or self._stamp is None or self._stamp_votes < 0:
+            return
+        same = abs(updated_ns - self._stamp) < _DRIVER_HALF_NS / 2
+        if still and not same:
+            self._stamp_votes = -1  # the time of the call, not of the refresh
+        elif still:
+            self._stamp_votes += 1
+
+    def _append(self, edge: Edge, delta: float | None) -> None:
+        if not len(self._knots):
+            self._knots.append(edge.t_ns, 0.0, 0.0, 0.0, edge.half_ns)
+            return
+        t0, e0, c0, k0, _ = self._knots.row(-1)
+        t_ns = max(edge.t_ns, t0 + 1)
+        span = t_ns - t0
+        if delta is None:
+            self.resets += 1
+            self._clock.lose()
+            joules, known = self._power.between(t0, t_ns)
+            self._knots.append(t_ns, e0 + joules, c0, k0 + known, edge.half_ns)
+            return
+        covered = 0.0 if self._gap else span
+        self._knots.append(t_ns, e0 + delta, c0 + covered, k0 + span, edge.half_ns)
+
+    def _before_first(self, t_ns: int) -> Point:
+        if not len(self._knots):
+            return Point(0.0, 0.0, 0.0, 0.0)
+        t0, e0, c0, k0, _ = self._knots.row(0)
+        joules, known = self._power.between(t_ns, t0)
+        return Point(e0 - joules, c0 - known, k0 - known, self._spread(t_ns, t0) * 0.1)
+
+    def _after_last(self, t_ns: int) -> Point:
+        t0, e0, c0, k0, half = self._knots.row(-1)
+        span = float(t_ns - t0)
+        if span == 0:
+            return Point(e0, c0, k0, self._slope() * half / 1e9)
+        joules, known = self._power.between(t0, t_ns)
+        period = self._clock.period_ns or 1e8
+        if known < span:
+            reach = min(span, 1.5 * period)
+            if reach > known:
+                joules, known = self._slope() * reach / 1e9, reach
+        read = 0.0 if self._gap else float(max(min(t_ns, self._read_ns) - t0, 0))
+        blur = self._spread(t0, t_ns) * min(span, 2 * period) / 1e9
+        blur += self._slope() * half / 1e9 + 0.05 * abs(joules)
+        return Point(e0 + joules, c0 + read, k0 + known, blur)
+
+    def _slope(self) -> float:
+        if len(self._knots) < 2:
+            return 0.0
+        t0, e0 = self._knots.row(-2)[:2]
+        t1, e1 = self._knots.row(-1)[:2]
+        return float((e1 - e0) / (t1 - t0) * 1e9)
+
+    def _spread(self, start_ns: int, end_ns: int) -> float:
+        low, high = self._range_of(start_ns, end_ns)
+        return high - low
+
+    def _range_of(self, start_ns: int, end_ns: int) -> tuple[float, float]:
+        """Watts that may have been drawn in an interval, from readings and ticks around it."""
+        margin = int(2 * (self._clock.period_ns or 1e8))
+        found = [
+            pair
+            for pair in (
+                self.slopes(start_ns - margin, end_ns + margin),
+                self._power.extremes(start_ns - margin, end_ns + margin),
+            )
+            if pair is not None
+        ]
+        if not found:
+            return 0.0, 0.0
+        low = min(pair[0] for pair in found)
+        high = max(pair[1] for pair in found)
+        return max(0.0, low - 0.02 * high), 1.02 * high
+
+    def _tick_blur(self, upper: int, share: float) -> float:
+        """How far linear interpolation inside one tick can be off, joules."""
+        t0, e0 = self._knots.row(upper - 1)[:2]
+        t1, e1 = self._knots.row(upper)[:2]
+        seconds = (t1 - t0) / 1e9
+        mean = (e1 - e0) / seconds
+        low, high = self._range_of(t0, t1)
+        swing = 2 * max(high - mean, mean - low, 0.0)
+        if seconds > _LONG_TICKS * (self._clock.period_ns or 1e8) / 1e9:
+            # A bridged gap: anything between nothing and the most ever drawn may have happened.
+            swing = max(swing, mean, self._most_watts() - mean)
+        above, below = swing, min(swing, mean)
+        done, left = share * seconds, (1 - share) * seconds
+        steps = max(min(done * above, left * below), min(done * below, left * above))
+        wander = 2 * self._scatter(upper) * math.sqrt(done * left)
+        return float(max(steps, wander))
+
+    def _most_watts(self) -> float:
+        """The most that a tick on record drew on average."""
+        found = self.slopes(self._knots.row(0)[_T], self._knots.row(-1)[_T])
+        return found[1] if found else 0.0
+
+    def _scatter(self, upper: int) -> float:
+        """Standard deviation of one tick's mean watts, from the steps between ticks around it."""
+        low, high = max(upper - 6, 0), min(upper + 6, len(self._knots))
+        if high - low < 4:
+            return 0.0
+        times = self._knots.column(_T)[low:high]
+        joules = self._knots.column(_E)[low:high]
+        watts = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
+        steps = watts[1:] - watts[:-1]
+        return math.sqrt(float((steps * steps).mean()) / 2)

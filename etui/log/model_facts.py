@@ -1,0 +1,135 @@
+"""What the log knows of models that a forecast of joules is made from, read once."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from etui.curves.fit import speed_of
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import Speed
+from etui.log.curve_lookup import POINTS_SQL, curve_here, logged_turns
+from etui.log.records import CurveRecord
+from etui.routing.joules_predictor import ArmKey, ModelFacts, PastOutput
+
+if TYPE_CHECKING:
+    from etui.log.queries import LogReader
+
+
+PAST_TURNS = 200
+"""Last turns of a model that its usual output and prompts are taken from."""
+
+
+_SPEED_TURNS = 20
+
+
+_LOADS = 10
+
+
+_BYTES_PER_TOKEN = 4
+
+
+_PAST_SQL = """
+    SELECT reasoning, status, tokens_prompt, tokens_output, energy_phases_decode, energy_kind,
+        chat_id, length(CAST(query AS BLOB)) AS query_bytes,
+        length(CAST(coalesce(system, '') AS BLOB)) AS system_bytes,
+        json_extract(settings, '$.think_tokens') AS think_tokens,
+        json_extract(settings, '$.max_tokens') AS max_tokens,
+        json_extract(settings, '$.votes') AS votes
+    FROM turns
+    WHERE model = ? AND model_sha256 IS ? AND status IN ('complete', 'truncated')
+        AND hops = '[]'
+    ORDER BY created_at DESC, id DESC LIMIT ?
+"""
+
+
+_LOADS_SQL = """
+    SELECT joules, seconds, kind FROM loads
+    WHERE model = ? AND model_sha256 IS ? AND joules IS NOT NULL
+    ORDER BY created_at DESC, id DESC LIMIT ?
+"""
+
+
+def model_facts(
+    log: LogReader,
+    model: str,
+    sha256: str | None,
+    now: Conditions,
+    save: Callable[[CurveRecord], None] | None = None,
+) -> ModelFacts:
+    """Read the facts of one model.
+
+    Args:
+        now: Conditions of this machine; a curve made under others is not used.
+        save: Takes a curve that had to be fitted to the log, so that it is fitted once.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    past = log.select(_PAST_SQL, (model, sha256, PAST_TURNS))
+    loads = _alike(log.select(_LOADS_SQL, (model, sha256, _LOADS)), "kind")
+    return ModelFacts(
+        curve=curve_here(log, model, sha256, now, save),
+        speed=_speed(log, model, sha256, now),
+        load_joules=_mean([row["joules"] for row in loads]),
+        load_seconds=_mean([row["seconds"] for row in loads]),
+        past=_past(past),
+        prompt_overhead=_overhead(past),
+    )
+
+
+def _speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> Speed | None:
+    """Of the last turns on this machine, or of those that did not keep theirs."""
+    turns = [
+        turn
+        for turn in logged_turns(log.select(POINTS_SQL, (model, sha256, _SPEED_TURNS)))
+        if turn.settings.get("machine") in (None, now.machine)
+    ]
+    if not turns:
+        return None
+    return speed_of([turn.point for turn in turns if turn.kind == turns[0].kind])
+
+
+def _past(rows: Sequence[sqlite3.Row]) -> Mapping[ArmKey, PastOutput]:
+    by_key: dict[ArmKey, list[sqlite3.Row]] = {}
+    for row in rows:
+        if row["tokens_output"] > 0 and row["max_tokens"] is not None:
+            key = ArmKey(
+                row["reasoning"], row["think_tokens"] or 0, row["max_tokens"], row["votes"] or 0
+            )
+            by_key.setdefault(key, []).append(row)
+    return {key: _output(found) for key, found in by_key.items()}
+
+
+def _output(rows: Sequence[sqlite3.Row]) -> PastOutput:
+    measured = _alike([r for r in rows if r["energy_phases_decode"] is not None], "energy_kind")
+    tokens = sum(row["tokens_output"] for row in measured)
+    joules = math.fsum(row["energy_phases_decode"] for row in measured)
+    return PastOutput(
+        len(rows),
+        sum(row["tokens_output"] for row in rows) / len(rows),
+        joules / tokens if tokens else None,
+    )
+
+
+def _overhead(rows: Sequence[sqlite3.Row]) -> float | None:
+    extra = [
+        row["tokens_prompt"]
+        - -(-row["query_bytes"] // _BYTES_PER_TOKEN)
+        - -(-row["system_bytes"] // _BYTES_PER_TOKEN)
+        for row in rows
+        if row["chat_id"] is None and row["tokens_prompt"] > 0
+    ]
+    return float(median(extra)) if extra else None
+
+
+def _alike(rows: Sequence[sqlite3.Row], kind: str) -> list[sqlite3.Row]:
+    """Those whose energy is known in the way the newest's is."""
+    return [row for row in rows if row[kind] == rows[0][kind]]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

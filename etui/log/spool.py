@@ -1,0 +1,132 @@
+"""Records the database could not take: JSON lines beside the log files, until it can.
+
+A line is ``{"table": ..., "row": {...}}``. The file is locked while it is written or taken in, so
+that two etui at once neither mix their lines nor lose one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there one etui at a time writes this file
+    fcntl = None  # type: ignore[assignment]
+
+from etui.config.config import Config
+from etui.log.rows import KEYS, Row
+
+
+class UnsavedRow(NamedTuple):
+    """One row and the table it belongs to."""
+
+    table: str
+    row: Row
+
+
+def unsaved_file(config: Config) -> Path:
+    """Where records wait for the database."""
+    return config.log_dir / "unsaved-turns.jsonl"
+
+
+def unreadable_file(config: Config) -> Path:
+    """Where lines go that the database will never take; kept for a person to look at."""
+    return config.log_dir / "unreadable-turns.jsonl"
+
+
+def append(path: Path, rows: Sequence[UnsavedRow]) -> None:
+    """Add rows to the file and flush them to the disk; all of them or none.
+
+    Raises:
+        OSError: The file cannot be written; what was there stays as it was.
+    """
+    lines = "".join(
+        json.dumps({"table": table, "row": row}, ensure_ascii=False, default=str) + "\n"
+        for table, row in rows
+    )
+    _append_bytes(path, lines.encode("utf-8", "replace"))
+
+
+def take_in(config: Config, store: Callable[[UnsavedRow], None], commit: Callable[[], None]) -> int:
+    """Hand every waiting row to ``store``, then ``commit``, then remove the file.
+
+    Args:
+        store: Takes one row; a ValueError says that this row can never be stored.
+        commit: Makes the stored rows last; the file is removed only after it returned.
+
+    Returns:
+        How many lines were refused and moved to :func:`unreadable_file`.
+
+    Raises:
+        OSError: The file cannot be read or removed.
+    """
+    path = unsaved_file(config)
+    if not path.exists():
+        return 0
+    with _locked(path, "r+b", wait=False) as file:
+        if file is None:
+            return 0
+        refused = []
+        for line in file.read().splitlines(keepends=True):
+            try:
+                store(_parsed(line))
+            except ValueError:
+                if line.strip():
+                    refused.append(line if line.endswith(b"\n") else line + b"\n")
+        if refused:
+            _append_bytes(unreadable_file(config), b"".join(refused))
+        commit()
+        path.unlink()
+    return len(refused)
+
+
+def _parsed(line: bytes) -> UnsavedRow:
+    document: Any = json.loads(line)
+    if not isinstance(document, dict) or not isinstance(document.get("row"), dict):
+        raise ValueError("not a row")
+    if document.get("table") not in KEYS:
+        raise ValueError(f"no such table: {document.get('table')}")
+    return UnsavedRow(document["table"], document["row"])
+
+
+def _append_bytes(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path, "ab", wait=True) as file:
+        assert file is not None
+        start = file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            # A full disk takes half a line; half a line would be one that nobody can read.
+            os.ftruncate(file.fileno(), start)
+            raise
+
+
+@contextmanager
+def _locked(path: Path, mode: str, *, wait: bool) -> Iterator[BinaryIO | None]:
+    """The file, locked; None when it is gone, or held by another and ``wait`` is false."""
+    while True:
+        try:
+            file: BinaryIO = open(path, mode, buffering=0)  # type: ignore[assignment]  # noqa: SIM115
+        except FileNotFoundError:
+            yield None
+            return
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                except BlockingIOError:
+                    yield None
+                    return
+            # Another process may have taken the file in and removed it while this one waited.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return

@@ -1,0 +1,281 @@
+"""Format turns, totals and loads of the log as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from etui import units
+from etui.energy.carbon_cost import cost_of
+from etui.text.sanitize import sanitize
+from etui.text.tables import count_cells, fit_cells, format_table, one_line
+from etui.text.timestamps import local_time
+from etui.turn.record import LoadRecord, UnloadRecord
+from etui.turn.text import shared_text
+
+if TYPE_CHECKING:
+    from etui.energy.carbon_cost import Factors
+    from etui.log.queries import TurnSummary
+    from etui.log.totals import Total
+    from etui.turn.record import HopRecord, TurnRecord
+
+
+_ID_CHARS = 8
+
+
+_LOADS_HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "FOR")
+
+
+_HEAD = ("ID", "TIME", "MODEL", "RULE", "TOKENS", "SECONDS", "ENERGY", "PER TOKEN", "QUESTION")
+
+
+_TOTALS_HEAD = ("TURNS", "TOKENS", "ENERGY", "ESTIMATED", "PER TOKEN", "UNMEASURED")
+
+
+_MIN_QUESTION_CELLS = 20
+
+
+def turns_table(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
+    """Lines of a table; questions are cut so that a line has ``width`` cells, None cuts nothing."""
+    rows = [_HEAD, *(_row(turn) for turn in turns)]
+    if width is not None:
+        fixed = format_table([row[:-1] for row in rows], measure=count_cells)
+        room = max(_MIN_QUESTION_CELLS, width - max(map(count_cells, fixed)) - 2)
+        rows = [(*row[:-1], fit_cells(row[-1], room)) for row in rows]
+    return format_table(rows, measure=count_cells)
+
+
+def _row(turn: TurnSummary) -> tuple[str, ...]:
+    question = one_line(turn.query)
+    mark = "" if turn.status == "complete" else f"[{turn.status}] "
+    return (
+        one_line(turn.turn_id[:_ID_CHARS]),
+        local_time(turn.created_at),
+        one_line(turn.model),
+        one_line(turn.rule or "-"),
+        f"{turn.tokens_output:,}",
+        units.seconds_text(turn.seconds_total),
+        units.energy_text(turn.joules, turn.uncertainty, turn.kind),
+        units.per_token_text(turn.joules_per_token, turn.kind),
+        mark + question,
+    )
+
+
+def totals_table(by: str, totals: Sequence[Total], factors: Factors | None = None) -> list[str]:
+    """Lines of a table of totals, hardware readings and estimates in columns of their own.
+
+    With the user's factors a last column holds what both come to.
+    """
+    rows = [
+        (
+            one_line(total.key) or "-",
+            f"{total.turns:,}",
+            f"{total.output_tokens:,}",
+            units.total_text(total.joules, total.uncertainty, total.kind),
+            "-"
+            if total.estimated_joules is None
+            else units.energy_text(total.estimated_joules, None, units.ESTIMATE),
+            units.per_token_text(
+                total.joules_per_token, total.kind if total.joules is not None else units.ESTIMATE
+            ),
+            f"{total.unmeasured_turns:,}",
+            *([_cost(total, factors)] if factors else []),
+        )
+        for total in totals
+    ]
+    head = (by.upper(), *_TOTALS_HEAD, *(["BY YOUR FACTORS"] if factors else []))
+    return format_table(rows, header=head, measure=count_cells)
+
+
+def _cost(total: Total, factors: Factors) -> str:
+    """What a total comes to; estimates are named, and never mixed into readings."""
+    parts = []
+    for joules, mark in ((total.joules, ""), (total.estimated_joules, " (estimate)")):
+        cost = cost_of(joules, factors)
+        if cost is not None:
+            text = units.cost_text(cost.grams_co2e, cost.price, cost.currency)
+            parts.append(f"~{text}{mark}" if mark else text)
+    return " and ".join(parts) or units.UNMEASURED
+
+
+def turn_lines(
+    turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
+) -> list[str]:
+    """One turn in full: route, tokens, seconds, energy by phase, then what was said."""
+    facts = turn_facts(turn, loads, unloads)
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{name:<{width}}  {text}" for name, text in facts]
+    for title, text in turn_texts(turn):
+        lines += ["", f"{title}:", *(f"  {line}" for line in text.split("\n"))]
+    return lines
+
+
+def turn_facts(
+    turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
+) -> list[tuple[str, str]]:
+    """What is known of a turn, one line each under its name."""
+    facts = [
+        ("turn", turn.turn_id),
+        ("time", local_time(turn.created_at)),
+        ("chat", turn.chat_id or "-"),
+        ("status", turn.status + (f": {one_line(turn.error)}" if turn.error else "")),
+        ("model", one_line(turn.model)),
+        ("arm", f"{one_line(turn.arm)} ({turn.reasoning})"),
+        ("route", " › ".join(one_line(part) for part in (turn.policy, turn.rule) if part) or "-"),
+        ("why", one_line(turn.why) or "-"),
+        ("tokens", _tokens(turn)),
+        ("seconds", _seconds(turn)),
+        *_energy(turn),
+        *(("unload", _unload(unload)) for unload in unloads),
+        *(("load", _load(load)) for load in loads),
+    ]
+    if turn.confidence is not None:
+        facts.append(("confidence", units.percent_text(turn.confidence)))
+    facts += [(f"hop {number}", _hop(hop, turn)) for number, hop in enumerate(turn.hops, start=1)]
+    for vote in turn.votes:
+        spent = [units.tokens_text(vote.tokens)]
+        if vote.joules is not None:
+            spent.append(units.energy_text(vote.joules, None, turn.energy.kind))
+        facts.append((f"vote {vote.index + 1}", f"{one_line(vote.answer)} ({', '.join(spent)})"))
+    for probe in turn.probes:
+        likeliest = max(probe.probabilities.items(), key=lambda item: item[1], default=None)
+        if likeliest is not None:
+            answer, share = one_line(likeliest[0]), units.percent_text(likeliest[1])
+            facts.append((f"probe at {probe.thinking_tokens}", f"{answer} ({share})"))
+    return facts
+
+
+def turn_texts(turn: TurnRecord) -> list[tuple[str, str]]:
+    """What was said in a turn, each under its title; what is empty is left out."""
+    texts = (
+        ("system prompt", turn.system),
+        ("question", turn.query),
+        ("thinking", turn.thinking),
+        ("answer", turn.answer),
+    )
+    return [(title, sanitize(text)) for title, text in texts if text]
+
+
+def _hop(hop: HopRecord, turn: TurnRecord) -> str:
+    kind = units.ESTIMATE if turn.energy.kind == units.ESTIMATE else None
+    parts = [
+        f"{one_line(hop.arm)} ({hop.reasoning}) on {one_line(hop.model)}",
+        one_line(hop.why),
+        one_line(hop.answer) or "no answer",
+        units.tokens_text(hop.tokens.output),
+        f"{hop.tokens.cached:,} of {hop.tokens.prompt:,} prompt tokens cached",
+        units.energy_text(hop.joules, None, kind),
+    ]
+    if hop.load_joules:
+        parts.append(f"load {units.energy_text(hop.load_joules, None, kind)}")
+    return ("✓ " if hop.taken else "") + "; ".join(parts)
+
+
+def _tokens(turn: TurnRecord) -> str:
+    t = turn.tokens
+    return (
+        f"{t.prompt:,} prompt ({t.cached:,} cached, {t.computed:,} computed), "
+        f"{t.output:,} output ({t.thinking:,} thinking), "
+        f"{units.rate_text(t.output, turn.seconds.decode)}"
+    )
+
+
+def _seconds(turn: TurnRecord) -> str:
+    s = turn.seconds
+    parts = [f"{units.seconds_text(s.total)} total", f"{units.seconds_text(s.prefill)} prefill"]
+    parts.append(f"{units.seconds_text(s.decode)} decode")
+    if s.ttft is not None:
+        parts.append(f"first token after {units.seconds_text(s.ttft)}")
+    return ", ".join(parts)
+
+
+def _energy(turn: TurnRecord) -> list[tuple[str, str]]:
+    e = turn.energy
+    gross = units.energy_text(e.joules, e.uncertainty, e.kind, spread=True)
+    if e.joules is None:
+        facts = [("energy", gross)]
+    else:
+        net = (
+            "no idle baseline"
+            if e.net_joules is None
+            else f"net {units.energy_text(e.net_joules, None, e.kind)} "
+            f"(idle {units.watts_text(e.idle_watts)})"
+        )
+        facts = [("energy", f"{gross}, {net}")]
+        facts.append(("per token", units.per_token_text(e.joules_per_token, e.kind)))
+        watts = f"{units.watts_text(e.mean_watts, e.kind)} mean"
+        if e.peak_watts is not None:
+            watts += f", {units.watts_text(e.peak_watts, e.kind)} peak"
+        facts.append(("power", f"{watts}, {units.percent_text(e.coverage)} recorded"))
+        if e.shared:
+            facts.append(("shared", shared_text(e)))
+        for phase in ("prefill", "decode"):
+            joules = e.phases.get(phase)
+            facts.append((f"  {phase}", units.energy_text(joules, None, e.kind)))
+        if e.thinking_joules is not None and turn.tokens.thinking:
+            facts.append(("  thinking", units.energy_text(e.thinking_joules, None, e.kind)))
+    for channel, joules in e.channels.items():
+        facts.append((f"  {one_line(channel)}", units.energy_text(joules, None, e.kind)))
+    if turn.predicted_joules is not None:
+        facts.append(("predicted", units.energy_text(turn.predicted_joules)))
+    if e.unmeasured:
+        facts.append(("unmeasured", ", ".join(one_line(scope) for scope in e.unmeasured)))
+    if e.flags:
+        facts.append(("flags", ", ".join(e.flags)))
+    return facts
+
+
+def _load(load: LoadRecord) -> str:
+    energy = units.energy_text(load.joules, load.uncertainty, load.kind)
+    return (
+        f"{one_line(load.model)}, {units.bytes_text(load.size_bytes)}, "
+        f"{units.seconds_text(load.seconds)}, {energy}; not in the turn's energy"
+    )
+
+
+def _unload(unload: UnloadRecord) -> str:
+    energy = units.energy_text(unload.joules, unload.uncertainty, unload.kind)
+    return (
+        f"{one_line(unload.model)}, ~{units.bytes_text(unload.freed_bytes)} freed (estimate), "
+        f"{units.seconds_text(unload.seconds)}, {energy}; not in the turn's energy"
+    )
+
+
+_REASONS = {
+    "room": "room",
+    "idle": "kept warm long enough",
+    "changed": "a changed entry",
+    "asked": "asked for",
+}
+
+
+def loads_table(
+    loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord], limit: int | None = None
+) -> list[str]:
+    """Lines of a table, the latest first, ``limit`` rows at most.
+
+    The size of an unload is what the model was reckoned to take. The last column names the turn
+    that waited, or why there was none.
+    """
+    both: list[LoadRecord | UnloadRecord] = [*loads, *unloads]
+    both.sort(key=lambda record: record.created_at, reverse=True)
+    rows = [_load_row(record) for record in both[:limit]]
+    return format_table(rows, header=_LOADS_HEAD, measure=count_cells)
+
+
+def _load_row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:
+    if isinstance(record, LoadRecord):
+        what, size = "load", units.bytes_text(record.size_bytes)
+        reason = "a question to come"
+    else:
+        what, size = "unload", f"~{units.bytes_text(record.freed_bytes)} (estimate)"
+        reason = _REASONS.get(record.reason, record.reason)
+    return (
+        local_time(record.created_at),
+        what,
+        one_line(record.model),
+        size,
+        units.seconds_text(record.seconds),
+        units.energy_text(record.joules, record.uncertainty, record.kind),
+        one_line(reason if record.turn_id is None else f"turn {record.turn_id[:8]}"),
+    )

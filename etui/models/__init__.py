@@ -1,0 +1,1 @@
+"""The catalogue of models, their files on disk, downloads and GGUF headers."""

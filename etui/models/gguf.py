@@ -1,0 +1,339 @@
+"""Read and check the header of a GGUF file in pure Python, before llama.cpp sees it.
+
+Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic ``GGUF``, version u32,
+tensor count u64, metadata count u64, the metadata, the tensor table, padding to the alignment, the
+tensor data. Only versions 2 and 3 (little endian) are read, as in llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from etui.errors import ModelUnavailable
+from etui.models.gguf_types import ARRAY, BOOL, FILE_TYPES, KV_TYPES, SCALARS, STRING, TENSOR_TYPES
+
+Scalar = int | float | bool | str
+
+_MAGIC = b"GGUF"
+_HEADER_BYTES = 24
+_MOST_KEYS = 1 << 16
+_MOST_TENSORS = 1 << 20
+_MOST_ELEMENTS = 1 << 24  # of an array; the largest vocabularies have 2^18 tokens
+_MOST_STRING = 1 << 24
+_KEPT_ELEMENTS = 1024  # longer arrays (vocabularies) are skipped, not read
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A metadata array; ``values`` is None for arrays of strings and for long ones."""
+
+    count: int
+    values: tuple[Scalar, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One row of the tensor table.
+
+    Attributes:
+        shape: Elements along each dimension, fastest first.
+        type: Name of the tensor type, ``type N`` if this module does not know it.
+        offset: First byte in the file.
+        size_bytes: Bytes of its data; None for an unknown type.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    offset: int
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gguf:
+    """The header of a GGUF file."""
+
+    path: Path
+    version: int
+    size_bytes: int
+    metadata: Mapping[str, Scalar | Array]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def architecture(self) -> str:
+        """``general.architecture``, as ``llama`` or ``qwen2``; ``unknown`` where it is missing."""
+        return self._text("general.architecture") or "unknown"
+
+    @property
+    def name(self) -> str | None:
+        """``general.name``, as its maker called the model."""
+        return self._text("general.name")
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, summed over the tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+    @property
+    def quantisation(self) -> str:
+        """Name of the file's quantisation, else of the tensor type with the most bytes."""
+        stated = self.metadata.get("general.file_type")
+        if isinstance(stated, int) and stated in FILE_TYPES:
+            return FILE_TYPES[stated]
+        totals: dict[str, int] = {}
+        for tensor in self.tensors:
+            totals[tensor.type] = totals.get(tensor.type, 0) + (tensor.size_bytes or 0)
+        return max(totals, key=lambda kind: totals[kind]) if totals else "unknown"
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Context the model was trained for, in tokens."""
+        return self._number("context_length")
+
+    @property
+    def layers(self) -> int | None:
+        """Number of transformer blocks."""
+        return self._number("block_count")
+
+    @property
+    def embedding_length(self) -> int | None:
+        """Width of the hidden state."""
+        return self._number("embedding_length")
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens in the vocabulary."""
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        return tokens.count if isinstance(tokens, Array) else self._number("vocab_size")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template; None for most base models."""
+        return self._text("tokenizer.chat_template") or None
+
+    def kv_bytes_per_token(self, kv_type: str = "f16") -> int | None:
+        """Bytes of KV cache one token takes, over all layers; None where the header is silent.
+
+        2 matrices x heads x head width a layer. An upper bound: sliding windows and recurrent
+        layers take less.
+        """
+        layers, width = self.layers, self.embedding_length
+        heads = self._per_layer("attention.head_count")
+        if not layers or not heads:
+            return None
+        kv_heads = self._per_layer("attention.head_count_kv") or heads
+        head_width = (width or 0) // max(heads[0], 1)
+        key = self._number("attention.key_length") or head_width
+        value = self._number("attention.value_length") or head_width
+        filled = kv_heads if len(kv_heads) > 1 else kv_heads * layers
+        element = KV_TYPES.get(kv_type, KV_TYPES["f16"])[1]
+        return math.ceil(sum(filled[:layers]) * (key + value) * element)
+
+    def _text(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    def _number(self, key: str) -> int | None:
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def _per_layer(self, key: str) -> tuple[int, ...]:
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        if isinstance(value, Array):
+            numbers = value.values or ()
+        else:
+            numbers = () if value is None else (value,)
+        return tuple(number for number in numbers if isinstance(number, int))
+
+
+def check_gguf(path: Path) -> Gguf:
+    """Read a GGUF's header and make sure the file holds all the data its tensors need.
+
+    Raises:
+        ModelUnavailable: Not a file, not a GGUF, an unsupported version, damaged or truncated.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            start = file.read(_HEADER_BYTES)
+            if start[:4] != _MAGIC:
+                raise _refuse(path, _not_gguf(start, size))
+            if size < _HEADER_BYTES:
+                raise _refuse(path, f"is truncated: it has {size} bytes, not even a whole header")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return parse(path, data, size)
+    except OSError as error:
+        raise ModelUnavailable(
+            f"cannot read the model file {path}: {error.strerror or error}",
+            "see `etui models list` for what is on disk, and `etui models pull` for the rest",
+        ) from error
+
+
+def parse(path: Path, data: bytes | mmap.mmap, size: int) -> Gguf:
+    """The header in ``data``, a file of ``size`` bytes; ``path`` is for messages.
+
+    Raises:
+        ModelUnavailable: As ``check_gguf``.
+    """
+    cursor = _Cursor(data)
+    try:
+        return _parse(path, cursor, size)
+    except _ImplausibleError as error:
+        raise _refuse(path, f"is damaged: {error}") from None
+    except struct.error:
+        raise _refuse(path, f"is truncated: it ends at byte {size}, inside its header") from None
+
+
+def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
+    cursor.at = len(_MAGIC)
+    version = cursor.u32()
+    if version not in (2, 3):
+        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+        kind = "is big endian" if swapped in (2, 3) else f"has GGUF version {version}"
+        raise _refuse(path, f"{kind}; versions 2 and 3 (little endian) are supported")
+    tensor_count = cursor.count("tensors", _MOST_TENSORS)
+    key_count = cursor.count("metadata keys", _MOST_KEYS)
+    metadata: dict[str, Scalar | Array] = {}
+    for _ in range(key_count):
+        key = cursor.string()
+        if key in metadata:
+            raise _ImplausibleError(f"the metadata key {key[:80]!r} occurs twice")
+        metadata[key] = cursor.value(cursor.u32())
+    rows = [cursor.tensor() for _ in range(tensor_count)]
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise _ImplausibleError(f"its alignment is {alignment!r}, not a power of two")
+    data_start = _padded(cursor.at, alignment)
+    tensors = _placed(rows, data_start, alignment)
+    ends = [tensor.offset + (tensor.size_bytes or 0) for tensor in tensors]
+    needed = max(ends, default=0)
+    if needed > size:
+        raise _refuse(
+            path, f"is truncated: its tensors need {needed} bytes, and the file has {size}"
+        )
+    return Gguf(path, version, size, metadata, tensors)
+
+
+_Row = tuple[str, tuple[int, ...], int, int]
+
+
+def _placed(rows: list[_Row], data_start: int, alignment: int) -> tuple[Tensor, ...]:
+    """The tensors with absolute offsets; they follow each other without gaps but padding."""
+    expected: int | None = 0
+    placed: list[Tensor] = []
+    for name, shape, kind, offset in rows:
+        if expected is not None and offset != expected:
+            raise _ImplausibleError(f"tensor {name[:80]!r} starts at {offset}, expected {expected}")
+        label, block, block_bytes = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
+        if shape and shape[0] % block:
+            raise _ImplausibleError(
+                f"tensor {name[:80]!r} has rows of {shape[0]}, not blocks of {block}"
+            )
+        bytes_ = math.prod(shape) // block * block_bytes if block_bytes else None
+        placed.append(Tensor(name, shape, label, data_start + offset, bytes_))
+        expected = None if bytes_ is None else offset + _padded(bytes_, alignment)
+    return tuple(placed)
+
+
+class _ImplausibleError(Exception):
+    """The header says something that no GGUF holds."""
+
+
+class _Cursor:
+    """Reads little-endian values one after another; ``struct.error`` at the end of the data."""
+
+    def __init__(self, data: bytes | mmap.mmap) -> None:
+        self.data = data
+        self.at = 0
+
+    def scalar(self, layout: struct.Struct) -> int | float:
+        value: int | float = layout.unpack_from(self.data, self.at)[0]
+        self.at += layout.size
+        return value
+
+    def u32(self) -> int:
+        return int(self.scalar(_U32))
+
+    def count(self, what: str, most: int) -> int:
+        number = int(self.scalar(_U64))
+        if number > most:
+            raise _ImplausibleError(f"it claims {number} {what}")
+        return number
+
+    def string(self) -> str:
+        length = self.count("bytes in one string", _MOST_STRING)
+        raw = self.data[self.at : self.at + length]
+        if len(raw) < length:
+            raise struct.error
+        self.at += length
+        return bytes(raw).decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Scalar | Array:
+        if kind == STRING:
+            return self.string()
+        if kind == ARRAY:
+            return self.array()
+        if kind not in SCALARS:
+            raise _ImplausibleError(f"it has a metadata value of unknown type {kind}")
+        number = self.scalar(SCALARS[kind])
+        return bool(number) if kind == BOOL else number
+
+    def array(self) -> Array:
+        kind = self.u32()
+        count = self.count("elements in one array", _MOST_ELEMENTS)
+        if kind == STRING:
+            self._skip_strings(count)
+            return Array(count, None)
+        if kind not in SCALARS:
+            raise _ImplausibleError(f"it has an array of unknown type {kind}")
+        layout = SCALARS[kind]
+        if count <= _KEPT_ELEMENTS:
+            numbers = [self.scalar(layout) for _ in range(count)]
+            return Array(count, tuple(map(bool, numbers) if kind == BOOL else numbers))
+        self.at += count * layout.size
+        return Array(count, None)
+
+    def tensor(self) -> _Row:
+        name = self.string()
+        dimensions = self.u32()
+        if dimensions > 4:
+            raise _ImplausibleError(f"tensor {name[:80]!r} has {dimensions} dimensions")
+        shape = tuple(int(self.scalar(_U64)) for _ in range(dimensions))
+        kind = self.u32()
+        return name, shape, kind, int(self.scalar(_U64))
+
+    def _skip_strings(self, count: int) -> None:
+        # The one hot loop: a vocabulary and its merges are some 300,000 strings.
+        at, data, unpack = self.at, self.data, _U64.unpack_from
+        for _ in range(count):
+            at += 8 + unpack(data, at)[0]
+        self.at = at
+
+
+def _padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def _not_gguf(start: bytes, size: int) -> str:
+    if size == 0:
+        return "is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the model itself"
+    if start[:1] in (b"<", b"{"):
+        return "is not a GGUF file: it is text, perhaps an error page saved under its name"
+    return f"is not a GGUF file: it starts with {start[:4]!r}"
+
+
+def _refuse(path: Path, why: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{path.name} {why}",
+        f"delete {path} and pull the model again with `etui models pull`",
+    )

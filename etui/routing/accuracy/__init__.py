@@ -1,0 +1,1 @@
+"""Predicted accuracy: fitted from graded answers, and applied."""

@@ -1,0 +1,251 @@
+"""``NAME.fitted.json``: what graded answers said of the arms of a policy.
+
+The file is small, plain JSON, written by ``etui policy fit`` beside the policy. It holds no text of
+any question: words are buckets of a hash.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from etui.errors import InvalidFile
+from etui.routing.accuracy.features import FEATURE_NAMES
+from etui.routing.signals.question_words import BUCKETS
+
+FITTED_VERSION = 1
+MOST_BYTES = 20_000_000
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Bucket = Annotated[int, Field(ge=0, lt=BUCKETS)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sparse(_Part):
+    """Numbers of those buckets that are not zero."""
+
+    at: tuple[Bucket, ...]
+    value: tuple[Number, ...]
+
+    @model_validator(mode="after")
+    def _in_step(self) -> Self:
+        if len(self.at) != len(self.value):
+            raise ValueError(f"{len(self.at)} buckets and {len(self.value)} values")
+        return self
+
+
+class Logistic(_Part):
+    """ln(p / (1-p)) = intercept + features . x + band * band logit + words . tf-idf.
+
+    Attributes:
+        intercept: Of the raw features.
+        features: One weight for each of ``FEATURE_NAMES``.
+        band: Weight of the logit of the shrunken rate of the question's band.
+        words: Weights of the buckets.
+        c: Inverse strength of the L2 penalty, chosen by cross-validation; None where there were
+            too few answers for more than their rate.
+    """
+
+    intercept: Number
+    features: tuple[Number, ...]
+    band: Number = 0.0
+    words: Sparse = Sparse(at=(), value=())
+    c: Number | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if len(self.features) != len(FEATURE_NAMES):
+            raise ValueError(f"{len(self.features)} weights for {len(FEATURE_NAMES)} features")
+        return self
+
+
+class Quality(_Part):
+    """How good predictions were on questions that had no part in their fit (five folds).
+
+    Attributes:
+        brier: Mean squared error of p; ``brier_rate`` is that of the plain rate.
+        ece: Expected calibration error over ten bins of equal size.
+        auc: Area under the ROC curve; None where all answers were alike.
+    """
+
+    brier: Number
+    brier_rate: Number
+    ece: Probability
+    auc: Probability | None
+
+
+class Rate(_Part):
+    """Graded answers of one band: the shrunken share that was right, and of how many."""
+
+    p: Probability
+    n: int = Field(ge=0)
+
+
+class Curve(_Part):
+    """Raw confidence of an answer -> probability that it is right.
+
+    Attributes:
+        of: ``margin`` between the first and the second answer, or ``confidence`` of the first.
+        kind: ``isotonic`` goes through the knots (x, p); ``platt`` is 1/(1 + exp(-(a*x + b))).
+        n: Answers behind it.
+        ece: Cross-validated calibration error.
+    """
+
+    of: Literal["margin", "confidence"]
+    kind: Literal["isotonic", "platt"]
+    x: tuple[Number, ...] = ()
+    p: tuple[Probability, ...] = ()
+    a: Number = 0.0
+    b: Number = 0.0
+    n: int = Field(ge=1)
+    ece: Probability
+
+    @model_validator(mode="after")
+    def _goes_up(self) -> Self:
+        if self.kind == "isotonic":
+            if not self.x or len(self.x) != len(self.p):
+                raise ValueError(f"{len(self.x)} knots and {len(self.p)} probabilities")
+            if list(self.x) != sorted(self.x) or list(self.p) != sorted(self.p):
+                raise ValueError("the knots do not go up")
+        return self
+
+
+class ArmHead(_Part):
+    """What is known of one arm.
+
+    Attributes:
+        model: The model that answered; None where the outcomes do not say.
+        reasoning: How it answered; None where they do not say.
+        n, rate: Graded answers, and the share that was right.
+        rates: Band -> shrunken rate.
+        logistic: Probability of a right answer before there is one.
+        quality: Of that prediction.
+        curves: Probability after an answer.
+    """
+
+    model: str | None
+    reasoning: str | None
+    n: int = Field(ge=1)
+    rate: Probability
+    rates: dict[str, Rate]
+    logistic: Logistic
+    quality: Quality
+    curves: tuple[Curve, ...] = ()
+
+
+class NeedHead(_Part):
+    """Whether a question needs more than its base arm gives.
+
+    Attributes:
+        need: ``reasoning`` compares two ways of one model, ``larger_model`` two models.
+        base, other: The cheaper arm and the other one.
+        gained: Probability that only the other is right.
+        lost: Probability that only the base is right.
+        n: Questions both answered.
+        auc: Cross-validated, of telling those gained from the rest; None where it cannot be told.
+    """
+
+    need: Literal["reasoning", "larger_model"]
+    base: str
+    other: str
+    gained: Logistic
+    lost: Logistic
+    n: int = Field(ge=1)
+    auc: Probability | None
+
+
+class Bands(_Part):
+    """Tells which domain a question seems to be of, by the words of each (nearest centroid).
+
+    ``sharpness`` multiplies the cosine before the softmax.
+    """
+
+    centroids: dict[str, Sparse]
+    sharpness: Number = Field(gt=0)
+
+
+class Provenance(_Part):
+    """Where the answers are from."""
+
+    fitted_at: str
+    source: tuple[str, ...]
+    data_sha256: str
+    n: int = Field(ge=1)
+    excluded: int = Field(0, ge=0)
+    etui: str
+
+
+class FittedModel(_Part):
+    """The whole file."""
+
+    version: Literal[1]
+    features: tuple[str, ...]
+    idf: tuple[Number, ...]
+    bands: Bands
+    arms: dict[str, ArmHead] = Field(min_length=1)
+    needs: tuple[NeedHead, ...] = ()
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _of_this_etui(self) -> Self:
+        if self.features != FEATURE_NAMES:
+            raise ValueError("its features are not those of this etui")
+        if len(self.idf) != BUCKETS:
+            raise ValueError(f"{len(self.idf)} buckets of words, not {BUCKETS}")
+        return self
+
+
+def parse_fitted(text: str, file: str) -> FittedModel:
+    """The model that a file holds.
+
+    Raises:
+        InvalidFile: It is none, damaged, or of another etui.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"{file}: is no JSON, or cut off: {str(error)[:80]}") from None
+    if not isinstance(document, dict) or "arms" not in document or "provenance" not in document:
+        raise _invalid(f"{file}: is no fitted model")
+    if document.get("version") != FITTED_VERSION:
+        found = str(document.get("version"))[:20]
+        raise _invalid(f"{file}: has version {found}, this etui reads {FITTED_VERSION}")
+    try:
+        return FittedModel.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part)[:40] for part in first["loc"][:6])
+        message = f"{place}: {first['msg']}" if place else first["msg"]
+        raise _invalid(f"{file}: {message}") from None
+
+
+def load_fitted(path: Path) -> FittedModel:
+    """The model of a file.
+
+    Raises:
+        InvalidFile: It cannot be read, is damaged, or of another etui.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise _invalid(f"{path}: is larger than any fitted model")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise _invalid(f"{path}: cannot be read: {reason}") from None
+    return parse_fitted(text, str(path))
+
+
+def fitted_text(model: FittedModel) -> str:
+    """The file of a model: one line of JSON."""
+    return json.dumps(model.model_dump(mode="json"), separators=(",", ":")) + "\n"
+
+
+def _invalid(what: str) -> InvalidFile:
+    return InvalidFile(what, "run `etui policy fit` again, or delete the file to do without it")

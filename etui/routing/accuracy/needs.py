@@ -1,0 +1,88 @@
+"""Two questions apart from each other: does it need reasoning, and does it need a larger model?"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.routing.accuracy.design import Design, exported
+from etui.routing.accuracy.fitted_file import NeedHead
+from etui.routing.accuracy.logistic import choose_strength, fit_linear
+from etui.routing.accuracy.metrics import area_under
+from etui.routing.accuracy.table import ArmFacts
+
+if TYPE_CHECKING:
+    from etui.routing.accuracy.table import Graded
+    from etui.stats.arrays import Flags, Floats, Whole
+
+Pair = tuple[Literal["reasoning", "larger_model"], int, int]
+
+
+def pairs_of(graded: Graded) -> list[Pair]:
+    """Pairs of arms that differ in one thing, the cheaper first.
+
+    ``reasoning``: a direct arm and one that thinks or votes, of the same model. ``larger_model``:
+    the same way of reasoning on two models, the smaller file first; where sizes are not known, the
+    arm that is right less often first.
+    """
+    found: list[Pair] = []
+    facts = [graded.facts.get(name, ArmFacts()) for name in graded.arms]
+    right = graded.correct.mean(axis=0)
+    for one, other in combinations(range(len(graded.arms)), 2):
+        a, b = facts[one], facts[other]
+        models = (a.model or a.asked, b.model or b.asked)
+        same_model = models[0] is not None and models[0] == models[1]
+        ways = {a.reasoning, b.reasoning}
+        if same_model and None not in ways and "direct" in ways and len(ways) == 2:
+            direct = one if a.reasoning == "direct" else other
+            found.append(("reasoning", direct, other if direct == one else one))
+        elif not same_model and a.reasoning == b.reasoning:
+            sizes = (a.file_bytes, b.file_bytes)
+            if sizes[0] is not None and sizes[1] is not None:
+                swap = sizes[0] > sizes[1]
+            else:
+                swap = bool(right[one] > right[other])
+            found.append(("larger_model", *((other, one) if swap else (one, other))))
+    return found
+
+
+def fit_needs(
+    graded: Graded, design: Design, groups: Whole, folds: Whole | None, seed: int
+) -> tuple[NeedHead, ...]:
+    """The head of each pair; without folds their quality stays open."""
+    heads = []
+    for need, base, other in pairs_of(graded):
+        first, second = graded.correct[:, base], graded.correct[:, other]
+        parts = []
+        for target in (second & ~first, first & ~second):
+            strength = choose_strength(design.columns, target, groups, seed)
+            linear = fit_linear(design.columns, target, strength)
+            parts.append((target, strength, exported(linear, design.scale, band=False)))
+        gained, strength, head = parts[0]
+        auc = None
+        if folds is not None and strength is not None:
+            auc = area_under(_crossed(design.columns, gained, strength, folds), gained)
+        heads.append(
+            NeedHead(
+                need=need,
+                base=graded.arms[base],
+                other=graded.arms[other],
+                gained=head,
+                lost=parts[1][2],
+                n=len(graded),
+                auc=auc,
+            )
+        )
+    return tuple(heads)
+
+
+def _crossed(columns: Any, target: Flags, strength: float, folds: Whole) -> Floats:
+    """Predictions for held-out questions; the words' idf is that of all, which holds no answer."""
+    import numpy as np
+
+    p = np.empty(len(target))
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        linear = fit_linear(columns[~held], target[~held], strength)
+        p[held] = linear.probability(columns[held])
+    return p

@@ -1,0 +1,1 @@
+"""Checks of a policy file beyond its schema."""

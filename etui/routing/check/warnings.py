@@ -1,0 +1,125 @@
+"""What is worth a look in a sound policy: warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from etui.errors import Problem
+from etui.routing.compile import compile_condition, compile_regex, condition_names, in_order
+from etui.routing.conditions import signals_of
+from etui.routing.schema.policy_file import PolicyFile
+from etui.routing.signals.kinds import REGEX_SECONDS
+from etui.yaml.load import Located
+
+
+def unused(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Signals, arms and roles that nothing names."""
+    file = located.model
+    named = {part for entry in file.signals.values() for part in entry.score or ()}
+    for rule in file.rules:
+        if rule.when is not None:
+            named.update(signals_of(compile_condition(rule.when)))
+    behind = condition_names(file.signals)
+    signals = {behind[name] for name in named if name in behind}
+    arms = {arm for rule in file.rules for _, arm in rule.ends()}
+    arms.update(arm for _, arm in other_arms(file))
+    roles = {arm.model for arm in file.arms.values()}
+    roles.update(entry.equals for entry in file.signals.values() if entry.equals)
+    used: Mapping[str, tuple[Iterable[str], set[str]]] = {
+        "signals": (file.signals, signals),
+        "arms": (file.arms, arms),
+        "models": (file.models, roles),
+    }
+    one = {"signals": "signal", "arms": "arm", "models": "role"}
+    for section, (names, using) in used.items():
+        for name in names:
+            if name not in using:
+                yield located.problem(
+                    (section, name), f"{one[section]} '{name}' is unused", key=True
+                )
+
+
+def unserved(located: Located[PolicyFile], here: Callable[[str], bool] | None) -> Iterator[Problem]:
+    """Arms that no model on this machine can serve; nothing where that is open."""
+    if here is None:
+        return
+    file = located.model
+    for arm, entry in file.arms.items():
+        models = file.models.get(entry.model, (entry.model,))
+        if not any(map(here, models)):
+            yield located.problem(
+                ("arms", arm, "model"),
+                f"no model of arm '{arm}' is on this machine: {', '.join(models)}; "
+                f"`etui models pull {models[-1]}`",
+            )
+
+
+def unfitted(
+    located: Located[PolicyFile], fitted: Callable[[str], bool] | None
+) -> Iterator[Problem]:
+    """Objectives that ask for an accuracy nobody fitted or stated, and that may have no answer.
+
+    Args:
+        located: The file.
+        fitted: Whether an accuracy was fitted for an arm; None leaves that open.
+    """
+    file = located.model
+    for index, rule in enumerate(file.rules):
+        objective = rule.objective
+        if objective is None:
+            continue
+        loc = ("rules", index, "objective")
+        if fitted is not None and (objective.accuracy or objective.maximize):
+            prior = objective.prior or {}
+            unknown = [a for a in rule.arms or () if a not in prior and not fitted(a)]
+            if unknown:
+                then = f"'{rule.otherwise}' answers" if rule.otherwise else "it cannot choose"
+                yield located.problem(
+                    loc,
+                    f"no accuracy was fitted or stated for {', '.join(unknown)}, so "
+                    + (
+                        f"{then} until `etui policy fit`"
+                        if len(unknown) == len(rule.arms or ())
+                        else "they never qualify until `etui policy fit`"
+                    ),
+                    key=True,
+                )
+        if rule.otherwise is None and rule is in_order(file.rules)[-1]:
+            yield located.problem(
+                loc,
+                f"rule '{rule.name}' is the last and has no `otherwise`: where no candidate "
+                "qualifies nothing answers",
+                key=True,
+            )
+
+
+def other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Arms that are named outside of rules, as (path, name)."""
+    if file.budgets is not None and file.budgets.degrade_to is not None:
+        yield ("budgets", "degrade_to"), file.budgets.degrade_to
+    if file.fallbacks is not None and file.fallbacks.load_failed is not None:
+        yield ("fallbacks", "load_failed"), file.fallbacks.load_failed
+    for name, entry in file.signals.items():
+        if entry.nearest is not None and entry.nearest.by is not None:
+            yield ("signals", name, "nearest", "by"), entry.nearest.by
+
+
+_SLOWING = ("a" * 3000, "1" * 3000, " " * 3000, "ab " * 1000, "a" * 3000 + "!", "(" * 3000)
+
+
+def slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Patterns that some text makes slow."""
+    for name, entry in located.model.signals.items():
+        if entry.regex is None:
+            continue
+        pattern = compile_regex(entry.regex)
+        for text in _SLOWING:
+            try:
+                sum(1 for _ in pattern.finditer(text, timeout=REGEX_SECONDS))
+            except TimeoutError:
+                yield located.problem(
+                    ("signals", name, "regex"),
+                    f"this pattern takes more than {REGEX_SECONDS * 1000:.0f} ms on a text like "
+                    f"{text[:3]!r} repeated; it then counts as not known",
+                )
+                break

@@ -1,0 +1,199 @@
+"""Rules of the policy file: conditions, and the arm, cascade or objective they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from etui.routing.schema.arms import Joules, Name
+from etui.yaml.load import Strict, refuse
+
+DEFAULT_CONFIDENCE = 0.9
+"""How sure the bound of an accuracy must be where the policy says nothing else."""
+
+
+class Tree(Strict):
+    """One of all, any, not."""
+
+    all: tuple[Condition, ...] | None = Field(None, min_length=1, max_length=100)
+    any: tuple[Condition, ...] | None = Field(None, min_length=1, max_length=100)
+    negated: Condition | None = Field(None, alias="not")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [key for key in ("all", "any", "negated") if getattr(self, key) is not None]
+        if len(given) != 1:
+            refuse(
+                "one of all, any, not; nest them to combine, as in {all: [a, {not: b}]}",
+                *(["not" if given[1] == "negated" else given[1]] if given else []),
+            )
+        return self
+
+
+def _condition_kind(data: Any) -> str | None:
+    if isinstance(data, str):
+        return "a signal"
+    return "a tree" if isinstance(data, dict | Tree) else None
+
+
+Condition = Annotated[
+    Annotated[Name, Tag("a signal")] | Annotated[Tree, Tag("a tree")],
+    Discriminator(
+        _condition_kind,
+        custom_error_type="condition",
+        custom_error_message="a condition is the name of a signal, or {all: [...]}, {any: [...]}, "
+        "{not: ...}",
+    ),
+]
+
+Tree.model_rebuild()
+
+
+class CascadeEntry(Strict):
+    """Arms tried one after the other until an answer is sure enough."""
+
+    arms: tuple[Name, ...] = Field(
+        min_length=1, max_length=20, description="In the order they are tried, cheapest first."
+    )
+    accept_at: float = Field(
+        gt=0, lt=1, description="Probability of being right from which an answer is taken."
+    )
+    max_hops: int | None = Field(
+        None, ge=2, description="Arms that may answer at most; default all of them."
+    )
+    max_joules: Joules | None = Field(
+        None, description="No further arm is begun once the turn spends, or would spend, more."
+    )
+
+    @model_validator(mode="after")
+    def _goes_up(self) -> Self:
+        if len(self.arms) == 1:
+            refuse(f"a cascade of one arm goes nowhere; write `use: {self.arms[0]}`", "arms")
+        if self.max_hops is not None and self.max_hops > len(self.arms):
+            refuse(f"max_hops: there are only {len(self.arms)} arms", "max_hops")
+        return self
+
+
+class AccuracyFloor(Strict):
+    """How likely a candidate must be right."""
+
+    at_least: float = Field(gt=0, lt=1, description="Least probability of a right answer.")
+    confidence: float = Field(
+        DEFAULT_CONFIDENCE, gt=0, lt=1, description="How sure that bound must be, one-sided."
+    )
+
+
+class JoulesCap(Strict):
+    """What a candidate may be expected to spend."""
+
+    at_most: Joules = Field(description="Gross joules of the turn, its load included.")
+
+
+class SecondsCap(Strict):
+    """How long a candidate may be expected to take."""
+
+    at_most: float = Field(gt=0, le=1e6, description="Seconds of the turn, its load included.")
+
+
+class ObjectiveEntry(Strict):
+    """What is wanted of the candidates, and what each must keep to."""
+
+    minimize: Literal["joules"] | None = Field(
+        None, description="Takes the cheapest candidate that qualifies."
+    )
+    maximize: Literal["accuracy"] | None = Field(
+        None, description="Takes the candidate most likely right that qualifies."
+    )
+    accuracy: AccuracyFloor | None = Field(None, description="The least accuracy.")
+    joules: JoulesCap | None = Field(None, description="The most joules.")
+    seconds: SecondsCap | None = Field(None, description="The most seconds.")
+    exchange: Joules | None = Field(
+        None,
+        description="With maximize: joules a percentage point of accuracy is worth; a dearer gain "
+        "is not bought.",
+    )
+    prior: Mapping[Name, Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="Arm -> probability of being right, taken where nothing was fitted.",
+    )
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Self:
+        if self.minimize is None and self.maximize is None:
+            refuse("an objective needs a goal: minimize: joules, or maximize: accuracy")
+        if self.minimize is not None and self.maximize is not None:
+            refuse("minimize and maximize together; bound the other one instead", "maximize")
+        if self.exchange is not None and self.maximize is None:
+            refuse("exchange has no effect with minimize: joules; use maximize", "exchange")
+        return self
+
+
+class RuleEntry(Strict):
+    """When its condition holds, its arm, cascade or objective answers."""
+
+    name: Name
+    priority: int = Field(
+        0, ge=-1_000_000, le=1_000_000, description="Higher ones are tried first."
+    )
+    when: Condition | None = Field(
+        None, description="The condition; the last rule has none and takes every question."
+    )
+    use: Name | None = Field(None, description="The arm that answers.")
+    cascade: CascadeEntry | None = Field(
+        None, description="Arms that answer in turn until one is sure enough."
+    )
+    objective: ObjectiveEntry | None = Field(
+        None, description="The candidate that serves it best answers."
+    )
+    arms: tuple[Name, ...] | None = Field(
+        None, min_length=1, max_length=50, description="Candidates of the objective."
+    )
+    switch_margin_joules: float | None = Field(
+        None,
+        ge=0,
+        le=1e9,
+        description="With an objective: the model in memory is kept unless another saves more.",
+    )
+    otherwise: Name | None = Field(
+        None,
+        description="With an objective: answers where no candidate qualifies or nothing was "
+        "fitted.",
+    )
+
+    def ends(self) -> tuple[tuple[tuple[str | int, ...], str], ...]:
+        """Every arm it names and where, as (path below the rule, arm)."""
+        found: list[tuple[tuple[str | int, ...], str]] = []
+        if self.use is not None:
+            found.append((("use",), self.use))
+        if self.cascade is not None:
+            found += [(("cascade", "arms", i), arm) for i, arm in enumerate(self.cascade.arms)]
+        found += [(("arms", i), arm) for i, arm in enumerate(self.arms or ())]
+        if self.otherwise is not None:
+            found.append((("otherwise",), self.otherwise))
+        return tuple(found)
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        ends = [key for key in ("use", "cascade", "objective") if getattr(self, key) is not None]
+        if not ends:
+            refuse("a rule ends in one of use, cascade, objective, as in `use: ARM`")
+        if len(ends) > 1:
+            refuse(f"{ends[0]} and {ends[1]} in one rule; give one of them", ends[1])
+        if self.objective is None:
+            for key in ("arms", "switch_margin_joules", "otherwise"):
+                if getattr(self, key) is not None:
+                    refuse(f"{key} belongs to an objective; {ends[0]} has no use for it", key)
+            return self
+        if self.arms is None:
+            refuse("an objective needs its candidates, as in `arms: [quick, large]`", "objective")
+        if self.switch_margin_joules is not None and self.objective.minimize is None:
+            refuse(
+                "switch_margin_joules has no effect with maximize: accuracy", "switch_margin_joules"
+            )
+        for arm in self.objective.prior or ():
+            if arm not in self.arms:
+                refuse(f"'{arm}' is no candidate of this rule", "objective", "prior", arm)
+        return self

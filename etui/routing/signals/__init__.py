@@ -1,0 +1,1 @@
+"""Facts about a query and the machine that conditions test."""

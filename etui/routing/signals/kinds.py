@@ -1,0 +1,246 @@
+"""Signals: named facts about a query and the machine, seen without running a model.
+
+Every kind is a frozen dataclass with ``see(situation)``, which gives the value and, where a number
+says little, what was found. What is not known is None, and then the signal does not hold.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from etui.routing.decision import SignalValue
+from etui.routing.signals.host_state import HOST_NUMBERS, HostState
+from etui.routing.signals.ranges import Bound, Word
+from etui.routing.signals.similarity import Asked, Neighbours, smoothed_share
+from etui.routing.signals.text_measures import TextFacts
+
+REGEX_SECONDS = 0.05
+"""The most one pattern may take on one question; ordinary ones take a thousandth of it."""
+
+ALL_REGEX_SECONDS = 0.25
+"""The most all patterns of one decision may take together."""
+
+MATCHES_COUNTED = 10_000
+
+Value = float | str | None
+
+Found = str | Callable[[], str]
+"""What was found, or what says it: most words of a trace are never read."""
+
+
+class Situation(Mapping[str, SignalValue]):
+    """One query, the machine, and the signals of a policy; each is looked at when it is asked for.
+
+    As a mapping it gives the signals by name, in the order of the policy.
+
+    Args:
+        signals: The signals of the policy, by name.
+        text: The query.
+        host: The state of the machine.
+        neighbours: Earlier questions; None knows none.
+    """
+
+    def __init__(
+        self,
+        signals: Mapping[str, Signal],
+        text: TextFacts,
+        host: HostState,
+        neighbours: Neighbours | None = None,
+    ) -> None:
+        self.text = text
+        self.host = host
+        self.neighbours = neighbours
+        self.regex_seconds_left = ALL_REGEX_SECONDS
+        """What patterns may still take."""
+        self._signals = signals
+        self._truth: dict[str, bool] = {}
+        self._found: dict[str, tuple[Value, Found]] = {}
+
+    def holds(self, name: str) -> bool:
+        """Whether a signal holds."""
+        truth = self._truth.get(name)
+        if truth is None:
+            signal = self._signals[name]
+            found = self._found[name] = signal.kind.see(self)
+            truth = self._truth[name] = signal.test.holds(found[0])
+        return truth
+
+    def looked_at(self) -> tuple[str, ...]:
+        """Names of the signals that were asked for so far."""
+        return tuple(self._truth)
+
+    def __getitem__(self, name: str) -> SignalValue:
+        holds = self.holds(name)
+        value, found = self._found[name]
+        detail = found if isinstance(found, str) else found()
+        test = self._signals[name].test
+        return SignalValue(name, holds, value, test.nearest(value), test.words, detail)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._signals)
+
+    def __len__(self) -> int:
+        return len(self._signals)
+
+
+class Kind(Protocol):
+    """One way of seeing a fact."""
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        """The value (None if not known) and what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyword:
+    """A word or phrase with a test that it stands alone ("cat" is not in "concatenate")."""
+
+    word: str
+    folded: str
+    alone: Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Keywords:
+    """How many of the words and phrases are in the question."""
+
+    words: tuple[Keyword, ...]
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        text = situation.text.folded
+        found = [k.word for k in self.words if k.folded in text and k.alone(text) is not None]
+        if not found:
+            return 0, ""
+        return len(found), lambda: ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """How often a regular expression matches the question."""
+
+    compiled: Any
+    """A pattern of the ``regex`` package, the one that can be stopped by time."""
+
+    start: str = ""
+    """What every match begins with; a text without it needs no search, which takes 20 times as
+    long."""
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        text = situation.text.text
+        if self.start and self.start not in text:
+            return 0, ""
+        allowed = min(REGEX_SECONDS, situation.regex_seconds_left)
+        if allowed <= 0:
+            return None, "not tried: the patterns before it took too long"
+        start = time.thread_time()  # what other programs take of a core is no fault of a pattern
+        count = 0
+        try:
+            for _ in self.compiled.finditer(text, timeout=allowed):
+                count += 1
+                if count == MATCHES_COUNTED:
+                    break
+        except TimeoutError:
+            return None, f"took more than {allowed * 1000:.0f} ms"
+        finally:
+            situation.regex_seconds_left -= time.thread_time() - start
+        return count, ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number counted in the question."""
+
+    measure: str
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        return situation.text.measure(self.measure), ""
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """The language of the question."""
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        return situation.text.language, ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The sum of the weights of those signals that hold."""
+
+    weights: tuple[tuple[str, float], ...]
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        holding = [(name, w) for name, w in self.weights if situation.holds(name)]
+        # Rounded so that 0.1 + 0.2 reaches a boundary of 0.3.
+        total = round(sum(weight for _, weight in holding), 9)
+        return total, lambda: " ".join(f"{name} {weight:+g}" for name, weight in holding)
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The share of earlier questions like this one that count."""
+
+    asked: Asked
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        if situation.neighbours is None:
+            return None, "no earlier questions were read"
+        tally = situation.neighbours.tally(self.asked, situation.text.text)
+        if tally is None or tally.size < self.asked.k:
+            size = 0 if tally is None else tally.size
+            return None, f"{size} earlier questions are too few, {self.asked.k} are asked for"
+        if tally.n == 0:
+            return None, "no earlier question shares a word"
+        found = f"{tally.hits} of {tally.n}, {tally.base:.2f} of all"
+        return round(smoothed_share(tally), 9), found
+
+
+@dataclass(frozen=True, slots=True)
+class HostNumber:
+    """A number that describes the machine."""
+
+    name: str
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        return HOST_NUMBERS[self.name](situation.host), ""
+
+
+@dataclass(frozen=True, slots=True)
+class OnBattery:
+    """Whether the machine runs on its battery."""
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        known = situation.host.on_battery
+        return None if known is None else ("yes" if known else "no"), ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """The model that is in memory."""
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        return situation.host.resident, ""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A kind of fact and what is asked of it."""
+
+    name: str
+    kind: Kind
+    test: Bound | Word
+
+
+def said(value: SignalValue) -> str:
+    """A signal in words: ``calc (calculate, how many)``, ``long (12, at least 600)``."""
+    if value.value is None:
+        return f"{value.name} ({value.detail or 'not known'})"
+    if value.detail and value.holds:
+        return f"{value.name} ({value.detail})"
+    shown = f"{value.value:g}" if isinstance(value.value, int | float) else value.value
+    if isinstance(value.boundary, str) and value.holds:
+        return f"{value.name} ({shown})"
+    return f"{value.name} ({shown}, {value.test})"

@@ -1,0 +1,140 @@
+"""What can be counted in a question: pure functions from its text to a number.
+
+None of them loads a model, so a decision costs no joules worth counting. ``MEASURES`` names them
+as a policy does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from types import MappingProxyType
+
+from etui.chat import Query
+from etui.multiple_choice import options_of
+
+TEXT_LIMIT = 8_000
+"""Characters looked at by everything but the length; of a longer question its two ends, since the
+task stands before or behind the text it is about."""
+
+_BYTES_PER_TOKEN = 4
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+# The lookbehinds let a match begin only where a run begins: else a run of n signs takes n^2 steps.
+_SENTENCE_END = re.compile(r"(?<![.!?。！？])[.!?。！？]++(?=\s|$)")
+_DIGITS = re.compile(r"\d+")
+_MATH = re.compile(r"[=+*/^<>%±×÷√∑∫≤≥≠π]|\\(?:frac|sqrt|sum|int)\b")
+_BLANK = re.compile(r"_{2,}")
+_QUESTION = re.compile(r"[?？]")
+_FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
+_STATEMENT = re.compile(r"\bstatement\s+(?:\d+|[ivx]+)\b|^[ \t]*\(?[IVX]{1,4}[.)]\s", re.I | re.M)
+_QUESTION_WORDS = _words(
+    "what which who whom whose when where why how "
+    "was welche welcher welches wer wem wen wessen wann wo warum wie wieso weshalb "
+    "que quoi quel quelle qui quand où pourquoi comment combien "
+    "qué cuál quién cuándo dónde cómo cuánto"
+)
+_NEGATIONS = _words("not no never none neither nor except without cannot nicht kein keine")
+
+
+class TextFacts:
+    """One query, looked at once; every fact is computed when it is first asked for.
+
+    Args:
+        query: What was asked.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self._measured: dict[str, float] = {}
+
+    def measure(self, name: str) -> float:
+        """One of ``MEASURES``, counted once."""
+        if name not in self._measured:
+            self._measured[name] = MEASURES[name](self)
+        return self._measured[name]
+
+    @cached_property
+    def text(self) -> str:
+        """The question, or its two ends if it is long."""
+        text, half = self.query.text, TEXT_LIMIT // 2
+        return text if len(text) <= TEXT_LIMIT else f"{text[:half]}\n{text[-half:]}"
+
+    @cached_property
+    def folded(self) -> str:
+        """The same without case and with single spaces, for keywords."""
+        return " ".join(self.text.casefold().split())
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Its words, without case."""
+        return _WORD.findall(self.text.casefold())
+
+    @cached_property
+    def tokens(self) -> int:
+        """Length of the question in tokens."""
+        return estimated_tokens(self.query.text)
+
+    @cached_property
+    def chat_tokens(self) -> int:
+        """Length of the whole conversation in tokens, chat template excluded."""
+        earlier = sum(estimated_tokens(message.content) for message in self.query.messages()[:-1])
+        return earlier + self.tokens
+
+    @cached_property
+    def language(self) -> str | None:
+        """Its language as a two-letter code; None if it cannot be told."""
+        from etui.routing.signals.language import detect
+
+        return detect(self.text, self.words)
+
+
+def estimated_tokens(text: str) -> int:
+    """Tokens of a text without a tokenizer: UTF-8 bytes over four, rounded up.
+
+    Four bytes a token is what byte-pair vocabularies come to on English; other languages and code
+    have more tokens than this says, by up to a half.
+    """
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
+
+
+def _code_blocks(text: str) -> int:
+    fences = len(_FENCE.findall(text))
+    return (fences + 1) // 2  # an unclosed block is a block
+
+
+def _mean_word_length(facts: TextFacts) -> float:
+    return sum(map(len, facts.words)) / len(facts.words) if facts.words else 0.0
+
+
+MEASURES: Mapping[str, Callable[[TextFacts], float]] = MappingProxyType(
+    {
+        "tokens": lambda facts: facts.tokens,
+        "chat_tokens": lambda facts: facts.chat_tokens,
+        "characters": lambda facts: len(facts.query.text),
+        "words": lambda facts: len(facts.words),
+        "sentences": lambda facts: len(_SENTENCE_END.findall(facts.text)),
+        "lines": lambda facts: facts.text.count("\n") + 1,
+        "turns": lambda facts: sum(m.role == "user" for m in facts.query.history) + 1,
+        "options": lambda facts: len(options_of(facts.text)),
+        "question_marks": lambda facts: len(_QUESTION.findall(facts.text)),
+        "question_words": lambda facts: sum(word in _QUESTION_WORDS for word in facts.words),
+        "negations": lambda facts: sum(
+            word in _NEGATIONS or word.endswith(("n't", "n’t")) for word in facts.words
+        ),
+        "statements": lambda facts: len(_STATEMENT.findall(facts.text)),
+        "blanks": lambda facts: len(_BLANK.findall(facts.text)),
+        "digits": lambda facts: sum(map(len, _DIGITS.findall(facts.text))),
+        "numbers": lambda facts: len(_DIGITS.findall(facts.text)),
+        "math_symbols": lambda facts: len(_MATH.findall(facts.text)),
+        "code_blocks": lambda facts: _code_blocks(facts.text),
+        "mean_word_length": _mean_word_length,
+    }
+)
+"""Name in a policy -> the number."""

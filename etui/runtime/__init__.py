@@ -1,0 +1,1 @@
+"""etui on this machine: opens everything, decides, answers."""

@@ -1,0 +1,198 @@
+"""What is here and what is missing on this machine, each with the exact line that mends it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from etui.config.config import Config
+from etui.energy.types import ChannelProbe
+from etui.errors import EtuiError
+
+_BUILD_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_VULKAN=on"}
+_TOOLKITS = {
+    "NVIDIA": "needs the CUDA toolkit: nvcc",
+    "AMD": "needs ROCm: hipcc",
+    "Intel": "needs the Vulkan SDK: glslc",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """Whether llama.cpp can use a GPU, and how to make it.
+
+    Attributes:
+        compiled_in: This build of llama.cpp has a GPU backend.
+        devices: GPUs it sees, in words.
+        graphics_cards: Vendors of the GPUs on the bus, whether or not anything uses them.
+        fix: The command that reinstalls llama.cpp with offload; empty when none is needed.
+    """
+
+    compiled_in: bool
+    devices: tuple[str, ...]
+    graphics_cards: tuple[str, ...]
+    fix: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder etui uses, and whether it can."""
+
+    name: str
+    path: str
+    usable: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOnDisk:
+    """A model whose file is here; ``problem`` says why it cannot serve."""
+
+    name: str
+    path: str
+    file_bytes: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Everything ``etui doctor`` found."""
+
+    versions: dict[str, str | None]
+    offload: Offload
+    channels: tuple[ChannelProbe, ...]
+    unmeasured: tuple[str, ...]
+    models: tuple[ModelOnDisk, ...]
+    folders: tuple[Folder, ...]
+    problems: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``etui doctor --json``."""
+        return asdict(self)
+
+
+def diagnose(config: Config) -> Diagnosis:
+    """Look at everything; what cannot be looked at becomes a problem, never an exception."""
+    from etui.energy.discovery import find_sources
+    from etui.runtime.provenance import provenance
+
+    problems: list[str] = []
+    found = find_sources(config)
+    for source in found.sources:
+        source.close()
+    facts = provenance(config)
+    names = ("etui", "llama_cpp_python", "python", "system")
+    return Diagnosis(
+        versions={name: facts[name] for name in names},
+        offload=_offload(config),
+        channels=found.probes,
+        unmeasured=found.unmeasured,
+        models=_models(config, problems),
+        folders=_folders(config),
+        problems=tuple(problems + _policy_problems(config)),
+    )
+
+
+def reinstall_command(vendors: Sequence[str], python: str = sys.executable) -> str:
+    """The command that builds llama-cpp-python for the first of these GPU vendors."""
+    vendor = next((v for v in ("NVIDIA", "AMD", "Intel") if v in vendors), None)
+    if vendor is None:
+        return ""
+    return (
+        f'CMAKE_ARGS="{_BUILD_FLAGS[vendor]}" "{python}" -m pip install --force-reinstall '
+        f"--no-cache-dir --no-deps llama-cpp-python   # {_TOOLKITS[vendor]}"
+    )
+
+
+def _offload(config: Config) -> Offload:
+    from etui.energy.sources.pci import graphics_cards
+    from etui.engine.library import Library
+    from etui.units import bytes_text
+
+    cards = tuple(card.vendor for card in graphics_cards(config.sysfs_dir))
+    try:
+        library = Library(config.log_dir)
+    except EtuiError as error:
+        return Offload(False, (), cards, error.fix, error.what)
+    try:
+        devices = tuple(
+            f"{d.description}: {bytes_text(d.free_bytes)} of {bytes_text(d.total_bytes)} free"
+            for d in library.gpus()
+        )
+        fix = "" if library.offloads else reinstall_command(cards)
+        return Offload(library.offloads, devices, cards, fix)
+    finally:
+        library.close()
+
+
+def _models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...]:
+    from etui.models.catalogue import load_catalogue
+    from etui.models.files import model_path
+    from etui.models.gguf import check_gguf
+
+    try:
+        catalogue = load_catalogue(config)
+    except EtuiError as error:
+        problems.append(str(error))
+        return ()
+    models = []
+    for spec in catalogue:
+        path = model_path(spec, config)
+        if not path.is_file():
+            continue
+        problem = ""
+        try:
+            check_gguf(path)
+        except EtuiError as error:
+            problem = error.what
+        models.append(ModelOnDisk(spec.name, str(path), path.stat().st_size, problem))
+    return tuple(models)
+
+
+def _folders(config: Config) -> tuple[Folder, ...]:
+    return (
+        _folder("home", config.home, "ETUI_HOME"),
+        _folder("models", config.models_dir, "ETUI_MODELS"),
+        _log_database(config),
+    )
+
+
+def _folder(name: str, path: Path, variable: str) -> Folder:
+    nearest = path
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        return Folder(name, str(path), False, f"{nearest} is not a folder: set {variable}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return Folder(name, str(path), False, f"{nearest} is not writable: set {variable}")
+    return Folder(name, str(path), True, "" if path.exists() else "made when it is needed")
+
+
+def _log_database(config: Config) -> Folder:
+    from etui.log.database import open_for_reading
+
+    if not config.database.exists():
+        return Folder("log", str(config.database), True, "made when it is needed")
+    try:
+        connection = open_for_reading(config)
+        if connection is not None:
+            connection.close()
+    except EtuiError as error:
+        return Folder("log", str(config.database), False, error.what)
+    return Folder("log", str(config.database), True)
+
+
+def _policy_problems(config: Config) -> list[str]:
+    from etui.models.catalogue import load_catalogue
+    from etui.routing.library import load_policy
+
+    try:
+        load_policy(config.policy, config, load_catalogue(config).models)
+    except EtuiError as error:
+        return [error.what]
+    return []

@@ -1,0 +1,78 @@
+"""What is needed to repeat a turn on this machine, beside the arm: versions and machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui import __version__
+from etui.curves.measured_under import Conditions, conditions_of
+from etui.engine.library import default_threads
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.energy.types import Channel
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def provenance(config: Config) -> dict[str, Any]:
+    """Versions, machine and the settings of llama.cpp that the Config fixes."""
+    return {
+        "etui": __version__,
+        "llama_cpp_python": _version("llama-cpp-python"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "machine": machine_name(),
+        "cpus": os.cpu_count(),
+        "threads": config.threads or default_threads(),
+        "context_tokens": config.context_tokens,
+        "sample_hz": config.sample_hz,
+    }
+
+
+def machine_name() -> str:
+    """The machine in words, as far as joules depend on it: ``AMD EPYC, 2 CPUs, Linux x86_64``.
+
+    GPUs are told apart by their power channels, whose ids hold their serial number.
+    """
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{_processor()}, {os.cpu_count()} CPUs, {system}"
+
+
+def conditions(config: Config, channels: Sequence[Channel] = ()) -> Conditions:
+    """What joules per token depend on here and now, the model aside.
+
+    Args:
+        channels: The power channels of a total; none where they are not known.
+    """
+    ids = tuple(channel.id for channel in channels)
+    return conditions_of(provenance(config), ids, _limit_watts(channels))
+
+
+def _limit_watts(channels: Sequence[Channel]) -> float | None:
+    limits = [channel.limit_watts for channel in channels]
+    known = [watts for watts in limits if watts is not None]
+    return sum(known) if known and len(known) == len(limits) else None
+
+
+def _processor() -> str:
+    try:
+        with _CPUINFO.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or "unknown processor"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

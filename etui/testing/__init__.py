@@ -1,0 +1,1 @@
+"""Simulated power sensors, GPU and engine, for tests and benchmarks."""

@@ -1,0 +1,69 @@
+"""Tokens gathered into batches, so that the screen redraws ten times a second and not per token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from etui.events import Answer, Batch, Finished, Probe, Thought
+from etui.tui.chat.messages import TextBatch, TurnFact
+from etui.tui.pacing import USUAL, Pace
+from etui.tui.widgets.code_fences import FenceTracker
+from etui.turn.events import TurnEvent
+
+
+def batched(
+    events: Iterable[TurnEvent],
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+    pace: Callable[[], Pace] = lambda: USUAL,
+) -> Iterator[TurnFact]:
+    """The events of a turn with their text gathered; nothing is lost on any way out.
+
+    Text is held for at most one more event: a token that comes after a pause is shown at once.
+
+    Args:
+        events: What the turn says.
+        clock_ns: Monotonic clock.
+        pace: Asked before each batch: how often the screen is drawn.
+    """
+    fence = FenceTracker()
+    thinking: list[str] = []
+    answer: list[str] = []
+    thinking_tokens = answer_tokens = 0
+    flushed_ns = clock_ns() - pace().flush_ns  # the first token is shown at once
+
+    def gathered() -> Iterator[TextBatch]:
+        nonlocal thinking_tokens, answer_tokens, flushed_ns
+        if thinking or answer:
+            batch = TextBatch("".join(thinking), "".join(answer), thinking_tokens, answer_tokens)
+            thinking.clear()
+            answer.clear()
+            thinking_tokens = answer_tokens = 0
+            flushed_ns = clock_ns()
+            yield batch
+
+    try:
+        for event in events:
+            match event:
+                case Thought(text=text, tokens=tokens):
+                    if answer:  # a second thought: keep the order
+                        yield from gathered()
+                    thinking.append(text)
+                    thinking_tokens += tokens
+                case Answer(text=text, tokens=tokens):
+                    answer.append(text)
+                    answer_tokens += tokens
+                    fence.feed(text)
+                case Probe() | Batch() | Finished():
+                    continue
+                case _:
+                    yield from gathered()
+                    yield event
+                    continue
+            wait_ns = pace().fence_flush_ns if fence.inside else pace().flush_ns
+            if clock_ns() - flushed_ns >= wait_ns:
+                yield from gathered()
+    except Exception:  # whatever failed, the text that came before it is shown
+        yield from gathered()
+        raise
+    yield from gathered()

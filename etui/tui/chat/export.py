@@ -1,0 +1,48 @@
+"""A chat as a file: Markdown to read, JSON for other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from etui.atomic import write_text
+from etui.config.config import Config
+from etui.errors import EtuiError
+from etui.log.export import chat_document, chat_markdown
+from etui.log.records import ChatRecord
+from etui.turn.record import TurnRecord
+from etui.turn.text import energy_line
+
+ExportFormat = Literal["markdown", "json"]
+
+_ENDINGS: dict[ExportFormat, str] = {"markdown": "md", "json": "json"}
+
+
+def export_chat(
+    config: Config, chat: ChatRecord, turns: Sequence[TurnRecord], form: ExportFormat
+) -> Path:
+    """Write a chat into ``ETUI_HOME/exports``; a file of the same chat is replaced whole.
+
+    Returns:
+        The file.
+
+    Raises:
+        EtuiError: It cannot be written.
+    """
+    if form == "markdown":
+        text = chat_markdown(chat, turns, energy_line)
+    else:
+        text = json.dumps(chat_document(chat, turns), ensure_ascii=False, indent=2) + "\n"
+    path = config.home / "exports" / f"chat-{chat.chat_id}.{_ENDINGS[form]}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A lone half of a surrogate pair is no text, and must not cost the rest of the chat.
+        write_text(path, text, errors="replace")
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {path}: {error.strerror or error}",
+            "free space on that disk, or make the folder writable",
+        ) from error
+    return path

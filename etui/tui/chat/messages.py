@@ -1,0 +1,105 @@
+"""What worker threads tell the screens. The facts are frozen; each message carries one of them.
+
+A thread only ever posts: it never touches a widget and never waits for the screen, so that a slow
+terminal cannot lengthen a turn and so falsify its joules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from textual.message import Message
+
+from etui.events import Loaded, Prefilled, Prefilling, Unloaded, Vote
+from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """What was decoded since the last batch, the thought before the answer."""
+
+    thinking: str
+    answer: str
+    thinking_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """The last fact of every turn.
+
+    Attributes:
+        what, fix: The error that ended it; both empty without one.
+        engine_lost: Whether the engine's process went with it, and its models.
+    """
+
+    what: str = ""
+    fix: str = ""
+    engine_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WarmingUp:
+    """A model is brought into memory before it is asked for."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmedUp:
+    """The model is in memory, or ``what`` and ``fix`` tell why not."""
+
+    loaded: Loaded | None
+    what: str = ""
+    fix: str = ""
+
+
+EngineFact = Loaded | Unloaded | Prefilling | Prefilled | Vote
+
+
+TurnFact = Decided | HopStarted | EngineFact | TextBatch | HopEnded | TurnFinished | TurnEnded
+
+
+WarmUpFact = WarmingUp | WarmedUp
+
+
+class TurnNews(Message):
+    """A fact about the running turn."""
+
+    def __init__(self, fact: TurnFact) -> None:
+        super().__init__()
+        self.fact = fact
+
+
+class WarmUpNews(Message):
+    """A fact about a model that is brought into memory ahead of a question."""
+
+    def __init__(self, fact: WarmUpFact) -> None:
+        super().__init__()
+        self.fact = fact
+
+
+class OverBudget(Message):
+    """A budget is spent, and its policy asks the user; the turn's thread waits for ``answer``."""
+
+    def __init__(self, question: str, answer: SimpleQueue[bool]) -> None:
+        super().__init__()
+        self.question = question
+        self.answer = answer
+
+
+class GivenUp(Message):
+    """A model was given up between two answers."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+
+class BroughtIn(Message):
+    """A model was brought into memory because the user asked for it."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.loaded = loaded

@@ -1,0 +1,150 @@
+"""How far a turn has come: one frozen state, the pure step to the next, and both in words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from etui import units
+from etui.events import Loaded, Prefilled, Prefilling, Vote
+from etui.text.tables import SEPARATOR
+from etui.tui.chat.messages import TextBatch, TurnEnded, TurnFact
+from etui.tui.power.phases import Stage
+from etui.turn.events import Decided, HopStarted, TurnFinished
+from etui.turn.record import TurnRecord
+
+
+@dataclass(frozen=True, slots=True)
+class TurnProgress:
+    """A turn in flight.
+
+    Attributes:
+        stage: What it is doing.
+        stage_ns: Since when, monotonic clock; 0 before it began.
+        energy_start_ns: Where the interval of its energy begins, the load excluded; None before.
+        model: Who answers; empty before the decision.
+        done_tokens, total_tokens: Of the prompt, while it is read.
+        thinking_tokens, answer_tokens: Decoded so far.
+        votes: Votes that are in.
+        hop: Which arm answers, from 1; the energy of all is told together.
+    """
+
+    stage: Stage = Stage.QUEUED
+    stage_ns: int = 0
+    energy_start_ns: int | None = None
+    model: str = ""
+    done_tokens: int = 0
+    total_tokens: int = 0
+    thinking_tokens: int = 0
+    answer_tokens: int = 0
+    votes: int = 0
+    hop: int = 1
+
+    @property
+    def output_tokens(self) -> int:
+        """Thinking and answer."""
+        return self.thinking_tokens + self.answer_tokens
+
+
+def advance(
+    progress: TurnProgress, fact: TurnFact, now_ns: int, residents: Collection[str]
+) -> TurnProgress:
+    """The state after ``fact``.
+
+    Args:
+        progress: The state before.
+        fact: What happened.
+        now_ns: Monotonic clock, for facts that carry no time of their own.
+        residents: The models known to be in memory: another one has to be loaded first.
+    """
+    match fact:
+        case Decided(decision=decision):
+            stage = Stage.PREFILL if decision.arm.model in residents else Stage.LOADING
+            start = now_ns if stage is Stage.PREFILL else None
+            moved = replace(progress, model=decision.arm.model, energy_start_ns=start)
+            return _enter(moved, stage, now_ns)
+        case HopStarted(number=number, model=model):
+            stage = Stage.PREFILL if model in residents else Stage.LOADING
+            moved = replace(progress, hop=number, model=model, done_tokens=0, total_tokens=0)
+            return _enter(moved, stage, now_ns)
+        case Loaded(end_ns=end_ns):
+            return _enter(_begun(progress, end_ns), Stage.PREFILL, now_ns)
+        case Prefilling(done_tokens=done, total_tokens=total, t_ns=t_ns):
+            start = progress.energy_start_ns or t_ns
+            moved = replace(progress, energy_start_ns=start, done_tokens=done, total_tokens=total)
+            return _enter(moved, Stage.PREFILL, now_ns)
+        case Prefilled(start_ns=start_ns):
+            return _enter(_begun(progress, start_ns), Stage.PREFILL, now_ns)
+        case TextBatch(answer=answer, thinking_tokens=thinking, answer_tokens=tokens):
+            moved = replace(
+                progress,
+                thinking_tokens=progress.thinking_tokens + thinking,
+                answer_tokens=progress.answer_tokens + tokens,
+            )
+            return _enter(moved, Stage.ANSWERING if answer else Stage.THINKING, now_ns)
+        case Vote():
+            return replace(progress, votes=progress.votes + 1)
+        case TurnFinished() | TurnEnded():
+            return _enter(progress, Stage.DONE, now_ns)
+    return progress
+
+
+def _begun(progress: TurnProgress, start_ns: int) -> TurnProgress:
+    """The interval of the energy begins anew, unless an arm has answered before this one."""
+    if progress.hop > 1 and progress.energy_start_ns is not None:
+        return progress
+    return replace(progress, energy_start_ns=start_ns)
+
+
+def _enter(progress: TurnProgress, stage: Stage, now_ns: int) -> TurnProgress:
+    if stage is progress.stage:
+        return progress
+    return replace(progress, stage=stage, stage_ns=now_ns)
+
+
+def progress_line(progress: TurnProgress, now_ns: int, joules: str | None) -> str:
+    """What a turn is doing: ``loading smollm2-135m … 0.8 s``, ``answering … 34 tokens``."""
+    spent = units.seconds_text((now_ns - progress.stage_ns) / 1e9)
+    match progress.stage:
+        case Stage.QUEUED:
+            return "queued: it starts when the answer before it ends"
+        case Stage.ROUTING:
+            return "choosing a model …"
+        case Stage.LOADING:
+            return f"loading {progress.model} … {spent}"
+        case Stage.PREFILL:
+            read = (
+                f" {progress.done_tokens:,} of {units.tokens_text(progress.total_tokens)}"
+                if progress.total_tokens
+                else ""
+            )
+            return f"reading the prompt …{read}"
+        case Stage.THINKING | Stage.ANSWERING:
+            parts = [f"{progress.stage} … {units.tokens_text(progress.output_tokens)}"]
+            if progress.votes:
+                parts.append(units.count_text(progress.votes, "vote"))
+            if joules:
+                parts.append(joules)
+            return SEPARATOR.join(parts)
+        case Stage.DONE:
+            return ""
+
+
+def thinking_title(tokens: int) -> str:
+    """Title of a thought under way: ``thinking · 123 tokens``."""
+    return SEPARATOR.join(["thinking", units.tokens_text(tokens)])
+
+
+def thought_title(record: TurnRecord) -> str:
+    """Title of a thought: ``thought · 123 tokens (45 %) · 4.5 J (counter), 38 % of the joules``."""
+    energy, tokens = record.energy, record.tokens
+    parts = ["thought", units.tokens_text(tokens.thinking)]
+    if tokens.output:
+        parts[-1] += f" ({units.percent_text(tokens.thinking / tokens.output)})"
+    if energy.thinking_joules is not None:
+        parts.append(units.energy_text(energy.thinking_joules, None, energy.kind))
+        if energy.joules:
+            parts[-1] += (
+                f", {units.percent_text(energy.thinking_joules / energy.joules)} of the joules"
+            )
+    return SEPARATOR.join(parts)

@@ -1,0 +1,180 @@
+"""Where the question is typed: Enter sends, Shift+Enter and Ctrl+J break the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.strip import Strip
+
+from etui import units
+from etui.text.sanitize import sanitize
+from etui.tui.widgets.text_box import TextBox
+
+LARGE_PASTE_CHARACTERS = 20_000
+"""A paste above this stands in the prompt as a sign, and is sent whole."""
+
+
+class Prompt(TextBox):
+    """The prompt, with the questions asked before on up and down."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", "Send", id="prompt.send"),
+        Binding(
+            "shift+enter,ctrl+j",
+            "break_line",
+            "Newline",
+            id="prompt.newline",
+            key_display="^j",
+            show=False,
+        ),
+        Binding("up", "older", "Earlier question", id="prompt.older", show=False),
+        Binding("down", "newer", "Later question", id="prompt.newer", show=False),
+    ]
+
+    HELP = """\
+## Question
+
+Enter sends; Shift+Enter or Ctrl+J break the line. Up on the first line brings back earlier
+questions. A question asked while an answer runs waits for its turn.
+"""
+
+    class Sent(Message):
+        """A question to answer; ``replaces`` is the turn whose question it was edited from."""
+
+        def __init__(self, text: str, replaces: str | None = None) -> None:
+            super().__init__()
+            self.text = text
+            self.replaces = replaces
+
+    def __init__(self) -> None:
+        super().__init__(
+            soft_wrap=True,
+            show_line_numbers=False,
+            highlight_cursor_line=False,
+            compact=True,
+            placeholder="Ask something: Enter sends, Ctrl+J begins a new line",
+        )
+        self._own = {b.id for b in self.BINDINGS if isinstance(b, Binding)}
+        self._asked: list[str] = []
+        self._at = 0
+        self._draft = ""
+        self._kept = ""
+        self._pastes: dict[str, str] = {}
+        self.editing: str | None = None
+        """The turn whose question is edited; empty for one that is in no log, None for none."""
+
+    async def on_key(self, event: events.Key) -> None:
+        """Run the prompt's own keys in the order they are typed.
+
+        Left to the app, a binding runs before or after the characters around it, and a fast typist
+        (or a paste without brackets) would send half a question.
+        """
+        if event.is_printable:
+            return
+        active = self.screen.active_bindings.get(event.key)
+        if active is not None and active.node is self and active.binding.id in self._own:
+            event.prevent_default()
+            event.stop()
+            await self.run_action(active.binding.action)
+
+    def render_line(self, y: int) -> Strip:
+        """Nothing where the terminal leaves no room: the placeholder cannot be wrapped there."""
+        if not self.content_size.width:
+            return Strip.blank(self.size.width)
+        return super().render_line(y)
+
+    def action_send(self) -> None:
+        """Send what is typed, unless it is blank."""
+        text = self.text.strip()
+        if not text:
+            return
+        if not self._asked or self._asked[-1] != text:
+            self._asked.append(text)
+        self._at = len(self._asked)
+        self._draft = ""
+        replaces = self.editing or None
+        if self.editing is None:
+            self.text = ""
+        else:
+            self.end_edit()
+        self.post_message(self.Sent(self._unfolded(text), replaces))
+
+    def action_break_line(self) -> None:
+        """Begin a new line."""
+        inserted = self.replace("\n", *self.selection)
+        self.move_cursor(inserted.end_location)
+
+    def action_older(self) -> None:
+        """Up: the cursor, and from the first line the question asked before."""
+        if self.cursor_location[0] > 0:
+            self.action_cursor_up()
+        elif self._at > 0:
+            self._show(self._at - 1)
+
+    def action_newer(self) -> None:
+        """Down: the cursor, and from the last line the question asked after."""
+        if self.cursor_location[0] < self.document.line_count - 1:
+            self.action_cursor_down()
+        elif self._at < len(self._asked):
+            self._show(self._at + 1)
+
+    def revise(self, text: str, turn_id: str | None) -> None:
+        """Bring an earlier question back, to take its place; what was typed waits."""
+        if self.editing is None:
+            self._kept = self.text
+        self.editing = turn_id or ""
+        self.border_title = "editing an earlier question: Enter sends it again, Esc gives it up"
+        self.text = self._folded(text)
+        self.move_cursor(self.document.end)
+        self.focus()
+
+    def end_edit(self) -> None:
+        """Go back to what was typed before."""
+        self.editing = None
+        self.border_title = ""
+        self.text, self._kept = self._kept, ""
+        self.move_cursor(self.document.end)
+
+    def remember(self, questions: Iterable[str]) -> None:
+        """Have these questions on Up, the newest last, after those of other chats."""
+        self._asked.extend(self._folded(question) for question in questions)
+        self._at = len(self._asked)
+
+    def put_back(self, text: str) -> None:
+        """Give a question back that was not asked after all, before what is typed now."""
+        text = self._folded(text)
+        self.text = f"{text}\n{self.text}" if self.text.strip() else text
+        self.move_cursor(self.document.end)
+
+    def _show(self, at: int) -> None:
+        if self._at == len(self._asked):
+            self._draft = self.text
+        self._at = at
+        self.text = self._draft if at == len(self._asked) else self._asked[at]
+        self.move_cursor(self.document.end)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """Insert a paste; what is seen is what is sent, so its control characters are symbols."""
+        event.prevent_default()
+        event.stop()
+        inserted = self.replace(self._folded(event.text), *self.selection)
+        self.move_cursor(inserted.end_location)
+
+    def _folded(self, text: str) -> str:
+        """The text, or a sign in its place where laying it out would hold up the keys."""
+        text = sanitize(text)
+        if len(text) <= LARGE_PASTE_CHARACTERS:
+            return text
+        size = units.count_text(len(text), "character")
+        sign = f"[paste {len(self._pastes) + 1}: {size}]"
+        self._pastes[sign] = text
+        return sign
+
+    def _unfolded(self, text: str) -> str:
+        for sign, pasted in self._pastes.items():
+            text = text.replace(sign, pasted)
+        return text

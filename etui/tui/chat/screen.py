@@ -1,0 +1,254 @@
+"""The chat: questions, answers, and what they cost while the words come."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.widgets import Footer
+
+from etui.errors import EtuiError
+from etui.log.records import ChatRecord
+from etui.runtime.rerun import Direction
+from etui.text.sanitize import sanitize
+from etui.tui.chat.chat_list import ChatsLeft, ChatsScreen
+from etui.tui.chat.conversation import Asking, Conversation, new_chat
+from etui.tui.chat.export import ExportFormat, export_chat
+from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.turn_queue import AnsweringScreen
+from etui.tui.chat.turn_view import TurnView, TurnWish
+from etui.tui.commands import Command
+from etui.tui.modals import TextModal
+from etui.tui.notices import notify_error
+from etui.tui.pacing import QUIET, USUAL
+
+
+class ChatScreen(AnsweringScreen):
+    """The transcript, the power panel and the prompt."""
+
+    AUTO_FOCUS = "Prompt"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop", id="chat.stop"),
+        Binding("ctrl+n", "new_chat", "New", id="chat.new", priority=True),
+        Binding("ctrl+o", "chats", "Chats", id="chat.chats", priority=True),
+        Binding("ctrl+g", "toggle_net", "Gross or net", id="chat.net", show=False, priority=True),
+        Binding("shift+tab", "choose_turn", "Answers", id="chat.answers", key_display="⇧tab"),
+        Binding("ctrl+t", "toggle_thought", "Thought", id="chat.thought", show=False),
+        Binding("f8", "toggle_quiet", "Quiet mode", id="chat.quiet", show=False),
+        Binding("f9", "system_prompt", "System prompt", id="chat.system", show=False),
+        Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
+        Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
+    ]
+
+    def compose(self) -> ComposeResult:
+        with Container(id="body"):
+            yield self._transcript
+            yield self._panel
+        yield self._prompt
+        yield Footer(show_command_palette=False, compact=True)
+
+    def commands(self) -> list[Command]:
+        """What the command palette offers while a chat is on the screen."""
+        return [
+            Command("chat: new", "Begin a chat without the answers so far", self.action_new_chat),
+            Command("chat: open …", "Search, resume, name, delete chats", self.action_chats),
+            Command("chat: name", "Give this chat another name", self.action_rename),
+            Command("chat: system prompt", "What the model is told first",
+                    self.action_system_prompt),
+            Command("export: this chat as Markdown", "Write it to a file to read",
+                    lambda: self.action_export("markdown")),
+            Command("export: this chat as JSON", "Write it to a file with every figure",
+                    lambda: self.action_export("json")),
+            Command("answer: copy", "Copy the last answer", lambda: self._wish("copy")),
+            Command("answer: edit the question", "Change the last question and send it again",
+                    lambda: self._wish("edit")),
+            Command("answer: ask again, smaller", "Ask the next smaller arm, and compare the costs",
+                    lambda: self._wish("smaller")),
+            Command("answer: ask again, larger", "Ask the next larger arm, and compare the costs",
+                    lambda: self._wish("larger")),
+            Command("energy: gross or net", "Count idle power in, or take it off",
+                    self.action_toggle_net),
+            Command("energy: quiet mode", "Draw less often, to draw less power",
+                    self.action_toggle_quiet),
+        ]  # fmt: skip
+
+    async def on_prompt_sent(self, sent: Prompt.Sent) -> None:
+        await self.ask(Asking(sent.text, replaces=sent.replaces))
+
+    async def on_turn_view_wish(self, wish: TurnView.Wish) -> None:
+        self._grant(wish.view, wish.wish)
+
+    def action_stop(self) -> None:
+        """Back to the prompt from an answer; from there, stop the running answer."""
+        if isinstance(self.focused, TurnView):
+            self._prompt.focus()
+        elif self._prompt.editing is not None and not self.busy:
+            self._prompt.end_edit()
+        else:
+            super().action_stop()
+
+    def action_choose_turn(self) -> None:
+        """Put the focus on the answer before the one that has it, at first on the last."""
+        turns = self._transcript.turns
+        before = turns[: turns.index(self.focused)] if self.focused in turns else turns
+        if before:
+            before[-1].focus()
+
+    def action_toggle_thought(self) -> None:
+        """Fold or unfold the last answer's thought."""
+        if turns := self._transcript.turns:
+            turns[-1].action_toggle_thought()
+
+    def action_toggle_net(self) -> None:
+        """Switch the panel between gross and net joules."""
+        net = self._panel.toggle_net()
+        self.notify("net: idle power is taken off" if net else "gross: idle power is counted in")
+
+    def action_toggle_quiet(self) -> None:
+        """Draw less often, or as usual."""
+        quiet = self._drawing.usual is not QUIET
+        self._take_pace(QUIET if quiet else USUAL)
+        self.notify(f"quiet mode is {'on' if quiet else 'off'}")
+
+    async def action_page(self, pages: int) -> None:
+        """Scroll the transcript by pages, wherever the focus is."""
+        await self._transcript.page(pages)
+
+    async def action_new_chat(self) -> None:
+        """Begin a chat without the answers so far; the system prompt stays."""
+        if self._free():
+            await self._take_chat(new_chat(self._conversation.chat.system))
+
+    @work(exclusive=True, group="chats")
+    async def action_chats(self) -> None:
+        """Show the list of chats, and do what was chosen there."""
+        if self._backend is None:
+            self.notify("the log is not open yet", severity="warning")
+            return
+        left = await self.app.push_screen_wait(ChatsScreen(self._config, self._backend.chats))
+        await self._return_from(left)
+
+    @work(exclusive=True, group="chats")
+    async def action_rename(self) -> None:
+        """Give this chat another name."""
+        name = await self.app.push_screen_wait(
+            TextModal("Name of the chat", self._conversation.name, "Enter takes it", one_line=True)
+        )
+        if name:
+            await self._change(replace(self._conversation.named, name=name))
+
+    @work(exclusive=True, group="chats")
+    async def action_system_prompt(self) -> None:
+        """Change what the model is told before everything else in this chat."""
+        text = await self.app.push_screen_wait(
+            TextModal(
+                "System prompt of this chat",
+                self._conversation.chat.system or "",
+                "What the model is told first. Ctrl+S takes it, Esc leaves it; empty for none.",
+            )
+        )
+        if text is not None:
+            await self._change(replace(self._conversation.named, system=text or None))
+
+    @work(exclusive=True, group="export")
+    async def action_export(self, form: ExportFormat) -> None:
+        """Write this chat to a file."""
+        chat, records = self._conversation.named, self._conversation.records
+        try:
+            path = await asyncio.to_thread(export_chat, self._config, chat, records, form)
+        except EtuiError as error:
+            notify_error(self, error.what, error.fix)
+        else:
+            self.notify(sanitize(f"written to {path}"), markup=False)
+
+    def _wish(self, wish: TurnWish) -> None:
+        """Do something with the last answer."""
+        answered = [turn for turn in self._transcript.turns if turn.record is not None]
+        if answered:
+            self._grant(answered[-1], wish)
+        else:
+            self.notify("there is no answer yet", severity="warning")
+
+    def _grant(self, view: TurnView, wish: TurnWish) -> None:
+        record = view.record
+        match wish:
+            case "copy" if record is not None and record.answer.strip():
+                self.app.copy_to_clipboard(record.answer)
+                self.notify("the answer is on the clipboard")
+            case "edit" if view.ended or record is not None:
+                self._prompt.revise(
+                    view.asking.text, record.turn_id if record is not None else None
+                )
+            case "smaller" | "larger" if record is not None:
+                self._ask_again(view, wish)
+            case _:
+                self.notify("there is no answer yet", severity="warning")
+
+    @work(exclusive=True, group="again")
+    async def _ask_again(self, view: TurnView, direction: Direction) -> None:
+        backend, record = self._backend, view.record
+        if backend is None or record is None:
+            return
+        try:
+            route = await asyncio.to_thread(
+                backend.runner.other_route, record, self._route, direction
+            )
+        except EtuiError as error:
+            notify_error(self, error.what, error.fix)
+            return
+        if route is None:
+            self.notify(sanitize(f"no arm here is {direction} than {record.arm}"), markup=False)
+            return
+        self._prompt.focus()
+        await self.ask(Asking(record.query, route, record.turn_id))
+
+    async def _return_from(self, left: ChatsLeft | None) -> None:
+        if left is None:
+            return
+        here = self._conversation.chat.chat_id
+        for chat in left.renamed:
+            if chat.chat_id == here:
+                self._conversation = replace(self._conversation, chat=chat)
+        if left.resume is not None and left.resume.chat_id != here:
+            await self._resume(left.resume)
+        elif here in left.deleted and self._free():
+            await self._take_chat(new_chat(self._conversation.chat.system))
+
+    async def _resume(self, chat: ChatRecord) -> None:
+        if self._backend is None or not self._free():
+            return
+        try:
+            records = await asyncio.to_thread(self._backend.chats.turns, chat.chat_id)
+        except EtuiError as error:
+            notify_error(self, error.what, error.fix)
+            return
+        await self._take_chat(Conversation(chat, tuple(records)))
+
+    async def _take_chat(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        records = conversation.records
+        self._panel.show_chat(records)
+        self._prompt.remember([record.query for record in records])
+        await self._transcript.show(records, conversation.replaced())
+        self._prompt.focus()
+
+    async def _change(self, chat: ChatRecord) -> None:
+        """Take a new name or system prompt; a chat without turns is kept once it has one."""
+        self._conversation = replace(self._conversation, chat=chat)
+        if self._backend is None or not (self._conversation.records or chat.name):
+            return
+        try:
+            await asyncio.to_thread(self._backend.chats.save, chat)
+        except EtuiError as error:
+            notify_error(self, error.what, error.fix)
+
+    def _free(self) -> bool:
+        if self.busy or self._waiting:
+            self.notify("an answer is on its way: stop it with Esc first", severity="warning")
+            return False
+        return True

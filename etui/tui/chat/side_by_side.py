@@ -1,0 +1,44 @@
+"""Two answers to one question: what each cost, in two aligned lines."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+
+from etui import units
+from etui.text.sanitize import sanitize
+from etui.turn.record import TurnRecord
+
+_GAP = "  "
+
+
+def side_by_side(before: TurnRecord, after: TurnRecord) -> str:
+    """Both costs, one below the other, and how many times the joules the second took."""
+    rows = [_row("before", before), _row("now", after)]
+    widths = [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        _GAP.join(
+            text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    times = times_text(before, after)
+    return "\n".join([*lines, times] if times else lines)
+
+
+def times_text(before: TurnRecord, after: TurnRecord) -> str:
+    """``3.7 times the joules``; empty where the two cannot be compared."""
+    first, second = before.energy, after.energy
+    if not first.joules or second.joules is None or first.kind != second.kind:
+        return ""
+    return f"{units.significant(second.joules / first.joules, 2)} times the joules of before"
+
+
+def _row(word: str, record: TurnRecord) -> tuple[str, ...]:
+    energy = record.energy
+    return (
+        word,
+        sanitize(f"{record.arm} › {record.model}"),
+        units.energy_text(energy.joules, None, energy.kind),
+        units.tokens_text(record.tokens.output),
+        units.seconds_text(record.seconds.total),
+    )

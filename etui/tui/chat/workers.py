@@ -1,0 +1,56 @@
+"""What the chat's worker threads do: they only ever post facts, and never wait for the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from etui.chat import Query
+from etui.errors import EngineFailed, EtuiError, fault_text
+from etui.runtime.route import Route
+from etui.tui.chat.batching import batched
+from etui.tui.chat.messages import TurnEnded, TurnFact, WarmedUp, WarmingUp, WarmUpFact
+from etui.tui.pacing import Pace
+from etui.tui.services import Backend
+
+
+def answer(
+    backend: Backend,
+    query: Query,
+    route: Route,
+    replaces: str | None,
+    *,
+    post: Callable[[TurnFact], object],
+    pace: Callable[[], Pace],
+    log_dir: Path,
+) -> None:
+    """Run one turn to its end; the last fact is always ``TurnEnded``."""
+    ended = TurnEnded()
+    try:
+        for fact in batched(backend.runner.run(query, route, replaces), pace=pace):
+            post(fact)
+    except EtuiError as error:
+        ended = TurnEnded(error.what, error.fix, isinstance(error, EngineFailed))
+    except Exception as error:  # noqa: BLE001 - a fault must reach the screen and end the turn
+        ended = TurnEnded(*_fault(error, log_dir))
+    post(ended)
+
+
+def warm_up(
+    backend: Backend, route: Route, *, post: Callable[[WarmUpFact], object], log_dir: Path
+) -> None:
+    """Load the likely model ahead of a question; the last fact is always ``WarmedUp``."""
+    try:
+        model = backend.runner.likely_model(route)
+        if model is not None:
+            post(WarmingUp(model))
+        done = WarmedUp(backend.runner.warm_up(route) if model is not None else None)
+    except EtuiError as error:
+        done = WarmedUp(None, error.what, error.fix)
+    except Exception as error:  # noqa: BLE001 - a fault must reach the screen
+        done = WarmedUp(None, *_fault(error, log_dir))
+    post(done)
+
+
+def _fault(error: Exception, log_dir: Path) -> tuple[str, str]:
+    return fault_text(error), f"ask again; the engine's own words are in {log_dir}"

@@ -1,0 +1,156 @@
+"""What the models screen shows of each model, read in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etui.config.config import Config
+from etui.curves.operating_curve import OperatingCurve
+from etui.engine.library import built_for_gpu, library_folder
+from etui.engine.offload import Needs, needs
+from etui.errors import EtuiError
+from etui.log.queries import LogReader
+from etui.log.totals import Total
+from etui.models.catalogue import load_catalogue
+from etui.models.download import kept_bytes
+from etui.models.files import FileState, file_state, model_path, recorded_sha256
+from etui.models.gguf import Gguf, check_gguf
+from etui.models.spec import ModelSpec
+from etui.runtime.host import read_host
+from etui.turn.record import LoadRecord, UnloadRecord
+
+_LOADS = 200
+"""Loads and unloads looked through for those of each model."""
+
+_SHOWN_LOADS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One entry of models.yaml with everything that is known of it here.
+
+    Attributes:
+        file_bytes: Size of the file, or of the one to pull; None where it is not known.
+        kept_bytes: What an interrupted pull left to go on from.
+        gguf, need: Header of the file and what it takes in memory; None without a sound file.
+        fault: Why the header of a file that is there cannot be used.
+        curve: The newest operating curve of this file.
+        total: What its turns in the log came to.
+        loads: Its last loads and unloads, the newest first.
+    """
+
+    spec: ModelSpec
+    path: Path
+    state: FileState
+    file_bytes: int | None
+    kept_bytes: int = 0
+    gguf: Gguf | None = None
+    need: Needs | None = None
+    fault: str = ""
+    curve: OperatingCurve | None = None
+    total: Total | None = None
+    loads: tuple[LoadRecord | UnloadRecord, ...] = ()
+
+    @property
+    def here(self) -> bool:
+        """Whether a file is there, good or not."""
+        return self.state != "absent"
+
+    @property
+    def need_bytes(self) -> int | None:
+        """What it takes in memory; without a header to read at least its file."""
+        return self.need.total_bytes if self.need is not None else self.file_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """Every model, and the free memory of the machine in bytes; None where it is not known.
+
+    A GPU that this build of llama.cpp cannot use has none.
+    """
+
+    models: tuple[ModelCard, ...]
+    ram_bytes: float | None = None
+    gpu_bytes: float | None = None
+
+
+class CardReader:
+    """Reads the cards anew; headers of files that did not change are kept."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._log = LogReader(config)
+        self._headers: dict[tuple[Path, int, int], Gguf | str] = {}
+        self._gpu = built_for_gpu(library_folder())
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
+    def read(self) -> Cards:
+        """The cards as they are now.
+
+        Raises:
+            EtuiError: models.yaml or the log cannot be read.
+        """
+        host = read_host(self._config)
+        totals = {total.key: total for total in self._log.totals("model")}
+        loads: list[LoadRecord | UnloadRecord] = [
+            *self._log.loads(_LOADS),
+            *self._log.unloads(_LOADS),
+        ]
+        loads.sort(key=lambda record: record.created_at, reverse=True)
+        models = [
+            self._card(spec, totals.get(spec.name), loads) for spec in load_catalogue(self._config)
+        ]
+        on_gpu = host.gpu_free_memory_gb if self._gpu else None
+        return Cards(tuple(models), _bytes(host.free_memory_gb), _bytes(on_gpu))
+
+    def _card(
+        self, spec: ModelSpec, total: Total | None, loads: Sequence[LoadRecord | UnloadRecord]
+    ) -> ModelCard:
+        path, state = model_path(spec, self._config), file_state(spec, self._config)
+        header = self._header(path) if state != "absent" else None
+        gguf = header if isinstance(header, Gguf) else None
+        own = [load for load in loads if load.model == spec.name][:_SHOWN_LOADS]
+        return ModelCard(
+            spec=spec,
+            path=path,
+            state=state,
+            file_bytes=gguf.size_bytes if gguf is not None else spec.file_bytes,
+            kept_bytes=kept_bytes(spec, self._config) if state == "absent" else 0,
+            gguf=gguf,
+            need=None if gguf is None else needs(gguf, self._context(spec, gguf), spec.kv_type),
+            fault=header if isinstance(header, str) else "",
+            curve=self._curve(spec),
+            total=total,
+            loads=tuple(own),
+        )
+
+    def _header(self, path: Path) -> Gguf | str:
+        try:
+            stat = path.stat()
+            key = (path, stat.st_size, stat.st_mtime_ns)
+            if key not in self._headers:
+                self._headers[key] = check_gguf(path)
+            return self._headers[key]
+        except EtuiError as error:
+            return error.what
+        except OSError as error:
+            return f"cannot read {path}: {error.strerror or error}"
+
+    def _context(self, spec: ModelSpec, gguf: Gguf) -> int:
+        """The context that a load would take."""
+        bounds = (spec.context, gguf.context_tokens, self._config.context_tokens)
+        return min(bound for bound in bounds if bound)
+
+    def _curve(self, spec: ModelSpec) -> OperatingCurve | None:
+        sha256 = spec.sha256 or recorded_sha256(spec, self._config)
+        curves = [c for c in self._log.curves(spec.name) if sha256 in (None, c.model_sha256)]
+        return next(iter(curves), None)
+
+
+def _bytes(gigabytes: float | None) -> float | None:
+    return None if gigabytes is None else gigabytes * 1e9

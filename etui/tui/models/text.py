@@ -1,0 +1,193 @@
+"""Models as the models screen shows them: cells of the table, facts and curve of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.text import Text
+
+from etui import units
+from etui.curves.operating_curve import OperatingCurve
+from etui.curves.text import age_text, doubt_text, drawing, kind_line, points_text, r2_text
+from etui.text.sanitize import sanitize
+from etui.text.timestamps import local_time
+from etui.tui.models.cards import Cards, ModelCard
+from etui.turn.record import LoadRecord, UnloadRecord
+
+UNCALIBRATED = "uncalibrated"
+_STATES = {
+    "absent": "not here",
+    "unchecked": "unchecked",
+    "refused": "refused",
+    "checked": "on disk",
+}
+_SOURCES = {"calibration": "measured", "log": "from the log"}
+_LEAST_PLOT = 24
+_PLOT_MARGIN = 8
+"""Cells of the axis beside the plot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the table."""
+
+    key: str
+    title: str
+    right: bool = False
+
+
+COLUMNS = (
+    Column("name", "MODEL"),
+    Column("state", "WHERE"),
+    Column("size", "SIZE", right=True),
+    Column("fits", "FITS"),
+    Column("per_token", "PER TOKEN", right=True),
+    Column("curve", "CURVE"),
+)
+
+
+def model_cells(card: ModelCard, cards: Cards, *, resident: bool) -> tuple[Text, ...]:
+    """One row of the table, in the order of :data:`COLUMNS`; no cell of it is markup."""
+    texts = {
+        "name": card.spec.name,
+        "state": state_text(card, resident=resident),
+        "size": units.bytes_text(card.file_bytes),
+        "fits": fits_text(card, cards).replace("at least ", ""),
+        "per_token": _per_token(card),
+        "curve": curve_cell(card.curve),
+    }
+    return tuple(
+        Text(sanitize(texts[c.key]), justify="right" if c.right else "left", no_wrap=True)
+        for c in COLUMNS
+    )
+
+
+def state_text(card: ModelCard, *, resident: bool) -> str:
+    """Where the model is, in words."""
+    if card.fault:
+        return "damaged"
+    if card.state == "absent" and card.kept_bytes:
+        return "part pulled"
+    return "in memory" if resident and card.here else _STATES[card.state]
+
+
+def fits_text(card: ModelCard, cards: Cards) -> str:
+    """What it needs and what is free: ``needs 1.3 GB, 18 GB free``."""
+    need = card.need_bytes
+    if need is None:
+        return units.UNKNOWN
+    on_gpu = cards.gpu_bytes is not None and need <= cards.gpu_bytes
+    free, where = (cards.gpu_bytes, " on the GPU") if on_gpu else (cards.ram_bytes, "")
+    least = "" if card.need is not None else "at least "
+    text = f"needs {least}{units.bytes_text(need)}, {units.bytes_text(free)} free{where}"
+    return text if free is None or need <= free else f"too large: {text}"
+
+
+def curve_cell(curve: OperatingCurve | None, now: datetime | None = None) -> str:
+    """How well the tokens' cost is known: ``R² 0.991 measured, 3 d ago``."""
+    if curve is None:
+        return UNCALIBRATED
+    source = _SOURCES.get(curve.source, curve.source)
+    return f"R² {r2_text(curve.decode.r2)} {source}, {age_text(curve.created_at, now)}"
+
+
+def fact_lines(card: ModelCard, cards: Cards, *, resident: bool) -> Iterator[str]:
+    """Everything of a model but its curve."""
+    spec, gguf = card.spec, card.gguf
+    yield spec.name
+    yield spec.size
+    yield ""
+    if card.fault:
+        yield f"✗ {card.fault}"
+        yield f"→ p pulls {spec.name} anew" if card.spec.sources else "→ put a sound file there"
+        yield ""
+    yield f"where     {state_text(card, resident=resident)}"
+    if card.kept_bytes:
+        yield f"          {units.bytes_text(card.kept_bytes)} are here: p goes on"
+    if card.here:
+        yield f"          {card.path}"
+    else:
+        yield from (f"source    {source}" for source in spec.sources)
+    yield f"memory    {fits_text(card, cards)}"
+    if cards.gpu_bytes is not None:
+        yield (
+            f"          free: {units.bytes_text(cards.ram_bytes)} of RAM, "
+            f"{units.bytes_text(cards.gpu_bytes)} on the GPU with the most"
+        )
+    if gguf is not None and card.need is not None:
+        yield f"network   {gguf.architecture}, {gguf.parameters / 1e6:,.0f} M parameters"
+        yield f"          {units.count_text(gguf.layers, 'layer')}, {gguf.quantisation}"
+        trained = units.tokens_text(gguf.context_tokens)
+        yield f"context   {spec.context:,} used, trained for {trained}"
+        yield f"KV cache  {units.bytes_text(card.need.kv_bytes)} when full ({spec.kv_type})"
+        yield f"template  {'yes' if gguf.chat_template else 'none: plain text'}"
+    if spec.think_open is not None:
+        yield f"thinking  {spec.think_open} … {spec.think_close}"
+    yield f"log       {_log_text(card)}"
+    if card.loads:
+        yield ""
+        yield "Last loads"
+        yield from (_load_line(load) for load in card.loads)
+
+
+def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
+    """The operating curve drawn, and its fit in words."""
+    curve = card.curve
+    if curve is None:
+        yield f"Operating curve: {UNCALIBRATED}"
+        yield ""
+        yield (
+            "c measures what its tokens cost here (a few minutes),"
+            if card.here
+            else ("Pull it with p; then c measures what its tokens cost here,")
+        )
+        yield "C measures a rougher curve in less time."
+        return
+    yield f"Operating curve, {points_text(curve)}, {age_text(curve.created_at)}"
+    yield curve.conditions.machine
+    yield from drawing(curve, max(_LEAST_PLOT, width - _PLOT_MARGIN), height)
+    shown = curve.kind if curve.kind == "estimate" else None
+    for name, phase, token in (
+        ("prefill", curve.prefill, "prompt token"),
+        ("decode", curve.decode, "output token"),
+    ):
+        yield (
+            f"{name:<8} {units.per_text(phase.slope, token, shown)}"
+            f" + {units.energy_text(phase.e0, kind=shown)}, R² {r2_text(phase.r2)}"
+        )
+    if curve.held_out_mape is not None:
+        yield f"turns off the grid: {units.percent_text(curve.held_out_mape)} mean error"
+    yield kind_line(curve)
+    if doubt := doubt_text(curve):
+        yield f"! {doubt}"
+
+
+def _per_token(card: ModelCard) -> str:
+    total = card.total
+    if total is None:
+        return "-"
+    return units.per_token_text(total.joules_per_token, _kind(card))
+
+
+def _log_text(card: ModelCard) -> str:
+    total = card.total
+    if total is None:
+        return "no turn yet"
+    turns = units.count_text(total.turns, "turn")
+    return f"{turns}, {units.per_token_text(total.joules_per_token, _kind(card))}"
+
+
+def _kind(card: ModelCard) -> str | None:
+    """The kind of its joules per token: an estimate only where no turn has a reading."""
+    if card.total is None or card.total.joules is not None:
+        return None
+    return "estimate" if card.total.estimated_joules is not None else None
+
+
+def _load_line(load: LoadRecord | UnloadRecord) -> str:
+    what = "loaded" if isinstance(load, LoadRecord) else "unloaded"
+    energy = units.energy_text(load.joules, load.uncertainty, load.kind)
+    took = units.seconds_text(load.seconds)
+    return f"{local_time(load.created_at)[5:16]}  {what:<8} {took}, {energy}"

@@ -1,0 +1,189 @@
+"""Open what the app needs: log, meter, model catalogue, engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from etui.config.config import Config
+from etui.energy.recorder import Recorder
+from etui.energy.sources.nvml_watch import GpuState, GpuWatch
+from etui.energy.types import ChannelPower, Energy
+from etui.errors import LogUnavailable
+from etui.log.queries import ChatSummary, LogReader
+from etui.log.records import ChatRecord
+from etui.log.totals import Total
+from etui.log.writer import TurnWriter
+from etui.models.download import Progress, Report
+from etui.runtime.route import Route
+from etui.runtime.service import ChatRunner
+from etui.tui.power.spending_text import spent_joules
+from etui.tui.services import Backend, BudgetState, ModelOnOffer, Spending, Vitals
+from etui.turn.record import TurnRecord
+
+if TYPE_CHECKING:
+    from etui.models.files import Verified
+
+
+class LiveMeter:
+    """See :class:`etui.tui.services.PowerMeter`."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        import psutil
+
+        self._recorder = recorder
+        self._process = psutil.Process()
+        self._looked = False
+
+    def latest(self) -> Sequence[ChannelPower]:
+        """The newest power of every channel."""
+        return self._recorder.latest()
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        """Energy of an interval of the monotonic clock."""
+        return self._recorder.energy(start_ns, end_ns)
+
+    def vitals(self) -> Vitals:
+        """Idle watts, GPU states, and the CPU time of this process since the last look."""
+        percent = self._process.cpu_percent()
+        share = percent / 100 if self._looked else None
+        self._looked = True
+        return Vitals(self._recorder.idle_by_channel, self._gpus(), share)
+
+    def _gpus(self) -> tuple[GpuState, ...]:
+        watch = self._recorder.watch
+        return watch.states if isinstance(watch, GpuWatch) else ()
+
+
+class ModelShelf:
+    """See :class:`etui.tui.services.Shelf`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def models(self) -> Sequence[ModelOnOffer]:
+        """Every model that has a name, looked up anew: another etui may have pulled one."""
+        from etui.models.catalogue import load_catalogue
+        from etui.runtime.serving import on_this_machine
+
+        catalogue = load_catalogue(self._config)
+        here = on_this_machine(self._config, catalogue)
+        return [ModelOnOffer(spec.name, spec.size, here(spec.name)) for spec in catalogue]
+
+    def pull(self, name: str, report: Report) -> None:
+        """Download and verify a model."""
+        from etui.models.catalogue import load_catalogue
+        from etui.models.download import pull
+
+        pull(load_catalogue(self._config).get(name), self._config, report)
+
+    def verify(self, name: str, report: Report) -> Verified:
+        """Hash the whole file of a model, whatever was recorded before."""
+        from etui.models.catalogue import load_catalogue
+        from etui.models.files import model_path, verify
+
+        spec = load_catalogue(self._config).get(name)
+        path = model_path(spec, self._config)
+        size = path.stat().st_size if path.is_file() else None
+
+        def hashed(done: int) -> None:
+            report(Progress(name, "verify", str(path), done, size))
+
+        return verify(spec, self._config, hashed)
+
+
+_MOST_CHATS = 500
+
+
+class LoggedChats:
+    """See :class:`etui.tui.services.ChatLog`."""
+
+    def __init__(self, config: Config, reader: LogReader, writer: TurnWriter) -> None:
+        self._config = config
+        self._reader = reader
+        self._writer = writer
+
+    def chats(self, search: str) -> Sequence[ChatSummary]:
+        """Chats, the last used first."""
+        return self._reader.chats(search, limit=_MOST_CHATS)
+
+    def turns(self, chat_id: str) -> Sequence[TurnRecord]:
+        """Every turn of a chat, oldest first."""
+        return self._reader.chat_turns(chat_id)
+
+    def save(self, chat: ChatRecord) -> None:
+        """Keep a chat, and wait until it is stored."""
+        self._writer.save_chat(chat)
+        self._writer.flush()
+
+    def delete(self, chat_id: str) -> None:
+        """Remove a chat and its turns, and wait until they are gone."""
+        self._writer.delete_chat(chat_id)
+        self._writer.flush()
+
+    def spending(self, route: Route) -> Spending:
+        """Totals of today and of the policy's periods."""
+        now = datetime.now().astimezone()
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        today = self._since(midnight)
+        if route.model is not None:
+            return Spending(today)
+        return Spending(today, self._budgets(route, today, now))
+
+    def _budgets(self, route: Route, today: Total | None, now: datetime) -> tuple[BudgetState, ...]:
+        from etui.models.catalogue import load_catalogue
+        from etui.routing.library import load_policy
+
+        policy = load_policy(route.policy, self._config, load_catalogue(self._config).models)
+        states: list[BudgetState] = []
+        if policy.budget is not None and policy.budget.joules is not None:
+            states.append(BudgetState("turn", policy.budget.joules, None))
+        for budget in policy.period_budgets:
+            total = today
+            if budget.period == "hour":
+                total = self._since(now.astimezone(UTC) - timedelta(hours=1))
+            states.append(BudgetState(budget.period, budget.joules, spent_joules(total)))
+        return tuple(states)
+
+    def _since(self, moment: datetime) -> Total | None:
+        from etui.log.filters import TurnFilter
+
+        totals = self._reader.totals("all", TurnFilter(since=moment))
+        return totals[0] if totals else None
+
+
+def open_backend(config: Config) -> Backend:
+    """Open everything behind the screen; the engine's process starts with its first model.
+
+    Raises:
+        LogUnavailable: The log cannot be written.
+        InvalidFile: models.yaml or a setting cannot be used.
+    """
+    from etui.backends.process import ChildProcess
+    from etui.energy.discovery import open_recorder
+    from etui.energy.idle_tracker import Rest
+    from etui.engine.library import default_threads, usable_cpus
+    from etui.log.queries import LogReader
+    from etui.log.writer import TurnWriter
+    from etui.routing.library import list_policies
+
+    writer = TurnWriter(config)
+    try:
+        shelf = ModelShelf(config)
+        shelf.models()
+        writer.ready()
+        recorder = open_recorder(config)
+        recorder.start()
+    except BaseException:
+        with suppress(LogUnavailable):
+            writer.close()
+        raise
+    policies = tuple(place.name for place in list_policies(config))
+    rest = Rest(recorder, config)
+    runner = ChatRunner(config, ChildProcess(config), recorder, writer, rest)
+    chats = LoggedChats(config, LogReader(config), writer)
+    threads = config.threads or default_threads()
+    meter = LiveMeter(recorder)
+    return Backend(runner, meter, shelf, chats, policies, threads, usable_cpus())

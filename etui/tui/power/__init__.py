@@ -1,0 +1,1 @@
+"""The power panel beside the chat."""

@@ -1,0 +1,86 @@
+"""What a chat, a day and a budget have cost, as text: gross or net, estimates apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from etui import units
+from etui.energy.types import Energy
+from etui.log.totals import Total
+from etui.text.tables import SEPARATOR
+from etui.turn.record import TurnEnergy, TurnRecord
+
+if TYPE_CHECKING:
+    from etui.tui.services import BudgetState
+
+
+NO_BASELINE = "net unknown: no idle baseline yet"
+
+
+def joules_text(energy: Energy | TurnEnergy, *, net: bool) -> str:
+    """The joules of an answer, gross or net."""
+    kind = energy.kind if energy.kind is None else str(energy.kind)
+    if net and energy.joules is not None:
+        if energy.net_joules is None:
+            return NO_BASELINE
+        return units.energy_text(energy.net_joules, energy.uncertainty, kind)
+    return units.energy_text(energy.joules, energy.uncertainty, kind)
+
+
+def chat_text(records: Sequence[TurnRecord], *, net: bool) -> str:
+    """``181 J, 50.3 mWh · 3 answers``; those unmeasured are counted apart."""
+    answers = units.count_text(len(records), "answer")
+    energies = [record.energy for record in records if record.energy.joules is not None]
+    if not records:
+        return "nothing yet"
+    if not energies:
+        return SEPARATOR.join([units.UNMEASURED, answers])
+    joules = [energy.net_joules if net else energy.joules for energy in energies]
+    known = [value for value in joules if value is not None]
+    estimated = any(energy.kind == units.ESTIMATE for energy in energies)
+    kind = units.ESTIMATE if estimated else None
+    parts = [units.total_text(sum(known), None, kind) if known else NO_BASELINE, answers]
+    if known and len(known) < len(energies):
+        parts.append(f"{len(energies) - len(known)} of them without a baseline")
+    if len(energies) < len(records):
+        parts.append(f"{len(records) - len(energies)} of them {units.UNMEASURED}")
+    return SEPARATOR.join(parts)
+
+
+def today_text(total: Total | None) -> str:
+    """What all chats, questions and runs of today have cost."""
+    if total is None:
+        return "nothing yet"
+    answers = units.count_text(total.turns, "answer")
+    parts = []
+    if total.joules is not None:
+        parts.append(units.total_text(total.joules))
+    if total.estimated_joules is not None:
+        parts.append(units.total_text(total.estimated_joules, None, units.ESTIMATE))
+    if not parts:
+        return SEPARATOR.join([units.UNMEASURED, answers])
+    parts.append(answers)
+    if total.unmeasured_turns:
+        parts.append(f"{total.unmeasured_turns} of them {units.UNMEASURED}")
+    return SEPARATOR.join(parts)
+
+
+def budget_text(budget: BudgetState) -> str:
+    """``20.0 kJ, 5.56 Wh · 12.3 kJ, 3.42 Wh spent · 62 %``."""
+    limit = units.total_text(budget.limit_joules)
+    if budget.period == "turn":
+        return f"at most {limit}"
+    if budget.spent_joules is None:
+        return SEPARATOR.join([limit, f"spent {units.UNMEASURED}"])
+    share = units.percent_text(budget.spent_joules / budget.limit_joules)
+    spent = units.total_text(budget.spent_joules)
+    return SEPARATOR.join([limit, f"{spent} spent", share])
+
+
+def spent_joules(total: Total | None) -> float | None:
+    """Readings and estimates together, as a budget counts them; None where nothing was measured."""
+    if total is None:
+        return 0.0
+    known = [j for j in (total.joules, total.estimated_joules) if j is not None]
+    return sum(known) if known else None

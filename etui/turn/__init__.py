@@ -1,0 +1,1 @@
+"""One query from decision to record."""

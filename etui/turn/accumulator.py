@@ -1,0 +1,128 @@
+"""What is known of an answer in progress, so that a turn cut short is told truthfully."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from etui.events import (
+    Answer,
+    Batch,
+    Event,
+    Finished,
+    Loaded,
+    Prefilled,
+    Prefilling,
+    Probe,
+    Thought,
+    Unloaded,
+    Vote,
+)
+from etui.turn.record import ProbeRecord, VoteRecord
+
+
+@dataclass(slots=True)
+class SoFar:
+    """What is known of an answer in progress, so that a turn cut short is told truthfully."""
+
+    started_ns: int
+    unloads: list[Unloaded] = field(default_factory=list)
+    load: Loaded | None = None
+    prefilled: Prefilled | None = None
+    prefilling: Prefilling | None = None
+    first_token_ns: int | None = None
+    thinking_end_ns: int | None = None
+    last_ns: int = 0
+    answer: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    answer_tokens: int = 0
+    thinking_tokens: int = 0
+    votes: list[VoteRecord] = field(default_factory=list)
+    probes: list[ProbeRecord] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def see(self, event: Event) -> None:
+        """Take one event in."""
+        match event:
+            case Unloaded():
+                self.unloads.append(event)
+                self.started_ns = event.end_ns
+            case Loaded():
+                self.load = event
+                self.started_ns = event.end_ns
+            case Prefilling():
+                self.prefilling = event
+                self.last_ns = event.t_ns
+            case Prefilled():
+                self.prefilled = event
+                self.started_ns = event.start_ns
+                self.last_ns = event.end_ns
+            case Thought() | Answer():
+                self._see_text(event)
+            case Vote():
+                self.votes.append(_vote_record(event))
+                self.last_ns = event.t_ns
+            case Batch():
+                self.batches.append(event)
+                self.last_ns = event.end_ns
+            case Probe():
+                seen = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
+                self.probes.append(seen)
+                self.last_ns = event.t_ns
+            case Finished():
+                self.finished = event
+            case _:
+                self.last_ns = event.t_ns
+
+    def _see_text(self, event: Thought | Answer) -> None:
+        self.last_ns = event.t_ns
+        if self.first_token_ns is None and event.tokens:
+            self.first_token_ns = event.t_ns
+        if isinstance(event, Thought):
+            self.thinking.append(event.text)
+            self.thinking_tokens += event.tokens
+            self.thinking_end_ns = event.t_ns
+        else:
+            self.answer.append(event.text)
+            self.answer_tokens += event.tokens
+
+    def closed(self, end_ns: int, status: str, why: str) -> Finished:
+        """The engine's own last word, or one made of what was seen before it fell silent."""
+        if self.finished is not None:
+            return self.finished
+        prefilled, first = self.prefilled, self.first_token_ns
+        prefill_end_ns = prefilled.end_ns if prefilled else end_ns
+        return Finished(
+            start_ns=self.started_ns,
+            prefill_end_ns=prefill_end_ns,
+            thinking_end_ns=max(prefill_end_ns, self.thinking_end_ns or 0),
+            end_ns=end_ns,
+            first_token_ns=first,
+            status="stopped" if status == "stopped" else "error",
+            why=why,
+            answer="".join(self.answer),
+            thinking="".join(self.thinking),
+            prompt_tokens=prefilled.prompt_tokens if prefilled else self._seen_total(),
+            cached_tokens=prefilled.cached_tokens if prefilled else 0,
+            computed_tokens=prefilled.computed_tokens if prefilled else self._seen_done(),
+            thinking_tokens=self.thinking_tokens,
+            output_tokens=self.thinking_tokens + self.answer_tokens,
+        )
+
+    def _seen_total(self) -> int:
+        return self.prefilling.total_tokens if self.prefilling else 0
+
+    def _seen_done(self) -> int:
+        return self.prefilling.done_tokens if self.prefilling else 0
+
+
+def _vote_record(vote: Vote) -> VoteRecord:
+    return VoteRecord(
+        index=vote.index,
+        answer=vote.answer,
+        thinking=vote.thinking,
+        tokens=vote.tokens,
+        weight=vote.weight,
+        choice=vote.choice,
+        status=vote.status,
+    )

@@ -1,0 +1,110 @@
+"""What a turn may still spend: its own budget over all hops, and the limit of the arm that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from etui.arm import Arm
+from etui.energy.types import EnergyOf
+from etui.routing.limits import TurnBudget
+from etui.turn.accumulator import SoFar
+from etui.units import energy_text, seconds_text, tokens_text
+
+_LOOK_EVERY_NS = 100_000_000
+"""Between two looks at the joules; tokens and seconds cost nothing to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the hops before the running one have spent; joules are None when unmeasured."""
+
+    joules: float | None = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Allowance:
+    """Watches one hop.
+
+    Args:
+        budget: The turn's; None is no limit.
+        before: What earlier hops took of it.
+        arm: The arm of the hop, whose ``max_joules`` holds for it alone.
+        energy_of: Energy of an interval.
+    """
+
+    def __init__(
+        self, budget: TurnBudget | None, before: Before, arm: Arm, energy_of: EnergyOf
+    ) -> None:
+        self._budget = budget or TurnBudget()
+        self._before = before
+        self._arm = arm
+        self._energy_of = energy_of
+        self._next_look_ns = 0
+
+    def within(self) -> Arm:
+        """The arm with its ``max_joules`` held to what the turn has left."""
+        left = self._left_joules()
+        if left is None or (self._arm.max_joules is not None and self._arm.max_joules <= left):
+            return self._arm
+        return replace(self._arm, max_joules=max(left, 0.0))
+
+    def passed(self, so_far: SoFar, now_ns: int) -> str | None:
+        """The budget that is spent by now, in words; None as long as none is."""
+        tokens = self._before.tokens + so_far.thinking_tokens + so_far.answer_tokens
+        if self._budget.tokens is not None and tokens >= self._budget.tokens:
+            return turn_budget_text(tokens=self._budget.tokens)
+        seconds = self._before.seconds + max(0, now_ns - so_far.started_ns) / 1e9
+        if self._budget.seconds is not None and seconds >= self._budget.seconds:
+            return turn_budget_text(seconds=self._budget.seconds)
+        if now_ns < self._next_look_ns or now_ns <= so_far.started_ns:
+            return None
+        return self._joules_passed(so_far, now_ns)
+
+    def _joules_passed(self, so_far: SoFar, now_ns: int) -> str | None:
+        left, own = self._left_joules(), self._arm.max_joules
+        if left is None and own is None:
+            return None
+        self._next_look_ns = now_ns + _LOOK_EVERY_NS
+        joules = self._energy_of(so_far.started_ns, now_ns).joules
+        if joules is None:
+            return None
+        if left is not None and joules >= left:
+            return turn_budget_text(joules=self._budget.joules)
+        if own is not None and joules >= own:
+            return f"the energy budget of {energy_text(own)} of arm {self._arm.name}"
+        return None
+
+    def _left_joules(self) -> float | None:
+        if self._budget.joules is None:
+            return None
+        return self._budget.joules - (self._before.joules or 0.0)
+
+
+def spent_before(budget: TurnBudget | None, before: Before) -> str | None:
+    """The turn's budget that is spent between two hops, in words; None if none is."""
+    if budget is None:
+        return None
+    checks: tuple[tuple[float | None, float | None, Callable[[], str]], ...] = (
+        (budget.tokens, before.tokens, lambda: turn_budget_text(tokens=budget.tokens)),
+        (budget.seconds, before.seconds, lambda: turn_budget_text(seconds=budget.seconds)),
+        (budget.joules, before.joules, lambda: turn_budget_text(joules=budget.joules)),
+    )
+    for limit, used, words in checks:
+        if limit is not None and used is not None and used >= limit:
+            return words()
+    return None
+
+
+def turn_budget_text(
+    *, joules: float | None = None, tokens: int | None = None, seconds: float | None = None
+) -> str:
+    """``the turn's budget of 60 s``."""
+    if joules is not None:
+        amount = energy_text(joules)
+    elif tokens is not None:
+        amount = tokens_text(tokens)
+    else:
+        amount = seconds_text(seconds or 0.0)
+    return f"the turn's budget of {amount}"

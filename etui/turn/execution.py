@@ -1,0 +1,277 @@
+"""The course of a turn: hop after hop, each watched for what it spends, until an answer stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from etui.arm import Arm
+from etui.backends.base import Answerer, AnswerRequest
+from etui.chat import Query
+from etui.errors import EngineFailed, EtuiError
+from etui.events import Event, Status
+from etui.reasoning.control import BUDGET
+from etui.routing.decision import Decision
+from etui.text.timestamps import utc_now
+from etui.turn.accumulator import SoFar
+from etui.turn.budget import Allowance, Before, spent_before
+from etui.turn.build_record import Ended, leg_of, load_record, turn_record, unload_record
+from etui.turn.cascade import (
+    Ask,
+    Hop,
+    Spent,
+    Stop,
+    best,
+    failed_at_load,
+    gave_answer,
+    hop_words,
+    is_accepted,
+    next_step,
+    taken,
+)
+from etui.turn.events import HopEnded, HopStarted
+from etui.turn.intervals import Leg, energy_over, spans_of, sum_of_known
+from etui.turn.ports import Meter, Serve, Served, Writer
+from etui.turn.record import TurnRecord
+
+if TYPE_CHECKING:
+    from etui.routing.prediction import Outlook
+
+
+class Course:
+    """One turn under way; ``run_turn`` drives it.
+
+    Attributes:
+        unserved: What kept the only arm from answering before anything was spent.
+        failure: What stopped the turn; None when an answer stands.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        decision: Decision,
+        serve: Serve,
+        answerer: Answerer,
+        meter: Meter,
+        outlook: Outlook | None,
+        cancelled: Callable[[], bool],
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._query = query
+        self._decision = decision
+        self._serve = serve
+        self._answerer = answerer
+        self._meter = meter
+        self._outlook = outlook
+        self._cancelled = cancelled
+        self._clock_ns = clock_ns
+        self._created_at = utc_now()
+        self._turn_id = uuid4().hex[:12]
+        self._hops: list[Hop] = []
+        self._seen: list[SoFar] = []
+        self._predicted: list[float | None] = []
+        self._running: tuple[Arm, SoFar] | None = (decision.arm, SoFar(clock_ns()))
+        self._served: Served | None = None
+        self._budget: str | None = None
+        self._over = False
+        self._fault: str | None = None
+        self.unserved: EtuiError | None = None
+        self.failure: EtuiError | None = None
+
+    def run(self) -> Iterator[HopStarted | Event | HopEnded]:
+        """Ask one arm after the other until nothing follows."""
+        step: Ask | Stop = Ask(self._decision.arm, "")
+        while isinstance(step, Ask):
+            number, arm = len(self._hops) + 1, step.arm
+            several = number > 1 or self._decision.cascade is not None
+            if several:
+                yield HopStarted(number, arm.name, arm.model, arm.reasoning, step.why)
+            yield from self._answer(arm)
+            step = self._next()
+            hop = self._hops[-1]
+            hop = self._hops[-1] = replace(hop, why=hop_words(self._decision, hop, step))
+            self._over = isinstance(step, Stop)
+            if several or isinstance(step, Ask):
+                yield self._told(number, hop)
+        last = self._hops[-1]
+        if best(self._hops) is None:
+            self.failure = last.failure
+        if last.at_load and len(self._hops) == 1 and self._served is None:
+            self.unserved = last.failure
+
+    def break_off(self, left: BaseException) -> None:
+        """The turn is left in the middle: by the user, or by a fault."""
+        chosen = isinstance(left, GeneratorExit | KeyboardInterrupt | SystemExit)
+        why = "the turn was left before its end"
+        if not chosen:
+            why = self._fault = f"{type(left).__name__}: {left}"
+        if self._running is not None:
+            self._close(self._running, "stopped" if chosen else "error", why)
+        elif not self._over and chosen:
+            last = self._hops[-1]
+            self._hops[-1] = replace(last, end=replace(last.end, status="stopped", why=why))
+
+    def save(self, writer: Writer, settings: Mapping[str, Any]) -> TurnRecord:
+        """The record of the turn, given to the log with its loads."""
+        self._meter.settle(self._hops[-1].end.end_ns)
+        ended = Ended(
+            turn_id=self._turn_id,
+            created_at=self._created_at,
+            hops=self._hops,
+            so_far=self._seen,
+            status=self._status(),
+            error=self._error(),
+            predicted_joules=self._predicted_joules(),
+            settings={**settings, **(self._served.settings if self._served else {})},
+        )
+        record = turn_record(self._query, self._decision, ended, self._meter)
+        for hop, seen in zip(self._hops, self._seen, strict=True):
+            for unloaded in seen.unloads:
+                writer.save_unload(unload_record(unloaded, self._meter.energy, self._turn_id))
+            if seen.load is not None:
+                sha256, energy_of = hop.sha256, self._meter.energy
+                writer.save_load(load_record(seen.load, sha256, energy_of, self._turn_id))
+        writer.save_turn(record)
+        return record
+
+    def _answer(self, arm: Arm) -> Iterator[Event]:
+        allowance = Allowance(self._decision.budget, self._before(), arm, self._meter.energy)
+        overflow = self._decision.fallbacks.context_overflow
+        arm = replace(allowance.within(), context_overflow=overflow)
+        so_far = SoFar(self._clock_ns())
+        self._running, self._served, self._budget = (arm, so_far), None, None
+        failure: EtuiError | None = None
+        told = False
+        try:
+            served = self._served = self._serve(arm)
+            self._predict(arm)
+            for event in self._answerer.answer(self._request(arm, served)):
+                so_far.see(event)
+                if self._budget is None:
+                    self._budget = allowance.passed(so_far, self._clock_ns())
+                    if self._budget is not None:
+                        self._answerer.hurry()
+                if not told and self._cancelled():
+                    self._answerer.cancel()  # again: the first may have come too early
+                    told = True
+                yield event
+            if so_far.finished is None:
+                raise EngineFailed("the engine ended the answer without saying how", "ask again")
+        except EtuiError as error:
+            failure = error
+        self._close(self._running, "error", failure.what if failure else "", failure)
+
+    def _request(self, arm: Arm, served: Served) -> AnswerRequest:
+        query = self._query
+        return AnswerRequest(
+            served.spec, served.path, query.messages(), arm, query.chat_id, served.price
+        )
+
+    def _predict(self, arm: Arm) -> None:
+        """Note the joules the hop is expected to take, its load left out as in the turn's."""
+        expected = self._outlook.joules(arm, self._query) if self._outlook is not None else None
+        self._predicted.append(None if expected is None else expected.prefill + expected.decode)
+
+    def _close(
+        self,
+        running: tuple[Arm, SoFar],
+        status: Status,
+        why: str,
+        failure: EtuiError | None = None,
+    ) -> None:
+        arm, so_far = running
+        end = so_far.closed(max(self._clock_ns(), so_far.started_ns), status, why)
+        if (failure is not None or self._fault is not None) and end.status != "error":
+            end = replace(end, status="error", why=why)
+        if self._budget is not None:
+            end = replace(end, why=end.why.replace(BUDGET, self._budget, 1))
+        began = so_far.load is not None or so_far.prefilled or so_far.prefilling
+        spec = self._served.spec if self._served is not None else None
+        hop = Hop(
+            arm=arm,
+            model=spec.name if spec else arm.model,
+            sha256=spec.sha256 if spec else None,
+            end=end,
+            load=so_far.load,
+            answered=gave_answer(self._query.text, arm, end),
+            probability=self._calibrated(arm, end.confidence, end.margin),
+            failure=failure,
+            at_load=failure is not None and failed_at_load(failure, began=bool(began)),
+        )
+        self._seen.append(so_far)
+        self._hops.append(hop)
+        hop = replace(hop, joules=self._joules_of_last())
+        self._hops[-1] = replace(hop, accepted=is_accepted(self._decision, hop))
+        self._running = None
+
+    def _calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
+        if self._outlook is None or confidence is None or self._decision.cascade is None:
+            return None
+        if any(hop.arm.name == arm.name for hop in self._hops):
+            return None  # asked again for the letter: what was fitted is of its usual answers
+        return self._outlook.calibrated(arm, confidence, margin)
+
+    def _next(self) -> Ask | Stop:
+        last = self._hops[-1]
+        if self._cancelled() and not last.stopped and not last.accepted:
+            why = "stopped before the next arm was asked"
+            self._hops[-1] = replace(last, end=replace(last.end, status="stopped", why=why))
+        spent = Spent(
+            self._joules_with_loads(), spent_before(self._decision.budget, self._before())
+        )
+        return next_step(self._query.text, self._decision, self._hops, spent, self._expected_joules)
+
+    def _expected_joules(self, arm: Arm) -> float | None:
+        """Return the joules an arm is expected to take, its load included unless it is loaded."""
+        predicted = self._outlook.joules(arm, self._query) if self._outlook is not None else None
+        if predicted is None:
+            return None
+        loaded = any(hop.model == arm.model for hop in self._hops)
+        return replace(predicted, load=0.0).total if loaded else predicted.total
+
+    def _told(self, number: int, hop: Hop) -> HopEnded:
+        return HopEnded(
+            number=number,
+            arm=hop.arm.name,
+            model=hop.model,
+            confidence=hop.end.confidence,
+            probability=hop.probability,
+            accepted=hop.accepted,
+            joules=hop.joules,
+            why=hop.why,
+            taken=self._over and taken(self._hops) is hop,
+        )
+
+    def _before(self) -> Before:
+        ends = [hop.end for hop in self._hops]
+        joules = sum_of_known([hop.joules for hop in self._hops]) if self._hops else 0.0
+        seconds = sum(spans.seconds for spans in spans_of(self._legs())) if self._hops else 0.0
+        return Before(joules, sum(end.output_tokens for end in ends), seconds)
+
+    def _joules_of_last(self) -> float | None:
+        spans = spans_of(self._legs())[-1]
+        return energy_over((*spans.prefill, *spans.decode), self._meter.energy).joules
+
+    def _joules_with_loads(self) -> float | None:
+        first, last = self._hops[0].end, self._hops[-1].end
+        return self._meter.energy(first.start_ns, max(first.start_ns, last.end_ns)).joules
+
+    def _legs(self) -> list[Leg]:
+        return [leg_of(hop, seen) for hop, seen in zip(self._hops, self._seen, strict=True)]
+
+    def _predicted_joules(self) -> float | None:
+        if self._outlook is None:
+            return self._decision.predicted_joules
+        return sum_of_known(self._predicted)
+
+    def _status(self) -> Status:
+        if self._fault is not None or (best(self._hops) is None and self._hops[-1].failure):
+            return "error"
+        return "stopped" if self._hops[-1].stopped else taken(self._hops).end.status
+
+    def _error(self) -> str | None:
+        if self._fault is not None:
+            return self._fault
+        return self._hops[-1].end.why if self._status() == "error" else None

@@ -1,0 +1,103 @@
+"""The two lines around an answer, the same in the app and on the command line."""
+
+from __future__ import annotations
+
+from etui import units
+from etui.events import Vote
+from etui.routing.decision import Decision
+from etui.text.tables import SEPARATOR
+from etui.turn.events import HopEnded
+from etui.turn.record import TurnEnergy, TurnRecord
+
+_ENDINGS = {
+    "stopped": "■ stopped",
+    "truncated": "■ cut off: the answer used up its tokens",
+    "budget": "■ ended by its budget",
+    "error": "✗ failed",
+}
+"""How an answer ended, where it did not end by itself."""
+
+_VOTE_STATUS = {
+    "no_answer": "no answer",
+    "truncated": "cut off before an answer",
+    "uncounted": "not counted",
+    "abandoned": "dropped under way",
+}
+
+
+def why_line(decision: Decision) -> str:
+    """Why this model: policy, rule, arm and model, then the reason in words."""
+    arm = decision.arm
+    parts = route_parts(
+        decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
+    )
+    if decision.predicted_joules is not None and decision.cascade is None:
+        parts.append(f"predicted {about_joules(decision.predicted_joules)}")
+    return SEPARATOR.join(part for part in parts if part)
+
+
+def route_parts(
+    policy: str | None, rule: str | None, arm: str, reasoning: str, model: str, why: str
+) -> list[str]:
+    """The route, ``balanced › rest › quick (direct) › smollm2-135m``, and the reason after it."""
+    way = arm if arm == reasoning else f"{arm} ({reasoning})"
+    chosen_by = [part for part in (policy, rule) if part]
+    reason = why.removeprefix(f"{rule}: ") if rule else why
+    return [" › ".join([*chosen_by, way, model]), reason]
+
+
+def about_joules(joules: float) -> str:
+    """Joules that nobody measured, without the word: ``~21 J``."""
+    return units.energy_text(joules, kind=units.ESTIMATE).removesuffix(f" ({units.ESTIMATE})")
+
+
+def hop_line(hop: HopEnded) -> str:
+    """What came of one arm's answer: ``quick on smollm2-135m: 41 % sure, 75 % asked``."""
+    return f"{hop.arm} on {hop.model}: {hop.why}"
+
+
+def vote_line(vote: Vote) -> str:
+    """A vote that is in: its number, what it counts for, its tokens."""
+    said = _VOTE_STATUS.get(vote.status, vote.choice or "")
+    return SEPARATOR.join([f"vote {vote.index + 1}: {said}", units.tokens_text(vote.tokens)])
+
+
+def shared_text(energy: TurnEnergy) -> str:
+    """That others used the GPU, and what is etui's own of the joules: their sum is the board's."""
+    if energy.own_joules is None:
+        return "shared GPU"
+    kind = energy.kind if energy.kind == units.ESTIMATE else None
+    return f"shared GPU, own share {units.energy_text(energy.own_joules, None, kind)}"
+
+
+def hops_text(record: TurnRecord) -> str:
+    """What each arm of a turn took: ``2 hops: quick 12.0 J, large 40.1 J``."""
+    kind = units.ESTIMATE if record.energy.kind == units.ESTIMATE else None
+    each = [f"{hop.arm} {units.energy_text(hop.joules, None, kind)}" for hop in record.hops]
+    return f"{units.count_text(len(record.hops), 'hop')}: {', '.join(each)}"
+
+
+def energy_line(record: TurnRecord) -> str:
+    """What an answer took: tokens, tok/s, TTFT, joules ± with kind, J/token, watts, sharing."""
+    energy, tokens, seconds = record.energy, record.tokens, record.seconds
+    parts = [units.tokens_text(tokens.output)]
+    if tokens.output and seconds.decode > 0:
+        parts.append(units.rate_text(tokens.output, seconds.decode))
+    if seconds.ttft is not None:
+        parts.append(f"TTFT {units.seconds_text(seconds.ttft)}")
+    if energy.joules is None:
+        parts.append(f"energy {units.UNMEASURED}")
+    else:
+        parts.append(units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True))
+        if energy.joules_per_token is not None:
+            parts.append(units.per_token_text(energy.joules_per_token, energy.kind))
+        if record.predicted_joules is not None:
+            parts.append(f"predicted {about_joules(record.predicted_joules)}")
+        if energy.mean_watts is not None:
+            parts.append(f"{units.watts_text(energy.mean_watts, energy.kind)} mean")
+        if energy.shared:
+            parts.append(shared_text(energy))
+    if len(record.hops) > 1:
+        parts.append(hops_text(record))
+    ending = _ENDINGS.get(record.status)
+    return SEPARATOR.join([ending, *parts] if ending else parts)

@@ -1,0 +1,1 @@
+"""YAML with positions: parsed, validated by pydantic, faults as file:line:column."""

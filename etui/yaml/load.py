@@ -1,0 +1,334 @@
+"""Load YAML files into pydantic models; faults name their file, line and column."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from etui.errors import InvalidFile, Problem
+from etui.text.suggest import did_you_mean
+from etui.yaml.tree import Mark, Node, YamlError, parse_tree
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from etui.yaml.messages import Loc
+
+
+MAX_BYTES = 1_000_000
+"""Largest file that is read; a policy of 200 rules has about 30,000 bytes."""
+
+
+_MAX_PROBLEMS = 100
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """What every schema of a file starts from: unknown keys and infinite numbers are refused.
+
+    Validators with ``mode="before"`` do not go with it: behind them the data is no longer JSON, and
+    strict checking refuses a list for a tuple.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Located(Generic[M]):
+    """What a file says, and where it says it.
+
+    Attributes:
+        model: The checked content.
+        file: The file as the user named it.
+        root: The tree behind it.
+    """
+
+    model: M
+    file: str
+    root: Node
+
+    def where(self, loc: Loc) -> Mark:
+        """Where the value at a path of keys and indexes begins; the nearest parent if absent."""
+        return _find(self.root, loc)[0]
+
+    def where_key(self, loc: Loc) -> Mark:
+        """Where the last key of a path stands; for a list's item, the item."""
+        return _find(self.root, loc)[1]
+
+    def problem(self, loc: Loc, message: str, *, key: bool = False) -> Problem:
+        """A problem found after reading, at its place in the file."""
+        mark = self.where_key(loc) if key else self.where(loc)
+        return Problem(self.file, mark.line, mark.column, message)
+
+
+def load_yaml(path: Path, schema: type[M], *, max_bytes: int = MAX_BYTES) -> Located[M]:
+    """The content of a YAML file as a model.
+
+    Args:
+        path: The file.
+        schema: What it should hold; unknown keys are refused if it derives from ``Strict``.
+        max_bytes: Larger files are refused unread.
+
+    Raises:
+        InvalidFile: It cannot be read, is not UTF-8, not YAML, or not what the schema says.
+    """
+    file = str(path)
+    try:
+        if not path.is_file():
+            raise _whole(file, "no such file" if not path.exists() else "not a file")
+        with path.open("rb") as stream:
+            raw = stream.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise _whole(file, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(raw) > max_bytes:
+        raise _whole(file, f"larger than {max_bytes:,} bytes, so it is not read")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
+        bad = Problem(file, line, column, f"byte 0x{raw[error.start]:02x} is not UTF-8 text")
+        raise InvalidFile.of([bad], "save the file as UTF-8 text") from None
+    return parse_yaml(text, schema, file=file)
+
+
+def parse_yaml(text: str, schema: type[M], *, file: str) -> Located[M]:
+    """The same for text that is already at hand; ``file`` names it in messages.
+
+    Raises:
+        InvalidFile: Not YAML, or not what the schema says.
+    """
+    try:
+        root = parse_tree(text.removeprefix("\ufeff"), file)
+    except YamlError as error:
+        raise InvalidFile.of(_capped(error.problems), "mend the YAML at that place") from None
+    try:
+        # As JSON, so that strict checking still takes a list for a tuple and text for a path.
+        model = schema.model_validate_json(json.dumps(root.data), strict=True)
+    except ValidationError as error:
+        raise InvalidFile.of(
+            _capped(_problems(error, root, schema, file)), "mend the file at each place named"
+        ) from None
+    return Located(model, file, root)
+
+
+def refuse(message: str, *at: str | int) -> NoReturn:
+    """Refuse a value from inside a pydantic validator.
+
+    Args:
+        message: What is wrong.
+        at: Keys and indexes below the validated value that lead to the fault.
+    """
+    raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})
+
+
+def _whole(file: str, message: str) -> InvalidFile:
+    return InvalidFile.of([Problem(file, 0, 0, message)], "name a YAML file that can be read")
+
+
+def _capped(problems: Iterable[Problem]) -> list[Problem]:
+    found = list(problems)
+    if len(found) <= _MAX_PROBLEMS:
+        return found
+    last = found[_MAX_PROBLEMS]
+    more = f"{len(found) - _MAX_PROBLEMS} more problems from here on"
+    return [*found[:_MAX_PROBLEMS], Problem(last.file, last.line, last.column, more)]
+
+
+def _find(root: Node, loc: Loc) -> tuple[Mark, Mark]:
+    """(value, key) of the deepest node on the path.
+
+    Parts that name no child are passed over: pydantic puts the branch of a union into its path.
+    """
+    node, value, key = root, root.mark, root.mark
+    for part in loc:
+        child = node.children.get(part)
+        if child is not None:
+            key = node.keys[part] if isinstance(part, str) else child.mark
+            node, value = child, child.mark
+    return value, key
+
+
+def _problems(
+    error: ValidationError, root: Node, schema: type[BaseModel], file: str
+) -> Iterator[Problem]:
+    """One problem for each place; several branches of a union that failed there are joined."""
+    found: dict[tuple[Mark, bool], list[str]] = {}
+    for detail in error.errors(include_url=False):
+        loc: Loc = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
+        loc = tuple(part for part in loc if part != "[key]")
+        kind = detail["type"]
+        if kind == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # only the sound items were counted, and the others are told already
+        at_key = kind == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
+        mark = _find(root, loc)[1 if at_key else 0]
+        message = _message(detail, loc, schema, _name(root, loc))
+        messages = found.setdefault((mark, kind == "missing"), [])
+        if message not in messages:
+            messages.append(message)
+    for (mark, missing), messages in sorted(
+        found.items(), key=lambda item: (item[0][0].line, item[0][0].column, item[0][1])
+    ):
+        joined = "; ".join(messages) if missing else "; or ".join(messages)
+        yield Problem(file, mark.line, mark.column, joined)
+
+
+_FOUND = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list [a, b]",
+    "tuple_type": "a list [a, b]",
+    "set_type": "a list [a, b]",
+    "frozen_set_type": "a list [a, b]",
+    "dict_type": "a mapping {key: value}",
+    "model_type": "a mapping {key: value}",
+    "model_attributes_type": "a mapping {key: value}",
+    "finite_number": "a finite number",
+}
+
+
+_LIMIT = {
+    "greater_than": ("greater than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+_LENGTH = {
+    "too_short": ("at least", "min_length", "items"),
+    "too_long": ("at most", "max_length", "items"),
+    "string_too_short": ("at least", "min_length", "characters"),
+    "string_too_long": ("at most", "max_length", "characters"),
+}
+
+
+def _name(root: Node, loc: Loc) -> str:
+    """``key: `` for the key that holds the value, nothing for the item of a list."""
+    node, name = root, ""
+    for part in loc:
+        child = node.children.get(part)
+        if child is not None:
+            node, name = child, f"{part}: " if isinstance(part, str) else ""
+    return name
+
+
+def _message(detail: ErrorDetails, loc: Loc, schema: type[BaseModel], name: str) -> str:
+    kind, given = detail["type"], detail["input"]
+    context: Mapping[str, Any] = detail.get("ctx", {})
+    if kind == "refused":
+        return str(context["message"])
+    if kind == "missing":
+        return f"missing key '{loc[-1]}'"
+    if kind == "extra_forbidden":
+        key = str(loc[-1])
+        return (
+            f"unknown key {_shown(key)}{did_you_mean(key, _keys_at(schema, loc[:-1]), listed=20)}"
+        )
+    if kind in ("literal_error", "enum"):
+        allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        return f"{name}{_shown(given)} is none of {', '.join(allowed)}" + (
+            did_you_mean(given, allowed, listed=0) if isinstance(given, str) else ""
+        )
+    if kind in _FOUND:
+        return f"{name}expected {_FOUND[kind]}, found {_shown(given)}"
+    if kind in _LIMIT:
+        words, key = _LIMIT[kind]
+        return f"{name}must be {words} {context[key]}, found {_shown(given)}"
+    if kind in _LENGTH:
+        words, key, unit = _LENGTH[kind]
+        count = context[key]
+        return f"{name}must have {words} {count} {unit if count != 1 else unit[:-1]}"
+    if kind == "string_pattern_mismatch":
+        return f"{name}{_shown(given)} does not have the form {context['pattern']}"
+    return name + detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _models_at(schema: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
+    """Every model that can stand at a path."""
+    types: list[Any] = [schema]
+    for part in loc:
+        inner = [below for one in types for below in _below(one, part)]
+        # A part that leads nowhere is the branch of a union, which takes no place in the file.
+        types = inner or types
+    return [model for one in types for model in _models(one)]
+
+
+def _keys_at(schema: type[BaseModel], loc: Loc) -> set[str]:
+    """Keys a file may write at a path."""
+    return {
+        _written(name, info)
+        for model in _models_at(schema, loc)
+        for name, info in model.model_fields.items()
+    }
+
+
+def _written(name: str, info: FieldInfo) -> str:
+    return info.alias or name
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif _is_union(annotation):
+        for arg in get_args(annotation):
+            yield from _models(arg)
+
+
+def _is_union(annotation: Any) -> bool:
+    from types import UnionType
+    from typing import Annotated, Union, get_origin
+
+    return get_origin(annotation) in (Union, UnionType, Annotated)
+
+
+def _below(annotation: Any, part: str | int) -> Iterator[Any]:
+    """Annotations of what stands at a key or an index of a value so annotated."""
+    for model in _models(annotation):
+        for name, info in model.model_fields.items():
+            if part == _written(name, info):
+                yield info.annotation
+    if _is_union(annotation):
+        for arg in get_args(annotation):
+            if not _plain_model(arg):
+                yield from _below(arg, part)
+        return
+    args = get_args(annotation)
+    if isinstance(part, int) and args:
+        yield args[0]
+    elif isinstance(part, str) and len(args) == 2:
+        yield args[1]
+
+
+def _plain_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

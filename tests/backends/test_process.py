@@ -1,0 +1,203 @@
+"""The engine's process, with the real worker and the starter model."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from etui.arm import Arm
+from etui.backends.base import AnswerRequest
+from etui.backends.process import ChildProcess
+from etui.chat import Message
+from etui.config.config import Config
+from etui.errors import EngineFailed, ModelUnavailable
+from etui.events import Answer, Event, Finished, Loaded, Prefilling, Unloaded
+from etui.models.spec import ModelSpec
+
+SPEC = ModelSpec("starter", "135M", (), context=2048)
+
+
+def request(path: Path, text: str = "Tell me a long story.", tokens: int = 8) -> AnswerRequest:
+    arm = Arm("quick", "starter", max_tokens=tokens)
+    return AnswerRequest(SPEC, path, (Message("user", text),), arm)
+
+
+@pytest.fixture
+def child(config: Config) -> Iterator[ChildProcess]:
+    child = ChildProcess(replace(config, threads=1))
+    yield child
+    child.close()
+
+
+def finished(events: list[Event]) -> Finished:
+    last = events[-1]
+    assert isinstance(last, Finished)
+    return last
+
+
+def test_answers_come_over_the_pipe(child: ChildProcess, starter_model: Path) -> None:
+    first = list(child.answer(request(starter_model)))
+    assert isinstance(first[0], Loaded)
+    assert finished(first).output_tokens == 8
+    assert "".join(e.text for e in first if isinstance(e, Answer)) == finished(first).answer
+    second = list(child.answer(request(starter_model)))
+    assert not any(isinstance(event, Loaded) for event in second)  # it stays in memory
+    assert finished(second).answer == finished(first).answer
+    assert finished(second).cached_tokens > 0
+
+
+def test_a_cancelled_answer_finishes(child: ChildProcess, starter_model: Path) -> None:
+    events = []
+    for event in child.answer(request(starter_model, tokens=1500)):
+        events.append(event)
+        if isinstance(event, Answer):
+            child.cancel()
+    assert finished(events).status == "stopped"
+    assert finished(events).output_tokens < 1500
+    # The next answer is not cancelled with it.
+    assert finished(list(child.answer(request(starter_model)))).output_tokens == 8
+
+
+def test_a_prefill_can_be_cancelled_between_batches(
+    child: ChildProcess, starter_model: Path
+) -> None:
+    events = []
+    for event in child.answer(request(starter_model, "one two three " * 400)):
+        events.append(event)
+        if isinstance(event, Prefilling):
+            child.cancel()
+    assert finished(events).status == "stopped"
+    assert finished(events).output_tokens == 0
+    assert sum(isinstance(event, Prefilling) for event in events) <= 2
+
+
+def test_a_reader_that_goes_away_cancels(child: ChildProcess, starter_model: Path) -> None:
+    answer = child.answer(request(starter_model, tokens=1500))
+    while not isinstance(next(answer), Answer):
+        pass
+    answer.close()  # type: ignore[attr-defined]
+    assert finished(list(child.answer(request(starter_model)))).output_tokens == 8
+
+
+def test_a_crash_is_told_and_the_next_question_works(
+    child: ChildProcess, starter_model: Path
+) -> None:
+    def killed() -> None:
+        for event in child.answer(request(starter_model, tokens=1500)):
+            if isinstance(event, Answer) and child.pid is not None:
+                os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(EngineFailed, match="ended by SIGKILL"):
+        killed()
+    assert finished(list(child.answer(request(starter_model)))).output_tokens == 8
+
+
+def test_a_hung_child_is_killed(config: Config, starter_model: Path) -> None:
+    child = ChildProcess(replace(config, threads=1), silent_seconds=2)
+    pids = []
+
+    def stopped() -> None:
+        for event in child.answer(request(starter_model, tokens=1500)):
+            if isinstance(event, Answer) and not pids and child.pid is not None:
+                pids.append(child.pid)
+                os.kill(child.pid, signal.SIGSTOP)
+
+    with pytest.raises(EngineFailed, match="no sign of life for 2 s"):
+        stopped()
+    assert not psutil.pid_exists(pids[0])
+    assert child.pid is None
+    child.close()
+
+
+def test_a_model_is_unloaded_between_answers_and_comes_back(
+    config: Config, starter_model: Path
+) -> None:
+    child = ChildProcess(replace(config, threads=1, keep_warm_seconds=0.05))
+    gone: queue.SimpleQueue[Unloaded] = queue.SimpleQueue()
+    child.on_unloaded = gone.put
+    # The answer itself takes longer than that, and is not cut.
+    end = finished(list(child.answer(request(starter_model, tokens=40))))
+    assert end.output_tokens == 40
+    unloaded = gone.get(timeout=30)
+    assert (unloaded.model, unloaded.reason) == ("starter", "idle")
+    assert end.end_ns < unloaded.start_ns < unloaded.end_ns < time.monotonic_ns()
+    events = list(child.answer(request(starter_model)))
+    assert isinstance(events[0], Loaded)
+    assert finished(events).output_tokens == 8
+    child.close()
+
+
+def test_a_model_loaded_ahead_is_told_with_what_gives_way(
+    child: ChildProcess, starter_model: Path
+) -> None:
+    assert [type(event) for event in child.load(SPEC, starter_model)] == [Loaded]
+    assert list(child.load(SPEC, starter_model)) == []
+    changed = replace(SPEC, context=1024)
+    assert [type(event) for event in child.load(changed, starter_model)] == [Unloaded, Loaded]
+
+
+def test_one_model_is_given_up_when_asked_and_the_other_stays(
+    child: ChildProcess, starter_model: Path
+) -> None:
+    two = replace(SPEC, name="two")
+    assert list(child.unload("two")) == []
+    assert child.pid is None, "nothing is started to unload nothing"
+    for spec in (SPEC, two):
+        list(child.load(spec, starter_model))
+    (gone,) = child.unload("two")
+    assert isinstance(gone, Unloaded)
+    assert (gone.model, gone.reason) == ("two", "asked")
+    assert gone.start_ns < gone.end_ns
+    assert gone.freed_bytes > 90_000_000
+    assert list(child.unload("two")) == []
+    assert list(child.load(SPEC, starter_model)) == []
+
+
+def test_errors_keep_their_class(child: ChildProcess, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    with pytest.raises(ModelUnavailable, match=r"broken.gguf is truncated"):
+        list(child.answer(request(broken)))
+    assert child.pid is not None  # an error is no crash
+
+
+def test_the_log_ends_the_message_of_a_crash(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(config.home))
+    (config.home / "sitecustomize.py").write_text("raise SystemExit('no such luck')")
+    child = ChildProcess(config)
+    with pytest.raises(EngineFailed, match=r"exit code 1; its log ends: .*no such luck"):
+        child.start()
+
+
+def test_the_child_dies_with_its_parents_pipe(child: ChildProcess) -> None:
+    child.start()
+    assert child.pid is not None
+    process = psutil.Process(child.pid)
+    os.kill(child.pid, signal.SIGINT)  # Ctrl-C is the parent's to handle
+    assert child.pid is not None
+    assert child._child is not None
+    assert child._child.process.stdin is not None
+    child._child.process.stdin.close()
+    assert process.wait(timeout=10) in (0, None)
+
+
+def test_cancel_from_any_thread_and_at_any_time(child: ChildProcess) -> None:
+    child.cancel()  # nothing runs: nothing happens
+    child.start()
+    threads = [threading.Thread(target=child.cancel) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert child.pid is not None

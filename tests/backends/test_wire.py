@@ -1,0 +1,149 @@
+"""Lines between etui and its engine process."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui import errors
+from etui.arm import Arm
+from etui.backends.base import AnswerRequest
+from etui.backends.wire import (
+    Ask,
+    Cancel,
+    Done,
+    Failed,
+    Heartbeat,
+    Hello,
+    Load,
+    Told,
+    Unload,
+    WireError,
+    decode,
+    encode,
+)
+from etui.chat import Message
+from etui.config.config import Config
+from etui.events import Event, Unloaded
+from etui.models.spec import (
+    FlashAttention,
+    HubSource,
+    ModelSpec,
+    PathSource,
+    SplitMode,
+    WheelPart,
+    WheelsSource,
+)
+
+TEXT = st.text()  # surrogates left out, everything else in
+EVENTS = st.one_of([st.from_type(kind) for kind in get_args(Event)])
+PATHS = st.builds(lambda name: Path("/models") / name, st.sampled_from(["a.gguf", "ä b.gguf"]))
+SOURCES = st.one_of(
+    st.builds(HubSource, TEXT, TEXT),
+    st.builds(PathSource, PATHS),
+    st.builds(WheelsSource, st.lists(st.builds(WheelPart, TEXT, TEXT)).map(tuple)),
+)
+SPECS = st.builds(
+    ModelSpec,
+    name=TEXT,
+    size=TEXT,
+    sources=st.lists(SOURCES).map(tuple),
+    flash_attention=st.sampled_from(get_args(FlashAttention)),
+    split=st.sampled_from(get_args(SplitMode)),
+    main_gpu=st.integers(0, 7),
+    tensor_split=st.lists(st.floats(0, 10)).map(tuple),
+    stop=st.lists(TEXT).map(tuple),
+)
+REQUESTS = st.builds(
+    AnswerRequest,
+    model=SPECS,
+    path=PATHS,
+    messages=st.lists(st.builds(Message, st.sampled_from(["user", "system"]), TEXT)).map(tuple),
+    arm=st.from_type(Arm),
+    chat_id=st.none() | TEXT,
+)
+NUMBERS = st.integers(0, 2**40)
+LINES = st.one_of(
+    st.builds(Told, NUMBERS, EVENTS),
+    st.builds(Ask, NUMBERS, REQUESTS),
+    st.builds(Load, NUMBERS, SPECS, PATHS),
+    st.builds(Unload, NUMBERS, TEXT),
+    st.builds(Cancel, NUMBERS),
+    st.builds(Done, NUMBERS),
+    st.builds(Heartbeat, NUMBERS),
+    st.from_type(Unloaded),
+    st.builds(Hello, TEXT, NUMBERS),
+    st.builds(Config, home=PATHS, models_dir=PATHS, keymap=st.dictionaries(TEXT, TEXT)),
+)
+
+
+@given(LINES)
+def test_a_line_comes_back_as_it_was_sent(message: object) -> None:
+    line = encode(message)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    back = decode(line)
+    assert type(back) is type(message)
+    assert repr(back) == repr(message)  # repr, since nan is not equal to itself
+
+
+@given(st.binary())
+def test_any_line_is_understood_or_refused(line: bytes) -> None:
+    try:
+        decode(line)
+    except WireError:
+        return
+    json.loads(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b'{"$":"Popen"}',
+        b'{"$":"Done"}',
+        b'{"$":"Done","number":1,"extra":2}',
+        b"{}",
+        b'{"$":"Path"}',
+        b'{"$":"dict"}',
+    ],
+)
+def test_what_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(WireError):
+        decode(line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.EngineFailed("it failed", "mend it"),
+        errors.ModelUnavailable("damaged"),
+        errors.ContextOverflow(5000, 4096, 64),
+        errors.CacheFull(1024, 8),
+    ],
+)
+def test_an_error_arrives_as_it_was_raised(error: errors.EtuiError) -> None:
+    arrived = decode(encode(Failed.of(3, error))).error()
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert vars(arrived) == vars(error)
+    assert arrived.exit_code == error.exit_code
+
+
+def test_an_unknown_error_is_an_engine_failure() -> None:
+    arrived = Failed(1, "ExitCode", {"what": "odd"}).error()
+    assert type(arrived) is errors.EngineFailed
+    assert arrived.what == "odd"
+    assert arrived.fix == ""
+
+
+def test_numbers_keep_their_type() -> None:
+    assert math.isnan(decode(encode(math.nan)))
+    assert repr(decode(encode(1.0))) == "1.0"

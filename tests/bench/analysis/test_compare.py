@@ -1,0 +1,216 @@
+"""Comparisons, what they refuse, and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from etui.bench.analysis.against_mixture import against_mixtures
+from etui.bench.analysis.comparable import (
+    Contender,
+    check_comparable,
+    labels_of,
+    why_not,
+    worth_knowing,
+)
+from etui.bench.analysis.compare import compare
+from etui.bench.analysis.select import pairs_of, read_contenders, split_arm
+from etui.bench.analysis.summary import contenders
+from etui.cli.bench_compare import compare as command
+from etui.errors import UsageError
+from etui.stats.tests import mcnemar
+from tests.bench import synthetic
+
+RUN = synthetic.config(per_subject=4)
+ROWS = synthetic.samples(RUN)
+ARMS = {name: Contender(name, name, RUN, inside) for name, inside in contenders(ROWS, RUN).items()}
+
+
+def of(arm: str, **changes) -> Contender:
+    return replace(ARMS[arm], run=replace(RUN, **changes), label="other")
+
+
+def folder(tmp_path, name: str, arm: str, **changes):
+    run = synthetic.config(arms=(arm,), per_subject=4, run_id=name, **changes)
+    return synthetic.write(tmp_path / name, run, [row for row in ROWS if row.arm == arm])
+
+
+def test_pairs_are_counted_and_tested() -> None:
+    found = compare(ARMS["direct"], ARMS["large"])
+    pairs = list(zip(ARMS["direct"].samples, ARMS["large"].samples, strict=True))
+    assert found.only_second == sum(b.correct and not a.correct for a, b in pairs)
+    assert found.both + found.only_first + found.only_second + found.neither == len(pairs)
+    assert found.p_value == mcnemar(found.only_first, found.only_second)
+    gain = (found.only_second - found.only_first) / len(pairs)
+    assert found.difference.value == pytest.approx(gain)
+    assert found.difference.low < gain < found.difference.high
+    assert found.points_lost == pytest.approx(-100 * gain)
+    assert sum(row.only_second for row in found.subjects) == found.only_second
+    energy = found.energy
+    assert energy.second - energy.first == pytest.approx(energy.difference.value)
+    subjects = [
+        sum(a.uncertainty + b.uncertainty for a, b in pairs if a.subject == subject)
+        for subject in RUN.drawn
+    ]
+    half = math.hypot(*subjects) / len(pairs)
+    assert energy.difference.sensor == pytest.approx(half)
+    assert energy.difference.high - energy.difference.value > half
+
+
+def test_turned_round_it_says_the_opposite() -> None:
+    there, back = compare(ARMS["direct"], ARMS["large"]), compare(ARMS["large"], ARMS["direct"])
+    assert back.difference.value == pytest.approx(-there.difference.value)
+    assert back.difference.low == pytest.approx(-there.difference.high)
+    assert back.p_value == there.p_value
+
+
+def test_equal_answers_are_not_certain_to_be_equal() -> None:
+    found = compare(ARMS["direct"], replace(ARMS["direct"], label="again"))
+    assert found.difference.value == 0
+    assert found.p_value == 1
+    assert found.difference.low < 0 < found.difference.high
+    assert found.difference.method == "wilson"
+
+
+def test_an_unmeasured_side_has_no_energy_difference() -> None:
+    bare = replace(
+        ARMS["large"], samples=[replace(row, joules=None) for row in ARMS["large"].samples]
+    )
+    assert compare(ARMS["direct"], bare).energy is None
+    assert against_mixtures([ARMS["direct"], ARMS["think"], bare]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"data_sha256": "00" * 32}, "data"),
+        ({"format": "cloze"}, "format"),
+        ({"format_version": 2}, "version"),
+        ({"shots": 0}, "shots"),
+        ({"seed": 9}, "seed"),
+        ({"prefix_reuse": False}, "reuse"),
+        ({"split": "val"}, "split"),
+    ],
+)
+def test_runs_that_were_made_otherwise_are_refused(changes: dict, word: str) -> None:
+    found = why_not(ARMS["direct"], of("large", **changes))
+    assert len(found) == 1
+    assert word in found[0]
+    with pytest.raises(UsageError, match=word):
+        check_comparable([ARMS["direct"], of("large", **changes)])
+
+
+def test_other_questions_are_refused() -> None:
+    fewer = replace(ARMS["large"], samples=ARMS["large"].samples[5:])
+    (reason,) = why_not(ARMS["direct"], fewer)
+    assert "228" in reason
+    assert "223" in reason
+    with pytest.raises(ValueError, match="same questions"):
+        compare(ARMS["direct"], fewer)
+
+
+def test_another_machine_is_told_and_allowed() -> None:
+    other = of("large", run_id="x", machine={"cpu": "Another"}, threads=16)
+    assert why_not(ARMS["direct"], other) == []
+    notes = " ".join(worth_knowing([ARMS["direct"], other]))
+    assert "machine" in notes
+    assert "threads" in notes
+
+
+def test_the_dearer_mixture_is_found_and_a_bad_arm_lies_below_it() -> None:
+    found = {one.label: one for one in against_mixtures(list(ARMS.values()))}
+    assert "direct" not in found  # nothing is cheaper
+    vote = found["vote-5"]
+    assert vote.mixture[-1] == "large"
+    assert vote.difference.value == pytest.approx(vote.accuracy - vote.mixture_accuracy)
+    assert vote.difference.low <= vote.difference.value <= vote.difference.high
+    assert against_mixtures(list(ARMS.values())[:2]) == []
+
+
+def test_a_mixture_of_both_lies_on_their_line() -> None:
+    ours = ARMS["direct"].samples
+    mixed = [
+        (a if at % 2 else b)
+        for at, (a, b) in enumerate(zip(ours, ARMS["large"].samples, strict=True))
+    ]
+    coin = Contender("coin", "coin", RUN, mixed)
+    found = {o.label: o for o in against_mixtures([ARMS["direct"], ARMS["large"], coin])}
+    assert found["coin"].difference.low < 0 < found["coin"].difference.high
+
+
+def test_labels_are_never_the_same() -> None:
+    assert labels_of([("r", "a"), ("r", "b")]) == ["a", "b"]
+    assert labels_of([("r", "a"), ("s", "a")]) == ["r:a", "s:a"]
+    assert labels_of([("r", "a"), ("r", "a")]) == ["r:a #1", "r:a #2"]
+
+
+def test_arms_are_named_behind_a_colon(tmp_path) -> None:
+    (tmp_path / "odd:name").mkdir()
+    assert split_arm(str(tmp_path / "odd:name")) == (str(tmp_path / "odd:name"), None)
+    assert split_arm(f"{tmp_path}:think") == (str(tmp_path), "think")
+    assert split_arm("nowhere")[1] is None
+
+
+def test_runs_of_the_same_arms_are_held_arm_by_arm(tmp_path, config) -> None:
+    one = synthetic.write(tmp_path / "one", RUN, ROWS)
+    two = synthetic.write(tmp_path / "two", replace(RUN, run_id="two"), ROWS)
+    runs, _ = read_contenders([str(one), str(two)], config)
+    assert [(a.name, b.name) for a, b in pairs_of(runs)] == [(n, n) for n in ARMS]
+    runs, _ = read_contenders([str(one)], config)
+    assert [b.name for _, b in pairs_of(runs)] == ["think", "vote-5", "large"]
+    runs, _ = read_contenders([f"{one}:think", str(two)], config)
+    assert len(pairs_of(runs)) == 4
+
+
+def invoke(*args: object):
+    return CliRunner().invoke(command, [str(arg) for arg in args], standalone_mode=False)
+
+
+def test_the_command_prints_one_document(tmp_path) -> None:
+    small, large = folder(tmp_path, "s", "direct"), folder(tmp_path, "l", "large")
+    result = invoke(small, large, "--json")
+    assert result.exception is None
+    document = json.loads(result.stdout)
+    (one,) = document["comparisons"]
+    assert one["questions"] == 228
+    assert len(one["subjects"]) == 57
+    assert document["gate"] is None
+
+
+def test_the_gate_is_the_measured_drop(tmp_path) -> None:
+    small, large = folder(tmp_path, "s", "direct"), folder(tmp_path, "l", "large")
+    lost = compare(ARMS["large"], ARMS["direct"]).points_lost
+    assert lost > 1
+    assert invoke(large, small, "--max-regression", lost).return_value in (0, None)
+    assert invoke(large, small, "--max-regression", lost - 0.01).return_value == 4
+    assert invoke(small, large, "--max-regression", 0).return_value in (0, None)
+
+
+def test_the_text_names_both_sides_and_the_test(tmp_path) -> None:
+    small, large = folder(tmp_path, "s", "direct"), folder(tmp_path, "l", "large")
+    text = invoke(small, large).stdout
+    assert "large against direct: " in text
+    assert "McNemar   p" in text
+    assert "J/question" in text
+    assert "high_school_physics" in text
+    assert "high_school_physics" not in invoke(small, large, "--no-subjects").stdout
+
+
+def test_a_run_is_found_by_its_id(tmp_path, config) -> None:
+    synthetic.write(config.home / "runs" / "r-1", RUN, ROWS)
+    assert invoke("last", "--no-subjects").exception is None
+    assert "think" in invoke("r-1:direct", "r-1:think", "--no-subjects").stdout
+
+
+def test_what_cannot_be_compared_is_said(tmp_path) -> None:
+    small = folder(tmp_path, "s", "direct")
+    for args in ([small], [small, tmp_path / "gone"], [f"{small}:think", small]):
+        assert isinstance(invoke(*args).exception, UsageError)
+    other = folder(tmp_path, "o", "large", shots=0)
+    error = invoke(small, other).exception
+    assert isinstance(error, UsageError)
+    assert "shots" in error.what

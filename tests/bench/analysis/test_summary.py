@@ -1,0 +1,202 @@
+"""What a run comes to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from etui.bench.analysis.summary import Summary, summarise
+from etui.bench.analysis.summary_text import headline, markdown, per_subject_csv
+from etui.datasets.mmlu import GROUPS, SUBJECT_GROUPS, group_of, read_labels
+from etui.errors import InvalidFile
+from etui.text.codec import from_document, to_document
+from tests.bench import synthetic
+
+RUN = synthetic.config(per_subject=3)
+ROWS = synthetic.samples(RUN)
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return summarise(ROWS, RUN)
+
+
+def test_the_four_groups_hold_the_57_subjects() -> None:
+    sizes = [sum(group == name for group in SUBJECT_GROUPS.values()) for name in GROUPS]
+    assert sizes == [19, 13, 12, 13]
+    assert group_of("a subject of my own") is None
+
+
+def test_the_order_of_the_answers_changes_nothing(summary: Summary) -> None:
+    shuffled = ROWS[:]
+    random.Random(3).shuffle(shuffled)
+    assert json.dumps(to_document(summarise(shuffled, RUN))) == json.dumps(to_document(summary))
+
+
+def test_a_summary_comes_back_from_its_file(summary: Summary) -> None:
+    assert from_document(Summary, json.loads(json.dumps(to_document(summary)))) == summary
+
+
+def test_micro_and_macro_are_told_apart() -> None:
+    run = synthetic.config(arms=("direct",), drawn={"anatomy": 6, "virology": 2})
+    rows = [replace(row, correct=row.subject == "anatomy") for row in synthetic.samples(run)]
+    accuracy = summarise(rows, run).arms["direct"].accuracy
+    assert accuracy.micro.value == 0.75
+    assert accuracy.macro.value == pytest.approx(0.5)
+    assert accuracy.groups.keys() == {"stem", "other"}
+    # All right or all wrong in every subject: the bootstrap alone would claim to be certain.
+    assert accuracy.micro.method == "wilson"
+    assert accuracy.micro.low < 0.75 < accuracy.micro.high
+
+
+def test_counts_agree_with_the_samples(summary: Summary) -> None:
+    for name, arm in summary.arms.items():
+        mine = [row for row in ROWS if row.arm == name]
+        accuracy = arm.accuracy
+        assert accuracy.correct == sum(row.correct for row in mine)
+        assert sum(accuracy.outcomes.values()) == len(mine) == accuracy.questions
+        assert sum(share.questions for share in accuracy.subjects.values()) == len(mine)
+        cost = arm.energy
+        assert cost.joules == pytest.approx(sum(row.joules for row in mine))
+        by_subject = [
+            sum(row.uncertainty for row in mine if row.subject == subject) for subject in RUN.drawn
+        ]
+        assert cost.uncertainty == pytest.approx(math.hypot(*by_subject))
+        assert cost.per_question.value == pytest.approx(cost.joules / len(mine))
+        assert cost.per_correct.value == pytest.approx(cost.joules / accuracy.correct)
+        assert cost.prefill_joules + cost.decode_joules == pytest.approx(cost.joules)
+        for figure in (cost.per_question, cost.per_correct, cost.mean_watts):
+            assert figure.low < figure.value - figure.sensor
+            assert figure.high > figure.value + figure.sensor
+    assert summary.complete
+
+
+def test_letters_generate_nothing_and_so_have_no_joules_per_token(summary: Summary) -> None:
+    assert summary.arms["direct"].energy.per_output_token is None
+    assert summary.arms["think"].energy.per_output_token.value > 0
+    assert summary.arms["think"].accuracy.letter_mass is None
+
+
+def test_joules_per_token_are_those_of_the_questions_that_had_tokens() -> None:
+    rows = [row for row in ROWS if row.arm == "direct"]
+    rows[0] = replace(rows[0], tokens=replace(rows[0].tokens, output=7))
+    energy = summarise(rows, RUN).arms["direct"].energy
+    assert energy.per_output_token.value == pytest.approx(rows[0].joules / 7)
+
+
+def test_unmeasured_stays_unmeasured() -> None:
+    found = summarise(synthetic.samples(RUN, kind=None), RUN)
+    assert all(arm.energy is None for arm in found.arms.values())
+    assert found.hull == []
+    assert found.oracle.joules_per_question is None
+    assert "energy unmeasured" in headline(found)
+
+
+def test_what_errs_the_same_way_throughout_adds_up_linearly() -> None:
+    rows = [replace(row, kind="estimate") for row in ROWS]
+    cost = summarise(rows, RUN).arms["direct"].energy
+    mine = [row.uncertainty for row in rows if row.arm == "direct"]
+    assert cost.uncertainty == pytest.approx(sum(mine))
+
+
+def test_one_unknown_uncertainty_leaves_the_sensor_unknown() -> None:
+    rows = [replace(row, uncertainty=None if row.row == 0 else 1.0) for row in ROWS]
+    cost = summarise(rows, RUN).arms["direct"].energy
+    assert cost.uncertainty is None
+    assert cost.per_question.sensor is None
+    assert cost.per_question.low < cost.per_question.value
+
+
+def test_without_a_right_answer_there_are_no_joules_per_right_answer() -> None:
+    rows = [replace(row, correct=False) for row in ROWS]
+    assert summarise(rows, RUN).arms["direct"].energy.per_correct is None
+
+
+def test_a_run_without_answers_has_a_summary() -> None:
+    found = summarise([], RUN)
+    assert found.arms == {}
+    assert not found.complete
+    assert headline(found) == "MMLU 5-shot letters@1: no question is answered"
+    assert markdown(found, RUN)
+
+
+def test_one_question_has_a_summary() -> None:
+    run = synthetic.config(arms=("direct",), drawn={"anatomy": 1})
+    found = summarise(synthetic.samples(run), run)
+    assert found.arms["direct"].accuracy.questions == 1
+    json.dumps(to_document(found), allow_nan=False)
+
+
+def test_a_low_letter_mass_is_warned_of() -> None:
+    rows = [replace(row, letter_mass=0.2) for row in ROWS]
+    warnings = summarise(rows, RUN).warnings
+    assert any("rather write something else" in text for text in warnings)
+    cloze = summarise(rows, replace(RUN, format="cloze")).warnings
+    assert not any("rather write something else" in text for text in cloze)
+
+
+def test_an_unfinished_run_says_so() -> None:
+    found = summarise(ROWS[:100], RUN)
+    assert not found.complete
+    assert any("of 171 questions are answered" in text for text in found.warnings)
+
+
+def test_a_policys_answers_belong_to_the_policy() -> None:
+    run = synthetic.routed(per_subject=3)
+    rows = [row for at, row in enumerate(ROWS) if at % 4 == (at // 4) % 4]
+    found = summarise(rows, run)
+    assert list(found.arms) == ["balanced"]
+    assert sum(found.arms["balanced"].routes.values()) == len(rows)
+    assert found.oracle is None
+
+
+def test_labels_are_of_mmlus_test_questions_only(tmp_path) -> None:
+    labels = {"anatomy": {0: "ok", 1: "wrong_groundtruth"}, "virology": {2: "ok"}}
+    arm = summarise(ROWS, RUN, labels).arms["direct"]
+    assert arm.accuracy.labelled.all.questions == 3
+    assert arm.accuracy.labelled.clean.questions == 2
+    other = summarise(ROWS, replace(RUN, split="val"), labels).arms["direct"]
+    assert other.accuracy.labelled is None
+
+
+def test_an_index_of_labels_is_read_or_refused(tmp_path) -> None:
+    file = tmp_path / "index.json"
+    file.write_text(json.dumps({"anatomy": [{"test_row": 4, "error_type": "ok"}]}))
+    assert read_labels(file) == {"anatomy": {4: "ok"}}
+    for text in ("[]", "{", '{"anatomy": [{"row": 1}]}', '{"anatomy": 3}'):
+        file.write_text(text)
+        with pytest.raises(InvalidFile, match="no index"):
+            read_labels(file)
+
+
+def test_the_headline_has_both_accuracies_and_both_costs(summary: Summary) -> None:
+    run = synthetic.config(arms=("direct",), per_subject=3)
+    rows = [row for row in ROWS if row.arm == "direct"]
+    line = headline(summarise(rows, run))
+    assert line.startswith("MMLU 5-shot letters@1: ")
+    for part in (" % micro (95 % CI ", "n=171), ", " % macro; ", "letter mass 0.9", "J/question; "):
+        assert part in line
+    assert line.count("\n") == 0
+    estimate = [replace(row, kind="estimate") for row in rows]
+    assert "J/correct (estimate)" in headline(summarise(estimate, run))
+    assert len(headline(summary).splitlines()) == 4
+
+
+def test_the_table_per_subject_is_csv(summary: Summary) -> None:
+    rows = list(csv.DictReader(io.StringIO(per_subject_csv(summary))))
+    assert len(rows) == 4 * 57
+    assert sum(int(row["correct"]) for row in rows) == sum(row.correct for row in ROWS)
+    assert all(float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) for row in rows)
+
+
+def test_markdown_keeps_names_in_their_cells() -> None:
+    run = synthetic.config(arms=("a|<b>",), per_subject=3)
+    text = markdown(summarise(synthetic.samples(run), run), run)
+    assert "a\\|&lt;b>" in text
+    assert "<b>" not in text

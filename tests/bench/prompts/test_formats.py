@@ -1,0 +1,78 @@
+"""Prompts, letter for letter."""
+
+from __future__ import annotations
+
+import pytest
+
+from etui.bench.prompts.formats import FORMATS, chat_messages, ending_weight, prompt_text, sha16
+from etui.datasets.questions import Question
+from etui.multiple_choice import options_of
+
+ASKED = Question("high_school_physics", 0, " Which? \n", ("one", " two", "three ", "None"), "B")
+SHOWN = Question("high_school_physics", 1, "Who?", ("w", "x", "y", "z"), "D")
+BLOCK = "\nA. one\nB.  two\nC. three \nD. None\nAnswer:"
+
+
+def test_letters_have_one_space_and_a_stripped_question():
+    prompt = prompt_text(FORMATS["letters"], ASKED, [SHOWN])
+    assert prompt.text == (
+        "The following are multiple choice questions (with answers) about high school physics.\n\n"
+        f"Who?\nA. w\nB. x\nC. y\nD. z\nAnswer: D\n\nWhich?{BLOCK}"
+    )
+    assert prompt.own == f"Which?{BLOCK}"
+    assert prompt.endings == {"A": " A", "B": " B", "C": " C", "D": " D"}
+
+
+def test_the_original_has_two_spaces_and_strips_nothing():
+    prompt = prompt_text(FORMATS["letters-original"], ASKED, [])
+    assert prompt.text == (
+        "The following are multiple choice questions (with answers) about  high school physics.\n\n"
+        f" Which? \n{BLOCK}"
+    )
+
+
+def test_cloze_shows_no_options_and_weighs_by_characters():
+    format_ = FORMATS["cloze"]
+    prompt = prompt_text(format_, ASKED, [])
+    assert prompt.text == (
+        "The following are questions about high school physics.\nQuestion: Which?\nAnswer:"
+    )
+    assert prompt.endings["C"] == " three"
+    assert ending_weight(format_, " three") == 5
+    assert ending_weight(FORMATS["letters"], " A") == 1
+
+
+def test_examples_of_cloze_end_in_their_answer():
+    prompt = prompt_text(FORMATS["cloze"], ASKED, [SHOWN])
+    assert "Question: Who?\nAnswer: z\n\nQuestion: Which?\nAnswer:" in prompt.text
+
+
+def test_examples_of_a_chat_are_earlier_turns_and_its_options_are_found():
+    *examples, last = chat_messages(ASKED, [SHOWN])
+    assert [message.role for message in examples] == ["user", "assistant"]
+    assert examples[1].content == "D"
+    assert [option.letter for option in options_of(last.content)] == ["A", "B", "C", "D"]
+
+
+def test_a_format_that_generates_has_no_prompt_of_its_own():
+    with pytest.raises(ValueError, match="chat"):
+        prompt_text(FORMATS["chat"], ASKED, [])
+
+
+# A change of any of these is a change of what scores mean: raise the version then.
+@pytest.mark.parametrize(
+    ("name", "version", "sha"),
+    [
+        ("letters", 1, "315d7142781a0e2e"),
+        ("letters-original", 1, "50419c02d1eaf45f"),
+        ("cloze", 1, "5cb893bf10575014"),
+    ],
+)
+def test_a_prompt_changes_with_its_version_alone(name, version, sha):
+    format_ = FORMATS[name]
+    assert (format_.version, prompt_text(format_, ASKED, [SHOWN]).sha) == (version, sha)
+
+
+def test_the_messages_of_a_chat_change_with_its_version_alone():
+    text = "\n\n".join(message.content for message in chat_messages(ASKED, [SHOWN]))
+    assert (FORMATS["chat"].version, sha16(text)) == (1, "8a42c1c0c2722728")

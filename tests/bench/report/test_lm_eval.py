@@ -1,0 +1,126 @@
+"""The form of lm-eval's results files."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.bench.analysis.comparable import Contender
+from etui.bench.analysis.summary import contenders
+from etui.bench.report.lm_eval import lm_eval_document, pooled_stderr, sanitised
+from etui.cli.bench_export import export as command
+from etui.errors import UsageError
+from tests.bench import synthetic
+
+RUN = synthetic.config(arms=("large",), per_subject=5)
+ROWS = synthetic.samples(RUN)
+
+KEYS = {
+    *("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "n-samples"),
+    *("higher_is_better", "config", "git_hash", "date", "pretty_env_info", "lm_eval_version"),
+    *("transformers_version", "upper_git_hash", "task_hashes", "model_source", "model_name"),
+    *("model_name_sanitized", "system_instruction", "chat_template", "fewshot_as_multiturn"),
+    "total_evaluation_time_seconds",
+}
+"""Keys of a results file of lm-eval 0.4.11."""
+
+
+def document(run=RUN, rows=ROWS) -> dict:
+    ((name, inside),) = contenders(rows, run).items()
+    made = lm_eval_document(Contender(name, name, run, inside))
+    return json.loads(json.dumps(made, allow_nan=False))
+
+
+def test_the_keys_are_lm_evals() -> None:
+    made = document()
+    assert set(made) >= KEYS
+    assert made["model_name"] == "large"
+    assert made["config"]["limit"] == 285
+    assert isinstance(made["date"], float)
+
+
+def test_every_subject_is_a_task_with_its_error() -> None:
+    made = document()
+    tasks = [name for name in made["results"] if name not in made["groups"]]
+    assert len(tasks) == 57
+    assert set(tasks) == set(made["configs"]) == set(made["n-shot"]) == set(made["n-samples"])
+    mine = [float(row.correct) for row in ROWS if row.subject == "anatomy"]
+    result = made["results"]["mmlu_anatomy"]
+    assert result["alias"] == "  - anatomy"
+    assert result["acc,none"] == pytest.approx(statistics.mean(mine))
+    error = statistics.stdev(mine) / math.sqrt(len(mine))
+    assert result["acc_stderr,none"] == pytest.approx(error)
+    assert made["n-samples"]["mmlu_anatomy"] == {"original": 100, "effective": 5}
+    assert made["n-shot"]["mmlu_anatomy"] == 5
+
+
+def test_groups_hold_all_tasks_and_the_whole_is_micro() -> None:
+    made = document()
+    tree = made["group_subtasks"]
+    assert tree["mmlu"] == ["mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"]
+    assert sum(len(tree[group]) for group in tree["mmlu"]) == 57
+    share = sum(row.correct for row in ROWS) / len(ROWS)
+    assert made["groups"]["mmlu"]["acc,none"] == pytest.approx(share)
+    assert made["results"]["mmlu_stem"] == made["groups"]["mmlu_stem"]
+    assert made["groups"]["mmlu_stem"]["alias"] == " - stem"
+
+
+def test_another_format_never_passes_for_lm_evals() -> None:
+    cloze = document(replace(RUN, format="cloze"))
+    assert "mmlu_anatomy_cloze" in cloze["results"]
+    assert "acc_norm,none" in cloze["results"]["mmlu_cloze"]
+    assert "mmlu" not in cloze["results"]
+    chat = document(replace(RUN, format="chat"))
+    assert chat["configs"]["mmlu_anatomy_chat"]["output_type"] == "generate_until"
+    assert "exact_match,none" in chat["results"]["mmlu_stem_chat"]
+
+
+def test_one_subject_of_ones_own_needs_no_group() -> None:
+    run = replace(RUN, suite="trivia", drawn={"trivia": 1})
+    made = document(run, synthetic.samples(run))
+    assert made["groups"] == {}
+    assert made["results"]["trivia_trivia"]["acc_stderr,none"] == "N/A"
+    assert made["group_subtasks"] == {"trivia_trivia": []}
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=2, max_size=9), min_size=1, max_size=6))
+def test_the_pooled_error_is_of_the_variance_within_tasks(tasks: list[list[bool]]) -> None:
+    values = [[float(value) for value in task] for task in tasks]
+    shares = [(statistics.stdev(task) / math.sqrt(len(task)), len(task)) for task in values]
+    within = sum((value - statistics.mean(task)) ** 2 for task in values for value in task)
+    total = sum(map(len, values))
+    expected = math.sqrt(within / (total - len(values)) / total)
+    assert pooled_stderr(shares) == pytest.approx(expected, abs=1e-12)
+
+
+def test_names_become_paths() -> None:
+    assert sanitised('a/b:c"d') == "a__b__c__d"
+
+
+def invoke(*args: object):
+    return CliRunner().invoke(command, [str(arg) for arg in args], standalone_mode=False)
+
+
+def test_the_command_writes_where_lm_eval_would(tmp_path) -> None:
+    run = synthetic.write(tmp_path / "run", RUN, ROWS)
+    result = invoke(run, "--lm-eval", "-o", tmp_path)
+    (file,) = (tmp_path / "large").glob("results_2026-*.json")
+    assert result.stdout.strip() == str(file)
+    assert json.loads(file.read_text()) == json.loads(invoke(run, "--lm-eval").stdout)
+
+
+def test_a_form_and_one_arm_must_be_named(tmp_path) -> None:
+    several = synthetic.config(per_subject=2)
+    run = synthetic.write(tmp_path / "run", several, synthetic.samples(several))
+    assert "--lm-eval" in str(invoke(run).exception)
+    error = invoke(run, "--lm-eval").exception
+    assert isinstance(error, UsageError)
+    assert "think" in error.what
+    assert invoke(f"{run}:think", "--lm-eval").exception is None

@@ -1,0 +1,225 @@
+"""The page: complete, by itself, and safe whatever the texts are."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.bench.analysis.summary import summarise
+from etui.bench.report.page import render_page
+from etui.bench.report.power_chart import power_steps
+from etui.bench.report.questions_json import embedded
+from etui.bench.report.svg import Axis, linear_ticks, log_ticks
+from etui.bench.store.run_folder import read_run
+from etui.cli.bench_report import report as command
+from etui.datasets.questions import Question
+from etui.errors import UsageError
+from etui.text.codec import to_document
+from tests.bench import synthetic
+
+RUN = synthetic.config(per_subject=2)
+ROWS = synthetic.samples(RUN)
+EVIL = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)> \x1b[31mred\x07 ' \" & \u202e"
+)
+
+
+class Page(HTMLParser):
+    """Tags, attributes, and the texts of the JSON elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.json: dict[str, str] = {}
+        self._inside: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        if tag == "script" and values.get("type") == "application/json":
+            self._inside = values["id"]
+
+    def handle_endtag(self, tag) -> None:
+        self._inside = None
+
+    def handle_data(self, data) -> None:
+        if self._inside:
+            self.json[self._inside] = self.json.get(self._inside, "") + data
+
+
+def page_of(run, rows, texts=None, labels=None) -> str:
+    return render_page(summarise(rows, run, labels), run, rows, texts)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return page_of(RUN, ROWS)
+
+
+def test_nothing_is_fetched(page: str) -> None:
+    assert not re.search(r"(?i)\b(https?|wss?|ftp):|//[a-z0-9-]+\.[a-z]", page)
+    for tag, attributes in Page(page).tags:
+        assert tag not in ("link", "iframe", "img", "object", "embed", "base", "form")
+        assert not {"src", "href", "action", "srcset", "data"} & set(attributes)
+        assert not any(name.startswith("on") for name in attributes)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_every_section_is_there(page: str) -> None:
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headings == [
+        "What accuracy costs",
+        "Arms",
+        "Groups",
+        "Subjects",
+        "Energy",
+        "Tokens",
+        "Questions",
+        "Configuration",
+        "How the figures are made",
+    ]
+    assert page.count("<svg") == 4
+    assert page.count('<li data-at="') == 57
+
+
+def test_every_answer_is_in_the_page(page: str) -> None:
+    questions = json.loads(Page(page).json["data"])
+    assert len(questions) == 114
+    assert all(len(question[5]) == 4 for question in questions)
+    right = sum(answer[1] == 0 for question in questions for answer in question[5])
+    assert right == sum(row.correct for row in ROWS)
+
+
+def test_texts_cannot_leave_their_place() -> None:
+    run = replace(
+        synthetic.config(arms=(f"arm {EVIL}",), per_subject=2),
+        run_id=EVIL,
+        drawn={"anatomy": 2, EVIL: 2},
+    )
+    rows = [replace(row, text=EVIL, error=EVIL) for row in synthetic.samples(run)]
+    texts = {
+        (row.subject, row.row): Question(row.subject, row.row, EVIL, (EVIL, "b", "c", "d"), "A")
+        for row in rows
+    }
+    page = page_of(run, rows, texts)
+    parsed = Page(page)
+    assert [tag for tag, _ in parsed.tags].count("script") == 4
+    assert not any(tag == "img" for tag, _ in parsed.tags)
+    assert not any(name.startswith("on") for _, values in parsed.tags for name in values)
+    assert "\x1b" not in page
+    assert "\x07" not in page
+    assert "\u202e" not in page
+    question = json.loads(parsed.json["data"])[0]
+    assert question[3].startswith("</script><script>alert(1)</script>")
+
+
+def test_the_page_of_a_policy_says_who_answered() -> None:
+    run = synthetic.routed(per_subject=2)
+    rows = [row for at, row in enumerate(ROWS) if at % 4 == (at // 4) % 4]
+    page = page_of(run, rows)
+    assert "Who gave the answers" in page
+    assert "policy over direct, think, vote-5, large" in page
+
+
+def test_an_estimate_is_called_one_and_the_unmeasured_is_not_zero() -> None:
+    estimate = page_of(RUN, [replace(row, kind="estimate") for row in ROWS])
+    assert "joules per question (estimate)" in estimate
+    assert "(estimate)</small>" in estimate
+    unmeasured = page_of(RUN, synthetic.samples(RUN, kind=None))
+    assert "unmeasured" in unmeasured
+    assert "What accuracy costs" not in unmeasured
+    assert "<h2>Energy</h2>" not in unmeasured
+
+
+def test_small_and_broken_off_runs_have_a_page() -> None:
+    one = synthetic.config(arms=("direct",), drawn={"my own subject": 1})
+    assert "my own subject" in page_of(one, synthetic.samples(one))
+    assert "unfinished" in page_of(RUN, ROWS[:37])
+    assert "unfinished" in page_of(RUN, [])
+    free = [replace(row, joules=0.0, seconds=0.0) for row in ROWS]
+    assert page_of(RUN, free)
+
+
+@given(st.recursive(st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_embedded_json_reads_back(value: object) -> None:
+    text = embedded(value)
+    assert "<" not in text
+    assert json.loads(text) == value
+
+
+@given(st.floats(0.001, 1e5), st.floats(1.01, 1e4), st.integers(2, 10))
+def test_ticks_lie_on_their_axis(low: float, factor: float, wanted: int) -> None:
+    high = low * factor
+    for ticks in (linear_ticks(low, high, wanted), log_ticks(low, high)):
+        assert all(low * 0.999 <= tick <= high * 1.001 for tick in ticks)
+        assert ticks == sorted(set(ticks))
+    assert len(linear_ticks(low, high, wanted)) <= 2 * wanted + 2
+    axis = Axis(low, high, 10.0, 110.0, logarithmic=True)
+    assert axis.at(low) == pytest.approx(10)
+    assert axis.at(high) == pytest.approx(110)
+    assert axis.at(high * 2) == pytest.approx(110)
+
+
+@given(st.floats(0.01, 100))
+def test_steps_hold_all_the_energy(shortest: float) -> None:
+    mine = [row for row in ROWS if row.arm == "think"]
+    mine[7] = replace(mine[7], joules=None)
+    steps = power_steps(mine, shortest)
+    total = sum(row.joules for row in mine if row.joules is not None)
+    assert sum((step.end - step.start) * step.watts for step in steps) == pytest.approx(total)
+    measured = sum(row.seconds for row in mine if row.joules is not None)
+    assert sum(step.end - step.start for step in steps) == pytest.approx(measured)
+
+
+def invoke(*args: object):
+    return CliRunner().invoke(command, [str(arg) for arg in args], standalone_mode=False)
+
+
+def test_the_command_writes_the_files_and_says_where(tmp_path) -> None:
+    run = synthetic.write(tmp_path / "run", RUN, ROWS)
+    result = invoke(run)
+    assert result.exception is None
+    assert result.stdout.strip() == str(run / "report.html")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(to_document(summarise(ROWS, RUN))))
+    assert (run / "per_subject.csv").read_text().startswith("arm,subject,group,")
+    assert read_run(run).edited == ()
+    assert invoke(run, "--markdown").stdout == (run / "report.md").read_text()
+
+
+def test_labels_are_taken_from_a_file(tmp_path) -> None:
+    run = synthetic.write(tmp_path / "run", RUN, ROWS)
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"anatomy": [{"test_row": 0, "error_type": "ok"}]}))
+    assert "MMLU-Redux found sound" in invoke(run, "--redux", index, "--markdown").stdout
+
+
+def test_figures_are_written_and_equal_runs_give_equal_ones(tmp_path) -> None:
+    run = synthetic.write(tmp_path / "run", RUN, ROWS)
+    assert invoke(run, "--figures", tmp_path / "a").exception is None
+    assert invoke(run, "--figures", tmp_path / "b").exception is None
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == sorted(
+        f"{name}.{form}"
+        for name in ("accuracy_joules", "subjects", "phases")
+        for form in ("svg", "pdf")
+    )
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert "vote-5" in (tmp_path / "a" / "accuracy_joules.svg").read_text()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
+    assert isinstance(invoke(tmp_path).exception, UsageError)
+    empty = synthetic.write(tmp_path / "run", RUN, [])
+    assert isinstance(invoke(empty).exception, UsageError)

@@ -1,0 +1,158 @@
+"""Questions answered in turns: what is asked, how it is graded, what is reused."""
+
+from __future__ import annotations
+
+import pytest
+
+from etui.arm import Arm
+from etui.bench.run.scoring import StopRequested
+from etui.bench.run.turn_arm import TurnArm
+from etui.bench.run.work import SubjectWork
+from etui.datasets.questions import Question
+from etui.energy.types import Energy, Kind
+from etui.errors import ContextOverflow, EngineFailed
+from etui.events import Answer, Finished, Prefilled
+from etui.models.spec import ModelSpec
+from etui.routing.decision import Decision
+from etui.turn.ports import Served
+from tests.metering import Sliced
+
+S = 1_000_000_000
+ARM = Arm("quick", "m")
+QUESTIONS = [
+    Question("logic", row, f"Question {row}?", ("one", "two", "three", "four"), "B")
+    for row in range(3)
+]
+EXAMPLE = Question("logic", 9, "Shown?", ("w", "x", "y", "z"), "D")
+
+
+class Meter(Sliced):
+    def settle(self, end_ns: int) -> None:
+        """Everything is known at once."""
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        seconds = (end_ns - start_ns) / S
+        return Energy(start_ns, end_ns, 10 * seconds, 0.5, Kind.COUNTER, 1.0)
+
+
+class Answerer:
+    """Says what it was told to, one text a question."""
+
+    def __init__(self, *texts, status="complete", failure=None, thinking="") -> None:
+        self.texts = list(texts)
+        self.status = status
+        self.failure = failure
+        self.thinking = thinking
+        self.requests: list = []
+        self.forgotten: list[int] = []
+
+    def forget(self) -> None:
+        self.forgotten.append(len(self.requests))
+
+    def answer(self, request):
+        self.requests.append(request)
+        if self.failure is not None:
+            raise self.failure
+        text = self.texts.pop(0)
+        yield Prefilled(10 * S, 11 * S, 40, 0, 40)
+        yield Answer(12 * S, text, 3)
+        yield Finished(
+            start_ns=10 * S, prefill_end_ns=11 * S, thinking_end_ns=11 * S, end_ns=13 * S,
+            first_token_ns=11 * S, status=self.status, why="", answer=text,
+            thinking=self.thinking, prompt_tokens=40, cached_tokens=0, computed_tokens=40,
+            thinking_tokens=0, output_tokens=3, confidence=0.8, margin=0.1,
+        )  # fmt: skip
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+    def hurry(self) -> None:
+        """Nothing runs."""
+
+
+def arm(answerer, **options) -> TurnArm:
+    return TurnArm(
+        lambda query: Decision(ARM, None, "rule-1", "because"),
+        lambda arm: Served(ModelSpec("m", "tiny", ()), None),
+        answerer,
+        Meter(),
+        answerer.forget,
+        **options,
+    )
+
+
+def answered(answerer, questions=QUESTIONS[:1], examples=(), done=(), **options):
+    work = SubjectWork("logic", questions, frozenset(done), examples)
+    return [s for turned in arm(answerer, **options).answer(work) for s in turned.samples(None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "choice", "graded"),
+    [
+        ("B", "complete", "B", "answered"),
+        ("I first thought of A. The answer is (B).", "complete", "B", "answered"),
+        ("The answer is C.", "complete", "C", "answered"),
+        ("two", "complete", "B", "answered"),
+        ("I cannot say.", "complete", None, "no_answer"),
+        ("Let us see, the", "truncated", None, "truncated"),
+        ("B) two", "budget", "B", "answered"),
+    ],
+)
+def test_the_answer_stated_last_counts(text, status, choice, graded):
+    (sample,) = answered(Answerer(text, status=status))
+    assert (sample.choice, sample.status, sample.correct) == (choice, graded, choice == "B")
+
+
+def test_a_turn_is_accounted_as_any_other():
+    (sample,) = answered(Answerer("B", thinking="Hm."))
+    assert sample.joules == pytest.approx(30)
+    assert (sample.prefill_joules, sample.decode_joules) == (pytest.approx(10), pytest.approx(20))
+    assert sample.kind == "counter"
+    assert (sample.tokens.prompt, sample.tokens.output) == (40, 3)
+    assert (sample.arm, sample.rule, sample.hops) == ("quick", "rule-1", ())
+    assert sample.text == "Hm.\n\nB"
+    assert sample.confidence == pytest.approx(0.8)
+    assert sample.seconds == pytest.approx(3)
+
+
+def test_worked_examples_are_earlier_turns_of_the_chat():
+    answerer = Answerer("B")
+    answered(answerer, examples=[EXAMPLE])
+    roles = [message.role for message in answerer.requests[0].messages]
+    assert roles == ["user", "assistant", "user"]
+
+
+def test_no_question_lives_on_what_another_one_computed():
+    answerer = Answerer("B", "B", "B")
+    answered(answerer, QUESTIONS)
+    assert set(answerer.forgotten) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("reuse", "forgotten"), [(True, {0}), (False, {0, 1, 2})])
+def test_worked_examples_are_shared_within_a_subject(reuse, forgotten):
+    answerer = Answerer("B", "B", "B")
+    answered(answerer, QUESTIONS, examples=[EXAMPLE], reuse=reuse)
+    assert set(answerer.forgotten) == forgotten
+
+
+def test_what_is_done_is_not_asked_again():
+    answerer = Answerer("B", "B")
+    assert [sample.row for sample in answered(answerer, QUESTIONS, done=[1])] == [0, 2]
+
+
+def test_a_question_that_does_not_fit_is_an_error_of_its_own():
+    (sample,) = answered(Answerer(failure=ContextOverflow(5000, 4096, 8)))
+    assert (sample.status, sample.choice, sample.correct) == ("error", None, False)
+    assert "912 tokens too long" in (sample.error or "")
+
+
+def test_an_engine_that_fails_ends_the_run():
+    with pytest.raises(EngineFailed, match="gone"):
+        answered(Answerer(failure=EngineFailed("gone")))
+
+
+def test_a_stop_gives_the_answer_under_way_up():
+    with pytest.raises(StopRequested):
+        answered(Answerer("B", status="stopped"))
+    with pytest.raises(StopRequested):
+        answered(Answerer("B"), cancelled=lambda: True)

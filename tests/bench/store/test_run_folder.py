@@ -1,0 +1,237 @@
+"""A run folder: it grows, survives a crash, and knows when somebody else changed it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etui.bench.store.find import find_run, new_run_id
+from etui.bench.store.run_config import differences, parse_run_config
+from etui.bench.store.run_folder import RunFolder, read_run
+from etui.bench.store.sample import Sample
+from etui.errors import EtuiError, ExitCode, InvalidFile, Stopped, UsageError
+from etui.turn.record import Tokens
+from tests.bench import synthetic
+
+CONFIG = synthetic.config(arms=("direct",), per_subject=3)
+
+
+def sample(row: int, subject: str = "anatomy", arm: str = "direct") -> Sample:
+    return Sample(
+        arm=arm, subject=subject, row=row, answer="A", choice="B", correct=False,
+        status="answered", text="Grüße\nB", logprobs={"A": -1.5, "B": -0.5}, letter_mass=0.8,
+        confidence=0.7, margin=0.4, shots=5, tokens=Tokens(20, 5, 15, 0, 0), prefix_tokens=1.5,
+        joules=None, uncertainty=None, kind=None, prefill_joules=None, decode_joules=None,
+        seconds=0.5, prompt_sha256="ab" * 8,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A run with two answers, as a process left it that was killed."""
+    place = tmp_path / "run"
+    run = RunFolder.create(place, CONFIG)
+    run.append([sample(0)])
+    run.append([sample(1)])
+    run.close()
+    return place
+
+
+def test_what_was_written_is_read_again(folder):
+    recorded = read_run(folder)
+    assert recorded.config == CONFIG
+    assert recorded.samples == (sample(0), sample(1))
+    assert recorded.edited == ()
+
+
+@pytest.mark.parametrize("torn", [b'{"arm": "dir', b"{}", b""])
+def test_a_line_that_was_cut_off_is_dropped_and_the_run_goes_on(folder, torn):
+    with (folder / "samples.jsonl").open("ab") as file:
+        file.write(torn)
+    run, recorded = RunFolder.reopen(folder)
+    assert recorded.samples == (sample(0), sample(1))
+    with run:
+        run.append([sample(2)])
+    assert read_run(folder).samples == (sample(0), sample(1), sample(2))
+
+
+def test_a_line_behind_the_seal_is_kept(folder):
+    """The process died between the answer and its seal."""
+    with (folder / "samples.jsonl").open("ab") as file:
+        file.write(json.dumps(sample(2).to_json()).encode() + b"\n")
+    run, recorded = RunFolder.reopen(folder)
+    run.close()
+    assert [s.row for s in recorded.samples] == [0, 1, 2]
+
+
+def edit_sample(folder: Path) -> None:
+    path = folder / "samples.jsonl"
+    path.write_text(path.read_text().replace('"correct": false', '"correct": true ', 1))
+
+
+def drop_sample(folder: Path) -> None:
+    path = folder / "samples.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+def edit_config(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+
+
+def drop_seal(folder: Path) -> None:
+    (folder / "samples.seal").unlink()
+
+
+def damage_seal(folder: Path) -> None:
+    (folder / "samples.seal").write_text("{")
+
+
+def add_stranger(folder: Path) -> None:
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write(json.dumps(sample(0, arm="other").to_json()) + "\n")
+
+
+def add_twin(folder: Path) -> None:
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write(json.dumps(sample(1).to_json()) + "\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [edit_sample, drop_sample, edit_config, drop_seal, damage_seal, add_stranger, add_twin],
+)
+def test_a_folder_changed_by_hand_is_told_and_not_continued(folder, change):
+    change(folder)
+    assert read_run(folder).edited
+    with pytest.raises(InvalidFile, match="changed outside etui"):
+        RunFolder.reopen(folder)
+
+
+@pytest.mark.parametrize("line", ["no json", '{"arm": "direct"}', "[]"])
+def test_a_line_that_is_no_answer_is_told_with_its_number(folder, line):
+    path = folder / "samples.jsonl"
+    path.write_text(f"{line}\n{path.read_text()}")
+    with pytest.raises(InvalidFile, match=r"samples.jsonl:1: this line is no answer"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config_version": 99}'])
+def test_a_configuration_that_is_none_is_told(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InvalidFile, match="is not the configuration"):
+        read_run(folder)
+
+
+def test_a_folder_that_holds_something_is_not_taken(folder, tmp_path):
+    with pytest.raises(UsageError, match="holds a run already"):
+        RunFolder.create(folder, CONFIG)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is not empty"):
+        RunFolder.create(tmp_path, CONFIG)
+    with pytest.raises(UsageError, match="is a file"):
+        RunFolder.create(tmp_path / "file", CONFIG)
+    with pytest.raises(UsageError, match="no run folder"):
+        RunFolder.reopen(tmp_path)
+
+
+def _reopen(place: str, answers) -> None:
+    try:
+        RunFolder.reopen(Path(place))
+    except EtuiError as error:
+        answers.put(error.what)
+    else:
+        answers.put("opened")
+
+
+def test_two_processes_cannot_write_to_one_folder(folder):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    run, _ = RunFolder.reopen(folder)
+    other = context.Process(target=_reopen, args=(str(folder), answers))
+    other.start()
+    assert "another etui is writing" in answers.get(timeout=30)
+    other.join()
+    run.close()
+    run, _ = RunFolder.reopen(folder)
+    run.close()
+
+
+class FullDisk:
+    """Takes half of a line, and then nothing."""
+
+    def __init__(self, file) -> None:
+        self._file = file
+        self._full = False
+
+    def write(self, data) -> int:
+        if self._full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._full = True
+        return self._file.write(bytes(data)[: len(data) // 2])
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_full_disk_keeps_what_was_written_and_can_be_resumed(folder):
+    run, _ = RunFolder.reopen(folder)
+    run._file = FullDisk(run._file)
+    with pytest.raises(Stopped) as caught:
+        run.append([sample(2)])
+    run.close()
+    assert "the disk" in caught.value.what
+    assert f"--resume {folder}" in caught.value.fix
+    assert caught.value.exit_code == ExitCode.PARTIAL
+    run, recorded = RunFolder.reopen(folder)
+    run.close()
+    assert recorded.samples == (sample(0), sample(1))
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EtuiError, match="cannot write"):
+        RunFolder.create(tmp_path / "file" / "run", CONFIG)
+
+
+def test_the_hash_leaves_names_out_and_nothing_else():
+    again = parse_run_config(json.loads(json.dumps(CONFIG.to_json())))
+    assert again == CONFIG
+    named = replace(CONFIG, run_id="x", started_at="y", data_path="z", idle={"watts": 3})
+    assert named.sha256 == CONFIG.sha256
+    assert differences(CONFIG, named) == {}
+    model = replace(CONFIG.models[0], sha256="cd" * 32)
+    changed = replace(CONFIG, seed=1, models=(model,), drawn={**CONFIG.drawn, "anatomy": 1})
+    assert changed.sha256 != CONFIG.sha256
+    assert differences(CONFIG, changed)["seed"] == (0, 1)
+    assert differences(CONFIG, changed)["drawn.anatomy"] == (3, 1)
+
+
+def test_the_order_of_the_subjects_is_part_of_a_run():
+    turned = replace(CONFIG, drawn=dict(reversed(CONFIG.drawn.items())))
+    assert turned.sha256 != CONFIG.sha256
+    assert "drawn (order)" in differences(CONFIG, turned)
+
+
+def test_runs_are_found_by_path_id_beginning_and_last(config):
+    from datetime import datetime
+
+    ids = [new_run_id("mmlu", "letters", [f"m/{n}"], datetime(2026, 1, n)) for n in (1, 2)]
+    assert all("/" not in run_id for run_id in ids)
+    for run_id in ids:
+        RunFolder.create(config.home / "runs" / run_id, CONFIG).close()
+    first, last = (config.home / "runs" / run_id for run_id in ids)
+    assert find_run(str(first), config) == first
+    assert find_run(ids[0], config) == first
+    assert find_run("20260102", config) == last
+    assert find_run("last", config) == last
+    with pytest.raises(UsageError, match="2 runs begin"):
+        find_run("2026", config)
+    with pytest.raises(UsageError, match="there is no run"):
+        find_run("2027", config)

@@ -1,0 +1,223 @@
+"""``etui bench`` as a user meets it: the starter model, a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from etui.bench.store.run_folder import read_run
+
+SMALL = (
+    "--suite",
+    "sample",
+    "--subjects",
+    "logic,algebra,history",
+    "--per-subject",
+    "2",
+    "--shots",
+    "1",
+)
+
+
+def run(home: Path, *args: str, models: Path | None = None, timeout: float = 300):
+    environ = {**os.environ, "ETUI_HOME": str(home)}
+    if models is not None:
+        environ["ETUI_MODELS"] = str(models)
+    return subprocess.run(
+        [sys.executable, "-m", "etui", "bench", *args],
+        capture_output=True,
+        env=environ,
+        timeout=timeout,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def models(starter_model, tmp_path_factory) -> Path:
+    """A models folder with the starter alone, whatever else lies beside it."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / starter_model.name).symlink_to(starter_model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(models, tmp_path_factory) -> tuple[Path, dict]:
+    """A run that nothing disturbed: its folder and its document."""
+    home = tmp_path_factory.mktemp("home")
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(home, *SMALL, "--out", str(out), "--json", models=models)
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout)
+
+
+def test_a_run_leaves_its_folder_and_prints_one_document(whole):
+    out, summary = whole
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"config.json", "samples.jsonl", "summary.json", "per_subject.csv"}
+    assert "report.html" in names
+    assert json.loads((out / "summary.json").read_text()) == summary
+    recorded = read_run(out)
+    assert len(recorded.samples) == 6
+    config = recorded.config
+    assert (config.suite, config.format, config.shots, config.prefix_reuse) == (
+        *("sample", "letters", 1),
+        True,
+    )
+    assert len(config.models[0].sha256 or "") == 64
+    assert config.models[0].letters == "single"
+    for sample in recorded.samples:
+        assert sample.letter_mass is not None
+        assert 0 < sample.letter_mass <= 1
+        assert sample.tokens.prompt == sample.tokens.cached + sample.tokens.computed
+        assert sample.tokens.cached > 40
+        assert sample.joules is not None
+        assert sample.kind == "estimate"
+
+
+def test_a_kill_in_the_middle_loses_nothing_that_was_answered(whole, models, etui_home, tmp_path):
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "etui", "bench", *SMALL, "--out", str(out), "--jsonl", "-q"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "ETUI_MODELS": str(models)},
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.kill()
+    process.communicate(timeout=60)
+    kept = read_run(out)
+    assert json.loads(first) == json.loads(json.dumps(kept.samples[0].to_json()))
+    assert not (out / "summary.json").exists()
+    assert len(kept.samples) < 6, "the kill came too late to show anything"
+    done = run(etui_home, "--resume", str(out), "--json", models=models)
+    assert done.returncode == 0, done.stderr
+    undisturbed, summary = whole
+    again = json.loads(done.stdout)
+    arm = "smollm2-135m"
+    assert again["arms"][arm]["accuracy"] == summary["arms"][arm]["accuracy"]
+    assert again["arms"][arm]["tokens"] == summary["arms"][arm]["tokens"]
+
+    def told(folder: Path):
+        return {s.key: (s.choice, s.logprobs, s.tokens) for s in read_run(folder).samples}
+
+    assert told(out) == told(undisturbed)
+    with sqlite3.connect(etui_home / "etui.db") as connection:
+        rows = connection.execute("SELECT status, questions, correct FROM runs").fetchall()
+        (answers,) = connection.execute("SELECT count(*) FROM answers").fetchone()
+    correct = sum(sample.correct for sample in read_run(out).samples)
+    assert rows == [("complete", 6, correct)]
+    assert answers == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_ends_a_run_that_can_go_on(models, etui_home, tmp_path):
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "etui", "bench", *SMALL, "--out", str(out), "--jsonl"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "ETUI_MODELS": str(models)},
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3, errors
+    assert f"--resume {out}" in errors
+    count = len(read_run(out).samples)
+    assert 1 <= count < 6
+    assert json.loads((out / "summary.json").read_text())["complete"] is False
+
+
+def test_a_run_of_another_machine_is_refused(whole, models, etui_home, tmp_path):
+    import shutil
+
+    from etui.atomic import write_text
+
+    copy = tmp_path / "copy"
+    shutil.copytree(whole[0], copy)
+    document = json.loads((copy / "config.json").read_text())
+    document["threads"] = 99
+    from etui.bench.store.run_config import parse_run_config
+
+    document["config_sha256"] = parse_run_config(document).sha256
+    write_text(copy / "config.json", json.dumps(document))
+    done = run(etui_home, "--resume", str(copy), models=models)
+    assert done.returncode == 2
+    assert "threads was 99" in done.stderr
+
+
+def test_gates_and_limits_have_their_exit_codes(whole, models, etui_home):
+    out = str(whole[0])
+    assert run(etui_home, "--resume", out, "--fail-under", "0", models=models).returncode == 0
+    done = run(etui_home, "--resume", out, "--fail-under", "100", models=models)
+    assert done.returncode == 4
+    assert "is under 100 %" in done.stderr
+
+
+def test_a_dry_run_counts_and_computes_nothing(models, etui_home):
+    done = run(etui_home, *SMALL, "--dry-run", "--json", models=models)
+    document = json.loads(done.stdout)
+    counts = document["models"]["smollm2-135m"]
+    assert document["questions"] == 6
+    assert 0 < counts["prefix"] < counts["computed"] < counts["whole"]
+    assert not (etui_home / "runs").exists()
+
+
+def test_generated_answers_are_turns(models, etui_home, tmp_path):
+    out = tmp_path / "chat"
+    done = run(
+        etui_home,
+        *("--suite", "sample", "--subjects", "history", "--per-subject", "1", "-r", "direct"),
+        *("-r", "cot", "--think-tokens", "12", "--max-tokens", "8", "-m", "smollm2-135m"),
+        *("--out", str(out), "-q"),
+        models=models,
+    )
+    assert done.returncode == 0, done.stderr
+    direct, cot = read_run(out).samples
+    assert (direct.arm, cot.arm) == ("smollm2-135m direct", "smollm2-135m cot 12")
+    assert direct.row == cot.row
+    assert (direct.tokens.cached, cot.tokens.cached) == (0, 0)
+    assert cot.tokens.thinking > 0
+    assert cot.decode_joules is not None
+    assert cot.decode_joules > 0
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "code"),
+    [
+        ([], "no questions are named", 2),
+        (["--suite", "mmlup"], "no suite 'mmlup'", 2),
+        (["--suite", "sample", "--limit", "0"], "neither a number above 0 nor 'all'", 2),
+        (["--suite", "sample", "--limit", "many"], "neither a number above 0 nor 'all'", 2),
+        (["--suite", "sample", "--shots", "6"], "--shots", 2),
+        (["--suite", "sample", "--subjects", "logik"], "did you mean logic", 2),
+        (["--suite", "sample", "--json", "--jsonl"], "exclude each other", 2),
+        (["--suite", "sample"], "etui models pull smollm2-135m", 1),
+        (["--suite", "mmlu", "--data", "/nowhere"], "there is no /nowhere", 2),
+        (["--resume", "none"], "there is no run 'none'", 2),
+        (["--resume", "none", "--seed", "3"], "--seed would change it", 2),
+        (["--seed", "3", "compare"], "--seed before 'compare' has no effect", 2),
+    ],
+)
+def test_bad_input_has_a_message_and_an_exit_code(etui_home, tmp_path, args, said, code):
+    done = run(etui_home, *args, models=tmp_path / "none")
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_the_help_states_the_half_widths(etui_home):
+    done = run(etui_home, "--help")
+    assert "±4.1" in done.stdout
+    assert "compare" in done.stdout

@@ -1,0 +1,58 @@
+"""The line that says where a run stands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from etui.cli.bench_progress import Tally, Watcher, running_accuracy
+from tests.bench import synthetic
+from tests.bench.store.test_run_folder import sample
+
+
+def test_the_line_tells_rate_rest_accuracy_and_joules():
+    tally = Tally(100, began=10.0)
+    for row in range(10):
+        tally.add("direct", replace(sample(row), correct=row < 3, joules=2.0, kind="counter"))
+        tally.new += 1
+    line = tally.line(now=15.0)
+    assert line == "10 of 100 · 30.0 ± 25.1 % · 2.0/s · 45.0 s left · 20.0 J (counter)"
+
+
+def test_joules_that_are_not_known_are_no_sum():
+    tally = Tally(2, began=0.0)
+    tally.add("direct", replace(sample(0), joules=2.0, kind="counter"))
+    tally.add("direct", sample(1))
+    assert "unmeasured" in tally.line(1.0)
+
+
+def test_answers_of_before_do_not_count_into_the_rate():
+    tally = Tally(10, began=0.0)
+    tally.add("direct", sample(0))
+    assert tally.rate(5.0) is None
+
+
+def test_several_arms_are_told_apart():
+    tally = Tally(4, began=0.0)
+    tally.add("a", replace(sample(0), correct=True))
+    tally.add("b", sample(0))
+    assert "a 100.0 ±" in tally.line(1.0)
+    assert "b 0.0 ±" in tally.line(1.0)
+
+
+@pytest.mark.parametrize(("right", "asked"), [(0, 3), (3, 3), (50, 200), (14042, 14042)])
+def test_no_accuracy_is_certain(right, asked):
+    half = float(running_accuracy(right, asked).split("±")[1].removesuffix("%"))
+    assert half > 0 or asked > 10_000
+
+
+def test_samples_stream_as_lines_of_json(capsys, tmp_path):
+    shown = []
+    watcher = Watcher(lambda tally, subject: shown.append(subject), lambda text: None, stream=True)
+    watcher.begin(synthetic.config(arms=("direct",)), tmp_path, [])
+    watcher.see([sample(0), sample(1)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["row"] for line in lines] == [0, 1]
+    assert shown == ["anatomy"]

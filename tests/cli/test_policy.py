@@ -1,0 +1,225 @@
+"""etui policy: what goes to stdout, what to stderr, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.cli.main import run
+from etui.config.config import shipped_dir
+
+Capture = pytest.CaptureFixture[str]
+
+
+def call(capsys: Capture, *args: str) -> tuple[int, str, str]:
+    code = run(["policy", *args])
+    out, err = capsys.readouterr()
+    return int(code), out, err
+
+
+def call_json(capsys: Capture, *args: str) -> tuple[int, Any]:
+    code, out, _ = call(capsys, *args, "--json")
+    return code, json.loads(out)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    path = tmp_path / "broken.yaml"
+    path.write_text(
+        "version: 1\nmodels: {small: [smollm2-135]}\narms: {quick: {model: small}}\n"
+        "rules:\n  - {name: a, when: calc, use: quick}\n  - {name: b, use: quik}\n"
+    )
+    return path
+
+
+def test_check_of_the_shipped_ones(capsys: Capture) -> None:
+    code, out, err = call(capsys, "check", "frugal", "balanced", "best")
+    assert code == 0
+    assert [": ok, " in line for line in out.splitlines()] == [True] * 3
+    assert all(": warning: " in line for line in err.splitlines())
+    code, document = call_json(capsys, "check")
+    assert [entry["valid"] for entry in document["policies"]] == [True] * 3
+
+
+def test_check_names_every_fault(capsys: Capture, broken: Path) -> None:
+    code, out, err = call(capsys, "check", str(broken), "frugal")
+    assert code == 2
+    assert out.count("\n") == 1, "the sound one is still said to be"
+    assert [line for line in err.splitlines() if "warning" not in line] == [
+        f"{broken}:2:18: unknown model 'smollm2-135', did you mean 'smollm2-135m'?",
+        f"{broken}:5:21: unknown signal 'calc'; the file has none",
+        f"{broken}:6:20: unknown arm 'quik', did you mean 'quick'?",
+    ]
+    code, document = call_json(capsys, "check", str(broken))
+    assert code == 2
+    assert document["policies"][0]["errors"][2] == {
+        "file": str(broken),
+        "line": 6,
+        "column": 20,
+        "message": "unknown arm 'quik', did you mean 'quick'?",
+    }
+
+
+def test_unknown_names(capsys: Capture) -> None:
+    code, out, err = call(capsys, "check", "frugl")
+    assert (code, out) == (2, "")
+    assert "no policy is called 'frugl'" in err
+    assert "did you mean 'frugal'?" in err
+    code, _, err = call(capsys, "check", "nowhere.yaml")
+    assert code == 2
+    assert "nowhere.yaml: no such file" in err
+
+
+def test_explain_before_any_model_is_here(capsys: Capture) -> None:
+    code, out, err = call(capsys, "explain", "What is 17*23?")
+    assert code == 0
+    assert "symbols-think" in out
+    assert "qwen3-4b (not on this machine)" in out
+    assert "etui models pull qwen3-4b" in err
+    code, document = call_json(capsys, "explain", "What is 17*23?", "--policy", "frugal")
+    assert code == 0
+    assert document["on_disk"] is False
+    assert (document["policy"], document["rule"], document["arm"]) == (
+        "frugal",
+        "everything-else",
+        "quick",
+    )
+    assert document["predicted"] == {"joules": None, "accuracy": None}
+    assert document["models"][-1] == {"model": "smollm2-135m", "on_disk": False}
+    assert [rule["matched"] for rule in document["rules"]] == [False, False, False, False, True]
+    assert all({"name", "holds", "value", "boundary"} <= set(s) for s in document["signals"])
+
+
+def test_explain_takes_what_is_on_disk(capsys: Capture, etui_home: Path) -> None:
+    (etui_home / "models").mkdir()
+    (etui_home / "models" / "smollm2-135m.gguf").write_bytes(b"GGUF")
+    code, document = call_json(capsys, "explain", "Hello")
+    assert code == 0
+    assert (document["model"], document["on_disk"]) == ("smollm2-135m", True)
+    assert "qwen3-0.6b is not on this machine" in document["why"]
+
+
+ENDS = """
+version: 1
+arms:
+  quick: {model: smollm2-135m}
+  think: {model: smollm2-135m, reasoning: cot}
+signals: {sums: {keywords: [add], at_least: 1}}
+rules:
+  - name: sums
+    when: sums
+    cascade: {arms: [quick, think], accept_at: 0.75, max_joules: 300}
+  - name: rest
+    objective: {maximize: accuracy, prior: {quick: 0.5, think: 0.6}}
+    arms: [quick, think]
+budgets: {turn: {joules: 400, seconds: 60}, hour: {joules: 20000, when_exceeded: ask}}
+fallbacks: {load_failed: quick}
+"""
+
+
+def test_explain_of_a_cascade_an_objective_and_budgets(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "ends.yaml"
+    path.write_text(ENDS)
+    code, out, _ = call(capsys, "explain", "add", "--policy", str(path))
+    assert code == 0
+    lines = out.splitlines()
+    assert "cascade    quick -> think, accepted from 0.75, at most 300 J" in lines
+    assert (
+        "budget     a turn 400 J or 60 s, then it answers with what it has; hour 20000 J, then ask"
+        in lines
+    )
+    assert "fallbacks  load failed: quick" in lines
+    code, out, _ = call(capsys, "explain", "hello", "--policy", str(path))
+    assert "predicted  right with 0.60" in out
+    assert "by the stated prior, nothing was fitted" in out
+    code, document = call_json(capsys, "explain", "hello", "--policy", str(path))
+    assert code == 0
+    assert (document["arm"], document["predicted"]["accuracy"]) == ("think", 0.6)
+    assert [(c["arm"], c["accuracy"]["source"]) for c in document["candidates"]] == [
+        ("quick", "prior"),
+        ("think", "prior"),
+    ]
+    assert document["signals"][0]["distance"] == 1
+    assert document["period_budgets"] == [
+        {"period": "hour", "joules": 20000.0, "when_exceeded": "ask"}
+    ]
+    unfitted = ENDS.replace(", prior: {quick: 0.5, think: 0.6}", "")
+    path.write_text(unfitted + "probes: [{query: add, rule: sums}, {query: x, rule: rest}]\n")
+    code, out, err = call(capsys, "explain", "hello", "--policy", str(path))
+    assert (code, out) == (1, "")
+    assert "etui policy fit ends --outcomes FILE" in err
+    code, out, err = call(capsys, "test", str(path))
+    assert (code, out) == (4, "1 of 2 probes passed\n")
+    assert "no accuracy was fitted" in err
+
+
+def test_explain_refuses_an_empty_question_and_a_broken_policy(
+    capsys: Capture, broken: Path
+) -> None:
+    code, _, err = call(capsys, "explain", "  ")
+    assert code == 2
+    assert "the prompt is empty" in err
+    code, _, err = call(capsys, "explain", "caf\udce9?")
+    assert code == 2
+    assert "it holds bytes that are no UTF-8" in err
+    code, out, err = call(capsys, "explain", "x", "--policy", str(broken))
+    assert (code, out) == (2, "")
+    assert f"{broken}:2:18: unknown model" in err
+
+
+def test_probes(capsys: Capture, tmp_path: Path) -> None:
+    code, out, err = call(capsys, "test", "frugal", "balanced", "best")
+    assert (code, err) == (0, "")
+    assert out == "21 of 21 probes passed\n"
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "version: 1\narms: {quick: {model: smollm2-135m}}\n"
+        "signals: {sums: {keywords: [add]}}\n"
+        "rules:\n  - {name: sums, when: sums, use: quick}\n  - {name: rest, use: quick}\n"
+        "probes:\n  - {query: add, rule: sums}\n"
+        "  - {query: plus, rule: sums, not_arm: quick, signals: {sums: true}}\n"
+    )
+    code, out, err = call(capsys, "test", str(path))
+    assert code == 4
+    assert out == "1 of 2 probes passed\n"
+    assert err.splitlines() == [
+        f"{path}:9: 'plus': rule rest, expected sums; arm quick, which was ruled out; "
+        "signal sums does not hold",
+        "  rest: no rule before it matched",
+    ]
+    code, document = call_json(capsys, "test", str(path))
+    assert (code, document["passed"], document["failed"]) == (4, 1, 1)
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(capsys: Capture, etui_home: Path) -> None:
+    (etui_home / "policies").mkdir()
+    (etui_home / "policies" / "evil.yaml").write_text(
+        'version: 1\ndescription: "\\e[2J"\narms: {q: {model: smollm2-135m}}\n'
+        'signals: {k: {keywords: ["\\e[2J x"]}}\n'
+        "rules: [{name: a, when: k, use: q}, {name: r, use: q}]\n"
+        'probes: [{query: "\\e[2J x", rule: r}]\n'
+    )
+    for args in (["list"], ["explain", "\x1b[2J x", "--policy", "evil"], ["test", "evil"]):
+        _, out, err = call(capsys, *args)
+        assert "\x1b" not in out + err
+        assert "␛[2J" in out + err
+
+
+def test_list_show_schema(capsys: Capture, etui_home: Path, broken: Path) -> None:
+    (etui_home / "policies").mkdir()
+    (etui_home / "policies" / "mine.yaml").write_text(broken.read_text())
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    assert "balanced (default)" in out
+    assert "invalid: `etui policy check mine` says why" in out
+    _, document = call_json(capsys, "list")
+    assert [row["name"] for row in document["policies"]] == ["balanced", "best", "frugal", "mine"]
+    _, out, _ = call(capsys, "show", "best")
+    assert out == (shipped_dir() / "policies" / "best.yaml").read_text()
+    _, out, _ = call(capsys, "schema")
+    assert json.loads(out) == json.loads(
+        (shipped_dir() / "policies" / "policy.schema.json").read_text()
+    )

@@ -1,0 +1,149 @@
+"""etui policy new, edit and diff."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from etui.cli.main import run
+from etui.config.config import shipped_dir
+
+Editor = Callable[[str, str], None]
+Capture = pytest.CaptureFixture[str]
+FRUGAL = (shipped_dir() / "policies" / "frugal.yaml").read_text()
+
+
+def call(capsys: Capture, *args: str) -> tuple[int, str, str]:
+    code = run(["policy", *args])
+    out, err = capsys.readouterr()
+    return int(code), out, err
+
+
+@pytest.fixture
+def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
+    """Sets EDITOR to a program that replaces one text by another."""
+
+    def set_to(old: str, new: str) -> None:
+        script = tmp_path / "editor.py"
+        script.write_text(
+            "import pathlib, sys\n"
+            "path = pathlib.Path(sys.argv[1])\n"
+            f"path.write_text(path.read_text().replace({old!r}, {new!r}))\n"
+        )
+        monkeypatch.setenv("VISUAL", f"'{sys.executable}' '{script}'")
+
+    return set_to
+
+
+def test_new_copies_once(capsys: Capture, etui_home: Path) -> None:
+    mine = etui_home / "policies" / "mine.yaml"
+    code, out, _ = call(capsys, "new", "mine", "--from", "frugal")
+    assert (code, out) == (0, f"{mine}\n")
+    assert mine.read_text() == FRUGAL
+    assert (mine.parent / "policy.schema.json").is_file()
+    mine.write_text("changed")
+    code, out, err = call(capsys, "new", "mine")
+    assert (code, out, mine.read_text()) == (2, "", "changed")
+    assert "there is a policy 'mine' already" in err
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x.yaml", "a b"])
+def test_new_refuses_names_that_are_paths(capsys: Capture, etui_home: Path, name: str) -> None:
+    code, _, err = call(capsys, "new", name)
+    assert code == 2
+    assert "is no name for a policy" in err
+    assert not (etui_home / "policies").exists()
+
+
+def test_edit_of_a_shipped_policy_makes_it_ones_own(
+    capsys: Capture, etui_home: Path, editor: Editor
+) -> None:
+    editor("max_tokens: 384", "max_tokens: 100")
+    code, out, _ = call(capsys, "edit", "frugal")
+    mine = etui_home / "policies" / "frugal.yaml"
+    assert (code, out) == (0, f"{mine}\n")
+    assert mine.read_text() == FRUGAL.replace("max_tokens: 384", "max_tokens: 100")
+    assert stat.S_IMODE(mine.stat().st_mode) & 0o044 == 0o044
+    assert sorted(p.name for p in mine.parent.iterdir()) == ["frugal.yaml", "policy.schema.json"]
+
+
+def test_edit_keeps_the_old_one_when_the_new_one_is_broken(
+    capsys: Capture, etui_home: Path, editor: Editor
+) -> None:
+    call(capsys, "new", "mine", "--from", "frugal")
+    mine = etui_home / "policies" / "mine.yaml"
+    editor("use: careful", "use: carefull")
+    code, out, err = call(capsys, "edit", "mine")
+    assert (code, out) == (2, "")
+    assert f"{mine}:" in err
+    assert "unknown arm 'carefull', did you mean 'careful'?" in err
+    assert mine.read_text() == FRUGAL
+    (draft,) = mine.parent.glob("mine-draft-*")
+    assert str(draft) in err
+    assert "carefull" in draft.read_text()
+
+
+def test_edit_says_when_nothing_changed_or_no_editor_runs(
+    capsys: Capture, etui_home: Path, editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor("no such text", "")
+    code, _, err = call(capsys, "edit", "frugal")
+    assert code == 0
+    assert "nothing changed" in err
+    monkeypatch.setenv("VISUAL", str(etui_home / "no-editor"))
+    code, _, err = call(capsys, "edit", "frugal")
+    assert code == 2
+    assert "does not run" in err
+    assert not (etui_home / "policies" / "frugal.yaml").exists()
+
+
+def test_edit_tells_of_probes_that_fail_now(capsys: Capture, editor: Editor) -> None:
+    editor("    use: code", "    use: quick")
+    editor('Write a Python function that reverses a list.", rule: code}', 'Hm?", rule: code}')
+    code, _, err = call(capsys, "edit", "frugal")
+    assert code == 0
+    assert "warning: 1 probes fail; `etui policy test frugal` says why" in err
+
+
+def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
+    call(capsys, "new", "mine", "--from", "frugal")
+    mine = etui_home / "policies" / "mine.yaml"
+    changed = FRUGAL.replace("reasoning: direct, max_tokens: 768", "reasoning: direct")
+    changed = changed.replace("at_least: 300", "at_least: 30").replace("python, ", "")
+    mine.write_text(changed)
+    questions = tmp_path / "questions.txt"
+    questions.write_text("word " * 40 + "\n\nHello?\n")
+    code, out, _ = call(capsys, "diff", "frugal", "mine", "--questions", str(questions))
+    assert code == 0
+    assert out.splitlines()[:4] == [
+        "- arms.code.max_tokens: 768",
+        "~ signals.code_words.keywords: -python",
+        "~ signals.long.tokens.at_least: 300 -> 30",
+        "3 of 9 questions are answered otherwise",
+    ]
+    assert "    - everything-else -> quick: qwen3-0.6b, direct" in out
+    assert "    + long-text -> careful: qwen3-4b, direct" in out
+    run(["policy", "diff", "frugal", "mine", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert [change["path"] for change in document["changes"]] == [
+        "arms.code.max_tokens",
+        "signals.code_words.keywords",
+        "signals.long.tokens.at_least",
+    ]
+    assert document["questions"] == 7
+    assert {answer["after"]["rule"] for answer in document["other_answers"]} == {"everything-else"}
+
+
+def test_diff_of_one_with_itself_and_with_a_broken_one(capsys: Capture, tmp_path: Path) -> None:
+    code, out, _ = call(capsys, "diff", "best", "best", "--logged", "5")
+    assert (code, out) == (0, "0 of 4 questions are answered otherwise\n")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("version: 1\n")
+    code, out, err = call(capsys, "diff", "best", str(broken))
+    assert (code, out) == (2, "")
+    assert "missing key 'arms'" in err

@@ -1,0 +1,41 @@
+"""`etui policy explain` says what a question needs, where that was fitted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from etui.cli.main import run
+from etui.routing.accuracy.fit import fit_heads
+from etui.routing.accuracy.fitted_file import Provenance, fitted_text
+from etui.routing.accuracy.predictor import FITTED_ENDING
+from tests.replay import made
+
+POLICY = """
+version: 1
+arms: {weak: {model: smollm2-135m}, strong: {model: qwen2.5-coder-1.5b}}
+rules: [{name: all, use: weak}]
+"""
+
+
+def test_needs_stand_in_the_document_and_in_words(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(POLICY)
+    assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["needs"] == []
+    origin = Provenance(
+        fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0"
+    )
+    fitted = fit_heads(made.graded(300), origin)
+    (tmp_path / f"mine{FITTED_ENDING}").write_text(fitted_text(fitted))
+    assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
+    (need,) = json.loads(capsys.readouterr().out)["needs"]
+    assert (need["need"], need["base"], need["other"]) == ("larger_model", "weak", "strong")
+    assert need["gain"] == pytest.approx(need["gained"] - need["lost"])
+    assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert f"a larger model: strong instead of weak {need['gain']:+.2f}" in said

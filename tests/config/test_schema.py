@@ -1,0 +1,94 @@
+"""config.yaml: every key is checked, and what is not set keeps its default."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from etui.config.load import load_config
+from etui.config.schema import Settings
+from etui.errors import InvalidFile
+
+
+def write(home: Path, text: str) -> Path:
+    path = home / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_no_file_and_empty_file_change_nothing(etui_home: Path) -> None:
+    default = load_config()
+    write(etui_home, "# nothing set yet\n")
+    assert load_config() == default
+
+
+def test_every_key_reaches_the_config(etui_home: Path) -> None:
+    values = {
+        "policy": "frugal",
+        "model": "smollm2-135m",
+        "threads": 2,
+        "context_tokens": 2048,
+        "keep_warm_seconds": 600.0,
+        "sample_hz": 10.0,
+        "cpu_idle_watts": 5.0,
+        "cpu_limit_watts": 65.0,
+        "estimate": "never",
+        "carbon_g_per_kwh": 380.0,
+        "price_per_kwh": 0.25,
+        "currency": "EUR",
+        "theme": "nord",
+        "quiet": True,
+        "ascii": "always",
+        "keymap": {"stop": "ctrl+x"},
+    }
+    assert set(values) == set(Settings.model_fields)
+    write(
+        etui_home,
+        "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"
+        "keep_warm_seconds: 600\nsample_hz: 10\n"
+        "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
+        "quiet: true\nascii: always\n"
+        "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\n"
+        "keymap: {stop: ctrl+x}\n",
+    )
+    config = load_config()
+    assert {name: getattr(config, name) for name in values} == values
+    assert config.home == etui_home
+
+
+def test_schema_and_config_share_their_defaults(etui_home: Path) -> None:
+    config, settings = load_config(), Settings()
+    for name, info in Settings.model_fields.items():
+        assert getattr(config, name) == getattr(settings, name)
+        assert info.description
+        assert info.description.endswith(".")
+    folders = {"home", "models_dir", "sysfs_dir"}
+    assert {f.name for f in fields(config)} == set(Settings.model_fields) | folders
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("polcy: best\n", ":1:1: unknown key 'polcy', did you mean 'policy'?"),
+        ("threads: 0\n", ":1:10: threads: must be at least 1, found 0"),
+        ("threads: two\n", ":1:10: threads: expected a whole number, found 'two'"),
+        ("sample_hz: .inf\n", ":1:12: sample_hz: expected a finite number, found inf"),
+        ("sample_hz: 0\n", ":1:12: sample_hz: must be greater than 0.0, found 0"),
+        (
+            "estimate: alway\n",
+            ":1:11: estimate: 'alway' is none of auto, always, never, did you mean 'always'?",
+        ),
+        (
+            "cpu_idle_watts: 9\ncpu_limit_watts: 5\n",
+            ":2:18: cpu_limit_watts must be greater than cpu_idle_watts (9), found 5",
+        ),
+        ("keymap: {a: 5}\n", ":1:13: a: expected text, found 5"),
+    ],
+)
+def test_faults(etui_home: Path, text: str, fault: str) -> None:
+    path = write(etui_home, text)
+    with pytest.raises(InvalidFile) as caught:
+        load_config()
+    assert caught.value.what == f"{path}{fault}"

@@ -1,0 +1,159 @@
+"""Operating curves: what the fit finds again, what it refuses, what it never does."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etui.curves.fit import (
+    LEAST_POINTS,
+    PhasePoint,
+    TooFewPoints,
+    TurnPoint,
+    fit_phase,
+    fit_turns,
+    meter_share,
+)
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import OperatingCurve, PhaseCurve, looked_back, mape
+
+HERE = Conditions("a machine", "a build", 2)
+GRID = list(itertools.product((32, 128, 512, 1024), (16, 64, 192)))
+
+
+def curve(prefill, decode, **changes):
+    facts = {"kind": "counter", "source": "calibration", **changes}
+    return OperatingCurve(
+        "c1", "2026-11-24", "m", "ab", HERE, prefill=prefill, decode=decode, **facts
+    )
+
+
+def turns(prefill, decode, noise=0.0, seed=0, uncertainty=None):
+    rng = random.Random(seed)
+    made = []
+    for computed, output in GRID:
+        p = prefill.joules(0, computed) * (1 + rng.gauss(0, noise))
+        d = decode.joules(computed, output - 1) * (1 + rng.gauss(0, noise))
+        blurs = (None, None) if uncertainty is None else (uncertainty * p, uncertainty * d)
+        made.append(TurnPoint(computed, 0, output, p, d, *blurs))
+    return made
+
+
+coefficient = st.floats(1e-3, 5.0)
+small = st.floats(1e-6, 1e-3)
+
+
+@given(coefficient, coefficient, small, coefficient, coefficient, small)
+@settings(max_examples=40, deadline=None)
+def test_noiseless_turns_give_their_coefficients_back(e0, a, a2, e1, b, c):
+    prefill, decode = fit_turns(turns(PhaseCurve(e0, a, a2), PhaseCurve(e1, b, c)))
+    assert (prefill.e0, prefill.slope) == pytest.approx((e0, a), rel=1e-4, abs=1e-6)
+    assert prefill.bend == pytest.approx(a2, rel=1e-4, abs=1e-9)
+    assert (decode.e0, decode.slope) == pytest.approx((e1, b), rel=1e-4, abs=1e-6)
+    assert decode.bend == pytest.approx(c, rel=1e-4, abs=1e-9)
+    assert prefill.r2 == pytest.approx(1.0)
+    assert decode.r2 == pytest.approx(1.0)
+    assert decode.n == len(GRID)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4000), st.integers(1, 2000), st.floats(0, 1e4), st.floats(0, 100)),
+        min_size=LEAST_POINTS,
+        max_size=30,
+    ).filter(lambda points: len({tokens for _, tokens, _, _ in points}) > 1),
+    st.sampled_from(["always", "if earned"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_coefficient_and_no_prediction_is_negative(points, bend):
+    fitted = fit_phase([PhasePoint(*point) for point in points], "decode", bend=bend)
+    assert min(fitted.e0, fitted.slope, fitted.bend, fitted.band) >= 0
+    for start, tokens, _, _ in points:
+        joules = fitted.joules(start, tokens)
+        assert joules >= 0
+        assert fitted.half_width(joules) >= 0
+
+
+def test_a_context_term_that_prefill_does_not_need_is_left_out():
+    prefill, _ = fit_turns(turns(PhaseCurve(1.0, 0.02), PhaseCurve(1.0, 0.3, 1e-4), 0.03, seed=3))
+    assert prefill.bend == 0.0
+    assert prefill.slope == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_sharp_point_counts_more_than_a_blurred_one():
+    true = PhaseCurve(1.0, 0.5)
+    points = [PhasePoint(0, n, true.joules(0, n), 0.02 * n) for n in (10, 20, 40, 80, 160, 320)]
+    wrong = PhasePoint(0, 320, 3 * true.joules(0, 320), 1e4)
+    fitted = fit_phase([*points, wrong], "decode")
+    assert fitted.joules(0, 200) == pytest.approx(true.joules(0, 200), rel=0.01)
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.08])
+def test_the_band_holds_turns_it_has_not_seen(noise):
+    prefill, decode = PhaseCurve(2.0, 0.02, 1e-6), PhaseCurve(1.0, 0.4, 1e-4)
+    inside = judged = 0
+    for seed in range(20):
+        fitted = curve(*fit_turns(turns(prefill, decode, noise, seed, uncertainty=0.01)))
+        for turn in turns(prefill, decode, noise, seed + 1000):
+            said = fitted.joules(turn.computed_tokens, 0, turn.output_tokens)
+            judged += 1
+            inside += abs(said.total - turn.prefill_joules - turn.decode_joules) <= said.scatter
+    assert 0.9 <= inside / judged <= 1.0
+
+
+def test_too_few_points_are_refused_by_their_number():
+    few = turns(PhaseCurve(1, 1), PhaseCurve(1, 1))[: LEAST_POINTS - 1]
+    with pytest.raises(TooFewPoints, match="5 points of the prefill, and it takes 6") as refused:
+        fit_turns(few)
+    assert (refused.value.points, refused.value.needed) == (5, LEAST_POINTS)
+    with pytest.raises(TooFewPoints, match="one length"):
+        fit_phase([PhasePoint(0, 8, 1.0)] * 9, "decode")
+
+
+def test_points_that_were_not_measured_are_no_points():
+    points = [PhasePoint(0, n, float("nan")) for n in range(1, 20)]
+    with pytest.raises(TooFewPoints, match="there are 0 points"):
+        fit_phase(points, "decode")
+
+
+def test_a_turn_of_one_token_has_no_decode():
+    made = curve(PhaseCurve(1.0, 0.1), PhaseCurve(5.0, 1.0))
+    assert made.joules(10, 0, 1).decode == 0.0
+    assert made.joules(10, 0, 0).decode == 0.0
+    assert made.joules(10, 0, 2).decode == 6.0
+    assert made.joules(0, 10, 0).total == 0.0
+
+
+@given(st.integers(0, 3000), st.integers(1, 2000), st.integers(1, 2000))
+def test_tokens_looked_back_on_add_up(start, first, second):
+    whole = looked_back(start, first + second)
+    assert whole == pytest.approx(looked_back(start, first) + looked_back(start + first, second))
+
+
+def test_what_the_meter_leaves_open_stays_whatever_the_residuals():
+    points = turns(PhaseCurve(1.0, 0.1), PhaseCurve(1.0, 0.5), uncertainty=0.4)
+    assert meter_share(points) == pytest.approx(0.4)
+    assert meter_share(turns(PhaseCurve(1, 1), PhaseCurve(1, 1))) == 0.0
+    exact = curve(*fit_turns(points), meter_share=meter_share(points))
+    said = exact.joules(128, 0, 64)
+    assert said.scatter == pytest.approx(0.0, abs=1e-6)
+    assert said.uncertainty == pytest.approx(0.4 * said.total)
+
+
+def test_the_curve_is_a_price_of_decoding():
+    made = curve(PhaseCurve(1.0, 0.1), PhaseCurve(5.0, 0.5, 1e-3))
+    price = made.to_decode_price()
+    assert price.source == "operating curve"
+    assert price.joules_per_prompt_token == 0.1
+    more = made.joules(100, 0, 31).decode - made.joules(100, 0, 11).decode
+    assert price.decode_joules(110, 20) == pytest.approx(more)
+
+
+def test_relative_errors():
+    assert mape([11, 90], [10, 100]) == pytest.approx(0.1)
+    assert mape([1], [0]) is None
+    assert mape([], []) is None

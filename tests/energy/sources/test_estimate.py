@@ -1,0 +1,96 @@
+"""The labelled estimate: never without its band, its kind and its unmeasured scopes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from etui.config.config import Config
+from etui.energy.discovery import find_sources, open_recorder
+from etui.energy.recorder import Recorder
+from etui.energy.sources.estimate import EstimateSource, default_range_watts
+from etui.energy.types import Kind
+from etui.testing.devices import FakeClock
+from etui.testing.play import sample
+
+
+def cpu(clock: FakeClock, busy_share: float) -> EstimateSource:
+    return EstimateSource(
+        10.0, 110.0, clock=clock, utilisation=lambda: (busy_share * clock.seconds, clock.seconds)
+    )
+
+
+@pytest.mark.parametrize(("busy", "watts"), [(0.0, 10), (0.5, 60), (1.0, 110)])
+def test_utilisation_becomes_watts(busy: float, watts: float) -> None:
+    clock = FakeClock()
+    recorder = Recorder([cpu(clock, busy)], clock=clock, unmeasured=["package:0"])
+    sample(recorder, clock, 10, random.Random(1))
+    energy = recorder.energy(clock.at(2), clock.at(8))
+    assert energy.joules == pytest.approx(6 * watts, rel=0.01)
+    assert energy.uncertainty == pytest.approx(0.4 * 6 * watts, rel=0.1)
+    assert energy.kind is Kind.ESTIMATE
+    assert energy.unmeasured == ("package:0",)
+
+
+def test_a_busy_spell_between_two_reads_is_not_missed() -> None:
+    clock = FakeClock()
+    busy = [0.0]
+    source = EstimateSource(10.0, 110.0, clock=clock, utilisation=lambda: (busy[0], clock.seconds))
+    source.read()
+    clock.advance(0.6)
+    busy[0] += 0.3
+    assert source.read()["estimate:cpu"].joules == pytest.approx(0.6 * 60)
+
+
+def test_no_tick_between_two_reads_is_not_idle() -> None:
+    clock = FakeClock()
+    source = EstimateSource(10.0, 110.0, clock=clock, utilisation=lambda: (5.0, 10.0))
+    source.read()
+    clock.advance(0.001)
+    assert source.read()["estimate:cpu"].watts is None
+
+
+def test_a_limit_below_idle_is_raised_to_it() -> None:
+    clock = FakeClock()
+    source = EstimateSource(50.0, 20.0, clock=clock, utilisation=lambda: (0.0, clock.seconds))
+    source.read()
+    clock.advance(1)
+    assert source.read()["estimate:cpu"].watts == 50
+
+
+def test_the_default_range_grows_with_the_cores() -> None:
+    small, large = default_range_watts(2), default_range_watts(64)
+    assert small == (5, 18)
+    assert large[0] > small[0]
+    assert large[1] > small[1]
+
+
+def test_auto_estimates_without_hardware(config: Config) -> None:
+    recorder = open_recorder(config)
+    assert [channel.kind for channel in recorder.selection.summed] == [Kind.ESTIMATE]
+    assert recorder.unmeasured == ("package:0",)
+
+
+def test_never_leaves_it_unmeasured(config: Config) -> None:
+    found = find_sources(replace(config, estimate="never"))
+    assert found.sources == ()
+    assert found.unmeasured == ("package:0",)
+    with open_recorder(replace(config, estimate="never")) as recorder:
+        energy = recorder.energy(0, 10**9)
+    assert energy.joules is None
+    assert energy.kind is None
+
+
+def test_auto_does_not_estimate_beside_hardware(config: Config, powercap) -> None:  # type: ignore[no-untyped-def]
+    powercap("intel-rapl:0", "package-0")
+    recorder = open_recorder(config)
+    assert [channel.id for channel in recorder.selection.summed] == ["package:0"]
+    assert recorder.unmeasured == ()
+
+
+def test_the_users_range_is_taken(config: Config) -> None:
+    recorder = open_recorder(replace(config, cpu_idle_watts=7.0, cpu_limit_watts=33.0))
+    assert recorder.selection.summed[0].limit_watts == 33
+    assert "7-33 W" in recorder.selection.summed[0].label

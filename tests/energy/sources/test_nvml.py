@@ -1,0 +1,252 @@
+"""NVIDIA GPUs through the real pynvml and a fake driver library, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.config.config import Config
+from etui.energy.idle_baseline import Baselines, Idle, save_baselines
+
+READ = """
+import json, sys, threading, time
+from etui.config.load import load_config
+from etui.energy.discovery import find_sources, open_recorder
+from etui.energy.types import Kind
+seconds = float(sys.argv[1])
+config = load_config()
+found = find_sources(config)
+for source in found.sources:
+    source.close()
+probes = [[p.id, p.found, p.readable, p.why_not, p.fix] for p in found.probes]
+out = {"probes": probes}
+stalls, over = [0.0], threading.Event()
+def watch():
+    before = time.monotonic()
+    while not over.wait(0.01):
+        now = time.monotonic()
+        stalls.append(now - before)
+        before = now
+witness = threading.Thread(target=watch)
+with open_recorder(config) as recorder:
+    # The same part of the curve every time: how much of a step lies in the window decides the ±.
+    time.sleep(0.35 + (0.95 - time.monotonic() - 0.35) % 2.6)
+    witness.start()
+    start_ns = time.monotonic_ns()
+    time.sleep(seconds)
+    end_ns = time.monotonic_ns()
+    over.set()
+    witness.join()
+    out["stall_seconds"] = max(stalls)
+    recorder.settle(end_ns)
+    energy = recorder.energy(start_ns, end_ns)
+    out |= {
+        "joules": energy.joules, "uncertainty": energy.uncertainty, "kind": energy.kind,
+        "coverage": energy.coverage, "flags": energy.flags, "unmeasured": energy.unmeasured,
+        "parts": {p.id: p.joules for p in energy.channels}, "start_ns": start_ns, "end_ns": end_ns,
+        "labels": [c.label for c in recorder.channels],
+        "averages": [c.average_s for c in recorder.channels],
+        "limits": [c.limit_watts for c in recorder.channels],
+        "periods": [recorder.period_s(c.id) for c in recorder.channels],
+    }
+print(json.dumps(out))
+"""
+STEPS = "0:80,1.1:80,1.1:310,2.0:310,2.0:140,2.6:140"
+
+
+STALL_SECONDS = 0.05
+"""A thread that wants to run every 10 ms and had to wait this long: so had the sampler."""
+
+
+@pytest.fixture
+def meter(fake_nvml_dir: Path, etui_home: Path, tmp_path: Path) -> Any:
+    """Measures once; again, a few times at most, while other programs hold up the sampler."""
+
+    def run(seconds: float = 0.6, **env: str) -> dict[str, Any]:
+        for _ in range(6):
+            found = measure(seconds, env)
+            if found["stall_seconds"] < STALL_SECONDS:
+                break
+        return found
+
+    def measure(seconds: float, env: dict[str, str]) -> dict[str, Any]:
+        settings = {f"FAKE_NVML_{key.upper()}": value for key, value in env.items()}
+        done = subprocess.run(
+            [sys.executable, "-c", READ, str(seconds)],
+            env={
+                **os.environ,
+                "LD_LIBRARY_PATH": str(fake_nvml_dir),
+                "FAKE_NVML_CURVE": STEPS,
+                **settings,
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    return run
+
+
+def curve_joules(start_ns: int, end_ns: int, text: str = STEPS) -> float:
+    """Integral of a repeated curve, by the same definition as fake_nvml.c."""
+    points = [tuple(map(float, part.split(":"))) for part in text.split(",")]
+    span = points[-1][0]
+
+    def until(seconds: float) -> float:
+        rounds, rest = divmod(seconds, span)
+        total = 0.0
+        for (t0, w0), (t1, w1) in pairwise(points):
+            whole = (t1 - t0) * (w0 + w1) / 2
+            total += rounds * whole
+            if rest >= t1:
+                total += whole
+            elif rest > t0:
+                w = w0 + (w1 - w0) * (rest - t0) / (t1 - t0)
+                total += (rest - t0) * (w0 + w) / 2
+        return total
+
+    return until(end_ns / 1e9) - until(start_ns / 1e9)
+
+
+def assert_true_energy(
+    found: dict[str, Any], scale: float = 1.0, least_bound_joules: float = 0.0
+) -> None:
+    truth = scale * curve_joules(found["start_ns"], found["end_ns"])
+    assert found["joules"] is not None
+    assert abs(found["joules"] - truth) <= found["uncertainty"]
+    assert found["uncertainty"] < max(0.5 * truth, least_bound_joules)
+
+
+def test_the_counter_field_gives_the_curves_integral(meter: Any) -> None:
+    found = meter()
+    assert_true_energy(found)
+    assert found["kind"] == "counter"
+    assert found["coverage"] > 0.95
+    assert found["uncertainty"] < 0.15 * found["joules"]
+    assert found["probes"][0] == ["gpu:GPU-fake-0", True, True, "", ""]
+    assert found["unmeasured"] == ["package:0"]
+    assert found["limits"] == [450.0]
+    assert found["periods"][0] == pytest.approx(0.1, rel=0.15)
+    assert found["parts"].keys() == {"gpu:GPU-fake-0"}
+
+
+def test_timestamps_of_the_call_are_seen_through(meter: Any) -> None:
+    assert_true_energy(meter(stamp="call"))
+
+
+def test_a_driver_without_fields_is_read_through_the_older_calls(meter: Any) -> None:
+    found = meter(missing="fields")
+    assert_true_energy(found)
+    assert found["kind"] == "counter"
+    assert found["averages"] == [1.0]
+
+
+def test_a_card_without_a_counter_is_integrated(meter: Any) -> None:
+    found = meter(period="0")
+    assert_true_energy(found)
+    assert found["kind"] == "integrated"
+    assert found["averages"] == [0.0]
+    assert "no energy counter" in found["probes"][0][3]
+
+
+def test_the_average_of_ampere_and_newer_is_flagged(meter: Any) -> None:
+    found = meter(1.5, period="0", missing="fields")
+    truth = curve_joules(found["start_ns"], found["end_ns"])
+    assert abs(found["joules"] - truth) <= found["uncertainty"]
+    assert found["kind"] == "integrated"
+    assert "lag" in found["flags"]
+
+
+def test_power_usage_of_turing_is_instant(meter: Any) -> None:
+    found = meter(period="0", missing="fields", arch="6")
+    assert_true_energy(found)
+    assert found["averages"] == [0.0]
+
+
+def test_several_gpus_are_summed(meter: Any) -> None:
+    found = meter(gpus="3")
+    assert_true_energy(found, scale=6)
+    assert found["parts"]["gpu:GPU-fake-2"] == pytest.approx(
+        3 * found["parts"]["gpu:GPU-fake-0"], rel=0.05
+    )
+
+
+def test_a_gpu_that_gives_nothing_is_named(meter: Any) -> None:
+    found = meter(missing="fields,total,usage")
+    assert found["kind"] == "estimate"
+    assert found["unmeasured"] == ["gpu:GPU-fake-0", "package:0"]
+    probe = found["probes"][0]
+    assert probe[:3] == ["gpu:GPU-fake-0", True, False]
+    assert "neither energy nor power" in probe[3]
+
+
+def test_mig_is_told(meter: Any) -> None:
+    assert "whole board" in meter(0.2, mig="1")["probes"][0][3]
+
+
+def test_a_module_reading_covers_gpu_and_cpu(meter: Any) -> None:
+    found = meter(0.6, period="0", missing="usage,average,instant-gpu")
+    assert found["parts"].keys() == {"module:GPU-fake-0"}
+    assert found["unmeasured"] == []
+    assert "together" in found["labels"][0]
+
+
+def test_a_gpu_without_a_uuid_is_numbered(meter: Any) -> None:
+    assert meter(0.2, missing="uuid")["parts"].keys() == {"gpu:0"}
+
+
+def test_a_driver_that_is_not_loaded_is_explained(meter: Any, tmp_path: Path) -> None:
+    card = tmp_path / "sysfs" / "bus" / "pci" / "devices" / "0000:01:00.0"
+    card.mkdir(parents=True)
+    (card / "vendor").write_text("0x10de\n")
+    (card / "class").write_text("0x030000\n")
+    found = meter(0.2, init="9")
+    probe = found["probes"][0]
+    assert probe[:3] == ["nvml", True, False]
+    assert "driver not loaded" in probe[3]
+    assert "install the NVIDIA driver" in probe[4]
+    assert found["kind"] == "estimate"
+
+
+def test_an_answer_costs_the_curves_integral(
+    fake_nvml_dir: Path, config: Config, starter_model: Path
+) -> None:
+    """The whole path: etui ask, a real model, and the fake GPU's known curve."""
+    idle = Idle({"gpu:GPU-fake-0": 60.0}, 1.0, 5.0, True)
+    save_baselines(config, Baselines(loaded={"smollm2-135m": idle}))
+    command = ["ask", "What is a joule?", "--model", "smollm2-135m", "--max-tokens", "8", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "etui", *command],
+        env={
+            **os.environ,
+            "ETUI_MODELS": str(starter_model.parent),
+            "LD_LIBRARY_PATH": str(fake_nvml_dir),
+            "FAKE_NVML_CURVE": STEPS,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    energy = document["energy"]
+    # A step of 230 W within the 100 ms of a tick at either end is what no reader can see.
+    assert_true_energy(energy, least_bound_joules=2 * 230 * 0.1)
+    assert energy["kind"] == "counter"
+    assert document["settings"]["idle_baseline"] == "loaded"
+    seconds = document["seconds"]["total"]
+    assert energy["net_joules"] == pytest.approx(energy["joules"] - 60 * seconds)
+    assert energy["phases"]["prefill"] + energy["phases"]["decode"] == energy["joules"]
+    assert energy["phases"]["load"] > 0

@@ -1,0 +1,181 @@
+"""RAPL through the real sysfs path, in trees that the tests write."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from etui.config.config import Config
+from etui.config.load import load_config
+from etui.energy.discovery import find_sources, open_recorder
+from etui.energy.sources import rapl
+from etui.energy.sources.rapl import RaplSource, find_zones
+from etui.energy.types import ChannelProbe, Kind
+
+Zone = Callable[..., Path]
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> Path:
+    return tmp_path / "sysfs"
+
+
+def probes(config: Config) -> tuple[ChannelProbe, ...]:
+    found = find_sources(config)
+    for source in found.sources:
+        source.close()
+    return found.probes
+
+
+def scopes(sysfs: Path) -> list[str]:
+    return [channel.scope for channel in RaplSource(sysfs).channels]
+
+
+def test_package_dram_and_psys_are_read_and_cores_never(sysfs: Path, powercap: Zone) -> None:
+    powercap("intel-rapl:0", "package-0")
+    powercap("intel-rapl:0:0", "core", 2_000_000)
+    powercap("intel-rapl:0:1", "uncore", 3_000_000)
+    powercap("intel-rapl:0:2", "dram", 4_000_000)
+    powercap("intel-rapl:1", "psys", 5_000_000)
+    assert scopes(sysfs) == ["dram:0", "package:0", "psys"]
+    channels = {c.scope: c for c in RaplSource(sysfs).channels}
+    assert channels["package:0"].kind is Kind.COUNTER
+    assert channels["package:0"].range_joules == pytest.approx(262_143.328850)
+    assert channels["package:0"].limit_watts == 65
+
+
+def test_zones_nested_in_their_parents_are_found(sysfs: Path, powercap: Zone) -> None:
+    powercap("intel-rapl/intel-rapl:0", "package-0")
+    powercap("intel-rapl/intel-rapl:0/intel-rapl:0:0", "dram", 2_000_000)
+    assert scopes(sysfs) == ["dram:0", "package:0"]
+
+
+def test_two_packages_each_with_memory(sysfs: Path, powercap: Zone) -> None:
+    powercap("intel-rapl:0", "package-1")  # zone numbers need not be package numbers
+    powercap("intel-rapl:0:0", "dram", 11)
+    powercap("intel-rapl:1", "package-0", 12)
+    powercap("intel-rapl:1:0", "dram", 13)
+    assert scopes(sysfs) == ["dram:0", "dram:1", "package:0", "package:1"]
+    readings = RaplSource(sysfs).read()
+    assert readings["dram:1"].joules == pytest.approx(11e-6)
+
+
+def test_one_package_under_two_interfaces_counts_once(sysfs: Path, powercap: Zone) -> None:
+    powercap("intel-rapl:0", "package-0", 1_000_000)
+    mmio = powercap("intel-rapl-mmio:0", "package-0", 2_000_000)
+    zones = find_zones(sysfs / "class" / "powercap")
+    assert [zone.folder for zone in zones] == [mmio]
+    (mmio / "energy_uj").unlink()  # the interface that can be read is taken
+    assert RaplSource(sysfs).read()["package:0"].joules == 1.0
+
+
+def test_dies_that_mirror_one_counter_count_once(sysfs: Path, powercap: Zone) -> None:
+    powercap("intel-rapl:0", "package-0-die-0", 7_000_000)
+    powercap("intel-rapl:1", "package-0-die-1", 7_000_000)
+    assert scopes(sysfs) == ["package:0/die:0"]
+
+
+def test_dies_with_counters_of_their_own_are_summed(sysfs: Path, powercap: Zone) -> None:
+    powercap("intel-rapl:0", "package-0-die-0", 7_000_000)
+    powercap("intel-rapl:1", "package-0-die-1", 9_000_000)
+    assert scopes(sysfs) == ["package:0/die:0", "package:0/die:1"]
+
+
+@pytest.mark.parametrize("content", ["garbage", "", "12.5", "-5", "1e9"])
+def test_garbage_is_unreadable_and_named(sysfs: Path, powercap: Zone, content: str) -> None:
+    powercap("intel-rapl:0", "package-0", content)
+    source = RaplSource(sysfs)
+    assert source.channels == []
+    assert source.unreadable_scopes == ["package:0"]
+    [probe] = source.probe()
+    assert probe.found
+    assert not probe.readable
+    assert "energy_uj" in probe.why_not
+
+
+def test_a_zone_without_a_range_is_still_read(sysfs: Path, powercap: Zone) -> None:
+    powercap("intel-rapl:0", "package-0", range_uj="nonsense", limit_uw=None)
+    [channel] = RaplSource(sysfs).channels
+    assert channel.range_joules is None
+    assert channel.limit_watts is None
+
+
+def test_a_read_that_fails_later_is_an_empty_reading(sysfs: Path, powercap: Zone) -> None:
+    zone = powercap("intel-rapl:0", "package-0")
+    source = RaplSource(sysfs)
+    (zone / "energy_uj").write_text("half a num")
+    assert source.read()["package:0"].joules is None
+    (zone / "energy_uj").unlink()
+    assert source.read()["package:0"].joules is None
+
+
+def test_permission_denied_names_the_line_that_mends_it(
+    sysfs: Path, powercap: Zone, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone = powercap("intel-rapl:0", "package-0")
+    real = Path.open
+
+    def guarded(self: Path, *args: object, **kwargs: object) -> object:
+        if self.name == "energy_uj":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", guarded)
+    probe = next(p for p in probes(config) if p.id == "package:0")
+    assert probe.found
+    assert not probe.readable
+    assert "permission denied" in probe.why_not
+    assert f"sudo chmod a+r {zone / 'energy_uj'}" in probe.fix
+    assert "mode class/powercap/intel-rapl:0/energy_uj = 0444" in probe.fix
+    recorder = open_recorder(config)
+    assert recorder.unmeasured == ("package:0",)
+    assert [c.kind for c in recorder.selection.summed] == [Kind.ESTIMATE]
+
+
+def test_no_powercap_says_what_to_do(config: Config) -> None:
+    probe = next(p for p in probes(config) if p.id == "rapl")
+    assert not probe.found
+    assert "does not exist" in probe.why_not
+    assert probe.fix
+
+
+def test_the_cpu_total_while_a_thread_advances_the_counter(powercap: Zone, etui_home: Path) -> None:
+    """The real recorder, the real clock, the real files; 30 W, and it wraps on the way."""
+    start_uj, range_uj = 262_132_828_850, 262_143_328_850
+    zone = powercap("intel-rapl:0", "package-0", start_uj)
+    begin_ns = time.monotonic_ns()
+    stop = threading.Event()
+
+    def advance() -> None:
+        pending = zone / "pending"
+        while not stop.wait(0.001):
+            spent = int(30e-3 * (time.monotonic_ns() - begin_ns))  # microjoules at 30 W
+            pending.write_text(f"{(start_uj + spent) % range_uj}\n")
+            pending.replace(zone / "energy_uj")
+
+    thread = threading.Thread(target=advance, daemon=True)
+    thread.start()
+    try:
+        with open_recorder(load_config()) as recorder:
+            while not recorder.settle(time.monotonic_ns() + 150_000_000, timeout_s=1.0):
+                pass
+            start_ns = time.monotonic_ns()
+            end_ns = start_ns + 400_000_000
+            while not recorder.settle(end_ns, timeout_s=1.0):
+                pass
+            energy = recorder.energy(start_ns, end_ns)
+    finally:
+        stop.set()
+        thread.join()
+    assert energy.kind is Kind.COUNTER
+    assert energy.unmeasured == ()
+    assert energy.joules is not None
+    assert energy.uncertainty is not None
+    assert energy.joules == pytest.approx(12.0, rel=0.1)
+    assert abs(energy.joules - 12.0) <= energy.uncertainty + 0.3
+    assert rapl.RaplSource.name == "rapl"

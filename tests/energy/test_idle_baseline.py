@@ -1,0 +1,119 @@
+"""Idle baselines, cold and loaded, kept between runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from etui.config.config import Config
+from etui.energy.discovery import open_recorder
+from etui.energy.gpu_sharing import Share
+from etui.energy.idle_baseline import (
+    Baselines,
+    Idle,
+    baseline_file,
+    load_baselines,
+    measure,
+    save_baselines,
+    use,
+)
+from etui.energy.recorder import Recorder
+from etui.testing.devices import FakeClock, FakeDevice
+from etui.testing.play import sample
+from etui.testing.power_curves import Curve, constant, steps
+
+COLD = Idle({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
+LOADED = Idle({"gpu:FAKE": 60.0}, 2.0, 5.0, True)
+
+
+def running(curve: Curve) -> tuple[Recorder, FakeClock]:
+    clock = FakeClock()
+    rng = random.Random(1)
+    recorder = Recorder(
+        [FakeDevice(curve, clock)],
+        clock=clock,
+        sleep=lambda seconds: sample(recorder, clock, seconds, rng),
+    )
+    sample(recorder, clock, 2, rng)
+    return recorder, clock
+
+
+def test_a_quiet_machine_gives_a_steady_baseline() -> None:
+    recorder, _ = running(constant(45.0, 30))
+    idle = measure(recorder, 5)
+    assert idle is not None
+    assert idle.total_watts == pytest.approx(45, rel=0.02)
+    assert idle.steady
+    assert recorder.idle_watts == idle.total_watts
+
+
+def test_a_busy_machine_is_not_called_steady() -> None:
+    recorder, _ = running(steps([(4, 45.0), (1, 250.0), (20, 45.0)]))
+    idle = measure(recorder, 5)
+    assert idle is not None
+    assert not idle.steady
+
+
+def test_no_meter_gives_no_baseline() -> None:
+    recorder = Recorder([], sleep=lambda seconds: None)
+    assert measure(recorder, 1) is None
+
+
+def test_a_loaded_model_has_a_baseline_of_its_own() -> None:
+    recorder, _ = running(constant(45.0, 30))
+    known = Baselines(COLD).with_idle(LOADED, "qwen3-8b")
+    assert use(recorder, known, "qwen3-8b") == "loaded"
+    assert recorder.idle_watts == 60
+    assert use(recorder, known, "another") == "cold"
+    assert recorder.idle_watts == 20
+    assert use(recorder, known) == "cold"
+
+
+def test_a_loaded_baseline_of_other_hardware_gives_way_to_the_cold_one() -> None:
+    recorder, _ = running(constant(45.0, 30))
+    other = Idle({"package:0": 9.0}, 1.0, 5.0, True)
+    assert use(recorder, Baselines(COLD, {"qwen3-8b": other}), "qwen3-8b") == "cold"
+    assert recorder.idle_watts == 20
+
+
+def test_a_gpu_that_others_use_is_not_at_rest() -> None:
+    class Crowd:
+        def share(self, scope: str, start_ns: int, end_ns: int) -> Share:
+            return Share(True, 0.1)
+
+    recorder, _ = running(constant(45.0, 30))
+    recorder.watch = Crowd()
+    idle = measure(recorder, 5)
+    assert idle is not None
+    assert not idle.steady
+
+
+def test_a_baseline_of_other_hardware_is_not_used() -> None:
+    recorder, _ = running(constant(45.0, 30))
+    other = Baselines(Idle({"package:0": 9.0}, 1.0, 5.0, True))
+    recorder.set_idle({"gpu:FAKE": 1.0})
+    assert use(recorder, other) is None
+    assert recorder.idle_watts is None
+
+
+def test_baselines_are_kept(config: Config) -> None:
+    kept = Baselines(COLD, {"qwen3-8b": LOADED})
+    save_baselines(config, kept)
+    assert load_baselines(config) == kept
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"cold": 3, "loaded": {}}', "\x00"])
+def test_a_damaged_file_is_as_good_as_none(config: Config, content: str) -> None:
+    baseline_file(config).write_text(content)
+    assert load_baselines(config) == Baselines()
+
+
+def test_a_new_recorder_takes_the_kept_baseline(
+    config: Config, powercap: Callable[..., Path]
+) -> None:
+    powercap("intel-rapl:0", "package-0")
+    save_baselines(config, Baselines(Idle({"package:0": 9.0}, 1.0, 5.0, True)))
+    assert open_recorder(config).idle_watts == 9

@@ -1,0 +1,97 @@
+"""Loaded baselines out of the pauses of a chat, on a fake clock."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from etui.config.config import Config
+from etui.energy.idle_baseline import Baselines, Idle, load_baselines, save_baselines
+from etui.energy.idle_tracker import KEPT_SECONDS, MEASURED_SECONDS, QUIET_SECONDS, Rest
+from etui.energy.recorder import Recorder
+from etui.testing.devices import FakeClock, FakeDevice
+from etui.testing.play import sample
+from etui.testing.power_curves import Curve, constant, steps
+
+NEEDED = QUIET_SECONDS + MEASURED_SECONDS
+
+
+class Chat:
+    """A recorder on a fake clock whose pauses last as long as a test says."""
+
+    def __init__(self, config: Config, curve: Curve) -> None:
+        self.clock = FakeClock()
+        self.recorder = Recorder([FakeDevice(curve, self.clock)], clock=self.clock)
+        self.rest = Rest(self.recorder, config, self.clock)
+        self.wait(2)
+
+    def wait(self, seconds: float) -> None:
+        sample(self.recorder, self.clock, seconds, random.Random(1))
+
+
+def test_a_long_pause_becomes_the_models_baseline(config: Config) -> None:
+    chat = Chat(config, steps([(2, 200.0), (5, 120.0), (90, 61.0)]))
+    chat.rest.begin("m")
+    chat.wait(NEEDED + 1)
+    kept = chat.rest.end()
+    assert kept is not None
+    assert kept.total_watts == pytest.approx(61, rel=0.02)
+    assert load_baselines(config).loaded == {"m": kept}
+
+
+def test_what_comes_after_the_measured_part_does_not_matter(config: Config) -> None:
+    chat = Chat(config, steps([(2 + NEEDED + 2, 61.0), (60, 200.0)]))
+    chat.rest.begin("m")
+    chat.wait(NEEDED + 10)
+    kept = chat.rest.end()
+    assert kept is not None
+    assert kept.total_watts == pytest.approx(61, rel=0.02)
+
+
+def test_a_short_pause_is_none(config: Config) -> None:
+    chat = Chat(config, constant(61.0, 200))
+    chat.rest.begin("m")
+    chat.wait(NEEDED - 0.5)
+    assert chat.rest.end() is None
+    chat.wait(NEEDED)
+    assert chat.rest.end() is None  # nothing began since
+    assert load_baselines(config) == Baselines()
+
+
+def test_a_model_is_measured_once(config: Config) -> None:
+    first = Idle({"gpu:FAKE": 10.0}, 1.0, 5.0, True)
+    save_baselines(config, Baselines(None, {"m": first}))
+    chat = Chat(config, constant(61.0, 200))
+    for model in ("m", "other"):
+        chat.rest.begin(model)
+        chat.wait(NEEDED + 1)
+        chat.rest.end()
+    loaded = load_baselines(config).loaded
+    assert loaded["m"] == first
+    assert loaded["other"].total_watts == pytest.approx(61, rel=0.02)
+
+
+def test_a_pause_in_which_something_ran_is_not_used(config: Config) -> None:
+    chat = Chat(config, steps([(2 + QUIET_SECONDS + 1, 61.0), (1, 200.0), (60, 61.0)]))
+    chat.rest.begin("m")
+    chat.wait(NEEDED + 1)
+    assert chat.rest.end() is None
+    assert load_baselines(config) == Baselines()
+
+
+def test_a_machine_that_slept_is_not_at_rest(config: Config) -> None:
+    chat = Chat(config, constant(61.0, 50_000))
+    chat.rest.begin("m")
+    chat.wait(10)
+    chat.clock.advance(8 * 3600)
+    assert chat.rest.end() is None
+
+
+def test_a_night_is_looked_at_by_its_end(config: Config) -> None:
+    chat = Chat(config, steps([(2 + 60, 90.0), (2 * KEPT_SECONDS, 61.0)]))
+    chat.rest.begin("m")
+    chat.wait(60 + KEPT_SECONDS + 10)
+    kept = chat.rest.end()
+    assert kept is not None
+    assert kept.total_watts == pytest.approx(61, rel=0.02)

@@ -1,0 +1,82 @@
+"""Counter steps and the clock of a counter's edges."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.energy.tracks.counter_edges import EdgeClock, StepKind, unwrap
+
+RANGE = 262_143.328850
+
+
+@given(
+    before=st.floats(0, RANGE, exclude_max=True),
+    spent=st.floats(0.001, 500),
+)
+def test_a_wrap_gives_the_energy_that_was_spent(before: float, spent: float) -> None:
+    now = (before + spent) % RANGE
+    step = unwrap(before, now, seconds=1.0, range_joules=RANGE, max_watts=1000)
+    assert step.joules == pytest.approx(spent, abs=1e-6)
+    assert step.kind is (StepKind.WRAPPED if before + spent >= RANGE else StepKind.MOVED)
+
+
+def test_a_drop_far_from_the_range_is_a_reset() -> None:
+    step = unwrap(100_000, 3, seconds=1.0, range_joules=RANGE, max_watts=1000)
+    assert step.kind is StepKind.RESET
+    assert step.joules is None
+
+
+def test_a_drop_without_a_range_is_a_reset() -> None:
+    step = unwrap(100_000, 3, seconds=1.0, range_joules=None, max_watts=1000)
+    assert step.kind is StepKind.RESET
+
+
+def test_a_jump_beyond_any_power_is_not_believed() -> None:
+    step = unwrap(100, 100 + RANGE, seconds=0.05, range_joules=None, max_watts=1000)
+    assert step.kind is StepKind.RESET
+
+
+def test_more_time_than_one_range_takes_is_not_guessed() -> None:
+    step = unwrap(100, 200, seconds=400, range_joules=RANGE, max_watts=1000)
+    assert step.kind is StepKind.RESET
+
+
+def test_an_unmoved_counter_is_still() -> None:
+    step = unwrap(7, 7, seconds=1, range_joules=RANGE, max_watts=1000)
+    assert (step.kind, step.joules) == (StepKind.STILL, 0.0)
+
+
+@pytest.mark.parametrize("period_ms", [45.0, 60.0, 100.0, 250.0])
+def test_the_clock_finds_period_and_edges(period_ms: float) -> None:
+    """Reads every 5 ms for a second, then about every 50 ms, as the sampler does."""
+    rng = random.Random(5)
+    clock = EdgeClock()
+    period = period_ms * 1e6
+    now, before, still, errors = 0.0, 0.0, False, []
+    while now < 30e9:
+        before, now = now, now + (5e6 if now < 1e9 else rng.uniform(20e6, min(70e6, period)))
+        if now // period == before // period:
+            still = True
+            clock.still(int(before), int(now))
+            continue
+        edge = clock.moved(int(before), int(now), stood_still=still)
+        still = False
+        truth = now // period * period
+        assert before <= edge.t_ns <= now
+        if now > 2e9:
+            errors.append((abs(edge.t_ns - truth), edge.half_ns))
+    assert clock.period_ns == pytest.approx(period, rel=0.03)
+    inside = sum(error <= half for error, half in errors) / len(errors)
+    assert inside >= 0.9
+    typical = sum(error for error, _ in errors) / len(errors)
+    assert typical < (6e6 if period_ms >= 100 else 0.3 * period)
+
+
+def test_a_wrong_hint_gives_way_to_a_counter_that_stands() -> None:
+    clock = EdgeClock(0.001)
+    clock.still(0, 50_000_000)
+    assert clock.period_ns is None

@@ -1,0 +1,229 @@
+"""Curves in the log: kept, found again, made of turns, and the facts a forecast is made from."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from etui.arm import Arm
+from etui.curves.fit import TooFewPoints
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Residual, Speed
+from etui.log.curve_lookup import LEAST_TURNS, curve_here, curve_of_log, turns_here
+from etui.log.curve_rows import curve_record
+from etui.log.model_facts import model_facts
+from etui.log.queries import LogReader
+from etui.log.writer import TurnWriter
+from etui.models.spec import ModelSpec
+from etui.routing.joules_predictor import ArmKey
+from etui.runtime.provenance import conditions
+from etui.runtime.serving import price_for, refit_curve
+from etui.turn.record import LoadRecord, Seconds, Tokens
+
+NOW = Conditions("a machine", "llama-cpp-python 9", 2, ("gpu:GPU-1",), 300.0)
+SETTINGS = {"machine": "a machine", "llama_cpp_python": "9", "threads": 2}
+PREFILL, DECODE = PhaseCurve(1.0, 0.02), PhaseCurve(0.5, 0.4, 1e-4)
+CURVE = OperatingCurve(
+    "c1", "2026-11-24T09:00:00.000+00:00", "m", "ab", NOW, "counter", "calibration",
+    prefill=replace(PREFILL, r2=0.99, n=12, band=0.05, mape=0.02),
+    decode=replace(DECODE, r2=0.98, n=12, band=1.5, proportional=False, mape=0.03),
+    meter_share=0.01, idle_watts=20.0, speed=Speed(900.0, 60.0, 80.0, 70.0), held_out_mape=0.04,
+    points=(Residual(32, 0, 16, 1.6, 6.0),), gpu_layers=31,
+)  # fmt: skip
+
+
+@pytest.fixture
+def turn(make_turn):
+    """A turn of the model, whose joules lie on the curve."""
+
+    def make(number, computed=None, output=None, cached=0, factor=1.0, kind="counter", **changes):
+        computed = 20 + 7 * (number % 11) if computed is None else computed
+        output = 10 + 5 * (number % 13) if output is None else output
+        prefill = factor * PREFILL.joules(cached, computed)
+        decode = factor * DECODE.joules(cached + computed, output - 1)
+        facts = {"model": "m", "model_sha256": "ab", "probes": (), "settings": SETTINGS, **changes}
+        made = make_turn(number, **facts)
+        phases = {"load": 0.0, "prefill": prefill, "decode": decode}
+        energy = replace(
+            made.energy, kind=kind, phases=phases, joules=prefill + decode, uncertainty=0.1,
+            shared=False,
+        )  # fmt: skip
+        tokens = Tokens(cached + computed, cached, computed, 0, output)
+        seconds = Seconds(0.0, computed / 100, (output - 1) / 10, 1.0, 0.1)
+        return replace(made, energy=energy, tokens=tokens, seconds=seconds)
+
+    return make
+
+
+def save(config, *turns, curves=(), loads=()):
+    with TurnWriter(config) as writer:
+        for made in turns:
+            writer.save_turn(made)
+        for curve in curves:
+            writer.save_curve(curve_record(curve))
+        for load in loads:
+            writer.save_load(load)
+
+
+def test_a_curve_comes_back_as_it_went_in(config):
+    save(config, curves=[CURVE])
+    with LogReader(config) as log:
+        assert log.curves() == [CURVE]
+        assert log.curves("m", "ab") == [CURVE]
+        assert log.curves("m", "cd") == log.curves("other") == []
+
+
+def test_columns_are_named_as_the_formula(config):
+    save(config, curves=[CURVE])
+    with sqlite3.connect(config.database) as connection:
+        (text,) = connection.execute("SELECT coefficients FROM curves").fetchone()
+    assert json.loads(text) == {
+        "prefill_e0": 1.0, "prefill_a": 0.02, "prefill_a2": 0.0,
+        "decode_e0": 0.5, "decode_b": 0.4, "decode_c": 1e-4,
+    }  # fmt: skip
+
+
+def test_a_row_that_cannot_be_read_is_no_curve(config):
+    save(config, curves=[CURVE, replace(CURVE, curve_id="c2")])
+    with sqlite3.connect(config.database) as connection:
+        connection.execute("UPDATE curves SET coefficients = '{}' WHERE curve_id = 'c2'")
+    with LogReader(config) as log:
+        assert log.curves() == [CURVE]
+
+
+def test_the_newest_calibration_that_holds_here_is_used(config):
+    newer = replace(CURVE, curve_id="c2", created_at="2026-11-25")
+    elsewhere = replace(
+        newer, curve_id="c3", created_at="2026-11-26", conditions=replace(NOW, machine="other")
+    )
+    save(config, curves=[CURVE, newer, elsewhere])
+    with LogReader(config) as log:
+        assert curve_here(log, "m", "ab", NOW) == newer
+        assert curve_here(log, "m", "ab", replace(NOW, threads=8)) is None
+
+
+def test_without_a_calibration_twenty_turns_make_a_curve(config, turn):
+    save(config, *(turn(i) for i in range(LEAST_TURNS - 1)))
+    with LogReader(config) as log:
+        assert curve_here(log, "m", "ab", NOW, save=lambda record: None) is None
+    save(config, turn(LEAST_TURNS))
+    kept = []
+    with LogReader(config) as log:
+        made = curve_here(log, "m", "ab", NOW, kept.append)
+    assert made is not None
+    assert (made.source, made.n, made.kind) == ("log", LEAST_TURNS, "counter")
+    said = made.joules(60, 0, 40)
+    true = PREFILL.joules(0, 60) + DECODE.joules(60, 39)
+    assert said.total == pytest.approx(true, rel=0.01)
+    assert [record.curve_id for record in kept] == [made.curve_id]
+
+
+def test_a_curve_of_the_log_is_made_anew_after_twenty_more_turns(config, turn):
+    made = replace(CURVE, source="log", created_at="2026-11-24T10:20:00.000+00:00")
+    save(config, *(turn(i) for i in range(LEAST_TURNS)), curves=[made])
+    with LogReader(config) as log:
+        assert curve_here(log, "m", "ab", NOW) == made
+    save(config, *(turn(30 + i) for i in range(LEAST_TURNS)))
+    with LogReader(config) as log:
+        assert curve_here(log, "m", "ab", NOW) == made
+        again = curve_here(log, "m", "ab", NOW, lambda record: None)
+    assert again is not None
+    assert (again.source, again.n) == ("log", 2 * LEAST_TURNS)
+
+
+def test_the_turn_that_makes_enough_leaves_a_curve_behind(config, turn):
+    machine = conditions(config)
+    settings = {**SETTINGS, "machine": machine.machine, "threads": machine.threads}
+    settings["llama_cpp_python"] = machine.build.removeprefix("llama-cpp-python ")
+    turns = [turn(i, settings=settings, status="complete") for i in range(LEAST_TURNS)]
+    kept = []
+    save(config, *turns[:-1])
+    refit_curve(turns[-2], config, kept.append)
+    assert kept == []
+    save(config, turns[-1])
+    for other in (replace(turns[-1], status="error"), replace(turns[-1], status="stopped")):
+        refit_curve(other, config, kept.append)
+    assert kept == []
+    refit_curve(turns[-1], config, kept.append)
+    assert [record.source for record in kept] == ["log"]
+
+
+def test_a_calibration_is_not_displaced_by_the_log(config, turn):
+    save(config, *(turn(i) for i in range(30)), curves=[CURVE])
+    with LogReader(config) as log:
+        assert curve_here(log, "m", "ab", NOW) == CURVE
+
+
+def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, turn):
+    good = turn(1)
+    shared = turn(2)
+    others = [
+        replace(shared, energy=replace(shared.energy, shared=True)),
+        turn(3, reasoning="vote"),
+        turn(4, status="error"),
+        turn(5, settings={**SETTINGS, "threads": 8}),
+        turn(6, settings={}),
+        turn(7, model_sha256="cd"),
+        turn(8, kind="estimate"),
+    ]
+    newest = turn(9)
+    save(config, good, *others, newest)
+    with LogReader(config) as log:
+        found = turns_here(log, "m", "ab", NOW)
+        assert [t.point.output_tokens for t in found] == [
+            newest.tokens.output, good.tokens.output
+        ]  # fmt: skip
+        with pytest.raises(TooFewPoints, match="2 points of the log, and it takes 20"):
+            curve_of_log(found, "m", "ab", NOW)
+
+
+def test_turns_of_one_length_make_no_curve(config, turn):
+    save(config, *(turn(i, computed=30, output=30) for i in range(25)))
+    with LogReader(config) as log:
+        assert curve_here(log, "m", "ab", NOW, save=lambda record: None) is None
+
+
+def test_facts_of_a_model(config, turn):
+    load = LoadRecord("l1", "2026-11-24", "m", "ab", None, 2.0, 30.0, 1.0, "counter", 0, 10)
+    loads = [load, replace(load, load_id="l2", joules=50.0, seconds=4.0)]
+    settings = {**SETTINGS, "think_tokens": 0, "max_tokens": 64, "votes": 0}
+    query = "x" * 40  # ten tokens by the estimate
+    asked = [
+        turn(i, computed=45, output=21, reasoning="direct", query=query, system=None,
+             settings=settings)
+        for i in range(4)
+    ]  # fmt: skip
+    save(config, *asked, loads=loads)
+    with LogReader(config) as log:
+        facts = model_facts(log, "m", "ab", NOW)
+        nothing = model_facts(log, "other", None, NOW)
+    assert facts.curve is None
+    assert (facts.load_joules, facts.load_seconds) == (40.0, 3.0)
+    assert facts.prompt_overhead == 35.0
+    past = facts.past[ArmKey.of(Arm("any name", "m", max_tokens=64))]
+    assert (past.turns, past.mean_tokens) == (4, 21.0)
+    assert past.decode_joules_per_token == pytest.approx(DECODE.joules(45, 20) / 21)
+    assert facts.speed is not None
+    assert facts.speed.prefill_tokens_per_second == pytest.approx(100.0)
+    assert facts.speed.decode_tokens_per_second == pytest.approx(10.0)
+    assert facts.speed.decode_watts == pytest.approx(DECODE.joules(45, 20) / 2.0)
+    assert (nothing.curve, nothing.speed, nothing.load_joules, nothing.past) == (
+        None,
+        None,
+        None,
+        {},
+    )
+
+
+def test_thought_is_priced_by_the_curve_before_the_mean_of_turns(config, turn):
+    spec = ModelSpec("m", "tiny", (), sha256="ab")
+    arm = Arm("a", "m", "cot", max_joules=5.0)
+    save(config, turn(1))
+    assert price_for(arm, spec, config).source == "the mean of 1 turn"
+    here = replace(CURVE, curve_id=uuid4().hex, conditions=conditions(config))
+    save(config, curves=[here])
+    assert price_for(arm, spec, config) == here.to_decode_price()

@@ -1,0 +1,121 @@
+"""Predictions judged by measurements."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.curves.fit import TurnPoint
+from etui.log.curve_lookup import LoggedTurn
+from etui.log.filters import TurnFilter, clause
+from etui.log.prediction_quality import (
+    LEAST_DRIFT_TURNS,
+    Outcome,
+    accuracy_by,
+    accuracy_of,
+    drift_of,
+    outcomes,
+    outcomes_sql,
+    shadow_summaries,
+)
+from etui.log.queries import LogReader
+from etui.log.writer import TurnWriter
+from tests.log.test_curve_rows import CURVE, DECODE, PREFILL
+
+QUICK = Outcome("m", "quick", "counter", 10.0, 8.0, None)
+
+
+def shadow(arm, predicted=None, model="m"):
+    return {"policy": "frugal", "arm": arm, "model": model, "predicted_joules": predicted}
+
+
+def test_mean_error_and_bias_of_each_group():
+    found = [
+        QUICK,
+        replace(QUICK, predicted_joules=8.0, measured_joules=10.0),
+        replace(QUICK, arm="think", predicted_joules=50.0, measured_joules=40.0),
+        replace(QUICK, predicted_joules=None),
+        replace(QUICK, measured_joules=None),
+    ]
+    quick, think = accuracy_by(found, lambda one: one.arm)
+    assert (quick.key, quick.n) == ("quick", 2)
+    assert quick.mape == pytest.approx((0.25 + 0.2) / 2)
+    assert quick.bias == pytest.approx(0.0)
+    assert (think.key, think.n, think.bias) == ("think", 1, pytest.approx(0.25))
+
+
+@given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=30), st.floats(0.1, 5.0))
+def test_a_constant_factor_is_both_the_error_and_the_bias(measured, factor):
+    judged = accuracy_of("m", [(factor * value, value) for value in measured])
+    assert judged.mape == pytest.approx(abs(factor - 1), abs=1e-9)
+    assert judged.bias == pytest.approx(factor - 1, abs=1e-9)
+
+
+def test_what_the_policy_on_trial_would_have_done():
+    found = [
+        QUICK,
+        replace(QUICK, shadow=shadow("quick", 4.0)),
+        replace(QUICK, shadow=shadow("think", 30.0)),
+        replace(QUICK, shadow=shadow("quick", 4.0, model="other")),
+        replace(QUICK, shadow=shadow("think")),
+        replace(QUICK, shadow=shadow(None)),
+    ]
+    (summary,) = shadow_summaries(found)
+    assert (summary.policy, summary.turns) == ("frugal", 5)
+    assert (summary.elsewhere, summary.undecided, summary.compared) == (3, 1, 2)
+    assert summary.joules_difference == pytest.approx((30 - 10) + (4 - 10))
+    assert shadow_summaries([QUICK]) == []
+
+
+def logged(count, factor, noise=0.0, uncertainty=0.0, seed=0):
+    rng = random.Random(seed)
+    turns = []
+    for _ in range(count):
+        computed, output = rng.randint(20, 400), rng.randint(10, 200)
+        f = factor * (1 + rng.gauss(0, noise))
+        prefill, decode = f * PREFILL.joules(0, computed), f * DECODE.joules(computed, output - 1)
+        point = TurnPoint(
+            computed, 0, output, prefill, decode, uncertainty * prefill, uncertainty * decode
+        )
+        turns.append(LoggedTurn("2026-11-25", point, "counter", (), {}, False))
+    return turns
+
+
+def test_a_curve_that_fits_is_left_alone():
+    drift = drift_of(CURVE, logged(20, 1.0, noise=0.01))
+    assert (drift.turns, drift.drifted) == (20, False)
+    assert drift.median_error == pytest.approx(0.0, abs=0.02)
+
+
+def test_a_curve_that_no_longer_fits_is_named():
+    drift = drift_of(CURVE, logged(20, 1.4, noise=0.02))
+    assert drift.drifted
+    assert drift.median_error == pytest.approx(0.4, abs=0.05)
+
+
+def test_few_turns_and_old_turns_say_nothing():
+    assert not drift_of(CURVE, logged(LEAST_DRIFT_TURNS - 1, 3.0)).drifted
+    old = [replace(turn, created_at="2026-11-01") for turn in logged(20, 3.0)]
+    assert drift_of(CURVE, old).median_error is None
+
+
+def test_a_blurred_meter_excuses_a_turn_but_an_estimates_own_band_does_not():
+    assert not drift_of(CURVE, logged(20, 1.4, uncertainty=0.6)).drifted
+    estimate = replace(CURVE, meter_share=0.4)
+    assert drift_of(estimate, logged(20, 1.4, uncertainty=0.4)).drifted
+
+
+def test_outcomes_are_read_from_the_log(config, make_turn):
+    trace = {"shadow": shadow("think", 3.0)}
+    with TurnWriter(config) as writer:
+        writer.save_turn(make_turn(1, trace=trace))
+        writer.save_turn(make_turn(2, joules=None))
+    wanted = clause(TurnFilter())
+    with LogReader(config) as log:
+        first, second = outcomes(log.select(outcomes_sql(wanted), wanted.values))
+    assert first == Outcome("smollm2-135m", "think", "counter", 11.0, 12.34, trace["shadow"])
+    assert (second.measured_joules, second.shadow) == (None, None)

@@ -1,0 +1,148 @@
+"""The GGUF reader: what it says of real headers, and that nothing else than refusal can happen."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.errors import ModelUnavailable
+from etui.models.gguf import Array, check_gguf, parse
+from etui.models.gguf_types import TENSOR_TYPES
+
+
+def string(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def tiny_gguf() -> bytes:
+    """A whole GGUF: two layers, a vocabulary of three, two tensors (one quantised)."""
+    keys: list[tuple[str, int, bytes]] = [
+        ("general.architecture", 8, string("llama")),
+        ("general.name", 8, string("Tiny")),
+        ("general.file_type", 4, struct.pack("<I", 15)),
+        ("llama.context_length", 4, struct.pack("<I", 2048)),
+        ("llama.block_count", 4, struct.pack("<I", 2)),
+        ("llama.embedding_length", 4, struct.pack("<I", 64)),
+        ("llama.attention.head_count", 4, struct.pack("<I", 4)),
+        ("llama.attention.head_count_kv", 9, struct.pack("<IQII", 4, 2, 2, 1)),
+        ("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 3) + string("a") + string("b") * 2),
+        ("tokenizer.ggml.add_bos_token", 7, b"\1"),
+        ("tokenizer.chat_template", 8, string("{{ messages }}")),
+    ]
+    tensors = [("token_embd.weight", (64, 3), 0, 0), ("blk.0.w", (32, 2), 8, 768)]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    for key, kind, value in keys:
+        head += string(key) + struct.pack("<I", kind) + value
+    for name, shape, kind, offset in tensors:
+        head += string(name) + struct.pack("<I", len(shape))
+        head += struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", kind, offset)
+    head += b"\0" * (-len(head) % 32)
+    return head + b"\0" * (64 * 3 * 4) + b"\0" * (2 * 34)
+
+
+TINY = tiny_gguf()
+
+
+def test_header_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(TINY)
+    gguf = check_gguf(path)
+    assert (gguf.architecture, gguf.name, gguf.quantisation) == ("llama", "Tiny", "Q4_K_M")
+    assert (gguf.context_tokens, gguf.layers, gguf.vocabulary) == (2048, 2, 3)
+    assert gguf.parameters == 64 * 3 + 32 * 2
+    assert gguf.chat_template == "{{ messages }}"
+    assert gguf.metadata["llama.attention.head_count_kv"] == Array(2, (2, 1))
+    assert gguf.metadata["tokenizer.ggml.tokens"] == Array(3, None)
+    assert gguf.metadata["tokenizer.ggml.add_bos_token"] is True
+    assert gguf.tensors[1].offset + (gguf.tensors[1].size_bytes or 0) == len(TINY)
+
+
+def test_kv_bytes_are_summed_over_uneven_layers() -> None:
+    gguf = parse(Path("tiny.gguf"), TINY, len(TINY))
+    assert gguf.kv_bytes_per_token() == (2 + 1) * (16 + 16) * 2
+    assert gguf.kv_bytes_per_token("q8_0") == (2 + 1) * (16 + 16) * 34 // 32
+
+
+@given(st.integers(0, len(TINY) - 1))
+def test_every_truncation_is_refused(length: int) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        parse(Path("tiny.gguf"), TINY[:length], length)
+    assert "truncated" in caught.value.what
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_after_the_magic_are_read_or_refused(tail: bytes) -> None:
+    data = b"GGUF" + tail
+    with contextlib.suppress(ModelUnavailable):  # any other error fails the test
+        parse(Path("any.gguf"), data, len(data))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(TINY) - 1), st.integers(0, 255)), max_size=6))
+def test_damage_anywhere_is_read_or_refused(damage: list[tuple[int, int]]) -> None:
+    data = bytearray(TINY)
+    for at, byte in damage:
+        data[at] = byte
+    try:
+        gguf = parse(Path("tiny.gguf"), bytes(data), len(data))
+    except ModelUnavailable:
+        return
+    # What was accepted can be asked everything without another failure.
+    assert gguf.architecture
+    assert gguf.quantisation
+    assert gguf.parameters >= 0
+    gguf.kv_bytes_per_token()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"PK\x03\x04 and more", "is not a GGUF file"),
+        (b"<!DOCTYPE html><html>", "error page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer"),
+        (b"GGUF\x03", "truncated"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big endian"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "claims"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), "claims"),
+    ],
+)
+def test_what_is_no_model_is_refused_clearly(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelUnavailable) as caught:
+        check_gguf(path)
+    assert says in caught.value.what
+    assert "model.gguf" in caught.value.what
+    assert "\n" not in caught.value.what
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.gguf", tmp_path):
+        with pytest.raises(ModelUnavailable, match="cannot read the model file"):
+            check_gguf(path)
+
+
+def test_tensor_types_are_those_of_llama_cpp() -> None:
+    from llama_cpp import llama_cpp
+
+    lib = llama_cpp._lib
+    lib.ggml_type_name.restype = ctypes.c_char_p
+    lib.ggml_blck_size.restype = ctypes.c_int64
+    lib.ggml_type_size.restype = ctypes.c_size_t
+    theirs = {
+        kind: (
+            lib.ggml_type_name(kind).decode().upper(),
+            lib.ggml_blck_size(kind),
+            lib.ggml_type_size(kind),
+        )
+        for kind in TENSOR_TYPES
+    }
+    assert theirs == TENSOR_TYPES

@@ -1,0 +1,266 @@
+"""Fitted heads: what is fitted, what they predict, and damaged files."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from etui.arm import Arm
+from etui.chat import Query
+from etui.errors import InvalidFile, UsageError
+from etui.replay.policy_replay import as_asked
+from etui.routing.accuracy.confidence import fit_curve, values_on
+from etui.routing.accuracy.fit import fit_heads
+from etui.routing.accuracy.fitted_file import Provenance, fitted_text, load_fitted, parse_fitted
+from etui.routing.accuracy.metrics import calibration_error
+from etui.routing.accuracy.needs import pairs_of
+from etui.routing.accuracy.predictor import FittedHeads, on_curve, wilson_low
+from etui.routing.accuracy.table import ArmFacts, folds_of, same_questions
+from etui.routing.signals.question_words import QuestionText
+from tests.replay import made
+
+ORIGIN = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0")
+WEAK, STRONG = Arm("weak", "small"), Arm("strong", "large")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_heads(made.graded(600), ORIGIN)
+
+
+@pytest.fixture(scope="module")
+def heads(fitted):
+    return FittedHeads(parse_fitted(fitted_text(fitted), "f"))
+
+
+def asked(hard: bool, subject: str = "algebra") -> Query:
+    tail = "where x = 17?" if hard else "is it?"
+    words = made.WORDS[subject]
+    stem = f"Which {' '.join(words[:4])} number 7 {tail}"
+    return Query(as_asked(QuestionText(stem, tuple(f"{word} 7" for word in words[4:]))))
+
+
+def test_a_hard_question_is_less_likely_right(heads):
+    easy = heads.accuracy(WEAK, asked(False), 0.9)
+    hard = heads.accuracy(WEAK, asked(True), 0.9)
+    assert easy.p > hard.p + 0.25
+    assert heads.accuracy(STRONG, asked(True), 0.9).p > hard.p + 0.2
+    assert (easy.source, easy.confidence, easy.n) == ("fitted", 0.9, 600)
+    assert 0 < hard.low < hard.p
+
+
+def test_the_bound_falls_with_its_confidence(heads):
+    lows = [heads.accuracy(WEAK, asked(True), c).low for c in (0.5, 0.8, 0.9, 0.99)]
+    assert lows == sorted(lows, reverse=True)
+    assert len(set(lows)) == 4
+
+
+def test_the_bound_holds_on_new_questions(heads):
+    """At confidence 0.9 a band is at least as often right as the bound says, but for one in ten."""
+    new = made.graded(600, seed=9)
+    held = []
+    for arm in (WEAK, STRONG):
+        at = new.arms.index(arm.name)
+        found = [heads.accuracy(arm, Query(as_asked(q)), 0.9) for q in new.questions]
+        for subject in made.WORDS:
+            inside = [i for i, name in enumerate(new.subjects) if name == subject]
+            bound = statistics.fmean(found[i].low for i in inside)
+            held.append(new.correct[inside, at].mean() > bound)
+        p = np.array([each.p for each in found])
+        assert calibration_error(p, new.correct[:, at]) < 0.08
+    assert sum(held) >= 5
+
+
+def test_an_arm_that_was_not_fitted_is_not_predicted(heads):
+    assert heads.accuracy(Arm("other", "small"), asked(True), 0.9) is None
+    assert heads.accuracy(Arm("weak", "another-model"), asked(True), 0.9) is None
+    assert heads.calibrated(Arm("weak", "another-model"), 0.9, 0.9) is None
+
+
+def test_confidence_after_an_answer(heads):
+    low, high = heads.calibrated(WEAK, None, 0.1), heads.calibrated(WEAK, None, 0.9)
+    assert 0 < low < high < 1
+    assert heads.calibrated(WEAK, 0.9, None) is not None
+    assert heads.calibrated(WEAK, None, None) is None
+    assert heads.calibrated(WEAK, float("nan"), None) is None
+
+
+def test_needs_tell_reasoning_and_size_apart():
+    table = made.graded(400)
+    generator = np.random.default_rng(0)
+    digits = np.array(["=" in q.stem for q in table.questions])
+    thought = table.correct[:, 0] | (digits & (generator.random(400) < 0.7))
+    facts = {
+        "weak": ArmFacts("small", "direct", 10),
+        "strong": ArmFacts("large", "direct", 20),
+        "think": ArmFacts("small", "cot", 10),
+    }
+    table = replace(
+        table,
+        arms=("weak", "strong", "think"),
+        correct=np.column_stack([table.correct, thought]),
+        joules=None,
+        confidence=None,
+        margin=None,
+        facts=facts,
+    )
+    assert pairs_of(table) == [("larger_model", 0, 1), ("reasoning", 0, 2)]
+    heads = FittedHeads(fit_heads(table, ORIGIN))
+    needs = {need.need: need for need in heads.needs(asked(True))}
+    calm = {need.need: need for need in heads.needs(asked(False))}
+    assert (needs["reasoning"].base, needs["reasoning"].other) == ("weak", "think")
+    assert needs["reasoning"].gain > calm["reasoning"].gain + 0.2
+    assert needs["larger_model"].n == 400
+
+
+def test_sizes_decide_which_model_is_larger():
+    table = made.graded(60)
+    facts = {"weak": ArmFacts("a", "direct", 90), "strong": ArmFacts("b", "direct", 20)}
+    assert pairs_of(replace(table, facts=facts)) == [("larger_model", 1, 0)]
+    same = {name: ArmFacts(None, "direct", None, "small") for name in table.arms}
+    assert pairs_of(replace(table, facts=same)) == []
+
+
+def test_few_answers_give_the_rate_alone():
+    table = made.graded(40)
+    model = fit_heads(table, ORIGIN)
+    assert model.arms["weak"].logistic.c is None
+    assert model.arms["weak"].curves[0].kind == "platt"
+    p = FittedHeads(model).accuracy(WEAK, asked(True), 0.9).p
+    assert p == pytest.approx(model.arms["weak"].rate, abs=0.2)
+    with pytest.raises(UsageError, match="too few"):
+        fit_heads(table.take(np.arange(40) < 19), ORIGIN)
+
+
+def test_an_arm_that_is_always_right_is_fitted():
+    table = made.graded(150)
+    always = replace(table, correct=np.column_stack([np.ones(150, bool), table.correct[:, 1]]))
+    model = fit_heads(always, ORIGIN)
+    assert model.arms["weak"].quality.auc is None
+    assert FittedHeads(model).accuracy(WEAK, asked(True), 0.9).p > 0.95
+
+
+def test_answers_without_texts_give_the_rate():
+    model = fit_heads(replace(made.graded(200), questions=()), ORIGIN)
+    p = FittedHeads(model).accuracy(WEAK, asked(True), 0.9).p
+    assert p == pytest.approx(model.arms["weak"].rate, abs=0.02)
+
+
+def test_duplicates_share_a_fold():
+    table = made.graded(60)
+    doubled = replace(
+        table,
+        subjects=table.subjects * 2,
+        rows=tuple(range(120)),
+        questions=table.questions
+        + tuple(QuestionText(q.stem.upper(), q.options) for q in table.questions),
+        correct=np.concatenate([table.correct] * 2),
+    )
+    assert len(set(same_questions(doubled).tolist())) == 60
+    folds = folds_of(doubled, 5, 3)
+    assert (folds[:60] == folds[60:]).all()
+    assert sorted(np.bincount(folds).tolist()) == [24] * 5
+
+
+@given(st.floats(0, 1), st.integers(1, 10_000), st.floats(0.5, 0.999))
+def test_wilson_lies_below_p_and_comes_closer(p, n, confidence):
+    low = wilson_low(p, n, confidence)
+    assert 0 <= low <= p + 1e-9
+    assert wilson_low(p, 4 * n, confidence) >= low - 1e-9
+
+
+def test_wilson_by_hand():
+    # 8 of 10 at one-sided 95 %: z = 1.6449.
+    assert wilson_low(0.8, 10, 0.95) == pytest.approx(0.5408, abs=2e-3)
+    assert wilson_low(0.8, 0, 0.95) == 0.0
+
+
+@pytest.mark.parametrize("count", [60, 400])
+def test_curves_go_up_and_agree_with_their_vector_form(count):
+    generator = np.random.default_rng(count)
+    raw = generator.random(count)
+    right = generator.random(count) < 0.2 + 0.7 * raw
+    curve = fit_curve("margin", raw, right, np.arange(count) % 5)
+    assert curve.kind == ("platt" if count < 200 else "isotonic")
+    grid = np.linspace(-0.2, 1.2, 60)
+    single = [on_curve(curve, float(value)) for value in grid]
+    assert single == sorted(single)
+    assert 0 < single[0] < single[-1] < 1
+    assert values_on(curve, grid) == pytest.approx(single, abs=1e-9)
+    assert curve.ece < 0.15
+
+
+def test_a_confidence_that_misleads_is_not_followed():
+    raw = np.linspace(0, 1, 100)
+    curve = fit_curve("margin", raw, raw < 0.5, np.arange(100) % 5)
+    assert on_curve(curve, 1.0) == pytest.approx(on_curve(curve, 0.0))
+
+
+def test_a_decision_by_heads_is_quick(heads):
+    queries = [asked(at % 2 == 0) for at in range(60)]
+    spans = []
+    for at, query in enumerate(queries):
+        fresh = Query(f"{query.text} {at}")
+        start = time.perf_counter()
+        for _ in range(3):
+            for arm in (WEAK, STRONG):
+                heads.accuracy(arm, fresh, 0.9)
+        spans.append(time.perf_counter() - start)
+    assert min(spans) < 0.002
+
+
+def test_the_file_holds_no_text(fitted):
+    text = fitted_text(fitted)
+    assert text.count("\n") == 1
+    assert not any(word in text for words in made.WORDS.values() for word in words)
+
+
+def _without(document, key):
+    return {name: value for name, value in document.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: "", "is no JSON"),
+        (lambda text: text[: len(text) // 2], "is no JSON"),
+        (lambda text: "[]", "is no fitted model"),
+        (lambda text: json.dumps(_without(json.loads(text), "arms")), "is no fitted model"),
+        (lambda text: text.replace('"version":1', '"version":7'), "has version 7"),
+        (lambda text: text.replace('"has_equals"', '"has_equal"'), "its features are not"),
+        (lambda text: text.replace('"idf":[', '"idf":[1,'), "2049 buckets"),
+        (lambda text: text.replace('"rate":', '"rate":1'), "arms."),
+        (lambda text: text.replace('"sharpness":20.0', '"sharpness":NaN'), "sharpness"),
+        (lambda text: text.replace('"sharpness"', '"sharp"'), "bands"),
+    ],
+)
+def test_a_damaged_file_is_said(fitted, change, said, tmp_path):
+    file = tmp_path / "p.fitted.json"
+    file.write_text(change(fitted_text(fitted)), encoding="utf-8")
+    with pytest.raises(InvalidFile) as raised:
+        load_fitted(file)
+    assert said in raised.value.what
+    assert raised.value.what.startswith(f"{file}: ")
+    assert "etui policy fit" in raised.value.fix
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_cut_or_change_is_read_or_refused(fitted, data):
+    text = fitted_text(fitted)
+    at = data.draw(st.integers(0, len(text)))
+    put = data.draw(st.text(max_size=3))
+    changed = text[:at] + put + text[at + data.draw(st.integers(0, 20)) :]
+    try:
+        heads = FittedHeads(parse_fitted(changed, "f"))
+    except InvalidFile:
+        return
+    found = heads.accuracy(WEAK, asked(True), 0.9)
+    assert found is None or 0 <= found.low <= 1

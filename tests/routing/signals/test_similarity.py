@@ -1,0 +1,165 @@
+"""Earlier questions as a signal: likeness, the smoothed share, and what is not known."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.chat import Query
+from etui.config.config import Config
+from etui.log.database import open_for_writing
+from etui.log.records import AnswerRecord, RunRecord
+from etui.log.writer import TurnWriter
+from etui.routing.decide import decide
+from etui.routing.policy import Policy
+from etui.routing.signals.similarity import (
+    Asked,
+    Earlier,
+    EarlierQuestions,
+    Likeness,
+    Tally,
+    smoothed_share,
+)
+from etui.runtime.similar_questions import read_neighbours
+from tests.routing.seen import see_signals
+
+Make = Callable[[str], Policy]
+
+POLICY = """
+version: 1
+arms: {quick: {model: tiny}, large: {model: large-8b}}
+signals:
+  like-large: {nearest: {of: log, by: large, k: 5}, at_least: 0.5}
+  often-wrong: {nearest: {of: runs, by: quick, k: 5}, above: 0.4}
+  often-right: {nearest: {of: runs, by: quick, was: correct, k: 5}, above: 0.4}
+rules:
+  - {name: like, when: {any: [like-large, often-wrong]}, use: large}
+  - {name: rest, use: quick}
+"""
+
+LOG = [Earlier(f"prove the theorem number {n}", "large") for n in range(20)]
+LOG += [Earlier(f"write a poem about flowers {n}", "quick") for n in range(20)]
+RUNS = [Earlier(f"prove the theorem number {n}", "quick", False) for n in range(9)]
+RUNS += [Earlier(f"the capital of country {n}", "quick", True) for n in range(9)]
+RUNS += [Earlier(f"prove the theorem number {n}", "large", True) for n in range(9)]
+
+
+def test_the_nearest_texts_share_the_rarest_words() -> None:
+    texts = ["the cat sat", "the dog ran", "a theorem of Gauss", "the theorem of the cat", ""]
+    likeness = Likeness(texts)
+    assert likeness.nearest("Theorem, Gauss!", 2) == [2, 3]
+    assert set(likeness.nearest("the", 10)) == {0, 1, 3}
+    assert likeness.nearest("unheard words", 3) == []
+    assert likeness.nearest("", 3) == []
+
+
+@given(st.lists(st.text(max_size=30), max_size=12), st.text(max_size=30), st.integers(1, 8))
+def test_any_texts(texts: list[str], asked: str, k: int) -> None:
+    found = Likeness(texts).nearest(asked, k)
+    assert len(found) <= k
+    assert len(set(found)) == len(found)
+    assert all(0 <= index < len(texts) for index in found)
+
+
+def test_shares_are_drawn_to_the_share_of_all() -> None:
+    assert smoothed_share(Tally(0, 0, 0.3, 100)) == pytest.approx(0.3)
+    assert smoothed_share(Tally(10, 10, 0.0, 100)) == 0.5
+    assert smoothed_share(Tally(50, 50, 0.5, 100)) == pytest.approx(55 / 60)
+
+
+def test_what_is_counted() -> None:
+    known = EarlierQuestions(LOG, RUNS)
+    prove = "prove a theorem"
+    assert known.tally(Asked("log", "large", None, 5), prove) == Tally(5, 5, 0.5, 40)
+    assert known.tally(Asked("log", "quick", None, 5), prove) == Tally(0, 5, 0.5, 40)
+    assert known.tally(Asked("runs", "quick", "wrong", 5), prove) == Tally(5, 5, 0.5, 18)
+    assert known.tally(Asked("runs", "large", "wrong", 5), prove) == Tally(0, 5, 0.0, 9)
+    every = known.tally(Asked("runs", None, "correct", 50), "capital")
+    assert every == Tally(9, 9, 18 / 27, 27)
+    assert known.tally(Asked("runs", "other", "wrong", 5), prove) is None
+    assert EarlierQuestions().tally(Asked("log", "large", None, 5), prove) is None
+
+
+def test_a_rule_by_what_became_of_like_questions(make: Make) -> None:
+    policy = make(POLICY)
+    known = EarlierQuestions(LOG, RUNS)
+    available = {"tiny", "large-8b"}
+    decision = decide(Query("prove my theorem"), policy, available=available, neighbours=known)
+    assert decision.arm.name == "large"
+    assert decision.why == (
+        "like: like-large (5 of 5, 0.50 of all), often-wrong (5 of 5, 0.50 of all)"
+    )
+    decision = decide(Query("a poem"), policy, available=available, neighbours=known)
+    assert decision.arm.name == "quick"
+    rows = decision.trace()["signals"]
+    assert (rows[1]["value"], rows[1]["detail"]) == (None, "no earlier question shares a word")
+    row = rows[0]
+    assert (row["name"], row["value"], row["detail"]) == (
+        "like-large",
+        pytest.approx(5 / 15),
+        "0 of 5, 0.50 of all",
+    )
+
+
+def test_too_few_earlier_questions_are_not_known(make: Make) -> None:
+    policy = make(POLICY)
+    few = EarlierQuestions(LOG[:4])
+    seen = see_signals(Query("prove"), policy, neighbours=few)["like-large"]
+    assert (seen.holds, seen.value) == (False, None)
+    assert seen.detail == "4 earlier questions are too few, 5 are asked for"
+    seen = see_signals(Query("prove"), policy)["often-wrong"]
+    assert (seen.value, seen.detail) == (None, "no earlier questions were read")
+
+
+def test_they_are_read_from_the_log_and_from_runs(
+    config: Config, make: Make, tmp_path: Path
+) -> None:
+    policy = make(POLICY)
+    plain = "version: 1\narms: {a: {model: tiny}}\nrules: [{name: r, use: a}]\n"
+    assert read_neighbours(make(plain), config) is None
+    empty = read_neighbours(policy, config)
+    assert empty is not None
+    assert empty.tally(Asked("log", "large", None, 5), "x") is None
+    data = tmp_path / "mine.csv"
+    data.write_text("Prove the theorem,a,b,c,d,A\nThe capital of France,a,b,c,d,B\n")
+    told = {"suite": "mine", "split": "test", "data_path": str(data)}
+    run = RunRecord(
+        "r1", "2026", None, "done", "/runs/r1", "mine", "letters", 0, 1, None, None,
+        2, 1, None, None, None, 0.0, ("quick",), told, {},
+    )  # fmt: skip
+    answers = [
+        AnswerRecord(
+            "r1", "quick", "mine", row, "A", "A", correct, None, "complete", 1, 0, 0, 1,
+            None, None, None, 0.1,
+        )
+        for row, correct in ((0, False), (1, True), (7, True))
+    ]  # fmt: skip
+    with TurnWriter(config) as log:
+        log.save_run(run)
+        log.save_answers(answers)
+    with closing(open_for_writing(config)) as database, database:
+        for number, (query, status) in enumerate((("prove it", "complete"), ("no", "error"))):
+            columns = _turn(database, number) | {"query": query, "status": status, "arm": "large"}
+            names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+            database.execute(f"INSERT INTO turns ({names}) VALUES ({marks})", [*columns.values()])
+    known = read_neighbours(policy, config)
+    assert known is not None
+    assert known.tally(Asked("log", "large", None, 5), "prove") == Tally(1, 1, 1.0, 1)
+    assert known.tally(Asked("runs", "quick", "wrong", 5), "prove") == Tally(1, 1, 0.5, 2)
+    data.unlink()
+    gone = read_neighbours(policy, config)
+    assert gone is not None
+    assert gone.tally(Asked("runs", "quick", "wrong", 5), "prove") is None
+
+
+def _turn(database: sqlite3.Connection, number: int) -> dict[str, object]:
+    """A row of ``turns`` with something in every column that must be filled."""
+    columns = database.execute("PRAGMA table_info(turns)").fetchall()
+    needed = [name for _, name, _, needed, default, key in columns if needed and not key]
+    return {name: f"{name}{number}" for name in needed}

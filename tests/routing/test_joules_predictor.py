@@ -1,0 +1,152 @@
+"""Predicted joules of an arm: by curve, by speed, or not at all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from statistics import median
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.arm import Arm, VoteStop
+from etui.chat import Query
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
+from etui.routing.joules_predictor import (
+    PRIOR_TURNS,
+    ArmKey,
+    ModelFacts,
+    PastOutput,
+    expected_tokens,
+    forecast,
+)
+from etui.routing.signals.text_measures import TextFacts
+
+CURVE = OperatingCurve(
+    "c1", "2026-11-24", "m", "ab", Conditions("here", "build", 2), "counter", "calibration",
+    prefill=PhaseCurve(1.0, 0.02, band=0.1), decode=PhaseCurve(2.0, 0.5, 1e-4, band=0.1),
+    speed=Speed(1000.0, 50.0, 30.0, 40.0),
+)  # fmt: skip
+FACTS = ModelFacts(curve=CURVE, load_joules=30.0, load_seconds=2.0, prompt_overhead=10.0)
+DIRECT = Arm("quick", "m", max_tokens=100)
+THINK = Arm("think", "m", "cot", think_tokens=200, max_tokens=100)
+VOTE = Arm("vote", "m", "vote", think_tokens=50, max_tokens=50, votes=6, stop=VoteStop("all"))
+CHOOSE = Arm("choose", "m", readout="choices")
+OPTIONS = TextFacts(Query("Which is a planet?\nA) Mars\nB) Moon\nC) Sun\nD) Vega"))
+PLAIN = TextFacts(Query("x" * 400))
+
+
+def test_a_curve_prices_prompt_and_output():
+    said = forecast(DIRECT, PLAIN, FACTS, resident=True)
+    true = CURVE.joules(110, 0, 50)
+    assert (said.load, said.prefill, said.decode) == (0.0, true.prefill, true.decode)
+    assert said.uncertainty == pytest.approx(true.uncertainty)
+    assert said.seconds == pytest.approx(110 / 1000 + 49 / 50)
+    assert said.source == "operating curve"
+
+
+def test_a_high_limit_is_not_what_an_answer_takes():
+    long, longer = (replace(DIRECT, max_tokens=most) for most in (1024, 4096))
+    said = forecast(long, PLAIN, FACTS, resident=True)
+    assert said.decode == CURVE.joules(110, 0, 150).decode
+    assert said == forecast(longer, PLAIN, FACTS, resident=True)
+
+
+def test_a_curve_of_the_log_says_so():
+    facts = replace(FACTS, curve=replace(CURVE, source="log"))
+    assert forecast(DIRECT, PLAIN, facts, resident=True).source == "operating curve of the log"
+
+
+def test_the_load_of_a_model_that_is_not_there_is_part_of_the_price():
+    here, away = (forecast(DIRECT, PLAIN, FACTS, resident=r) for r in (True, False))
+    assert away.total == pytest.approx(here.total + 30.0)
+    assert away.seconds == pytest.approx(here.seconds + 2.0)
+
+
+def test_a_load_that_nobody_measured_is_said_and_not_passed_off_as_nothing():
+    said = forecast(DIRECT, PLAIN, replace(FACTS, load_joules=None), resident=False)
+    assert "load is unmeasured" in said.source
+    assert "load" not in forecast(DIRECT, PLAIN, FACTS, resident=False).source
+
+
+def test_without_a_curve_speed_and_watts_tell_and_are_labelled():
+    facts = ModelFacts(speed=Speed(400.0, 38.2, 50.0, 45.4), prompt_overhead=0.0)
+    said = forecast(DIRECT, PLAIN, facts, resident=True)
+    assert said.source == "uncalibrated: 38 tok/s at 45 W"
+    assert said.prefill == pytest.approx(100 / 400 * 50)
+    assert said.decode == pytest.approx(49 / 38.2 * 45.4)
+    assert said.uncertainty == pytest.approx(said.total / 2)
+
+
+def test_of_an_unknown_model_nothing_is_predicted():
+    assert forecast(DIRECT, PLAIN, ModelFacts(), resident=True) is None
+    unmeasured = ModelFacts(speed=Speed(400.0, 38.0, None, None))
+    assert forecast(DIRECT, PLAIN, unmeasured, resident=True) is None
+
+
+def test_a_choice_decodes_nothing_unless_there_is_nothing_to_choose():
+    assert forecast(CHOOSE, OPTIONS, FACTS, resident=True).decode == 0.0
+    assert forecast(CHOOSE, PLAIN, FACTS, resident=True).decode > 0.0
+
+
+def test_what_is_cached_is_not_computed_again():
+    tokens = expected_tokens(DIRECT, PLAIN, FACTS, cached_tokens=80)
+    assert (tokens.computed, tokens.cached) == (30.0, 80.0)
+    whole = expected_tokens(DIRECT, PLAIN, FACTS, cached_tokens=10_000)
+    assert whole.computed == 1.0
+
+
+def test_a_thought_costs_its_budget_until_turns_tell_otherwise():
+    assert expected_tokens(THINK, PLAIN, FACTS).output == 0.8 * 200 + 0.5 * 100
+    past = {ArmKey.of(THINK): PastOutput(45, 60.0)}
+    output = expected_tokens(THINK, PLAIN, replace(FACTS, past=past)).output
+    assert output == pytest.approx((45 * 60 + PRIOR_TURNS * 210) / 50)
+
+
+def test_the_past_of_an_arm_with_other_budgets_does_not_count():
+    past = {ArmKey.of(replace(THINK, think_tokens=999)): PastOutput(100, 900.0)}
+    assert expected_tokens(THINK, PLAIN, replace(FACTS, past=past)).output == 210
+
+
+def test_votes_share_the_prefill_and_what_is_known_of_their_batches():
+    said = forecast(VOTE, PLAIN, FACTS, resident=True)
+    one = CURVE.joules(110, 0, 65)
+    assert said.prefill == one.prefill
+    assert said.decode == pytest.approx(6 * one.decode)
+    assert said.source == "operating curve, votes one by one"
+    past = {ArmKey.of(VOTE): PastOutput(1000, 390.0, 0.1)}
+    batched = forecast(VOTE, PLAIN, replace(FACTS, past=past), resident=True)
+    assert batched.decode == pytest.approx(0.1 * 390)
+    early = forecast(replace(VOTE, stop=VoteStop("flip")), PLAIN, FACTS, resident=True)
+    assert early.decode == pytest.approx(said.decode * 2 / 3)
+
+
+@given(
+    st.sampled_from([DIRECT, THINK, VOTE, CHOOSE]),
+    st.text(max_size=300),
+    st.integers(0, 5000),
+    st.booleans(),
+    st.floats(0, 1e4),
+)
+def test_no_part_is_negative_and_a_longer_question_is_never_cheaper(
+    arm, words, cached, resident, overhead
+):
+    facts = replace(FACTS, prompt_overhead=overhead)
+    said = forecast(arm, TextFacts(Query(words)), facts, resident=resident, cached_tokens=cached)
+    longer = TextFacts(Query(words + "word " * 50))
+    assert min(said.load, said.prefill, said.decode, said.uncertainty) >= 0
+    more = forecast(arm, longer, facts, resident=resident, cached_tokens=cached)
+    assert more.total >= said.total - 1e-9
+
+
+def test_a_forecast_takes_less_than_a_fifth_of_a_millisecond():
+    past = {ArmKey.of(THINK): PastOutput(45, 60.0)}
+    facts = replace(FACTS, past=past)
+    times = []
+    for _ in range(200):
+        begin = time.perf_counter()
+        forecast(THINK, PLAIN, facts, resident=False)
+        times.append(time.perf_counter() - begin)
+    assert median(times) < 0.0002

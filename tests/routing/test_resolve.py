@@ -1,0 +1,303 @@
+"""Cascades, objectives, budgets and fallbacks as they enter a decision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from etui.arm import Arm
+from etui.chat import Query
+from etui.errors import EtuiError, ModelUnavailable
+from etui.routing.decide import cheapest_arm, decide, decide_arm
+from etui.routing.decision import Decision
+from etui.routing.limits import Cascade, Fallbacks, PeriodBudget, TurnBudget
+from etui.routing.policy import Policy
+from etui.routing.prediction import PredictedAccuracy, PredictedJoules
+from etui.routing.signals.host_state import HostState
+
+Make = Callable[[str], Policy]
+EVERY = frozenset({"tiny", "small-1b", "large-8b"})
+QUERY = Query("add 1 and 2")
+
+BASE = """
+version: 1
+models: {small: [small-1b, tiny], large: [large-8b, tiny]}
+arms:
+  quick: {model: small}
+  think: {model: small, reasoning: cot}
+  large: {model: large, max_tokens: 900}
+signals: {sums: {keywords: [add]}}
+"""
+OBJECTIVE = """
+rules:
+  - name: rest
+    objective: {minimize: joules, accuracy: {at_least: 0.62, confidence: 0.9}}
+    arms: [quick, think, large]
+"""
+
+
+@dataclass
+class Known:
+    """An outlook with stated numbers: arm -> joules, and arm -> (p, low)."""
+
+    spent: Mapping[str, float] = field(default_factory=dict)
+    right: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    seconds: float | None = 2.0
+    resident: str | None = None
+    load: float = 0.0
+
+    def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
+        if arm.name not in self.spent:
+            return None
+        load = self.load if arm.model != self.resident else 0.0
+        return PredictedJoules(load, 1.0, self.spent[arm.name] - 1.0, None, self.seconds, "test")
+
+    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
+        if arm.name not in self.right:
+            return None
+        return PredictedAccuracy(*self.right[arm.name], confidence, 40, "fitted")
+
+    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
+        return confidence
+
+
+def chosen(
+    policy: Policy,
+    outlook: Known | None = None,
+    resident: str | None = None,
+    available: frozenset[str] = EVERY,
+) -> Decision:
+    host = HostState(resident=resident)
+    return decide(QUERY, policy, available=available, outlook=outlook, host=host)
+
+
+SPENT = {"quick": 21.0, "think": 90.0, "large": 55.0}
+RIGHT = {"quick": (0.70, 0.66), "think": (0.72, 0.61), "large": (0.81, 0.78)}
+
+
+def test_the_cheapest_that_is_right_often_enough(make: Make) -> None:
+    policy = make(BASE + OBJECTIVE)
+    decision = chosen(policy, Known(SPENT, RIGHT))
+    assert decision.arm.name == "quick"
+    assert decision.why == (
+        "rest: quick is the cheapest that is right with 0.62 (21 J, large would take 34 J more)"
+    )
+    assert (decision.predicted_joules, decision.predicted_accuracy) == (21.0, 0.70)
+    assert decision.margin_joules == 34.0
+    assert [(c.arm.name, c.failed) for c in decision.candidates] == [
+        ("quick", None),
+        ("large", None),
+        ("think", "right with at least 0.61, 0.62 is asked for"),
+    ]
+    doubtful = chosen(policy, Known(SPENT, {**RIGHT, "quick": (0.70, 0.6)}))
+    assert doubtful.arm.name == "large"
+    assert doubtful.why.endswith("right with 0.62 (55 J, no other qualifies)")
+
+
+def test_the_trace_of_an_objective_is_json(make: Make) -> None:
+    decision = chosen(make(BASE + OBJECTIVE), Known(SPENT, RIGHT))
+    trace = json.loads(json.dumps(decision.trace()))
+    assert trace["predicted"] == {"joules": 21.0, "accuracy": 0.70}
+    assert trace["candidates"][0] == {
+        "arm": "quick",
+        "model": "small-1b",
+        "joules": {
+            "total": 21.0,
+            "load": 0.0,
+            "prefill": 1.0,
+            "decode": 20.0,
+            "uncertainty": None,
+            "seconds": 2.0,
+            "source": "test",
+        },
+        "accuracy": {"p": 0.70, "low": 0.66, "confidence": 0.9, "n": 40, "source": "fitted"},
+        "failed": None,
+    }
+    assert trace["cascade"] is None
+    assert trace["margin_joules"] == 34.0
+
+
+def test_bounds_of_joules_and_seconds(make: Make) -> None:
+    text = BASE + OBJECTIVE.replace(
+        "minimize: joules, accuracy: {at_least: 0.62, confidence: 0.9}",
+        "maximize: accuracy, joules: {at_most: 60}, seconds: {at_most: 3}",
+    )
+    decision = chosen(make(text), Known(SPENT, RIGHT))
+    assert decision.arm.name == "large"
+    assert decision.why == (
+        "rest: large is the likeliest right, with 0.81, within 60 J (55 J, quick 0.70)"
+    )
+    assert decision.margin_joules == -34.0
+    assert decision.candidates[-1].failed == "90 J, 60 J are the most"
+    with pytest.raises(EtuiError) as caught:
+        chosen(make(text), Known(SPENT, RIGHT, seconds=4.0))
+    assert "no arm qualifies" in caught.value.what
+    assert "4 s, 3 s are the most" in caught.value.what
+    assert "otherwise" in caught.value.fix
+    slow = chosen(make(text + "    otherwise: quick\n"), Known(SPENT, RIGHT, seconds=None))
+    assert slow.candidates[0].failed == "its seconds are not known"
+
+
+def test_the_model_in_memory_is_kept_for_a_small_gain(make: Make) -> None:
+    policy = make(BASE + OBJECTIVE + "    switch_margin_joules: 40\n")
+    outlook = Known(SPENT, RIGHT)
+    decision = chosen(policy, outlook, resident="large-8b")
+    assert decision.arm.name == "large"
+    assert decision.margin_joules == -34.0
+    assert decision.why == (
+        "rest: large is kept, large-8b is in memory (55 J, quick would save 34 J)"
+    )
+    assert chosen(policy, outlook, resident="tiny").arm.name == "quick"
+    assert chosen(policy, outlook).arm.name == "quick"
+    wide = chosen(policy, Known({**SPENT, "large": 62.0}, RIGHT), resident="large-8b")
+    assert wide.arm.name == "quick"
+
+
+def test_the_load_is_part_of_the_price(make: Make) -> None:
+    policy = make(BASE + OBJECTIVE)
+    outlook = Known(SPENT, RIGHT, resident="large-8b", load=50.0)
+    assert chosen(policy, outlook).arm.name == "large"
+
+
+def test_nothing_fitted(make: Make) -> None:
+    with pytest.raises(EtuiError) as caught:
+        chosen(make(BASE + OBJECTIVE))
+    assert caught.value.what == (
+        "rule 'rest' of policy 'p' cannot choose: no accuracy was fitted for any of its arms"
+    )
+    assert "etui policy fit p --outcomes FILE" in caught.value.fix
+    with pytest.raises(EtuiError) as caught:
+        chosen(make(BASE + OBJECTIVE), Known({}, RIGHT))
+    assert "etui calibrate MODEL" in caught.value.fix
+    decision = chosen(make(BASE + OBJECTIVE + "    otherwise: think\n"))
+    assert decision.arm.name == "think"
+    assert decision.why == "rest: think, since no accuracy was fitted for any of its arms"
+    assert decision.predicted_accuracy is None
+    assert [c.failed for c in decision.candidates] == ["its accuracy was not fitted"] * 3
+
+
+def test_a_stated_prior_is_named(make: Make) -> None:
+    text = BASE + OBJECTIVE.replace("0.9}}", "0.9}, prior: {quick: 0.5, large: 0.8}}")
+    decision = chosen(make(text), Known(SPENT))
+    assert decision.arm.name == "large"
+    assert decision.why.endswith("; by the stated prior, nothing was fitted")
+    accuracy = decision.candidates[1].accuracy
+    assert accuracy == PredictedAccuracy(0.8, 0.8, 0.9, 0, "prior")
+    assert chosen(make(text), Known(SPENT, RIGHT)).arm.name == "quick", "the fit goes first"
+
+
+def test_nothing_qualifies(make: Make) -> None:
+    low = Known(SPENT, dict.fromkeys(SPENT, (0.5, 0.4)))
+    text = BASE + OBJECTIVE.replace("name: rest", "name: sums, when: sums").replace(
+        "  - name: sums, when: sums\n", "  - name: sums\n    when: sums\n"
+    )
+    decision = chosen(make(text + "  - {name: rest, use: large}\n"), low)
+    assert decision.rule == "rest"
+    assert decision.rules[0].failed == (
+        "no arm qualifies: quick, large, think: right with at least 0.40, 0.62 is asked for"
+    )
+    kept = chosen(make(text + "    otherwise: quick\n  - {name: rest, use: large}\n"), low)
+    assert (kept.rule, kept.arm.name) == ("sums", "quick")
+    assert kept.why.startswith("sums: sums (add); quick, since no arm qualifies: ")
+
+
+def test_candidates_without_a_model_here(make: Make) -> None:
+    policy = make(BASE.replace("large-8b, tiny", "large-8b") + OBJECTIVE)
+    decision = chosen(policy, Known(SPENT, RIGHT), available=frozenset({"tiny"}))
+    assert (decision.arm.name, decision.arm.model) == ("quick", "tiny")
+    assert decision.why.endswith("; tiny serves, small-1b is not on this machine")
+    assert decision.candidates[-1].failed == "large-8b is not on this machine"
+    with pytest.raises(ModelUnavailable):
+        chosen(policy, Known(SPENT, RIGHT), available=frozenset())
+
+
+CASCADE = """
+rules:
+  - {name: rest, cascade: {arms: [quick, think, large], accept_at: 0.75, max_joules: 300}}
+"""
+
+
+def test_a_cascade(make: Make) -> None:
+    decision = chosen(make(BASE + CASCADE))
+    assert decision.cascade is not None
+    assert [(a.name, a.model) for a in decision.cascade.arms] == [
+        ("quick", "small-1b"),
+        ("think", "small-1b"),
+        ("large", "large-8b"),
+    ]
+    assert decision.cascade == Cascade(decision.cascade.arms, 0.75, 3, 300.0)
+    assert decision.arm == decision.cascade.arms[0]
+    assert decision.why == "rest: quick, then think, large until one is right with 0.75"
+    assert decision.predicted_joules is None
+    assert decision.trace()["cascade"] == {
+        "arms": [
+            {"arm": "quick", "model": "small-1b"},
+            {"arm": "think", "model": "small-1b"},
+            {"arm": "large", "model": "large-8b"},
+        ],
+        "accept_at": 0.75,
+        "max_hops": 3,
+        "max_joules": 300.0,
+    }
+
+
+def test_a_cascade_of_what_is_here(make: Make) -> None:
+    same = chosen(make(BASE + CASCADE), available=frozenset({"tiny"}))
+    assert same.cascade is not None
+    assert [arm.name for arm in same.cascade.arms] == ["quick", "think"]
+    assert same.cascade.max_hops == 2
+    assert same.why.endswith("; large is left out, on this machine it is the same as quick")
+    policy = make(BASE.replace("small-1b, tiny", "small-1b") + CASCADE)
+    alone = chosen(policy, Known(SPENT), available=frozenset({"large-8b"}))
+    assert (alone.arm.name, alone.cascade, alone.predicted_joules) == ("large", None, 55.0)
+    assert alone.why.startswith("rest: large alone; quick is left out, small-1b is not here")
+    with pytest.raises(ModelUnavailable):
+        chosen(policy, available=frozenset())
+
+
+BUDGETS = """
+budgets:
+  turn: {joules: 400, tokens: 2000, seconds: 60, when_exceeded: answer_now}
+  hour: {joules: 20000, when_exceeded: degrade}
+  day: {joules: 90000, when_exceeded: refuse}
+fallbacks: {load_failed: quick, context_overflow: drop_history, no_answer: next_arm}
+"""
+
+
+def test_budgets_and_fallbacks(make: Make) -> None:
+    policy = make(BASE + "rules: [{name: rest, use: large}]\n" + BUDGETS)
+    decision = chosen(policy)
+    assert decision.budget == TurnBudget(400.0, 2000, 60.0)
+    assert decision.fallbacks == Fallbacks(Arm("quick", "small-1b"), "drop_history", "next_arm")
+    assert policy.period_budgets == (
+        PeriodBudget("hour", 20000.0, "degrade"),
+        PeriodBudget("day", 90000.0, "refuse"),
+    )
+    trace = decision.trace()
+    assert trace["budget"] == {"joules": 400.0, "tokens": 2000, "seconds": 60.0}
+    assert trace["fallbacks"]["load_failed"] == "quick"
+    by_name = decide_arm(policy, "large", available=EVERY, query=QUERY, outlook=Known(SPENT))
+    assert by_name.budget == decision.budget
+    assert by_name.predicted_joules == 55.0
+    bare = chosen(make(BASE + "rules: [{name: rest, use: large}]\n"), Known(SPENT))
+    assert (bare.budget, bare.fallbacks, bare.predicted_joules) == (None, Fallbacks(), 55.0)
+
+
+def test_the_arm_that_takes_over_when_a_budget_is_spent(make: Make) -> None:
+    text = BASE + OBJECTIVE + "    otherwise: think\n"
+
+    def arm(policy: Policy, known: Known | None, here: frozenset[str] = EVERY) -> str:
+        return cheapest_arm(policy, QUERY, known, here).name
+
+    named = make(text + "budgets: {hour: {joules: 9}, degrade_to: large}\n")
+    assert arm(named, Known(SPENT)) == "large"
+    assert arm(make(text), Known({**SPENT, "large": 5.0})) == "large"
+    assert arm(make(text), Known()) == "think"
+    assert arm(make(text), None) == "think"
+    assert arm(make(text + "fallbacks: {load_failed: quick}\n"), None) == "quick"
+    assert arm(make(BASE + CASCADE), None) == "quick"
+    with pytest.raises(ModelUnavailable):
+        cheapest_arm(named, QUERY, None, ())

@@ -1,0 +1,134 @@
+"""The prompt by itself: sending, breaking lines, history, pasting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textual import events
+from textual.app import App, ComposeResult
+from textual.pilot import Pilot
+
+from etui.tui.chat.prompt import Prompt
+from tests.tui.fakes import until
+
+
+class PromptApp(App[None]):
+    """Nothing but a prompt, which grows with its text."""
+
+    CSS = "Prompt { height: auto; max-height: 10; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield Prompt()
+
+    def on_prompt_sent(self, sent: Prompt.Sent) -> None:
+        self.sent.append(sent.text)
+
+
+async def send(pilot: Pilot[Any], text: str) -> None:
+    pilot.app.query_one(Prompt).text = text
+    await pilot.press("enter")
+
+
+async def test_enter_sends_and_empties_the_prompt() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        await pilot.press("h", "i", "enter")
+        await until(pilot, lambda: app.sent == ["hi"])
+        assert app.query_one(Prompt).text == ""
+
+
+async def test_keys_that_come_at_once_keep_their_order() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        for key, character in (("h", "h"), ("i", "i"), ("enter", "\r"), ("x", "x")):
+            app.post_message(events.Key(key, character))
+        await until(pilot, lambda: app.query_one(Prompt).text == "x")
+        assert app.sent == ["hi"]
+
+
+async def test_blank_is_not_a_question() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        await pilot.press("space", "enter", "h", "i", "enter")
+        await until(pilot, lambda: app.sent == ["hi"])
+
+
+async def test_shift_enter_and_ctrl_j_break_the_line() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        await pilot.press("a", "shift+enter", "b", "ctrl+j", "c")
+        assert app.query_one(Prompt).text == "a\nb\nc"
+        await until(pilot, lambda: app.query_one(Prompt).size.height == 3)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.sent == ["a\nb\nc"])
+
+
+async def test_up_and_down_walk_through_earlier_questions_and_keep_the_draft() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        prompt = app.query_one(Prompt)
+        await send(pilot, "first")
+        await send(pilot, "second\nline")
+        await pilot.press("d", "up")
+        assert prompt.text == "second\nline"
+        await pilot.press("up")
+        assert prompt.text == "second\nline", "the cursor moves up within the question first"
+        await pilot.press("up")
+        assert prompt.text == "first"
+        await pilot.press("up")
+        assert prompt.text == "first"
+        await pilot.press("down", "down", "down")
+        assert prompt.text == "d"
+
+
+async def test_a_paste_keeps_its_lines_and_loses_its_control_characters() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        prompt = app.query_one(Prompt)
+        prompt.post_message(events.Paste("\x1b[31mred\r\ntwo"))
+        await until(pilot, lambda: prompt.text == "␛[31mred\ntwo")
+        assert app.sent == []
+
+
+async def test_a_question_put_back_comes_before_the_draft() -> None:
+    app = PromptApp()
+    async with app.run_test():
+        prompt = app.query_one(Prompt)
+        prompt.text = "draft"
+        prompt.put_back("question")
+        assert prompt.text == "question\ndraft"
+
+
+async def test_the_prompt_grows_only_so_far() -> None:
+    app = PromptApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        prompt = app.query_one(Prompt)
+        prompt.text = "\n".join("line" for _ in range(40))
+        await until(pilot, lambda: prompt.size.height == 10)
+
+
+async def test_a_paste_of_a_megabyte_stands_as_a_sign_and_is_sent_whole() -> None:
+    app = PromptApp()
+    pasted = "a line of text\n" * 70_000
+    async with app.run_test() as pilot:
+        prompt = app.query_one(Prompt)
+        await pilot.press(*"sum up ")
+        prompt.post_message(events.Paste(pasted))
+        await until(pilot, lambda: prompt.text == "sum up [paste 1: 1,050,000 characters]")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.sent)
+        assert app.sent == [f"sum up {pasted}"]
+        await pilot.press("up", "enter")
+        await until(pilot, lambda: len(app.sent) == 2)
+        assert app.sent[1] == app.sent[0], "the sign stands for it in the history as well"
+
+
+async def test_a_text_that_only_looks_like_a_sign_is_sent_as_it_is() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        await send(pilot, "[paste 1: 30,000 characters]")
+        await until(pilot, lambda: app.sent == ["[paste 1: 30,000 characters]"])

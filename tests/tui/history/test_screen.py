@@ -1,0 +1,172 @@
+"""The history screen on a real log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import DataTable, Input, Static
+
+from etui.config.config import Config
+from etui.log.writer import TurnWriter
+from etui.tui.history.queries import PAGE_TURNS
+from etui.tui.history.screen import HistoryScreen
+from etui.turn.record import TurnRecord
+from tests.fixtures.turns import TURN, UNMEASURED
+from tests.tui.fakes import until
+
+
+class _HistoryApp(App[None]):
+    """Nothing but the screen."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.history = HistoryScreen(config)
+
+    def on_mount(self) -> None:
+        self.push_screen(self.history)
+
+
+Keep = Callable[[list[TurnRecord]], None]
+
+
+@pytest.fixture
+def keep(config: Config) -> Keep:
+    """Writes turns into the log of the test."""
+
+    def write(turns: list[TurnRecord]) -> None:
+        writer = TurnWriter(config)
+        for turn in turns:
+            writer.save_turn(turn)
+        writer.close()
+
+    return write
+
+
+def turn(number: int, joules: float | None, **changes: Any) -> TurnRecord:
+    energy = UNMEASURED if joules is None else replace(TURN.energy, joules=joules)
+    time = f"2026-11-24T10:{number // 60:02}:{number % 60:02}.000+00:00"
+    return replace(TURN, turn_id=f"id{number:010}", created_at=time, energy=energy, **changes)
+
+
+def table_of(app: _HistoryApp) -> DataTable[Any]:
+    return app.history.query_one(DataTable)
+
+
+def questions(app: _HistoryApp) -> list[str]:
+    table = table_of(app)
+    return [str(table.get_row_at(row)[1]) for row in range(table.row_count)]
+
+
+def shown(app: _HistoryApp) -> str:
+    return "\n".join(str(static.render()) for static in app.history.query(Static))
+
+
+async def rows(pilot: Pilot[Any], app: _HistoryApp, count: int) -> None:
+    await until(pilot, lambda: table_of(app).row_count == count)
+
+
+async def test_turns_are_sorted_by_joules_and_the_unmeasured_come_last(
+    config: Config, keep: Keep
+) -> None:
+    keep([turn(1, 5.0, query="five"), turn(2, None, query="none"), turn(3, 50.0, query="fifty")])
+    app = _HistoryApp(config)
+    async with app.run_test(size=(140, 30)) as pilot:
+        await rows(pilot, app, 3)
+        assert questions(app) == ["fifty", "none", "five"]
+        await pilot.press("s")
+        await until(pilot, lambda: questions(app) == ["fifty", "five", "none"])
+        await pilot.press("r")
+        await until(pilot, lambda: questions(app) == ["five", "fifty", "none"])
+        assert "unmeasured" in str(table_of(app).get_row_at(2)[2])
+
+
+async def test_words_narrow_the_turns_and_escape_brings_all_back(
+    config: Config, keep: Keep
+) -> None:
+    keep([turn(1, 5.0, query="what is a joule"), turn(2, 6.0, query="capital of France")])
+    app = _HistoryApp(config)
+    async with app.run_test(size=(140, 30)) as pilot:
+        await rows(pilot, app, 2)
+        await pilot.press("slash", *"france")
+        await until(pilot, lambda: questions(app) == ["capital of France"])
+        await pilot.press("escape")
+        await rows(pilot, app, 2)
+        assert not app.history.query_one(Input).display
+
+
+async def test_the_turn_under_the_cursor_is_told_in_full(config: Config, keep: Keep) -> None:
+    keep([turn(1, 5.0, answer="[b]bold[/b] \x1b[31mred")])
+    app = _HistoryApp(config)
+    async with app.run_test(size=(160, 60)) as pilot:
+        await rows(pilot, app, 1)
+        await until(pilot, lambda: "math-thinks" in shown(app))
+        said = shown(app)
+        assert "prefill" in said
+        assert "[b]bold[/b]" in said
+        assert "\x1b" not in said
+
+
+async def test_more_turns_are_read_when_the_last_ones_are_reached(
+    config: Config, keep: Keep
+) -> None:
+    keep([turn(number, 1.0) for number in range(PAGE_TURNS + 30)])
+    app = _HistoryApp(config)
+    async with app.run_test(size=(140, 30)) as pilot:
+        await rows(pilot, app, PAGE_TURNS)
+        table_of(app).move_cursor(row=PAGE_TURNS - 1)
+        await rows(pilot, app, PAGE_TURNS + 30)
+        assert table_of(app).cursor_row == PAGE_TURNS - 1
+
+
+async def test_totals_tell_readings_and_estimates_apart(config: Config, keep: Keep) -> None:
+    guess = replace(TURN.energy, kind="estimate", joules=7.0)
+    keep([turn(1, 5.0), turn(2, None), replace(turn(3, 1.0, model="other"), energy=guess)])
+    app = _HistoryApp(config)
+    async with app.run_test(size=(140, 30)) as pilot:
+        await rows(pilot, app, 3)
+        await pilot.press("t")
+        await until(pilot, lambda: "joules by model" in shown(app))
+        said = shown(app)
+        bars = [line for line in said.splitlines() if line.startswith("other")]
+        assert ["(estimate)" in line for line in bars] == [True]
+        assert "1 turn unmeasured" in said
+        for way in ("rule", "day"):
+            await pilot.press("t")
+            await until(pilot, lambda way=way: f"joules by {way}" in shown(app))
+
+
+async def test_what_is_shown_is_exported(config: Config, keep: Keep) -> None:
+    keep([turn(1, 5.0, query="what is a joule"), turn(2, 6.0, query="capital of France")])
+    app = _HistoryApp(config)
+    folder = config.home / "exports"
+    async with app.run_test(size=(140, 30)) as pilot:
+        await rows(pilot, app, 2)
+        await pilot.press("slash", *"france", "enter")
+        await rows(pilot, app, 1)
+        await pilot.press("e")
+        await until(pilot, lambda: any(file.stat().st_size for file in folder.glob("*")))
+    (file,) = folder.iterdir()
+    (line,) = file.read_text().splitlines()
+    assert json.loads(line)["query"] == "capital of France"
+
+
+async def test_an_empty_log_says_so(config: Config) -> None:
+    app = _HistoryApp(config)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "no turn in the log yet" in shown(app))
+
+
+async def test_a_log_that_is_none_is_told_with_its_fix(config: Config) -> None:
+    config.database.parent.mkdir(parents=True, exist_ok=True)
+    config.database.write_bytes(b"this is no database, and long enough to be read as one" * 40)
+    app = _HistoryApp(config)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: app._notifications)
+        (notice,) = list(app._notifications)
+        assert "not a database" in notice.message

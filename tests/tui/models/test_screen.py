@@ -1,0 +1,286 @@
+"""The models screen: what is there, and what its keys do."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable, ProgressBar, Static
+
+from etui.errors import DownloadFailed, EtuiError
+from etui.log.curve_rows import curve_record
+from etui.log.writer import TurnWriter
+from etui.models.catalogue import load_catalogue
+from etui.tui.app import EtuiApp
+from etui.tui.modals import ConfirmModal
+from etui.tui.models import calibration_job as calibrating
+from etui.tui.models.cards import CardReader
+from etui.tui.models.screen import ModelsScreen
+from tests.fixtures.turns import TURN
+from tests.log.test_curve_rows import CURVE
+from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
+
+MEASURES = """
+import json, sys
+points = dict(model="m", points=9, seconds_left=4.0)
+print(json.dumps(dict(event="begun", done=0, **points)), flush=True)
+print(json.dumps(dict(event="measured", done=1, **points)), flush=True)
+"""
+COMPLETE = (
+    MEASURES + 'print(json.dumps(dict(event="curve", status="complete", n=8, r2_decode=0.97)))'
+)
+REFUSED = """
+import sys
+if "--force" in sys.argv:
+    import json
+    print(json.dumps(dict(event="curve", status="complete", n=8, r2_decode=0.5)))
+else:
+    sys.exit("etui: the machine is not at rest: the CPUs are busy\\nmeasure with --force")
+"""
+STOPPED = (
+    MEASURES
+    + """
+import signal
+signal.sigwait([signal.SIGTERM])
+print(json.dumps(dict(event="curve", status="stopped", n=6, r2_decode=0.9)))
+sys.exit(3)
+"""
+)
+BROKEN = 'import sys; sys.exit("etui: m is not on this machine\\nrun: etui models pull m")'
+
+
+@pytest.fixture
+def here(house: House) -> House:
+    """The starter's file is there, damaged; the fakes do not read it."""
+    house.config.models_dir.mkdir(parents=True, exist_ok=True)
+    (house.config.models_dir / f"{MODEL}.gguf").write_bytes(b"GGUF and no more")
+    return house
+
+
+async def opened(pilot: Pilot[Any], app: EtuiApp) -> ModelsScreen:
+    """The screen with its models on it."""
+    await until(pilot, lambda: app.backend is not None)
+    await pilot.press("f6")
+    await until(pilot, lambda: isinstance(app.screen, ModelsScreen))
+    screen = app.screen
+    assert isinstance(screen, ModelsScreen)
+    await until(pilot, lambda: screen.query_one(DataTable).row_count)
+    return screen
+
+
+def row(screen: ModelsScreen, name: str = MODEL) -> list[str]:
+    table = screen.query_one(DataTable)
+    rows = [[str(cell) for cell in table.get_row_at(n)] for n in range(table.row_count)]
+    return next((cells for cells in rows if cells[0] == name), [])
+
+
+def shown(screen: ModelsScreen) -> str:
+    return "\n".join(str(static.content) for static in screen.query(Static))
+
+
+def notices(app: EtuiApp) -> str:
+    return "\n".join(notice.message for notice in app._notifications)
+
+
+async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: House) -> None:
+    spec = load_catalogue(house.config).get(MODEL)
+    writer = TurnWriter(house.config)
+    writer.save_turn(replace(TURN, model=MODEL))
+    writer.save_curve(curve_record(replace(CURVE, model=MODEL, model_sha256=spec.sha256)))
+    writer.close()
+    app = house.app()
+    async with app.run_test(size=(140, 40)) as pilot:
+        screen = await opened(pilot, app)
+        name, where, size, fits, per_token, curve = row(screen)
+        assert (name, where, size) == (MODEL, "not here", "98.4 MB")
+        assert fits.startswith("needs 98.4 MB, ")
+        assert fits.endswith(" free")
+        assert per_token.endswith("J/token")
+        assert curve.startswith("R² 0.980 measured, ")
+        assert row(screen, "qwen3-8b")[-1] == "uncalibrated"
+        await until(pilot, lambda: "output tokens" in shown(screen))
+        assert "turns off the grid: 4 % mean error" in shown(screen)
+
+
+async def test_a_damaged_file_says_so_and_how_to_mend_it(here: House) -> None:
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        assert row(screen)[1] == "damaged"
+        await until(pilot, lambda: f"p pulls {MODEL} anew" in shown(screen))
+
+
+async def test_a_file_that_is_removed_meanwhile_is_gone_at_the_next_look(here: House) -> None:
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        (here.config.models_dir / f"{MODEL}.gguf").unlink()
+        await pilot.press("r")
+        await until(pilot, lambda: row(screen)[1] == "not here")
+        await pilot.press("l")
+        await until(pilot, lambda: "p pulls it" in notices(app))
+
+
+async def test_p_pulls_with_progress_and_escape_stops_it(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        bar = screen.query_one("#job-bar", ProgressBar)
+        await pilot.press("p")
+        await until(pilot, lambda: bar.display and bar.progress == 98_000_000)
+        assert f"pulling {MODEL}" in shown(screen)
+        await pilot.press("v")
+        await pilot.press("p")
+        await until(pilot, lambda: "Esc stops it" in notices(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "press p to go on" in shown(screen))
+        assert not bar.display
+        house.shelf.go_on.set()
+        await pilot.press("p")
+        await until(pilot, lambda: f"{MODEL} is here and checked" in shown(screen))
+        assert house.shelf.pulled == [MODEL]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DownloadFailed("no source gave it: no connection", "check the connection and pull again"),
+        DownloadFailed("the disk of /models is full", "free some room and pull again"),
+    ],
+)
+async def test_a_pull_that_fails_is_told_with_its_fix(house: House, error: EtuiError) -> None:
+    house.shelf.error = error
+    house.shelf.go_on.set()
+    app = house.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("p")
+        await until(pilot, lambda: error.fix in notices(app))
+        assert f"✗ {error.what}" in shown(screen)
+
+
+async def test_models_come_into_memory_and_leave_it(here: House) -> None:
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("l")
+        await until(pilot, lambda: f"{MODEL} is in memory: 0.40 s" in shown(screen))
+        assert here.runner.held == [MODEL]
+        await pilot.press("u")
+        await until(pilot, lambda: f"{MODEL} has left the memory" in shown(screen))
+        assert here.runner.held == []
+        here.runner.refusal = EtuiError("an answer or a load is on its way", "wait for its end")
+        await pilot.press("u")
+        await until(pilot, lambda: "→ wait for its end" in notices(app))
+
+
+async def test_v_checks_the_whole_file(here: House) -> None:
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("v")
+        await until(pilot, lambda: "checking its sha256" in shown(screen))
+        here.shelf.go_on.set()
+        await until(pilot, lambda: "sha256 abababababababab… (as expected)" in shown(screen))
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets a script measure in place of ``etui calibrate``."""
+
+    def by(script: str) -> None:
+        monkeypatch.setattr(
+            calibrating, "command", lambda _name, options: [sys.executable, "-c", script, *options]
+        )
+
+    return by
+
+
+async def test_c_calibrates_while_no_model_is_held(here: House, measure: Any) -> None:
+    measure(COMPLETE)
+    here.runner.held = ["another"]
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: "is calibrated: 8 points, R² 0.970" in shown(screen))
+        assert here.runner.held == []
+        assert here.runner.resting == [f"a calibration of {MODEL} is running"]
+
+
+async def test_escape_stops_a_calibration_and_keeps_what_was_measured(
+    here: House, measure: Any
+) -> None:
+    measure("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])" + STOPPED)
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: "1 of 9, about 4.00 s left" in shown(screen))
+        await pilot.press("escape")
+        await until(pilot, lambda: "press c to go on from there" in shown(screen))
+
+
+async def test_a_machine_at_work_is_measured_only_when_confirmed(here: House, measure: Any) -> None:
+    measure(REFUSED)
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
+        await pilot.press("y")
+        await until(pilot, lambda: "is calibrated: 8 points, R² 0.500" in shown(screen))
+
+
+async def test_a_calibration_is_refused_during_an_answer_and_its_errors_are_told(
+    here: House, measure: Any
+) -> None:
+    measure(BROKEN)
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: "m is not on this machine" in notices(app))
+        assert "→ run: etui models pull m" in notices(app)
+        here.runner.refusal = EtuiError("an answer or a load is on its way", "wait for its end")
+        await pilot.press("c")
+        await until(pilot, lambda: "an answer or a load is on its way" in notices(app))
+
+
+async def test_a_fault_in_a_worker_is_a_notice(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = house.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+
+        def broken(_reader: CardReader) -> None:
+            raise ZeroDivisionError("of all things")
+
+        monkeypatch.setattr(CardReader, "read", broken)
+        monkeypatch.setattr(house.shelf, "pull", broken)
+        await pilot.press("r")
+        await until(pilot, lambda: "a fault in etui: ZeroDivisionError" in notices(app))
+        await pilot.press("p")
+        await until(pilot, lambda: "✗ a fault in etui: TypeError" in shown(screen))
+        assert app.is_running
+        assert app.fault is None
+
+
+async def test_leaving_ends_a_calibration(here: House, measure: Any) -> None:
+    measure("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])" + STOPPED)
+    before = set(psutil.Process().children())
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: "1 of 9" in shown(screen))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)
+    started = set(psutil.Process().children()) - before
+    _gone, alive = psutil.wait_procs(started, timeout=DEADLINE_SECONDS)
+    assert alive == []

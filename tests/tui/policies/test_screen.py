@@ -1,0 +1,187 @@
+"""The policies screen on real files: list, check, inquiries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from etui.config.config import Config, shipped_dir
+from etui.log.writer import TurnWriter
+from tests.fixtures.turns import TURN
+from tests.tui.fakes import until
+from tests.tui.policies_app import OWN, PoliciesApp, keep, put_models
+
+SIZE = (140, 40)
+
+
+async def test_the_policy_in_use_is_open_and_the_list_says_whose_each_is(config: Config) -> None:
+    keep(config, "frugal", OWN)
+    keep(config, "mine", OWN.replace("joules", "\x1b[31mjoules"))
+    app = PoliciesApp(config)
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        lines = app.shelf_lines()
+        assert [line.split()[0] for line in lines] == ["●", "best", "frugal", "mine"]
+        assert "balanced  in use  shipped" in lines[0]
+        assert "frugal  yours, in place of the shipped" in lines[2]
+        assert "\x1b" not in lines[3]
+        assert app.pane.text == (shipped_dir() / "policies" / "balanced.yaml").read_text()
+
+
+async def test_faults_stand_at_their_lines_and_enter_goes_there(config: Config) -> None:
+    keep(config, "mine", OWN)
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        app.type_over("reasoning: direct", "reasoning: driect")
+        await until(pilot, lambda: "✗ 1 error" in app.verdict)
+        (line,) = [n for n, text in enumerate(app.pane.text.splitlines()) if "driect" in text]
+        assert app.pane.editor.marks() == {line: "✗"}
+        (told,) = app.problem_lines()
+        assert told.startswith(f"✗ error {line + 1}:")
+        assert "did you mean 'direct'?" in told
+        assert "✗" in app.drawn().splitlines()[line + 1]
+        problems = app.screen.query_one("#problems")
+        problems.focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: app.pane.editor.has_focus)
+        row, column = app.pane.editor.cursor_location
+        assert app.pane.editor.document.get_line(row)[column:].startswith("driect")
+
+
+async def test_warnings_are_told_apart_from_errors(config: Config) -> None:
+    keep(config, "mine", OWN)
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        app.type_over("arm: quick", "arm: careful")
+        await until(pilot, lambda: "✓ sound, 1 warning" in app.verdict)
+        (told,) = app.problem_lines()
+        assert told.startswith("! warning")
+        assert "probe: arm quick, expected careful" in told
+        assert set(app.pane.editor.marks().values()) == {"!"}
+
+
+async def test_a_question_is_explained_by_the_text_that_is_not_saved(config: Config) -> None:
+    put_models(config, "smollm2-135m")
+    keep(config, "mine", OWN)
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await pilot.press("ctrl+t", *"why")
+        await until(pilot, lambda: "everything-else" in app.answer)
+        assert "arm quick" in app.answer
+        assert "no long" in app.answer
+        app.type_over("use: quick", "use: careful")
+        await until(pilot, lambda: "arm careful" in app.answer)
+        app.type_over("use: careful", "use: nobody")
+        await until(pilot, lambda: "the policy has 1 error" in app.answer)
+
+
+async def test_a_replay_tells_what_would_move_before_anything_is_saved(config: Config) -> None:
+    put_models(config, "smollm2-135m")
+    writer = TurnWriter(config)
+    for number in range(3):
+        turn = replace(TURN, turn_id=f"id{number:010}", query="Why?", arm="quick", hops=())
+        writer.save_turn(replace(turn, model="smollm2-135m"))
+    writer.close()
+    file = keep(config, "mine", OWN)
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: "0 of 3 questions" in app.answer)
+        app.type_over("use: quick", "use: careful")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: "3 of 3 questions" in app.answer)
+        assert "3 quick on smollm2-135m → careful on smollm2-135m" in app.answer
+        assert "measured:" in app.answer
+        assert "expected accuracy" in app.answer
+        assert file.read_text() == OWN
+
+
+async def test_a_diff_shows_values_answers_and_lines(config: Config) -> None:
+    keep(config, "frugal", OWN)
+    app = PoliciesApp(config, "frugal")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "nothing differs" in app.answer)
+        app.type_over("use: quick", "use: careful # dearer")
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "~ rules.everything-else.use: quick -> careful" in app.answer)
+        assert "1 of 1 questions are answered otherwise" in app.answer
+        assert "+ use: careful # dearer" in app.answer
+        app.policies.action_compare("shipped")
+        await until(pilot, lambda: "signals.fenced" in app.answer)
+
+
+async def test_control_characters_are_drawn_and_never_obeyed(config: Config) -> None:
+    keep(config, "mine", OWN + "# \x1b]0;title\x07 \x9b31m\n")
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: app.verdict)
+        app.pane.editor.go_to(app.pane.editor.document.line_count, 1)
+        await until(pilot, lambda: "␛]0;title␇" in app.drawn())
+        assert not {"\x1b", "\x07", "\x9b"} & set(app.drawn())
+
+
+async def test_a_policy_named_by_its_path_is_in_the_list(config: Config) -> None:
+    path = config.home / "elsewhere.yaml"
+    path.write_text(OWN, encoding="utf-8")
+    app = PoliciesApp(config, str(path))
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        assert app.pane.text == OWN
+        assert "in use" in app.shelf_lines()[-1]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 14), (40, 10)])
+async def test_a_narrow_terminal_shows_one_side_at_a_time(
+    config: Config, size: tuple[int, int]
+) -> None:
+    keep(config, "mine", OWN)
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        aside, desk = app.screen.query_one("#aside"), app.screen.query_one("#desk")
+        assert (aside.display, desk.display) == (True, False)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.pane.editor.has_focus)
+        assert (aside.display, desk.display) == (False, True)
+        assert "version: 1" in app.drawn()
+        app.type_over("direct", "driect")
+        await until(pilot, lambda: "✗ 1 error" in app.verdict)
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: app.screen.query_one("#question").has_focus)
+        await pilot.press("x")
+        await until(pilot, lambda: "1 error" in app.answer)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen.query_one("#shelf").has_focus)
+        await pilot.resize_terminal(140, 40)
+        await until(pilot, lambda: aside.display and desk.display)
+
+
+async def test_without_a_highlighter_the_text_is_plain(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textual.widgets._text_area.get_language", lambda _name: None)
+    keep(config, "mine", OWN)
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        assert app.pane.editor.language is None
+        assert "version: 1" in app.drawn()
+
+
+async def test_a_huge_text_is_refused_without_being_coloured(config: Config) -> None:
+    keep(config, "mine", OWN)
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "✓ sound" in app.verdict)
+        assert app.pane.editor.language == "yaml"
+        app.pane.editor.insert("# " + "x" * 1_000_000 + "\n", (0, 0))
+        await until(pilot, lambda: "✗ 1 error" in app.verdict)
+        assert "larger than" in app.problem_lines()[0]
+        assert app.pane.editor.language is None

@@ -1,0 +1,128 @@
+"""What chats, days and budgets have cost, in words; and joules a token of the last moments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from etui.energy.sources.nvml_watch import GpuState
+from etui.energy.types import Kind
+from etui.log.totals import Total
+from etui.tui.chat.progress import thought_title
+from etui.tui.chat.turn_view import predicted_line
+from etui.tui.power.channel import state_line
+from etui.tui.power.panel import RecentTokens
+from etui.tui.power.phases import LEGEND, Stage, column_mark, mark_of
+from etui.tui.power.spending_text import (
+    NO_BASELINE,
+    budget_text,
+    chat_text,
+    joules_text,
+    spent_joules,
+    today_text,
+)
+from etui.tui.services import BudgetState
+from tests.tui.fakes import turn_record
+
+SECOND = 1_000_000_000
+TODAY = Total("all", 45, 12_300.0, 10.0, "counter", None, 0, 9_000, 1.3, 100.0)
+
+
+def test_a_chat_is_told_in_joules_and_watt_hours_gross_or_net() -> None:
+    records = [turn_record(0), turn_record(1)]
+    assert chat_text(records, net=False) == "25.0 J, 6.94 mWh · 2 answers"
+    assert chat_text(records, net=True) == "20.0 J, 5.56 mWh · 2 answers"
+
+
+def test_what_is_unmeasured_is_counted_apart_and_never_zero() -> None:
+    none = replace(turn_record(0).energy, joules=None, net_joules=None, kind=None)
+    unmeasured = turn_record(1, energy=none)
+    assert chat_text([unmeasured], net=False) == "unmeasured · 1 answer"
+    mixed = chat_text([turn_record(0), unmeasured], net=False)
+    assert mixed == "12.5 J, 3.47 mWh · 2 answers · 1 of them unmeasured"
+
+
+def test_net_without_a_baseline_says_so() -> None:
+    energy = replace(turn_record(0).energy, net_joules=None)
+    assert joules_text(energy, net=True) == NO_BASELINE
+    assert chat_text([turn_record(0, energy=energy)], net=True) == f"{NO_BASELINE} · 1 answer"
+    assert joules_text(energy, net=False) == "12.5 ± 0.5 J (counter)"
+
+
+def test_an_estimate_makes_the_sum_one() -> None:
+    estimated = turn_record(1, energy=replace(turn_record(0).energy, kind="estimate"))
+    assert chat_text([estimated], net=False) == "~12 J, ~3.5 mWh (estimate) · 1 answer"
+
+
+def test_a_day_tells_readings_and_estimates_apart() -> None:
+    assert today_text(None) == "nothing yet"
+    assert today_text(TODAY) == "12.3 kJ, 3.42 Wh · 45 answers"
+    both = replace(TODAY, estimated_joules=3600.0, unmeasured_turns=2)
+    assert today_text(both) == (
+        "12.3 kJ, 3.42 Wh · ~3,600 J, ~1.0 Wh (estimate) · 45 answers · 2 of them unmeasured"
+    )
+    assert today_text(replace(TODAY, joules=None)) == "unmeasured · 45 answers"
+
+
+def test_a_budget_tells_its_limit_and_what_was_spent_of_it() -> None:
+    assert budget_text(BudgetState("hour", 20_000.0, 12_300.0)) == (
+        "20.0 kJ, 5.56 Wh · 12.3 kJ, 3.42 Wh spent · 62 %"
+    )
+    assert budget_text(BudgetState("turn", 400.0, None)) == "at most 400 J, 0.111 Wh"
+    assert "spent unmeasured" in budget_text(BudgetState("day", 400.0, None))
+
+
+def test_a_budget_counts_readings_and_estimates_together() -> None:
+    assert spent_joules(None) == 0.0
+    assert spent_joules(replace(TODAY, estimated_joules=700.0)) == 13_000.0
+    assert spent_joules(replace(TODAY, joules=None)) is None
+
+
+def test_joules_per_token_now_are_those_of_the_last_two_seconds() -> None:
+    recent = RecentTokens()
+    assert recent.since(0, 0) is None
+    assert recent.since(1 * SECOND, 10) is None
+    assert recent.since(2 * SECOND, 30) == (0, 30)
+    assert recent.since(3 * SECOND, 60) == (1 * SECOND, 50)
+    assert recent.since(9 * SECOND, 60) is None or recent.looks[0][0] >= 3 * SECOND
+
+
+def test_another_answer_begins_anew() -> None:
+    recent = RecentTokens()
+    recent.since(0, 100)
+    assert recent.since(5 * SECOND, 3) is None
+
+
+def test_a_phase_shorter_than_a_column_is_still_marked() -> None:
+    assert column_mark("P A") == "A"
+    assert column_mark("P ") == "P"
+    assert column_mark("  ") == " "
+    assert mark_of(Stage.DONE) == " "
+    for stage in (Stage.LOADING, Stage.PREFILL, Stage.THINKING, Stage.ANSWERING):
+        assert mark_of(stage) in LEGEND
+
+
+def test_a_gpu_tells_its_temperature_and_memory_where_known() -> None:
+    gpu = GpuState(0, "gpu:1", 54.0, None, None, None, 4_100_000_000, 48_300_000_000)
+    assert state_line(61.0, Kind.COUNTER, gpu) == ("idle 61.0 W · 54 °C · 4.10 GB of 48.3 GB VRAM")
+    assert state_line(None, Kind.COUNTER, None) == "idle not measured"
+    bare = replace(gpu, temperature_celsius=None, memory_total_bytes=None)
+    assert state_line(5.0, Kind.ESTIMATE, bare) == "idle ~5.0 W (estimate)"
+
+
+def test_the_prediction_stands_beside_what_was_measured() -> None:
+    assert predicted_line(turn_record(0)) == ""
+    record = turn_record(0, predicted_joules=10.0, predicted_accuracy=0.62)
+    assert predicted_line(record) == ("25 % more joules than predicted · expected to be right 62 %")
+    none = replace(record.energy, joules=None)
+    assert predicted_line(replace(record, energy=none)) == "expected to be right 62 %"
+    assert predicted_line(turn_record(0, predicted_joules=50.0)) == (
+        "75 % fewer joules than predicted"
+    )
+
+
+def test_a_thought_has_its_share_of_tokens_and_joules() -> None:
+    record = turn_record(0, thinking="hm", tokens=replace(turn_record(0).tokens, thinking=10))
+    record = replace(record, energy=replace(record.energy, thinking_joules=5.0))
+    assert thought_title(record) == (
+        "thought · 10 tokens (40 %) · 5.00 J (counter), 40 % of the joules"
+    )

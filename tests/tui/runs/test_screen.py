@@ -1,0 +1,143 @@
+"""The runs screen on run folders, good and broken."""
+
+from __future__ import annotations
+
+import json
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import DataTable, Static
+
+from etui.bench.analysis.summary import summarise
+from etui.text.codec import to_document
+from etui.tui.runs.run_list import runs_in
+from etui.tui.runs.screen import RunsScreen
+from tests.bench import synthetic
+from tests.tui.fakes import until
+
+
+class _RunsApp(App[None]):
+    """Nothing but the screen."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.runs = RunsScreen(folder)
+
+    def on_mount(self) -> None:
+        self.push_screen(self.runs)
+
+    @property
+    def table(self) -> DataTable[Any]:
+        return self.runs.query_one(DataTable)
+
+    def row(self, number: int) -> str:
+        return " | ".join(str(cell) for cell in self.table.get_row_at(number))
+
+    @property
+    def picture(self) -> str:
+        return str(self.runs.query_one("#run-detail Static", Static).content)
+
+    def told(self) -> str:
+        return "\n".join(notification.message for notification in self._notifications)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished run, one without a summary, one whose summary is cut off, and a stray folder."""
+    runs = tmp_path / "runs"
+    made = synthetic.config(per_subject=2)
+    rows = synthetic.samples(made)
+    done = synthetic.write(runs / "done", made, rows)
+    (done / "summary.json").write_text(json.dumps(to_document(summarise(rows, made))))
+    synthetic.write(runs / "going", made, rows[:5])
+    cut = synthetic.write(runs / "cut", made, rows)
+    (cut / "summary.json").write_text('{"arms": {')
+    (runs / "stray").mkdir()
+    return runs
+
+
+async def listed(pilot: Pilot[Any], app: _RunsApp, count: int) -> None:
+    await until(pilot, lambda: app.table.row_count == count)
+
+
+async def test_runs_are_listed_with_what_they_came_to(folder: Path) -> None:
+    app = _RunsApp(folder)
+    async with app.run_test(size=(160, 45)) as pilot:
+        await listed(pilot, app, 3)
+        rows = [app.row(number) for number in range(3)]
+        assert rows[0].startswith("done | mmlu letters 5-shot, 4 arms | 114 | ")
+        assert "%" in rows[0]
+        assert any(row.startswith("going | not finished") for row in rows)
+        assert any(row.startswith("cut | its summary.json cannot be read") for row in rows)
+
+
+async def test_the_run_under_the_cursor_is_drawn_with_a_letter_for_each_arm(folder: Path) -> None:
+    app = _RunsApp(folder)
+    async with app.run_test(size=(160, 45)) as pilot:
+        await listed(pilot, app, 3)
+        await until(pilot, lambda: "vote-5" in app.picture)
+        for arm in synthetic.ARMS:
+            assert arm in app.picture
+        await pilot.press("down")
+        await until(pilot, lambda: "vote-5" not in app.picture)
+
+
+async def test_a_report_is_opened_and_a_missing_one_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def browse(address: str) -> bool:
+        seen.append(address)
+        return len(seen) > 1
+
+    monkeypatch.setattr(webbrowser, "open", browse)
+    app = _RunsApp(folder)
+    async with app.run_test(size=(160, 45)) as pilot:
+        await listed(pilot, app, 3)
+        await pilot.press("o")
+        await until(pilot, lambda: "etui bench report" in app.told())
+        assert not seen
+        (folder / "done" / "report.html").write_text("<p>a page</p>")
+        await pilot.press("o")
+        await until(pilot, lambda: "no browser here" in app.told())
+        await pilot.press("enter")
+        await until(pilot, lambda: len(seen) == 2)
+        assert seen[0] == (folder / "done" / "report.html").absolute().as_uri()
+
+
+async def test_a_run_that_ends_meanwhile_is_found_when_read_again(folder: Path) -> None:
+    app = _RunsApp(folder)
+    async with app.run_test(size=(160, 45)) as pilot:
+        await listed(pilot, app, 3)
+        (folder / "stray" / "config.json").write_bytes(
+            (folder / "done" / "config.json").read_bytes()
+        )
+        await pilot.press("r")
+        await listed(pilot, app, 4)
+
+
+async def test_without_runs_the_screen_says_how_to_make_one(tmp_path: Path) -> None:
+    app = _RunsApp(tmp_path / "none")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "etui bench --suite sample" in app.picture)
+        assert not app.table.display
+        await pilot.press("o")
+
+
+def test_the_kind_of_a_run_is_an_estimate_where_any_of_it_is(folder: Path) -> None:
+    run = next(run for run in runs_in(folder) if run.name == "done")
+    assert run.kind == "counter"
+    assert run.summary is not None
+    changed = json.loads(json.dumps(to_document(run.summary)))
+    changed["arms"]["direct"]["energy"]["kind"] = "estimate"
+    (folder / "done" / "summary.json").write_text(json.dumps(changed))
+    assert next(r for r in runs_in(folder) if r.name == "done").kind == "estimate"
+    for arm in changed["arms"].values():
+        arm["energy"] = None
+    (folder / "done" / "summary.json").write_text(json.dumps(changed))
+    assert next(r for r in runs_in(folder) if r.name == "done").points == {}

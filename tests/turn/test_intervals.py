@@ -1,0 +1,94 @@
+"""Legs of a turn tile it without a gap, and loads are cut out of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.turn.accounting import account
+from etui.turn.intervals import Interval, Leg, energy_over, joined, seconds_of, spans_of, without
+from tests.turn.test_run import Meter10W, S, finished
+
+TICKS = st.integers(0, 5)
+
+
+@st.composite
+def turns(draw) -> list[Leg]:
+    now, legs = 10 * S, []
+    for _ in range(draw(st.integers(1, 4))):
+        gap, unload, load, prefill, decode = (draw(TICKS) * S for _ in range(5))
+        now += gap
+        unloads = (Interval(now, now + unload),) if unload else ()
+        now += unload
+        loaded = Interval(now, now + load) if load else None
+        now += load
+        end = finished(
+            start_ns=now,
+            prefill_end_ns=now + prefill,
+            thinking_end_ns=now + prefill,
+            first_token_ns=now + prefill,
+            end_ns=now + prefill + decode,
+            thinking_tokens=0,
+        )
+        legs.append(Leg(end, loaded, unloads))
+        now += prefill + decode
+    return legs
+
+
+@given(turns())
+def test_phases_sum_to_the_turn_and_the_turn_is_all_but_the_loads(legs):
+    energy, tokens, seconds = account(legs, Meter10W().energy)
+    away = sum(leg.load.seconds for leg in legs[1:] if leg.load)
+    away += sum(gone.seconds for leg in legs[1:] for gone in leg.unloads)
+    length = (legs[-1].end.end_ns - legs[0].end.start_ns) / S
+    assert seconds.total == pytest.approx(length - away)
+    assert seconds.prefill + seconds.decode == pytest.approx(seconds.total)
+    assert energy.joules == pytest.approx(10 * seconds.total)
+    assert energy.phases["prefill"] + energy.phases["decode"] == pytest.approx(energy.joules)
+    assert tokens.output == 8 * len(legs)
+    assert 0 <= seconds.ttft <= seconds.total + 1e-9
+
+
+@given(turns())
+def test_hops_sum_to_the_turn(legs):
+    spans = spans_of(legs)
+    energy, _, seconds = account(legs, Meter10W().energy)
+    each = [energy_over((*leg.prefill, *leg.decode), Meter10W().energy).joules for leg in spans]
+    assert sum(each) == pytest.approx(energy.joules)
+    assert sum(leg.seconds for leg in spans) == pytest.approx(seconds.total)
+
+
+def test_without_cuts_what_lies_inside_alone():
+    whole = Interval(10, 20)
+    assert without(whole, []) == (whole,)
+    assert without(whole, [Interval(0, 5), Interval(25, 30)]) == (whole,)
+    assert without(whole, [Interval(12, 14), Interval(14, 15)]) == (
+        Interval(10, 12),
+        Interval(15, 20),
+    )
+    assert without(whole, [Interval(5, 30)]) == (Interval(20, 20),)
+    assert without(whole, [Interval(18, 30)]) == (Interval(10, 18),)
+
+
+def test_joined_keeps_touching_intervals_one_and_never_comes_to_none():
+    assert joined([Interval(1, 2), Interval(2, 2), Interval(2, 5), Interval(7, 9)]) == (
+        Interval(1, 5),
+        Interval(7, 9),
+    )
+    assert joined([Interval(3, 3), Interval(4, 6)]) == (Interval(4, 6),)
+    assert joined([Interval(3, 3)]) == (Interval(3, 3),)
+    assert seconds_of([Interval(0, S), Interval(5 * S, 6 * S)]) == 2
+
+
+def test_half_widths_of_parts_add_up_and_a_missing_part_leaves_it_unmeasured():
+    parts = [Interval(0, S), Interval(5 * S, 6 * S)]
+    energy = energy_over(parts, Meter10W().energy)
+    assert (energy.joules, energy.uncertainty) == (pytest.approx(20), pytest.approx(1.0))
+
+    def half_known(start_ns, end_ns):
+        return Meter10W(joules_known=start_ns < 3 * S).energy(start_ns, end_ns)
+
+    energy = energy_over(parts, half_known)
+    assert (energy.joules, energy.uncertainty, energy.kind) == (None, None, None)
+    assert energy.unmeasured == ("package:0",)

@@ -1,0 +1,367 @@
+"""run_turn: whatever way an answer ends, its interval is closed and the turn saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from etui.arm import Arm
+from etui.chat import Message, Query
+from etui.energy.types import ChannelEnergy, Energy, Kind
+from etui.errors import EngineFailed
+from etui.events import Answer, Batch, Finished, Loaded, Prefilled, Prefilling, Probe, Thought, Vote
+from etui.log.text import turn_lines
+from etui.models.spec import ModelSpec
+from etui.routing.decision import Decision
+from etui.text.tables import SEPARATOR
+from etui.turn.events import Decided, TurnFinished
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.run import run_turn, serving_one
+from etui.turn.text import energy_line
+from tests.metering import Sliced
+
+S = 1_000_000_000
+SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)
+DECISION = Decision(Arm("quick", "m"), "frugal", "default", "default: nothing else matched")
+
+
+class Meter10W(Sliced):
+    """Ten watts, always; remembers which end was settled."""
+
+    def __init__(self, joules_known: bool = True) -> None:
+        self.known = joules_known
+        self.settled: list[int] = []
+
+    def settle(self, end_ns: int) -> None:
+        self.settled.append(end_ns)
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        if not self.known:
+            return Energy(start_ns, end_ns, None, None, None, 0.0, unmeasured=("package:0",))
+        joules = 10.0 * (end_ns - start_ns) / S
+        channel = ChannelEnergy("gpu:0", Kind.COUNTER, joules, 0.5, 1.0, 10.0)
+        return Energy(
+            start_ns,
+            end_ns,
+            joules,
+            0.5,
+            Kind.COUNTER,
+            1.0,
+            idle_watts=4.0,
+            mean_watts=10.0,
+            channels=(channel,),
+        )
+
+
+@dataclass
+class Saved:
+    turns: list[TurnRecord] = field(default_factory=list)
+    loads: list[LoadRecord] = field(default_factory=list)
+    unloads: list[UnloadRecord] = field(default_factory=list)
+
+    def save_turn(self, record: TurnRecord) -> None:
+        self.turns.append(record)
+
+    def save_load(self, record: LoadRecord) -> None:
+        self.loads.append(record)
+
+    def save_unload(self, record: UnloadRecord) -> None:
+        self.unloads.append(record)
+
+
+@dataclass
+class Scripted:
+    """Yields events, then raises what it was given."""
+
+    events: list
+    failure: BaseException | None = None
+    cancelled: int = 0
+    hurried: int = 0
+
+    def answer(self, request):
+        self.request = request
+        yield from self.events
+        if self.failure is not None:
+            raise self.failure
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def hurry(self) -> None:
+        self.hurried += 1
+
+
+def finished(**changes) -> Finished:
+    values = {
+        "start_ns": 10 * S,
+        "prefill_end_ns": 11 * S,
+        "thinking_end_ns": 13 * S,
+        "end_ns": 15 * S,
+        "first_token_ns": 11 * S,
+        "status": "complete",
+        "why": "",
+        "answer": "Four.",
+        "thinking": "Two and two.",
+        "prompt_tokens": 20,
+        "cached_tokens": 5,
+        "computed_tokens": 15,
+        "thinking_tokens": 6,
+        "output_tokens": 8,
+    }
+    return Finished(**{**values, **changes})
+
+
+LOADED = Loaded("m", 7 * S, 10 * S, 0, 1000)
+EVENTS = [
+    LOADED,
+    Prefilled(10 * S, 11 * S, 20, 5, 15),
+    Thought(12 * S, "Two and two.", 6),
+    Answer(14 * S, "Four.", 2),
+]
+
+
+def turn(answerer, meter=None, saved=None, query=None, decision=DECISION):
+    return run_turn(
+        query or Query("2+2?"),
+        decision,
+        serve=serving_one(SPEC, Path("m.gguf")),
+        answerer=answerer,
+        meter=meter or Meter10W(),
+        writer=saved if saved is not None else Saved(),
+        clock_ns=lambda: 16 * S,
+    )
+
+
+def test_events_pass_through_between_the_decision_and_the_record():
+    saved = Saved()
+    events = list(turn(Scripted([*EVENTS, finished()]), saved=saved))
+    assert events[0] == Decided(DECISION)
+    assert events[1:-1] == [*EVENTS, finished()]
+    assert events[-1] == TurnFinished(saved.turns[0])
+
+
+def test_phases_sum_to_the_turn_and_the_load_lies_outside():
+    saved, meter = Saved(), Meter10W()
+    list(turn(Scripted([*EVENTS, finished()]), meter, saved))
+    energy, seconds = saved.turns[0].energy, saved.turns[0].seconds
+    assert energy.joules == pytest.approx(50)
+    assert energy.phases == pytest.approx({"load": 30, "prefill": 10, "decode": 40})
+    assert energy.thinking_joules == pytest.approx(20)
+    assert energy.net_joules == pytest.approx(50 - 4 * 5)
+    assert energy.joules_per_token == pytest.approx(50 / 8)
+    assert (energy.start_ns, energy.end_ns) == (10 * S, 15 * S)
+    assert (seconds.load, seconds.total, seconds.ttft) == (3, 5, 1)
+    assert meter.settled == [15 * S]
+
+
+def test_a_load_is_a_row_of_its_own():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
+    (load,) = saved.loads
+    assert (load.model, load.turn_id, load.seconds) == ("m", saved.turns[0].turn_id, 3)
+    assert load.joules == pytest.approx(30)
+
+
+def test_a_resident_model_loads_nothing():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS[1:], finished()]), saved=saved))
+    assert saved.loads == []
+    assert saved.turns[0].energy.phases["load"] == 0.0
+
+
+def test_unmeasured_is_none_and_never_zero():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), Meter10W(joules_known=False), saved))
+    energy = saved.turns[0].energy
+    assert energy.joules is None
+    assert energy.joules_per_token is None
+    assert energy.thinking_joules is None
+    assert set(energy.phases.values()) == {None}
+    assert energy.unmeasured == ("package:0",)
+
+
+@dataclass
+class SharedGpu(Meter10W):
+    """Others used the GPU, too, and the driver may not tell processes apart."""
+
+    own_joules: float | None
+
+    def settle(self, end_ns: int) -> None:
+        pass
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        whole = Meter10W().energy(start_ns, end_ns)
+        return replace(whole, flags=("coarse", "shared"), own_joules=self.own_joules)
+
+
+@pytest.mark.parametrize(
+    ("own_joules", "said"), [(12.0, "shared GPU, own share 12.0 J"), (None, "shared GPU")]
+)
+def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said):
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), SharedGpu(own_joules), saved))
+    (record,) = saved.turns
+    told = record.to_json()["energy"]
+    assert (told["shared"], told["own_joules"], told["joules"]) == (True, own_joules, 50)
+    assert said in energy_line(record).split(SEPARATOR)
+    assert f"shared {said}" in [" ".join(line.split()) for line in turn_lines(record, [])]
+
+
+def test_a_gpu_of_ones_own_is_not_called_shared():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
+    (record,) = saved.turns
+    told = record.to_json()["energy"]
+    assert (told["shared"], told["own_joules"]) == (False, None)
+    assert "shared" not in energy_line(record)
+    assert "shared" not in "\n".join(turn_lines(record, []))
+
+
+def test_a_crash_keeps_the_text_and_the_joules_and_is_told():
+    saved = Saved()
+    events: list = []
+    failure = EngineFailed("the engine died", "ask again")
+    with pytest.raises(EngineFailed, match="the engine died"):
+        events.extend(turn(Scripted(EVENTS, failure), saved=saved))
+    (record,) = saved.turns
+    assert isinstance(events[-1], TurnFinished)
+    assert (record.status, record.error) == ("error", "the engine died")
+    assert (record.answer, record.thinking) == ("Four.", "Two and two.")
+    assert record.tokens.output == 8
+    assert record.energy.joules == pytest.approx(60)  # to the moment it fell silent
+    assert record.energy.phases["prefill"] + record.energy.phases["decode"] == pytest.approx(60)
+
+
+def test_a_failure_in_mid_prefill_counts_what_was_computed():
+    saved = Saved()
+    partial = [LOADED, Prefilling(12 * S, 512, 2000)]
+    with pytest.raises(EngineFailed):
+        list(turn(Scripted(partial, EngineFailed("gone")), saved=saved))
+    tokens = saved.turns[0].tokens
+    assert (tokens.prompt, tokens.cached, tokens.computed, tokens.output) == (2000, 0, 512, 0)
+    assert saved.turns[0].seconds.ttft is None
+
+
+def test_a_reader_who_leaves_stops_the_engine_and_is_logged():
+    saved, answerer = Saved(), Scripted([*EVENTS, finished()])
+    running = turn(answerer, saved=saved)
+    for event in running:
+        if isinstance(event, Answer):
+            break
+    running.close()
+    (record,) = saved.turns
+    assert answerer.cancelled == 1
+    assert (record.status, record.answer) == ("stopped", "Four.")
+
+
+@pytest.mark.parametrize("left", [KeyboardInterrupt(), SystemExit(1)])
+def test_ctrl_c_inside_the_engine_is_logged_as_stopped(left):
+    saved = Saved()
+    with pytest.raises(type(left)):
+        list(turn(Scripted(EVENTS, left), saved=saved))
+    assert saved.turns[0].status == "stopped"
+    assert saved.turns[0].error is None
+
+
+def test_a_fault_is_logged_with_its_name():
+    saved = Saved()
+    with pytest.raises(ZeroDivisionError):
+        list(turn(Scripted(EVENTS, ZeroDivisionError("by zero")), saved=saved))
+    assert saved.turns[0].error == "ZeroDivisionError: by zero"
+
+
+def test_an_engine_that_falls_silent_is_an_error():
+    saved = Saved()
+    with pytest.raises(EngineFailed, match="without saying how"):
+        list(turn(Scripted(EVENTS), saved=saved))
+    assert saved.turns[0].status == "error"
+    assert "without saying how" in saved.turns[0].error
+
+
+def test_votes_share_each_batch_by_their_tokens():
+    saved = Saved()
+    batches = [
+        Batch(11 * S, 12 * S, ((0, 1), (1, 1))),
+        Batch(12 * S, 13 * S, ((0, 1), (1, 3))),
+        Batch(13 * S, 15 * S, ((1, 1),)),
+    ]
+    votes = [Vote(15 * S, index, "4", "", 2, 1.0) for index in (0, 1)]
+    list(turn(Scripted([*EVENTS[:2], *batches, *votes, finished()]), saved=saved))
+    record = saved.turns[0]
+    assert [vote.joules for vote in record.votes] == pytest.approx([5 + 2.5, 5 + 7.5 + 20])
+    assert sum(vote.joules for vote in record.votes) == pytest.approx(
+        record.energy.phases["decode"]
+    )
+
+
+def test_votes_of_an_unmeasured_turn_have_no_joules():
+    saved = Saved()
+    batch = Batch(11 * S, 12 * S, ((0, 1),))
+    vote = Vote(12 * S, 0, "4", "", 1, 1.0)
+    list(turn(Scripted([batch, vote, finished()]), Meter10W(joules_known=False), saved))
+    assert saved.turns[0].votes[0].joules is None
+
+
+def test_looks_into_a_thought_are_kept():
+    saved = Saved()
+    look = Probe(12 * S, 48, (("A", 0.9), ("B", 0.1)), 7)
+    list(turn(Scripted([*EVENTS[:3], look, *EVENTS[3:], finished()]), saved=saved))
+    (probe,) = saved.turns[0].to_json()["probes"]
+    assert probe == {"thinking_tokens": 48, "probabilities": {"A": 0.9, "B": 0.1}, "tokens": 7}
+
+
+@pytest.mark.parametrize(("limit", "hurried"), [(50, 1), (70, 0), (None, 0)])
+def test_an_answer_that_has_spent_its_joules_is_hurried_once(limit, hurried):
+    decision = replace(DECISION, arm=replace(DECISION.arm, max_joules=limit))
+    answerer = Scripted([*EVENTS, finished()])
+    list(turn(answerer, decision=decision))  # 60 J by the clock
+    assert answerer.hurried == hurried
+
+
+def test_the_request_holds_the_whole_conversation():
+    answerer = Scripted([finished()])
+    history = (Message("user", "Hi"), Message("assistant", "Hello"))
+    list(turn(answerer, query=Query("2+2?", "Be brief.", history, "chat-1")))
+    roles = [message.role for message in answerer.request.messages]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert answerer.request.chat_id == "chat-1"
+
+
+def test_the_json_document_has_every_part_of_the_contract():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
+    document = saved.turns[0].to_json()
+    assert set(document) >= {
+        *("turn_id", "answer", "thinking", "status", "model", "model_sha256", "arm"),
+        *("reasoning", "policy", "rule", "why", "tokens", "votes", "confidence"),
+        *("seconds", "energy", "predicted"),
+    }
+    assert set(document["tokens"]) == {"prompt", "cached", "computed", "thinking", "output"}
+    assert set(document["seconds"]) == {"load", "prefill", "decode", "total", "ttft"}
+    assert set(document["energy"]) >= {
+        *("joules", "uncertainty", "net_joules", "idle_watts", "kind", "coverage"),
+        *("mean_watts", "peak_watts", "joules_per_token", "phases", "channels"),
+        *("unmeasured", "shared", "own_joules", "start_ns", "end_ns"),
+    }
+    assert set(document["energy"]["phases"]) == {"load", "prefill", "decode"}
+    assert set(document["predicted"]) == {"joules", "accuracy"}
+
+
+def test_every_vote_goes_into_the_log_and_their_tokens_count_in_a_crash():
+    saved = Saved()
+    votes = [
+        Vote(13 * S, 0, "B.", "", 4, 1.0, choice="B"),
+        Vote(14 * S, 1, "Hm", "", 3, 0.0, status="abandoned"),
+    ]
+    events = [LOADED, Prefilled(10 * S, 11 * S, 20, 5, 15), Answer(12 * S, "", 7), *votes]
+    with pytest.raises(EngineFailed):
+        list(turn(Scripted(events, EngineFailed("gone")), saved=saved))
+    (record,) = saved.turns
+    assert [(v.index, v.choice, v.status) for v in record.votes] == [
+        (0, "B", "answered"),
+        (1, None, "abandoned"),
+    ]
+    assert record.tokens.output == 7
+    assert record.to_json()["votes"][0]["choice"] == "B"

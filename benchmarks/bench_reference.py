@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.arm import Arm
-from etui.backends.local import InProcess
+from etui.backends.local import LocalBackend
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.setup import drained
@@ -27,7 +27,7 @@ from etui.config.load import load_config
 from etui.datasets.questions import Suite
 from etui.datasets.suites import load_suite
 from etui.models.catalogue import load_catalogue
-from etui.runtime.serving import serving
+from etui.runtime.serving import find_model_file
 
 MARGIN_NATS = 0.1
 """What the first letter must be ahead of the second for a choice to count as clear."""
@@ -65,10 +65,10 @@ def compare(name: str, file: Path, suite: Suite) -> dict[str, Any]:
     for entry in json.loads(file.read_text(encoding="utf-8")):
         known.setdefault(entry["subject"], {})[entry["row"]] = entry
     config = load_config()
-    spec, path = serving(Arm(name, name), config, load_catalogue(config))
+    spec, path = find_model_file(Arm(name, name), config, load_catalogue(config))
     differences: list[float] = []
     clear = same = equal = 0
-    with closing(InProcess(config)) as engine:
+    with closing(LocalBackend(config)) as engine:
         session, _ = drained(engine.load(spec, path))
         arm = ScoringArm(name, lambda: session, FORMATS["letters"])
         for subject, entries in known.items():

@@ -25,8 +25,8 @@ from sides import arguments, joules_per_token
 
 from etui.arm import Arm, Sampling
 from etui.backends.base import AnswerRequest
-from etui.backends.local import InProcess
-from etui.backends.process import ChildProcess
+from etui.backends.local import LocalBackend
+from etui.backends.process import ProcessBackend
 from etui.chat import Message
 from etui.config.load import load_config
 from etui.energy.discovery import open_recorder
@@ -62,8 +62,8 @@ def main() -> None:
     config.log_dir.mkdir(parents=True, exist_ok=True)
     with (
         open_recorder(config) as recorder,
-        closing(InProcess(config)) as here,
-        closing(ChildProcess(config)) as child,
+        closing(LocalBackend(config)) as here,
+        closing(ProcessBackend(config)) as child,
     ):
         report = {
             "model": chosen.model.stem,
@@ -117,7 +117,7 @@ def request(path: Path, text: str, tokens: int) -> AnswerRequest:
     return AnswerRequest(SPEC, path, (Message("user", text),), arm)
 
 
-def timed(answerer: InProcess | ChildProcess, asked: AnswerRequest) -> Timed:
+def timed(answerer: LocalBackend | ProcessBackend, asked: AnswerRequest) -> Timed:
     """Run one answer to its end."""
     start_ns = time.monotonic_ns()
     at, end = [], None
@@ -137,10 +137,10 @@ def timed(answerer: InProcess | ChildProcess, asked: AnswerRequest) -> Timed:
 
 
 def answers(
-    here: InProcess, child: ChildProcess, recorder: Recorder, chosen: Any
+    here: LocalBackend, child: ProcessBackend, recorder: Recorder, chosen: Any
 ) -> dict[str, Any]:
     """The same answers on both sides, each side first in turn."""
-    sides: dict[str, InProcess | ChildProcess] = {"here": here, "child": child}
+    sides: dict[str, LocalBackend | ProcessBackend] = {"here": here, "child": child}
     for side in sides.values():
         timed(side, request(chosen.model, STORY, 4))  # loads and warms up
     seen: dict[str, list[Timed]] = {name: [] for name in sides}
@@ -164,7 +164,7 @@ def answers(
     return report
 
 
-def cancels(child: ChildProcess, path: Path) -> dict[str, Any]:
+def cancels(child: ProcessBackend, path: Path) -> dict[str, Any]:
     """Seconds from a cancel to the end of the answer."""
     decoding = [
         cancelled(child, request(path, STORY, 1500), Answer, 0.05 + 0.01 * i)
@@ -188,7 +188,7 @@ def cancels(child: ChildProcess, path: Path) -> dict[str, Any]:
 
 
 def cancelled(
-    child: ChildProcess, asked: AnswerRequest, after: type[Any], wait_seconds: float
+    child: ProcessBackend, asked: AnswerRequest, after: type[Any], wait_seconds: float
 ) -> tuple[float, int]:
     """Cancel so long after the first event of a kind; seconds and prefill batches until the end."""
     cancel_ns, batches = None, 0
@@ -206,7 +206,7 @@ def cancelled(
     return (time.monotonic_ns() - cancel_ns) / 1e9, batches
 
 
-def restarts(child: ChildProcess, path: Path, rounds: int) -> dict[str, float]:
+def restarts(child: ProcessBackend, path: Path, rounds: int) -> dict[str, float]:
     """Seconds from a kill to the next answer's first event, and to its first token."""
     pairs = [restarted(child, path) for _ in range(rounds)]
     return {
@@ -215,7 +215,7 @@ def restarts(child: ChildProcess, path: Path, rounds: int) -> dict[str, float]:
     }
 
 
-def restarted(child: ChildProcess, path: Path) -> tuple[float, float]:
+def restarted(child: ProcessBackend, path: Path) -> tuple[float, float]:
     """One kill in the middle of an answer, and the answer after it."""
     killed: list[float] = []
     try:

@@ -23,7 +23,7 @@ from typing import Any
 from sides import make_session
 
 from etui.calibration.grid import QUICK, Grid, Length, visits
-from etui.calibration.measure import GREEDY, Bench, warm_up
+from etui.calibration.measure import GREEDY, TurnTimer, warm_up
 from etui.config.load import load_config
 from etui.curves.fit import curve_of_points, error_on
 from etui.curves.measured_under import Conditions
@@ -34,16 +34,16 @@ from etui.engine.session import Session
 from etui.runtime.provenance import conditions
 from etui.testing.devices import SENSORS, Sensor
 from etui.testing.engine_session import SimulatedSession
-from etui.testing.gpu import Load, SimulatedGpu
+from etui.testing.gpu import GpuLoad, SimulatedGpu
 from etui.turn.ports import Meter
 
 AIM = 0.10
 NOWHERE = Conditions("simulated", "simulated", 1)
 LOADS = {
-    "large card, small model": Load(),
-    "large card, memory-bound": Load(launch_s=0.025, token_s=0.0004, decode_use=0.7),
-    "laptop GPU": Load(8.0, 60.0, 0.03, 0.0025, 8e-7, 0.6, 8e-5, warm_share=0.12, warm_s=25.0),
-    "no noise, never warm": Load(noise=0.0, warm_share=0.0),
+    "large card, small model": GpuLoad(),
+    "large card, memory-bound": GpuLoad(launch_s=0.025, token_s=0.0004, decode_use=0.7),
+    "laptop GPU": GpuLoad(8.0, 60.0, 0.03, 0.0025, 8e-7, 0.6, 8e-5, warm_share=0.12, warm_s=25.0),
+    "no noise, never warm": GpuLoad(noise=0.0, warm_share=0.0),
 }
 SHOWN = ("counter 100 ms", "power, instant 20 ms", "power, 25 % duty")
 
@@ -59,7 +59,7 @@ class Turn:
 
 
 def calibrate(
-    bench: Bench, grid: Grid, rest: Callable[[float], None], here: Conditions
+    bench: TurnTimer, grid: Grid, rest: Callable[[float], None], here: Conditions
 ) -> tuple[OperatingCurve, float | None]:
     """The curve, and its error on the lengths between those of the grid."""
     warm_up(bench, [Length(grid.computed[0], grid.output[0])])
@@ -104,11 +104,11 @@ def lengths(grid: Grid, count: int, seed: int) -> list[Length]:
     return found
 
 
-def simulated(load: Load, sensor: Sensor, grid: Grid, count: int, seed: int) -> dict[str, Any]:
+def simulated(load: GpuLoad, sensor: Sensor, grid: Grid, count: int, seed: int) -> dict[str, Any]:
     gpu = SimulatedGpu(load, sensor, seed)
     gpu.rest(1.5)
     session = SimulatedSession(gpu)
-    bench = Bench(session, gpu, grid.window_s, clock=gpu.clock)
+    bench = TurnTimer(session, gpu, grid.window_s, clock=gpu.clock)
     curve, held_out = calibrate(bench, grid, gpu.rest, NOWHERE)
     turns = []
     for length in lengths(grid, count, seed):
@@ -128,7 +128,9 @@ def real(path: Path, grid: Grid, count: int) -> dict[str, Any]:
         time.sleep(1.5)
         meter: Meter = recorder
         here = conditions(config, recorder.selection.summed)
-        curve, held_out = calibrate(Bench(session, meter, grid.window_s), grid, time.sleep, here)
+        curve, held_out = calibrate(
+            TurnTimer(session, meter, grid.window_s), grid, time.sleep, here
+        )
         turns = []
         for length in lengths(grid, count, seed=0):
             time.sleep(grid.cool_down_s)

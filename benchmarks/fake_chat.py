@@ -21,7 +21,7 @@ from etui.log.records import ChatRecord
 from etui.routing.decision import Decision
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.services import Backend, ModelOnOffer, Spending, Vitals
+from etui.tui.services import ModelOnOffer, Services, SpendingTotals, Vitals
 from etui.turn.accounting import account
 from etui.turn.events import Decided, TurnEvent, TurnFinished
 from etui.turn.intervals import Leg
@@ -139,9 +139,9 @@ class FakeChats:
     def delete(self, chat_id: str) -> None:
         """Nothing is kept."""
 
-    def spending(self, route: Route) -> Spending:
+    def spending(self, route: Route) -> SpendingTotals:
         """Nothing was spent."""
-        return Spending()
+        return SpendingTotals()
 
 
 def _record(
@@ -161,7 +161,7 @@ def main() -> None:
     config = load_config()
     make_home(config)
     meter = FakeMeter()
-    backend = Backend(FakeRunner(meter), meter, FakeShelf(), FakeChats(), ("balanced",))
+    backend = Services(FakeRunner(meter), meter, FakeShelf(), FakeChats(), ("balanced",))
     EtuiApp(config, Route("balanced", MODEL), lambda _config: backend).run()
 
 

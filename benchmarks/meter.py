@@ -25,7 +25,7 @@ from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource, Reading
 from etui.testing.devices import SENSORS, FakeClock, FakeDevice
-from etui.testing.play import Window, record, windows
+from etui.testing.play import EnergyWindow, record, windows
 from etui.testing.power_curves import CURVES, bursts
 
 LENGTHS_S = ((0.1, 0.3), (0.3, 0.6), (0.6, 2.0), (2.0, 5.0), (5.0, 30.0))
@@ -106,7 +106,7 @@ def query_seconds() -> dict[str, float]:
 def error_table(seeds: int, count: int) -> list[dict[str, Any]]:
     rows = []
     for name, sensor in SENSORS.items():
-        found: dict[tuple[float, float], list[Window]] = {length: [] for length in LENGTHS_S}
+        found: dict[tuple[float, float], list[EnergyWindow]] = {length: [] for length in LENGTHS_S}
         for make in CURVES.values():
             for seed in range(seeds):
                 rng = random.Random(seed)

@@ -25,7 +25,7 @@ from etui.replay.policy_replay import as_asked, replay_policy
 from etui.routing.accuracy.cross_fit import cross_fitted
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance, fitted_text
-from etui.routing.accuracy.predictor import FittedHeads
+from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.accuracy.table import Graded
 from etui.routing.library import PolicyPlace, check_text
 from etui.routing.policy import Policy
@@ -110,7 +110,7 @@ def main() -> None:
         report["fit"], model = seconds(lambda: fit_heads(table, origin))
         report["cross-fit"], _ = seconds(lambda: cross_fitted(table))
         report["fitted file, MB"] = len(fitted_text(model)) / 1e6
-        heads = FittedHeads(model)
+        heads = AccuracyPredictor(model)
         queries = [Query(as_asked(question)) for question in table.questions[:300]]
         arms = [Arm(name, "m") for name in table.arms]
         spent, _ = seconds(lambda: [heads.accuracy(a, q, 0.9) for q in queries for a in arms])

@@ -31,7 +31,7 @@ from etui.routing.accuracy.fitted_file import (
     Rate,
     Sparse,
 )
-from etui.routing.accuracy.predictor import FittedHeads
+from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.decide import decide
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
@@ -140,7 +140,7 @@ class Stated:
     Heads keep what they saw of the last question, so each question is asked about afresh.
     """
 
-    def __init__(self, heads: FittedHeads | None = None) -> None:
+    def __init__(self, heads: AccuracyPredictor | None = None) -> None:
         self._heads = heads
         self._count = 0
 
@@ -216,7 +216,7 @@ def main() -> None:
         report["decide by an objective, stated"] = decisions(
             weighing, QUESTIONS, options.repeats, Stated()
         )
-        heads = FittedHeads(fitted_model(weighing.arms))
+        heads = AccuracyPredictor(fitted_model(weighing.arms))
         report["decide by an objective, fitted heads"] = decisions(
             weighing, QUESTIONS, options.repeats // 5, Stated(heads)
         )

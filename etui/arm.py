@@ -116,7 +116,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodePrice:
+class TokenCost:
     """What a model's tokens cost on this machine, as far as it is known before an answer.
 
     Decoding m tokens with c tokens in the context takes b*m + k*(c*m + m^2/2) joules: the decode

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from etui.arm import Arm, DecodePrice
+from etui.arm import Arm, TokenCost
 from etui.chat import Message
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class AnswerRequest:
     messages: tuple[Message, ...]
     arm: Arm
     chat_id: str | None = None
-    price: DecodePrice | None = None
+    price: TokenCost | None = None
 
 
 class Answerer(Protocol):

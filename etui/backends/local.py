@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from etui.engine.llama_session import LlamaSession
     from etui.models.spec import ModelSpec
 
-__all__ = ["AnswerRequest", "InProcess"]
+__all__ = ["AnswerRequest", "LocalBackend"]
 
 
-class InProcess:
+class LocalBackend:
     """llama.cpp in this process.
 
     One answer runs at a time; ``cancel`` and ``hurry`` may come from any thread.

@@ -21,11 +21,11 @@ from etui.backends.wire import (
     Ask,
     Cancel,
     Done,
+    EngineEvent,
     Failed,
     Hello,
     Hurry,
     Load,
-    Told,
     Unload,
     WireError,
     decode,
@@ -55,7 +55,7 @@ _LOG_LINES = 3
 _LOG_BYTES = 4_000_000
 
 
-class ChildProcess:
+class ProcessBackend:
     """Answers requests in a child process, started when first needed and again after a failure.
 
     ``answer`` runs in one thread at a time; ``cancel`` may come from any.
@@ -156,7 +156,7 @@ class ChildProcess:
                     raise self._dead(child, message)
                 if getattr(message, "number", None) != number:
                     continue  # of an answer that was given up
-                if isinstance(message, Told):
+                if isinstance(message, EngineEvent):
                     yield message.event
                 elif isinstance(message, Failed):
                     number = 0

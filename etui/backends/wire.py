@@ -2,7 +2,7 @@
 
 Dataclasses travel as their fields with their class's name under ``$``; only the classes listed
 here are ever made on the other side. A sequence arrives as a tuple, which is what all of them hold.
-Events of an answer come as ``Told``; an ``Unloaded`` between answers comes by itself.
+Events of an answer come as ``EngineEvent``; an ``Unloaded`` between answers comes by itself.
 
 ``codec.documents`` cannot read these lines: events and sources of models are unions of
 dataclasses, and msgspec tells the classes of a union apart only where they are its own structs.
@@ -87,7 +87,7 @@ class Hurry:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EngineEvent:
     """From the child: an event of answer ``number``."""
 
     number: int
@@ -179,12 +179,12 @@ def _made(value: Any) -> Any:
 
 @cache
 def _classes() -> Mapping[str, Any]:
-    from etui.arm import Arm, DecodePrice, EarlyExit, Sampling, VoteStop
+    from etui.arm import Arm, EarlyExit, Sampling, TokenCost, VoteStop
     from etui.backends.base import AnswerRequest
     from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 
-    lines = (Hello, Heartbeat, Ask, Load, Unload, Cancel, Hurry, Told, Done, Failed)
+    lines = (Hello, Heartbeat, Ask, Load, Unload, Cancel, Hurry, EngineEvent, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
-    arms = (Arm, Sampling, VoteStop, EarlyExit, DecodePrice)
+    arms = (Arm, Sampling, VoteStop, EarlyExit, TokenCost)
     requests = (AnswerRequest, ModelSpec, Message, Config)
     return {c.__name__: c for c in (*lines, *sources, *arms, *requests, *get_args(Event))}

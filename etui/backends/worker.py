@@ -22,12 +22,12 @@ from etui.backends.wire import (
     Ask,
     Cancel,
     Done,
+    EngineEvent,
     Failed,
     Heartbeat,
     Hello,
     Hurry,
     Load,
-    Told,
     Unload,
     WireError,
     decode,
@@ -37,7 +37,7 @@ from etui.errors import EngineFailed, EtuiError
 from etui.events import Answer, Thought
 
 if TYPE_CHECKING:
-    from etui.backends.local import InProcess
+    from etui.backends.local import LocalBackend
     from etui.events import Event
 
 HEARTBEAT_SECONDS = 0.5
@@ -67,21 +67,21 @@ class Worker:
         self._asked: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._running: int | None = None
-        self._engine: InProcess | None = None
+        self._engine: LocalBackend | None = None
 
     def run(self) -> None:
         """Answer until the parent closes the pipe."""
-        from etui.backends.local import InProcess
+        from etui.backends.local import LocalBackend
 
         config = decode(self._requests.readline())
-        self._engine = InProcess(config)
+        self._engine = LocalBackend(config)
         threading.Thread(target=self._read, name="requests", daemon=True).start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         self._send(Hello(__version__, os.getpid()))
         while True:
             self._answer(self._engine, self._next(self._engine))
 
-    def _next(self, engine: InProcess) -> Request:
+    def _next(self, engine: LocalBackend) -> Request:
         """The next request; models are unloaded while none comes, on the thread that answers."""
         while True:
             for unloaded in engine.unload_idle():
@@ -89,11 +89,11 @@ class Worker:
             with contextlib.suppress(queue.Empty):
                 return self._asked.get(timeout=engine.seconds_to_unload())
 
-    def _answer(self, engine: InProcess, ask: Request) -> None:
+    def _answer(self, engine: LocalBackend, ask: Request) -> None:
         number = self._running = ask.number
         try:
             for event in _events(engine, ask):
-                self._send(Told(number, event), may_wait=isinstance(event, Thought | Answer))
+                self._send(EngineEvent(number, event), may_wait=isinstance(event, Thought | Answer))
                 if number in self._cancelled:
                     # Again, in case it came before the answer had begun.
                     engine.cancel()
@@ -148,7 +148,7 @@ class Worker:
             os._exit(0)  # the parent no longer reads
 
 
-def _events(engine: InProcess, ask: Request) -> Iterator[Event]:
+def _events(engine: LocalBackend, ask: Request) -> Iterator[Event]:
     if isinstance(ask, Ask):
         yield from engine.answer(ask.request)
     elif isinstance(ask, Load):

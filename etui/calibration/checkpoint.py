@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.calibration.grid import Grid, Length, Visit
-from etui.calibration.measure import Measured
+from etui.calibration.measure import MeasuredPoint
 from etui.config.config import Config
 from etui.curves.fit import TurnPoint
 from etui.curves.measured_under import Conditions
@@ -55,7 +55,7 @@ class PointsFile:
             to_document({"sha256": sha256, "grid": grid, "conditions": conditions})
         )
 
-    def read(self, order: Sequence[Visit]) -> list[Measured]:
+    def read(self, order: Sequence[Visit]) -> list[MeasuredPoint]:
         """The points of the first visits of ``order``; none where they are not of this kind."""
         try:
             head, *lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -63,7 +63,7 @@ class PointsFile:
             return []
         if head != self._head:
             return []
-        points: list[Measured] = []
+        points: list[MeasuredPoint] = []
         for line, visit in zip(lines, order, strict=False):
             try:
                 point = _measured(from_document(_Line, json.loads(line)))
@@ -74,7 +74,7 @@ class PointsFile:
             points.append(point)
         return points
 
-    def write(self, points: Sequence[Measured]) -> None:
+    def write(self, points: Sequence[MeasuredPoint]) -> None:
         """Keep these points and no others.
 
         Raises:
@@ -88,7 +88,7 @@ class PointsFile:
             what = f"cannot write {self.path}: {error.strerror or error}"
             raise EtuiError(what, "make the folder writable, or set ETUI_HOME") from error
 
-    def add(self, point: Measured) -> None:
+    def add(self, point: MeasuredPoint) -> None:
         """Keep one more; a disk that is full costs the resuming, not the calibration."""
         with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_line(point)) + "\n")
@@ -99,11 +99,11 @@ class PointsFile:
             self.path.unlink()
 
 
-def _line(measured: Measured) -> Any:
+def _line(measured: MeasuredPoint) -> Any:
     line = _Line(measured.visit.held_out, measured.point, measured.kind, measured.shared)
     return to_document(line)
 
 
-def _measured(line: _Line) -> Measured:
+def _measured(line: _Line) -> MeasuredPoint:
     length = Length(line.point.computed_tokens, line.point.output_tokens)
-    return Measured(Visit(length, line.held_out), line.point, line.kind, line.shared)
+    return MeasuredPoint(Visit(length, line.held_out), line.point, line.kind, line.shared)

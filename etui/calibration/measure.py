@@ -31,7 +31,7 @@ _FILLER = " and"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredPoint:
     """One visit as it came out.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Window:
         return sum(end - start for start, end in self.intervals) / 1e9
 
 
-class Bench:
+class TurnTimer:
     """A loaded model and a meter, to measure turns with.
 
     Args:
@@ -86,7 +86,7 @@ class Bench:
         self._words = _TEXT.split()
         self._filler = session.tokenize(_FILLER)[:1]
 
-    def measure(self, visit: Visit) -> Measured:
+    def measure(self, visit: Visit) -> MeasuredPoint:
         """Measure one length.
 
         Raises:
@@ -149,7 +149,7 @@ class Bench:
         if drawn.ends:
             self._session.extend(sequence, self._filler)
 
-    def _told(self, visit: Visit, prefill: _Window, decode: _Window) -> Measured:
+    def _told(self, visit: Visit, prefill: _Window, decode: _Window) -> MeasuredPoint:
         parts = [
             [self._meter.energy(*interval) for interval in window.intervals]
             for window in (prefill, decode)
@@ -159,7 +159,7 @@ class Bench:
         ]
         energies = [energy for part in parts for energy in part]
         length = visit.length
-        return Measured(
+        return MeasuredPoint(
             visit,
             TurnPoint(
                 computed_tokens=length.computed,
@@ -177,7 +177,7 @@ class Bench:
         )
 
 
-def warm_up(bench: Bench, lengths: Sequence[Length]) -> Speed:
+def warm_up(bench: TurnTimer, lengths: Sequence[Length]) -> Speed:
     """Turns that count for nothing: weights come into memory and clocks go up.
 
     Returns:

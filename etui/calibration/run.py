@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from etui.calibration.checkpoint import PointsFile
 from etui.calibration.grid import Grid, Length, Visit, fitted_into, visits
-from etui.calibration.measure import Bench, Measured, warm_up
+from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
 from etui.curves.fit import TooFewPoints, curve_of_points, error_on
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, Speed
@@ -106,14 +106,14 @@ def visit_all(
     meter: Meter,
     grid: Grid,
     order: Sequence[Visit],
-    done: list[Measured],
+    done: list[MeasuredPoint],
     file: PointsFile,
     shown: Shown,
 ) -> bool:
     """Measure what is not done yet, adding to ``done``; False when Ctrl-C stopped it."""
     if len(done) == len(order):
         return True
-    bench = Bench(session, meter, grid.window_s, seed=_SEED + len(done))
+    bench = TurnTimer(session, meter, grid.window_s, seed=_SEED + len(done))
     try:
         middle = Length(grid.computed[len(grid.computed) // 2], grid.output[len(grid.output) // 2])
         speed = warm_up(bench, [Length(grid.computed[0], grid.output[0]), middle])
@@ -130,7 +130,7 @@ def visit_all(
 
 
 def fitted(
-    done: list[Measured],
+    done: list[MeasuredPoint],
     spec: ModelSpec,
     here: Conditions,
     idle_watts: float | None,

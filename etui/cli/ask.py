@@ -15,7 +15,7 @@ from etui.errors import ExitCode
 
 if TYPE_CHECKING:
     from etui.chat import Query
-    from etui.runtime.overrides import Wish
+    from etui.runtime.overrides import Overrides
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord
 
@@ -91,7 +91,7 @@ def ask(
     """
     from etui.chat import Query
     from etui.cli.prompt_input import read_question, standard_input
-    from etui.runtime.overrides import Wish
+    from etui.runtime.overrides import Overrides
 
     stdin, is_terminal = standard_input()
     question = read_question(prompt, stdin, is_terminal=is_terminal)
@@ -101,7 +101,7 @@ def ask(
 
         show = AskText(question, quiet=quiet).show
     confirm = _confirm if is_terminal and sys.stderr.isatty() else None
-    record = _answer(Query(question, system=system or None), Wish(**wishes), show, confirm)
+    record = _answer(Query(question, system=system or None), Overrides(**wishes), show, confirm)
     return ExitCode.PARTIAL if record.status == "stopped" else ExitCode.DONE
 
 
@@ -111,11 +111,11 @@ def _confirm(question: str) -> bool:
 
 def _answer(
     query: Query,
-    wish: Wish,
+    wish: Overrides,
     show: Callable[[TurnEvent], None],
     confirm: Callable[[str], bool] | None,
 ) -> TurnRecord:
-    from etui.backends.local import InProcess
+    from etui.backends.local import LocalBackend
     from etui.config.config import make_home
     from etui.config.load import load_config
     from etui.energy.discovery import open_recorder
@@ -143,7 +143,7 @@ def _answer(
         record = None
         with (
             open_recorder(config) as recorder,
-            closing(InProcess(config)) as answerer,
+            closing(LocalBackend(config)) as answerer,
             stop_signals(stopped, answerer.cancel),
             closing(
                 run_turn(

@@ -14,8 +14,8 @@ from etui.cli.common import stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from etui.bench.run.plan import Ask, Plan
-    from etui.bench.run.runner import Outcome
+    from etui.bench.run.plan import RunPlan, RunRequest
+    from etui.bench.run.runner import RunOutcome
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
 
@@ -200,9 +200,9 @@ def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
         stop_signals(stopped) as on_stop,
         watching(stream=options["as_lines"], quiet=quiet) as who,
     ):
-        from etui.bench.run.runner import Bench
+        from etui.bench.run.runner import BenchRunner
 
-        machine = Bench(config, catalogue, who, stopped, on_stop)
+        machine = BenchRunner(config, catalogue, who, stopped, on_stop)
         if options["resume"] is not None:
             outcome = _resumed(ctx, machine, options)
         else:
@@ -221,7 +221,7 @@ def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
     return _told(outcome, options)
 
 
-def _resumed(ctx: click.Context, machine: Any, options: dict[str, Any]) -> Outcome:
+def _resumed(ctx: click.Context, machine: Any, options: dict[str, Any]) -> RunOutcome:
     from etui.bench.run.plan import plan_again
     from etui.bench.store.find import find_run
 
@@ -238,7 +238,7 @@ def _resumed(ctx: click.Context, machine: Any, options: dict[str, Any]) -> Outco
             "leave it out, or begin a new run",
         )
     folder = find_run(options["resume"], machine.config)
-    outcome: Outcome = machine.resume(
+    outcome: RunOutcome = machine.resume(
         folder,
         lambda run: plan_again(run, machine.config, machine.catalogue),
         options["max_joules"],
@@ -252,11 +252,11 @@ def _option(name: str) -> str:
     )
 
 
-def _ask(options: dict[str, Any]) -> Ask:
-    from etui.bench.run.arms import ArmWish
-    from etui.bench.run.plan import Ask
+def _ask(options: dict[str, Any]) -> RunRequest:
+    from etui.bench.run.arms import ArmOverrides
+    from etui.bench.run.plan import RunRequest
 
-    return Ask(
+    return RunRequest(
         suite=options["suite"],
         split=options["split"],
         data=options["data"],
@@ -270,7 +270,7 @@ def _ask(options: dict[str, Any]) -> Ask:
         reasonings=tuple(dict.fromkeys(options["reasonings"])),
         arms=options["arms"],
         policy=options["policy"],
-        wish=ArmWish(
+        wish=ArmOverrides(
             think_tokens=options["think_tokens"],
             votes=options["votes"],
             stop=options["stop"],
@@ -281,7 +281,7 @@ def _ask(options: dict[str, Any]) -> Ask:
     )
 
 
-def _dry_run(plan: Plan, config: Config, catalogue: Catalogue, *, as_json: bool) -> int:
+def _dry_run(plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bool) -> int:
     from etui.bench.run.dry_run import count_tokens
 
     counts = count_tokens(plan, config, catalogue)
@@ -297,7 +297,7 @@ def _dry_run(plan: Plan, config: Config, catalogue: Catalogue, *, as_json: bool)
     return ExitCode.DONE
 
 
-def _told(outcome: Outcome, options: dict[str, Any]) -> int:
+def _told(outcome: RunOutcome, options: dict[str, Any]) -> int:
     """Print what came out; the exit code."""
     from etui.bench.analysis.summary_text import headline
     from etui.text.codec import to_document

@@ -12,7 +12,7 @@ from etui.cli.common import print_json
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
-    from etui.bench.analysis.comparable import Contender
+    from etui.bench.analysis.comparable import System
     from etui.bench.analysis.compare import Comparison
 
 
@@ -51,10 +51,10 @@ def compare(
         mixture_line,
         subject_lines,
     )
-    from etui.bench.analysis.select import pairs_of, read_contenders
+    from etui.bench.analysis.select import pairs_of, read_systems
     from etui.config.load import load_config
 
-    chosen, notes = read_contenders(runs, load_config())
+    chosen, notes = read_systems(runs, load_config())
     pairs = pairs_of(chosen)
     contenders = [contender for run in chosen for contender in run]
     check_comparable(contenders)
@@ -83,7 +83,7 @@ def compare(
         ctx.exit(ExitCode.GATE)
 
 
-def _compared(pairs: Sequence[tuple[Contender, Contender]]) -> list[Comparison]:
+def _compared(pairs: Sequence[tuple[System, System]]) -> list[Comparison]:
     """Every comparison, with p-values adjusted for their number."""
     from etui.bench.analysis.compare import compare as compare_two
     from etui.stats.tests import holm

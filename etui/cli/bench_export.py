@@ -26,14 +26,14 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
     Of a run of several arms, name one: RUN:ARM. A RUN is its folder, its id, or `last`.
     """
     from etui.atomic import write_text
-    from etui.bench.analysis.select import read_contenders
+    from etui.bench.analysis.select import read_systems
     from etui.bench.report.lm_eval import default_path, lm_eval_document
     from etui.config.load import load_config
     from etui.errors import EtuiError, UsageError
 
     if not lm_eval:
         raise UsageError("no form is named", "name it: etui bench export RUN --lm-eval")
-    (contenders,), notes = read_contenders([run], load_config())
+    (contenders,), notes = read_systems([run], load_config())
     for note in notes:
         click.echo(f"note: {note}", err=True)
     if len(contenders) > 1:

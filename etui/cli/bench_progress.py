@@ -35,7 +35,7 @@ _SHOWN_ARMS = 3
 
 
 @dataclass(slots=True)
-class Tally:
+class RunTally:
     """Where a run stands.
 
     Attributes:
@@ -97,7 +97,7 @@ def running_accuracy(right: int, asked: int) -> str:
 class Show(Protocol):
     """Somewhere to show where a run stands."""
 
-    def __call__(self, tally: Tally, subject: str) -> None: ...
+    def __call__(self, tally: RunTally, subject: str) -> None: ...
 
 
 class Watcher:
@@ -113,7 +113,7 @@ class Watcher:
         self._show = show
         self._note = note
         self._stream = stream
-        self._tally = Tally(0)
+        self._tally = RunTally(0)
         self._config: RunConfig | None = None
 
     def say(self, text: str) -> None:
@@ -124,7 +124,7 @@ class Watcher:
         """The run begins, or goes on behind these answers."""
         total = config.questions * len(config.contenders)
         self._config = config
-        self._tally = Tally(total, began=time.monotonic())
+        self._tally = RunTally(total, began=time.monotonic())
         arms = config.contenders
         what = f"{count_text(config.questions, 'question')} of {config.suite} to {', '.join(arms)}"
         self._note(f"{what}, format {config.format}@{config.format_version}, into {folder}")
@@ -167,12 +167,12 @@ def _bar() -> Iterator[Bar]:
         yield bar
 
 
-def _show_bar(bar: Bar, tally: Tally, subject: str) -> None:
+def _show_bar(bar: Bar, tally: RunTally, subject: str) -> None:
     """Show one bar for the whole run."""
     bar.show(f"{tally.line(time.monotonic())} · {subject}", tally.done, tally.total)
 
 
-def _show_line(lines: Lines, tally: Tally, subject: str) -> None:
+def _show_line(lines: Lines, tally: RunTally, subject: str) -> None:
     """Print a line every ten seconds, and one at the end."""
     now = time.monotonic()
     if lines.is_due(now) or tally.done == tally.total:

@@ -144,11 +144,11 @@ def _model(name: str, config: Config) -> tuple[ModelSpec, Path]:
     """The model with the hash its file was checked against, as turns know it."""
     from etui.arm import Arm
     from etui.models.catalogue import load_catalogue
-    from etui.runtime.serving import serving, shelf_name
+    from etui.runtime.serving import catalogue_name, find_model_file
 
     catalogue = load_catalogue(config)
-    shelf = shelf_name(name, config, catalogue)
-    return serving(Arm("direct", shelf), config, catalogue)
+    shelf = catalogue_name(name, config, catalogue)
+    return find_model_file(Arm("direct", shelf), config, catalogue)
 
 
 def _from_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:

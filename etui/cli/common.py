@@ -24,11 +24,11 @@ def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
     """The settings, the models there are, and a test which of them are on this machine."""
     from etui.config.load import load_config
     from etui.models.catalogue import load_catalogue
-    from etui.runtime.serving import on_this_machine
+    from etui.runtime.serving import models_on_disk
 
     config = load_config()
     catalogue = load_catalogue(config)
-    return config, catalogue, on_this_machine(config, catalogue)
+    return config, catalogue, models_on_disk(config, catalogue)
 
 
 def say_problems(checked: Checked) -> None:

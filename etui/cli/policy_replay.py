@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.replay.documents import ReplayDocument
     from etui.replay.judge import Table
-    from etui.routing.accuracy.predictor import FittedHeads
+    from etui.routing.accuracy.predictor import AccuracyPredictor
     from etui.routing.policy import Policy
 
 
@@ -172,7 +172,7 @@ def _of_runs(
     return Table(graded, graded.joules, "J", found.kinds, found.repeats), list(found.notes)
 
 
-def _heads(policy: Policy, config: Config) -> FittedHeads:
+def _heads(policy: Policy, config: Config) -> AccuracyPredictor:
     from etui.routing.accuracy.predictor import load_heads
 
     heads = load_heads(policy, config)
@@ -187,7 +187,7 @@ def _heads(policy: Policy, config: Config) -> FittedHeads:
 def _judged(
     table: Table,
     policies: Sequence[Policy],
-    heads: Mapping[str, FittedHeads],
+    heads: Mapping[str, AccuracyPredictor],
     seed: int,
     say: Any,
 ) -> ReplayDocument:

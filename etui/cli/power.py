@@ -128,14 +128,14 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
     if model is None:
         yield None
         return
-    from etui.backends.local import InProcess
+    from etui.backends.local import LocalBackend
     from etui.models.catalogue import load_catalogue
     from etui.models.files import require
-    from etui.runtime.serving import shelf_name
+    from etui.runtime.serving import catalogue_name
 
     catalogue = load_catalogue(config)
-    spec = catalogue.get(shelf_name(model, config, catalogue))
-    with closing(InProcess(config)) as engine:
+    spec = catalogue.get(catalogue_name(model, config, catalogue))
+    with closing(LocalBackend(config)) as engine:
         list(engine.load(spec, require(spec, config)))  # it is loaded while it is read
         yield spec.name
 

@@ -14,15 +14,15 @@ from etui.errors import ExitCode
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.prediction_quality import Accuracy, Drift, ShadowSummary
+    from etui.log.prediction_quality import Drift, PredictionAccuracy, ShadowSummary
 
 
 @dataclass(frozen=True, slots=True)
 class _Stats:
     days: int
     turns: int
-    by_model: Sequence[Accuracy]
-    by_arm: Sequence[Accuracy]
+    by_model: Sequence[PredictionAccuracy]
+    by_arm: Sequence[PredictionAccuracy]
     shadows: Sequence[ShadowSummary]
     curves: Sequence[Drift]
 
@@ -131,7 +131,7 @@ def _lines(found: _Stats) -> Iterator[str]:
         yield _curve(drift)
 
 
-def _rows(found: Sequence[Accuracy]) -> list[tuple[str, ...]]:
+def _rows(found: Sequence[PredictionAccuracy]) -> list[tuple[str, ...]]:
     from etui.units import percent_text
 
     return [(row.key, str(row.n), percent_text(row.mape), signed_text(row.bias)) for row in found]

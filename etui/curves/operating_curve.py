@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from etui.arm import DecodePrice
+from etui.arm import TokenCost
 from etui.curves.measured_under import Conditions
 
 Source = Literal["calibration", "log"]
@@ -67,7 +67,7 @@ class PhaseCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class CurveJoules:
+class PredictedCurveJoules:
     """What a curve says of one turn, joules; the last two are half widths at 95 %.
 
     ``scatter`` is how far a turn lies off the curve on the same meter; ``uncertainty`` holds what
@@ -156,7 +156,7 @@ class OperatingCurve:
         """Points of the phase that has fewer."""
         return min(self.prefill.n, self.decode.n)
 
-    def joules(self, computed: float, cached: float, output: float) -> CurveJoules:
+    def joules(self, computed: float, cached: float, output: float) -> PredictedCurveJoules:
         """Gross joules of a turn, its load excluded.
 
         Args:
@@ -168,11 +168,11 @@ class OperatingCurve:
         decode = self.decode.joules(cached + computed, output - 1)
         scatter = math.hypot(self.prefill.half_width(prefill), self.decode.half_width(decode))
         uncertainty = math.hypot(scatter, self.meter_share * (prefill + decode))
-        return CurveJoules(prefill, decode, scatter, uncertainty)
+        return PredictedCurveJoules(prefill, decode, scatter, uncertainty)
 
-    def to_decode_price(self) -> DecodePrice:
+    def to_decode_price(self) -> TokenCost:
         """The curve as the price that regulates a thought."""
-        return DecodePrice(
+        return TokenCost(
             joules_per_token=self.decode.slope,
             joules_per_token_per_context=self.decode.bend,
             joules_per_prompt_token=self.prefill.slope,

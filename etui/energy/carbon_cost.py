@@ -26,7 +26,7 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class CarbonCost:
     """An energy in the user's factors; None where no factor was stated."""
 
     kilowatt_hours: float
@@ -42,13 +42,13 @@ def factors_of(config: Config) -> Factors | None:
     return Factors(config.carbon_g_per_kwh, config.price_per_kwh, config.currency)
 
 
-def cost_of(joules: float | None, factors: Factors) -> Cost | None:
+def cost_of(joules: float | None, factors: Factors) -> CarbonCost | None:
     """What an energy costs; None when it was not measured."""
     if joules is None:
         return None
     energy = joules / JOULES_PER_KWH
     carbon, price = factors.carbon_g_per_kwh, factors.price_per_kwh
-    return Cost(
+    return CarbonCost(
         energy,
         None if carbon is None else energy * carbon,
         None if price is None else energy * price,
@@ -56,7 +56,7 @@ def cost_of(joules: float | None, factors: Factors) -> Cost | None:
     )
 
 
-def cost_document(cost: Cost) -> dict[str, Any]:
+def cost_document(cost: CarbonCost) -> dict[str, Any]:
     """What the user's factors make of an energy; only what a factor was stated for."""
     found: dict[str, Any] = {"kilowatt_hours": cost.kilowatt_hours}
     if cost.grams_co2e is not None:

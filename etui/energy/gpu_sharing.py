@@ -31,7 +31,7 @@ class GpuUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class GpuShare:
     """Whether a GPU was shared in an interval, and etui's part of it.
 
     Attributes:
@@ -45,21 +45,21 @@ class Share:
 
 def share_of(
     uses: Iterable[GpuUse], scope: str, start_ns: int, end_ns: int, reach_ns: int
-) -> Share:
+) -> GpuShare:
     """The share of an interval, from the looks in it and at most ``reach_ns`` beside it."""
     near = [
         u for u in uses if u.scope == scope and start_ns - reach_ns <= u.t_ns <= end_ns + reach_ns
     ]
     if not near:
-        return Share(False, None)
+        return GpuShare(False, None)
     if any(use.unknown for use in near):
         # One stranger alone is most likely etui itself, seen under its number outside.
-        return Share(any(use.others or use.unknown > 1 for use in near), None)
+        return GpuShare(any(use.others or use.unknown > 1 for use in near), None)
     told = [u for u in near if u.own_percent is not None and u.other_percent is not None]
     if not told:
-        return Share(any(use.others for use in near), None)
+        return GpuShare(any(use.others for use in near), None)
     own = sum(use.own_percent or 0.0 for use in told)
     other = sum(use.other_percent or 0.0 for use in told)
     if other / len(told) < _IDLE_PERCENT:
-        return Share(False, 1.0)
-    return Share(True, own / (own + other))
+        return GpuShare(False, 1.0)
+    return GpuShare(True, own / (own + other))

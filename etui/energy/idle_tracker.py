@@ -23,7 +23,7 @@ KEPT_SECONDS = 300.0
 """A pause is looked at over its last part only; no recording is shorter than ten minutes."""
 
 
-class Rest:
+class IdleTracker:
     """Watches the pauses of a front end that answers one question at a time.
 
     Args:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Self
 
-from etui.energy.gpu_sharing import Share
-from etui.energy.sampler import Sampler
+from etui.energy.gpu_sharing import GpuShare
+from etui.energy.sampler import PowerSampler
 from etui.energy.scopes import Selection, select_disjoint, weakest
 from etui.energy.tracks.channel_trace import ChannelTrace, CrossCheck
 from etui.energy.types import (
@@ -32,7 +32,7 @@ SETTLE_OF_AVERAGE = 0.6
 class Watch(Protocol):
     """Knows who used the GPUs."""
 
-    def share(self, scope: str, start_ns: int, end_ns: int) -> Share:
+    def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
         """Whether a GPU was shared in an interval, and etui's part of it."""
 
 
@@ -81,7 +81,7 @@ class Recorder:
         keep = int(max(keep_seconds / crowd, min(keep_seconds, 600.0)) * hz)
         self._traces = {c.id: ChannelTrace(c, keep=keep, interval_s=1 / hz) for c in channels}
         self._lock = threading.Condition()
-        self._sampler = Sampler(self._sources, int(1e9 / hz), clock, self._ingest)
+        self._sampler = PowerSampler(self._sources, int(1e9 / hz), clock, self._ingest)
         self._idle: dict[str, float] = {}
         self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
         """Called with every reading, for a trace that is written to a file."""

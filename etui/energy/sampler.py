@@ -29,7 +29,7 @@ def dithered(interval_ns: int, beat: int) -> int:
     return int(interval_ns * (1 + _DITHER * (2 * ((beat * _GOLDEN) % 1.0) - 1)))
 
 
-class Sampler:
+class PowerSampler:
     """Reads sources on one daemon thread.
 
     A read that does not come back within a second is given up: its thread is left behind, a new

@@ -79,7 +79,7 @@ class Context:
             )
         self._memory: Any = self.api.llama_get_memory(self.handle)
         self.capacity = int(self.api.llama_n_ctx(self.handle))
-        self.batch = Batch(self.api, options.batch_tokens)
+        self.batch = DecodeBatch(self.api, options.batch_tokens)
         self._decode = self.api.llama_decode
         self._synchronize = self.api.llama_synchronize
         self._get_logits = self.api.llama_get_logits_ith
@@ -124,7 +124,7 @@ class Context:
             self.handle = None
 
 
-class Batch:
+class DecodeBatch:
     """One ``llama_batch`` over arrays of our own, filled anew for every decode."""
 
     def __init__(self, api: Any, capacity: int) -> None:

@@ -22,7 +22,7 @@ LEAST_TURNS = 20
 """Complete turns from which on the log makes a curve; so many newer ones make it anew."""
 
 
-def curve_here(
+def find_curve(
     log: LogReader,
     model: str,
     sha256: str | None,

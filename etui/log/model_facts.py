@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from etui.curves.fit import speed_of
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed
-from etui.log.curve_lookup import POINTS_SQL, curve_here, logged_turns
+from etui.log.curve_lookup import POINTS_SQL, find_curve, logged_turns
 from etui.log.records import CurveRecord
-from etui.routing.joules_predictor import ArmKey, ModelFacts, PastOutput
+from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
@@ -59,7 +59,7 @@ def model_facts(
     sha256: str | None,
     now: Conditions,
     save: Callable[[CurveRecord], None] | None = None,
-) -> ModelFacts:
+) -> LoggedModelFacts:
     """Read the facts of one model.
 
     Args:
@@ -71,8 +71,8 @@ def model_facts(
     """
     past = log.select(_PAST_SQL, (model, sha256, PAST_TURNS))
     loads = _alike(log.select(_LOADS_SQL, (model, sha256, _LOADS)), "kind")
-    return ModelFacts(
-        curve=curve_here(log, model, sha256, now, save),
+    return LoggedModelFacts(
+        curve=find_curve(log, model, sha256, now, save),
         speed=_speed(log, model, sha256, now),
         load_joules=_mean([row["joules"] for row in loads]),
         load_seconds=_mean([row["seconds"] for row in loads]),

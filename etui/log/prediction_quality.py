@@ -22,7 +22,7 @@ LEAST_DRIFT_TURNS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PredictionOutcome:
     """One turn whose joules were predicted and measured, loads excluded.
 
     Attributes:
@@ -38,7 +38,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
+class PredictionAccuracy:
     """How far predictions are off.
 
     Attributes:
@@ -102,10 +102,10 @@ def outcomes_sql(where: Clause) -> str:
     """
 
 
-def outcomes(rows: Sequence[sqlite3.Row]) -> list[Outcome]:
+def outcomes(rows: Sequence[sqlite3.Row]) -> list[PredictionOutcome]:
     """Rows of :func:`outcomes_sql`."""
     return [
-        Outcome(
+        PredictionOutcome(
             row["model"],
             row["arm"],
             row["energy_kind"],
@@ -117,7 +117,9 @@ def outcomes(rows: Sequence[sqlite3.Row]) -> list[Outcome]:
     ]
 
 
-def accuracy_by(found: Sequence[Outcome], key: Callable[[Outcome], str]) -> list[Accuracy]:
+def accuracy_by(
+    found: Sequence[PredictionOutcome], key: Callable[[PredictionOutcome], str]
+) -> list[PredictionAccuracy]:
     """Accuracy of each group that has turns with both numbers, the largest first."""
     groups: dict[str, list[tuple[float, float]]] = {}
     for one in found:
@@ -128,17 +130,17 @@ def accuracy_by(found: Sequence[Outcome], key: Callable[[Outcome], str]) -> list
     return sorted(made, key=lambda group: (-group.n, group.key))
 
 
-def accuracy_of(key: str, pairs: Sequence[tuple[float, float]]) -> Accuracy:
+def accuracy_of(key: str, pairs: Sequence[tuple[float, float]]) -> PredictionAccuracy:
     """Accuracy of (predicted, measured) joules."""
     predicted, measured = [p for p, _ in pairs], [m for _, m in pairs]
     total = math.fsum(measured)
     bias = math.fsum(predicted) / total - 1 if total > 0 else None
-    return Accuracy(key, len(pairs), mape(predicted, measured), bias)
+    return PredictionAccuracy(key, len(pairs), mape(predicted, measured), bias)
 
 
-def shadow_summaries(found: Sequence[Outcome]) -> list[ShadowSummary]:
+def shadow_summaries(found: Sequence[PredictionOutcome]) -> list[ShadowSummary]:
     """What each policy on trial would have done, by its name."""
-    by_policy: dict[str, list[Outcome]] = {}
+    by_policy: dict[str, list[PredictionOutcome]] = {}
     for one in found:
         if one.shadow is not None:
             by_policy.setdefault(str(one.shadow.get("policy")), []).append(one)
@@ -167,7 +169,7 @@ def drift_of(curve: OperatingCurve, turns: Sequence[LoggedTurn]) -> Drift:
     return Drift(curve, len(errors), median(errors) if errors else None, drifted)
 
 
-def _summary(policy: str, turns: Sequence[Outcome]) -> ShadowSummary:
+def _summary(policy: str, turns: Sequence[PredictionOutcome]) -> ShadowSummary:
     elsewhere = undecided = 0
     differences: list[float] = []
     for one in turns:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from etui.arm import DecodePrice
+from etui.arm import TokenCost
 from etui.chat import Message
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
@@ -19,7 +19,7 @@ from etui.log.database import open_for_reading, unavailable
 from etui.log.filters import Sort, TurnFilter, clause, like_pattern, order
 from etui.log.records import ChatRecord
 from etui.log.rows import chat_of, load_of, turn_of, unload_of
-from etui.log.token_cost import COSTS_SQL, TURNS, TurnCost, mean_price
+from etui.log.token_cost import COSTS_SQL, TURNS, TurnCost, mean_token_cost
 from etui.log.totals import Total, total_of, totals_sql
 from etui.text.suggest import find_nearest, format_suggestion
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
@@ -177,10 +177,10 @@ class LogReader:
         where = clause(wanted or TurnFilter())
         return [total_of(row) for row in self._rows(totals_sql(by, where), where.values)]
 
-    def price(self, model: str, sha256: str | None) -> DecodePrice | None:
+    def price(self, model: str, sha256: str | None) -> TokenCost | None:
         """What this model's tokens cost, as the mean of its last turns; None without any."""
         rows = self._rows(COSTS_SQL, (model, sha256, TURNS))
-        return mean_price([TurnCost(*row) for row in rows])
+        return mean_token_cost([TurnCost(*row) for row in rows])
 
     def curves(self, model: str | None = None, sha256: str | None = None) -> list[OperatingCurve]:
         """Operating curves, newest first; of one model, or of one file of it."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etui.arm import DecodePrice
+from etui.arm import TokenCost
 from etui.units import count_text
 
 TURNS = 20
@@ -33,7 +33,7 @@ class TurnCost:
     kind: str | None
 
 
-def mean_price(turns: Sequence[TurnCost]) -> DecodePrice | None:
+def mean_token_cost(turns: Sequence[TurnCost]) -> TokenCost | None:
     """Joules over tokens of the turns whose energy is known as that of the first, the newest.
 
     None without turns. A mean knows nothing of the context's length, so the price has no part
@@ -45,7 +45,7 @@ def mean_price(turns: Sequence[TurnCost]) -> DecodePrice | None:
         return None
     computed = sum(turn.computed_tokens for turn in alike)
     prefill = math.fsum(turn.prefill_joules for turn in alike)
-    return DecodePrice(
+    return TokenCost(
         joules_per_token=math.fsum(turn.decode_joules for turn in alike) / output,
         joules_per_prompt_token=prefill / computed if computed else 0.0,
         source=f"the mean of {count_text(len(alike), 'turn')}",

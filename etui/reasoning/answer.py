@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from etui.arm import Arm, DecodePrice
+from etui.arm import Arm, TokenCost
 from etui.chat import Message
 from etui.engine.session import Session
 from etui.errors import UsageError
@@ -21,7 +21,7 @@ def answer(
     arm: Arm,
     session: Session,
     control: Control,
-    price: DecodePrice | None = None,
+    price: TokenCost | None = None,
 ) -> Iterator[Event]:
     """Answer the last message of a conversation.
 

@@ -11,7 +11,7 @@ from etui.multiple_choice import Option
 from etui.reasoning.decoding import Ending, mean_probability
 from etui.reasoning.extraction import Extracted, extract
 from etui.reasoning.stop_rules import Cast
-from etui.reasoning.thinking_run import Trace
+from etui.reasoning.thinking_run import ThinkingRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Ballot:
 
 
 def ballot_of(
-    index: int, trace: Trace, question: str, options: Sequence[Option], weight: VoteWeight
+    index: int, trace: ThinkingRun, question: str, options: Sequence[Option], weight: VoteWeight
 ) -> Ballot:
     """The ballot of a trace that is done; by probability its weight is the geometric mean."""
     thought, reply = trace.thought, trace.reply
@@ -69,7 +69,7 @@ def ballot_of(
     )
 
 
-def abandoned_vote(index: int, trace: Trace, t_ns: int) -> Vote:
+def abandoned_vote(index: int, trace: ThinkingRun, t_ns: int) -> Vote:
     """A vote that was dropped under way, with what it had written; it counts for nothing."""
     thought, reply = trace.thought, trace.reply
     return Vote(

@@ -18,7 +18,7 @@ LIKELY_ANSWER_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class FittedPrompt:
     """A prompt that fits: its tokens, and how many of the oldest messages had to go."""
 
     tokens: list[int]
@@ -45,7 +45,7 @@ def fit(
     render: Callable[[Sequence[Message]], str],
     session: Session,
     reserve: Reserve,
-) -> Prompt:
+) -> FittedPrompt:
     """The longest end of the conversation that leaves the reserve of the context free.
 
     The whole reserve is kept free at the cost of the oldest messages where these are to give way;
@@ -64,7 +64,7 @@ def fit(
         )
         free = reserve.least if least else reserve.whole
         if len(tokens) + free <= context_tokens:
-            return Prompt(tokens, len(messages) - len(kept))
+            return FittedPrompt(tokens, len(messages) - len(kept))
         if shorter is None:
             raise ContextOverflow(len(tokens), context_tokens, free)
         kept = shorter

@@ -5,29 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from etui.arm import Arm, DecodePrice
+from etui.arm import Arm, TokenCost
 from etui.chat import Message
 from etui.engine.session import Sampled, Session
 from etui.events import Event
 from etui.reasoning.context_fit import (
     LIKELY_ANSWER_TOKENS,
     SMALLEST_ANSWER_TOKENS,
-    Prompt,
+    FittedPrompt,
     Reserve,
     fit,
 )
 from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.decoding import Decoded, Ending, finished, how_reply_ended, open_prompt
-from etui.reasoning.depth import Spending
+from etui.reasoning.depth import JoulesSpent
 from etui.reasoning.prompts import (
     Thinking,
     thinking_for,
-    thought_prompt,
-    thought_style,
+    thinking_request,
+    thinking_style,
     with_instruction,
 )
 from etui.reasoning.regulator import Prober, Regulator
-from etui.reasoning.thinking_run import Trace, plan_for
+from etui.reasoning.thinking_run import ThinkingRun, plan_for
 
 
 def chain_of_thought(
@@ -35,7 +35,7 @@ def chain_of_thought(
     arm: Arm,
     session: Session,
     control: Control,
-    price: DecodePrice | None = None,
+    price: TokenCost | None = None,
 ) -> Iterator[Event]:
     """Think within ``arm.think_tokens``, then answer within ``arm.max_tokens``.
 
@@ -47,7 +47,7 @@ def chain_of_thought(
     """
     start_ns = time.monotonic_ns()
     facts = session.facts
-    thinking = thinking_for(thought_style(arm, facts), facts)
+    thinking = thinking_for(thinking_style(arm, facts), facts)
     hand_over = session.tokenize(thinking.hand_over)
     prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over))
     opened = yield from open_prompt(prompt, arm, session, control, start_ns)
@@ -59,7 +59,7 @@ def chain_of_thought(
             )
             return
         plan = plan_for(arm, facts, len(prompt.tokens), thinking, hand_over)
-        spending = Spending(
+        spending = JoulesSpent(
             price,
             arm.max_joules,
             len(prompt.tokens) - sequence.cached,
@@ -74,7 +74,7 @@ def chain_of_thought(
             if not sampled[0].ends:
                 session.rollback(sequence, 1)  # the drawn token would be a thought
             sampled = ()
-        trace = Trace(session, sequence, plan, facts)
+        trace = ThinkingRun(session, sequence, plan, facts)
         if sampled and not sampled[0].ends:
             yield from regulator.before(drawn=1)
         while True:
@@ -112,7 +112,7 @@ def thinking_prompt(
     session: Session,
     thinking: Thinking,
     hand_over_tokens: int,
-) -> Prompt:
+) -> FittedPrompt:
     """The prompt that opens a thought, fitted into the context with the shortest answer.
 
     Raises:
@@ -121,7 +121,7 @@ def thinking_prompt(
 
     def render(kept: Sequence[Message]) -> str:
         rendered = session.render(kept, thinking=thinking.style == "native")
-        return thought_prompt(rendered, thinking)
+        return thinking_request(rendered, thinking)
 
     least = hand_over_tokens + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
     whole = hand_over_tokens + arm.think_tokens + arm.max_tokens

@@ -12,7 +12,7 @@ from etui.arm import Arm
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.engine.text_stream import TextStream
 from etui.events import Answer, Event, Finished, Prefilled, Prefilling, Status
-from etui.reasoning.context_fit import Prompt
+from etui.reasoning.context_fit import FittedPrompt
 from etui.reasoning.control import BUDGET, Control
 
 
@@ -191,14 +191,14 @@ class Opened:
     """
 
     sequence: TokenSequence
-    prompt: Prompt
+    prompt: FittedPrompt
     start_ns: int
     end_ns: int
     first: Primed | None
 
 
 def open_prompt(
-    prompt: Prompt,
+    prompt: FittedPrompt,
     arm: Arm,
     session: Session,
     control: Control,

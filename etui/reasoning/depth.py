@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etui.arm import Arm, DecodePrice, EarlyExit
+from etui.arm import Arm, EarlyExit, TokenCost
 from etui.units import energy_text, percent_text, tokens_text
 
 CHUNK_TOKENS = 48
@@ -30,7 +30,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class JoulesSpent:
     """What an answer may spend, and has by estimate.
 
     Attributes:
@@ -40,7 +40,7 @@ class Spending:
         answer_tokens: Tokens that are kept for the answer.
     """
 
-    price: DecodePrice | None
+    price: TokenCost | None
     max_joules: float | None
     prompt_tokens: int
     answer_tokens: int
@@ -63,7 +63,7 @@ def confident(looks: Sequence[Look], rule: EarlyExit) -> str | None:
 
 
 def too_dear(
-    spending: Spending, context_tokens: int, thought_tokens: int, chunk: int
+    spending: JoulesSpent, context_tokens: int, thought_tokens: int, chunk: int
 ) -> str | None:
     """Why the next chunk does not fit into the joules that are left; None if it does.
 
@@ -91,7 +91,7 @@ def too_dear(
 
 def not_worth_it(
     looks: Sequence[Look],
-    price: DecodePrice | None,
+    price: TokenCost | None,
     exchange: float,
     context_tokens: int,
     chunk: int,

@@ -9,7 +9,7 @@ from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.session import Session
 from etui.events import Event
-from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS, Prompt, Reserve, fit
+from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS, FittedPrompt, Reserve, fit
 from etui.reasoning.control import Control
 from etui.reasoning.decoding import Run, decode, finished, how_reply_ended, open_prompt
 from etui.reasoning.prompts import direct_prompt
@@ -46,7 +46,7 @@ def direct(
         session.close(opened.sequence)
 
 
-def answer_prompt(messages: Sequence[Message], arm: Arm, session: Session) -> Prompt:
+def answer_prompt(messages: Sequence[Message], arm: Arm, session: Session) -> FittedPrompt:
     """The prompt of an answer without a thought, fitted into the context.
 
     Raises:

@@ -14,12 +14,12 @@ from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.session import ModelFacts
 
-ThoughtStyle = Literal["plain", "draft", "native"]
+ThinkingStyle = Literal["plain", "draft", "native"]
 
 ANSWER_MARKER = "Answer:"
 """Ends the thought of a model without think tags; the answer follows on the same line."""
 
-_INSTRUCTIONS: dict[ThoughtStyle, str] = {
+_INSTRUCTIONS: dict[ThinkingStyle, str] = {
     "plain": (
         "Think it through step by step first, in short sentences. "
         f'Then write "{ANSWER_MARKER}" on a line of its own, followed by your final answer.'
@@ -50,7 +50,7 @@ class Thinking:
         probe: Text that leads straight to the answer's first word, for a look at it in mid-thought.
     """
 
-    style: ThoughtStyle
+    style: ThinkingStyle
     marker: str
     opening: str
     hand_over: str
@@ -58,14 +58,14 @@ class Thinking:
     probe: str
 
 
-def thought_style(arm: Arm, facts: ModelFacts) -> ThoughtStyle:
+def thinking_style(arm: Arm, facts: ModelFacts) -> ThinkingStyle:
     """The style an arm means on this model: ``auto`` is native where the model has think tags."""
     if arm.style == "auto" or (arm.style == "native" and facts.think_close is None):
         return "native" if facts.think_close is not None else "plain"
     return arm.style
 
 
-def thinking_for(style: ThoughtStyle, facts: ModelFacts) -> Thinking:
+def thinking_for(style: ThinkingStyle, facts: ModelFacts) -> Thinking:
     """The words that open, end and cut a thought of this style on this model."""
     if style == "native" and facts.think_open and facts.think_close:
         close = f"{facts.think_close}\n\n"
@@ -80,7 +80,7 @@ def thinking_for(style: ThoughtStyle, facts: ModelFacts) -> Thinking:
     return Thinking(style, ANSWER_MARKER, "", _HAND_OVER_PLAIN, _HAND_OVER_ENDED, _HAND_OVER_ENDED)
 
 
-def with_instruction(messages: Sequence[Message], style: ThoughtStyle) -> tuple[Message, ...]:
+def with_instruction(messages: Sequence[Message], style: ThinkingStyle) -> tuple[Message, ...]:
     """The conversation with the instruction to think behind the question; native needs none."""
     instruction = _INSTRUCTIONS.get(style)
     return tuple(messages) if instruction is None else _instructed(messages, instruction)
@@ -96,7 +96,7 @@ def _instructed(messages: Sequence[Message], instruction: str) -> tuple[Message,
     return (*messages[:-1], replace(last, content=f"{last.content}\n\n{instruction}"))
 
 
-def thought_prompt(prompt: str, thinking: Thinking) -> str:
+def thinking_request(prompt: str, thinking: Thinking) -> str:
     """The rendered prompt with the thought opened, unless the template opened it already."""
     if not thinking.opening or prompt.rstrip().endswith(thinking.opening.strip()):
         return prompt

@@ -11,8 +11,8 @@ from etui.events import Probe, Thought
 from etui.multiple_choice import options_of
 from etui.reasoning.decoding import Ending, Run, mean_probability
 from etui.reasoning.depth import (
+    JoulesSpent,
     Look,
-    Spending,
     chunk_tokens,
     confident,
     not_worth_it,
@@ -21,7 +21,7 @@ from etui.reasoning.depth import (
 from etui.reasoning.extraction import extract
 from etui.reasoning.option_logits import letter_tokens, read_letters
 from etui.reasoning.prompts import Thinking
-from etui.reasoning.thinking_run import Plan, Trace
+from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun
 
 _TEXT_TOKENS = 20
 """Most tokens of an answer in words that a look decodes."""
@@ -94,7 +94,7 @@ class Regulator:
         why: Why it ended the thought; empty as long as it did not.
     """
 
-    def __init__(self, arm: Arm, plan: Plan, spending: Spending, prober: Prober) -> None:
+    def __init__(self, arm: Arm, plan: ThinkingPlan, spending: JoulesSpent, prober: Prober) -> None:
         self.why = ""
         self._arm = arm
         self._plan = plan
@@ -106,7 +106,7 @@ class Regulator:
         self._looking = arm.early_exit is not None or self._weighs_gain
         self._on = self._looking or (arm.max_joules is not None and spending.price is not None)
 
-    def before_all(self, context_tokens: int) -> Plan:
+    def before_all(self, context_tokens: int) -> ThinkingPlan:
         """The plan, without a thought where not even its first chunk can be paid."""
         chunk = min(self._chunk, self._plan.think_tokens)
         reason = too_dear(self._spending, context_tokens, 0, chunk) if chunk else None
@@ -124,7 +124,7 @@ class Regulator:
         if self._weighs_gain and self._plan.think_tokens:
             yield from self._look(0, drawn=drawn)
 
-    def decide(self, trace: Trace) -> Iterator[Probe | Thought]:
+    def decide(self, trace: ThinkingRun) -> Iterator[Probe | Thought]:
         """Look, and end the thought on its trace if the next chunk is not to be begun."""
         assert self._plan.thinking is not None
         tokens, context_tokens = trace.thinking_tokens, len(trace.sequence.tokens)

@@ -29,7 +29,7 @@ class Cast:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class VoteTally:
     """Votes added up.
 
     Attributes:
@@ -68,7 +68,7 @@ class Verdict:
     chance: float | None = None
 
 
-def tally(votes: Sequence[Cast]) -> Tally:
+def tally(votes: Sequence[Cast]) -> VoteTally:
     """Add votes up in the order given; of equal sums, the one that was reached first leads."""
     sums: dict[str, float] = {}
     leader: str | None = None
@@ -80,13 +80,13 @@ def tally(votes: Sequence[Cast]) -> Tally:
             leader = vote.key
     total = math.fsum(vote.weight for vote in votes)
     if leader is None:
-        return Tally(None, 0.0, 0.0, 0, len(votes), total)
+        return VoteTally(None, 0.0, 0.0, 0, len(votes), total)
     second = max((weight for key, weight in sums.items() if key != leader), default=0.0)
     for_leader = sum(vote.key == leader for vote in votes)
-    return Tally(leader, sums[leader], second, for_leader, len(votes), total)
+    return VoteTally(leader, sums[leader], second, for_leader, len(votes), total)
 
 
-def verdict(state: Tally, left: int, stop: VoteStop) -> Verdict:
+def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
     """Whether a vote may end here.
 
     Args:

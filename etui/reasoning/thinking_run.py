@@ -17,7 +17,7 @@ from etui.reasoning.prompts import Thinking
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ThinkingPlan:
     """What one thought and its answer may take.
 
     Attributes:
@@ -40,14 +40,16 @@ class Plan:
 
 def plan_for(
     arm: Arm, facts: ModelFacts, prompt_tokens: int, thinking: Thinking, hand_over: list[int]
-) -> Plan:
+) -> ThinkingPlan:
     """The plan of a thought that fits into the context together with its answer."""
-    budget = thought_budget(arm, facts.context_tokens, prompt_tokens, len(hand_over))
+    budget = thinking_budget(arm, facts.context_tokens, prompt_tokens, len(hand_over))
     room = facts.context_tokens - prompt_tokens - len(hand_over) - budget
-    return Plan(thinking, budget, min(arm.max_tokens, room), tuple(hand_over))
+    return ThinkingPlan(thinking, budget, min(arm.max_tokens, room), tuple(hand_over))
 
 
-def thought_budget(arm: Arm, context_tokens: int, prompt_tokens: int, hand_over_tokens: int) -> int:
+def thinking_budget(
+    arm: Arm, context_tokens: int, prompt_tokens: int, hand_over_tokens: int
+) -> int:
     """Tokens the thought may have: its budget, or what the context leaves beside the answer.
 
     An answer's reservation shrinks to the smallest useful one before the thought shrinks to none.
@@ -59,7 +61,7 @@ def thought_budget(arm: Arm, context_tokens: int, prompt_tokens: int, hand_over_
     return max(0, min(arm.think_tokens, room_for_thought))
 
 
-class Trace:
+class ThinkingRun:
     """A thought and its answer on one sequence, which stands at the end of the prompt.
 
     Whoever drives it steps the sequence and hands each drawn token to ``take``; the trace queues
@@ -71,7 +73,7 @@ class Trace:
     """
 
     def __init__(
-        self, session: Session, sequence: TokenSequence, plan: Plan, facts: ModelFacts
+        self, session: Session, sequence: TokenSequence, plan: ThinkingPlan, facts: ModelFacts
     ) -> None:
         self.sequence = sequence
         self._session = session

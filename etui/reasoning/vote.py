@@ -24,8 +24,8 @@ from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.cot import thinking_prompt
 from etui.reasoning.decoding import Opened, finished, open_prompt
 from etui.reasoning.direct import answer_prompt
-from etui.reasoning.prompts import thinking_for, thought_style
-from etui.reasoning.thinking_run import Plan, Trace, plan_for
+from etui.reasoning.prompts import thinking_for, thinking_style
+from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun, plan_for
 from etui.reasoning.vote_count import Poll
 
 
@@ -43,14 +43,14 @@ def vote(
     start_ns = time.monotonic_ns()
     facts = session.facts
     if arm.think_tokens:
-        thinking = thinking_for(thought_style(arm, facts), facts)
+        thinking = thinking_for(thinking_style(arm, facts), facts)
         hand_over = session.tokenize(thinking.hand_over)
         prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over))
         plan = plan_for(arm, facts, len(prompt.tokens), thinking, hand_over)
     else:
         prompt = answer_prompt(messages, arm, session)
         room = facts.context_tokens - len(prompt.tokens)
-        plan = Plan(None, 0, min(arm.max_tokens, room))
+        plan = ThinkingPlan(None, 0, min(arm.max_tokens, room))
     opened = yield from open_prompt(prompt, arm, session, control, start_ns, to_fork=True)
     try:
         if opened.first is None:
@@ -69,14 +69,14 @@ class _UnderWay:
     """A vote that is being decoded."""
 
     index: int
-    trace: Trace
+    trace: ThinkingRun
 
 
 class _Election:
     """The votes of one question on one session."""
 
     def __init__(
-        self, question: str, arm: Arm, session: Session, plan: Plan, opened: Opened
+        self, question: str, arm: Arm, session: Session, plan: ThinkingPlan, opened: Opened
     ) -> None:
         self._question = question
         self._options = options_of(question)
@@ -154,7 +154,7 @@ class _Election:
             sampling = self._arm.sampling
             seeded = replace(sampling, seed=(sampling.seed + index) % 2**32)
             sequence = self._session.fork(self._base, seeded)
-            trace = Trace(self._session, sequence, self._plan, self._session.facts)
+            trace = ThinkingRun(self._session, sequence, self._plan, self._session.facts)
             self._live.append(_UnderWay(index, trace))
 
     def _has_room(self) -> bool:
@@ -165,7 +165,7 @@ class _Election:
         promised = sum(max(0, each - self._computed(vote.trace)) for vote in self._live)
         return self._session.free_tokens - promised >= each
 
-    def _computed(self, trace: Trace) -> int:
+    def _computed(self, trace: ThinkingRun) -> int:
         return len(trace.sequence.tokens) - trace.sequence.pending - self._base_tokens
 
     def _step(self) -> Iterator[Event]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from etui.arm import Arm
 from etui.reasoning.ballot import Ballot
-from etui.reasoning.stop_rules import Cast, Tally, Verdict, tally, verdict
+from etui.reasoning.stop_rules import Cast, Verdict, VoteTally, tally, verdict
 from etui.units import count_text, percent_text
 
 
@@ -39,7 +39,7 @@ class Poll:
         return [self._behind[index] for index in sorted(self._behind)]
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> VoteTally:
         """The count so far."""
         return tally([ballot.cast for ballot in self.counted])
 

@@ -55,7 +55,7 @@ class McNemar(TypedDict):
     p_value: float
 
 
-class Choice(TypedDict):
+class RouterChoice(TypedDict):
     """A way to choose against the best random mixture; ``saved`` is None where none is as good."""
 
     accuracy: float
@@ -67,7 +67,7 @@ class Choice(TypedDict):
     mcnemar: dict[str, McNemar]
 
 
-class AtBudget(Choice):
+class AtBudget(RouterChoice):
     """What a router does where ``share`` of the way from the weak to the strong cost is spent."""
 
     budget: float
@@ -75,7 +75,7 @@ class AtBudget(Choice):
     shares: dict[str, float]
 
 
-class JudgedPolicy(Choice):
+class JudgedPolicy(RouterChoice):
     """What a policy did with the questions: arms that answered, hops, rules that matched."""
 
     shares: dict[str, float]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from etui.bench.analysis.oracle import cheapest_correct
 from etui.replay.documents import (
-    Choice,
     JudgedPolicy,
     McNemar,
     OracleFigures,
     ReplayDocument,
     Router,
+    RouterChoice,
     RouterEnergy,
     SecondRun,
     SingleArm,
@@ -21,8 +21,8 @@ from etui.replay.documents import (
 )
 from etui.replay.policy_replay import Routed
 from etui.replay.router_curve import (
-    Curve,
     Ends,
+    RouterCurve,
     accuracy_at,
     apgr,
     apgr_interval,
@@ -188,7 +188,7 @@ def _router(p: Floats, table: Table, ends: Ends, seed: int) -> Router:
     }
 
 
-def _calls(p: Floats, table: Table, ends: Ends) -> tuple[Curve, Ends]:
+def _calls(p: Floats, table: Table, ends: Ends) -> tuple[RouterCurve, Ends]:
     """The curve over the share of calls that the strong one of two arms gets."""
     import numpy as np
 
@@ -207,7 +207,7 @@ def _area_interval(p: Floats, table: Table, ends: Ends, seed: int) -> list[float
     return [found.low, found.high]
 
 
-def _energy(p: Floats, curve: Curve, table: Table, ends: Ends, seed: int) -> RouterEnergy:
+def _energy(p: Floats, curve: RouterCurve, table: Table, ends: Ends, seed: int) -> RouterEnergy:
     """The same over cost, and at fixed budgets against the random mixture of equal cost."""
     import numpy as np
 
@@ -237,7 +237,7 @@ def _energy(p: Floats, curve: Curve, table: Table, ends: Ends, seed: int) -> Rou
 
 def against_mixture(
     choices: Sequence[tuple[Flags, Floats]], table: Table, seed: int
-) -> list[Choice]:
+) -> list[RouterChoice]:
     """Choices against the best random mixture of the arms at the same cost, and accuracy.
 
     Args:
@@ -257,7 +257,7 @@ def against_mixture(
 
 def _against(
     columns: Floats, replicates: Floats, arms: int, at: int, tests: dict[str, McNemar]
-) -> Choice:
+) -> RouterChoice:
     """One way to choose, whose accuracy and cost are columns ``at`` and ``at + 1``."""
     import numpy as np
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
-    from etui.routing.prediction import Outlook
+    from etui.routing.prediction import Predictor
     from etui.turn.record import TurnRecord
 
 
@@ -66,7 +66,7 @@ class Again:
 def replay_turns(
     turns: Iterable[TurnRecord],
     decide: Callable[[Query], Decision],
-    outlook: Outlook,
+    outlook: Predictor,
 ) -> list[Again]:
     """Every turn again, with the chat as it stood before it.
 
@@ -105,7 +105,7 @@ def _again(
     query: Query,
     decide: Callable[[Query], Decision],
     before: Arm,
-    outlook: Outlook,
+    outlook: Predictor,
 ) -> Again:
     after: Arm | None = None
     cascade = False
@@ -138,12 +138,12 @@ def _named(arm: Arm) -> tuple[str, str]:
     return arm.name, arm.model
 
 
-def _joules(outlook: Outlook, arm: Arm, query: Query) -> float | None:
+def _joules(outlook: Predictor, arm: Arm, query: Query) -> float | None:
     predicted = outlook.joules(arm, query)
     return None if predicted is None else predicted.prefill + predicted.decode
 
 
-def _right(outlook: Outlook, arm: Arm, query: Query) -> float | None:
+def _right(outlook: Predictor, arm: Arm, query: Query) -> float | None:
     predicted = outlook.accuracy(arm, query, _CONFIDENCE)
     return None if predicted is None else predicted.p
 
@@ -229,11 +229,11 @@ def replay_log(
     """
     from etui.log.queries import LogReader
     from etui.routing.decide import decide
-    from etui.runtime.log_predictor import outlook_of
-    from etui.runtime.serving import on_this_machine
+    from etui.runtime.log_predictor import predictor_for
+    from etui.runtime.serving import models_on_disk
 
-    outlook = outlook_of(policy, config, catalogue)
-    here: Callable[[str], bool] = on_this_machine(config, catalogue)
+    outlook = predictor_for(policy, config, catalogue)
+    here: Callable[[str], bool] = models_on_disk(config, catalogue)
     with LogReader(config) as log:
         return replay_turns(
             log.turns(_since(log, newest)),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import UsageError
-from etui.routing.accuracy.predictor import FittedHeads
+from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
@@ -62,7 +62,9 @@ class TableOutlook:
         label: What the costs are.
     """
 
-    def __init__(self, costs: dict[str, float], heads: FittedHeads | None, label: str) -> None:
+    def __init__(
+        self, costs: dict[str, float], heads: AccuracyPredictor | None, label: str
+    ) -> None:
         self._costs = costs
         self._heads = heads
         self._label = label
@@ -87,7 +89,7 @@ def replay_policy(
     cost: Floats,
     *,
     label: str,
-    heads: FittedHeads | None = None,
+    heads: AccuracyPredictor | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Routed:
@@ -162,7 +164,7 @@ def as_asked(question: QuestionText) -> str:
 
 def _folds(
     policy: Policy, graded: Graded, seed: int, say: Callable[[str], None]
-) -> Iterator[tuple[Sequence[int], FittedHeads | None]]:
+) -> Iterator[tuple[Sequence[int], AccuracyPredictor | None]]:
     """Rows of each fold with heads fitted on the others; all at once where no rule asks them."""
     from etui.routing.accuracy.fit import LEAST_QUESTIONS, fit_heads
     from etui.routing.accuracy.fitted_file import Provenance
@@ -181,7 +183,7 @@ def _folds(
             fitted_at="", source=(), data_sha256="", n=len(rest), excluded=0, etui=""
         )
         rows = [row for row, at in enumerate(folds.tolist()) if at == fold]
-        yield rows, FittedHeads(fit_heads(rest, origin, seed=seed))
+        yield rows, AccuracyPredictor(fit_heads(rest, origin, seed=seed))
 
 
 def _walk(

@@ -19,7 +19,7 @@ PARTS = 250
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class RouterCurve:
     """A router's operating points, cheapest first.
 
     Attributes:
@@ -72,7 +72,7 @@ def ends_of(correct: Flags, cost: Floats) -> Ends:
     )
 
 
-def curve_of(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Curve:
+def curve_of(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> RouterCurve:
     """The curve of the router that takes argmax p - price * expected cost, over all prices.
 
     Of two arms every point there is: one for each question that changes sides, those of equal
@@ -90,7 +90,7 @@ def curve_of(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Curve
     )
 
 
-def oracle_curve(correct: Flags, cost: Floats) -> Curve:
+def oracle_curve(correct: Flags, cost: Floats) -> RouterCurve:
     """Compute the oracle's curve: argmax correct - price * expected cost, over all prices.
 
     The oracle is the router whose p is the answer itself; its area is the most that any APGR can
@@ -118,7 +118,7 @@ def choices_at(p: Floats, expected: Floats, price: float) -> Whole:
     return np.asarray(chosen)
 
 
-def _two_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Curve:
+def _two_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> RouterCurve:
     import numpy as np
 
     cheap, dear = np.argsort(expected, kind="stable")
@@ -133,10 +133,10 @@ def _two_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Curv
     mean_cost = np.maximum.accumulate(np.append(0.0, np.cumsum(more)[last])) / n
     mean_cost += cost[:, cheap].mean()
     right = np.append(0.0, np.cumsum(better)[last]) / n + correct[:, cheap].mean()
-    return Curve(mean_cost, right, np.append(np.inf, price[last]))
+    return RouterCurve(mean_cost, right, np.append(np.inf, price[last]))
 
 
-def _many_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Curve:
+def _many_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> RouterCurve:
     import numpy as np
 
     turning = []
@@ -165,10 +165,10 @@ def _many_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Cur
         points.append((cost[rows, chosen].mean(), correct[rows, chosen].mean()))
     costs, right = np.asarray(points).T
     order = np.argsort(costs, kind="stable")
-    return Curve(costs[order], right[order], prices[order])
+    return RouterCurve(costs[order], right[order], prices[order])
 
 
-def gain_curve(curve: Curve, ends: Ends) -> tuple[Floats, Floats]:
+def gain_curve(curve: RouterCurve, ends: Ends) -> tuple[Floats, Floats]:
     """Normalised cost and PGR of a curve, from (0, 0) to (1, 1).
 
     x = (cost - weak's) / (strong's - weak's): of two arms of fixed cost the share of questions the
@@ -247,14 +247,14 @@ def cost_for(x: Floats, pgr: Floats, wanted: float) -> float | None:
     return float(x[reached[0]]) if len(reached) else None
 
 
-def accuracy_at(curve: Curve, cost: float) -> float:
+def accuracy_at(curve: RouterCurve, cost: float) -> float:
     """Accuracy of a curve at a cost, linear between its points."""
     import numpy as np
 
     return float(np.interp(cost, curve.cost, curve.accuracy))
 
 
-def cost_at(curve: Curve, accuracy: float) -> float | None:
+def cost_at(curve: RouterCurve, accuracy: float) -> float | None:
     """The least cost at which a curve reaches an accuracy; None if it never does."""
     import numpy as np
 

@@ -17,7 +17,7 @@ from etui.routing.policy import (
     FallbackPlan,
     Objective,
     Policy,
-    Probe,
+    PolicyProbe,
     Rule,
 )
 from etui.routing.schema.arms import ArmEntry
@@ -30,15 +30,15 @@ from etui.routing.signals.kinds import (
     HostNumber,
     Keyword,
     Keywords,
-    Kind,
     Language,
-    Measured,
+    MeasuredText,
     Nearest,
     OnBattery,
     Pattern,
     Resident,
     Score,
     Signal,
+    SignalKind,
 )
 from etui.routing.signals.ranges import Bound, Word
 from etui.routing.signals.similarity import Asked
@@ -225,7 +225,7 @@ def _bound(given: Mapping[str, float], *, wraps: bool = False) -> Bound:
     return Bound(end("at_least"), end("above"), end("at_most"), end("below"), wraps)
 
 
-def _kind(entry: SignalEntry) -> Kind:
+def _kind(entry: SignalEntry) -> SignalKind:
     if entry.keywords is not None:
         return Keywords(tuple(_keyword(word) for word in entry.keywords))
     if entry.regex is not None:
@@ -244,7 +244,7 @@ def _kind(entry: SignalEntry) -> Kind:
         return Resident()
     if entry.host is not None:
         return HostNumber(entry.host)
-    return Measured(entry.kind)
+    return MeasuredText(entry.kind)
 
 
 def _keyword(word: str) -> Keyword:
@@ -280,9 +280,9 @@ def _arm(name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]]) -> Ar
     return ArmPlan(entry.model, models, arm)
 
 
-def _probe(entry: ProbeEntry, line: int) -> Probe:
+def _probe(entry: ProbeEntry, line: int) -> PolicyProbe:
     host = entry.host.model_dump() if entry.host is not None else {}
-    return Probe(
+    return PolicyProbe(
         query=entry.query,
         rule=entry.rule,
         not_rule=entry.not_rule,

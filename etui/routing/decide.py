@@ -12,8 +12,8 @@ from etui.routing.conditions import first_failed, reasons_for
 from etui.routing.decision import Decision, Deferred, RuleTried, SignalValue
 from etui.routing.limits import Fallbacks
 from etui.routing.policy import ArmPlan, Objective, Policy, Rule
-from etui.routing.prediction import Outlook
-from etui.routing.resolve import GivesWay, Ready, carry_out
+from etui.routing.prediction import Predictor
+from etui.routing.resolve import FallsThrough, Resolved, carry_out
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.kinds import Situation
 from etui.routing.signals.similarity import Neighbours
@@ -27,7 +27,7 @@ def decide(
     *,
     available: Available,
     host: HostState | None = None,
-    outlook: Outlook | None = None,
+    outlook: Predictor | None = None,
     neighbours: Neighbours | None = None,
     every_signal: bool = False,
 ) -> Decision:
@@ -62,7 +62,7 @@ def decide(
         if rule.when is not None and not rule.when.holds(seen.holds):
             continue
         end = carry_out(rule, policy, query, here, outlook=outlook, resident=state.resident)
-        if isinstance(end, GivesWay):
+        if isinstance(end, FallsThrough):
             gave_way[index] = end.why
             unserved += end.unserved
             continue
@@ -82,7 +82,7 @@ def decide_arm(
     *,
     available: Available,
     query: Query | None = None,
-    outlook: Outlook | None = None,
+    outlook: Predictor | None = None,
 ) -> Decision:
     """The decision for an arm that was asked for by name; the policy's budgets hold for it too.
 
@@ -101,7 +101,7 @@ def decide_arm(
     if arm is None:
         raise nothing_serves(policy.name, [plan])
     joules = outlook.joules(arm, query) if outlook is not None and query is not None else None
-    end = Ready(arm, joules=None if joules is None else joules.total)
+    end = Resolved(arm, joules=None if joules is None else joules.total)
     return _decided(policy, None, end, f"arm {name} was asked for{stand_in(plan, arm)}", None, here)
 
 
@@ -134,7 +134,7 @@ class _Trace:
 def _decided(
     policy: Policy,
     rule: Rule | None,
-    end: Ready,
+    end: Resolved,
     why: str,
     trace: _Trace | None,
     here: Callable[[str], bool],
@@ -162,7 +162,7 @@ def _decided(
     )
 
 
-def _why(rule: Rule, end: Ready, seen: Situation, unserved: list[ArmPlan]) -> str:
+def _why(rule: Rule, end: Resolved, seen: Situation, unserved: list[ArmPlan]) -> str:
     if rule.when is not None:
         reason = ", ".join(reasons_for(rule.when, seen) or ())
     elif unserved:
@@ -175,7 +175,7 @@ def _why(rule: Rule, end: Ready, seen: Situation, unserved: list[ArmPlan]) -> st
 
 
 def cheapest_arm(
-    policy: Policy, query: Query, outlook: Outlook | None, available: Available
+    policy: Policy, query: Query, outlook: Predictor | None, available: Available
 ) -> Arm:
     """The arm of a policy that answers once its hour or day is spent.
 

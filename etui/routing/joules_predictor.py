@@ -50,7 +50,7 @@ class ExpectedTokens:
 
 
 def forecast(
-    arm: Arm, text: TextFacts, facts: ModelFacts, *, resident: bool, cached_tokens: int = 0
+    arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool, cached_tokens: int = 0
 ) -> PredictedJoules | None:
     """The joules an arm is expected to spend; None where nothing is known of its model.
 
@@ -71,7 +71,7 @@ def forecast(
 
 
 def expected_tokens(
-    arm: Arm, text: TextFacts, facts: ModelFacts, cached_tokens: int = 0
+    arm: Arm, text: TextFacts, facts: LoggedModelFacts, cached_tokens: int = 0
 ) -> ExpectedTokens:
     """Prompt tokens by the length of the text, output tokens by the arm's budgets and its past."""
     extra = _OVERHEAD_TOKENS if facts.prompt_overhead is None else facts.prompt_overhead
@@ -87,7 +87,7 @@ def expected_votes(arm: Arm) -> float:
     return float(arm.votes) if arm.stop.rule == "all" else max(1.0, _VOTE_SHARE * arm.votes)
 
 
-def _output(arm: Arm, text: TextFacts, facts: ModelFacts) -> float:
+def _output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float:
     if arm.readout == "choices" and text.measure("options"):
         return 0.0
     prior = min(_ANSWER_SHARE * arm.max_tokens, _ANSWER_TOKENS)
@@ -151,7 +151,7 @@ def _of_votes(
     return past.decode_joules_per_token * tokens.output, source
 
 
-def _with_load(made: PredictedJoules, facts: ModelFacts, resident: bool) -> PredictedJoules:
+def _with_load(made: PredictedJoules, facts: LoggedModelFacts, resident: bool) -> PredictedJoules:
     if resident:
         return made
     known = made.seconds is not None and facts.load_seconds is not None
@@ -198,7 +198,7 @@ class PastOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class LoggedModelFacts:
     """What is known of one model here; what is not known is None, never 0.
 
     Attributes:

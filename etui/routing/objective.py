@@ -11,7 +11,7 @@ from etui.chat import Query
 from etui.routing.availability import named, served, stand_in
 from etui.routing.limits import Candidate
 from etui.routing.policy import ArmPlan, Objective
-from etui.routing.prediction import Outlook, PredictedAccuracy, PredictedJoules
+from etui.routing.prediction import PredictedAccuracy, PredictedJoules, Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def weigh(
     query: Query,
     here: Callable[[str], bool],
     *,
-    outlook: Outlook | None,
+    outlook: Predictor | None,
     resident: str | None,
 ) -> Weighed:
     """The candidate that serves an objective best on this query.
@@ -76,7 +76,9 @@ def _absent(plan: ArmPlan) -> Candidate:
     return Candidate(plan.arm, None, None, f"{named(plan.models)} not on this machine")
 
 
-def _candidate(objective: Objective, arm: Arm, query: Query, outlook: Outlook | None) -> Candidate:
+def _candidate(
+    objective: Objective, arm: Arm, query: Query, outlook: Predictor | None
+) -> Candidate:
     accuracy = _accuracy(objective, arm, query, outlook)
     hopeless = accuracy is None and _needs_accuracy(objective)
     # Joules are read from the log; where nothing was fitted they would decide nothing.
@@ -85,7 +87,7 @@ def _candidate(objective: Objective, arm: Arm, query: Query, outlook: Outlook | 
 
 
 def _accuracy(
-    objective: Objective, arm: Arm, query: Query, outlook: Outlook | None
+    objective: Objective, arm: Arm, query: Query, outlook: Predictor | None
 ) -> PredictedAccuracy | None:
     """What was fitted; else the prior the rule states, which nobody measured."""
     known = outlook.accuracy(arm, query, objective.confidence) if outlook is not None else None

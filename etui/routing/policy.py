@@ -117,7 +117,7 @@ class FallbackPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class PolicyProbe:
     """A question and what must come of it.
 
     Attributes:
@@ -164,7 +164,7 @@ class Policy:
     arms: Mapping[str, ArmPlan]
     signals: Mapping[str, Signal]
     rules: tuple[Rule, ...]
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[PolicyProbe, ...] = ()
     shadow: str | None = None
     budget: TurnBudget | None = None
     period_budgets: tuple[PeriodBudget, ...] = ()

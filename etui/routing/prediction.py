@@ -13,7 +13,7 @@ from etui.arm import Arm
 from etui.chat import Query
 
 
-class Outlook(Protocol):
+class Predictor(Protocol):
     """Predictions for one machine, one policy and the state both are in now."""
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:

@@ -8,7 +8,7 @@ from etui.chat import Query
 from etui.errors import EtuiError
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
-from etui.routing.policy import Policy, Probe
+from etui.routing.policy import Policy, PolicyProbe
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class ProbeOutcome:
         failures: What was not as expected; empty where it passed.
     """
 
-    probe: Probe
+    probe: PolicyProbe
     decision: Decision | None
     failures: tuple[str, ...]
 
@@ -34,7 +34,7 @@ def run_probes(policy: Policy) -> tuple[ProbeOutcome, ...]:
     return tuple(_run(probe, policy) for probe in policy.probes)
 
 
-def _run(probe: Probe, policy: Policy) -> ProbeOutcome:
+def _run(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
     try:
         decision = decide(
             Query(probe.query), policy, available=lambda _: True, host=probe.host, every_signal=True

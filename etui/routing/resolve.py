@@ -12,11 +12,11 @@ from etui.routing.availability import named, served, stand_in
 from etui.routing.limits import Candidate, Cascade
 from etui.routing.objective import Weighed, weigh
 from etui.routing.policy import ArmPlan, CascadePlan, Objective, Policy, Rule
-from etui.routing.prediction import Outlook, PredictedJoules
+from etui.routing.prediction import PredictedJoules, Predictor
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Resolved:
     """A rule that can be carried out.
 
     Attributes:
@@ -38,7 +38,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class GivesWay:
+class FallsThrough:
     """A rule that cannot be carried out here; ``unserved`` are arms without a model."""
 
     why: str
@@ -51,9 +51,9 @@ def carry_out(
     query: Query,
     here: Callable[[str], bool],
     *,
-    outlook: Outlook | None,
+    outlook: Predictor | None,
     resident: str | None,
-) -> Ready | GivesWay:
+) -> Resolved | FallsThrough:
     """What a rule that matched leads to.
 
     Raises:
@@ -69,15 +69,15 @@ def carry_out(
 
 
 def _single(
-    plan: ArmPlan, query: Query, here: Callable[[str], bool], outlook: Outlook | None
-) -> Ready | GivesWay:
+    plan: ArmPlan, query: Query, here: Callable[[str], bool], outlook: Predictor | None
+) -> Resolved | FallsThrough:
     arm = served(plan, here)
     if arm is None:
-        return GivesWay(f"{named(plan.models)} not on this machine", (plan,))
-    return Ready(arm, stand_in(plan, arm).removeprefix("; "), _total(outlook, arm, query))
+        return FallsThrough(f"{named(plan.models)} not on this machine", (plan,))
+    return Resolved(arm, stand_in(plan, arm).removeprefix("; "), _total(outlook, arm, query))
 
 
-def _total(outlook: Outlook | None, arm: Arm, query: Query) -> float | None:
+def _total(outlook: Predictor | None, arm: Arm, query: Query) -> float | None:
     joules: PredictedJoules | None = outlook.joules(arm, query) if outlook is not None else None
     return None if joules is None else joules.total
 
@@ -87,8 +87,8 @@ def _cascade(
     policy: Policy,
     query: Query,
     here: Callable[[str], bool],
-    outlook: Outlook | None,
-) -> Ready | GivesWay:
+    outlook: Predictor | None,
+) -> Resolved | FallsThrough:
     ready: list[Arm] = []
     left_out: list[str] = []
     absent: list[ArmPlan] = []
@@ -105,16 +105,18 @@ def _cascade(
         ready.append(arm)
     if not ready:
         models = [model for arm in absent for model in arm.models]
-        return GivesWay(f"{named(tuple(dict.fromkeys(models)))} not on this machine", tuple(absent))
+        return FallsThrough(
+            f"{named(tuple(dict.fromkeys(models)))} not on this machine", tuple(absent)
+        )
     first = ready[0]
     if len(ready) == 1:
         why = "; ".join([f"{first.name} alone", *left_out])
-        return Ready(first, why, _total(outlook, first, query))
+        return Resolved(first, why, _total(outlook, first, query))
     hops = min(plan.max_hops, len(ready))
     cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules)
     then = ", ".join(arm.name for arm in ready[1:])
     why = f"{first.name}, then {then} until one is right with {plan.accept_at:g}"
-    return Ready(first, "; ".join([why, *left_out]), cascade=cascade)
+    return Resolved(first, "; ".join([why, *left_out]), cascade=cascade)
 
 
 def _same_answer(arm: Arm, other: Arm) -> bool:
@@ -130,11 +132,11 @@ def _objective(
     policy: Policy,
     query: Query,
     here: Callable[[str], bool],
-    outlook: Outlook | None,
-) -> Ready | GivesWay:
+    outlook: Predictor | None,
+) -> Resolved | FallsThrough:
     winner = weighed.winner
     if winner is not None:
-        return Ready(
+        return Resolved(
             winner.arm,
             weighed.why,
             winner.joules.total if winner.joules is not None else None,
@@ -145,7 +147,7 @@ def _objective(
     why = _UNFITTED[weighed.unfitted][0] if weighed.unfitted else weighed.why
     if objective.otherwise is not None:
         end = _single(policy.arms[objective.otherwise], query, here, outlook)
-        if isinstance(end, GivesWay):
+        if isinstance(end, FallsThrough):
             return replace(end, why=f"{why}; {end.why}")
         why = f"{objective.otherwise}, since {why}" + (f"; {end.why}" if end.why else "")
         return replace(end, why=why, candidates=weighed.candidates)
@@ -153,7 +155,7 @@ def _objective(
         fix = _UNFITTED[weighed.unfitted][1].format(policy=policy.name, arm=objective.arms[0])
         raise EtuiError(f"rule {rule.name!r} of policy {policy.name!r} cannot choose: {why}", fix)
     plans = [policy.arms[name] for name in objective.arms]
-    return GivesWay(why, tuple(plan for plan in plans if served(plan, here) is None))
+    return FallsThrough(why, tuple(plan for plan in plans if served(plan, here) is None))
 
 
 _UNFITTED = {

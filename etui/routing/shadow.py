@@ -13,11 +13,11 @@ from etui.routing.decide import decide
 from etui.routing.decision import Decision, Shadow
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
-from etui.routing.prediction import Outlook
+from etui.routing.prediction import Predictor
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.similarity import Neighbours
 
-LookAhead = Callable[[Policy], tuple[Outlook | None, Neighbours | None]]
+LookAhead = Callable[[Policy], tuple[Predictor | None, Neighbours | None]]
 """A policy -> what its arms are expected to do, and the earlier questions it looks at."""
 
 

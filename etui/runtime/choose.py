@@ -11,15 +11,15 @@ from etui.chat import Query
 from etui.errors import ModelUnavailable, UsageError
 from etui.routing.decision import Decision
 from etui.runtime.overrides import changed
-from etui.runtime.serving import on_this_machine, shelf_name
+from etui.runtime.serving import catalogue_name, models_on_disk
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
     from etui.routing.signals.host_state import HostState
-    from etui.runtime.log_predictor import OutlookHere
-    from etui.runtime.overrides import Wish
+    from etui.runtime.log_predictor import LogPredictor
+    from etui.runtime.overrides import Overrides
     from etui.runtime.period_budget import Confirm
 
 
@@ -34,12 +34,12 @@ class Choice:
     """
 
     decision: Decision
-    outlook: OutlookHere | None = None
+    outlook: LogPredictor | None = None
 
 
 def choose(
     query: Query,
-    wish: Wish,
+    wish: Overrides,
     config: Config,
     catalogue: Catalogue,
     read_host: Callable[[], HostState] | None = None,
@@ -50,7 +50,7 @@ def choose(
 
 def choice_of(
     query: Query,
-    wish: Wish,
+    wish: Overrides,
     config: Config,
     catalogue: Catalogue,
     read_host: Callable[[], HostState] | None = None,
@@ -78,7 +78,7 @@ def choice_of(
         )
     model = wish.model or (config.model if not (wish.policy or wish.arm) else None)
     if model:
-        model = shelf_name(model, config, catalogue)
+        model = catalogue_name(model, config, catalogue)
         catalogue.get(model)  # a name that does not exist is said before anything is spent
         named = "--model" if wish.model else "`model` in config.yaml"
         arm = Arm(wish.reasoning or "direct", model)
@@ -94,12 +94,12 @@ def choice_of(
     return replace(choice, decision=changed(choice.decision, wish))
 
 
-def _policy(wish: Wish, config: Config, catalogue: Catalogue) -> Policy:
+def _policy(wish: Overrides, config: Config, catalogue: Catalogue) -> Policy:
     from etui.models.spec import STARTER
     from etui.routing.library import load_policy
 
     policy = load_policy(wish.policy or config.policy, config, catalogue.models)
-    here = on_this_machine(config, catalogue)
+    here = models_on_disk(config, catalogue)
     if not any(here(spec.name) for spec in catalogue):
         raise ModelUnavailable(
             f"there is no model on this machine yet: {config.models_dir} holds none",
@@ -111,7 +111,7 @@ def _policy(wish: Wish, config: Config, catalogue: Catalogue) -> Policy:
 def _by_policy(
     policy: Policy,
     query: Query,
-    wish: Wish,
+    wish: Overrides,
     config: Config,
     catalogue: Catalogue,
     read_host: Callable[[], HostState] | None,
@@ -119,13 +119,13 @@ def _by_policy(
 ) -> Choice:
     from etui.routing.decide import decide, decide_arm
     from etui.routing.shadow import with_shadow
-    from etui.runtime.log_predictor import outlook_of
+    from etui.runtime.log_predictor import predictor_for
     from etui.runtime.similar_questions import read_neighbours
 
-    here = on_this_machine(config, catalogue)
+    here = models_on_disk(config, catalogue)
     host = read_host() if read_host is not None and not wish.arm else None
     resident = host.resident if host is not None else None
-    outlook = outlook_of(policy, config, catalogue, resident)
+    outlook = predictor_for(policy, config, catalogue, resident)
     if wish.arm:
         named = decide_arm(policy, wish.arm, available=here, query=query, outlook=outlook)
         if degraded:
@@ -152,7 +152,7 @@ def _by_policy(
         available=here,
         host=host,
         look_ahead=lambda other: (
-            outlook_of(other, config, catalogue, resident),
+            predictor_for(other, config, catalogue, resident),
             read_neighbours(other, config),
         ),
     )
@@ -163,7 +163,7 @@ def _cheapest(
     decision: Decision,
     policy: Policy,
     query: Query,
-    outlook: OutlookHere,
+    outlook: LogPredictor,
     here: Callable[[str], bool],
     why: str,
 ) -> Decision:

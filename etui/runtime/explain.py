@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
-    from etui.routing.prediction import Outlook
+    from etui.routing.prediction import Predictor
 
 _CONFIDENCE = 0.9
 """Of the bound shown beside an accuracy where no objective asks for another."""
@@ -95,11 +95,11 @@ def decide_for_show(
     from etui.routing.decide import decide
     from etui.routing.shadow import with_shadow
     from etui.runtime.host import read_host
-    from etui.runtime.log_predictor import outlook_of
+    from etui.runtime.log_predictor import predictor_for
     from etui.runtime.similar_questions import read_neighbours
 
     host = read_host(config)
-    outlook = outlook_of(policy, config, catalogue, host.resident)
+    outlook = predictor_for(policy, config, catalogue, host.resident)
     neighbours = read_neighbours(policy, config)
     available = here
 
@@ -128,14 +128,14 @@ def decide_for_show(
         available=available,
         host=host,
         look_ahead=lambda other: (
-            outlook_of(other, config, catalogue, host.resident),
+            predictor_for(other, config, catalogue, host.resident),
             read_neighbours(other, config),
         ),
     )
     return _with_predictions(decided, query, outlook)
 
 
-def _with_predictions(decision: Decision, query: Query, outlook: Outlook) -> Decision:
+def _with_predictions(decision: Decision, query: Query, outlook: Predictor) -> Decision:
     """The decision with what is known of each arm, also where no rule asked for it."""
     from etui.routing.limits import Candidate
 

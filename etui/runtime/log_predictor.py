@@ -18,7 +18,7 @@ from etui.routing.signals.text_measures import TextFacts
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.routing.joules_predictor import ModelFacts
+    from etui.routing.joules_predictor import LoggedModelFacts
     from etui.routing.policy import Policy
 
 
@@ -32,8 +32,8 @@ class Heads(Protocol):
     ) -> float | None: ...
 
 
-class OutlookHere:
-    """The outlook of this machine; see :class:`etui.routing.prediction.Outlook`.
+class LogPredictor:
+    """The outlook of this machine; see :class:`etui.routing.prediction.Predictor`.
 
     Args:
         config: Whose log.
@@ -54,7 +54,7 @@ class OutlookHere:
         self._resident = resident
         self._read_heads = read_heads
         self._heads: tuple[Heads | None] | None = None
-        self._facts: dict[str, ModelFacts | None] = {}
+        self._facts: dict[str, LoggedModelFacts | None] = {}
         self._text: tuple[Query, TextFacts] | None = None
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
@@ -95,12 +95,12 @@ class OutlookHere:
             self._text = (query, TextFacts(query))
         return self._text[1]
 
-    def _facts_of(self, model: str) -> ModelFacts | None:
+    def _facts_of(self, model: str) -> LoggedModelFacts | None:
         if model not in self._facts:
             self._facts[model] = self._read_facts(model)
         return self._facts[model]
 
-    def _read_facts(self, model: str) -> ModelFacts | None:
+    def _read_facts(self, model: str) -> LoggedModelFacts | None:
         """A log that cannot be read costs a prediction, not an answer."""
         from etui.log.model_facts import model_facts
         from etui.log.queries import LogReader
@@ -116,9 +116,9 @@ class OutlookHere:
             return None
 
 
-def outlook_of(
+def predictor_for(
     policy: Policy, config: Config, catalogue: Catalogue, resident: str | None = None
-) -> OutlookHere:
+) -> LogPredictor:
     """The outlook of a policy, with what was fitted for it.
 
     Args:
@@ -133,4 +133,4 @@ def outlook_of(
 
         return load_heads(policy, config)
 
-    return OutlookHere(config, catalogue, resident, heads)
+    return LogPredictor(config, catalogue, resident, heads)

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Overrides:
     """What the user named; None leaves it to the policy, or to the arm's default.
 
     ``model`` spells an arm out and asks no policy; ``arm`` takes an arm of the policy without
@@ -35,7 +35,7 @@ class Wish:
     over_budget: bool = False
 
 
-def changed(decision: Decision, wish: Wish) -> Decision:
+def changed(decision: Decision, wish: Overrides) -> Decision:
     """The decision with its arms changed as the command line says.
 
     Wishes for a way of reasoning ask for one answer, so a cascade is then its first arm alone.
@@ -53,7 +53,7 @@ def changed(decision: Decision, wish: Wish) -> Decision:
     return replace(decision, arm=arm, cascade=replace(cascade, arms=arms))
 
 
-def _changed_arm(arm: Arm, wish: Wish) -> Arm:
+def _changed_arm(arm: Arm, wish: Overrides) -> Arm:
     reasoning = wish.reasoning or arm.reasoning
     temperature = _or(wish.temperature, arm.sampling.temperature)
     if reasoning == "vote" and temperature == 0 and wish.temperature is None:
@@ -72,7 +72,7 @@ def _changed_arm(arm: Arm, wish: Wish) -> Arm:
     )
 
 
-def _check_effect(arm: Arm, wish: Wish) -> None:
+def _check_effect(arm: Arm, wish: Overrides) -> None:
     """Refuse wishes that would change nothing.
 
     Raises:

@@ -75,9 +75,9 @@ def other_route(
     from etui.models.files import model_path
     from etui.routing.availability import served
     from etui.routing.library import load_policy
-    from etui.runtime.serving import on_this_machine
+    from etui.runtime.serving import models_on_disk
 
-    here = on_this_machine(config, catalogue)
+    here = models_on_disk(config, catalogue)
 
     def size(model: str) -> int:
         return model_path(catalogue.get(model), config).stat().st_size if here(model) else 0

@@ -20,15 +20,15 @@ from etui.turn.run import run_turn
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from etui.backends.process import ChildProcess
-    from etui.energy.idle_tracker import Rest
+    from etui.backends.process import ProcessBackend
+    from etui.energy.idle_tracker import IdleTracker
     from etui.energy.recorder import Recorder
     from etui.log.writer import TurnWriter
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
     from etui.routing.decision import Decision
     from etui.routing.signals.host_state import HostState
-    from etui.runtime.overrides import Wish
+    from etui.runtime.overrides import Overrides
     from etui.runtime.rerun import Direction
 
 
@@ -36,16 +36,16 @@ LEAVE_SECONDS = 10.0
 """How long closing waits for a running turn to reach the log."""
 
 
-class ChatRunner:
+class TurnService:
     """Runs the turns of the app, one at a time; see :class:`etui.tui.services.TurnRunner`."""
 
     def __init__(
         self,
         config: Config,
-        child: ChildProcess,
+        child: ProcessBackend,
         recorder: Recorder,
         writer: TurnWriter,
-        rest: Rest,
+        rest: IdleTracker,
     ) -> None:
         self._config = config
         self._child = child
@@ -115,23 +115,25 @@ class ChatRunner:
     def warm_up(self, route: Route) -> Loaded | None:
         """Load the likely model, checked as before an answer."""
         from etui.models.catalogue import load_catalogue
-        from etui.runtime.serving import serving
+        from etui.runtime.serving import find_model_file
 
         self._refuse_if_held_off()
         with self._idle:
             catalogue = load_catalogue(self._config)
-            spec, path = serving(self._likely(route, catalogue).arm, self._config, catalogue)
+            spec, path = find_model_file(
+                self._likely(route, catalogue).arm, self._config, catalogue
+            )
             return self._bring_in(spec, path)
 
     def load(self, model: str) -> Loaded | None:
         """Bring one model into memory, checked as before an answer."""
         from etui.arm import Arm
         from etui.models.catalogue import load_catalogue
-        from etui.runtime.serving import serving
+        from etui.runtime.serving import find_model_file
 
         with self._alone():
             catalogue = load_catalogue(self._config)
-            loaded = self._bring_in(*serving(Arm("direct", model), self._config, catalogue))
+            loaded = self._bring_in(*find_model_file(Arm("direct", model), self._config, catalogue))
             if loaded is not None:
                 self.on_loaded(loaded)
             return loaded
@@ -298,10 +300,14 @@ class ChatRunner:
         return read_host(self._config, resident=self._resident, watts=watts)
 
 
-def _wish(route: Route) -> Wish:
-    from etui.runtime.overrides import Wish
+def _wish(route: Route) -> Overrides:
+    from etui.runtime.overrides import Overrides
 
-    return Wish(model=route.model) if route.model else Wish(policy=route.policy, arm=route.arm)
+    return (
+        Overrides(model=route.model)
+        if route.model
+        else Overrides(policy=route.policy, arm=route.arm)
+    )
 
 
 class Residents:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.arm import Arm, DecodePrice
+from etui.arm import Arm, TokenCost
 from etui.errors import LogUnavailable
 from etui.turn.ports import Serve, Served
 
@@ -30,14 +30,14 @@ def serve_here(
     """
 
     def serve(arm: Arm) -> Served:
-        spec, path = serving(arm, config, catalogue)
+        spec, path = find_model_file(arm, config, catalogue)
         settings = {"idle_baseline": take_baseline(spec.name)}
-        return Served(spec, path, price_for(arm, spec, config), settings)
+        return Served(spec, path, token_cost_for(arm, spec, config), settings)
 
     return serve
 
 
-def price_for(arm: Arm, spec: ModelSpec, config: Config) -> DecodePrice | None:
+def token_cost_for(arm: Arm, spec: ModelSpec, config: Config) -> TokenCost | None:
     """What the model's tokens cost; None where the arm does not ask or nobody knows.
 
     The operating curve of this machine comes before the mean of the last turns.
@@ -47,13 +47,13 @@ def price_for(arm: Arm, spec: ModelSpec, config: Config) -> DecodePrice | None:
     """
     if arm.reasoning != "cot" or (arm.max_joules is None and arm.exchange is None):
         return None
-    from etui.log.curve_lookup import curve_here
+    from etui.log.curve_lookup import find_curve
     from etui.log.queries import LogReader
     from etui.runtime.provenance import conditions
 
     try:
         with LogReader(config) as log:
-            curve = curve_here(log, spec.name, spec.sha256, conditions(config))
+            curve = find_curve(log, spec.name, spec.sha256, conditions(config))
             return curve.to_decode_price() if curve else log.price(spec.name, spec.sha256)
     except LogUnavailable:
         return None
@@ -67,18 +67,18 @@ def refit_curve(record: TurnRecord, config: Config, save: Callable[[CurveRecord]
     """
     if record.hops or record.status not in ("complete", "truncated"):
         return
-    from etui.log.curve_lookup import curve_here
+    from etui.log.curve_lookup import find_curve
     from etui.log.queries import LogReader
     from etui.runtime.provenance import conditions
 
     try:
         with LogReader(config) as log:
-            curve_here(log, record.model, record.model_sha256, conditions(config), save)
+            find_curve(log, record.model, record.model_sha256, conditions(config), save)
     except LogUnavailable:
         return
 
 
-def shelf_name(model: str, config: Config, catalogue: Catalogue) -> str:
+def catalogue_name(model: str, config: Config, catalogue: Catalogue) -> str:
     """The name of an entry, where the path of its own file was given; else what was given."""
     from etui.models.files import model_path
 
@@ -91,7 +91,7 @@ def shelf_name(model: str, config: Config, catalogue: Catalogue) -> str:
     return model
 
 
-def serving(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
+def find_model_file(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
     """The model of an arm with the hash its file was checked against, and the file.
 
     Raises:
@@ -104,7 +104,7 @@ def serving(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, 
     return replace(spec, sha256=spec.sha256 or recorded_sha256(spec, config)), path
 
 
-def on_this_machine(config: Config, catalogue: Catalogue) -> Callable[[str], bool]:
+def models_on_disk(config: Config, catalogue: Catalogue) -> Callable[[str], bool]:
     """A test whether a model of this name has a file here."""
     from etui.models.files import model_path
 

@@ -18,7 +18,7 @@ from etui.testing.devices import FakeClock, FakeDevice, Sensor
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class GpuLoad:
     """What a GPU takes for a batch.
 
     Attributes:
@@ -92,7 +92,7 @@ class SimulatedGpu:
         seed: Of the noise.
     """
 
-    def __init__(self, load: Load, sensor: Sensor | None = None, seed: int = 0) -> None:
+    def __init__(self, load: GpuLoad, sensor: Sensor | None = None, seed: int = 0) -> None:
         self.load = load
         self.clock = FakeClock()
         self.curve = Plateaus(load.idle_watts)

@@ -11,11 +11,11 @@ from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S, Recorder
 from etui.energy.sampler import BURST_INTERVAL_NS, BURST_NS, HURRY_INTERVAL_NS, dithered
 from etui.energy.types import Energy
 from etui.testing.devices import FakeClock, FakeDevice, Sensor
-from etui.testing.power_curves import Curve
+from etui.testing.power_curves import WattCurve
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class EnergyWindow:
     """One window: what the meter said of it, and what it really took, joules."""
 
     energy: Energy
@@ -52,7 +52,7 @@ def sample(recorder: Recorder, clock: FakeClock, seconds: float, rng: random.Ran
 
 
 def record(
-    curve: Curve,
+    curve: WattCurve,
     sensor: Sensor,
     seconds: float,
     rng: random.Random,
@@ -72,13 +72,13 @@ def record(
 def windows(
     recorder: Recorder,
     clock: FakeClock,
-    curve: Curve,
+    curve: WattCurve,
     count: int,
     rng: random.Random,
     *,
     lengths_s: tuple[float, float] = (0.1, 30.0),
     margin_s: float = 1.5,
-) -> list[Window]:
+) -> list[EnergyWindow]:
     """Random windows of log-uniform length inside what was recorded."""
     found = []
     end_s = clock.seconds - margin_s
@@ -86,20 +86,20 @@ def windows(
         length = math.exp(rng.uniform(math.log(lengths_s[0]), math.log(lengths_s[1])))
         start = rng.uniform(margin_s, end_s - length)
         energy = recorder.energy(clock.at(start), clock.at(start + length))
-        found.append(Window(energy, curve.between(start, start + length)))
+        found.append(EnergyWindow(energy, curve.between(start, start + length)))
     return found
 
 
 def live_windows(
     recorder: Recorder,
     clock: FakeClock,
-    curve: Curve,
+    curve: WattCurve,
     count: int,
     rng: random.Random,
     *,
     lengths_s: tuple[float, float] = (0.1, 4.0),
     start_s: float | None = None,
-) -> list[Window]:
+) -> list[EnergyWindow]:
     """Windows that are asked for at their end, as those of answers are: once settled, or in vain.
 
     With ``start_s`` there is one window, from then to now.
@@ -116,5 +116,5 @@ def live_windows(
             clock.advance(HURRY_INTERVAL_NS / 1e9)
         energy = recorder.energy(start_ns, end_ns)
         start_s, end_s = ((t_ns - clock.start_ns) / 1e9 for t_ns in (start_ns, end_ns))
-        found.append(Window(energy, curve.between(start_s, end_s)))
+        found.append(EnergyWindow(energy, curve.between(start_s, end_s)))
     return found

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 
 @dataclass(frozen=True)
-class Curve:
+class WattCurve:
     """Straight lines between points, with jumps where two points share a time.
 
     Attributes:
@@ -54,36 +54,36 @@ class Curve:
         return self.joules(end_s) - self.joules(start_s)
 
 
-def steps(levels: Sequence[tuple[float, float]]) -> Curve:
+def steps(levels: Sequence[tuple[float, float]]) -> WattCurve:
     """Plateaus of (length in seconds, watts)."""
     points: list[tuple[float, float]] = []
     now = 0.0
     for length, watts in levels:
         points += [(now, watts), (now + length, watts)]
         now += length
-    return Curve(tuple(points))
+    return WattCurve(tuple(points))
 
 
-def constant(watts: float, seconds: float) -> Curve:
+def constant(watts: float, seconds: float) -> WattCurve:
     """The same power all the time."""
     return steps([(seconds, watts)])
 
 
-def stairs(rng: random.Random, seconds: float) -> Curve:
+def stairs(rng: random.Random, seconds: float) -> WattCurve:
     """Plateaus of 1 to 6 s between 40 and 300 W."""
     return _random_steps(rng, seconds, lambda: (rng.uniform(1, 6), rng.uniform(40, 300)))
 
 
-def ramps(rng: random.Random, seconds: float) -> Curve:
+def ramps(rng: random.Random, seconds: float) -> WattCurve:
     """Straight rises and falls of 0.5 to 5 s between 40 and 300 W."""
     points, now = [(0.0, 60.0)], 0.0
     while now < seconds:
         now += rng.uniform(0.5, 5)
         points.append((now, rng.uniform(40, 300)))
-    return Curve(tuple(points))
+    return WattCurve(tuple(points))
 
 
-def spikes(rng: random.Random, seconds: float) -> Curve:
+def spikes(rng: random.Random, seconds: float) -> WattCurve:
     """A quiet 120 W with spikes of 250 to 350 W that last 10 to 60 ms."""
     levels: list[tuple[float, float]] = []
     now = 0.0
@@ -94,7 +94,7 @@ def spikes(rng: random.Random, seconds: float) -> Curve:
     return steps(levels)
 
 
-def bursts(rng: random.Random, seconds: float) -> Curve:
+def bursts(rng: random.Random, seconds: float) -> WattCurve:
     """A load that is on and off for random times, as answers and pauses in a chat."""
     levels: list[tuple[float, float]] = []
     now = 0.0
@@ -105,14 +105,14 @@ def bursts(rng: random.Random, seconds: float) -> Curve:
     return steps(levels)
 
 
-def flicker(rng: random.Random, seconds: float) -> Curve:
+def flicker(rng: random.Random, seconds: float) -> WattCurve:
     """A load that changes every 5 to 40 ms around 220 W, as kernels of one token do."""
     return _random_steps(rng, seconds, lambda: (rng.uniform(0.005, 0.04), rng.uniform(150, 290)))
 
 
 def _random_steps(
     rng: random.Random, seconds: float, draw: Callable[[], tuple[float, float]]
-) -> Curve:
+) -> WattCurve:
     levels: list[tuple[float, float]] = []
     now = 0.0
     while now < seconds:
@@ -121,7 +121,7 @@ def _random_steps(
     return steps(levels)
 
 
-CURVES: dict[str, Callable[[random.Random, float], Curve]] = {
+CURVES: dict[str, Callable[[random.Random, float], WattCurve]] = {
     "constant": lambda rng, seconds: constant(rng.uniform(40, 300), seconds),
     "stairs": stairs,
     "ramps": ramps,

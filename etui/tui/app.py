@@ -20,11 +20,11 @@ from etui.errors import EtuiError, fault_text
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
 from etui.tui.app_messages import (
-    AppWish,
+    AppRequest,
     BackendFailed,
     BackendOpened,
     PoliciesThere,
-    RouteWanted,
+    RouteRequested,
     ShowsRoute,
     Unsaved,
 )
@@ -36,7 +36,7 @@ from etui.tui.modals import ConfirmModal
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
 from etui.tui.notices import notify_error
-from etui.tui.services import Backend, OpenBackend
+from etui.tui.services import OpenServices, Services
 from etui.tui.themes import THEMES
 
 LEAVE_SECONDS = 5.0
@@ -62,12 +62,12 @@ class EtuiApp(App[None]):
         *MODE_BINDINGS,
     ]  # fmt: skip
 
-    def __init__(self, config: Config, route: Route, open_backend: OpenBackend) -> None:
+    def __init__(self, config: Config, route: Route, open_backend: OpenServices) -> None:
         super().__init__(driver_class=driver_for(config.ascii))
         self._config = config
         self._route = route
         self._open_backend = open_backend
-        self.backend: Backend | None = None
+        self.backend: Services | None = None
         self.fault: BaseException | None = None
         self._unsaved = Unsaved("")
         self._chat = ChatScreen(config, route)
@@ -142,9 +142,9 @@ class EtuiApp(App[None]):
         chosen = route.model or f"policy {route.policy}"
         self.notify(sanitize(f"the next questions: {chosen}"), markup=False)
 
-    def on_app_wish(self, asked: AppWish) -> None:
+    def on_app_request(self, asked: AppRequest) -> None:
         match asked.wish:
-            case RouteWanted(route=route):
+            case RouteRequested(route=route):
                 self._take_route(route)
             case PoliciesThere(names=names) if self.backend is not None:
                 self.backend = replace(self.backend, policies=names)

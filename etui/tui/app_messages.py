@@ -9,11 +9,11 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from textual.message import Message
 
 from etui.runtime.route import Route
-from etui.tui.services import Backend
+from etui.tui.services import Services
 
 
 @dataclass(frozen=True, slots=True)
-class RouteWanted:
+class RouteRequested:
     """The next questions shall find their arm so."""
 
     route: Route
@@ -39,13 +39,13 @@ class Unsaved:
     keep: Callable[[], object] = field(default=lambda: None, compare=False)
 
 
-Wish: TypeAlias = RouteWanted | PoliciesThere | Unsaved
+AppAction: TypeAlias = RouteRequested | PoliciesThere | Unsaved
 
 
-class AppWish(Message):
+class AppRequest(Message):
     """A wish, on its way from a screen up to the app."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: AppAction) -> None:
         super().__init__()
         self.wish = wish
 
@@ -60,7 +60,7 @@ class ShowsRoute(Protocol):
 class BackendOpened(Message):
     """Everything behind the screen is there."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Services) -> None:
         super().__init__()
         self.backend = backend
 

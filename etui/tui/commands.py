@@ -16,7 +16,7 @@ from textual.markup import escape
 
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
-from etui.tui.services import Backend
+from etui.tui.services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class EtuiCommands(Provider):
 
 
 def route_commands(
-    backend: Backend, route: Route, take: Callable[[Route], object]
+    backend: Services, route: Route, take: Callable[[Route], object]
 ) -> Iterator[Command]:
     """One command a policy and a model that may answer the next questions."""
     for policy in backend.policies:

@@ -13,7 +13,7 @@ from etui import units
 from etui.errors import EtuiError, fault_text
 from etui.models.download import Progress, Report
 from etui.text.sanitize import sanitize
-from etui.tui.services import Shelf, TurnRunner
+from etui.tui.services import ModelCatalogue, TurnRunner
 
 REPORT_SECONDS = 0.1
 """Between two redraws of a progress bar."""
@@ -76,13 +76,13 @@ def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
     post(ended)
 
 
-def pull(shelf: Shelf, name: str, post: Post, stopped: Callable[[], bool]) -> JobEnded:
+def pull(shelf: ModelCatalogue, name: str, post: Post, stopped: Callable[[], bool]) -> JobEnded:
     """Download a model, going on where an earlier pull was stopped."""
     shelf.pull(name, _report(post, stopped, "the download was stopped", "press p to go on with it"))
     return JobEnded(f"{name} is here and checked")
 
 
-def verify(shelf: Shelf, name: str, post: Post, stopped: Callable[[], bool]) -> JobEnded:
+def verify(shelf: ModelCatalogue, name: str, post: Post, stopped: Callable[[], bool]) -> JobEnded:
     """Hash the whole file of a model."""
     checked = shelf.verify(
         name, _report(post, stopped, "the check was stopped", "press v to begin anew")

@@ -12,7 +12,7 @@ from textual.screen import Screen
 from etui.config.config import Config
 from etui.runtime.route import Route
 from etui.tui.commands import Command
-from etui.tui.services import Backend
+from etui.tui.services import Services
 
 MODE_BINDINGS: list[BindingType] = [
     Binding("f2", "switch_mode('chat')", "Chat", id="app.chat"),
@@ -33,7 +33,7 @@ _TELLS = {
 
 
 def screens(
-    config: Config, backend: Callable[[], Backend | None], route: Callable[[], Route]
+    config: Config, backend: Callable[[], Services | None], route: Callable[[], Route]
 ) -> dict[str, Callable[[], Screen[None]]]:
     """Mode -> what makes its screen; the imports wait until then.
 

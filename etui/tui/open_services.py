@@ -18,9 +18,9 @@ from etui.log.totals import Total
 from etui.log.writer import TurnWriter
 from etui.models.download import Progress, Report
 from etui.runtime.route import Route
-from etui.runtime.service import ChatRunner
+from etui.runtime.service import TurnService
 from etui.tui.power.spending_text import spent_joules
-from etui.tui.services import Backend, BudgetState, ModelOnOffer, Spending, Vitals
+from etui.tui.services import BudgetState, ModelOnOffer, Services, SpendingTotals, Vitals
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class LiveMeter:
         return watch.states if isinstance(watch, GpuWatch) else ()
 
 
-class ModelShelf:
-    """See :class:`etui.tui.services.Shelf`."""
+class InstalledModels:
+    """See :class:`etui.tui.services.ModelCatalogue`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -66,10 +66,10 @@ class ModelShelf:
     def models(self) -> Sequence[ModelOnOffer]:
         """Every model that has a name, looked up anew: another etui may have pulled one."""
         from etui.models.catalogue import load_catalogue
-        from etui.runtime.serving import on_this_machine
+        from etui.runtime.serving import models_on_disk
 
         catalogue = load_catalogue(self._config)
-        here = on_this_machine(self._config, catalogue)
+        here = models_on_disk(self._config, catalogue)
         return [ModelOnOffer(spec.name, spec.size, here(spec.name)) for spec in catalogue]
 
     def pull(self, name: str, report: Report) -> None:
@@ -123,14 +123,14 @@ class LoggedChats:
         self._writer.delete_chat(chat_id)
         self._writer.flush()
 
-    def spending(self, route: Route) -> Spending:
+    def spending(self, route: Route) -> SpendingTotals:
         """Totals of today and of the policy's periods."""
         now = datetime.now().astimezone()
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         today = self._since(midnight)
         if route.model is not None:
-            return Spending(today)
-        return Spending(today, self._budgets(route, today, now))
+            return SpendingTotals(today)
+        return SpendingTotals(today, self._budgets(route, today, now))
 
     def _budgets(self, route: Route, today: Total | None, now: datetime) -> tuple[BudgetState, ...]:
         from etui.models.catalogue import load_catalogue
@@ -154,16 +154,16 @@ class LoggedChats:
         return totals[0] if totals else None
 
 
-def open_backend(config: Config) -> Backend:
+def open_services(config: Config) -> Services:
     """Open everything behind the screen; the engine's process starts with its first model.
 
     Raises:
         LogUnavailable: The log cannot be written.
         InvalidFile: models.yaml or a setting cannot be used.
     """
-    from etui.backends.process import ChildProcess
+    from etui.backends.process import ProcessBackend
     from etui.energy.discovery import open_recorder
-    from etui.energy.idle_tracker import Rest
+    from etui.energy.idle_tracker import IdleTracker
     from etui.engine.library import default_threads, usable_cpus
     from etui.log.queries import LogReader
     from etui.log.writer import TurnWriter
@@ -171,7 +171,7 @@ def open_backend(config: Config) -> Backend:
 
     writer = TurnWriter(config)
     try:
-        shelf = ModelShelf(config)
+        shelf = InstalledModels(config)
         shelf.models()
         writer.ready()
         recorder = open_recorder(config)
@@ -181,9 +181,9 @@ def open_backend(config: Config) -> Backend:
             writer.close()
         raise
     policies = tuple(place.name for place in list_policies(config))
-    rest = Rest(recorder, config)
-    runner = ChatRunner(config, ChildProcess(config), recorder, writer, rest)
+    rest = IdleTracker(recorder, config)
+    runner = TurnService(config, ProcessBackend(config), recorder, writer, rest)
     chats = LoggedChats(config, LogReader(config), writer)
     threads = config.threads or default_threads()
     meter = LiveMeter(recorder)
-    return Backend(runner, meter, shelf, chats, policies, threads, usable_cpus())
+    return Services(runner, meter, shelf, chats, policies, threads, usable_cpus())

@@ -156,11 +156,11 @@ class ChatLog(Protocol):
     def delete(self, chat_id: str) -> None:
         """Remove a chat and its turns."""
 
-    def spending(self, route: Route) -> Spending:
+    def spending(self, route: Route) -> SpendingTotals:
         """What today and the policy's budgets have come to."""
 
 
-class Shelf(Protocol):
+class ModelCatalogue(Protocol):
     """The models of this machine."""
 
     def models(self) -> Sequence[ModelOnOffer]: ...
@@ -181,7 +181,7 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class Services:
     """Everything behind the screen.
 
     Attributes:
@@ -192,14 +192,14 @@ class Backend:
 
     runner: TurnRunner
     meter: PowerMeter
-    shelf: Shelf
+    shelf: ModelCatalogue
     chats: ChatLog
     policies: tuple[str, ...]
     threads: int = 1
     cpus: int = 2
 
 
-OpenBackend = Callable[[Config], Backend]
+OpenServices = Callable[[Config], Services]
 """Opens the backend, in a thread, after the first paint.
 
 Raises:
@@ -223,7 +223,7 @@ class BudgetState:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class SpendingTotals:
     """Totals over all chats: today's (None before its first turn), and the policy's budgets."""
 
     today: Total | None = None

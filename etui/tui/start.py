@@ -7,7 +7,7 @@ from etui.errors import EtuiError
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
 from etui.tui.exit_signals import leave_on_hangup
-from etui.tui.open_services import open_backend
+from etui.tui.open_services import open_services
 
 
 def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:
@@ -25,7 +25,7 @@ def run_app(config: Config, *, policy: str | None = None, model: str | None = No
         EtuiError: etui's folders cannot be written to, or the app has a fault.
     """
     make_home(config)
-    app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_backend)
+    app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_services)
     leave_on_hangup(app.put_aside)
     app.run()
     if isinstance(app.fault, EtuiError):

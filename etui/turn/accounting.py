@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from etui.energy.types import EnergyOf
 from etui.events import Batch, Finished
 from etui.turn.intervals import (
-    Interval,
     Leg,
     LegSpans,
+    TimeInterval,
     energy_over,
     seconds_of,
     spans_of,
@@ -64,7 +64,7 @@ def _first_token_seconds(legs: Sequence[Leg], stands: int) -> float | None:
     if first_ns is None:
         return None
     away = [gone for leg in legs[1 : stands + 1] for gone in leg.away]
-    return seconds_of(without(Interval(legs[0].end.start_ns, first_ns), away))
+    return seconds_of(without(TimeInterval(legs[0].end.start_ns, first_ns), away))
 
 
 def _energy(

@@ -21,7 +21,7 @@ from etui.turn.record import ProbeRecord, VoteRecord
 
 
 @dataclass(slots=True)
-class SoFar:
+class AnswerAccumulator:
     """What is known of an answer in progress, so that a turn cut short is told truthfully."""
 
     started_ns: int

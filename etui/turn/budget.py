@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from etui.arm import Arm
 from etui.energy.types import EnergyOf
 from etui.routing.limits import TurnBudget
-from etui.turn.accumulator import SoFar
+from etui.turn.accumulator import AnswerAccumulator
 from etui.units import energy_text, seconds_text, tokens_text
 
 _LOOK_EVERY_NS = 100_000_000
@@ -16,7 +16,7 @@ _LOOK_EVERY_NS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class SpentBefore:
     """What the hops before the running one have spent; joules are None when unmeasured."""
 
     joules: float | None = 0.0
@@ -24,7 +24,7 @@ class Before:
     seconds: float = 0.0
 
 
-class Allowance:
+class BudgetMonitor:
     """Watches one hop.
 
     Args:
@@ -35,7 +35,7 @@ class Allowance:
     """
 
     def __init__(
-        self, budget: TurnBudget | None, before: Before, arm: Arm, energy_of: EnergyOf
+        self, budget: TurnBudget | None, before: SpentBefore, arm: Arm, energy_of: EnergyOf
     ) -> None:
         self._budget = budget or TurnBudget()
         self._before = before
@@ -50,7 +50,7 @@ class Allowance:
             return self._arm
         return replace(self._arm, max_joules=max(left, 0.0))
 
-    def passed(self, so_far: SoFar, now_ns: int) -> str | None:
+    def passed(self, so_far: AnswerAccumulator, now_ns: int) -> str | None:
         """The budget that is spent by now, in words; None as long as none is."""
         tokens = self._before.tokens + so_far.thinking_tokens + so_far.answer_tokens
         if self._budget.tokens is not None and tokens >= self._budget.tokens:
@@ -62,7 +62,7 @@ class Allowance:
             return None
         return self._joules_passed(so_far, now_ns)
 
-    def _joules_passed(self, so_far: SoFar, now_ns: int) -> str | None:
+    def _joules_passed(self, so_far: AnswerAccumulator, now_ns: int) -> str | None:
         left, own = self._left_joules(), self._arm.max_joules
         if left is None and own is None:
             return None
@@ -82,7 +82,7 @@ class Allowance:
         return self._budget.joules - (self._before.joules or 0.0)
 
 
-def spent_before(budget: TurnBudget | None, before: Before) -> str | None:
+def spent_before(budget: TurnBudget | None, before: SpentBefore) -> str | None:
     """The turn's budget that is spent between two hops, in words; None if none is."""
     if budget is None:
         return None

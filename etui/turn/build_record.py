@@ -13,9 +13,9 @@ from etui.events import Loaded, Status, Unloaded
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
 from etui.turn.accounting import account, joules_of_votes, power_curve, tokens_of
-from etui.turn.accumulator import SoFar
+from etui.turn.accumulator import AnswerAccumulator
 from etui.turn.cascade import Hop, course_words, taken
-from etui.turn.intervals import Interval, Leg, LegSpans, energy_over, spans_of
+from etui.turn.intervals import Leg, LegSpans, TimeInterval, energy_over, spans_of
 from etui.turn.ports import Meter
 from etui.turn.record import HopRecord, LoadRecord, TurnRecord, UnloadRecord
 
@@ -36,17 +36,17 @@ class Ended:
     turn_id: str
     created_at: str
     hops: Sequence[Hop]
-    so_far: Sequence[SoFar]
+    so_far: Sequence[AnswerAccumulator]
     status: Status
     error: str | None
     predicted_joules: float | None
     settings: Mapping[str, Any]
 
 
-def leg_of(hop: Hop, seen: SoFar) -> Leg:
+def leg_of(hop: Hop, seen: AnswerAccumulator) -> Leg:
     """When a hop worked, loaded, and had others unloaded."""
-    load = Interval(hop.load.start_ns, hop.load.end_ns) if hop.load else None
-    return Leg(hop.end, load, tuple(Interval(u.start_ns, u.end_ns) for u in seen.unloads))
+    load = TimeInterval(hop.load.start_ns, hop.load.end_ns) if hop.load else None
+    return Leg(hop.end, load, tuple(TimeInterval(u.start_ns, u.end_ns) for u in seen.unloads))
 
 
 def turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) -> TurnRecord:

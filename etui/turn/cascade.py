@@ -70,7 +70,7 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AskConstrained:
     """The arm to ask next, and why."""
 
     arm: Arm
@@ -125,7 +125,7 @@ def next_step(
     hops: Sequence[Hop],
     spent: Spent,
     predict: Callable[[Arm], float | None],
-) -> Ask | Stop:
+) -> AskConstrained | Stop:
     """Decide what follows the last hop.
 
     Args:
@@ -154,7 +154,7 @@ def next_step(
         return Stop()
     if step.barred is not None:
         return Stop(_barred_text(decision.cascade, step.arm, step, spent.joules or 0.0))
-    return Ask(step.arm, f"{last.arm.name} was {sure_text(last)}")
+    return AskConstrained(step.arm, f"{last.arm.name} was {sure_text(last)}")
 
 
 def best(hops: Sequence[Hop]) -> Hop | None:
@@ -187,7 +187,7 @@ def sure_text(hop: Hop) -> str:
     return "without a confidence"
 
 
-def hop_words(decision: Decision, hop: Hop, step: Ask | Stop) -> str:
+def hop_words(decision: Decision, hop: Hop, step: AskConstrained | Stop) -> str:
     """What came of a hop, in words."""
     if hop.failure is not None:
         return f"failed: {hop.failure.what.splitlines()[0]}"
@@ -196,9 +196,9 @@ def hop_words(decision: Decision, hop: Hop, step: Ask | Stop) -> str:
     words = [sure_text(hop)]
     if decision.cascade is not None:
         words.append(f"{percent_text(decision.cascade.accept_at)} asked")
-    if isinstance(step, Ask) and step.arm.name == hop.arm.name:
+    if isinstance(step, AskConstrained) and step.arm.name == hop.arm.name:
         words.append("asked again for the letter alone")
-    elif isinstance(step, Ask):
+    elif isinstance(step, AskConstrained):
         words.append(f"{step.arm.name} is asked")
     elif step.why:
         words.append(step.why)
@@ -215,33 +215,35 @@ def course_words(decision: Decision, hops: Sequence[Hop], stands: Hop) -> str:
     return "; ".join(parts)
 
 
-def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> Ask | Stop:
+def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> AskConstrained | Stop:
     if best(hops) is not None:
         return Stop()
     reason = f"{last.arm.name} failed"
     fallback = decision.fallbacks.load_failed
     if last.at_load and fallback is not None and not _asked(hops, fallback):
-        return Ask(fallback, f"{last.arm.model} could not be loaded")
+        return AskConstrained(fallback, f"{last.arm.model} could not be loaded")
     if decision.cascade is None:
         return Stop()
     step = advance(decision.cascade, [hop.outcome for hop in hops], None, lambda arm: None)
-    return Stop() if step.arm is None else Ask(step.arm, reason)
+    return Stop() if step.arm is None else AskConstrained(step.arm, reason)
 
 
 def _asked(hops: Sequence[Hop], arm: Arm) -> bool:
     return any(hop.arm.name == arm.name and hop.arm.model == arm.model for hop in hops)
 
 
-def _constrained(question: str, decision: Decision, hops: Sequence[Hop], last: Hop) -> Ask | None:
+def _constrained(
+    question: str, decision: Decision, hops: Sequence[Hop], last: Hop
+) -> AskConstrained | None:
     """The same model asked for the letter alone, where a multiple choice came to none."""
     wanted = decision.fallbacks.no_answer == "ask_constrained"
     if last.answered or not wanted or last.arm.readout == "choices" or not options_of(question):
         return None
     arm = replace(last.arm, reasoning="direct", readout="choices")
-    return Ask(arm, f"{last.arm.name} named no option")
+    return AskConstrained(arm, f"{last.arm.name} named no option")
 
 
-def _barred_text(cascade: Cascade, arm: Arm, step: Step, spent: float) -> str:
+def _barred_text(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
     if step.barred == "hops":
         most = count_text(cascade.max_hops, "hop")
         return f"{arm.name} is not asked: {most} at most"
@@ -289,7 +291,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CascadeStep:
     """What follows in a cascade.
 
     Attributes:
@@ -320,7 +322,7 @@ def advance(
     outcomes: Sequence[Outcome],
     spent: float | None,
     predict: Callable[[Arm], float | None],
-) -> Step:
+) -> CascadeStep:
     """Decide what follows the arms that were asked.
 
     After an arm that failed the next one is asked whatever was spent, unless an answer is there
@@ -333,19 +335,19 @@ def advance(
         predict: Joules an arm is expected to take; None where that is not known.
     """
     if not outcomes:
-        return Step(cascade.arms[0])
+        return CascadeStep(cascade.arms[0])
     last = outcomes[-1]
     if last.accepted or (last.failed is not None and best_of(outcomes) is not None):
-        return Step()
+        return CascadeStep()
     asked = {outcome.arm.name for outcome in outcomes}
     at = [index for index, arm in enumerate(cascade.arms) if arm.name in asked]
     behind = cascade.arms[at[-1] + 1 :] if at else cascade.arms
     if last.failed == "load":
         behind = tuple(arm for arm in behind if arm.model != last.arm.model)
     if not behind:
-        return Step()
+        return CascadeStep()
     if last.failed is not None:
-        return Step(behind[0])
+        return CascadeStep(behind[0])
     return _limited(cascade, behind[0], len(at), spent or 0.0, predict)
 
 
@@ -374,14 +376,14 @@ def _limited(
     hops: int,
     spent: float,
     predict: Callable[[Arm], float | None],
-) -> Step:
+) -> CascadeStep:
     if hops >= cascade.max_hops:
-        return Step(arm, "hops")
+        return CascadeStep(arm, "hops")
     if cascade.max_joules is None:
-        return Step(arm)
+        return CascadeStep(arm)
     if spent >= cascade.max_joules:
-        return Step(arm, "spent")
+        return CascadeStep(arm, "spent")
     predicted = predict(arm)
     if predicted is not None and spent + predicted > cascade.max_joules:
-        return Step(arm, "predicted", predicted)
-    return Step(arm)
+        return CascadeStep(arm, "predicted", predicted)
+    return CascadeStep(arm)

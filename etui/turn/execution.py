@@ -15,11 +15,11 @@ from etui.events import Event, Status
 from etui.reasoning.control import BUDGET
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
-from etui.turn.accumulator import SoFar
-from etui.turn.budget import Allowance, Before, spent_before
+from etui.turn.accumulator import AnswerAccumulator
+from etui.turn.budget import BudgetMonitor, SpentBefore, spent_before
 from etui.turn.build_record import Ended, leg_of, load_record, turn_record, unload_record
 from etui.turn.cascade import (
-    Ask,
+    AskConstrained,
     Hop,
     Spent,
     Stop,
@@ -37,10 +37,10 @@ from etui.turn.ports import Meter, Serve, Served, Writer
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
-    from etui.routing.prediction import Outlook
+    from etui.routing.prediction import Predictor
 
 
-class Course:
+class TurnExecution:
     """One turn under way; ``run_turn`` drives it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Course:
         serve: Serve,
         answerer: Answerer,
         meter: Meter,
-        outlook: Outlook | None,
+        outlook: Predictor | None,
         cancelled: Callable[[], bool],
         clock_ns: Callable[[], int],
     ) -> None:
@@ -70,9 +70,12 @@ class Course:
         self._created_at = utc_now()
         self._turn_id = uuid4().hex[:12]
         self._hops: list[Hop] = []
-        self._seen: list[SoFar] = []
+        self._seen: list[AnswerAccumulator] = []
         self._predicted: list[float | None] = []
-        self._running: tuple[Arm, SoFar] | None = (decision.arm, SoFar(clock_ns()))
+        self._running: tuple[Arm, AnswerAccumulator] | None = (
+            decision.arm,
+            AnswerAccumulator(clock_ns()),
+        )
         self._served: Served | None = None
         self._budget: str | None = None
         self._over = False
@@ -82,8 +85,8 @@ class Course:
 
     def run(self) -> Iterator[HopStarted | Event | HopEnded]:
         """Ask one arm after the other until nothing follows."""
-        step: Ask | Stop = Ask(self._decision.arm, "")
-        while isinstance(step, Ask):
+        step: AskConstrained | Stop = AskConstrained(self._decision.arm, "")
+        while isinstance(step, AskConstrained):
             number, arm = len(self._hops) + 1, step.arm
             several = number > 1 or self._decision.cascade is not None
             if several:
@@ -93,7 +96,7 @@ class Course:
             hop = self._hops[-1]
             hop = self._hops[-1] = replace(hop, why=hop_words(self._decision, hop, step))
             self._over = isinstance(step, Stop)
-            if several or isinstance(step, Ask):
+            if several or isinstance(step, AskConstrained):
                 yield self._told(number, hop)
         last = self._hops[-1]
         if best(self._hops) is None:
@@ -137,10 +140,10 @@ class Course:
         return record
 
     def _answer(self, arm: Arm) -> Iterator[Event]:
-        allowance = Allowance(self._decision.budget, self._before(), arm, self._meter.energy)
+        allowance = BudgetMonitor(self._decision.budget, self._before(), arm, self._meter.energy)
         overflow = self._decision.fallbacks.context_overflow
         arm = replace(allowance.within(), context_overflow=overflow)
-        so_far = SoFar(self._clock_ns())
+        so_far = AnswerAccumulator(self._clock_ns())
         self._running, self._served, self._budget = (arm, so_far), None, None
         failure: EtuiError | None = None
         told = False
@@ -176,7 +179,7 @@ class Course:
 
     def _close(
         self,
-        running: tuple[Arm, SoFar],
+        running: tuple[Arm, AnswerAccumulator],
         status: Status,
         why: str,
         failure: EtuiError | None = None,
@@ -213,7 +216,7 @@ class Course:
             return None  # asked again for the letter: what was fitted is of its usual answers
         return self._outlook.calibrated(arm, confidence, margin)
 
-    def _next(self) -> Ask | Stop:
+    def _next(self) -> AskConstrained | Stop:
         last = self._hops[-1]
         if self._cancelled() and not last.stopped and not last.accepted:
             why = "stopped before the next arm was asked"
@@ -244,11 +247,11 @@ class Course:
             taken=self._over and taken(self._hops) is hop,
         )
 
-    def _before(self) -> Before:
+    def _before(self) -> SpentBefore:
         ends = [hop.end for hop in self._hops]
         joules = sum_of_known([hop.joules for hop in self._hops]) if self._hops else 0.0
         seconds = sum(spans.seconds for spans in spans_of(self._legs())) if self._hops else 0.0
-        return Before(joules, sum(end.output_tokens for end in ends), seconds)
+        return SpentBefore(joules, sum(end.output_tokens for end in ends), seconds)
 
     def _joules_of_last(self) -> float | None:
         spans = spans_of(self._legs())[-1]

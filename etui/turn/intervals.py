@@ -12,7 +12,7 @@ from etui.events import Finished
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class TimeInterval:
     """Two moments of the monotonic clock."""
 
     start_ns: int
@@ -35,11 +35,11 @@ class Leg:
     """
 
     end: Finished
-    load: Interval | None = None
-    unloads: tuple[Interval, ...] = ()
+    load: TimeInterval | None = None
+    unloads: tuple[TimeInterval, ...] = ()
 
     @property
-    def away(self) -> tuple[Interval, ...]:
+    def away(self) -> tuple[TimeInterval, ...]:
         """What lies outside the joules of the turn."""
         return self.unloads if self.load is None else (*self.unloads, self.load)
 
@@ -48,8 +48,8 @@ class Leg:
 class LegSpans:
     """When a leg worked: intervals of its two phases, without loads and unloads."""
 
-    prefill: tuple[Interval, ...]
-    decode: tuple[Interval, ...]
+    prefill: tuple[TimeInterval, ...]
+    decode: tuple[TimeInterval, ...]
 
     @property
     def seconds(self) -> float:
@@ -68,33 +68,33 @@ def spans_of(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
     begin_ns = legs[0].end.start_ns
     for leg in legs:
         end = leg.end
-        prefill = Interval(begin_ns, max(begin_ns, end.prefill_end_ns))
-        decode = Interval(prefill.end_ns, max(prefill.end_ns, end.end_ns))
+        prefill = TimeInterval(begin_ns, max(begin_ns, end.prefill_end_ns))
+        decode = TimeInterval(prefill.end_ns, max(prefill.end_ns, end.end_ns))
         spans.append(LegSpans(without(prefill, leg.away), (decode,)))
         begin_ns = decode.end_ns
     return tuple(spans)
 
 
-def without(whole: Interval, away: Iterable[Interval]) -> tuple[Interval, ...]:
+def without(whole: TimeInterval, away: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
     """What is left of an interval when others are cut out of it; at least one, perhaps empty."""
-    left: list[Interval] = []
+    left: list[TimeInterval] = []
     begin_ns = whole.start_ns
     for gone in sorted(away, key=lambda interval: interval.start_ns):
         start_ns = min(max(gone.start_ns, begin_ns), whole.end_ns)
         if start_ns > begin_ns:
-            left.append(Interval(begin_ns, start_ns))
+            left.append(TimeInterval(begin_ns, start_ns))
         begin_ns = max(begin_ns, min(gone.end_ns, whole.end_ns))
     if begin_ns < whole.end_ns or not left:
-        left.append(Interval(begin_ns, whole.end_ns))
+        left.append(TimeInterval(begin_ns, whole.end_ns))
     return tuple(left)
 
 
-def joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+def joined(intervals: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
     """Intervals in their order, those that touch made one, empty ones left out unless all are."""
-    made: list[Interval] = []
+    made: list[TimeInterval] = []
     for interval in intervals:
         if made and made[-1].end_ns == interval.start_ns:
-            made[-1] = Interval(made[-1].start_ns, interval.end_ns)
+            made[-1] = TimeInterval(made[-1].start_ns, interval.end_ns)
         elif made and made[-1].start_ns == made[-1].end_ns:
             made[-1] = interval
         elif not made or interval.start_ns != interval.end_ns:
@@ -102,7 +102,7 @@ def joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
     return tuple(made)
 
 
-def energy_over(intervals: Iterable[Interval], energy_of: EnergyOf) -> Energy:
+def energy_over(intervals: Iterable[TimeInterval], energy_of: EnergyOf) -> Energy:
     """Energy of several intervals as one; it is unmeasured when a part of it is.
 
     Half widths add up, which bounds the error when all parts share its cause. ``start_ns`` and
@@ -136,7 +136,7 @@ def energy_over(intervals: Iterable[Interval], energy_of: EnergyOf) -> Energy:
     )
 
 
-def seconds_of(intervals: Iterable[Interval]) -> float:
+def seconds_of(intervals: Iterable[TimeInterval]) -> float:
     """Their lengths added up, in seconds."""
     return math.fsum(interval.seconds for interval in intervals)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etui.arm import Arm, DecodePrice
+from etui.arm import Arm, TokenCost
 from etui.energy.types import Energy
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Served:
 
     spec: ModelSpec
     path: Path
-    price: DecodePrice | None = None
+    price: TokenCost | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

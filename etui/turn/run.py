@@ -19,20 +19,20 @@ from etui.chat import Query
 from etui.errors import EtuiError
 from etui.routing.decision import Decision
 from etui.turn.events import Decided, TurnFinished
-from etui.turn.execution import Course
+from etui.turn.execution import TurnExecution
 from etui.turn.ports import Meter, Serve, Served, Writer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from etui.arm import Arm, DecodePrice
+    from etui.arm import Arm, TokenCost
     from etui.backends.base import Answerer
     from etui.models.spec import ModelSpec
-    from etui.routing.prediction import Outlook
+    from etui.routing.prediction import Predictor
     from etui.turn.events import TurnEvent
 
 
-def serving_one(spec: ModelSpec, path: Path, price: DecodePrice | None = None) -> Serve:
+def serving_one(spec: ModelSpec, path: Path, price: TokenCost | None = None) -> Serve:
     """A ``serve`` for turns whose arms are all of one model."""
 
     def serve(arm: Arm) -> Served:
@@ -49,7 +49,7 @@ def run_turn(
     answerer: Answerer,
     meter: Meter,
     writer: Writer,
-    outlook: Outlook | None = None,
+    outlook: Predictor | None = None,
     settings: Mapping[str, Any] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     clock_ns: Callable[[], int] = time.monotonic_ns,
@@ -76,7 +76,7 @@ def run_turn(
         EtuiError: What stopped the answer, after the turn was saved. A model that is not there is
             told before anything was spent, so that turn is not saved.
     """
-    course = Course(query, decision, serve, answerer, meter, outlook, cancelled, clock_ns)
+    course = TurnExecution(query, decision, serve, answerer, meter, outlook, cancelled, clock_ns)
     try:
         yield Decided(decision)
         yield from course.run()

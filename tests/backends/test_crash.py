@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.backends.process import ChildProcess
+from etui.backends.process import ProcessBackend
 from etui.chat import Query
 from etui.config.config import Config
 from etui.energy.types import ChannelEnergy, Energy, Kind
@@ -41,17 +41,17 @@ class Meter10W(Sliced):
         return Energy(start_ns, end_ns, joules, 0.5, Kind.COUNTER, 1.0, channels=(channel,))
 
 
-def killed(child: ChildProcess) -> None:
+def killed(child: ProcessBackend) -> None:
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
 
 
-def stopped(child: ChildProcess) -> None:
+def stopped(child: ProcessBackend) -> None:
     assert child.pid is not None
     os.kill(child.pid, signal.SIGSTOP)
 
 
-def pipe_closed(child: ChildProcess) -> None:
+def pipe_closed(child: ProcessBackend) -> None:
     assert child._child is not None
     assert child._child.process.stdin is not None
     child._child.process.stdin.close()
@@ -60,19 +60,19 @@ def pipe_closed(child: ChildProcess) -> None:
 @pytest.fixture
 def child(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ChildProcess]:
+) -> Iterator[ProcessBackend]:
     """A child that has written to its log before anything happens to it."""
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys; print({LAST_WORDS!r}, file=sys.stderr)"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    child = ChildProcess(replace(config, threads=1), silent_seconds=3)
+    child = ProcessBackend(replace(config, threads=1), silent_seconds=3)
     yield child
     child.close()
 
 
 def turn(
-    child: ChildProcess, writer: TurnWriter, path: Path, text: str, tokens: int
+    child: ProcessBackend, writer: TurnWriter, path: Path, text: str, tokens: int
 ) -> Iterator[TurnEvent]:
     return run_turn(
         Query(text),
@@ -93,10 +93,10 @@ def turn(
     ],
 )
 def test_a_turn_whose_engine_goes_is_told_saved_and_followed_by_the_next(
-    child: ChildProcess,
+    child: ProcessBackend,
     config: Config,
     starter_model: Path,
-    harm: Callable[[ChildProcess], None],
+    harm: Callable[[ProcessBackend], None],
     says: str,
 ) -> None:
     seen: list[str] = []

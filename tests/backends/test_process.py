@@ -16,7 +16,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
-from etui.backends.process import ChildProcess
+from etui.backends.process import ProcessBackend
 from etui.chat import Message
 from etui.config.config import Config
 from etui.errors import EngineFailed, ModelUnavailable
@@ -32,8 +32,8 @@ def request(path: Path, text: str = "Tell me a long story.", tokens: int = 8) ->
 
 
 @pytest.fixture
-def child(config: Config) -> Iterator[ChildProcess]:
-    child = ChildProcess(replace(config, threads=1))
+def child(config: Config) -> Iterator[ProcessBackend]:
+    child = ProcessBackend(replace(config, threads=1))
     yield child
     child.close()
 
@@ -44,7 +44,7 @@ def finished(events: list[Event]) -> Finished:
     return last
 
 
-def test_answers_come_over_the_pipe(child: ChildProcess, starter_model: Path) -> None:
+def test_answers_come_over_the_pipe(child: ProcessBackend, starter_model: Path) -> None:
     first = list(child.answer(request(starter_model)))
     assert isinstance(first[0], Loaded)
     assert finished(first).output_tokens == 8
@@ -55,7 +55,7 @@ def test_answers_come_over_the_pipe(child: ChildProcess, starter_model: Path) ->
     assert finished(second).cached_tokens > 0
 
 
-def test_a_cancelled_answer_finishes(child: ChildProcess, starter_model: Path) -> None:
+def test_a_cancelled_answer_finishes(child: ProcessBackend, starter_model: Path) -> None:
     events = []
     for event in child.answer(request(starter_model, tokens=1500)):
         events.append(event)
@@ -68,7 +68,7 @@ def test_a_cancelled_answer_finishes(child: ChildProcess, starter_model: Path) -
 
 
 def test_a_prefill_can_be_cancelled_between_batches(
-    child: ChildProcess, starter_model: Path
+    child: ProcessBackend, starter_model: Path
 ) -> None:
     events = []
     for event in child.answer(request(starter_model, "one two three " * 400)):
@@ -80,7 +80,7 @@ def test_a_prefill_can_be_cancelled_between_batches(
     assert sum(isinstance(event, Prefilling) for event in events) <= 2
 
 
-def test_a_reader_that_goes_away_cancels(child: ChildProcess, starter_model: Path) -> None:
+def test_a_reader_that_goes_away_cancels(child: ProcessBackend, starter_model: Path) -> None:
     answer = child.answer(request(starter_model, tokens=1500))
     while not isinstance(next(answer), Answer):
         pass
@@ -89,7 +89,7 @@ def test_a_reader_that_goes_away_cancels(child: ChildProcess, starter_model: Pat
 
 
 def test_a_crash_is_told_and_the_next_question_works(
-    child: ChildProcess, starter_model: Path
+    child: ProcessBackend, starter_model: Path
 ) -> None:
     def killed() -> None:
         for event in child.answer(request(starter_model, tokens=1500)):
@@ -102,7 +102,7 @@ def test_a_crash_is_told_and_the_next_question_works(
 
 
 def test_a_hung_child_is_killed(config: Config, starter_model: Path) -> None:
-    child = ChildProcess(replace(config, threads=1), silent_seconds=2)
+    child = ProcessBackend(replace(config, threads=1), silent_seconds=2)
     pids = []
 
     def stopped() -> None:
@@ -121,7 +121,7 @@ def test_a_hung_child_is_killed(config: Config, starter_model: Path) -> None:
 def test_a_model_is_unloaded_between_answers_and_comes_back(
     config: Config, starter_model: Path
 ) -> None:
-    child = ChildProcess(replace(config, threads=1, keep_warm_seconds=0.05))
+    child = ProcessBackend(replace(config, threads=1, keep_warm_seconds=0.05))
     gone: queue.SimpleQueue[Unloaded] = queue.SimpleQueue()
     child.on_unloaded = gone.put
     # The answer itself takes longer than that, and is not cut.
@@ -137,7 +137,7 @@ def test_a_model_is_unloaded_between_answers_and_comes_back(
 
 
 def test_a_model_loaded_ahead_is_told_with_what_gives_way(
-    child: ChildProcess, starter_model: Path
+    child: ProcessBackend, starter_model: Path
 ) -> None:
     assert [type(event) for event in child.load(SPEC, starter_model)] == [Loaded]
     assert list(child.load(SPEC, starter_model)) == []
@@ -146,7 +146,7 @@ def test_a_model_loaded_ahead_is_told_with_what_gives_way(
 
 
 def test_one_model_is_given_up_when_asked_and_the_other_stays(
-    child: ChildProcess, starter_model: Path
+    child: ProcessBackend, starter_model: Path
 ) -> None:
     two = replace(SPEC, name="two")
     assert list(child.unload("two")) == []
@@ -162,7 +162,7 @@ def test_one_model_is_given_up_when_asked_and_the_other_stays(
     assert list(child.load(SPEC, starter_model)) == []
 
 
-def test_errors_keep_their_class(child: ChildProcess, tmp_path: Path) -> None:
+def test_errors_keep_their_class(child: ProcessBackend, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
     with pytest.raises(ModelUnavailable, match=r"broken.gguf is truncated"):
@@ -175,12 +175,12 @@ def test_the_log_ends_the_message_of_a_crash(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(config.home))
     (config.home / "sitecustomize.py").write_text("raise SystemExit('no such luck')")
-    child = ChildProcess(config)
+    child = ProcessBackend(config)
     with pytest.raises(EngineFailed, match=r"exit code 1; its log ends: .*no such luck"):
         child.start()
 
 
-def test_the_child_dies_with_its_parents_pipe(child: ChildProcess) -> None:
+def test_the_child_dies_with_its_parents_pipe(child: ProcessBackend) -> None:
     child.start()
     assert child.pid is not None
     process = psutil.Process(child.pid)
@@ -192,7 +192,7 @@ def test_the_child_dies_with_its_parents_pipe(child: ChildProcess) -> None:
     assert process.wait(timeout=10) in (0, None)
 
 
-def test_cancel_from_any_thread_and_at_any_time(child: ChildProcess) -> None:
+def test_cancel_from_any_thread_and_at_any_time(child: ProcessBackend) -> None:
     child.cancel()  # nothing runs: nothing happens
     child.start()
     threads = [threading.Thread(target=child.cancel) for _ in range(4)]

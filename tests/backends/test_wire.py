@@ -18,11 +18,11 @@ from etui.backends.wire import (
     Ask,
     Cancel,
     Done,
+    EngineEvent,
     Failed,
     Heartbeat,
     Hello,
     Load,
-    Told,
     Unload,
     WireError,
     decode,
@@ -70,7 +70,7 @@ REQUESTS = st.builds(
 )
 NUMBERS = st.integers(0, 2**40)
 LINES = st.one_of(
-    st.builds(Told, NUMBERS, EVENTS),
+    st.builds(EngineEvent, NUMBERS, EVENTS),
     st.builds(Ask, NUMBERS, REQUESTS),
     st.builds(Load, NUMBERS, SPECS, PATHS),
     st.builds(Unload, NUMBERS, TEXT),

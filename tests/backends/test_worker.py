@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from etui.backends import worker as module
-from etui.backends.wire import Done, Heartbeat, Told, decode
+from etui.backends.wire import Done, EngineEvent, Heartbeat, decode
 from etui.backends.worker import HOLD_SECONDS, Worker
 from etui.events import Answer
 
@@ -32,8 +32,8 @@ def came(read: int) -> list[object]:
         return []
 
 
-def told(number: int) -> Told:
-    return Told(1, Answer(number, "x", 1))
+def told(number: int) -> EngineEvent:
+    return EngineEvent(1, Answer(number, "x", 1))
 
 
 def test_tokens_that_follow_each_other_cross_together_and_nothing_passes_another(

@@ -20,13 +20,13 @@ from etui.calibration.grid import (
     seconds_left,
     visits,
 )
-from etui.calibration.measure import GREEDY, Bench, warm_up
+from etui.calibration.measure import GREEDY, TurnTimer, warm_up
 from etui.curves.fit import curve_of_points, error_on
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed, mape
 from etui.errors import EtuiError, UsageError
 from etui.testing.engine_session import SimulatedSession
-from etui.testing.gpu import Load, SimulatedGpu
+from etui.testing.gpu import GpuLoad, SimulatedGpu
 
 HERE = Conditions("a machine", "a build", 2)
 GRID = Grid()
@@ -36,7 +36,7 @@ ELSEWHERE = [(50, 24), (90, 150), (220, 40), (300, 170), (700, 30), (900, 110), 
 
 def bench(gpu, window_s=GRID.window_s, **session):
     gpu.rest(1.5)  # a meter has to see a counter move before it can tell anything
-    return Bench(SimulatedSession(gpu, **session), gpu, window_s, clock=gpu.clock)
+    return TurnTimer(SimulatedSession(gpu, **session), gpu, window_s, clock=gpu.clock)
 
 
 def calibrated(gpu, grid=GRID):
@@ -68,7 +68,7 @@ def real_turn(gpu, session, computed, output):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_turns_off_the_grid_are_predicted_within_ten_percent(seed):
-    gpu = SimulatedGpu(Load(), seed=seed)
+    gpu = SimulatedGpu(GpuLoad(), seed=seed)
     curve, held_out = calibrated(gpu)
     assert held_out is not None
     assert held_out <= 0.10
@@ -83,7 +83,7 @@ def test_turns_off_the_grid_are_predicted_within_ten_percent(seed):
 
 
 def test_a_point_is_what_one_turn_of_that_length_took():
-    gpu = SimulatedGpu(replace(Load(), noise=0.0, warm_share=0.0))
+    gpu = SimulatedGpu(replace(GpuLoad(), noise=0.0, warm_share=0.0))
     point = bench(gpu).measure(Visit(Length(256, 32))).point
     load = gpu.load
     prefill = load.watts(0, 256) * load.seconds(0, 256)
@@ -96,7 +96,7 @@ def test_a_point_is_what_one_turn_of_that_length_took():
 
 
 def test_a_short_phase_is_done_again_until_the_meter_can_see_it():
-    gpu = SimulatedGpu(Load())
+    gpu = SimulatedGpu(GpuLoad())
     point = bench(gpu, window_s=2.0).measure(Visit(Length(32, 8))).point
     assert point.prefill_seconds < 0.02
     assert point.prefill_uncertainty / point.prefill_joules < 0.05
@@ -105,7 +105,7 @@ def test_a_short_phase_is_done_again_until_the_meter_can_see_it():
 
 
 def test_a_model_that_cannot_be_rolled_back_is_prefilled_between():
-    quiet = replace(Load(), noise=0.0, warm_share=0.0)
+    quiet = replace(GpuLoad(), noise=0.0, warm_share=0.0)
     visit = Visit(Length(128, 64))
     usual = bench(SimulatedGpu(quiet)).measure(visit).point
     other = bench(SimulatedGpu(quiet), rolls_back=False).measure(visit).point
@@ -114,11 +114,11 @@ def test_a_model_that_cannot_be_rolled_back_is_prefilled_between():
 
 
 def test_a_machine_that_tells_nothing_is_no_bench():
-    gpu = SimulatedGpu(Load())
+    gpu = SimulatedGpu(GpuLoad())
     session = SimulatedSession(gpu)
     gpu.recorder.selection = replace(gpu.recorder.selection, summed=())
     with pytest.raises(EtuiError, match="nothing can be measured"):
-        Bench(session, gpu, 0.1, clock=gpu.clock).measure(Visit(Length(8, 4)))
+        TurnTimer(session, gpu, 0.1, clock=gpu.clock).measure(Visit(Length(8, 4)))
 
 
 def test_every_length_is_visited_as_often_as_asked_and_those_between_once():
@@ -188,7 +188,7 @@ def test_the_time_left_is_stretched_by_the_pace_so_far():
 def test_a_stopped_calibration_goes_on_from_its_points(config):
     order = visits(Grid((10, 40), (8, 32), repeats=1), seed=0)
     file = PointsFile(config, "m", "ab", GRID, HERE)
-    made = bench(SimulatedGpu(Load()), window_s=0.1)
+    made = bench(SimulatedGpu(GpuLoad()), window_s=0.1)
     first, second = made.measure(order[0]), made.measure(order[1])
     file.write([first])
     file.add(second)

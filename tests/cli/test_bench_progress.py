@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from etui.cli.bench_progress import Tally, Watcher, running_accuracy
+from etui.cli.bench_progress import RunTally, Watcher, running_accuracy
 from tests.bench import synthetic
 from tests.bench.store.test_run_folder import sample
 
 
 def test_the_line_tells_rate_rest_accuracy_and_joules():
-    tally = Tally(100, began=10.0)
+    tally = RunTally(100, began=10.0)
     for row in range(10):
         tally.add("direct", replace(sample(row), correct=row < 3, joules=2.0, kind="counter"))
         tally.new += 1
@@ -22,20 +22,20 @@ def test_the_line_tells_rate_rest_accuracy_and_joules():
 
 
 def test_joules_that_are_not_known_are_no_sum():
-    tally = Tally(2, began=0.0)
+    tally = RunTally(2, began=0.0)
     tally.add("direct", replace(sample(0), joules=2.0, kind="counter"))
     tally.add("direct", sample(1))
     assert "unmeasured" in tally.line(1.0)
 
 
 def test_answers_of_before_do_not_count_into_the_rate():
-    tally = Tally(10, began=0.0)
+    tally = RunTally(10, began=0.0)
     tally.add("direct", sample(0))
     assert tally.rate(5.0) is None
 
 
 def test_several_arms_are_told_apart():
-    tally = Tally(4, began=0.0)
+    tally = RunTally(4, began=0.0)
     tally.add("a", replace(sample(0), correct=True))
     tally.add("b", sample(0))
     assert "a 100.0 ±" in tally.line(1.0)

@@ -23,7 +23,7 @@ from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.runtime.provenance import conditions, provenance
 from etui.testing.engine_session import SimulatedSession
-from etui.testing.gpu import Load, SimulatedGpu
+from etui.testing.gpu import GpuLoad, SimulatedGpu
 from etui.turn.record import Tokens
 from tests.fixtures.turns import TURN
 from tests.log.test_curve_rows import CURVE, DECODE, NOW, PREFILL
@@ -111,7 +111,7 @@ def run(config, gpu, file, order, done):
 @pytest.fixture
 def gpu(monkeypatch):
     """A simulated GPU, and a bench that keeps its time."""
-    made = SimulatedGpu(Load())
+    made = SimulatedGpu(GpuLoad())
     made.rest(1.5)
     monkeypatch.setattr(
         calibration_run, "Bench", lambda *args, **more: BENCH(*args, **more, clock=made.clock)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from etui.arm import Arm, DecodePrice, EarlyExit
+from etui.arm import Arm, EarlyExit, TokenCost
 from etui.backends.base import AnswerRequest
 from etui.backends.wire import (
     Ask,
     Cancel,
     Done,
+    EngineEvent,
     Failed,
     Heartbeat,
     Hello,
     Hurry,
     Load,
-    Told,
     Unload,
     decode,
     encode,
@@ -50,9 +50,9 @@ __all__ = [
     "Cancel",
     "Config",
     "ContextOverflow",
-    "DecodePrice",
     "Done",
     "EarlyExit",
+    "EngineEvent",
     "EngineFailed",
     "Event",
     "ExitCode",
@@ -73,7 +73,7 @@ __all__ = [
     "Probe",
     "Settings",
     "Thought",
-    "Told",
+    "TokenCost",
     "Unload",
     "Unloaded",
     "Vote",

@@ -33,7 +33,7 @@ REQUEST = etui.AnswerRequest(
     (etui.Message("system", "Be brief."), etui.Message("user", "Grüße?\n")),
     ARM,
     "chat-1",
-    etui.DecodePrice(0.5, 0.001, 0.01, "operating curve"),
+    etui.TokenCost(0.5, 0.001, 0.01, "operating curve"),
 )
 EVENTS = (
     etui.Loaded("tiny", 1, 2, 0, 1000),
@@ -73,7 +73,7 @@ MESSAGES = (
     etui.Unload(3, "tiny"),
     etui.Cancel(1),
     etui.Hurry(1),
-    *(etui.Told(1, event) for event in EVENTS),
+    *(etui.EngineEvent(1, event) for event in EVENTS),
     EVENTS[1],
     etui.Done(1),
     etui.Failed.of(1, etui.EngineFailed("it failed", "try again")),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.gpu_sharing import GpuUse, Share, share_of
+from etui.energy.gpu_sharing import GpuShare, GpuUse, share_of
 from etui.turn.accounting import split_by_tokens
 
 GPU = "gpu:A"
@@ -25,24 +25,24 @@ def use(t_ns: int, own: float | None, other: float | None, others: int, unknown:
 @pytest.mark.parametrize(
     ("looks", "expected"),
     [
-        ([], Share(False, None)),
-        ([use(5, 80, 0, 0)], Share(False, 1.0)),
-        ([use(5, 80, 0.4, 1)], Share(False, 1.0)),
-        ([use(5, 60, 20, 1), use(6, 60, 20, 1)], Share(True, 0.75)),
-        ([use(5, 0, 50, 1)], Share(True, 0.0)),
-        ([use(5, None, None, 1)], Share(True, None)),
-        ([use(5, None, None, 0)], Share(False, None)),
-        ([use(5, 0, 80, 0, unknown=1)], Share(False, None)),
-        ([use(5, 0, 80, 0, unknown=2)], Share(True, None)),
-        ([use(500, 10, 90, 1)], Share(False, None)),
+        ([], GpuShare(False, None)),
+        ([use(5, 80, 0, 0)], GpuShare(False, 1.0)),
+        ([use(5, 80, 0.4, 1)], GpuShare(False, 1.0)),
+        ([use(5, 60, 20, 1), use(6, 60, 20, 1)], GpuShare(True, 0.75)),
+        ([use(5, 0, 50, 1)], GpuShare(True, 0.0)),
+        ([use(5, None, None, 1)], GpuShare(True, None)),
+        ([use(5, None, None, 0)], GpuShare(False, None)),
+        ([use(5, 0, 80, 0, unknown=1)], GpuShare(False, None)),
+        ([use(5, 0, 80, 0, unknown=2)], GpuShare(True, None)),
+        ([use(500, 10, 90, 1)], GpuShare(False, None)),
     ],
 )
-def test_shares(looks: list[GpuUse], expected: Share) -> None:
+def test_shares(looks: list[GpuUse], expected: GpuShare) -> None:
     assert share_of(looks, GPU, 0, 10, 100) == expected
 
 
 def test_other_gpus_do_not_count() -> None:
-    assert share_of([use(5, 10, 90, 1)], "gpu:B", 0, 10, 0) == Share(False, None)
+    assert share_of([use(5, 10, 90, 1)], "gpu:B", 0, 10, 0) == GpuShare(False, None)
 
 
 @given(st.floats(0, 1e6), st.lists(st.integers(0, 4096), min_size=1, max_size=12))

@@ -10,7 +10,7 @@ import pytest
 
 from etui.config.config import Config
 from etui.energy.discovery import open_recorder
-from etui.energy.gpu_sharing import Share
+from etui.energy.gpu_sharing import GpuShare
 from etui.energy.idle_baseline import (
     Baselines,
     Idle,
@@ -23,13 +23,13 @@ from etui.energy.idle_baseline import (
 from etui.energy.recorder import Recorder
 from etui.testing.devices import FakeClock, FakeDevice
 from etui.testing.play import sample
-from etui.testing.power_curves import Curve, constant, steps
+from etui.testing.power_curves import WattCurve, constant, steps
 
 COLD = Idle({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
 LOADED = Idle({"gpu:FAKE": 60.0}, 2.0, 5.0, True)
 
 
-def running(curve: Curve) -> tuple[Recorder, FakeClock]:
+def running(curve: WattCurve) -> tuple[Recorder, FakeClock]:
     clock = FakeClock()
     rng = random.Random(1)
     recorder = Recorder(
@@ -81,8 +81,8 @@ def test_a_loaded_baseline_of_other_hardware_gives_way_to_the_cold_one() -> None
 
 def test_a_gpu_that_others_use_is_not_at_rest() -> None:
     class Crowd:
-        def share(self, scope: str, start_ns: int, end_ns: int) -> Share:
-            return Share(True, 0.1)
+        def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
+            return GpuShare(True, 0.1)
 
     recorder, _ = running(constant(45.0, 30))
     recorder.watch = Crowd()

@@ -8,11 +8,11 @@ import pytest
 
 from etui.config.config import Config
 from etui.energy.idle_baseline import Baselines, Idle, load_baselines, save_baselines
-from etui.energy.idle_tracker import KEPT_SECONDS, MEASURED_SECONDS, QUIET_SECONDS, Rest
+from etui.energy.idle_tracker import KEPT_SECONDS, MEASURED_SECONDS, QUIET_SECONDS, IdleTracker
 from etui.energy.recorder import Recorder
 from etui.testing.devices import FakeClock, FakeDevice
 from etui.testing.play import sample
-from etui.testing.power_curves import Curve, constant, steps
+from etui.testing.power_curves import WattCurve, constant, steps
 
 NEEDED = QUIET_SECONDS + MEASURED_SECONDS
 
@@ -20,10 +20,10 @@ NEEDED = QUIET_SECONDS + MEASURED_SECONDS
 class Chat:
     """A recorder on a fake clock whose pauses last as long as a test says."""
 
-    def __init__(self, config: Config, curve: Curve) -> None:
+    def __init__(self, config: Config, curve: WattCurve) -> None:
         self.clock = FakeClock()
         self.recorder = Recorder([FakeDevice(curve, self.clock)], clock=self.clock)
-        self.rest = Rest(self.recorder, config, self.clock)
+        self.rest = IdleTracker(self.recorder, config, self.clock)
         self.wait(2)
 
     def wait(self, seconds: float) -> None:

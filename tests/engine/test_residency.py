@@ -14,7 +14,7 @@ import pytest
 
 from etui.arm import Arm, Sampling
 from etui.backends.base import AnswerRequest
-from etui.backends.local import InProcess
+from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
 from etui.engine import residency as module
@@ -231,7 +231,7 @@ def test_a_template_that_fails_ends_the_answer_and_not_the_engine(
     path = with_template(starter_model, tmp_path / "odd.gguf", template)
     arm = Arm("quick", "one", max_tokens=2)
     asked = AnswerRequest(SPEC, path, (Message("user", "Hi"),), arm)
-    with closing(InProcess(replace(config, threads=1))) as engine:
+    with closing(LocalBackend(replace(config, threads=1))) as engine:
         with pytest.raises(ModelUnavailable, match="the chat template of one") as caught:
             list(engine.answer(asked))
         assert says in caught.value.what

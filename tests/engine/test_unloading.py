@@ -13,7 +13,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
-from etui.backends.local import InProcess
+from etui.backends.local import LocalBackend
 from etui.chat import Message, Query
 from etui.config.config import Config
 from etui.energy.types import Energy, Kind
@@ -200,7 +200,7 @@ def test_a_turn_that_needs_room_logs_what_gave_way_and_its_load(
     config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Event] = []
-    with closing(InProcess(replace(config, threads=1))) as engine, TurnWriter(config) as writer:
+    with closing(LocalBackend(replace(config, threads=1))) as engine, TurnWriter(config) as writer:
         room_for(1, engine._residency, monkeypatch)
         assert [type(event) for event in engine.load(SPEC, starter_model)] == [Loaded]
         assert list(engine.load(SPEC, starter_model)) == []
@@ -238,7 +238,7 @@ def test_an_answer_after_its_model_gave_way_loads_it_again(
 ) -> None:
     arm = Arm("quick", "one", max_tokens=2)
     asked = AnswerRequest(SPEC, starter_model, (Message("user", "Hi"),), arm)
-    with closing(InProcess(replace(config, threads=1))) as engine:
+    with closing(LocalBackend(replace(config, threads=1))) as engine:
         room_for(1, engine._residency, monkeypatch)
         first = list(engine.answer(asked))
         list(engine.answer(replace(asked, model=TWO)))

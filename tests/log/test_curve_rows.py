@@ -13,7 +13,7 @@ from etui.arm import Arm
 from etui.curves.fit import TooFewPoints
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Residual, Speed
-from etui.log.curve_lookup import LEAST_TURNS, curve_here, curve_of_log, turns_here
+from etui.log.curve_lookup import LEAST_TURNS, curve_of_log, find_curve, turns_here
 from etui.log.curve_rows import curve_record
 from etui.log.model_facts import model_facts
 from etui.log.queries import LogReader
@@ -21,7 +21,7 @@ from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.routing.joules_predictor import ArmKey
 from etui.runtime.provenance import conditions
-from etui.runtime.serving import price_for, refit_curve
+from etui.runtime.serving import refit_curve, token_cost_for
 from etui.turn.record import LoadRecord, Seconds, Tokens
 
 NOW = Conditions("a machine", "llama-cpp-python 9", 2, ("gpu:GPU-1",), 300.0)
@@ -102,18 +102,18 @@ def test_the_newest_calibration_that_holds_here_is_used(config):
     )
     save(config, curves=[CURVE, newer, elsewhere])
     with LogReader(config) as log:
-        assert curve_here(log, "m", "ab", NOW) == newer
-        assert curve_here(log, "m", "ab", replace(NOW, threads=8)) is None
+        assert find_curve(log, "m", "ab", NOW) == newer
+        assert find_curve(log, "m", "ab", replace(NOW, threads=8)) is None
 
 
 def test_without_a_calibration_twenty_turns_make_a_curve(config, turn):
     save(config, *(turn(i) for i in range(LEAST_TURNS - 1)))
     with LogReader(config) as log:
-        assert curve_here(log, "m", "ab", NOW, save=lambda record: None) is None
+        assert find_curve(log, "m", "ab", NOW, save=lambda record: None) is None
     save(config, turn(LEAST_TURNS))
     kept = []
     with LogReader(config) as log:
-        made = curve_here(log, "m", "ab", NOW, kept.append)
+        made = find_curve(log, "m", "ab", NOW, kept.append)
     assert made is not None
     assert (made.source, made.n, made.kind) == ("log", LEAST_TURNS, "counter")
     said = made.joules(60, 0, 40)
@@ -126,11 +126,11 @@ def test_a_curve_of_the_log_is_made_anew_after_twenty_more_turns(config, turn):
     made = replace(CURVE, source="log", created_at="2026-11-24T10:20:00.000+00:00")
     save(config, *(turn(i) for i in range(LEAST_TURNS)), curves=[made])
     with LogReader(config) as log:
-        assert curve_here(log, "m", "ab", NOW) == made
+        assert find_curve(log, "m", "ab", NOW) == made
     save(config, *(turn(30 + i) for i in range(LEAST_TURNS)))
     with LogReader(config) as log:
-        assert curve_here(log, "m", "ab", NOW) == made
-        again = curve_here(log, "m", "ab", NOW, lambda record: None)
+        assert find_curve(log, "m", "ab", NOW) == made
+        again = find_curve(log, "m", "ab", NOW, lambda record: None)
     assert again is not None
     assert (again.source, again.n) == ("log", 2 * LEAST_TURNS)
 
@@ -155,7 +155,7 @@ def test_the_turn_that_makes_enough_leaves_a_curve_behind(config, turn):
 def test_a_calibration_is_not_displaced_by_the_log(config, turn):
     save(config, *(turn(i) for i in range(30)), curves=[CURVE])
     with LogReader(config) as log:
-        assert curve_here(log, "m", "ab", NOW) == CURVE
+        assert find_curve(log, "m", "ab", NOW) == CURVE
 
 
 def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, turn):
@@ -184,7 +184,7 @@ def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, tu
 def test_turns_of_one_length_make_no_curve(config, turn):
     save(config, *(turn(i, computed=30, output=30) for i in range(25)))
     with LogReader(config) as log:
-        assert curve_here(log, "m", "ab", NOW, save=lambda record: None) is None
+        assert find_curve(log, "m", "ab", NOW, save=lambda record: None) is None
 
 
 def test_facts_of_a_model(config, turn):
@@ -223,7 +223,7 @@ def test_thought_is_priced_by_the_curve_before_the_mean_of_turns(config, turn):
     spec = ModelSpec("m", "tiny", (), sha256="ab")
     arm = Arm("a", "m", "cot", max_joules=5.0)
     save(config, turn(1))
-    assert price_for(arm, spec, config).source == "the mean of 1 turn"
+    assert token_cost_for(arm, spec, config).source == "the mean of 1 turn"
     here = replace(CURVE, curve_id=uuid4().hex, conditions=conditions(config))
     save(config, curves=[here])
-    assert price_for(arm, spec, config) == here.to_decode_price()
+    assert token_cost_for(arm, spec, config) == here.to_decode_price()

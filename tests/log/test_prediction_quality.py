@@ -14,7 +14,7 @@ from etui.log.curve_lookup import LoggedTurn
 from etui.log.filters import TurnFilter, clause
 from etui.log.prediction_quality import (
     LEAST_DRIFT_TURNS,
-    Outcome,
+    PredictionOutcome,
     accuracy_by,
     accuracy_of,
     drift_of,
@@ -26,7 +26,7 @@ from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from tests.log.test_curve_rows import CURVE, DECODE, PREFILL
 
-QUICK = Outcome("m", "quick", "counter", 10.0, 8.0, None)
+QUICK = PredictionOutcome("m", "quick", "counter", 10.0, 8.0, None)
 
 
 def shadow(arm, predicted=None, model="m"):
@@ -117,5 +117,7 @@ def test_outcomes_are_read_from_the_log(config, make_turn):
     wanted = clause(TurnFilter())
     with LogReader(config) as log:
         first, second = outcomes(log.select(outcomes_sql(wanted), wanted.values))
-    assert first == Outcome("smollm2-135m", "think", "counter", 11.0, 12.34, trace["shadow"])
+    assert first == PredictionOutcome(
+        "smollm2-135m", "think", "counter", 11.0, 12.34, trace["shadow"]
+    )
     assert (second.measured_joules, second.shadow) == (None, None)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from etui.arm import Arm, DecodePrice
+from etui.arm import Arm, TokenCost
 from etui.log.queries import LogReader
-from etui.log.token_cost import TurnCost, mean_price
+from etui.log.token_cost import TurnCost, mean_token_cost
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
-from etui.runtime.serving import price_for
+from etui.runtime.serving import token_cost_for
 from etui.turn.record import Tokens
 
 SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)
@@ -40,7 +40,7 @@ def test_joules_are_divided_by_tokens_not_by_turns(config, spent):
     save(config, spent(1, 10.0, 100, 30.0, 10), spent(2, 20.0, 200, 60.0, 50))
     with LogReader(config) as log:
         price = log.price(SPEC.name, SPEC.sha256)
-    assert price == DecodePrice(90.0 / 60, 0.0, 30.0 / 300, "the mean of 2 turns")
+    assert price == TokenCost(90.0 / 60, 0.0, 30.0 / 300, "the mean of 2 turns")
 
 
 def test_votes_other_models_and_unmeasured_turns_do_not_count(config, spent, make_turn):
@@ -60,22 +60,22 @@ def test_votes_other_models_and_unmeasured_turns_do_not_count(config, spent, mak
 
 def test_estimates_and_readings_are_not_mixed():
     turns = [TurnCost(1, 10, 5, 10, "estimate"), TurnCost(1, 10, 50, 10, "counter")]
-    price = mean_price(turns)
+    price = mean_token_cost(turns)
     assert price is not None
     assert price.joules_per_token == 0.5
-    assert mean_price([]) is None
+    assert mean_token_cost([]) is None
 
 
 def test_only_arms_that_weigh_joules_ask_for_a_price(config, spent):
     save(config, spent(1, 1.0, 10, 2.0, 10))
-    assert price_for(Arm("a", "m", "cot", max_joules=5.0), SPEC, config) is not None
-    assert price_for(Arm("a", "m", "cot", exchange=2.0), SPEC, config) is not None
+    assert token_cost_for(Arm("a", "m", "cot", max_joules=5.0), SPEC, config) is not None
+    assert token_cost_for(Arm("a", "m", "cot", exchange=2.0), SPEC, config) is not None
     for arm in (Arm("a", "m", "cot"), Arm("a", "m", "direct", max_joules=5.0)):
-        assert price_for(arm, SPEC, config) is None
+        assert token_cost_for(arm, SPEC, config) is None
 
 
 def test_a_log_that_does_not_exist_or_is_damaged_has_no_price(config):
     arm = Arm("a", "m", "cot", exchange=2.0)
-    assert price_for(arm, SPEC, config) is None
+    assert token_cost_for(arm, SPEC, config) is None
     config.database.write_bytes(b"no database at all" * 100)
-    assert price_for(arm, SPEC, config) is None
+    assert token_cost_for(arm, SPEC, config) is None

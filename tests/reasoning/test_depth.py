@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.arm import DecodePrice, EarlyExit
-from etui.reasoning.depth import Look, Spending, confident, not_worth_it, too_dear
+from etui.arm import EarlyExit, TokenCost
+from etui.reasoning.depth import JoulesSpent, Look, confident, not_worth_it, too_dear
 
-PRICE = DecodePrice(0.5, 0.001, 0.05)
+PRICE = TokenCost(0.5, 0.001, 0.05)
 COUNTS = st.integers(0, 2000)
 
 
@@ -51,18 +51,18 @@ def test_one_look_can_be_enough():
 
 def test_a_chunk_that_does_not_fit_is_too_dear():
     # 100 prompt tokens at 0.05 J, 48 of thought, 48 more, 10 for the answer.
-    flat = DecodePrice(0.5, 0.0, 0.05)
+    flat = TokenCost(0.5, 0.0, 0.05)
     needed = 100 * 0.05 + (48 + 48 + 10) * 0.5
-    fits = Spending(flat, needed, 100, 10)
+    fits = JoulesSpent(flat, needed, 100, 10)
     assert too_dear(fits, 148, 48, 48) is None
-    short = Spending(flat, needed - 4.0, 100, 10)
+    short = JoulesSpent(flat, needed - 4.0, 100, 10)
     assert too_dear(short, 148, 48, 48) == (
         "48 tokens more would take ~24 J, and ~20 J of 54.0 J is left beside the answer"
     )
 
 
 @pytest.mark.parametrize(
-    "spending", [Spending(None, 10.0, 100, 10), Spending(PRICE, None, 100, 10)]
+    "spending", [JoulesSpent(None, 10.0, 100, 10), JoulesSpent(PRICE, None, 100, 10)]
 )
 def test_without_a_price_or_a_limit_nothing_is_too_dear(spending):
     assert too_dear(spending, 10_000, 9_000, 1_000) is None
@@ -70,8 +70,8 @@ def test_without_a_price_or_a_limit_nothing_is_too_dear(spending):
 
 @given(limit=st.floats(1, 1e4), context=COUNTS, thought=COUNTS, chunk=st.integers(1, 200))
 def test_a_larger_budget_never_stops_earlier(limit, context, thought, chunk):
-    small = too_dear(Spending(PRICE, limit, 50, 20), context + thought, thought, chunk)
-    large = too_dear(Spending(PRICE, 2 * limit, 50, 20), context + thought, thought, chunk)
+    small = too_dear(JoulesSpent(PRICE, limit, 50, 20), context + thought, thought, chunk)
+    large = too_dear(JoulesSpent(PRICE, 2 * limit, 50, 20), context + thought, thought, chunk)
     assert small is not None or large is None
 
 

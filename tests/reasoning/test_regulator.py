@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from etui.arm import Arm, DecodePrice, EarlyExit
+from etui.arm import Arm, EarlyExit, TokenCost
 from etui.chat import Message
 from etui.events import Probe, Thought
 from etui.reasoning.answer import answer
@@ -123,7 +123,7 @@ def test_a_cache_without_room_is_not_looked_into(fake):
 
 
 def test_joules_that_are_left_bound_the_depth(fake):
-    price = DecodePrice(1.0, source="mean of 4 turns")
+    price = TokenCost(1.0, source="mean of 4 turns")
     session = fake(thinker())
     _, end, probes = run(session, cot(max_joules=168.0, think_tokens=400), price=price)
     assert probes == []  # no confidence is asked for
@@ -138,13 +138,13 @@ def test_joules_that_are_left_bound_the_depth(fake):
 
 def test_no_thought_is_begun_that_cannot_be_paid(fake):
     session = fake(thinker())
-    _, end, _ = run(session, cot(max_joules=30.0), price=DecodePrice(1.0))
+    _, end, _ = run(session, cot(max_joules=30.0), price=TokenCost(1.0))
     assert (end.thinking_tokens, end.answer) == (0, "B")
     assert end.why.startswith("regulated depth: no thought, for 48 tokens more would take ~48 J")
 
 
 def test_the_exchange_rate_ends_thought_that_gains_nothing(fake):
-    price = DecodePrice(1.0, source="operating curve")
+    price = TokenCost(1.0, source="operating curve")
     session = fake(thinker(), sees=certain_from(1000))
     _, end, probes = run(session, cot(exchange=5.0, think_tokens=400), price=price)
     assert [p.thinking_tokens for p in probes] == [0, 48, 96]

@@ -13,7 +13,7 @@ from etui.replay.judge import Table, judge
 from etui.replay.policy_replay import replay_policy
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance
-from etui.routing.accuracy.predictor import FittedHeads
+from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.library import PolicyPlace, check_text
 from tests.replay import made
 
@@ -104,7 +104,7 @@ def test_an_objective_goes_by_heads_of_the_other_folds():
 
 def test_an_objective_goes_by_heads_of_other_questions():
     origin = Provenance(fitted_at="", source=(), data_sha256="", n=600, excluded=0, etui="")
-    heads = FittedHeads(fit_heads(made.graded(600, seed=1), origin))
+    heads = AccuracyPredictor(fit_heads(made.graded(600, seed=1), origin))
     table = made.graded(300)
     routed = replay_policy(OBJECTIVE, table, table.joules, label="J", heads=heads)
     hard = np.array(["=" in q.stem for q in table.questions])

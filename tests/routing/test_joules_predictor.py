@@ -17,7 +17,7 @@ from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
 from etui.routing.joules_predictor import (
     PRIOR_TURNS,
     ArmKey,
-    ModelFacts,
+    LoggedModelFacts,
     PastOutput,
     expected_tokens,
     forecast,
@@ -29,7 +29,7 @@ CURVE = OperatingCurve(
     prefill=PhaseCurve(1.0, 0.02, band=0.1), decode=PhaseCurve(2.0, 0.5, 1e-4, band=0.1),
     speed=Speed(1000.0, 50.0, 30.0, 40.0),
 )  # fmt: skip
-FACTS = ModelFacts(curve=CURVE, load_joules=30.0, load_seconds=2.0, prompt_overhead=10.0)
+FACTS = LoggedModelFacts(curve=CURVE, load_joules=30.0, load_seconds=2.0, prompt_overhead=10.0)
 DIRECT = Arm("quick", "m", max_tokens=100)
 THINK = Arm("think", "m", "cot", think_tokens=200, max_tokens=100)
 VOTE = Arm("vote", "m", "vote", think_tokens=50, max_tokens=50, votes=6, stop=VoteStop("all"))
@@ -72,7 +72,7 @@ def test_a_load_that_nobody_measured_is_said_and_not_passed_off_as_nothing():
 
 
 def test_without_a_curve_speed_and_watts_tell_and_are_labelled():
-    facts = ModelFacts(speed=Speed(400.0, 38.2, 50.0, 45.4), prompt_overhead=0.0)
+    facts = LoggedModelFacts(speed=Speed(400.0, 38.2, 50.0, 45.4), prompt_overhead=0.0)
     said = forecast(DIRECT, PLAIN, facts, resident=True)
     assert said.source == "uncalibrated: 38 tok/s at 45 W"
     assert said.prefill == pytest.approx(100 / 400 * 50)
@@ -81,8 +81,8 @@ def test_without_a_curve_speed_and_watts_tell_and_are_labelled():
 
 
 def test_of_an_unknown_model_nothing_is_predicted():
-    assert forecast(DIRECT, PLAIN, ModelFacts(), resident=True) is None
-    unmeasured = ModelFacts(speed=Speed(400.0, 38.0, None, None))
+    assert forecast(DIRECT, PLAIN, LoggedModelFacts(), resident=True) is None
+    unmeasured = LoggedModelFacts(speed=Speed(400.0, 38.0, None, None))
     assert forecast(DIRECT, PLAIN, unmeasured, resident=True) is None
 
 

@@ -12,10 +12,10 @@ from etui.routing.decide import decide
 from etui.routing.decision import Decision
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
-from etui.routing.prediction import Outlook, PredictedAccuracy
+from etui.routing.prediction import PredictedAccuracy, Predictor
 from etui.routing.shadow import with_shadow
 from etui.runtime.choose import choose
-from etui.runtime.overrides import Wish
+from etui.runtime.overrides import Overrides
 
 QUERY = Query("add")
 
@@ -40,7 +40,7 @@ def decided(config: Config, trial: str) -> Decision:
     (config.models_dir / "smollm2-135m.gguf").write_bytes(b"GGUF")
     (config.policies_dir / "force.yaml").write_text(FORCE)
     (config.policies_dir / "trial.yaml").write_text(trial)
-    return choose(Query("add"), Wish(policy="force"), config, load_catalogue(config))
+    return choose(Query("add"), Overrides(policy="force"), config, load_catalogue(config))
 
 
 def test_what_the_shadow_would_have_done_is_in_the_trace(config: Config) -> None:
@@ -68,7 +68,7 @@ def test_a_broken_shadow_stops_nothing(config: Config) -> None:
 
 def test_without_a_shadow_the_trace_says_none(config: Config) -> None:
     decision = decided(config, TRIAL)
-    alone = choose(Query("add"), Wish(policy="frugal"), config, load_catalogue(config))
+    alone = choose(Query("add"), Overrides(policy="frugal"), config, load_catalogue(config))
     assert decision.shadow is not None
     assert alone.trace()["shadow"] is None
 
@@ -91,7 +91,7 @@ def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
     policy = load_policy("force", config, models)
     asked: list[str] = []
 
-    def look_ahead(other: Policy) -> tuple[Outlook | None, None]:
+    def look_ahead(other: Policy) -> tuple[Predictor | None, None]:
         asked.append(other.name)
         return Sure(), None
 

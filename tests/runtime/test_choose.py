@@ -10,8 +10,8 @@ from etui.chat import Query
 from etui.errors import InvalidFile, ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
 from etui.runtime.choose import choose
-from etui.runtime.overrides import Wish
-from etui.runtime.serving import on_this_machine, serving
+from etui.runtime.overrides import Overrides
+from etui.runtime.serving import find_model_file, models_on_disk
 
 QUERY = Query("What is a joule?")
 
@@ -34,7 +34,7 @@ def machine(config):
                 (config.models_dir / f"{name}.gguf").touch()
 
         def choose(self, **wishes):
-            return choose(QUERY, Wish(**wishes), self.config, self.catalogue)
+            return choose(QUERY, Overrides(**wishes), self.config, self.catalogue)
 
     return Machine()
 
@@ -54,7 +54,7 @@ def test_the_path_of_a_file_is_a_model(machine, tmp_path):
     decision = machine.choose(model=str(file))
     assert decision.arm.model == str(file)
     with pytest.raises(ModelUnavailable, match="GGUF"):
-        serving(decision.arm, machine.config, machine.catalogue)
+        find_model_file(decision.arm, machine.config, machine.catalogue)
 
 
 def test_the_path_of_an_entrys_own_file_is_the_entry(machine):
@@ -131,12 +131,12 @@ def test_the_model_of_the_config_answers(machine):
 def test_a_damaged_file_does_not_serve(machine):
     machine.has("smollm2-135m")
     with pytest.raises(ModelUnavailable):
-        serving(machine.choose(model="smollm2-135m").arm, machine.config, machine.catalogue)
+        find_model_file(machine.choose(model="smollm2-135m").arm, machine.config, machine.catalogue)
 
 
 def test_here_knows_names_that_do_not_exist(machine):
     machine.has("smollm2-135m")
-    here = on_this_machine(machine.config, machine.catalogue)
+    here = models_on_disk(machine.config, machine.catalogue)
     assert here("smollm2-135m")
     assert not here("gemma-3-270m")
     assert not here("no-such-model")

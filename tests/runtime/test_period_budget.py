@@ -15,7 +15,7 @@ from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.routing.limits import PeriodBudget
 from etui.runtime.choose import choice_of, choose
-from etui.runtime.overrides import Wish
+from etui.runtime.overrides import Overrides
 from etui.runtime.period_budget import overruns, period_start
 from etui.turn.record import LoadRecord
 from tests.turn.stage import QUICK, Part, Stage, decided, play
@@ -56,7 +56,7 @@ def spent(config):
 def ask(config, way="degrade", degrade="degrade_to: quick", confirm=None, **wishes):
     budgets = POLICY.replace("WAY", way).replace(", DEGRADE", f", {degrade}" if degrade else "")
     (config.policies_dir / "mine.yaml").write_text(budgets)
-    wish = Wish(policy="mine", **wishes)
+    wish = Overrides(policy="mine", **wishes)
     return choice_of(Query("Why?"), wish, config, load_catalogue(config), confirm=confirm).decision
 
 
@@ -116,7 +116,7 @@ def test_ask_asks_and_a_no_refuses(spent, config):
 def test_a_question_that_only_looks_spends_no_budget(spent, config):
     spent((5, 500.0, "counter"))
     ask(config)
-    wish = Wish(policy="mine")
+    wish = Overrides(policy="mine")
     assert choose(Query("Why?"), wish, config, load_catalogue(config)).arm.name == "think"
 
 

@@ -14,7 +14,7 @@ from etui.backends.base import AnswerRequest
 from etui.chat import Query
 from etui.config.config import Config
 from etui.energy.idle_baseline import Baselines, Idle, load_baselines, save_baselines
-from etui.energy.idle_tracker import Rest
+from etui.energy.idle_tracker import IdleTracker
 from etui.energy.recorder import Recorder
 from etui.errors import EtuiError
 from etui.events import Event, Finished, Loaded, Residence, Unloaded
@@ -22,7 +22,7 @@ from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
 from etui.runtime.route import Route
-from etui.runtime.service import ChatRunner
+from etui.runtime.service import TurnService
 from etui.testing.devices import FakeClock, FakeDevice
 from etui.testing.play import sample
 from etui.testing.power_curves import constant
@@ -70,10 +70,10 @@ class Chat:
         self.clock = FakeClock()
         device = FakeDevice(constant(IDLE_WATTS, 1000), self.clock)
         self.recorder = Recorder([device], clock=self.clock)
-        rest = Rest(self.recorder, config, self.clock)
+        rest = IdleTracker(self.recorder, config, self.clock)
         self.writer = TurnWriter(config)
         self.child = Child(self.clock)
-        self.runner = ChatRunner(config, self.child, self.recorder, self.writer, rest)  # type: ignore[arg-type]
+        self.runner = TurnService(config, self.child, self.recorder, self.writer, rest)  # type: ignore[arg-type]
         self.wait(3)
 
     def wait(self, seconds: float) -> None:

@@ -26,7 +26,7 @@ from etui.models.files import Verified
 from etui.routing.decision import Decision
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.services import Backend, ModelOnOffer, Spending, Vitals
+from etui.tui.services import ModelOnOffer, Services, SpendingTotals, Vitals
 from etui.turn.accounting import account
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.intervals import Leg
@@ -259,7 +259,7 @@ class FakeChats:
     runner: FakeRunner
     kept: dict[str, tuple[ChatRecord, list[TurnRecord]]] = field(default_factory=dict)
     error: EtuiError | None = None
-    today: Spending = field(default_factory=Spending)
+    today: SpendingTotals = field(default_factory=SpendingTotals)
 
     def chats(self, search: str) -> Sequence[ChatSummary]:
         if self.error:
@@ -285,7 +285,7 @@ class FakeChats:
     def delete(self, chat_id: str) -> None:
         del self.kept[chat_id]
 
-    def spending(self, route: Route) -> Spending:
+    def spending(self, route: Route) -> SpendingTotals:
         if self.error:
             raise self.error
         return self.today
@@ -333,5 +333,5 @@ class House:
 
     def app(self) -> EtuiApp:
         policies = ("balanced", "best", "frugal")
-        backend = Backend(self.runner, self.meter, self.shelf, self.chats, policies)
+        backend = Services(self.runner, self.meter, self.shelf, self.chats, policies)
         return EtuiApp(self.config, Route(self.config.policy), lambda _config: backend)

@@ -12,8 +12,8 @@ from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.app_messages import AppWish, Wish
-from etui.tui.policies.analysis_pane import Inquiries
+from etui.tui.app_messages import AppAction, AppRequest
+from etui.tui.policies.analysis_pane import AnalysisPane
 from etui.tui.policies.editing_pane import EditingPane
 from etui.tui.policies.screen import PoliciesScreen
 
@@ -71,12 +71,12 @@ class PoliciesApp(App[None]):
         super().__init__()
         self.route = Route(policy, model)
         self.policies = PoliciesScreen(config, lambda: self.route)
-        self.wishes: list[Wish] = []
+        self.wishes: list[AppAction] = []
 
     def on_mount(self) -> None:
         self.push_screen(self.policies)
 
-    def on_app_wish(self, asked: AppWish) -> None:
+    def on_app_request(self, asked: AppRequest) -> None:
         self.wishes.append(asked.wish)
 
     @property
@@ -90,7 +90,7 @@ class PoliciesApp(App[None]):
     @property
     def answer(self) -> str:
         """What the last inquiry came to, however it is broken into lines."""
-        return " ".join(self.policies.query_one(Inquiries).text.split())
+        return " ".join(self.policies.query_one(AnalysisPane).text.split())
 
     def type_over(self, old: str, new: str) -> None:
         """Put another text in place of the first that is found."""

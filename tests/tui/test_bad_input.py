@@ -12,7 +12,7 @@ from etui.errors import EngineFailed, LogUnavailable
 from etui.tui.chat.chat_list import ChatsScreen
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.pacing import QUIET, USUAL
-from etui.tui.services import BudgetState, Spending
+from etui.tui.services import BudgetState, SpendingTotals
 from tests.tui.fakes import MODEL, House, turn_record, until
 from tests.tui.screen import (
     WIDE,
@@ -161,7 +161,7 @@ async def test_gross_and_net_change_places_by_one_key(house: House) -> None:
 
 
 async def test_the_day_and_the_budgets_stand_in_the_panel(house: House) -> None:
-    house.chats.today = Spending(None, (BudgetState("hour", 20_000.0, 12_300.0),))
+    house.chats.today = SpendingTotals(None, (BudgetState("hour", 20_000.0, 12_300.0),))
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
         await until(pilot, lambda: "hour budget 20.0 kJ, 5.56 Wh" in panel_text(app))

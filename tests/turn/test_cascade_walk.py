@@ -15,7 +15,7 @@ from etui.errors import EngineFailed
 from etui.replay.policy_replay import _up
 from etui.routing.accuracy.table import Graded
 from etui.routing.limits import Cascade
-from etui.turn.cascade import Outcome, Step, advance, best_of, is_sure
+from etui.turn.cascade import CascadeStep, Outcome, advance, best_of, is_sure
 from tests.turn.stage import Known, Part, Stage, decided, play
 
 WATTS = 10
@@ -159,25 +159,27 @@ def test_what_forbids_an_arm_is_named() -> None:
     small, large = Arm("small", "a"), Arm("large", "b")
     unsure = [Outcome(small, 0.2, accepted=False)]
 
-    def step(predicted: float | None = None, spent: float | None = 30.0, **limits: float) -> Step:
+    def step(
+        predicted: float | None = None, spent: float | None = 30.0, **limits: float
+    ) -> CascadeStep:
         cascade = Cascade((small, large), 0.9, **{"max_hops": 2, **limits})
         return advance(cascade, unsure, spent, lambda arm: predicted)
 
-    assert step() == Step(large)
-    assert step(max_hops=1) == Step(large, "hops")
-    assert step(max_joules=30.0) == Step(large, "spent")
-    assert step(11.0, max_joules=40.0) == Step(large, "predicted", 11.0)
-    assert step(10.0, max_joules=40.0) == Step(large)
-    assert step(max_joules=40.0, spent=None) == Step(large)
+    assert step() == CascadeStep(large)
+    assert step(max_hops=1) == CascadeStep(large, "hops")
+    assert step(max_joules=30.0) == CascadeStep(large, "spent")
+    assert step(11.0, max_joules=40.0) == CascadeStep(large, "predicted", 11.0)
+    assert step(10.0, max_joules=40.0) == CascadeStep(large)
+    assert step(max_joules=40.0, spent=None) == CascadeStep(large)
 
 
 def test_arms_of_a_model_that_cannot_be_loaded_are_passed_over() -> None:
     arms = (Arm("quick", "a"), Arm("think", "a"), Arm("large", "b"))
     cascade = Cascade(arms, 0.9, 3)
     failed = [Outcome(arms[0], None, accepted=False, usable=False, failed="load")]
-    assert advance(cascade, failed, 0.0, lambda arm: None) == Step(arms[2])
+    assert advance(cascade, failed, 0.0, lambda arm: None) == CascadeStep(arms[2])
     failed = [Outcome(arms[0], None, accepted=False, usable=False, failed="answer")]
-    assert advance(cascade, failed, 0.0, lambda arm: None) == Step(arms[1])
+    assert advance(cascade, failed, 0.0, lambda arm: None) == CascadeStep(arms[1])
 
 
 def test_the_walk_imports_neither_the_engine_nor_the_log() -> None:

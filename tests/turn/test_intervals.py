@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.turn.accounting import account
-from etui.turn.intervals import Interval, Leg, energy_over, joined, seconds_of, spans_of, without
+from etui.turn.intervals import (
+    Leg,
+    TimeInterval,
+    energy_over,
+    joined,
+    seconds_of,
+    spans_of,
+    without,
+)
 from tests.turn.test_run import Meter10W, S, finished
 
 TICKS = st.integers(0, 5)
@@ -19,9 +27,9 @@ def turns(draw) -> list[Leg]:
     for _ in range(draw(st.integers(1, 4))):
         gap, unload, load, prefill, decode = (draw(TICKS) * S for _ in range(5))
         now += gap
-        unloads = (Interval(now, now + unload),) if unload else ()
+        unloads = (TimeInterval(now, now + unload),) if unload else ()
         now += unload
-        loaded = Interval(now, now + load) if load else None
+        loaded = TimeInterval(now, now + load) if load else None
         now += load
         end = finished(
             start_ns=now,
@@ -60,29 +68,31 @@ def test_hops_sum_to_the_turn(legs):
 
 
 def test_without_cuts_what_lies_inside_alone():
-    whole = Interval(10, 20)
+    whole = TimeInterval(10, 20)
     assert without(whole, []) == (whole,)
-    assert without(whole, [Interval(0, 5), Interval(25, 30)]) == (whole,)
-    assert without(whole, [Interval(12, 14), Interval(14, 15)]) == (
-        Interval(10, 12),
-        Interval(15, 20),
+    assert without(whole, [TimeInterval(0, 5), TimeInterval(25, 30)]) == (whole,)
+    assert without(whole, [TimeInterval(12, 14), TimeInterval(14, 15)]) == (
+        TimeInterval(10, 12),
+        TimeInterval(15, 20),
     )
-    assert without(whole, [Interval(5, 30)]) == (Interval(20, 20),)
-    assert without(whole, [Interval(18, 30)]) == (Interval(10, 18),)
+    assert without(whole, [TimeInterval(5, 30)]) == (TimeInterval(20, 20),)
+    assert without(whole, [TimeInterval(18, 30)]) == (TimeInterval(10, 18),)
 
 
 def test_joined_keeps_touching_intervals_one_and_never_comes_to_none():
-    assert joined([Interval(1, 2), Interval(2, 2), Interval(2, 5), Interval(7, 9)]) == (
-        Interval(1, 5),
-        Interval(7, 9),
+    assert joined(
+        [TimeInterval(1, 2), TimeInterval(2, 2), TimeInterval(2, 5), TimeInterval(7, 9)]
+    ) == (
+        TimeInterval(1, 5),
+        TimeInterval(7, 9),
     )
-    assert joined([Interval(3, 3), Interval(4, 6)]) == (Interval(4, 6),)
-    assert joined([Interval(3, 3)]) == (Interval(3, 3),)
-    assert seconds_of([Interval(0, S), Interval(5 * S, 6 * S)]) == 2
+    assert joined([TimeInterval(3, 3), TimeInterval(4, 6)]) == (TimeInterval(4, 6),)
+    assert joined([TimeInterval(3, 3)]) == (TimeInterval(3, 3),)
+    assert seconds_of([TimeInterval(0, S), TimeInterval(5 * S, 6 * S)]) == 2
 
 
 def test_half_widths_of_parts_add_up_and_a_missing_part_leaves_it_unmeasured():
-    parts = [Interval(0, S), Interval(5 * S, 6 * S)]
+    parts = [TimeInterval(0, S), TimeInterval(5 * S, 6 * S)]
     energy = energy_over(parts, Meter10W().energy)
     assert (energy.joules, energy.uncertainty) == (pytest.approx(20), pytest.approx(1.0))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.backends.local import InProcess
+from etui.backends.local import LocalBackend
 from etui.chat import Query
 from etui.config.config import Config
 from etui.engine.library import Library
@@ -35,13 +35,13 @@ THINK = Arm("think", STARTER, "cot", think_tokens=8, max_tokens=4)
 
 
 @pytest.fixture(scope="module")
-def engine(starter_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+def engine(starter_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
     config = Config(home=tmp_path_factory.mktemp("home"), models_dir=starter_model.parent)
-    with closing(InProcess(replace(config, threads=2, context_tokens=512))) as engine:
+    with closing(LocalBackend(replace(config, threads=2, context_tokens=512))) as engine:
         yield engine
 
 
-def ask(engine: InProcess, path: Path, decision: Decision, config: Config, salt: str):
+def ask(engine: LocalBackend, path: Path, decision: Decision, config: Config, salt: str):
     """The record of a turn; the salt stands first, so that no earlier test left a prefix."""
     spec = load_catalogue(config).models[STARTER]
     turn = run_turn(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etui.bench.analysis.comparable import Contender
+from etui.bench.analysis.comparable import System
 from etui.stats.bootstrap import percentiles, resampled_sums
 from etui.stats.frontier import Point, hull, mixture_accuracy
 from etui.stats.tests import Interval
@@ -38,7 +38,7 @@ class AgainstMixture:
     difference: Interval
 
 
-def against_mixtures(contenders: Sequence[Contender]) -> list[AgainstMixture]:
+def against_mixtures(contenders: Sequence[System]) -> list[AgainstMixture]:
     """Every contender of three or more that costs no less than the cheapest of the others.
 
     The interval is that of the paired bootstrap: each sample drawn anew has its own hull. Sensors'

@@ -35,7 +35,7 @@ _WORTH_KNOWING = {
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class System:
     """One arm of a run, or a policy's whole run.
 
     Attributes:
@@ -56,7 +56,7 @@ class Contender:
         return [(sample.subject, sample.row) for sample in self.samples]
 
 
-def check_comparable(contenders: Sequence[Contender]) -> None:
+def check_comparable(contenders: Sequence[System]) -> None:
     """Refuse contenders that did not answer the same questions, put in the same way.
 
     Raises:
@@ -72,7 +72,7 @@ def check_comparable(contenders: Sequence[Contender]) -> None:
         )
 
 
-def why_not(first: Contender, other: Contender) -> list[str]:
+def why_not(first: System, other: System) -> list[str]:
     """Why two contenders may not be compared; empty if they may."""
     one, two = f"{first.label} has", f"{other.label} has"
     found = [
@@ -91,7 +91,7 @@ def why_not(first: Contender, other: Contender) -> list[str]:
     return found
 
 
-def worth_knowing(contenders: Sequence[Contender]) -> list[str]:
+def worth_knowing(contenders: Sequence[System]) -> list[str]:
     """Differences between runs that do not forbid to compare them, one sentence each."""
     first = contenders[0]
     found: dict[str, None] = {}

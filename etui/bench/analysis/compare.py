@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etui.bench.analysis.accuracy import by_subject, macro_weights
-from etui.bench.analysis.comparable import Contender
+from etui.bench.analysis.comparable import System
 from etui.bench.analysis.cost import Figure, sensor_width
 from etui.bench.store.sample import Sample
 from etui.datasets.mmlu import group_of
@@ -96,7 +96,7 @@ class Comparison:
         return -self.difference.value * 100
 
 
-def compare(first: Contender, second: Contender) -> Comparison:
+def compare(first: System, second: System) -> Comparison:
     """Compare two contenders that answered the same questions, sorted by question.
 
     The bootstrap draws pairs, within each subject, so that the correlation of the two is kept; it

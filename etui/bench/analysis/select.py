@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.bench.analysis.comparable import Contender, labels_of
-from etui.bench.analysis.summary import contenders
+from etui.bench.analysis.comparable import System, labels_of
+from etui.bench.analysis.summary import systems
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def split_arm(text: str) -> tuple[str, str | None]:
     return (run, arm) if colon and arm and run else (text, None)
 
 
-def read_contenders(
-    texts: Sequence[str], config: Config
-) -> tuple[list[list[Contender]], list[str]]:
+def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System]], list[str]]:
     """The contenders of each run named, and notes on what was found.
 
     A run named without an arm gives all its arms; of a policy's run the policy.
@@ -48,7 +46,7 @@ def read_contenders(
         named, arm = split_arm(text)
         folder = find_run(named, config)
         recorded = read_run(folder)
-        grouped = contenders(recorded.samples, recorded.config)
+        grouped = systems(recorded.samples, recorded.config)
         if recorded.edited:
             notes.append(f"{folder} was changed outside etui: {'; '.join(recorded.edited)}")
         if arm is not None and arm not in grouped:
@@ -64,7 +62,7 @@ def read_contenders(
     labels = iter(labels_of([(folder, name) for _, folder, name, _ in flat]))
     made = [
         [
-            Contender(next(labels), name, recorded.config, inside)
+            System(next(labels), name, recorded.config, inside)
             for recorded, _, name, inside in entries
         ]
         for entries in found
@@ -72,7 +70,7 @@ def read_contenders(
     return made, notes
 
 
-def pairs_of(runs: Sequence[Sequence[Contender]]) -> list[tuple[Contender, Contender]]:
+def pairs_of(runs: Sequence[Sequence[System]]) -> list[tuple[System, System]]:
     """Which contenders are held against which.
 
     All against the first one; but where several runs have the same several arms, each arm against

@@ -122,7 +122,7 @@ def summarise(
     """
     if run.suite != "mmlu" or run.split != "test":
         labels = None
-    grouped = contenders(samples, run)
+    grouped = systems(samples, run)
     arms = {name: _arm(inside, run, labels) for name, inside in grouped.items()}
     points = {
         name: (arm.energy.per_question.value, arm.accuracy.micro.value)
@@ -155,7 +155,7 @@ def summarise(
     )
 
 
-def contenders(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
+def systems(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
     """Contender -> its samples sorted by question; contenders in the order of the configuration."""
     found: dict[str, list[Sample]] = {name: [] for name in run.contenders}
     for sample in samples:

@@ -23,7 +23,7 @@ _SAME_END = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class PromptEnding:
     """What is scored behind a prompt.
 
     Attributes:
@@ -38,7 +38,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class TokenizedPrompt:
     """One question, ready to be scored.
 
     Attributes:
@@ -53,7 +53,7 @@ class Prompt:
     question: Question
     tokens: Sequence[int]
     shared: int
-    endings: tuple[Ending, ...]
+    endings: tuple[PromptEnding, ...]
     shots: int
     sha: str
 
@@ -83,7 +83,7 @@ class SubjectPrompts:
     """
 
     prefix: Sequence[int]
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[TokenizedPrompt, ...]
 
     @property
     def computed_tokens(self) -> int:
@@ -117,7 +117,7 @@ def subject_prompts(
     prefix: list[int] = []
     if reuse and questions:
         prefix = _prefix(prompt_text(format_, questions[0], examples).shared, tokenize)
-    made: list[Prompt] = []
+    made: list[TokenizedPrompt] = []
     for question in questions:
         for shots in range(len(examples), -1, -1):
             like = made[-1] if made else None
@@ -147,8 +147,8 @@ def _prompt(
     examples: Sequence[Question],
     tokenize: Tokenize,
     prefix: Sequence[int],
-    like: Prompt | None,
-) -> Prompt:
+    like: TokenizedPrompt | None,
+) -> TokenizedPrompt:
     text = prompt_text(format_, question, examples)
     plain = tokenize(text.text)
     if like is not None and format_.reads == "letters" and like.single and _end_alike(like, plain):
@@ -158,29 +158,29 @@ def _prompt(
     # The last token is computed for the question itself: its logits are needed.
     shared = min(common_prefix(prefix, plain), base - 1)
     tokens = array("i", plain[:base])
-    return Prompt(question, tokens, shared, endings, len(examples), text.sha)
+    return TokenizedPrompt(question, tokens, shared, endings, len(examples), text.sha)
 
 
-def _end_alike(like: Prompt, plain: Sequence[int]) -> bool:
+def _end_alike(like: TokenizedPrompt, plain: Sequence[int]) -> bool:
     """Whether what follows the prompts is cut into the same tokens: both end in the same words."""
     return list(like.tokens[-_SAME_END:]) == list(plain[-_SAME_END:])
 
 
 def _endings(
     format_: Format, text: PromptText, plain: list[int], tokenize: Tokenize
-) -> tuple[int, tuple[Ending, ...]]:
+) -> tuple[int, tuple[PromptEnding, ...]]:
     """How many tokens of the prompt all endings share, and the rest of each of them."""
     whole = {letter: tokenize(text.text + ending) for letter, ending in text.endings.items()}
     base = min(common_prefix(plain, tokens) for tokens in whole.values())
     if any(len(tokens) == base for tokens in whole.values()):
         base -= 1  # an ending that vanished into the prompt: its last token is scored again
     return base, tuple(
-        Ending(letter, tuple(tokens[base:]), ending_weight(format_, text.endings[letter]))
+        PromptEnding(letter, tuple(tokens[base:]), ending_weight(format_, text.endings[letter]))
         for letter, tokens in whole.items()
     )
 
 
-def single_letters(prompts: Sequence[Prompt]) -> Mapping[str, int] | None:
+def single_letters(prompts: Sequence[TokenizedPrompt]) -> Mapping[str, int] | None:
     """Letter -> its one token, where that is the same behind every prompt; else None."""
     found: dict[str, int] = {}
     for prompt in prompts:
@@ -193,8 +193,8 @@ def single_letters(prompts: Sequence[Prompt]) -> Mapping[str, int] | None:
 
 
 def groups(
-    prompts: Sequence[Prompt], most_tokens: int, most_questions: int
-) -> Iterator[tuple[Prompt, ...]]:
+    prompts: Sequence[TokenizedPrompt], most_tokens: int, most_questions: int
+) -> Iterator[tuple[TokenizedPrompt, ...]]:
     """Prompts that are computed together: as many as fit into one batch, in their order.
 
     They depend on the prompts alone, so that a run that was interrupted repeats the same batches. A
@@ -204,7 +204,7 @@ def groups(
         most_tokens: Own tokens of a group.
         most_questions: Prompts of a group.
     """
-    group: list[Prompt] = []
+    group: list[TokenizedPrompt] = []
     taken = 0
     for prompt in prompts:
         if group and (taken + prompt.own_tokens > most_tokens or len(group) == most_questions):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.bench.analysis.accuracy import Accuracy, Share, accuracy_of
-from etui.bench.analysis.comparable import Contender
+from etui.bench.analysis.comparable import System
 from etui.bench.analysis.cost import cost_of
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.store.run_config import RunConfig
@@ -31,7 +31,7 @@ _UNKNOWN = "N/A"
 """What lm-eval writes for an error that cannot be told."""
 
 
-def lm_eval_document(contender: Contender) -> dict[str, Any]:
+def lm_eval_document(contender: System) -> dict[str, Any]:
     """The results of one contender as lm-eval (0.4.9 and later) writes them to a file."""
     run = contender.run
     accuracy = accuracy_of(contender.samples, run.seed)
@@ -214,7 +214,7 @@ def _task_config(run: RunConfig, subject: str, task: str, metric: str) -> dict[s
     }
 
 
-def _config(contender: Contender) -> dict[str, Any]:
+def _config(contender: System) -> dict[str, Any]:
     run = contender.run
     whole = all(run.drawn.get(subject) == size for subject, size in run.sizes.items())
     return {
@@ -235,14 +235,14 @@ def _config(contender: Contender) -> dict[str, Any]:
     }
 
 
-def _models(contender: Contender) -> list[Any]:
+def _models(contender: System) -> list[Any]:
     """The models of the contender's arm; of a policy, all it may use."""
     arm = contender.run.arms.get(contender.name, {})
     named = [model for model in contender.run.models if model.name == arm.get("model")]
     return named or list(contender.run.models)
 
 
-def _model_name(contender: Contender) -> str:
+def _model_name(contender: System) -> str:
     return " + ".join(model.name for model in _models(contender)) or contender.name
 
 

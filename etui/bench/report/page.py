@@ -8,7 +8,7 @@ from typing import Any
 
 from etui import __version__, units
 from etui.bench.analysis.accuracy import OUTCOMES
-from etui.bench.analysis.summary import Summary, contenders
+from etui.bench.analysis.summary import Summary, systems
 from etui.bench.analysis.summary_text import protocol
 from etui.bench.report import chart as plane
 from etui.bench.report import power_chart as watts
@@ -46,7 +46,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    grouped = contenders(samples, run)
+    grouped = systems(samples, run)
     series: dict[str, list[Sample]] = {name: [] for name in grouped}
     for sample in samples:
         series[run.contender(sample.arm)].append(sample)

@@ -21,7 +21,7 @@ _FEWEST_STEPS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PowerStep:
     """Mean power over a stretch of an arm's working time, seconds from its first question."""
 
     start: float
@@ -29,7 +29,7 @@ class Step:
     watts: float
 
 
-def power_steps(samples: Sequence[Sample], shortest: float) -> list[Step]:
+def power_steps(samples: Sequence[Sample], shortest: float) -> list[PowerStep]:
     """The power of samples in the order they were answered; neighbours are put together.
 
     A step's watts are its joules over its seconds, so the steps hold all the energy that was
@@ -39,26 +39,26 @@ def power_steps(samples: Sequence[Sample], shortest: float) -> list[Step]:
         samples: Of one arm, in order.
         shortest: Seconds that a step takes at least, the last one aside.
     """
-    steps: list[Step] = []
+    steps: list[PowerStep] = []
     start = now = joules = 0.0
     for sample in samples:
         if sample.joules is None:
             if now > start:
-                steps.append(Step(start, now, joules / (now - start)))
+                steps.append(PowerStep(start, now, joules / (now - start)))
             now += sample.seconds
             start, joules = now, 0.0
             continue
         now += sample.seconds
         joules += sample.joules
         if now - start >= shortest and now > start:
-            steps.append(Step(start, now, joules / (now - start)))
+            steps.append(PowerStep(start, now, joules / (now - start)))
             start, joules = now, 0.0
     if now > start:
-        steps.append(Step(start, now, joules / (now - start)))
+        steps.append(PowerStep(start, now, joules / (now - start)))
     return steps
 
 
-def all_steps(series: Mapping[str, Sequence[Sample]]) -> dict[str, list[Step]]:
+def all_steps(series: Mapping[str, Sequence[Sample]]) -> dict[str, list[PowerStep]]:
     """The steps of every arm, of one length, but of no arm fewer than about a dozen."""
     totals = {name: sum(sample.seconds for sample in inside) for name, inside in series.items()}
     common = max(totals.values(), default=0.0) / _MOST_STEPS
@@ -68,7 +68,9 @@ def all_steps(series: Mapping[str, Sequence[Sample]]) -> dict[str, list[Step]]:
     }
 
 
-def watts_chart(series: Mapping[str, Sequence[Step]], size: Size, estimate: bool) -> Markup | None:
+def watts_chart(
+    series: Mapping[str, Sequence[PowerStep]], size: Size, estimate: bool
+) -> Markup | None:
     """One line an arm over its own working time; None where nothing was measured.
 
     Args:
@@ -109,11 +111,11 @@ def watts_chart(series: Mapping[str, Sequence[Step]], size: Size, estimate: bool
 
 
 def _lines(
-    steps: Sequence[Step], x: Axis, y: Axis, scale: float
+    steps: Sequence[PowerStep], x: Axis, y: Axis, scale: float
 ) -> list[list[tuple[float, float]]]:
     """Stairs through the steps, one line for each stretch without a gap."""
     lines: list[list[tuple[float, float]]] = []
-    before: Step | None = None
+    before: PowerStep | None = None
     for step in steps:
         if before is None or step.start - before.end > 1e-9:
             lines.append([])

@@ -42,7 +42,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class StackedBar:
     """A bar of parts: the arm, its colour, the parts and the text at its end."""
 
     name: str
@@ -52,7 +52,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class GroupMark:
     """A share with its interval on a track of 0 to 100 %: per cents, and the text."""
 
     name: str
@@ -74,7 +74,7 @@ class ArmRow:
     name: str
     colour: int
     way: str
-    micro: Mark
+    micro: GroupMark
     interval: str
     macro: str
     questions: str
@@ -97,7 +97,7 @@ class SubjectRow:
     subject: str
     group: str
     questions: int
-    marks: tuple[Mark | None, ...]
+    marks: tuple[GroupMark | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ def mixture_sentence(summary: Summary) -> str:
     )
 
 
-def outcome_bars(summary: Summary) -> list[Bar]:
+def outcome_bars(summary: Summary) -> list[StackedBar]:
     """Right, wrong and lost answers of each arm."""
     bars = []
     for at, (name, arm) in enumerate(summary.arms.items()):
@@ -233,11 +233,11 @@ def outcome_bars(summary: Summary) -> list[Bar]:
             for outcome, count in accuracy.outcomes.items()
             if count
         )
-        bars.append(Bar(sanitize(name), at % 8, segments, f"{accuracy.questions:,}"))
+        bars.append(StackedBar(sanitize(name), at % 8, segments, f"{accuracy.questions:,}"))
     return bars
 
 
-def route_bars(summary: Summary, run: RunConfig) -> list[Bar]:
+def route_bars(summary: Summary, run: RunConfig) -> list[StackedBar]:
     """Of a policy's run: which arm gave the answers, by share; else empty."""
     bars = []
     arms = list(run.arms)
@@ -254,11 +254,11 @@ def route_bars(summary: Summary, run: RunConfig) -> list[Bar]:
             if used in routes
         )
         if segments:
-            bars.append(Bar(sanitize(name), at % 8, segments, f"{count:,}"))
+            bars.append(StackedBar(sanitize(name), at % 8, segments, f"{count:,}"))
     return bars
 
 
-def phase_bars(summary: Summary) -> list[Bar]:
+def phase_bars(summary: Summary) -> list[StackedBar]:
     """Joules a question in prefill and decode, all on one scale; empty where phases are unknown."""
     arms = summary.arms
     costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
@@ -281,11 +281,11 @@ def phase_bars(summary: Summary) -> list[Bar]:
             if joules and joules > 0
         )
         text = joules_text(cost.per_question, cost.kind)
-        bars.append(Bar(sanitize(name), at % 8, segments, text))
+        bars.append(StackedBar(sanitize(name), at % 8, segments, text))
     return bars
 
 
-def token_bars(summary: Summary) -> list[Bar]:
+def token_bars(summary: Summary) -> list[StackedBar]:
     """Tokens a question: reused, computed, thought and answered, all on one scale."""
     parts = []
     for name, arm in summary.arms.items():
@@ -303,7 +303,7 @@ def token_bars(summary: Summary) -> list[Bar]:
         )
     most = max((sum(means.values()) for _, means in parts), default=0) or 1.0
     return [
-        Bar(
+        StackedBar(
             sanitize(name),
             at % 8,
             tuple(
@@ -317,7 +317,7 @@ def token_bars(summary: Summary) -> list[Bar]:
     ]
 
 
-def group_marks(summary: Summary) -> list[tuple[str, str, list[Mark]]]:
+def group_marks(summary: Summary) -> list[tuple[str, str, list[GroupMark]]]:
     """The groups of MMLU: name, number of questions, and a mark for every arm."""
     found = []
     for group in GROUPS:
@@ -338,7 +338,7 @@ def subject_rows(summary: Summary) -> list[SubjectRow]:
     names = sorted({subject for arm in arms.values() for subject in arm.accuracy.subjects})
     rows = []
     for subject in names:
-        marks: list[Mark | None] = []
+        marks: list[GroupMark | None] = []
         count = 0
         for at, (name, arm) in enumerate(arms.items()):
             share = arm.accuracy.subjects.get(subject)
@@ -381,10 +381,10 @@ def _way(name: str, run: RunConfig) -> str:
     return " · ".join(str(arm[key]) for key in ("model", "reasoning") if arm.get(key))
 
 
-def _mark(name: str, at: int, value: float, low: float, high: float) -> Mark:
+def _mark(name: str, at: int, value: float, low: float, high: float) -> GroupMark:
     text = units.accuracy_text(value)
     title = f"{sanitize(name)}: {text} ({units.points_text(low, high)})"
-    return Mark(sanitize(name), at % 8, 100 * value, 100 * low, 100 * high, text, title)
+    return GroupMark(sanitize(name), at % 8, 100 * value, 100 * low, 100 * high, text, title)
 
 
 def _mean_text(mean: float) -> str:

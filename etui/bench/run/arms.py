@@ -20,7 +20,7 @@ ANSWER_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class ArmWish:
+class ArmOverrides:
     """What the command line says of an arm; None leaves it as it is."""
 
     think_tokens: int | None = None
@@ -31,7 +31,7 @@ class ArmWish:
 
 
 def spelled_out(
-    models: Sequence[str], reasonings: Sequence[Reasoning], wish: ArmWish, format_: Format
+    models: Sequence[str], reasonings: Sequence[Reasoning], wish: ArmOverrides, format_: Format
 ) -> dict[str, Arm]:
     """An arm for each model and each way of reasoning.
 
@@ -50,7 +50,7 @@ def spelled_out(
 
 
 def of_policy(
-    policy: Policy, names: Sequence[str], available: Available, wish: ArmWish
+    policy: Policy, names: Sequence[str], available: Available, wish: ArmOverrides
 ) -> dict[str, Arm]:
     """Arms of a policy by name, on the models that are here.
 
@@ -75,7 +75,7 @@ def all_of_policy(policy: Policy, available: Available) -> dict[str, Arm]:
     return {arm.name: arm for arm in found if arm is not None}
 
 
-def changed(arm: Arm, wish: ArmWish) -> Arm:
+def changed(arm: Arm, wish: ArmOverrides) -> Arm:
     """The arm as the command line wants it; votes are never drawn greedily."""
     temperature = arm.sampling.temperature if wish.temperature is None else wish.temperature
     if arm.reasoning == "vote" and temperature == 0 and wish.temperature is None:
@@ -138,7 +138,7 @@ def _name(arm: Arm, format_: Format) -> str:
             return f"{arm.model} direct"
 
 
-def _check_effect(arms: Iterable[Arm], wish: ArmWish) -> None:
+def _check_effect(arms: Iterable[Arm], wish: ArmOverrides) -> None:
     ways = {arm.reasoning for arm in arms}
     if wish.think_tokens is not None and ways == {"direct"}:
         raise UsageError(

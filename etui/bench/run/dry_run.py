@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from etui.arm import Arm
 from etui.bench.prompts.formats import chat_messages
 from etui.bench.prompts.tokens import subject_prompts
-from etui.bench.run.plan import Plan
+from etui.bench.run.plan import RunPlan
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
 
 
-def count_tokens(plan: Plan, config: Config, catalogue: Catalogue) -> dict[str, Any]:
+def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[str, Any]:
     """Tokens by model.
 
     Returns:
@@ -30,12 +30,12 @@ def count_tokens(plan: Plan, config: Config, catalogue: Catalogue) -> dict[str, 
     from etui.engine.library import Library
     from etui.engine.model import Model
     from etui.models.gguf import check_gguf
-    from etui.runtime.serving import serving
+    from etui.runtime.serving import find_model_file
 
     counts: dict[str, dict[str, int]] = {}
     library = Library(config.log_dir)
     for name in plan.models:
-        spec, path = serving(Arm(name, name), config, catalogue)
+        spec, path = find_model_file(Arm(name, name), config, catalogue)
         model = Model(library, path, vocabulary_only=True)
         try:
             bounds = [spec.context, config.context_tokens, check_gguf(path).context_tokens]
@@ -46,7 +46,7 @@ def count_tokens(plan: Plan, config: Config, catalogue: Catalogue) -> dict[str, 
     return {"questions": plan.questions, "format": plan.format.name, "models": counts}
 
 
-def _counted(plan: Plan, model: Model, context_tokens: int) -> dict[str, int]:
+def _counted(plan: RunPlan, model: Model, context_tokens: int) -> dict[str, int]:
     computed = prefix = whole = 0
 
     def tokenize(text: str) -> list[int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
-from etui.bench.run.plan import Plan
-from etui.bench.run.sample_writer import Sink
+from etui.bench.run.plan import RunPlan
+from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring import StopRequested
-from etui.bench.run.work import Contender, SubjectWork
+from etui.bench.run.work import QuestionAnswerer, SubjectWork
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 
@@ -17,10 +17,10 @@ Ending = Literal["complete", "stopped", "joules"]
 
 
 def answer_all(
-    plan: Plan,
-    contenders: Mapping[str, Contender],
+    plan: RunPlan,
+    contenders: Mapping[str, QuestionAnswerer],
     done: Mapping[tuple[str, str], set[int]],
-    sink: Sink,
+    sink: SampleWriter,
     stopped: Callable[[], bool],
     max_joules: float | None = None,
 ) -> Ending:

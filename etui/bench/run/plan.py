@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from etui.arm import Arm, Reasoning
 from etui.bench.prompts.formats import FORMATS, Format
 from etui.bench.run.arms import (
-    ArmWish,
+    ArmOverrides,
     all_of_policy,
     check_format,
     of_policy,
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from etui.routing.policy import Policy
 
 
-_NO_WISH = ArmWish()
+_NO_WISH = ArmOverrides()
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RunRequest:
     """What the command line asks for; None or empty leaves it to the defaults.
 
     Attributes:
@@ -58,12 +58,12 @@ class Ask:
     reasonings: tuple[Reasoning, ...] = ()
     arms: tuple[str, ...] = ()
     policy: str | None = None
-    wish: ArmWish = _NO_WISH
+    wish: ArmOverrides = _NO_WISH
     reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """What is run.
 
     Attributes:
@@ -98,11 +98,11 @@ class Plan:
 
 
 def plan_of(
-    ask: Ask,
+    ask: RunRequest,
     config: Config,
     catalogue: Catalogue,
     say: Callable[[str], None] = lambda text: None,
-) -> Plan:
+) -> RunPlan:
     """What a command line comes to.
 
     Raises:
@@ -123,7 +123,7 @@ def plan_of(
     own_file = None if ask.suite in ("mmlu", "sample") else str(Path(ask.suite).absolute())
     return _planned(
         suite,
-        Plan(
+        RunPlan(
             suite=suite,
             data_path=str(place) if place else own_file,
             drawn={},
@@ -142,7 +142,7 @@ def plan_of(
     )
 
 
-def plan_again(run: RunConfig, config: Config, catalogue: Catalogue) -> Plan:
+def plan_again(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPlan:
     """The plan of a run that goes on, from its configuration.
 
     Raises:
@@ -157,7 +157,7 @@ def plan_again(run: RunConfig, config: Config, catalogue: Catalogue) -> Plan:
         policy = _compiled(run.policy, catalogue)
     return _planned(
         suite,
-        Plan(
+        RunPlan(
             suite=suite,
             data_path=run.data_path,
             drawn={},
@@ -176,7 +176,7 @@ def plan_again(run: RunConfig, config: Config, catalogue: Catalogue) -> Plan:
     )
 
 
-def _planned(suite: Suite, plan: Plan) -> Plan:
+def _planned(suite: Suite, plan: RunPlan) -> RunPlan:
     """With the questions drawn, the examples cut, and the models named."""
     sizes = {
         subject: size
@@ -193,7 +193,7 @@ def _planned(suite: Suite, plan: Plan) -> Plan:
     return replace(plan, drawn=drawn, examples=examples, models=models)
 
 
-def _check(ask: Ask) -> None:
+def _check(ask: RunRequest) -> None:
     if ask.models and (ask.arms or ask.policy):
         raise UsageError(
             "--model spells the arms out, and --policy or --arms would choose others",
@@ -210,7 +210,7 @@ def _check(ask: Ask) -> None:
         )
 
 
-def _format(ask: Ask) -> Format:
+def _format(ask: RunRequest) -> Format:
     routed = ask.policy is not None and not ask.arms
     generates = bool(ask.reasonings or ask.arms or routed)
     format_ = FORMATS[ask.format or ("chat" if generates else "letters")]
@@ -223,19 +223,19 @@ def _format(ask: Ask) -> Format:
 
 
 def _arms(
-    ask: Ask, format_: Format, config: Config, catalogue: Catalogue
+    ask: RunRequest, format_: Format, config: Config, catalogue: Catalogue
 ) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
     from etui.models.spec import STARTER
-    from etui.runtime.serving import on_this_machine, shelf_name
+    from etui.runtime.serving import catalogue_name, models_on_disk
 
     if not (ask.policy or ask.arms):
         wanted = ask.models or ((config.model or STARTER),)
-        names = [shelf_name(name, config, catalogue) for name in dict.fromkeys(wanted)]
+        names = [catalogue_name(name, config, catalogue) for name in dict.fromkeys(wanted)]
         for name in names:
             catalogue.get(name)  # a name that does not exist is said before anything is spent
         arms = spelled_out(names, ask.reasonings, ask.wish, format_)
         return _seeded(arms, ask.seed), None, None
-    here = on_this_machine(config, catalogue)
+    here = models_on_disk(config, catalogue)
     text = _policy_text(ask.policy or config.policy, config)
     policy = _compiled(text, catalogue)
     if ask.arms:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.arm import Arm
 from etui.bench.run.loop import Ending, answer_all, done_rows
-from etui.bench.run.plan import Plan
-from etui.bench.run.sample_writer import Sink
+from etui.bench.run.plan import RunPlan
+from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.setup import configure, drained, load_models
 from etui.bench.run.turn_arm import TurnArm
-from etui.bench.run.work import Contender
+from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.log_rows import answer_record, run_record
 from etui.bench.store.run_config import RunConfig, differences
@@ -30,7 +30,7 @@ from etui.errors import EtuiError, Stopped, UsageError
 from etui.routing.decision import Decision
 
 if TYPE_CHECKING:
-    from etui.backends.local import InProcess
+    from etui.backends.local import LocalBackend
     from etui.bench.analysis.summary import Summary
     from etui.chat import Query
     from etui.config.config import Config
@@ -53,7 +53,7 @@ class Audience(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """How a run ended.
 
     Attributes:
@@ -72,7 +72,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Bench:
+class BenchRunner:
     """Runs plans on this machine.
 
     Attributes:
@@ -88,7 +88,7 @@ class Bench:
     stopped: Event
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
 
-    def start(self, plan: Plan, out: Path | None, max_joules: float | None = None) -> Outcome:
+    def start(self, plan: RunPlan, out: Path | None, max_joules: float | None = None) -> RunOutcome:
         """Run a plan in a new folder.
 
         Raises:
@@ -108,9 +108,9 @@ class Bench:
     def resume(
         self,
         folder: Path,
-        plan_again: Callable[[RunConfig], Plan],
+        plan_again: Callable[[RunConfig], RunPlan],
         max_joules: float | None = None,
-    ) -> Outcome:
+    ) -> RunOutcome:
         """Go on with a run.
 
         Raises:
@@ -127,13 +127,13 @@ class Bench:
             refuse_other(made, now)
             return self._run(plan, made, opened, recorded.samples, *engine, max_joules)
 
-    def _engine(self, stack: ExitStack) -> tuple[Recorder, InProcess, Serve]:
-        from etui.backends.local import InProcess
+    def _engine(self, stack: ExitStack) -> tuple[Recorder, LocalBackend, Serve]:
+        from etui.backends.local import LocalBackend
         from etui.energy.discovery import open_recorder
         from etui.runtime.serving import serve_here
 
         recorder = stack.enter_context(open_recorder(self.config))
-        answerer = stack.enter_context(closing(InProcess(self.config)))
+        answerer = stack.enter_context(closing(LocalBackend(self.config)))
         self.on_stop(answerer.cancel)
         baselines = load_baselines(self.config)
         serve = serve_here(
@@ -142,7 +142,7 @@ class Bench:
         return recorder, answerer, serve
 
     def _configured(
-        self, plan: Plan, run_id: str, recorder: Recorder, answerer: InProcess, serve: Serve
+        self, plan: RunPlan, run_id: str, recorder: Recorder, answerer: LocalBackend, serve: Serve
     ) -> RunConfig:
         models = load_models(plan, answerer, lambda name: serve(Arm(name, name)), self.audience.say)
         idle = use(recorder, load_baselines(self.config), plan.models[0])
@@ -150,15 +150,15 @@ class Bench:
 
     def _run(
         self,
-        plan: Plan,
+        plan: RunPlan,
         config: RunConfig,
         folder: RunFolder,
         before: Sequence[Sample],
         recorder: Recorder,
-        answerer: InProcess,
+        answerer: LocalBackend,
         serve: Serve,
         max_joules: float | None,
-    ) -> Outcome:
+    ) -> RunOutcome:
         from etui.log.writer import TurnWriter
 
         contenders = self._contenders(plan, recorder, answerer, serve)
@@ -177,7 +177,7 @@ class Bench:
         record("running")
         log.save_answers([answer_record(config.run_id, sample) for sample in before])
         spent = math.fsum(s.joules for s in before if s.joules is not None)
-        sink = Sink(folder, recorder, see, spent)
+        sink = SampleWriter(folder, recorder, see, spent)
         status = "error"
         summary: Summary | None = None
         try:
@@ -202,11 +202,11 @@ class Bench:
             with suppress(EtuiError):  # the folder holds everything; a fault of the log was told
                 record(status, summary)
                 log.close()
-        return Outcome(ending, folder.path, config, samples, summary)
+        return RunOutcome(ending, folder.path, config, samples, summary)
 
     def _contenders(
-        self, plan: Plan, recorder: Recorder, answerer: InProcess, serve: Serve
-    ) -> dict[str, Contender]:
+        self, plan: RunPlan, recorder: Recorder, answerer: LocalBackend, serve: Serve
+    ) -> dict[str, QuestionAnswerer]:
         stopped = self.stopped.is_set
         if plan.policy is not None:
             from etui.bench.run.turn_arm import routed

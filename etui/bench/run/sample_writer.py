@@ -13,7 +13,7 @@ from etui.bench.store.sample import Sample
 from etui.turn.ports import Meter
 
 
-class Sink:
+class SampleWriter:
     """Settles, writes and shows answers in the order they were given.
 
     What is handed over is on the disk as soon as the meter has read past its end, some tens of

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from etui.arm import Sampling
-from etui.bench.prompts.tokens import Ending, Prompt
+from etui.bench.prompts.tokens import PromptEnding, TokenizedPrompt
 from etui.engine.session import Session, TokenSequence
 
 _GREEDY = Sampling(temperature=0.0)
@@ -29,7 +29,7 @@ class Scored:
         computed: Tokens that were computed for it, endings included.
     """
 
-    prompt: Prompt
+    prompt: TokenizedPrompt
     logprobs: Mapping[str, float]
     cached: int
     computed: int
@@ -69,7 +69,7 @@ class Scored:
 class _Tally:
     """What is known of a prompt under way."""
 
-    prompt: Prompt
+    prompt: TokenizedPrompt
     sequence: TokenSequence
     cached: int
     computed: int
@@ -81,7 +81,7 @@ class _Walk:
     """An ending of several tokens under way: ``at`` of them are scored."""
 
     tally: _Tally
-    ending: Ending
+    ending: PromptEnding
     sequence: TokenSequence
     at: int
 
@@ -126,7 +126,7 @@ class Scorer:
             self._session.close(self._prefix, keep=False)
             self._prefix = None
 
-    def score(self, group: Sequence[Prompt]) -> list[Scored]:
+    def score(self, group: Sequence[TokenizedPrompt]) -> list[Scored]:
         """Score prompts together.
 
         Raises:

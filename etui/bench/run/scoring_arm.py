@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from etui.bench.prompts.formats import Format
-from etui.bench.prompts.tokens import Prompt, SubjectPrompts, groups, subject_prompts
+from etui.bench.prompts.tokens import SubjectPrompts, TokenizedPrompt, groups, subject_prompts
 from etui.bench.run.scoring import Scored, Scorer
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.sample import Sample
@@ -183,7 +183,9 @@ def most_questions(gpu: bool) -> int:
     return GPU_QUESTIONS if gpu else 1
 
 
-def grouped(prompts: SubjectPrompts, session: LlamaSession) -> Iterator[tuple[Prompt, ...]]:
+def grouped(
+    prompts: SubjectPrompts, session: LlamaSession
+) -> Iterator[tuple[TokenizedPrompt, ...]]:
     """What is computed together on a session: as many questions as one batch holds."""
     options = session.options
     if all(prompt.single for prompt in prompts.prompts):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.bench.prompts.tokens import single_letters
 from etui.bench.run.arms import to_json
-from etui.bench.run.plan import Plan
+from etui.bench.run.plan import RunPlan
 from etui.bench.run.scoring_arm import most_questions, prompts_of
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.run_config import BenchModel, RunConfig
@@ -19,7 +19,7 @@ from etui.runtime.provenance import machine_name, provenance
 from etui.text.timestamps import utc_now
 
 if TYPE_CHECKING:
-    from etui.backends.local import InProcess
+    from etui.backends.local import LocalBackend
     from etui.config.config import Config
     from etui.energy.recorder import Recorder
     from etui.turn.ports import Served
@@ -29,7 +29,7 @@ ServeModel = Callable[[str], "Served"]
 
 
 def load_models(
-    plan: Plan, answerer: InProcess, serve: ServeModel, say: Callable[[str], None]
+    plan: RunPlan, answerer: LocalBackend, serve: ServeModel, say: Callable[[str], None]
 ) -> tuple[BenchModel, ...]:
     """Load every model of a run once: what each lies in memory as, and that it can be loaded.
 
@@ -75,7 +75,7 @@ def drained(
 
 
 def configure(
-    plan: Plan,
+    plan: RunPlan,
     run_id: str,
     models: tuple[BenchModel, ...],
     config: Config,
@@ -145,7 +145,7 @@ def llama_cpp_build() -> str:
     return "; ".join([*parts, said])
 
 
-def _letters(plan: Plan, session: LlamaSession) -> str | None:
+def _letters(plan: RunPlan, session: LlamaSession) -> str | None:
     """Whether the letters are single tokens of the model behind a real prompt."""
     if plan.format.reads != "letters" or not plan.drawn:
         return None

@@ -24,12 +24,12 @@ from etui.turn.run import run_turn
 
 if TYPE_CHECKING:
     from etui.backends.base import Answerer
-    from etui.backends.local import InProcess
+    from etui.backends.local import LocalBackend
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
-    from etui.routing.prediction import Outlook
+    from etui.routing.prediction import Predictor
     from etui.turn.ports import Meter, Serve
 
 
@@ -69,7 +69,7 @@ class TurnArm:
         answerer: Answerer,
         meter: Meter,
         forget: Callable[[], None],
-        outlook: Outlook | None = None,
+        outlook: Predictor | None = None,
         *,
         reuse: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
@@ -200,7 +200,7 @@ def routed(
     config: Config,
     catalogue: Catalogue,
     meter: Meter,
-    answerer: InProcess,
+    answerer: LocalBackend,
     serve: Serve,
     *,
     reuse: bool,
@@ -213,11 +213,11 @@ def routed(
     """
     from etui.routing.decide import decide
     from etui.runtime.host import read_host
-    from etui.runtime.log_predictor import OutlookHere
-    from etui.runtime.serving import on_this_machine
+    from etui.runtime.log_predictor import LogPredictor
+    from etui.runtime.serving import models_on_disk
 
-    here = on_this_machine(config, catalogue)
-    outlook = OutlookHere(config, catalogue)
+    here = models_on_disk(config, catalogue)
+    outlook = LogPredictor(config, catalogue)
 
     def choose(query: Query) -> Decision:
         host = read_host(config)

@@ -45,7 +45,7 @@ class Answered(Protocol):
         """The answers with what each cost."""
 
 
-class Contender(Protocol):
+class QuestionAnswerer(Protocol):
     """What answers questions: an arm, or a policy."""
 
     def answer(self, work: SubjectWork) -> Iterator[Answered]:

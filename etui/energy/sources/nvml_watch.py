@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etui.energy.gpu_sharing import GpuUse, Share, share_of
+from etui.energy.gpu_sharing import GpuShare, GpuUse, share_of
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.types import Channel, ChannelProbe, Reading
 
@@ -92,7 +92,7 @@ class GpuWatch:
     def close(self) -> None:
         """The NVML source closes the driver."""
 
-    def share(self, scope: str, start_ns: int, end_ns: int) -> Share:
+    def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
         """Whether a GPU was shared in an interval, and etui's part of it."""
         return share_of(tuple(self._uses), scope, start_ns, end_ns, _REACH_NS)
 

@@ -23,7 +23,7 @@ class StepKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CounterStep:
     """From one reading to the next; ``joules`` is None where it cannot be known."""
 
     kind: StepKind
@@ -32,7 +32,7 @@ class Step:
 
 def unwrap(
     before: float, now: float, *, seconds: float, range_joules: float | None, max_watts: float
-) -> Step:
+) -> CounterStep:
     """What happened between two readings of a cumulative counter.
 
     Args:
@@ -43,17 +43,21 @@ def unwrap(
     """
     most = max_watts * max(seconds, 0.0)
     if range_joules is not None and most > range_joules:
-        return Step(StepKind.RESET, None)  # it may have run over more than once
+        return CounterStep(StepKind.RESET, None)  # it may have run over more than once
     if now == before:
-        return Step(StepKind.STILL, 0.0)
+        return CounterStep(StepKind.STILL, 0.0)
     if now > before:
         delta = now - before
-        return Step(StepKind.MOVED, delta) if delta <= most else Step(StepKind.RESET, None)
+        return (
+            CounterStep(StepKind.MOVED, delta)
+            if delta <= most
+            else CounterStep(StepKind.RESET, None)
+        )
     if range_joules is not None:
         delta = now + range_joules - before
         if 0 <= delta <= most:
-            return Step(StepKind.WRAPPED, delta)
-    return Step(StepKind.RESET, None)
+            return CounterStep(StepKind.WRAPPED, delta)
+    return CounterStep(StepKind.RESET, None)
 
 
 @dataclass(frozen=True, slots=True)

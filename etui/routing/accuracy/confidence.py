@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from etui.routing.accuracy.fitted_file import Curve
+from etui.routing.accuracy.fitted_file import ConfidenceCurve
 from etui.routing.accuracy.metrics import calibration_error
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _DIGITS = 6
 
 def fit_curve(
     of: Literal["margin", "confidence"], raw: Floats, right: Flags, folds: Whole
-) -> Curve | None:
+) -> ConfidenceCurve | None:
     """The curve of one arm; None where too few answers carry the value.
 
     Isotonic regression, Platt's sigmoid below ``PLATT_BELOW`` answers.
@@ -47,7 +47,7 @@ def fit_curve(
     return _fitted(of, raw, right, calibration_error(p, right))
 
 
-def values_on(curve: Curve, raw: Floats) -> Floats:
+def values_on(curve: ConfidenceCurve, raw: Floats) -> Floats:
     """``heads.on_curve`` for many values; NaN where there is none."""
     import numpy as np
     from scipy.special import expit
@@ -58,11 +58,15 @@ def values_on(curve: Curve, raw: Floats) -> Floats:
     return np.where(np.isfinite(raw), np.interp(raw, curve.x, curve.p), np.nan)
 
 
-def _fitted(of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float) -> Curve:
+def _fitted(
+    of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
+) -> ConfidenceCurve:
     return _platt(of, raw, right, ece) if len(raw) < PLATT_BELOW else _isotonic(of, raw, right, ece)
 
 
-def _isotonic(of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float) -> Curve:
+def _isotonic(
+    of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
+) -> ConfidenceCurve:
     """One made-up right answer at the lower end and a wrong one at the upper keep p off 0 and 1."""
     import numpy as np
     from sklearn.isotonic import IsotonicRegression
@@ -70,7 +74,7 @@ def _isotonic(of: Literal["margin", "confidence"], raw: Floats, right: Flags, ec
     x = np.concatenate([raw, [raw.min(), raw.max()]])
     y = np.concatenate([right.astype(np.float64), [1.0, 0.0]])
     found = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(x, y)
-    return Curve(
+    return ConfidenceCurve(
         of=of,
         kind="isotonic",
         x=tuple(round(float(v), _DIGITS) for v in found.X_thresholds_),
@@ -80,7 +84,9 @@ def _isotonic(of: Literal["margin", "confidence"], raw: Floats, right: Flags, ec
     )
 
 
-def _platt(of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float) -> Curve:
+def _platt(
+    of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
+) -> ConfidenceCurve:
     """Platt's sigmoid, its slope never negative: more confidence is never less probable."""
     from sklearn.linear_model import LogisticRegression
 
@@ -91,4 +97,4 @@ def _platt(of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: 
         import math
 
         slope, start = 0.0, math.log(share / (1 - share))
-    return Curve(of=of, kind="platt", a=slope, b=start, n=len(raw), ece=ece)
+    return ConfidenceCurve(of=of, kind="platt", a=slope, b=start, n=len(raw), ece=ece)

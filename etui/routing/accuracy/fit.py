@@ -13,7 +13,7 @@ from etui.routing.accuracy.features import FEATURE_NAMES
 from etui.routing.accuracy.fitted_file import (
     ArmHead,
     Bands,
-    Curve,
+    ConfidenceCurve,
     FittedModel,
     Logistic,
     Provenance,
@@ -156,7 +156,7 @@ def _arm_head(
     )
 
 
-def curves_of(graded: Graded, at: int, folds: Whole) -> tuple[Curve, ...]:
+def curves_of(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve, ...]:
     """The curves of one arm, that of the margin first."""
     sources: tuple[tuple[Literal["margin", "confidence"], Floats | None], ...] = (
         ("margin", graded.margin),

@@ -88,7 +88,7 @@ class Rate(_Part):
     n: int = Field(ge=0)
 
 
-class Curve(_Part):
+class ConfidenceCurve(_Part):
     """Raw confidence of an answer -> probability that it is right.
 
     Attributes:
@@ -137,7 +137,7 @@ class ArmHead(_Part):
     rates: dict[str, Rate]
     logistic: Logistic
     quality: Quality
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[ConfidenceCurve, ...] = ()
 
 
 class NeedHead(_Part):

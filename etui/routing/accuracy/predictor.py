@@ -22,7 +22,7 @@ from etui.routing.signals.question_words import QuestionText, split_question, te
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.routing.accuracy.fitted_file import ArmHead, Curve, FittedModel, Logistic
+    from etui.routing.accuracy.fitted_file import ArmHead, ConfidenceCurve, FittedModel, Logistic
     from etui.routing.library import PolicyPlace
     from etui.routing.policy import Policy
 
@@ -63,7 +63,7 @@ class Seen:
     bands: dict[str, float]
 
 
-class FittedHeads:
+class AccuracyPredictor:
     """The heads of one policy.
 
     Args:
@@ -162,7 +162,7 @@ def fitted_path(policy: Policy | PolicyPlace, config: Config) -> Path:
     return folder / f"{policy.name}{FITTED_ENDING}"
 
 
-def load_heads(policy: Policy, config: Config) -> FittedHeads | None:
+def load_heads(policy: Policy, config: Config) -> AccuracyPredictor | None:
     """The heads of a policy; None where nothing was fitted.
 
     Raises:
@@ -173,7 +173,7 @@ def load_heads(policy: Policy, config: Config) -> FittedHeads | None:
         return None
     from etui.routing.accuracy.fitted_file import load_fitted
 
-    return FittedHeads(load_fitted(path))
+    return AccuracyPredictor(load_fitted(path))
 
 
 def wilson_low(p: float, n: float, confidence: float) -> float:
@@ -186,7 +186,7 @@ def wilson_low(p: float, n: float, confidence: float) -> float:
     return min(max((centre - half) / (1 + z * z / n), 0.0), 1.0)
 
 
-def on_curve(curve: Curve, value: float) -> float:
+def on_curve(curve: ConfidenceCurve, value: float) -> float:
     """The probability a curve gives: linear between knots, constant outside of them."""
     if curve.kind == "platt":
         return sigmoid(curve.a * value + curve.b)

@@ -86,7 +86,7 @@ class Situation(Mapping[str, SignalValue]):
         return len(self._signals)
 
 
-class Kind(Protocol):
+class SignalKind(Protocol):
     """One way of seeing a fact."""
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
@@ -149,7 +149,7 @@ class Pattern:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredText:
     """A number counted in the question."""
 
     measure: str
@@ -230,7 +230,7 @@ class Signal:
     """A kind of fact and what is asked of it."""
 
     name: str
-    kind: Kind
+    kind: SignalKind
     test: Bound | Word
 
 

@@ -79,7 +79,7 @@ class EarlierQuestions:
         self._known = {"log": log, "runs": runs}
         self._tables: dict[tuple[str, str | None], tuple[tuple[Earlier, ...], Likeness]] = {}
 
-    def tally(self, asked: Asked, text: str) -> Tally | None:
+    def tally(self, asked: Asked, text: str) -> NeighbourTally | None:
         """The nearest ones counted; None where there is none."""
         only = asked.by if asked.of == "runs" else None
         key = (asked.of, only)
@@ -92,7 +92,7 @@ class EarlierQuestions:
         counted = [_counts_as(asked, row) for row in rows]
         nearest = likeness.nearest(text, asked.k)
         hits = sum(counted[index] for index in nearest)
-        return Tally(hits, len(nearest), sum(counted) / len(rows), len(rows))
+        return NeighbourTally(hits, len(nearest), sum(counted) / len(rows), len(rows))
 
 
 def _counts_as(asked: Asked, row: Earlier) -> bool:
@@ -128,7 +128,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class NeighbourTally:
     """How many of the nearest earlier questions count.
 
     Attributes:
@@ -147,10 +147,10 @@ class Tally:
 class Neighbours(Protocol):
     """Earlier questions by likeness."""
 
-    def tally(self, asked: Asked, text: str) -> Tally | None:
+    def tally(self, asked: Asked, text: str) -> NeighbourTally | None:
         """The nearest ones counted; None where there is nothing to look at."""
 
 
-def smoothed_share(tally: Tally) -> float:
+def smoothed_share(tally: NeighbourTally) -> float:
     """(hits + m*base) / (n + m) with m = ``PRIOR_WEIGHT``: few neighbours say little."""
     return (tally.hits + PRIOR_WEIGHT * tally.base) / (tally.n + PRIOR_WEIGHT)

@@ -64,7 +64,7 @@ TurnFact = Decided | HopStarted | EngineFact | TextBatch | HopEnded | TurnFinish
 WarmUpFact = WarmingUp | WarmedUp
 
 
-class TurnNews(Message):
+class TurnUpdated(Message):
     """A fact about the running turn."""
 
     def __init__(self, fact: TurnFact) -> None:
@@ -80,7 +80,7 @@ class WarmUpNews(Message):
         self.fact = fact
 
 
-class OverBudget(Message):
+class BudgetConfirm(Message):
     """A budget is spent, and its policy asks the user; the turn's thread waits for ``answer``."""
 
     def __init__(self, question: str, answer: SimpleQueue[bool]) -> None:
@@ -89,7 +89,7 @@ class OverBudget(Message):
         self.answer = answer
 
 
-class GivenUp(Message):
+class ModelUnloaded(Message):
     """A model was given up between two answers."""
 
     def __init__(self, model: str) -> None:
@@ -97,7 +97,7 @@ class GivenUp(Message):
         self.model = model
 
 
-class BroughtIn(Message):
+class ModelLoaded(Message):
     """A model was brought into memory because the user asked for it."""
 
     def __init__(self, loaded: Loaded) -> None:

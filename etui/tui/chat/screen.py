@@ -21,7 +21,7 @@ from etui.tui.chat.conversation import Asking, Conversation, new_chat
 from etui.tui.chat.export import ExportFormat, export_chat
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.turn_queue import AnsweringScreen
-from etui.tui.chat.turn_view import TurnView, TurnWish
+from etui.tui.chat.turn_view import TurnAction, TurnView
 from etui.tui.commands import Command
 from etui.tui.modals import TextModal
 from etui.tui.notices import notify_error
@@ -166,7 +166,7 @@ class ChatScreen(AnsweringScreen):
         else:
             self.notify(sanitize(f"written to {path}"), markup=False)
 
-    def _wish(self, wish: TurnWish) -> None:
+    def _wish(self, wish: TurnAction) -> None:
         """Do something with the last answer."""
         answered = [turn for turn in self._transcript.turns if turn.record is not None]
         if answered:
@@ -174,7 +174,7 @@ class ChatScreen(AnsweringScreen):
         else:
             self.notify("there is no answer yet", severity="warning")
 
-    def _grant(self, view: TurnView, wish: TurnWish) -> None:
+    def _grant(self, view: TurnView, wish: TurnAction) -> None:
         record = view.record
         match wish:
             case "copy" if record is not None and record.answer.strip():

@@ -41,7 +41,7 @@ their uncertainty and how they are known, joules per token, mean watts.
     def __init__(self) -> None:
         super().__init__()
         self._records: list[TurnRecord] = []
-        self._window = Window()
+        self._window = TurnWindow()
         self._replaced: Collection[str] = ()
         self._moving = False
         self._marker = Static("", markup=False, classes="earlier")
@@ -82,7 +82,7 @@ their uncertainty and how they are known, joules per token, mean watts.
         await self.remove_children(TurnView)
         self._records = list(records)
         self._replaced = replaced
-        self._window = Window(len(records), len(records))
+        self._window = TurnWindow(len(records), len(records))
         self._welcome.display = not records
         self._moving = False
         await self._move_to(latest(len(records)))
@@ -104,7 +104,7 @@ their uncertainty and how they are known, joules per token, mean watts.
         at_end = self._window.end == len(self._records)
         self._records.append(record)
         if at_end:
-            self._window = Window(self._window.first, len(self._records))
+            self._window = TurnWindow(self._window.first, len(self._records))
         self._replaced = replaced
         self._mark()
 
@@ -139,7 +139,7 @@ their uncertainty and how they are known, joules per token, mean watts.
         elif new_value >= self.max_scroll_y > 0 and new_value > old_value:
             self.call_later(self.later)
 
-    async def _move_to(self, window: Window, *, stay: bool = False) -> None:
+    async def _move_to(self, window: TurnWindow, *, stay: bool = False) -> None:
         if self._moving:
             return
         self._moving = True
@@ -153,7 +153,7 @@ their uncertainty and how they are known, joules per token, mean watts.
             if held is None or not self.call_after_refresh(self._hold, held, place):
                 self._moving = False
 
-    def _held(self, window: Window) -> TurnView | None:
+    def _held(self, window: TurnWindow) -> TurnView | None:
         """A turn on the screen that stays mounted."""
         kept = {record.turn_id for record in self._records[window.first : window.end]}
         views = [turn for turn in self.turns if turn.record and turn.record.turn_id in kept]
@@ -172,7 +172,7 @@ their uncertainty and how they are known, joules per token, mean watts.
         if not (again and self.call_after_refresh(self._hold, view, place, looks - 1)):
             self._moving = False
 
-    async def _mount_and_remove(self, window: Window) -> None:
+    async def _mount_and_remove(self, window: TurnWindow) -> None:
         wanted = self._records[window.first : window.end]
         ids = {record.turn_id for record in wanted}
         shown = {turn.record.turn_id: turn for turn in self.turns if turn.record is not None}
@@ -217,23 +217,23 @@ MOST_TURNS_READING = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TurnWindow:
     """The turns ``first <= index < end`` of a chat are on the screen."""
 
     first: int = 0
     end: int = 0
 
-    def earlier(self) -> Window:
+    def earlier(self) -> TurnWindow:
         """A page further up; what is too far below is let go."""
         first = max(0, self.first - PAGE_TURNS)
-        return Window(first, min(self.end, first + MOST_TURNS_READING))
+        return TurnWindow(first, min(self.end, first + MOST_TURNS_READING))
 
-    def later(self, total: int) -> Window:
+    def later(self, total: int) -> TurnWindow:
         """A page further down; what is too far above is let go."""
         end = min(total, self.end + PAGE_TURNS)
-        return Window(max(self.first, end - MOST_TURNS_READING), end)
+        return TurnWindow(max(self.first, end - MOST_TURNS_READING), end)
 
 
-def latest(total: int, most: int = MOST_TURNS) -> Window:
+def latest(total: int, most: int = MOST_TURNS) -> TurnWindow:
     """The last turns of a chat."""
-    return Window(max(0, total - most), total)
+    return TurnWindow(max(0, total - most), total)

@@ -20,13 +20,13 @@ from etui.text.sanitize import sanitize
 from etui.tui.chat import workers as threads
 from etui.tui.chat.conversation import Asking, Conversation, new_chat
 from etui.tui.chat.messages import (
-    BroughtIn,
-    GivenUp,
-    OverBudget,
+    BudgetConfirm,
+    ModelLoaded,
+    ModelUnloaded,
     TextBatch,
     TurnEnded,
     TurnFact,
-    TurnNews,
+    TurnUpdated,
     WarmedUp,
     WarmingUp,
     WarmUpNews,
@@ -41,7 +41,7 @@ from etui.tui.notices import notify_error
 from etui.tui.pacing import QUIET, USUAL, Drawing, Pace
 from etui.tui.power.panel import PowerPanel
 from etui.tui.power.phases import Stage
-from etui.tui.services import Backend
+from etui.tui.services import Services
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 
 
@@ -55,7 +55,7 @@ class AnsweringScreen(Screen[None]):
         super().__init__()
         self._config = config
         self._route = route
-        self._backend: Backend | None = None
+        self._backend: Services | None = None
         self._conversation = new_chat()
         self._waiting: deque[TurnView] = deque()
         self._answering: TurnView | None = None
@@ -83,12 +83,12 @@ class AnsweringScreen(Screen[None]):
         """An answer is on its way."""
         return self._answering is not None
 
-    def attach(self, backend: Backend) -> None:
+    def attach(self, backend: Services) -> None:
         """The backend is there: load the likely model, then answer what was asked meanwhile."""
         self._backend = backend
         self._drawing.decode_with(backend.threads, backend.cpus)
-        backend.runner.on_loaded = lambda loaded: self.post_message(BroughtIn(loaded))
-        backend.runner.on_unloaded = lambda model: self.post_message(GivenUp(model))
+        backend.runner.on_loaded = lambda loaded: self.post_message(ModelLoaded(loaded))
+        backend.runner.on_unloaded = lambda model: self.post_message(ModelUnloaded(model))
         backend.runner.confirm = self._confirm
         self._load_ahead()
         self._look_up_spending()
@@ -141,18 +141,18 @@ class AnsweringScreen(Screen[None]):
         self._answer(self._backend, query, route, view.asking.replaces)
 
     @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
-    def _answer(self, backend: Backend, query: Query, route: Route, replaces: str | None) -> None:
+    def _answer(self, backend: Services, query: Query, route: Route, replaces: str | None) -> None:
         threads.answer(
             backend,
             query,
             route,
             replaces,
-            post=lambda fact: self.post_message(TurnNews(fact)),
+            post=lambda fact: self.post_message(TurnUpdated(fact)),
             pace=self._drawing.pace,
             log_dir=self._config.log_dir,
         )
 
-    async def on_turn_news(self, news: TurnNews) -> None:
+    async def on_turn_updated(self, news: TurnUpdated) -> None:
         view = self._answering
         if view is None:
             return
@@ -217,7 +217,7 @@ class AnsweringScreen(Screen[None]):
             self._warm_up(self._backend, self._route)
 
     @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
-    def _warm_up(self, backend: Backend, route: Route) -> None:
+    def _warm_up(self, backend: Services, route: Route) -> None:
         threads.warm_up(
             backend,
             route,
@@ -242,10 +242,10 @@ class AnsweringScreen(Screen[None]):
     def _confirm(self, question: str) -> bool:
         """Ask the user, from the thread of the turn, which waits; leaving means no."""
         answer = self._confirming = SimpleQueue[bool]()
-        self.post_message(OverBudget(question, answer))
+        self.post_message(BudgetConfirm(question, answer))
         return answer.get()
 
-    def on_over_budget(self, asked: OverBudget) -> None:
+    def on_budget_confirm(self, asked: BudgetConfirm) -> None:
         if self._leaving:
             asked.answer.put(False)
         else:
@@ -253,10 +253,10 @@ class AnsweringScreen(Screen[None]):
                 ConfirmModal(asked.question), lambda yes: asked.answer.put(bool(yes))
             )
 
-    def on_brought_in(self, news: BroughtIn) -> None:
+    def on_model_loaded(self, news: ModelLoaded) -> None:
         self._panel.show_loaded(news.loaded)
 
-    def on_given_up(self, news: GivenUp) -> None:
+    def on_model_unloaded(self, news: ModelUnloaded) -> None:
         self._panel.show_unloaded(news.model)
 
     def _look_up_spending(self) -> None:
@@ -264,7 +264,7 @@ class AnsweringScreen(Screen[None]):
             self._spending(self._backend, self._route)
 
     @work(exclusive=True, group="spending", exit_on_error=False)
-    async def _spending(self, backend: Backend, route: Route) -> None:
+    async def _spending(self, backend: Services, route: Route) -> None:
         """Totals of the day; where the log cannot be read the turn itself says so already."""
         try:
             spending = await asyncio.to_thread(backend.chats.spending, route)

@@ -37,7 +37,7 @@ MOST_QUESTION_LINES = 40
 MOST_LIVE_THOUGHT_CHARACTERS = 1_500
 
 
-TurnWish = Literal["smaller", "larger", "edit", "copy"]
+TurnAction = Literal["smaller", "larger", "edit", "copy"]
 
 
 def _markdown_parser() -> MarkdownIt:
@@ -78,7 +78,7 @@ the place of the one before it, and of what followed, in what the model remember
     class Wish(Message):
         """Something is to be done with this turn."""
 
-        def __init__(self, view: TurnView, wish: TurnWish) -> None:
+        def __init__(self, view: TurnView, wish: TurnAction) -> None:
             super().__init__()
             self.view = view
             self.wish = wish
@@ -243,7 +243,7 @@ the place of the one before it, and of what followed, in what the model remember
         self._thought_folded = True
         self._thought.collapsed = not self._thought.collapsed
 
-    def action_wish(self, wish: TurnWish) -> None:
+    def action_wish(self, wish: TurnAction) -> None:
         """Ask the screen to do something with this turn."""
         self.post_message(self.Wish(self, wish))
 

@@ -11,11 +11,11 @@ from etui.runtime.route import Route
 from etui.tui.chat.batching import batched
 from etui.tui.chat.messages import TurnEnded, TurnFact, WarmedUp, WarmingUp, WarmUpFact
 from etui.tui.pacing import Pace
-from etui.tui.services import Backend
+from etui.tui.services import Services
 
 
 def answer(
-    backend: Backend,
+    backend: Services,
     query: Query,
     route: Route,
     replaces: str | None,
@@ -37,7 +37,7 @@ def answer(
 
 
 def warm_up(
-    backend: Backend, route: Route, *, post: Callable[[WarmUpFact], object], log_dir: Path
+    backend: Services, route: Route, *, post: Callable[[WarmUpFact], object], log_dir: Path
 ) -> None:
     """Load the likely model ahead of a question; the last fact is always ``WarmedUp``."""
     try:

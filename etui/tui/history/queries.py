@@ -25,7 +25,7 @@ TOTALS_BY: tuple[TotalsBy, ...] = ("model", "rule", "day")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class HistoryQuery:
     """Which turns are shown, and how.
 
     Attributes:
@@ -44,10 +44,10 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class TurnPage:
     """Turns from ``offset`` on, of ``total`` in all."""
 
-    wanted: Wanted
+    wanted: HistoryQuery
     offset: int
     turns: tuple[TurnSummary, ...]
     total: int
@@ -66,7 +66,7 @@ class Detail:
 class Totals:
     """The same turns added up."""
 
-    wanted: Wanted
+    wanted: HistoryQuery
     by: TotalsBy
     totals: tuple[Total, ...]
 
@@ -80,7 +80,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class QueryFailed:
     """The log could not be read or a file not be written."""
 
     what: str
@@ -90,12 +90,12 @@ class Failed:
 class HistoryNews(Message):
     """A fact from the log."""
 
-    def __init__(self, fact: Page | Detail | Totals | Exported | Failed) -> None:
+    def __init__(self, fact: TurnPage | Detail | Totals | Exported | QueryFailed) -> None:
         super().__init__()
         self.fact = fact
 
 
-def read_page(log: LogReader, wanted: Wanted, offset: int) -> Page:
+def read_page(log: LogReader, wanted: HistoryQuery, offset: int) -> TurnPage:
     """The turns from ``offset`` on."""
     turns = log.list_turns(
         wanted.turns,
@@ -104,7 +104,7 @@ def read_page(log: LogReader, wanted: Wanted, offset: int) -> Page:
         limit=PAGE_TURNS,
         offset=offset,
     )
-    return Page(wanted, offset, tuple(turns), log.count_turns(wanted.turns))
+    return TurnPage(wanted, offset, tuple(turns), log.count_turns(wanted.turns))
 
 
 def read_detail(log: LogReader, turn_id: str) -> Detail:
@@ -118,14 +118,14 @@ def read_detail(log: LogReader, turn_id: str) -> Detail:
     return Detail(turn, tuple(loads), tuple(unloads))
 
 
-def read_totals(log: LogReader, wanted: Wanted, by: TotalsBy) -> Totals:
+def read_totals(log: LogReader, wanted: HistoryQuery, by: TotalsBy) -> Totals:
     """The same turns added up by model, rule or day."""
     return Totals(wanted, by, tuple(log.totals(by, wanted.turns)))
 
 
 def export_turns(
     log: LogReader,
-    wanted: Wanted,
+    wanted: HistoryQuery,
     config: Config,
     ending: Literal["jsonl", "csv"],
     now: Callable[[], datetime] = datetime.now,

@@ -27,12 +27,12 @@ from etui.tui.history.queries import (
     TOTALS_BY,
     Detail,
     Exported,
-    Failed,
     HistoryNews,
-    Page,
+    HistoryQuery,
+    QueryFailed,
     Totals,
     TotalsBy,
-    Wanted,
+    TurnPage,
     export_turns,
     read_detail,
     read_page,
@@ -71,7 +71,7 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
         super().__init__()
         self._config = config
         self._log: LogReader | None = None
-        self._wanted = Wanted()
+        self._wanted = HistoryQuery()
         self._ids: list[str] = []
         self._total = 0
         self._reading = False
@@ -192,7 +192,7 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
 
     def on_history_news(self, news: HistoryNews) -> None:
         match news.fact:
-            case Page() as page if page.wanted == self._wanted:
+            case TurnPage() as page if page.wanted == self._wanted:
                 self._show_page(page)
             case Detail() as detail:
                 self._detail.show(detail)
@@ -203,7 +203,7 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
             case Exported(path=path, turns=turns):
                 said = f"{units.count_text(turns, 'turn')} written to {sanitize(str(path))}"
                 self.notify(said, markup=False)
-            case Failed(what=what, fix=fix):
+            case QueryFailed(what=what, fix=fix):
                 notify_error(self, what, fix)
 
     def _sort_by(self, sort: Sort) -> None:
@@ -222,7 +222,7 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
             self._reading = True
             self._read_page(self._wanted, offset)
 
-    def _show_page(self, page: Page) -> None:
+    def _show_page(self, page: TurnPage) -> None:
         self._reading = False
         self._total = page.total
         if page.offset == 0:
@@ -240,7 +240,7 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
         )
 
     @work(thread=True, exclusive=True, group="history-page", exit_on_error=False)
-    def _read_page(self, wanted: Wanted, offset: int) -> None:
+    def _read_page(self, wanted: HistoryQuery, offset: int) -> None:
         self._tell(lambda log: read_page(log, wanted, offset))
 
     @work(thread=True, exclusive=True, group="history-detail", exit_on_error=False)
@@ -248,28 +248,28 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
         self._tell(lambda log: read_detail(log, turn_id))
 
     @work(thread=True, exclusive=True, group="history-totals", exit_on_error=False)
-    def _read_totals(self, wanted: Wanted, by: TotalsBy) -> None:
+    def _read_totals(self, wanted: HistoryQuery, by: TotalsBy) -> None:
         self._tell(lambda log: read_totals(log, wanted, by))
 
     @work(thread=True, exclusive=True, group="history-export", exit_on_error=False)
-    def _export(self, wanted: Wanted, ending: str) -> None:
+    def _export(self, wanted: HistoryQuery, ending: str) -> None:
         self._tell(
             lambda log: export_turns(
                 log, wanted, self._config, "csv" if ending == "csv" else "jsonl"
             )
         )
 
-    def _tell(self, read: Callable[[LogReader], Page | Detail | Totals | Exported]) -> None:
+    def _tell(self, read: Callable[[LogReader], TurnPage | Detail | Totals | Exported]) -> None:
         """Read in this thread, and post what came of it."""
-        fact: Page | Detail | Totals | Exported | Failed
+        fact: TurnPage | Detail | Totals | Exported | QueryFailed
         try:
             if self._log is None:
                 self._log = LogReader(self._config)
             fact = read(self._log)
         except EtuiError as error:
-            fact = Failed(error.what, error.fix)
+            fact = QueryFailed(error.what, error.fix)
         except OSError as error:
-            fact = Failed(f"cannot write the export: {error}", "make room, or mend the folder")
+            fact = QueryFailed(f"cannot write the export: {error}", "make room, or mend the folder")
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            fact = Failed(fault_text(error), "press F3 to read again")
+            fact = QueryFailed(fault_text(error), "press F3 to read again")
         self.post_message(HistoryNews(fact))

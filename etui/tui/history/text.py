@@ -19,7 +19,7 @@ from etui.log.totals import Total
 from etui.plots.terminal import bar, bar_rows, scale_top
 from etui.text.tables import count_cells, fit_cells, one_line
 from etui.text.timestamps import local_time
-from etui.tui.history.queries import Detail, TotalsBy, Wanted
+from etui.tui.history.queries import Detail, HistoryQuery, TotalsBy
 from etui.turn.record import TurnRecord
 
 _BAR_WIDTH = 24
@@ -30,7 +30,7 @@ _ONE_LINE_FROM = 110
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TurnColumn:
     """One column of the table; None as width takes what its cells need."""
 
     key: str
@@ -40,14 +40,14 @@ class Column:
 
 
 COLUMNS = (
-    Column("time", "TIME", Sort.TIME),
-    Column("question", "QUESTION", None, 26),
-    Column("joules", "ENERGY", Sort.JOULES),
-    Column("per_token", "PER TOKEN", Sort.JOULES_PER_TOKEN),
-    Column("tokens", "TOKENS", Sort.TOKENS),
-    Column("seconds", "SECONDS", Sort.SECONDS),
-    Column("model", "MODEL", Sort.MODEL),
-    Column("rule", "RULE", Sort.RULE),
+    TurnColumn("time", "TIME", Sort.TIME),
+    TurnColumn("question", "QUESTION", None, 26),
+    TurnColumn("joules", "ENERGY", Sort.JOULES),
+    TurnColumn("per_token", "PER TOKEN", Sort.JOULES_PER_TOKEN),
+    TurnColumn("tokens", "TOKENS", Sort.TOKENS),
+    TurnColumn("seconds", "SECONDS", Sort.SECONDS),
+    TurnColumn("model", "MODEL", Sort.MODEL),
+    TurnColumn("rule", "RULE", Sort.RULE),
 )
 
 
@@ -86,7 +86,7 @@ def _estimate(kind: str | None) -> str | None:
 
 
 def status_text(
-    wanted: Wanted, read: int, total: int, totals_by: TotalsBy | None, page: int
+    wanted: HistoryQuery, read: int, total: int, totals_by: TotalsBy | None, page: int
 ) -> str:
     """What is shown: ``1,204 turns with "joule", by joules, highest first; 100 read``."""
     words = f' with "{wanted.search}"' if wanted.search else ""

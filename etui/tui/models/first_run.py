@@ -17,7 +17,7 @@ from etui.models.spec import STARTER
 from etui.text.sanitize import sanitize
 from etui.tui.jobs import JobEnded, JobFact, JobNews, JobProgress, pull, run_job
 from etui.tui.notices import notice_text
-from etui.tui.services import ModelOnOffer, Shelf
+from etui.tui.services import ModelCatalogue, ModelOnOffer
 
 
 class FirstRunScreen(Screen[bool]):
@@ -36,7 +36,7 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
 `r` looks again after you have put a file there or pulled one in another terminal.
 """
 
-    def __init__(self, shelf: Shelf, config: Config) -> None:
+    def __init__(self, shelf: ModelCatalogue, config: Config) -> None:
         super().__init__()
         self._shelf = shelf
         self._models_dir = config.models_dir

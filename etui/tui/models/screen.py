@@ -28,14 +28,14 @@ from etui.tui.models.calibration_job import calibrate
 from etui.tui.models.cards import CardReader, Cards, ModelCard
 from etui.tui.models.text import COLUMNS, curve_lines, fact_lines, model_cells
 from etui.tui.notices import notice_text, notify_error
-from etui.tui.services import Backend
+from etui.tui.services import Services
 
 _LOOK_SECONDS = 1.0
 """Between two looks at which models are in memory."""
 
 _PLOT_HEIGHT = 10
 
-Job = Callable[[Backend, Callable[[], bool]], JobEnded]
+Job = Callable[[Services, Callable[[], bool]], JobEnded]
 
 
 class CardsRead(Message):
@@ -77,7 +77,7 @@ given up meanwhile, and questions are refused. `Esc` stops what runs: what was d
 measured is kept, and the same key goes on from there.
 """
 
-    def __init__(self, config: Config, backend: Callable[[], Backend | None]) -> None:
+    def __init__(self, config: Config, backend: Callable[[], Services | None]) -> None:
         super().__init__()
         self._config = config
         self._backend = backend
@@ -241,7 +241,7 @@ measured is kept, and the same key goes on from there.
             self._run(backend, job)
 
     @work(thread=True, exclusive=True, group="job", exit_on_error=False)
-    def _run(self, backend: Backend, job: Job) -> None:
+    def _run(self, backend: Services, job: Job) -> None:
         worker = get_current_worker()
         run_job(lambda: job(backend, lambda: worker.is_cancelled), self._post, self._config.log_dir)
 

@@ -30,7 +30,7 @@ _PLOT_MARGIN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ModelColumn:
     """One column of the table."""
 
     key: str
@@ -39,12 +39,12 @@ class Column:
 
 
 COLUMNS = (
-    Column("name", "MODEL"),
-    Column("state", "WHERE"),
-    Column("size", "SIZE", right=True),
-    Column("fits", "FITS"),
-    Column("per_token", "PER TOKEN", right=True),
-    Column("curve", "CURVE"),
+    ModelColumn("name", "MODEL"),
+    ModelColumn("state", "WHERE"),
+    ModelColumn("size", "SIZE", right=True),
+    ModelColumn("fits", "FITS"),
+    ModelColumn("per_token", "PER TOKEN", right=True),
+    ModelColumn("curve", "CURVE"),
 )
 
 

@@ -19,8 +19,8 @@ from etui.tui.policies.messages import (
     Compared,
     Explained,
     Fact,
-    Failed,
     PolicyNews,
+    PolicyTaskFailed,
     Replayed,
     Subject,
 )
@@ -43,7 +43,7 @@ _TITLES: dict[About, str] = {
 }
 
 
-class Inquiries(Vertical):
+class AnalysisPane(Vertical):
     """A question to type, and below what the last inquiry came to.
 
     Args:
@@ -112,7 +112,7 @@ class Inquiries(Vertical):
                 self._show("replay", partial(replay_lines, replayed))
             case Compared() as compared:
                 self._show("compare", partial(compared_lines, compared))
-            case Failed(what=what, fix=fix, about=about):
+            case PolicyTaskFailed(what=what, fix=fix, about=about):
                 self._show(about, partial(failed_lines, what, fix))
         news.stop()
 

@@ -12,10 +12,18 @@ from textual.timer import Timer
 from textual.widgets import OptionList, Static, TextArea
 
 from etui.routing.library import PolicyPlace
-from etui.tui.app_messages import AppWish, Unsaved
+from etui.tui.app_messages import AppRequest, Unsaved
 from etui.tui.policies.editor import PolicyEditor
 from etui.tui.policies.lists import Problems
-from etui.tui.policies.messages import Desk, Draft, Opened, PolicyNews, Saved, Subject, Verdict
+from etui.tui.policies.messages import (
+    CheckVerdict,
+    Draft,
+    PolicyContext,
+    PolicyNews,
+    PolicyOpened,
+    Saved,
+    Subject,
+)
 from etui.tui.policies.tasks import check, told
 from etui.tui.policies.text import title_line, verdict_line
 
@@ -34,8 +42,8 @@ class EditingPane(Vertical):
 
     def __init__(self) -> None:
         super().__init__(id="desk")
-        self.desk: Desk | None = None
-        self.opened: Opened | None = None
+        self.desk: PolicyContext | None = None
+        self.opened: PolicyOpened | None = None
         self.changed = False
         self._clean = ""
         self._edit = 0
@@ -68,7 +76,7 @@ class EditingPane(Vertical):
             return None
         return Subject(self.text, replace(self.opened.place, path=self.opened.target), self.desk)
 
-    def show(self, opened: Opened | None) -> bool:
+    def show(self, opened: PolicyOpened | None) -> bool:
         """Begin with a policy; None shows none.
 
         Returns:
@@ -83,12 +91,12 @@ class EditingPane(Vertical):
         self._text_is_new()
         return opened is None or self._clean == opened.text
 
-    def take_place(self, opened: Opened) -> None:
+    def take_place(self, opened: PolicyOpened) -> None:
         """The same text was found at a place of another kind."""
         self.opened = opened
         self._show_title()
 
-    def draft(self, name: str, opened: Opened) -> Draft:
+    def draft(self, name: str, opened: PolicyOpened) -> Draft:
         """The text as it is, to be saved over what was opened."""
         return Draft(name, self.text, opened.target, opened.before, opened.place.path)
 
@@ -137,7 +145,7 @@ class EditingPane(Vertical):
 
     def on_policy_news(self, news: PolicyNews) -> None:
         match news.fact:
-            case Verdict() as verdict if verdict.edit == self._edit:
+            case CheckVerdict() as verdict if verdict.edit == self._edit:
                 checked = verdict.checked
                 self._verdict.update(verdict_line(verdict))
                 self.editor.mark(checked.errors, (*checked.warnings, *verdict.failing))
@@ -153,7 +161,7 @@ class EditingPane(Vertical):
             # Straight to the app: a message made while the screen has the turn (as it has when it
             # tells that the text is saved) bubbles no further than the screen.
             unsaved = Unsaved(f"policy {name}", self.put_aside) if changed else Unsaved("")
-            self.app.post_message(AppWish(unsaved))
+            self.app.post_message(AppRequest(unsaved))
         self._show_title()
         if self._check_soon is not None:
             self._check_soon.stop()

@@ -9,11 +9,11 @@ from textual.binding import Binding, BindingType
 from textual.widgets import OptionList
 
 from etui.errors import Problem
-from etui.tui.policies.messages import OnShelf, Verdict
-from etui.tui.policies.text import problem_line, shelf_line
+from etui.tui.policies.messages import CheckVerdict, PolicyEntry
+from etui.tui.policies.text import entry_line, problem_line
 
 
-class PolicyShelf(OptionList):
+class PolicyList(OptionList):
     """The policies there are; Enter opens one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -25,13 +25,13 @@ class PolicyShelf(OptionList):
 
     def __init__(self) -> None:
         super().__init__(id="shelf", compact=True)
-        self._policies: tuple[OnShelf, ...] = ()
+        self._policies: tuple[PolicyEntry, ...] = ()
 
-    def show(self, policies: Sequence[OnShelf], in_use: Callable[[OnShelf], bool]) -> None:
+    def show(self, policies: Sequence[PolicyEntry], in_use: Callable[[PolicyEntry], bool]) -> None:
         """Show these, the cursor where it was."""
         under = self.under_cursor
         self._policies = tuple(policies)
-        self.set_options([shelf_line(on, in_use(on)) for on in policies])
+        self.set_options([entry_line(on, in_use(on)) for on in policies])
         self.put_cursor(under.named if under is not None else "")
 
     def put_cursor(self, named: str) -> None:
@@ -41,7 +41,7 @@ class PolicyShelf(OptionList):
             self.highlighted = names.index(named) if named in names else 0
 
     @property
-    def under_cursor(self) -> OnShelf | None:
+    def under_cursor(self) -> PolicyEntry | None:
         """The policy at the cursor."""
         at = self.highlighted
         return self._policies[at] if at is not None and at < len(self._policies) else None
@@ -58,7 +58,7 @@ class Problems(OptionList):
         super().__init__(id="problems", compact=True)
         self.problems: tuple[Problem, ...] = ()
 
-    def show(self, verdict: Verdict) -> None:
+    def show(self, verdict: CheckVerdict) -> None:
         """Show what was found, or nothing where nothing was."""
         errors = verdict.checked.errors
         warnings = (*verdict.checked.warnings, *verdict.failing)

@@ -21,7 +21,7 @@ About: TypeAlias = Literal["", "explain", "replay", "compare"]
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class PolicyContext:
     """What policies are checked against, read from disk once for many checks.
 
     Attributes:
@@ -36,7 +36,7 @@ class Desk:
 
 
 @dataclass(frozen=True, slots=True)
-class OnShelf:
+class PolicyEntry:
     """One policy of the list.
 
     Attributes:
@@ -51,19 +51,19 @@ class OnShelf:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class PolicyCatalogue:
     """Every policy there is."""
 
-    desk: Desk
-    policies: tuple[OnShelf, ...]
+    desk: PolicyContext
+    policies: tuple[PolicyEntry, ...]
 
-    def find(self, named: str) -> OnShelf | None:
+    def find(self, named: str) -> PolicyEntry | None:
         """The policy that a route calls so."""
         return next((on for on in self.policies if on.named == named), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class PolicyOpened:
     """A policy as it was read.
 
     Attributes:
@@ -85,7 +85,7 @@ class Opened:
 class Reread:
     """A policy that was read again unasked: it never takes the place of what is typed."""
 
-    opened: Opened
+    opened: PolicyOpened
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ class Subject:
 
     text: str
     place: PolicyPlace
-    desk: Desk
+    desk: PolicyContext
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckVerdict:
     """What the check of a text found; ``edit`` is the number of the text that was checked.
 
     ``failing`` are the policy's own probes that fail, at their lines.
@@ -140,7 +140,7 @@ class Draft:
     Attributes:
         name: Name of the policy it becomes.
         text: As typed.
-        target, before: As of :class:`Opened`.
+        target, before: As of :class:`PolicyOpened`.
         like: File whose permissions a new one takes.
     """
 
@@ -160,7 +160,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsound:
+class HasErrors:
     """A draft with errors, which was not written."""
 
     draft: Draft
@@ -176,14 +176,14 @@ class Clash:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class PolicyDeleted:
     """A policy that was deleted."""
 
     place: PolicyPlace
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class PolicyTaskFailed:
     """Something could not be done."""
 
     what: str
@@ -192,8 +192,8 @@ class Failed:
 
 
 Fact: TypeAlias = (
-    Shelf | Opened | Reread | Verdict | Explained | Replayed | Compared | Saved | Unsound | Clash
-    | Gone | Failed
+    PolicyCatalogue | PolicyOpened | Reread | CheckVerdict | Explained | Replayed | Compared
+    | Saved | HasErrors | Clash | PolicyDeleted | PolicyTaskFailed
 )  # fmt: skip
 
 

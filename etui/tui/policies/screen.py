@@ -21,28 +21,28 @@ from etui.config.config import Config, shipped_dir
 from etui.errors import UsageError
 from etui.routing.editing import check_name, own_file
 from etui.runtime.route import Route
-from etui.tui.app_messages import AppWish, PoliciesThere, RouteWanted
+from etui.tui.app_messages import AppRequest, PoliciesThere, RouteRequested
 from etui.tui.commands import Command
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.notices import notice_text
 from etui.tui.policies import tasks as policy_desk
-from etui.tui.policies.analysis_pane import Inquiries
+from etui.tui.policies.analysis_pane import AnalysisPane
 from etui.tui.policies.editing_pane import EditingPane
-from etui.tui.policies.lists import PolicyShelf
+from etui.tui.policies.lists import PolicyList
 from etui.tui.policies.messages import (
+    CheckVerdict,
     Clash,
     Draft,
     Fact,
-    Failed,
-    Gone,
-    OnShelf,
-    Opened,
+    HasErrors,
+    PolicyCatalogue,
+    PolicyDeleted,
+    PolicyEntry,
     PolicyNews,
+    PolicyOpened,
+    PolicyTaskFailed,
     Reread,
     Saved,
-    Shelf,
-    Unsound,
-    Verdict,
 )
 from etui.tui.policies.modals import NewPolicy, NewPolicyModal
 from etui.tui.policies.text import template_names
@@ -82,10 +82,10 @@ stays until another policy is opened or etui is left, and both ask first.
         super().__init__()
         self._config = config
         self._route = route
-        self._there: Shelf | None = None
-        self._shelf = PolicyShelf()
+        self._there: PolicyCatalogue | None = None
+        self._shelf = PolicyList()
         self._pane = EditingPane()
-        self._inquiries = Inquiries(lambda: self._pane.subject)
+        self._inquiries = AnalysisPane(lambda: self._pane.subject)
 
     def compose(self) -> ComposeResult:
         with Horizontal():
@@ -152,7 +152,7 @@ stays until another policy is opened or etui is left, and both ask first.
         elif on.description is None:
             self._say(f"{on.named} has errors, so it cannot be used", "mend it and save it")
         else:
-            self.post_message(AppWish(RouteWanted(Route(on.named))))
+            self.post_message(AppRequest(RouteRequested(Route(on.named))))
 
     def action_ask(self) -> None:
         """Type a question to have decided."""
@@ -207,7 +207,7 @@ stays until another policy is opened or etui is left, and both ask first.
     def action_read_again(self) -> None:
         """Give up what was typed for what the file holds."""
         if (opened := self._pane.opened) is not None:
-            self._open(OnShelf(opened.named, opened.place, None))
+            self._open(PolicyEntry(opened.named, opened.place, None))
 
     def action_back(self) -> None:
         """Lead back to the list."""
@@ -233,33 +233,33 @@ stays until another policy is opened or etui is left, and both ask first.
 
     def on_policy_news(self, news: PolicyNews) -> None:
         match news.fact:
-            case Shelf() as shelf:
+            case PolicyCatalogue() as shelf:
                 self._take_shelf(shelf)
-            case Opened() as opened:
+            case PolicyOpened() as opened:
                 self._take_opened(opened)
             case Reread(opened=opened):
                 self._take_reread(opened)
-            case Verdict():
+            case CheckVerdict():
                 self._inquiries.text_changed()
             case Saved() as saved:
                 self._take_saved(saved)
-            case Unsound(draft=draft, errors=errors):
+            case HasErrors(draft=draft, errors=errors):
                 self._save_unsound(draft, errors)
             case Clash(draft=draft, what=what):
                 self._confirm(f"{what}: write over it?", lambda: self._save(draft, over=True))
-            case Gone(place=place):
+            case PolicyDeleted(place=place):
                 self._say(f"{place.path} is deleted", "", "information")
                 if self._pane.opened is not None and self._pane.opened.place == place:
                     self._pane.show(None)
                 self._read_shelf()
-            case Failed(what=what, fix=fix):
+            case PolicyTaskFailed(what=what, fix=fix):
                 self._say(what, fix)
 
-    def _take_shelf(self, shelf: Shelf) -> None:
+    def _take_shelf(self, shelf: PolicyCatalogue) -> None:
         first = self._there is None
         self._there = shelf
         self._pane.desk = shelf.desk
-        self.post_message(AppWish(PoliciesThere(shelf.desk.names)))
+        self.post_message(AppRequest(PoliciesThere(shelf.desk.names)))
         self._show_use()
         opened = self._pane.opened
         if first:
@@ -268,7 +268,7 @@ stays until another policy is opened or etui is left, and both ask first.
         if on is not None and not self._pane.changed:
             self._ask(lambda: Reread(policy_desk.open_policy(on, self._config)))
 
-    def _take_reread(self, opened: Opened) -> None:
+    def _take_reread(self, opened: PolicyOpened) -> None:
         known = self._pane.opened
         if self._pane.changed or (known is not None and known.named != opened.named):
             return
@@ -277,7 +277,7 @@ stays until another policy is opened or etui is left, and both ask first.
         else:
             self._take_opened(opened)
 
-    def _take_opened(self, opened: Opened) -> None:
+    def _take_opened(self, opened: PolicyOpened) -> None:
         if not self._pane.show(opened):
             self._say("its line ends differ", "saving it makes them alike", "warning")
         if self._there is not None and self._there.find(opened.named) is None:
@@ -343,10 +343,10 @@ stays until another policy is opened or etui is left, and both ask first.
         """Whether a question would fail without it, now or when etui starts again."""
         return named in (self._route().policy, self._config.policy)
 
-    def _is_open(self, on: OnShelf) -> bool:
+    def _is_open(self, on: PolicyEntry) -> bool:
         return self._pane.opened is not None and self._pane.opened.named == on.named
 
-    def _meant(self) -> OnShelf | None:
+    def _meant(self) -> PolicyEntry | None:
         """The policy under the cursor of the list, or the one that is edited."""
         if self._there is None or self._shelf.has_focus or self._pane.opened is None:
             return self._shelf.under_cursor
@@ -360,11 +360,11 @@ stays until another policy is opened or etui is left, and both ask first.
         else:
             self.call_after_refresh(widget.focus)
 
-    def _open_to_edit(self, on: OnShelf) -> None:
+    def _open_to_edit(self, on: PolicyEntry) -> None:
         self._open(on)
         self._go(self._pane.editor, aside=False)
 
-    def _open(self, on: OnShelf) -> None:
+    def _open(self, on: PolicyEntry) -> None:
         self._ask(lambda: policy_desk.open_policy(on, self._config))
 
     def _save(self, draft: Draft, *, with_errors: bool = False, over: bool = False) -> None:
@@ -376,7 +376,7 @@ stays until another policy is opened or etui is left, and both ask first.
 
     def _read_shelf(self) -> None:
         also = self._route().policy
-        self._ask(lambda: policy_desk.read_shelf(self._config, also))
+        self._ask(lambda: policy_desk.read_policies(self._config, also))
 
     def _confirm(self, question: str, then: Callable[[], object]) -> None:
         def answered(yes: bool | None) -> None:

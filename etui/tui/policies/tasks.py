@@ -27,22 +27,22 @@ from etui.routing.editing import (
 from etui.routing.library import Checked, PolicyPlace, check_text, find_policy, list_policies
 from etui.tui.policies.messages import (
     About,
+    CheckVerdict,
     Clash,
     Compared,
-    Desk,
     Draft,
     Explained,
     Fact,
-    Failed,
-    Gone,
-    OnShelf,
-    Opened,
+    HasErrors,
+    PolicyCatalogue,
+    PolicyContext,
+    PolicyDeleted,
+    PolicyEntry,
+    PolicyOpened,
+    PolicyTaskFailed,
     Replayed,
     Saved,
-    Shelf,
     Subject,
-    Unsound,
-    Verdict,
 )
 from etui.units import count_text
 from etui.yaml.load import MAX_BYTES
@@ -54,7 +54,7 @@ REPLAYED_TURNS = 5000
 """Newest turns of the log that are replayed: a few seconds on a laptop."""
 
 
-def read_shelf(config: Config, also: str) -> Shelf:
+def read_policies(config: Config, also: str) -> PolicyCatalogue:
     """Every policy with its description.
 
     Args:
@@ -74,17 +74,19 @@ def read_shelf(config: Config, also: str) -> Shelf:
         with suppress(UsageError):  # it was deleted meanwhile: the next question says so
             places[also] = find_policy(also, config)
     found = (
-        OnShelf(named, place, _description(check_place(place, catalogue.models, policies=names)))
+        PolicyEntry(
+            named, place, _description(check_place(place, catalogue.models, policies=names))
+        )
         for named, place in places.items()
     )
-    return Shelf(Desk(config, catalogue, names), tuple(found))
+    return PolicyCatalogue(PolicyContext(config, catalogue, names), tuple(found))
 
 
 def _description(checked: Checked) -> str | None:
     return None if checked.policy is None else checked.policy.description
 
 
-def open_policy(on: OnShelf, config: Config) -> Opened:
+def open_policy(on: PolicyEntry, config: Config) -> PolicyOpened:
     """A policy to look at and to change.
 
     Raises:
@@ -96,10 +98,10 @@ def open_policy(on: OnShelf, config: Config) -> Opened:
     text = text_of(place.path)
     target = file_to_change(place, config)
     before = text.encode("utf-8") if target == place.path else content(target)
-    return Opened(on.named, place, text, target, before)
+    return PolicyOpened(on.named, place, text, target, before)
 
 
-def make_policy(name: str, template: OnShelf | None, config: Config) -> Opened:
+def make_policy(name: str, template: PolicyEntry | None, config: Config) -> PolicyOpened:
     """A new policy of the user's, like another or blank.
 
     Raises:
@@ -109,20 +111,20 @@ def make_policy(name: str, template: OnShelf | None, config: Config) -> Opened:
     like = shipped_dir() / "policies" / "blank.yml" if template is None else template.place.path
     path = create(name, text_of(like), config)
     place = PolicyPlace(name, path, "user")
-    return open_policy(OnShelf(name, place, None), config)
+    return open_policy(PolicyEntry(name, place, None), config)
 
 
-def delete_policy(place: PolicyPlace) -> Gone:
+def delete_policy(place: PolicyPlace) -> PolicyDeleted:
     """Delete a policy of the user's.
 
     Raises:
         EtuiError: It is not the user's, or cannot be deleted.
     """
     remove(place)
-    return Gone(place)
+    return PolicyDeleted(place)
 
 
-def check(subject: Subject, edit: int) -> Verdict:
+def check(subject: Subject, edit: int) -> CheckVerdict:
     """What is wrong with a text, and which of its own probes fail."""
     from etui.routing.probes import run_probes
 
@@ -135,7 +137,7 @@ def check(subject: Subject, edit: int) -> Verdict:
             for outcome in run_probes(checked.policy)
             if outcome.failures
         )
-    return Verdict(edit, checked, failing)
+    return CheckVerdict(edit, checked, failing)
 
 
 def _checked(subject: Subject) -> Checked:
@@ -168,11 +170,11 @@ def explain(question: str, subject: Subject) -> Explained:
     """
     from etui.chat import Query
     from etui.runtime.explain import explanation
-    from etui.runtime.serving import on_this_machine
+    from etui.runtime.serving import models_on_disk
 
     policy = _policy_of(subject)
     config, catalogue = subject.desk.config, subject.desk.catalogue
-    here = on_this_machine(config, catalogue)
+    here = models_on_disk(config, catalogue)
     return Explained(question, explanation(Query(question), policy, config, catalogue, here))
 
 
@@ -222,8 +224,8 @@ def _unified(before: str, after: str) -> list[str]:
 
 
 def save_draft(
-    draft: Draft, desk: Desk, *, with_errors: bool, over: bool
-) -> Saved | Unsound | Clash:
+    draft: Draft, desk: PolicyContext, *, with_errors: bool, over: bool
+) -> Saved | HasErrors | Clash:
     """Write a draft.
 
     Args:
@@ -238,7 +240,7 @@ def save_draft(
     place = PolicyPlace(draft.name, draft.target, "user")
     errors = _checked(Subject(draft.text, place, desk)).errors
     if errors and not with_errors:
-        return Unsound(draft, len(errors))
+        return HasErrors(draft, len(errors))
     if draft.target == own_file(draft.name, desk.config):
         make_folder(desk.config)
     before = content(draft.target) if over else draft.before
@@ -254,6 +256,6 @@ def told(ask: Callable[[], Fact], about: About = "") -> Fact:
     try:
         return ask()
     except EtuiError as error:
-        return Failed(error.what, error.fix, about)
+        return PolicyTaskFailed(error.what, error.fix, about)
     except OSError as error:
-        return Failed(f"cannot read it: {error}", "mend the file or its folder", about)
+        return PolicyTaskFailed(f"cannot read it: {error}", "mend the file or its folder", about)

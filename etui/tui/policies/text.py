@@ -21,13 +21,13 @@ from etui.runtime.explain_text import (
 )
 from etui.text.sanitize import sanitize
 from etui.text.tables import one_line
-from etui.tui.policies.messages import Compared, OnShelf, Opened, Replayed, Verdict
+from etui.tui.policies.messages import CheckVerdict, Compared, PolicyEntry, PolicyOpened, Replayed
 
 _MUTED = "$foreground 60%"
 """Not $text-muted: it is drawn against a background, and these texts have none of their own."""
 
 
-def shelf_line(on: OnShelf, in_use: bool) -> Content:
+def entry_line(on: PolicyEntry, in_use: bool) -> Content:
     """One policy of the list: name, whose it is, whether it is in use; below what it does."""
     whose = "shipped" if on.place.origin == "shipped" else "yours"
     if on.place.hides:
@@ -42,7 +42,7 @@ def shelf_line(on: OnShelf, in_use: bool) -> Content:
     )
 
 
-def title_line(opened: Opened, *, changed: bool, in_use: bool) -> Content:
+def title_line(opened: PolicyOpened, *, changed: bool, in_use: bool) -> Content:
     """What is edited: ``mine · not saved · in use · yours``."""
     place = opened.place
     whose = "shipped, saved as a copy of yours" if place.origin == "shipped" else "yours"
@@ -63,7 +63,7 @@ def problem_line(problem: Problem, is_error: bool) -> Content:
     return Content.assemble((sign, colour), (place, "bold"), one_line(problem.message))
 
 
-def verdict_line(verdict: Verdict | None) -> Content:
+def verdict_line(verdict: CheckVerdict | None) -> Content:
     """What the check came to: ``✓ sound: 5 rules, 4 arms``."""
     if verdict is None:
         return Content.assemble(("… checking", _MUTED))
@@ -142,7 +142,7 @@ def failed_lines(what: str, fix: str, width: int) -> list[str]:
     return lines + (_hanging(f"→ {sanitize(fix)}", width) if fix else [])
 
 
-def template_names(policies: Sequence[OnShelf]) -> Iterator[tuple[str, str]]:
+def template_names(policies: Sequence[PolicyEntry]) -> Iterator[tuple[str, str]]:
     """(name, what it is) of everything a new policy can begin with, but for the blank one."""
     for on in policies:
         yield on.place.name, one_line(on.description or "has errors")

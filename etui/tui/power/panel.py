@@ -20,7 +20,7 @@ from etui.tui.pacing import QUIET, USUAL, Pace
 from etui.tui.power.channel import ChannelMeter, total_watts
 from etui.tui.power.phases import LEGEND, PhaseStrip, Stage
 from etui.tui.power.spending_text import budget_text, chat_text, joules_text, today_text
-from etui.tui.services import PowerMeter, Spending, Vitals
+from etui.tui.services import PowerMeter, SpendingTotals, Vitals
 from etui.tui.widgets.fact_line import FactLine, Line
 from etui.turn.record import TurnEnergy, TurnRecord
 
@@ -155,7 +155,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._records = records
         self._show_totals()
 
-    def show_spending(self, spending: Spending | None, problem: str = "") -> None:
+    def show_spending(self, spending: SpendingTotals | None, problem: str = "") -> None:
         """Totals of the day and the budgets; None with what keeps them from being known."""
         if spending is None:
             self._spent["today"].show(f"today: {problem}")

@@ -14,7 +14,7 @@ from etui.text.codec import from_document
 
 
 @dataclass(frozen=True, slots=True)
-class RunOnShelf:
+class RunEntry:
     """One run folder.
 
     Attributes:
@@ -63,7 +63,7 @@ class RunOnShelf:
         return {} if self.summary is None else self.summary.arms
 
 
-def runs_in(folder: Path) -> list[RunOnShelf]:
+def runs_in(folder: Path) -> list[RunEntry]:
     """Every run folder below ``folder``, the last one started first."""
     if not folder.is_dir():
         return []
@@ -71,18 +71,18 @@ def runs_in(folder: Path) -> list[RunOnShelf]:
     return sorted(found, key=_started, reverse=True)
 
 
-def _started(run: RunOnShelf) -> tuple[str, str]:
+def _started(run: RunEntry) -> tuple[str, str]:
     return ("" if run.summary is None else run.summary.started_at, run.name)
 
 
-def _run(folder: Path) -> RunOnShelf:
+def _run(folder: Path) -> RunEntry:
     try:
         document = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         summary = from_document(Summary, document, extra="ignore")
-        run = RunOnShelf(folder.name, folder, summary)
+        run = RunEntry(folder.name, folder, summary)
         _ = run.headline, run.points  # asked for once, so that damage is not found while drawing
     except FileNotFoundError:
-        return RunOnShelf(folder.name, folder, None, "not finished: it has no summary yet")
+        return RunEntry(folder.name, folder, None, "not finished: it has no summary yet")
     except (OSError, ValueError, KeyError) as error:
-        return RunOnShelf(folder.name, folder, None, f"its summary.json cannot be read: {error}")
+        return RunEntry(folder.name, folder, None, f"its summary.json cannot be read: {error}")
     return run

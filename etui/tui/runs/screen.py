@@ -21,7 +21,7 @@ from etui.plots.terminal import plane_lines
 from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
 from etui.tui.notices import notice_text, notify_error
-from etui.tui.runs.run_list import RunOnShelf, runs_in
+from etui.tui.runs.run_list import RunEntry, runs_in
 
 _NONE = """\
 No bench run yet.
@@ -36,7 +36,7 @@ _PLANE_HEIGHT = 14
 class RunsRead(Message):
     """The run folders as they are now, or why they could not be read."""
 
-    def __init__(self, runs: list[RunOnShelf], fault: str = "") -> None:
+    def __init__(self, runs: list[RunEntry], fault: str = "") -> None:
         super().__init__()
         self.runs = runs
         self.fault = fault
@@ -62,7 +62,7 @@ opens the HTML report in a browser.
     def __init__(self, runs_dir: Path) -> None:
         super().__init__()
         self._runs_dir = runs_dir
-        self._runs: list[RunOnShelf] = []
+        self._runs: list[RunEntry] = []
         self._table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=True, id="runs")
         self._picture = Static("", markup=False)
 
@@ -143,7 +143,7 @@ opens the HTML report in a browser.
             self._table.move_cursor(row=min(place, len(self._runs) - 1))
         self._show_current()
 
-    def _current(self) -> RunOnShelf | None:
+    def _current(self) -> RunEntry | None:
         row = self._table.cursor_row
         return self._runs[row] if 0 <= row < len(self._runs) else None
 
@@ -161,7 +161,7 @@ opens the HTML report in a browser.
         self._picture.update(sanitize("\n".join(lines)))
 
 
-def _cells(run: RunOnShelf) -> tuple[str, ...]:
+def _cells(run: RunEntry) -> tuple[str, ...]:
     if run.summary is None:
         return run.name, run.why, "", ""
     summary = run.summary

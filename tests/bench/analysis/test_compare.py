@@ -11,15 +11,15 @@ from click.testing import CliRunner
 
 from etui.bench.analysis.against_mixture import against_mixtures
 from etui.bench.analysis.comparable import (
-    Contender,
+    System,
     check_comparable,
     labels_of,
     why_not,
     worth_knowing,
 )
 from etui.bench.analysis.compare import compare
-from etui.bench.analysis.select import pairs_of, read_contenders, split_arm
-from etui.bench.analysis.summary import contenders
+from etui.bench.analysis.select import pairs_of, read_systems, split_arm
+from etui.bench.analysis.summary import systems
 from etui.cli.bench_compare import compare as command
 from etui.errors import UsageError
 from etui.stats.tests import mcnemar
@@ -27,10 +27,10 @@ from tests.bench import synthetic
 
 RUN = synthetic.config(per_subject=4)
 ROWS = synthetic.samples(RUN)
-ARMS = {name: Contender(name, name, RUN, inside) for name, inside in contenders(ROWS, RUN).items()}
+ARMS = {name: System(name, name, RUN, inside) for name, inside in systems(ROWS, RUN).items()}
 
 
-def of(arm: str, **changes) -> Contender:
+def of(arm: str, **changes) -> System:
     return replace(ARMS[arm], run=replace(RUN, **changes), label="other")
 
 
@@ -137,7 +137,7 @@ def test_a_mixture_of_both_lies_on_their_line() -> None:
         (a if at % 2 else b)
         for at, (a, b) in enumerate(zip(ours, ARMS["large"].samples, strict=True))
     ]
-    coin = Contender("coin", "coin", RUN, mixed)
+    coin = System("coin", "coin", RUN, mixed)
     found = {o.label: o for o in against_mixtures([ARMS["direct"], ARMS["large"], coin])}
     assert found["coin"].difference.low < 0 < found["coin"].difference.high
 
@@ -158,11 +158,11 @@ def test_arms_are_named_behind_a_colon(tmp_path) -> None:
 def test_runs_of_the_same_arms_are_held_arm_by_arm(tmp_path, config) -> None:
     one = synthetic.write(tmp_path / "one", RUN, ROWS)
     two = synthetic.write(tmp_path / "two", replace(RUN, run_id="two"), ROWS)
-    runs, _ = read_contenders([str(one), str(two)], config)
+    runs, _ = read_systems([str(one), str(two)], config)
     assert [(a.name, b.name) for a, b in pairs_of(runs)] == [(n, n) for n in ARMS]
-    runs, _ = read_contenders([str(one)], config)
+    runs, _ = read_systems([str(one)], config)
     assert [b.name for _, b in pairs_of(runs)] == ["think", "vote-5", "large"]
-    runs, _ = read_contenders([f"{one}:think", str(two)], config)
+    runs, _ = read_systems([f"{one}:think", str(two)], config)
     assert len(pairs_of(runs)) == 4
 
 

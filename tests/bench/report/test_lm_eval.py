@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.comparable import Contender
-from etui.bench.analysis.summary import contenders
+from etui.bench.analysis.comparable import System
+from etui.bench.analysis.summary import systems
 from etui.bench.report.lm_eval import lm_eval_document, pooled_stderr, sanitised
 from etui.cli.bench_export import export as command
 from etui.errors import UsageError
@@ -33,8 +33,8 @@ KEYS = {
 
 
 def document(run=RUN, rows=ROWS) -> dict:
-    ((name, inside),) = contenders(rows, run).items()
-    made = lm_eval_document(Contender(name, name, run, inside))
+    ((name, inside),) = systems(rows, run).items()
+    made = lm_eval_document(System(name, name, run, inside))
     return json.loads(json.dumps(made, allow_nan=False))
 
 

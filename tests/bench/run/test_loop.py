@@ -9,11 +9,11 @@ import pytest
 
 from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.arms import ArmWish, check_format, parse_arm, spelled_out, to_json
+from etui.bench.run.arms import ArmOverrides, check_format, parse_arm, spelled_out, to_json
 from etui.bench.run.loop import answer_all, done_rows
-from etui.bench.run.plan import Ask, Plan, plan_of
+from etui.bench.run.plan import RunPlan, RunRequest, plan_of
 from etui.bench.run.runner import refuse_other
-from etui.bench.run.sample_writer import Sink
+from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.run_config import RunConfig
@@ -79,11 +79,11 @@ class Answerer:
 
 
 @pytest.fixture
-def plan(questions_csv, config: Config) -> Plan:
-    return plan_of(Ask(str(questions_csv), shots=2), config, load_catalogue(config))
+def plan(questions_csv, config: Config) -> RunPlan:
+    return plan_of(RunRequest(str(questions_csv), shots=2), config, load_catalogue(config))
 
 
-def run_config(plan: Plan, *arms: str) -> RunConfig:
+def run_config(plan: RunPlan, *arms: str) -> RunConfig:
     made = synthetic.config(arms=("direct",))
     return replace(
         made,
@@ -92,9 +92,9 @@ def run_config(plan: Plan, *arms: str) -> RunConfig:
     )
 
 
-def go(folder: RunFolder, plan: Plan, contenders, samples=(), config=None, **limits):
+def go(folder: RunFolder, plan: RunPlan, contenders, samples=(), config=None, **limits):
     shown: list[Sample] = []
-    sink = Sink(folder, Meter(), shown.extend, sum(s.joules for s in samples))
+    sink = SampleWriter(folder, Meter(), shown.extend, sum(s.joules for s in samples))
     done = done_rows(config, samples) if config else {}
     try:
         ending = answer_all(plan, contenders, done, sink, lambda: False, **limits)
@@ -159,7 +159,7 @@ def test_the_meter_is_settled_before_it_is_read(plan, tmp_path):
     config = run_config(plan, "a")
     meter = Meter()
     with RunFolder.create(tmp_path / "run", config) as folder:
-        sink = Sink(folder, meter, lambda samples: None)
+        sink = SampleWriter(folder, meter, lambda samples: None)
         answer_all(plan, {"a": Answerer("a")}, {}, sink, lambda: False)
         sink.close()
         assert sink.joules == pytest.approx(6 * JOULES)
@@ -207,20 +207,29 @@ def test_a_run_made_otherwise_is_refused_with_what_differs():
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (Ask("sample", models=("m",), arms=("a",)), "--model spells the arms out"),
-        (Ask("sample", reasonings=("cot",)), "--reasoning needs a --model"),
-        (Ask("sample", limit=3, per_subject=1), "exclude each other"),
-        (Ask("sample", models=("smollm2-135",)), "no model is called"),
-        (Ask("sample", format="letters", models=("smollm2-135m",), reasonings=("cot",)), "letters"),
-        (Ask("sample", format="cot", models=("smollm2-135m",), reasonings=("direct",)), "directly"),
-        (Ask("sample", format="cot", shots=2), "no worked thoughts"),
-        (Ask("sample", policy="frugal", format="letters"), "a policy chooses how it answers"),
-        (Ask("sample", policy="frugal", wish=ArmWish(votes=3)), "sets its arms itself"),
-        (Ask("sample", policy="frugl"), "frugl"),
-        (Ask("sample", wish=ArmWish(think_tokens=8)), "--think-tokens has no effect"),
-        (Ask("sample", wish=ArmWish(votes=3)), "--votes has no effect"),
-        (Ask("sample", subjects=("logik",)), "no subject is called 'logik'"),
-        (Ask("sample", split="dev", shots=5), "needs 5 worked examples"),
+        (RunRequest("sample", models=("m",), arms=("a",)), "--model spells the arms out"),
+        (RunRequest("sample", reasonings=("cot",)), "--reasoning needs a --model"),
+        (RunRequest("sample", limit=3, per_subject=1), "exclude each other"),
+        (RunRequest("sample", models=("smollm2-135",)), "no model is called"),
+        (
+            RunRequest("sample", format="letters", models=("smollm2-135m",), reasonings=("cot",)),
+            "letters",
+        ),
+        (
+            RunRequest("sample", format="cot", models=("smollm2-135m",), reasonings=("direct",)),
+            "directly",
+        ),
+        (RunRequest("sample", format="cot", shots=2), "no worked thoughts"),
+        (
+            RunRequest("sample", policy="frugal", format="letters"),
+            "a policy chooses how it answers",
+        ),
+        (RunRequest("sample", policy="frugal", wish=ArmOverrides(votes=3)), "sets its arms itself"),
+        (RunRequest("sample", policy="frugl"), "frugl"),
+        (RunRequest("sample", wish=ArmOverrides(think_tokens=8)), "--think-tokens has no effect"),
+        (RunRequest("sample", wish=ArmOverrides(votes=3)), "--votes has no effect"),
+        (RunRequest("sample", subjects=("logik",)), "no subject is called 'logik'"),
+        (RunRequest("sample", split="dev", shots=5), "needs 5 worked examples"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_loaded(config, ask, said):
@@ -231,7 +240,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(config, ask, s
 
 def test_every_pair_of_model_and_reasoning_is_an_arm():
     arms = spelled_out(
-        ["m", "n"], ["direct", "vote"], ArmWish(votes=3, think_tokens=40), FORMATS["chat"]
+        ["m", "n"], ["direct", "vote"], ArmOverrides(votes=3, think_tokens=40), FORMATS["chat"]
     )
     assert list(arms) == ["m direct", "m vote 3x40", "n direct", "n vote 3x40"]
     assert arms["m vote 3x40"].sampling.temperature == pytest.approx(0.7)
@@ -251,8 +260,8 @@ def test_an_arm_comes_back_from_the_configuration():
 
 def test_shots_default_to_what_format_and_data_have(config, questions_csv, tmp_path):
     catalogue = load_catalogue(config)
-    assert plan_of(Ask("sample"), config, catalogue).shots == 5
-    assert plan_of(Ask("sample", format="cloze"), config, catalogue).shots == 0
-    assert plan_of(Ask(str(questions_csv)), config, catalogue).shots == 2
+    assert plan_of(RunRequest("sample"), config, catalogue).shots == 5
+    assert plan_of(RunRequest("sample", format="cloze"), config, catalogue).shots == 0
+    assert plan_of(RunRequest(str(questions_csv)), config, catalogue).shots == 2
     (Path(questions_csv).with_name("sums_dev.csv")).unlink()
-    assert plan_of(Ask(str(questions_csv)), config, catalogue).shots == 0
+    assert plan_of(RunRequest(str(questions_csv)), config, catalogue).shots == 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.prompts.formats import FORMATS, prompt_text
-from etui.bench.prompts.tokens import Prompt, groups, single_letters, subject_prompts
+from etui.bench.prompts.tokens import TokenizedPrompt, groups, single_letters, subject_prompts
 from etui.bench.run.scoring import Scored, Scorer, StopRequested
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.work import SubjectWork
@@ -175,7 +175,7 @@ def test_a_stop_gives_up_what_is_under_way():
 )
 def test_groups_keep_the_order_and_fit_a_batch(lengths, most_tokens, most_questions):
     made = [
-        Prompt(replace(QUESTIONS[0], row=row), range(length), 0, (), 0, "")
+        TokenizedPrompt(replace(QUESTIONS[0], row=row), range(length), 0, (), 0, "")
         for row, length in enumerate(lengths)
     ]
     found = list(groups(made, most_tokens, most_questions))

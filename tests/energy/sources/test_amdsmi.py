@@ -18,7 +18,7 @@ from etui.energy.sources.amdsmi import AmdSmiSource
 from etui.energy.types import Kind
 from etui.testing.devices import FakeClock
 from etui.testing.play import sample
-from etui.testing.power_curves import Curve, constant, steps
+from etui.testing.power_curves import WattCurve, constant, steps
 
 ADDRESS = "0000:03:00.0"
 RESOLUTION_UJ = 15.259
@@ -41,7 +41,7 @@ class FakeAmdSmi(ModuleType):
     def __init__(
         self,
         clock: FakeClock,
-        *curves: Curve | None,
+        *curves: WattCurve | None,
         unit: float = 1.0,
         average: object = True,
         gone_at: float = 1e9,
@@ -82,7 +82,7 @@ class FakeAmdSmi(ModuleType):
             "power_limit": 303_000_000,
         }
 
-    def _curve(self, handle: int) -> Curve | None:
+    def _curve(self, handle: int) -> WattCurve | None:
         if self.clock.seconds >= self.gone_at:
             raise self.AmdSmiLibraryException("AMDSMI_STATUS_DRM_ERROR")
         return self.curves[handle]

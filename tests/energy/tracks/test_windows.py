@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from etui.energy.recorder import Recorder
 from etui.energy.types import Kind
 from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from etui.testing.play import Window, live_windows, record, sample, windows
-from etui.testing.power_curves import CURVES, Curve, constant, steps
+from etui.testing.play import EnergyWindow, live_windows, record, sample, windows
+from etui.testing.power_curves import CURVES, WattCurve, constant, steps
 
 POWER_ONLY = Sensor(counter_period_s=None, power_period_s=0.02, power_window_s=0.02)
 
 
 @cache
-def recordings(name: str) -> list[tuple[Recorder, FakeClock, Curve]]:
+def recordings(name: str) -> list[tuple[Recorder, FakeClock, WattCurve]]:
     """A device's record of every kind of curve; windows of it are drawn by many tests."""
     made = []
     for index, make in enumerate(CURVES.values()):
@@ -33,8 +33,8 @@ def recordings(name: str) -> list[tuple[Recorder, FakeClock, Curve]]:
     return made
 
 
-def many_windows(name: str, lengths_s: tuple[float, float], count: int) -> list[Window]:
-    found: list[Window] = []
+def many_windows(name: str, lengths_s: tuple[float, float], count: int) -> list[EnergyWindow]:
+    found: list[EnergyWindow] = []
     for seed, (recorder, clock, curve) in enumerate(recordings(name)):
         rng = random.Random(seed)
         found += windows(recorder, clock, curve, count, rng, lengths_s=lengths_s)
@@ -51,7 +51,7 @@ def test_the_truth_lies_within_the_stated_uncertainty(name: str) -> None:
 @pytest.mark.parametrize("name", SENSORS)
 def test_a_window_that_has_just_ended_holds_the_truth(name: str) -> None:
     """Nothing of what follows is known yet: that is how every answer is judged."""
-    found: list[Window] = []
+    found: list[EnergyWindow] = []
     for index, make in enumerate(CURVES.values()):
         rng = random.Random(index)
         curve = make(rng, 200)
@@ -179,7 +179,7 @@ def test_power_readings_bridge_a_reset() -> None:
 
 @pytest.mark.parametrize("name", ["counter 100 ms", "power, instant 20 ms", "RAPL, wraps at 3 kJ"])
 def test_failed_reads_in_bursts_stay_within_the_uncertainty(name: str) -> None:
-    found: list[Window] = []
+    found: list[EnergyWindow] = []
     for seed in range(4):
         rng = random.Random(seed)
         curve = CURVES["bursts"](rng, 44)
@@ -325,7 +325,7 @@ def test_the_idle_gap_between_two_queries_stays_out_of_both() -> None:
 
 
 def test_a_curve_knows_its_own_integral() -> None:
-    curve = Curve(((0.0, 0.0), (2.0, 100.0), (2.0, 50.0), (4.0, 50.0)))
+    curve = WattCurve(((0.0, 0.0), (2.0, 100.0), (2.0, 50.0), (4.0, 50.0)))
     assert curve.joules(4.0) == pytest.approx(200)
     assert curve.between(1.0, 3.0) == pytest.approx(75 + 50)
     assert curve.watts(2.0) == 50
@@ -334,7 +334,7 @@ def test_a_curve_knows_its_own_integral() -> None:
 @pytest.mark.parametrize("name", SENSORS)
 def test_windows_that_end_in_a_long_gap_say_how_little_is_known(name: str) -> None:
     """Reads fail for 2 to 6 s while the load comes and goes unseen."""
-    found: list[Window] = []
+    found: list[EnergyWindow] = []
     for seed in range(6):
         rng = random.Random(seed)
         curve = CURVES["bursts"](rng, 44)
@@ -351,7 +351,7 @@ def test_windows_that_end_in_a_long_gap_say_how_little_is_known(name: str) -> No
             if rng.random() < 0.5:
                 start, end = end, rng.uniform(22, 36)
             energy = recorder.energy(clock.at(start), clock.at(end))
-            found.append(Window(energy, curve.between(start, end)))
+            found.append(EnergyWindow(energy, curve.between(start, end)))
             assert energy.coverage < 1
             assert "gap" in energy.flags
     assert sum(window.inside for window in found) / len(found) >= 0.95
@@ -379,6 +379,6 @@ def test_a_total_of_several_devices_holds_the_truth() -> None:
             start = rng.uniform(2, 28)
             end = start + rng.uniform(0.1, 9)
             energy = recorder.energy(clock.at(start), clock.at(end))
-            inside.append(Window(energy, 4 * curve.between(start, end)).inside)
+            inside.append(EnergyWindow(energy, 4 * curve.between(start, end)).inside)
             assert energy.kind is Kind.INTEGRATED
     assert sum(inside) / len(inside) >= 0.95

@@ -21,7 +21,7 @@ from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance, fitted_text, load_fitted, parse_fitted
 from etui.routing.accuracy.metrics import calibration_error
 from etui.routing.accuracy.needs import pairs_of
-from etui.routing.accuracy.predictor import FittedHeads, on_curve, wilson_low
+from etui.routing.accuracy.predictor import AccuracyPredictor, on_curve, wilson_low
 from etui.routing.accuracy.table import ArmFacts, folds_of, same_questions
 from etui.routing.signals.question_words import QuestionText
 from tests.replay import made
@@ -37,7 +37,7 @@ def fitted():
 
 @pytest.fixture(scope="module")
 def heads(fitted):
-    return FittedHeads(parse_fitted(fitted_text(fitted), "f"))
+    return AccuracyPredictor(parse_fitted(fitted_text(fitted), "f"))
 
 
 def asked(hard: bool, subject: str = "algebra") -> Query:
@@ -112,7 +112,7 @@ def test_needs_tell_reasoning_and_size_apart():
         facts=facts,
     )
     assert pairs_of(table) == [("larger_model", 0, 1), ("reasoning", 0, 2)]
-    heads = FittedHeads(fit_heads(table, ORIGIN))
+    heads = AccuracyPredictor(fit_heads(table, ORIGIN))
     needs = {need.need: need for need in heads.needs(asked(True))}
     calm = {need.need: need for need in heads.needs(asked(False))}
     assert (needs["reasoning"].base, needs["reasoning"].other) == ("weak", "think")
@@ -133,7 +133,7 @@ def test_few_answers_give_the_rate_alone():
     model = fit_heads(table, ORIGIN)
     assert model.arms["weak"].logistic.c is None
     assert model.arms["weak"].curves[0].kind == "platt"
-    p = FittedHeads(model).accuracy(WEAK, asked(True), 0.9).p
+    p = AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p
     assert p == pytest.approx(model.arms["weak"].rate, abs=0.2)
     with pytest.raises(UsageError, match="too few"):
         fit_heads(table.take(np.arange(40) < 19), ORIGIN)
@@ -144,12 +144,12 @@ def test_an_arm_that_is_always_right_is_fitted():
     always = replace(table, correct=np.column_stack([np.ones(150, bool), table.correct[:, 1]]))
     model = fit_heads(always, ORIGIN)
     assert model.arms["weak"].quality.auc is None
-    assert FittedHeads(model).accuracy(WEAK, asked(True), 0.9).p > 0.95
+    assert AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p > 0.95
 
 
 def test_answers_without_texts_give_the_rate():
     model = fit_heads(replace(made.graded(200), questions=()), ORIGIN)
-    p = FittedHeads(model).accuracy(WEAK, asked(True), 0.9).p
+    p = AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p
     assert p == pytest.approx(model.arms["weak"].rate, abs=0.02)
 
 
@@ -259,7 +259,7 @@ def test_any_cut_or_change_is_read_or_refused(fitted, data):
     put = data.draw(st.text(max_size=3))
     changed = text[:at] + put + text[at + data.draw(st.integers(0, 20)) :]
     try:
-        heads = FittedHeads(parse_fitted(changed, "f"))
+        heads = AccuracyPredictor(parse_fitted(changed, "f"))
     except InvalidFile:
         return
     found = heads.accuracy(WEAK, asked(True), 0.9)

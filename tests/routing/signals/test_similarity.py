@@ -23,7 +23,7 @@ from etui.routing.signals.similarity import (
     Earlier,
     EarlierQuestions,
     Likeness,
-    Tally,
+    NeighbourTally,
     smoothed_share,
 )
 from etui.runtime.similar_questions import read_neighbours
@@ -68,20 +68,20 @@ def test_any_texts(texts: list[str], asked: str, k: int) -> None:
 
 
 def test_shares_are_drawn_to_the_share_of_all() -> None:
-    assert smoothed_share(Tally(0, 0, 0.3, 100)) == pytest.approx(0.3)
-    assert smoothed_share(Tally(10, 10, 0.0, 100)) == 0.5
-    assert smoothed_share(Tally(50, 50, 0.5, 100)) == pytest.approx(55 / 60)
+    assert smoothed_share(NeighbourTally(0, 0, 0.3, 100)) == pytest.approx(0.3)
+    assert smoothed_share(NeighbourTally(10, 10, 0.0, 100)) == 0.5
+    assert smoothed_share(NeighbourTally(50, 50, 0.5, 100)) == pytest.approx(55 / 60)
 
 
 def test_what_is_counted() -> None:
     known = EarlierQuestions(LOG, RUNS)
     prove = "prove a theorem"
-    assert known.tally(Asked("log", "large", None, 5), prove) == Tally(5, 5, 0.5, 40)
-    assert known.tally(Asked("log", "quick", None, 5), prove) == Tally(0, 5, 0.5, 40)
-    assert known.tally(Asked("runs", "quick", "wrong", 5), prove) == Tally(5, 5, 0.5, 18)
-    assert known.tally(Asked("runs", "large", "wrong", 5), prove) == Tally(0, 5, 0.0, 9)
+    assert known.tally(Asked("log", "large", None, 5), prove) == NeighbourTally(5, 5, 0.5, 40)
+    assert known.tally(Asked("log", "quick", None, 5), prove) == NeighbourTally(0, 5, 0.5, 40)
+    assert known.tally(Asked("runs", "quick", "wrong", 5), prove) == NeighbourTally(5, 5, 0.5, 18)
+    assert known.tally(Asked("runs", "large", "wrong", 5), prove) == NeighbourTally(0, 5, 0.0, 9)
     every = known.tally(Asked("runs", None, "correct", 50), "capital")
-    assert every == Tally(9, 9, 18 / 27, 27)
+    assert every == NeighbourTally(9, 9, 18 / 27, 27)
     assert known.tally(Asked("runs", "other", "wrong", 5), prove) is None
     assert EarlierQuestions().tally(Asked("log", "large", None, 5), prove) is None
 
@@ -150,8 +150,8 @@ def test_they_are_read_from_the_log_and_from_runs(
             database.execute(f"INSERT INTO turns ({names}) VALUES ({marks})", [*columns.values()])
     known = read_neighbours(policy, config)
     assert known is not None
-    assert known.tally(Asked("log", "large", None, 5), "prove") == Tally(1, 1, 1.0, 1)
-    assert known.tally(Asked("runs", "quick", "wrong", 5), "prove") == Tally(1, 1, 0.5, 2)
+    assert known.tally(Asked("log", "large", None, 5), "prove") == NeighbourTally(1, 1, 1.0, 1)
+    assert known.tally(Asked("runs", "quick", "wrong", 5), "prove") == NeighbourTally(1, 1, 0.5, 2)
     data.unlink()
     gone = read_neighbours(policy, config)
     assert gone is not None

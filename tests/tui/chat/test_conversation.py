@@ -15,7 +15,7 @@ from etui.runtime.rerun import Rung, next_rung, work_of_arm, work_of_record
 from etui.runtime.route import Route
 from etui.tui.chat.conversation import Asking, Conversation, in_force, name_of, new_chat
 from etui.tui.chat.side_by_side import side_by_side
-from etui.tui.chat.transcript import MOST_TURNS, MOST_TURNS_READING, PAGE_TURNS, Window, latest
+from etui.tui.chat.transcript import MOST_TURNS, MOST_TURNS_READING, PAGE_TURNS, TurnWindow, latest
 from etui.turn.record import REPLACES, TurnRecord
 from tests.tui.fakes import turn_record
 
@@ -92,7 +92,7 @@ def test_the_window_stays_within_the_chat_and_never_grows_too_large(
 
 def test_a_reader_comes_to_the_first_turn_and_back_to_the_last() -> None:
     window = latest(500)
-    assert window == Window(500 - MOST_TURNS, 500)
+    assert window == TurnWindow(500 - MOST_TURNS, 500)
     for _ in range(500 // PAGE_TURNS):
         window = window.earlier()
     assert window.first == 0

@@ -16,7 +16,7 @@ from textual.widgets import Input, TextArea
 from etui.config.config import Config
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.app_messages import PoliciesThere, RouteWanted, Unsaved
+from etui.tui.app_messages import PoliciesThere, RouteRequested, Unsaved
 from etui.tui.chat.prompt import Prompt
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.policies.modals import NewPolicyModal
@@ -150,7 +150,7 @@ async def test_errors_are_saved_only_when_asked_and_never_used(config: Config) -
         assert "driect" in file.read_text()
         await pilot.press("ctrl+o")
         await until(pilot, lambda: "cannot be used" in app.told())
-        assert not [wish for wish in app.wishes if isinstance(wish, RouteWanted)]
+        assert not [wish for wish in app.wishes if isinstance(wish, RouteRequested)]
 
 
 @pytest.mark.parametrize("use", ["route", "config"])

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.config.config import shipped_dir
 from etui.datasets.archive import Files, read_files, subject_of
 from etui.datasets.mmlu import KNOWN, SUBJECT_GROUPS
 from etui.datasets.questions import Question, Suite, by_subject, hash_of, read_questions
@@ -50,7 +49,7 @@ def load_suite(
     if name == SAMPLE:
         if split == "val":
             raise UsageError("the sample has no val split", "use --split test or dev")
-        place = shipped_dir() / "bench" / "sample"
+        place = Path(__file__).with_name("sample")
         return _of_files(SAMPLE, split, read_files(place, ("dev", split)))
     path = Path(name).expanduser()
     if path.is_file():

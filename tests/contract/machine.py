@@ -107,7 +107,7 @@ class Machine:
             shutil.copytree(OLD_RUN, self.root / name)
         config = self.root / "changed-run" / "config.json"
         config.write_text(config.read_text(encoding="utf-8").replace('"shots": 1', '"shots": 2'))
-        shutil.copytree(CHECKOUT / "bench" / "sample", self.root / "data")
+        shutil.copytree(CHECKOUT / "etui" / "datasets" / "sample", self.root / "data")
 
     def _make_package(self) -> Path:
         zone = self.root / "sysfs" / "class" / "powercap" / "intel-rapl:0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,7 @@ from etui.errors import ExitCode
 if TYPE_CHECKING:
     from etui.bench.analysis.comparable import System
     from etui.bench.analysis.compare import Comparison
+    from etui.bench.analysis.compare_text import Gate
 
 
 @click.command()
@@ -74,9 +75,9 @@ def compare(
             click.echo(mixture_line(mixture))
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    if gate is not None and not gate["met"]:
+    if gate is not None and not gate.met:
         click.echo(
-            f"etui: {', '.join(gate['failed'])}: accuracy dropped by more than "
+            f"etui: {', '.join(gate.failed)}: accuracy dropped by more than "
             f"{max_regression:g} points",
             err=True,
         )
@@ -93,9 +94,11 @@ def _compared(pairs: Sequence[tuple[System, System]]) -> list[Comparison]:
     return [replace(one, p_holm=value) for one, value in zip(found, adjusted, strict=True)]
 
 
-def _gate(comparisons: Sequence[Comparison], most: float | None) -> dict[str, Any] | None:
+def _gate(comparisons: Sequence[Comparison], most: float | None) -> Gate | None:
+    from etui.bench.analysis.compare_text import Gate
+
     if most is None:
         return None
     # A drop of exactly the limit is allowed, also where binary fractions make it a hair more.
-    failed = [one.second for one in comparisons if one.points_lost > most + 1e-9]
-    return {"max_regression": most, "met": not failed, "failed": failed}
+    failed = tuple(one.second for one in comparisons if one.points_lost > most + 1e-9)
+    return Gate(most, not failed, failed)

@@ -23,10 +23,11 @@ def doctor(as_json: bool) -> None:
     """
     from etui.config.load import load_config
     from etui.runtime.doctor import diagnose
+    from etui.text.codec import to_document
 
     diagnosis = diagnose(load_config())
     if as_json:
-        print_json(diagnosis.to_json())
+        print_json(to_document(diagnosis))
         return
     for line in report(diagnosis):
         click.echo(line)

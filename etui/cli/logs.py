@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,9 +12,10 @@ import click
 
 from etui.cli.common import print_json
 from etui.errors import UsageError
+from etui.text.codec import to_document
 
 if TYPE_CHECKING:
-    from etui.energy.carbon_cost import Factors
+    from etui.energy.carbon_cost import CostDocument, Factors
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
     from etui.log.totals import Total
@@ -139,8 +139,8 @@ def loads(limit: int, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "loads": [asdict(record) for record in loaded],
-                "unloads": [asdict(record) for record in unloaded],
+                "loads": [to_document(record) for record in loaded],
+                "unloads": [to_document(record) for record in unloaded],
             }
         )
     elif not loaded and not unloaded:
@@ -172,7 +172,7 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
     with _reader() as log:
         sums = log.totals(by, _wanted(chosen))
         if as_json:
-            rows = [asdict(total) | _costs(total, factors) for total in sums]
+            rows = [to_document(total) | _costs(total, factors) for total in sums]
             print_json({"by": by, "totals": rows})
         elif sums:
             click.echo("\n".join(totals_table(by, sums, factors)))
@@ -226,7 +226,7 @@ def path() -> None:
         click.echo("it is made with the first answer", err=True)
 
 
-def _costs(total: Total, factors: Factors | None) -> dict[str, Any]:
+def _costs(total: Total, factors: Factors | None) -> dict[str, CostDocument | None]:
     """What a total comes to by the user's factors, readings and estimates apart."""
     from etui.energy.carbon_cost import cost_document, cost_of
 
@@ -234,7 +234,7 @@ def _costs(total: Total, factors: Factors | None) -> dict[str, Any]:
         return {}
     sums = {"cost": total.joules, "estimated_cost": total.estimated_joules}
     costs = {name: cost_of(joules, factors) for name, joules in sums.items()}
-    return {name: cost and cost_document(cost) for name, cost in costs.items()}
+    return {name: None if cost is None else cost_document(cost) for name, cost in costs.items()}
 
 
 def _reader() -> LogReader:
@@ -270,7 +270,7 @@ def _show_list(
     turns = log.list_turns(wanted, sort=Sort(sort), descending=not reverse, limit=limit or None)
     total = log.count_turns(wanted)
     if as_json:
-        print_json({"total": total, "turns": [asdict(turn) for turn in turns]})
+        print_json({"total": total, "turns": [to_document(turn) for turn in turns]})
         return
     if not total:
         _say_empty(log, filtered=wanted != TurnFilter())

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from etui.cli.common import print_json, print_table
 from etui.errors import EtuiError, ExitCode, Stopped
+from etui.text.codec import to_document
 from etui.units import UNKNOWN, bytes_text, count_text, tokens_text
 
 if TYPE_CHECKING:
+    from etui.cli.model_facts import ModelFacts, ModelRow
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSpec
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -34,16 +35,18 @@ def list_(as_json: bool) -> None:
     """Show every model: on disk or not, and whether its file fits into the free memory."""
     import psutil
 
+    from etui.cli.model_facts import model_row
+
     config, catalogue = _load()
     free = int(psutil.virtual_memory().available)
-    rows = [_row(spec, config, free) for spec in catalogue]
+    rows = [model_row(spec, config, free) for spec in catalogue]
     if as_json:
         folder = str(config.models_dir)
-        print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows})
+        print_json(to_document({"models_dir": folder, "free_memory_bytes": free, "models": rows}))
         return
     print_table(
         ("NAME", "SIZE", "ON DISK", "MEMORY"),
-        [(row["name"], row["size"], _STATE[row["state"]], _FITS[row["fits"]]) for row in rows],
+        [(row.name, row.size, _STATE[row.state], _FITS[row.fits]) for row in rows],
     )
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
 
@@ -59,30 +62,16 @@ def info(name: str, as_json: bool) -> None:
     """Show what a model's entry says and, when it is on disk, what its GGUF says."""
     import psutil
 
-    from etui.models.files import model_path, recorded_sha256
+    from etui.cli.model_facts import model_facts, model_row
 
     config, catalogue = _load()
     spec = catalogue.get(name)
     free = int(psutil.virtual_memory().available)
-    row = _row(spec, config, free)
-    facts: dict[str, Any] = {
-        **row,
-        "sha256": spec.sha256 or recorded_sha256(spec, config),
-        "context": spec.context,
-        "gpu_layers": spec.gpu_layers,
-        "kv_type": spec.kv_type,
-        "flash_attention": spec.flash_attention,
-        "split": spec.split,
-        "main_gpu": spec.main_gpu,
-        "tensor_split": list(spec.tensor_split),
-        "thinking": _thinking(spec),
-        "stop": list(spec.stop),
-        "gguf": _gguf_facts(spec, config) if model_path(spec, config).is_file() else None,
-    }
+    row, facts = model_row(spec, config, free), model_facts(spec, config)
     if as_json:
-        print_json(facts)
+        print_json({**to_document(row), **to_document(facts)})
     else:
-        _print_facts(facts, free)
+        _print_facts(row, facts, free)
 
 
 @models.command()
@@ -94,6 +83,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 
     An interrupted pull goes on where it stopped. The sha256 of every file is checked.
     """
+    from etui.cli.model_facts import Pulled
     from etui.cli.pull_progress import shown
     from etui.models.download import kept_bytes
     from etui.models.download import pull as pull_model
@@ -102,7 +92,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 
     config, catalogue = _load()
     specs = [catalogue.get(name) for name in dict.fromkeys(names or (STARTER,))]
-    done: list[dict[str, Any]] = []
+    done: list[Pulled] = []
     for spec in specs:
         try:
             with shown(quiet=quiet) as progress:
@@ -114,7 +104,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
                 f"go on with: etui models pull {' '.join(names) or spec.name}",
             ) from None
         size, digest = path.stat().st_size, recorded_sha256(spec, config)
-        done.append({"name": spec.name, "path": str(path), "bytes": size, "sha256": digest})
+        done.append(Pulled(spec.name, str(path), size, digest))
         if not as_json:
             click.echo(str(path))
         if not quiet:
@@ -129,6 +119,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Check the header and the sha256 of models in full, all on disk if none is named."""
+    from etui.cli.model_facts import VerifiedFile
     from etui.models.files import model_path
     from etui.models.files import verify as verify_model
 
@@ -139,27 +130,26 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         specs = [spec for spec in catalogue if model_path(spec, config).is_file()]
         if not specs:
             click.echo(f"no model is in {config.models_dir}", err=True)
-    results: list[dict[str, Any]] = []
+    results: list[VerifiedFile] = []
     for spec in specs:
-        path = model_path(spec, config)
-        result: dict[str, Any] = {"name": spec.name, "path": str(path), "ok": False}
+        place = str(model_path(spec, config))
         try:
             checked = verify_model(spec, config)
         except EtuiError as error:
-            result |= {"sha256": None, "expected": spec.sha256, "error": error.what}
+            result = VerifiedFile(spec.name, place, False, None, spec.sha256, error.what)
             if not as_json:
                 click.echo(f"{spec.name}: refused: {error.what}")
                 click.echo(error.fix, err=True)
         else:
             digest, expected = checked.sha256, checked.expected
-            result |= {"ok": True, "sha256": digest, "expected": expected, "error": None}
+            result = VerifiedFile(spec.name, place, True, digest, expected, None)
             if not as_json:
                 against = "as expected" if expected else "nothing to compare with"
                 click.echo(f"{spec.name}: ok, sha256 {digest} ({against})")
         results.append(result)
     if as_json:
-        print_json({"models": results})
-    if not all(result["ok"] for result in results):
+        print_json(to_document({"models": results}))
+    if not all(result.ok for result in results):
         ctx.exit(ExitCode.FAILED)
 
 
@@ -192,99 +182,49 @@ def _load() -> tuple[Config, Catalogue]:
     return config, load_catalogue(config)
 
 
-def _row(spec: ModelSpec, config: Config, free_bytes: int) -> dict[str, Any]:
-    """What ``list`` says of one model."""
-    from etui.models.files import file_state, model_path
-
-    path, state = model_path(spec, config), file_state(spec, config)
-    here = state != "absent"
-    size = path.stat().st_size if here else spec.file_bytes
-    return {
-        "name": spec.name,
-        "size": spec.size,
-        "bytes": size,
-        "on_disk": here,
-        "state": state,
-        "path": str(path),
-        "fits": None if size is None else size <= free_bytes,
-        "origin": spec.origin,
-        "sources": [str(source) for source in spec.sources],
-    }
-
-
-def _thinking(spec: ModelSpec) -> dict[str, Any] | None:
-    if spec.think_open is None and spec.thinking_switch is None:
-        return None
-    return {"open": spec.think_open, "close": spec.think_close, "switch": spec.thinking_switch}
-
-
-def _gguf_facts(spec: ModelSpec, config: Config) -> dict[str, Any]:
-    from etui.engine.offload import needs
-    from etui.models.files import model_path
-    from etui.models.gguf import check_gguf
-
-    gguf = check_gguf(model_path(spec, config))
-    need = needs(gguf, spec.context, spec.kv_type)
-    return {
-        "name": gguf.name,
-        "architecture": gguf.architecture,
-        "parameters": gguf.parameters,
-        "quantisation": gguf.quantisation,
-        "context": gguf.context_tokens,
-        "layers": gguf.layers,
-        "embedding_length": gguf.embedding_length,
-        "vocabulary": gguf.vocabulary,
-        "kv_bytes_per_token": gguf.kv_bytes_per_token(spec.kv_type),
-        "kv_bytes": need.kv_bytes,
-        "memory_bytes": need.total_bytes,
-        "chat_template": gguf.chat_template,
-    }
-
-
-def _print_facts(facts: dict[str, Any], free_bytes: int) -> None:
-    gguf, state = facts["gguf"], _STATE[facts["state"]]
+def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
+    gguf, state = facts.gguf, _STATE[row.state]
     lines = [
-        ("model", facts["name"]),
-        ("size", facts["size"]),
-        ("on disk", state if gguf is None else f"{state}, {facts['path']}"),
+        ("model", row.name),
+        ("size", row.size),
+        ("on disk", state if gguf is None else f"{state}, {row.path}"),
         (
             "file",
-            f"{bytes_text(facts['bytes'])}, {_FITS[facts['fits']]}: {bytes_text(free_bytes)} free",
+            f"{bytes_text(row.bytes)}, {_FITS[row.fits]}: {bytes_text(free_bytes)} free",
         ),
-        ("sha256", facts["sha256"] or _no_hash(facts)),
-        ("context used", tokens_text(facts["context"])),
-        ("gpu layers", str(facts["gpu_layers"])),
+        ("sha256", facts.sha256 or _no_hash(row)),
+        ("context used", tokens_text(facts.context)),
+        ("gpu layers", str(facts.gpu_layers)),
     ]
-    if facts["thinking"]:
-        tags = facts["thinking"]
-        switch = f", switched by {tags['switch']}" if tags["switch"] else ""
-        lines.append(("thinking", f"{tags['open']} ... {tags['close']}{switch}"))
+    if tags := facts.thinking:
+        switch = f", switched by {tags.switch}" if tags.switch else ""
+        lines.append(("thinking", f"{tags.open} ... {tags.close}{switch}"))
     if gguf is None:
-        lines += [("source", source) for source in facts["sources"]]
+        lines += [("source", source) for source in row.sources]
     else:
-        template = gguf["chat_template"]
+        template = gguf.chat_template
         lines += [
-            ("architecture", gguf["architecture"]),
-            ("parameters", f"{gguf['parameters']:,}"),
-            ("quantisation", gguf["quantisation"]),
-            ("trained context", tokens_text(gguf["context"])),
-            ("layers", str(gguf["layers"] or UNKNOWN)),
-            ("vocabulary", tokens_text(gguf["vocabulary"])),
+            ("architecture", gguf.architecture),
+            ("parameters", f"{gguf.parameters:,}"),
+            ("quantisation", gguf.quantisation),
+            ("trained context", tokens_text(gguf.context)),
+            ("layers", str(gguf.layers or UNKNOWN)),
+            ("vocabulary", tokens_text(gguf.vocabulary)),
             (
                 "KV cache",
-                f"{bytes_text(gguf['kv_bytes'])} at the context used ({facts['kv_type']})",
+                f"{bytes_text(gguf.kv_bytes)} at the context used ({facts.kv_type})",
             ),
-            ("memory", f"about {bytes_text(gguf['memory_bytes'])} with cache and buffers"),
+            ("memory", f"about {bytes_text(gguf.memory_bytes)} with cache and buffers"),
             ("chat template", count_text(len(template), "character") if template else "none"),
         ]
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
         click.echo(f"{label:{width}}  {text}")
     if gguf is None:
-        click.echo(f"pull it with: etui models pull {facts['name']}", err=True)
+        click.echo(f"pull it with: etui models pull {row.name}", err=True)
 
 
-def _no_hash(facts: dict[str, Any]) -> str:
-    if facts["on_disk"]:
-        return f"not taken yet: etui models verify {facts['name']}"
+def _no_hash(row: ModelRow) -> str:
+    if row.on_disk:
+        return f"not taken yet: etui models verify {row.name}"
     return "taken from the hub at the first pull"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from etui.cli.common import load, print_json, print_table
+
+if TYPE_CHECKING:
+    from etui.runtime.explain import Explanation
 
 
 @click.command()
@@ -40,7 +42,7 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
         click.echo(f"{model} is not on this machine; run `etui models pull {model}`", err=True)
 
 
-def _print_explained(document: Mapping[str, Any]) -> None:
+def _print_explained(document: Explanation) -> None:
     from etui.runtime.explain_text import (
         CANDIDATE_HEAD,
         RULE_HEAD,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +17,7 @@ from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.energy.documents import PowerDocument
     from etui.energy.recorder import Recorder
 
 _WARM_UP_S = 0.3
@@ -315,7 +316,7 @@ def _show(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None
         click.echo(line)
 
 
-def _document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str, Any]:
+def _document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
     from etui.config.load import load_config
     from etui.energy.carbon_cost import factors_of
     from etui.energy.documents import power_document

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from etui.text.tables import format_table
 from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
+    from etui.energy.carbon_cost import CostDocument
     from etui.energy.cpu_estimate_fit import Calibration
+    from etui.energy.documents import ChannelDocument, PowerDocument
 
 _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
 
 
-def table(document: Mapping[str, Any]) -> Iterator[str]:
+def table(document: PowerDocument) -> Iterator[str]:
     """A power document as lines of text: every channel, then the total."""
     rows = [_row(channel) for channel in document["channels"]]
     yield from format_table(rows, header=_HEAD)
@@ -37,7 +39,7 @@ def calibration_lines(fitted: Calibration) -> Iterator[str]:
     yield f"# fitted to {fitted.points} readings, which lie within {100 * fitted.band:.0f} %"
 
 
-def _row(channel: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(channel: ChannelDocument) -> tuple[str, ...]:
     kind = channel["kind"]
     notes = [] if channel["in_total"] else ["cross-check"]
     notes += [flag for flag in channel["flags"] if flag != "extrapolated"]
@@ -54,6 +56,6 @@ def _row(channel: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _cost(cost: Mapping[str, Any]) -> str:
+def _cost(cost: CostDocument) -> str:
     text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
     return f"by your factors: {text}"

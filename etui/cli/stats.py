@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from etui.errors import ExitCode
+from etui.text.codec import to_document
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -95,9 +96,9 @@ def _document(found: _Stats) -> dict[str, Any]:
     return {
         "days": found.days,
         "turns": found.turns,
-        "models": [asdict(row) for row in found.by_model],
-        "arms": [asdict(row) for row in found.by_arm],
-        "shadows": [asdict(row) for row in found.shadows],
+        "models": [to_document(row) for row in found.by_model],
+        "arms": [to_document(row) for row in found.by_arm],
+        "shadows": [to_document(row) for row in found.shadows],
         "curves": [
             {
                 "curve_id": drift.curve.curve_id,

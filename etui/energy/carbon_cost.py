@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from etui.config.config import Config
 
@@ -56,11 +56,21 @@ def cost_of(joules: float | None, factors: Factors) -> CarbonCost | None:
     )
 
 
-def cost_document(cost: CarbonCost) -> dict[str, Any]:
+class CostDocument(TypedDict):
     """What the user's factors make of an energy; only what a factor was stated for."""
-    found: dict[str, Any] = {"kilowatt_hours": cost.kilowatt_hours}
+
+    kilowatt_hours: float
+    grams_co2e: NotRequired[float]
+    price: NotRequired[float]
+    currency: NotRequired[str]
+
+
+def cost_document(cost: CarbonCost) -> CostDocument:
+    """Make the document of a cost."""
+    found: CostDocument = {"kilowatt_hours": cost.kilowatt_hours}
     if cost.grams_co2e is not None:
         found["grams_co2e"] = cost.grams_co2e
     if cost.price is not None:
-        found |= {"price": cost.price, "currency": cost.currency}
+        found["price"] = cost.price
+        found["currency"] = cost.currency
     return found

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
-from etui.energy.carbon_cost import Factors, cost_document, cost_of
-from etui.energy.types import ChannelEnergy
+from etui.energy.carbon_cost import CostDocument, Factors, cost_document, cost_of
+from etui.energy.types import ChannelEnergy, Kind
 
 if TYPE_CHECKING:
     from etui.energy.recorder import Recorder
@@ -48,6 +48,40 @@ class EnergyFacts(Protocol):
     def end_ns(self) -> int: ...
 
 
+class _Part(TypedDict):
+    """What a channel did in the interval; the watts are absent where it was not measured."""
+
+    kind: str
+    joules: float | None
+    uncertainty: float | None
+    coverage: float
+    mean_watts: NotRequired[float]
+    peak_watts: NotRequired[float | None]
+    flags: list[str]
+
+
+class ChannelDocument(_Part):
+    """One channel, and what it did in the interval."""
+
+    id: str
+    scope: str
+    label: str
+    in_total: bool
+    limit_watts: float | None
+    watts: float | None
+    joules_since_start: float | None
+    period_seconds: float | None
+
+
+class PowerDocument(TypedDict):
+    """A document of ``etui power --json``; ``cost`` is there where a factor was stated."""
+
+    seconds: float
+    energy: dict[str, Any]
+    channels: list[ChannelDocument]
+    cost: NotRequired[CostDocument]
+
+
 def energy_document(
     energy: EnergyFacts, of_turn: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
@@ -82,11 +116,11 @@ def energy_document(
 
 def power_document(
     recorder: Recorder, start_ns: int, end_ns: int, factors: Factors | None = None
-) -> dict[str, Any]:
+) -> PowerDocument:
     """One document of ``etui power --json``: the total, and every channel with its details."""
     energy = recorder.energy(start_ns, end_ns)
     parts = {part.id: part for part in (*energy.channels, *energy.cross_checks)}
-    document: dict[str, Any] = {
+    document: PowerDocument = {
         "seconds": energy.seconds,
         "energy": energy_document(energy),
         "channels": [
@@ -100,7 +134,7 @@ def power_document(
                 "watts": row.watts,
                 "joules_since_start": row.joules_since_start,
                 "period_seconds": recorder.period_s(row.channel.id),
-                **_part(parts.get(row.channel.id)),
+                **_part(parts.get(row.channel.id), row.channel.kind),
             }
             for row in recorder.latest()
         ],
@@ -111,9 +145,15 @@ def power_document(
     return document
 
 
-def _part(part: ChannelEnergy | None) -> dict[str, Any]:
+def _part(part: ChannelEnergy | None, kind: Kind) -> _Part:
     if part is None:
-        return {"joules": None, "uncertainty": None, "coverage": 0.0, "flags": ["unmeasured"]}
+        return {
+            "kind": kind.value,
+            "joules": None,
+            "uncertainty": None,
+            "coverage": 0.0,
+            "flags": ["unmeasured"],
+        }
     return {
         "kind": part.kind.value,  # a counter that fell silent was integrated
         "joules": part.joules,

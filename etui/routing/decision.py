@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 from etui.arm import Arm
 from etui.routing.limits import Candidate, Cascade, Fallbacks, TurnBudget
 from etui.routing.prediction import PredictedJoules
+from etui.routing.trace import (
+    CandidateTrace,
+    CascadeTrace,
+    DecisionTrace,
+    JoulesTrace,
+    ShadowTrace,
+)
+from etui.text.codec import to_document
 
 T = TypeVar("T")
 
@@ -144,7 +152,7 @@ class Decision:
     fallbacks: Fallbacks = field(default_factory=Fallbacks)
     notices: tuple[str, ...] = ()
 
-    def trace(self) -> dict[str, Any]:
+    def trace(self) -> DecisionTrace:
         """The decision as plain JSON values."""
         return {
             "arm": self.arm.name,
@@ -177,7 +185,7 @@ class Decision:
             "cascade": None if self.cascade is None else _cascade_json(self.cascade),
             "candidates": [_candidate_json(candidate) for candidate in self.candidates],
             "margin_joules": self.margin_joules,
-            "budget": None if self.budget is None else asdict(self.budget),
+            "budget": None if self.budget is None else to_document(self.budget),
             "fallbacks": {
                 "load_failed": _name_of(self.fallbacks.load_failed),
                 "context_overflow": self.fallbacks.context_overflow,
@@ -188,16 +196,23 @@ class Decision:
         }
 
 
-def joules_json(joules: PredictedJoules | None) -> dict[str, Any] | None:
-    """Predicted joules as plain JSON values, with their total."""
-    return None if joules is None else {"total": joules.total, **asdict(joules)}
+def _joules_json(joules: PredictedJoules) -> JoulesTrace:
+    return {
+        "total": joules.total,
+        "load": joules.load,
+        "prefill": joules.prefill,
+        "decode": joules.decode,
+        "uncertainty": joules.uncertainty,
+        "seconds": joules.seconds,
+        "source": joules.source,
+    }
 
 
 def _name_of(arm: Arm | None) -> str | None:
     return None if arm is None else arm.name
 
 
-def _cascade_json(cascade: Cascade) -> dict[str, Any]:
+def _cascade_json(cascade: Cascade) -> CascadeTrace:
     return {
         "arms": [{"arm": arm.name, "model": arm.model} for arm in cascade.arms],
         "accept_at": cascade.accept_at,
@@ -206,18 +221,18 @@ def _cascade_json(cascade: Cascade) -> dict[str, Any]:
     }
 
 
-def _candidate_json(candidate: Candidate) -> dict[str, Any]:
-    accuracy = candidate.accuracy
+def _candidate_json(candidate: Candidate) -> CandidateTrace:
+    joules, accuracy = candidate.joules, candidate.accuracy
     return {
         "arm": candidate.arm.name,
         "model": candidate.arm.model,
-        "joules": joules_json(candidate.joules),
-        "accuracy": None if accuracy is None else asdict(accuracy),
+        "joules": None if joules is None else _joules_json(joules),
+        "accuracy": None if accuracy is None else to_document(accuracy),
         "failed": candidate.failed,
     }
 
 
-def _shadow_json(shadow: Shadow) -> dict[str, Any]:
+def _shadow_json(shadow: Shadow) -> ShadowTrace:
     arm = shadow.arm
     return {
         "policy": shadow.policy,

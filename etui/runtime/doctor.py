@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from etui.config.config import Config
 from etui.energy.types import ChannelProbe
@@ -61,7 +60,7 @@ class ModelOnDisk:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Everything ``etui doctor`` found."""
+    """Everything ``etui doctor`` found: the document of ``etui doctor --json``."""
 
     versions: dict[str, str | None]
     offload: Offload
@@ -70,10 +69,6 @@ class Diagnosis:
     models: tuple[ModelOnDisk, ...]
     folders: tuple[Folder, ...]
     problems: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The document of ``etui doctor --json``."""
-        return asdict(self)
 
 
 def diagnose(config: Config) -> Diagnosis:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from etui.errors import ModelUnavailable
+from etui.routing.trace import DecisionTrace
 
 if TYPE_CHECKING:
     from etui.chat import Query
@@ -20,13 +21,55 @@ _CONFIDENCE = 0.9
 """Of the bound shown beside an accuracy where no objective asks for another."""
 
 
+class ModelOfArm(TypedDict):
+    """One of the models that can serve the arm."""
+
+    model: str
+    on_disk: bool
+
+
+class PeriodLimit(TypedDict):
+    """What all turns of an hour or a day may spend; see ``plan.PeriodBudget``."""
+
+    period: str
+    joules: float
+    when_exceeded: str
+
+
+class NeedFound(TypedDict):
+    """What the question seems to need; probabilities that it gains and loses by it."""
+
+    need: Literal["reasoning", "larger_model"]
+    base: str
+    other: str
+    gained: float
+    lost: float
+    gain: float
+    n: int
+
+
+class Explanation(DecisionTrace):
+    """The document of ``etui policy explain --json``; None where the arm does without."""
+
+    query: str
+    policy_file: str
+    reasoning: str
+    think_tokens: int | None
+    votes: int | None
+    max_tokens: int
+    on_disk: bool
+    models: list[ModelOfArm]
+    period_budgets: list[PeriodLimit]
+    needs: list[NeedFound]
+
+
 def explanation(
     query: Query,
     policy: Policy,
     config: Config,
     catalogue: Catalogue,
     here: Callable[[str], bool],
-) -> dict[str, Any]:
+) -> Explanation:
     """The decision for a query as plain JSON values, with what its arm would do and what it needs.
 
     Args:
@@ -59,7 +102,7 @@ def explanation(
     }
 
 
-def _needs(query: Query, policy: Policy, config: Config) -> list[dict[str, Any]]:
+def _needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:
     """What the question seems to need beyond each base arm; empty where nothing was fitted."""
     from etui.routing.accuracy.predictor import load_heads
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from etui.text.sanitize import sanitize
+
+if TYPE_CHECKING:
+    from etui.routing.trace import CandidateTrace, CascadeTrace, FallbackTrace, ShadowTrace
+    from etui.runtime.explain import Explanation, NeedFound
 
 SIGNAL_HEAD = ("SIGNAL", "HOLDS", "VALUE", "ASKS FOR", "AWAY", "FOUND")
 RULE_HEAD = ("RULE", "PRIORITY", "MATCHED", "FIRST CONDITION THAT FAILED")
@@ -16,7 +19,7 @@ CANDIDATE_HEAD = (
 _YES = {True: "yes", False: "no"}
 
 
-def explained_facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+def explained_facts(document: Explanation) -> list[tuple[str, str]]:
     """What was decided, a fact a line under its name; facts that say nothing are left out.
 
     Args:
@@ -43,7 +46,7 @@ def explained_facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, sanitize(text)) for name, text in facts if text]
 
 
-def signal_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def signal_rows(document: Explanation) -> list[tuple[str, ...]]:
     """Rows under :data:`SIGNAL_HEAD`."""
     return [
         (
@@ -58,7 +61,7 @@ def signal_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def rule_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def rule_rows(document: Explanation) -> list[tuple[str, ...]]:
     """Rows under :data:`RULE_HEAD`."""
     return [
         (sanitize(r["name"]), str(r["priority"]), _YES[r["matched"]], sanitize(r["failed"] or ""))
@@ -66,21 +69,21 @@ def rule_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def candidate_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def candidate_rows(document: Explanation) -> list[tuple[str, ...]]:
     """Rows under :data:`CANDIDATE_HEAD`; none where there is nothing to compare."""
-    candidates: Sequence[Mapping[str, Any]] = document["candidates"]
+    candidates = document["candidates"]
     if len(candidates) == 1 and candidates[0]["joules"] is None:
         return []
     return [_candidate_row(candidate, document) for candidate in candidates]
 
 
-def joules_sources(document: Mapping[str, Any]) -> list[str]:
+def joules_sources(document: Explanation) -> list[str]:
     """What the joules of the candidates rest on."""
     known = [c["joules"]["source"] for c in document["candidates"] if c["joules"]]
     return [f"joules by {s}" if s else "joules of unknown source" for s in dict.fromkeys(known)]
 
 
-def _candidate_row(candidate: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[str, ...]:
+def _candidate_row(candidate: CandidateTrace, document: Explanation) -> tuple[str, ...]:
     joules, accuracy = candidate["joules"], candidate["accuracy"]
     spent = ["unknown", "", "", ""]
     if joules is not None:
@@ -103,7 +106,7 @@ def _candidate_row(candidate: Mapping[str, Any], document: Mapping[str, Any]) ->
     return (candidate["arm"], candidate["model"], *right, *spent, outcome)
 
 
-def _need_text(need: Mapping[str, Any]) -> str:
+def _need_text(need: NeedFound) -> str:
     """``a larger model: large instead of small +0.21 (gains 0.30, loses 0.09; n=456)``."""
     what = {"reasoning": "reasoning", "larger_model": "a larger model"}[need["need"]]
     return (
@@ -112,7 +115,7 @@ def _need_text(need: Mapping[str, Any]) -> str:
     )
 
 
-def _predicted_text(document: Mapping[str, Any]) -> str:
+def _predicted_text(document: Explanation) -> str:
     predicted, margin = document["predicted"], document["margin_joules"]
     known = []
     if predicted["joules"] is not None:
@@ -128,7 +131,7 @@ def _predicted_text(document: Mapping[str, Any]) -> str:
     return "uncalibrated: no joules and no accuracy were fitted"
 
 
-def _cascade_text(cascade: Mapping[str, Any] | None) -> str:
+def _cascade_text(cascade: CascadeTrace | None) -> str:
     if cascade is None:
         return ""
     names = " -> ".join(arm["arm"] for arm in cascade["arms"])
@@ -138,10 +141,10 @@ def _cascade_text(cascade: Mapping[str, Any] | None) -> str:
     return f"{names}, accepted from {cascade['accept_at']:g}{fewer}{most}"
 
 
-def _budget_text(document: Mapping[str, Any]) -> str:
-    turn = document["budget"] or {}
-    units = {"joules": "J", "tokens": "tokens", "seconds": "s"}
-    limits = [f"{turn[key]:g} {unit}" for key, unit in units.items() if turn.get(key) is not None]
+def _budget_text(document: Explanation) -> str:
+    turn = document["budget"] or {"joules": None, "tokens": None, "seconds": None}
+    amounts = ((turn["joules"], "J"), (turn["tokens"], "tokens"), (turn["seconds"], "s"))
+    limits = [f"{amount:g} {unit}" for amount, unit in amounts if amount is not None]
     told = [f"a turn {' or '.join(limits)}, then it answers with what it has"] if limits else []
     told += [
         f"{b['period']} {b['joules']:g} J, then {b['when_exceeded']}"
@@ -150,13 +153,13 @@ def _budget_text(document: Mapping[str, Any]) -> str:
     return "; ".join(told)
 
 
-def _fallback_text(fallbacks: Mapping[str, Any]) -> str:
+def _fallback_text(fallbacks: FallbackTrace) -> str:
     usual = {"load_failed": None, "context_overflow": "truncate_thought", "no_answer": "keep"}
     changed = {key: value for key, value in fallbacks.items() if value != usual[key]}
     return ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in changed.items())
 
 
-def _shadow_text(shadow: Mapping[str, Any] | None) -> str:
+def _shadow_text(shadow: ShadowTrace | None) -> str:
     if shadow is None:
         return ""
     if shadow["arm"] is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from etui.energy.documents import energy_document
+from etui.text.codec import to_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class TurnRecord:
     """Mean watts of equal slices from the turn's start to its end; None where unmeasured."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Decode parameters, build and machine: what is needed to repeat the turn."""
-    trace: dict[str, Any] = field(default_factory=dict)
+    trace: Mapping[str, object] = field(default_factory=dict)
     """The routing decision, whole."""
 
     def to_json(self) -> dict[str, Any]:
@@ -204,7 +206,7 @@ class TurnRecord:
                 }
                 for p in self.probes
             ],
-            "hops": [asdict(hop) for hop in self.hops],
+            "hops": [to_document(hop) for hop in self.hops],
             "power_watts": list(self.power_watts),
             "confidence": self.confidence,
             "seconds": {

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from etui import units
 from etui.bench.analysis.against_mixture import AgainstMixture
 from etui.bench.analysis.compare import Comparison, EnergyDifference
 from etui.stats.tests import Interval
+from etui.text.codec import to_document
 
 _LEVEL = 0.05
 
@@ -68,25 +69,36 @@ def subject_lines(one: Comparison) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What ``--max-regression`` came to: percentage points allowed, and what lost more."""
+
+    max_regression: float
+    met: bool
+    failed: tuple[str, ...]
+
+
 def comparison_document(
     comparisons: Sequence[Comparison],
     mixtures: Sequence[AgainstMixture],
     notes: Sequence[str],
-    gate: Mapping[str, Any] | None,
+    gate: Gate | None,
 ) -> dict[str, Any]:
     """All comparisons as plain JSON values; shares and p-values are numbers of 0 to 1."""
     return {
         "comparisons": [
             {
-                **asdict(one),
+                **to_document(one),
                 "points_lost": one.points_lost,
-                "subjects": [{**asdict(row), "difference": row.difference} for row in one.subjects],
+                "subjects": [
+                    {**to_document(row), "difference": row.difference} for row in one.subjects
+                ],
             }
             for one in comparisons
         ],
-        "against_mixture": [asdict(one) for one in mixtures],
+        "against_mixture": to_document(list(mixtures)),
         "notes": list(notes),
-        "gate": gate,
+        "gate": to_document(gate),
     }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from etui.bench.prompts.formats import FORMATS
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.mmlu import GROUPS, group_of
 from etui.stats.bootstrap import STRATIFIED_REPLICATES
+from etui.text.codec import to_document
 
 _LM_EVAL_DEFAULT = "letters"
 """The format whose prompt is that of lm-eval's ``mmlu``."""
@@ -90,11 +90,11 @@ def lm_eval_document(contender: System) -> dict[str, Any]:
             "arm": contender.name,
             "format": f"{run.format}@{run.format_version}",
             "data_sha256": run.data_sha256,
-            "models": [asdict(model) for model in run.models],
+            "models": to_document(run.models),
             "versions": dict(run.versions),
-            "micro": asdict(accuracy.micro),
-            "macro": asdict(accuracy.macro),
-            "energy": cost and asdict(cost),
+            "micro": to_document(accuracy.micro),
+            "macro": to_document(accuracy.macro),
+            "energy": to_document(cost),
         },
     }
 

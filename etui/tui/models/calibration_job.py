@@ -15,13 +15,34 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import IO
 
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, ExitCode
+from etui.text.codec import from_document
 from etui.tui.jobs import JobEnded, JobProgress, JobStopped, Post
 from etui.tui.services import TurnRunner
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A line of ``etui calibrate --jsonl``: how far it is; the seconds are None where unknown."""
+
+    done: int
+    points: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """The last line of a calibration: its curve."""
+
+    status: str
+    n: int
+    r2_decode: float | None
+
 
 _LOOK_SECONDS = 0.1
 """How often it is asked whether the calibration is to stop."""
@@ -114,9 +135,9 @@ def _follow(
     name: str,
     post: Post,
     stopped: Callable[[], bool],
-) -> dict[str, Any] | None:
+) -> _Fitted | None:
     """Post what the lines tell until they end; the curve, if there was one."""
-    curve: dict[str, Any] | None = None
+    curve: _Fitted | None = None
     asked_at: float | None = None
     while True:
         if asked_at is None and stopped():
@@ -132,33 +153,35 @@ def _follow(
         if line is None:
             return curve
         fact = _fact(line)
-        if fact.get("event") == "curve":
+        if isinstance(fact, _Fitted):
             curve = fact
-        elif fact.get("event") in ("begun", "measured") and asked_at is None:
+        elif fact is not None and asked_at is None:
             post(_progress(name, fact))
 
 
-def _fact(line: bytes) -> dict[str, Any]:
+def _fact(line: bytes) -> _Fitted | _Counted | None:
+    """Parse a line; None for one that is no fact shown here."""
     try:
-        fact = json.loads(line)
+        found = json.loads(line)
+        event = found.get("event") if isinstance(found, dict) else None
+        kinds = {"curve": _Fitted, "begun": _Counted, "measured": _Counted}
+        return from_document(kinds[event], found, extra="ignore") if event in kinds else None
     except ValueError:
-        return {}
-    return fact if isinstance(fact, dict) else {}
+        return None
 
 
-def _progress(name: str, fact: dict[str, Any]) -> JobProgress:
-    done, points, left = fact["done"], fact["points"], fact["seconds_left"]
+def _progress(name: str, fact: _Counted) -> JobProgress:
+    left = fact.seconds_left
     about = f", about {units.seconds_text(left)} left" if left is not None else ""
-    return JobProgress(f"calibrating {name} … {done} of {points}{about}", done, points)
+    text = f"calibrating {name} … {fact.done} of {fact.points}{about}"
+    return JobProgress(text, fact.done, fact.points)
 
 
-def _ended(
-    curve: dict[str, Any] | None, code: int, said: str, name: str, stopped: bool
-) -> JobEnded:
-    if curve is not None and curve["status"] == "complete":
-        r2 = curve["r2_decode"]
+def _ended(curve: _Fitted | None, code: int, said: str, name: str, stopped: bool) -> JobEnded:
+    if curve is not None and curve.status == "complete":
+        r2 = curve.r2_decode
         fit = "" if r2 is None else f", R² {r2:.3f}"
-        return JobEnded(f"{name} is calibrated: {curve['n']} points{fit}")
+        return JobEnded(f"{name} is calibrated: {curve.n} points{fit}")
     if curve is not None or stopped or code == ExitCode.PARTIAL:
         raise JobStopped("stopped; what was measured is kept", "press c to go on from there")
     what, fix = _error(said)

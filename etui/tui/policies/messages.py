@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from textual.message import Message
 
@@ -15,6 +15,7 @@ from etui.routing.library import Checked, PolicyPlace
 if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.replay.documents import TurnsDocument
+    from etui.runtime.explain import Explanation
 
 About: TypeAlias = Literal["", "explain", "replay", "compare"]
 """What asked for something that failed; empty for anything else."""
@@ -111,10 +112,10 @@ class CheckVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Who would answer ``query``, as :func:`etui.runtime.explain.explanation` gives it."""
+    """Who would answer ``query``."""
 
     query: str
-    document: dict[str, Any]
+    document: Explanation
 
 
 @dataclass(frozen=True, slots=True)

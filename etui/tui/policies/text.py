@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
-from typing import Any
 
 from textual.content import Content
 
@@ -12,6 +11,7 @@ from etui import units
 from etui.errors import Problem
 from etui.replay.log_text import move_rows, replayed_lines
 from etui.routing.policy import Policy
+from etui.runtime.explain import Explanation
 from etui.runtime.explain_text import (
     candidate_rows,
     explained_facts,
@@ -84,7 +84,7 @@ def _size(policy: Policy) -> str:
     return ", ".join(units.count_text(len(things), noun) for things, noun in counted)
 
 
-def explained_lines(document: Mapping[str, Any], width: int) -> list[str]:
+def explained_lines(document: Explanation, width: int) -> list[str]:
     """Who would answer, then what the candidates cost, the signals and the rules that were tried.
 
     Args:

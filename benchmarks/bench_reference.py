@@ -3,7 +3,7 @@
 The reference is a folder of ``letters_MODEL.json``: subject, row, log-probabilities of the letters,
 and the hash of the prompt. It lies beside MMLU (``$ETUI_MMLU/../reference``) or is named.
 
-    ETUI_MMLU=DIR python benchmarks/bench_reference.py [MODEL ...] [--reference DIR] [--json]
+    ETUI_MMLU=DIR python -m benchmarks.bench_reference [MODEL ...] [--reference DIR] [--json]
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import json
 import os
 import statistics
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figure, Skipped
+from benchmarks.sides import starter
 from etui.arm import Arm
 from etui.backends.local import LocalBackend
 from etui.bench.prompts.formats import FORMATS
@@ -27,10 +30,52 @@ from etui.config.load import load_config
 from etui.datasets.questions import Suite
 from etui.datasets.suites import load_suite
 from etui.models.catalogue import load_catalogue
+from etui.models.spec import STARTER
 from etui.runtime.serving import find_model_file
 
 MARGIN_NATS = 0.1
 """What the first letter must be ahead of the second for a choice to count as clear."""
+
+
+QUICK_QUESTIONS = 10
+
+
+def quick() -> Iterator[Figure]:
+    """The first ten questions of the starter model's reference."""
+    starter()
+    named = os.environ.get("ETUI_MMLU")
+    if not named:
+        raise Skipped("ETUI_MMLU names no folder of MMLU's files")
+    file = Path(named).parent / "reference" / f"letters_{STARTER}.json"
+    if not file.is_file():
+        raise Skipped(f"there is no reference {file}")
+    suite = load_suite("mmlu", "test", Path(named), load_config())
+    found = compare(STARTER, file, suite, QUICK_QUESTIONS)
+    if not found["prompts_equal"]:
+        raise RuntimeError("the prompts are not those of the reference")
+    questions = found["questions"]
+    yield Figure(
+        "log-probability of a letter off the reference, median",
+        found["median_difference"],
+        "nats",
+        "absolute",
+        4 * questions,
+    )
+    yield Figure(
+        "log-probability of a letter off the reference, worst",
+        found["largest_difference"],
+        "nats",
+        "absolute",
+        4 * questions,
+    )
+    clear = found["clear"]
+    if clear:
+        yield Figure(
+            "another choice : clear choices of the reference",
+            100 * (1 - found["same_choice"] / clear),
+            "%",
+            n=clear,
+        )
 
 
 def main() -> None:
@@ -59,10 +104,10 @@ def main() -> None:
         )
 
 
-def compare(name: str, file: Path, suite: Suite) -> dict[str, Any]:
-    """How one model's scores differ from the reference."""
+def compare(name: str, file: Path, suite: Suite, most: int | None = None) -> dict[str, Any]:
+    """How one model's scores differ from the reference, on its first questions or on all."""
     known: dict[str, dict[int, Any]] = {}
-    for entry in json.loads(file.read_text(encoding="utf-8")):
+    for entry in json.loads(file.read_text(encoding="utf-8"))[:most]:
         known.setdefault(entry["subject"], {})[entry["row"]] = entry
     config = load_config()
     spec, path = find_model_file(Arm(name, name), config, load_catalogue(config))

@@ -5,7 +5,7 @@ long for the sixtieth question of a subject as for the first, so that side is ti
 of each; the other pays for a subject's examples once, and so needs many to be fair (MMLU has 246 of
 them a subject). Questions are MMLU's where ETUI_MMLU names its folder, else those of the sample.
 
-    python benchmarks/bench_speed.py [MODEL.gguf] [--subjects N] [--questions N] [--rounds N]
+    python -m benchmarks.bench_speed [MODEL.gguf] [--subjects N] [--questions N] [--rounds N]
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-from sides import arguments, make_session
 
+from benchmarks.figures import Figure, in_turn, ratio_of
+from benchmarks.sides import arguments, make_session, opened_session, starter
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.work import SubjectWork
@@ -52,6 +54,25 @@ class Round:
     computed: int
     logprobs: Letters
     rss_bytes: int
+
+
+def quick() -> Iterator[Figure]:
+    """Five questions of one subject of the sample, three rounds."""
+    work = _work(load_suite("sample", "test", None, load_config()), subjects=1, questions=5)
+    with opened_session(starter(), CONTEXT_TOKENS) as session:
+        score(session, work, reuse=True)  # warms the weights up
+        rounds = in_turn(
+            lambda: score(session, work, reuse=True), lambda: score(session, work, reuse=False), 3
+        )
+    yield ratio_of(
+        "seconds a question, shared examples : whole prefills",
+        [(shared.seconds, whole.seconds) for shared, whole in rounds],
+    )
+    yield ratio_of(
+        "time outside llama.cpp : all, shared examples",
+        [(shared.seconds - shared.engine_seconds, shared.seconds) for shared, _ in rounds],
+        "%",
+    )
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ cache, which tells what finding and reusing it costs, and in an ``empty`` cache,
 tokens have nothing to look back on: attention to the history is in that ratio, too, and no reuse
 can spare it. Joules of a turn over its output tokens stand beside each where anything measures.
 
-    python benchmarks/chat.py [MODEL.gguf] [--turns N] [--look N] [--history N] [--threads N]
+    python -m benchmarks.chat [MODEL.gguf] [--turns N] [--look N] [--history N] [--threads N]
                               [--tokens N] [--rounds N] [--json]
 """
 
@@ -16,11 +16,22 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sides import NeverStops, arguments, joules_per_token, make_llama, make_session
-
+from benchmarks.figures import Figure, ratio_of
+from benchmarks.sides import (
+    NeverStops,
+    arguments,
+    both_sides,
+    joules_per_token,
+    make_llama,
+    make_session,
+    opened_session,
+    starter,
+)
 from etui.arm import Arm, Sampling
 from etui.chat import Message
 from etui.config.load import load_config
@@ -57,6 +68,28 @@ class Turn:
     def first_seconds(self) -> float:
         """Seconds to the first token."""
         return (self.first_ns - self.start_ns) / 1e9
+
+
+def quick() -> Iterator[Figure]:
+    """Three chats of four short turns on the starter model."""
+    chosen = Namespace(turns=4, look=4, history=300, tokens=12)
+    with (
+        both_sides(CONTEXT_TOKENS) as (session, llama),
+        opened_session(starter(), CONTEXT_TOKENS) as empty,
+    ):
+        for side in (session, empty):
+            prefill(side, [], side.tokenize(TALE))  # brings the weights into memory
+        llama.create_completion(TALE, max_tokens=2)
+        rounds = [chat(session, empty, llama, Recorder([]), chosen, n) for n in range(3)]
+    last = [made["turns"][-1] for made in rounds]
+    yield ratio_of(
+        "first token of the fourth turn, etui : Llama",
+        [(turn["etui_ms"], turn["llama_ms"]) for turn in last],
+    )
+    yield ratio_of(
+        "first token of the fourth turn, etui : its new tokens behind the history",
+        [(turn["etui_ms"], made["behind_ms"]) for turn, made in zip(last, rounds, strict=True)],
+    )
 
 
 def main() -> None:

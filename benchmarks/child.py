@@ -5,7 +5,7 @@ taken here, where an event arrives. Then the child alone: how long an answer sti
 cancel, while it decodes and at several moments of a prefill, and how long after ``kill -9`` in the
 middle of an answer the next one begins. Joules a token stand beside each where anything measures.
 
-    python benchmarks/child.py [MODEL.gguf] [--threads N] [--tokens N] [--rounds N] [--json]
+    python -m benchmarks.child [MODEL.gguf] [--threads N] [--tokens N] [--rounds N] [--json]
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ import os
 import signal
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
-from sides import arguments, joules_per_token
-
+from benchmarks.figures import Figure, in_turn, median_of, ratio_of
+from benchmarks.sides import arguments, joules_per_token, starter
 from etui.arm import Arm, Sampling
 from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.backends.process import ProcessBackend
 from etui.chat import Message
+from etui.config.config import make_home
 from etui.config.load import load_config
 from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
@@ -53,6 +55,27 @@ class Timed:
     tokens: int
     start_ns: int
     end_ns: int
+
+
+def quick() -> Iterator[Figure]:
+    """Five pairs of answers of 48 tokens of the starter model, three cancels, a kill."""
+    path, config = starter(), load_config()
+    make_home(config)
+    with closing(LocalBackend(config)) as here, closing(ProcessBackend(config)) as child:
+        pairs = pairs_of(here, child, path, tokens=48, rounds=5)
+        yield ratio_of(
+            "seconds a token, child : in this process",
+            [(c.token_seconds, h.token_seconds) for h, c in pairs],
+        )
+        yield ratio_of(
+            "first token, child : in this process",
+            [(c.first_seconds, h.first_seconds) for h, c in pairs],
+        )
+        stops = [cancelled(child, request(path, STORY, 1500), Answer, 0.05) for _ in range(3)]
+        milliseconds = [1000 * seconds for seconds, _ in stops]
+        yield median_of("cancel while decoding", milliseconds, "ms", "absolute")
+        seconds = [restarted(child, path)[1] for _ in range(2)]
+        yield median_of("kill to the next answer's first token", seconds, "s", "absolute")
 
 
 def main() -> None:
@@ -136,26 +159,32 @@ def timed(answerer: LocalBackend | ProcessBackend, asked: AnswerRequest) -> Time
     )
 
 
+def pairs_of(
+    here: LocalBackend, child: ProcessBackend, path: Path, *, tokens: int, rounds: int
+) -> list[tuple[Timed, Timed]]:
+    """The same answers in this process and in the child, each side first in turn."""
+    for side in (here, child):
+        timed(side, request(path, STORY, 4))  # loads and warms up
+
+    def asker(side: LocalBackend | ProcessBackend) -> Callable[[], Timed]:
+        numbers = count(1)  # neither side has a prompt of this number in its cache
+        return lambda: timed(side, request(path, f"{next(numbers)}. {STORY}", tokens))
+
+    return in_turn(asker(here), asker(child), rounds)
+
+
 def answers(
     here: LocalBackend, child: ProcessBackend, recorder: Recorder, chosen: Any
 ) -> dict[str, Any]:
     """The same answers on both sides, each side first in turn."""
-    sides: dict[str, LocalBackend | ProcessBackend] = {"here": here, "child": child}
-    for side in sides.values():
-        timed(side, request(chosen.model, STORY, 4))  # loads and warms up
-    seen: dict[str, list[Timed]] = {name: [] for name in sides}
-    for number in range(chosen.rounds):
-        asked = request(chosen.model, f"{number + 1}. {STORY}", chosen.tokens)
-        for name in sorted(sides, reverse=bool(number % 2)):
-            seen[name].append(timed(sides[name], asked))
+    pairs = pairs_of(here, child, chosen.model, tokens=chosen.tokens, rounds=chosen.rounds)
     report: dict[str, Any] = {}
-    for name, rounds in seen.items():
+    for name, rounds in zip(("here", "child"), zip(*pairs, strict=True), strict=True):
         report[f"{name}_ms_per_token"] = 1000 * statistics.median(t.token_seconds for t in rounds)
         report[f"{name}_first_ms"] = 1000 * statistics.median(t.first_seconds for t in rounds)
         report[f"{name}_joules_per_token"], report["kind"] = joules_per_token(
             recorder, [(t.start_ns, t.end_ns) for t in rounds], sum(t.tokens for t in rounds)
         )
-    pairs = list(zip(seen["here"], seen["child"], strict=True))
     report["ratio_tokens_per_second"] = statistics.median(
         h.token_seconds / c.token_seconds for h, c in pairs
     )

@@ -1,4 +1,6 @@
-"""How well operating curves predict: `python benchmarks/curves.py [--model FILE.gguf] [--json]`.
+"""How well operating curves predict joules.
+
+    python -m benchmarks.curves [--model FILE.gguf] [--turns N] [--seeds N] [--quick] [--json]
 
 On simulated GPUs the joules of a turn are known. Each is calibrated as `etui calibrate` does, then
 asked turns of lengths that are not on the grid, each from rest and done once; a prediction is
@@ -14,14 +16,14 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sides import make_session
-
+from benchmarks.figures import Figure
+from benchmarks.sides import make_session
 from etui.calibration.grid import QUICK, Grid, Length, visits
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
 from etui.config.load import load_config
@@ -172,6 +174,15 @@ def row(name: str, found: dict[str, Any]) -> str:
     figures = "".join(f"{100 * found[key]:>10.1f}" for key in keys)
     r2 = f"{found['r2_prefill']:>10.3f}{found['r2_decode']:>10.3f}"
     return f"  {name:<52}{r2}{figures}"
+
+
+def quick() -> Iterator[Figure]:
+    """Every simulated GPU by its counter, each of its sensors on the first; 20 turns each."""
+    usual = next(iter(LOADS))
+    for name, sensor in (*((name, SHOWN[0]) for name in LOADS), *((usual, s) for s in SHOWN[1:])):
+        found = simulated(LOADS[name], SENSORS[sensor], QUICK, 20, seed=0)
+        label = f"joules predicted off the grid : true, mean error, {name}, {sensor}"
+        yield Figure(label, 100 * found["mape"], "%", n=found["turns"])
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ else the machine does hits both. Time runs from the first token to the last, tex
 overhead is the wall time outside ``llama_decode``. The ratio is the median over the rounds. Joules
 a token stand beside each where anything measures.
 
-    python benchmarks/decode.py [MODEL.gguf] [--threads N] [--tokens N] [--rounds N] [--json]
+    python -m benchmarks.decode [MODEL.gguf] [--threads N] [--tokens N] [--rounds N] [--json]
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sides import arguments, joules_per_token, make_llama, make_session
-
+from benchmarks.figures import Figure, in_turn, ratio_of
+from benchmarks.sides import (
+    arguments,
+    both_sides,
+    joules_per_token,
+    make_llama,
+    make_session,
+)
 from etui.arm import Sampling
 from etui.config.load import load_config
 from etui.energy.discovery import open_recorder
@@ -44,6 +51,23 @@ class Span:
         return (self.end_ns - self.start_ns) / 1e9 / self.tokens
 
 
+def quick() -> Iterator[Figure]:
+    """The two sides on the starter model, 10 rounds of 24 tokens."""
+    with both_sides(CONTEXT_TOKENS) as (session, llama):
+        run_session(session, 8)  # warms both up
+        run_llama(llama, 8)
+        rounds = in_turn(lambda: run_session(session, 24), lambda: run_llama(llama, 24)[0], 10)
+    yield ratio_of(
+        "seconds a token, etui : Llama",
+        [(own.token_seconds, other.token_seconds) for (own, _, _), other in rounds],
+    )
+    yield ratio_of(
+        "time outside llama_decode : all",
+        [(outside, own.token_seconds) for (own, _, outside), _ in rounds],
+        "%",
+    )
+
+
 def main() -> None:
     """Run the rounds and print the table."""
     chosen = arguments(__doc__, tokens=48, rounds=16).parse_args()
@@ -53,18 +77,15 @@ def main() -> None:
     _, text, _ = run_session(session, chosen.tokens)
     if text != reference:
         print("the two wrote different texts", file=sys.stderr)
-    ours: list[Span] = []
-    theirs: list[Span] = []
-    overheads = []
     with open_recorder(load_config()) as recorder:
-        for round_ in range(chosen.rounds):
-            if round_ % 2:  # each goes first in turn: what a round leaves behind hits both
-                theirs.append(run_llama(llama, chosen.tokens)[0])
-            own, _, overhead = run_session(session, chosen.tokens)
-            if not round_ % 2:
-                theirs.append(run_llama(llama, chosen.tokens)[0])
-            ours.append(own)
-            overheads.append(overhead)
+        rounds = in_turn(
+            lambda: run_session(session, chosen.tokens),
+            lambda: run_llama(llama, chosen.tokens)[0],
+            chosen.rounds,
+        )
+        ours = [own for (own, _, _), _ in rounds]
+        overheads = [overhead for (_, _, overhead), _ in rounds]
+        theirs = [other for _, other in rounds]
         joules = {
             name: joules_per_token(
                 recorder, [(s.start_ns, s.end_ns) for s in spans], sum(s.tokens for s in spans)

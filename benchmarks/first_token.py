@@ -2,7 +2,7 @@
 
 Starts the command anew each round and waits for the first byte on its standard output.
 
-    python benchmarks/first_token.py [--model NAME] [--rounds N] [--json]
+    python -m benchmarks.first_token [--model NAME] [--rounds N] [--json]
 """
 
 from __future__ import annotations
@@ -13,10 +13,33 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
+from benchmarks.figures import Figure, in_turn, median_of, ratio_of
+from benchmarks.sides import starter
+from etui.engine.library import default_threads
 from etui.models.spec import STARTER
 
 QUESTION = "What is the capital of France?"
+BARE = """
+import sys
+from llama_cpp import Llama
+llama = Llama(sys.argv[1], n_ctx=2048, n_threads=int(sys.argv[2]), verbose=False)
+messages = [{"role": "user", "content": sys.argv[3]}]
+for chunk in llama.create_chat_completion(messages, max_tokens=4, temperature=0, stream=True):
+    print(chunk["choices"][0]["delta"].get("content", ""), end="", flush=True)
+"""
+"""The shortest program that answers: import, load, answer."""
+
+
+def quick() -> Iterator[Figure]:
+    """Four cold starts of ``etui ask`` and of a bare program around ``Llama``."""
+    path = starter()
+    first_token(STARTER)  # fills the disk's cache
+    pairs = in_turn(lambda: first_token(STARTER), lambda: first_token_bare(path), 4)
+    yield ratio_of("first token of a cold process, etui ask : a bare Llama program", pairs)
+    yield median_of("first token of a cold `etui ask`", [own for own, _ in pairs], "s", "absolute")
 
 
 def main() -> None:
@@ -43,8 +66,19 @@ def main() -> None:
 
 
 def first_token(model: str) -> float:
-    """Seconds from the start of the process to the first byte of the answer."""
-    command = [sys.executable, "-m", "etui", "ask", QUESTION, "--model", model, "--max-tokens", "4"]
+    """Seconds from the start of ``etui ask`` to the first byte of the answer."""
+    return first_byte(
+        [sys.executable, "-m", "etui", "ask", QUESTION, "--model", model, "--max-tokens", "4"]
+    )
+
+
+def first_token_bare(path: Path) -> float:
+    """The same of a program that only imports ``Llama``, loads the model and asks it."""
+    return first_byte([sys.executable, "-c", BARE, str(path), str(default_threads()), QUESTION])
+
+
+def first_byte(command: list[str]) -> float:
+    """Seconds from the start of a process to the first byte on its standard output."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -52,7 +86,7 @@ def first_token(model: str) -> float:
     seconds = time.perf_counter() - start
     _, errors = process.communicate()
     if not first or process.returncode:
-        sys.exit(f"etui ask failed: {errors.decode(errors='replace').strip()}")
+        sys.exit(f"no answer came: {errors.decode(errors='replace').strip()}")
     return seconds
 
 

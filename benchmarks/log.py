@@ -1,6 +1,6 @@
 """How fast the log is with many turns: writing, opening, sorting, searching, totals.
 
-    python benchmarks/log.py [--turns 100000] [--json]
+    python -m benchmarks.log [--turns 100000] [--json]
 
 The database is made in a temporary folder; times are the best of five, in milliseconds.
 """
@@ -10,14 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from benchmarks.figures import Figure, in_turn, ratio_of, timed_in_turn
 from etui.config.config import Config
 from etui.log.filters import Sort, TurnFilter
 from etui.log.queries import LogReader
@@ -108,14 +110,18 @@ def fill(config: Config, turns: int) -> float:
     return turns / (time.perf_counter() - start)
 
 
-def measure(config: Config) -> dict[str, float]:
-    """Name -> milliseconds of everything the history screen asks for."""
+def measure(config: Config, repeats: int = 5) -> dict[str, float]:
+    """Name -> milliseconds of everything the history screen asks for, the best of some calls."""
+
+    def best(call: Callable[[], object]) -> float:
+        return best_ms(call, repeats)
+
     results: dict[str, float] = {}
     with LogReader(config) as log:
         for sort in Sort:
             for descending in (True, False):
                 name = f"sort by {sort}{'' if descending else ', ascending'}"
-                results[name] = best_ms(
+                results[name] = best(
                     lambda s=sort, d=descending: log.list_turns(sort=s, descending=d, limit=100)
                 )
         filters = {
@@ -133,35 +139,62 @@ def measure(config: Config) -> dict[str, float]:
         }
         for name, wanted in filters.items():
             for sort in (Sort.TIME, Sort.JOULES):
-                results[f"{name}, by {sort}"] = best_ms(
+                results[f"{name}, by {sort}"] = best(
                     lambda f=wanted, s=sort: log.list_turns(f, sort=s, limit=100)
                 )
-            results[f"{name}, count"] = best_ms(lambda f=wanted: log.count_turns(f))
-        results["the last page by joules"] = best_ms(
+            results[f"{name}, count"] = best(lambda f=wanted: log.count_turns(f))
+        results["the last page by joules"] = best(
             lambda: log.list_turns(sort=Sort.JOULES, limit=100, offset=log.count_turns() - 100)
         )
         for by in ("model", "rule", "day"):
-            results[f"totals by {by}"] = best_ms(lambda b=by: log.totals(b))
+            results[f"totals by {by}"] = best(lambda b=by: log.totals(b))
         turn = log.list_turns(limit=1)[0].turn_id
-        results["one turn"] = best_ms(lambda: log.get_turn(turn[:8]))
-        results["chats"] = best_ms(lambda: log.chats(limit=100))
+        results["one turn"] = best(lambda: log.get_turn(turn[:8]))
+        results["chats"] = best(lambda: log.chats(limit=100))
     return results
 
 
 def cold_open_ms(config: Config) -> float:
     """From ``import`` to an open writer in a new process, in milliseconds."""
+    return min(float(_python(_OPEN, config)) for _ in range(5))
+
+
+def _python(code: str, config: Config) -> str:
+    """What a program prints in a process of its own."""
     environment = {"ETUI_HOME": str(config.home), "PATH": "/usr/bin:/bin"}
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", _OPEN],
-            env=environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
-            check=True,
-            capture_output=True,
-            text=True,
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
+
+
+QUICK_TURNS = (5_000, 500)
+
+
+def quick() -> Iterator[Figure]:
+    """Logs of 5,000 and of 500 turns: what ten times the turns cost, and a cold open."""
+    with tempfile.TemporaryDirectory() as folder:
+        large, small = (
+            Config(home=Path(folder) / str(turns), models_dir=Path(folder) / "models")
+            for turns in QUICK_TURNS
         )
-        for _ in range(5)
-    ]
-    return min(float(run.stdout) for run in runs)
+        rate = fill(large, QUICK_TURNS[0])
+        fill(small, QUICK_TURNS[1])
+        yield Figure("write a turn", 1e3 / rate, "ms", "absolute", QUICK_TURNS[0])
+        rounds = in_turn(lambda: measure(large, 1), lambda: measure(small, 1), 5)
+        for what, pick in (("median", statistics.median), ("slowest", max)):
+            yield ratio_of(
+                f"{what} query of the history, 5,000 : 500 turns",
+                [(pick(ours.values()), pick(theirs.values())) for ours, theirs in rounds],
+            )
+        pairs = timed_in_turn(
+            lambda: _python(_OPEN, large), lambda: _python("import sqlite3, json", large), 5
+        )
+        yield ratio_of("cold process that opens the log : one that imports sqlite3", pairs)
 
 
 def main() -> None:

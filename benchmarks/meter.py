@@ -1,4 +1,6 @@
-"""What the meter costs, and how far it is off: `python benchmarks/meter.py [--json] [--quick]`.
+"""What the meter costs, and how far it is off.
+
+    python -m benchmarks.meter [--json] [--quick]
 
 Three parts: the recorder's cost at 20 Hz in percent of one core (on this machine's sources, and on
 a model of one GPU with a counter); the time of one `energy()` over an hour of samples; and for each
@@ -12,19 +14,20 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.figures import Figure, ratio_of, timed_in_turn
 from etui.config.config import Config
 from etui.config.load import load_config
 from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource, Reading
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice
+from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
 from etui.testing.play import EnergyWindow, record, windows
 from etui.testing.power_curves import CURVES, bursts
 
@@ -81,15 +84,21 @@ def recorder_costs(seconds: float, config: Config) -> dict[str, float]:
         }
 
 
-def query_seconds() -> dict[str, float]:
-    """Times of one energy() on an hour of samples, counter and power both."""
+def hour_recorder(rng: random.Random) -> tuple[Recorder, FakeClock]:
+    """A recorder with an hour of samples, counter and power both."""
     clock = FakeClock()
-    rng = random.Random(1)
     sensor = SENSORS["counter 100 ms + instant power"]
     recorder = Recorder([FakeDevice(bursts(rng, 3700), clock, sensor)], clock=clock)
     while clock.seconds < 3600:
         recorder.sample_now()
         clock.advance(0.05)
+    return recorder, clock
+
+
+def query_seconds() -> dict[str, float]:
+    """Times of one energy() on an hour of samples."""
+    rng = random.Random(1)
+    recorder, clock = hour_recorder(rng)
     found = {}
     for name, length in (("1 s", 1.0), ("1 min", 60.0), ("1 h", 3590.0)):
         times = []
@@ -103,17 +112,22 @@ def query_seconds() -> dict[str, float]:
     return found
 
 
-def error_table(seeds: int, count: int) -> list[dict[str, Any]]:
+def error_table(
+    seeds: int,
+    count: int,
+    sensors: Mapping[str, Sensor] = SENSORS,
+    lengths_s: Sequence[tuple[float, float]] = LENGTHS_S,
+) -> list[dict[str, Any]]:
     rows = []
-    for name, sensor in SENSORS.items():
-        found: dict[tuple[float, float], list[EnergyWindow]] = {length: [] for length in LENGTHS_S}
+    for name, sensor in sensors.items():
+        found: dict[tuple[float, float], list[EnergyWindow]] = {length: [] for length in lengths_s}
         for make in CURVES.values():
             for seed in range(seeds):
                 rng = random.Random(seed)
                 curve = make(rng, 70)
                 placed = replace(sensor, phase_s=rng.uniform(0, 0.1))
                 recorder, clock = record(curve, placed, 66, rng)
-                for length in LENGTHS_S:
+                for length in lengths_s:
                     found[length] += windows(recorder, clock, curve, count, rng, lengths_s=length)
         for length, judged in found.items():
             errors = sorted(window.error for window in judged)
@@ -131,6 +145,29 @@ def error_table(seeds: int, count: int) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+QUICK_SENSORS = ("counter 100 ms", "power, instant 20 ms", "power, 1 s average")
+QUICK_LENGTH_S = (0.6, 2.0)
+
+
+def quick() -> Iterator[Figure]:
+    """Errors of three sensors, an hour's query against a second's, and two seconds of sampling."""
+    sensors = {name: SENSORS[name] for name in QUICK_SENSORS}
+    low, high = QUICK_LENGTH_S
+    for row in error_table(1, 20, sensors, [QUICK_LENGTH_S]):
+        label = f"joules measured : true, median error, {row['device']}, {low:g}-{high:g} s"
+        yield Figure(label, 100 * row["median_error"], "%", n=row["windows"])
+    recorder, clock = hour_recorder(random.Random(1))
+    pairs = timed_in_turn(
+        lambda: recorder.energy(clock.at(5.0), clock.at(3595.0)),
+        lambda: recorder.energy(clock.at(1800.0), clock.at(1801.0)),
+        20,
+        repeats=(20, 20),
+    )
+    yield ratio_of("energy() over an hour : over a second", pairs)
+    cost = cost_percent(Recorder([CheapGpu()]), 2.0)
+    yield Figure("recorder at 20 Hz, one GPU", cost, "% of a core", "absolute")
 
 
 def main() -> None:

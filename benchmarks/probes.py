@@ -11,7 +11,7 @@ least three votes in four for one answer, and of these it has the longest answer
 stopping saves where votes agree, not how often they do. How many of the first votes agree is
 printed, and ``--question`` asks another.
 
-    python benchmarks/probes.py [MODEL.gguf] [--threads N] [--tokens N] [--every N] [--votes N]
+    python -m benchmarks.probes [MODEL.gguf] [--threads N] [--tokens N] [--every N] [--votes N]
                                 [--question TEXT] [--rounds N] [--json]
 """
 
@@ -20,11 +20,20 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from sides import NeverStops, arguments, joules_per_token, make_llama, make_session
-
+from benchmarks.figures import Figure, in_turn, median_of, ratio_of
+from benchmarks.sides import (
+    NeverStops,
+    arguments,
+    both_sides,
+    joules_per_token,
+    make_llama,
+    make_session,
+)
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
 from etui.chat import Message
 from etui.config.load import load_config
@@ -58,6 +67,30 @@ class Drawn:
     def seconds(self) -> float:
         """Wall time."""
         return (self.end_ns - self.start_ns) / 1e9
+
+
+def quick() -> Iterator[Figure]:
+    """Three looks and two votes of eight on the starter model."""
+    votes = 8
+    with both_sides(CONTEXT_TOKENS) as (session, llama):
+        asked = (Message("user", VOTE_QUESTION),)
+        prompt = session.tokenize(session.render(asked), bos=True)
+        run_votes(session, asked, 2, VoteStop("all"), seed=0)  # warms both up
+        run_calls(llama, prompt, 1, seed=0)
+        shares = [100 * look_share(session, 96, 48) for _ in range(3)]
+        yield median_of("looks every 48 tokens : decode time", shares, "%")
+        pairs: list[tuple[Drawn, Drawn]] = []
+        for number in range(2):
+            seed = votes * number
+            pairs += in_turn(
+                partial(run_votes, session, asked, votes, VoteStop("flip"), seed=seed),
+                partial(run_calls, llama, prompt, votes, seed=seed),
+                1,
+            )
+    yield ratio_of(
+        "wall time, a vote that stops early : eight calls of Llama",
+        [(own.seconds, other.seconds) for own, other in pairs],
+    )
 
 
 def main() -> None:

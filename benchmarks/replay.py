@@ -1,6 +1,6 @@
 """How long a replay takes, and a prediction of fitted heads.
 
-Run ``python benchmarks/replay.py [--json] [--questions 14000] [--arms 6] [--fit]``. Questions and
+Run ``python -m benchmarks.replay [--json] [--questions 14000] [--arms 6] [--fit]``. Questions and
 answers are made up here. ``judge`` is the replay itself: curve, hull, oracle, intervals of 10,000
 resamples. ``policy by rules`` decides every question by its text. Fits come before a replay and are
 not counted as one.
@@ -12,12 +12,13 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import Figure, ratio_of, timed_in_turn
 from etui.arm import Arm
 from etui.chat import Query
 from etui.replay.judge import Table, judge
@@ -27,6 +28,7 @@ from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance, fitted_text
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.accuracy.table import Graded
+from etui.routing.decide import decide
 from etui.routing.library import PolicyPlace, check_text
 from etui.routing.policy import Policy
 from etui.routing.signals.question_words import QuestionText
@@ -74,6 +76,30 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     found = work()
     return time.perf_counter() - start, found
+
+
+QUICK_QUESTIONS, QUICK_ARMS = 2_000, 4
+
+
+def quick() -> Iterator[Figure]:
+    """A replay of 2,000 questions x 4 arms: against a quarter of it, and against bare decisions."""
+    table = made(QUICK_QUESTIONS, QUICK_ARMS)
+    stated = np.tile(2.0 ** np.arange(QUICK_ARMS), (QUICK_QUESTIONS, 1))
+    p = np.random.default_rng(2).beta(2, 2, table.correct.shape)
+    few = np.arange(QUICK_QUESTIONS) < QUICK_QUESTIONS // 4
+    whole, part = Table(table, stated), Table(table.take(few), stated[few])
+    pairs = timed_in_turn(
+        lambda: judge(whole, {"made": p}), lambda: judge(part, {"made": p[few]}), 5
+    )
+    yield ratio_of("judge, four times the questions : once", pairs)
+    policy = rules(table.arms)
+    queries = [Query(as_asked(question)) for question in table.questions]
+    pairs = timed_in_turn(
+        lambda: replay_policy(policy, table, stated, label="stated"),
+        lambda: [decide(query, policy, available={"m"}) for query in queries],
+        3,
+    )
+    yield ratio_of("replay of a policy by rules : its decisions alone", pairs)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How long a decision takes, and how long a policy takes to load.
 
-Run ``python benchmarks/routing.py [--json]``. Nothing is loaded into llama.cpp; the questions are
+Run ``python -m benchmarks.routing [--json]``. Nothing is loaded into llama.cpp; the questions are
 made up here, from a greeting to a text of 2,000 words.
 """
 
@@ -12,13 +12,19 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
+import yaml
+
+from benchmarks.figures import Figure, median_of, ratio_of, timed_in_turn
 from etui.arm import Arm
 from etui.chat import Query
 from etui.config.load import load_config
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
 from etui.models.catalogue import load_catalogue
 from etui.routing.accuracy.features import FEATURE_NAMES
 from etui.routing.accuracy.fitted_file import (
@@ -33,11 +39,13 @@ from etui.routing.accuracy.fitted_file import (
 )
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.decide import decide
+from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput, forecast
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.question_words import BUCKETS
+from etui.routing.signals.text_measures import TextFacts
 
 QUESTIONS = (
     "Hello!",
@@ -185,6 +193,91 @@ def decisions(
     return summary(durations)
 
 
+THINK = Arm("think", "smollm2-135m", "cot", think_tokens=200, max_tokens=100)
+
+
+def forecaster() -> Callable[[], object]:
+    """One forecast of an arm's joules, by a curve and past answers."""
+    curve = OperatingCurve(
+        "c1", "2026-11-24", THINK.model, "ab", Conditions("here", "build", 2), "counter",
+        "calibration", prefill=PhaseCurve(1.0, 0.02, band=0.1),
+        decode=PhaseCurve(2.0, 0.5, 1e-4, band=0.1), speed=Speed(1000.0, 50.0, 30.0, 40.0),
+    )  # fmt: skip
+    past = {ArmKey.of(THINK): PastOutput(45, 60.0)}
+    facts = LoggedModelFacts(curve=curve, past=past, load_joules=30.0, load_seconds=2.0)
+    text = TextFacts(Query("x" * 400))
+    return lambda: forecast(THINK, text, facts, resident=False)
+
+
+def predictor(heads: AccuracyPredictor) -> Callable[[], object]:
+    """The accuracies of two arms on one question, in every call another one."""
+    queries = cycle([Query(f"{QUESTIONS[at % len(QUESTIONS)]} {at}") for at in range(60)])
+    arms = [Arm(name, "smollm2-135m") for name in ARMS[:2]]
+
+    def predict() -> object:
+        query = next(queries)
+        return [heads.accuracy(arm, query, 0.9) for arm in arms]
+
+    return predict
+
+
+def quick() -> Iterator[Figure]:
+    """Decisions, loads and predictions, each against the plain thing that it extends."""
+    config = load_config()
+    models = load_catalogue(config).models
+    host = HostState(hour=12.0, free_memory_gb=8.0)
+    queries = [Query(question) for question in QUESTIONS]
+
+    def deciding(
+        policy: Policy, asked: list[Query], outlook: Stated | None = None
+    ) -> Callable[[], object]:
+        return lambda: [
+            decide(query, policy, available={"smollm2-135m"}, host=host, outlook=outlook)
+            for query in asked
+        ]
+
+    frugal, balanced = (load_policy(name, config, models) for name in ("frugal", "balanced"))
+    plain = deciding(frugal, queries)
+    pairs = timed_in_turn(deciding(balanced, queries), plain, 20, repeats=(10, 10))
+    yield ratio_of("decide, balanced : frugal", pairs)
+    milliseconds = [1e3 * own / len(queries) for own, _ in pairs]
+    yield median_of("decide, balanced", milliseconds, "ms", "absolute")
+    long = deciding(balanced, [Query(LONG)] * len(queries))
+    pairs = timed_in_turn(long, deciding(balanced, queries), 10, repeats=(2, 10))
+    yield ratio_of("decide, 2,000 words : short questions", pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.yaml"
+        path.write_text(large_policy(200))
+        text = path.read_text()
+        pairs = timed_in_turn(
+            lambda: load_policy(str(path), config, models), lambda: yaml.safe_load(text), 5
+        )
+        yield ratio_of("load 200 rules : PyYAML's safe_load of the file", pairs)
+        large = load_policy(str(path), config, models)
+        path.write_text(OBJECTIVE)
+        weighing = load_policy(str(path), config, models)
+    pairs = timed_in_turn(deciding(large, queries), plain, 10, repeats=(2, 10))
+    yield ratio_of("decide, 200 rules : frugal", pairs)
+    heads = AccuracyPredictor(fitted_model(weighing.arms))
+    fitted, stated = (deciding(weighing, queries, one) for one in (Stated(heads), Stated()))
+    pairs = timed_in_turn(fitted, stated, 20, repeats=(4, 10))
+    yield ratio_of("decide by an objective, fitted heads : stated accuracies", pairs)
+    pairs = timed_in_turn(forecaster(), plain, 20, repeats=(100, 5))
+    yield ratio_of(
+        "forecast of one arm's joules : a decision",
+        [(one, decided / len(queries)) for one, decided in pairs],
+    )
+    microseconds = [1e6 * one for one, _ in pairs]
+    yield median_of("forecast of one arm's joules", microseconds, "us", "absolute")
+    pairs = timed_in_turn(predictor(heads), plain, 20, repeats=(30, 5))
+    yield ratio_of(
+        "accuracies of two arms by fitted heads : a decision",
+        [(one, decided / len(queries)) for one, decided in pairs],
+    )
+    microseconds = [1e6 * one for one, _ in pairs]
+    yield median_of("accuracies of two arms by fitted heads", microseconds, "us", "absolute")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -220,6 +313,9 @@ def main() -> None:
         report["decide by an objective, fitted heads"] = decisions(
             weighing, QUESTIONS, options.repeats // 5, Stated(heads)
         )
+        predictions = milliseconds(predictor(heads), options.repeats)
+        report["accuracies of two arms, one question"] = summary(predictions)
+    report["forecast of one arm's joules"] = summary(milliseconds(forecaster(), options.repeats))
     if options.json:
         print(json.dumps(report, indent=2))
         return

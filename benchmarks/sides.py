@@ -6,10 +6,13 @@ Both put every layer on the GPU where llama.cpp sees one, and none elsewhere.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Skipped
+from etui.config.config import make_home
 from etui.config.load import load_config
 from etui.energy.recorder import Recorder
 from etui.engine.context import Context, ContextOptions
@@ -59,10 +62,49 @@ class TimedSession(LlamaSession):
         return step
 
 
-def make_session(path: Path, threads: int, context_tokens: int) -> TimedSession:
+def starter() -> Path:
+    """Return the starter model's file.
+
+    Raises:
+        Skipped: It is not there.
+    """
+    path = load_config().models_dir / f"{STARTER}.gguf"
+    if not path.is_file():
+        raise Skipped(f"no {path.name} in {path.parent}; pull it with: etui models pull {STARTER}")
+    return path
+
+
+@contextmanager
+def opened_session(path: Path, context_tokens: int) -> Iterator[TimedSession]:
+    """Open an etui session on the default threads, and free all of it at the end."""
+    config = load_config()
+    make_home(config)
+    library = Library(config.log_dir)
+    try:
+        session = make_session(path, default_threads(), context_tokens, library)
+        try:
+            yield session
+        finally:
+            session.free()
+    finally:
+        library.close()  # last: llama.cpp logs until the model is freed
+
+
+@contextmanager
+def both_sides(context_tokens: int) -> Iterator[tuple[TimedSession, Any]]:
+    """Open the two sides on the starter model: an etui session and a ``Llama``."""
+    path = starter()
+    with ExitStack() as stack:
+        llama = stack.enter_context(closing(make_llama(path, default_threads(), context_tokens)))
+        yield stack.enter_context(opened_session(path, context_tokens)), llama
+
+
+def make_session(
+    path: Path, threads: int, context_tokens: int, library: Library | None = None
+) -> TimedSession:
     """An etui session as the residency makes it."""
     check_gguf(path)
-    library = Library(load_config().log_dir)
+    library = library or Library(load_config().log_dir)
     offloads = bool(library.gpus())
     model = Model(library, path, ALL_LAYERS if offloads else 0)
     options = ContextOptions(
@@ -92,14 +134,20 @@ def make_llama(path: Path, threads: int, context_tokens: int) -> Any:
     )
 
 
-def ignore_ends() -> None:
+@contextmanager
+def ignored_ends() -> Iterator[None]:
     """Let no token end an answer, on either side: every one is as long as it may be.
 
-    Call it before a session is made, which remembers what ends an answer.
+    Enter it before a session is made, which remembers what ends an answer.
     """
     from llama_cpp import llama_cpp
 
+    usual = llama_cpp.llama_vocab_is_eog
     llama_cpp.llama_vocab_is_eog = lambda *_: False
+    try:
+        yield
+    finally:
+        llama_cpp.llama_vocab_is_eog = usual
 
 
 def joules_per_token(

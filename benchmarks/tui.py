@@ -7,7 +7,7 @@ its character on the terminal, while a fake engine streams 200 tokens a second i
 its process, the recorder's thread beside it. In the history, on a log of made turns, a key is timed
 until the status line tells of the new order or of what was found, the table drawn before it.
 
-    python benchmarks/tui.py [--rounds N] [--keys N] [--seconds N] [--turns N] [--only PART ...]
+    python -m benchmarks.tui [--rounds N] [--keys N] [--seconds N] [--turns N] [--only PART ...]
                              [--json]
 """
 
@@ -28,10 +28,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import log
 import pexpect
 import psutil
 
+from benchmarks import log
+from benchmarks.figures import Figure, in_turn, median_of, ratio_of
+from benchmarks.sides import starter
 from etui.config.config import Config
 from etui.config.load import load_config
 from etui.energy.discovery import open_recorder
@@ -42,6 +44,16 @@ WELCOME = "Every answer shows what it cost"
 QUESTION = "Write the numbers from 1 to 300, separated by commas."
 RARE = "".join(map(chr, [*range(0x410, 0x450), *range(0x3B1, 0x3C2), *range(0x531, 0x557)]))
 """Letters that nothing else on the screen has."""
+
+BARE = """
+from textual.app import App
+from textual.widgets import Static
+class Bare(App):
+    def compose(self):
+        yield Static("Ask something")
+Bare().run()
+"""
+"""The least that Textual can show."""
 
 PARTS = ("paint", "echo", "decode", "rest", "history")
 PATIENCE_SECONDS = 120
@@ -120,40 +132,75 @@ def terminal(*command: str) -> Iterator[Terminal]:
             made.close()
 
 
+def quick() -> Iterator[Figure]:
+    """First paint against a bare Textual app's, and key echo while streaming against at rest."""
+    starter()
+    etui, bare = ("-m", "etui", "--model", STARTER), ("-c", BARE)
+    painted(*etui)  # fills the disk's cache
+    pairs = in_turn(lambda: painted(*etui), lambda: painted(*bare), 4)
+    yield ratio_of("first paint, etui : a bare Textual app", pairs)
+    milliseconds = [1e3 * own for own, _ in pairs]
+    yield median_of("first paint", milliseconds, "ms", "absolute")
+    keys = 20
+    with terminal("-m", "benchmarks.fake_chat") as app:
+        _open_long_chat(app)
+        at_rest = echoes(app, RARE[:keys])
+        app.wait("answering", app.send("go\r"))
+        time.sleep(SETTLE_SECONDS / 3)
+        streaming = echoes(app, RARE[keys : 2 * keys])
+    yield ratio_of(
+        "key echo in a long chat, while an answer streams : at rest",
+        list(zip(streaming, at_rest, strict=True)),
+    )
+    milliseconds = [1e3 * seconds for seconds in streaming]
+    yield median_of("key echo while an answer streams", milliseconds, "ms", "absolute")
+
+
 def paint(rounds: int) -> dict[str, Any]:
     """Seconds from the shell to the prompt; the first round fills the disk's cache."""
-    taken = []
-    for _ in range(rounds + 1):
-        with terminal("-m", "etui", "--model", STARTER) as app:
-            taken.append(app.wait(PROMPT) - app.started)
+    taken = [painted("-m", "etui", "--model", STARTER) for _ in range(rounds + 1)]
     return {"paint_seconds": statistics.median(taken[1:]), "paint_worst_seconds": max(taken[1:])}
+
+
+def painted(*command: str) -> float:
+    """Seconds from the start of a program to its prompt on the terminal."""
+    with terminal(*command) as app:
+        return app.wait(PROMPT) - app.started
 
 
 def echo(keys: int) -> dict[str, Any]:
     """Seconds from a key to its character, while an answer streams."""
-    letters = RARE[:keys]
-    with terminal(str(Path(__file__).with_name("fake_chat.py"))) as app:
-        app.wait("Fake GPU")
-        app.send("\x0f")  # Ctrl+O: the chats
-        app.wait("A long chat")
-        time.sleep(SETTLE_SECONDS / 3)  # the list has it chosen by now
-        app.send("\r")
-        app.wait("Question 99?")
-        time.sleep(SETTLE_SECONDS)
+    with terminal("-m", "benchmarks.fake_chat") as app:
+        _open_long_chat(app)
         app.wait("answering", app.send("go\r"))
         time.sleep(SETTLE_SECONDS)
-        taken = []
-        for letter in letters:
-            sent = time.perf_counter()
-            taken.append(app.wait(letter, app.send(letter)) - sent)
-            time.sleep(0.13)  # in no step with the batches
-    ordered = sorted(taken)
+        ordered = sorted(echoes(app, RARE[:keys]))
     return {
         "echo_median_ms": 1e3 * statistics.median(ordered),
         "echo_p95_ms": 1e3 * ordered[int(0.95 * (len(ordered) - 1))],
         "echo_worst_ms": 1e3 * ordered[-1],
         "keys": len(ordered),
     }
+
+
+def echoes(app: Terminal, letters: str) -> list[float]:
+    """Seconds from each key to its character."""
+    taken = []
+    for letter in letters:
+        sent = time.perf_counter()
+        taken.append(app.wait(letter, app.send(letter)) - sent)
+        time.sleep(0.13)  # in no step with the batches
+    return taken
+
+
+def _open_long_chat(app: Terminal) -> None:
+    app.wait("Fake GPU")
+    app.send("\x0f")  # Ctrl+O: the chats
+    app.wait("A long chat")
+    time.sleep(SETTLE_SECONDS / 3)  # the list has it chosen by now
+    app.send("\r")
+    app.wait("Question 99?")
+    time.sleep(SETTLE_SECONDS)
 
 
 def decode(rounds: int) -> dict[str, Any]:

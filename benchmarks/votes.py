@@ -6,7 +6,7 @@ new process would. No token ends an answer, on either side, so that all of them 
 tokens asked for: the ratios compare equal work. Joules a token stand beside each where anything
 measures.
 
-    python benchmarks/votes.py [MODEL.gguf] [--votes N] [--threads N] [--tokens N] [--rounds N]
+    python -m benchmarks.votes [MODEL.gguf] [--votes N] [--threads N] [--tokens N] [--rounds N]
                                [--json]
 """
 
@@ -15,19 +15,22 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from sides import (
+from benchmarks.figures import Figure, in_turn, ratio_of
+from benchmarks.sides import (
     NeverStops,
     TimedSession,
     arguments,
-    ignore_ends,
+    both_sides,
+    ignored_ends,
     joules_per_token,
     make_llama,
     make_session,
 )
-
 from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.chat import Message
 from etui.config.load import load_config
@@ -59,12 +62,48 @@ class Drawn:
         return (self.end_ns - self.start_ns) / 1e9 / self.tokens
 
 
+QUICK_VOTES, QUICK_TOKENS, QUICK_ROUNDS = 4, 24, 3
+
+
+def quick() -> Iterator[Figure]:
+    """Three rounds of four votes of 24 tokens on the starter model."""
+    with ignored_ends(), both_sides(CONTEXT_TOKENS) as (session, llama):
+        run_votes(session, question(session, 0), 2, 4)  # warms both up
+        run_calls(llama, prompt_of(session, question(session, 0)), 1, 4, cold=False)
+        sides: dict[str, list[tuple[Drawn, Drawn]]] = {"warm": [], "cold": []}
+        number = 0
+
+        def votes() -> Drawn:
+            return run_votes(session, question(session, number), QUICK_VOTES, QUICK_TOKENS)
+
+        def calls(*, cold: bool) -> Drawn:
+            prompt = prompt_of(session, question(session, number))
+            return run_calls(llama, prompt, QUICK_VOTES, QUICK_TOKENS, cold=cold)
+
+        for _ in range(QUICK_ROUNDS):
+            for kind, pairs in sides.items():
+                number += 1  # no side has this question in its cache
+                pairs += in_turn(votes, partial(calls, cold=kind == "cold"), 1)
+    for kind, pairs in sides.items():
+        yield ratio_of(
+            f"seconds a token, one batch : calls of Llama, cache {kind}",
+            [(own.token_seconds, other.token_seconds) for own, other in pairs],
+        )
+    own = [own for pairs in sides.values() for own, _ in pairs]
+    spent = [drawn.token_seconds * drawn.tokens for drawn in own]
+    yield ratio_of(
+        "time outside llama_decode : all",
+        [(s - (d.decoding_seconds or 0.0), s) for s, d in zip(spent, own, strict=True)],
+        "%",
+    )
+
+
+@ignored_ends()
 def main() -> None:
     """Run the rounds and print the table."""
     parser = arguments(__doc__, tokens=100, rounds=3)
     parser.add_argument("--votes", type=int, default=8)
     chosen = parser.parse_args()
-    ignore_ends()
     session = make_session(chosen.model, chosen.threads, CONTEXT_TOKENS)
     llama = make_llama(chosen.model, chosen.threads, CONTEXT_TOKENS)
     run_votes(session, question(session, 0), 2, 4)  # warms the weights up

@@ -24,7 +24,7 @@ def provenance(config: Config) -> dict[str, Any]:
     """Versions, machine and the settings of llama.cpp that the Config fixes."""
     return {
         "etui": __version__,
-        "llama_cpp_python": _version("llama-cpp-python"),
+        "llama_cpp_python": package_version("llama-cpp-python"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "machine": machine_name(),
@@ -41,7 +41,7 @@ def machine_name() -> str:
     GPUs are told apart by their power channels, whose ids hold their serial number.
     """
     system = f"{platform.system()} {platform.machine()}"
-    return f"{_processor()}, {os.cpu_count()} CPUs, {system}"
+    return f"{processor_name()}, {os.cpu_count()} CPUs, {system}"
 
 
 def conditions(config: Config, channels: Sequence[Channel] = ()) -> Conditions:
@@ -60,7 +60,8 @@ def _limit_watts(channels: Sequence[Channel]) -> float | None:
     return sum(known) if known and len(known) == len(limits) else None
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Read the model name of the processor; ``unknown processor`` where the system has none."""
     try:
         with _CPUINFO.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -71,7 +72,8 @@ def _processor() -> str:
     return platform.processor() or "unknown processor"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Read the version of an installed package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -16,67 +16,63 @@ from etui.config.config import Config
 from etui.energy.idle_baseline import Baselines, Idle, save_baselines
 
 READ = """
-import json, sys, threading, time
+import collections, ctypes, json, random, sys, time
+import psutil
+from etui.testing.devices import FakeClock
+seconds = float(sys.argv[1])
+driver_ns = ctypes.c_longlong.in_dll(ctypes.CDLL("libnvidia-ml.so.1"), "fake_nvml_now_ns")
+class SharedClock(FakeClock):
+    # One clock for etui and the driver: no other program can hold up a read of either.
+    def advance(self, seconds):
+        super().advance(seconds)
+        driver_ns.value = self.now_ns
+clock = SharedClock()
+clock.advance(0.0)
+time.time_ns = clock  # before the sources bind it: timestamps of the driver are wall-clock times
+CpuTimes = collections.namedtuple("CpuTimes", "user idle")
+psutil.cpu_times = lambda: CpuTimes(clock() / 2e9, clock() / 2e9)  # half busy, for the estimate
 from etui.config.load import load_config
 from etui.energy.discovery import find_sources, open_recorder
-from etui.energy.types import Kind
-seconds = float(sys.argv[1])
+from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S
+from etui.energy.sampler import HURRY_INTERVAL_NS
+from etui.testing.play import sample
 config = load_config()
 found = find_sources(config)
 for source in found.sources:
     source.close()
 probes = [[p.id, p.found, p.readable, p.why_not, p.fix] for p in found.probes]
 out = {"probes": probes}
-stalls, over = [0.0], threading.Event()
-def watch():
-    before = time.monotonic()
-    while not over.wait(0.01):
-        now = time.monotonic()
-        stalls.append(now - before)
-        before = now
-witness = threading.Thread(target=watch)
-with open_recorder(config) as recorder:
-    # The same part of the curve every time: how much of a step lies in the window decides the ±.
-    time.sleep(0.35 + (0.95 - time.monotonic() - 0.35) % 2.6)
-    witness.start()
-    start_ns = time.monotonic_ns()
-    time.sleep(seconds)
-    end_ns = time.monotonic_ns()
-    over.set()
-    witness.join()
-    out["stall_seconds"] = max(stalls)
-    recorder.settle(end_ns)
-    energy = recorder.energy(start_ns, end_ns)
-    out |= {
-        "joules": energy.joules, "uncertainty": energy.uncertainty, "kind": energy.kind,
-        "coverage": energy.coverage, "flags": energy.flags, "unmeasured": energy.unmeasured,
-        "parts": {p.id: p.joules for p in energy.channels}, "start_ns": start_ns, "end_ns": end_ns,
-        "labels": [c.label for c in recorder.channels],
-        "averages": [c.average_s for c in recorder.channels],
-        "limits": [c.limit_watts for c in recorder.channels],
-        "periods": [recorder.period_s(c.id) for c in recorder.channels],
-    }
+recorder = open_recorder(config, clock)
+# The same part of the curve every time: how much of a step is in the window decides the ±.
+warm_up_s = 0.35 + (0.95 - clock() / 1e9 - 0.35) % 2.6
+start_ns = clock() + round(warm_up_s * 1e9)
+end_ns = start_ns + round(seconds * 1e9)
+sample(recorder, clock, warm_up_s + seconds, random.Random(0))
+limit_s = SETTLE_S + SETTLE_OF_AVERAGE * max(c.average_s for c in recorder.channels)
+limit_ns = clock() + round(limit_s * 1e9)
+while not recorder.settle(end_ns) and clock() < limit_ns:
+    clock.advance(HURRY_INTERVAL_NS / 1e9)
+energy = recorder.energy(start_ns, end_ns)
+out |= {
+    "joules": energy.joules, "uncertainty": energy.uncertainty, "kind": energy.kind,
+    "coverage": energy.coverage, "flags": energy.flags, "unmeasured": energy.unmeasured,
+    "parts": {p.id: p.joules for p in energy.channels}, "start_ns": start_ns, "end_ns": end_ns,
+    "labels": [c.label for c in recorder.channels],
+    "averages": [c.average_s for c in recorder.channels],
+    "limits": [c.limit_watts for c in recorder.channels],
+    "periods": [recorder.period_s(c.id) for c in recorder.channels],
+}
+recorder.close()
 print(json.dumps(out))
 """
 STEPS = "0:80,1.1:80,1.1:310,2.0:310,2.0:140,2.6:140"
 
 
-STALL_SECONDS = 0.05
-"""A thread that wants to run every 10 ms and had to wait this long: so had the sampler."""
-
-
 @pytest.fixture
 def meter(fake_nvml_dir: Path, etui_home: Path, tmp_path: Path) -> Any:
-    """Measures once; again, a few times at most, while other programs hold up the sampler."""
+    """Measures on a clock that only the measuring program moves, as the sampler's thread would."""
 
-    def run(seconds: float = 0.6, **env: str) -> dict[str, Any]:
-        for _ in range(6):
-            found = measure(seconds, env)
-            if found["stall_seconds"] < STALL_SECONDS:
-                break
-        return found
-
-    def measure(seconds: float, env: dict[str, str]) -> dict[str, Any]:
+    def measure(seconds: float = 0.6, **env: str) -> dict[str, Any]:
         settings = {f"FAKE_NVML_{key.upper()}": value for key, value in env.items()}
         done = subprocess.run(
             [sys.executable, "-c", READ, str(seconds)],
@@ -95,7 +91,7 @@ def meter(fake_nvml_dir: Path, etui_home: Path, tmp_path: Path) -> Any:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    return run
+    return measure
 
 
 def curve_joules(start_ns: int, end_ns: int, text: str = STEPS) -> float:

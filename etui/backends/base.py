@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,7 +11,7 @@ from etui.arm import Arm, TokenCost
 from etui.chat import Message
 
 if TYPE_CHECKING:
-    from etui.events import Event
+    from etui.events import Event, Residence
     from etui.models.spec import ModelSpec
 
 
@@ -39,10 +39,27 @@ class AnswerRequest:
 class Answerer(Protocol):
     """Answers requests: in this process, or in a child process."""
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]: ...
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        """Yield the events of one answer; the last is ``Finished``."""
 
     def cancel(self) -> None:
         """End the running answer within one batch; safe from any thread."""
 
     def hurry(self) -> None:
         """End the thinking and answer, since a budget is spent; safe from any thread."""
+
+
+class ModelHost(Answerer, Protocol):
+    """Answer requests, and keep models in memory between them."""
+
+    def load(self, model: ModelSpec, path: Path) -> Iterable[Residence]:
+        """Load a model ahead of a question, while the result is read; yield what happened.
+
+        Nothing is yielded when the model is in memory already.
+        """
+
+    def unload(self, model: str) -> Iterable[Residence]:
+        """Unload a model between two answers; yield nothing when it is not in memory."""
+
+    def close(self) -> None:
+        """Free every model."""

@@ -76,7 +76,7 @@ def ask(
     system: str | None,
     as_json: bool,
     quiet: bool,
-    **wishes: Any,
+    **overrides: Any,
 ) -> int:
     """Answer one question and show what it cost.
 
@@ -101,7 +101,7 @@ def ask(
 
         show = AskText(question, quiet=quiet).show
     confirm = _confirm if is_terminal and sys.stderr.isatty() else None
-    record = _answer(Query(question, system=system or None), Overrides(**wishes), show, confirm)
+    record = _answer(Query(question, system=system or None), Overrides(**overrides), show, confirm)
     return ExitCode.PARTIAL if record.status == "stopped" else ExitCode.DONE
 
 
@@ -111,64 +111,35 @@ def _confirm(question: str) -> bool:
 
 def _answer(
     query: Query,
-    wish: Overrides,
+    overrides: Overrides,
     show: Callable[[TurnEvent], None],
     confirm: Callable[[str], bool] | None,
 ) -> TurnRecord:
-    from etui.backends.local import LocalBackend
     from etui.config.config import make_home
     from etui.config.load import load_config
-    from etui.energy.discovery import open_recorder
-    from etui.energy.idle_baseline import load_baselines, use
-    from etui.log.writer import TurnWriter
-    from etui.models.catalogue import load_catalogue
-    from etui.runtime.choose import choice_of
+    from etui.runtime.choose import choose
     from etui.runtime.host import read_host
-    from etui.runtime.provenance import provenance
-    from etui.runtime.serving import refit_curve, serve_here
+    from etui.runtime.open import open_runtime
+    from etui.runtime.serving import refit_curve
     from etui.turn.events import TurnFinished
-    from etui.turn.run import run_turn
 
     config = load_config()
     make_home(config)
-    writer = TurnWriter(config)
-    try:
-        catalogue = load_catalogue(config)
-        choice = choice_of(
-            query, wish, config, catalogue, lambda: read_host(config), confirm=confirm
-        )
-        writer.ready()
-        baselines = load_baselines(config)
-        stopped = Event()
-        record = None
+    stopped = Event()
+    record = None
+    with open_runtime(config) as runtime:
+        choice = choose(query, overrides, runtime, lambda: read_host(config), confirm=confirm)
+        runtime.writer.ready()
         with (
-            open_recorder(config) as recorder,
-            closing(LocalBackend(config)) as answerer,
-            stop_signals(stopped, answerer.cancel),
-            closing(
-                run_turn(
-                    query,
-                    choice.decision,
-                    serve=serve_here(
-                        config, catalogue, lambda model: use(recorder, baselines, model)
-                    ),
-                    answerer=answerer,
-                    meter=recorder,
-                    writer=writer,
-                    outlook=choice.outlook,
-                    settings=provenance(config),
-                    cancelled=stopped.is_set,
-                )
-            ) as events,
+            stop_signals(stopped, runtime.backend.cancel),
+            closing(runtime.run_turn(query, choice, cancelled=stopped.is_set)) as events,
         ):
             for event in events:
                 if isinstance(event, TurnFinished):
                     record = event.record
                 show(event)
         if record is not None:
-            refit_curve(record, config, writer.save_curve)
-    finally:
-        writer.close()
+            refit_curve(record, config, runtime.writer.save_curve)
     assert record is not None
     return record
 

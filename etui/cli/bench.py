@@ -15,7 +15,7 @@ from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
     from etui.bench.run.plan import RunPlan, RunRequest
-    from etui.bench.run.runner import RunOutcome
+    from etui.bench.run.runner import BenchRunner, RunOutcome
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
 
@@ -187,24 +187,23 @@ def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.cli.bench_progress import watching
     from etui.config.config import make_home
     from etui.config.load import load_config
-    from etui.models.catalogue import load_catalogue
+    from etui.runtime.open import open_runtime
 
     if options["as_json"] and options["as_lines"]:
         raise click.UsageError("--json and --jsonl exclude each other")
     config = load_config()
     make_home(config)
-    catalogue = load_catalogue(config)
-    quiet = options["quiet"]
     stopped = Event()
     with (
         stop_signals(stopped) as on_stop,
-        watching(stream=options["as_lines"], quiet=quiet) as who,
+        watching(stream=options["as_lines"], quiet=options["quiet"]) as who,
+        open_runtime(config, on_log_error=lambda error: who.say(error.what)) as runtime,
     ):
         from etui.bench.run.runner import BenchRunner
 
-        machine = BenchRunner(config, catalogue, who, stopped, on_stop)
+        runner = BenchRunner(runtime, who, stopped, on_stop)
         if options["resume"] is not None:
-            outcome = _resumed(ctx, machine, options)
+            outcome = _resume(ctx, runner, options)
         else:
             from etui.bench.run.plan import plan_of
 
@@ -212,16 +211,16 @@ def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
                 raise UsageError(
                     "no questions are named", "add --suite mmlu, --suite sample or --resume RUN"
                 )
-            plan = plan_of(_ask(options), config, catalogue, who.say)
+            plan = plan_of(_request(options), config, runtime.catalogue, who.say)
             if plan.suite.notice:
                 who.say(plan.suite.notice)
             if options["dry_run"]:
-                return _dry_run(plan, config, catalogue, as_json=options["as_json"])
-            outcome = machine.start(plan, options["out"], options["max_joules"])
-    return _told(outcome, options)
+                return _dry_run(plan, config, runtime.catalogue, as_json=options["as_json"])
+            outcome = runner.start(plan, options["out"], options["max_joules"])
+    return _report(outcome, options)
 
 
-def _resumed(ctx: click.Context, machine: Any, options: dict[str, Any]) -> RunOutcome:
+def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) -> RunOutcome:
     from etui.bench.run.plan import plan_again
     from etui.bench.store.find import find_run
 
@@ -234,16 +233,15 @@ def _resumed(ctx: click.Context, machine: Any, options: dict[str, Any]) -> RunOu
     ]
     if extra:
         raise UsageError(
-            f"--resume goes on with a run as it was begun, and {_option(extra[0])} would change it",
-            "leave it out, or begin a new run",
+            f"{_option(extra[0])} cannot be used with --resume: a run continues as it was started",
+            "leave it out, or start a new run",
         )
-    folder = find_run(options["resume"], machine.config)
-    outcome: RunOutcome = machine.resume(
-        folder,
-        lambda run: plan_again(run, machine.config, machine.catalogue),
+    runtime = runner.runtime
+    return runner.resume(
+        find_run(options["resume"], runtime.config),
+        lambda run: plan_again(run, runtime.config, runtime.catalogue),
         options["max_joules"],
     )
-    return outcome
 
 
 def _option(name: str) -> str:
@@ -252,7 +250,7 @@ def _option(name: str) -> str:
     )
 
 
-def _ask(options: dict[str, Any]) -> RunRequest:
+def _request(options: dict[str, Any]) -> RunRequest:
     from etui.bench.run.arms import ArmOverrides
     from etui.bench.run.plan import RunRequest
 
@@ -297,8 +295,8 @@ def _dry_run(plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bo
     return ExitCode.DONE
 
 
-def _told(outcome: RunOutcome, options: dict[str, Any]) -> int:
-    """Print what came out; the exit code."""
+def _report(outcome: RunOutcome, options: dict[str, Any]) -> int:
+    """Print the result; return the exit code."""
     from etui.bench.analysis.summary_text import headline
     from etui.text.codec import to_document
 

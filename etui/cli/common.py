@@ -47,8 +47,10 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print one JSON document on standard output; dataclasses in it become objects."""
+    from etui.text.codec import to_document
+
+    click.echo(json.dumps(to_document(document), indent=2, ensure_ascii=False))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import load, print_json, print_table
+from etui.cli.common import print_json, print_table
 
 if TYPE_CHECKING:
     from etui.runtime.explain import Explanation
@@ -17,22 +17,25 @@ if TYPE_CHECKING:
 @click.option("--policy", "name", metavar="NAME|FILE", help="Default: the policy of config.yaml.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def explain(query: str, name: str | None, as_json: bool) -> None:
-    """Say which arm would answer, and why.
+    """Explain which arm would answer, and why.
 
-    It shows every signal with its value and its distance from where it would change, every rule
-    that was tried, and what each candidate is expected to spend and to get right.
+    Shows every signal with its value and its distance from the threshold, every rule that was
+    tried, and the predicted joules and accuracy of each candidate.
 
-    Nothing is loaded, so it works before any model is on this machine.
+    No model is loaded, so it works before any model is on this machine.
     """
     from etui.chat import Query
     from etui.cli.prompt_input import read_question
+    from etui.config.load import load_config
     from etui.routing.library import load_policy
-    from etui.runtime.explain import explanation
+    from etui.runtime import explain as explaining
+    from etui.runtime.open import open_runtime
 
     query = read_question(query, None, is_terminal=True)
-    config, catalogue, here = load()
-    loaded = load_policy(name or config.policy, config, catalogue.models)
-    document = explanation(Query(query), loaded, config, catalogue, here)
+    config = load_config()
+    with open_runtime(config) as runtime:
+        policy = load_policy(name or config.policy, config, runtime.catalogue.models)
+        document = explaining.explain(Query(query), policy, runtime)
     if as_json:
         print_json(document)
     else:

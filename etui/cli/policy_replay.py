@@ -218,11 +218,13 @@ def _replay_log(
 ) -> None:
     from etui.replay.log_replay import replay_log, turns_document
     from etui.replay.log_text import move_rows, replayed_lines
+    from etui.runtime.open import open_runtime
 
     if len(policies) > 1:
         raise UsageError("the log is replayed with one policy at a time", "name one")
     policy = _load(policies[0], config, catalogue)
-    document = turns_document(policy.name, replay_log(policy, config, catalogue))
+    with open_runtime(config) as runtime:
+        document = turns_document(policy.name, replay_log(policy, runtime))
     if as_json:
         print_json(document)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm, Reasoning
 from etui.chat import Message, Query
@@ -13,13 +13,12 @@ from etui.errors import EtuiError
 from etui.replay.documents import TurnsDocument
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
-    from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.prediction import Predictor
+    from etui.runtime.open import Runtime
     from etui.turn.record import TurnRecord
 
 
@@ -213,33 +212,31 @@ def turns_document(policy: str, replayed: list[Again]) -> TurnsDocument:
     }
 
 
-def replay_log(
-    policy: Policy, config: Config, catalogue: Catalogue, newest: int | None = None
-) -> list[Again]:
-    """What the policy, which need not be saved, would do with the turns of the log.
+def replay_log(policy: Policy, runtime: Runtime[Any], newest: int | None = None) -> list[Again]:
+    """Decide the turns of the log again by a policy, which need not be saved.
+
+    The state of the machine at the time and the earlier questions are unknown to it: a question
+    would find itself among those in the log.
 
     Args:
         policy: The rules.
-        config: Whose log.
-        catalogue: The models.
-        newest: So many turns, about; None replays every turn.
+        runtime: This machine, whose log is read.
+        newest: How many turns, counted from the newest; None replays every turn.
 
     Raises:
         EtuiError: The log cannot be read, or what was fitted for the policy is damaged.
     """
     from etui.log.queries import LogReader
-    from etui.routing.decide import decide
-    from etui.runtime.log_predictor import predictor_for
-    from etui.runtime.serving import models_on_disk
 
-    outlook = predictor_for(policy, config, catalogue)
-    here: Callable[[str], bool] = models_on_disk(config, catalogue)
-    with LogReader(config) as log:
-        return replay_turns(
-            log.turns(_since(log, newest)),
-            lambda query: decide(query, policy, available=here, outlook=outlook),
-            outlook,
-        )
+    knowledge = replace(runtime.collect_knowledge(policy), earlier=None)
+
+    def decide(query: Query) -> Decision:
+        choice = runtime.decide(query, policy, host=None, knowledge=knowledge, shadow=False)
+        return choice.decision
+
+    with LogReader(runtime.config) as log:
+        turns = log.turns(_since(log, newest))
+        return replay_turns(turns, decide, knowledge.predictor)
 
 
 def _since(log: LogReader, newest: int | None) -> TurnFilter | None:

@@ -1,21 +1,21 @@
-"""Why a policy would choose what it chooses, with everything behind it; nothing is loaded."""
+"""Explain why a policy would choose an arm, with every signal and prediction; nothing is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from etui.errors import ModelUnavailable
 from etui.routing.trace import DecisionTrace
+from etui.runtime.serving import models_on_disk
 
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.config.config import Config
-    from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.prediction import Predictor
+    from etui.runtime.open import Runtime
 
 _CONFIDENCE = 0.9
 """Of the bound shown beside an accuracy where no objective asks for another."""
@@ -63,27 +63,20 @@ class Explanation(DecisionTrace):
     needs: list[NeedFound]
 
 
-def explanation(
-    query: Query,
-    policy: Policy,
-    config: Config,
-    catalogue: Catalogue,
-    here: Callable[[str], bool],
-) -> Explanation:
-    """The decision for a query as plain JSON values, with what its arm would do and what it needs.
+def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
+    """Explain the decision for a query as plain JSON values, with what its arm would do and needs.
 
     Args:
-        query: What is asked.
+        query: The question.
         policy: The rules; they need not be saved.
-        config: Whose log, machine and fits are looked at.
-        catalogue: The models.
-        here: Which of them are on this machine.
+        runtime: This machine, whose log, state and fits are read; nothing is loaded.
 
     Raises:
-        EtuiError: The policy comes to no arm, or what was fitted for it is damaged.
+        EtuiError: The policy selects no arm, or what was fitted for it is damaged.
     """
-    decision = decide_for_show(query, policy, config, catalogue, here)
+    decision = decide_for_show(query, policy, runtime)
     arm = decision.arm
+    on_disk = models_on_disk(runtime.config, runtime.catalogue)
     return {
         "query": query.text,
         **decision.trace(),
@@ -92,18 +85,18 @@ def explanation(
         "think_tokens": arm.think_tokens if arm.reasoning != "direct" else None,
         "votes": arm.votes if arm.reasoning == "vote" else None,
         "max_tokens": arm.max_tokens,
-        "on_disk": here(arm.model),
-        "models": [{"model": m, "on_disk": here(m)} for m in policy.arms[arm.name].models],
+        "on_disk": on_disk(arm.model),
+        "models": [{"model": m, "on_disk": on_disk(m)} for m in policy.arms[arm.name].models],
         "period_budgets": [
             {"period": b.period, "joules": b.joules, "when_exceeded": b.when_exceeded}
             for b in policy.period_budgets
         ],
-        "needs": _needs(query, policy, config),
+        "needs": _needs(query, policy, runtime.config),
     }
 
 
 def _needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:
-    """What the question seems to need beyond each base arm; empty where nothing was fitted."""
+    """Predict what the question needs beyond each base arm; empty where nothing was fitted."""
     from etui.routing.accuracy.predictor import load_heads
 
     heads = load_heads(policy, config)
@@ -121,65 +114,34 @@ def _needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:
     ]
 
 
-def decide_for_show(
-    query: Query,
-    policy: Policy,
-    config: Config,
-    catalogue: Catalogue,
-    here: Callable[[str], bool],
-) -> Decision:
-    """The decision with every signal, its candidates, and what a shadow would have done.
+def decide_for_show(query: Query, policy: Policy, runtime: Runtime[Any]) -> Decision:
+    """Decide with every signal evaluated and every candidate predicted, for display.
 
-    Where no model of it is on this machine, it is made as if every model were.
+    Where no model of the policy is on this machine, decide as if every model were.
 
     Raises:
-        EtuiError: The policy comes to no arm, or what was fitted for it is damaged.
+        EtuiError: The policy selects no arm, or what was fitted for it is damaged.
     """
-    from etui.routing.decide import decide
-    from etui.routing.shadow import with_shadow
     from etui.runtime.host import read_host
-    from etui.runtime.log_predictor import predictor_for
-    from etui.runtime.similar_questions import read_neighbours
 
-    host = read_host(config)
-    outlook = predictor_for(policy, config, catalogue, host.resident)
-    neighbours = read_neighbours(policy, config)
-    available = here
-
-    def decision() -> Decision:
-        return decide(
+    host = read_host(runtime.config)
+    knowledge = runtime.collect_knowledge(policy, host.resident)
+    try:
+        choice = runtime.decide(query, policy, host=host, knowledge=knowledge, every_signal=True)
+    except ModelUnavailable:
+        choice = runtime.decide(
             query,
             policy,
-            available=available,
             host=host,
-            outlook=outlook,
-            neighbours=neighbours,
+            knowledge=knowledge,
+            available=lambda model: True,
             every_signal=True,
         )
-
-    try:
-        decided = decision()
-    except ModelUnavailable:
-        available = _anything
-        decided = decision()
-    decided = with_shadow(
-        decided,
-        policy,
-        query,
-        config,
-        catalogue.models,
-        available=available,
-        host=host,
-        look_ahead=lambda other: (
-            predictor_for(other, config, catalogue, host.resident),
-            read_neighbours(other, config),
-        ),
-    )
-    return _with_predictions(decided, query, outlook)
+    return _with_predictions(choice.decision, query, knowledge.predictor)
 
 
-def _with_predictions(decision: Decision, query: Query, outlook: Predictor) -> Decision:
-    """The decision with what is known of each arm, also where no rule asked for it."""
+def _with_predictions(decision: Decision, query: Query, predictor: Predictor) -> Decision:
+    """Add the predictions of each arm, also where no rule asked for them."""
     from etui.routing.limits import Candidate
 
     arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
@@ -187,14 +149,9 @@ def _with_predictions(decision: Decision, query: Query, outlook: Predictor) -> D
     known = (
         replace(
             candidate,
-            joules=candidate.joules or outlook.joules(candidate.arm, query),
-            accuracy=candidate.accuracy or outlook.accuracy(candidate.arm, query, _CONFIDENCE),
+            joules=candidate.joules or predictor.joules(candidate.arm, query),
+            accuracy=candidate.accuracy or predictor.accuracy(candidate.arm, query, _CONFIDENCE),
         )
         for candidate in candidates
     )
     return replace(decision, candidates=tuple(known))
-
-
-def _anything(_: str) -> bool:
-    """As if every model were on this machine."""
-    return True

@@ -35,56 +35,62 @@ class Overrides:
     over_budget: bool = False
 
 
-def changed(decision: Decision, wish: Overrides) -> Decision:
+def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
     """The decision with its arms changed as the command line says.
 
-    Wishes for a way of reasoning ask for one answer, so a cascade is then its first arm alone.
+    Overrides for a way of reasoning ask for one answer, so a cascade is then its first arm alone.
     """
-    arm = _changed_arm(decision.arm, wish)
-    _check_effect(arm, wish)
+    arm = _override_arm(decision.arm, overrides)
+    _check_effect(arm, overrides)
     cascade = decision.cascade
     if cascade is None:
         return replace(decision, arm=arm)
-    ways = (wish.reasoning, wish.think_tokens, wish.votes, wish.stop, wish.style)
+    ways = (
+        overrides.reasoning,
+        overrides.think_tokens,
+        overrides.votes,
+        overrides.stop,
+        overrides.style,
+    )
     if any(way is not None for way in ways):
         alone = f"{arm.name} answers alone, as its way of reasoning was named"
         return replace(decision, arm=arm, cascade=None, notices=(*decision.notices, alone))
-    arms = tuple(_changed_arm(each, wish) for each in cascade.arms)
+    arms = tuple(_override_arm(each, overrides) for each in cascade.arms)
     return replace(decision, arm=arm, cascade=replace(cascade, arms=arms))
 
 
-def _changed_arm(arm: Arm, wish: Overrides) -> Arm:
-    reasoning = wish.reasoning or arm.reasoning
-    temperature = _or(wish.temperature, arm.sampling.temperature)
-    if reasoning == "vote" and temperature == 0 and wish.temperature is None:
+def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
+    reasoning = overrides.reasoning or arm.reasoning
+    temperature = _or(overrides.temperature, arm.sampling.temperature)
+    if reasoning == "vote" and temperature == 0 and overrides.temperature is None:
         temperature = VOTE_TEMPERATURE
     return replace(
         arm,
         reasoning=reasoning,
-        think_tokens=_or(wish.think_tokens, arm.think_tokens),
-        votes=_or(wish.votes, arm.votes),
-        stop=replace(arm.stop, rule=wish.stop or arm.stop.rule),
-        style=wish.style or arm.style,
-        max_tokens=_or(wish.max_tokens, arm.max_tokens),
+        think_tokens=_or(overrides.think_tokens, arm.think_tokens),
+        votes=_or(overrides.votes, arm.votes),
+        stop=replace(arm.stop, rule=overrides.stop or arm.stop.rule),
+        style=overrides.style or arm.style,
+        max_tokens=_or(overrides.max_tokens, arm.max_tokens),
         sampling=replace(
-            arm.sampling, temperature=temperature, seed=_or(wish.seed, arm.sampling.seed)
+            arm.sampling, temperature=temperature, seed=_or(overrides.seed, arm.sampling.seed)
         ),
     )
 
 
-def _check_effect(arm: Arm, wish: Overrides) -> None:
-    """Refuse wishes that would change nothing.
+def _check_effect(arm: Arm, overrides: Overrides) -> None:
+    """Refuse overrides that would change nothing.
 
     Raises:
         UsageError: Says which, and what to do instead.
     """
-    if arm.reasoning == "direct" and _or(wish.think_tokens, 0):
+    if arm.reasoning == "direct" and _or(overrides.think_tokens, 0):
         raise UsageError(
             "--think-tokens has no effect on a direct answer",
             "add --reasoning cot, or leave it out",
         )
-    if arm.reasoning != "vote" and (wish.votes is not None or wish.stop is not None):
-        option = "--votes" if wish.votes is not None else "--stop"
+    if arm.reasoning != "vote" and (overrides.votes is not None or overrides.stop is not None):
+        option = "--votes" if overrides.votes is not None else "--stop"
         raise UsageError(
             f"{option} has no effect on a single answer ({arm.reasoning})",
             "add --reasoning vote, or leave it out",
@@ -96,5 +102,5 @@ def _check_effect(arm: Arm, wish: Overrides) -> None:
         )
 
 
-def _or(wished: T | None, otherwise: T) -> T:
-    return otherwise if wished is None else wished
+def _or(given: T | None, default: T) -> T:
+    return default if given is None else given

@@ -59,7 +59,7 @@ def overruns(
     return tuple(each for each in found if each.spending.joules >= each.budget.joules)
 
 
-def overruns_here(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Overrun, ...]:
+def read_overruns(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Overrun, ...]:
     """The budgets that are spent by this machine's log; nothing is opened where there are none.
 
     Raises:

@@ -8,26 +8,22 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from etui.chat import Query
-from etui.config.config import Config
 from etui.errors import EtuiError, ModelUnavailable
 from etui.events import Loaded, Unloaded
 from etui.runtime.route import Route
 from etui.turn.build_record import load_record, unload_record
 from etui.turn.events import TurnEvent, TurnFinished
 from etui.turn.record import REPLACES, TurnRecord
-from etui.turn.run import run_turn
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from etui.arm import Arm
     from etui.backends.process import ProcessBackend
     from etui.energy.idle_tracker import IdleTracker
-    from etui.energy.recorder import Recorder
-    from etui.log.writer import TurnWriter
-    from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
-    from etui.routing.decision import Decision
     from etui.routing.signals.host_state import HostState
+    from etui.runtime.open import Runtime
     from etui.runtime.overrides import Overrides
     from etui.runtime.rerun import Direction
 
@@ -37,20 +33,19 @@ LEAVE_SECONDS = 10.0
 
 
 class TurnService:
-    """Runs the turns of the app, one at a time; see :class:`etui.tui.services.TurnRunner`."""
+    """Run turns one at a time; see :class:`etui.tui.services.TurnRunner`.
 
-    def __init__(
-        self,
-        config: Config,
-        child: ProcessBackend,
-        recorder: Recorder,
-        writer: TurnWriter,
-        rest: IdleTracker,
-    ) -> None:
-        self._config = config
-        self._child = child
-        self._recorder = recorder
-        self._writer = writer
+    Args:
+        runtime: This machine, with llama.cpp in a child process; closed with the service.
+        idle_tracker: Measures the idle baseline of a loaded model between turns.
+    """
+
+    def __init__(self, runtime: Runtime[ProcessBackend], idle_tracker: IdleTracker) -> None:
+        self._runtime = runtime
+        self._config = runtime.config
+        self._backend = runtime.backend
+        self._recorder = runtime.recorder
+        self._writer = runtime.writer
         self._idle = threading.Lock()
         self._cancelled = threading.Event()
         self._answering = False
@@ -59,37 +54,33 @@ class TurnService:
         self._resident: str | None = None
         self._held = Residents()
         self._held_off = ""
-        self._rest = rest
+        self._idle_tracker = idle_tracker
         self.confirm: Callable[[str], bool] | None = None  # asks whether to go on over a budget
         self.on_loaded: Callable[[Loaded], object] = lambda _loaded: None
         self.on_unloaded: Callable[[str], object] = lambda _model: None
-        child.on_unloaded = self._unloaded
+        self._backend.on_unloaded = self._unloaded
 
     def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
-        """Decide, answer, save; blocks until the turn before it has ended."""
-        from etui.models.catalogue import load_catalogue
-        from etui.runtime.choose import choice_of
-        from etui.runtime.provenance import provenance
-        from etui.runtime.serving import refit_curve, serve_here
+        """Decide, answer and save; wait until the turn before it has ended."""
+        from etui.runtime.choose import choose
+        from etui.runtime.serving import refit_curve
 
         self._refuse_if_held_off()
         with self._idle:
-            self._end_rest()
+            self._end_idle()
             self._cancelled.clear()
-            catalogue = load_catalogue(self._config)
-            choice = choice_of(
-                query, _wish(route), self._config, catalogue, self._host, confirm=self.confirm
-            )
-            settings = provenance(self._config)
-            turn = run_turn(
+            self._runtime.reload_catalogue()
+            choice = choose(
                 query,
-                choice.decision,
-                serve=serve_here(self._config, catalogue, self._baseline),
-                answerer=self._child,
-                meter=self._recorder,
-                writer=self._writer,
-                settings=settings | ({REPLACES: replaces} if replaces else {}),
-                outlook=choice.outlook,
+                _overrides_of(route),
+                self._runtime,
+                self._read_host,
+                confirm=self.confirm,
+            )
+            turn = self._runtime.run_turn(
+                query,
+                choice,
+                settings={REPLACES: replaces} if replaces else None,
                 cancelled=self._cancelled.is_set,
             )
             self._resident = None  # until the turn has shown that the engine lives
@@ -98,8 +89,8 @@ class TurnService:
                 with closing(turn) as events:
                     for event in events:
                         if self._cancelled.is_set():
-                            self._child.cancel()  # again: the first may have come too early
-                        self._held.saw(event, self._child.pid)
+                            self._backend.cancel()  # again: the first may have come too early
+                        self._held.update(event, self._backend.pid)
                         yield event
                         if isinstance(event, TurnFinished):
                             refit_curve(event.record, self._config, self._writer.save_curve)
@@ -109,31 +100,27 @@ class TurnService:
             finally:
                 self._answering = False
                 if self._resident is not None:
-                    self._rest.begin(self._resident)
+                    self._idle_tracker.begin(self._resident)
             self._writer.flush()
 
     def warm_up(self, route: Route) -> Loaded | None:
-        """Load the likely model, checked as before an answer."""
-        from etui.models.catalogue import load_catalogue
+        """Load the model that the route would likely use, checked as before an answer."""
         from etui.runtime.serving import find_model_file
 
         self._refuse_if_held_off()
         with self._idle:
-            catalogue = load_catalogue(self._config)
-            spec, path = find_model_file(
-                self._likely(route, catalogue).arm, self._config, catalogue
-            )
-            return self._bring_in(spec, path)
+            arm = self._likely_arm(route)
+            return self._load(*find_model_file(arm, self._config, self._runtime.catalogue))
 
     def load(self, model: str) -> Loaded | None:
-        """Bring one model into memory, checked as before an answer."""
+        """Load one model, checked as before an answer."""
         from etui.arm import Arm
-        from etui.models.catalogue import load_catalogue
         from etui.runtime.serving import find_model_file
 
         with self._alone():
-            catalogue = load_catalogue(self._config)
-            loaded = self._bring_in(*find_model_file(Arm("direct", model), self._config, catalogue))
+            self._runtime.reload_catalogue()
+            arm = Arm("direct", model)
+            loaded = self._load(*find_model_file(arm, self._config, self._runtime.catalogue))
             if loaded is not None:
                 self.on_loaded(loaded)
             return loaded
@@ -142,18 +129,18 @@ class TurnService:
         """Give one model up."""
         with self._alone():
             if model == self._resident:
-                self._end_rest()
+                self._end_idle()
                 self._resident = None
             gone = None
-            for event in self._child.unload(model):
+            for event in self._backend.unload(model):
                 if isinstance(event, Unloaded):
                     gone = event
-                    self._gave_up(event)
+                    self._record_unload(event)
             return gone
 
     def residents(self) -> tuple[str, ...]:
         """Names of the models in memory."""
-        return self._held.names(self._child.pid)
+        return self._held.names(self._backend.pid)
 
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
@@ -161,13 +148,13 @@ class TurnService:
         with self._alone():
             self._held_off = why
             try:
-                self._end_rest()
+                self._end_idle()
                 self._resident = None
                 for name in self.residents():
-                    for event in self._child.unload(name):
+                    for event in self._backend.unload(name):
                         if isinstance(event, Unloaded):
-                            self._gave_up(event)
-                self._child.close()
+                            self._record_unload(event)
+                self._backend.close()
                 yield lambda: self._closed
             finally:
                 self._held_off = ""
@@ -190,40 +177,38 @@ class TurnService:
         if self._held_off:
             raise EtuiError(self._held_off, "wait for its end, or stop it with Esc where it runs")
 
-    def _bring_in(self, spec: ModelSpec, path: Path) -> Loaded | None:
-        self._end_rest()
+    def _load(self, spec: ModelSpec, path: Path) -> Loaded | None:
+        self._end_idle()
         loaded = None
-        for event in self._child.load(spec, path):
+        for event in self._backend.load(spec, path):
             if isinstance(event, Unloaded):
-                self._gave_up(event)
+                self._record_unload(event)
             else:
                 loaded = event
-                self._held.saw(event, self._child.pid)
+                self._held.update(event, self._backend.pid)
                 self._recorder.settle(event.end_ns)
                 self._writer.save_load(load_record(event, spec.sha256, self._recorder.energy))
         self._resident = spec.name
-        self._baseline(spec.name)
-        self._rest.begin(spec.name)
+        self._runtime.use_idle_baseline(spec.name)
+        self._idle_tracker.begin(spec.name)
         return loaded
 
-    def _gave_up(self, event: Unloaded) -> None:
+    def _record_unload(self, event: Unloaded) -> None:
         """A model is gone: keep what that cost, and tell whoever shows the models."""
-        self._held.saw(event, self._child.pid)
+        self._held.update(event, self._backend.pid)
         self.on_unloaded(event.model)
         self._recorder.settle(event.end_ns)
         self._writer.save_unload(unload_record(event, self._recorder.energy))
 
     def likely_model(self, route: Route) -> str | None:
-        """The model of a plain question."""
-        from etui.models.catalogue import load_catalogue
-
+        """Return the model that a plain question would use; None where none can serve."""
         try:
-            return self._likely(route, load_catalogue(self._config)).arm.model
+            return self._likely_arm(route).model
         except ModelUnavailable:
             return None
 
     def other_route(self, record: TurnRecord, route: Route, direction: Direction) -> Route | None:
-        """The next smaller or larger arm than the one that answered."""
+        """Return the route to the next smaller or larger arm than the one that answered."""
         from etui.models.catalogue import load_catalogue
         from etui.runtime.rerun import other_route
 
@@ -232,7 +217,7 @@ class TurnService:
     def cancel(self) -> None:
         """End the running answer within one batch."""
         self._cancelled.set()
-        self._child.cancel()
+        self._backend.cancel()
 
     def close(self) -> None:
         """Stop the running turn, wait until it is in the log, and release everything.
@@ -248,51 +233,49 @@ class TurnService:
     def _close(self) -> None:
         held = False
         if not self._answering:
-            self._end_rest()
+            self._end_idle()
         else:
             self.cancel()
             held = self._idle.acquire(timeout=LEAVE_SECONDS)
-        self._child.close()  # a load or an engine that did not stop ends here, and its turn with it
+        self._backend.close()  # a load or a turn that did not stop ends with its process
         held = held or self._idle.acquire(timeout=LEAVE_SECONDS)
         try:
-            self._writer.close()
+            self._runtime.close()
         finally:
-            self._recorder.close()
             if held:
                 self._idle.release()
 
     def _unloaded(self, event: Unloaded) -> None:
         """The engine no longer keeps a model warm: what it draws from now on is not the model's."""
-        self._gave_up(event)
+        self._record_unload(event)
         if not self._idle.acquire(blocking=False):
             return  # a turn has begun, and with it the rest has ended
         try:
             if event.model == self._resident:
-                self._end_rest()
+                self._end_idle()
                 self._resident = None
         finally:
             self._idle.release()
 
-    def _end_rest(self) -> None:
+    def _end_idle(self) -> None:
         """Keep the model's idle baseline if it has rested for long enough."""
         with suppress(EtuiError):  # a baseline that cannot be kept must not cost the answer
-            self._rest.end()
+            self._idle_tracker.end()
 
-    def _baseline(self, model: str) -> str | None:
-        """Which idle baseline the net joules of an answer go by, from now on."""
-        from etui.energy.idle_baseline import load_baselines, use
-
-        return use(self._recorder, load_baselines(self._config), model)
-
-    def _likely(self, route: Route, catalogue: Catalogue) -> Decision:
-        return self._decide(Query("Hello"), route, catalogue)
-
-    def _decide(self, query: Query, route: Route, catalogue: Catalogue) -> Decision:
+    def _likely_arm(self, route: Route) -> Arm:
         from etui.runtime.choose import choose
 
-        return choose(query, _wish(route), self._config, catalogue, self._host)
+        self._runtime.reload_catalogue()
+        choice = choose(
+            Query("Hello"),
+            _overrides_of(route),
+            self._runtime,
+            self._read_host,
+            within_budgets=False,
+        )
+        return choice.decision.arm
 
-    def _host(self) -> HostState:
+    def _read_host(self) -> HostState:
         from etui.runtime.host import read_host
 
         known = [power.watts for power in self._recorder.latest() if power.in_total]
@@ -300,7 +283,7 @@ class TurnService:
         return read_host(self._config, resident=self._resident, watts=watts)
 
 
-def _wish(route: Route) -> Overrides:
+def _overrides_of(route: Route) -> Overrides:
     from etui.runtime.overrides import Overrides
 
     return (
@@ -317,7 +300,7 @@ class Residents:
         self._names: dict[str, None] = {}
         self._pid: int | None = None
 
-    def saw(self, event: object, pid: int | None) -> None:
+    def update(self, event: object, pid: int | None) -> None:
         """Take note of what a load or an unload in process ``pid`` changes."""
         if pid != self._pid:
             self._names.clear()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from etui.arm import Arm, TokenCost
 from etui.errors import LogUnavailable
-from etui.turn.ports import Serve, Served
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -17,24 +16,6 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
     from etui.turn.record import TurnRecord
-
-
-def serve_here(
-    config: Config, catalogue: Catalogue, take_baseline: Callable[[str], str | None]
-) -> Serve:
-    """The ``serve`` of a turn on this machine.
-
-    Args:
-        take_baseline: Has the recorder count net joules by the idle baseline of a model from now
-            on, and says which it is; None where there is none.
-    """
-
-    def serve(arm: Arm) -> Served:
-        spec, path = find_model_file(arm, config, catalogue)
-        settings = {"idle_baseline": take_baseline(spec.name)}
-        return Served(spec, path, token_cost_for(arm, spec, config), settings)
-
-    return serve
 
 
 def token_cost_for(arm: Arm, spec: ModelSpec, config: Config) -> TokenCost | None:

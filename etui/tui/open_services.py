@@ -161,29 +161,27 @@ def open_services(config: Config) -> Services:
         LogUnavailable: The log cannot be written.
         InvalidFile: models.yaml or a setting cannot be used.
     """
-    from etui.backends.process import ProcessBackend
-    from etui.energy.discovery import open_recorder
     from etui.energy.idle_tracker import IdleTracker
     from etui.engine.library import default_threads, usable_cpus
     from etui.log.queries import LogReader
-    from etui.log.writer import TurnWriter
     from etui.routing.library import list_policies
+    from etui.runtime.open import open_process_runtime
 
-    writer = TurnWriter(config)
+    runtime = open_process_runtime(config)
     try:
-        shelf = InstalledModels(config)
-        shelf.models()
-        writer.ready()
-        recorder = open_recorder(config)
-        recorder.start()
+        runtime.writer.ready()
+        runtime.recorder.start()
     except BaseException:
         with suppress(LogUnavailable):
-            writer.close()
+            runtime.close()
         raise
-    policies = tuple(place.name for place in list_policies(config))
-    rest = IdleTracker(recorder, config)
-    runner = TurnService(config, ProcessBackend(config), recorder, writer, rest)
-    chats = LoggedChats(config, LogReader(config), writer)
-    threads = config.threads or default_threads()
-    meter = LiveMeter(recorder)
-    return Services(runner, meter, shelf, chats, policies, threads, usable_cpus())
+    service = TurnService(runtime, IdleTracker(runtime.recorder, config))
+    return Services(
+        service,
+        LiveMeter(runtime.recorder),
+        InstalledModels(config),
+        LoggedChats(config, LogReader(config), runtime.writer),
+        tuple(place.name for place in list_policies(config)),
+        config.threads or default_threads(),
+        usable_cpus(),
+    )

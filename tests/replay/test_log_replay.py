@@ -9,6 +9,7 @@ from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.replay.log_replay import replay_log
 from etui.routing.library import check_text, find_policy
+from etui.runtime.open import open_runtime
 from tests.fixtures.turns import TURN
 
 POLICY = """
@@ -32,7 +33,7 @@ def test_the_newest_turns_are_replayed_by_rules_that_are_not_saved(config):
     writer.close()
     policy = check_text(POLICY, find_policy("balanced", config), catalogue.models).policy
     assert policy is not None
-    replayed = replay_log(policy, config, catalogue, newest=2)
+    replayed = replay_log(policy, open_runtime(config), newest=2)
     assert [again.turn_id for again in replayed] == ["id0000000003", "id0000000004"]
     assert {again.after for again in replayed} == {("quick", "smollm2-135m")}
-    assert len(replay_log(policy, config, catalogue)) == 5
+    assert len(replay_log(policy, open_runtime(config))) == 5

@@ -15,6 +15,7 @@ from etui.routing.policy import Policy
 from etui.routing.prediction import PredictedAccuracy, Predictor
 from etui.routing.shadow import with_shadow
 from etui.runtime.choose import choose
+from etui.runtime.open import open_runtime
 from etui.runtime.overrides import Overrides
 
 QUERY = Query("add")
@@ -40,7 +41,7 @@ def decided(config: Config, trial: str) -> Decision:
     (config.models_dir / "smollm2-135m.gguf").write_bytes(b"GGUF")
     (config.policies_dir / "force.yaml").write_text(FORCE)
     (config.policies_dir / "trial.yaml").write_text(trial)
-    return choose(Query("add"), Overrides(policy="force"), config, load_catalogue(config))
+    return choose(Query("add"), Overrides(policy="force"), open_runtime(config)).decision
 
 
 def test_what_the_shadow_would_have_done_is_in_the_trace(config: Config) -> None:
@@ -68,7 +69,7 @@ def test_a_broken_shadow_stops_nothing(config: Config) -> None:
 
 def test_without_a_shadow_the_trace_says_none(config: Config) -> None:
     decision = decided(config, TRIAL)
-    alone = choose(Query("add"), Overrides(policy="frugal"), config, load_catalogue(config))
+    alone = choose(Query("add"), Overrides(policy="frugal"), open_runtime(config)).decision
     assert decision.shadow is not None
     assert alone.trace()["shadow"] is None
 

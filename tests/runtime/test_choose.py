@@ -1,4 +1,4 @@
-"""From wishes to a decision."""
+"""From overrides to a decision."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from etui.chat import Query
 from etui.errors import InvalidFile, ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
 from etui.runtime.choose import choose
+from etui.runtime.open import open_runtime
 from etui.runtime.overrides import Overrides
 from etui.runtime.serving import find_model_file, models_on_disk
 
@@ -33,8 +34,9 @@ def machine(config):
             for name in names:
                 (config.models_dir / f"{name}.gguf").touch()
 
-        def choose(self, **wishes):
-            return choose(QUERY, Overrides(**wishes), self.config, self.catalogue)
+        def choose(self, **overrides):
+            runtime = open_runtime(self.config)
+            return choose(QUERY, Overrides(**overrides), runtime).decision
 
     return Machine()
 
@@ -77,7 +79,7 @@ def test_the_policy_of_the_config_decides(machine):
     assert decision.arm.model == "smollm2-135m"
 
 
-def test_wishes_change_the_arm_a_policy_chose(machine):
+def test_overrides_change_the_arm_a_policy_chose(machine):
     machine.has("smollm2-135m")
     decision = machine.choose(policy="frugal", max_tokens=5, temperature=0.5)
     assert decision.policy == "frugal"
@@ -151,16 +153,16 @@ def test_a_vote_without_a_temperature_gets_one(machine):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "what"),
+    ("overrides", "what"),
     [
         ({"votes": 5}, "--votes has no effect"),
         ({"reasoning": "cot", "stop": "lead"}, "--stop has no effect"),
         ({"reasoning": "vote", "temperature": 0.0}, "all the same"),
     ],
 )
-def test_wishes_without_effect_are_refused(machine, wishes, what):
+def test_overrides_without_effect_are_refused(machine, overrides, what):
     with pytest.raises(UsageError, match=what):
-        machine.choose(model="smollm2-135m", **wishes)
+        machine.choose(model="smollm2-135m", **overrides)
 
 
 CASCADE = """
@@ -180,7 +182,7 @@ def climbing(machine):
     return machine
 
 
-def test_wishes_for_every_answer_change_every_arm_of_a_cascade(climbing):
+def test_overrides_for_every_answer_change_every_arm_of_a_cascade(climbing):
     cascade = climbing.choose(policy="mine", max_tokens=9, seed=3).cascade
     assert [(arm.max_tokens, arm.sampling.seed) for arm in cascade.arms] == [(9, 3), (9, 3)]
 

@@ -12,9 +12,9 @@ from etui.errors import BudgetSpent, ExitCode
 from etui.log.queries import LogReader
 from etui.log.spending import Spending, spent_since
 from etui.log.writer import TurnWriter
-from etui.models.catalogue import load_catalogue
 from etui.routing.limits import PeriodBudget
-from etui.runtime.choose import choice_of, choose
+from etui.runtime.choose import choose
+from etui.runtime.open import open_runtime
 from etui.runtime.overrides import Overrides
 from etui.runtime.period_budget import overruns, period_start
 from etui.turn.record import LoadRecord
@@ -53,11 +53,11 @@ def spent(config):
     return log
 
 
-def ask(config, way="degrade", degrade="degrade_to: quick", confirm=None, **wishes):
+def ask(config, way="degrade", degrade="degrade_to: quick", confirm=None, **overrides):
     budgets = POLICY.replace("WAY", way).replace(", DEGRADE", f", {degrade}" if degrade else "")
     (config.policies_dir / "mine.yaml").write_text(budgets)
-    wish = Overrides(policy="mine", **wishes)
-    return choice_of(Query("Why?"), wish, config, load_catalogue(config), confirm=confirm).decision
+    overrides = Overrides(policy="mine", **overrides)
+    return choose(Query("Why?"), overrides, open_runtime(config), confirm=confirm).decision
 
 
 def test_within_the_budget_the_policy_decides(spent, config):
@@ -116,8 +116,9 @@ def test_ask_asks_and_a_no_refuses(spent, config):
 def test_a_question_that_only_looks_spends_no_budget(spent, config):
     spent((5, 500.0, "counter"))
     ask(config)
-    wish = Overrides(policy="mine")
-    assert choose(Query("Why?"), wish, config, load_catalogue(config)).arm.name == "think"
+    runtime = open_runtime(config)
+    choice = choose(Query("Why?"), Overrides(policy="mine"), runtime, within_budgets=False)
+    assert choice.decision.arm.name == "think"
 
 
 def test_a_log_that_is_not_there_has_spent_nothing(config):

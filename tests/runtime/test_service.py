@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from etui.events import Event, Finished, Loaded, Residence, Unloaded
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
+from etui.runtime.open import Runtime
 from etui.runtime.route import Route
 from etui.runtime.service import TurnService
 from etui.testing.devices import FakeClock, FakeDevice
@@ -70,10 +72,13 @@ class Chat:
         self.clock = FakeClock()
         device = FakeDevice(constant(IDLE_WATTS, 1000), self.clock)
         self.recorder = Recorder([device], clock=self.clock)
-        rest = IdleTracker(self.recorder, config, self.clock)
+        self.recorder.start = lambda: None  # type: ignore[method-assign]  # read by the test
         self.writer = TurnWriter(config)
         self.child = Child(self.clock)
-        self.runner = TurnService(config, self.child, self.recorder, self.writer, rest)  # type: ignore[arg-type]
+        runtime: Runtime[Any] = Runtime(
+            config, lambda _: self.child, lambda _: self.recorder, lambda _: self.writer
+        )
+        self.runner = TurnService(runtime, IdleTracker(self.recorder, config, self.clock))
         self.wait(3)
 
     def wait(self, seconds: float) -> None:

@@ -185,6 +185,6 @@ def test_arms_of_a_model_that_cannot_be_loaded_are_passed_over() -> None:
 def test_the_walk_imports_neither_the_engine_nor_the_log() -> None:
     import etui.turn.cascade
 
-    source = Path(etui.cascade_walk.__file__).read_text()
+    source = Path(etui.turn.cascade.__file__).read_text()
     assert "etui.engine" not in source
     assert "etui.log" not in source

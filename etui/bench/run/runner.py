@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,25 +18,18 @@ from etui.bench.run.plan import RunPlan
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.setup import configure, drained, load_models
-from etui.bench.run.turn_arm import TurnArm
 from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.log_rows import answer_record, run_record
 from etui.bench.store.run_config import RunConfig, differences
 from etui.bench.store.run_folder import RunFolder, check_new, read_run
 from etui.bench.store.sample import Sample
-from etui.energy.idle_baseline import load_baselines, use
 from etui.errors import EtuiError, Stopped, UsageError
-from etui.routing.decision import Decision
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.bench.analysis.summary import Summary
-    from etui.chat import Query
-    from etui.config.config import Config
-    from etui.energy.recorder import Recorder
-    from etui.models.catalogue import Catalogue
-    from etui.turn.ports import Serve
+    from etui.runtime.open import Runtime
 
 
 class Audience(Protocol):
@@ -73,17 +66,16 @@ class RunOutcome:
 
 @dataclass(slots=True)
 class BenchRunner:
-    """Runs plans on this machine.
+    """Run plans on this machine.
 
     Attributes:
-        config, catalogue: Folders and models.
+        runtime: This machine, with llama.cpp in this process.
         audience: Who watches.
         stopped: Set when the user wants to stop.
-        on_stop: Told what ends an answer under way, once there is an engine.
+        on_stop: Called with what ends a running answer, once there is an engine.
     """
 
-    config: Config
-    catalogue: Catalogue
+    runtime: Runtime[LocalBackend]
     audience: Audience
     stopped: Event
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
@@ -92,18 +84,16 @@ class BenchRunner:
         """Run a plan in a new folder.
 
         Raises:
-            EtuiError: It cannot be begun, or did not come to its end; what was answered is kept.
+            EtuiError: It cannot start, or did not finish; what was answered is kept.
         """
         if out is not None:
-            check_new(out)  # said before minutes go into loading models
-        with ExitStack() as stack:
-            named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
-            run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
-            engine = self._engine(stack)
-            config = self._configured(plan, run_id, *engine)
-            place = out or runs_dir(self.config) / run_id
-            folder = stack.enter_context(RunFolder.create(place, config))
-            return self._run(plan, config, folder, (), *engine, max_joules)
+            check_new(out)  # reported before minutes go into loading models
+        named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
+        run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
+        config = self._configure(plan, run_id)
+        place = out or runs_dir(self.runtime.config) / run_id
+        with RunFolder.create(place, config) as folder:
+            return self._run(plan, config, folder, (), max_joules)
 
     def resume(
         self,
@@ -111,42 +101,28 @@ class BenchRunner:
         plan_again: Callable[[RunConfig], RunPlan],
         max_joules: float | None = None,
     ) -> RunOutcome:
-        """Go on with a run.
+        """Continue a run.
 
         Raises:
             UsageError: The run was made with other data, models or programs.
-            EtuiError: It cannot go on, or did not come to its end; what was answered is kept.
+            EtuiError: It cannot continue, or did not finish; what was answered is kept.
         """
-        with ExitStack() as stack:
-            opened, recorded = RunFolder.reopen(folder)
-            stack.enter_context(opened)
-            made = recorded.config
-            plan = plan_again(made)
-            engine = self._engine(stack)
-            now = self._configured(plan, made.run_id, *engine)
-            refuse_other(made, now)
-            return self._run(plan, made, opened, recorded.samples, *engine, max_joules)
+        opened, recorded = RunFolder.reopen(folder)
+        with opened:
+            before = recorded.config
+            plan = plan_again(before)
+            refuse_other(before, self._configure(plan, before.run_id))
+            return self._run(plan, before, opened, recorded.samples, max_joules)
 
-    def _engine(self, stack: ExitStack) -> tuple[Recorder, LocalBackend, Serve]:
-        from etui.backends.local import LocalBackend
-        from etui.energy.discovery import open_recorder
-        from etui.runtime.serving import serve_here
-
-        recorder = stack.enter_context(open_recorder(self.config))
-        answerer = stack.enter_context(closing(LocalBackend(self.config)))
-        self.on_stop(answerer.cancel)
-        baselines = load_baselines(self.config)
-        serve = serve_here(
-            self.config, self.catalogue, lambda model: use(recorder, baselines, model)
+    def _configure(self, plan: RunPlan, run_id: str) -> RunConfig:
+        runtime = self.runtime
+        runtime.recorder.start()
+        self.on_stop(runtime.backend.cancel)
+        models = load_models(
+            plan, runtime.backend, lambda name: runtime.serve(Arm(name, name)), self.audience.say
         )
-        return recorder, answerer, serve
-
-    def _configured(
-        self, plan: RunPlan, run_id: str, recorder: Recorder, answerer: LocalBackend, serve: Serve
-    ) -> RunConfig:
-        models = load_models(plan, answerer, lambda name: serve(Arm(name, name)), self.audience.say)
-        idle = use(recorder, load_baselines(self.config), plan.models[0])
-        return configure(plan, run_id, models, self.config, recorder, idle)
+        idle = runtime.use_idle_baseline(plan.models[0])
+        return configure(plan, run_id, models, runtime.config, runtime.recorder, idle)
 
     def _run(
         self,
@@ -154,16 +130,11 @@ class BenchRunner:
         config: RunConfig,
         folder: RunFolder,
         before: Sequence[Sample],
-        recorder: Recorder,
-        answerer: LocalBackend,
-        serve: Serve,
         max_joules: float | None,
     ) -> RunOutcome:
-        from etui.log.writer import TurnWriter
-
-        contenders = self._contenders(plan, recorder, answerer, serve)
+        systems = self._systems(plan)
         self.audience.begin(config, folder.path, before)
-        log = TurnWriter(self.config, lambda error: self.audience.say(error.what))
+        log = self.runtime.writer
 
         def record(status: str, summary: Summary | None = None) -> None:
             answers = read_run(folder.path).samples
@@ -177,20 +148,20 @@ class BenchRunner:
         record("running")
         log.save_answers([answer_record(config.run_id, sample) for sample in before])
         spent = math.fsum(s.joules for s in before if s.joules is not None)
-        sink = SampleWriter(folder, recorder, see, spent)
+        sink = SampleWriter(folder, self.runtime.meter, see, spent)
         status = "error"
         summary: Summary | None = None
         try:
             try:
                 done = done_rows(config, before)
-                ending = answer_all(plan, contenders, done, sink, self.stopped.is_set, max_joules)
+                ending = answer_all(plan, systems, done, sink, self.stopped.is_set, max_joules)
             finally:
                 sink.close()
             samples = read_run(folder.path).samples
             if not samples:
                 raise Stopped(
                     "stopped before the first answer",
-                    f"begin with: etui bench --resume {folder.path}",
+                    f"start with: etui bench --resume {folder.path}",
                 )
             status = "complete" if ending == "complete" else "stopped"
             self.audience.say("writing the report")
@@ -199,47 +170,29 @@ class BenchRunner:
             status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
             raise
         finally:
-            with suppress(EtuiError):  # the folder holds everything; a fault of the log was told
+            with suppress(EtuiError):  # the folder has everything; a log fault was reported
                 record(status, summary)
                 log.close()
         return RunOutcome(ending, folder.path, config, samples, summary)
 
-    def _contenders(
-        self, plan: RunPlan, recorder: Recorder, answerer: LocalBackend, serve: Serve
-    ) -> dict[str, QuestionAnswerer]:
+    def _systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
+        from etui.bench.run.turn_arm import TurnArm, decide_always, decide_by_policy
+
         stopped = self.stopped.is_set
         if plan.policy is not None:
-            from etui.bench.run.turn_arm import routed
-
-            decided = routed(
-                plan.policy,
-                self.config,
-                self.catalogue,
-                recorder,
-                answerer,
-                serve,
-                reuse=plan.reuse,
-                cancelled=stopped,
-            )
-            return {plan.policy.name: decided}
+            decide = decide_by_policy(plan.policy, self.runtime)
+            arm = TurnArm(decide, self.runtime, reuse=plan.reuse, cancelled=stopped)
+            return {plan.policy.name: arm}
         if plan.format.generates:
             return {
-                name: TurnArm(
-                    _always(arm),
-                    serve,
-                    answerer,
-                    recorder,
-                    answerer.forget,
-                    reuse=plan.reuse,
-                    cancelled=stopped,
-                )
+                name: TurnArm(decide_always(arm), self.runtime, reuse=plan.reuse, cancelled=stopped)
                 for name, arm in plan.arms.items()
             }
 
         def scoring(arm: Arm) -> ScoringArm:
             def session() -> Any:
-                served = serve(arm)
-                return drained(answerer.load(served.spec, served.path))[0]
+                served = self.runtime.serve(arm)
+                return drained(self.runtime.backend.load(served.spec, served.path))[0]
 
             return ScoringArm(arm.name, session, plan.format, reuse=plan.reuse, cancelled=stopped)
 
@@ -250,7 +203,10 @@ class BenchRunner:
         from etui.bench.report.files import result_files
         from etui.bench.report.sources import labels_for, texts_for
 
-        labels, texts = labels_for(config, self.config), texts_for(config, self.config)
+        labels, texts = (
+            labels_for(config, self.runtime.config),
+            texts_for(config, self.runtime.config),
+        )
         summary = summarise(samples, config, labels)
         for name, text in result_files(config, samples, summary, texts).items():
             folder.write(name, text)
@@ -258,29 +214,24 @@ class BenchRunner:
 
 
 def refuse_other(before: RunConfig, now: RunConfig) -> None:
-    """Refuse to go on with a run under other circumstances.
+    """Refuse to continue a run with different settings.
 
     Raises:
-        UsageError: Says what differs.
+        UsageError: The settings differ; names them.
     """
     if before.sha256 == now.sha256:
         return
     found = differences(before, now)
-    told = "; ".join(
+    changes = "; ".join(
         f"{path} was {_short(one)} and is {_short(other)}"
         for path, (one, other) in list(found.items())[:6]
     )
     raise UsageError(
-        f"the run {before.run_id} was made otherwise: {told}",
-        "answers of both would not compare: bring that back, or begin a new run",
+        f"run {before.run_id} was started with different settings: {changes}",
+        "restore them, or start a new run",
     )
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _always(arm: Arm) -> Callable[[Query], Decision]:
-    decision = Decision(arm, None, None, f"arm {arm.name} is measured")
-    return lambda query: decision

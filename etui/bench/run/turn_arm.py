@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etui.bench.prompts.formats import chat_messages, messages_sha
 from etui.bench.run.scoring import StopRequested
@@ -17,23 +17,21 @@ from etui.energy.types import EnergyOf
 from etui.errors import ContextOverflow, EngineFailed
 from etui.multiple_choice import options_of
 from etui.reasoning.extraction import extract
+from etui.routing.decision import Decision
+from etui.runtime.open import Choice
 from etui.turn.events import TurnFinished
 from etui.turn.ports import Unlogged
 from etui.turn.record import Tokens, TurnRecord
-from etui.turn.run import run_turn
 
 if TYPE_CHECKING:
-    from etui.backends.base import Answerer
+    from etui.arm import Arm
     from etui.backends.local import LocalBackend
-    from etui.config.config import Config
-    from etui.models.catalogue import Catalogue
-    from etui.routing.decision import Decision
     from etui.routing.policy import Policy
-    from etui.routing.prediction import Predictor
-    from etui.turn.ports import Meter, Serve
+    from etui.runtime.open import Runtime
 
 
-Decide = Callable[[Query], "Decision"]
+Decide = Callable[[Query], Choice]
+"""Chooses the arm, or the cascade, for a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +47,11 @@ class Turned:
 
 
 class TurnArm:
-    """Answers questions by turns.
+    """Answer questions by turns.
 
     Args:
-        decide: Chooses for each question: always the same arm, or what a policy says.
-        serve: Finds the model of an arm.
-        answerer: Where the models run.
-        meter: Tells the energy of intervals.
-        forget: Has the next answer reuse nothing of those before it.
-        outlook: Predicts joules and calibrates confidences; None without a policy.
+        decide: Chooses for each question: always the same arm, or what a policy decides.
+        runtime: This machine; nothing of these turns is logged.
         reuse: Whether the questions of a subject share its worked examples.
         cancelled: Whether the user wants to stop.
     """
@@ -65,21 +59,13 @@ class TurnArm:
     def __init__(
         self,
         decide: Decide,
-        serve: Serve,
-        answerer: Answerer,
-        meter: Meter,
-        forget: Callable[[], None],
-        outlook: Predictor | None = None,
+        runtime: Runtime[LocalBackend],
         *,
         reuse: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._decide = decide
-        self._serve = serve
-        self._answerer = answerer
-        self._meter = meter
-        self._forget = forget
-        self._outlook = outlook
+        self._runtime = runtime
         self._reuse = reuse
         self._cancelled = cancelled
 
@@ -94,34 +80,25 @@ class TurnArm:
             StopRequested: The user wants to stop; the answer under way is given up.
             EngineFailed: The engine gave up.
         """
-        self._forget()
+        self._runtime.backend.forget()
         shared = self._reuse and bool(work.examples)
         for question in work.questions:
             if question.row not in work.done:
                 if self._cancelled():
                     raise StopRequested
                 if not shared:
-                    self._forget()
+                    self._runtime.backend.forget()
                 yield self._turn(question, work.examples)
 
     def _turn(self, question: Question, examples: Sequence[Question]) -> Turned:
         messages = chat_messages(question, examples)
         query = Query(messages[-1].content, history=messages[:-1])
-        decision = self._decide(query)
+        choice = self._decide(query)
         record: TurnRecord | None = None
         error: str | None = None
         try:
             with closing(
-                run_turn(
-                    query,
-                    decision,
-                    serve=self._serve,
-                    answerer=self._answerer,
-                    meter=self._meter,
-                    writer=Unlogged(),
-                    outlook=self._outlook,
-                    cancelled=self._cancelled,
-                )
+                self._runtime.run_turn(query, choice, writer=Unlogged(), cancelled=self._cancelled)
             ) as events:
                 for event in events:
                     if isinstance(event, TurnFinished):
@@ -195,34 +172,30 @@ def _graded(record: TurnRecord, question: Question, asked: str) -> tuple[str | N
     return None, "truncated" if found.status == "truncated" else "no_answer"
 
 
-def routed(
-    policy: Policy,
-    config: Config,
-    catalogue: Catalogue,
-    meter: Meter,
-    answerer: LocalBackend,
-    serve: Serve,
-    *,
-    reuse: bool,
-    cancelled: Callable[[], bool],
-) -> TurnArm:
-    """What answers by a policy.
+def decide_always(arm: Arm) -> Decide:
+    """Return a decision for the same arm, whatever is asked."""
+    choice = Choice(Decision(arm, None, None, f"arm {arm.name} is measured"))
+    return lambda query: choice
 
-    The state of the machine is read for each question, as in a chat; budgets of an hour or a day
-    are left aside, since they are about what a person wants to spend.
+
+def decide_by_policy(policy: Policy, runtime: Runtime[Any]) -> Decide:
+    """Return what decides each question by a policy.
+
+    The state of the machine is read for each question, as in a chat. Hourly and daily budgets do
+    not apply: they limit what a person spends.
     """
     from etui.routing.decide import decide
     from etui.runtime.host import read_host
     from etui.runtime.log_predictor import LogPredictor
     from etui.runtime.serving import models_on_disk
 
-    here = models_on_disk(config, catalogue)
-    outlook = LogPredictor(config, catalogue)
+    here = models_on_disk(runtime.config, runtime.catalogue)
+    predictor = LogPredictor(runtime.config, runtime.catalogue)
 
-    def choose(query: Query) -> Decision:
-        host = read_host(config)
-        return decide(query, policy, available=here, host=host, outlook=outlook)
+    def decided(query: Query) -> Choice:
+        host = read_host(runtime.config)
+        return Choice(
+            decide(query, policy, available=here, host=host, outlook=predictor), predictor
+        )
 
-    return TurnArm(
-        choose, serve, answerer, meter, answerer.forget, outlook, reuse=reuse, cancelled=cancelled
-    )
+    return decided

@@ -169,13 +169,12 @@ def explain(question: str, subject: Subject) -> Explained:
             damaged.
     """
     from etui.chat import Query
-    from etui.runtime.explain import explanation
-    from etui.runtime.serving import models_on_disk
+    from etui.runtime import explain as explaining
+    from etui.runtime.open import open_runtime
 
     policy = _policy_of(subject)
-    config, catalogue = subject.desk.config, subject.desk.catalogue
-    here = models_on_disk(config, catalogue)
-    return Explained(question, explanation(Query(question), policy, config, catalogue, here))
+    with open_runtime(subject.desk.config) as runtime:
+        return Explained(question, explaining.explain(Query(question), policy, runtime))
 
 
 def replay(subject: Subject) -> Replayed:
@@ -186,9 +185,11 @@ def replay(subject: Subject) -> Replayed:
             is damaged.
     """
     from etui.replay.log_replay import replay_log, turns_document
+    from etui.runtime.open import open_runtime
 
-    policy, desk = _policy_of(subject), subject.desk
-    replayed = replay_log(policy, desk.config, desk.catalogue, REPLAYED_TURNS)
+    policy = _policy_of(subject)
+    with open_runtime(subject.desk.config) as runtime:
+        replayed = replay_log(policy, runtime, REPLAYED_TURNS)
     return Replayed(turns_document(policy.name, replayed), len(replayed) >= REPLAYED_TURNS)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from etui.arm import Arm
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.turn_arm import TurnArm
 from etui.bench.run.work import SubjectWork
+from etui.config.config import Config
 from etui.datasets.questions import Question
 from etui.energy.types import Energy, Kind
 from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Answer, Finished, Prefilled
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
+from etui.runtime.open import Choice, Runtime
 from etui.turn.ports import Served
 from tests.metering import Sliced
 
@@ -27,6 +31,9 @@ EXAMPLE = Question("logic", 9, "Shown?", ("w", "x", "y", "z"), "D")
 
 
 class Meter(Sliced):
+    def start(self) -> None:
+        """It always records."""
+
     def settle(self, end_ns: int) -> None:
         """Everything is known at once."""
 
@@ -70,13 +77,18 @@ class Answerer:
         """Nothing runs."""
 
 
+class Machine(Runtime):
+    """A runtime on which any arm is served."""
+
+    def serve(self, arm: Arm) -> Served:
+        return Served(ModelSpec("m", "tiny", ()), None)
+
+
 def arm(answerer, **options) -> TurnArm:
+    config = Config(home=Path("/nowhere"), models_dir=Path("/nowhere"))
     return TurnArm(
-        lambda query: Decision(ARM, None, "rule-1", "because"),
-        lambda arm: Served(ModelSpec("m", "tiny", ()), None),
-        answerer,
-        Meter(),
-        answerer.forget,
+        lambda query: Choice(Decision(ARM, None, "rule-1", "because")),
+        Machine(config, lambda _: answerer, lambda _: Meter()),
         **options,
     )
 

@@ -179,23 +179,18 @@ def decide_always(arm: Arm) -> Decide:
 
 
 def decide_by_policy(policy: Policy, runtime: Runtime[Any]) -> Decide:
-    """Return what decides each question by a policy.
+    """Return what decides each question by a policy, as the chat would.
 
-    The state of the machine is read for each question, as in a chat. Hourly and daily budgets do
-    not apply: they limit what a person spends.
+    The state of the machine is read for each question; the log, the fit and the earlier questions
+    are read once, so that an answer of the run does not change where a later question goes. Hourly
+    and daily budgets do not apply: they limit what a person spends.
     """
-    from etui.routing.decide import decide
     from etui.runtime.host import read_host
-    from etui.runtime.log_predictor import LogPredictor
-    from etui.runtime.serving import models_on_disk
 
-    here = models_on_disk(runtime.config, runtime.catalogue)
-    predictor = LogPredictor(runtime.config, runtime.catalogue)
+    knowledge = runtime.collect_knowledge(policy)
 
-    def decided(query: Query) -> Choice:
+    def decide(query: Query) -> Choice:
         host = read_host(runtime.config)
-        return Choice(
-            decide(query, policy, available=here, host=host, outlook=predictor), predictor
-        )
+        return runtime.decide(query, policy, host=host, knowledge=knowledge, shadow=False)
 
-    return decided
+    return decide

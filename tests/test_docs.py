@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import click
@@ -34,7 +35,8 @@ def test_the_readme_is_short_and_has_one_picture():
 
 
 def test_files_the_documents_link_to_exist():
-    for document in [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]:
+    roots = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md"]
+    for document in [*roots, *sorted((CHECKOUT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
@@ -96,3 +98,23 @@ def test_names_of_this_contract_ship(config):
         assert catalogue.get(name).sha256 is not None
     for name in ("qwen3-0.6b", "qwen3-8b", "llama-3.2-1b", "llama-3.1-8b", "gemma-3-4b"):
         assert name in catalogue
+
+
+def test_the_command_line_is_documented_as_it_is():
+    script = runpy.run_path(str(CHECKOUT / "docs" / "make_cli.py"))
+    written = (CHECKOUT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == script["render"](), "run: python docs/make_cli.py"
+
+
+def test_every_package_is_in_the_architecture():
+    text = (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    packages = {path.parent.name for path in (CHECKOUT / "etui").glob("*/__init__.py")}
+    assert rows == packages
+
+
+def test_files_that_contributors_are_sent_to_exist():
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:etui|tests|docs|policies)/[\w/.]+)`", text):
+        if "NAME" not in name:
+            assert (CHECKOUT / name).exists(), name

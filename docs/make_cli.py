@@ -12,7 +12,7 @@ from etui.cli.main import cli
 WIDTH = 100
 HEAD = """# The command line
 
-Made from `--help` by `python docs/make_cli.py`; do not edit it by hand. `etui COMMAND --help` prints
+Made from `--help` by `python docs/make_cli.py`, not edited by hand. `etui COMMAND --help` prints
 the same in the terminal.
 """
 

@@ -1,4 +1,4 @@
-"""The app: opens the backend behind the first paint, and holds what belongs to every screen."""
+"""The Textual app: opens the services after the first paint and owns what all screens share."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from etui.tui.app_messages import (
     ShowsRoute,
     Unsaved,
 )
-from etui.tui.ascii import driver_for
+from etui.tui.ascii import choose_driver
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.commands import Command, EtuiCommands, route_commands
 from etui.tui.exit_signals import leave_on_terminate
 from etui.tui.modals import ConfirmModal
 from etui.tui.models.first_run import FirstRunScreen
-from etui.tui.modes import MODE_BINDINGS, screen_commands, screens
+from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
 from etui.tui.notices import notify_error
 from etui.tui.services import OpenServices, Services
 from etui.tui.themes import THEMES
 
 LEAVE_SECONDS = 5.0
-"""How long leaving waits for the running answer to be stopped and saved."""
+"""Longest wait on exit for the running answer to be stopped and saved."""
 
 
 class EtuiApp(App[None]):
-    """Local language models answer, and every answer shows what it cost in joules."""
+    """App in which local language models answer and every answer shows its energy in joules."""
 
     TITLE = "etui"
     CSS_PATH = Path(__file__).with_name("etui.tcss")
@@ -63,7 +63,7 @@ class EtuiApp(App[None]):
     ]  # fmt: skip
 
     def __init__(self, config: Config, route: Route, open_backend: OpenServices) -> None:
-        super().__init__(driver_class=driver_for(config.ascii))
+        super().__init__(driver_class=choose_driver(config.ascii))
         self._config = config
         self._route = route
         self._open_backend = open_backend
@@ -72,10 +72,13 @@ class EtuiApp(App[None]):
         self._unsaved = Unsaved("")
         self._chat = ChatScreen(config, route)
         self.add_mode("chat", lambda: self._chat)
-        for mode, screen in screens(config, lambda: self.backend, lambda: self._route).items():
+        for mode, screen in build_screens(
+            config, lambda: self.backend, lambda: self._route
+        ).items():
             self.add_mode(mode, screen)
 
     def on_mount(self) -> None:
+        """Apply the keymap and the theme, then open the services in a thread."""
         self.set_keymap(dict(self._config.keymap))
         if self._config.keymap:
             self._check_keys()
@@ -86,8 +89,8 @@ class EtuiApp(App[None]):
         else:
             notify_error(
                 self,
-                f"no theme is called {self._config.theme!r}",
-                f"set `theme` in {self._config.config_file} to one of the command palette's",
+                f"unknown theme {self._config.theme!r}",
+                f"set `theme` in {self._config.config_file} to a theme of the command palette",
             )
         leave_on_terminate(lambda: self.call_later(self._leave_at_once))
         self._open()
@@ -103,19 +106,20 @@ class EtuiApp(App[None]):
 
     @work(thread=True, group="keys", exit_on_error=False)
     def _check_keys(self) -> None:
-        from etui.tui.keys import keymap_faults  # it imports every screen
+        from etui.tui.keys import find_keymap_faults  # imports every screen
 
-        for what, fix in keymap_faults(self._config):
+        for what, fix in find_keymap_faults(self._config):
             self.call_from_thread(notify_error, self, what, fix)
 
     def on_backend_opened(self, opened: BackendOpened) -> None:
-        gc.freeze()  # what is there by now stays: no need to look through it again and again
+        """Attach the services to the chat, after the first-run screen if no model is on disk."""
+        gc.freeze()  # the objects made so far stay: later collections need not scan them
         self.backend = backend = opened.backend
         if any(model.on_disk for model in backend.shelf.models()):
             self._chat.attach(backend)
         else:
             guide = FirstRunScreen(backend.shelf, self._config)
-            self.push_screen(guide, lambda _there: self._chat.attach(backend))
+            self.push_screen(guide, lambda _result: self._chat.attach(backend))
 
     async def on_unmount(self) -> None:
         """Close the backend before the loop waits for the threads that are in it."""
@@ -126,10 +130,11 @@ class EtuiApp(App[None]):
                 self.fault = self.fault or error
 
     def on_backend_failed(self, failed: BackendFailed) -> None:
+        """Show why the services could not be opened."""
         notify_error(self, failed.what, failed.fix)
 
     def commands(self) -> Iterator[Command]:
-        """What the command palette offers on every screen."""
+        """Yield the palette commands that are available on every screen."""
         yield from screen_commands(self)
         if self.backend is not None:
             yield from route_commands(self.backend, self._route, self._take_route)
@@ -140,10 +145,11 @@ class EtuiApp(App[None]):
         if self.screen is not self._chat and isinstance(self.screen, ShowsRoute):
             self.screen.take_route(route)
         chosen = route.model or f"policy {route.policy}"
-        self.notify(sanitize(f"the next questions: {chosen}"), markup=False)
+        self.notify(sanitize(f"next questions: {chosen}"), markup=False)
 
-    def on_app_request(self, asked: AppRequest) -> None:
-        match asked.wish:
+    def on_app_request(self, request: AppRequest) -> None:
+        """Carry out a request of a screen."""
+        match request.action:
             case RouteRequested(route=route):
                 self._take_route(route)
             case PoliciesThere(names=names) if self.backend is not None:
@@ -152,15 +158,15 @@ class EtuiApp(App[None]):
                 self._unsaved = unsaved
 
     async def action_quit(self) -> None:
-        """Stop what runs, save it, and leave; ask first where something typed would be lost."""
+        """Stop the running answer, save it and exit; ask first if typed text would be lost."""
         if self._unsaved.what:
-            question = f"{self._unsaved.what} has changes that are not saved: leave all the same?"
+            question = f"{self._unsaved.what} has unsaved changes. Leave anyway?"
             self.push_screen(ConfirmModal(question), lambda yes: self._leave() if yes else None)
         else:
             self._leave()
 
-    def put_aside(self) -> None:
-        """Save what was typed and what runs, where nobody is left to be asked; in any thread."""
+    def save_and_close(self) -> None:
+        """Save typed text and the running answer without prompting; safe from any thread."""
         self._unsaved.keep()
         if self.backend is not None:
             self.backend.runner.close()
@@ -174,7 +180,7 @@ class EtuiApp(App[None]):
         self._chat.leave()
 
     async def action_copy_or_quit(self) -> None:
-        """Copy what is selected; with nothing selected, quit."""
+        """Copy the selected text, or quit if nothing is selected."""
         focused = self.focused
         typed = focused.selected_text if isinstance(focused, TextArea) else ""
         if selected := typed or self.screen.get_selected_text():
@@ -183,13 +189,13 @@ class EtuiApp(App[None]):
             await self.action_quit()
 
     def action_toggle_help(self) -> None:
-        """Show the keys and the help of what has the focus, or hide them."""
+        """Show or hide the keys and the help of the focused widget."""
         if self.screen.query("HelpPanel"):
             self.action_hide_help_panel()
         else:
             self.action_show_help_panel()
 
     def _fatal_error(self) -> None:
-        # In place of Textual's traceback: run_app tells the fault once the terminal is back.
+        # Replaces Textual's traceback: run_app reports the error after the terminal is restored.
         self.fault = self.fault or sys.exc_info()[1]
         self._close_messages_no_wait()

@@ -14,25 +14,25 @@ from etui.tui.services import Services
 
 @dataclass(frozen=True, slots=True)
 class RouteRequested:
-    """The next questions shall find their arm so."""
+    """Request to answer the next questions by this route."""
 
     route: Route
 
 
 @dataclass(frozen=True, slots=True)
 class PoliciesThere:
-    """The policies there are now, by name."""
+    """Report of the policies that exist now, by name."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Unsaved:
-    """What leaving the app would lose; empty where there is nothing.
+    """Text that would be lost on exit.
 
     Attributes:
-        keep: Puts it aside where nobody can be asked (a kill, a terminal that is gone), in
-            whatever thread.
+        what: Name of the unsaved text; empty if there is none.
+        keep: Saves the text without prompting, on SIGTERM or a lost terminal, in any thread.
     """
 
     what: str
@@ -43,22 +43,23 @@ AppAction: TypeAlias = RouteRequested | PoliciesThere | Unsaved
 
 
 class AppRequest(Message):
-    """A wish, on its way from a screen up to the app."""
+    """A request from a screen to the app."""
 
-    def __init__(self, wish: AppAction) -> None:
+    def __init__(self, action: AppAction) -> None:
         super().__init__()
-        self.wish = wish
+        self.action = action
 
 
 @runtime_checkable
 class ShowsRoute(Protocol):
-    """A screen that shows how the next questions find their arm."""
+    """A screen that shows the route of the next questions."""
 
-    def take_route(self, route: Route) -> None: ...
+    def take_route(self, route: Route) -> None:
+        """Use this route for the next questions."""
 
 
 class BackendOpened(Message):
-    """Everything behind the screen is there."""
+    """All services behind the screens are open."""
 
     def __init__(self, backend: Services) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class BackendOpened(Message):
 
 
 class BackendFailed(Message):
-    """The backend could not be opened; ``what`` and ``fix`` tell why."""
+    """The services could not be opened; ``what`` and ``fix`` give the error."""
 
     def __init__(self, what: str, fix: str) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Terminals that cannot show Unicode: every character is drawn by one of ASCII, as wide as it was.
+"""ASCII output for terminals that cannot show Unicode, with every character as wide as before.
 
-The screen is laid out as always; only what goes to the terminal is changed, so that no widget has
-to know of it.
+The layout stays the same: only the text written to the terminal is translated, so widgets need no
+special case.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def to_ascii(text: str) -> str:
-    """``text`` in ASCII with every character as wide as it was; escape sequences stay."""
+    """Translate ``text`` to ASCII, keeping the width of each character and escape sequences."""
     if text.isascii():
         return text
     text = text.replace(" ± ", "+/-").translate(_TABLE)
@@ -56,12 +56,12 @@ def to_ascii(text: str) -> str:
 
 
 def shows_unicode(environ: Mapping[str, str], encoding: str) -> bool:
-    """Whether the terminal is said to take UTF-8.
+    """Return whether the terminal is declared to accept UTF-8.
 
     Args:
         environ: ``LC_ALL``, else ``LC_CTYPE``, else ``LANG`` names the locale. Python itself sets
-            ``LC_CTYPE`` to a UTF-8 one where the locale is C, so ``LANG`` is believed before it.
-        encoding: What Python writes to the terminal.
+            ``LC_CTYPE`` to a UTF-8 one if the locale is C, so ``LANG`` takes precedence over that.
+        encoding: Encoding in which Python writes to the terminal.
     """
     if not encoding.lower().replace("-", "").startswith("utf"):
         return False
@@ -74,10 +74,10 @@ def shows_unicode(environ: Mapping[str, str], encoding: str) -> bool:
     return not charset or charset.lower().replace("-", "").startswith("utf")
 
 
-def driver_for(choice: AsciiChoice) -> type[Driver] | None:
-    """A driver that writes ASCII where it has to; None leaves it to Textual.
+def choose_driver(choice: AsciiChoice) -> type[Driver] | None:
+    """Choose a driver that writes ASCII if the terminal needs it, or None for Textual's own.
 
-    A browser shows Unicode, and its driver is named by whoever serves it.
+    A browser shows Unicode; its server names the driver in ``TEXTUAL_DRIVER``.
     """
     if "TEXTUAL_DRIVER" in os.environ:
         return None
@@ -90,7 +90,7 @@ def driver_for(choice: AsciiChoice) -> type[Driver] | None:
         from textual.drivers.linux_driver import LinuxDriver as Base
 
     class AsciiDriver(Base):
-        """Draws with ASCII alone."""
+        """Terminal driver that writes only ASCII."""
 
         def write(self, data: str) -> None:
             super().write(to_ascii(data))

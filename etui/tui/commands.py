@@ -1,6 +1,6 @@
-"""The command palette: what the app and the active screen offer, found by their words.
+"""The command palette: searchable commands of the app and of the active screen.
 
-A screen offers commands by a method ``commands() -> Sequence[Command]``; the app has one too.
+A screen offers commands with a method ``commands() -> Sequence[Command]``, and so does the app.
 Titles sort by noun: ``model: …``, ``policy: …``, ``chat: …``.
 """
 
@@ -21,12 +21,12 @@ from etui.tui.services import Services
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One line of the palette.
+    """One entry of the palette.
 
     Attributes:
-        title: What it is called; nothing in it is markup.
-        help_text: What it does.
-        run: Called when it is chosen.
+        title: Name of the command, shown literally (not as markup).
+        help_text: What the command does.
+        run: Called when the command is chosen.
     """
 
     title: str
@@ -36,13 +36,14 @@ class Command:
 
 @runtime_checkable
 class OffersCommands(Protocol):
-    """A screen, or the app, that has commands."""
+    """A screen or app that offers commands."""
 
-    def commands(self) -> Sequence[Command]: ...
+    def commands(self) -> Sequence[Command]:
+        """Return the commands for the palette."""
 
 
 class EtuiCommands(Provider):
-    """Commands of the app and of the active screen."""
+    """Palette provider for the commands of the app and of the active screen."""
 
     def _commands(self) -> Iterator[Command]:
         for offering in (self.app, self.screen):
@@ -50,30 +51,34 @@ class EtuiCommands(Provider):
                 yield from offering.commands()
 
     async def discover(self) -> Hits:
-        """Everything, while nothing is typed."""
+        """Yield all commands while nothing is typed."""
         for command in sorted(self._commands(), key=lambda command: command.title):
-            yield DiscoveryHit(_plain(command.title), command.run, command.title,
-                               _plain(command.help_text))  # fmt: skip
+            yield DiscoveryHit(_escape_markup(command.title), command.run, command.title,
+                               _escape_markup(command.help_text))  # fmt: skip
 
     async def search(self, query: str) -> Hits:
-        """Those whose title matches."""
+        """Yield the commands whose title matches ``query``."""
         matcher = self.matcher(query)
         for command in self._commands():
             if (score := matcher.match(command.title)) > 0:
-                # The highlighter reads markup, and its offsets fit no escaped text.
+                # The highlighter parses markup, and its offsets do not fit escaped text.
                 marked = "[" not in command.title
-                title = matcher.highlight(command.title) if marked else _plain(command.title)
-                yield Hit(score, title, command.run, command.title, _plain(command.help_text))
+                title = (
+                    matcher.highlight(command.title) if marked else _escape_markup(command.title)
+                )
+                yield Hit(
+                    score, title, command.run, command.title, _escape_markup(command.help_text)
+                )
 
 
 def route_commands(
     backend: Services, route: Route, take: Callable[[Route], object]
 ) -> Iterator[Command]:
-    """One command a policy and a model that may answer the next questions."""
+    """Yield one command per policy and per model that may answer the next questions."""
     for policy in backend.policies:
         yield Command(
             f"policy: {sanitize(policy)}",
-            f"Let {sanitize(policy)} choose the model of the next questions",
+            f"Let {sanitize(policy)} choose the model for the next questions",
             partial(take, Route(policy)),
         )
     for model in backend.shelf.models():
@@ -85,12 +90,12 @@ def route_commands(
             )
     if route.model is not None:
         yield Command(
-            "model: as the policy says",
-            f"Let {sanitize(route.policy)} choose again",
+            "model: chosen by the policy",
+            f"Let {sanitize(route.policy)} choose the model again",
             partial(take, Route(route.policy)),
         )
 
 
-def _plain(text: str) -> str:
-    """A text as it stands: the palette reads its lines as markup."""
+def _escape_markup(text: str) -> str:
+    """Escape a literal text: the palette parses its entries as markup."""
     return escape(text)

@@ -1,4 +1,4 @@
-"""Ways out that nobody chose: a polite kill, and a terminal that is gone."""
+"""Exits that the user did not request: SIGTERM and a lost terminal."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def leave_on_terminate(leave: Callable[[], object]) -> None:
 
 
 def leave_on_hangup(save: Callable[[], object]) -> None:
-    """On SIGHUP call ``save`` and end the process; nobody is left to draw for.
+    """Call ``save`` on SIGHUP and end the process without drawing again.
 
-    A terminal that is gone takes no output, so the event loop may be stuck writing to it: a thread
-    saves, and the process ends without tidying the screen.
+    A lost terminal accepts no output, so the event loop may be blocked in a write: a thread saves,
+    and the process ends without restoring the screen.
     """
 
     def end() -> None:

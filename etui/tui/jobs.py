@@ -1,4 +1,4 @@
-"""Long work on models, in threads that only post facts: pull, check, load, unload."""
+"""Long jobs on models (pull, check, load, unload), in threads that only post facts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from etui.text.sanitize import sanitize
 from etui.tui.services import ModelCatalogue, TurnRunner
 
 REPORT_SECONDS = 0.1
-"""Between two redraws of a progress bar."""
+"""Least time between two redraws of a progress bar."""
 
 
 class JobStopped(EtuiError):
-    """The user stopped it; what was done is kept."""
+    """The user stopped the job; the work done so far is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """How far a job is; ``total`` is None where it is not known."""
+    """Progress of a job; ``total`` is None if unknown."""
 
     text: str
     done: float = 0.0
@@ -37,10 +37,10 @@ class JobEnded:
     """The last fact of every job.
 
     Attributes:
-        said: What came of it; empty with an error.
-        what, fix: The error that ended it.
-        stopped: Whether it ended because the user wished so.
-        may_force: Whether it was refused and could be done all the same.
+        said: The result as text; empty on an error.
+        what, fix: The error that ended the job.
+        stopped: Whether the user stopped the job.
+        may_force: Whether the job was refused but can be forced.
     """
 
     said: str = ""
@@ -55,7 +55,7 @@ Post = Callable[[JobFact], object]
 
 
 class JobNews(Message):
-    """A fact about the job that runs."""
+    """A fact about the running job."""
 
     def __init__(self, fact: JobFact) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class JobNews(Message):
 
 
 def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
-    """Do it and post how it ended; the last fact is always ``JobEnded``."""
+    """Run ``job`` and post how it ended; the last fact is always ``JobEnded``."""
     try:
         ended = job()
     except JobStopped as stopped:
@@ -77,67 +77,69 @@ def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
 
 
 def pull(shelf: ModelCatalogue, name: str, post: Post, stopped: Callable[[], bool]) -> JobEnded:
-    """Download a model, going on where an earlier pull was stopped."""
-    shelf.pull(name, _report(post, stopped, "the download was stopped", "press p to go on with it"))
-    return JobEnded(f"{name} is here and checked")
+    """Download a model, resuming an earlier pull that was stopped."""
+    shelf.pull(
+        name, _build_report(post, stopped, "the download was stopped", "press p to resume it")
+    )
+    return JobEnded(f"{name} is downloaded and verified")
 
 
 def verify(shelf: ModelCatalogue, name: str, post: Post, stopped: Callable[[], bool]) -> JobEnded:
-    """Hash the whole file of a model."""
+    """Check the sha256 of the whole file of a model."""
     checked = shelf.verify(
-        name, _report(post, stopped, "the check was stopped", "press v to begin anew")
+        name, _build_report(post, stopped, "the check was stopped", "press v to start over")
     )
-    against = "as expected" if checked.expected else "nothing to compare with"
+    against = "as expected" if checked.expected else "no expected value to compare with"
     return JobEnded(f"{name}: sha256 {checked.sha256[:16]}… ({against})")
 
 
 def load(runner: TurnRunner, name: str) -> JobEnded:
-    """Bring a model into memory."""
+    """Load a model into memory."""
     loaded = runner.load(name)
     if loaded is None:
-        return JobEnded(f"{name} was in memory already")
-    return JobEnded(f"{name} is in memory: {_took(loaded.start_ns, loaded.end_ns)}")
+        return JobEnded(f"{name} is already in memory")
+    return JobEnded(f"loaded {name} in {_seconds_text(loaded.start_ns, loaded.end_ns)}")
 
 
 def unload(runner: TurnRunner, name: str) -> JobEnded:
-    """Give a model up."""
-    gone = runner.unload(name)
-    if gone is None:
-        return JobEnded(f"{name} was not in memory")
-    return JobEnded(f"{name} has left the memory: {_took(gone.start_ns, gone.end_ns)}")
+    """Unload a model."""
+    unloaded = runner.unload(name)
+    if unloaded is None:
+        return JobEnded(f"{name} is not in memory")
+    return JobEnded(f"unloaded {name} in {_seconds_text(unloaded.start_ns, unloaded.end_ns)}")
 
 
 def progress_line(progress: Progress) -> str:
-    """What a pull is doing: ``pulling smollm2-135m … 12.0 MB of 98.4 MB``."""
+    """Describe the progress of a pull: ``pulling smollm2-135m … 12.0 MB of 98.4 MB``."""
     done, total = progress.done_bytes, progress.total_bytes
     amount = units.bytes_text(done) + (f" of {units.bytes_text(total)}" if total else "")
     match progress.step:
         case "download":
             return f"pulling {progress.model} … {amount}"
         case "verify":
-            return f"checking its sha256 … {amount}"
+            return f"checking the sha256 … {amount}"
         case "wait":
             return f"waiting: {progress.note}"
         case "failed":
             return f"trying the next source: {progress.note}"
 
 
-def _report(post: Post, stopped: Callable[[], bool], what: str, again: str) -> Report:
-    """What a download tells: seldom enough for a screen; it raises once it is to stop."""
-    told, told_at = ("", ""), 0.0
+def _build_report(post: Post, stopped: Callable[[], bool], what: str, fix: str) -> Report:
+    """Build a download's progress callback: it limits the redraws, and raises to stop the job."""
+    posted, posted_at = ("", ""), 0.0
 
     def report(progress: Progress) -> None:
-        nonlocal told, told_at
+        nonlocal posted, posted_at
         if stopped():
-            raise JobStopped(what, again)
+            raise JobStopped(what, fix)
         now = time.monotonic()
-        if (progress.step, progress.note) != told or now - told_at >= REPORT_SECONDS:
-            told, told_at = (progress.step, progress.note), now
+        if (progress.step, progress.note) != posted or now - posted_at >= REPORT_SECONDS:
+            posted, posted_at = (progress.step, progress.note), now
             text = sanitize(progress_line(progress))
             post(JobProgress(text, progress.done_bytes, progress.total_bytes))
 
     return report
 
 
-def _took(start_ns: int, end_ns: int) -> str:
+def _seconds_text(start_ns: int, end_ns: int) -> str:
     return units.seconds_text((end_ns - start_ns) / 1e9)

@@ -1,4 +1,4 @@
-"""The names of all keys, by which ``keymap`` in config.yaml rebinds them."""
+"""Names of all keys, with which ``keymap`` in config.yaml rebinds them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from etui.config.config import Config
 from etui.text.suggest import find_nearest, format_suggestion
 
 
-def owners() -> Iterator[type[DOMNode]]:
-    """Every class of the app that has keys of its own."""
+def find_owners() -> Iterator[type[DOMNode]]:
+    """Yield every class of the app that defines key bindings."""
     package = import_module("etui.tui")
     for module in walk_packages(package.__path__, "etui.tui."):
         for _name, owner in getmembers(import_module(module.name), isclass):
@@ -26,25 +26,25 @@ def owners() -> Iterator[type[DOMNode]]:
 
 
 def key_names() -> frozenset[str]:
-    """The names of all keys that can be rebound."""
+    """Return the names of all keys that can be rebound."""
     return frozenset(
         binding.id
-        for owner in owners()
+        for owner in find_owners()
         for binding in vars(owner)["BINDINGS"]
         if isinstance(binding, Binding) and binding.id is not None
     )
 
 
-def keymap_faults(config: Config) -> Iterator[tuple[str, str]]:
-    """What is wrong with the user's keymap and how to mend it, one a name that nothing has."""
-    for name, near in unknown_keys(config.keymap, key_names()):
+def find_keymap_faults(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield the error and its fix for each name in the user's keymap that no key has."""
+    for name, near in find_unknown_keys(config.keymap, key_names()):
         hint = format_suggestion([near] if near else [], quoted=False)
-        fix = hint or "docs/screens.md names them all;"
-        yield f"no key is called {name!r}", f"{fix} mend `keymap` in {config.config_file}"
+        fix = hint or "docs/screens.md lists all key names;"
+        yield f"unknown key name {name!r}", f"{fix} fix `keymap` in {config.config_file}"
 
 
-def unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[tuple[str, str]]:
-    """List the names in ``keymap`` that no key has, each with the nearest one or nothing."""
+def find_unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[tuple[str, str]]:
+    """List the names in ``keymap`` that no key has, each with the nearest one or an empty text."""
     known = sorted(names)
     return [
         (name, next(iter(find_nearest(name, known)), "")) for name in keymap if name not in known

@@ -1,4 +1,4 @@
-"""Small questions over a screen: a text to type, a yes or no."""
+"""Small dialogs over a screen: text input, and yes or no."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from etui.text.sanitize import sanitize
 
 
 class TextModal(ModalScreen[str | None]):
-    """Asks for a text; ends with it, or with None where it was left.
+    """Dialog for a text; its result is the text, or None if it was cancelled.
 
     Args:
-        title: What is asked for.
-        text: What stands there at first.
+        title: Heading of the dialog.
+        text: Initial text.
         help_text: One line below the title.
-        one_line: Whether Enter takes the text; else Enter breaks the line and Ctrl+S takes it.
+        one_line: Whether Enter accepts the text; if not, Enter breaks the line, Ctrl+S accepts.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "take", "Take it", id="text.take", priority=True),
-        Binding("escape", "leave", "Leave it", id="text.leave", priority=True),
+        Binding("ctrl+s", "take", "Accept", id="text.take", priority=True),
+        Binding("escape", "leave", "Cancel", id="text.leave", priority=True),
     ]
 
     def __init__(self, title: str, text: str, help_text: str, *, one_line: bool = False) -> None:
@@ -37,6 +37,7 @@ class TextModal(ModalScreen[str | None]):
         self._area.set_class(one_line, "-one-line")
 
     def compose(self) -> ComposeResult:
+        """Lay out the title, the help line and the text area."""
         with Vertical(classes="box"):
             yield Static(sanitize(self._title), markup=False, classes="title")
             yield Static(sanitize(self._help_text), markup=False, classes="help")
@@ -44,26 +45,27 @@ class TextModal(ModalScreen[str | None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        """Focus the text area, with the cursor at its end."""
         self._area.focus()
         self._area.move_cursor(self._area.document.end)
 
     def on_text_area_changed(self, changed: TextArea.Changed) -> None:
-        """Enter in a one-line text takes it."""
-        # The text may have changed once more before the first line break was looked at.
+        """Accept a one-line text on Enter."""
+        # A second change may be queued behind the line break: dismiss only once.
         if self._one_line and self.is_current and "\n" in changed.text_area.text:
             self.dismiss(changed.text_area.text.replace("\n", " ").strip())
 
     def action_take(self) -> None:
-        """End with the text."""
+        """Close the dialog with the text."""
         self.dismiss(self._area.text.strip())
 
     def action_leave(self) -> None:
-        """End without it."""
+        """Close the dialog without the text."""
         self.dismiss(None)
 
 
 class ConfirmModal(ModalScreen[bool]):
-    """Asks whether to go on; only ``y`` does."""
+    """Dialog that asks whether to go on; only ``y`` confirms."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", id="confirm.yes"),
@@ -75,11 +77,12 @@ class ConfirmModal(ModalScreen[bool]):
         self._question = question
 
     def compose(self) -> ComposeResult:
+        """Lay out the question and its keys."""
         with Vertical(classes="box"):
             yield Static(sanitize(self._question), markup=False, classes="title")
             yield Static("y yes · n no", markup=False, classes="help")
         yield Footer(show_command_palette=False)
 
     def action_answer(self, yes: bool) -> None:
-        """End with the answer."""
+        """Close the dialog with the answer."""
         self.dismiss(yes)

@@ -1,4 +1,4 @@
-"""The screens beside the chat, each made when it is first shown."""
+"""The screens other than the chat, each created when it is first shown."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ MODE_BINDINGS: list[BindingType] = [
     Binding("f5", "switch_mode('runs')", "Runs", id="app.runs"),
     Binding("f6", "switch_mode('models')", "Models", id="app.models"),
 ]
-"""Keys of the screens."""
+"""Keys that switch to the screens."""
 
-_TELLS = {
-    "chat": "Ask, and see what the answer costs",
-    "history": "Every turn: sorted, searched, added up",
-    "policies": "Edit the rules, explain and replay them before they are saved",
+_DESCRIPTIONS = {
+    "chat": "Ask questions, and see the energy cost of each answer",
+    "history": "All turns: sort, search and total them",
+    "policies": "Edit policies; explain and replay them before saving",
     "runs": "Bench runs: accuracy against joules",
-    "models": "Pull, load and calibrate models; see what they cost",
+    "models": "Pull, load and calibrate models; see their energy cost",
 }
 
 
-def screens(
+def build_screens(
     config: Config, backend: Callable[[], Services | None], route: Callable[[], Route]
 ) -> dict[str, Callable[[], Screen[None]]]:
-    """Mode -> what makes its screen; the imports wait until then.
+    """Map each mode to a function that creates its screen; imports are deferred until then.
 
     Args:
-        backend: Gives what is behind the app, None until it is open.
-        route: Tells how the next questions find their arm.
+        config: Folders and settings.
+        backend: Returns the services behind the app, None until they are open.
+        route: Returns the route of the next questions.
     """
 
     def history() -> Screen[None]:
@@ -67,10 +68,10 @@ def screens(
 
 
 def screen_commands(app: App[Any]) -> Iterator[Command]:
-    """One command a screen."""
-    for mode, tells in _TELLS.items():
+    """Yield one command per screen."""
+    for mode, description in _DESCRIPTIONS.items():
 
         def switch(mode: str = mode) -> None:
             app.switch_mode(mode)
 
-        yield Command(f"screen: {mode}", tells, switch)
+        yield Command(f"screen: {mode}", description, switch)

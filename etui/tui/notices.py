@@ -1,4 +1,4 @@
-"""Show what is wrong and what to do about it, safe for the terminal."""
+"""Error notices with their fix, safe for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ERROR_SECONDS = 12
 
 
 def notice_text(what: str, fix: str = "") -> str:
-    """Write what is wrong, and below it what to do; an empty fix is left out."""
+    """Format an error with its fix on the line below; an empty fix is left out."""
     return sanitize(f"{what}\n→ {fix}" if fix else what)
 
 

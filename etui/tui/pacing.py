@@ -8,18 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 SAMPLE_SECONDS = 0.25
-"""What one sample of the graph stands for, at whatever pace the meter is looked at."""
+"""Time covered by one graph sample, however often the meter is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often what is redrawn.
+    """Intervals between redraws.
 
     Attributes:
-        tick_seconds: Between two looks at the meter; it records on its own thread all the same.
+        tick_seconds: Between two reads of the meter, which records on its own thread regardless.
         flush_ns: Between two batches of prose.
-        fence_flush_ns: Between two batches inside an open code fence, which is highlighted anew at
-            each append.
+        fence_flush_ns: Between two batches inside an open code fence, which is highlighted again
+            on each append.
     """
 
     tick_seconds: float
@@ -28,11 +28,11 @@ class Pace:
 
     @property
     def samples(self) -> int:
-        """Samples of the graph that one look stands for."""
+        """Number of graph samples that one tick covers."""
         return round(self.tick_seconds / SAMPLE_SECONDS)
 
     def eased(self, factor: float) -> Pace:
-        """The same with so many times as long between two batches."""
+        """Return the pace with ``factor`` times as long between two batches."""
         return replace(
             self,
             flush_ns=int(self.flush_ns * factor),
@@ -40,7 +40,7 @@ class Pace:
         )
 
     def while_typing(self) -> Pace:
-        """The same, slow enough that few keys come while something is drawn."""
+        """Return the pace slowed so that few keys arrive while something is drawn."""
         return replace(
             self,
             flush_ns=max(self.flush_ns, TYPING_FLUSH_NS),
@@ -49,32 +49,38 @@ class Pace:
 
 
 SPARE_CORE_SHARE = 0.15
-"""Most of a core that drawing an answer is to take: a key waits while something is drawn."""
+"""Largest share of a core for drawing an answer: keys wait while something is drawn."""
 
 
 NO_SPARE_CORE_SHARE = 0.04
-"""The same where every core decodes: there each moment of drawing is one without tokens."""
+"""The same if every core decodes: time spent drawing is then time without tokens."""
 
 
 MOST_EASED = 4.0
 
 
 TYPING_SECONDS = 1.0
-"""How long after a key the reader counts as typing."""
+"""How long after a key the user counts as typing."""
 
 
 TYPING_FLUSH_NS, TYPING_FENCE_FLUSH_NS = 800_000_000, 2_000_000_000
-"""Least time between two batches while the reader types: a key waits for what is drawn just then,
-and who types does not read along."""
+"""Least time between two batches while the user types: a key waits for the draw in progress, and
+the answer is not being read meanwhile."""
 
 
 def drawing_share(threads: int, cores: int) -> float:
-    """Most of a core for drawing, where so many threads decode on so many cores."""
+    """Return the largest share of a core for drawing while ``threads`` decode on ``cores``."""
     return SPARE_CORE_SHARE if threads < cores else NO_SPARE_CORE_SHARE
 
 
 def next_easing(factor: float, share: float, most_share: float) -> float:
-    """How many times as long to wait between two batches, by what drawing took with ``factor``."""
+    """Compute by what factor to lengthen the time between two batches, 1 to ``MOST_EASED``.
+
+    Args:
+        factor: Factor until now.
+        share: Share of a core that drawing took with it.
+        most_share: Share that drawing may take.
+    """
     return min(MOST_EASED, max(1.0, factor * share / most_share))
 
 
@@ -85,10 +91,10 @@ QUIET = Pace(4 * SAMPLE_SECONDS, 500_000_000, 1_000_000_000)
 
 
 class Drawing:
-    """The pace of the screen; asked for from the thread of the turn, told of the rest on its own.
+    """Current pace of the screen; ``pace`` is called from the turn's thread, the rest from its own.
 
     Args:
-        clock: Monotonic seconds.
+        clock: Monotonic clock, seconds.
         thread_clock: CPU seconds of the thread that draws.
     """
 
@@ -105,21 +111,21 @@ class Drawing:
         self._typed = -math.inf
 
     def decode_with(self, threads: int, cores: int) -> None:
-        """Take into account how many threads decode, on how many cores."""
+        """Set the limit for drawing from the number of decoding threads and cores."""
         self._most_share = drawing_share(threads, cores)
 
     def key_typed(self) -> None:
-        """The reader types: answers wait a little."""
+        """Note a key: answers are drawn less often for a moment."""
         self._typed = self._clock()
 
     def look(self, *, busy: bool) -> None:
-        """Look at what drawing took since the last look; it counts while an answer runs."""
+        """Measure what drawing took since the last call, and ease the pace while ``busy``."""
         spent, now = self._thread_clock(), self._clock()
         share = (spent - self._spent) / max(now - self._looked, 1e-3)
         self._spent, self._looked = spent, now
         self._easing = next_easing(self._easing, share, self._most_share) if busy else 1.0
 
     def pace(self) -> Pace:
-        """How often to draw now."""
+        """Return how often to draw now."""
         eased = self.usual.eased(self._easing)
         return eased.while_typing() if self._clock() - self._typed < TYPING_SECONDS else eased

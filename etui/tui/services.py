@@ -1,4 +1,4 @@
-"""Protocols for what the app needs from the rest of etui."""
+"""Protocols of the services that the app needs from the rest of etui."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelOnOffer:
-    """One entry of models.yaml, as the app lists it."""
+    """A model of models.yaml, as the app lists it."""
 
     name: str
     size: str
@@ -34,14 +34,16 @@ class ModelOnOffer:
 
 
 class TurnRunner(Protocol):
-    """Answers questions, one at a time. What answers, loads or unloads blocks: a thread calls it.
+    """Answers questions, one at a time.
+
+    Methods that answer, load or unload block: call them from a thread.
 
     Attributes:
-        on_loaded: Called, from any thread, when ``load`` has brought a model into memory.
-        on_unloaded: Called, from any thread, with the name of a model that was given up between
+        on_loaded: Called, from any thread, when ``load`` has loaded a model.
+        on_unloaded: Called, from any thread, with the name of a model that was unloaded between
             two answers.
-        confirm: Asked, in the thread of the turn, whether to go on over a budget that is spent;
-            None where nobody can be asked.
+        confirm: Called in the turn's thread to ask whether to exceed a spent budget; None if
+            there is no user to ask.
     """
 
     on_loaded: Callable[[Loaded], object]
@@ -52,60 +54,61 @@ class TurnRunner(Protocol):
         """Decide and answer; the last event is ``TurnFinished``.
 
         Args:
-            query: The question with its chat.
-            route: How it finds its arm.
-            replaces: Turn whose place this one takes; kept among the settings of the turn.
+            query: The question and its chat.
+            route: How the arm is chosen.
+            replaces: Id of the turn that this one replaces; stored in the settings of the turn.
 
         Raises:
-            EtuiError: What stopped it; a turn that had begun is in the log by then.
+            EtuiError: The turn failed; if it had begun, it is already in the log.
         """
 
     def warm_up(self, route: Route) -> Loaded | None:
-        """Bring the model this route would likely use into memory; None when it is there."""
+        """Load the model that this route is likely to use; None if it is already in memory."""
 
     def load(self, model: str) -> Loaded | None:
-        """Bring one model into memory; None when it is there.
+        """Load a model; None if it is already in memory.
 
         Raises:
-            EtuiError: It cannot be loaded, or something else runs.
+            EtuiError: The model cannot be loaded, or the runner is busy.
         """
 
     def unload(self, model: str) -> Unloaded | None:
-        """Give one model up; None when it was not in memory.
+        """Unload a model; None if it was not in memory.
 
         Raises:
-            EtuiError: Something else runs.
+            EtuiError: The runner is busy.
         """
 
     def residents(self) -> Sequence[str]:
-        """Names of the models in memory."""
+        """Return the names of the models in memory."""
 
     def at_rest(self, why: str) -> AbstractContextManager[Callable[[], bool]]:
-        """Give every model up, and refuse whatever is asked meanwhile, saying ``why``.
+        """Unload all models, and refuse every request inside the context with the reason ``why``.
 
-        What is entered tells, from any thread, whether the app is leaving and the rest has to end.
+        The context value is a function that returns, from any thread, whether the app is exiting
+        and the context has to end.
 
         Raises:
-            EtuiError: Something else runs.
+            EtuiError: The runner is busy.
         """
 
     def likely_model(self, route: Route) -> str | None:
-        """The model ``warm_up`` would load, None when no model on this machine can serve."""
+        """Return the model that ``warm_up`` would load; None if no model on this machine can."""
 
     def other_route(
         self, record: TurnRecord, route: Route, direction: Literal["smaller", "larger"]
     ) -> Route | None:
-        """The next smaller or larger arm than the one that answered; None where there is none.
+        """Return a route to the next smaller or larger arm than the one that answered, if any.
 
         Raises:
             EtuiError: The policy or models.yaml cannot be used.
         """
 
     def cancel(self) -> None:
-        """End the running answer soon; safe from any thread."""
+        """Stop the running answer soon; safe from any thread."""
 
     def close(self) -> None:
-        """Give everything back: the engine's process, the recorder, the log.
+        """Close the engine's process, the recorder and the log.
 
         A ``run`` or ``warm_up`` in another thread ends soon; a second call does nothing.
         """
@@ -113,13 +116,13 @@ class TurnRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What else is known of the machine now.
+    """Further state of the machine.
 
     Attributes:
-        idle_by_channel: Channel id -> its idle baseline, watts; without one it is not there.
-        gpus: Newest state of every GPU whose driver tells it.
-        app_share: CPU time this process took since the last look, as a share of one core; None
-            at the first look.
+        idle_by_channel: Channel id -> its idle baseline, watts; channels without one are missing.
+        gpus: Newest state of every GPU whose driver reports it.
+        app_share: CPU time of this process since the last call, as a share of one core; None on
+            the first call.
     """
 
     idle_by_channel: Mapping[str, float] = field(default_factory=dict)
@@ -128,66 +131,69 @@ class Vitals:
 
 
 class PowerMeter(Protocol):
-    """The recorder, as far as a screen needs it."""
+    """The part of the recorder that screens need."""
 
-    def latest(self) -> Sequence[ChannelPower]: ...
+    def latest(self) -> Sequence[ChannelPower]:
+        """Return the newest power of every channel."""
 
-    def energy(self, start_ns: int, end_ns: int) -> Energy: ...
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        """Return the energy of an interval of the monotonic clock, ns."""
 
     def vitals(self) -> Vitals:
-        """Dearer than the rest: ask once a second."""
+        """Return the idle watts, GPU states and own CPU time; expensive, so call once a second."""
 
 
 class ChatLog(Protocol):
-    """The chats in the log. Every call may wait for the disk: a thread calls them.
+    """The chats in the log. Every call may wait for the disk: call them from a thread.
 
-    All of them raise ``EtuiError`` where the log cannot be read or written.
+    All methods raise ``EtuiError`` if the log cannot be read or written.
     """
 
     def chats(self, search: str) -> Sequence[ChatSummary]:
-        """Chats, the last used first; ``search`` looks into names, questions and answers."""
+        """List chats, most recently used first; ``search`` covers names, questions and answers."""
 
     def turns(self, chat_id: str) -> Sequence[TurnRecord]:
-        """Every turn of a chat, oldest first."""
+        """List every turn of a chat, oldest first."""
 
     def save(self, chat: ChatRecord) -> None:
-        """Keep a chat under its name, with its system prompt."""
+        """Store a chat with its name and system prompt."""
 
     def delete(self, chat_id: str) -> None:
-        """Remove a chat and its turns."""
+        """Delete a chat and its turns."""
 
     def spending(self, route: Route) -> SpendingTotals:
-        """What today and the policy's budgets have come to."""
+        """Return what was spent today and of the policy's budgets."""
 
 
 class ModelCatalogue(Protocol):
     """The models of this machine."""
 
-    def models(self) -> Sequence[ModelOnOffer]: ...
+    def models(self) -> Sequence[ModelOnOffer]:
+        """List every model, and whether it is on disk."""
 
     def pull(self, name: str, report: Report) -> None:
-        """Download and verify a model; an exception of ``report`` stops it, everything kept.
+        """Download and verify a model; an exception in ``report`` stops it, the part is kept.
 
         Raises:
-            EtuiError: It could not be had.
+            EtuiError: The model could not be downloaded.
         """
 
     def verify(self, name: str, report: Report) -> Verified:
-        """Check the header and the sha256 of a model's file in full; ``report`` as in ``pull``.
+        """Check the header and the sha256 of a model's whole file; ``report`` as in ``pull``.
 
         Raises:
-            EtuiError: It is not there, damaged, or another file than it should be.
+            EtuiError: The file is missing, damaged or not the expected one.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything behind the screen.
+    """Everything behind the screens.
 
     Attributes:
-        policies: Names of the policies to choose from.
-        threads: Threads that decode.
-        cpus: Logical CPUs that they and the screen may run on.
+        policies: Names of the available policies.
+        threads: Number of decoding threads.
+        cpus: Logical CPUs that these threads and the screen may run on.
     """
 
     runner: TurnRunner
@@ -200,21 +206,21 @@ class Services:
 
 
 OpenServices = Callable[[Config], Services]
-"""Opens the backend, in a thread, after the first paint.
+"""Opens the services, in a thread, after the first paint.
 
 Raises:
-    EtuiError: It cannot be opened.
+    EtuiError: A service cannot be opened.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """A budget of the policy in force, and what was spent of it, gross joules.
+    """A budget of the active policy and what was spent of it, in gross joules.
 
     Attributes:
         period: ``turn``, ``hour`` or ``day``.
-        limit_joules: The most it may come to.
-        spent_joules: None for the budget of a turn, and where nothing was measured.
+        limit_joules: Upper limit.
+        spent_joules: None for the budget of a turn, and if nothing was measured.
     """
 
     period: Literal["turn", "hour", "day"]
@@ -224,7 +230,7 @@ class BudgetState:
 
 @dataclass(frozen=True, slots=True)
 class SpendingTotals:
-    """Totals over all chats: today's (None before its first turn), and the policy's budgets."""
+    """Totals over all chats: today's (None before the first turn) and the policy's budgets."""
 
     today: Total | None = None
     budgets: tuple[BudgetState, ...] = ()

@@ -1,4 +1,4 @@
-"""Opens the app and tells, once the terminal is back, what went wrong in it."""
+"""Start of the app, and its errors once the terminal is restored."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from etui.tui.open_services import open_services
 
 
 def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:
-    """Open the chat and stay until the user leaves.
+    """Open the chat and run until the user leaves.
 
     Args:
         config: Folders and settings.
-        policy: Policy that routes; None takes the configured one.
-        model: Model that answers whatever the policy says; None takes the configured one.
+        policy: Policy that routes; None for the configured one.
+        model: Model that answers regardless of the policy; None for the configured one.
 
     Returns:
         The exit code.
 
     Raises:
-        EtuiError: etui's folders cannot be written to, or the app has a fault.
+        EtuiError: etui's folders cannot be written to, or the app failed.
     """
     make_home(config)
     app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_services)
-    leave_on_hangup(app.put_aside)
+    leave_on_hangup(app.save_and_close)
     app.run()
     if isinstance(app.fault, EtuiError):
         raise app.fault
     if app.fault is not None:
         raise EtuiError(
-            f"a fault in the app: {type(app.fault).__name__}: {app.fault}",
-            "start etui again; `etui --debug` shows where it happened",
+            f"internal error in the app: {type(app.fault).__name__}: {app.fault}",
+            "start etui again; `etui --debug` shows the traceback",
         ) from app.fault
     return app.return_code or 0

@@ -1,7 +1,7 @@
-"""etui's own two themes, beside those that Textual brings.
+"""etui's two themes, in addition to those of Textual.
 
-Quiet grounds, so that green, amber and red are left to what they say: watts low, middling and high;
-that of the cursor's row is quiet as well, for coloured words stand on it.
+The backgrounds are muted, so that green, amber and red keep their meaning: low, medium and high
+watts. The cursor's row is muted as well, because coloured words appear on it.
 """
 
 from __future__ import annotations

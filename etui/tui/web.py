@@ -1,9 +1,9 @@
-"""The app in a browser of this machine: ``etui --web``, through the optional package textual-serve.
+"""The app in a browser on this machine: ``etui --web``, through the optional package textual-serve.
 
-Each tab that is opened runs an etui of its own, and ends it when it is closed. The server listens
-on 127.0.0.1 alone. That keeps other machines out, but no page that the same browser has open: so a
-request for another host (a name that was made to point here) and one from another page's script
-are refused, and the page itself may ask for nothing outside.
+Each tab runs its own etui, which ends when the tab is closed. The server listens only on 127.0.0.1.
+This keeps other machines out, but not other pages in the same browser. So requests for another host
+(a name made to resolve to this address) and requests from another page's script are refused, and
+the page itself may not request anything from outside.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 PORT = 8000
 
 _LEAVE_SECONDS = 1.0
-"""How long Ctrl-C waits for tabs that are open before it ends them."""
+"""How long Ctrl-C waits for open tabs before it ends them."""
 
 _NAMES = (HOST, "localhost")
 _POLICY = (
@@ -36,8 +36,9 @@ def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
     """Serve the app until Ctrl-C.
 
     Args:
-        policy, model: As on the command line of the app.
-        port: Of 127.0.0.1.
+        policy: Policy for each tab, as on the command line of the app.
+        model: Model for each tab, as on the command line of the app.
+        port: Port on 127.0.0.1.
 
     Returns:
         The exit code.
@@ -54,29 +55,29 @@ def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
             f"install it: {sys.executable} -m pip install textual-serve",
         ) from error
 
-    class LocalServer(Server):  # type: ignore[misc] # it is imported only where it is there
-        """Keeps other pages out, and leaves stdout alone."""
+    class LocalServer(Server):  # type: ignore[misc] # an optional import
+        """Server that refuses other pages and does not write to stdout."""
 
         async def on_startup(self, app: Any) -> None:
             pass
 
         async def _make_app(self) -> Any:
             app = await super()._make_app()
-            app.middlewares.append(_guard(port))
+            app.middlewares.append(_build_guard(port))
             return app
 
-    def listening(*_said: object) -> None:
-        sys.stderr.write(f"etui is at http://{HOST}:{port} (Ctrl-C ends it)\n")
+    def announce(*_message: object) -> None:
+        sys.stderr.write(f"etui runs at http://{HOST}:{port} (Ctrl-C to stop)\n")
         sys.stderr.flush()
 
-    server = LocalServer(command(policy, model), HOST, port, title="etui")
+    server = LocalServer(build_command(policy, model), HOST, port, title="etui")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         web.run_app(
             server._make_app(),
             host=HOST,
             port=port,
-            print=listening,
+            print=announce,
             shutdown_timeout=_LEAVE_SECONDS,
         )
     except OSError as error:
@@ -87,38 +88,39 @@ def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
     return ExitCode.DONE
 
 
-def command(policy: str | None, model: str | None) -> str:
-    """The shell command of the app behind one tab."""
+def build_command(policy: str | None, model: str | None) -> str:
+    """Build the shell command that starts the app of one tab."""
     arguments = [sys.executable, "-m", "etui"]
     arguments += ["--policy", policy] if policy else []
     arguments += ["--model", model] if model else []
-    return _quoted(arguments)
+    return _quote(arguments)
 
 
-def welcome(host: str | None, origin: str | None, port: int) -> bool:
-    """Whether a request is for this server, and of its own page.
+def is_allowed(host: str | None, origin: str | None, port: int) -> bool:
+    """Return whether a request is for this server and comes from its own page.
 
     Args:
-        host: Its ``Host`` header.
-        origin: Its ``Origin`` header; browsers send none when a page is opened by hand.
+        host: ``Host`` header of the request.
+        origin: ``Origin`` header; browsers send none when a page is opened by hand.
+        port: Port of this server.
     """
-    places = {f"{name}:{port}" for name in _NAMES} | (set(_NAMES) if port == 80 else set())
-    if host not in places:
+    hosts = {f"{name}:{port}" for name in _NAMES} | (set(_NAMES) if port == 80 else set())
+    if host not in hosts:
         return False
     return origin is None or (
         urlsplit(origin).scheme == "http" and origin.removeprefix("http://") == host
     )
 
 
-def _guard(port: int) -> Any:
+def _build_guard(port: int) -> Any:
     from aiohttp import web
 
     sockets = " ".join(f"ws://{name}:{port}" for name in _NAMES)
 
     @web.middleware  # type: ignore[untyped-decorator, unused-ignore]
     async def guard(request: Any, handler: Any) -> Any:
-        if not welcome(request.headers.get("Host"), request.headers.get("Origin"), port):
-            return web.Response(status=403, text="etui serves its own page only\n")
+        if not is_allowed(request.headers.get("Host"), request.headers.get("Origin"), port):
+            return web.Response(status=403, text="etui accepts requests from its own page only\n")
         response = await handler(request)
         if not response.prepared:
             response.headers["Content-Security-Policy"] = _POLICY.format(sockets=sockets)
@@ -127,7 +129,7 @@ def _guard(port: int) -> Any:
     return guard
 
 
-def _quoted(arguments: Sequence[str]) -> str:
+def _quote(arguments: Sequence[str]) -> str:
     if sys.platform == "win32":
         return subprocess.list2cmdline(arguments)
     return f"exec {shlex.join(arguments)}"

@@ -77,7 +77,7 @@ class PoliciesApp(App[None]):
         self.push_screen(self.policies)
 
     def on_app_request(self, asked: AppRequest) -> None:
-        self.wishes.append(asked.wish)
+        self.wishes.append(asked.action)
 
     @property
     def pane(self) -> EditingPane:

@@ -78,7 +78,7 @@ async def test_an_unknown_theme_is_a_notice(house: House) -> None:
     house.config = replace(house.config, theme="no-such-theme")
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "no theme is called 'no-such-theme'" in notices(app))
+        await until(pilot, lambda: "unknown theme 'no-such-theme'" in notices(app))
 
 
 async def test_a_backend_that_cannot_be_opened_is_a_notice(house: House) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from etui.tui.ascii import driver_for, shows_unicode, to_ascii
+from etui.tui.ascii import choose_driver, shows_unicode, to_ascii
 
 
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc", "Cf", "Mn", "Me", "Mc"))))
@@ -53,8 +53,8 @@ def test_the_locale_says_what_the_terminal_shows(
 
 def test_the_user_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "C")
-    assert driver_for("auto") is not None
-    assert driver_for("never") is None
+    assert choose_driver("auto") is not None
+    assert choose_driver("never") is None
     monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
-    assert driver_for("auto") is None
-    assert driver_for("always") is not None
+    assert choose_driver("auto") is None
+    assert choose_driver("always") is not None

@@ -16,7 +16,7 @@ from etui.log.queries import LogReader
 from etui.tui.app import EtuiApp
 from etui.tui.ascii import to_ascii
 from etui.tui.commands import OffersCommands
-from etui.tui.keys import key_names, owners, unknown_keys
+from etui.tui.keys import find_owners, find_unknown_keys, key_names
 from etui.tui.modes import MODE_BINDINGS
 from etui.tui.themes import DARK, LIGHT
 from etui.tui.widgets.text_box import TextBox
@@ -94,7 +94,7 @@ async def test_every_screen_is_drawn_in_both_themes_and_in_ascii(
 
 
 def test_every_key_has_a_name_and_the_documents_have_it() -> None:
-    for owner in owners():
+    for owner in find_owners():
         if owner is not TextBox:  # the keys of any text that is edited
             for binding in vars(owner)["BINDINGS"]:
                 assert isinstance(binding, Binding)
@@ -106,14 +106,14 @@ def test_every_key_has_a_name_and_the_documents_have_it() -> None:
 def test_names_that_no_key_has_are_found() -> None:
     names = ["chat.stop", "models.pull"]
     keymap = {"chat.stop": "f12", "chat.stopp": "x", "zzz": "y"}
-    assert unknown_keys(keymap, names) == [("chat.stopp", "chat.stop"), ("zzz", "")]
+    assert find_unknown_keys(keymap, names) == [("chat.stopp", "chat.stop"), ("zzz", "")]
 
 
 async def test_a_keymap_with_a_wrong_name_is_a_notice(house: House) -> None:
     house.config = replace(house.config, keymap={"models.pul": "f12"})
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: "no key is called 'models.pul'" in notices(app))
+        await until(pilot, lambda: "unknown key name 'models.pul'" in notices(app))
         assert "did you mean models.pull?" in notices(app)
 
 

@@ -17,12 +17,12 @@ from click.testing import CliRunner
 
 from etui.cli.main import cli
 from etui.errors import EtuiError
-from etui.tui.web import HOST, command, serve_app, welcome
+from etui.tui.web import HOST, build_command, is_allowed, serve_app
 from tests.tui.fakes import DEADLINE_SECONDS
 
 
 @pytest.mark.parametrize(
-    ("host", "origin", "is_welcome"),
+    ("host", "origin", "allowed"),
     [
         ("127.0.0.1:8000", None, True),
         ("localhost:8000", None, True),
@@ -36,14 +36,14 @@ from tests.tui.fakes import DEADLINE_SECONDS
         (None, None, False),
     ],
 )
-def test_only_the_own_page_is_served(host: str, origin: str, is_welcome: bool) -> None:
-    assert welcome(host, origin, 8000) is is_welcome
+def test_only_the_own_page_is_served(host: str, origin: str, allowed: bool) -> None:
+    assert is_allowed(host, origin, 8000) is allowed
 
 
 def test_the_command_of_a_tab_is_quoted() -> None:
-    words = shlex.split(command("my policy; ls", None))
+    words = shlex.split(build_command("my policy; ls", None))
     assert words[-4:] == ["-m", "etui", "--policy", "my policy; ls"]
-    assert shlex.split(command(None, "m"))[-2:] == ["--model", "m"]
+    assert shlex.split(build_command(None, "m"))[-2:] == ["--model", "m"]
 
 
 def test_without_the_package_the_command_that_installs_it_is_said(

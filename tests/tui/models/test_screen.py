@@ -137,11 +137,11 @@ async def test_p_pulls_with_progress_and_escape_stops_it(house: House) -> None:
         await pilot.press("p")
         await until(pilot, lambda: "Esc stops it" in notices(app))
         await pilot.press("escape")
-        await until(pilot, lambda: "press p to go on" in shown(screen))
+        await until(pilot, lambda: "press p to resume it" in shown(screen))
         assert not bar.display
         house.shelf.go_on.set()
         await pilot.press("p")
-        await until(pilot, lambda: f"{MODEL} is here and checked" in shown(screen))
+        await until(pilot, lambda: f"{MODEL} is downloaded and verified" in shown(screen))
         assert house.shelf.pulled == [MODEL]
 
 
@@ -168,10 +168,10 @@ async def test_models_come_into_memory_and_leave_it(here: House) -> None:
     async with app.run_test(size=(120, 36)) as pilot:
         screen = await opened(pilot, app)
         await pilot.press("l")
-        await until(pilot, lambda: f"{MODEL} is in memory: 0.40 s" in shown(screen))
+        await until(pilot, lambda: f"loaded {MODEL} in 0.40 s" in shown(screen))
         assert here.runner.held == [MODEL]
         await pilot.press("u")
-        await until(pilot, lambda: f"{MODEL} has left the memory" in shown(screen))
+        await until(pilot, lambda: f"unloaded {MODEL}" in shown(screen))
         assert here.runner.held == []
         here.runner.refusal = EtuiError("an answer or a load is on its way", "wait for its end")
         await pilot.press("u")
@@ -183,7 +183,7 @@ async def test_v_checks_the_whole_file(here: House) -> None:
     async with app.run_test(size=(120, 36)) as pilot:
         screen = await opened(pilot, app)
         await pilot.press("v")
-        await until(pilot, lambda: "checking its sha256" in shown(screen))
+        await until(pilot, lambda: "checking the sha256" in shown(screen))
         here.shelf.go_on.set()
         await until(pilot, lambda: "sha256 abababababababab… (as expected)" in shown(screen))
 

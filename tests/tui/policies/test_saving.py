@@ -318,12 +318,12 @@ async def test_what_is_not_saved_is_put_aside_where_nobody_can_be_asked(house: H
     app._route = Route("mine")
     async with app.run_test(size=SIZE) as pilot:
         pane = (await at_policies(pilot, app))._pane
-        app.put_aside()
+        app.save_and_close()
         assert not list(house.config.policies_dir.glob("*.unsaved")), "nothing was typed"
         await until(pilot, lambda: pane.text == OWN)
         pane.editor.text = OWN + "# one more\n"
         await until(pilot, lambda: app._unsaved.what == "policy mine")
-        app.put_aside()
+        app.save_and_close()
     aside = file.with_name("mine.yaml.unsaved")
     assert aside.read_text(encoding="utf-8") == OWN + "# one more\n"
     assert file.read_text(encoding="utf-8") == OWN

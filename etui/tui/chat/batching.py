@@ -1,4 +1,4 @@
-"""Tokens gathered into batches, so that the screen redraws ten times a second and not per token."""
+"""Batches of tokens, so that the screen redraws ten times a second and not once per token."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from etui.tui.widgets.code_fences import FenceTracker
 from etui.turn.events import TurnEvent
 
 
-def batched(
+def batch_events(
     events: Iterable[TurnEvent],
     clock_ns: Callable[[], int] = time.monotonic_ns,
     pace: Callable[[], Pace] = lambda: USUAL,
 ) -> Iterator[TurnFact]:
-    """The events of a turn with their text gathered; nothing is lost on any way out.
+    """Yield the events of a turn with their text in batches; no text is lost, however it ends.
 
-    Text is held for at most one more event: a token that comes after a pause is shown at once.
+    Text is held for at most one more event: a token after a pause is shown at once.
 
     Args:
-        events: What the turn says.
+        events: Events of the turn.
         clock_ns: Monotonic clock.
-        pace: Asked before each batch: how often the screen is drawn.
+        pace: Returns how often the screen is drawn; called before each batch.
     """
     fence = FenceTracker()
     thinking: list[str] = []
@@ -32,7 +32,7 @@ def batched(
     thinking_tokens = answer_tokens = 0
     flushed_ns = clock_ns() - pace().flush_ns  # the first token is shown at once
 
-    def gathered() -> Iterator[TextBatch]:
+    def flush() -> Iterator[TextBatch]:
         nonlocal thinking_tokens, answer_tokens, flushed_ns
         if thinking or answer:
             batch = TextBatch("".join(thinking), "".join(answer), thinking_tokens, answer_tokens)
@@ -46,8 +46,8 @@ def batched(
         for event in events:
             match event:
                 case Thought(text=text, tokens=tokens):
-                    if answer:  # a second thought: keep the order
-                        yield from gathered()
+                    if answer:  # the model thinks again: keep the order
+                        yield from flush()
                     thinking.append(text)
                     thinking_tokens += tokens
                 case Answer(text=text, tokens=tokens):
@@ -57,13 +57,13 @@ def batched(
                 case Probe() | Batch() | Finished():
                     continue
                 case _:
-                    yield from gathered()
+                    yield from flush()
                     yield event
                     continue
             wait_ns = pace().fence_flush_ns if fence.inside else pace().flush_ns
             if clock_ns() - flushed_ns >= wait_ns:
-                yield from gathered()
-    except Exception:  # whatever failed, the text that came before it is shown
-        yield from gathered()
+                yield from flush()
+    except Exception:  # show the text that came before the failure
+        yield from flush()
         raise
-    yield from gathered()
+    yield from flush()

@@ -1,4 +1,4 @@
-"""The list of chats: search, go on with one, name, export, delete."""
+"""The list of chats: search, resume, rename, export and delete them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _NAME_CHARACTERS = 44
 
 @dataclass(frozen=True, slots=True)
 class ChatsLeft:
-    """How the list of chats was left.
+    """Result of the list of chats.
 
     Attributes:
-        resume: The chat to go on with; None for none.
-        deleted: Ids of chats that are gone.
+        resume: The chat to resume, if any.
+        deleted: Ids of the deleted chats.
         renamed: Chats with their new names.
     """
 
@@ -48,11 +48,11 @@ class ChatsLeft:
 
 
 class ChatsScreen(ModalScreen[ChatsLeft]):
-    """Every chat in the log, the last used first."""
+    """All chats in the log, most recently used first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", id="chats.close"),
-        Binding("f2", "rename", "Name", id="chats.rename"),
+        Binding("f2", "rename", "Rename", id="chats.rename"),
         Binding("f3", "export('markdown')", "Markdown", id="chats.markdown"),
         Binding("f4", "export('json')", "JSON", id="chats.json"),
         Binding("f8", "delete", "Delete", id="chats.delete"),
@@ -62,8 +62,8 @@ class ChatsScreen(ModalScreen[ChatsLeft]):
     HELP = """\
 ## Chats
 
-Type to search names, questions and answers; Enter goes on with the chosen chat. F2 names it, F3
-and F4 write it to a file, F8 deletes it with its turns.
+Type to search names, questions and answers; Enter resumes the selected chat. F2 renames it, F3 and
+F4 write it to a file, F8 deletes it with its turns.
 """
 
     def __init__(self, config: Config, log: ChatLog) -> None:
@@ -77,6 +77,7 @@ and F4 write it to a file, F8 deletes it with its turns.
         self._note = Static("reading the log …", markup=False, classes="help")
 
     def compose(self) -> ComposeResult:
+        """Lay out the search field, the list and the line below it."""
         with Vertical(classes="box -tall"):
             yield Static("Chats", markup=False, classes="title")
             yield self._search
@@ -85,109 +86,112 @@ and F4 write it to a file, F8 deletes it with its turns.
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        self._look()
+        """Read the chats from the log."""
+        self._load_chats()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        """Search as one types."""
+        """Search while the user types."""
         if self.is_mounted:
-            self._look()
+            self._load_chats()
 
     def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        """Enter in the search goes on with the chat that is chosen."""
+        """Resume the selected chat on Enter in the search field."""
         self.action_resume()
 
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
-        """Enter or a click in the list goes on with that chat."""
+        """Resume the chat on Enter or a click in the list."""
         self.action_resume()
 
     def action_leave(self) -> None:
-        """Back to the chat as it was."""
+        """Close the list and return to the current chat."""
         self.dismiss(self._left)
 
     def action_resume(self) -> None:
-        """Go on with the chosen chat."""
-        if (chosen := self._chosen()) is not None:
-            self.dismiss(replace(self._left, resume=chosen.chat))
+        """Resume the selected chat."""
+        if (selected := self._selected()) is not None:
+            self.dismiss(replace(self._left, resume=selected.chat))
 
     @work(exclusive=True, group="look")
-    async def _look(self) -> None:
+    async def _load_chats(self) -> None:
         try:
             self._shown = await asyncio.to_thread(self._log.chats, self._search.value)
         except EtuiError as error:
-            self._say_error(error)
+            self._show_error(error)
             return
         at = self._list.highlighted
         self._list.clear_options()
         self._list.add_options([Option(row) for row in _rows(self._shown)])
         if self._shown:
             self._list.highlighted = min(at or 0, len(self._shown) - 1)
-        self._note.update(self._count())
+        self._note.update(self._count_line())
 
     @work(exclusive=True, group="change")
     async def action_rename(self) -> None:
-        """Give the chosen chat another name."""
-        if (chosen := self._chosen()) is None:
+        """Rename the selected chat."""
+        if (selected := self._selected()) is None:
             return
         name = await self.app.push_screen_wait(
-            TextModal("Name of the chat", chosen.chat.name, "Enter takes it", one_line=True)
+            TextModal(
+                "Name of the chat", selected.chat.name, "Enter accepts the name", one_line=True
+            )
         )
-        if not name or name == chosen.chat.name:
+        if not name or name == selected.chat.name:
             return
-        renamed = replace(chosen.chat, name=name)
+        renamed = replace(selected.chat, name=name)
         try:
             await asyncio.to_thread(self._log.save, renamed)
         except EtuiError as error:
-            self._say_error(error)
+            self._show_error(error)
         self._left = replace(self._left, renamed=(*self._left.renamed, renamed))
-        self._look()
+        self._load_chats()
 
     @work(exclusive=True, group="change")
     async def action_delete(self) -> None:
-        """Delete the chosen chat after asking."""
-        if (chosen := self._chosen()) is None:
+        """Delete the selected chat after asking."""
+        if (selected := self._selected()) is None:
             return
-        turns = units.count_text(chosen.total.turns if chosen.total else 0, "turn")
-        question = f"Delete the chat {_name(chosen)!r} and its {turns}?"
+        turns = units.count_text(selected.total.turns if selected.total else 0, "turn")
+        question = f"Delete the chat {_name(selected)!r} and its {turns}?"
         if not await self.app.push_screen_wait(ConfirmModal(question)):
             return
         try:
-            await asyncio.to_thread(self._log.delete, chosen.chat.chat_id)
+            await asyncio.to_thread(self._log.delete, selected.chat.chat_id)
         except EtuiError as error:
-            self._say_error(error)
+            self._show_error(error)
             return
-        gone = self._left.deleted | {chosen.chat.chat_id}
-        self._left = replace(self._left, deleted=gone)
-        self._look()
+        deleted = self._left.deleted | {selected.chat.chat_id}
+        self._left = replace(self._left, deleted=deleted)
+        self._load_chats()
 
     @work(exclusive=True, group="change")
     async def action_export(self, form: ExportFormat) -> None:
-        """Write the chosen chat to a file."""
-        if (chosen := self._chosen()) is None:
+        """Write the selected chat to a file."""
+        if (selected := self._selected()) is None:
             return
         try:
-            turns = await asyncio.to_thread(self._log.turns, chosen.chat.chat_id)
-            path = await asyncio.to_thread(export_chat, self._config, chosen.chat, turns, form)
+            turns = await asyncio.to_thread(self._log.turns, selected.chat.chat_id)
+            path = await asyncio.to_thread(export_chat, self._config, selected.chat, turns, form)
         except EtuiError as error:
-            self._say_error(error)
+            self._show_error(error)
         else:
             self.notify(sanitize(f"written to {path}"), markup=False)
 
-    def _chosen(self) -> ChatSummary | None:
+    def _selected(self) -> ChatSummary | None:
         at = self._list.highlighted
         return self._shown[at] if at is not None and at < len(self._shown) else None
 
-    def _count(self) -> str:
+    def _count_line(self) -> str:
         if not self._shown:
-            return "no chat holds these words" if self._search.value.strip() else "no chat yet"
-        return f"{units.count_text(len(self._shown), 'chat')} · ↑ ↓ choose · Enter goes on with it"
+            return "no chat contains these words" if self._search.value.strip() else "no chats yet"
+        return f"{units.count_text(len(self._shown), 'chat')} · ↑ ↓ select · Enter resumes"
 
-    def _say_error(self, error: EtuiError) -> None:
+    def _show_error(self, error: EtuiError) -> None:
         self._note.update(notice_text(error.what, error.fix))
         notify_error(self, error.what, error.fix)
 
 
 def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
-    """When it was last used, its turns, its joules, its name."""
+    """Format when a chat was last used, its turns, its joules and its name."""
     total = chat.total
     turns = units.count_text(total.turns if total else 0, "turn")
     if total is None:
@@ -200,7 +204,7 @@ def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
 
 
 def _rows(chats: Sequence[ChatSummary]) -> list[str]:
-    """One line a chat, its numbers flush right."""
+    """Format one line per chat, with right-aligned numbers."""
     rows = [_row(chat) for chat in chats]
     turns, joules = (max((len(row[i]) for row in rows), default=0) for i in (1, 2))
     return [f"{r[0]}  {r[1]:>{turns}}  {r[2]:>{joules}}  {r[3]}" for r in rows]

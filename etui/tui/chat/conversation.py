@@ -1,4 +1,4 @@
-"""A chat as a value: its record, its turns, and which of them count."""
+"""A chat as a value: its record, its turns, and which of them are current."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MOST_NAME_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A question on its way.
+    """A question to be answered.
 
     Attributes:
         text: The question.
-        route: How it finds its arm; None takes the route in force when its turn comes.
-        replaces: The turn it takes the place of, edited or asked again; None for a new question.
+        route: How its arm is chosen; None for the route that is active when its turn begins.
+        replaces: Id of the turn that it replaces (edited or asked again); None for a new question.
     """
 
     text: str
@@ -33,62 +33,62 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One chat with every turn that was saved, oldest first."""
+    """One chat with all its saved turns, oldest first."""
 
     chat: ChatRecord
     records: tuple[TurnRecord, ...] = ()
 
     @property
     def name(self) -> str:
-        """Its name, or the beginning of its first question; empty before that."""
+        """Name of the chat, or the beginning of its first question; empty before that."""
         if self.chat.name or not self.records:
             return self.chat.name
-        return name_of(self.records[0].query)
+        return name_from_question(self.records[0].query)
 
     @property
     def named(self) -> ChatRecord:
-        """The record under the name it goes by."""
+        """Record of the chat with its displayed name."""
         return replace(self.chat, name=self.name)
 
     def with_record(self, record: TurnRecord) -> Conversation:
-        """The chat with one more turn."""
+        """Return the chat with one more turn."""
         return replace(self, records=(*self.records, record))
 
     def query(self, asking: Asking) -> Query:
-        """The question as the engine takes it, with what was said before it."""
-        history = _messages(self.before(asking.replaces))
+        """Build the query to the engine: the question and the messages before it."""
+        history = _build_messages(self.before(asking.replaces))
         return Query(asking.text, self.chat.system, history, self.chat.chat_id)
 
     def before(self, turn_id: str | None) -> tuple[TurnRecord, ...]:
-        """The turns that count before one of them; before the next question for None."""
+        """Return the current turns before ``turn_id``; before the next question for None."""
         ids = [record.turn_id for record in self.records]
         if turn_id is None or turn_id not in ids:
-            return in_force(self.records)
-        return in_force(self.records[: ids.index(turn_id)])
+            return current_turns(self.records)
+        return current_turns(self.records[: ids.index(turn_id)])
 
     def replaced(self) -> frozenset[str]:
-        """Turns that no longer count."""
-        kept = {record.turn_id for record in in_force(self.records)}
+        """Return the ids of the turns that were replaced."""
+        kept = {record.turn_id for record in current_turns(self.records)}
         return frozenset(record.turn_id for record in self.records if record.turn_id not in kept)
 
 
 def new_chat(system: str | None = None) -> Conversation:
-    """A chat without turns; it is in the log once its first answer is."""
+    """Create a chat without turns; it enters the log with its first answer."""
     created_at = utc_now()
     return Conversation(ChatRecord(uuid4().hex[:12], created_at, "", system))
 
 
-def name_of(question: str) -> str:
-    """A chat's name by its first question."""
+def name_from_question(question: str) -> str:
+    """Build a name for a chat from its first question."""
     words = " ".join(sanitize(question[:1000]).split())
     kept, left_out = shorten(words, MOST_NAME_CHARACTERS - 1, 1)
     return f"{kept}…" if left_out > 1 else words
 
 
-def in_force(records: Sequence[TurnRecord]) -> tuple[TurnRecord, ...]:
-    """The turns that count: one that replaces another takes the place of it and of all after it.
+def current_turns(records: Sequence[TurnRecord]) -> tuple[TurnRecord, ...]:
+    """Return the turns that count: a turn that replaces another removes it and all after it.
 
-    A turn without an answer replaces nothing: the answer that was there is better than none.
+    A turn without an answer replaces nothing: the earlier answer is better than none.
     """
     kept: list[TurnRecord] = []
     for record in records:
@@ -101,8 +101,8 @@ def in_force(records: Sequence[TurnRecord]) -> tuple[TurnRecord, ...]:
     return tuple(kept)
 
 
-def _messages(records: Sequence[TurnRecord]) -> tuple[Message, ...]:
-    """The turns as a model reads them; a question without an answer is left out."""
+def _build_messages(records: Sequence[TurnRecord]) -> tuple[Message, ...]:
+    """Return the turns as messages for a model; leave out questions without an answer."""
     answered = (record for record in records if record.answer.strip())
     pairs = ((Message("user", r.query), Message("assistant", r.answer)) for r in answered)
     return tuple(message for pair in pairs for message in pair)

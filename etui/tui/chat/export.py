@@ -1,4 +1,4 @@
-"""A chat as a file: Markdown to read, JSON for other programs."""
+"""Export of a chat to a file: Markdown to read, JSON for other programs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ENDINGS: dict[ExportFormat, str] = {"markdown": "md", "json": "json"}
 def export_chat(
     config: Config, chat: ChatRecord, turns: Sequence[TurnRecord], form: ExportFormat
 ) -> Path:
-    """Write a chat into ``ETUI_HOME/exports``; a file of the same chat is replaced whole.
+    """Write a chat into ``ETUI_HOME/exports``, replacing an earlier file of the same chat.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        EtuiError: It cannot be written.
+        EtuiError: The file cannot be written.
     """
     if form == "markdown":
         text = chat_markdown(chat, turns, energy_line)
@@ -38,7 +38,7 @@ def export_chat(
     path = config.home / "exports" / f"chat-{chat.chat_id}.{_ENDINGS[form]}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A lone half of a surrogate pair is no text, and must not cost the rest of the chat.
+        # A lone surrogate cannot be encoded, and must not prevent the export of the chat.
         write_text(path, text, errors="replace")
     except OSError as error:
         raise EtuiError(

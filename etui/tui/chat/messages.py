@@ -1,7 +1,7 @@
-"""What worker threads tell the screens. The facts are frozen; each message carries one of them.
+"""Frozen facts that worker threads post to the screens, and the messages that carry them.
 
-A thread only ever posts: it never touches a widget and never waits for the screen, so that a slow
-terminal cannot lengthen a turn and so falsify its joules.
+A thread only posts: it never touches a widget and never waits for the screen, so that a slow
+terminal cannot lengthen a turn and falsify its joules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """What was decoded since the last batch, the thought before the answer."""
+    """Text decoded since the last batch; the thinking comes before the answer."""
 
     thinking: str
     answer: str
@@ -30,8 +30,8 @@ class TurnEnded:
     """The last fact of every turn.
 
     Attributes:
-        what, fix: The error that ended it; both empty without one.
-        engine_lost: Whether the engine's process went with it, and its models.
+        what, fix: The error that ended the turn; both empty without one.
+        engine_lost: Whether the engine's process ended as well, and its models with it.
     """
 
     what: str = ""
@@ -41,14 +41,14 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True)
 class WarmingUp:
-    """A model is brought into memory before it is asked for."""
+    """A model is being loaded ahead of a question."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class WarmedUp:
-    """The model is in memory, or ``what`` and ``fix`` tell why not."""
+    """The model is in memory, or ``what`` and ``fix`` give the error."""
 
     loaded: Loaded | None
     what: str = ""
@@ -73,7 +73,7 @@ class TurnUpdated(Message):
 
 
 class WarmUpNews(Message):
-    """A fact about a model that is brought into memory ahead of a question."""
+    """A fact about loading a model ahead of a question."""
 
     def __init__(self, fact: WarmUpFact) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class WarmUpNews(Message):
 
 
 class BudgetConfirm(Message):
-    """A budget is spent, and its policy asks the user; the turn's thread waits for ``answer``."""
+    """A budget is spent and its policy asks the user; the turn's thread waits for ``answer``."""
 
     def __init__(self, question: str, answer: SimpleQueue[bool]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class BudgetConfirm(Message):
 
 
 class ModelUnloaded(Message):
-    """A model was given up between two answers."""
+    """A model was unloaded between two answers."""
 
     def __init__(self, model: str) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class ModelUnloaded(Message):
 
 
 class ModelLoaded(Message):
-    """A model was brought into memory because the user asked for it."""
+    """A model was loaded at the user's request."""
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How far a turn has come: one frozen state, the pure step to the next, and both in words."""
+"""Progress of a turn: a frozen state, the pure step to the next one, and the state as text."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from etui.turn.record import TurnRecord
 
 @dataclass(frozen=True, slots=True)
 class TurnProgress:
-    """A turn in flight.
+    """A running turn.
 
     Attributes:
-        stage: What it is doing.
-        stage_ns: Since when, monotonic clock; 0 before it began.
-        energy_start_ns: Where the interval of its energy begins, the load excluded; None before.
-        model: Who answers; empty before the decision.
-        done_tokens, total_tokens: Of the prompt, while it is read.
+        stage: What the turn is doing.
+        stage_ns: Start of the stage, monotonic clock; 0 before the turn begins.
+        energy_start_ns: Start of the energy interval, after the load; None before it begins.
+        model: Name of the answering model; empty before the decision.
+        done_tokens, total_tokens: Of the prompt, during prefill.
         thinking_tokens, answer_tokens: Decoded so far.
-        votes: Votes that are in.
-        hop: Which arm answers, from 1; the energy of all is told together.
+        votes: Number of finished votes.
+        hop: Number of the answering arm, from 1; the energy shown is that of all hops.
     """
 
     stage: Stage = Stage.QUEUED
@@ -42,20 +42,20 @@ class TurnProgress:
 
     @property
     def output_tokens(self) -> int:
-        """Thinking and answer."""
+        """Number of thinking and answer tokens."""
         return self.thinking_tokens + self.answer_tokens
 
 
 def advance(
     progress: TurnProgress, fact: TurnFact, now_ns: int, residents: Collection[str]
 ) -> TurnProgress:
-    """The state after ``fact``.
+    """Return the state after ``fact``.
 
     Args:
         progress: The state before.
         fact: What happened.
         now_ns: Monotonic clock, for facts that carry no time of their own.
-        residents: The models known to be in memory: another one has to be loaded first.
+        residents: Models known to be in memory; any other has to be loaded first.
     """
     match fact:
         case Decided(decision=decision):
@@ -68,13 +68,13 @@ def advance(
             moved = replace(progress, hop=number, model=model, done_tokens=0, total_tokens=0)
             return _enter(moved, stage, now_ns)
         case Loaded(end_ns=end_ns):
-            return _enter(_begun(progress, end_ns), Stage.PREFILL, now_ns)
+            return _enter(_start_energy(progress, end_ns), Stage.PREFILL, now_ns)
         case Prefilling(done_tokens=done, total_tokens=total, t_ns=t_ns):
             start = progress.energy_start_ns or t_ns
             moved = replace(progress, energy_start_ns=start, done_tokens=done, total_tokens=total)
             return _enter(moved, Stage.PREFILL, now_ns)
         case Prefilled(start_ns=start_ns):
-            return _enter(_begun(progress, start_ns), Stage.PREFILL, now_ns)
+            return _enter(_start_energy(progress, start_ns), Stage.PREFILL, now_ns)
         case TextBatch(answer=answer, thinking_tokens=thinking, answer_tokens=tokens):
             moved = replace(
                 progress,
@@ -89,8 +89,8 @@ def advance(
     return progress
 
 
-def _begun(progress: TurnProgress, start_ns: int) -> TurnProgress:
-    """The interval of the energy begins anew, unless an arm has answered before this one."""
+def _start_energy(progress: TurnProgress, start_ns: int) -> TurnProgress:
+    """Restart the energy interval, unless an earlier arm has already answered in this turn."""
     if progress.hop > 1 and progress.energy_start_ns is not None:
         return progress
     return replace(progress, energy_start_ns=start_ns)
@@ -103,11 +103,11 @@ def _enter(progress: TurnProgress, stage: Stage, now_ns: int) -> TurnProgress:
 
 
 def progress_line(progress: TurnProgress, now_ns: int, joules: str | None) -> str:
-    """What a turn is doing: ``loading smollm2-135m … 0.8 s``, ``answering … 34 tokens``."""
+    """Describe what a turn is doing: ``loading qwen3-8b … 0.8 s``, ``answering … 34 tokens``."""
     spent = units.seconds_text((now_ns - progress.stage_ns) / 1e9)
     match progress.stage:
         case Stage.QUEUED:
-            return "queued: it starts when the answer before it ends"
+            return "queued: starts after the previous answer"
         case Stage.ROUTING:
             return "choosing a model …"
         case Stage.LOADING:
@@ -130,15 +130,18 @@ def progress_line(progress: TurnProgress, now_ns: int, joules: str | None) -> st
             return ""
 
 
-def thinking_title(tokens: int) -> str:
-    """Title of a thought under way: ``thinking · 123 tokens``."""
+def running_thinking_title(tokens: int) -> str:
+    """Format the title of running thinking: ``thinking · 123 tokens``."""
     return SEPARATOR.join(["thinking", units.tokens_text(tokens)])
 
 
-def thought_title(record: TurnRecord) -> str:
-    """Title of a thought: ``thought · 123 tokens (45 %) · 4.5 J (counter), 38 % of the joules``."""
+def finished_thinking_title(record: TurnRecord) -> str:
+    """Format the title of finished thinking, with its shares of the tokens and of the joules.
+
+    Example: ``thinking · 123 tokens (45 %) · 4.5 J (counter), 38 % of the joules``.
+    """
     energy, tokens = record.energy, record.tokens
-    parts = ["thought", units.tokens_text(tokens.thinking)]
+    parts = ["thinking", units.tokens_text(tokens.thinking)]
     if tokens.output:
         parts[-1] += f" ({units.percent_text(tokens.thinking / tokens.output)})"
     if energy.thinking_joules is not None:

@@ -1,4 +1,4 @@
-"""Where the question is typed: Enter sends, Shift+Enter and Ctrl+J break the line."""
+"""The prompt for questions: Enter sends, Shift+Enter and Ctrl+J insert a line break."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from etui.text.sanitize import sanitize
 from etui.tui.widgets.text_box import TextBox
 
 LARGE_PASTE_CHARACTERS = 20_000
-"""A paste above this stands in the prompt as a sign, and is sent whole."""
+"""A longer paste is shown in the prompt as a placeholder, and is sent in full."""
 
 
 class Prompt(TextBox):
-    """The prompt, with the questions asked before on up and down."""
+    """Text input for questions, with the earlier ones on Up and Down."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "Send", id="prompt.send"),
@@ -38,12 +38,12 @@ class Prompt(TextBox):
     HELP = """\
 ## Question
 
-Enter sends; Shift+Enter or Ctrl+J break the line. Up on the first line brings back earlier
-questions. A question asked while an answer runs waits for its turn.
+Enter sends; Shift+Enter or Ctrl+J inserts a line break. Up on the first line brings
+back earlier questions. A question asked while an answer runs waits for its turn.
 """
 
     class Sent(Message):
-        """A question to answer; ``replaces`` is the turn whose question it was edited from."""
+        """A question to answer; ``replaces`` is the id of the turn whose question was edited."""
 
         def __init__(self, text: str, replaces: str | None = None) -> None:
             super().__init__()
@@ -56,7 +56,7 @@ questions. A question asked while an answer runs waits for its turn.
             show_line_numbers=False,
             highlight_cursor_line=False,
             compact=True,
-            placeholder="Ask something: Enter sends, Ctrl+J begins a new line",
+            placeholder="Ask something: Enter sends, Ctrl+J starts a new line",
         )
         self._own = {b.id for b in self.BINDINGS if isinstance(b, Binding)}
         self._asked: list[str] = []
@@ -65,13 +65,13 @@ questions. A question asked while an answer runs waits for its turn.
         self._kept = ""
         self._pastes: dict[str, str] = {}
         self.editing: str | None = None
-        """The turn whose question is edited; empty for one that is in no log, None for none."""
+        """Id of the turn whose question is edited; empty if not logged, None without an edit."""
 
     async def on_key(self, event: events.Key) -> None:
         """Run the prompt's own keys in the order they are typed.
 
-        Left to the app, a binding runs before or after the characters around it, and a fast typist
-        (or a paste without brackets) would send half a question.
+        If the app ran them, a binding could run before or after the characters around it, and a
+        fast typist (or a paste without brackets) would send half a question.
         """
         if event.is_printable:
             return
@@ -82,13 +82,13 @@ questions. A question asked while an answer runs waits for its turn.
             await self.run_action(active.binding.action)
 
     def render_line(self, y: int) -> Strip:
-        """Nothing where the terminal leaves no room: the placeholder cannot be wrapped there."""
+        """Draw one line, blank at width 0, where the placeholder cannot be wrapped."""
         if not self.content_size.width:
             return Strip.blank(self.size.width)
         return super().render_line(y)
 
     def action_send(self) -> None:
-        """Send what is typed, unless it is blank."""
+        """Send the text, unless it is blank."""
         text = self.text.strip()
         if not text:
             return
@@ -101,52 +101,52 @@ questions. A question asked while an answer runs waits for its turn.
             self.text = ""
         else:
             self.end_edit()
-        self.post_message(self.Sent(self._unfolded(text), replaces))
+        self.post_message(self.Sent(self._unfold(text), replaces))
 
     def action_break_line(self) -> None:
-        """Begin a new line."""
+        """Insert a line break."""
         inserted = self.replace("\n", *self.selection)
         self.move_cursor(inserted.end_location)
 
     def action_older(self) -> None:
-        """Up: the cursor, and from the first line the question asked before."""
+        """Move the cursor up; on the first line, show the previous question."""
         if self.cursor_location[0] > 0:
             self.action_cursor_up()
         elif self._at > 0:
             self._show(self._at - 1)
 
     def action_newer(self) -> None:
-        """Down: the cursor, and from the last line the question asked after."""
+        """Move the cursor down; on the last line, show the next question."""
         if self.cursor_location[0] < self.document.line_count - 1:
             self.action_cursor_down()
         elif self._at < len(self._asked):
             self._show(self._at + 1)
 
     def revise(self, text: str, turn_id: str | None) -> None:
-        """Bring an earlier question back, to take its place; what was typed waits."""
+        """Edit an earlier question to replace it; the text typed so far is kept for later."""
         if self.editing is None:
             self._kept = self.text
         self.editing = turn_id or ""
-        self.border_title = "editing an earlier question: Enter sends it again, Esc gives it up"
-        self.text = self._folded(text)
+        self.border_title = "editing an earlier question: Enter sends it again, Esc cancels"
+        self.text = self._fold(text)
         self.move_cursor(self.document.end)
         self.focus()
 
     def end_edit(self) -> None:
-        """Go back to what was typed before."""
+        """Restore the text typed before the edit."""
         self.editing = None
         self.border_title = ""
         self.text, self._kept = self._kept, ""
         self.move_cursor(self.document.end)
 
     def remember(self, questions: Iterable[str]) -> None:
-        """Have these questions on Up, the newest last, after those of other chats."""
-        self._asked.extend(self._folded(question) for question in questions)
+        """Add questions to the history, the newest last, after those of other chats."""
+        self._asked.extend(self._fold(question) for question in questions)
         self._at = len(self._asked)
 
     def put_back(self, text: str) -> None:
-        """Give a question back that was not asked after all, before what is typed now."""
-        text = self._folded(text)
+        """Put a question that was not asked back into the prompt, before the current text."""
+        text = self._fold(text)
         self.text = f"{text}\n{self.text}" if self.text.strip() else text
         self.move_cursor(self.document.end)
 
@@ -158,23 +158,23 @@ questions. A question asked while an answer runs waits for its turn.
         self.move_cursor(self.document.end)
 
     def on_paste(self, event: events.Paste) -> None:
-        """Insert a paste; what is seen is what is sent, so its control characters are symbols."""
+        """Insert a paste with control characters as symbols, so the text shown is the text sent."""
         event.prevent_default()
         event.stop()
-        inserted = self.replace(self._folded(event.text), *self.selection)
+        inserted = self.replace(self._fold(event.text), *self.selection)
         self.move_cursor(inserted.end_location)
 
-    def _folded(self, text: str) -> str:
-        """The text, or a sign in its place where laying it out would hold up the keys."""
+    def _fold(self, text: str) -> str:
+        """Return the text, or a placeholder if its layout would block the keys."""
         text = sanitize(text)
         if len(text) <= LARGE_PASTE_CHARACTERS:
             return text
         size = units.count_text(len(text), "character")
-        sign = f"[paste {len(self._pastes) + 1}: {size}]"
-        self._pastes[sign] = text
-        return sign
+        placeholder = f"[paste {len(self._pastes) + 1}: {size}]"
+        self._pastes[placeholder] = text
+        return placeholder
 
-    def _unfolded(self, text: str) -> str:
-        for sign, pasted in self._pastes.items():
-            text = text.replace(sign, pasted)
+    def _unfold(self, text: str) -> str:
+        for placeholder, pasted in self._pastes.items():
+            text = text.replace(placeholder, pasted)
         return text

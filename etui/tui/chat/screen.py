@@ -1,4 +1,4 @@
-"""The chat: questions, answers, and what they cost while the words come."""
+"""The chat screen: questions, streaming answers and their energy cost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ChatScreen(AnsweringScreen):
         Binding("ctrl+o", "chats", "Chats", id="chat.chats", priority=True),
         Binding("ctrl+g", "toggle_net", "Gross or net", id="chat.net", show=False, priority=True),
         Binding("shift+tab", "choose_turn", "Answers", id="chat.answers", key_display="⇧tab"),
-        Binding("ctrl+t", "toggle_thought", "Thought", id="chat.thought", show=False),
+        Binding("ctrl+t", "toggle_thinking", "Thinking", id="chat.thought", show=False),
         Binding("f8", "toggle_quiet", "Quiet mode", id="chat.quiet", show=False),
         Binding("f9", "system_prompt", "System prompt", id="chat.system", show=False),
         Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
@@ -46,6 +46,7 @@ class ChatScreen(AnsweringScreen):
     ]
 
     def compose(self) -> ComposeResult:
+        """Lay out the transcript, the power panel, the prompt and the footer."""
         with Container(id="body"):
             yield self._transcript
             yield self._panel
@@ -53,38 +54,40 @@ class ChatScreen(AnsweringScreen):
         yield Footer(show_command_palette=False, compact=True)
 
     def commands(self) -> list[Command]:
-        """What the command palette offers while a chat is on the screen."""
+        """Return the palette commands of the chat screen."""
         return [
-            Command("chat: new", "Begin a chat without the answers so far", self.action_new_chat),
-            Command("chat: open …", "Search, resume, name, delete chats", self.action_chats),
-            Command("chat: name", "Give this chat another name", self.action_rename),
-            Command("chat: system prompt", "What the model is told first",
+            Command("chat: new", "Start a chat without the answers so far", self.action_new_chat),
+            Command("chat: open …", "Search, resume, rename and delete chats", self.action_chats),
+            Command("chat: rename", "Give this chat another name", self.action_rename),
+            Command("chat: system prompt", "Edit what the model reads first",
                     self.action_system_prompt),
-            Command("export: this chat as Markdown", "Write it to a file to read",
+            Command("export: this chat as Markdown", "Write a file for reading",
                     lambda: self.action_export("markdown")),
-            Command("export: this chat as JSON", "Write it to a file with every figure",
+            Command("export: this chat as JSON", "Write a file with all figures",
                     lambda: self.action_export("json")),
-            Command("answer: copy", "Copy the last answer", lambda: self._wish("copy")),
+            Command("answer: copy", "Copy the last answer", lambda: self._act_on_last("copy")),
             Command("answer: edit the question", "Change the last question and send it again",
-                    lambda: self._wish("edit")),
+                    lambda: self._act_on_last("edit")),
             Command("answer: ask again, smaller", "Ask the next smaller arm, and compare the costs",
-                    lambda: self._wish("smaller")),
+                    lambda: self._act_on_last("smaller")),
             Command("answer: ask again, larger", "Ask the next larger arm, and compare the costs",
-                    lambda: self._wish("larger")),
-            Command("energy: gross or net", "Count idle power in, or take it off",
+                    lambda: self._act_on_last("larger")),
+            Command("energy: gross or net", "Include idle power, or subtract it",
                     self.action_toggle_net),
-            Command("energy: quiet mode", "Draw less often, to draw less power",
+            Command("energy: quiet mode", "Redraw less often, to use less power",
                     self.action_toggle_quiet),
         ]  # fmt: skip
 
     async def on_prompt_sent(self, sent: Prompt.Sent) -> None:
+        """Queue the question."""
         await self.ask(Asking(sent.text, replaces=sent.replaces))
 
-    async def on_turn_view_wish(self, wish: TurnView.Wish) -> None:
-        self._grant(wish.view, wish.wish)
+    async def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
+        """Carry out the action on the answer that asked for it."""
+        self._act_on(request.view, request.action)
 
     def action_stop(self) -> None:
-        """Back to the prompt from an answer; from there, stop the running answer."""
+        """Return from an answer to the prompt; from there, end the edit or stop the answer."""
         if isinstance(self.focused, TurnView):
             self._prompt.focus()
         elif self._prompt.editing is not None and not self.busy:
@@ -93,24 +96,24 @@ class ChatScreen(AnsweringScreen):
             super().action_stop()
 
     def action_choose_turn(self) -> None:
-        """Put the focus on the answer before the one that has it, at first on the last."""
+        """Focus the answer before the focused one, or the last one."""
         turns = self._transcript.turns
         before = turns[: turns.index(self.focused)] if self.focused in turns else turns
         if before:
             before[-1].focus()
 
-    def action_toggle_thought(self) -> None:
-        """Fold or unfold the last answer's thought."""
+    def action_toggle_thinking(self) -> None:
+        """Fold or unfold the thinking of the last answer."""
         if turns := self._transcript.turns:
-            turns[-1].action_toggle_thought()
+            turns[-1].action_toggle_thinking()
 
     def action_toggle_net(self) -> None:
         """Switch the panel between gross and net joules."""
         net = self._panel.toggle_net()
-        self.notify("net: idle power is taken off" if net else "gross: idle power is counted in")
+        self.notify("net: idle power is subtracted" if net else "gross: idle power is included")
 
     def action_toggle_quiet(self) -> None:
-        """Draw less often, or as usual."""
+        """Switch between quiet mode, which redraws less often, and the usual pace."""
         quiet = self._drawing.usual is not QUIET
         self._take_pace(QUIET if quiet else USUAL)
         self.notify(f"quiet mode is {'on' if quiet else 'off'}")
@@ -120,13 +123,13 @@ class ChatScreen(AnsweringScreen):
         await self._transcript.page(pages)
 
     async def action_new_chat(self) -> None:
-        """Begin a chat without the answers so far; the system prompt stays."""
-        if self._free():
+        """Start a chat without the answers so far; keep the system prompt."""
+        if self._check_idle():
             await self._take_chat(new_chat(self._conversation.chat.system))
 
     @work(exclusive=True, group="chats")
     async def action_chats(self) -> None:
-        """Show the list of chats, and do what was chosen there."""
+        """Show the list of chats, and apply its result."""
         if self._backend is None:
             self.notify("the log is not open yet", severity="warning")
             return
@@ -135,21 +138,23 @@ class ChatScreen(AnsweringScreen):
 
     @work(exclusive=True, group="chats")
     async def action_rename(self) -> None:
-        """Give this chat another name."""
+        """Rename this chat."""
         name = await self.app.push_screen_wait(
-            TextModal("Name of the chat", self._conversation.name, "Enter takes it", one_line=True)
+            TextModal(
+                "Name of the chat", self._conversation.name, "Enter accepts the name", one_line=True
+            )
         )
         if name:
             await self._change(replace(self._conversation.named, name=name))
 
     @work(exclusive=True, group="chats")
     async def action_system_prompt(self) -> None:
-        """Change what the model is told before everything else in this chat."""
+        """Change the system prompt of this chat."""
         text = await self.app.push_screen_wait(
             TextModal(
                 "System prompt of this chat",
                 self._conversation.chat.system or "",
-                "What the model is told first. Ctrl+S takes it, Esc leaves it; empty for none.",
+                "The model reads this first. Ctrl+S accepts, Esc cancels; empty for none.",
             )
         )
         if text is not None:
@@ -166,28 +171,28 @@ class ChatScreen(AnsweringScreen):
         else:
             self.notify(sanitize(f"written to {path}"), markup=False)
 
-    def _wish(self, wish: TurnAction) -> None:
-        """Do something with the last answer."""
+    def _act_on_last(self, action: TurnAction) -> None:
+        """Carry out an action on the last answer."""
         answered = [turn for turn in self._transcript.turns if turn.record is not None]
         if answered:
-            self._grant(answered[-1], wish)
+            self._act_on(answered[-1], action)
         else:
-            self.notify("there is no answer yet", severity="warning")
+            self.notify("no answer yet", severity="warning")
 
-    def _grant(self, view: TurnView, wish: TurnAction) -> None:
+    def _act_on(self, view: TurnView, action: TurnAction) -> None:
         record = view.record
-        match wish:
+        match action:
             case "copy" if record is not None and record.answer.strip():
                 self.app.copy_to_clipboard(record.answer)
-                self.notify("the answer is on the clipboard")
+                self.notify("answer copied to the clipboard")
             case "edit" if view.ended or record is not None:
                 self._prompt.revise(
                     view.asking.text, record.turn_id if record is not None else None
                 )
             case "smaller" | "larger" if record is not None:
-                self._ask_again(view, wish)
+                self._ask_again(view, action)
             case _:
-                self.notify("there is no answer yet", severity="warning")
+                self.notify("no answer yet", severity="warning")
 
     @work(exclusive=True, group="again")
     async def _ask_again(self, view: TurnView, direction: Direction) -> None:
@@ -202,7 +207,9 @@ class ChatScreen(AnsweringScreen):
             notify_error(self, error.what, error.fix)
             return
         if route is None:
-            self.notify(sanitize(f"no arm here is {direction} than {record.arm}"), markup=False)
+            self.notify(
+                sanitize(f"no arm on this machine is {direction} than {record.arm}"), markup=False
+            )
             return
         self._prompt.focus()
         await self.ask(Asking(record.query, route, record.turn_id))
@@ -210,17 +217,17 @@ class ChatScreen(AnsweringScreen):
     async def _return_from(self, left: ChatsLeft | None) -> None:
         if left is None:
             return
-        here = self._conversation.chat.chat_id
+        current_id = self._conversation.chat.chat_id
         for chat in left.renamed:
-            if chat.chat_id == here:
+            if chat.chat_id == current_id:
                 self._conversation = replace(self._conversation, chat=chat)
-        if left.resume is not None and left.resume.chat_id != here:
+        if left.resume is not None and left.resume.chat_id != current_id:
             await self._resume(left.resume)
-        elif here in left.deleted and self._free():
+        elif current_id in left.deleted and self._check_idle():
             await self._take_chat(new_chat(self._conversation.chat.system))
 
     async def _resume(self, chat: ChatRecord) -> None:
-        if self._backend is None or not self._free():
+        if self._backend is None or not self._check_idle():
             return
         try:
             records = await asyncio.to_thread(self._backend.chats.turns, chat.chat_id)
@@ -238,7 +245,7 @@ class ChatScreen(AnsweringScreen):
         self._prompt.focus()
 
     async def _change(self, chat: ChatRecord) -> None:
-        """Take a new name or system prompt; a chat without turns is kept once it has one."""
+        """Store a new name or system prompt; a chat without turns is saved once it has a name."""
         self._conversation = replace(self._conversation, chat=chat)
         if self._backend is None or not (self._conversation.records or chat.name):
             return
@@ -247,8 +254,8 @@ class ChatScreen(AnsweringScreen):
         except EtuiError as error:
             notify_error(self, error.what, error.fix)
 
-    def _free(self) -> bool:
+    def _check_idle(self) -> bool:
         if self.busy or self._waiting:
-            self.notify("an answer is on its way: stop it with Esc first", severity="warning")
+            self.notify("an answer is running: stop it with Esc first", severity="warning")
             return False
         return True

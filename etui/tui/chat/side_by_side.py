@@ -1,4 +1,4 @@
-"""Two answers to one question: what each cost, in two aligned lines."""
+"""Comparison of two answers to one question: the cost of each, in two aligned lines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from etui.turn.record import TurnRecord
 _GAP = "  "
 
 
-def side_by_side(before: TurnRecord, after: TurnRecord) -> str:
-    """Both costs, one below the other, and how many times the joules the second took."""
+def compare_costs(before: TurnRecord, after: TurnRecord) -> str:
+    """Format both costs, one below the other, and the ratio of their joules."""
     rows = [_row("before", before), _row("now", after)]
     widths = [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -21,16 +21,16 @@ def side_by_side(before: TurnRecord, after: TurnRecord) -> str:
         ).rstrip()
         for row in rows
     ]
-    times = times_text(before, after)
-    return "\n".join([*lines, times] if times else lines)
+    ratio = ratio_text(before, after)
+    return "\n".join([*lines, ratio] if ratio else lines)
 
 
-def times_text(before: TurnRecord, after: TurnRecord) -> str:
-    """``3.7 times the joules``; empty where the two cannot be compared."""
+def ratio_text(before: TurnRecord, after: TurnRecord) -> str:
+    """Return ``3.7 times as many joules as before``; empty if the two cannot be compared."""
     first, second = before.energy, after.energy
     if not first.joules or second.joules is None or first.kind != second.kind:
         return ""
-    return f"{units.significant(second.joules / first.joules, 2)} times the joules of before"
+    return f"{units.significant(second.joules / first.joules, 2)} times as many joules as before"
 
 
 def _row(word: str, record: TurnRecord) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Show the turns of a chat, a window of them at a time."""
+"""The transcript of a chat, with a window of its turns mounted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from etui import units
 from etui.tui.chat.turn_view import TurnView
 from etui.turn.record import TurnRecord
 
-_LOOKS = 4
+_SCROLL_CORRECTIONS = 4
+"""How often the scroll position is corrected after turns were mounted or removed."""
 
 
 WELCOME = """\
@@ -24,17 +25,17 @@ Esc stops an answer and keeps its text. Ctrl+O lists earlier chats. F1 shows all
 
 
 class Transcript(VerticalScroll, can_focus=False):
-    """The scrolling list of turns; of a long chat only a window of them is mounted."""
+    """Scrolling list of turns; only a window of a long chat is mounted."""
 
     HELP = """\
 ## Chat
 
-Each answer ends with its price: tokens, tokens a second, time to first token (TTFT), joules with
-their uncertainty and how they are known, joules per token, mean watts.
+Each answer ends with its cost: tokens, tokens per second, time to first token (TTFT), joules with
+their uncertainty and how they were measured, joules per token, mean watts.
 
 - **counter**: a cumulative hardware counter
 - **integrated**: hardware power readings, integrated over time
-- **estimate**: no hardware reading at all
+- **estimate**: computed without a hardware reading
 - **unmeasured**: nothing could be read
 """
 
@@ -51,14 +52,15 @@ their uncertainty and how they are known, joules per token, mean watts.
         self._welcome = Static(WELCOME, markup=False, classes="welcome")
 
     def compose(self) -> ComposeResult:
+        """Lay out the markers and the welcome text; turns are mounted between them."""
         yield self._marker
         yield self._welcome
         yield self._later
 
     def watch_virtual_size(self) -> None:
-        """Hold on to the end once there is something to scroll.
+        """Anchor to the end once there is something to scroll.
 
-        Textual lays what is anchored and shorter than its place at the bottom, below nothing.
+        Textual puts anchored content that is shorter than its container at the bottom of it.
         """
         longer = self.virtual_size.height > self.size.height
         if longer and not self.is_anchored:
@@ -67,17 +69,17 @@ their uncertainty and how they are known, joules per token, mean watts.
             self.anchor(False)
             self.scroll_home(animate=False, immediate=True)
 
-    def _to_the_end(self) -> None:
+    def _anchor_to_end(self) -> None:
         if self.virtual_size.height > self.size.height:
             self.anchor()
 
     @property
     def turns(self) -> list[TurnView]:
-        """The turns on the screen, oldest first."""
+        """Mounted turns, oldest first."""
         return list(self.query_children(TurnView))
 
     async def show(self, records: Sequence[TurnRecord], replaced: Collection[str]) -> None:
-        """Show a chat from its end."""
+        """Show a chat, scrolled to its end."""
         self._moving = True
         await self.remove_children(TurnView)
         self._records = list(records)
@@ -85,41 +87,41 @@ their uncertainty and how they are known, joules per token, mean watts.
         self._window = TurnWindow(len(records), len(records))
         self._welcome.display = not records
         self._moving = False
-        await self._move_to(latest(len(records)))
-        self.call_after_refresh(self._to_the_end)
+        await self._move_to(latest_window(len(records)))
+        self.call_after_refresh(self._anchor_to_end)
 
     async def add(self, view: TurnView) -> None:
-        """Show a new turn at the bottom, and take the oldest off where there are too many."""
+        """Show a new turn at the bottom, and remove the oldest if there are too many."""
         self._welcome.display = False
         pending = [turn for turn in self.turns if turn.record is None]
         surplus = [turn for turn in pending if turn.ended]
-        await self.remove_children(surplus[:-1])  # said their error, and are in no log
+        await self.remove_children(surplus[:-1])  # their errors were shown, and they are in no log
         room = max(1, MOST_TURNS - len(pending) - 1)
-        await self._move_to(latest(len(self._records), room))
+        await self._move_to(latest_window(len(self._records), room))
         await self.mount(view, before=self._later)
-        self._to_the_end()
+        self._anchor_to_end()
 
-    def keep(self, record: TurnRecord, replaced: Collection[str]) -> None:
-        """The turn at the bottom has become a turn of the chat."""
+    def add_record(self, record: TurnRecord, replaced: Collection[str]) -> None:
+        """Add the record of the finished turn at the bottom."""
         at_end = self._window.end == len(self._records)
         self._records.append(record)
         if at_end:
             self._window = TurnWindow(self._window.first, len(self._records))
         self._replaced = replaced
-        self._mark()
+        self._update_markers()
 
     async def earlier(self) -> None:
-        """Bring in the page of turns before the first one shown, and stay where the reader is."""
+        """Mount the page of turns before the first mounted one, keeping the scroll position."""
         if self._window.first > 0 and not self._moving:
             await self._move_to(self._window.earlier(), stay=True)
 
     async def later(self) -> None:
-        """Bring in the page of turns after the last one shown."""
+        """Mount the page of turns after the last mounted one."""
         if self._window.end < len(self._records) and not self._moving:
             await self._move_to(self._window.later(len(self._records)), stay=True)
 
     async def page(self, pages: int) -> None:
-        """Scroll by a page; past an end, what lies beyond it is brought in."""
+        """Scroll by a page; at an end, mount the turns beyond it."""
         if pages < 0 and self.scroll_y <= 0:
             await self.earlier()
         elif pages < 0:
@@ -130,7 +132,7 @@ their uncertainty and how they are known, joules per token, mean watts.
             self.scroll_page_down()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Bring in more where the reader has come to an end of what is there."""
+        """Mount more turns once the reader reaches an end of the mounted ones."""
         super().watch_scroll_y(old_value, new_value)
         if self._moving or not self.is_mounted:
             return
@@ -143,55 +145,63 @@ their uncertainty and how they are known, joules per token, mean watts.
         if self._moving:
             return
         self._moving = True
-        held = self._held(window) if stay else None
-        place = held.region.y if held is not None else 0
+        fixed = self._find_fixed_turn(window) if stay else None
+        place = fixed.region.y if fixed is not None else 0
         try:
             await self._mount_and_remove(window)
             self._window = window
-            self._mark()
+            self._update_markers()
         finally:
-            if held is None or not self.call_after_refresh(self._hold, held, place):
+            if fixed is None or not self.call_after_refresh(self._keep_in_place, fixed, place):
                 self._moving = False
 
-    def _held(self, window: TurnWindow) -> TurnView | None:
-        """A turn on the screen that stays mounted."""
+    def _find_fixed_turn(self, window: TurnWindow) -> TurnView | None:
+        """Find a turn that stays mounted, if possible one in view."""
         kept = {record.turn_id for record in self._records[window.first : window.end]}
         views = [turn for turn in self.turns if turn.record and turn.record.turn_id in kept]
         seen = [turn for turn in views if turn.region.overlaps(self.region)]
         return next(iter(seen or views), None)
 
-    def _hold(self, view: TurnView, place: int, looks: int = _LOOKS) -> None:
-        """Scroll so that a turn is where it was before others came or went above it.
+    def _keep_in_place(
+        self, view: TurnView, place: int, corrections: int = _SCROLL_CORRECTIONS
+    ) -> None:
+        """Scroll so that a turn stays in place while others are mounted or removed above it.
 
-        Markdown gets its height over more than one layout, so this looks more than once.
+        Markdown reaches its height over several layouts, so the position is corrected repeatedly.
         """
         if view.is_mounted and view.region.y != place:
             y = self.scroll_y + view.region.y - place
             self.scroll_to(y=y, animate=False, force=True, immediate=True)
-        again = view.is_mounted and looks > 1
-        if not (again and self.call_after_refresh(self._hold, view, place, looks - 1)):
+        repeat = view.is_mounted and corrections > 1
+        if not (
+            repeat and self.call_after_refresh(self._keep_in_place, view, place, corrections - 1)
+        ):
             self._moving = False
 
     async def _mount_and_remove(self, window: TurnWindow) -> None:
-        wanted = self._records[window.first : window.end]
-        ids = {record.turn_id for record in wanted}
+        records = self._records[window.first : window.end]
+        ids = {record.turn_id for record in records}
         shown = {turn.record.turn_id: turn for turn in self.turns if turn.record is not None}
         await self.remove_children([view for id_, view in shown.items() if id_ not in ids])
-        kept = [at for at, record in enumerate(wanted) if record.turn_id in shown]
+        kept = [at for at, record in enumerate(records) if record.turn_id in shown]
         if not kept:
             pending = next(iter(self.turns), None)
-            await self.mount_all([TurnView.of(r) for r in wanted], before=pending or self._later)
+            await self.mount_all(
+                [TurnView.from_record(r) for r in records], before=pending or self._later
+            )
             return
         first, last = kept[0], kept[-1]
-        above, below = wanted[:first], wanted[last + 1 :]
+        above, below = records[:first], records[last + 1 :]
         if above:
             await self.mount_all(
-                [TurnView.of(r) for r in above], before=shown[wanted[first].turn_id]
+                [TurnView.from_record(r) for r in above], before=shown[records[first].turn_id]
             )
         if below:
-            await self.mount_all([TurnView.of(r) for r in below], after=shown[wanted[last].turn_id])
+            await self.mount_all(
+                [TurnView.from_record(r) for r in below], after=shown[records[last].turn_id]
+            )
 
-    def _mark(self) -> None:
+    def _update_markers(self) -> None:
         first, below = self._window.first, len(self._records) - self._window.end
         for turn in self.turns:
             if turn.record is None:
@@ -199,41 +209,41 @@ their uncertainty and how they are known, joules per token, mean watts.
             else:
                 turn.show_replaced(turn.record.turn_id in self._replaced)
         self._marker.display = first > 0
-        self._marker.update(f"▲ {units.count_text(first, 'earlier turn')}: Page Up brings them")
+        self._marker.update(f"▲ {units.count_text(first, 'earlier turn')}: Page Up shows them")
         self._later.display = below > 0
-        self._later.update(f"▼ {units.count_text(below, 'later turn')}: Page Down brings them")
+        self._later.update(f"▼ {units.count_text(below, 'later turn')}: Page Down shows them")
 
 
 MOST_TURNS = 20
-"""Turns kept on the screen while answers come: each more makes every new token dearer to draw."""
+"""Turns kept mounted while answers stream: each one makes a new token more expensive to draw."""
 
 
 PAGE_TURNS = 10
-"""Turns brought in at a time when the reader scrolls."""
+"""Turns mounted at a time when the reader scrolls."""
 
 
 MOST_TURNS_READING = 40
-"""Turns kept while the reader scrolls through earlier ones."""
+"""Turns kept mounted while the reader scrolls through earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnWindow:
-    """The turns ``first <= index < end`` of a chat are on the screen."""
+    """Range of the mounted turns of a chat: ``first <= index < end``."""
 
     first: int = 0
     end: int = 0
 
     def earlier(self) -> TurnWindow:
-        """A page further up; what is too far below is let go."""
+        """Return the window one page further up, without the turns too far below."""
         first = max(0, self.first - PAGE_TURNS)
         return TurnWindow(first, min(self.end, first + MOST_TURNS_READING))
 
     def later(self, total: int) -> TurnWindow:
-        """A page further down; what is too far above is let go."""
+        """Return the window one page further down, without the turns too far above."""
         end = min(total, self.end + PAGE_TURNS)
         return TurnWindow(max(self.first, end - MOST_TURNS_READING), end)
 
 
-def latest(total: int, most: int = MOST_TURNS) -> TurnWindow:
-    """The last turns of a chat."""
+def latest_window(total: int, most: int = MOST_TURNS) -> TurnWindow:
+    """Return the window of the last turns of a chat."""
     return TurnWindow(max(0, total - most), total)

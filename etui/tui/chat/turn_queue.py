@@ -1,4 +1,4 @@
-"""The flow of questions: one turn runs at a time, those asked meanwhile wait."""
+"""The queue of questions: one turn runs at a time, and later questions wait."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from etui.tui.chat.messages import (
 )
 from etui.tui.chat.progress import TurnProgress, advance
 from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.side_by_side import side_by_side
+from etui.tui.chat.side_by_side import compare_costs
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_view import TurnView
 from etui.tui.modals import ConfirmModal
@@ -46,9 +46,9 @@ from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 
 
 class AnsweringScreen(Screen[None]):
-    """Runs the turns of one chat, in a worker thread that only posts facts.
+    """Screen that runs the turns of one chat, in a worker thread that only posts facts.
 
-    Before the backend is there, and while a model is loaded ahead, questions wait as well.
+    Questions also wait until the services are open, and while a model is loaded ahead.
     """
 
     def __init__(self, config: Config, route: Route) -> None:
@@ -70,21 +70,22 @@ class AnsweringScreen(Screen[None]):
         self._prompt = Prompt()
 
     def on_mount(self) -> None:
+        """Show the route and start the redraw timer."""
         self._panel.show_route(self._route)
         self._take_pace(QUIET if self._config.quiet else USUAL)
 
     @property
     def conversation(self) -> Conversation:
-        """The chat on the screen."""
+        """The chat that is shown."""
         return self._conversation
 
     @property
     def busy(self) -> bool:
-        """An answer is on its way."""
+        """Whether an answer is running."""
         return self._answering is not None
 
     def attach(self, backend: Services) -> None:
-        """The backend is there: load the likely model, then answer what was asked meanwhile."""
+        """Use these services: load the likely model, then answer the waiting questions."""
         self._backend = backend
         self._drawing.decode_with(backend.threads, backend.cpus)
         backend.runner.on_loaded = lambda loaded: self.post_message(ModelLoaded(loaded))
@@ -94,7 +95,7 @@ class AnsweringScreen(Screen[None]):
         self._look_up_spending()
 
     def take_route(self, route: Route) -> None:
-        """The next questions go this way."""
+        """Use this route for the next questions."""
         self._route = route
         self._panel.show_route(route)
         self._look_up_spending()
@@ -113,15 +114,15 @@ class AnsweringScreen(Screen[None]):
         self._backend.runner.cancel()
 
     async def ask(self, asking: Asking) -> None:
-        """Answer a question as soon as those before it are answered."""
+        """Queue a question, to be answered after those before it."""
         view = TurnView(asking)
         await self._transcript.add(view)
         view.show_progress(TurnProgress(), time.monotonic_ns(), None)
         self._waiting.append(view)
-        self._next()
+        self._start_next()
 
     def action_stop(self) -> None:
-        """Stop the running answer, else give a waiting question back to the prompt."""
+        """Stop the running answer; without one, return a waiting question to the prompt."""
         if self._answering is not None and self._backend is not None:
             self._backend.runner.cancel()
         elif self._waiting:
@@ -129,7 +130,7 @@ class AnsweringScreen(Screen[None]):
             self._prompt.put_back(view.asking.text)
             view.remove()
 
-    def _next(self) -> None:
+    def _start_next(self) -> None:
         if self._backend is None or self._warming or self.busy or not self._waiting:
             return
         view = self._answering = self._waiting.popleft()
@@ -153,6 +154,7 @@ class AnsweringScreen(Screen[None]):
         )
 
     async def on_turn_updated(self, news: TurnUpdated) -> None:
+        """Advance the progress of the running turn, and show the fact."""
         view = self._answering
         if view is None:
             return
@@ -182,22 +184,22 @@ class AnsweringScreen(Screen[None]):
             case TextBatch():
                 await view.write(fact)
             case TurnFinished():
-                await self._finish(view, fact)
+                await self._finish_turn(view, fact)
             case TurnEnded():
-                await self._end(view, fact)
+                await self._end_turn(view, fact)
 
-    async def _finish(self, view: TurnView, finished: TurnFinished) -> None:
+    async def _finish_turn(self, view: TurnView, finished: TurnFinished) -> None:
         record = finished.record
         await view.finish(finished)
         self._conversation = self._conversation.with_record(record)
-        self._transcript.keep(record, self._conversation.replaced())
+        self._transcript.add_record(record, self._conversation.replaced())
         self._panel.show_record(record)
         self._panel.show_chat(self._conversation.records)
         before = [r for r in self._conversation.records if r.turn_id == view.asking.replaces]
         if before and before[0].query == record.query:
-            view.show_costs(side_by_side(before[0], record))
+            view.show_costs(compare_costs(before[0], record))
 
-    async def _end(self, view: TurnView, ended: TurnEnded) -> None:
+    async def _end_turn(self, view: TurnView, ended: TurnEnded) -> None:
         await view.close_stream()
         view.ended = True
         if ended.engine_lost:
@@ -208,7 +210,7 @@ class AnsweringScreen(Screen[None]):
         self._answering = None
         if self._leaving:
             self.app.exit()
-        self._next()
+        self._start_next()
         self._look_up_spending()
 
     def _load_ahead(self) -> None:
@@ -226,6 +228,7 @@ class AnsweringScreen(Screen[None]):
         )
 
     def on_warm_up_news(self, news: WarmUpNews) -> None:
+        """Show how loading a model ahead proceeds; afterwards start the next question."""
         match news.fact:
             case WarmingUp(model=model):
                 if model not in self._panel.residents:
@@ -237,35 +240,38 @@ class AnsweringScreen(Screen[None]):
                 if what:
                     self._panel.show_no_model()
                     notify_error(self, what, fix)
-                self._next()
+                self._start_next()
 
     def _confirm(self, question: str) -> bool:
-        """Ask the user, from the thread of the turn, which waits; leaving means no."""
+        """Ask the user from the turn's thread, which waits; leaving the app means no."""
         answer = self._confirming = SimpleQueue[bool]()
         self.post_message(BudgetConfirm(question, answer))
         return answer.get()
 
-    def on_budget_confirm(self, asked: BudgetConfirm) -> None:
+    def on_budget_confirm(self, request: BudgetConfirm) -> None:
+        """Ask whether to exceed the budget; refuse while the app is leaving."""
         if self._leaving:
-            asked.answer.put(False)
+            request.answer.put(False)
         else:
             self.app.push_screen(
-                ConfirmModal(asked.question), lambda yes: asked.answer.put(bool(yes))
+                ConfirmModal(request.question), lambda yes: request.answer.put(bool(yes))
             )
 
     def on_model_loaded(self, news: ModelLoaded) -> None:
+        """Show the loaded model."""
         self._panel.show_loaded(news.loaded)
 
     def on_model_unloaded(self, news: ModelUnloaded) -> None:
+        """Remove the unloaded model from the panel."""
         self._panel.show_unloaded(news.model)
 
     def _look_up_spending(self) -> None:
         if self._backend is not None:
-            self._spending(self._backend, self._route)
+            self._show_spending(self._backend, self._route)
 
     @work(exclusive=True, group="spending", exit_on_error=False)
-    async def _spending(self, backend: Services, route: Route) -> None:
-        """Totals of the day; where the log cannot be read the turn itself says so already."""
+    async def _show_spending(self, backend: Services, route: Route) -> None:
+        """Show the totals of the day; the turn itself already reports an unreadable log."""
         try:
             spending = await asyncio.to_thread(backend.chats.spending, route)
         except EtuiError as error:
@@ -274,6 +280,7 @@ class AnsweringScreen(Screen[None]):
             self._panel.show_spending(spending)
 
     def on_text_area_changed(self) -> None:
+        """Draw answers less often while the user types."""
         self._drawing.key_typed()
 
     def _take_pace(self, pace: Pace) -> None:

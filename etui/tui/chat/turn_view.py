@@ -1,4 +1,4 @@
-"""Show one turn: question, route, thinking, answer, energy."""
+"""One turn on the screen: question, route, thinking, answer, energy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from etui.text.sanitize import sanitize, shorten
 from etui.text.tables import SEPARATOR
 from etui.tui.chat.conversation import Asking
 from etui.tui.chat.messages import TextBatch
-from etui.tui.chat.progress import TurnProgress, progress_line, thinking_title, thought_title
+from etui.tui.chat.progress import (
+    TurnProgress,
+    finished_thinking_title,
+    progress_line,
+    running_thinking_title,
+)
 from etui.tui.power.phases import Stage
 from etui.tui.widgets.code_fences import ShortFences
 from etui.tui.widgets.fact_line import FactLine
@@ -34,35 +39,35 @@ MOST_QUESTION_CHARACTERS = 4_000
 MOST_QUESTION_LINES = 40
 
 
-MOST_LIVE_THOUGHT_CHARACTERS = 1_500
+MOST_LIVE_THINKING_CHARACTERS = 1_500
 
 
 TurnAction = Literal["smaller", "larger", "edit", "copy"]
 
 
-def _markdown_parser() -> MarkdownIt:
-    """Markdown without raw HTML, which would otherwise vanish from the answer."""
+def _build_markdown_parser() -> MarkdownIt:
+    """Build a Markdown parser that shows raw HTML as text instead of dropping it."""
     return MarkdownIt("gfm-like", {"html": False})
 
 
-def _text(content: str, name: str) -> Static:
-    """A line of text in which nothing is markup, hidden while it is empty."""
+def _build_line(content: str, name: str) -> Static:
+    """Build a line of literal text, hidden while it is empty."""
     static = Static(content, markup=False, classes=name)
     static.display = bool(content)
     return static
 
 
 class TurnView(Vertical, can_focus=True):
-    """A turn: question, why-line, thought, answer, energy line."""
+    """A turn: question, why-line, thinking, answer, energy line."""
 
     FOCUS_ON_CLICK = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c", "wish('copy')", "Copy answer", id="turn.copy"),
-        Binding("e", "wish('edit')", "Edit", id="turn.edit"),
-        Binding("minus", "wish('smaller')", "Ask smaller", id="turn.smaller", key_display="-"),
-        Binding("plus,equals_sign", "wish('larger')", "Ask larger", id="turn.larger",
+        Binding("c", "request('copy')", "Copy answer", id="turn.copy"),
+        Binding("e", "request('edit')", "Edit", id="turn.edit"),
+        Binding("minus", "request('smaller')", "Ask smaller", id="turn.smaller", key_display="-"),
+        Binding("plus,equals_sign", "request('larger')", "Ask larger", id="turn.larger",
                 key_display="+"),
-        Binding("t", "toggle_thought", "Thought", id="turn.thought"),
+        Binding("t", "toggle_thinking", "Thinking", id="turn.thought"),
         Binding("up", "app.focus_previous", "Earlier", id="turn.up", show=False),
         Binding("down", "app.focus_next", "Later", id="turn.down", show=False),
     ]  # fmt: skip
@@ -70,18 +75,18 @@ class TurnView(Vertical, can_focus=True):
     HELP = """\
 ## Answer
 
-`c` copies the answer, `e` brings the question back to be edited and sent again. `-` and `+` ask
-it again with the next smaller or larger arm, and show both costs. The answer that comes last takes
-the place of the one before it, and of what followed, in what the model remembers of the chat.
+`c` copies the answer, `e` puts the question back into the prompt to edit and send again. `-` and
+`+` ask it again with the next smaller or larger arm, and show both costs. The new answer replaces
+the earlier one, and the turns after it, in the history that the model reads.
 """
 
-    class Wish(Message):
-        """Something is to be done with this turn."""
+    class ActionRequested(Message):
+        """An action on this turn was requested."""
 
-        def __init__(self, view: TurnView, wish: TurnAction) -> None:
+        def __init__(self, view: TurnView, action: TurnAction) -> None:
             super().__init__()
             self.view = view
-            self.wish = wish
+            self.action = action
 
     def __init__(self, asking: Asking) -> None:
         super().__init__()
@@ -92,37 +97,38 @@ the place of the one before it, and of what followed, in what the model remember
             sanitize(asking.text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
         )
         more = f"\n… and {units.count_text(left_out, 'character')} more" if left_out else ""
-        self._question = _text(f"❯ {shown}{more}", "question")
+        self._question = _build_line(f"❯ {shown}{more}", "question")
         self._why = FactLine(classes="why")
-        self._thought_text = Static("", markup=False, classes="thought-text")
-        self._thought = Collapsible(self._thought_text, title="thought", collapsed=False)
-        self._thought.display = False
-        self._answer = Markdown(parser_factory=_markdown_parser, open_links=False)
+        self._thinking_body = Static("", markup=False, classes="thought-text")
+        self._thinking_box = Collapsible(self._thinking_body, title="thinking", collapsed=False)
+        self._thinking_box.display = False
+        self._answer = Markdown(parser_factory=_build_markdown_parser, open_links=False)
         self._answer.display = False
         self._status = FactLine(classes="status")
         self._energy = FactLine(classes="energy")
         self._predicted = FactLine(classes="predicted")
-        self._costs = _text("", "costs")
-        self._error = _text("", "error")
+        self._costs = _build_line("", "costs")
+        self._error = _build_line("", "error")
         self._stream: MarkdownStream | None = None
         self._fences = ShortFences()
         self._thinking = ""
         self._written = ""
         self._thinking_tokens = 0
-        self._thought_folded = False
+        self._thinking_folded = False
 
     @classmethod
-    def of(cls, record: TurnRecord) -> TurnView:
-        """The view of a turn of the log."""
+    def from_record(cls, record: TurnRecord) -> TurnView:
+        """Build the view of a logged turn."""
         view = cls(Asking(record.query))
         view.record = record
         view.ended = True
         return view
 
     def compose(self) -> ComposeResult:
+        """Lay out the parts of the turn."""
         yield self._question
         yield self._why
-        yield self._thought
+        yield self._thinking_box
         yield self._answer
         yield self._status
         yield self._error
@@ -131,6 +137,7 @@ the place of the one before it, and of what followed, in what the model remember
         yield self._costs
 
     async def on_mount(self) -> None:
+        """Show the record of a logged turn."""
         if self.record is not None:
             self._why.show(logged_why(self.record))
             for hop in self.record.hops:
@@ -141,24 +148,24 @@ the place of the one before it, and of what followed, in what the model remember
                 _show(self._error, f"✗ {sanitize(self.record.error)}")
 
     def show_progress(self, progress: TurnProgress, now_ns: int, joules: str | None) -> None:
-        """What the turn is doing now."""
+        """Show what the turn is doing now."""
         self._status.show(progress_line(progress, now_ns, joules))
         self.set_class(progress.stage is Stage.QUEUED, "-queued")
 
     def show_decision(self, decided: Decided) -> None:
-        """Why this model answers."""
+        """Show why this model answers."""
         notices = [f"! {notice}" for notice in decided.decision.notices]
         self._why.show(sanitize("\n".join([why_line(decided.decision), *notices])))
 
     def show_hop(self, hop: HopStarted) -> None:
-        """Another arm answers after the one before it."""
-        way = hop.arm if hop.arm == hop.reasoning else f"{hop.arm} ({hop.reasoning})"
-        route = " › ".join(["then", way, hop.model])
+        """Show that another arm answers after the previous one."""
+        arm = hop.arm if hop.arm == hop.reasoning else f"{hop.arm} ({hop.reasoning})"
+        route = " › ".join(["then", arm, hop.model])
         parts = [self._why.facts, SEPARATOR.join(p for p in (route, hop.why) if p)]
         self._why.show(sanitize("\n".join(part for part in parts if part)))
 
     async def end_hop(self, hop: HopEnded) -> None:
-        """An answer that does not stand is folded away, dimmed, and gives way to the next."""
+        """Fold away an answer that is not taken, dimmed, to make room for the next."""
         if hop.taken:
             return
         await self.close_stream()
@@ -166,28 +173,28 @@ the place of the one before it, and of what followed, in what the model remember
         await self._fold_away(hop, text)
         self._thinking = self._written = ""
         self._thinking_tokens = 0
-        self._thought_folded = False
-        self._thought.collapsed = False
-        self._thought.display = self._answer.display = False
-        self._thought_text.update("")
+        self._thinking_folded = False
+        self._thinking_box.collapsed = False
+        self._thinking_box.display = self._answer.display = False
+        self._thinking_body.update("")
         await self._answer.update("")
 
     async def _fold_away(self, hop: HopEnded | HopRecord, text: str) -> None:
         shown, _ = shorten(sanitize(text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES)
         body = Static(shown or "no text", markup=False, classes="thought-text")
         title = escape(sanitize(hop_line(hop)))
-        await self.mount(Collapsible(body, title=title, classes="hop"), before=self._thought)
+        await self.mount(Collapsible(body, title=title, classes="hop"), before=self._thinking_box)
 
     async def write(self, batch: TextBatch) -> None:
-        """Take what was decoded since the last batch."""
+        """Show the text decoded since the last batch."""
         if batch.thinking:
             self._thinking += batch.thinking
             self._thinking_tokens += batch.thinking_tokens
-            self._thought.display = True
-            self._thought_text.update(sanitize(_tail(self._thinking)).strip())
-            self._thought.title = thinking_title(self._thinking_tokens)
+            self._thinking_box.display = True
+            self._thinking_body.update(sanitize(_tail(self._thinking)).strip())
+            self._thinking_box.title = running_thinking_title(self._thinking_tokens)
         if batch.answer:
-            self._fold_thought()
+            self._fold_thinking()
             if self._stream is None:
                 self._answer.display = True
                 self._answer.add_class("-streaming")
@@ -197,18 +204,18 @@ the place of the one before it, and of what followed, in what the model remember
             await self._stream.write(self._fences.feed(sanitize(batch.answer)))
 
     async def finish(self, finished: TurnFinished) -> None:
-        """Show the answer as it went into the log, and what it cost."""
+        """Show the answer as logged, and its cost."""
         self.record = finished.record
         self._status.show("")
         await self.close_stream()
         await self._show_record(finished.record)
 
     def show_costs(self, costs: str) -> None:
-        """What it cost beside the answer it took the place of."""
+        """Show the cost next to that of the replaced answer."""
         _show(self._costs, costs)
 
     def show_replaced(self, replaced: bool) -> None:
-        """Whether another answer has taken the place of this one."""
+        """Mark whether another answer has replaced this one."""
         self.set_class(replaced, "-replaced")
 
     async def _show_record(self, record: TurnRecord) -> None:
@@ -218,52 +225,52 @@ the place of the one before it, and of what followed, in what the model remember
             # Streamed tables and reference links differ from parsed ones: parse the whole once.
             await self._answer.update(sanitize(record.answer))
         elif record.status == "complete":
-            self._status.show("the model answered with nothing")
+            self._status.show("the model returned an empty answer")
         if record.thinking.strip():
-            self._thought.display = True
-            self._thought_text.update(sanitize(record.thinking).strip())
-            self._thought.title = thought_title(record)
-            self._fold_thought()
+            self._thinking_box.display = True
+            self._thinking_body.update(sanitize(record.thinking).strip())
+            self._thinking_box.title = finished_thinking_title(record)
+            self._fold_thinking()
         self._energy.show(energy_line(record))
         self._predicted.show(predicted_line(record))
 
     async def close_stream(self) -> None:
-        """Write what the stream still holds."""
+        """Write the buffered text and close the stream."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
             await stream.stop()
 
     def show_error(self, error: EtuiError) -> None:
-        """Say what went wrong and how to mend it."""
+        """Show an error and its fix."""
         fix = f"\n→ {sanitize(error.fix)}" if error.fix else ""
         _show(self._error, f"✗ {sanitize(error.what)}{fix}")
 
-    def action_toggle_thought(self) -> None:
-        """Fold the thought or unfold it."""
-        self._thought_folded = True
-        self._thought.collapsed = not self._thought.collapsed
+    def action_toggle_thinking(self) -> None:
+        """Fold or unfold the thinking."""
+        self._thinking_folded = True
+        self._thinking_box.collapsed = not self._thinking_box.collapsed
 
-    def action_wish(self, wish: TurnAction) -> None:
-        """Ask the screen to do something with this turn."""
-        self.post_message(self.Wish(self, wish))
+    def action_request(self, action: TurnAction) -> None:
+        """Request an action on this turn from the screen."""
+        self.post_message(self.ActionRequested(self, action))
 
     def on_click(self, event: events.Click) -> None:
-        """A click on the question chooses the turn; elsewhere it selects text."""
+        """Focus the turn on a click on its question; elsewhere a click selects text."""
         if event.widget is self._question:
             self.focus()
 
-    def _fold_thought(self) -> None:
-        """Fold the thought away once, when the answer begins; then it is the reader's."""
-        if not self._thought_folded:
-            self._thought_folded = True
-            self._thought.collapsed = True
+    def _fold_thinking(self) -> None:
+        """Fold the thinking once, when the answer begins; afterwards only the user folds it."""
+        if not self._thinking_folded:
+            self._thinking_folded = True
+            self._thinking_box.collapsed = True
 
 
 def _tail(thinking: str) -> str:
-    """The end of a thought under way: the whole of a long one would be laid out again and again."""
-    if len(thinking) <= MOST_LIVE_THOUGHT_CHARACTERS:
+    """Return the end of running thinking: a long text is expensive to lay out per batch."""
+    if len(thinking) <= MOST_LIVE_THINKING_CHARACTERS:
         return thinking
-    return f"… {thinking[-MOST_LIVE_THOUGHT_CHARACTERS:]}"
+    return f"… {thinking[-MOST_LIVE_THINKING_CHARACTERS:]}"
 
 
 def _show(static: Static, content: str) -> None:
@@ -272,7 +279,7 @@ def _show(static: Static, content: str) -> None:
 
 
 def logged_why(record: TurnRecord) -> str:
-    """The why-line of a turn of the log, as it was when the answer came."""
+    """Format the why-line of a logged turn, as it was shown with the answer."""
     parts = route_parts(
         record.policy, record.rule, record.arm, record.reasoning, record.model, record.why
     )
@@ -280,7 +287,7 @@ def logged_why(record: TurnRecord) -> str:
 
 
 def hop_line(hop: HopEnded | HopRecord) -> str:
-    """An answer that did not stand: ``not taken: quick › smollm2-135m · 41 % sure · 12 J``."""
+    """Describe an answer not taken: ``not taken: quick › smollm2-135m · 41 % sure · 12 J``."""
     parts = [f"not taken: {hop.arm} › {hop.model}", hop.why]
     if hop.joules is not None:
         parts.append(units.energy_text(hop.joules))
@@ -288,7 +295,7 @@ def hop_line(hop: HopEnded | HopRecord) -> str:
 
 
 def predicted_line(record: TurnRecord) -> str:
-    """``27 % more joules than predicted``; empty where nothing was predicted or measured."""
+    """Return ``27 % more joules than predicted``; empty if nothing was predicted or measured."""
     predicted, measured = record.predicted_joules, record.energy.joules
     parts = []
     if predicted and measured is not None:
@@ -296,5 +303,5 @@ def predicted_line(record: TurnRecord) -> str:
         word = "more" if share >= 0 else "fewer"
         parts.append(f"{units.percent_text(abs(share))} {word} joules than predicted")
     if record.predicted_accuracy is not None:
-        parts.append(f"expected to be right {units.percent_text(record.predicted_accuracy)}")
+        parts.append(f"predicted accuracy {units.percent_text(record.predicted_accuracy)}")
     return SEPARATOR.join(parts)

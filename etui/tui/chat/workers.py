@@ -1,4 +1,4 @@
-"""What the chat's worker threads do: they only ever post facts, and never wait for the screen."""
+"""Work of the chat's threads, which only post facts and never wait for the screen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from etui.chat import Query
 from etui.errors import EngineFailed, EtuiError, fault_text
 from etui.runtime.route import Route
-from etui.tui.chat.batching import batched
+from etui.tui.chat.batching import batch_events
 from etui.tui.chat.messages import TurnEnded, TurnFact, WarmedUp, WarmingUp, WarmUpFact
 from etui.tui.pacing import Pace
 from etui.tui.services import Services
@@ -27,12 +27,12 @@ def answer(
     """Run one turn to its end; the last fact is always ``TurnEnded``."""
     ended = TurnEnded()
     try:
-        for fact in batched(backend.runner.run(query, route, replaces), pace=pace):
+        for fact in batch_events(backend.runner.run(query, route, replaces), pace=pace):
             post(fact)
     except EtuiError as error:
         ended = TurnEnded(error.what, error.fix, isinstance(error, EngineFailed))
     except Exception as error:  # noqa: BLE001 - a fault must reach the screen and end the turn
-        ended = TurnEnded(*_fault(error, log_dir))
+        ended = TurnEnded(*_describe_fault(error, log_dir))
     post(ended)
 
 
@@ -48,9 +48,9 @@ def warm_up(
     except EtuiError as error:
         done = WarmedUp(None, error.what, error.fix)
     except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-        done = WarmedUp(None, *_fault(error, log_dir))
+        done = WarmedUp(None, *_describe_fault(error, log_dir))
     post(done)
 
 
-def _fault(error: Exception, log_dir: Path) -> tuple[str, str]:
-    return fault_text(error), f"ask again; the engine's own words are in {log_dir}"
+def _describe_fault(error: Exception, log_dir: Path) -> tuple[str, str]:
+    return fault_text(error), f"ask again; the log files are in {log_dir}"

@@ -1,1 +1,1 @@
-"""The power panel beside the chat."""
+"""The power panel of the chat screen."""

@@ -1,4 +1,4 @@
-"""One power channel of the panel: its name, its watts in words, its graph."""
+"""One power channel of the panel: its name, its watts as text, its graph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KIND_WORDS = {
 
 
 class ChannelMeter(Vertical):
-    """One channel: its name, its watts in words, its graph."""
+    """One channel: its name, its watts as text, its graph."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -37,6 +37,7 @@ class ChannelMeter(Vertical):
         self._state = FactLine(classes="state")
 
     def compose(self) -> ComposeResult:
+        """Lay out the name, the watts, the graph and the state."""
         label = sanitize(self._channel.label or self._channel.scope)
         yield Static(label, markup=False, classes="label")
         yield self._watts
@@ -44,12 +45,12 @@ class ChannelMeter(Vertical):
         yield self._state
 
     def push(self, power: ChannelPower, samples: int) -> None:
-        """Take the latest reading, which stands for so many samples."""
+        """Add the latest reading, which covers ``samples`` graph samples."""
         self._graph.push(power.watts, samples)
-        self._watts.say(watts_line(power, self._graph.top_watts))
+        self._watts.set_text(watts_line(power, self._graph.top_watts))
 
     def show_vitals(self, vitals: Vitals) -> None:
-        """Its idle line, and how its GPU is."""
+        """Show the idle watts of the channel and the state of its GPU."""
         idle = vitals.idle_by_channel.get(self._channel.id)
         self._graph.show_idle(idle)
         gpu = next((state for state in vitals.gpus if state.scope == self._channel.scope), None)
@@ -57,7 +58,7 @@ class ChannelMeter(Vertical):
 
 
 def watts_line(power: ChannelPower, top_watts: float) -> str:
-    """``118 W of 350 W · counter``; a scale without a known limit says so."""
+    """Return ``118 W of 350 W · counter``, or the top of the scale if no limit is known."""
     channel = power.channel
     if power.watts is None:
         return f"{units.UNMEASURED} now{SEPARATOR}{_KIND_WORDS[channel.kind]}"
@@ -73,7 +74,7 @@ def watts_line(power: ChannelPower, top_watts: float) -> str:
 
 
 def state_line(idle_watts: float | None, kind: Kind, gpu: GpuState | None) -> str:
-    """``idle 61.0 W · 54 °C · 4.10 GB of 48.3 GB VRAM``; what is not known is left out."""
+    """Return ``idle 61.0 W · 54 °C · 4.10 GB of 48.3 GB VRAM``, without unknown values."""
     idle = "not measured" if idle_watts is None else units.watts_text(idle_watts, kind)
     parts = [f"idle {idle}"]
     if gpu is not None and gpu.temperature_celsius is not None:
@@ -85,7 +86,7 @@ def state_line(idle_watts: float | None, kind: Kind, gpu: GpuState | None) -> st
 
 
 def total_watts(powers: Sequence[ChannelPower]) -> str:
-    """Watts of all channels that make up the total, as text; unmeasured when one is not known."""
+    """Format the watts of all channels in the total; unmeasured if one is unknown."""
     counted = [power for power in powers if power.in_total]
     known = [power.watts for power in counted if power.watts is not None]
     if not counted or len(known) < len(counted):

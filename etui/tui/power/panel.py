@@ -1,4 +1,4 @@
-"""Show live power, the energy of the running answer and what was spent."""
+"""The power panel: live power, energy of the running answer, and spent energy."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from etui.turn.record import TurnEnergy, TurnRecord
 _SPENT = ("chat", "today", "turn", "hour", "day")
 
 
-NOTHING_READ = "nothing on this machine can be read; `etui doctor` says why"
+NOTHING_READ = "no power sensor can be read; `etui doctor` shows why"
 
 
 class Section(Vertical):
-    """A heading and its text."""
+    """A heading and the text below it."""
 
     def __init__(self, heading: str, name: str) -> None:
         super().__init__(classes=f"wide section {name}")
@@ -39,27 +39,28 @@ class Section(Vertical):
         self._body = Line("–", classes="body")
 
     def compose(self) -> ComposeResult:
+        """Lay out the heading and the text."""
         yield self._heading
         yield self._body
 
     def show(self, body: str) -> None:
         """Show this text."""
-        self._body.say(body)
+        self._body.set_text(body)
 
     def rename(self, heading: str) -> None:
-        """Show it under another heading."""
-        self._heading.say(heading)
+        """Replace the heading."""
+        self._heading.set_text(heading)
 
 
 class PowerPanel(VerticalScroll, can_focus=False):
-    """The side panel; on a narrow screen the style sheet shows its one line instead."""
+    """The side panel; on a narrow screen the style sheet reduces it to one line."""
 
     HELP = """\
 ## Power
 
-Watts now, on a scale from 0 to the channel's limit, with the idle line dotted. The letters under
-the graph say what was going on: L load, P prefill, T thinking, A answer. The joules of an answer
-leave the loading of the model out. *Gross* counts idle power in, *net* takes it off.
+Watts now, on a scale from 0 to the channel's limit; the dotted line is the idle power. The letters
+under the graph show the stage: L load, P prefill, T thinking, A answer. The joules of an answer do
+not include loading the model. *Gross* includes idle power, *net* subtracts it.
 """
 
     def __init__(self) -> None:
@@ -85,6 +86,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._watts_text = self._turn_text = self._model_text = ""
 
     def compose(self) -> ComposeResult:
+        """Lay out the one line of narrow screens, and the parts of wide ones."""
         yield self._fold
         yield self._power
         yield self._nothing
@@ -98,6 +100,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         yield self._app
 
     def on_mount(self) -> None:
+        """Show the panel before any reading or model."""
         self._strip.add_class("wide")
         self._model.show("no model")
         self._show_totals()
@@ -108,7 +111,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         return frozenset(self._residents)
 
     async def show_power(self, meter: PowerMeter, stage: Stage) -> None:
-        """Take the latest readings of every channel, and what is going on."""
+        """Add the latest reading of every channel, and the current stage."""
         powers = meter.latest()
         for power in powers:
             shown = self._meters.get(power.channel.id)
@@ -120,10 +123,10 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._strip.push(stage, self._pace.samples)
         self._watts_text = total_watts(powers)
         several = len([power for power in powers if power.in_total]) > 1
-        self._power.say(f"Power now: {self._watts_text}" if several else "Power now")
+        self._power.set_text(f"Power now: {self._watts_text}" if several else "Power now")
         self._nothing.display = not powers
         if not powers:
-            self._nothing.say(f"{units.UNMEASURED}: {NOTHING_READ}")
+            self._nothing.set_text(f"{units.UNMEASURED}: {NOTHING_READ}")
         self._vitals_tick -= 1
         if self._vitals_tick <= 0:
             self._vitals_tick = round(1 / self._pace.tick_seconds)
@@ -131,11 +134,11 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._show_fold()
 
     def show_stage(self, stage: Stage) -> None:
-        """A stage was entered: even one that is over at once is marked under the graph."""
+        """Mark a new stage under the graph, even one that ends at once."""
         self._strip.note(stage)
 
     def show_turn(self, meter: PowerMeter, start_ns: int, now_ns: int, output_tokens: int) -> str:
-        """Joules of the running answer since its start; returns their text."""
+        """Show the joules of the running answer since its start, and return their text."""
         energy = meter.energy(start_ns, now_ns)
         per_token = _per_token(energy, output_tokens, "mean")
         recent = self._recent.since(now_ns, output_tokens)
@@ -146,17 +149,17 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         return joules_text(energy, net=False)
 
     def show_record(self, record: TurnRecord) -> None:
-        """Joules of the answer that has ended."""
+        """Show the joules of the finished answer."""
         per_token = _per_token(record.energy, record.tokens.output, "mean")
         self._show_joules("Last answer", record.energy, per_token)
 
     def show_chat(self, records: Sequence[TurnRecord]) -> None:
-        """What the chat has cost so far."""
+        """Show the energy of the chat so far."""
         self._records = records
         self._show_totals()
 
     def show_spending(self, spending: SpendingTotals | None, problem: str = "") -> None:
-        """Totals of the day and the budgets; None with what keeps them from being known."""
+        """Show the totals of the day and the budgets; for None show ``problem`` instead."""
         if spending is None:
             self._spent["today"].show(f"today: {problem}")
             return
@@ -167,7 +170,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
             self._spent[period].show(f"{period} budget {text}" if text else "")
 
     def toggle_net(self) -> bool:
-        """Switch between gross and net joules; returns whether they are net now."""
+        """Switch between gross and net joules, and return whether they are net now."""
         self._net = not self._net
         self._show_totals()
         if self._shown is not None:
@@ -175,16 +178,16 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         return self._net
 
     def show_pace(self, pace: Pace) -> None:
-        """How often this is drawn from now on."""
+        """Adopt the pace at which the panel is drawn from now on."""
         self._pace = pace
         self._vitals_tick = 0
 
     def show_loading(self, model: str) -> None:
-        """A model is on its way into memory."""
+        """Show that a model is being loaded."""
         self._show_models(f"loading {model} …")
 
     def show_loaded(self, loaded: Loaded) -> None:
-        """A model is in memory."""
+        """Add a model that is now in memory."""
         layers = loaded.gpu_layers
         where = f"{units.count_text(layers, 'layer')} on the GPU" if layers else "on the CPU"
         took = units.seconds_text((loaded.end_ns - loaded.start_ns) / 1e9)
@@ -194,17 +197,17 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         self._show_models()
 
     def show_unloaded(self, model: str) -> None:
-        """A model was given up."""
+        """Remove a model that was unloaded."""
         self._residents.pop(model, None)
         self._show_models()
 
     def show_no_model(self) -> None:
-        """No model is in memory."""
+        """Show that no model is in memory."""
         self._residents.clear()
         self._show_models()
 
     def show_route(self, route: Route) -> None:
-        """Who chooses the next model."""
+        """Show what chooses the next model."""
         chosen_by = f"you: {route.model}" if route.model else f"policy {route.policy}"
         self._model.rename(sanitize(f"Models ({chosen_by})"))
 
@@ -215,7 +218,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""
         if vitals.app_share is not None:
             share = units.percent_text(vitals.app_share)
-            self._app.say(f"this screen: {share} of one core{quiet}")
+            self._app.set_text(f"this screen: {share} of one core{quiet}")
 
     def _show_joules(self, heading: str, energy: Energy | TurnEnergy, per_token: str) -> None:
         self._shown = (heading, energy, per_token)
@@ -229,7 +232,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
     def _show_totals(self) -> None:
         self._spent["chat"].show(f"chat {chat_text(self._records, net=self._net)}")
         word = "chat net, rest gross" if self._net else "gross"
-        self._spent_heading.say(f"Spent ({word})")
+        self._spent_heading.set_text(f"Spent ({word})")
 
     @property
     def _word(self) -> str:
@@ -248,7 +251,7 @@ leave the loading of the model out. *Gross* counts idle power in, *net* takes it
         watts = f"now {self._watts_text}" if self._watts_text else ""
         parts = (self._turn_text, watts, self._model_text)
         text = SEPARATOR.join(part for part in parts if part)
-        self._fold.say(text)
+        self._fold.set_text(text)
 
 
 def _per_token(energy: Energy | TurnEnergy, output_tokens: int, word: str) -> str:
@@ -259,19 +262,19 @@ def _per_token(energy: Energy | TurnEnergy, output_tokens: int, word: str) -> st
 
 
 NOW_NS = 2_000_000_000
-"""What counts as now: long enough for a counter to have moved several times."""
+"""Window that counts as now, ns: long enough for a counter to advance several times."""
 
 
 @dataclass(slots=True)
 class RecentTokens:
-    """How many tokens were there at each of the last looks."""
+    """Recent token counts, as pairs of a time (monotonic, ns) and the tokens by then."""
 
     looks: deque[tuple[int, int]] = field(default_factory=deque)
 
     def since(self, now_ns: int, output_tokens: int) -> tuple[int, int] | None:
-        """Take a look; the beginning of what counts as now, and the tokens decoded since then.
+        """Note the token count, and return the start of the window with the tokens decoded in it.
 
-        None until that long has passed since the first look, or without a token in it.
+        None until the window has passed since the first call, and while no token is in it.
         """
         if self.looks and output_tokens < self.looks[-1][1]:
             self.looks.clear()  # another answer

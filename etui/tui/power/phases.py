@@ -1,4 +1,4 @@
-"""What a turn was doing, as one letter a column under the graphs of its watts."""
+"""Stages of a turn over time, as one letter per column under the power graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etui.tui.widgets.power_graph import History
 
 
 class Stage(StrEnum):
-    """What a turn is doing, in the words the screen uses."""
+    """What a turn is doing, in the words shown on the screen."""
 
     QUEUED = "queued"
     ROUTING = "routing"
@@ -40,22 +40,22 @@ LEGEND = "  ".join(f"{letter} {word}" for letter, word in MARKS.values())
 _NAMES = dict(MARKS.values())
 
 
-def mark_of(stage: Stage) -> str:
-    """The letter of a stage, a space for one that draws nothing of its own."""
+def mark_stage(stage: Stage) -> str:
+    """Return the letter of a stage, or a space for a stage without a mark."""
     return MARKS[stage][0] if stage in MARKS else " "
 
 
-def column_mark(marks: str) -> str:
-    """The mark of a column by those of its samples: the last that is one.
+def mark_column(marks: str) -> str:
+    """Return the mark of a column, given the marks of its samples: the last that is not a space.
 
-    A phase shorter than a column is still seen, unless another begins in the same column.
+    A stage shorter than a column is still shown, unless another begins in the same column.
     """
     letters = marks.replace(" ", "")
     return letters[-1] if letters else " "
 
 
 class PhaseStrip(History):
-    """One row of letters, in step with the graphs above it."""
+    """One row of letters, aligned with the columns of the graphs above."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"phase-strip--{word}" for word in _NAMES.values()}
 
@@ -66,20 +66,21 @@ class PhaseStrip(History):
         self._pushed = 0
 
     def note(self, stage: Stage) -> None:
-        """A stage was entered; one that is over before the next sample is marked all the same."""
-        self._pending += mark_of(stage).strip()
+        """Note a new stage, so that it is marked even if it ends before the next sample."""
+        self._pending += mark_stage(stage).strip()
 
     def push(self, stage: Stage, samples: int = 1) -> None:
-        """Take the stage of so many samples."""
+        """Add the stage of the next ``samples`` samples."""
         for _ in range(samples):
-            self._pending += mark_of(stage)
+            self._pending += mark_stage(stage)
             self._pushed += 1
             if self._pushed % self.SAMPLES_PER_COLUMN == 0:
-                self._columns.append(column_mark(self._pending))
+                self._columns.append(mark_column(self._pending))
                 self._pending = ""
                 self.refresh()
 
     def render_line(self, y: int) -> Strip:
+        """Draw the newest letters, right-aligned."""
         width = self.size.width
         text = "".join(self._columns)[-width:].rjust(width) if width else ""
         segments = [Segment(letter, self._style_of(letter)) for letter in text]

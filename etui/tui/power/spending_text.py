@@ -1,4 +1,4 @@
-"""What a chat, a day and a budget have cost, as text: gross or net, estimates apart."""
+"""Energy spent by an answer, a chat, a day and a budget as text: gross or net, estimates apart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_BASELINE = "net unknown: no idle baseline yet"
 
 
 def joules_text(energy: Energy | TurnEnergy, *, net: bool) -> str:
-    """The joules of an answer, gross or net."""
+    """Format the joules of an answer, gross or net."""
     kind = energy.kind if energy.kind is None else str(energy.kind)
     if net and energy.joules is not None:
         if energy.net_joules is None:
@@ -29,7 +29,7 @@ def joules_text(energy: Energy | TurnEnergy, *, net: bool) -> str:
 
 
 def chat_text(records: Sequence[TurnRecord], *, net: bool) -> str:
-    """``181 J, 50.3 mWh · 3 answers``; those unmeasured are counted apart."""
+    """Return ``181 J, 50.3 mWh · 3 answers``, with the unmeasured answers counted apart."""
     answers = units.count_text(len(records), "answer")
     energies = [record.energy for record in records if record.energy.joules is not None]
     if not records:
@@ -49,7 +49,7 @@ def chat_text(records: Sequence[TurnRecord], *, net: bool) -> str:
 
 
 def today_text(total: Total | None) -> str:
-    """What all chats, questions and runs of today have cost."""
+    """Format the energy of all chats, questions and runs of today."""
     if total is None:
         return "nothing yet"
     answers = units.count_text(total.turns, "answer")
@@ -67,7 +67,7 @@ def today_text(total: Total | None) -> str:
 
 
 def budget_text(budget: BudgetState) -> str:
-    """``20.0 kJ, 5.56 Wh · 12.3 kJ, 3.42 Wh spent · 62 %``."""
+    """Return ``20.0 kJ, 5.56 Wh · 12.3 kJ, 3.42 Wh spent · 62 %``."""
     limit = units.total_text(budget.limit_joules)
     if budget.period == "turn":
         return f"at most {limit}"
@@ -79,7 +79,7 @@ def budget_text(budget: BudgetState) -> str:
 
 
 def spent_joules(total: Total | None) -> float | None:
-    """Readings and estimates together, as a budget counts them; None where nothing was measured."""
+    """Add readings and estimates, as a budget counts them; None if nothing was measured."""
     if total is None:
         return 0.0
     known = [j for j in (total.joules, total.estimated_joules) if j is not None]

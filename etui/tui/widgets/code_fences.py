@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 LIVE_LINES = 16
-"""Most lines of a fence that is highlighted and laid out anew as its lines come."""
+"""Most lines of a fence that is highlighted and laid out again with each new line."""
 
 _FENCES = ("```", "~~~")
 
 
 class FenceTracker:
-    """Whether a growing Markdown text ends inside a fenced code block."""
+    """Tracks whether a growing Markdown text ends inside a fenced code block."""
 
     def __init__(self) -> None:
         self._line = ""
@@ -17,22 +17,22 @@ class FenceTracker:
 
     @property
     def marker(self) -> str | None:
-        """The run of backticks or tildes that opened the fence; None outside of one."""
+        """Backticks or tildes that opened the current fence; None outside of a fence."""
         return self._opened_by
 
     @property
     def inside(self) -> bool:
-        """A fence is open at the end of what was fed."""
-        marker = _fence_marker(self._line)
+        """Whether a fence is open at the end of the text so far."""
+        marker = _parse_fence_marker(self._line)
         if self._opened_by is None:
             return marker is not None
         return not (marker and marker.startswith(self._opened_by))
 
     def feed(self, text: str) -> None:
-        """Take the next piece of the text."""
+        """Process the next piece of the text."""
         *ended, self._line = (self._line + text).split("\n")
         for line in ended:
-            marker = _fence_marker(line)
+            marker = _parse_fence_marker(line)
             if self._opened_by is None:
                 self._opened_by = marker
             elif marker and marker.startswith(self._opened_by) and not line.strip().strip(marker):
@@ -42,9 +42,9 @@ class FenceTracker:
 class ShortFences:
     """A growing text in which a long fence is closed and opened again every few lines.
 
-    Each append lays the block out that it belongs to, so a fence of a thousand lines would cost
-    more and more while it grows, and the keys would wait for it. What lies before the last few
-    lines is a block of its own instead, and is left alone.
+    Each append lays out the whole block that it belongs to, so a fence of a thousand lines would
+    cost more and more while it grows, and keys would wait for it. With short fences only the last
+    few lines are laid out again; those before them are blocks of their own.
     """
 
     def __init__(self, most_lines: int = LIVE_LINES) -> None:
@@ -55,15 +55,15 @@ class ShortFences:
         self._lines = 0
 
     def feed(self, text: str) -> str:
-        """The next piece of the text, with what closes and opens a fence put in."""
-        *ended, rest = text.split("\n")
+        """Return the next piece of the text, with the lines that close and reopen a fence."""
+        *ended, unended = text.split("\n")
         out: list[str] = []
         for end in ended:
             out.append(f"{end}\n")
             out.append(self._end_line(self._line + end))
             self._line = ""
-        self._line += rest
-        return "".join([*out, rest])
+        self._line += unended
+        return "".join([*out, unended])
 
     def _end_line(self, line: str) -> str:
         before = self._tracker.marker
@@ -82,8 +82,8 @@ class ShortFences:
         return f"{indent}{marker}\n{self._opener}\n"
 
 
-def _fence_marker(line: str) -> str | None:
-    """The run of backticks or tildes that begins a fence line, None on any other line."""
+def _parse_fence_marker(line: str) -> str | None:
+    """Return the backticks or tildes that begin a fence line; None for any other line."""
     stripped = line.lstrip(" ")
     if len(line) - len(stripped) > 3 or not stripped.startswith(_FENCES):
         return None

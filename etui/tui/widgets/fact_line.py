@@ -1,4 +1,4 @@
-"""Lines of text that change often: the screen is laid out anew only where they grow or shrink."""
+"""Lines of text that change often, with a new layout only when they grow or shrink."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from textual.widgets import Static
 from etui.text.tables import SEPARATOR
 
 
-def broken_between(text: str, width: int) -> str:
-    """``text`` with line breaks in place of separators where it would be wider than ``width``."""
-    return "\n".join(_broken(line, width) for line in text.split("\n"))
+def break_between(text: str, width: int) -> str:
+    """Replace separators by line breaks where ``text`` would be wider than ``width``."""
+    return "\n".join(_break_line(line, width) for line in text.split("\n"))
 
 
-def _broken(text: str, width: int) -> str:
+def _break_line(text: str, width: int) -> str:
     lines: list[str] = []
     for fact in text.split(SEPARATOR):
         if lines and cell_len(lines[-1] + SEPARATOR + fact) <= width:
@@ -24,27 +24,27 @@ def _broken(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def rows_of(text: str, width: int) -> int:
-    """Rows that a text takes at a width; what is too wide goes on in the next row."""
+def count_rows(text: str, width: int) -> int:
+    """Count the rows that a text takes at a width; longer lines wrap."""
     return sum(max(1, -(-cell_len(line) // max(1, width))) for line in text.split("\n"))
 
 
 class Line(Static):
-    """Text in which nothing is markup."""
+    """Literal text, without markup."""
 
     def __init__(self, text: str = "", *, classes: str) -> None:
         super().__init__(text, markup=False, classes=classes)
 
-    def say(self, text: str) -> None:
+    def set_text(self, text: str) -> None:
         """Show this text from now on."""
         before = str(self.content)
         if text != before:
             width = self.content_size.width
-            self.update(text, layout=rows_of(text, width) != rows_of(before, width))
+            self.update(text, layout=count_rows(text, width) != count_rows(before, width))
 
 
 class FactLine(Line):
-    """Facts with separators between them, never torn apart; hidden while there are none."""
+    """Facts with separators, with line breaks only between facts; hidden while empty."""
 
     def __init__(self, *, classes: str) -> None:
         super().__init__(classes=classes)
@@ -53,7 +53,7 @@ class FactLine(Line):
 
     @property
     def facts(self) -> str:
-        """What it shows, unbroken."""
+        """The facts, without line breaks."""
         return self._facts
 
     def show(self, facts: str) -> None:
@@ -65,8 +65,8 @@ class FactLine(Line):
         self._lay_out(self.content_size.width)
 
     def on_resize(self, event: events.Resize) -> None:
-        """Break anew for the new width."""
+        """Break the lines for the new width."""
         self._lay_out(self.content_size.width)
 
     def _lay_out(self, width: int) -> None:
-        self.say(broken_between(self._facts, width) if width else self._facts)
+        self.set_text(break_between(self._facts, width) if width else self._facts)

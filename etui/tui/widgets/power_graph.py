@@ -1,4 +1,4 @@
-"""Watts over time on a fixed scale, so that a steady 250 W looks steady and high."""
+"""Graph of watts over time on a fixed scale, so that a steady 250 W looks steady and high."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from textual.widget import Widget
 from etui.plots.terminal import bar_rows, idle_row, scale_top
 
 _MIDDLE_SHARE, _HIGH_SHARE = 0.5, 0.8
-"""Shares of the limit above which a column is drawn as middling and as high."""
+"""Shares of the scale above which a column is drawn as medium and as high."""
 
 _IDLE_LINE = "┄"
 
 
 class History(Widget):
-    """Something over time, one column for a fixed time, the newest at the right."""
+    """Base of widgets that show a history: one column per fixed time, the newest at the right."""
 
     SAMPLES_PER_COLUMN = 2
     KEPT_COLUMNS = 400
@@ -47,11 +47,11 @@ class PowerGraph(History):
 
     @property
     def top_watts(self) -> float:
-        """Watts at the upper edge."""
+        """Watts at the upper edge of the graph."""
         return scale_top(self._limit_watts, self._highest_watts)
 
     def push(self, watts: float | None, samples: int = 1) -> None:
-        """Take a reading that stands for so many samples; a column is the mean of its samples."""
+        """Add a reading that covers ``samples`` samples; a column is the mean of its samples."""
         if watts is not None:
             self._highest_watts = max(self._highest_watts, watts)
         for _ in range(samples):
@@ -65,12 +65,13 @@ class PowerGraph(History):
                 self.refresh()
 
     def show_idle(self, watts: float | None) -> None:
-        """Draw the idle line here; None draws none."""
+        """Draw the idle line at ``watts``, or none for None."""
         if watts != self._idle_watts:
             self._idle_watts = watts
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
+        """Draw one row of the columns, and the idle line in its row."""
         width, height = self.size
         columns = list(self._columns)[-width:]
         row = bar_rows(columns, self.top_watts, width, height)[y]

@@ -1,4 +1,4 @@
-"""A place to type, without the keys that belong to the screens."""
+"""Text input without the keys that belong to the screens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OF_THE_SCREENS = frozenset({"f6", "f7"})
 
 
 class TextBox(TextArea, inherit_bindings=False):
-    """A TextArea where F6 shows the models, as everywhere, and does not select the line."""
+    """TextArea that leaves F6 and F7 to the screens, instead of selecting the line or the text."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         binding

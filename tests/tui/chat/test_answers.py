@@ -73,7 +73,7 @@ async def test_where_no_arm_is_larger_it_is_said(house: House) -> None:
     async with app.run_test(size=WIDE) as pilot:
         await two_answers(pilot, house)
         await pilot.press("shift+tab", "plus")
-        await until(pilot, lambda: "no arm here is larger than quick" in notices(app))
+        await until(pilot, lambda: "no arm on this machine is larger than quick" in notices(app))
         assert len(house.runner.asked) == 2
 
 

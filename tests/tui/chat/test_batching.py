@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etui.errors import EngineFailed
 from etui.events import Answer, Event, Prefilled, Probe, Thought
-from etui.tui.chat.batching import batched
+from etui.tui.chat.batching import batch_events
 from etui.tui.chat.messages import TextBatch
 from etui.tui.pacing import SPARE_CORE_SHARE, USUAL, next_easing
 from etui.tui.widgets.code_fences import FenceTracker, ShortFences
@@ -40,7 +40,7 @@ def answers(*pieces: str) -> list[Event]:
 
 def batches(events: list[Event], step_ms: int) -> list[TextBatch]:
     clock = Clock()
-    facts = batched(clock.pace(events, step_ms), clock)
+    facts = batch_events(clock.pace(events, step_ms), clock)
     return [fact for fact in facts if isinstance(fact, TextBatch)]
 
 
@@ -75,7 +75,7 @@ def test_nothing_is_lost_and_the_order_is_kept(
 def test_other_events_come_after_the_text_before_them() -> None:
     clock = Clock()
     events = [*answers("a", "b"), PREFILLED, Probe(0, 1, ()), *answers("c")]
-    facts = list(batched(clock.pace(events, 1), clock))
+    facts = list(batch_events(clock.pace(events, 1), clock))
     assert [type(fact).__name__ for fact in facts] == [
         "TextBatch",
         "TextBatch",
@@ -92,7 +92,7 @@ def test_an_error_comes_after_the_tail() -> None:
     collected: list[str] = []
 
     def collect() -> None:
-        for fact in batched(failing()):
+        for fact in batch_events(failing()):
             assert isinstance(fact, TextBatch)
             collected.append(fact.answer)
 

@@ -13,9 +13,21 @@ from etui.chat import Message
 from etui.log.records import ChatRecord
 from etui.runtime.rerun import Rung, next_rung, work_of_arm, work_of_record
 from etui.runtime.route import Route
-from etui.tui.chat.conversation import Asking, Conversation, in_force, name_of, new_chat
-from etui.tui.chat.side_by_side import side_by_side
-from etui.tui.chat.transcript import MOST_TURNS, MOST_TURNS_READING, PAGE_TURNS, TurnWindow, latest
+from etui.tui.chat.conversation import (
+    Asking,
+    Conversation,
+    current_turns,
+    name_from_question,
+    new_chat,
+)
+from etui.tui.chat.side_by_side import compare_costs
+from etui.tui.chat.transcript import (
+    MOST_TURNS,
+    MOST_TURNS_READING,
+    PAGE_TURNS,
+    TurnWindow,
+    latest_window,
+)
 from etui.turn.record import REPLACES, TurnRecord
 from tests.tui.fakes import turn_record
 
@@ -31,23 +43,23 @@ def numbers(records: tuple[TurnRecord, ...]) -> list[int]:
 
 def test_a_turn_takes_the_place_of_another_and_of_all_after_it() -> None:
     records = [turn_record(0), turn_record(1), turn_record(2), replacing(3, 1), turn_record(4)]
-    assert numbers(in_force(records)) == [0, 3, 4]
+    assert numbers(current_turns(records)) == [0, 3, 4]
 
 
 def test_a_turn_without_an_answer_replaces_nothing() -> None:
     records = [turn_record(0), turn_record(1), replacing(2, 1, answer="", status="stopped")]
-    assert numbers(in_force(records)) == [0, 1, 2]
+    assert numbers(current_turns(records)) == [0, 1, 2]
 
 
 def test_what_replaces_a_turn_that_is_gone_is_simply_the_next() -> None:
     records = [turn_record(0), replacing(1, 0), replacing(2, 0)]
-    assert numbers(in_force(records)) == [1, 2]
+    assert numbers(current_turns(records)) == [1, 2]
 
 
 @given(st.lists(st.none() | st.integers(0, 12), max_size=12))
 def test_the_last_turn_always_counts_and_the_order_is_kept(replaced: list[int | None]) -> None:
     records = [turn_record(n) if of is None else replacing(n, of) for n, of in enumerate(replaced)]
-    kept = numbers(in_force(records))
+    kept = numbers(current_turns(records))
     assert kept == sorted(kept)
     assert not records or kept[-1] == len(records) - 1
 
@@ -74,7 +86,7 @@ def test_a_chat_goes_by_its_name_or_by_its_first_question() -> None:
 
 @given(st.text(max_size=300))
 def test_a_name_is_one_short_line(question: str) -> None:
-    name = name_of(question)
+    name = name_from_question(question)
     assert len(name) <= 60
     assert "\n" not in name
 
@@ -83,7 +95,7 @@ def test_a_name_is_one_short_line(question: str) -> None:
 def test_the_window_stays_within_the_chat_and_never_grows_too_large(
     total: int, ups: list[bool]
 ) -> None:
-    window = latest(total)
+    window = latest_window(total)
     for up in ups:
         window = window.earlier() if up else window.later(total)
         assert 0 <= window.first <= window.end <= total
@@ -91,7 +103,7 @@ def test_the_window_stays_within_the_chat_and_never_grows_too_large(
 
 
 def test_a_reader_comes_to_the_first_turn_and_back_to_the_last() -> None:
-    window = latest(500)
+    window = latest_window(500)
     assert window == TurnWindow(500 - MOST_TURNS, 500)
     for _ in range(500 // PAGE_TURNS):
         window = window.earlier()
@@ -142,16 +154,16 @@ def test_two_costs_stand_below_each_other() -> None:
     before = turn_record(0)
     energy = replace(before.energy, joules=25.0)
     after = turn_record(1, arm="think", energy=energy)
-    assert side_by_side(before, after) == (
+    assert compare_costs(before, after) == (
         "before  quick › smollm2-135m  12.5 J (counter)  25 tokens  0.50 s\n"
         "now     think › smollm2-135m  25.0 J (counter)  25 tokens  0.50 s\n"
-        "2.0 times the joules of before"
+        "2.0 times as many joules as before"
     )
 
 
 def test_an_unmeasured_cost_is_not_compared() -> None:
     before = turn_record(0)
     after = turn_record(1, energy=replace(before.energy, joules=None, kind=None))
-    text = side_by_side(before, after)
+    text = compare_costs(before, after)
     assert "unmeasured" in text
     assert "times" not in text

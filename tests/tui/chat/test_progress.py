@@ -12,7 +12,7 @@ from etui.routing.decision import Decision
 from etui.tui.chat.messages import TextBatch, TurnEnded
 from etui.tui.chat.progress import TurnProgress, advance, progress_line
 from etui.tui.power.phases import Stage
-from etui.tui.widgets.fact_line import broken_between, rows_of
+from etui.tui.widgets.fact_line import break_between, count_rows
 from etui.turn.events import Decided
 
 SECOND = 1_000_000_000
@@ -68,7 +68,7 @@ def test_thought_and_answer_are_counted_apart_and_together() -> None:
     ],
 )
 def test_facts_break_only_between_each_other(width: int, lines: list[str]) -> None:
-    assert broken_between("12 tokens · 4.2 ± 0.5 J · 50 W", width).split("\n") == lines
+    assert break_between("12 tokens · 4.2 ± 0.5 J · 50 W", width).split("\n") == lines
 
 
 @given(
@@ -76,11 +76,11 @@ def test_facts_break_only_between_each_other(width: int, lines: list[str]) -> No
 )
 def test_no_fact_is_lost(facts: list[str], width: int) -> None:
     text = " · ".join(facts)
-    assert broken_between(text, width).replace("\n", " · ") == text
+    assert break_between(text, width).replace("\n", " · ") == text
 
 
 @pytest.mark.parametrize(
     ("text", "width", "rows"), [("", 5, 1), ("abcde", 5, 1), ("abcdef", 5, 2), ("a\nb", 5, 2)]
 )
 def test_the_rows_of_a_text_are_counted_at_its_width(text: str, width: int, rows: int) -> None:
-    assert rows_of(text, width) == rows
+    assert count_rows(text, width) == rows

@@ -120,7 +120,7 @@ async def test_the_thought_is_kept_apart_and_folds_when_the_answer_begins(house:
         thought = turns(app)[0].query_one("Collapsible")
         assert thought.display
         assert thought.collapsed  # type: ignore[attr-defined]
-        assert "thought · 4 tokens" in str(thought.title)  # type: ignore[attr-defined]
+        assert "thinking · 4 tokens" in str(thought.title)  # type: ignore[attr-defined]
         assert "J (counter)" in str(thought.title)  # type: ignore[attr-defined]
         assert text_of(turns(app)[0], "thought-text") == "France has one capital."
         assert "one capital" not in source_of(turns(app)[0])

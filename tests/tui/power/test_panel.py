@@ -28,7 +28,7 @@ async def test_nothing_measured_is_said_so_and_never_zero(house: House) -> None:
     house.meter.channels = ()
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "unmeasured: nothing on this machine" in panel_text(app))
+        await until(pilot, lambda: "unmeasured: no power sensor" in panel_text(app))
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
         assert "energy unmeasured" in text_of(turns(app)[0], "energy")

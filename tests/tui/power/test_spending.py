@@ -7,11 +7,11 @@ from dataclasses import replace
 from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Kind
 from etui.log.totals import Total
-from etui.tui.chat.progress import thought_title
+from etui.tui.chat.progress import finished_thinking_title
 from etui.tui.chat.turn_view import predicted_line
 from etui.tui.power.channel import state_line
 from etui.tui.power.panel import RecentTokens
-from etui.tui.power.phases import LEGEND, Stage, column_mark, mark_of
+from etui.tui.power.phases import LEGEND, Stage, mark_column, mark_stage
 from etui.tui.power.spending_text import (
     NO_BASELINE,
     budget_text,
@@ -93,12 +93,12 @@ def test_another_answer_begins_anew() -> None:
 
 
 def test_a_phase_shorter_than_a_column_is_still_marked() -> None:
-    assert column_mark("P A") == "A"
-    assert column_mark("P ") == "P"
-    assert column_mark("  ") == " "
-    assert mark_of(Stage.DONE) == " "
+    assert mark_column("P A") == "A"
+    assert mark_column("P ") == "P"
+    assert mark_column("  ") == " "
+    assert mark_stage(Stage.DONE) == " "
     for stage in (Stage.LOADING, Stage.PREFILL, Stage.THINKING, Stage.ANSWERING):
-        assert mark_of(stage) in LEGEND
+        assert mark_stage(stage) in LEGEND
 
 
 def test_a_gpu_tells_its_temperature_and_memory_where_known() -> None:
@@ -112,9 +112,9 @@ def test_a_gpu_tells_its_temperature_and_memory_where_known() -> None:
 def test_the_prediction_stands_beside_what_was_measured() -> None:
     assert predicted_line(turn_record(0)) == ""
     record = turn_record(0, predicted_joules=10.0, predicted_accuracy=0.62)
-    assert predicted_line(record) == ("25 % more joules than predicted · expected to be right 62 %")
+    assert predicted_line(record) == ("25 % more joules than predicted · predicted accuracy 62 %")
     none = replace(record.energy, joules=None)
-    assert predicted_line(replace(record, energy=none)) == "expected to be right 62 %"
+    assert predicted_line(replace(record, energy=none)) == "predicted accuracy 62 %"
     assert predicted_line(turn_record(0, predicted_joules=50.0)) == (
         "75 % fewer joules than predicted"
     )
@@ -123,6 +123,6 @@ def test_the_prediction_stands_beside_what_was_measured() -> None:
 def test_a_thought_has_its_share_of_tokens_and_joules() -> None:
     record = turn_record(0, thinking="hm", tokens=replace(turn_record(0).tokens, thinking=10))
     record = replace(record, energy=replace(record.energy, thinking_joules=5.0))
-    assert thought_title(record) == (
-        "thought · 10 tokens (40 %) · 5.00 J (counter), 40 % of the joules"
+    assert finished_thinking_title(record) == (
+        "thinking · 10 tokens (40 %) · 5.00 J (counter), 40 % of the joules"
     )

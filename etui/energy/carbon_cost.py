@@ -1,4 +1,4 @@
-"""Carbon and cost: plain multiplication with the factors that the user states, and only those."""
+"""Carbon and cost: multiply energy by the factors that the user states, and by no others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ JOULES_PER_KWH = 3_600_000.0
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """What a kilowatt-hour stands for; None is not stated.
+    """Factors for one kilowatt-hour; None where the user states none.
 
     Attributes:
         carbon_g_per_kwh: Grams of CO2 equivalent.
         price_per_kwh: Price in ``currency``.
-        currency: Its name or sign.
+        currency: Name or sign of the currency.
     """
 
     carbon_g_per_kwh: float | None = None
@@ -27,7 +27,7 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class CarbonCost:
-    """An energy in the user's factors; None where no factor was stated."""
+    """Carbon and cost of an energy; None where the user states no factor."""
 
     kilowatt_hours: float
     grams_co2e: float | None
@@ -36,14 +36,14 @@ class CarbonCost:
 
 
 def factors_of(config: Config) -> Factors | None:
-    """The factors in the config; None when none is stated."""
+    """Return the factors in the config; None when it states none."""
     if config.carbon_g_per_kwh is None and config.price_per_kwh is None:
         return None
     return Factors(config.carbon_g_per_kwh, config.price_per_kwh, config.currency)
 
 
 def cost_of(joules: float | None, factors: Factors) -> CarbonCost | None:
-    """What an energy costs; None when it was not measured."""
+    """Return the carbon and cost of an energy; None when it was not measured."""
     if joules is None:
         return None
     energy = joules / JOULES_PER_KWH
@@ -57,7 +57,7 @@ def cost_of(joules: float | None, factors: Factors) -> CarbonCost | None:
 
 
 class CostDocument(TypedDict):
-    """What the user's factors make of an energy; only what a factor was stated for."""
+    """Carbon and cost of an energy as JSON; a key without a stated factor is absent."""
 
     kilowatt_hours: float
     grams_co2e: NotRequired[float]
@@ -66,7 +66,7 @@ class CostDocument(TypedDict):
 
 
 def cost_document(cost: CarbonCost) -> CostDocument:
-    """Make the document of a cost."""
+    """Build the JSON document of a cost."""
     found: CostDocument = {"kilowatt_hours": cost.kilowatt_hours}
     if cost.grams_co2e is not None:
         found["grams_co2e"] = cost.grams_co2e

@@ -1,9 +1,9 @@
-"""The range of the CPU estimate from real readings of the same machine.
+"""Fit the power range of the CPU estimate to real readings of the same machine.
 
     P = P_idle + (P_limit - P_idle) x utilisation
 
-fitted by least squares over slices in which both the package's counter and the utilisation are
-known. It needs readings from rest to full load; a fit over too small a span says so.
+is fitted by least squares over slices in which both the package's counter and the utilisation are
+known. It needs readings from idle to full load; a fit over too small a span is not trustworthy.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Calibration:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether the readings span enough of the range to say anything of its ends."""
+        """Whether the readings span enough of the range to determine its ends."""
         return self.span >= _LEAST_SPAN and self.points >= _LEAST_POINTS
 
 
 def fit_range(readings: Sequence[tuple[float, float]]) -> Calibration | None:
-    """Fit (utilisation 0..1, watts) pairs.
+    """Fit the power range to (utilisation 0..1, watts) pairs.
 
     Returns:
-        The range; None when there are fewer than two utilisations to draw a line through, or power
-        does not rise with utilisation.
+        The range; None when there are fewer than two different utilisations, or when power does
+        not rise with utilisation.
     """
     count = len(readings)
     if count < 2:

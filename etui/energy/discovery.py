@@ -1,4 +1,4 @@
-"""Find every power source of this machine, and say what stands in the way of the others."""
+"""Find every power source of this machine, and report why the others cannot be read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from etui.energy.sources.nvml_watch import GpuWatch
 from etui.energy.sources.pci import graphics_cards
 from etui.energy.sources.rapl import RaplSource
 from etui.energy.types import Channel, ChannelProbe, PowerSource
+from etui.units import count_text
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The sources of a machine, who watches its GPUs, and the scopes that none can read."""
+    """The sources of a machine, the watch on its GPUs, and the scopes that no source can read."""
 
     sources: tuple[PowerSource, ...]
     watch: GpuWatch | None
@@ -37,7 +38,7 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
     """Open every source; the caller closes them.
 
     Args:
-        config: Where sysfs lies, and whether to estimate.
+        config: Root of sysfs, and whether to estimate.
         clock: Monotonic clock in nanoseconds.
     """
     nvml = NvmlSource(clock)
@@ -66,9 +67,9 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
 
 
 def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
-    """A recorder of every power channel that this machine lets etui read; not started yet.
+    """Open a recorder of every readable power channel of this machine, without starting it.
 
-    It takes the cold idle baseline that was kept, if it fits the channels.
+    It uses the saved cold idle baseline, if that fits the channels.
     """
     found = find_sources(config, clock)
     recorder = Recorder(
@@ -86,9 +87,9 @@ def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) 
 def _unmeasured(
     channels: Sequence[Channel], unreadable: Sequence[str], estimate: str
 ) -> tuple[str, ...]:
-    """Scopes without a reading; the CPU package is one unless something measured covers it.
+    """Return the scopes without a reading; the CPU package is one unless a channel covers it.
 
-    Nothing is unmeasured where the total is that of the whole machine (a battery alone).
+    Nothing is unmeasured where the total covers the whole machine (a battery alone).
     """
     if select_disjoint(channels, estimate).covers_machine:
         return ()
@@ -105,8 +106,9 @@ def _nvml_probes(nvml: NvmlSource, sysfs_dir: Path) -> list[ChannelProbe]:
         return list(nvml.probe())
     cards = [card for card in graphics_cards(sysfs_dir) if card.vendor == "NVIDIA"]
     if not cards:
-        return [ChannelProbe("nvml", False, False, f"no NVIDIA GPU here ({nvml.failure})")]
-    fix = "install the NVIDIA driver, and check with nvidia-smi"
+        return [ChannelProbe("nvml", False, False, f"no NVIDIA GPU found ({nvml.failure})")]
+    fix = "install the NVIDIA driver, then check it with nvidia-smi"
     if "not found" in nvml.failure:
         fix = "install the NVIDIA driver (in a container: start it with --gpus all)"
-    return [ChannelProbe("nvml", True, False, f"{len(cards)} GPU, but {nvml.failure}", fix)]
+    found = count_text(len(cards), "NVIDIA GPU")
+    return [ChannelProbe("nvml", True, False, f"{found} found, but {nvml.failure}", fix)]

@@ -1,4 +1,4 @@
-"""Energy as the JSON that other programs read; the key names are the contract's."""
+"""Energy as JSON for other programs; the key names are part of the contract."""
 
 from __future__ import annotations
 
@@ -14,42 +14,71 @@ if TYPE_CHECKING:
 
 
 class EnergyFacts(Protocol):
-    """What the energy of an interval and that of a turn have in common."""
+    """Values that the energy of an interval and the energy of a turn have in common."""
 
     @property
-    def joules(self) -> float | None: ...
+    def joules(self) -> float | None:
+        """Gross joules; None when nothing was measured."""
+
     @property
-    def uncertainty(self) -> float | None: ...
+    def uncertainty(self) -> float | None:
+        """Half width of ``joules`` at 95 %."""
+
     @property
-    def net_joules(self) -> float | None: ...
+    def net_joules(self) -> float | None:
+        """Joules above idle; None without a baseline."""
+
     @property
-    def idle_watts(self) -> float | None: ...
+    def idle_watts(self) -> float | None:
+        """Idle watts of the total; None without a baseline."""
+
     @property
-    def kind(self) -> str | None: ...
+    def kind(self) -> str | None:
+        """The weakest kind in the sum."""
+
     @property
-    def coverage(self) -> float: ...
+    def coverage(self) -> float:
+        """Share of the time that was recorded, 0..1."""
+
     @property
-    def mean_watts(self) -> float | None: ...
+    def mean_watts(self) -> float | None:
+        """Mean watts of the total."""
+
     @property
-    def peak_watts(self) -> float | None: ...
+    def peak_watts(self) -> float | None:
+        """Largest watts of the total."""
+
     @property
-    def channels(self) -> Mapping[str, float] | tuple[ChannelEnergy, ...]: ...
+    def channels(self) -> Mapping[str, float] | tuple[ChannelEnergy, ...]:
+        """Joules by channel id, or the energies of the channels."""
+
     @property
-    def unmeasured(self) -> tuple[str, ...]: ...
+    def unmeasured(self) -> tuple[str, ...]:
+        """Scopes without a reading."""
+
     @property
-    def flags(self) -> tuple[str, ...]: ...
+    def flags(self) -> tuple[str, ...]:
+        """Notes on the measurement (``coarse``, ``gap``, ...)."""
+
     @property
-    def shared(self) -> bool: ...
+    def shared(self) -> bool:
+        """Whether other processes used a GPU of the sum."""
+
     @property
-    def own_joules(self) -> float | None: ...
+    def own_joules(self) -> float | None:
+        """Joules of etui's own processes on a shared GPU; None when not known."""
+
     @property
-    def start_ns(self) -> int: ...
+    def start_ns(self) -> int:
+        """Start on the monotonic clock, nanoseconds."""
+
     @property
-    def end_ns(self) -> int: ...
+    def end_ns(self) -> int:
+        """End on the monotonic clock, nanoseconds."""
 
 
 class _Part(TypedDict):
-    """What a channel did in the interval; the watts are absent where it was not measured."""
+    """Measurements of a channel in the interval; the watts are absent where there are none."""
 
     kind: str
     joules: float | None
@@ -61,7 +90,7 @@ class _Part(TypedDict):
 
 
 class ChannelDocument(_Part):
-    """One channel, and what it did in the interval."""
+    """One channel with its measurements in the interval."""
 
     id: str
     scope: str
@@ -74,7 +103,7 @@ class ChannelDocument(_Part):
 
 
 class PowerDocument(TypedDict):
-    """A document of ``etui power --json``; ``cost`` is there where a factor was stated."""
+    """A document of ``etui power --json``; ``cost`` is present when the user states a factor."""
 
     seconds: float
     energy: dict[str, Any]
@@ -85,10 +114,10 @@ class PowerDocument(TypedDict):
 def energy_document(
     energy: EnergyFacts, of_turn: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Return an energy with the keys of ``energy`` in ``etui ask --json``.
+    """Return an energy as the ``energy`` object of ``etui ask --json``.
 
     Args:
-        energy: Of an interval, or of a turn.
+        energy: Energy of an interval or of a turn.
         of_turn: The keys that only a turn has; they follow the watts.
     """
     channels = energy.channels
@@ -117,7 +146,7 @@ def energy_document(
 def power_document(
     recorder: Recorder, start_ns: int, end_ns: int, factors: Factors | None = None
 ) -> PowerDocument:
-    """One document of ``etui power --json``: the total, and every channel with its details."""
+    """Build a document of ``etui power --json``: the total, and every channel with its details."""
     energy = recorder.energy(start_ns, end_ns)
     parts = {part.id: part for part in (*energy.channels, *energy.cross_checks)}
     document: PowerDocument = {
@@ -155,7 +184,7 @@ def _part(part: ChannelEnergy | None, kind: Kind) -> _Part:
             "flags": ["unmeasured"],
         }
     return {
-        "kind": part.kind.value,  # a counter that fell silent was integrated
+        "kind": part.kind.value,  # integrated where the channel's counter stopped
         "joules": part.joules,
         "uncertainty": part.uncertainty,
         "coverage": part.coverage,

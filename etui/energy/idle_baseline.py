@@ -1,9 +1,9 @@
-"""Idle baselines: what the machine draws when etui does nothing, cold and with a model in memory.
+"""Idle baselines: the power of the machine while etui does nothing, with and without a model.
 
-A cold baseline is measured without a model; weights and a context in GPU memory draw more, so each
-model has a loaded one. They are kept in ``ETUI_HOME/idle.json`` by channel, and used only where
-the machine still has the same channels. Since the meter records all the time, an interval of rest
-can be made a baseline after the fact (see ``rest.py``).
+A cold baseline is measured without a model. Weights and a context in GPU memory draw more, so each
+model has a loaded baseline of its own. Baselines are saved in ``ETUI_HOME/idle.json`` by channel,
+and used only while the machine has the same channels. The meter records all the time, so a recorded
+idle interval can become a baseline afterwards (see :mod:`etui.energy.idle_tracker`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SLICES = 8
 _COVERED = 0.99
 Watts = Mapping[str, float]
 Which = Literal["loaded", "cold"]
-"""Whether a baseline is that of a model in memory, or of none."""
+"""Whether a baseline was measured with a model in memory or without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Idle:
     Attributes:
         watts: Channel id -> mean watts.
         measured_at: Seconds since 1970.
-        seconds: How long it was measured.
-        steady: The power stayed within a quarter of its mean and no other process used a GPU; if
-            not, the machine was not at rest.
+        seconds: Length of the measurement.
+        steady: Whether the power stayed within a quarter of its mean and no other process used a
+            GPU; False means that the machine was not idle.
     """
 
     watts: Watts
@@ -59,18 +59,18 @@ class Baselines:
 
     Attributes:
         cold: Without a model in memory; None if never measured.
-        loaded: Model -> with that model in memory.
+        loaded: Model -> baseline with that model in memory.
     """
 
     cold: Idle | None = None
     loaded: Mapping[str, Idle] = field(default_factory=dict)
 
     def of(self, model: str | None, channels: Collection[str]) -> tuple[Which, Idle] | None:
-        """The baseline for a model in memory, else the cold one, else None.
+        """Return the baseline for a model in memory, else the cold one, else None.
 
         Args:
-            model: The model in memory; None is none.
-            channels: The channels of a total; a baseline that lacks one of them is passed over.
+            model: The model in memory; None without one.
+            channels: The channels of a total; a baseline that lacks one of them is skipped.
         """
         loaded = None if model is None else self.loaded.get(model)
         found: tuple[tuple[Which, Idle | None], ...] = (("loaded", loaded), ("cold", self.cold))
@@ -80,40 +80,40 @@ class Baselines:
         return None
 
     def with_idle(self, idle: Idle, model: str | None) -> Baselines:
-        """These, with one of them measured anew."""
+        """Return a copy with a new baseline for a model; None replaces the cold one."""
         if model is None:
             return Baselines(idle, self.loaded)
         return Baselines(self.cold, {**self.loaded, model: idle})
 
 
 def measure(recorder: Recorder, seconds: float = 5.0) -> Idle | None:
-    """Measure the idle power of this moment and use it as the recorder's baseline.
+    """Measure the current idle power and use it as the recorder's baseline.
 
     Args:
-        recorder: Running.
-        seconds: How long; nothing else should run meanwhile.
+        recorder: A running recorder.
+        seconds: Length of the measurement; nothing else should run meanwhile.
 
     Returns:
         The baseline; None when nothing can be measured.
     """
-    return _idle_of(recorder, recorder.measure_idle(seconds))
+    return _build_idle(recorder, recorder.measure_idle(seconds))
 
 
 def recorded(recorder: Recorder, start_ns: int, end_ns: int) -> Idle | None:
-    """The baseline that an interval of rest makes, after the fact; the recorder's own stays.
+    """Build a baseline from a recorded idle interval; the recorder's own baseline does not change.
 
     Returns:
         The baseline; None when a channel of the total was not recorded all the time.
     """
     energy = recorder.energy(start_ns, end_ns)
-    return _idle_of(recorder, energy) if energy.coverage >= _COVERED else None
+    return _build_idle(recorder, energy) if energy.coverage >= _COVERED else None
 
 
 def use(recorder: Recorder, baselines: Baselines, model: str | None = None) -> Which | None:
-    """Give the recorder the baseline for a model in memory, else the cold one.
+    """Set the recorder's baseline to that of a model in memory, else to the cold one.
 
     Returns:
-        Which of them it is; None when there is none, and the recorder then has none.
+        Which baseline was set; None when there is none, which leaves the recorder without one.
     """
     found = baselines.of(model, [channel.id for channel in recorder.selection.summed])
     recorder.set_idle(found[1].watts if found else None)
@@ -121,14 +121,14 @@ def use(recorder: Recorder, baselines: Baselines, model: str | None = None) -> W
 
 
 def baseline_file(config: Config) -> Path:
-    """Where baselines are kept."""
+    """Return the path of the file with the baselines."""
     return config.home / "idle.json"
 
 
 def load_baselines(config: Config) -> Baselines:
-    """The baselines that were kept; none where the file is missing or damaged.
+    """Load the saved baselines; empty where the file is missing or damaged.
 
-    A damaged file costs a new measurement, not an answer, so it is no error.
+    A damaged file costs a new measurement, not an answer, so it is not an error.
     """
     try:
         found = json.loads(baseline_file(config).read_text(encoding="utf-8"))
@@ -138,7 +138,7 @@ def load_baselines(config: Config) -> Baselines:
 
 
 def save_baselines(config: Config, baselines: Baselines) -> None:
-    """Keep the baselines.
+    """Save the baselines.
 
     Raises:
         EtuiError: The file cannot be written.
@@ -155,15 +155,15 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
         ) from error
 
 
-def _idle_of(recorder: Recorder, energy: Energy) -> Idle | None:
+def _build_idle(recorder: Recorder, energy: Energy) -> Idle | None:
     if energy.joules is None or not energy.channels:
         return None
     watts = {part.id: part.mean_watts for part in energy.channels}
-    steady = _steady(recorder, energy) and not energy.shared
+    steady = _is_steady(recorder, energy) and not energy.shared
     return Idle(watts, time.time(), energy.seconds, steady)
 
 
-def _steady(recorder: Recorder, energy: Energy) -> bool:
+def _is_steady(recorder: Recorder, energy: Energy) -> bool:
     curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
     watts = [value for _, value in curve if value is not None]
     if len(watts) < _SLICES or not energy.mean_watts:

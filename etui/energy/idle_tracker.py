@@ -1,7 +1,7 @@
-"""The loaded baseline of a model, taken from the pauses between two questions.
+"""The loaded baseline of a model, measured in the pauses between two questions.
 
-Nobody has to hold still for it: the meter records all the time, so a pause that turns out to have
-been long enough is measured after the fact, and a shorter one costs nothing.
+No dedicated measurement is needed: the meter records all the time, so a pause that was long enough
+is evaluated afterwards, and a shorter one costs nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from etui.energy.idle_baseline import Idle, load_baselines, recorded, save_basel
 from etui.energy.recorder import Recorder
 
 QUIET_SECONDS = 30.0
-"""Rest before the power counts as idle: clocks and fans come down slowly."""
+"""Wait before the power counts as idle: clocks and fans slow down gradually."""
 
 MEASURED_SECONDS = 5.0
 """Length of the interval that is measured."""
 
 KEPT_SECONDS = 300.0
-"""A pause is looked at over its last part only; no recording is shorter than ten minutes."""
+"""Only this last part of a pause is used; a recorder keeps at least ten minutes."""
 
 
 class IdleTracker:
-    """Watches the pauses of a front end that answers one question at a time.
+    """Finds idle baselines in the pauses of a front end that answers one question at a time.
 
     Args:
-        recorder: Records all the time.
-        config: Where baselines are kept.
-        clock: Monotonic clock in nanoseconds, the recorder's own.
+        recorder: A recorder that runs all the time.
+        config: Configuration with the folder of the baselines.
+        clock: Monotonic clock in nanoseconds, the same as the recorder's.
     """
 
     def __init__(
@@ -42,20 +42,20 @@ class IdleTracker:
         self._since_ns = 0
 
     def begin(self, model: str) -> None:
-        """An answer, or a load, has ended with this model in memory."""
+        """Start a pause: an answer or a load has ended with this model in memory."""
         self._model = model
         self._since_ns = self._clock()
 
     def end(self) -> Idle | None:
-        """Something is about to happen: keep the model's baseline if the pause was long enough.
+        """End the pause before new work, and save the model's baseline if it was long enough.
 
         A model is measured once; a pause in which something else ran is not used.
 
         Returns:
-            The baseline that was kept, None if there was none to keep.
+            The saved baseline; None if there was none to save.
 
         Raises:
-            EtuiError: It cannot be written.
+            EtuiError: The baseline cannot be written.
         """
         model, self._model = self._model, None
         now_ns = self._clock()

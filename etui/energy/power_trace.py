@@ -1,7 +1,7 @@
-"""Recorded readings in a file, to attach to a bug report and to play back to the meter.
+"""Recorded readings in a file, to attach to a bug report and to replay through the meter.
 
-One JSON object a line. The first says what the file is and which channels it holds; the others are
-readings: ``{"id", "t_ns", "joules", "watts", "updated_ns"}``, in the order in which they came.
+Each line is a JSON object. The first states the format, its version and the channels; the others
+are readings ``{"id", "t_ns", "joules", "watts", "updated_ns"}`` in the order of their arrival.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class TraceWriter:
     """Writes every reading of a recorder to a file.
 
     Args:
-        file: Open for writing text.
-        channels: What is recorded.
-        unmeasured: Scopes that nothing reads.
+        file: A text file, open for writing.
+        channels: The recorded channels.
+        unmeasured: Scopes that no source can read.
     """
 
     def __init__(self, file: IO[str], channels: Sequence[Channel], unmeasured: Sequence[str]):
@@ -41,7 +41,7 @@ class TraceWriter:
         self.readings = 0
 
     def write(self, readings: Mapping[str, Reading]) -> None:
-        """Add readings; give it to ``Recorder.taps``."""
+        """Write readings; meant to be added to ``Recorder.taps``."""
         for channel_id, reading in readings.items():
             found = {key: value for key, value in to_document(reading).items() if value is not None}
             self._line({"id": channel_id, **found})
@@ -52,10 +52,10 @@ class TraceWriter:
 
 
 class TraceSource:
-    """A source that gives back recorded readings, one round a read.
+    """A source that replays recorded readings, one round per read.
 
     Args:
-        channels: What was recorded.
+        channels: The recorded channels.
         readings: Every reading with its channel's id, in order.
     """
 
@@ -77,11 +77,11 @@ class TraceSource:
         return self._readings[self._at][1].t_ns if self._at < len(self._readings) else None
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """A trace is always readable."""
+        """Report every channel as readable."""
         return [ChannelProbe(channel.id, True, True) for channel in self._channels]
 
     def read(self) -> Mapping[str, Reading]:
-        """The next readings, at most one of each channel."""
+        """Return the next readings, at most one per channel."""
         found: dict[str, Reading] = {}
         while self._at < len(self._readings):
             channel_id, reading = self._readings[self._at]
@@ -92,17 +92,17 @@ class TraceSource:
         return found
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
 
 def replay(path: Path) -> tuple[Recorder, int, int]:
-    """A recorder that has seen a whole trace.
+    """Replay a whole trace into a recorder.
 
     Returns:
-        The recorder, and the times of the first and the last reading.
+        The recorder, and the times of the first and the last reading, nanoseconds.
 
     Raises:
-        InvalidFile: The file is no trace, or a line of it is damaged.
+        InvalidFile: The file is not a trace, or a line of it is damaged.
     """
     channels, unmeasured, readings = read_trace(path)
     source = TraceSource(channels, readings)
@@ -124,10 +124,10 @@ def replay(path: Path) -> tuple[Recorder, int, int]:
 
 
 def read_trace(path: Path) -> tuple[list[Channel], list[str], list[tuple[str, Reading]]]:
-    """Channels, unmeasured scopes and readings of a trace.
+    """Read the channels, unmeasured scopes and readings of a trace.
 
     Raises:
-        InvalidFile: The file is no trace, or a line of it is damaged.
+        InvalidFile: The file is not a trace, or a line of it is damaged.
     """
     fix = "record one with `etui power record FILE`"
     try:
@@ -138,21 +138,23 @@ def read_trace(path: Path) -> tuple[list[Channel], list[str], list[tuple[str, Re
     if header.get("format") != FORMAT:
         raise InvalidFile(f"{path}:1:1: is not a power trace", fix)
     if header.get("version") != VERSION:
-        what = f"{path}:1:1: is a trace of version {header.get('version')}, and this is {VERSION}"
-        raise InvalidFile(what, "read it with the etui that recorded it")
+        version = header.get("version")
+        what = f"{path}:1:1: has trace version {version}, but this etui reads version {VERSION}"
+        raise InvalidFile(what, "read it with the version of etui that recorded it")
     try:
         channels = from_document(list[Channel], header.get("channels"))
     except ValueError as error:
-        raise InvalidFile(f"{path}:1:1: its channels cannot be understood: {error}", fix) from error
+        raise InvalidFile(f"{path}:1:1: has invalid channels: {error}", fix) from error
     known = {channel.id for channel in channels}
     readings = []
     for number, line in enumerate(lines[1:], start=2):
         found = _parse(path, number, line)
         if found.get("id") not in known or not isinstance(found.get("t_ns"), int):
-            raise InvalidFile(f"{path}:{number}:1: is no reading of a channel of this trace", fix)
+            what = f"{path}:{number}:1: is not a reading of a channel of this trace"
+            raise InvalidFile(what, fix)
         readings.append((found.pop("id"), _reading(path, number, found)))
     if not readings:
-        raise InvalidFile(f"{path}:2:1: holds no reading", fix)
+        raise InvalidFile(f"{path}:2:1: has no readings", fix)
     return channels, list(header.get("unmeasured", [])), readings
 
 

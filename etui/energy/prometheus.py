@@ -1,4 +1,4 @@
-"""The meter's numbers as Prometheus metrics, through the optional package prometheus-client."""
+"""The meter's values as Prometheus metrics, through the optional package prometheus-client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LABELS = ["channel", "scope", "kind", "in_total"]
 
 
 class PowerCollector:
-    """Gives Prometheus the newest numbers of a recorder whenever it asks.
+    """Gives Prometheus the newest values of a recorder at each scrape.
 
     ``etui_energy_joules_total`` counts joules since etui started; ``etui_power_watts`` is the
     newest power. A channel without a reading has no sample, never a 0.
@@ -24,7 +24,7 @@ class PowerCollector:
         self._recorder = recorder
 
     def collect(self) -> list[Any]:
-        """The metrics now."""
+        """Return the current metrics."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         joules = CounterMetricFamily(
@@ -47,7 +47,7 @@ class PowerCollector:
 
 
 def registry_of(recorder: Recorder) -> CollectorRegistry:
-    """A registry with the recorder's metrics and nothing else.
+    """Build a registry that holds only the recorder's metrics.
 
     Raises:
         EtuiError: prometheus-client is not installed.
@@ -64,7 +64,7 @@ def registry_of(recorder: Recorder) -> CollectorRegistry:
 
 
 def exposition(recorder: Recorder) -> str:
-    """The metrics in Prometheus' text format.
+    """Return the metrics in Prometheus' text format.
 
     Raises:
         EtuiError: prometheus-client is not installed.

@@ -1,4 +1,4 @@
-"""The meter: records every power channel and tells the energy of any interval afterwards."""
+"""The meter: record every power channel, and compute the energy of any interval afterwards."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from etui.errors import UsageError
 _PEAK_BINS = 600
 SETTLE_S = 0.4
 SETTLE_OF_AVERAGE = 0.6
-"""The longest wait for an interval to settle, and what a running average adds to it, seconds."""
+"""Longest wait for an interval to settle, seconds; a running average of A s adds 0.6 A to it."""
 
 
 class Watch(Protocol):
-    """Knows who used the GPUs."""
+    """A record of the processes that use the GPUs."""
 
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
-        """Whether a GPU was shared in an interval, and etui's part of it."""
+        """Return whether a GPU was shared in an interval, and etui's part of it."""
 
 
 class Recorder:
@@ -43,14 +43,14 @@ class Recorder:
     adjacent intervals sum exactly to that of the whole.
 
     Args:
-        sources: What is read; the recorder closes them.
-        hz: Readings a second.
+        sources: Sources to read; the recorder closes them.
+        hz: Readings per second.
         clock: Monotonic clock in nanoseconds.
         unmeasured: Scopes of this machine that no source can read.
-        keep_seconds: History that is kept, in seconds.
+        keep_seconds: Length of the history to keep, in seconds.
         estimate: ``auto``, ``always`` or ``never``, as in the Config.
-        sleep: How to wait, in seconds.
-        watch: Knows who used the GPUs; it is one of the sources.
+        sleep: Function that waits for a number of seconds.
+        watch: Records who uses the GPUs; it must be one of the sources.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Recorder:
         self._unmeasured = tuple(unmeasured)
         channels = [channel for source in self._sources for channel in source.channels]
         self.selection: Selection = select_disjoint(channels, estimate)
-        crowd = max(1.0, len(channels) / 8)  # memory is bounded with 64 GPUs, too
+        crowd = max(1.0, len(channels) / 8)  # bounds the memory on a machine with 64 GPUs
         keep = int(max(keep_seconds / crowd, min(keep_seconds, 600.0)) * hz)
         self._traces = {c.id: ChannelTrace(c, keep=keep, interval_s=1 / hz) for c in channels}
         self._lock = threading.Condition()
         self._sampler = PowerSampler(self._sources, int(1e9 / hz), clock, self._ingest)
         self._idle: dict[str, float] = {}
         self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
-        """Called with every reading, for a trace that is written to a file."""
+        """Functions that are called with all readings, such as the writer of a trace."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -105,22 +105,22 @@ class Recorder:
 
     @property
     def sources(self) -> tuple[PowerSource, ...]:
-        """What is read."""
+        """The sources that are read."""
         return self._sources
 
     def start(self) -> None:
-        """Start recording; a second start does nothing."""
+        """Start recording; do nothing when it is running already."""
         if not self._sampler.running:
             for trace in self._traces.values():
                 trace.began_ns = self._clock()
         self._sampler.start()
 
     def stop(self) -> None:
-        """Stop recording; what was recorded stays."""
+        """Stop recording, and keep what was recorded."""
         self._sampler.stop()
 
     def close(self) -> None:
-        """Stop and release the drivers."""
+        """Stop recording and close the sources."""
         self._sampler.close()
 
     def sample_now(self) -> None:
@@ -132,8 +132,8 @@ class Recorder:
 
         Args:
             end_ns: End of the interval.
-            timeout_s: The longest wait, seconds; None is 0.4 s, and longer where power readings are
-                averages over a second, which come half of that late.
+            timeout_s: The longest wait, seconds; None is 0.4 s, and more where power readings are
+                running averages, which lag by half their length.
 
         Returns:
             Whether every channel has settled.
@@ -157,7 +157,7 @@ class Recorder:
         return True
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
-        """Energy of an interval of the monotonic clock.
+        """Compute the energy of an interval of the monotonic clock.
 
         Raises:
             UsageError: The interval ends before it starts.
@@ -179,7 +179,7 @@ class Recorder:
         idle = [self._idle.get(part.id) for part in summed]
         known_idle = [watts for watts in idle if watts is not None]
         seconds = (end_ns - start_ns) / 1e9
-        shared, own_joules = self._own(summed, start_ns, end_ns)
+        shared, own_joules = self._compute_own(summed, start_ns, end_ns)
         flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
         return Energy(
             start_ns=start_ns,
@@ -199,7 +199,7 @@ class Recorder:
         )
 
     def latest(self) -> tuple[ChannelPower, ...]:
-        """The newest power of every channel, those of the total first."""
+        """Return the newest power of every channel, those of the total first."""
         self._sampler.check()
         now_ns = self._clock()
         with self._lock:
@@ -226,10 +226,11 @@ class Recorder:
     def power_curve(
         self, start_ns: int, end_ns: int, points: int = 120
     ) -> list[tuple[int, float | None]]:
-        """Mean watts of the total in equal slices; None for a slice without a record.
+        """Compute the mean watts of the total in equal slices; None for a slice without a record.
 
         Returns:
-            (middle of the slice, watts) pairs; watts times slice length sum to the energy.
+            (middle of the slice in nanoseconds, watts) pairs; the products of watts and slice
+            length sum to the energy.
         """
         if end_ns <= start_ns or points < 1:
             return []
@@ -250,10 +251,10 @@ class Recorder:
         return curve
 
     def measure_idle(self, seconds: float = 5.0) -> Energy:
-        """Record the idle power of this moment and take it as the baseline.
+        """Measure the current idle power and use it as the baseline.
 
         Args:
-            seconds: How long to measure; nothing else should run meanwhile.
+            seconds: Length of the measurement; nothing else should run meanwhile.
 
         Returns:
             The energy of the idle interval, whose mean watts are the baseline.
@@ -267,7 +268,7 @@ class Recorder:
         return idle
 
     def set_idle(self, watts_by_channel: Mapping[str, float] | None) -> None:
-        """Take idle watts by channel id as the baseline; None forgets it."""
+        """Set the baseline to idle watts by channel id; None removes it."""
         with self._lock:
             self._idle = dict(watts_by_channel or {})
 
@@ -284,18 +285,18 @@ class Recorder:
         return sum(known) if known and len(known) == len(idle) else None
 
     def cross_check(self, channel_id: str, start_ns: int, end_ns: int) -> CrossCheck | None:
-        """Counter and integrated power of one channel side by side."""
+        """Compare counter and integrated power of a channel; None unless both cover it all."""
         with self._lock:
             return self._traces[channel_id].cross_check(start_ns, end_ns)
 
     def period_s(self, channel_id: str) -> float | None:
-        """Learned time between two refreshes of a channel, seconds; None while unknown."""
+        """Return the learned time between refreshes of a channel, seconds; None while unknown."""
         with self._lock:
             return self._traces[channel_id].period_s
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory the record holds."""
+        """Bytes of memory that the record takes."""
         return sum(trace.nbytes for trace in self._traces.values())
 
     def _ingest(self, source: PowerSource, readings: Mapping[str, Reading]) -> None:
@@ -325,10 +326,10 @@ class Recorder:
                 found.append(part)
         return tuple(found), missing
 
-    def _own(
+    def _compute_own(
         self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int
     ) -> tuple[bool, float | None]:
-        """Whether a GPU of the sum was shared, and what of the sum is etui's own."""
+        """Return whether a GPU of the sum was shared, and the joules that are etui's own."""
         if self.watch is None:
             return False, None
         shared, known, own = False, True, 0.0
@@ -344,7 +345,7 @@ class Recorder:
         return shared, own if shared and known else None
 
     def _peak(self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int) -> float | None:
-        """Largest watts of the sum; of several channels, over slices of at least 0.25 s."""
+        """Return the largest watts of the sum; of several channels, in slices from 0.25 s."""
         if len(summed) == 1:
             return summed[0].peak_watts
         if not summed or end_ns <= start_ns:

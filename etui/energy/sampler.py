@@ -12,19 +12,19 @@ Ingest = Callable[[PowerSource, Mapping[str, Reading]], None]
 
 BURST_NS = 1_000_000_000
 BURST_INTERVAL_NS = 5_000_000
-"""The first reads come quickly, so that the counters' periods are known from the start."""
+"""The first reads are frequent, so that the counters' periods are known from the start."""
 HURRY_INTERVAL_NS = 8_000_000
 _HUNG_NS = 1_000_000_000
 _DITHER = 0.4
 _GOLDEN = 0.6180339887498949
 _COST_SHARE = 0.05
-"""A slow source is read so seldom that it takes at most this share of one core."""
+"""A slow source is read so rarely that it takes at most this share of one core."""
 
 
-def dithered(interval_ns: int, beat: int) -> int:
-    """The pause after a read: an even beat, spread by 40 % either way.
+def dither_interval(interval_ns: int, beat: int) -> int:
+    """Compute the pause after the read number ``beat``: the interval, spread by 40 % either way.
 
-    Dithered reads see a regular counter at many phases and so pin its edges down.
+    Dithered reads meet a regular counter at many phases, which locates its edges precisely.
     """
     return int(interval_ns * (1 + _DITHER * (2 * ((beat * _GOLDEN) % 1.0) - 1)))
 
@@ -32,12 +32,12 @@ def dithered(interval_ns: int, beat: int) -> int:
 class PowerSampler:
     """Reads sources on one daemon thread.
 
-    A read that does not come back within a second is given up: its thread is left behind, a new
-    one goes on with the other sources, and the source rejoins when its read returns.
+    A read that does not return within a second is abandoned: its thread is left behind, a new
+    thread continues with the other sources, and the source rejoins when its read returns.
 
     Args:
-        sources: What is read.
-        interval_ns: Time between two reads.
+        sources: Sources to read.
+        interval_ns: Time between two reads, nanoseconds.
         clock: Monotonic clock in nanoseconds.
         ingest: Called with each source's readings.
     """
@@ -61,15 +61,15 @@ class PowerSampler:
         self._hung: set[int] = set()
         self._hurry_until_ns = 0
         self._cost_ns = [0.0] * len(self._sources)
-        self._slow_ns = [_slowest_ns(source) for source in self._sources]
+        self._slow_ns = [_compute_least_pause(source) for source in self._sources]
 
     @property
     def running(self) -> bool:
-        """Whether the thread is wanted."""
+        """Whether the thread is supposed to run."""
         return self._running
 
     def start(self) -> None:
-        """Start the thread; a second start does nothing."""
+        """Start the thread; do nothing when it is running already."""
         with self._wake:
             if self._running or not self._sources:
                 return
@@ -77,7 +77,7 @@ class PowerSampler:
             self._spawn()
 
     def stop(self, timeout_s: float = 1.0) -> None:
-        """Stop the thread; one that hangs in a driver is left behind (it is a daemon)."""
+        """Stop the thread, or leave it behind if it hangs in a driver (it is a daemon)."""
         with self._wake:
             self._running = False
             self._generation += 1
@@ -87,13 +87,13 @@ class PowerSampler:
             thread.join(timeout_s)
 
     def hurry(self, until_ns: int) -> None:
-        """Read quickly until then: somebody waits for the next edge of a counter."""
+        """Read often until a time, because a caller waits for the next edge of a counter."""
         with self._wake:
             self._hurry_until_ns = max(self._hurry_until_ns, until_ns)
             self._wake.notify_all()
 
     def check(self) -> None:
-        """Leave a thread behind that has been stuck in one read for a second."""
+        """Replace the thread if it has been stuck in one read for a second."""
         with self._wake:
             reading = self._reading
             if not self._running or reading is None:
@@ -123,7 +123,7 @@ class PowerSampler:
         start_ns = self._clock()
         try:
             readings = source.read()
-        except Exception:  # noqa: BLE001  whatever a driver throws is a failed read, never the end
+        except Exception:  # noqa: BLE001  a driver may raise anything; it is only a failed read
             now_ns = self._clock()
             readings = {channel.id: Reading(now_ns, None) for channel in source.channels}
         self._cost_ns[index] += 0.2 * (self._clock() - start_ns - self._cost_ns[index])
@@ -141,21 +141,21 @@ class PowerSampler:
                 self._reading = (index, self._clock())
                 readings = self._read(index)
                 if generation != self._generation:
-                    self._hung.discard(index)  # it came back after all, and too late
+                    self._hung.discard(index)  # the read returned, but the thread was replaced
                     return
                 self._reading = None
                 self._ingest(source, readings)
                 beat += 1
-                due_ns[index] = self._next(index, beat, now_ns, burst_until_ns)
+                due_ns[index] = self._compute_due(index, beat, now_ns, burst_until_ns)
             self._sleep(generation, due_ns)
 
-    def _next(self, index: int, beat: int, now_ns: int, burst_until_ns: int) -> int:
+    def _compute_due(self, index: int, beat: int, now_ns: int, burst_until_ns: int) -> int:
         least = max(int(self._cost_ns[index] / _COST_SHARE), self._slow_ns[index])
         if now_ns < burst_until_ns:
             return now_ns + max(BURST_INTERVAL_NS, least)
         if now_ns < self._hurry_until_ns:
             return now_ns + max(HURRY_INTERVAL_NS, least)
-        return now_ns + max(dithered(self._interval_ns, beat), least)
+        return now_ns + max(dither_interval(self._interval_ns, beat), least)
 
     def _sleep(self, generation: int, due_ns: list[int]) -> None:
         with self._wake:
@@ -177,12 +177,15 @@ class PowerSampler:
         for index, source in enumerate(self._sources):
             if index in self._hung:
                 continue
-            with suppress(Exception):  # a driver that fails to shut down changes nothing any more
+            with suppress(Exception):  # a failed shutdown no longer matters
                 source.close()
 
 
-def _slowest_ns(source: PowerSource) -> int:
-    """The pause that loses nothing: a fifth of the quickest refresh that the channels declare."""
+def _compute_least_pause(source: PowerSource) -> int:
+    """Return a fifth of the shortest refresh that the channels declare, nanoseconds.
+
+    More frequent reads show nothing new; 0 where a channel declares no refresh.
+    """
     periods = [channel.period_s for channel in source.channels]
     known = [period for period in periods if period is not None]
     return int(min(known) / 5 * 1e9) if known and len(known) == len(periods) else 0

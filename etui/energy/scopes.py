@@ -1,4 +1,4 @@
-"""What covers what: a total sums disjoint scopes only.
+"""Which scopes overlap: a total sums disjoint scopes only.
 
 Scopes form a tree: the whole machine (``psys``, ``battery``) above ``package:N`` (above its cores),
 ``dram:N``, ``gpu:ID`` and ``module:ID`` (a GPU together with its CPU, as on Grace Hopper).
@@ -13,41 +13,41 @@ from etui.energy.types import Channel, Kind
 from etui.errors import EtuiError
 
 COVERING = ("psys", "battery", "system")
-"""Scopes of the whole machine, the finest first; they are never added to anything."""
+"""Scopes of the whole machine, the finest first; they are never added to other scopes."""
 
 _CPU_PARTS = ("core", "uncore")
 _ORDER = tuple(Kind)
 
 
 class ScopeOverlap(EtuiError):
-    """Two channels that cover the same hardware were to be added."""
+    """Two channels to be summed cover the same hardware."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which channels a total sums, and which only check it."""
+    """The channels that a total sums, and those that only check it."""
 
     summed: tuple[Channel, ...]
     cross_checks: tuple[Channel, ...]
 
     @property
     def covers_machine(self) -> bool:
-        """Whether the total is that of the whole machine."""
+        """Whether the total covers the whole machine."""
         return any(family(channel.scope) in COVERING for channel in self.summed)
 
 
 def family(scope: str) -> str:
-    """First word of a scope: ``gpu`` of ``gpu:GPU-1a2b``."""
+    """Return the first word of a scope: ``gpu`` of ``gpu:GPU-1a2b``."""
     return scope.partition(":")[0]
 
 
 def weakest(kinds: Iterable[Kind]) -> Kind | None:
-    """The kind of a sum: that of its least certain part; None for no parts."""
+    """Return the kind of a sum, which is that of its least certain part; None for no parts."""
     return max(kinds, key=_ORDER.index, default=None)
 
 
 def overlaps(a: Channel, b: Channel) -> bool:
-    """Whether two channels cover any hardware in common."""
+    """Return whether two channels cover any hardware in common."""
     one, other = family(a.scope), family(b.scope)
     if a.scope == b.scope or a.parent == b.scope or b.parent == a.scope:
         return True
@@ -57,7 +57,7 @@ def overlaps(a: Channel, b: Channel) -> bool:
     if pair == {"estimate"}:
         return False
     if "estimate" in pair:
-        # The estimate is one of the CPU with its memory; it says nothing of a GPU.
+        # The estimate covers the CPU with its memory, but no GPU.
         return bool(pair & {"package", "dram", "module", *_CPU_PARTS}) and _cpu(a, b)
     if pair & set(_CPU_PARTS) and "package" in pair:
         return _index(a.scope) == _index(b.scope)
@@ -86,12 +86,12 @@ def require_disjoint(channels: Sequence[Channel]) -> None:
 
 
 def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Selection:
-    """The channels that a total sums.
+    """Select the channels that a total sums.
 
     Covering scopes are cross-checks; one of them is the total only when nothing finer can be read.
-    An estimate is summed when no hardware channel is there at all, or when ``estimate`` is
-    ``always`` and no hardware channel covers the same. Of channels that overlap, the better kind
-    is summed.
+    An estimate is summed when there is no hardware channel at all, or when ``estimate`` is
+    ``always`` and no hardware channel covers the same hardware. Of channels that overlap, the one
+    of the better kind is summed.
 
     Args:
         channels: Readable channels, in any order.
@@ -114,8 +114,8 @@ def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Sele
             if not any(overlaps(guess, taken) for taken in summed):
                 summed.append(guess)
     require_disjoint(summed)
-    rest = tuple(c for c in channels if c not in summed)
-    return Selection(tuple(c for c in channels if c in summed), rest)
+    cross_checks = tuple(c for c in channels if c not in summed)
+    return Selection(tuple(c for c in channels if c in summed), cross_checks)
 
 
 def _rank(channel: Channel) -> tuple[int, int, str]:

@@ -1,4 +1,4 @@
-"""Does the meter agree with itself on this machine: counter and integral, parts and whole."""
+"""Check that the meter is consistent: counter with integral, parts with whole."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from etui.energy.types import Kind
 
 _PARTS = 8
 _AGREE = 0.05
+_NOTHING_MEASURED = "nothing can be measured on this machine; see `etui doctor`"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: what was looked at, what came out, and whether that is good.
+    """The result of one check.
 
     Attributes:
         name: ``additivity``, ``agreement``, ``coverage``, ``period`` or ``hardware``.
         channel: Channel id; empty for the total.
-        passed: None when the check has nothing to go by on this machine.
-        detail: The numbers, in words.
+        passed: Whether the check passed; None when it cannot be made on this machine.
+        detail: The result with its numbers, for people.
     """
 
     name: str
@@ -31,11 +32,12 @@ class Check:
 
 
 def selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check, ...]:
-    """Check an interval that was recorded.
+    """Check a recorded interval.
 
     Args:
-        recorder: Has recorded the interval and settled it.
-        start_ns, end_ns: The interval; a few seconds under load say more than idle ones.
+        recorder: A recorder that has recorded the interval and settled it.
+        start_ns: Start of the interval; a few seconds under load show more than idle ones.
+        end_ns: End of the interval.
     """
     checks = [_hardware(recorder), _additivity(recorder, start_ns, end_ns)]
     for channel in recorder.channels:
@@ -47,16 +49,16 @@ def selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check, ...
 
 
 def failed(checks: Sequence[Check]) -> bool:
-    """Whether any check failed."""
+    """Return whether any check failed."""
     return any(check.passed is False for check in checks)
 
 
 def _hardware(recorder: Recorder) -> Check:
     kinds = {channel.kind for channel in recorder.selection.summed}
     if not kinds:
-        return Check("hardware", "", None, "nothing can be measured here; see `etui doctor`")
+        return Check("hardware", "", None, _NOTHING_MEASURED)
     if kinds == {Kind.ESTIMATE}:
-        return Check("hardware", "", None, "there is only an estimate; see `etui doctor`")
+        return Check("hardware", "", None, "only an estimate is available; see `etui doctor`")
     names = ", ".join(channel.id for channel in recorder.selection.summed)
     return Check("hardware", "", True, f"the total is {names}")
 
@@ -76,7 +78,7 @@ def _coverage(recorder: Recorder, channel_id: str, start_ns: int, end_ns: int) -
     energy = recorder.energy(start_ns, end_ns)
     part = next((p for p in (*energy.channels, *energy.cross_checks) if p.id == channel_id), None)
     if part is None:
-        return Check("coverage", channel_id, False, "no reading came in the whole interval")
+        return Check("coverage", channel_id, False, "no reading in the whole interval")
     detail = f"{100 * part.coverage:.1f} % of the interval was recorded"
     return Check("coverage", channel_id, part.coverage >= 0.99, detail)
 
@@ -84,9 +86,7 @@ def _coverage(recorder: Recorder, channel_id: str, start_ns: int, end_ns: int) -
 def _agreement(recorder: Recorder, channel_id: str, start_ns: int, end_ns: int) -> Check:
     check = recorder.cross_check(channel_id, start_ns, end_ns)
     if check is None or not check.counter_joules:
-        return Check(
-            "agreement", channel_id, None, "there are no power readings beside the counter"
-        )
+        return Check("agreement", channel_id, None, "no power readings to compare with the counter")
     energy = recorder.energy(start_ns, end_ns)
     disagree = any(p.id == channel_id and "disagrees" in p.flags for p in energy.channels)
     detail = (

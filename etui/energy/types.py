@@ -1,4 +1,4 @@
-"""The words of the meter: channels, readings, and the energy of an interval."""
+"""The types of the meter: channels, readings, and the energy of an interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Kind(StrEnum):
-    """How a channel knows its energy, best first."""
+    """How the energy of a channel is determined, best first."""
 
     COUNTER = "counter"
     """A cumulative hardware counter."""
@@ -25,19 +25,20 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One thing whose energy is known.
+    """One part of the machine whose energy can be read or estimated.
 
     Attributes:
         id: Unique; begins with the scope (``gpu:GPU-1a2b``, ``package:0``, ``estimate:cpu``).
-        scope: What it covers (``gpu:GPU-1a2b``, ``package:0``, ``dram:0``, ``psys``, ``battery``).
-        kind: How the energy is known.
+        scope: The hardware that it covers (``gpu:GPU-1a2b``, ``package:0``, ``dram:0``, ``psys``,
+            ``battery``).
+        kind: How the energy is determined.
         parent: Scope that covers this one, None at the top.
         limit_watts: Power limit, the top of the fixed scale; None if unknown.
         label: A name for people (``NVIDIA L40S``).
-        range_joules: Where a cumulative counter starts again at 0; None if it never does.
-        average_s: Length of the running average that a power reading is, seconds; 0 is instant.
-        period_s: Expected time between two refreshes of the reading; None is learned.
-        relative_error: Half width of what is stated of the reading itself (0.4 for an estimate).
+        range_joules: Value at which a cumulative counter wraps to 0; None if it never does.
+        average_s: Seconds over which a power reading is averaged; 0 if it is instant.
+        period_s: Expected seconds between two refreshes of the reading; None if it is learned.
+        relative_error: Relative half width of the reading itself (0.4 for an estimate).
     """
 
     id: str
@@ -54,15 +55,15 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at one channel; a failed read has neither joules nor watts.
+    """One reading of one channel; a failed read has neither joules nor watts.
 
     Attributes:
-        t_ns: Monotonic clock when it was read.
-        joules: Cumulative counter, unwrapped by nobody yet; None if the channel has none.
-        watts: Power now; None if unknown.
+        t_ns: Time of the read on the monotonic clock.
+        joules: Cumulative counter, not yet unwrapped; None if the channel has none.
+        watts: Power at that time; None if unknown.
         driver_us: The driver's own timestamp, microseconds; None where it gives none.
-        updated_ns: That timestamp on the monotonic clock. The meter finds out by itself whether it
-            is the time of the refresh (useful) or of the call (not).
+        updated_ns: That timestamp on the monotonic clock. The meter detects whether it is the time
+            of the refresh, which is useful, or of the call, which is not.
     """
 
     t_ns: int
@@ -74,14 +75,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class ChannelProbe:
-    """What ``etui doctor`` says of one channel that exists or could exist.
+    """The report of ``etui doctor`` on one channel that exists or could exist.
 
     Attributes:
         id: Channel id, or the name of the source when nothing was found.
-        found: The hardware or its interface is there.
-        readable: A reading came back.
-        why_not: Why it is not there or cannot be read; empty when readable.
-        fix: The exact command or line that mends it; empty when there is none.
+        found: Whether the hardware or its interface exists.
+        readable: Whether it returned a reading.
+        why_not: Why it does not exist or cannot be read; for a readable one, a remark or empty.
+        fix: The exact command or line that fixes it; empty when there is none.
     """
 
     id: str
@@ -92,17 +93,24 @@ class ChannelProbe:
 
 
 class PowerSource(Protocol):
-    """A family of channels read together (one driver, one sysfs tree)."""
+    """A family of channels that are read together (one driver, one sysfs tree)."""
 
     @property
-    def channels(self) -> Sequence[Channel]: ...
+    def channels(self) -> Sequence[Channel]:
+        """Channels that can be read."""
 
-    def probe(self) -> Sequence[ChannelProbe]: ...
+    def probe(self) -> Sequence[ChannelProbe]:
+        """Report the channels of the source, and why some cannot be read."""
 
     def read(self) -> Mapping[str, Reading]:
-        """Channel id -> reading now. A channel that fails gives an empty one; never raises."""
+        """Read every channel now; never raises.
 
-    def close(self) -> None: ...
+        Returns:
+            Channel id -> reading; a channel that fails gives an empty reading.
+        """
+
+    def close(self) -> None:
+        """Release the driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,7 @@ class ChannelEnergy:
     """Energy of one channel over an interval.
 
     ``uncertainty`` is a half width in joules at 95 %; ``coverage`` the share of the interval that
-    was recorded (0..1); ``flags`` say what a reader should know (``coarse``, ``lag``, ``gap``).
+    was recorded (0..1); ``flags`` qualify the result (``coarse``, ``lag``, ``gap``).
     """
 
     id: str
@@ -129,8 +137,8 @@ class Energy:
 
     Attributes:
         start_ns, end_ns: The interval, monotonic clock.
-        joules: Gross energy, joules; None when nothing was measured, never 0 for it.
-        uncertainty: Half width in joules at 95 %; None with ``joules``.
+        joules: Gross energy, joules; None, and never 0, when nothing was measured.
+        uncertainty: Half width in joules at 95 %; None when ``joules`` is None.
         idle_watts: Idle power of the summed channels, None without a baseline.
         kind: The weakest kind in the sum; None when nothing was measured.
         coverage: Share of the interval that was recorded, the smallest of the channels (0..1).
@@ -138,10 +146,10 @@ class Energy:
         channels: The summed channels.
         cross_checks: Covering channels that are not in the sum (psys, battery).
         unmeasured: Scopes of this machine without a reading.
-        flags: What a reader should know (``coarse``, ``lag``, ``gap``, ``extrapolated``,
+        flags: Qualifications of the result (``coarse``, ``lag``, ``gap``, ``extrapolated``,
             ``disagrees``, ``no-counter``, ``shared``, ``unmeasured``).
-        own_joules: What etui's own processes account for, where a GPU was shared and the driver
-            tells processes apart: energy above idle times the own share of SM time; else None.
+        own_joules: Joules of etui's own processes, where a GPU was shared and the driver reports
+            its use by process: energy above idle times etui's share of SM time; else None.
     """
 
     start_ns: int
@@ -161,7 +169,7 @@ class Energy:
 
     @property
     def seconds(self) -> float:
-        """Length of the interval."""
+        """Length of the interval in seconds."""
         return (self.end_ns - self.start_ns) / 1e9
 
     @property
@@ -171,19 +179,19 @@ class Energy:
 
     @property
     def net_joules(self) -> float | None:
-        """Gross minus idle watts times seconds; None without a baseline."""
+        """Gross joules minus idle watts times seconds; None without a baseline."""
         if self.joules is None or self.idle_watts is None:
             return None
         return self.joules - self.idle_watts * self.seconds
 
 
 EnergyOf = Callable[[int, int], Energy]
-"""Energy of an interval of the monotonic clock: start and end in nanoseconds."""
+"""Function that returns the energy of an interval: start and end on the monotonic clock, in ns."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelPower:
-    """The latest power of one channel, for a live panel; watts None means not known now."""
+    """The latest power of one channel, for a live panel; ``watts`` is None when not known now."""
 
     channel: Channel
     t_ns: int

@@ -1,4 +1,4 @@
-"""Play a curve through a device to the meter, and judge windows against the truth."""
+"""Play a curve through a device to the meter, and compare windows with the true energy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S, Recorder
-from etui.energy.sampler import BURST_INTERVAL_NS, BURST_NS, HURRY_INTERVAL_NS, dithered
+from etui.energy.sampler import BURST_INTERVAL_NS, BURST_NS, HURRY_INTERVAL_NS, dither_interval
 from etui.energy.types import Energy
 from etui.testing.devices import FakeClock, FakeDevice, Sensor
 from etui.testing.power_curves import WattCurve
@@ -16,7 +16,7 @@ from etui.testing.power_curves import WattCurve
 
 @dataclass(frozen=True, slots=True)
 class EnergyWindow:
-    """One window: what the meter said of it, and what it really took, joules."""
+    """One window: the measured energy, and the true energy in joules."""
 
     energy: Energy
     truth: float
@@ -30,7 +30,7 @@ class EnergyWindow:
 
     @property
     def inside(self) -> bool:
-        """Whether the truth lies within the stated uncertainty."""
+        """Whether the true energy is within the stated uncertainty."""
         joules, uncertainty = self.energy.joules, self.energy.uncertainty
         if joules is None or uncertainty is None:
             return False
@@ -38,7 +38,7 @@ class EnergyWindow:
 
 
 def sample(recorder: Recorder, clock: FakeClock, seconds: float, rng: random.Random) -> None:
-    """Let the recorder sample for a while as its thread would, now and then late."""
+    """Let the recorder sample for a while as its thread would, sometimes late."""
     begin_ns = clock.now_ns
     interval_ns = round(1e9 / recorder.hz)
     beat = 0
@@ -46,7 +46,7 @@ def sample(recorder: Recorder, clock: FakeClock, seconds: float, rng: random.Ran
         recorder.sample_now()
         beat += 1
         young = clock.now_ns - begin_ns < BURST_NS
-        pause_ns = BURST_INTERVAL_NS if young else dithered(interval_ns, beat)
+        pause_ns = BURST_INTERVAL_NS if young else dither_interval(interval_ns, beat)
         late_s = rng.expovariate(2000) + (rng.uniform(0, 0.03) if rng.random() < 0.01 else 0)
         clock.advance(pause_ns / 1e9 + late_s)
 
@@ -61,7 +61,7 @@ def record(
     fails: Callable[[float], bool] = lambda seconds: False,
     resets: Sequence[float] = (),
 ) -> tuple[Recorder, FakeClock]:
-    """A recorder that watched a device play a curve."""
+    """Record a device that plays a curve, and return the recorder and its clock."""
     clock = FakeClock()
     device = FakeDevice(curve, clock, sensor, fails=fails, resets=resets)
     recorder = Recorder([device], hz=hz, clock=clock)
@@ -79,7 +79,7 @@ def windows(
     lengths_s: tuple[float, float] = (0.1, 30.0),
     margin_s: float = 1.5,
 ) -> list[EnergyWindow]:
-    """Random windows of log-uniform length inside what was recorded."""
+    """Measure random windows of log-uniform length inside the record."""
     found = []
     end_s = clock.seconds - margin_s
     for _ in range(count):
@@ -100,7 +100,7 @@ def live_windows(
     lengths_s: tuple[float, float] = (0.1, 4.0),
     start_s: float | None = None,
 ) -> list[EnergyWindow]:
-    """Windows that are asked for at their end, as those of answers are: once settled, or in vain.
+    """Measure windows at their end, as for answers: when settled, or after the longest wait.
 
     With ``start_s`` there is one window, from then to now.
     """

@@ -119,13 +119,13 @@ def test_a_recorded_trace_is_replayed_to_the_same_energy(
     [
         ("", ":1:1: is not JSON"),
         ("{}", ":1:1: is not a power trace"),
-        ('{"format": "etui-power-trace", "version": 99}', "a trace of version 99"),
-        ('{"format": "etui-power-trace", "version": 1, "channels": 3}', "cannot be understood"),
+        ('{"format": "etui-power-trace", "version": 99}', "has trace version 99"),
+        ('{"format": "etui-power-trace", "version": 1, "channels": 3}', "has invalid channels"),
         (
             '{"format": "etui-power-trace", "version": 1, "channels": []}\n{"id": "gpu:A"}',
-            ":2:1: is no reading of a channel",
+            ":2:1: is not a reading of a channel",
         ),
-        ('{"format": "etui-power-trace", "version": 1, "channels": []}', ":2:1: holds no reading"),
+        ('{"format": "etui-power-trace", "version": 1, "channels": []}', ":2:1: has no readings"),
     ],
 )
 def test_a_damaged_trace_is_refused_by_line(

@@ -1,14 +1,14 @@
 /* A libnvidia-ml.so.1 that plays a power curve, for tests of the real pynvml path.
  *
  * FAKE_NVML_CURVE  "seconds:watts,seconds:watts,..." straight lines between points, repeated after
- *                  the last one; default "0:100,1:100". Two points of one time are a jump.
+ *                  the last one; default "0:100,1:100". Two points at the same time make a jump.
  * FAKE_NVML_START  CLOCK_MONOTONIC nanoseconds of the curve's second 0; default 0.
  * FAKE_NVML_PERIOD counter period in milliseconds; default 100. 0 means no counter.
  * FAKE_NVML_GPUS   number of GPUs; default 1. GPU i draws (i + 1) times the curve.
  * FAKE_NVML_ARCH   architecture number; default 8 (Ada).
- * FAKE_NVML_MISSING comma-separated names of functions or fields that answer "not supported":
+ * FAKE_NVML_MISSING comma-separated names of functions or fields that return "not supported":
  *                  fields, total, usage, instant, average, uuid, instant-gpu (GPU scope only).
- * FAKE_NVML_STAMP  "refresh" (default) or "call": what the field timestamps are.
+ * FAKE_NVML_STAMP  "refresh" (default) or "call": the event that the field timestamps give.
  * FAKE_NVML_DIES   seconds after which every reading fails with "GPU is lost".
  * FAKE_NVML_PIDS   "pid:sm,pid:sm": compute processes and their SM utilisation.
  * FAKE_NVML_INIT   error code of nvmlInit; default 0.
@@ -51,9 +51,9 @@ static long long now_of(clockid_t id) {
     return (long long)t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static double number(const char *name, double otherwise) {
+static double number(const char *name, double fallback) {
     const char *text = getenv(name);
-    return text && *text ? atof(text) : otherwise;
+    return text && *text ? atof(text) : fallback;
 }
 
 static int missing(const char *word) {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.gpu_sharing import GpuShare, GpuUse, share_of
+from etui.energy.gpu_sharing import GpuShare, GpuUse, compute_share
 from etui.turn.accounting import split_by_tokens
 
 GPU = "gpu:A"
@@ -38,11 +38,11 @@ def use(t_ns: int, own: float | None, other: float | None, others: int, unknown:
     ],
 )
 def test_shares(looks: list[GpuUse], expected: GpuShare) -> None:
-    assert share_of(looks, GPU, 0, 10, 100) == expected
+    assert compute_share(looks, GPU, 0, 10, 100) == expected
 
 
 def test_other_gpus_do_not_count() -> None:
-    assert share_of([use(5, 10, 90, 1)], "gpu:B", 0, 10, 0) == GpuShare(False, None)
+    assert compute_share([use(5, 10, 90, 1)], "gpu:B", 0, 10, 0) == GpuShare(False, None)
 
 
 @given(st.floats(0, 1e6), st.lists(st.integers(0, 4096), min_size=1, max_size=12))

@@ -1,1 +1,1 @@
-"""Power sources: one module a driver or kernel interface."""
+"""Power sources: one module for each driver or kernel interface."""

@@ -1,10 +1,10 @@
-"""AMD GPUs through AMD's own library, where its Python package ``amdsmi`` is installed.
+"""AMD GPUs through AMD's own library, if its Python package ``amdsmi`` is installed.
 
 ``amdsmi_get_energy_count`` is a counter with a resolution in microjoules, finer than the power that
 hwmon gives. On some cards and firmware it is off by orders of magnitude
-(https://github.com/ROCm/amdsmi/issues/38), so it is believed only after its first movement was
-compared with power; otherwise power, in whole watts, is integrated. Of a card with two dies one
-reports for both and the other nothing. APUs are left to hwmon, which knows their package.
+(https://github.com/ROCm/amdsmi/issues/38), so it is trusted only if its first movement agrees with
+power; if it does not, power in whole watts is integrated. On a card with two dies, one die reports
+for both and the other reports nothing. APUs are left to hwmon, which assigns them to the package.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from etui.energy.sources.sysfs import entries, int_or_none
 from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 
 CHECK_SECONDS = 0.3
-"""Time between the two looks at a counter that are compared with power."""
+"""Time between the two readings of a counter that are compared with power."""
 
-_BELIEVED = (0.1, 10.0)
-_NOTHING = "it reports no power (it may sleep, or another die of its card reports for both)"
+_TRUSTED_RATIO = (0.1, 10.0)
+_NO_POWER = "no power reading (the GPU may be asleep, or another die of the card reports for both)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class _Gpu:
 
 
 class AmdSmiSource:
-    """The GPUs that amdsmi knows and that report power.
+    """The GPUs that amdsmi lists and that report power.
 
     Args:
-        sysfs_dir: Root of sysfs, for power limits and to tell APUs.
+        sysfs_dir: Root of sysfs, for power limits and to recognize APUs.
         clock: Monotonic clock in nanoseconds.
-        library: The module ``amdsmi``; None imports it where it is installed.
-        sleep: How to wait between the two looks at the counters, in seconds.
+        library: The module ``amdsmi``; None imports it if it is installed.
+        sleep: Function that waits, in seconds, between the two readings of the counters.
     """
 
     name = "amdsmi"
@@ -67,11 +67,11 @@ class AmdSmiSource:
         return [gpu.channel for gpu in self._gpus]
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """What was found when the source was opened; nothing without the package."""
+        """Report what was found when the source was opened; nothing without the package."""
         return self._probes
 
     def read(self) -> Mapping[str, Reading]:
-        """Counter and power of every GPU; one that fails gives an empty reading."""
+        """Read counter and power of every GPU; one that fails gives an empty reading."""
         readings: dict[str, Reading] = {}
         for gpu in self._gpus:
             counts = gpu.channel.kind is Kind.COUNTER
@@ -81,7 +81,7 @@ class AmdSmiSource:
         return readings
 
     def close(self) -> None:
-        """Give the library back."""
+        """Shut the library down."""
         if self._library is not None:
             self._call("amdsmi_shut_down")
             self._library = None
@@ -91,14 +91,14 @@ class AmdSmiSource:
         try:
             self._library.amdsmi_init()
             handles = list(self._library.amdsmi_get_processor_handles())
-        except Exception as error:  # noqa: BLE001 - ctypes' and its own errors have no common base
+        except Exception as error:  # noqa: BLE001 - its errors and ctypes' have no common base
             why = f"amdsmi cannot be used: {str(error).strip() or type(error).__name__}"
             self._probes.append(ChannelProbe("amdsmi", True, False, " ".join(why.split())))
             self._library = None
             return
         named = [(handle, address) for handle in handles if (address := self._address(handle))]
         discrete = [(h, a) for h, a in named if not is_apu(self._device(a))]
-        first = {address: self._look(handle) for handle, address in discrete}
+        first = {address: self._sample(handle) for handle, address in discrete}
         if any(watts and joules is not None for _, joules, watts in first.values()):
             sleep(CHECK_SECONDS)
         for handle, address in discrete:
@@ -109,25 +109,25 @@ class AmdSmiSource:
     ) -> None:
         scope = f"gpu:{address}"
         then_ns, then_joules, then_watts = first
-        now_ns, joules, watts = self._look(handle)
+        now_ns, joules, watts = self._sample(handle)
         known = [value for value in (then_watts, watts) if value]
         if not known:
-            self._probes.append(ChannelProbe(scope, True, False, _NOTHING))
+            self._probes.append(ChannelProbe(scope, True, False, _NO_POWER))
             return
         why_not = ""
         if joules is not None and then_joules is not None:
             expected = sum(known) / len(known) * (now_ns - then_ns) / 1e9
             ratio = (joules - then_joules) / expected if expected > 0 else 0.0
-            if not _BELIEVED[0] <= ratio <= _BELIEVED[1]:
+            if not _TRUSTED_RATIO[0] <= ratio <= _TRUSTED_RATIO[1]:
                 joules = None
-                why_not = f"its energy counter tells {ratio:.3g} times its power; power is used"
+                why_not = f"energy counter is {ratio:.3g} times the power; power is integrated"
         kind = Kind.INTEGRATED if joules is None or then_joules is None else Kind.COUNTER
         limit = self._limit_watts(address)
         channel = Channel(scope, scope, kind, limit_watts=limit, label="AMD GPU")
         self._gpus.append(_Gpu(handle, channel))
         self._probes.append(ChannelProbe(scope, True, True, why_not))
 
-    def _look(self, handle: Any) -> tuple[int, float | None, float | None]:
+    def _sample(self, handle: Any) -> tuple[int, float | None, float | None]:
         joules = self._joules(handle)
         return self._clock(), joules, self._watts(handle)
 
@@ -139,8 +139,8 @@ class AmdSmiSource:
         found = self._call("amdsmi_get_energy_count", handle)
         if not isinstance(found, Mapping):
             return None
-        count = _number(found.get("energy_accumulator", found.get("power")))
-        resolution_uj = _number(found.get("counter_resolution"))
+        count = _parse_number(found.get("energy_accumulator", found.get("power")))
+        resolution_uj = _parse_number(found.get("counter_resolution"))
         if not count or not resolution_uj:
             return None
         return count * resolution_uj / 1e6
@@ -150,19 +150,19 @@ class AmdSmiSource:
         if not isinstance(found, Mapping):
             return None
         average, current = found.get("average_socket_power"), found.get("current_socket_power")
-        return _number(average) or _number(current) or None  # 0 W is a missing value
+        return _parse_number(average) or _parse_number(current) or None  # 0 W is a missing value
 
     def _call(self, name: str, *args: Any) -> Any:
         try:
             return getattr(self._library, name)(*args)
-        except Exception:  # noqa: BLE001 - as above; whatever it was, the value is missing
+        except Exception:  # noqa: BLE001 - as above; after any error the value is missing
             return None
 
     def _device(self, address: str) -> Path:
         return self._sysfs / "bus" / "pci" / "devices" / address
 
     def _limit_watts(self, address: str) -> float | None:
-        """From the kernel: amdsmi's own unit has changed between its versions."""
+        """Read the power limit from the kernel: amdsmi changed its unit between versions."""
         for folder in entries(self._device(address) / "hwmon"):
             if limit := int_or_none(folder / "power1_cap"):
                 return limit / 1e6 if limit > 0 else None
@@ -172,13 +172,13 @@ class AmdSmiSource:
 def _import() -> Any:
     try:
         import amdsmi
-    except Exception:  # noqa: BLE001 - without its C library it raises what its loader does
+    except Exception:  # noqa: BLE001 - without its C library it raises any error of the loader
         return None
     return amdsmi
 
 
-def _number(value: object) -> float | None:
-    """A finite number from 0; None for ``N/A``, for all bits set, and for anything else."""
+def _parse_number(value: object) -> float | None:
+    """Return a finite number of at least 0; None for ``N/A``, all bits set, or anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     all_bits_set = value in (0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)

@@ -18,16 +18,16 @@ _PARTS = {
     "gpu:apple": (("gpu_mj",), "Apple GPU"),
     "dram:0": (("dram_mj",), "Apple memory"),
 }
-"""Scope -> attributes of the metrics and label; disjoint parts of one chip. The Neural
-Engine mostly rests and goes with the CPU: a counter that never moves would look broken."""
+"""Scope -> attributes of the metrics, and label; disjoint parts of one chip. The Neural
+Engine is mostly idle and is added to the CPU: a counter that never moves would look broken."""
 
 
 class AppleSource:
-    """The chip's parts that macOS counts.
+    """The parts of an Apple chip for which macOS counts energy.
 
     Args:
         clock: Monotonic clock in nanoseconds.
-        monitor: An ``AppleEnergyMonitor``; None makes one where the package is installed.
+        monitor: An ``AppleEnergyMonitor``; None creates one if the package is installed.
         on_apple: Whether this is an Apple Silicon machine; None asks the platform.
     """
 
@@ -40,12 +40,12 @@ class AppleSource:
         on_apple: bool | None = None,
     ) -> None:
         self._clock = clock
-        self._on_apple = _apple_silicon() if on_apple is None else on_apple
+        self._on_apple = _is_apple_silicon() if on_apple is None else on_apple
         self._failure = ""
         self._monitor = monitor
         if monitor is None and self._on_apple:
-            self._monitor = self._make()
-        now = self._energies()
+            self._monitor = self._open_monitor()
+        now = self._read_energies()
         self._channels = [
             Channel(id=scope, scope=scope, kind=Kind.MODEL, label=label)
             for scope, (_, label) in _PARTS.items()
@@ -58,25 +58,25 @@ class AppleSource:
         return self._channels
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """Nothing away from Apple Silicon."""
+        """Report the parts of the chip; nothing unless this is Apple Silicon."""
         if not self._on_apple:
             return []
         if self._channels:
             return [ChannelProbe(channel.id, True, True) for channel in self._channels]
         fix = "" if self._monitor is not None else "pip install zeus-apple-silicon"
-        why = self._failure or "macOS shows no energy counters"
+        why = self._failure or "macOS provides no energy counters"
         return [ChannelProbe("apple", True, False, why, fix)]
 
     def read(self) -> Mapping[str, Reading]:
-        """Cumulative joules of every part; all empty when macOS refuses."""
+        """Read the cumulative joules of every part; all empty when macOS refuses."""
         now_ns = self._clock()
-        energies = self._energies()
+        energies = self._read_energies()
         return {c.id: Reading(now_ns, energies.get(c.id)) for c in self._channels}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
-    def _make(self) -> Any:
+    def _open_monitor(self) -> Any:
         try:
             from zeus_apple_silicon import AppleEnergyMonitor
         except ImportError:
@@ -88,7 +88,7 @@ class AppleSource:
             self._failure = str(error)
             return None
 
-    def _energies(self) -> dict[str, float | None]:
+    def _read_energies(self) -> dict[str, float | None]:
         if self._monitor is None:
             return {}
         try:
@@ -96,14 +96,14 @@ class AppleSource:
         except RuntimeError as error:
             self._failure = str(error)
             return {}
-        return {scope: _joules(metrics, names) for scope, (names, _) in _PARTS.items()}
+        return {scope: _sum_joules(metrics, names) for scope, (names, _) in _PARTS.items()}
 
 
-def _apple_silicon() -> bool:
+def _is_apple_silicon() -> bool:
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
-def _joules(metrics: Any, names: Sequence[str]) -> float | None:
-    """Sum of millijoule attributes in joules; None when the first is missing."""
+def _sum_joules(metrics: Any, names: Sequence[str]) -> float | None:
+    """Sum millijoule attributes and return joules; None when the first is missing."""
     parts = [getattr(metrics, name, None) for name in names]
     return None if parts[0] is None else sum(part for part in parts if part) / 1e3

@@ -1,7 +1,7 @@
-"""A laptop's battery while it discharges: it covers the whole machine, screen and all.
+"""A laptop's battery while it discharges: it covers the whole machine, with its screen.
 
 Readings come every few seconds and are coarse, so the battery is a cross-check; it is the total
-only where nothing finer can be read. While it charges or idles on mains there is no reading.
+only where nothing finer can be read. While it charges or is idle on mains there is no reading.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 
 _PERIOD_S = 5.0
 _BAND = 0.1
-"""Fuel gauges are specified to a few percent and lag; a tenth covers both."""
+"""Battery gauges are specified to a few percent and lag behind; 10 % covers both."""
 
 
 class BatterySource:
@@ -51,24 +51,25 @@ class BatterySource:
         return [self._channel] if self._discharging else []
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """Whether there is a battery, and whether it discharges."""
+        """Report whether there is a battery, and whether it discharges."""
         if not self._batteries:
             return []
         if self._discharging:
             return [ChannelProbe("battery", True, True)]
         states = {text_or(folder / "status", "unknown").lower() for folder in self._batteries}
-        why = f"the battery is {' and '.join(sorted(states))}: on mains it says nothing"
+        state = " and ".join(sorted(states))
+        why = f"the battery is {state}; its power is known only while it discharges"
         return [ChannelProbe("battery", True, False, why, "unplug the machine")]
 
     def read(self) -> Mapping[str, Reading]:
-        """Power drawn from all batteries; nothing while one of them charges."""
+        """Read the power drawn from all batteries; an empty reading while one of them charges."""
         return {"battery": Reading(self._clock(), None, self._watts())}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
     def percent(self) -> float | None:
-        """Charge of the batteries in percent; None without one."""
+        """Return the charge of the batteries in percent; None without one."""
         levels = [int_or_none(folder / "capacity") for folder in self._batteries]
         known = [level for level in levels if level is not None and 0 <= level <= 100]
         return sum(known) / len(known) if known else None
@@ -78,7 +79,7 @@ class BatterySource:
         if "Discharging" not in states or "Charging" in states:
             return None
         parts = [
-            _drawn(folder)
+            _read_watts(folder)
             for folder, state in zip(self._batteries, states, strict=True)
             if state == "Discharging"
         ]
@@ -86,8 +87,8 @@ class BatterySource:
         return sum(known) if known and len(known) == len(parts) else None
 
 
-def _drawn(folder: Path) -> float | None:
-    """Watts from ``power_now``, or from ``current_now`` times ``voltage_now`` (both in micro)."""
+def _read_watts(folder: Path) -> float | None:
+    """Read watts from ``power_now``, or from ``current_now`` and ``voltage_now`` (in micro)."""
     power = int_or_none(folder / "power_now")
     if power is None:
         current = int_or_none(folder / "current_now")

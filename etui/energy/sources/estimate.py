@@ -1,9 +1,9 @@
-"""The labelled estimate: a stated power range times utilisation, where nothing can be read.
+"""The labelled estimate: a stated power range times utilisation, when no channel can be read.
 
     P = P_idle + (P_limit - P_idle) x utilisation
 
-It carries a band of 40 %: estimates of this class err by up to that against external meters
-(Fischer 2025, arXiv:2509.22092).
+Its uncertainty is 40 %: estimates of this kind differ from external meters by up to that (Fischer
+2025, arXiv:2509.22092).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ BAND = 0.4
 
 
 def default_range_watts(cores: int) -> tuple[float, float]:
-    """Idle and limit watts that are assumed for a CPU with its memory when nobody states them.
+    """Return the idle and limit watts of a CPU with its memory where the config states none.
 
-    4 W and 0.5 W a logical core at idle, 10 W and 4 W a logical core at the limit: 12 and 74 W for
-    16 logical cores. A stated default, not a measurement.
+    Idle is 4 W plus 0.5 W per logical core, the limit 10 W plus 4 W per logical core: 12 and 74 W
+    for 16 logical cores. This is a default, not a measurement.
     """
     return 4 + 0.5 * cores, 10 + 4.0 * cores
 
@@ -30,7 +30,7 @@ class EstimateSource:
     """Utilisation of all cores, turned into watts.
 
     Args:
-        idle_watts, limit_watts: Range of the machine; None takes the default for its cores.
+        idle_watts, limit_watts: Range of the machine; None uses the default for its cores.
         band: Half width of the estimate, relative.
         clock: Monotonic clock in nanoseconds.
         utilisation: Busy and total CPU seconds since boot; None asks psutil.
@@ -47,13 +47,13 @@ class EstimateSource:
         clock: Callable[[], int] = time.monotonic_ns,
         utilisation: Callable[[], tuple[float, float]] | None = None,
     ) -> None:
-        idle, limit = default_range_watts(_cores())
+        idle, limit = default_range_watts(_count_cores())
         self._idle = idle if idle_watts is None else idle_watts
         self._limit = max(limit if limit_watts is None else limit_watts, self._idle)
         stated = idle_watts is not None and limit_watts is not None
         self._stated = stated
         self._clock = clock
-        self._times = utilisation or _cpu_seconds
+        self._times = utilisation or _read_cpu_seconds
         self._last: tuple[int, float, float] | None = None
         self._joules = 0.0
         self._channel = Channel(
@@ -72,13 +72,13 @@ class EstimateSource:
         return [self._channel]
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """That it is there, and how to make it better."""
+        """Report the estimate, and how to improve it."""
         fix = "" if self._stated else "set cpu_idle_watts and cpu_limit_watts in config.yaml"
-        why = "" if self._stated else "the power range is a default for the number of cores"
+        why = "" if self._stated else "the power range is the default for this number of cores"
         return [ChannelProbe(CHANNEL_ID, True, True, why, fix)]
 
     def read(self) -> Mapping[str, Reading]:
-        """Joules since the first read; utilisation is exact over the time between two reads."""
+        """Read the joules since the first read, from the utilisation between two reads."""
         now_ns = self._clock()
         try:
             busy, total = self._times()
@@ -90,7 +90,7 @@ class EstimateSource:
         then_ns, was_busy, was_total = self._last
         seconds = (now_ns - then_ns) / 1e9
         if total <= was_total or seconds <= 0:
-            return {CHANNEL_ID: Reading(now_ns, self._joules)}  # the kernel's tick has not come
+            return {CHANNEL_ID: Reading(now_ns, self._joules)}  # no kernel tick since the last read
         share = min(max((busy - was_busy) / (total - was_total), 0.0), 1.0)
         watts = self._idle + (self._limit - self._idle) * share
         self._last = (now_ns, busy, total)
@@ -98,22 +98,22 @@ class EstimateSource:
         return {CHANNEL_ID: Reading(now_ns, self._joules, watts)}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     import psutil
 
     return psutil.cpu_count(logical=True) or 1
 
 
-def _cpu_seconds() -> tuple[float, float]:
-    """Busy and total CPU seconds of all cores since boot."""
+def _read_cpu_seconds() -> tuple[float, float]:
+    """Read the busy and total CPU seconds of all cores since boot."""
     import psutil
 
     times = psutil.cpu_times()
     fields = times._asdict()
-    # Guest time is inside user time already (proc(5)); waiting for a disk is idle.
+    # User time includes guest time already (proc(5)); waiting for a disk counts as idle.
     total = sum(v for k, v in fields.items() if k not in ("guest", "guest_nice"))
     idle = fields.get("idle", 0.0) + fields.get("iowait", 0.0)
     return total - idle, total

@@ -1,9 +1,9 @@
 """GPUs and boards that show power through hwmon, without root: AMD, Intel Arc, others.
 
 amdgpu gives ``power1_average`` or, on newer chips, ``power1_input`` in whole or micro-watts; i915
-and xe give ``energy1_input``, a counter in microjoules. A file that says nothing, or a GPU that
-sleeps, is a missing value. amdgpu's power on an APU is that of the whole package, so its scope is
-the package's.
+and xe give ``energy1_input``, a counter in microjoules. An empty file or a sleeping GPU is a
+missing value. On an APU, amdgpu reports the power of the whole package, so its scope is that of the
+package.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 _DRIVERS = {"amdgpu": "AMD GPU", "i915": "Intel GPU", "xe": "Intel GPU"}
 _POWER_FILES = ("power1_average", "power1_input")
 _ENERGY_FILE = "energy1_input"
-_WORTHLESS_VRAM = 2 << 30
-"""An APU carves at most this much out of main memory for its GPU; a card has more."""
+_MOST_APU_VRAM = 2 << 30
+"""An APU reserves at most this much of main memory for its GPU, bytes; a card has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class HwmonSource:
     Args:
         sysfs_dir: Root of sysfs.
         clock: Monotonic clock in nanoseconds.
-        without: Scopes that another source reads already.
+        without: Scopes that another source already reads.
     """
 
     name = "hwmon"
@@ -70,36 +70,36 @@ class HwmonSource:
 
     @property
     def unreadable_scopes(self) -> list[str]:
-        """Devices that are there and cannot be read."""
+        """Devices that exist and cannot be read."""
         return [p.id for p in self._probes if not p.readable]
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """What was found when the source was opened."""
+        """Report what was found when the source was opened."""
         return self._probes
 
     def read(self) -> Mapping[str, Reading]:
-        """Counter and power of every device; one that fails gives an empty reading."""
+        """Read counter and power of every device; one that fails gives an empty reading."""
         readings: dict[str, Reading] = {}
         for sensor in self._sensors:
-            joules = _micro(sensor.energy)
-            watts = _micro(sensor.power)
+            joules = _read_micro(sensor.energy)
+            watts = _read_micro(sensor.power)
             readings[sensor.channel.id] = Reading(self._clock(), joules, watts or None)
         return readings
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
     def _add(self, folder: Path, driver: str, without: Collection[str]) -> None:
         device = folder / "device"
-        scope = f"gpu:{_address(device) or folder.name}"
+        scope = f"gpu:{_read_address(device) or folder.name}"
         if driver == "amdgpu" and is_apu(device):
             scope = "package:0"
         if scope in without:
             return
-        energy, no_energy = _first_readable(folder, (_ENERGY_FILE,))
-        power, no_power = _first_readable(folder, _POWER_FILES)
+        energy, no_energy = _find_readable(folder, (_ENERGY_FILE,))
+        power, no_power = _find_readable(folder, _POWER_FILES)
         if energy is None and power is None:
-            self._refuse(scope, folder, no_power or no_energy)
+            self._add_unreadable(scope, folder, no_power or no_energy)
             return
         limit = int_or_none(folder / "power1_cap") or int_or_none(folder / "power1_max")
         label = _DRIVERS[driver]
@@ -114,7 +114,7 @@ class HwmonSource:
         self._sensors.append(Sensor(channel, energy, power))
         self._probes.append(ChannelProbe(channel.id, True, True))
 
-    def _refuse(self, scope: str, folder: Path, error: SysfsError | None) -> None:
+    def _add_unreadable(self, scope: str, folder: Path, error: SysfsError | None) -> None:
         if error is None:
             why, fix = f"{folder} has no power or energy file", "update the kernel"
         elif error.denied:
@@ -123,29 +123,29 @@ class HwmonSource:
         else:
             why, fix = (
                 f"{folder}: {error.why}",
-                "wake the GPU (start something on it) and try again",
+                "wake the GPU (run a program on it) and try again",
             )
         self._probes.append(ChannelProbe(scope, True, False, why, fix))
 
 
 def is_apu(device: Path) -> bool:
-    """Whether an amdgpu device is part of a CPU: it has little memory of its own."""
+    """Return whether an amdgpu device is part of a CPU: it has little memory of its own."""
     vram = int_or_none(device / "mem_info_vram_total")
     if vram is None:
         return False
-    return vram <= _WORTHLESS_VRAM and not (device / "mem_info_vram_vendor").is_file()
+    return vram <= _MOST_APU_VRAM and not (device / "mem_info_vram_vendor").is_file()
 
 
-def _address(device: Path) -> str:
-    """PCI address of a device, the stable part of its id."""
+def _read_address(device: Path) -> str:
+    """Read the PCI address of a device, the stable part of its id."""
     for line in text_or(device / "uevent").splitlines():
         if line.startswith("PCI_SLOT_NAME="):
             return line.partition("=")[2]
     return device.resolve().name if device.is_symlink() else ""
 
 
-def _first_readable(folder: Path, names: Sequence[str]) -> tuple[Path | None, SysfsError | None]:
-    """The first file that holds a number, and why the last other one did not."""
+def _find_readable(folder: Path, names: Sequence[str]) -> tuple[Path | None, SysfsError | None]:
+    """Find the first file that holds a number; with none, the reason of the last failure."""
     failure: SysfsError | None = None
     for name in names:
         path = folder / name
@@ -160,7 +160,7 @@ def _first_readable(folder: Path, names: Sequence[str]) -> tuple[Path | None, Sy
     return None, failure
 
 
-def _micro(path: Path | None) -> float | None:
+def _read_micro(path: Path | None) -> float | None:
     if path is None:
         return None
     value = int_or_none(path)

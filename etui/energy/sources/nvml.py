@@ -2,8 +2,8 @@
 
 One ``nvmlDeviceGetFieldValues`` call gives the energy counter (field 83), instant power (186) and
 average power (185). Where fields are missing, ``nvmlDeviceGetTotalEnergyConsumption`` and
-``nvmlDeviceGetPowerUsage`` stand in; the latter is an average over one second on Ampere (GA100
-aside) and newer, and is treated as one. 0 mW and "not supported" are missing values.
+``nvmlDeviceGetPowerUsage`` replace them; the latter is an average over one second on Ampere
+(except GA100) and newer, and is treated as one. 0 mW and "not supported" are missing values.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Plan:
     """How one GPU is read.
 
     Attributes:
-        counter: ``field``, ``call`` or empty: where its energy counter comes from.
+        counter: Where the energy counter comes from: ``field``, ``call`` or empty.
         power: ``instant``, ``average`` (fields), ``usage`` (call) or empty.
-        scope_id: NVML power scope of the power fields: 0 the GPU, 1 the module.
-        average_s: Length of the running average that the power reading is, seconds.
+        scope_id: NVML power scope of the power fields: 0 for the GPU, 1 for the module.
+        average_s: Seconds over which the power reading is averaged; 0 if it is instant.
     """
 
     counter: str
@@ -40,7 +40,7 @@ class Plan:
 
 
 class NvmlSource:
-    """Every NVIDIA GPU that the driver shows.
+    """Every NVIDIA GPU that the driver lists.
 
     Args:
         clock: Monotonic clock in nanoseconds.
@@ -62,7 +62,7 @@ class NvmlSource:
         self._probes: list[ChannelProbe] = []
         self._open = False
         self.failure = ""
-        """NVML's own words when it could not be started; empty when it runs."""
+        """The error of NVML when it could not start; empty when it runs."""
         try:
             self._nvml: Any = library or _import()
         except ImportError:
@@ -71,13 +71,13 @@ class NvmlSource:
         try:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
-            self.failure = _words(error)
+            self.failure = _format_error(error)
             return
         except AttributeError:
-            self.failure = "another package than nvidia-ml-py provides `pynvml`"
+            self.failure = "`pynvml` comes from a package other than nvidia-ml-py"
             return
         self._open = True
-        self._look()
+        self._open_gpus()
 
     @property
     def channels(self) -> Sequence[Channel]:
@@ -86,7 +86,7 @@ class NvmlSource:
 
     @property
     def unreadable_scopes(self) -> list[str]:
-        """GPUs that are there and cannot be read."""
+        """GPUs that exist and cannot be read."""
         return [p.id for p in self._probes if p.found and not p.readable]
 
     @property
@@ -100,11 +100,11 @@ class NvmlSource:
         return self._nvml if self._open else None
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """What was found when the source was opened; nothing when NVML did not start."""
+        """Report what was found when the source was opened; nothing when NVML did not start."""
         return self._probes
 
     def read(self) -> Mapping[str, Reading]:
-        """Counter and power of every GPU; one that fails gives an empty reading."""
+        """Read counter and power of every GPU; one that fails gives an empty reading."""
         return {channel.id: self._read(handle, plan) for channel, handle, plan in self._gpus}
 
     def close(self) -> None:
@@ -113,15 +113,15 @@ class NvmlSource:
             self._open = False
             self._nvml.nvmlShutdown()
 
-    def _look(self) -> None:
+    def _open_gpus(self) -> None:
         count = self._ask("nvmlDeviceGetCount") or 0
         if not count:
-            self.failure = "the driver shows no GPU"
+            self.failure = "the driver lists no GPU"
         for index in range(count):
             try:
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
             except self._nvml.NVMLError as error:
-                why, fix = _words(error), "check the GPU with nvidia-smi"
+                why, fix = _format_error(error), "check the GPU with nvidia-smi"
                 self._probes.append(ChannelProbe(f"gpu:{index}", True, False, why, fix))
                 continue
             self._add(index, handle)
@@ -129,11 +129,11 @@ class NvmlSource:
     def _add(self, index: int, handle: Any) -> None:
         uuid = self._ask("nvmlDeviceGetUUID", handle) or str(index)
         name = self._ask("nvmlDeviceGetName", handle) or "NVIDIA GPU"
-        plan = self._plan(handle)
+        plan = self._make_plan(handle)
         module = plan.scope_id == _MODULE_SCOPE
         scope = f"{'module' if module else 'gpu'}:{uuid}"
         if not plan.counter and not plan.power:
-            why = f"{name} gives neither energy nor power"
+            why = f"{name} reports neither energy nor power"
             fix = "vGPU and MIG guests cannot read power: run etui on the host of the GPU"
             self._probes.append(ChannelProbe(scope, True, False, why, fix))
             return
@@ -148,10 +148,10 @@ class NvmlSource:
             average_s=plan.average_s,
         )
         self._gpus.append((channel, handle, plan))
-        self._probes.append(ChannelProbe(scope, True, True, self._remark(handle, plan)))
+        self._probes.append(ChannelProbe(scope, True, True, self._format_remark(handle, plan)))
 
-    def _plan(self, handle: Any) -> Plan:
-        values = self._fields(handle, _GPU_SCOPE)
+    def _make_plan(self, handle: Any) -> Plan:
+        values = self._read_fields(handle, _GPU_SCOPE)
         energy = values.get(TOTAL_ENERGY)
         counter = "field" if energy and energy[0] is not None else ""
         if not counter and self._ask("nvmlDeviceGetTotalEnergyConsumption", handle) is not None:
@@ -161,17 +161,17 @@ class NvmlSource:
         if instant or (instant is not None and not usage):
             return Plan(counter, "instant")
         if usage is not None:
-            average_s = _AVERAGE_S if self._averaging(handle) else 0.0
+            average_s = _AVERAGE_S if self._is_averaged(handle) else 0.0
             return Plan(counter, "usage", average_s=average_s)
         if values.get(AVERAGE_POWER, _NOTHING)[0] is not None:
             return Plan(counter, "average", average_s=_AVERAGE_S)
-        module = self._fields(handle, _MODULE_SCOPE).get(INSTANT_POWER, _NOTHING)[0]
+        module = self._read_fields(handle, _MODULE_SCOPE).get(INSTANT_POWER, _NOTHING)[0]
         if not counter and module is not None:
             return Plan(counter, "instant", _MODULE_SCOPE)
         return Plan(counter, "")
 
-    def _averaging(self, handle: Any) -> bool:
-        """Whether ``nvmlDeviceGetPowerUsage`` is an average over a second: Ampere and newer.
+    def _is_averaged(self, handle: Any) -> bool:
+        """Return whether ``nvmlDeviceGetPowerUsage`` averages over a second: Ampere and newer.
 
         GA100 (the A100 and A30) is the exception; NVML gives it Ampere's architecture number.
         """
@@ -181,7 +181,7 @@ class NvmlSource:
         name = str(self._ask("nvmlDeviceGetName", handle) or "")
         return bool(architecture >= _AMPERE) and not ("A100" in name or "A30" in name.split())
 
-    def _remark(self, handle: Any, plan: Plan) -> str:
+    def _format_remark(self, handle: Any, plan: Plan) -> str:
         remarks = []
         if not plan.counter:
             remarks.append("no energy counter, power is integrated")
@@ -189,14 +189,14 @@ class NvmlSource:
             remarks.append("power is an average over one second")
         mode = self._ask("nvmlDeviceGetMigMode", handle)
         if mode and mode[0]:
-            remarks.append("MIG is on: the reading is that of the whole board")
+            remarks.append("MIG is on: readings cover the whole board")
         return "; ".join(remarks)
 
     def _read(self, handle: Any, plan: Plan) -> Reading:
         before_ns = self._clock()
         values: dict[int, tuple[float | None, int]] = {}
         if plan.counter == "field" or plan.power in ("instant", "average"):
-            values = self._fields(handle, plan.scope_id)
+            values = self._read_fields(handle, plan.scope_id)
         millijoules: float | None = None
         stamp_us: int | None = None
         if plan.counter == "field" and TOTAL_ENERGY in values:
@@ -214,32 +214,32 @@ class NvmlSource:
             joules=None if millijoules is None else millijoules / 1e3,
             watts=milliwatts / 1e3 if milliwatts else None,
             driver_us=stamp_us or None,
-            updated_ns=self._monotonic(stamp_us, after_ns),
+            updated_ns=self._to_monotonic(stamp_us, after_ns),
         )
 
-    def _monotonic(self, stamp_us: int | None, now_ns: int) -> int | None:
-        """A driver's timestamp (microseconds since 1970) on the monotonic clock."""
+    def _to_monotonic(self, stamp_us: int | None, now_ns: int) -> int | None:
+        """Convert a driver's timestamp (microseconds since 1970) to the monotonic clock."""
         if not stamp_us:
             return None
         age_ns = self._wall() - stamp_us * 1000
         return now_ns - age_ns if -1_000_000_000 < age_ns < 60_000_000_000 else None
 
-    def _fields(self, handle: Any, scope_id: int) -> dict[int, tuple[float | None, int]]:
-        """Field id -> (value, timestamp in us); a value that is not supported is None."""
-        wanted = [TOTAL_ENERGY, (INSTANT_POWER, scope_id), (AVERAGE_POWER, scope_id)]
-        found = self._ask("nvmlDeviceGetFieldValues", handle, wanted)
+    def _read_fields(self, handle: Any, scope_id: int) -> dict[int, tuple[float | None, int]]:
+        """Read field id -> (value, timestamp in us); a value that is not supported is None."""
+        fields = [TOTAL_ENERGY, (INSTANT_POWER, scope_id), (AVERAGE_POWER, scope_id)]
+        found = self._ask("nvmlDeviceGetFieldValues", handle, fields)
         if found is None:
             return {}
-        return {v.fieldId: (self._number(v), int(v.timestamp)) for v in found}
+        return {v.fieldId: (self._parse_value(v), int(v.timestamp)) for v in found}
 
-    def _number(self, value: Any) -> float | None:
+    def _parse_value(self, value: Any) -> float | None:
         if value.nvmlReturn != 0:
             return None
         member = _MEMBERS.get(value.valueType)
         return None if member is None else getattr(value.value, member)
 
     def _ask(self, function: str, *args: Any) -> Any:
-        """An NVML call's answer; None when the card, the driver or pynvml does not have it."""
+        """Call an NVML function; return None if the card, the driver or pynvml lacks it."""
         call = getattr(self._nvml, function, None)
         if call is None:
             return None
@@ -262,5 +262,5 @@ def _import() -> ModuleType:
     return module
 
 
-def _words(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return str(error).rstrip(".").lower() or type(error).__name__

@@ -1,4 +1,4 @@
-"""Who else uses the NVIDIA GPUs, and how warm and fast they are; looked at twice a second."""
+"""Other users of the NVIDIA GPUs, and temperature, clocks and memory; sampled twice a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etui.energy.gpu_sharing import GpuShare, GpuUse, share_of
+from etui.energy.gpu_sharing import GpuShare, GpuUse, compute_share
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.types import Channel, ChannelProbe, Reading
 
@@ -23,7 +23,7 @@ _CORE_TEMPERATURE, _SM_CLOCK, _MEMORY_CLOCK = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """The state of one GPU at a moment; None where the driver does not tell."""
+    """The state of one GPU at a moment; None where the driver does not report a value."""
 
     t_ns: int
     scope: str
@@ -36,13 +36,13 @@ class GpuState:
 
 
 class GpuWatch:
-    """A source without channels: it only remembers who used the GPUs.
+    """A source without channels: it only records the use and state of the GPUs.
 
     Args:
         nvml: The source whose GPUs are watched.
         clock: Monotonic clock in nanoseconds.
         is_own: Whether a process belongs to etui; None asks the system.
-        proc: Folder with one entry a process.
+        proc: Folder with one entry per process.
     """
 
     name = "nvml-watch"
@@ -56,7 +56,7 @@ class GpuWatch:
     ) -> None:
         self._nvml = nvml
         self._clock = clock
-        self._is_own = is_own or _started_here
+        self._is_own = is_own or _is_own_process
         self._owners: dict[int, bool] = {}
         self._proc = proc
         self._uses: deque[GpuUse] = deque(maxlen=_LOOKS)
@@ -66,47 +66,47 @@ class GpuWatch:
 
     @property
     def channels(self) -> Sequence[Channel]:
-        """None: it measures no energy."""
+        """No channels: this source measures no energy."""
         return ()
 
     @property
     def states(self) -> tuple[GpuState, ...]:
-        """Newest state of every GPU."""
+        """The newest state of every GPU."""
         return tuple(self._states.values())
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """Nothing to say."""
+        """Report nothing: there are no channels."""
         return ()
 
     def read(self) -> Mapping[str, Reading]:
-        """Look at the GPUs when it is time; gives no readings."""
+        """Sample the GPUs when half a second has passed; return no readings."""
         now_ns = self._clock()
         if now_ns < self._due_ns or self._nvml.library is None:
             return {}
         self._due_ns = now_ns + _EVERY_NS
         for channel, handle in self._nvml.handles:
-            self._uses.append(self._use(now_ns, channel.scope, handle))
-            self._states[channel.scope] = self._state(now_ns, channel.scope, handle)
+            self._uses.append(self._read_use(now_ns, channel.scope, handle))
+            self._states[channel.scope] = self._read_state(now_ns, channel.scope, handle)
         return {}
 
     def close(self) -> None:
-        """The NVML source closes the driver."""
+        """Do nothing: the NVML source closes the driver."""
 
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
-        """Whether a GPU was shared in an interval, and etui's part of it."""
-        return share_of(tuple(self._uses), scope, start_ns, end_ns, _REACH_NS)
+        """Return whether a GPU was shared in an interval, and etui's part of it."""
+        return compute_share(tuple(self._uses), scope, start_ns, end_ns, _REACH_NS)
 
-    def _own(self, pids: set[int]) -> set[int]:
-        """Those of some processes that belong to etui; asked once a process."""
+    def _select_own(self, pids: set[int]) -> set[int]:
+        """Return the processes that belong to etui; each process is checked once."""
         self._owners = {pid: self._owners[pid] for pid in pids if pid in self._owners}
         for pid in pids - self._owners.keys():
             self._owners[pid] = self._is_own(pid)
         return {pid for pid in pids if self._owners[pid]}
 
-    def _use(self, now_ns: int, scope: str, handle: Any) -> GpuUse:
+    def _read_use(self, now_ns: int, scope: str, handle: Any) -> GpuUse:
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses", handle) or []
         pids = {int(process.pid) for process in processes}
-        own = self._own(pids)
+        own = self._select_own(pids)
         known = {pid for pid in pids if pid in own or (self._proc / str(pid)).exists()}
         samples = self._ask("nvmlDeviceGetProcessUtilization", handle, self._seen_us.get(scope, 0))
         own_percent = other_percent = None
@@ -123,7 +123,7 @@ class GpuWatch:
             now_ns, scope, own_percent, other_percent, len(known - own), len(pids - known)
         )
 
-    def _state(self, now_ns: int, scope: str, handle: Any) -> GpuState:
+    def _read_state(self, now_ns: int, scope: str, handle: Any) -> GpuState:
         limit_mw = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
         memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
         return GpuState(
@@ -147,8 +147,8 @@ class GpuWatch:
         return None
 
 
-def _started_here(pid: int) -> bool:
-    """Whether a process is this one or one that it started: the engine may run in a child."""
+def _is_own_process(pid: int) -> bool:
+    """Return whether a process is this one or its descendant: the engine may run in a child."""
     import psutil
 
     own = os.getpid()

@@ -1,4 +1,4 @@
-"""The graphics cards on the PCI bus, as Linux tells them below sysfs."""
+"""The graphics cards on the PCI bus, as Linux lists them in sysfs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")
 
 @dataclass(frozen=True, slots=True)
 class GraphicsCard:
-    """A card on the bus, whether or not a driver runs it; ``path`` is its folder below sysfs."""
+    """A card on the bus, with or without a driver; ``path`` is its folder in sysfs."""
 
     vendor: str
     path: Path
 
 
 def graphics_cards(sysfs_dir: Path) -> tuple[GraphicsCard, ...]:
-    """The cards of the vendors that llama.cpp has a GPU backend for, in the order of the bus."""
+    """List the cards of the vendors for which llama.cpp has a GPU backend, in bus order."""
     return tuple(
         GraphicsCard(_VENDORS[vendor], device)
         for device in entries(sysfs_dir / "bus" / "pci" / "devices")

@@ -1,8 +1,8 @@
 """CPU packages and memory through the powercap tree (Intel RAPL, also AMD since Zen).
 
 Only ``package-N`` and ``dram`` are summed; ``psys`` covers the whole platform and is a cross-check;
-``core`` and ``uncore`` are parts of the package and are never read. The same zone shows up under
-the MSR and the MMIO interface, and dies of one package can mirror one counter: each counts once.
+``core`` and ``uncore`` are parts of the package and are never read. The same zone can appear under
+the MSR and the MMIO interface, and dies of one package can mirror one counter; each is used once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PERIOD_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """One zone of the powercap tree that a meter may use."""
+    """One zone of the powercap tree that the meter may use."""
 
     folder: Path
     scope: str
@@ -59,7 +59,7 @@ class RaplSource:
         self._clock = clock
         self._readable: list[tuple[Channel, Path]] = []
         self._probes: list[ChannelProbe] = []
-        self._look()
+        self._open_zones()
 
     @property
     def channels(self) -> Sequence[Channel]:
@@ -68,15 +68,15 @@ class RaplSource:
 
     @property
     def unreadable_scopes(self) -> list[str]:
-        """Scopes of zones that are there and cannot be read; covering scopes left out."""
+        """Scopes of zones that exist and cannot be read, except covering scopes."""
         return [p.id for p in self._probes if p.found and not p.readable and ":" in p.id]
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """What was found when the source was opened."""
+        """Report what was found when the source was opened."""
         return self._probes
 
     def read(self) -> Mapping[str, Reading]:
-        """Counters in joules; a zone that fails gives an empty reading."""
+        """Read the counters in joules; a zone that fails gives an empty reading."""
         readings: dict[str, Reading] = {}
         for channel, path in self._readable:
             try:
@@ -89,40 +89,40 @@ class RaplSource:
         return readings
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
-    def _look(self) -> None:
+    def _open_zones(self) -> None:
         zones = find_zones(self._root)
         if not zones:
-            self._probes = [_absent(self._root)]
+            self._probes = [_explain_absence(self._root)]
             return
         seen: dict[str, int] = {}
         for zone in zones:
             try:
                 now = read_int(zone.counter)
             except SysfsError as error:
-                self._probes.append(_refused(zone, error))
+                self._probes.append(_explain_refusal(zone, error))
                 continue
             if now < 0:
-                why = f"{zone.counter} holds {now}, and a counter is never negative"
+                why = f"{zone.counter} holds {now}, but a counter cannot be negative"
                 self._probes.append(ChannelProbe(zone.scope, True, False, why))
                 continue
-            if now and seen.get(_package_of(zone.scope)) == now:
-                continue  # another die of the package that shows the same counter
-            seen[_package_of(zone.scope)] = now
-            self._readable.append((_channel(zone), zone.counter))
+            if now and seen.get(_strip_die(zone.scope)) == now:
+                continue  # another die of the package mirrors the same counter
+            seen[_strip_die(zone.scope)] = now
+            self._readable.append((_make_channel(zone), zone.counter))
             self._probes.append(ChannelProbe(zone.scope, True, True))
 
 
 def find_zones(root: Path) -> list[Zone]:
-    """Package, dram and psys zones of a powercap folder, each scope once.
+    """Find the package, dram and psys zones of a powercap folder, each scope once.
 
-    A zone that is there under the MSR and the MMIO interface is taken where its counter can be
-    read; where both can, MMIO.
+    Of a zone under both the MSR and the MMIO interface, the one whose counter can be read is used,
+    and MMIO if both can.
     """
     best: dict[str, tuple[int, Zone]] = {}
-    for folder in _zone_folders(root):
-        zone = _zone(folder)
+    for folder in _walk_zone_folders(root):
+        zone = _read_zone(folder)
         if zone is None:
             continue
         readable = int_or_none(zone.counter) is not None
@@ -132,8 +132,8 @@ def find_zones(root: Path) -> list[Zone]:
     return [best[scope][1] for scope in sorted(best)]
 
 
-def _zone_folders(root: Path) -> Iterator[Path]:
-    """Zone folders, whether the tree lists them flat (as sysfs does), nested, or both."""
+def _walk_zone_folders(root: Path) -> Iterator[Path]:
+    """Yield the zone folders, whether the tree lists them flat (as sysfs does), nested, or both."""
     names: set[str] = set()
     pending = entries(root)
     while pending:
@@ -148,8 +148,8 @@ def _zone_folders(root: Path) -> Iterator[Path]:
         pending.extend(e for e in entries(folder) if e.name.startswith("intel-rapl") and e.is_dir())
 
 
-def _zone(folder: Path) -> Zone | None:
-    scope = _scope(folder)
+def _read_zone(folder: Path) -> Zone | None:
+    scope = _read_scope(folder)
     if scope is None:
         return None
     span = int_or_none(folder / "max_energy_range_uj")
@@ -162,12 +162,12 @@ def _zone(folder: Path) -> Zone | None:
     )
 
 
-def _scope(folder: Path) -> str | None:
+def _read_scope(folder: Path) -> str | None:
     name = text_or(folder / "name")
     if name == "psys":
         return "psys"
     if match := _PACKAGE.match(name):
-        return _package_scope(match)
+        return _format_package_scope(match)
     if name == "dram":
         parent = _ZONE.match(folder.name)
         assert parent is not None
@@ -175,21 +175,21 @@ def _scope(folder: Path) -> str | None:
         holder = folder.parent if folder.parent.name == above else folder.parent / above
         match = _PACKAGE.match(text_or(holder / "name"))
         if match:
-            return _package_scope(match).replace("package", "dram")
+            return _format_package_scope(match).replace("package", "dram")
         return f"dram:{parent['path'].partition(':')[0]}"
     return None
 
 
-def _package_scope(match: re.Match[str]) -> str:
+def _format_package_scope(match: re.Match[str]) -> str:
     scope = f"package:{match['package']}"
     return f"{scope}/die:{match['die']}" if match["die"] is not None else scope
 
 
-def _package_of(scope: str) -> str:
+def _strip_die(scope: str) -> str:
     return scope.partition("/")[0]
 
 
-def _channel(zone: Zone) -> Channel:
+def _make_channel(zone: Zone) -> Channel:
     kinds = {"package": "CPU package", "dram": "memory", "psys": "platform"}
     word = kinds[zone.scope.partition(":")[0]]
     number = zone.scope.partition(":")[2]
@@ -205,24 +205,24 @@ def _channel(zone: Zone) -> Channel:
     )
 
 
-def _refused(zone: Zone, error: SysfsError) -> ChannelProbe:
+def _explain_refusal(zone: Zone, error: SysfsError) -> ChannelProbe:
     why = f"{zone.counter}: {error.why}"
     if not error.denied:
         return ChannelProbe(zone.scope, True, False, why)
     below = "/".join(zone.counter.parts[-4:])
     fix = (
-        f"sudo chmod a+r {zone.counter} (until the next boot); to keep it: echo "
+        f"sudo chmod a+r {zone.counter} (until the next boot); permanently: echo "
         f"'mode {below} = 0444' | sudo tee -a /etc/sysfs.conf (package sysfsutils)"
     )
     why += " (since Linux 5.10 only root may read it, CVE-2020-8694)"
     return ChannelProbe(zone.scope, True, False, why, fix)
 
 
-def _absent(root: Path) -> ChannelProbe:
+def _explain_absence(root: Path) -> ChannelProbe:
     if not root.is_dir():
-        why = f"{root} does not exist: no powercap in this kernel, container or virtual machine"
+        why = f"{root} does not exist: this kernel, container or virtual machine has no powercap"
         fix = "run etui on the machine itself, or mount its /sys/class/powercap and set ETUI_SYSFS"
     else:
-        why = f"{root} holds no RAPL zone"
+        why = f"{root} contains no RAPL zone"
         fix = "sudo modprobe intel_rapl_common intel_rapl_msr"
     return ChannelProbe("rapl", False, False, why, fix)

@@ -1,4 +1,4 @@
-"""Single values below a sysfs root; what cannot be read says why."""
+"""Single values below a sysfs root, with the reason when one cannot be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WHY = {
 
 
 class SysfsError(Exception):
-    """A file that cannot be read or holds something else than it should."""
+    """A file that cannot be read or does not hold the expected value."""
 
     def __init__(self, why: str, *, denied: bool = False) -> None:
         super().__init__(why)
@@ -26,10 +26,10 @@ class SysfsError(Exception):
 
 
 def read_text(path: Path) -> str:
-    """The stripped text of a small file.
+    """Read the text of a small file, without surrounding white space.
 
     Raises:
-        SysfsError: It cannot be read.
+        SysfsError: The file cannot be read.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -42,10 +42,10 @@ def read_text(path: Path) -> str:
 
 
 def read_int(path: Path) -> int:
-    """The whole number in a file.
+    """Read the whole number in a file.
 
     Raises:
-        SysfsError: It cannot be read or is not a whole number.
+        SysfsError: The file cannot be read, or does not hold a whole number.
     """
     text = read_text(path)
     try:
@@ -55,7 +55,7 @@ def read_int(path: Path) -> int:
 
 
 def text_or(path: Path, default: str = "") -> str:
-    """The text of a file, or a default when it cannot be read."""
+    """Read the text of a file, or return a default when it cannot be read."""
     try:
         return read_text(path)
     except SysfsError:
@@ -63,7 +63,7 @@ def text_or(path: Path, default: str = "") -> str:
 
 
 def int_or_none(path: Path) -> int | None:
-    """The number in a file; None when it cannot be read."""
+    """Read the whole number in a file; return None when it cannot be read."""
     try:
         return read_int(path)
     except SysfsError:
@@ -71,7 +71,7 @@ def int_or_none(path: Path) -> int | None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """Entries of a folder, sorted by name; none when it cannot be listed."""
+    """List the entries of a folder, sorted by name; empty when it cannot be listed."""
     try:
         return sorted(folder.iterdir())
     except OSError:

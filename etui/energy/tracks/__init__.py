@@ -1,1 +1,1 @@
-"""What one channel recorded, and its energy over an interval."""
+"""The record of one channel, and its energy over an interval."""

@@ -1,4 +1,4 @@
-"""One channel's record: its counter, its power readings, and the energy of an interval."""
+"""The record of one channel: its counter, its power readings, and the energy of an interval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 GRID_JOULES = 2.0**-20
-"""Energies lie on this grid (about a microjoule), so that sums of parts are exact in floating
+"""Energies are multiples of this (about a microjoule), so that sums of parts are exact in floating
 point: multiples of a power of two add without rounding up to 2**33 J."""
 
 _UNLIMITED_WATTS = 10_000.0
@@ -36,12 +36,12 @@ class CrossCheck:
 
 
 class ChannelTrace:
-    """What was recorded of one channel.
+    """The record of one channel.
 
     Args:
-        channel: What is recorded.
-        keep: Readings that are kept.
-        interval_s: Expected time between two reads.
+        channel: The recorded channel.
+        keep: Number of readings to keep.
+        interval_s: Expected time between two reads, seconds.
     """
 
     def __init__(self, channel: Channel, *, keep: int, interval_s: float) -> None:
@@ -60,14 +60,14 @@ class ChannelTrace:
             period_s=channel.period_s,
         )
         self.began_ns = 0
-        """When reading began; until a second later, a first reading is waited for."""
+        """When reading began, nanoseconds; a first reading is awaited for a second."""
         self._read_ns = 0
         self._has_counter = False
         self._first_ns: int | None = None
         self._first_joules = 0.0
 
     def observe(self, reading: Reading) -> None:
-        """Take a reading; one without joules and watts is a failed read."""
+        """Add a reading; one without joules and watts is a failed read."""
         counted = self._by_counter
         self.power.observe(reading.t_ns, reading.watts)
         self.counter.observe(reading.t_ns, reading.joules, reading.updated_ns)
@@ -93,9 +93,9 @@ class ChannelTrace:
         return self.power.refresh_s or None
 
     def settled(self, end_ns: int, now_ns: int) -> bool:
-        """Whether later readings can no longer change the energy of what ended at ``end_ns``."""
+        """Return whether later readings can no longer change the energy up to ``end_ns``."""
         if now_ns - max(self._read_ns, self.began_ns) > 1_000_000_000 and now_ns >= end_ns:
-            return True  # nothing comes any more; waiting does not help
+            return True  # readings have stopped; waiting does not help
         if self._by_counter:
             edge = self.counter.last_edge_ns or 0
             period_ns = int((self.counter.period_s or 0.1) * 1e9)
@@ -105,25 +105,25 @@ class ChannelTrace:
             return newest is not None  # a battery: waiting for its next reading takes too long
         if newest is None or self.channel.kind is Kind.ESTIMATE:
             return newest is not None and newest >= end_ns
-        # A jump at the very end shows only in the refresh after it.
+        # A jump at the very end appears only in the refresh after it.
         return newest >= end_ns + self.power.longest_wait_ns
 
     def joules_at(self, t_ns: int) -> float:
-        """Energy up to a time, on the grid; only differences have a meaning."""
+        """Return the energy up to a time, on the grid; only differences are meaningful."""
         return round(self._at(t_ns).joules / GRID_JOULES) * GRID_JOULES
 
     def running(self, t_ns: int) -> tuple[float, float]:
-        """Joules and known nanoseconds up to a time; only differences have a meaning."""
+        """Return joules and known nanoseconds up to a time; only differences are meaningful."""
         return self.joules_at(t_ns), self._at(t_ns).known_ns
 
     def joules_since_first(self, now_ns: int) -> float | None:
-        """Energy since the first reading, kept or not; None without a record."""
+        """Return the energy since the first reading, even if dropped; None without a record."""
         if not (self._by_counter or len(self.power)):
             return None
         return self.joules_at(now_ns) - self._first_joules
 
     def slice_watts(self, start_ns: int, end_ns: int, slice_ns: int) -> np.ndarray[Any, Any]:
-        """Mean watts in slices of an interval, by straight lines between what was recorded."""
+        """Compute mean watts in slices of an interval, by linear interpolation of the record."""
         import numpy as np
 
         marks = np.arange(start_ns, end_ns, slice_ns)
@@ -135,32 +135,32 @@ class ChannelTrace:
         return watts
 
     def energy(self, start_ns: int, end_ns: int) -> ChannelEnergy | None:
-        """Energy of an interval; None when nothing of it was recorded."""
+        """Compute the energy of an interval; None when no part of it was recorded."""
         if not (len(self.counter) or len(self.power)):
             return None
         first, last = self._at(start_ns), self._at(end_ns)
         span = float(end_ns - start_ns)
         known = last.known_ns - first.known_ns
-        if known <= 0 and (span > 0 or not self._holds(start_ns)):
+        if known <= 0 and (span > 0 or not self._covers(start_ns)):
             return None
         joules = self.joules_at(end_ns) - self.joules_at(start_ns)
         if span == 0:
-            return ChannelEnergy(self.channel.id, self._kind(start_ns), 0.0, 0.0, 1.0, 0.0)
+            return ChannelEnergy(self.channel.id, self._choose_kind(start_ns), 0.0, 0.0, 1.0, 0.0)
         covered = min(max((last.covered_ns - first.covered_ns) / span, 0.0), 1.0)
-        peak = self._peak(start_ns, end_ns)
+        peak = self._find_peak(start_ns, end_ns)
         return ChannelEnergy(
             id=self.channel.id,
-            kind=self._kind(start_ns),
+            kind=self._choose_kind(start_ns),
             joules=joules,
-            uncertainty=self._uncertainty(start_ns, end_ns, first, last),
+            uncertainty=self._compute_uncertainty(start_ns, end_ns, first, last),
             coverage=covered if covered < 0.999999 else 1.0,
             mean_watts=joules / (span / 1e9),
             peak_watts=peak,
-            flags=self._flags(start_ns, end_ns, covered),
+            flags=self._collect_flags(start_ns, end_ns, covered),
         )
 
     def watts_now(self, now_ns: int) -> float | None:
-        """Power of late; None when it is not known now."""
+        """Return the most recent power; None when it is not known now."""
         if now_ns - self._read_ns > 1_000_000_000:
             return None
         if self.power.latest_watts is not None:
@@ -175,11 +175,11 @@ class ChannelTrace:
         return (self.joules_at(edge) - self.joules_at(edge - span)) / span * 1e9
 
     def cross_check(self, start_ns: int, end_ns: int) -> CrossCheck | None:
-        """Counter and integrated power side by side; None unless both saw the whole interval."""
+        """Compare counter and integrated power; None unless both cover the whole interval."""
         if len(self.counter) < 2 or not len(self.power):
             return None
         span = end_ns - start_ns
-        counted, known = self._counted(start_ns, end_ns)
+        counted, known = self._count_joules(start_ns, end_ns)
         joules, seen = self.power.between(start_ns, end_ns)
         if min(known, seen) < 0.99 * span:
             return None
@@ -187,7 +187,7 @@ class ChannelTrace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held."""
+        """Bytes of memory in use."""
         return self.counter.nbytes + self.power.nbytes
 
     @property
@@ -197,23 +197,23 @@ class ChannelTrace:
     def _at(self, t_ns: int) -> Point:
         return self.counter.at(t_ns) if self._by_counter else self.power.at(t_ns)
 
-    def _holds(self, t_ns: int) -> bool:
-        """Whether a moment lies within the record."""
+    def _covers(self, t_ns: int) -> bool:
+        """Return whether the record covers a moment."""
         before, after = self._at(t_ns - 1_000_000), self._at(t_ns + 1_000_000)
         return after.known_ns > before.known_ns
 
-    def _counted(self, start_ns: int, end_ns: int) -> tuple[float, float]:
+    def _count_joules(self, start_ns: int, end_ns: int) -> tuple[float, float]:
         first, last = self.counter.at(start_ns), self.counter.at(end_ns)
         return last.joules - first.joules, last.known_ns - first.known_ns
 
-    def _kind(self, start_ns: int) -> Kind:
-        """A counter's channel falls back to integrated power where the counter fell silent."""
+    def _choose_kind(self, start_ns: int) -> Kind:
+        """Return the channel's kind; INTEGRATED from where its counter stopped moving."""
         if self.channel.kind is not Kind.COUNTER:
             return self.channel.kind
         edge = self.counter.last_edge_ns
         return Kind.COUNTER if edge is not None and start_ns < edge else Kind.INTEGRATED
 
-    def _uncertainty(self, start_ns: int, end_ns: int, first: Point, last: Point) -> float:
+    def _compute_uncertainty(self, start_ns: int, end_ns: int, first: Point, last: Point) -> float:
         span = float(end_ns - start_ns)
         ends = math.hypot(first.blur, last.blur)
         sampling = 0.0
@@ -227,23 +227,23 @@ class ChannelTrace:
         stated = self.channel.relative_error * abs(last.joules - first.joules)
         unknown = 0.0
         if unknown_s > 0:
-            unknown = unknown_s * max(self.power.max_watts, self._most_watts())
+            unknown = unknown_s * max(self.power.max_watts, self._find_most_watts())
         return math.hypot(ends, sampling, stated) + unknown + digits + GRID_JOULES
 
-    def _most_watts(self) -> float:
+    def _find_most_watts(self) -> float:
         first, last = self.counter.first_edge_ns, self.counter.last_edge_ns
         if first is None or last is None:
             return self.power.max_watts
         found = self.counter.slopes(first, last)
         return found[1] if found else 0.0
 
-    def _peak(self, start_ns: int, end_ns: int) -> float | None:
+    def _find_peak(self, start_ns: int, end_ns: int) -> float | None:
         found = self.power.extremes(start_ns, end_ns) or (
             self.counter.slopes(start_ns, end_ns) if self._by_counter else None
         )
         return found[1] if found else None
 
-    def _flags(self, start_ns: int, end_ns: int, covered: float) -> tuple[str, ...]:
+    def _collect_flags(self, start_ns: int, end_ns: int, covered: float) -> tuple[str, ...]:
         flags = []
         period = self.counter.period_s if self._by_counter else (self.power.refresh_s or None)
         if period is not None and (end_ns - start_ns) / 1e9 < _COARSE_TICKS * period:
@@ -263,7 +263,7 @@ class ChannelTrace:
         return tuple(flags)
 
     def _disagrees(self, start_ns: int, end_ns: int) -> bool:
-        """Counter and integral differ by more than 5 % and by more than their own uncertainty."""
+        """Return whether counter and integral differ by over 5 % and over their uncertainty."""
         if end_ns - start_ns < 2_000_000_000:
             return False
         check = self.cross_check(start_ns, end_ns)

@@ -1,8 +1,9 @@
 """When a counter moved: pure arithmetic on the reads around each movement.
 
-A hardware counter is refreshed now and then (NVML about every 100 ms, RAPL every millisecond) and
-stands still in between. Two reads that differ say only that an edge lies between them. Reads around
-many edges of one regular counter narrow each edge down much further than the reads around it alone.
+A hardware counter is refreshed from time to time (NVML about every 100 ms, RAPL every millisecond)
+and does not change in between. Two reads that differ show only that an edge is between them. Reads
+around many edges of one regular counter locate each edge more precisely than the two reads around
+it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from enum import StrEnum
 
 
 class StepKind(StrEnum):
-    """What a second reading of a cumulative counter means."""
+    """The change from one reading of a cumulative counter to the next."""
 
     STILL = "still"
     MOVED = "moved"
     WRAPPED = "wrapped"
-    """It ran over its range once and began at 0 again."""
+    """It exceeded its range once and restarted at 0."""
     RESET = "reset"
-    """It began again for another reason, or jumped: the energy in between is not known."""
+    """It restarted for another reason, or jumped: the energy in between is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class CounterStep:
-    """From one reading to the next; ``joules`` is None where it cannot be known."""
+    """A step from one reading to the next; ``joules`` is None where it cannot be known."""
 
     kind: StepKind
     joules: float | None
@@ -33,17 +34,18 @@ class CounterStep:
 def unwrap(
     before: float, now: float, *, seconds: float, range_joules: float | None, max_watts: float
 ) -> CounterStep:
-    """What happened between two readings of a cumulative counter.
+    """Classify the step between two readings of a cumulative counter.
 
     Args:
-        before, now: The readings, joules.
-        seconds: Time in which the energy was spent, at least (one refresh more than between reads).
-        range_joules: Where the counter starts again at 0; None if it never does.
-        max_watts: More power than this is not believed.
+        before: The first reading, joules.
+        now: The second reading, joules.
+        seconds: Longest time in which the energy was spent (one refresh more than between reads).
+        range_joules: Value at which the counter wraps to 0; None if it never does.
+        max_watts: Largest plausible power.
     """
     most = max_watts * max(seconds, 0.0)
     if range_joules is not None and most > range_joules:
-        return CounterStep(StepKind.RESET, None)  # it may have run over more than once
+        return CounterStep(StepKind.RESET, None)  # it may have wrapped more than once
     if now == before:
         return CounterStep(StepKind.STILL, 0.0)
     if now > before:
@@ -62,7 +64,7 @@ def unwrap(
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """When a counter moved: the true time lies within ``half_ns`` of ``t_ns``."""
+    """When a counter moved: the true time is within ``half_ns`` of ``t_ns``."""
 
     t_ns: int
     half_ns: int
@@ -71,22 +73,22 @@ class Edge:
 class EdgeClock:
     """Learns a counter's period and phase from the reads around its movements.
 
-    The first dense reads give the period. From then on each edge lies where both the reads around
-    it and the beat of the edges before it allow; where the reads push it off the beat, the period
-    follows a little. An edge that does not fit at all widens the drift that is allowed; edges that
-    fit narrow it again.
+    The first dense reads give the period. Each later edge is placed where both the reads around it
+    and the beat of the edges before it allow; where the reads move it off the beat, the period is
+    adjusted slightly. An edge that does not fit at all widens the permitted drift; edges that fit
+    narrow it again.
 
     Args:
-        period_s: Expected period in seconds; None when nothing is known.
+        period_s: Expected period in seconds; None if unknown.
     """
 
     _FIRST_EDGES = 12
     _GAIN = 0.03
     _FOLLOW = 0.05
-    """Share by which the period may move away from what the first dense reads gave."""
+    """Share by which the period may drift from the one that the first dense reads gave."""
     _MOST_BLIND = 2
     _LEAST_SLACK, _MOST_SLACK = 0.01, 0.2
-    """Share of a period by which one edge may lie off a regular beat."""
+    """Share of a period by which one edge may be off a regular beat."""
 
     def __init__(self, period_s: float | None = None) -> None:
         self._hint_ns = None if period_s is None else period_s * 1e9
@@ -104,18 +106,19 @@ class EdgeClock:
         return self._learned_ns if self._learned_ns is not None else self._hint_ns
 
     def moved(self, before_ns: int, now_ns: int, *, stood_still: bool) -> Edge:
-        """The edge between two reads that differ.
+        """Locate the edge between two reads that differ.
 
         Args:
-            before_ns, now_ns: Times of the two reads.
-            stood_still: Whether a read since the last edge found the counter unmoved, so that the
-                reads are dense enough to see single refreshes.
+            before_ns: Time of the first read.
+            now_ns: Time of the second read.
+            stood_still: Whether a read since the last edge found the counter unchanged, so that the
+                reads are dense enough to resolve single refreshes.
         """
         low, high = float(before_ns), float(now_ns)
         self._learn((low + high) / 2, (high - low) / 2, stood_still)
         period = self.period_ns
         if period is not None:
-            # A gap that may hold several refreshes says little of the beat; too many, nothing.
+            # A gap with several refreshes carries little information on the beat; many gaps, none.
             self._blind = self._blind + 1 if now_ns - before_ns > 0.75 * period else 0
             low = max(low, high - period * (1 + self._slack))
         if self._blind > self._MOST_BLIND:
@@ -124,19 +127,19 @@ class EdgeClock:
         if narrowed is not None:
             low, high = narrowed
         if narrowed is None and self._blind:
-            self.lose()  # where such an edge lies is a guess by the period, no base to learn from
+            self.lose()  # the position of such an edge is a guess and must not be learned from
         else:
             self._low, self._high = low, high
         return Edge(int((low + high) / 2), int((high - low) / 2))
 
     def place(self, t_ns: int, half_ns: int) -> Edge:
-        """An edge whose time somebody knows (the driver), kept for the period."""
+        """Record an edge at a time that the driver gives, and learn the period from it."""
         self._learn(float(t_ns), float(half_ns), True)
         self._low, self._high = float(t_ns - half_ns), float(t_ns + half_ns)
         return Edge(t_ns, half_ns)
 
     def still(self, before_ns: int, now_ns: int) -> None:
-        """Two reads found the same value: a period much shorter than that is wrong."""
+        """Note that two reads found the same value: a much shorter period is wrong."""
         period = self.period_ns
         if period is not None and now_ns - before_ns > 3 * period:
             self._forget()
@@ -152,11 +155,11 @@ class EdgeClock:
         self.lose()
 
     def _learn(self, middle: float, half: float, single: bool) -> None:
-        """The period, from the first run of edges between which the counter was seen to stand."""
+        """Learn the period from the first run of edges with an unchanged read between them."""
         if self._first:
             between = middle - self._first[-1]
             if self._learned_ns is not None and single and between < 0.5 * self._learned_ns:
-                self._forget()  # what was learned spanned several refreshes
+                self._forget()  # the learned period spanned several refreshes
             elif not single or half > 0.3 * between:
                 self._first = [] if self._learned_ns is None else self._first
             elif self._learned_ns is not None and between > 1.5 * self._learned_ns:
@@ -169,7 +172,7 @@ class EdgeClock:
                 self._measured_ns = self._learned_ns
 
     def _narrow(self, low: float, high: float) -> tuple[float, float] | None:
-        """Cut the bracket down to where a regular beat puts the edge, if it fits at all."""
+        """Narrow the bracket to where a regular beat puts the edge; None if it does not fit."""
         period = self._learned_ns
         if period is None or self._low is None or self._high is None:
             return None

@@ -1,16 +1,16 @@
 """A cumulative hardware counter as a function of time.
 
-Knots are put only where the counter moved, and energy runs linearly between them. With n edges
-inside an interval only its two ends are uncertain. In a tick of T seconds with mean power P, let
-D be the largest deviation from P of power readings and of mean powers of the ticks around it. The
-power inside may have swung by twice as much, since a mean hides half of a swing; then the energy
-x seconds after the edge is off by at most
+Knots are placed only where the counter moved, and energy is linear between them. Of an interval
+that contains many edges, only the two ends are uncertain. In a tick of T seconds with mean power P,
+let D be the largest deviation from P of power readings and of mean powers of the ticks around it.
+The power inside may have swung by twice as much, since a mean hides half of a swing; then the
+energy x seconds after the edge is off by at most
 
     max(min(x 2D, (T - x) min(2D, P)), min(x min(2D, P), (T - x) 2D))
 
-and for power that wanders quickly (kernels of single tokens) by two standard deviations of a
-Brownian bridge, 2 s sqrt(x (T - x)) with s the scatter of the ticks' means; the larger counts. To
-that comes P times the uncertainty of the edge's own time.
+and for power that changes quickly (kernels of single tokens) by two standard deviations of a
+Brownian bridge, 2 s sqrt(x (T - x)), with s the scatter of the ticks' means. The larger one counts,
+plus P times the uncertainty of the time of the edge itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _T, _E, _COVERED, _KNOWN, _HALF = range(5)
 _LONG_TICKS = 5
 _DRIVER_HALF_NS = 2_000_000
-"""A driver's timestamp is trusted to 2 ms: clocks slew, and it is given in coarse steps."""
+"""A driver's timestamp is trusted to 2 ms: clocks drift, and it has coarse steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Point:
         joules: Energy since the first knot.
         covered_ns: Time that was recorded.
         known_ns: Time whose energy is known, bridged gaps included.
-        blur: Half width of ``joules``.
+        blur: Half width of ``joules``, joules.
         variance: Accumulated variance of sampling, J^2 (power readings only).
     """
 
@@ -51,24 +51,24 @@ class Point:
 
 
 class Power(Protocol):
-    """Power readings of the same channel, which stand in where the counter says nothing."""
+    """Power readings of the same channel, used where the counter gives no information."""
 
     def between(self, start_ns: int, end_ns: int) -> tuple[float, float]:
-        """Joules and the nanoseconds of them that are known."""
+        """Return the joules of an interval, and the nanoseconds of it that are known."""
 
     def extremes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
-        """Smallest and largest watts read; None without a reading."""
+        """Return the smallest and largest watts read; None without a reading."""
 
 
 class CounterTrack:
     """The record of one counter.
 
     Args:
-        keep: Knots that are kept.
+        keep: Number of knots to keep.
         gap_s: Reads further apart than this leave a gap in the coverage.
-        max_watts: More power than this is not believed.
+        max_watts: Largest plausible power.
         power: Power readings of the same channel.
-        range_joules: Where the counter starts again at 0.
+        range_joules: Value at which the counter wraps to 0; None if it never does.
         period_s: Expected time between two refreshes.
     """
 
@@ -108,16 +108,16 @@ class CounterTrack:
 
     @property
     def last_edge_ns(self) -> int | None:
-        """When the counter moved last."""
+        """Time of the last movement of the counter; None without one."""
         return int(self._knots.row(-1)[_T]) if len(self._knots) else None
 
     @property
     def first_edge_ns(self) -> int | None:
-        """The oldest movement on record."""
+        """Time of the oldest movement on record; None without one."""
         return int(self._knots.row(0)[_T]) if len(self._knots) else None
 
     def observe(self, t_ns: int, joules: float | None, updated_ns: int | None = None) -> None:
-        """Take a reading; None, NaN, infinite and negative values are failed reads."""
+        """Add a reading; None, NaN, infinite and negative values are failed reads."""
         if joules is None or not math.isfinite(joules) or joules < 0:
             self._gap = True
             return
@@ -141,23 +141,23 @@ class CounterTrack:
             self._still = True
             self._clock.still(before_ns, t_ns)
             return
-        edge = self._edge(before_ns, t_ns, updated_ns)
+        edge = self._locate_edge(before_ns, t_ns, updated_ns)
         self._stamp = updated_ns
         self._append(edge, step.joules)
         self._anchor_ns = edge.t_ns
         self._still = self._gap = False
 
     def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Times in nanoseconds and joules up to them; views, valid until the next reading."""
+        """Return times in nanoseconds and joules up to them: views, valid until the next read."""
         return self._knots.column(_T), self._knots.column(_E)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held."""
+        """Bytes of memory in use."""
         return self._knots.nbytes
 
     def at(self, t_ns: int) -> Point:
-        """The running totals at a time; flat before the first knot and where nothing is known."""
+        """Return the running totals at a time; constant where nothing is known."""
         upper = self._knots.search(_T, t_ns)
         if upper == 0:
             return self._before_first(t_ns)
@@ -172,7 +172,7 @@ class CounterTrack:
         return Point(e0 + share * (e1 - e0), c0 + share * (c1 - c0), k0 + share * (k1 - k0), blur)
 
     def slopes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
-        """Smallest and largest mean watts of the ticks that touch an interval."""
+        """Return the smallest and largest mean watts of the ticks that overlap an interval."""
         low = max(self._knots.search(_T, start_ns) - 1, 0)
         high = min(self._knots.search(_T, end_ns) + 1, len(self._knots))
         if high - low < 2:
@@ -182,7 +182,7 @@ class CounterTrack:
         watts = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
         return float(watts.min()), float(watts.max())
 
-    def _edge(self, before_ns: int, now_ns: int, updated_ns: int | None) -> Edge:
+    def _locate_edge(self, before_ns: int, now_ns: int, updated_ns: int | None) -> Edge:
         if self._gap:
             self._clock.lose()
         trusted = self._stamp_votes >= 3 and updated_ns is not None
@@ -193,12 +193,12 @@ class CounterTrack:
         return self._clock.moved(before_ns, now_ns, stood_still=self._still)
 
     def _judge_stamp(self, updated_ns: int | None, still: bool) -> None:
-        """Whether the driver's timestamp stands still with the counter (then it is the edge's)."""
+        """Detect whether the driver's timestamp dates the edge: it then moves with the counter."""
         if updated_ns is None or self._stamp is None or self._stamp_votes < 0:
             return
         same = abs(updated_ns - self._stamp) < _DRIVER_HALF_NS / 2
         if still and not same:
-            self._stamp_votes = -1  # the time of the call, not of the refresh
+            self._stamp_votes = -1  # it is the time of the call, not of the refresh
         elif still:
             self._stamp_votes += 1
 
@@ -249,11 +249,11 @@ class CounterTrack:
         return float((e1 - e0) / (t1 - t0) * 1e9)
 
     def _spread(self, start_ns: int, end_ns: int) -> float:
-        low, high = self._range_of(start_ns, end_ns)
+        low, high = self._estimate_range(start_ns, end_ns)
         return high - low
 
-    def _range_of(self, start_ns: int, end_ns: int) -> tuple[float, float]:
-        """Watts that may have been drawn in an interval, from readings and ticks around it."""
+    def _estimate_range(self, start_ns: int, end_ns: int) -> tuple[float, float]:
+        """Bound the watts drawn in an interval by the readings and ticks around it."""
         margin = int(2 * (self._clock.period_ns or 1e8))
         found = [
             pair
@@ -270,29 +270,29 @@ class CounterTrack:
         return max(0.0, low - 0.02 * high), 1.02 * high
 
     def _tick_blur(self, upper: int, share: float) -> float:
-        """How far linear interpolation inside one tick can be off, joules."""
+        """Bound the error of linear interpolation inside one tick, joules."""
         t0, e0 = self._knots.row(upper - 1)[:2]
         t1, e1 = self._knots.row(upper)[:2]
         seconds = (t1 - t0) / 1e9
         mean = (e1 - e0) / seconds
-        low, high = self._range_of(t0, t1)
+        low, high = self._estimate_range(t0, t1)
         swing = 2 * max(high - mean, mean - low, 0.0)
         if seconds > _LONG_TICKS * (self._clock.period_ns or 1e8) / 1e9:
-            # A bridged gap: anything between nothing and the most ever drawn may have happened.
-            swing = max(swing, mean, self._most_watts() - mean)
+            # A bridged gap: power may have been anything from 0 to the largest ever measured.
+            swing = max(swing, mean, self._find_most_watts() - mean)
         above, below = swing, min(swing, mean)
         done, left = share * seconds, (1 - share) * seconds
         steps = max(min(done * above, left * below), min(done * below, left * above))
         wander = 2 * self._scatter(upper) * math.sqrt(done * left)
         return float(max(steps, wander))
 
-    def _most_watts(self) -> float:
-        """The most that a tick on record drew on average."""
+    def _find_most_watts(self) -> float:
+        """Return the largest mean watts of a tick on record."""
         found = self.slopes(self._knots.row(0)[_T], self._knots.row(-1)[_T])
         return found[1] if found else 0.0
 
     def _scatter(self, upper: int) -> float:
-        """Standard deviation of one tick's mean watts, from the steps between ticks around it."""
+        """Compute the standard deviation of a tick's mean watts from the steps around it."""
         low, high = max(upper - 6, 0), min(upper + 6, len(self._knots))
         if high - low < 4:
             return 0.0

@@ -1,13 +1,13 @@
 """Power readings as energy over time: trapezoids between anchored samples.
 
-Equal readings are kept. Dropping them and drawing a line between what is left turns 100 W for 10 s
-and 300 W for 10 s into 2000 J instead of 4000 J.
+Equal readings are kept. Dropping them and drawing a line between the others would turn 100 W for
+10 s and 300 W for 10 s into 2000 J instead of 4000 J.
 
 The uncertainty of an interval has these parts: its two ends (a reading is up to a refresh old, and
 a running average of A seconds hides a swing of dP watts by up to dP A / 8 in energy); sampling in
-between (half the squared step from sample to sample, summed like a variance); the lateness of all
+between (half the squared step from sample to sample, summed like a variance); the lag of all
 readings times the difference of power between the ends; the digits of the reading; and time
-without a reading (at most the largest power seen).
+without a reading (at most the largest power measured).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _LONGEST_REFRESH_S = 0.25
 _TYPICAL_REFRESH_S = 0.1
 _VARIANCE_NS = 8_000_000_000
 _SIGMAS = 2.5
-"""Half width of the sampling part: what lies between samples has a heavy tail (spikes)."""
+"""Half width of the sampling part: the power between samples has a heavy tail (spikes)."""
 
 
 class PowerTrack:
     """The record of one channel's power readings.
 
     Args:
-        keep: Readings that are kept.
+        keep: Number of readings to keep.
         gap_s: Readings further apart than this leave a gap; up to four times that, a gap is
             bridged by a straight line, beyond it the energy is not known.
-        average_s: Length of the running average that a reading is; it is centred.
+        average_s: Seconds over which a reading is averaged; the reading is dated to its middle.
         period_s: Expected time between two refreshes.
     """
 
@@ -62,22 +62,22 @@ class PowerTrack:
 
     @property
     def refresh_s(self) -> float:
-        """Time between two refreshes of the reading, as learned; 0 while unknown."""
+        """Learned time between two refreshes of the reading, seconds; 0 while unknown."""
         return self._refresh_s or min(self._hint_s, _LONGEST_REFRESH_S)
 
     @property
     def longest_wait_ns(self) -> int:
-        """Time after which a change of power shows in the reading."""
+        """Time after which a change of power appears in the reading."""
         return int((self.refresh_s or _TYPICAL_REFRESH_S) * 1e9)
 
     @property
     def last_ns(self) -> int | None:
-        """Time of the newest reading, as it was read."""
+        """Time at which the newest reading was read."""
         return self._read_ns if len(self._rows) else None
 
     @property
     def newest_ns(self) -> int | None:
-        """Time that the newest reading stands for."""
+        """Time that the newest reading represents."""
         return int(self._rows.row(-1)[_T]) if len(self._rows) else None
 
     @property
@@ -88,7 +88,7 @@ class PowerTrack:
         return float(self._rows.row(-1)[_W])
 
     def observe(self, t_ns: int, watts: float | None) -> None:
-        """Take a reading; None, NaN, infinite and negative values are failed reads."""
+        """Add a reading; None, NaN, infinite and negative values are failed reads."""
         if watts is None or not math.isfinite(watts) or watts < 0:
             self._failed = True
             return
@@ -104,16 +104,16 @@ class PowerTrack:
         self._failed = False
 
     def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Times in nanoseconds and joules up to them; views, valid until the next reading."""
+        """Return times in nanoseconds and joules up to them: views, valid until the next read."""
         return self._rows.column(_T), self._rows.column(_E)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held."""
+        """Bytes of memory in use."""
         return self._rows.nbytes
 
     def at(self, t_ns: int) -> Point:
-        """The running totals at a time; flat where nothing is known."""
+        """Return the running totals at a time; constant where nothing is known."""
         upper = self._rows.search(_T, t_ns)
         if upper == 0:
             if not len(self._rows):
@@ -123,7 +123,7 @@ class PowerTrack:
         t0, w0, e0, c0, k0, v0 = self._rows.row(upper - 1)
         blur = self._end_blur(t_ns)
         if upper == len(self._rows):
-            # The newest reading holds until the next one is due, no longer.
+            # The newest reading is valid only until the next one is due.
             reach = min(float(t_ns - t0), self._hold_ns())
             covered = min(float(max(min(t_ns, self._read_ns) - t0, 0)), reach)
             if self._failed:
@@ -145,12 +145,12 @@ class PowerTrack:
         )
 
     def between(self, start_ns: int, end_ns: int) -> tuple[float, float]:
-        """Joules of an interval and the nanoseconds of it that are known."""
+        """Return the joules of an interval and the nanoseconds of it that are known."""
         first, last = self.at(start_ns), self.at(end_ns)
         return last.joules - first.joules, last.known_ns - first.known_ns
 
     def extremes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
-        """Smallest and largest watts read in an interval; None without a reading."""
+        """Return the smallest and largest watts read in an interval; None without a reading."""
         low = self._rows.search(_T, start_ns - 1)
         high = self._rows.search(_T, end_ns)
         if high <= low:
@@ -159,24 +159,24 @@ class PowerTrack:
         return float(watts.min()), float(watts.max())
 
     def resolution_watts(self) -> float:
-        """Smallest step of the readings that is evident: 1 when every one was a whole watt."""
+        """Return the resolution of the readings: 1 W when all are whole watts, else 0.001 W."""
         return 1.0 if self._whole and len(self._rows) >= 10 else 0.001
 
     def blur(self, start_ns: int, end_ns: int) -> float:
-        """Half width of an interval's energy from sampling and from the lateness of readings."""
+        """Compute the half width of an interval's energy from sampling and the readings' lag."""
         late_s = (self.refresh_s or _TYPICAL_REFRESH_S) / 2 + self._average_s / 10
-        lag = late_s * abs(self._watts(end_ns) - self._watts(start_ns))
+        lag = late_s * abs(self._find_watts(end_ns) - self._find_watts(start_ns))
         return math.hypot(_SIGMAS * math.sqrt(self._sampling_variance(start_ns, end_ns)), lag)
 
-    def _watts(self, t_ns: int) -> float:
+    def _find_watts(self, t_ns: int) -> float:
         upper = self._rows.search(_T, t_ns)
         return float(self._rows.row(max(upper - 1, 0))[_W]) if len(self._rows) else 0.0
 
     def _sampling_variance(self, start_ns: int, end_ns: int) -> float:
-        """Variance of the integral from what happened between samples, J^2.
+        """Compute the variance of the integral due to changes between samples, J^2.
 
-        A short interval may have missed what its surroundings show, so the rate is at least that
-        of a few seconds around it.
+        A short interval may have missed changes that occur around it, so its rate is at least that
+        of the 8 seconds around it.
         """
         inside = self.at(end_ns).variance - self.at(start_ns).variance
         lack = _VARIANCE_NS - (end_ns - start_ns)
@@ -187,7 +187,7 @@ class PowerTrack:
         return max(inside, around * (end_ns - start_ns) / _VARIANCE_NS)
 
     def _learn(self, before_ns: int, t_ns: int, watts: float) -> None:
-        """The refresh, from the shortest times between changes of the reading that recur."""
+        """Learn the refresh from the shortest recurring times between changes of the reading."""
         if watts == self._rows.row(-1)[_W]:
             return
         middle = (before_ns + t_ns) // 2
@@ -222,7 +222,7 @@ class PowerTrack:
         )
 
     def _hold_ns(self) -> float:
-        """How long the newest reading may stand in for the time after it."""
+        """Return how long the newest reading may be used for the time after it."""
         lag = (self._average_s / 2 + self.refresh_s / 2) * 1e9
         return lag + min(self._gap_ns, 2.5e8)
 
@@ -239,7 +239,7 @@ class PowerTrack:
         return 0.0 if found is None else found[1] - found[0]
 
     def _swing(self, t_ns: int) -> float:
-        """Watts by which the power behind a running average swung around a time.
+        """Estimate how far the power behind a running average swung around a time, watts.
 
         The average of A seconds changes by (P(t) - P(t - A)) / A a second, so its steepest change
         times A is the largest swing that it hides.

@@ -1,4 +1,4 @@
-"""Columns of numbers that keep the newest rows: memory stays flat however long etui runs."""
+"""Columns of numbers that keep only the newest rows, so that memory use is bounded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _FIRST_ROWS = 1024
 
 
 class Columns:
-    """Rows of numbers in one numpy array a column.
+    """Rows of numbers, with one numpy array per column.
 
-    The newest ``keep`` rows or more are always there as one contiguous slice: the arrays hold twice
-    as many, and when they are full the newest half moves to the front.
+    At least the newest ``keep`` rows are always available as one contiguous slice: the arrays have
+    room for twice as many, and when they are full the newest half moves to the front.
 
     Args:
-        dtypes: One numpy dtype a column.
-        keep: Rows that are kept at least.
+        dtypes: One numpy dtype per column.
+        keep: Least number of rows to keep.
     """
 
     def __init__(self, dtypes: tuple[str, ...], keep: int) -> None:
@@ -42,22 +42,22 @@ class Columns:
         self._end += 1
 
     def column(self, index: int) -> np.ndarray[Any, Any]:
-        """A view of one column, oldest row first; valid until the next append."""
+        """Return a view of one column, oldest row first; valid until the next append."""
         view: np.ndarray[Any, Any] = self._arrays[index][: self._end]
         return view
 
     def row(self, index: int) -> tuple[Any, ...]:
-        """One row as plain numbers; negative indices count from the newest."""
+        """Return one row as plain numbers; negative indices count from the newest."""
         at = index if index >= 0 else self._end + index
         return tuple([array.item(at) for array in self._arrays])
 
     def search(self, column: int, value: int) -> int:
-        """Rows whose value in a sorted column is at most ``value``."""
+        """Count the rows whose value in a sorted column is at most ``value``."""
         return int(self._arrays[column][: self._end].searchsorted(value, side="right"))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held."""
+        """Bytes of memory in use."""
         return sum(int(array.nbytes) for array in self._arrays)
 
     def _make_room(self) -> None:

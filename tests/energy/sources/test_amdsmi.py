@@ -128,7 +128,7 @@ def test_a_counter_that_contradicts_the_power_is_not_used(
     assert channel.kind is Kind.INTEGRATED
     [probe] = source.probe()
     assert probe.readable
-    assert "power is used" in probe.why_not
+    assert "power is integrated" in probe.why_not
     recorder = Recorder([source], clock=clock)
     sample(recorder, clock, 10, random.Random(1))
     energy = recorder.energy(clock.at(2), clock.at(9))

@@ -1,1 +1,1 @@
-"""Operating curves: joules of a model's tokens as a function of their number."""
+"""Operating curves: joules of a turn of a model as a function of its number of tokens."""

@@ -18,7 +18,7 @@ class DrawnLine:
         computed: Prompt tokens.
         line: (output tokens, joules) by the curve.
         band: (output tokens, half width in joules at 95 %) along the line.
-        points: (output tokens, joules) measured with prompts of about that length.
+        points: (output tokens, joules) measured with prompts of about this length.
     """
 
     computed: int
@@ -27,11 +27,11 @@ class DrawnLine:
     points: tuple[tuple[float, float], ...]
 
 
-def drawn_lines(curve: OperatingCurve) -> tuple[DrawnLine, ...]:
-    """Up to three lines: the shortest, the middle and the longest prompt that was measured.
+def compute_drawn_lines(curve: OperatingCurve) -> tuple[DrawnLine, ...]:
+    """Compute up to three lines, for the shortest, the middle and the longest measured prompt.
 
-    A point belongs to the line whose prompt length is nearest; on a grid that is its own. A point
-    of a prompt between the lines is left out where it would lie off each of them.
+    A point belongs to the line with the nearest prompt length; on a grid this is its own length. A
+    point whose prompt length is more than 20 % off that of its nearest line is left out.
     """
     lengths = sorted({point.computed_tokens for point in curve.points})
     if not lengths:
@@ -39,13 +39,13 @@ def drawn_lines(curve: OperatingCurve) -> tuple[DrawnLine, ...]:
     shown = sorted({lengths[0], lengths[len(lengths) // 2], lengths[-1]})
     longest = max(point.output_tokens for point in curve.points)
     outputs = [1 + (longest - 1) * step / _STEPS for step in range(_STEPS + 1)]
-    return tuple(_line(curve, computed, outputs, shown) for computed in shown)
+    return tuple(_compute_line(curve, computed, outputs, shown) for computed in shown)
 
 
-def _line(
+def _compute_line(
     curve: OperatingCurve, computed: int, outputs: Sequence[float], shown: Sequence[int]
 ) -> DrawnLine:
-    said = [curve.joules(computed, 0, output) for output in outputs]
+    predicted = [curve.joules(computed, 0, output) for output in outputs]
     points = tuple(
         (float(p.output_tokens), p.prefill_joules + p.decode_joules)
         for p in curve.points
@@ -53,8 +53,8 @@ def _line(
     )
     return DrawnLine(
         computed,
-        tuple((output, joules.total) for output, joules in zip(outputs, said, strict=True)),
-        tuple((output, joules.scatter) for output, joules in zip(outputs, said, strict=True)),
+        tuple((output, joules.total) for output, joules in zip(outputs, predicted, strict=True)),
+        tuple((output, joules.scatter) for output, joules in zip(outputs, predicted, strict=True)),
         points,
     )
 

@@ -1,20 +1,20 @@
-"""Operating curves as SVG; matplotlib is imported when one is drawn."""
+"""Operating curves as SVG; matplotlib is imported only when a figure is drawn."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 
-from etui.curves.curve_lines import drawn_lines
+from etui.curves.curve_lines import compute_drawn_lines
 from etui.curves.operating_curve import OperatingCurve
 from etui.plots.style import figure_style, save_figure
 
-_COLOURS = ("#0b7285", "#d9480f", "#5f3dc4")  # told apart by the colour-blind, too
+_COLOURS = ("#0b7285", "#d9480f", "#5f3dc4")  # distinguishable with colour blindness
 _INCHES = (6.4, 4.0)
 
 
 def figure_svg(curves: Sequence[OperatingCurve]) -> str:
-    """One panel a curve: measured turns as points, the curve as a line with its 95 % band.
+    """Draw a panel per curve: measured turns as points, the curve as a line with its 95 % band.
 
     Returns:
         The SVG document; equal curves give equal documents.
@@ -26,17 +26,17 @@ def figure_svg(curves: Sequence[OperatingCurve]) -> str:
         figure = Figure(figsize=(width, height * max(len(curves), 1)), layout="constrained")
         panels = figure.subplots(len(curves), 1, squeeze=False)
         for curve, (panel,) in zip(curves, panels, strict=True):
-            _panel(panel, curve)
+            _draw_panel(panel, curve)
         out = io.StringIO()
         save_figure(figure, out, "svg")
     return out.getvalue()
 
 
-def _panel(panel: object, curve: OperatingCurve) -> None:
+def _draw_panel(panel: object, curve: OperatingCurve) -> None:
     from matplotlib.axes import Axes
 
     assert isinstance(panel, Axes)
-    for line, colour in zip(drawn_lines(curve), _COLOURS, strict=False):
+    for line, colour in zip(compute_drawn_lines(curve), _COLOURS, strict=False):
         outputs = [output for output, _ in line.line]
         joules = [value for _, value in line.line]
         half = [value for _, value in line.band]

@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 
 LEAST_POINTS = 6
-"""Points of a phase below which nothing is fitted: twice its coefficients."""
+"""Smallest number of points of a phase to fit: twice the number of its coefficients."""
 
 
 _OWN_SPREAD = 0.02
-"""Turns of one length differ by about this much on a quiet machine, however well they are metered:
-a point whose meter is sharper than that is not worth more."""
+"""Turns of one length differ by about this share on a quiet machine, however precise the meter is:
+a point that is metered more precisely gets no more weight."""
 
 
 _SHARPEST = 1e-6
-"""Spread of the sharpest point relative to the most blurred one, so that no weight overflows."""
+"""Least spread of a point relative to the largest one, so that no weight overflows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class TurnPoint:
 
 @dataclass(frozen=True, slots=True)
 class PhasePoint:
-    """One phase of one turn: tokens behind ``start`` tokens of context, and their joules."""
+    """One phase of one turn: the tokens after ``start`` tokens of context, and their joules."""
 
     start: float
     tokens: float
@@ -73,17 +73,17 @@ class PhasePoint:
 
 
 class TooFewPoints(EtuiError):
-    """A curve cannot be drawn through what there is.
+    """There are too few points to fit a curve.
 
     Attributes:
-        points: How many there are.
-        needed: How many are needed.
+        points: Number of usable points.
+        needed: Number of points that a fit needs.
     """
 
     def __init__(self, phase: str, points: int, needed: int, why: str = "") -> None:
         have = f"{count_text(points, 'point')} of the {phase}"
         super().__init__(
-            f"no curve can be fitted: {why or f'there are {have}, and it takes {needed}'}",
+            f"cannot fit a curve: {why or f'found {have}, but {needed} are needed'}",
             "measure more turns of different lengths: etui calibrate",
         )
         self.points = points
@@ -91,10 +91,10 @@ class TooFewPoints(EtuiError):
 
 
 def fit_turns(points: Sequence[TurnPoint]) -> tuple[PhaseCurve, PhaseCurve]:
-    """The curves of prefill and decode.
+    """Fit the curves of prefill and decode.
 
     Raises:
-        TooFewPoints: There are too few, or all have one length; says how many there are.
+        TooFewPoints: There are too few points, or all have the same length.
     """
     prefill = [
         PhasePoint(p.cached_tokens, p.computed_tokens, p.prefill_joules, p.prefill_uncertainty)
@@ -115,19 +115,19 @@ def fit_turns(points: Sequence[TurnPoint]) -> tuple[PhaseCurve, PhaseCurve]:
 
 
 def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always") -> PhaseCurve:
-    """One phase by non-negative least squares (Lawson and Hanson 1974; ``scipy.optimize.nnls``).
+    """Fit one phase by non-negative least squares.
 
-    A point with an uncertainty is weighted by it, with at least 2 % of its joules; without one all
-    count the same.
+    Source: Lawson and Hanson 1974, as ``scipy.optimize.nnls``. A point is weighted by its
+    uncertainty combined with 2 % of its joules; all have equal weight if one has no uncertainty.
 
     Args:
-        points: Measured; those that are not finite are left out.
-        phase: Its name, for the error.
-        bend: ``always`` fits the term of the context; ``if earned`` only where the corrected
-            Akaike criterion (Hurvich and Tsai 1989) is lower with it.
+        points: Measured points; those that are not finite are left out.
+        phase: Name of the phase, for the error.
+        bend: ``always`` fits the term of the context; ``if earned`` only if the corrected Akaike
+            criterion (Hurvich and Tsai 1989) is lower with it.
 
     Raises:
-        TooFewPoints: Fewer than ``LEAST_POINTS``, or all of one length.
+        TooFewPoints: There are fewer than ``LEAST_POINTS``, or all have the same length.
     """
     import numpy as np
 
@@ -135,40 +135,40 @@ def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always")
     if len(usable) < LEAST_POINTS:
         raise TooFewPoints(phase, len(usable), LEAST_POINTS)
     if len({p.tokens for p in usable}) < 2:
-        why = f"all {len(usable)} points of the {phase} have one length"
+        why = f"all {len(usable)} points of the {phase} have the same length"
         raise TooFewPoints(phase, len(usable), LEAST_POINTS, why)
     tokens = np.array([p.tokens for p in usable], dtype=float)
     back = np.array([looked_back(p.start, p.tokens) for p in usable], dtype=float)
     joules = np.array([p.joules for p in usable], dtype=float)
-    weights = _weights(usable)
+    weights = _compute_weights(usable)
     plain = np.column_stack([np.ones_like(tokens), tokens])
     bent = np.column_stack([plain, back])
     design = bent
     if bend == "if earned":
-        costs = [_aicc(d, joules, weights) for d in (plain, bent)]
+        costs = [_compute_aicc(d, joules, weights) for d in (plain, bent)]
         design = plain if costs[0] <= costs[1] else bent
-    found = _nnls(design, joules, weights)
+    found = _solve_nnls(design, joules, weights)
     e0, slope = float(found[0]), float(found[1])
     bend_joules = float(found[2]) if len(found) > 2 else 0.0
-    said = design @ found
-    band, proportional = _band(joules, said, int(np.count_nonzero(found)))
+    predicted = design @ found
+    band, proportional = _compute_band(joules, predicted, int(np.count_nonzero(found)))
     return PhaseCurve(
         e0=e0,
         slope=slope,
         bend=bend_joules,
-        r2=_r2(joules, said),
+        r2=_compute_r2(joules, predicted),
         n=len(usable),
         band=band,
         proportional=proportional,
-        mape=mape(said.tolist(), joules.tolist()),
+        mape=mape(predicted.tolist(), joules.tolist()),
     )
 
 
 def meter_share(points: Sequence[TurnPoint]) -> float:
-    """The relative uncertainty that even the best-metered point has; 0 where none is known.
+    """Return the smallest relative uncertainty of the points; 0 where none is known.
 
-    What stems from the ends of an interval shrinks with its length; what is left at the longest is
-    the meter's own (the 40 % of an estimate).
+    The part that comes from the ends of an interval shrinks with its length; the part that is left
+    at the longest interval is that of the meter itself (the 40 % of an estimate).
     """
     shares = [
         min(p.prefill_uncertainty / p.prefill_joules, p.decode_uncertainty / p.decode_joules)
@@ -181,7 +181,7 @@ def meter_share(points: Sequence[TurnPoint]) -> float:
     return min(shares, default=0.0)
 
 
-def _weights(points: Sequence[PhasePoint]) -> Vector:
+def _compute_weights(points: Sequence[PhasePoint]) -> Vector:
     import numpy as np
 
     if any(p.uncertainty is None for p in points):
@@ -193,8 +193,11 @@ def _weights(points: Sequence[PhasePoint]) -> Vector:
     return 1.0 / np.maximum(spreads / most, _SHARPEST)
 
 
-def _nnls(design: Vector, joules: Vector, weights: Vector) -> Vector:
-    """The columns are scaled to one length first: tokens and their squares differ by 1e6."""
+def _solve_nnls(design: Vector, joules: Vector, weights: Vector) -> Vector:
+    """Solve non-negative least squares, with columns scaled to one norm.
+
+    Without scaling, the columns of tokens and of their squares differ by a factor of 1e6.
+    """
     import numpy as np
     from scipy.optimize import nnls
 
@@ -205,53 +208,56 @@ def _nnls(design: Vector, joules: Vector, weights: Vector) -> Vector:
     return solved
 
 
-def _aicc(design: Vector, joules: Vector, weights: Vector) -> float:
+def _compute_aicc(design: Vector, joules: Vector, weights: Vector) -> float:
     import numpy as np
 
     n, terms = design.shape
-    residuals = (joules - design @ _nnls(design, joules, weights)) * weights
+    residuals = (joules - design @ _solve_nnls(design, joules, weights)) * weights
     squares = float(residuals @ residuals)
     total = float((joules * weights) @ (joules * weights))
     share = max(squares / total if total else 0.0, float(np.finfo(float).eps) ** 2)
-    k = terms + 1  # the variance is estimated as well
+    k = terms + 1  # the variance is one more parameter
     return float(n * math.log(share) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1))
 
 
-def _r2(joules: Vector, said: Vector) -> float | None:
+def _compute_r2(joules: Vector, predicted: Vector) -> float | None:
     spread = float(((joules - joules.mean()) ** 2).sum())
-    return None if spread <= 0 else 1 - float(((joules - said) ** 2).sum()) / spread
+    return None if spread <= 0 else 1 - float(((joules - predicted) ** 2).sum()) / spread
 
 
-def _band(joules: Vector, said: Vector, terms: int) -> tuple[float, bool]:
-    """Half width at 95 % of a prediction: joules, or a share of it where that describes the
-    residuals better.
+def _compute_band(joules: Vector, predicted: Vector, terms: int) -> tuple[float, bool]:
+    """Compute the half width of a prediction at 95 %.
 
-    Of the two spreads the likelier is taken (Gaussian, maximum likelihood), widened by Student's t
-    for the points at hand and by the fit's own uncertainty.
+    The residuals have either a constant spread or one proportional to the prediction; the likelier
+    one is used (Gaussian, maximum likelihood), widened by Student's t for the number of points and
+    by the uncertainty of the fit itself.
+
+    Returns:
+        The half width in joules and False, or as a share of the prediction and True.
     """
     import numpy as np
     from scipy.special import stdtrit
 
     n = len(joules)
     freedom = max(n - terms, 1)
-    errors = joules - said
+    errors = joules - predicted
     widen = float(stdtrit(freedom, 0.975)) * math.sqrt(1 + terms / n)
     constant = math.sqrt(float(errors @ errors) / freedom)
-    if constant == 0 or not np.all(said > 0):
+    if constant == 0 or not np.all(predicted > 0):
         return widen * constant, False
-    shares: Any = errors / said
+    shares: Any = errors / predicted
     share = math.sqrt(float(shares @ shares) / freedom)
     if share == 0:
         return 0.0, True
-    likelier = n * math.log(share) + float(np.log(said).sum()) < n * math.log(constant)
-    return (widen * share, True) if likelier else (widen * constant, False)
+    proportional = n * math.log(share) + float(np.log(predicted).sum()) < n * math.log(constant)
+    return (widen * share, True) if proportional else (widen * constant, False)
 
 
 def curve_of_points(
     points: Sequence[TurnPoint],
     model: str,
     sha256: str | None,
-    here: Conditions,
+    conditions: Conditions,
     *,
     kind: str | None,
     source: Source,
@@ -259,10 +265,10 @@ def curve_of_points(
     held_out_mape: float | None = None,
     gpu_layers: int | None = None,
 ) -> OperatingCurve:
-    """The curve of measured points, with an id and the time it is.
+    """Fit a curve to measured points, with a new id and the current time.
 
     Raises:
-        TooFewPoints: There are too few of different lengths; says how many there are.
+        TooFewPoints: There are too few points of different lengths.
     """
     prefill, decode = fit_turns(points)
     return OperatingCurve(
@@ -270,7 +276,7 @@ def curve_of_points(
         created_at=utc_now(),
         model=model,
         model_sha256=sha256,
-        conditions=here,
+        conditions=conditions,
         kind=kind,
         source=source,
         prefill=prefill,
@@ -294,26 +300,27 @@ def curve_of_points(
 
 
 def speed_of(points: Sequence[TurnPoint]) -> Speed:
-    """Tokens over seconds and joules over seconds of all points together, by phase."""
+    """Compute tokens per second and watts of all points together, by phase."""
     prefill = [p for p in points if p.prefill_seconds and p.computed_tokens > 0]
     decode = [p for p in points if p.decode_seconds and p.output_tokens > 1]
     prefill_s = math.fsum(p.prefill_seconds or 0.0 for p in prefill)
     decode_s = math.fsum(p.decode_seconds or 0.0 for p in decode)
     return Speed(
-        _over(sum(p.computed_tokens for p in prefill), prefill_s),
-        _over(sum(p.output_tokens - 1 for p in decode), decode_s),
-        _over(math.fsum(p.prefill_joules for p in prefill), prefill_s),
-        _over(math.fsum(p.decode_joules for p in decode), decode_s),
+        _divide(sum(p.computed_tokens for p in prefill), prefill_s),
+        _divide(sum(p.output_tokens - 1 for p in decode), decode_s),
+        _divide(math.fsum(p.prefill_joules for p in prefill), prefill_s),
+        _divide(math.fsum(p.decode_joules for p in decode), decode_s),
     )
 
 
-def _over(amount: float, seconds: float) -> float | None:
+def _divide(amount: float, seconds: float) -> float | None:
     return amount / seconds if seconds > 0 else None
 
 
 def error_on(curve: OperatingCurve, points: Sequence[TurnPoint]) -> float | None:
-    """Mean absolute error of the curve on these turns, relative to their joules; None for none."""
-    said = [curve.joules(p.computed_tokens, p.cached_tokens, p.output_tokens) for p in points]
+    """Compute the mean absolute relative error of the curve on these turns; None for no turns."""
+    predicted = [curve.joules(p.computed_tokens, p.cached_tokens, p.output_tokens) for p in points]
     return mape(
-        [joules.total for joules in said], [p.prefill_joules + p.decode_joules for p in points]
+        [joules.total for joules in predicted],
+        [p.prefill_joules + p.decode_joules for p in points],
     )

@@ -1,4 +1,4 @@
-"""What an operating curve holds for: the machine, the build and the settings it was made with."""
+"""The conditions of an operating curve: the machine, the build and the settings it is valid for."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 _SAME_LIMIT = 0.01
-"""A power limit is the same within this share: drivers round it."""
+"""Power limits within this share are equal: drivers round them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Everything that joules per token depend on, the model aside.
+    """Everything besides the model that joules per token depend on.
 
     Attributes:
-        machine: Processor, its CPUs and the system, in words.
+        machine: Processor, number of CPUs and system, for people.
         build: Version of the engine.
         threads: Threads of the engine.
         channels: Ids of the power channels in a total; empty where not known.
-        power_limit_watts: Limits of those channels together; None where one has none.
+        power_limit_watts: Sum of the limits of those channels; None if one has none.
     """
 
     machine: str
@@ -32,9 +32,9 @@ class Conditions:
 def conditions_of(
     settings: Mapping[str, Any], channels: tuple[str, ...], power_limit_watts: float | None = None
 ) -> Conditions:
-    """The conditions that a turn's ``settings`` hold.
+    """Read the conditions from a turn's ``settings``.
 
-    What a turn of an older etui did not keep is ``unknown``, which is like nothing else.
+    Values that an older etui did not record are ``unknown``, and differ from every known value.
     """
     return Conditions(
         machine=settings.get("machine") or "unknown",
@@ -46,9 +46,9 @@ def conditions_of(
 
 
 def differences(then: Conditions, now: Conditions) -> tuple[str, ...]:
-    """What has changed, each in a few words; empty where the curve still holds.
+    """List what has changed, each in a few words; empty while the curve is still valid.
 
-    What is not known on either side is no difference.
+    A value that is not known on one side is not a difference.
     """
     found = []
     if then.machine != now.machine:

@@ -1,13 +1,13 @@
 """The operating curve of a model on a machine: joules of a turn as a function of its tokens.
 
-Prefill and decode are told apart, gross joules both:
+Prefill and decode have separate terms, both in gross joules:
 
     E_prefill = e0_p + a * computed + a2 * (cached * computed + computed^2 / 2)
     E_decode  = e0_d + b * steps    + c  * (prompt * steps   + steps^2 / 2)
 
-``steps`` is output - 1: the first output token is drawn where the prefill ends. The terms in
+``steps`` is output - 1: the first output token is drawn at the end of the prefill. The terms in
 brackets are the tokens that attention looks back on, summed over the tokens of the phase. No
-coefficient is negative (see ``curve_fit.py``).
+coefficient is negative (see :mod:`etui.curves.fit`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Source = Literal["calibration", "log"]
 
 
 def looked_back(start: float, tokens: float) -> float:
-    """Tokens in the context, summed over ``tokens`` that follow ``start`` of them."""
+    """Sum the context lengths of ``tokens`` tokens that follow ``start`` tokens."""
     return start * tokens + tokens**2 / 2
 
 
@@ -33,11 +33,11 @@ class PhaseCurve:
     """One phase: ``e0 + slope * tokens + bend * looked_back``, joules.
 
     Attributes:
-        e0: Joules of a phase whatever its length.
-        slope: Joules of a token in an empty context.
-        bend: Further joules of a token for each token it looks back on.
-        r2: Share of the points' variance that the curve explains; None where they have none.
-        n: Points it was fitted to.
+        e0: Joules of a phase, independent of its length.
+        slope: Joules per token in an empty context.
+        bend: Additional joules per token for each token that it looks back on.
+        r2: Share of the points' variance that the curve explains; None if they have no variance.
+        n: Number of fitted points.
         band: Half width of a prediction at 95 %, from the residuals: joules, or with
             ``proportional`` a share of the prediction.
         proportional: Whether the residuals grow with the joules.
@@ -54,13 +54,13 @@ class PhaseCurve:
     mape: float | None = None
 
     def joules(self, start: float, tokens: float) -> float:
-        """Joules of ``tokens`` behind ``start`` tokens of context; 0 for no tokens."""
+        """Predict the joules of ``tokens`` after ``start`` tokens of context; 0 for no tokens."""
         if tokens <= 0:
             return 0.0
         return self.e0 + self.slope * tokens + self.bend * looked_back(start, tokens)
 
     def half_width(self, joules: float) -> float:
-        """Half width at 95 % of a predicted energy, joules."""
+        """Return the half width at 95 % of a predicted energy, joules."""
         if joules <= 0:
             return 0.0
         return self.band * joules if self.proportional else self.band
@@ -68,10 +68,10 @@ class PhaseCurve:
 
 @dataclass(frozen=True, slots=True)
 class PredictedCurveJoules:
-    """What a curve says of one turn, joules; the last two are half widths at 95 %.
+    """The prediction of a curve for one turn, joules; the last two are half widths at 95 %.
 
-    ``scatter`` is how far a turn lies off the curve on the same meter; ``uncertainty`` holds what
-    the meter itself may be off, too.
+    ``scatter`` is the deviation of a turn from the curve on the same meter; ``uncertainty`` also
+    includes the error of the meter itself.
     """
 
     prefill: float
@@ -87,7 +87,7 @@ class PredictedCurveJoules:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """One fitted point: what was measured and what the curve says, joules, both phases."""
+    """One fitted point: its tokens and the measured joules of both phases."""
 
     computed_tokens: int
     cached_tokens: int
@@ -98,7 +98,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens a second and mean watts by phase; None where not known."""
+    """Tokens per second and mean watts by phase; None where not known."""
 
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
@@ -106,7 +106,7 @@ class Speed:
     decode_watts: float | None = None
 
     def seconds(self, computed: float, output: float) -> float | None:
-        """Expected seconds of a turn, its load excluded; None where the speed is not known."""
+        """Predict the seconds of a turn without loading; None where the speed is not known."""
         prefill, decode = self.prefill_tokens_per_second, self.decode_tokens_per_second
         if not prefill or (output > 1 and not decode):
             return None
@@ -118,21 +118,21 @@ class OperatingCurve:
     """The curve of one model on one machine.
 
     Attributes:
-        curve_id: Its row in the log.
+        curve_id: Id of the curve in the log.
         created_at: ISO 8601, UTC.
-        model, model_sha256: Whose it is.
-        conditions: What it holds for.
-        kind: How the energy behind it is known (``counter``, ``estimate``, ...).
-        source: Measured on purpose, or fitted to turns of the log.
+        model, model_sha256: The model and the hash of its file.
+        conditions: The conditions for which it is valid.
+        kind: How its energy was determined (``counter``, ``estimate``, ...).
+        source: ``calibration``, or ``log`` for a fit to turns of the log.
         prefill, decode: The two phases.
-        meter_share: What of every energy the meter itself leaves open, relative: no number of
-            repeats takes it away (0.4 for an estimate).
-        idle_watts: Idle power when it was measured, for whoever wants net joules; None without.
-        speed: Tokens a second of the same points.
-        held_out_mape: Mean absolute error on points off the grid that were not fitted; None
-            without such points.
-        points: The fitted points, for a picture.
-        gpu_layers: Layers that were on a GPU; None where not known.
+        meter_share: Relative uncertainty of the meter itself, which no number of repeats reduces
+            (0.4 for an estimate).
+        idle_watts: Idle power during the measurement, to compute net joules; None if unknown.
+        speed: Tokens per second of the same points.
+        held_out_mape: Mean absolute relative error on points off the grid that were not fitted;
+            None without such points.
+        points: The fitted points, for a figure.
+        gpu_layers: Number of layers on a GPU; None where not known.
     """
 
     curve_id: str
@@ -153,16 +153,16 @@ class OperatingCurve:
 
     @property
     def n(self) -> int:
-        """Points of the phase that has fewer."""
+        """Number of points of the phase with fewer points."""
         return min(self.prefill.n, self.decode.n)
 
     def joules(self, computed: float, cached: float, output: float) -> PredictedCurveJoules:
-        """Gross joules of a turn, its load excluded.
+        """Predict the gross joules of a turn, without loading the model.
 
         Args:
-            computed: Prompt tokens that are computed.
+            computed: Prompt tokens to compute.
             cached: Tokens of the context before them, reused from the KV cache.
-            output: Tokens put out, thinking and answer.
+            output: Output tokens, of thinking and answer.
         """
         prefill = self.prefill.joules(cached, computed)
         decode = self.decode.joules(cached + computed, output - 1)
@@ -171,7 +171,7 @@ class OperatingCurve:
         return PredictedCurveJoules(prefill, decode, scatter, uncertainty)
 
     def to_decode_price(self) -> TokenCost:
-        """The curve as the price that regulates a thought."""
+        """Return the cost per token by which thinking is regulated."""
         return TokenCost(
             joules_per_token=self.decode.slope,
             joules_per_token_per_context=self.decode.bend,
@@ -181,14 +181,14 @@ class OperatingCurve:
 
 
 def source_words(source: Source) -> str:
-    """Where a prediction is from: ``operating curve``, or ``operating curve of the log``."""
+    """Return the source of a prediction: ``operating curve``, or ``operating curve of the log``."""
     return "operating curve" if source == "calibration" else "operating curve of the log"
 
 
 def mape(predicted: Sequence[float], measured: Sequence[float]) -> float | None:
-    """Mean absolute error relative to what was measured, 0.1 for 10 %; None without pairs.
+    """Compute the mean absolute error relative to the measured value; None without pairs.
 
-    Pairs of which nothing was measured (0 J) are left out.
+    An error of 10 % is 0.1. Pairs with a measured value of 0 J are left out.
     """
     errors = [abs(p - m) / m for p, m in zip(predicted, measured, strict=True) if m > 0]
     return math.fsum(errors) / len(errors) if errors else None

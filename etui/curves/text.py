@@ -1,4 +1,4 @@
-"""Operating curves in words: the fit, its error, and what has changed since."""
+"""Operating curves as text: the drawing, the fit, its error and its age."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ _GOOD_MAPE = 0.15
 
 
 def drawing(curve: OperatingCurve, width: int = 64, height: int = 14) -> list[str]:
-    """A curve as text: joules over output tokens, a line a prompt length; empty without points."""
-    from etui.curves.curve_lines import drawn_lines
+    """Draw joules over output tokens in characters; empty without points.
+
+    Each prompt length has a line of its own.
+    """
+    from etui.curves.curve_lines import compute_drawn_lines
     from etui.plots.terminal import Series, plot
 
     series = [
         Series(f"{line.computed} prompt tokens", line.line, line.points, *marks)
-        for line, marks in zip(drawn_lines(curve), _MARKS, strict=False)
+        for line, marks in zip(compute_drawn_lines(curve), _MARKS, strict=False)
     ]
     if not series:
         return []
@@ -38,12 +41,12 @@ def drawing(curve: OperatingCurve, width: int = 64, height: int = 14) -> list[st
 
 
 def fit_lines(curve: OperatingCurve) -> Iterator[str]:
-    """The fit of a curve as a table, and how far it is off."""
+    """Format the fit of a curve as a table, followed by its error, speed and kind."""
     rows = [
-        _row("prefill", curve.prefill, "prompt", curve.kind),
-        _row("decode", curve.decode, "output", curve.kind),
+        _format_row("prefill", curve.prefill, "prompt", curve.kind),
+        _format_row("decode", curve.decode, "output", curve.kind),
     ]
-    head = ("phase", "constant", "a token", "and per 1,000 tokens of context", "R²", "n", "95 %")
+    head = ("phase", "constant", "per token", "+ per 1,000 tokens of context", "R²", "n", "95 %")
     yield from format_table(rows, header=head)
     if curve.held_out_mape is not None:
         yield f"turns off the grid: {percent_text(curve.held_out_mape)} mean error"
@@ -59,29 +62,29 @@ def fit_lines(curve: OperatingCurve) -> Iterator[str]:
 
 
 def doubt_text(curve: OperatingCurve) -> str:
-    """What to do about a fit that explains little; empty for a good one."""
+    """Return what to do about a fit that explains little; empty for a good one."""
     known = [r2 for r2 in (curve.prefill.r2, curve.decode.r2) if r2 is not None]
     off = curve.held_out_mape or 0.0
     if min(known, default=1.0) >= _GOOD_R2 and off <= _GOOD_MAPE:
         return ""
     if curve.source == "log":
-        return f"the turns scatter: measure on purpose, etui calibrate {curve.model}"
-    return "the points scatter: end what else runs, and measure again (more --repeats help)"
+        return f"the turns scatter: run a calibration with etui calibrate {curve.model}"
+    return "the points scatter: stop other programs and measure again (more --repeats help)"
 
 
 def kind_line(curve: OperatingCurve) -> str:
-    """How the energy behind a curve is known."""
+    """Describe how the energy of a curve was determined."""
     idle = "" if curve.idle_watts is None else f", idle {watts_text(curve.idle_watts, curve.kind)}"
     if curve.kind == "estimate":
         return (
-            f"gross joules, an estimate (±{percent_text(curve.meter_share)} beside the fit): "
-            f"no power channel of this machine can be read{idle}"
+            f"gross joules, an estimate (±{percent_text(curve.meter_share)} in addition to the "
+            f"fit): no power channel of this machine can be read{idle}"
         )
     return f"gross joules, kind {curve.kind}{idle}"
 
 
 def age_text(created_at: str, now: datetime | None = None) -> str:
-    """How long ago: ``3 d 4 h ago``; ``just now`` within a minute."""
+    """Format the age of a curve: ``3 d 4 h ago``; ``just now`` within a minute."""
     try:
         seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(created_at)).total_seconds()
     except (ValueError, TypeError):
@@ -90,18 +93,18 @@ def age_text(created_at: str, now: datetime | None = None) -> str:
 
 
 def r2_text(r2: float | None) -> str:
-    """R² with three decimals; ``-`` where it is not known."""
+    """Format R² with three decimals; ``-`` where it is not known."""
     return "-" if r2 is None else f"{r2:.3f}"
 
 
 def points_text(curve: OperatingCurve) -> str:
-    """How many points a curve was fitted to, and of which kind."""
+    """Format the number of fitted points: ``12 points``, or ``12 turns of the log``."""
     noun = "turn of the log" if curve.source == "log" else "point"
     plural = "turns of the log" if curve.source == "log" else "points"
     return count_text(curve.n, noun, plural)
 
 
-def _row(name: str, phase: PhaseCurve, tokens: str, kind: str | None) -> tuple[str, ...]:
+def _format_row(name: str, phase: PhaseCurve, tokens: str, kind: str | None) -> tuple[str, ...]:
     shown = kind if kind == "estimate" else None
     band = percent_text(phase.band) if phase.proportional else energy_text(phase.band, kind=shown)
     return (

@@ -107,16 +107,16 @@ def test_the_band_holds_turns_it_has_not_seen(noise):
 
 def test_too_few_points_are_refused_by_their_number():
     few = turns(PhaseCurve(1, 1), PhaseCurve(1, 1))[: LEAST_POINTS - 1]
-    with pytest.raises(TooFewPoints, match="5 points of the prefill, and it takes 6") as refused:
+    with pytest.raises(TooFewPoints, match="5 points of the prefill, but 6 are needed") as refused:
         fit_turns(few)
     assert (refused.value.points, refused.value.needed) == (5, LEAST_POINTS)
-    with pytest.raises(TooFewPoints, match="one length"):
+    with pytest.raises(TooFewPoints, match="the same length"):
         fit_phase([PhasePoint(0, 8, 1.0)] * 9, "decode")
 
 
 def test_points_that_were_not_measured_are_no_points():
     points = [PhasePoint(0, n, float("nan")) for n in range(1, 20)]
-    with pytest.raises(TooFewPoints, match="there are 0 points"):
+    with pytest.raises(TooFewPoints, match="found 0 points"):
         fit_phase(points, "decode")
 
 

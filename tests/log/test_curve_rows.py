@@ -177,7 +177,7 @@ def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, tu
         assert [t.point.output_tokens for t in found] == [
             newest.tokens.output, good.tokens.output
         ]  # fmt: skip
-        with pytest.raises(TooFewPoints, match="2 points of the log, and it takes 20"):
+        with pytest.raises(TooFewPoints, match="2 points of the log, but 20 are needed"):
             curve_of_log(found, "m", "ab", NOW)
 
 

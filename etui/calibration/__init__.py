@@ -1,1 +1,1 @@
-"""Measures operating curves on this machine."""
+"""Measurement of operating curves on this machine."""

@@ -1,4 +1,4 @@
-"""What a calibration has measured so far, so that one that was stopped can go on."""
+"""The points that a calibration has measured so far, so that an interrupted one can resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etui.text.codec import from_document, to_document
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line of the file; its length is that of the point, so it is not kept twice."""
+    """A line of the file; the point has the tokens of its visit, so they are stored once."""
 
     held_out: bool
     point: TurnPoint
@@ -30,16 +30,17 @@ class _Line:
 
 
 class PointsFile:
-    """One calibration's points, a line each, in ``ETUI_HOME/calibrations``.
+    """The points of one calibration, a line each, in ``ETUI_HOME/calibrations``.
 
-    A first line says what they were measured with; points of another grid or under other
-    conditions are begun anew.
+    The first line identifies the model file, the grid and the conditions; points of another grid
+    or under other conditions are discarded.
 
     Args:
-        config: Whose folder.
-        model, sha256: Whose points.
-        grid: The lengths asked for.
-        conditions: What the points hold for.
+        config: Configuration with the home folder.
+        model: Name of the model.
+        sha256: Hash of its file.
+        grid: The requested lengths.
+        conditions: The conditions for which the points are valid.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class PointsFile:
         )
 
     def read(self, order: Sequence[Visit]) -> list[MeasuredPoint]:
-        """The points of the first visits of ``order``; none where they are not of this kind."""
+        """Read the points of the first visits of ``order``; empty where the file does not match."""
         try:
             head, *lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError, ValueError):
@@ -66,21 +67,21 @@ class PointsFile:
         points: list[MeasuredPoint] = []
         for line, visit in zip(lines, order, strict=False):
             try:
-                point = _measured(from_document(_Line, json.loads(line)))
+                point = _parse_line(from_document(_Line, json.loads(line)))
             except ValueError:
-                break  # the last line was cut off
+                break  # the last line is incomplete
             if point.visit != visit:
                 break
             points.append(point)
         return points
 
     def write(self, points: Sequence[MeasuredPoint]) -> None:
-        """Keep these points and no others.
+        """Replace the file by these points.
 
         Raises:
             EtuiError: The file cannot be written.
         """
-        lines = [self._head, *(json.dumps(_line(point)) for point in points)]
+        lines = [self._head, *(json.dumps(_build_line(point)) for point in points)]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -89,21 +90,21 @@ class PointsFile:
             raise EtuiError(what, "make the folder writable, or set ETUI_HOME") from error
 
     def add(self, point: MeasuredPoint) -> None:
-        """Keep one more; a disk that is full costs the resuming, not the calibration."""
+        """Append a point; ignore a full disk, which only prevents a later resume."""
         with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_line(point)) + "\n")
+            file.write(json.dumps(_build_line(point)) + "\n")
 
     def remove(self) -> None:
-        """The calibration is done."""
+        """Remove the file of a finished calibration."""
         with suppress(OSError):
             self.path.unlink()
 
 
-def _line(measured: MeasuredPoint) -> Any:
+def _build_line(measured: MeasuredPoint) -> Any:
     line = _Line(measured.visit.held_out, measured.point, measured.kind, measured.shared)
     return to_document(line)
 
 
-def _measured(line: _Line) -> MeasuredPoint:
+def _parse_line(line: _Line) -> MeasuredPoint:
     length = Length(line.point.computed_tokens, line.point.output_tokens)
     return MeasuredPoint(Visit(length, line.held_out), line.point, line.kind, line.shared)

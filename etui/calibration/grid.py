@@ -1,4 +1,4 @@
-"""Which lengths a calibration measures, in which order, and how long that takes."""
+"""The lengths that a calibration measures, their order, and the time that they take."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from etui.errors import UsageError
 
 _GRID = re.compile(r"(\d{1,6}(?:,\d{1,6})*)x(\d{1,6}(?:,\d{1,6})*)")
 _SETTLE_S = 0.2
-"""Waiting for the meter and tokenizing, per visit."""
+"""Seconds per visit to wait for the meter and to tokenize."""
 
 
 class Length(NamedTuple):
-    """Prompt tokens to compute and tokens to put out."""
+    """Prompt tokens to compute and output tokens."""
 
     computed: int
     output: int
@@ -27,15 +27,15 @@ class Length(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Lengths that are combined with each other.
+    """Prompt and output lengths, measured in every combination.
 
     Attributes:
         computed: Prompt lengths.
-        output: Output lengths, at least 2: one token is drawn by the prefill alone.
-        repeats: How often each combination is measured.
-        window_s: A phase shorter than this is done again, back to back, until it has lasted as
-            long: meters are refreshed ten times a second at best.
-        cool_down_s: Rest before each visit.
+        output: Output lengths, at least 2: the first token is drawn by the prefill alone.
+        repeats: Number of measurements of each combination.
+        window_s: Least seconds of a phase. A shorter phase is repeated back to back until it has
+            lasted as long, because meters are refreshed ten times a second at best.
+        cool_down_s: Seconds of idle time before each visit.
     """
 
     computed: tuple[int, ...] = (32, 128, 512, 1024)
@@ -50,68 +50,72 @@ class Grid:
         return len(self.computed) * len(self.output) * self.repeats
 
     def __str__(self) -> str:
-        return f"{_listed(self.computed)}x{_listed(self.output)}"
+        return f"{_join_lengths(self.computed)}x{_join_lengths(self.output)}"
 
 
 QUICK = Grid((32, 128, 384), (8, 32, 96), repeats=2, window_s=0.5, cool_down_s=0.3)
-"""A rough curve within a minute or two."""
+"""A grid for a rough curve within a minute or two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One measurement of one length; a held-out one judges the fit and is no part of it."""
+    """One measurement of one length; a held-out one tests the fit and is not part of it."""
 
     length: Length
     held_out: bool = False
 
 
 def parse_grid(text: str, base: Grid) -> Grid:
-    """``32,128,512x16,64``: prompt lengths, and output lengths behind the ``x``.
+    """Parse ``32,128,512x16,64``: prompt lengths, and output lengths after the ``x``.
+
+    Args:
+        text: The grid.
+        base: Grid with the other settings.
 
     Raises:
-        UsageError: It is no such grid, or too small to fit a curve to.
+        UsageError: The text is not a grid, or the grid is too small to fit a curve to.
     """
     found = _GRID.fullmatch(text.replace(" ", ""))
     if found is None:
         raise UsageError(
-            f"--grid {text!r} is no grid",
+            f"--grid {text!r} is not a grid",
             "write prompt lengths, an x and output lengths: 32,128,512x16,64,192",
         )
     computed, output = (tuple(sorted({int(n) for n in part.split(",")})) for part in found.groups())
     if len(computed) < 2 or len(output) < 2:
         raise UsageError(
-            f"--grid {text!r} has one length where a curve needs several",
+            f"--grid {text!r} has too few lengths to fit a curve",
             "give at least two prompt lengths and two output lengths",
         )
     if computed[0] < 1 or output[0] < 2:
         raise UsageError(
-            f"--grid {text!r} holds a length that costs nothing",
-            "prompts have at least 1 token, and outputs at least 2",
+            f"--grid {text!r} has a length that is too short",
+            "use prompts of at least 1 token and outputs of at least 2 tokens",
         )
     return replace(base, computed=computed, output=output)
 
 
 def fitted_into(grid: Grid, context_tokens: int) -> Grid:
-    """The grid without the lengths that a context cannot hold.
+    """Return the grid without the lengths that do not fit into a context.
 
     Raises:
-        UsageError: Too little of it is left.
+        UsageError: Too few lengths fit.
     """
     output = tuple(n for n in grid.output if n <= context_tokens // 2)
     room = context_tokens - max(output, default=0)
     computed = tuple(n for n in grid.computed if n <= room)
     if len(computed) < 2 or len(output) < 2:
         raise UsageError(
-            f"a context of {context_tokens} tokens holds too little of the grid {grid}",
+            f"too few lengths of the grid {grid} fit into a context of {context_tokens} tokens",
             "give shorter lengths with --grid, or raise `context` of the model in models.yaml",
         )
     return replace(grid, computed=computed, output=output)
 
 
 def visits(grid: Grid, seed: int) -> tuple[Visit, ...]:
-    """Every combination, as often as asked, and one off the grid between each two; shuffled.
+    """List every combination and its repeats, and held-out lengths between them, shuffled.
 
-    The order is random so that a machine that warms up or slows down does not bend the curve.
+    The order is random, so that a machine that warms up or slows down does not distort the curve.
     """
     on_grid = [
         Visit(Length(computed, output))
@@ -130,14 +134,14 @@ def visits(grid: Grid, seed: int) -> tuple[Visit, ...]:
 
 
 def between(lengths: Sequence[int]) -> list[int]:
-    """A length between each two neighbours, their geometric mean; none where they touch."""
+    """Return the geometric mean of each two neighbours; none where no length is between them."""
     pairs = itertools.pairwise(lengths)
     middles = [round(math.sqrt(low * high)) for low, high in pairs]
     return [middle for middle in middles if middle not in lengths]
 
 
 def expected_seconds(left: Sequence[Visit], grid: Grid, speed: Speed) -> float | None:
-    """How long the visits that are left will take; None where the speed is not known yet."""
+    """Predict the seconds of the remaining visits; None while the speed is not known."""
     prefill, decode = speed.prefill_tokens_per_second, speed.decode_tokens_per_second
     if not prefill or not decode:
         return None
@@ -153,17 +157,23 @@ def expected_seconds(left: Sequence[Visit], grid: Grid, speed: Speed) -> float |
 def seconds_left(
     order: Sequence[Visit], begun: int, done: int, elapsed_s: float, grid: Grid, speed: Speed
 ) -> float | None:
-    """The rest of the expected time, stretched by how the visits so far kept to theirs.
+    """Predict the remaining seconds, scaled by how long the visits so far took.
 
     Args:
         order: Every visit.
-        begun, done: How many were there at the start, and are there now.
+        begun: Number of visits that were done at the start.
+        done: Number of visits that are done now.
         elapsed_s: Seconds since the start.
+        grid: The grid of the visits.
+        speed: Tokens per second of the model.
+
+    Returns:
+        The remaining seconds; None while the speed is not known.
     """
     left = expected_seconds(order[done:], grid, speed)
     behind = expected_seconds(order[begun:done], grid, speed)
     return left * elapsed_s / behind if left is not None and behind else left
 
 
-def _listed(lengths: Sequence[int]) -> str:
+def _join_lengths(lengths: Sequence[int]) -> str:
     return ",".join(map(str, lengths))

@@ -1,7 +1,7 @@
-"""Measures turns of given lengths with the engine: the points of an operating curve.
+"""Measure turns of given lengths with the engine: the points of an operating curve.
 
-The work is that of a real turn (tokenize, prefill, one step a token), without the parts that depend
-on the question: end tokens are passed over, so that every output has the length that was asked for.
+The work is that of a real turn (tokenize, prefill, one step per token), without the parts that
+depend on the question: end tokens are skipped, so that every output has the requested length.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _FILLER = " and"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPoint:
-    """One visit as it came out.
+    """The result of one visit.
 
     Attributes:
-        visit: What was asked.
-        point: Joules of one turn of that length.
-        kind: How its energy is known.
+        visit: The visit.
+        point: Joules of one turn of its length.
+        kind: How its energy was determined.
         shared: Whether other processes used a GPU meanwhile.
     """
 
@@ -49,7 +49,7 @@ class MeasuredPoint:
 
 @dataclass(slots=True)
 class _Window:
-    """One phase, done ``runs`` times in these intervals of the monotonic clock."""
+    """One phase that was run ``runs`` times in these intervals of the monotonic clock."""
 
     intervals: list[tuple[int, int]]
     runs: int = 0
@@ -60,14 +60,14 @@ class _Window:
 
 
 class TurnTimer:
-    """A loaded model and a meter, to measure turns with.
+    """A loaded model and a meter that measures its turns.
 
     Args:
-        session: The model; nothing else uses it meanwhile.
+        session: The model; nothing else may use it meanwhile.
         meter: A running recorder.
-        window_s: A phase is repeated back to back until it has lasted so long.
-        seed: Of the prompts, which are words in random order: no two share a prefix.
-        clock: Monotonic clock in nanoseconds, the meter's own.
+        window_s: Seconds that a phase lasts at least; it is repeated back to back until then.
+        seed: Seed of the prompts, which are words in random order: no two share a prefix.
+        clock: Monotonic clock in nanoseconds, the same as the meter's.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class TurnTimer:
         """Measure one length.
 
         Raises:
-            EtuiError: Nothing can be measured here, or the engine gave up.
+            EtuiError: Nothing can be measured on this machine, or the engine failed.
         """
         length = visit.length
         start_ns = self._clock()
@@ -104,29 +104,29 @@ class TurnTimer:
             self._session.close(sequence, keep=False)
         decode = self._decode(sequence, drawn, length)
         self._meter.settle(decode.intervals[-1][1])
-        return self._told(visit, prefill, decode)
+        return self._build_point(visit, prefill, decode)
 
-    def _prompt(self, tokens: int) -> list[int]:
-        """A prompt of exactly this length, tokenized as a question is."""
+    def _make_prompt(self, tokens: int) -> list[int]:
+        """Make a prompt of exactly this length, tokenized as a question is."""
         words = self._random.choices(self._words, k=tokens + 8)
         return self._session.tokenize(" ".join(words), bos=True)[:tokens]
 
     def _prefill(self, length: Length) -> tuple[TokenSequence, Sampled]:
-        sequence = self._session.open(self._prompt(length.computed), GREEDY)
+        sequence = self._session.open(self._make_prompt(length.computed), GREEDY)
         while True:
             step = self._session.step([sequence])
             if step.sampled:
                 return sequence, step.sampled[0]
 
     def _decode(self, sequence: TokenSequence, drawn: Sampled, length: Length) -> _Window:
-        """Decode behind the prompt again and again; one interval as long as it can be rolled back.
+        """Decode after the prompt repeatedly, in one interval while the model can be rolled back.
 
-        A model that refuses to be rolled back is prefilled anew, outside of the intervals.
+        A model that cannot be rolled back is prefilled again, outside the intervals.
         """
         done = _Window([])
         begun = True
         while not done.runs or done.seconds < self._window_s:
-            if not begun and not self._rolled_back(sequence, length):
+            if not begun and not self._roll_back(sequence, length):
                 self._session.close(sequence, keep=False)
                 sequence, drawn = self._prefill(length)
                 begun = True
@@ -141,21 +141,22 @@ class TurnTimer:
         self._session.close(sequence, keep=False)
         return done
 
-    def _rolled_back(self, sequence: TokenSequence, length: Length) -> bool:
+    def _roll_back(self, sequence: TokenSequence, length: Length) -> bool:
         return self._session.rollback(sequence, len(sequence.tokens) - length.computed)
 
     def _queue(self, sequence: TokenSequence, drawn: Sampled) -> None:
-        """A drawn token queues itself, but for one that ends the text: a word takes its place."""
+        """Queue a word in place of a token that ends the text; other tokens queue themselves."""
         if drawn.ends:
             self._session.extend(sequence, self._filler)
 
-    def _told(self, visit: Visit, prefill: _Window, decode: _Window) -> MeasuredPoint:
+    def _build_point(self, visit: Visit, prefill: _Window, decode: _Window) -> MeasuredPoint:
         parts = [
             [self._meter.energy(*interval) for interval in window.intervals]
             for window in (prefill, decode)
         ]
-        told = [
-            _each(part, window.runs) for part, window in zip(parts, (prefill, decode), strict=True)
+        per_run = [
+            _divide_by_runs(part, window.runs)
+            for part, window in zip(parts, (prefill, decode), strict=True)
         ]
         energies = [energy for part in parts for energy in part]
         length = visit.length
@@ -165,10 +166,10 @@ class TurnTimer:
                 computed_tokens=length.computed,
                 cached_tokens=0,
                 output_tokens=length.output,
-                prefill_joules=told[0][0],
-                decode_joules=told[1][0],
-                prefill_uncertainty=told[0][1],
-                decode_uncertainty=told[1][1],
+                prefill_joules=per_run[0][0],
+                decode_joules=per_run[1][0],
+                prefill_uncertainty=per_run[0][1],
+                decode_uncertainty=per_run[1][1],
                 prefill_seconds=prefill.seconds / prefill.runs,
                 decode_seconds=decode.seconds / decode.runs,
             ),
@@ -177,20 +178,20 @@ class TurnTimer:
         )
 
 
-def warm_up(bench: TurnTimer, lengths: Sequence[Length]) -> Speed:
-    """Turns that count for nothing: weights come into memory and clocks go up.
+def warm_up(timer: TurnTimer, lengths: Sequence[Length]) -> Speed:
+    """Run turns that are not recorded, to load the weights into memory and raise the clocks.
 
     Returns:
-        The speed of the last of them, for the expected time.
+        The speed of the last turn, to predict the remaining time.
     """
     speed = Speed()
     for length in lengths:
-        speed = speed_of([bench.measure(Visit(length)).point])
+        speed = speed_of([timer.measure(Visit(length)).point])
     return speed
 
 
-def _each(parts: Sequence[Energy], runs: int) -> tuple[float, float]:
-    """Joules of one of ``runs`` equal runs and their half width.
+def _divide_by_runs(parts: Sequence[Energy], runs: int) -> tuple[float, float]:
+    """Return the joules of one of ``runs`` equal runs, and their half width.
 
     Raises:
         EtuiError: A part is unmeasured.

@@ -162,7 +162,7 @@ def test_no_text_is_a_traceback(text):
 def test_what_the_context_cannot_hold_is_left_out():
     grid = fitted_into(Grid(), 512)
     assert (grid.computed, grid.output) == ((32, 128), (16, 64, 192))
-    with pytest.raises(UsageError, match="holds too little"):
+    with pytest.raises(UsageError, match="fit into a context"):
         fitted_into(Grid(), 64)
 
 

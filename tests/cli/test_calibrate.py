@@ -83,7 +83,7 @@ def test_a_calibration_is_told_line_by_line(etui, models):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--grid", "nonsense"), "is no grid"),
+        (("--grid", "nonsense"), "is not a grid"),
         (("--grid", "8,16x2,4", "--repeats", "1"), "makes 4 points"),
         (("--from-log", "--quick"), "measures nothing"),
         (("--json", "--jsonl"), "exclude each other"),
@@ -243,6 +243,6 @@ def test_stats_of_an_empty_log(etui):
 def test_a_fit_that_explains_little_says_what_to_do():
     assert doubt_text(CURVE) == ""
     loose = replace(CURVE, decode=replace(CURVE.decode, r2=0.3))
-    assert "end what else runs" in doubt_text(loose)
+    assert "stop other programs" in doubt_text(loose)
     assert "etui calibrate m" in doubt_text(replace(loose, source="log"))
     assert "scatter" in doubt_text(replace(CURVE, held_out_mape=0.4))

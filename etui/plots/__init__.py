@@ -1,1 +1,1 @@
-"""Charts in characters, and the shared style of the matplotlib figures."""
+"""Charts in characters, and the shared style of matplotlib figures."""

@@ -1,4 +1,4 @@
-"""The style of figures, and how they are saved: equal numbers give equal files."""
+"""The style of figures, and their saving: equal numbers give equal files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OPEN_AXES = {"axes.spines.top": False, "axes.spines.right": False}
 """Settings of axes without a frame."""
 
 _REPRODUCIBLE = {
-    "svg.fonttype": "none",  # text stays text
+    "svg.fonttype": "none",  # keeps text as text
     "svg.hashsalt": "etui",
 }
 _DATES = {"svg": "Date", "pdf": "CreationDate"}
@@ -18,10 +18,10 @@ _DATES = {"svg": "Date", "pdf": "CreationDate"}
 
 @contextmanager
 def figure_style(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Draw and save figures of matplotlib in etui's style; the global settings come back after.
+    """Draw and save matplotlib figures in etui's style; restore the global settings afterwards.
 
     Args:
-        settings: Entries of ``rcParams`` beyond those that every figure has.
+        settings: Entries of ``rcParams`` in addition to those of every figure.
     """
     import matplotlib
 
@@ -36,7 +36,7 @@ def save_figure(figure: Any, target: Any, form: str, **options: Any) -> None:
         figure: A ``matplotlib.figure.Figure``, drawn inside ``figure_style``.
         target: A path or an open file.
         form: ``svg``, ``pdf`` or ``png``.
-        options: More arguments of ``Figure.savefig``.
+        options: Further arguments of ``Figure.savefig``.
 
     Raises:
         OSError: The target cannot be written.

@@ -10,7 +10,7 @@ from etui import units
 
 _LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _GUTTER = 8
-"""Cells left of the axis of a plane, for its numbers."""
+"""Cells to the left of the axis of a plane, for its numbers."""
 
 _LEFT_EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
@@ -21,7 +21,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line and the points that belong to it, drawn with a character each."""
+    """A line and its points, each drawn with a character of its own."""
 
     label: str
     line: Points
@@ -33,7 +33,7 @@ class Series:
 def plot(
     series: Sequence[Series], x_label: str, y_label: str, *, width: int = 64, height: int = 14
 ) -> list[str]:
-    """Lines of text: the plot with its two axes from 0, and what the characters stand for."""
+    """Draw a plot with two axes from 0 and a legend of the characters, as lines of text."""
     everything = [pair for one in series for pair in (*one.line, *one.points)]
     most_x = max((x for x, _ in everything), default=0.0) or 1.0
     most_y = max((y for _, y in everything), default=0.0) or 1.0
@@ -47,7 +47,7 @@ def plot(
     for one in series:
         for pair in one.line:
             put(pair, one.line_mark)
-    for one in series:  # points over every line: they are what was measured
+    for one in series:  # points after all lines, because the points were measured
         for pair in one.points:
             put(pair, one.point_mark)
     top = units.significant(most_y, 3)
@@ -80,16 +80,17 @@ def plane_lines(
     height: int,
     kind: str | None = None,
 ) -> list[str]:
-    """The plane with its axes, and a legend that names the letters.
+    """Draw the plane with its axes, and a legend of the letters.
 
     Args:
         arms: Arm -> its point.
-        hull: Arms on the upper hull, cheapest first; between them dots show their mixtures.
-        width, height: Cells of the plane, axes and numbers included, the legend not.
-        kind: How the joules are known.
+        hull: Arms on the upper hull, cheapest first; dots between them show their mixtures.
+        width: Columns of the plane, with axis and numbers.
+        height: Rows of the plane, with axis and numbers, without the legend.
+        kind: How the joules were determined.
     """
     if not arms:
-        return ["no arm has both an accuracy and its joules"]
+        return ["no arm has both an accuracy and joules"]
     columns, rows = max(8, width - _GUTTER - 1), max(4, height - 2)
     right = 1.08 * max(point.joules for point in arms.values()) or 1.0
     bottom = max(0.0, min(point.low for point in arms.values()) - 0.02)
@@ -113,14 +114,14 @@ def plane_lines(
             cells[y][column(point.joules)] = "│"
     for label, point in zip(_LABELS, arms.values(), strict=False):
         cells[row(point.accuracy)][column(point.joules)] = label
-    lines = [_with_axis(line, y, rows, top, bottom) for y, line in enumerate(cells)]
+    lines = [_add_axis(line, y, rows, top, bottom) for y, line in enumerate(cells)]
     lines.append(" " * _GUTTER + "└" + "─" * columns)
     end = units.per_text(right, "question", kind)
     lines.append(" " * _GUTTER + " 0" + end.rjust(columns - 1))
-    return lines + _legend(arms, kind)
+    return lines + _format_legend(arms, kind)
 
 
-def _with_axis(line: list[str], y: int, rows: int, top: float, bottom: float) -> str:
+def _add_axis(line: list[str], y: int, rows: int, top: float, bottom: float) -> str:
     text = "".join(line)
     if y == 0:
         label = units.accuracy_text(top)
@@ -131,7 +132,7 @@ def _with_axis(line: list[str], y: int, rows: int, top: float, bottom: float) ->
     return f"{label:>{_GUTTER - 1}} │{text}"
 
 
-def _legend(arms: Mapping[str, ArmPoint], kind: str | None) -> list[str]:
+def _format_legend(arms: Mapping[str, ArmPoint], kind: str | None) -> list[str]:
     lines = []
     for label, (name, point) in zip(_LABELS, arms.items(), strict=False):
         accuracy = units.accuracy_text(point.accuracy)
@@ -142,20 +143,20 @@ def _legend(arms: Mapping[str, ArmPoint], kind: str | None) -> list[str]:
 
 
 def bar(value: float | None, highest: float, width: int) -> str:
-    """A bar of at most ``width`` characters, full at ``highest``.
+    """Draw a bar of at most ``width`` characters, full at ``highest``.
 
-    A known value above 0 draws at least the thinnest line; None, and 0, draw nothing.
+    A known value above 0 draws at least the thinnest line; None and 0 draw nothing.
     """
     if value is None or value <= 0 or highest <= 0 or width <= 0:
         return ""
     share = min(1.0, value / highest)
     eighths = max(1, round(share * 8 * width))
-    full, rest = divmod(eighths, 8)
-    return _FULL * full + (_LEFT_EIGHTHS[rest] if rest else "")
+    full, partial = divmod(eighths, 8)
+    return _FULL * full + (_LEFT_EIGHTHS[partial] if partial else "")
 
 
 def scale_top(limit_watts: float | None, highest_watts: float) -> float:
-    """Top of the scale in watts: the limit, else the next of 1, 2, 5, 10 … above what was seen."""
+    """Return the top of the scale in watts: the limit, else the next of 1, 2, 5, 10 … above."""
     if limit_watts is not None and limit_watts > 0:
         return limit_watts
     step = 1.0
@@ -167,13 +168,13 @@ def scale_top(limit_watts: float | None, highest_watts: float) -> float:
 
 
 def bar_rows(watts: Sequence[float | None], top_watts: float, width: int, height: int) -> list[str]:
-    """The graph as ``height`` rows of ``width`` characters, the newest sample at the right.
+    """Draw the graph as ``height`` rows of ``width`` characters, the newest sample at the right.
 
     One column is one sample. None (not known) leaves its column empty; a known value draws at
-    least the lowest line, and one above the top is drawn full.
+    least the lowest line, and a value above the top is drawn full.
     """
     shown = list(watts)[-width:] if width else []
-    columns = [_eighths(value, top_watts, height) for value in shown]
+    columns = [_count_eighths(value, top_watts, height) for value in shown]
     padding = " " * (width - len(columns))
     return [
         padding + "".join(_LOWER_EIGHTHS[min(8, max(0, level - 8 * row))] for level in columns)
@@ -182,13 +183,13 @@ def bar_rows(watts: Sequence[float | None], top_watts: float, width: int, height
 
 
 def idle_row(idle_watts: float | None, top_watts: float, height: int) -> int | None:
-    """Row of the idle line, counted from the top; None without a baseline or above the scale."""
+    """Return the row of the idle line from the top; None without a baseline or above the scale."""
     if idle_watts is None or not 0 <= idle_watts <= top_watts or not height:
         return None
     return height - 1 - min(height - 1, int(idle_watts / top_watts * height))
 
 
-def _eighths(watts: float | None, top_watts: float, height: int) -> int:
+def _count_eighths(watts: float | None, top_watts: float, height: int) -> int:
     if watts is None:
         return 0
     return max(1, min(8 * height, round(watts / top_watts * 8 * height)))

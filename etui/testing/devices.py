@@ -1,4 +1,4 @@
-"""Models of devices: what a counter or a power sensor shows of a power curve, and when."""
+"""Models of devices: the readings that a counter or a power sensor gives of a power curve."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 class PowerCurve(Protocol):
     """The true power of a device, in seconds since the start."""
 
-    def watts(self, seconds: float) -> float: ...
+    def watts(self, seconds: float) -> float:
+        """Return the power at a time."""
 
-    def joules(self, seconds: float) -> float: ...
+    def joules(self, seconds: float) -> float:
+        """Return the energy from the start to a time."""
 
-    def between(self, start_s: float, end_s: float) -> float: ...
+    def between(self, start_s: float, end_s: float) -> float:
+        """Return the energy of an interval, joules."""
 
 
 class FakeClock:
-    """A monotonic clock that moves only when told to.
+    """A monotonic clock that moves only by ``advance``.
 
     Args:
-        start_ns: Where it starts.
+        start_ns: Time at which it starts, nanoseconds.
     """
 
     def __init__(self, start_ns: int = 1_000_000_000_000) -> None:
@@ -33,10 +36,11 @@ class FakeClock:
         self.now_ns = start_ns
 
     def __call__(self) -> int:
+        """Return the time in nanoseconds."""
         return self.now_ns
 
     def advance(self, seconds: float) -> None:
-        """Move on."""
+        """Move the clock forward."""
         self.now_ns += round(seconds * 1e9)
 
     @property
@@ -45,27 +49,27 @@ class FakeClock:
         return (self.now_ns - self.start_ns) / 1e9
 
     def at(self, seconds: float) -> int:
-        """Nanoseconds of a time given in seconds since the start."""
+        """Convert seconds since the start to nanoseconds of the clock."""
         return self.start_ns + round(seconds * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
-    """How a device shows its energy and power.
+    """How a device reports its energy and power.
 
     Attributes:
         counter_period_s: Time between two refreshes of the energy counter; None without one.
         counter_step_joules: Resolution of the counter.
-        range_joules: Where the counter wraps.
-        begin_joules: What the counter shows at the start.
-        stamps: Whether readings carry the time of the refresh.
+        range_joules: Value at which the counter wraps; None if it never does.
+        begin_joules: Value of the counter at the start.
+        stamps: Whether readings include the time of the refresh.
         power_period_s: Time between two refreshes of the power reading; None without one.
         power_window_s: Length of time before the refresh that the reading averages.
         power_step_watts: Resolution of the power reading.
-        average_s: What the channel declares of the power reading (0 for instant).
-        phase_s: When the first refresh is.
-        jitter_s: How far each refresh of the counter lies off a regular beat, at most.
-        period_hint_s: What the channel declares of its period.
+        average_s: Averaging time of the power reading that the channel declares (0 for instant).
+        phase_s: Time of the first refresh.
+        jitter_s: Largest deviation of a refresh of the counter from a regular beat.
+        period_hint_s: Period that the channel declares.
     """
 
     counter_period_s: float | None = 0.1
@@ -88,10 +92,11 @@ class FakeDevice:
     Args:
         curve: The true power, in seconds since the clock's start.
         clock: The clock of the test.
-        sensor: What the device shows.
+        sensor: How the device reports its energy and power.
         fails: Seconds -> whether a read at that time fails.
-        resets: Times at which the counter starts again at 0, seconds.
+        resets: Times at which the counter restarts at 0, seconds.
         scope: Scope and id of the channel.
+        limit_watts: Power limit of the channel.
     """
 
     name = "fake"
@@ -129,25 +134,25 @@ class FakeDevice:
         return [self.channel]
 
     def probe(self) -> Sequence[ChannelProbe]:
-        """It is always there."""
+        """Report the channel as readable."""
         return [ChannelProbe(self.channel.id, True, True)]
 
     def read(self) -> Mapping[str, Reading]:
-        """What the device shows now."""
+        """Read the device now."""
         now_s = self.clock.seconds
         if self.fails(now_s):
             return {self.channel.id: Reading(self.clock(), None)}
         return {self.channel.id: self._reading(now_s)}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
     def _reading(self, now_s: float) -> Reading:
         sensor = self.sensor
         joules = watts = None
         updated_ns = None
         if sensor.counter_period_s is not None:
-            refreshed_s = self._refreshed(now_s, sensor.counter_period_s)
+            refreshed_s = self._find_refresh(now_s, sensor.counter_period_s)
             joules = self._count(refreshed_s)
             updated_ns = self.clock.at(refreshed_s) if sensor.stamps else None
         if sensor.power_period_s is not None:
@@ -155,8 +160,8 @@ class FakeDevice:
             watts = self._power(refreshed_s)
         return Reading(self.clock(), joules, watts, updated_ns=updated_ns)
 
-    def _refreshed(self, now_s: float, period_s: float) -> float:
-        """When the counter was refreshed last."""
+    def _find_refresh(self, now_s: float, period_s: float) -> float:
+        """Return the time of the last refresh of the counter."""
         sensor = self.sensor
         if not sensor.jitter_s:
             return _floor(now_s, period_s, sensor.phase_s)

@@ -1,4 +1,4 @@
-"""A session over a simulated GPU: sequences whose steps cost time and power and say nothing."""
+"""A session on a simulated GPU: its steps take time and power, and its text has no meaning."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from etui.errors import ContextOverflow
 from etui.testing.gpu import SimulatedGpu
 
 _END_EVERY = 37
-"""Every so many tokens the simulated model would like to end."""
+"""The simulated model draws an end token once in so many tokens."""
 
 
 @dataclass(slots=True)
 class SimulatedSequence:
-    """``tokens[:computed]`` are in the cache."""
+    """A sequence of tokens, of which ``tokens[:computed]`` are in the cache."""
 
     id: int
     tokens: list[int] = field(default_factory=list)
@@ -26,18 +26,18 @@ class SimulatedSequence:
 
     @property
     def pending(self) -> int:
-        """Tokens queued and not yet computed."""
+        """Number of tokens that are queued and not yet computed."""
         return len(self.tokens) - self.computed
 
 
 class SimulatedSession:
-    """One sequence at a time on a simulated GPU, in batches.
+    """A session that computes one sequence at a time on a simulated GPU, in batches.
 
     Args:
-        gpu: Where the work is done.
-        context_tokens: Tokens one sequence may hold.
-        batch_tokens: Most tokens of a batch.
-        rolls_back: Whether tokens can be taken back, as most models allow.
+        gpu: The GPU that does the work.
+        context_tokens: Largest number of tokens of a sequence.
+        batch_tokens: Largest number of tokens of a batch.
+        rolls_back: Whether tokens can be rolled back, as most models allow.
     """
 
     free_sequences = 16
@@ -59,20 +59,20 @@ class SimulatedSession:
 
     @property
     def facts(self) -> ModelFacts:
-        """Of the simulated model."""
+        """Facts of the simulated model."""
         return self._facts
 
     @property
     def free_tokens(self) -> int:
-        """The whole context: nothing is kept."""
+        """The whole context, because nothing is cached."""
         return self._facts.context_tokens
 
     def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
-        """The messages under each other."""
+        """Join the messages, one per line."""
         return "\n".join(message.content for message in messages)
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """A number a word."""
+        """Return one number per word."""
         return [len(word) for word in text.split()]
 
     def open(self, tokens: Sequence[int], sampling: Sampling) -> SimulatedSequence:
@@ -83,18 +83,18 @@ class SimulatedSession:
         return SimulatedSequence(self._made, list(tokens))
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> SimulatedSequence:
-        """A copy of what is computed and queued."""
+        """Copy the computed and queued tokens."""
         self._made += 1
-        own = _own(sequence)
+        own = _require_simulated(sequence)
         return SimulatedSequence(self._made, list(own.tokens), own.computed, own.computed)
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens."""
-        _own(sequence).tokens.extend(tokens)
+        _require_simulated(sequence).tokens.extend(tokens)
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
-        """Take tokens back, where the model can."""
-        own = _own(sequence)
+        """Remove the last tokens, if the model can."""
+        own = _require_simulated(sequence)
         if not self._rolls_back:
             return False
         del own.tokens[len(own.tokens) - count :]
@@ -103,9 +103,9 @@ class SimulatedSession:
 
     def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
         """Compute a batch of the first sequence, and draw a token when its queue is empty."""
-        own = _own(sequences[0])
+        own = _require_simulated(sequences[0])
         if not own.pending:
-            own.computed -= 1  # its logits are gone: the last token is computed again
+            own.computed -= 1  # without its logits, the last token is computed again
         count = min(own.pending, self._batch_tokens)
         start_ns = self.gpu.clock()
         self.gpu.work(own.computed, count)
@@ -114,11 +114,11 @@ class SimulatedSession:
         return Step(start_ns, self.gpu.clock(), {own.id: count}, sampled)
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
-        """All alike: the simulated model knows nothing."""
+        """Return the same value for all tokens."""
         return [-1.0 for _ in tokens]
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is cached."""
 
     def _draw(self, sequence: SimulatedSequence) -> Sampled:
         self._drawn += 1
@@ -128,6 +128,6 @@ class SimulatedSession:
         return Sampled(sequence.id, 1, b" word", -1.0, ends)
 
 
-def _own(sequence: TokenSequence) -> SimulatedSequence:
+def _require_simulated(sequence: TokenSequence) -> SimulatedSequence:
     assert isinstance(sequence, SimulatedSequence)
     return sequence

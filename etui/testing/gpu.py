@@ -1,8 +1,8 @@
-"""A model of a GPU that runs a language model: its power depends on the load, and it gets warm.
+"""A model of a GPU that runs a language model: its power depends on the load, and it warms up.
 
-Steps take time and power by their tokens and by the context they look back on; the power curve
-grows while the work goes on, and a recorder samples it meanwhile. For the tests and benchmarks of
-operating curves, against joules that are known.
+The time and power of a step depend on its tokens and on the context they look back on; the power
+curve grows during the work, and a recorder samples it meanwhile. Tests and benchmarks compare
+operating curves with its joules, which are known exactly.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from etui.testing.devices import FakeClock, FakeDevice, Sensor
 
 @dataclass(frozen=True, slots=True)
 class GpuLoad:
-    """What a GPU takes for a batch.
+    """The time and power that a GPU takes for a batch.
 
     Attributes:
         idle_watts, limit_watts: Power at no and at full load.
-        launch_s: Seconds of a batch however small.
-        token_s: Seconds of a prompt token.
-        look_back_s: Seconds of a token for each token it looks back on.
+        launch_s: Least seconds of a batch.
+        token_s: Seconds per prompt token.
+        look_back_s: Seconds of a token per token that it looks back on.
         decode_use: Load of a step of one token, 0..1, in an empty context.
-        context_use: What it rises by for each token of context.
-        warm_share: How much more the warm chip takes for the same work.
-        warm_s: Time constant of getting warm, seconds.
+        context_use: Increase of that load per token of context.
+        warm_share: Additional power of the warm chip for the same work, relative.
+        warm_s: Time constant of warming up, seconds.
         noise: Spread of a batch's power, relative.
     """
 
@@ -45,18 +45,18 @@ class GpuLoad:
     noise: float = 0.05
 
     def seconds(self, context: int, tokens: int) -> float:
-        """Duration of a batch of ``tokens`` behind ``context``."""
+        """Return the duration of a batch of ``tokens`` after ``context`` tokens."""
         looked_back = context * tokens + tokens**2 / 2
         return max(self.launch_s, self.token_s * tokens) + self.look_back_s * looked_back
 
     def watts(self, context: int, tokens: int) -> float:
-        """Power of that batch on a cold chip."""
+        """Return the power of that batch on a cold chip."""
         use = self.decode_use + self.context_use * context + tokens / 512
         return self.idle_watts + (self.limit_watts - self.idle_watts) * min(use, 1.0)
 
 
 class Plateaus:
-    """A power curve of plateaus that grows as time goes on; behind its end the last one holds."""
+    """A power curve of plateaus that grows with time; the last plateau continues after its end."""
 
     def __init__(self, watts: float) -> None:
         self._starts_s = [0.0]
@@ -64,32 +64,32 @@ class Plateaus:
         self._joules = [0.0]
 
     def switch(self, at_s: float, watts: float) -> None:
-        """From ``at_s`` on, which is not before the last switch, it is ``watts``."""
+        """Set the power from ``at_s`` on, which must not be before the last switch."""
         self._joules.append(self.joules(at_s))
         self._starts_s.append(at_s)
         self._watts.append(watts)
 
     def watts(self, seconds: float) -> float:
-        """Power at a time."""
+        """Return the power at a time."""
         return self._watts[max(0, bisect_right(self._starts_s, seconds) - 1)]
 
     def joules(self, seconds: float) -> float:
-        """Energy from the start to a time."""
+        """Return the energy from the start to a time."""
         at = max(0, bisect_right(self._starts_s, seconds) - 1)
         return self._joules[at] + (seconds - self._starts_s[at]) * self._watts[at]
 
     def between(self, start_s: float, end_s: float) -> float:
-        """Energy of an interval, joules."""
+        """Return the energy of an interval, joules."""
         return self.joules(end_s) - self.joules(start_s)
 
 
 class SimulatedGpu:
-    """A GPU at work and at rest, and the recorder that watches it.
+    """A simulated GPU and the recorder that measures it.
 
     Args:
-        load: What it takes.
-        sensor: What it shows; None is a counter refreshed every 100 ms.
-        seed: Of the noise.
+        load: Time and power of its batches.
+        sensor: How it reports energy and power; None is a counter refreshed every 100 ms.
+        seed: Seed of the noise.
     """
 
     def __init__(self, load: GpuLoad, sensor: Sensor | None = None, seed: int = 0) -> None:
@@ -103,7 +103,7 @@ class SimulatedGpu:
         self._next_sample_ns = self.clock()
 
     def work(self, context: int, tokens: int) -> None:
-        """Compute a batch of ``tokens`` behind ``context`` tokens."""
+        """Compute a batch of ``tokens`` after ``context`` tokens."""
         warm = 1 + self.load.warm_share * self._warmth
         noisy = max(0.5, self._random.gauss(1.0, self.load.noise))
         self._spend(
@@ -115,23 +115,23 @@ class SimulatedGpu:
         self._spend(seconds, self.load.idle_watts)
 
     def settle(self, end_ns: int) -> bool:
-        """Let time pass until the meter knows the energy up to ``end_ns``, as a real one waits."""
+        """Advance the clock until the meter has settled ``end_ns``, as a real one waits."""
         while not self.recorder.settle(end_ns):
             self.rest(0.01)
         return True
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
-        """What the meter says of an interval."""
+        """Return the energy that the meter measured in an interval."""
         return self.recorder.energy(start_ns, end_ns)
 
     def power_curve(
         self, start_ns: int, end_ns: int, points: int
     ) -> list[tuple[int, float | None]]:
-        """Return the watts of equal slices of an interval, as the meter has them."""
+        """Return the watts that the meter measured in equal slices of an interval."""
         return self.recorder.power_curve(start_ns, end_ns, points)
 
     def truth(self, start_ns: int, end_ns: int) -> float:
-        """Joules that were really spent in an interval."""
+        """Return the true joules of an interval."""
         start_s, end_s = ((t_ns - self.clock.start_ns) / 1e9 for t_ns in (start_ns, end_ns))
         return self.curve.between(start_s, end_s)
 

@@ -1,4 +1,4 @@
-"""Power as a function of time whose integral is known exactly."""
+"""Power as a function of time, with an exact integral."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class WattCurve:
     """Straight lines between points, with jumps where two points share a time.
 
     Attributes:
-        points: (seconds, watts), times not decreasing; before and after, the ends hold.
+        points: (seconds, watts), times not decreasing; the end values continue on both sides.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -24,7 +24,7 @@ class WattCurve:
     def __post_init__(self) -> None:
         times = [t for t, _ in self.points]
         if not times or any(b < a for a, b in pairwise(times)):
-            raise ValueError("a power curve needs points in the order of time")
+            raise ValueError("a power curve needs points in order of time")
         joules = [0.0]
         for (t0, w0), (t1, w1) in pairwise(self.points):
             joules.append(joules[-1] + (t1 - t0) * (w0 + w1) / 2)
@@ -32,7 +32,7 @@ class WattCurve:
         object.__setattr__(self, "_joules", joules)
 
     def watts(self, seconds: float) -> float:
-        """Power at a time; at a jump, what it jumps to."""
+        """Return the power at a time; at a jump, the power after it."""
         at = bisect_right(self._times, seconds)
         if at == 0:
             return self.points[0][1]
@@ -42,7 +42,7 @@ class WattCurve:
         return w0 + (w1 - w0) * (seconds - t0) / (t1 - t0)
 
     def joules(self, seconds: float) -> float:
-        """Energy from the first point to a time; negative before it."""
+        """Return the energy from the first point to a time; negative before it."""
         at = bisect_right(self._times, seconds)
         if at == 0:
             return (seconds - self._times[0]) * self.points[0][1]
@@ -50,12 +50,12 @@ class WattCurve:
         return self._joules[at - 1] + (seconds - t0) * (w0 + self.watts(seconds)) / 2
 
     def between(self, start_s: float, end_s: float) -> float:
-        """Energy of an interval, joules."""
+        """Return the energy of an interval, joules."""
         return self.joules(end_s) - self.joules(start_s)
 
 
 def steps(levels: Sequence[tuple[float, float]]) -> WattCurve:
-    """Plateaus of (length in seconds, watts)."""
+    """Build plateaus of (length in seconds, watts)."""
     points: list[tuple[float, float]] = []
     now = 0.0
     for length, watts in levels:
@@ -65,17 +65,17 @@ def steps(levels: Sequence[tuple[float, float]]) -> WattCurve:
 
 
 def constant(watts: float, seconds: float) -> WattCurve:
-    """The same power all the time."""
+    """Build a constant power."""
     return steps([(seconds, watts)])
 
 
 def stairs(rng: random.Random, seconds: float) -> WattCurve:
-    """Plateaus of 1 to 6 s between 40 and 300 W."""
-    return _random_steps(rng, seconds, lambda: (rng.uniform(1, 6), rng.uniform(40, 300)))
+    """Draw plateaus of 1 to 6 s between 40 and 300 W."""
+    return _draw_steps(rng, seconds, lambda: (rng.uniform(1, 6), rng.uniform(40, 300)))
 
 
 def ramps(rng: random.Random, seconds: float) -> WattCurve:
-    """Straight rises and falls of 0.5 to 5 s between 40 and 300 W."""
+    """Draw straight rises and falls of 0.5 to 5 s between 40 and 300 W."""
     points, now = [(0.0, 60.0)], 0.0
     while now < seconds:
         now += rng.uniform(0.5, 5)
@@ -84,7 +84,7 @@ def ramps(rng: random.Random, seconds: float) -> WattCurve:
 
 
 def spikes(rng: random.Random, seconds: float) -> WattCurve:
-    """A quiet 120 W with spikes of 250 to 350 W that last 10 to 60 ms."""
+    """Draw a base load of 120 W with spikes of 250 to 350 W that last 10 to 60 ms."""
     levels: list[tuple[float, float]] = []
     now = 0.0
     while now < seconds:
@@ -95,7 +95,7 @@ def spikes(rng: random.Random, seconds: float) -> WattCurve:
 
 
 def bursts(rng: random.Random, seconds: float) -> WattCurve:
-    """A load that is on and off for random times, as answers and pauses in a chat."""
+    """Draw a load that is on and off for random times, like answers and pauses in a chat."""
     levels: list[tuple[float, float]] = []
     now = 0.0
     while now < seconds:
@@ -106,11 +106,11 @@ def bursts(rng: random.Random, seconds: float) -> WattCurve:
 
 
 def flicker(rng: random.Random, seconds: float) -> WattCurve:
-    """A load that changes every 5 to 40 ms around 220 W, as kernels of one token do."""
-    return _random_steps(rng, seconds, lambda: (rng.uniform(0.005, 0.04), rng.uniform(150, 290)))
+    """Draw a load that changes every 5 to 40 ms around 220 W, like the kernels of one token."""
+    return _draw_steps(rng, seconds, lambda: (rng.uniform(0.005, 0.04), rng.uniform(150, 290)))
 
 
-def _random_steps(
+def _draw_steps(
     rng: random.Random, seconds: float, draw: Callable[[], tuple[float, float]]
 ) -> WattCurve:
     levels: list[tuple[float, float]] = []
@@ -129,4 +129,4 @@ CURVES: dict[str, Callable[[random.Random, float], WattCurve]] = {
     "bursts": bursts,
     "flicker": flicker,
 }
-"""Name -> random curve of a length in seconds."""
+"""Name -> function that draws a random curve of a length in seconds."""

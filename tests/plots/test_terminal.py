@@ -44,7 +44,7 @@ def test_a_better_and_dearer_arm_stands_above_and_to_the_right() -> None:
 
 
 def test_no_arm_with_joules_is_said() -> None:
-    assert plane_lines({}, [], 60, 14) == ["no arm has both an accuracy and its joules"]
+    assert plane_lines({}, [], 60, 14) == ["no arm has both an accuracy and joules"]
 
 
 @given(st.one_of(st.none(), st.floats(0, 1e9)), st.floats(0, 1e9), st.integers(0, 80))

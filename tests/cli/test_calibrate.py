@@ -30,7 +30,7 @@ from tests.log.test_curve_rows import CURVE, DECODE, NOW, PREFILL
 
 SMALL = Grid((8, 24), (2, 6), repeats=2, window_s=0.05, cool_down_s=0.0)
 SPEC = ModelSpec("m", "tiny", (), sha256="ab")
-BENCH = calibration_run.Bench
+BENCH = calibration_run.TurnTimer
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def gpu(monkeypatch):
     made = SimulatedGpu(GpuLoad())
     made.rest(1.5)
     monkeypatch.setattr(
-        calibration_run, "Bench", lambda *args, **more: BENCH(*args, **more, clock=made.clock)
+        calibration_run, "TurnTimer", lambda *args, **more: BENCH(*args, **more, clock=made.clock)
     )
     return made
 

@@ -115,6 +115,6 @@ def live_windows(
         while not recorder.settle(end_ns) and clock.now_ns < limit_ns:
             clock.advance(HURRY_INTERVAL_NS / 1e9)
         energy = recorder.energy(start_ns, end_ns)
-        start_s, end_s = ((t_ns - clock.start_ns) / 1e9 for t_ns in (start_ns, end_ns))
-        found.append(EnergyWindow(energy, curve.between(start_s, end_s)))
+        begin_s, end_s = ((t_ns - clock.start_ns) / 1e9 for t_ns in (start_ns, end_ns))
+        found.append(EnergyWindow(energy, curve.between(begin_s, end_s)))
     return found

@@ -17,7 +17,7 @@ from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.energy.documents import PowerDocument
+    from etui.energy.power_document import PowerDocument
     from etui.energy.recorder import Recorder
 
 _WARM_UP_S = 0.3
@@ -319,7 +319,7 @@ def _show(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None
 def _document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
     from etui.config.load import load_config
     from etui.energy.carbon_cost import factors_of
-    from etui.energy.documents import power_document
+    from etui.energy.power_document import power_document
 
     return power_document(recorder, start_ns, end_ns, factors_of(load_config()))
 

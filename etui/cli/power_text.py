@@ -11,7 +11,7 @@ from etui.units import cost_text, energy_text, percent_text, seconds_text, watts
 if TYPE_CHECKING:
     from etui.energy.carbon_cost import CostDocument
     from etui.energy.cpu_estimate_fit import Calibration
-    from etui.energy.documents import ChannelDocument, PowerDocument
+    from etui.energy.power_document import ChannelDocument, PowerDocument
 
 _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
 

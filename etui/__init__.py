@@ -1,3 +1,3 @@
-"""etui: local language models answer, and every answer shows what it cost in joules."""
+"""etui answers questions with local language models and shows the joules of every answer."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m etui`` and the console script ``etui``."""
+"""Entry point of ``python -m etui`` and of the console script ``etui``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its exit code."""
     from etui.cli.main import run
 
     sys.exit(run(sys.argv[1:]))

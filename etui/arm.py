@@ -1,6 +1,6 @@
-"""An arm: one way to answer, a model plus a way of reasoning plus budgets.
+"""An arm: one way to answer, which is a model, a reasoning method and budgets.
 
-Routing chooses an arm, reasoning carries it out; both rooms share this word and nothing else.
+Routing chooses an arm and reasoning executes it; the two packages share only this module.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ ContextOverflow = Literal["truncate_thought", "drop_history", "fail"]
 
 DEFAULT_VOTES = 7
 VOTE_TEMPERATURE = 0.7
-"""Votes drawn greedily would all be the same, so a vote that names no temperature takes this."""
+"""Default temperature of ``vote``: votes drawn greedily would all be the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn.
+    """How tokens are sampled.
 
     Attributes:
         temperature: 0 is greedy.
-        top_p: Nucleus mass kept; 1 keeps all.
+        top_p: Probability mass kept (nucleus sampling); 1 keeps all.
         top_k: Candidates kept; 0 keeps all.
         min_p: Smallest probability kept, relative to the most likely token; 0 keeps all.
-        seed: Seed of the draw; equal seeds on one machine and build repeat an answer.
+        seed: Random seed; the same seed on the same machine and build repeats an answer.
     """
 
     temperature: float = 0.0
@@ -41,11 +41,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class VoteStop:
-    """When a majority is certain enough to draw no further votes.
+    """When to stop drawing votes because the majority is certain enough.
 
     Attributes:
-        rule: ``all`` draws every vote; ``lead`` stops when the votes left cannot change the winner;
-            ``flip`` and ``adaptive`` stop earlier, at a stated risk (``reasoning/stopping.py``).
+        rule: ``all`` draws every vote; ``lead`` stops when the remaining votes cannot change the
+            winner; ``flip`` and ``adaptive`` stop earlier, at a stated risk
+            (:mod:`etui.reasoning.stop_rules`).
         eps: ``flip`` stops once the chance that the winner changes is at most this.
         threshold: ``adaptive`` stops once the leader is the majority with this probability.
     """
@@ -57,12 +58,12 @@ class VoteStop:
 
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
-    """When a thought has come to its answer before its budget is used up.
+    """When to stop thinking before the budget is used up, because the answer is settled.
 
     Attributes:
-        every: Thought tokens between two looks at the answer.
+        every: Thinking tokens between two probes of the answer.
         min_p: Probability the answer must have.
-        stable: Looks running that must give the same answer.
+        stable: Consecutive probes that must give the same answer.
     """
 
     every: int = 48
@@ -72,29 +73,29 @@ class EarlyExit:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A model, a way of reasoning, and what it may spend.
+    """A model, a reasoning method, and what it may spend.
 
     Attributes:
-        name: Name in the policy, or ``custom`` when the command line spelled it out.
+        name: Name in the policy, or ``custom`` for an arm given by command-line options.
         model: Name in models.yaml; roles are resolved before an arm is made.
-        reasoning: ``direct``, ``cot`` (thought with a budget) or ``vote`` (majority).
-        think_tokens: Budget of thought in tokens, for ``cot`` and ``vote``.
-        max_tokens: Tokens reserved for the answer, beside the thought.
-        votes: Most answers drawn by ``vote``.
-        batch: Most of them decoded at a time; fewer where the cache has no room for them.
-        stop: When ``vote`` draws no further answers.
-        weight: What a vote counts: one, or its answer's ``probability``.
-        style: How thought is asked for; ``auto`` is ``native`` for a model with think tags, else
-            ``plain``.
+        reasoning: ``direct``, ``cot`` (thinking with a budget) or ``vote`` (majority).
+        think_tokens: Thinking budget in tokens, for ``cot`` and ``vote``.
+        max_tokens: Tokens reserved for the answer, in addition to the thinking.
+        votes: Maximum number of answers drawn by ``vote``.
+        batch: Maximum number decoded at a time; fewer if the cache has no room for them.
+        stop: When ``vote`` stops drawing answers.
+        weight: Weight of a vote: 1, or the ``probability`` of its answer.
+        style: How the model is prompted to think; ``auto`` is ``native`` for a model with think
+            tags, else ``plain``.
         readout: ``text`` decodes the answer, ``choices`` reads the option letters' logits.
-        sampling: How tokens are drawn.
-        early_exit: When ``cot`` stops before its budget; None thinks to the end.
-        exchange: Joules a percentage point of confidence is worth: thought that is expected to
-            cost more is not begun. None sets no price.
-        max_joules: The most one answer of this arm may spend; None is no limit.
-        context_overflow: What gives way when the conversation, the thought and the answer do not
-            all fit: the thought's budget (and the oldest messages once there is none left), the
-            oldest messages first, or nothing.
+        sampling: How tokens are sampled.
+        early_exit: When ``cot`` stops before its budget; None disables it.
+        exchange: Joules that one percentage point of confidence is worth: a chunk of thinking that
+            is expected to cost more is not started. None disables the comparison.
+        max_joules: Maximum joules of one answer of this arm; None is no limit.
+        context_overflow: What is cut when the conversation, the thinking and the answer do not
+            all fit: the thinking budget (then the oldest messages, once it is 0), the oldest
+            messages first, or nothing.
     """
 
     name: str
@@ -117,16 +118,16 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class TokenCost:
-    """What a model's tokens cost on this machine, as far as it is known before an answer.
+    """Joules of a model's tokens on this machine, as known before an answer.
 
     Decoding m tokens with c tokens in the context takes b*m + k*(c*m + m^2/2) joules: the decode
     part of an operating curve, without its constant.
 
     Attributes:
         joules_per_token: b, joules of a decoded token in an empty context.
-        joules_per_token_per_context: k, further joules for each token of the context.
+        joules_per_token_per_context: k, additional joules per token in the context.
         joules_per_prompt_token: Joules of a computed prompt token.
-        source: Where it is from, in words: ``operating curve``, ``mean of 12 turns``.
+        source: Origin of the numbers, for messages: ``operating curve``, ``mean of 12 turns``.
     """
 
     joules_per_token: float
@@ -135,6 +136,6 @@ class TokenCost:
     source: str = ""
 
     def decode_joules(self, context_tokens: int, tokens: int) -> float:
-        """Joules of decoding ``tokens`` more behind ``context_tokens``."""
+        """Return the joules of decoding ``tokens`` after ``context_tokens`` are in the context."""
         per_context = context_tokens * tokens + tokens**2 / 2
         return self.joules_per_token * tokens + self.joules_per_token_per_context * per_context

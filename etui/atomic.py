@@ -1,4 +1,4 @@
-"""Write a file in one step: a crash leaves the old content or the new content, never a part."""
+"""Atomic file writes: a crash leaves the old content or the new content, never a part of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 _NEW_FILE, _PRIVATE = 0o666, 0o600
-"""Permissions before the umask: those that ``open`` gives, and those for the owner alone."""
+"""Permissions before the umask: the default of ``open``, and owner only."""
 
 _NAME_CHARACTERS = 40
-"""Characters of the name that the unfinished file bears, so that its own is not too long."""
+"""Characters of the target's name in the temporary name; file systems limit its length."""
 
 
 def write_text(
@@ -24,31 +24,37 @@ def write_text(
     sync: bool = True,
     like: Path | None = None,
 ) -> None:
-    """Write a text as UTF-8 in one step, its line ends as they are.
+    """Write a text atomically as UTF-8, without translating line ends.
 
     Args:
         path: The file; an existing one is replaced.
-        text: Its whole content.
+        text: The complete content.
         errors: What to do with lone surrogates, as in ``str.encode``.
         sync: Whether to flush the content to the disk before the file takes its place.
-        like: A file whose permissions the new one takes; None takes those of any new file.
+        like: A file whose permissions are copied; None uses the default permissions.
 
     Raises:
-        OSError: It cannot be written; the old content is still there.
-        UnicodeEncodeError: The text holds a lone surrogate and ``errors`` is ``strict``.
+        OSError: The file cannot be written; the old content is kept.
+        UnicodeEncodeError: The text contains a lone surrogate and ``errors`` is ``strict``.
     """
     write_bytes(path, text.encode("utf-8", errors), sync=sync, like=like)
 
 
 def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | None = None) -> None:
-    """Write bytes in one step; the arguments are those of ``write_text``.
+    """Write bytes atomically.
+
+    Args:
+        path: The file; an existing one is replaced.
+        content: The complete content.
+        sync: As in :func:`write_text`.
+        like: As in :func:`write_text`.
 
     Raises:
-        OSError: They cannot be written; the old content is still there.
+        OSError: The file cannot be written; the old content is kept.
     """
-    # A random name: two processes that write the same file must not share an unfinished one.
+    # A random name: two processes writing the same file must not share a temporary file.
     pending = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{secrets.token_hex(4)}.tmp")
-    # Until it has the permissions of `like`, only its owner reads it.
+    # Owner only until the permissions of `like` are copied: the content may be private.
     mode = _NEW_FILE if like is None else _PRIVATE
     try:
         with open(pending, "xb", opener=partial(os.open, mode=mode)) as file:
@@ -63,5 +69,5 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | N
         with suppress(OSError):
             pending.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(pending):
-            error.filename = str(path)  # messages name the file that was asked for
+            error.filename = str(path)  # messages name the target, not the temporary file
         raise

@@ -1,4 +1,4 @@
-"""A question as it enters the house."""
+"""A user question and the conversation it belongs to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a chat, as a chat template takes it."""
+    """One message of a chat, in the form chat templates expect."""
 
     role: Role
     content: str
@@ -18,13 +18,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What was asked, with the chat it was asked in.
+    """A user question with its conversation.
 
     Attributes:
         text: The question, never empty.
-        system: System prompt of the chat; None leaves it out.
+        system: System prompt of the chat; None for none.
         history: Earlier messages of the chat, oldest first, without the system prompt.
-        chat_id: The chat it belongs to; None for a single question.
+        chat_id: Id of the chat; None for a single question.
     """
 
     text: str
@@ -33,6 +33,6 @@ class Query:
     chat_id: str | None = None
 
     def messages(self) -> tuple[Message, ...]:
-        """The whole conversation, ready for a chat template."""
+        """Return the whole conversation, ready for a chat template."""
         system = (Message("system", self.system),) if self.system else ()
         return (*system, *self.history, Message("user", self.text))

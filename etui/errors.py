@@ -1,7 +1,7 @@
-"""What can go wrong, and the exit code that says so.
+"""Errors shown to users, and the exit codes of the commands.
 
-Every error carries one line saying what is wrong and one saying how to mend it. Front ends print
-both and never a traceback (unless ``--debug``).
+Every error has one line that says what is wrong and one that says how to fix it. Front ends print
+both and never a traceback (except with ``--debug``).
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ class ExitCode(IntEnum):
     """Exit codes of every etui command; scripts rely on them."""
 
     DONE = 0
-    """The command did what was asked."""
+    """The command succeeded."""
 
     FAILED = 1
-    """It was asked rightly and could not be done."""
+    """The usage was correct, but the command failed."""
 
     USAGE = 2
     """Wrong usage, or an invalid file."""
 
     PARTIAL = 3
-    """Stopped part-way; what was finished is kept and the rest can be resumed."""
+    """Interrupted; finished work is kept and the command can be resumed."""
 
     GATE = 4
-    """It ran, and a condition the user set (a gate) was not met."""
+    """The command ran, but a condition set by the user (a gate) was not met."""
 
 
 class EtuiError(Exception):
-    """An error a user can act on.
+    """An error the user can act on.
 
     Args:
-        what: One line saying what is wrong.
-        fix: One line saying how to mend it; empty when there is nothing to do.
+        what: One line that says what is wrong.
+        fix: One line that says how to fix it; empty if there is nothing to do.
     """
 
     exit_code = ExitCode.FAILED
@@ -50,19 +50,19 @@ class EtuiError(Exception):
 
 
 class UsageError(EtuiError):
-    """The command was asked wrongly: an unknown name, an empty prompt, a bad value."""
+    """Wrong usage: an unknown name, an empty prompt, an invalid value."""
 
     exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a file.
+    """One problem in a file.
 
     Attributes:
-        file: The file as the user named it.
-        line, column: Where, counted from 1; 0 where the file as a whole is meant.
-        message: What is wrong, with the nearest name where a name is unknown.
+        file: The path as the user gave it.
+        line, column: Position, counted from 1; 0 if the problem concerns the whole file.
+        message: What is wrong, with the closest known name if a name is unknown.
     """
 
     file: str
@@ -77,12 +77,12 @@ class Problem:
 
 
 class InvalidFile(EtuiError):
-    """A file the user wrote cannot be used; ``what`` starts with ``file:line:column``.
+    """A file written by the user is invalid; ``what`` starts with ``file:line:column``.
 
     Args:
-        what: Every problem, one a line.
-        fix: One line saying how to mend it.
-        problems: The same problems in parts; empty when the file has no lines (a GGUF).
+        what: Every problem, one per line.
+        fix: One line that says how to fix it.
+        problems: The same problems as objects; empty for a file without lines (a GGUF).
     """
 
     exit_code = ExitCode.USAGE
@@ -93,26 +93,26 @@ class InvalidFile(EtuiError):
 
     @classmethod
     def of(cls, problems: Sequence[Problem], fix: str = "") -> InvalidFile:
-        """The error that holds these problems, one a line."""
+        """Create the error from its problems, one per line."""
         return cls("\n".join(str(problem) for problem in problems), fix, problems)
 
 
 class BudgetSpent(EtuiError):
-    """A budget of the policy is spent, and it lets no further question through."""
+    """A budget of the policy is spent, and the policy blocks further questions."""
 
     exit_code = ExitCode.GATE
 
 
 class ModelUnavailable(EtuiError):
-    """A known model that cannot serve: not on disk, damaged, or refused by llama.cpp."""
+    """A known model that cannot be used: not on disk, damaged, or rejected by llama.cpp."""
 
 
 class DownloadFailed(EtuiError):
-    """No source of a model gave a file with the right sha256."""
+    """No source of a model delivered a file with the expected sha256."""
 
 
 class Stopped(EtuiError):
-    """The user stopped it part-way; ``fix`` says how to go on from there."""
+    """The user interrupted the command; ``fix`` says how to resume it."""
 
     exit_code = ExitCode.PARTIAL
 
@@ -121,9 +121,9 @@ class ContextOverflow(UsageError):
     """The prompt does not fit into the model's context.
 
     Args:
-        prompt_tokens: Tokens the prompt has.
-        context_tokens: Tokens the context holds.
-        reserved_tokens: Tokens kept free for the answer.
+        prompt_tokens: Length of the prompt in tokens.
+        context_tokens: Size of the context in tokens.
+        reserved_tokens: Tokens reserved for the answer.
     """
 
     def __init__(self, prompt_tokens: int, context_tokens: int, reserved_tokens: int) -> None:
@@ -132,37 +132,37 @@ class ContextOverflow(UsageError):
         self.reserved_tokens = reserved_tokens
         over = prompt_tokens + reserved_tokens - context_tokens
         super().__init__(
-            f"the prompt is {over} tokens too long: {prompt_tokens} tokens, and the context holds "
-            f"{context_tokens} with {reserved_tokens} kept for the answer",
+            f"the prompt is {over} tokens too long: it has {prompt_tokens} tokens, and "
+            f"{reserved_tokens} of the context's {context_tokens} are reserved for the answer",
             "shorten the prompt, or raise `context` of the model in models.yaml",
         )
 
 
 class EngineFailed(EtuiError):
-    """llama.cpp failed, or the process that runs it died; ``what`` holds the last of its log."""
+    """llama.cpp failed, or its process died; ``what`` quotes the end of the log."""
 
 
 class CacheFull(EngineFailed):
-    """The open sequences together fill the KV cache, and nothing can be given up for them.
+    """The open sequences fill the KV cache, and nothing can be evicted.
 
     Args:
-        capacity_tokens: Tokens the cache holds.
-        sequences: Sequences that are open.
+        capacity_tokens: Size of the cache in tokens.
+        sequences: Number of open sequences.
     """
 
     def __init__(self, capacity_tokens: int, sequences: int) -> None:
         self.capacity_tokens = capacity_tokens
         self.sequences = sequences
         super().__init__(
-            f"the cache of {capacity_tokens} tokens is full with {sequences} sequences open",
-            "ask for fewer votes at a time, or raise `context` of the model in models.yaml",
+            f"the KV cache of {capacity_tokens} tokens is full with {sequences} open sequences",
+            "lower `batch` of the arm, or raise `context` of the model in models.yaml",
         )
 
 
 class LogUnavailable(EtuiError):
-    """The database cannot be opened: from a newer etui, damaged, or not writable."""
+    """The database cannot be opened: written by a newer etui, damaged, or not writable."""
 
 
 def fault_text(error: BaseException) -> str:
-    """What to say of an error that no part of etui has foreseen."""
-    return f"a fault in etui: {type(error).__name__}: {error}"
+    """Format an unexpected error, which is a bug in etui, as one line."""
+    return f"internal error: {type(error).__name__}: {error}"

@@ -1,8 +1,8 @@
-"""What an answer in progress says, as frozen facts with monotonic timestamps.
+"""Events of a running answer: frozen dataclasses with monotonic timestamps.
 
-They cross the process boundary as JSON lines (``engine/wire.py``), so each field is a plain value.
-Times are ``time.monotonic_ns()``: one clock for the whole machine, so that the recorder in another
-process can tell the energy of any interval between two of them.
+They cross the process boundary as JSON lines (:mod:`etui.backends.wire`), so every field is a plain
+value. Times are ``time.monotonic_ns()``, one clock for the whole machine, so that the recorder in
+another process can compute the energy between any two of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ UnloadReason = Literal["room", "idle", "changed", "asked"]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model was brought into memory for this answer (absent when it was resident)."""
+    """A model was loaded for this answer (absent if it was in memory already)."""
 
     model: str
     start_ns: int
@@ -28,13 +28,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
-    """A model was given up; its memory is free at ``end_ns``.
+    """A model was unloaded; its memory is free at ``end_ns``.
 
     Attributes:
-        reason: ``room`` for another model (told before that one's ``Loaded``), ``idle`` when it
-            had been kept warm for long enough (between answers), ``changed`` when its entry in
-            models.yaml had, so that it is loaded anew, ``asked`` when the user gave it up.
-        freed_bytes: What it was reckoned to take: weights, KV cache and buffers.
+        reason: ``room`` made for another model (comes before that model's ``Loaded``), ``idle``
+            after ``keep_warm_seconds`` without an answer (between answers), ``changed`` if its
+            entry in models.yaml changed and it is loaded again, ``asked`` if the user unloaded it.
+        freed_bytes: Estimated size in memory: weights, KV cache and buffers.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Unloaded:
 
 @dataclass(frozen=True, slots=True)
 class Prefilling:
-    """One batch of the prompt is computed; ``done_tokens`` of ``total_tokens`` are in the cache."""
+    """One batch of the prompt was computed; ``done_tokens`` of ``total_tokens`` are cached."""
 
     t_ns: int
     done_tokens: int
@@ -58,8 +58,8 @@ class Prefilling:
 class Prefilled:
     """The prompt is in the cache; prompt = cached (reused) + computed.
 
-    ``dropped_messages`` counts the oldest messages of the chat that no longer fit;
-    ``batch_tokens`` is the size of the chunks it was computed in, None where it is not known.
+    ``dropped_messages`` counts the oldest messages of the chat, left out because they do not fit;
+    ``batch_tokens`` is the size of the chunks it was computed in, None if unknown.
     """
 
     start_ns: int
@@ -73,10 +73,10 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """Text of the thought, as it is decoded.
+    """Thinking text, as it is decoded.
 
-    ``tokens`` may be 0 for text that was held back. Votes under way tell their tokens alone, with
-    an empty text: what they say follows with their ``Vote``.
+    ``tokens`` may be 0 for text that was held back. Running votes report their tokens only, with
+    an empty text: the text follows in their ``Vote``.
     """
 
     t_ns: int
@@ -86,7 +86,7 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Text of the answer, as it is decoded."""
+    """Answer text, as it is decoded."""
 
     t_ns: int
     text: str
@@ -95,15 +95,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One vote of a majority is in.
+    """One vote of a majority vote has ended.
 
     Attributes:
         index: Its number, from 0; its seed is the arm's plus this.
-        tokens: Tokens it decoded; ``Thought`` and ``Answer`` events have told them already.
-        weight: What it counts, 0..1.
-        choice: The answer it counts for (a letter, a number, words); None if it gave none.
-        status: ``no_answer`` ended without one, ``truncated`` was cut before one; ``uncounted``
-            came to its end after others had decided, ``abandoned`` was dropped under way.
+        tokens: Decoded tokens; ``Thought`` and ``Answer`` events have reported them already.
+        weight: Weight in the count, 0..1.
+        choice: The answer it counts for (a letter, a number, words); None without an answer.
+        status: ``no_answer`` ended without one, ``truncated`` was cut off before one;
+            ``uncounted`` ended after the vote was decided, ``abandoned`` was dropped unfinished.
     """
 
     t_ns: int
@@ -118,9 +118,9 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch that several votes shared: vote index -> its tokens in the batch.
+    """One batch shared by several votes: pairs of vote index and its tokens in the batch.
 
-    It begins where the batch before it ended, so that batches tile the decode without a gap.
+    A batch begins where the previous one ended, so that batches tile the decode without a gap.
     """
 
     start_ns: int
@@ -130,12 +130,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A look at the answer from the middle of a thought.
+    """A probe of the answer in the middle of the thinking.
 
     Attributes:
-        thinking_tokens: Tokens of the thought at that moment.
-        probabilities: Option letter, or the answer in words -> probability.
-        tokens: Tokens the look took, computed and decoded; they are no part of the output.
+        thinking_tokens: Thinking tokens so far.
+        probabilities: Pairs of option letter (or the answer in words) and probability.
+        tokens: Tokens the probe computed and decoded; they are not part of the output.
     """
 
     t_ns: int
@@ -146,23 +146,23 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of every answer, whatever way it ended.
+    """The last event of every answer, however it ended.
 
     Attributes:
-        start_ns: When the answer began, loading excluded.
-        prefill_end_ns: When the first token was there (equal to ``end_ns`` if none came).
-        thinking_end_ns: When the thought ended, of several votes the last; equal to
-            ``prefill_end_ns`` without a thought.
-        end_ns: When the last token was there.
-        first_token_ns: When the first decoded token was there; None if none came.
+        start_ns: Start of the answer, loading excluded.
+        prefill_end_ns: Time of the first token (equal to ``end_ns`` without tokens).
+        thinking_end_ns: End of the thinking, for votes that of the last one; equal to
+            ``prefill_end_ns`` without thinking.
+        end_ns: Time of the last token.
+        first_token_ns: Time of the first decoded token; None without tokens.
         status: How it ended.
-        why: One sentence on what ended it or its thought, where that was not the model itself
-            (which budget, which stop rule, which error).
+        why: One sentence on what ended the answer or its thinking, if that was not the model
+            itself (which budget, which stop rule, which error).
         prompt_tokens, cached_tokens, computed_tokens: prompt = cached + computed.
         thinking_tokens, output_tokens: Output counts thinking and answer.
         confidence: Raw confidence in 0..1: the probability of the answer's letter, the geometric
-            mean probability of its tokens, or the agreement of votes; None where there is none.
-        margin: What the first option or answer is ahead of the second, 0..1; None without two.
+            mean probability of its tokens, or the agreement of votes; None if not available.
+        margin: Lead of the first option or answer over the second, 0..1; None without two.
     """
 
     start_ns: int
@@ -184,6 +184,6 @@ class Finished:
 
 
 Residence = Loaded | Unloaded
-"""What changes in memory before an answer, or between answers."""
+"""Loads and unloads, before an answer or between answers."""
 
 Event = Residence | Prefilling | Prefilled | Thought | Answer | Vote | Batch | Probe | Finished

@@ -1,4 +1,4 @@
-"""The options of a multiple-choice question, read from its text."""
+"""Parse the options of a multiple-choice question from its text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-# "A) x", "(A) x" anywhere; "A. x" and "A: x" only where a line begins, else "Plan A: go" counts.
+# "A) x", "(A) x" anywhere; "A. x", "A: x" only at a line's start: "Plan A: go" is no option.
 _LABEL = re.compile(r"(?:(?<=\s)|^)(?:\(([A-Za-z])\)|([A-Za-z])\))\s|^[ \t]*([A-Z])[.:]\s", re.M)
 
 
@@ -19,11 +19,14 @@ class Option:
 
 
 def options_of(text: str) -> tuple[Option, ...]:
-    """The options ``A) ...``, ``(A) ...``, ``A. ...``, ``A: ...`` of a question, in their order.
+    """Parse the options ``A) ...``, ``(A) ...``, ``A. ...``, ``A: ...`` of a question, in order.
 
-    They are the longest run of the letters A, B, C, ...; of equal runs the last, so that solved
-    examples before the question do not count. Fewer than two are none. An option's text goes up to
-    the next label, the last one's to the end of its line.
+    The options are the longest run of the letters A, B, C, ...; of equally long runs the last, so
+    that solved examples before the question do not count. The text of an option ends at the next
+    label, that of the last option at the end of its line.
+
+    Returns:
+        The options; empty if there are fewer than two.
     """
     best: list[re.Match[str]] = []
     run: list[re.Match[str]] = []

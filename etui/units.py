@@ -1,9 +1,10 @@
-"""Quantities as text: the one place where a number gets its digits, its unit and its kind.
+"""Quantities as text: the only place that decides digits, unit and kind of a number.
 
-Three rules hold everywhere. What was not measured is written ``unmeasured``, never 0. An estimate
-is always written ``~12 J (estimate)``. The uncertainty decides the digits: it is rounded to two
-significant digits (a trailing zero is left out), and the value ends at the same place, as the
-Guide to the Expression of Uncertainty in Measurement (JCGM 100:2008, 7.2.6) advises.
+Three rules hold everywhere. A quantity that was not measured is written ``unmeasured``, never 0. An
+estimate is always written ``~12 J (estimate)``. The uncertainty decides the digits: it is rounded
+to two significant digits (a trailing zero is omitted), and the value is rounded to the same decimal
+place, as recommended by the Guide to the Expression of Uncertainty in Measurement (JCGM 100:2008,
+7.2.6).
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ import math
 from typing import TypeGuard
 
 UNMEASURED = "unmeasured"
-"""An energy or a power that nothing could read."""
+"""An energy or a power without any reading."""
 
 UNKNOWN = "unknown"
-"""Any other quantity that is not known."""
+"""Any other unknown quantity."""
 
 ESTIMATE = "estimate"
-"""The kind that stands for no hardware reading at all."""
+"""The kind of a value without any hardware reading behind it."""
 
 JOULES_PER_WATT_HOUR = 3600.0
 
 _PREFIXES = ((1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
 _MILLI_BELOW = 0.0995
-"""Below a tenth of the unit (as three digits show it) the milli-unit reads better."""
+"""Values below a tenth of the unit (rounded to three digits) use the milli-unit."""
 _KILO_FROM = 9999.5
-"""Up to four digits before the point stay in the unit: 4,321 J compares with 987 J at a glance."""
+"""Up to four digits before the point keep the unit, so that 4,321 J and 987 J compare easily."""
 
 
 def energy_text(
@@ -36,24 +37,27 @@ def energy_text(
     *,
     spread: bool | None = None,
 ) -> str:
-    """An energy: ``12.3 ± 0.4 J (counter)``, ``~12 J (estimate)``, ``unmeasured``.
+    """Format an energy: ``12.3 ± 0.4 J (counter)``, ``~12 J (estimate)``, ``unmeasured``.
 
     Args:
         joules: Energy in joules; None or not finite is unmeasured.
-        uncertainty: Half width in joules; None, 0 or not finite leaves the ± out.
-        kind: How the energy is known; None leaves it out.
-        spread: Whether the ± is written; None writes it unless the kind is an estimate.
+        uncertainty: Half width in joules; None, 0 or not finite omits the ±.
+        kind: How the energy was obtained; None omits it.
+        spread: Whether to write the ±; None writes it unless the kind is an estimate.
     """
     return _measured(joules, uncertainty, kind, "J", spread)
 
 
 def energy_range_text(joules: float, low: float, high: float, kind: str | None = None) -> str:
-    """An energy whose interval is lopsided: ``580 J, 370-1,400``, ``~580 J, 370-1,400 (estimate)``.
+    """Format an energy with an asymmetric interval: ``580 J, 370-1,400``.
+
+    An estimate reads ``~580 J, 370-1,400 (estimate)``.
 
     Args:
         joules: Energy in joules.
-        low, high: Ends of its interval, joules.
-        kind: How the energy is known; None leaves it out.
+        low: Lower end of its interval, joules.
+        high: Upper end of its interval, joules.
+        kind: How the energy was obtained; None omits it.
     """
     step, prefix = _prefix(abs(high))
     mark, suffix = ("~" if kind == ESTIMATE else ""), (f" ({kind})" if kind else "")
@@ -64,7 +68,7 @@ def energy_range_text(joules: float, low: float, high: float, kind: str | None =
 
 
 def watt_hours_text(joules: float | None, kind: str | None = None) -> str:
-    """A large energy, given in joules, in watt-hours: ``3.42 Wh``, ``~1.2 kWh (estimate)``."""
+    """Format a large energy, given in joules, in Wh: ``3.42 Wh``, ``~1.2 kWh (estimate)``."""
     watt_hours = None if joules is None else joules / JOULES_PER_WATT_HOUR
     return _measured(watt_hours, None, kind, "Wh", None)
 
@@ -72,7 +76,7 @@ def watt_hours_text(joules: float | None, kind: str | None = None) -> str:
 def total_text(
     joules: float | None, uncertainty: float | None = None, kind: str | None = None
 ) -> str:
-    """A total of a chat, a day or a budget, in joules and watt-hours: ``12.3 kJ, 3.42 Wh``."""
+    """Format the total of a chat, a day or a budget in J and Wh: ``12.3 kJ, 3.42 Wh``."""
     energy = energy_text(joules, uncertainty, None if kind == ESTIMATE else kind)
     if not _known(joules):
         return energy
@@ -89,11 +93,11 @@ def per_token_text(
     *,
     spread: bool | None = None,
 ) -> str:
-    """Energy per token: ``0.56 J/token``, ``12 mJ/token``, ``~0.5 J/token (estimate)``.
+    """Format an energy per token: ``0.56 J/token``, ``12 mJ/token``, ``~0.5 J/token (estimate)``.
 
     Args:
         joules_per_token: Joules per output token; None or not finite is unmeasured.
-        kind: Only an estimate is written out: the energy beside it carries the kind already.
+        kind: Only an estimate is marked: the energy next to it shows the kind already.
         uncertainty: Half width in joules per token.
         spread: As in :func:`energy_text`.
     """
@@ -108,12 +112,14 @@ def per_text(
     *,
     spread: bool | None = None,
 ) -> str:
-    """Energy per something: ``3.1 ± 0.4 J/question``, ``~5 J/correct (estimate)``.
+    """Format an energy per unit: ``3.1 ± 0.4 J/question``, ``~5 J/correct (estimate)``.
 
     Args:
         joules_per_unit: Joules per unit; None or not finite is unmeasured.
-        unit: What it is divided by.
-        kind, uncertainty, spread: As in :func:`per_token_text`.
+        unit: Name of the unit.
+        kind: As in :func:`per_token_text`.
+        uncertainty: Half width in joules per unit.
+        spread: As in :func:`energy_text`.
     """
     shown = kind if kind == ESTIMATE else None
     return _measured(joules_per_unit, uncertainty, shown, f"J/{unit}", spread)
@@ -122,17 +128,19 @@ def per_text(
 def watts_text(
     watts: float | None, kind: str | None = None, uncertainty: float | None = None
 ) -> str:
-    """A power: ``118 W``, ``~12 W (estimate)``, ``unmeasured``; other kinds are not written."""
+    """Format a power: ``118 W``, ``~12 W (estimate)``, ``unmeasured``; other kinds are omitted."""
     return _measured(watts, uncertainty, kind if kind == ESTIMATE else None, "W", None)
 
 
 def cost_text(grams_co2e: float | None, price: float | None, currency: str = "") -> str:
-    """Carbon and price by the user's factors: ``1.2 g CO2e, 0.00091 EUR``; None is left out.
+    """Format emissions and the price of electricity: ``1.2 g CO2e, 0.00091 EUR``.
+
+    Both follow from the factors in the user's config; None is omitted.
 
     Args:
         grams_co2e: Grams of CO2 equivalent.
         price: Price in ``currency``.
-        currency: Its name or sign.
+        currency: Name or sign of the currency.
     """
     parts = []
     if _known(grams_co2e):
@@ -143,7 +151,7 @@ def cost_text(grams_co2e: float | None, price: float | None, currency: str = "")
 
 
 def seconds_text(seconds: float | None) -> str:
-    """A duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
+    """Format a duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
     if not _known(seconds):
         return UNKNOWN
     sign, size = ("-", -seconds) if seconds < 0 else ("", seconds)
@@ -164,14 +172,14 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def rate_text(tokens: float | None, seconds: float | None) -> str:
-    """Tokens over seconds: ``38.2 tok/s``; ``unknown`` when no time passed."""
+    """Format tokens per second: ``38.2 tok/s``; ``unknown`` if no time passed."""
     if not _known(tokens) or not _known(seconds) or seconds <= 0:
         return UNKNOWN
     return f"{significant(tokens / seconds, 3)} tok/s"
 
 
 def count_text(count: int | None, noun: str, plural: str | None = None) -> str:
-    """A count with its noun: ``1 turn``, ``12,345 turns``."""
+    """Format a count with its noun: ``1 turn``, ``12,345 turns``."""
     if count is None:
         return UNKNOWN
     word = noun if count == 1 else plural or f"{noun}s"
@@ -179,12 +187,12 @@ def count_text(count: int | None, noun: str, plural: str | None = None) -> str:
 
 
 def tokens_text(tokens: int | None) -> str:
-    """A count of tokens: ``1 token``, ``12,345 tokens``."""
+    """Format a count of tokens: ``1 token``, ``12,345 tokens``."""
     return count_text(tokens, "token")
 
 
 def bytes_text(size_bytes: float | None) -> str:
-    """A size in decimal units, as disks are sold: ``512 B``, ``94.1 MB``, ``1.12 GB``."""
+    """Format a size in decimal units, as disks are sold: ``512 B``, ``94.1 MB``, ``1.12 GB``."""
     if not _known(size_bytes):
         return UNKNOWN
     sign, size = ("-", -size_bytes) if size_bytes < 0 else ("", size_bytes)
@@ -195,9 +203,9 @@ def bytes_text(size_bytes: float | None) -> str:
 
 
 def percent_text(share: float | None, uncertainty: float | None = None) -> str:
-    """A share of 1 as a percentage: ``38 %``, ``0.4 %``, ``51.2 ± 3.2 %``; None is unknown.
+    """Format a share of 1 in per cent: ``38 %``, ``0.4 %``, ``51.2 ± 3.2 %``; None is unknown.
 
-    A share that is not quite all or nothing is never rounded to ``100 %`` or ``0 %``.
+    Only exactly 1 and 0 are written ``100 %`` and ``0 %``.
     """
     if not _known(share):
         return UNKNOWN
@@ -214,25 +222,26 @@ def percent_text(share: float | None, uncertainty: float | None = None) -> str:
 
 
 def accuracy_text(share: float | None) -> str:
-    """An accuracy, with one decimal: ``61.2 %``; None is unknown."""
+    """Format an accuracy with one decimal: ``61.2 %``; None is unknown."""
     return f"{share * 100:.1f} %" if _known(share) else UNKNOWN
 
 
 def points_text(low: float, high: float) -> str:
-    """Both ends of an interval of accuracies, in per cent without the sign: ``58.9-63.5``."""
+    """Format an interval of accuracies in per cent, without the sign: ``58.9-63.5``."""
     return f"{low * 100:.1f}-{high * 100:.1f}"
 
 
 def difference_text(difference: float) -> str:
-    """A difference of two accuracies in percentage points: ``+1.2``, ``-0.4``, ``0.0``."""
+    """Format a difference of accuracies in percentage points: ``+1.2``, ``-0.4``, ``0.0``."""
     text = f"{difference * 100:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def significant(value: float, digits: int) -> str:
-    """``value`` with ``digits`` significant digits, never in exponent form: ``0.0123``, ``1,230``.
+    """Format ``value`` with ``digits`` significant digits: ``0.0123``, ``1,230``.
 
-    Whole digits before the point are all kept, so that 12,345 stays 12,345 with three digits.
+    The exponent form is never used, and all digits before the point are kept: 12,345 stays 12,345
+    with three digits.
     """
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
@@ -241,10 +250,10 @@ def significant(value: float, digits: int) -> str:
 
 
 def with_uncertainty(value: float, uncertainty: float) -> str:
-    """``value ± uncertainty`` without a unit: ``12.3 ± 0.4``, ``12.30 ± 0.38``, ``12,350 ± 120``.
+    """Format ``value ± uncertainty`` without a unit: ``12.3 ± 0.4``, ``12,350 ± 120``.
 
     Args:
-        value: Finite.
+        value: Finite value.
         uncertainty: Half width, finite and above 0, in the unit of ``value``.
     """
     decimals = 1 - _exponent(uncertainty, 2)
@@ -287,7 +296,7 @@ def _spread(uncertainty: float | None) -> TypeGuard[float]:
 
 
 def _prefix(size: float) -> tuple[float, str]:
-    """The step and letter in which a size reads best."""
+    """Choose the factor and the letter of the SI prefix that suits a size."""
     if size == 0 or _MILLI_BELOW <= size < _KILO_FROM:
         return 1.0, ""
     if size < _MILLI_BELOW:
@@ -297,11 +306,11 @@ def _prefix(size: float) -> tuple[float, str]:
 
 
 def _exponent(value: float, digits: int) -> int:
-    """Power of ten of the first digit once ``value`` is rounded to ``digits`` digits."""
+    """Return the power of ten of the first digit of ``value`` rounded to ``digits`` digits."""
     return int(f"{value:.{digits - 1}e}".partition("e")[2])
 
 
 def _plain(value: float, decimals: int) -> str:
-    """Rounded at ``decimals`` (negative rounds before the point), with thousands separators."""
+    """Round at ``decimals`` (negative: before the point) and add thousands separators."""
     text = f"{round(value, decimals):,.{max(decimals, 0)}f}"
     return text.removeprefix("-") if not text.strip("-0.,") else text

@@ -139,7 +139,7 @@ async def test_a_fault_in_the_worker_of_a_screen_is_a_notice(
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await visit(pilot, app, mode)
-        await until(pilot, lambda: "a fault in etui: ZeroDivisionError" in notices(app))
+        await until(pilot, lambda: "internal error: ZeroDivisionError" in notices(app))
         assert app.is_running
         assert app.fault is None
 
@@ -154,7 +154,7 @@ async def test_a_fault_while_runs_are_read_is_a_notice(
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await visit(pilot, app, "runs")
-        await until(pilot, lambda: "a fault in etui: ZeroDivisionError" in notices(app))
+        await until(pilot, lambda: "internal error: ZeroDivisionError" in notices(app))
 
 
 async def test_the_mouse_goes_between_screens_by_the_last_line(house: House) -> None:

@@ -176,7 +176,7 @@ async def test_a_fault_of_etui_is_a_notice_too(house: House) -> None:
     async with app.run_test(size=WIDE) as pilot:
         await ask(pilot, "Anyone?")
         await until(pilot, lambda: turns(app) and text_of(turns(app)[0], "error"))
-        assert "a fault in etui: ZeroDivisionError: by zero" in notices(app)
+        assert "internal error: ZeroDivisionError: by zero" in notices(app)
 
 
 async def test_a_model_that_cannot_be_loaded_ahead_is_said(house: House) -> None:

@@ -264,9 +264,9 @@ async def test_a_fault_in_a_worker_is_a_notice(
         monkeypatch.setattr(CardReader, "read", broken)
         monkeypatch.setattr(house.shelf, "pull", broken)
         await pilot.press("r")
-        await until(pilot, lambda: "a fault in etui: ZeroDivisionError" in notices(app))
+        await until(pilot, lambda: "internal error: ZeroDivisionError" in notices(app))
         await pilot.press("p")
-        await until(pilot, lambda: "✗ a fault in etui: TypeError" in shown(screen))
+        await until(pilot, lambda: "✗ internal error: TypeError" in shown(screen))
         assert app.is_running
         assert app.fault is None
 

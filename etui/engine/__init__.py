@@ -1,1 +1,1 @@
-"""llama.cpp in this process, through its low-level API."""
+"""llama.cpp in this process, called through its low-level API."""

@@ -1,4 +1,4 @@
-"""A llama.cpp context: its parameters, one reusable batch, decode, and operations on its memory."""
+"""A llama.cpp context: parameters, one reusable batch, decoding, and KV cache operations."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 DECODED = 0
 NO_ROOM = 1
-"""Return codes of ``llama_decode``: done; no cells left (the memory is as it was before)."""
+"""Return codes of ``llama_decode``: success; no free cells (the cache is unchanged)."""
 
 Flash = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """Size and kind of a context.
+    """Size and settings of a context.
 
     Attributes:
         context_tokens: Cells of the KV cache; with ``unified`` all sequences share them.
-        sequences: Most sequences at a time, prefix donors included.
-        batch_tokens: Most tokens of one batch. Part of what makes results repeat: another
-            chunking of a prompt changes the last bits of its logits.
+        sequences: Maximum number of sequences, prefix donors included.
+        batch_tokens: Maximum number of tokens in one batch. Needed to repeat a result: chunking a
+            prompt differently changes the last bits of its logits.
         threads: Threads of prefill and decode.
         unified: One cache for all sequences, so that prefixes are shared without a copy.
-        donors: Most closed sequences kept as prefix donors. Without flash attention each of their
-            tokens costs the others a little time, masked though it is.
-        flash_attention: ``auto`` lets llama.cpp decide by device. On a CPU it adds up in half
-            precision (log-probabilities off by up to 0.3 nats, depending on where in the cache a
-            token lies) and is no faster, hence ``off`` there; a quantised cache needs it.
+        donors: Maximum number of closed sequences kept as prefix donors. Without flash attention
+            each of their tokens, although masked, slows the other sequences down a little.
+        flash_attention: ``auto`` lets llama.cpp decide by device. On a CPU it accumulates in half
+            precision (log-probabilities off by up to 0.3 nats, depending on the position of a
+            token in the cache) and is no faster, hence ``off`` there; a quantised cache needs it.
         kv_type: Type of the KV cache (``f16``, ``q8_0``, ...).
-        full_window: Keep every token of sliding-window models, so that they can be rolled back.
-        offload_kv: Keep the KV cache on the GPU when layers are there.
+        full_window: Keep all tokens of sliding-window models, so that sequences can be rolled back.
+        offload_kv: Keep the KV cache on the GPU if layers are offloaded.
     """
 
     context_tokens: int
@@ -60,7 +60,7 @@ class Context:
     """A context of one model.
 
     Raises:
-        EngineFailed: llama.cpp could not make it (out of memory, an unsupported KV type).
+        EngineFailed: llama.cpp could not create it (out of memory, an unsupported KV type).
     """
 
     def __init__(self, library: Library, model: Model, options: ContextOptions) -> None:
@@ -69,11 +69,13 @@ class Context:
         self.options = options
         self.vocabulary = model.vocabulary
         library.forget_errors()
-        self.handle: Any = self.api.llama_init_from_model(model.handle, _params(self.api, options))
+        self.handle: Any = self.api.llama_init_from_model(
+            model.handle, _build_params(self.api, options)
+        )
         library.flush()
         if not self.handle:
             raise EngineFailed(
-                f"no context of {options.context_tokens} tokens could be made for "
+                f"could not create a context of {options.context_tokens} tokens for "
                 f"{model.path.name}: {library.errors()}",
                 "lower `context` or `gpu_layers` of the model, or close other programs",
             )
@@ -86,13 +88,13 @@ class Context:
         self._row_type = ctypes.c_float * self.vocabulary
 
     def decode(self) -> int:
-        """Compute the batch and wait for the device; the return code of ``llama_decode``."""
+        """Compute the batch, wait for the device, and return the code of ``llama_decode``."""
         code = int(self._decode(self.handle, self.batch.struct()))
         self._synchronize(self.handle)
         return code
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        """Logits of batch entry ``row``, a view that the next decode overwrites."""
+        """Return the logits of batch entry ``row``, as a view that the next decode overwrites."""
         import numpy as np
 
         pointer = self._get_logits(self.handle, row)
@@ -104,7 +106,7 @@ class Context:
         return logits
 
     def remove(self, sequence: int, start: int) -> bool:
-        """Forget positions from ``start`` on; False where the model refuses a part."""
+        """Remove positions from ``start`` on; False if the model cannot remove a part."""
         return bool(self.api.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
     def copy(self, source: int, target: int, end: int = -1) -> None:
@@ -112,20 +114,20 @@ class Context:
         if self.options.unified and end >= 0:
             self.api.llama_memory_seq_cp(self._memory, source, target, 0, end)
             return
-        # Separate caches and recurrent states can be copied only as a whole.
+        # Separate caches and recurrent states can only be copied as a whole.
         self.api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         if end >= 0:
             self.api.llama_memory_seq_rm(self._memory, target, end, -1)
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self.handle is not None:
             self.api.llama_free(self.handle)
             self.handle = None
 
 
 class DecodeBatch:
-    """One ``llama_batch`` over arrays of our own, filled anew for every decode."""
+    """One ``llama_batch`` over arrays owned by Python, refilled for every decode."""
 
     def __init__(self, api: Any, capacity: int) -> None:
         self.capacity = capacity
@@ -134,7 +136,7 @@ class DecodeBatch:
         self._positions = (ctypes.c_int32 * capacity)()
         self._counts = (ctypes.c_int32 * capacity)(*([1] * capacity))
         self._sequences = (ctypes.c_int32 * capacity)()
-        self._wanted = (ctypes.c_int8 * capacity)()
+        self._with_logits = (ctypes.c_int8 * capacity)()
         base = ctypes.addressof(self._sequences)
         pointer = ctypes.POINTER(ctypes.c_int32)
         self._pointers = (pointer * capacity)(
@@ -145,14 +147,20 @@ class DecodeBatch:
         self._struct.pos = ctypes.cast(self._positions, type(self._struct.pos))
         self._struct.n_seq_id = ctypes.cast(self._counts, type(self._struct.n_seq_id))
         self._struct.seq_id = ctypes.cast(self._pointers, type(self._struct.seq_id))
-        self._struct.logits = ctypes.cast(self._wanted, type(self._struct.logits))
+        self._struct.logits = ctypes.cast(self._with_logits, type(self._struct.logits))
 
     def clear(self) -> None:
-        """Begin a new batch."""
+        """Start a new batch."""
         self.size = 0
 
-    def add(self, sequence: int, tokens: Sequence[int], position: int, *, wanted: bool) -> int:
-        """Queue tokens of one sequence; ``wanted`` asks for the logits of the last one.
+    def add(self, sequence: int, tokens: Sequence[int], position: int, *, with_logits: bool) -> int:
+        """Queue tokens of one sequence.
+
+        Args:
+            sequence: Number of the sequence.
+            tokens: Consecutive tokens.
+            position: Position of the first of them.
+            with_logits: Whether to compute the logits of the last one.
 
         Returns:
             The batch entry of the last token.
@@ -164,25 +172,25 @@ class DecodeBatch:
             self._tokens[start] = tokens[0]
             self._positions[start] = position
             self._sequences[start] = sequence
-            self._wanted[start] = wanted
+            self._with_logits[start] = with_logits
             return last
         self._tokens[start:end] = list(tokens)
         self._positions[start:end] = list(range(position, position + end - start))
         self._sequences[start:end] = [sequence] * (end - start)
-        self._wanted[start:end] = [0] * (end - start)
-        self._wanted[last] = wanted
+        self._with_logits[start:end] = [0] * (end - start)
+        self._with_logits[last] = with_logits
         return last
 
     def struct(self) -> Any:
-        """The ``llama_batch`` to pass to ``llama_decode``."""
+        """Return the ``llama_batch`` to pass to ``llama_decode``."""
         self._struct.n_tokens = self.size
         return self._struct
 
 
-def _params(api: Any, options: ContextOptions) -> Any:
+def _build_params(api: Any, options: ContextOptions) -> Any:
     if options.kv_type not in KV_TYPES:
         raise EngineFailed(
-            f"unknown type of KV cache: {options.kv_type}", f"choose one of {', '.join(KV_TYPES)}"
+            f"unknown KV cache type: {options.kv_type}", f"choose one of {', '.join(KV_TYPES)}"
         )
     element = KV_TYPES[options.kv_type][0]
     quantised = KV_TYPES[options.kv_type][1] < 2  # a quantised V cache needs flash attention
@@ -196,7 +204,7 @@ def _params(api: Any, options: ContextOptions) -> Any:
     params.n_batch = options.batch_tokens
     params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.sequences
-    # One output a sequence and batch is all we read; the default reserves vocabulary x n_batch.
+    # One output per sequence and batch is read; the default reserves vocabulary x n_batch.
     params.n_outputs_max = min(options.sequences, options.batch_tokens)
     params.n_threads = options.threads
     params.n_threads_batch = options.threads

@@ -1,7 +1,7 @@
-"""llama.cpp itself: imported late, its log kept off the terminal, the devices it sees.
+"""The llama.cpp library: lazy import, log file, and the devices it sees.
 
-``import llama_cpp`` takes a quarter of a second, so it happens when a Library is made and never
-while a module of etui is imported.
+``import llama_cpp`` takes a quarter of a second, so it is deferred until a Library is created; no
+module of etui imports it at import time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from etui.errors import EngineFailed
 _DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level
 _GPU, _INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type
 _LAST_LINES = 40
-_LOG_BYTES = 4_000_000  # an older log is dropped when it has grown beyond this
+_LOG_BYTES = 4_000_000  # a larger log is overwritten
 
 
 _GPU_BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "cann")
@@ -28,7 +28,7 @@ _GPU_BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "ca
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU as llama.cpp sees it; memory in bytes, of an ``integrated`` one that of the host."""
+    """A GPU as llama.cpp reports it; memory in bytes, of an ``integrated`` GPU that of the host."""
 
     name: str
     description: str
@@ -38,10 +38,10 @@ class Device:
 
 
 class Library:
-    """llama.cpp with its log going to ``log_dir/llama.log``.
+    """llama.cpp, logging to ``log_dir/llama.log``.
 
-    llama.cpp knows one log callback per process: the Library made last receives the lines. The
-    ctypes callback lives as long as this object, so keep the Library until every model is freed
+    llama.cpp has one log callback per process: the Library created last receives the lines. The
+    ctypes callback lives as long as this object, so keep the Library until every model is freed,
     and ``close`` it last.
 
     Raises:
@@ -76,18 +76,18 @@ class Library:
         if self._file is not None:
             self._file.write(line)
             if self._level == _ERROR:
-                self._file.flush()  # out of memory on a GPU, llama.cpp ends the process next
+                self._file.flush()  # llama.cpp may abort the process next (GPU out of memory)
 
     def forget_errors(self) -> None:
-        """Begin something whose errors are to be told apart from earlier ones."""
+        """Clear the recorded errors before a call, so that :meth:`errors` returns only new ones."""
         self._errors.clear()
 
     def errors(self, count: int = 2) -> str:
-        """The last errors llama.cpp logged, for a message of one line."""
+        """Return the last errors that llama.cpp logged, joined into one line."""
         return " | ".join(list(self._errors)[-count:]) or f"see {self.log_path}"
 
     def flush(self) -> None:
-        """Write what is buffered to the log file."""
+        """Flush the log file."""
         if self._file is not None:
             self._file.flush()
 
@@ -97,10 +97,10 @@ class Library:
         return bool(self.api.llama_supports_gpu_offload())
 
     def gpus(self) -> tuple[Device, ...]:
-        """The GPUs llama.cpp puts models on, with what they have free at this moment."""
+        """Return the GPUs that llama.cpp puts models on, with their currently free memory."""
         if not self.offloads:
             return ()
-        lib = self.api._lib  # ggml's device functions have no Python declarations
+        lib = self.api._lib  # llama_cpp does not declare ggml's device functions
         lib.ggml_backend_dev_count.restype = ctypes.c_size_t
         lib.ggml_backend_dev_get.restype = ctypes.c_void_p
         lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
@@ -113,7 +113,7 @@ class Library:
         lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *sizes]
         lib.ggml_backend_dev_memory.restype = None
         types = [(handle, lib.ggml_backend_dev_type(handle)) for handle in handles]
-        return used_for_models(
+        return select_model_gpus(
             self._device(lib, handle, integrated=type_ == _INTEGRATED_GPU)
             for handle, type_ in types
             if type_ in (_GPU, _INTEGRATED_GPU)
@@ -128,13 +128,13 @@ class Library:
         return Device(name.decode(), description.decode(), free.value, total.value, integrated)
 
     def close(self) -> None:
-        """Send llama.cpp's further lines nowhere and close the log file."""
+        """Discard further log lines of llama.cpp and close the log file."""
         if self._file is None:
             return
         current, data = self.api.llama_log_callback(), ctypes.c_void_p()
         self.api.llama_log_get(ctypes.byref(current), ctypes.byref(data))
         if _address(current) == _address(self._callback):
-            # llama-cpp-python's own callback outlives us; above CRITICAL it prints nothing.
+            # llama-cpp-python's own callback outlives this object; above CRITICAL it is silent.
             from llama_cpp._logger import llama_log_callback
 
             logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
@@ -143,14 +143,14 @@ class Library:
         self._file = None
 
 
-def used_for_models(gpus: Iterable[Device]) -> tuple[Device, ...]:
-    """The GPUs that a model is split over: llama.cpp takes integrated ones only without others."""
-    seen = tuple(gpus)
-    return tuple(gpu for gpu in seen if not gpu.integrated) or seen
+def select_model_gpus(gpus: Iterable[Device]) -> tuple[Device, ...]:
+    """Select the GPUs that llama.cpp splits a model over: integrated ones only without others."""
+    found = tuple(gpus)
+    return tuple(gpu for gpu in found if not gpu.integrated) or found
 
 
 def library_folder() -> Path | None:
-    """Where llama.cpp's libraries lie; None without llama-cpp-python. Loads nothing."""
+    """Return the folder of llama.cpp's libraries without loading them; None if not installed."""
     from importlib.util import find_spec
 
     spec = find_spec("llama_cpp")
@@ -158,9 +158,10 @@ def library_folder() -> Path | None:
 
 
 def built_for_gpu(folder: Path | None) -> bool:
-    """Whether a GPU backend is among llama.cpp's libraries, from their names alone.
+    """Check by file names whether llama.cpp's libraries include a GPU backend.
 
-    ``Library.offloads`` knows better, but loads them all: the app leaves that to its child.
+    ``Library.offloads`` is exact, but loads all libraries: the app leaves that to its child
+    process.
     """
     if folder is None or not folder.is_dir():
         return False
@@ -169,13 +170,13 @@ def built_for_gpu(folder: Path | None) -> bool:
 
 
 def usable_cpus() -> int:
-    """Logical CPUs this process may run on."""
+    """Count the logical CPUs this process may run on."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return allowed or 1
 
 
 def default_threads() -> int:
-    """Physical cores this process may run on; more threads than that slow decoding down."""
+    """Count the physical cores this process may run on; more threads slow decoding down."""
     import psutil
 
     return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cpus()))
@@ -186,7 +187,7 @@ def _address(callback: Any) -> int | None:
 
 
 def _open_log(path: Path) -> TextIO | None:
-    """The log file, appended to; None where it cannot be written, which must stop no answer."""
+    """Open the log file for appending; None if that fails, which must not stop an answer."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         large = path.exists() and path.stat().st_size > _LOG_BYTES

@@ -1,4 +1,4 @@
-"""A Session over llama.cpp: many sequences in one context, computed in mixed batches."""
+"""Session over llama.cpp: many sequences in one context, computed in mixed batches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class LlamaSequence:
         self.sampler = sampler
         self.computed = 0
         self.cached = 0
-        self.cells: list[int] = []  # one number a computed token; shared cells share the number
+        self.cells: list[
+            int
+        ] = []  # one number per computed token; shared cells have the same number
         self.row = 0
         self.epoch = -1  # the decode whose output ``row`` holds the logits after tokens[:computed]
 
@@ -48,7 +50,7 @@ class LlamaSession:
     """One model in memory with a context of several sequences; used from one thread at a time.
 
     Closed sequences stay in the cache as prefix donors until their slot or their cells are needed;
-    the least recently closed goes first.
+    the least recently closed one is evicted first.
     """
 
     def __init__(
@@ -68,17 +70,17 @@ class LlamaSession:
 
     @property
     def facts(self) -> ModelFacts:
-        """What reasoning may know of the model."""
+        """Properties of the model that reasoning may use."""
         return self._facts
 
     @property
     def options(self) -> ContextOptions:
-        """Size, chunking and kind of the context: what a result depends on beside the model."""
+        """Settings of the context, on which results depend in addition to the model."""
         return self._context.options
 
     @property
     def free_tokens(self) -> int:
-        """Cells that open sequences do not hold; shared prefixes count once."""
+        """Cells not held by open sequences; shared prefixes count once."""
         held: set[int] = set()
         for sequence in self._live.values():
             held.update(sequence.cells)
@@ -86,41 +88,41 @@ class LlamaSession:
 
     @property
     def free_sequences(self) -> int:
-        """Sequences that can still be opened or forked."""
+        """Number of sequences that can still be opened or forked."""
         return len(self._free_slots) + len(self._donors)
 
     def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
-        """Prompt text up to and including the assistant's header."""
+        """Render the prompt up to and including the assistant's header."""
         switch = self._facts.thinking_switch
         variables = {} if thinking is None or switch is None else {switch: thinking}
         return self._template.render(messages, variables)
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokens of a text; ``bos`` adds the begin token where the model wants one, once."""
+        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one."""
         return self._model.tokenize(text, bos=bos, special=special)
 
     def open(self, tokens: Sequence[int], sampling: Sampling) -> LlamaSequence:
-        """Start a sequence; the longest common token prefix in the cache is reused.
+        """Open a sequence, reusing the longest common token prefix in the cache.
 
-        Closed sequences that share nothing with it are given up: the cells they hold would cost
-        each of its tokens some attention.
+        All other closed sequences are evicted: the cells they hold would slow down the attention
+        of each of its tokens.
 
         Raises:
-            ContextOverflow: More tokens than the context holds.
-            EngineFailed: More sequences than the context was made for.
+            ContextOverflow: The tokens do not fit into the context.
+            EngineFailed: The context has no sequence left.
         """
         if not tokens:
-            raise ValueError("a sequence begins with at least one token")
+            raise ValueError("a sequence needs at least one token")
         if len(tokens) > self._facts.context_tokens:
             raise ContextOverflow(len(tokens), self._facts.context_tokens, 0)
-        wanted = list(tokens)
+        new = list(tokens)
         donors = {s.slot: s for s in (*self._live.values(), *self._donors)}
         reuse = choose_reuse(
             [
                 Donor(s.slot, s.tokens[: s.computed], s.id not in self._live)
                 for s in donors.values()
             ],
-            wanted,
+            new,
             whole_only=self._model.recurrent or self._windowed,
             free_slots=len(self._free_slots),
         )
@@ -128,24 +130,24 @@ class LlamaSession:
             if reuse is None or donor.slot != reuse.donor.slot:
                 self._evict(donor)
         if reuse is None:
-            sequence = self._new(self._slot(), wanted, sampling)
+            sequence = self._create(self._take_slot(), new, sampling)
         else:
-            sequence = self._reused(reuse, donors[reuse.donor.slot], wanted, sampling)
+            sequence = self._reuse(reuse, donors[reuse.donor.slot], new, sampling)
         self._live[sequence.id] = sequence
         return sequence
 
-    def _reused(
-        self, reuse: Reuse, donor: LlamaSequence, wanted: list[int], sampling: Sampling
+    def _reuse(
+        self, reuse: Reuse, donor: LlamaSequence, tokens: list[int], sampling: Sampling
     ) -> LlamaSequence:
         length = reuse.length
         if reuse.take_over:
             self._donors.remove(donor)
             if length < donor.computed and not self._context.remove(donor.slot, length):
-                self._context.remove(donor.slot, 0)  # the model refuses: compute all of it
+                self._context.remove(donor.slot, 0)  # no partial removal: compute all of it
                 length = 0
-            sequence = self._new(donor.slot, wanted, sampling)
+            sequence = self._create(donor.slot, tokens, sampling)
         else:
-            sequence = self._new(self._slot(), wanted, sampling)
+            sequence = self._create(self._take_slot(), tokens, sampling)
             end = -1 if length == donor.computed else length
             self._context.copy(donor.slot, sequence.slot, end)
         sequence.computed = sequence.cached = length
@@ -153,9 +155,9 @@ class LlamaSession:
         return sequence
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> LlamaSequence:
-        """A second sequence sharing everything computed so far; queued tokens are copied."""
-        parent = self._own(sequence)
-        child = self._new(self._slot(), list(parent.tokens), sampling)
+        """Fork a sequence: computed tokens are shared, queued tokens are copied."""
+        parent = self._find(sequence)
+        child = self._create(self._take_slot(), list(parent.tokens), sampling)
         if parent.computed:
             self._context.copy(parent.slot, child.slot)
         child.computed = child.cached = parent.computed
@@ -166,14 +168,14 @@ class LlamaSession:
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
-        self._own(sequence).tokens.extend(tokens)
+        self._find(sequence).tokens.extend(tokens)
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
-        """Take the last ``count`` tokens back; False where the model refuses partial removal."""
-        own = self._own(sequence)
+        """Remove the last ``count`` tokens; False if the model does not support partial removal."""
+        own = self._find(sequence)
         keep = len(own.tokens) - count
         if count < 0 or keep < 0:
-            raise ValueError(f"cannot take {count} tokens back from {len(own.tokens)}")
+            raise ValueError(f"cannot remove {count} of {len(own.tokens)} tokens")
         if keep < own.computed and not self._truncate(own, keep):
             return False
         del own.tokens[keep:]
@@ -189,23 +191,23 @@ class LlamaSession:
 
     @property
     def _windowed(self) -> bool:
-        """What the sliding window has left behind is gone, so that no part can be taken back."""
+        """Whether tokens outside the sliding window are dropped, which rules out a rollback."""
         return self._model.sliding_window > 0 and not self._context.options.full_window
 
     def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
-        """Compute one batch of what is queued, and draw a token wherever a queue ran empty.
+        """Compute one batch of queued tokens, and draw a token for each queue that became empty.
 
-        Single tokens go first, then prompts in the order given, up to the batch's size; what does
-        not fit waits for the next step. A sequence with nothing queued draws again from its last
-        logits, or computes its last token again where they are gone. Without ``draw`` nothing is
-        drawn, and ``logprobs`` tells of the sequences whose queue ran empty.
+        Single tokens are computed first, then prompts in the given order, up to the size of a
+        batch; the remaining tokens wait for the next step. A sequence with an empty queue draws
+        again from its last logits, or recomputes its last token if they were overwritten. Without
+        ``draw`` nothing is drawn, and ``logprobs`` works for the sequences whose queue is empty.
 
         Raises:
             ContextOverflow: A sequence has outgrown the context.
             CacheFull: The open sequences fill the cache.
-            EngineFailed: llama.cpp gave up.
+            EngineFailed: llama.cpp failed.
         """
-        own = [self._own(sequence) for sequence in sequences]
+        own = [self._find(sequence) for sequence in sequences]
         ready = [s for s in own if s.computed == len(s.tokens) and s.epoch == self._epoch]
         sampled = [self._draw(s) for s in ready] if draw else []
         known = {s.id for s in ready}
@@ -225,7 +227,7 @@ class LlamaSession:
         return Step(start_ns, end_ns, computed, tuple(sampled))
 
     def _plan(self, sequences: Sequence[LlamaSequence]) -> list[tuple[LlamaSequence, int]]:
-        """Which sequence computes how many of its queued tokens in this batch."""
+        """Plan how many queued tokens of which sequence this batch computes."""
         room = self._context.batch.capacity
         plan: list[tuple[LlamaSequence, int]] = []
         waiting: list[LlamaSequence] = []
@@ -250,10 +252,10 @@ class LlamaSession:
 
     def _requeue_last(self, sequence: LlamaSequence) -> None:
         if not self._truncate(sequence, len(sequence.tokens) - 1):
-            self._truncate(sequence, 0)  # refused: all of it is computed again
+            self._truncate(sequence, 0)  # no partial removal: recompute all of it
 
     def _decode(self, plan: list[tuple[LlamaSequence, int]]) -> list[tuple[LlamaSequence, int]]:
-        """Decode the plan, or what of it finds room once every donor is gone."""
+        """Decode the plan, or as much of it as fits after every donor was evicted."""
         while True:
             self._fill(plan)
             self._epoch += 1
@@ -265,7 +267,7 @@ class LlamaSession:
                 raise EngineFailed(
                     f"llama.cpp failed to decode a batch (code {code})",
                     "if memory ran out, lower `context` or `gpu_layers` of the model in "
-                    "models.yaml; llama.log in ETUI_HOME/logs says more",
+                    "models.yaml; see llama.log in ETUI_HOME/logs",
                 )
             if self._donors:
                 self._evict(self._donors[0])
@@ -281,12 +283,12 @@ class LlamaSession:
         batch.clear()
         for sequence, count in plan:
             at = sequence.computed
-            wanted = at + count == len(sequence.tokens)
+            at_end = at + count == len(sequence.tokens)
             queued = sequence.tokens[at : at + count]
-            sequence.row = batch.add(sequence.slot, queued, at, wanted=wanted)
+            sequence.row = batch.add(sequence.slot, queued, at, with_logits=at_end)
 
     def _restore(self, plan: Sequence[tuple[LlamaSequence, int]]) -> None:
-        # A fatal error leaves parts of the batch in the memory.
+        # A fatal error leaves parts of the batch in the cache.
         for sequence, _ in plan:
             self._context.remove(sequence.slot, sequence.computed)
             sequence.epoch = -1
@@ -305,20 +307,22 @@ class LlamaSession:
         return Sampled(sequence.id, token, piece, logprob, ends)
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
-        """Log-probabilities (nats, full softmax) of the given next tokens after the last step.
+        """Return log-probabilities (nats, full softmax) of next tokens after the last step.
 
         Raises:
-            ValueError: The sequence was not in the last batch, so its logits are gone.
+            ValueError: The sequence was not in the last batch, so its logits are overwritten.
         """
-        own = self._own(sequence)
+        own = self._find(sequence)
         if own.epoch != self._epoch:
-            raise ValueError("logits last until the next step: ask right after the sequence's own")
+            raise ValueError(
+                "the logits were overwritten: read them right after the sequence's step"
+            )
         logits = self._context.logits(own.row)
         total = self._log_sum(logits)
         return [float(logits[token]) - total for token in tokens]
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
-        """Give the sequence up; with ``keep`` its tokens stay as a prefix for later ones."""
+        """Close a sequence; with ``keep`` its tokens stay cached as a prefix for later ones."""
         own = self._live.pop(sequence.id, None)
         if own is None:
             return
@@ -332,7 +336,7 @@ class LlamaSession:
             self._release(own)
 
     def forget(self) -> None:
-        """Give up every closed sequence, so that nothing computed before is reused."""
+        """Evict every closed sequence, so that nothing computed before is reused."""
         while self._donors:
             self._evict(self._donors[0])
 
@@ -343,23 +347,23 @@ class LlamaSession:
         self._context.free()
         self._model.free()
 
-    def _own(self, sequence: TokenSequence) -> LlamaSequence:
+    def _find(self, sequence: TokenSequence) -> LlamaSequence:
         own = self._live.get(sequence.id)
         if own is None:
             raise ValueError(f"sequence {sequence.id} is closed")
         return own
 
-    def _new(self, slot: int, tokens: list[int], sampling: Sampling) -> LlamaSequence:
+    def _create(self, slot: int, tokens: list[int], sampling: Sampling) -> LlamaSequence:
         self._next_id += 1
         return LlamaSequence(self._next_id, slot, tokens, Sampler(self._context.api, sampling))
 
-    def _slot(self) -> int:
-        """A free slot, taking the oldest donor's if need be."""
+    def _take_slot(self) -> int:
+        """Take a free slot, evicting the oldest donor if there is none."""
         if not self._free_slots:
             if not self._donors:
                 raise EngineFailed(
-                    f"{len(self._live)} sequences are open, the most this context holds",
-                    "ask for fewer votes at a time",
+                    f"{len(self._live)} sequences are open, the maximum of this context",
+                    "lower `batch` of the arm",
                 )
             self._evict(self._donors[0])
         return self._free_slots.pop()
@@ -374,7 +378,7 @@ class LlamaSession:
 
 
 class LogSum:
-    """log of the sum of exp(logits); the buffer spares allocating a vocabulary for each token."""
+    """Log of the sum of exp(logits); the buffer avoids one vocabulary-sized array per token."""
 
     def __init__(self, vocabulary: int) -> None:
         import numpy as np
@@ -382,6 +386,7 @@ class LogSum:
         self._buffer = np.empty(vocabulary, dtype=np.float32)
 
     def __call__(self, logits: NDArray[np.float32]) -> float:
+        """Return the log of the sum of exp(logits)."""
         import numpy as np
 
         most = logits.max()  # subtracted, so that nothing overflows

@@ -1,4 +1,4 @@
-"""One model in memory: load, free, tokenize, pieces, what its vocabulary and flags say."""
+"""One model in memory: load, free, tokenize, token texts and metadata."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from etui.engine.library import Library
 from etui.errors import ModelUnavailable
 
 ALL_LAYERS = -1
-"""``gpu_layers`` for every layer on the GPU."""
+"""Value of ``gpu_layers`` that puts every layer on the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a model is spread over several GPUs.
+    """How a model is split over several GPUs.
 
     Attributes:
         mode: ``layer`` (whole layers to each), ``row`` (each matrix in rows) or ``none``.
         main_gpu: Index of the GPU that holds the model with ``none``.
-        shares: Share of the model on each GPU; empty leaves it to their free memory.
+        shares: Share of the model on each GPU; empty splits by free memory.
     """
 
     mode: str = "layer"
@@ -34,12 +34,15 @@ class Model:
     """Weights and vocabulary of one GGUF file.
 
     Args:
+        library: The library that loads it; it must outlive the model.
+        path: The GGUF file.
         gpu_layers: Layers on the GPU, ``ALL_LAYERS`` for all; ignored by a build without offload.
-        shown: Texts (think tags) that stay visible even where they are control tokens.
-        vocabulary_only: Load no weights: enough to tokenize, and no more.
+        split: Distribution over several GPUs; None takes the defaults.
+        shown: Texts (think tags) that stay visible even if they are control tokens.
+        vocabulary_only: Load no weights; enough to tokenize.
 
     Raises:
-        ModelUnavailable: llama.cpp refused the file, or memory ran out.
+        ModelUnavailable: llama.cpp rejected the file, or memory ran out.
     """
 
     def __init__(
@@ -60,15 +63,15 @@ class Model:
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
         shares = _apply_split(api, params, split or Split())
-        # n_gpu_layers, split_mode and the shares are read during the call only.
+        # The shares are read during the call only.
         library.forget_errors()
         handle = api.llama_model_load_from_file(str(path).encode(), params)
         del shares
         library.flush()
         if not handle:
             raise ModelUnavailable(
-                f"llama.cpp refused {path.name}: {library.errors()}",
-                f"see {library.log_path}; a newer llama-cpp-python may know this model",
+                f"llama.cpp could not load {path.name}: {library.errors()}",
+                f"see {library.log_path}; a newer llama-cpp-python may support this model",
             )
         self.handle: Any = handle
         self.vocab: Any = api.llama_model_get_vocab(handle)
@@ -90,24 +93,25 @@ class Model:
         )
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokens of a text.
+        """Tokenize a text.
 
         Args:
-            bos: Put the begin token first if the model wants one and the text has none.
-            special: Read ``<|im_start|>`` and the like as control tokens, not as text.
+            text: The text.
+            bos: Prepend the begin token if the model uses one and the text has none.
+            special: Parse ``<|im_start|>`` and similar as control tokens, not as text.
         """
         raw = text.encode("utf-8", "surrogatepass")
         capacity = len(raw) + 16
         found = self._tokenize(raw, capacity, special)
         if isinstance(found, int):
-            again = self._tokenize(raw, found, special)
-            found = [] if isinstance(again, int) else again
+            retry = self._tokenize(raw, found, special)
+            found = [] if isinstance(retry, int) else retry
         if bos and self.adds_bos and self.bos is not None and found[:1] != [self.bos]:
             return [self.bos, *found]
         return found
 
     def _tokenize(self, raw: bytes, capacity: int, special: bool) -> list[int] | int:
-        """The tokens, or the capacity that is needed."""
+        """Return the tokens, or the capacity needed for them."""
         tokens = (self._api.llama_token * capacity)()
         count = int(
             self._api.llama_tokenize(self.vocab, raw, len(raw), tokens, capacity, False, special)
@@ -115,13 +119,13 @@ class Model:
         return list(tokens[:count]) if count >= 0 else -count
 
     def piece(self, token: int) -> tuple[bytes, bool]:
-        """Bytes of a token (empty for a control token) and whether it ends the generation."""
+        """Return a token's bytes (empty for a control token) and whether it ends generation."""
         known = self._pieces.get(token)
         if known is None:
-            known = self._pieces[token] = self._piece(token)
+            known = self._pieces[token] = self._compute_piece(token)
         return known
 
-    def _piece(self, token: int) -> tuple[bytes, bool]:
+    def _compute_piece(self, token: int) -> tuple[bytes, bool]:
         shown = token in self._shown
         api, buffer = self._api, self._buffer
         length = int(api.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, shown))
@@ -130,8 +134,8 @@ class Model:
             length = int(api.llama_token_to_piece(self.vocab, token, buffer, -length, 0, shown))
         return buffer.raw[:length], bool(api.llama_vocab_is_eog(self.vocab, token))
 
-    def text_of(self, token: int | None) -> str:
-        """Text of a control token (``<s>``), empty for None."""
+    def token_text(self, token: int | None) -> str:
+        """Return the text of a control token (``<s>``); empty for None."""
         if token is None or token < 0:
             return ""
         raw: bytes = self._api.llama_vocab_get_text(self.vocab, token) or b""
@@ -139,16 +143,16 @@ class Model:
 
     @property
     def bos_text(self) -> str:
-        """Text of the begin token, empty where there is none."""
-        return self.text_of(self.bos)
+        """Text of the begin token; empty if there is none."""
+        return self.token_text(self.bos)
 
     @property
     def eos_text(self) -> str:
-        """Text of the end token, empty where there is none."""
-        return self.text_of(int(self._api.llama_vocab_eos(self.vocab)))
+        """Text of the end token; empty if there is none."""
+        return self.token_text(int(self._api.llama_vocab_eos(self.vocab)))
 
     def metadata(self, key: str) -> str | None:
-        """A metadata value of the GGUF as text; None where it is missing."""
+        """Return a metadata value of the GGUF as text; None if it is missing."""
         size = 1 << 12
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -162,14 +166,14 @@ class Model:
             size = length + 1
 
     def free(self) -> None:
-        """Give the memory back; contexts of the model must be freed before."""
+        """Free the memory; contexts of the model must be freed before."""
         if self.handle is not None:
             self._api.llama_model_free(self.handle)
             self.handle = None
 
 
 def _apply_split(api: Any, params: Any, split: Split) -> Any:
-    """Set the split; returns the array that must live until the model is loaded."""
+    """Set the split and return the array that must live until the model is loaded."""
     modes = {
         "none": api.LLAMA_SPLIT_MODE_NONE,
         "layer": api.LLAMA_SPLIT_MODE_LAYER,

@@ -1,6 +1,6 @@
-"""What a model needs in memory, and how many of its layers fit on the GPUs: pure arithmetic.
+"""Estimate a model's memory and how many of its layers fit on the GPUs: pure arithmetic.
 
-llama.cpp counts the output matrix as one layer more than the model's blocks; so does this module.
+llama.cpp counts the output matrix as one more layer than the model's blocks; so does this module.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from dataclasses import dataclass
 from etui.models.gguf import Gguf
 
 _SPARE_SHARE = 0.05
-"""Left free on every GPU: the driver and the desktop take memory as they go."""
+"""Share left free on every GPU, for the changing needs of the driver and the desktop."""
 
 _COMPUTE_BYTES_FLOOR = 128_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes a model takes.
+    """Bytes a model needs.
 
     Attributes:
         layers: Blocks of the model.
-        layer_bytes: Weights of one block, the mean.
-        output_bytes: Output matrix and what else is no block, without the input embeddings.
+        layer_bytes: Mean weights of one block.
+        output_bytes: Output matrix and other weights outside the blocks, without the input
+            embeddings.
         weight_bytes: All weights.
         kv_bytes: KV cache of the whole context.
-        compute_bytes: Buffers of the computation.
+        compute_bytes: Compute buffers.
     """
 
     layers: int
@@ -38,16 +39,21 @@ class Needs:
 
     @property
     def total_bytes(self) -> int:
-        """Everything together."""
+        """Sum of weights, KV cache and compute buffers."""
         return self.weight_bytes + self.kv_bytes + self.compute_bytes
 
 
 def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512) -> Needs:
-    """Estimate from the header what a model takes with a context of this size.
+    """Estimate the memory of a model from its header.
 
-    The compute buffer holds some activations of a whole batch: about 20 rows of the hidden state
-    and the attention scores of all heads over the context, in 4 bytes; the scores vanish with
-    flash attention, so this is an upper bound.
+    The compute buffers hold activations of a whole batch: about 20 rows of the hidden state in 4
+    bytes. The attention scores over the context, which flash attention avoids, are not included.
+
+    Args:
+        gguf: Header of the model.
+        context_tokens: Size of the context.
+        kv_type: Type of the KV cache (``f16``, ``q8_0``, ...).
+        batch_tokens: Maximum number of tokens in one batch.
     """
     layers = gguf.layers or 1
     blocks = sum(t.size_bytes or 0 for t in gguf.tensors if t.name.startswith("blk."))
@@ -55,7 +61,7 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
     embeddings = sum(t.size_bytes or 0 for t in gguf.tensors if t.name == "token_embd.weight")
     outputs = weights - blocks - embeddings
     if not any(t.name == "output.weight" for t in gguf.tensors):
-        outputs += embeddings  # tied: the embeddings are the output matrix, held twice
+        outputs += embeddings  # tied embeddings: llama.cpp keeps a second copy as output matrix
     width = gguf.embedding_length or 4096
     compute = max(_COMPUTE_BYTES_FLOOR, 4 * batch_tokens * 20 * width)
     kv = (gguf.kv_bytes_per_token(kv_type) or 0) * context_tokens
@@ -63,9 +69,9 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
 
 
 def ram_bytes(need: Needs, gpu_layers: int) -> int:
-    """Bytes of the model that stay in RAM with so many layers on the GPU.
+    """Compute the bytes that stay in RAM with ``gpu_layers`` layers on the GPU.
 
-    The input embeddings and the buffers do in any case.
+    The input embeddings and the compute buffers always do.
     """
     blocks = min(gpu_layers, need.layers)
     moved = blocks * (need.layer_bytes + need.kv_bytes // need.layers)
@@ -77,13 +83,14 @@ def ram_bytes(need: Needs, gpu_layers: int) -> int:
 def usable_bytes(
     free_bytes: Sequence[int], split: str, main_gpu: int, shares: Sequence[float]
 ) -> int:
-    """What a model may take of the GPUs' free memory, all of them together.
+    """Compute how much of the free memory of all GPUs together a model can use.
 
-    With shares the fullest GPU bounds the whole: it takes its share of whatever there is.
+    With shares, the GPU with the least free memory for its share limits the total.
 
     Args:
         free_bytes: Free bytes of each GPU.
         split: ``none`` (all on ``main_gpu``), ``layer`` or ``row``.
+        main_gpu: Index of the GPU used with ``none``.
         shares: Share of each GPU, in any unit; GPUs without one get nothing. Empty: by free memory.
     """
     if split == "none":
@@ -96,7 +103,7 @@ def usable_bytes(
 
 
 def layers_that_fit(need: Needs, free_bytes: int) -> int:
-    """Layers (0 to blocks + 1) that fit into ``free_bytes`` of GPU memory with their KV cache."""
+    """Compute how many layers (0 to blocks + 1) and their KV cache fit into ``free_bytes``."""
     room = free_bytes * (1 - _SPARE_SHARE) - need.compute_bytes
     per_layer = need.layer_bytes + need.kv_bytes // need.layers
     if room <= 0:
@@ -107,5 +114,5 @@ def layers_that_fit(need: Needs, free_bytes: int) -> int:
 
 
 def fewer_layers(layers: int) -> int:
-    """What to try after a load with ``layers`` on the GPU failed: three quarters, at last none."""
+    """Reduce the layers to try after a load failed: by a quarter each time, finally to none."""
     return layers * 3 // 4 if layers > 3 else 0

@@ -1,4 +1,4 @@
-"""Which computed tokens a new sequence can reuse: pure functions over token lists."""
+"""Choose the computed tokens a new sequence can reuse: pure functions over token lists."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of leading tokens two lists share; bisects over slice comparisons, which are fast."""
+    """Count the leading tokens two lists share, by bisecting with slice comparisons (fast)."""
     low, high = 0, min(len(first), len(second))
     if first[:high] == second[:high]:
         return high
@@ -25,9 +25,9 @@ class Donor:
     """A sequence in the cache that a new one may start from.
 
     Attributes:
-        slot: Its number in llama.cpp's memory.
-        tokens: The tokens computed for it.
-        closed: Nobody uses it any more, so it may be taken over.
+        slot: Its sequence number in llama.cpp's KV cache.
+        tokens: Its computed tokens.
+        closed: It is no longer in use, so a new sequence may take it over.
     """
 
     slot: int
@@ -37,37 +37,42 @@ class Donor:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """What to reuse: ``length`` tokens of ``donor``."""
+    """The choice to reuse the first ``length`` tokens of ``donor``."""
 
     donor: Donor
     length: int
 
     @property
     def take_over(self) -> bool:
-        """A closed donor is taken over; one in use shares its cells."""
+        """Whether the donor is taken over (it is closed) instead of sharing its cells."""
         return self.donor.closed
 
 
 def choose_reuse(
-    donors: Iterable[Donor], wanted: Sequence[int], *, whole_only: bool, free_slots: int
+    donors: Iterable[Donor], tokens: Sequence[int], *, whole_only: bool, free_slots: int
 ) -> Reuse | None:
-    """The donor with the longest common prefix, and how to use it.
+    """Choose the donor with the longest common prefix, and how to use it.
 
-    One token at least is left to compute, since its logits are needed. Models that refuse partial
-    removal (``whole_only``) can continue a donor only if all of it is a prefix. A closed donor is
-    taken over, its rest given up: every cell that is held costs each token of the others some of
-    its attention, masked or not (1,000 cells make a token 10 to 50 % dearer on a CPU), so that
-    going back to another chat would have to be likely to be worth it.
+    At least one token is left to compute, because its logits are needed. A closed donor is taken
+    over and the tokens behind the prefix are dropped: every cell in use slows down the attention of
+    the other sequences, masked or not (1,000 cells make a token 10 to 50 % more expensive on a
+    CPU), so keeping them would pay off only if a return to the other chat were likely.
 
     Args:
-        donors: Oldest first; of equals the latest is taken.
-        free_slots: Slots that nobody holds; those of closed donors can be had besides.
+        donors: Oldest first; of equally long prefixes the latest donor is chosen.
+        tokens: Tokens of the new sequence.
+        whole_only: The model does not support partial removal, so that a donor can be continued
+            only if all of its tokens are a prefix.
+        free_slots: Unused slots, in addition to those of closed donors.
+
+    Returns:
+        What to reuse; None if there is no common prefix, or no slot to share a donor in use.
     """
-    most = len(wanted) - 1
+    most = len(tokens) - 1
     donors = list(donors)
     best: tuple[int, Donor] | None = None
     for donor in donors:
-        length = min(common_prefix(donor.tokens, wanted), most)
+        length = min(common_prefix(donor.tokens, tokens), most)
         if whole_only and length < len(donor.tokens):
             continue
         if length > 0 and (best is None or length >= best[0]):

@@ -1,4 +1,4 @@
-"""Which models are in memory: loaded when asked for, the least recently used given up for room."""
+"""Keep models in memory: load them on demand, unload the least recently used for room."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ SEQUENCES = 16
 """Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 128, 512
-"""Tokens of a batch: a cancel waits for one, and a CPU gains nothing from longer ones."""
+"""Tokens of a batch: a cancel waits for one batch, and a CPU is no faster with longer ones."""
 
 RECURRENT_SEQUENCES = 4
-"""The same for recurrent and hybrid models, whose sequences each take a state of their own."""
+"""The same for recurrent and hybrid models, which need one state per sequence."""
 
 
 @dataclass(slots=True)
@@ -47,16 +47,16 @@ class _Resident:
     sha256: str | None
     bytes: int
     used_seconds: float
-    """When it was last asked for, or had answered, by the clock of its Residency."""
+    """When it was last requested or ended an answer, on the clock of its Residency."""
 
 
 class Residency:
-    """Models in memory; used from one thread at a time.
+    """The models in memory; used from one thread at a time.
 
-    llama.cpp is imported when the first model is asked for.
+    llama.cpp is imported when the first model is loaded.
 
     Args:
-        config: Threads, bounds on a context, and how long a model is kept after its last answer.
+        config: Threads, limits on a context, and how long a model is kept after its last answer.
         clock: Monotonic clock in seconds.
     """
 
@@ -72,16 +72,19 @@ class Residency:
         return tuple(self._residents)
 
     def session(self, spec: ModelSpec, path: Path) -> Generator[Residence, None, LlamaSession]:
-        """Bring a model into memory and return its session.
+        """Load a model unless it is in memory, and return its session.
 
-        Each model that gives way is told when it is gone, then the load; nothing is told of a
-        model that was there. A load begins behind the last unload, so that no joule counts twice.
+        A load starts after the last unload, so that no joule is counted twice.
+
+        Yields:
+            An event for each model unloaded for room, then one for the load; none if the model
+            was in memory.
 
         Raises:
-            ModelUnavailable: The file is no usable model, or llama.cpp refused it.
+            ModelUnavailable: The file is no usable model, or llama.cpp rejected it.
             EngineFailed: llama.cpp is missing, or memory ran out.
         """
-        key = _made_of(spec, path)
+        key = _session_key(spec, path)
         resident = self._residents.get(spec.name)
         if resident is not None and resident.key == key:
             self._residents[spec.name] = self._residents.pop(spec.name)
@@ -89,8 +92,8 @@ class Residency:
             return resident.session
         start_ns = time.monotonic_ns()
         gguf = check_gguf(path)
-        library = self._opened()
-        context_tokens = _context_tokens(self._config, spec, gguf)
+        library = self._open_library()
+        context_tokens = _choose_context_tokens(self._config, spec, gguf)
         need = needs(gguf, context_tokens, spec.kv_type)
         _check_split(spec, library.gpus())
         for unloaded in self._make_room(library, spec, need):
@@ -104,12 +107,12 @@ class Residency:
         return session
 
     def answered(self, name: str) -> None:
-        """The answer of a model has ended: the time it is kept warm begins anew."""
+        """Restart the keep-warm time of a model at the end of its answer."""
         if name in self._residents:
             self._residents[name].used_seconds = self._clock()
 
     def seconds_to_unload(self) -> float | None:
-        """Seconds until a model has been kept warm for long enough; None if none will be."""
+        """Return the seconds until the next idle unload; None if none is due."""
         keep = self._config.keep_warm_seconds
         if keep is None or not self._residents:
             return None
@@ -117,7 +120,7 @@ class Residency:
         return max(0.0, oldest + keep - self._clock())
 
     def unload_idle(self) -> tuple[Unloaded, ...]:
-        """Unload what was kept warm for long enough; never during an answer."""
+        """Unload the models whose keep-warm time is over; never call it during an answer."""
         keep = self._config.keep_warm_seconds
         if keep is None:
             return ()
@@ -126,14 +129,15 @@ class Residency:
         return tuple(self._unload(name, "idle") for name in idle)
 
     def forget(self) -> None:
-        """Have no model reuse what it computed before; all stay in memory."""
+        """Clear the prefix caches; all models stay in memory."""
         for resident in self._residents.values():
             resident.session.forget()
 
     def unload(self, name: str) -> Iterator[Unloaded]:
-        """Unload a model because the user asked for it; nothing is told of one that is not there.
+        """Unload a model at the user's request; never call it during an answer.
 
-        Never during an answer.
+        Yields:
+            The unload; nothing if the model is not in memory.
         """
         if name in self._residents:
             yield self._unload(name, "asked")
@@ -153,16 +157,16 @@ class Residency:
             self._library.close()
             self._library = None
 
-    def _opened(self) -> Library:
+    def _open_library(self) -> Library:
         if self._library is None:
             self._library = Library(self._config.log_dir)
         return self._library
 
     def _make_room(self, library: Library, spec: ModelSpec, need: Needs) -> Iterator[Unloaded]:
-        """Unload until the model fits into free memory, and refuse one that never can.
+        """Unload models until this one fits into free memory, and reject one that cannot fit.
 
         Weights are mapped from the file, so a model larger than memory still runs, slowly; its
-        cache and buffers must fit.
+        KV cache and buffers must fit.
         """
         import psutil
 
@@ -175,36 +179,36 @@ class Residency:
         if working > free and not library.gpus():
             raise ModelUnavailable(
                 f"{spec.name} needs {working / 1e9:.1f} GB for its context, "
-                f"and {free / 1e9:.1f} GB of memory is free",
+                f"but only {free / 1e9:.1f} GB of memory are free",
                 "lower its `context` in models.yaml, or `context_tokens` in config.yaml",
             )
 
     def _fits(self, library: Library, spec: ModelSpec, need: Needs) -> bool:
-        """Whether free memory holds the model; with ``auto`` all of it is to lie on the GPUs."""
+        """Check whether the model fits into free memory; with ``auto`` entirely on the GPUs."""
         import psutil
 
         gpus = library.gpus()
-        layers = self._layers(library, spec, need)
+        layers = self._choose_layers(library, spec, need)
         if spec.gpu_layers == "auto" and gpus and layers <= need.layers:
             return False
-        shared = any(gpu.integrated for gpu in gpus)  # what lies on it takes RAM all the same
+        shared = any(gpu.integrated for gpu in gpus)  # its memory is RAM
         return ram_bytes(need, 0 if shared else layers) <= psutil.virtual_memory().available
 
     def _load(
         self, library: Library, spec: ModelSpec, path: Path, need: Needs, context_tokens: int
     ) -> tuple[LlamaSession, int]:
-        """Load with as many layers on the GPU as asked for; ``auto`` steps down when it fails."""
-        layers = self._layers(library, spec, need)
+        """Load with the configured GPU layers; ``auto`` retries with fewer after a failure."""
+        layers = self._choose_layers(library, spec, need)
         while True:
             try:
-                return self._session(library, spec, path, context_tokens, layers), layers
+                return self._create_session(library, spec, path, context_tokens, layers), layers
             except (ModelUnavailable, EngineFailed):
                 if layers == 0 or spec.gpu_layers != "auto":
                     raise
                 layers = fewer_layers(layers)
 
-    def _layers(self, library: Library, spec: ModelSpec, need: Needs) -> int:
-        """Layers to put on the GPUs, with what is free on them at this moment."""
+    def _choose_layers(self, library: Library, spec: ModelSpec, need: Needs) -> int:
+        """Choose how many layers to put on the GPUs, from their currently free memory."""
         gpus = library.gpus()
         if not gpus:
             return 0
@@ -216,11 +220,11 @@ class Residency:
             return layers_that_fit(need, usable)
         return min(int(spec.gpu_layers), need.layers + 1)
 
-    def _session(
+    def _create_session(
         self, library: Library, spec: ModelSpec, path: Path, context_tokens: int, layers: int
     ) -> LlamaSession:
         tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
-        # Without a GPU there is nothing to split, and llama.cpp refuses a main GPU.
+        # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
         model = Model(library, path, layers, split, shown=tags)
         try:
@@ -232,7 +236,7 @@ class Residency:
                 sequences=RECURRENT_SEQUENCES if model.recurrent else SEQUENCES,
                 batch_tokens=GPU_BATCH_TOKENS if layers else CPU_BATCH_TOKENS,
                 kv_type=spec.kv_type,
-                flash_attention=_flash_attention(spec, layers),
+                flash_attention=_choose_flash_attention(spec, layers),
                 offload_kv=layers > 0,
             )
             context = Context(library, model, options)
@@ -252,8 +256,8 @@ class Residency:
         return LlamaSession(model, context, facts, template)
 
 
-def _made_of(spec: ModelSpec, path: Path) -> tuple[object, ...]:
-    """What a session in memory was made of: an entry that changes any of it is loaded anew."""
+def _session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
+    """Collect the settings a session depends on: a change to any of them requires a reload."""
     return (
         path,
         spec.context,
@@ -267,20 +271,20 @@ def _made_of(spec: ModelSpec, path: Path) -> tuple[object, ...]:
 
 
 def _check_split(spec: ModelSpec, gpus: Sequence[Device]) -> None:
-    """Refuse a split over GPUs that are not there; without any there is nothing to split."""
+    """Reject a split over missing GPUs; without any GPU there is nothing to split."""
     asked = max(spec.main_gpu + 1, len(spec.tensor_split))
     if gpus and asked > len(gpus):
         raise ModelUnavailable(
-            f"{spec.name} is to lie on {asked} GPUs, and llama.cpp sees {len(gpus)}",
-            "mend its `main_gpu` or `tensor_split` in models.yaml",
+            f"{spec.name} is configured for {asked} GPUs, but llama.cpp sees {len(gpus)}",
+            "fix its `main_gpu` or `tensor_split` in models.yaml",
         )
 
 
-def _flash_attention(spec: ModelSpec, layers: int) -> FlashAttention:
+def _choose_flash_attention(spec: ModelSpec, layers: int) -> FlashAttention:
     return "off" if spec.flash_attention == "auto" and not layers else spec.flash_attention
 
 
-def _context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:
-    """The context asked for, held to what the model was trained for and what the user allows."""
+def _choose_context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:
+    """Limit the configured context by the trained context and the user's `context_tokens`."""
     bounds = [spec.context, gguf.context_tokens, config.context_tokens]
     return min(bound for bound in bounds if bound)

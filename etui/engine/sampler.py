@@ -1,4 +1,4 @@
-"""How the next token is drawn: llama.cpp's sampler chain, or the argmax when greedy."""
+"""Draw the next token: with llama.cpp's sampler chain, or the argmax when greedy."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from etui.arm import Sampling
 
 
 class Sampler:
-    """Draws tokens for one sequence.
+    """Token sampler of one sequence.
 
-    The chain is top-k, top-p, min-p, temperature, draw, the order of llama.cpp's own tools. At
-    temperature 0 there is no chain: the argmax of the logits is the same token and cheaper than
+    The chain is top-k, top-p, min-p, temperature, draw, in the order of llama.cpp's own tools. At
+    temperature 0 there is no chain: the argmax of the logits is the same token, and cheaper than
     llama.cpp's copy of the whole vocabulary.
     """
 
     def __init__(self, api: Any, sampling: Sampling) -> None:
         self._api = api
-        self._chain: Any = None if sampling.temperature <= 0 else _chain(api, sampling)
+        self._chain: Any = None if sampling.temperature <= 0 else _build_chain(api, sampling)
 
     @property
     def greedy(self) -> bool:
@@ -29,13 +29,13 @@ class Sampler:
         return int(self._api.llama_sampler_sample(self._chain, context, row))
 
     def free(self) -> None:
-        """Give the chain up."""
+        """Free the chain."""
         if self._chain is not None:
             self._api.llama_sampler_free(self._chain)
             self._chain = None
 
 
-def _chain(api: Any, sampling: Sampling) -> Any:
+def _build_chain(api: Any, sampling: Sampling) -> Any:
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
     links = []
     if sampling.top_k > 0:
@@ -45,7 +45,7 @@ def _chain(api: Any, sampling: Sampling) -> Any:
     if sampling.min_p > 0:
         links.append(api.llama_sampler_init_min_p(sampling.min_p, 1))
     links.append(api.llama_sampler_init_temp(sampling.temperature))
-    # 2^32 - 1 would mean a random seed to llama.cpp, hence 31 bits.
+    # llama.cpp takes 2^32 - 1 as "random seed", hence 31 bits.
     links.append(api.llama_sampler_init_dist(sampling.seed & 0x7FFFFFFF))
     for link in links:
         api.llama_sampler_chain_add(chain, link)

@@ -1,7 +1,7 @@
-"""What reasoning needs of an engine: sequences over one model's context.
+"""The interface between reasoning and an engine: sequences in the context of one model.
 
-Reasoning is written against this protocol, so it is pure and runs on a fake session in tests; the
-session over llama.cpp is ``engine/llama_session.py``.
+Reasoning uses only these protocols, so it is pure and runs on a fake session in tests; the session
+over llama.cpp is :mod:`etui.engine.llama_session`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from etui.chat import Message
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What reasoning may know of the loaded model.
+    """Properties of the loaded model that reasoning may use.
 
     Attributes:
         name: Name in models.yaml.
-        context_tokens: Tokens one sequence may hold.
-        think_open, think_close: Tags around a thought (``<think>``), None for a plain model.
+        context_tokens: Maximum length of a sequence in tokens.
+        think_open, think_close: Tags around thinking (``<think>``); None for a plain model.
         thinking_switch: Name of the template variable that turns thinking on or off
-            (``enable_thinking``), None where there is none.
-        stop: Strings that end an answer, beside the end tokens of the vocabulary.
-        has_template: Whether the GGUF carries a chat template.
-        batch_tokens: Most tokens of one batch, which is how prompts are cut into chunks: another
-            size changes the last bits of their logits. None where it is not known.
+            (``enable_thinking``); None if there is none.
+        stop: Strings that end an answer, in addition to the vocabulary's end tokens.
+        has_template: Whether the GGUF contains a chat template.
+        batch_tokens: Maximum number of tokens in one batch. Prompts are computed in chunks of this
+            size, and another size changes the last bits of their logits. None if unknown.
     """
 
     name: str
@@ -44,24 +44,25 @@ class TokenSequence(Protocol):
     """One sequence: the tokens in its cache and those queued to be computed."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> int:
+        """Number of the sequence, unique within its session."""
 
     @property
     def tokens(self) -> Sequence[int]:
-        """Every token of the sequence, computed and queued."""
+        """All tokens of the sequence, computed and queued."""
 
     @property
     def pending(self) -> int:
-        """Tokens queued and not yet computed."""
+        """Number of queued tokens."""
 
     @property
     def cached(self) -> int:
-        """Tokens that were reused from the KV cache when the sequence was opened."""
+        """Number of tokens reused from the KV cache when the sequence was opened."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A token drawn for one sequence; it is queued on the sequence already.
+    """A token drawn for one sequence, on which it is queued already.
 
     ``ends`` is True for an end-of-generation token, which is not queued. ``logprob`` is the
     log-probability under the full softmax before sampling, in nats.
@@ -76,12 +77,12 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One batch through the model.
+    """One batch computed by the model.
 
     Attributes:
-        start_ns, end_ns: Monotonic clock around the decode.
-        computed: sequence id -> tokens of it in this batch.
-        sampled: One token for every sequence whose queue ran empty in this batch.
+        start_ns, end_ns: Start and end of the decode on the monotonic clock.
+        computed: Number of tokens in this batch, by sequence id.
+        sampled: One token for each sequence whose queue became empty in this batch.
     """
 
     start_ns: int
@@ -94,65 +95,66 @@ class Session(Protocol):
     """One model in memory with a context of several sequences."""
 
     @property
-    def facts(self) -> ModelFacts: ...
+    def facts(self) -> ModelFacts:
+        """Properties of the model that reasoning may use."""
 
     @property
     def free_tokens(self) -> int:
-        """Tokens of the cache that open sequences do not hold; shared prefixes count once."""
+        """Tokens of the cache not held by open sequences; shared prefixes count once."""
 
     @property
     def free_sequences(self) -> int:
-        """Sequences that can still be opened or forked."""
+        """Number of sequences that can still be opened or forked."""
 
     def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
-        """Prompt text up to and including the assistant's header, from the chat template.
+        """Render the chat template, up to and including the assistant's header.
 
-        ``thinking`` sets the template's switch where the model has one; None leaves its default.
+        ``thinking`` sets the template's switch if the model has one; None keeps its default.
         """
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokens of a text; ``bos`` adds the begin token where the model wants one, once."""
+        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one."""
 
     def open(self, tokens: Sequence[int], sampling: Sampling) -> TokenSequence:
-        """Start a sequence; the longest common token prefix in the cache is reused.
+        """Open a sequence, reusing the longest common token prefix in the cache.
 
         Raises:
-            ContextOverflow: More tokens than the context holds.
+            ContextOverflow: The tokens do not fit into the context.
         """
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
-        """A second sequence sharing everything computed so far; queued tokens are copied."""
+        """Fork a sequence: computed tokens are shared, queued tokens are copied."""
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
-        """Take the last ``count`` tokens back; False where the model refuses partial removal."""
+        """Remove the last ``count`` tokens; False if the model does not support partial removal."""
 
     def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
-        """Compute one batch of what is queued, and draw a token wherever a queue ran empty.
+        """Compute one batch of queued tokens, and draw a token for each queue that became empty.
 
-        Single tokens go first, then prompts in the order given, up to the size of a batch; what
-        does not fit waits for the next step. A sequence with nothing queued draws again from its
-        last logits, or computes its last token again where they are gone: forks of a sequence
-        whose drawn token was rolled back each draw their own. Without ``draw`` nothing is drawn,
-        and ``logprobs`` tells of the sequences whose queue ran empty.
+        Single tokens are computed first, then prompts in the given order, up to the size of a
+        batch; the remaining tokens wait for the next step. A sequence with an empty queue draws
+        again from its last logits, or recomputes its last token if they were overwritten: forks of
+        a sequence whose drawn token was rolled back each draw their own. Without ``draw`` nothing
+        is drawn, and ``logprobs`` works for the sequences whose queue is empty.
 
         Raises:
             ContextOverflow: A sequence has outgrown the context.
             CacheFull: The open sequences fill the cache.
-            EngineFailed: llama.cpp gave up.
+            EngineFailed: llama.cpp failed.
         """
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
-        """Log-probabilities (nats, full softmax) of the given next tokens after the last step.
+        """Return log-probabilities (nats, full softmax) of next tokens after the last step.
 
         Raises:
-            ValueError: The sequence was not in the last batch, so its logits are gone.
+            ValueError: The sequence was not in the last batch, so its logits are overwritten.
         """
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
-        """Give the sequence up; with ``keep`` its tokens stay as a prefix for later ones.
+        """Close a sequence; with ``keep`` its tokens stay cached as a prefix for later ones.
 
-        Votes and probes are closed without ``keep``: nobody continues them.
+        Votes and probes are closed without ``keep``: they are never continued.
         """

@@ -1,4 +1,4 @@
-"""The prompt text of a chat: the GGUF's own template in a sandbox, or a stated plain one."""
+"""Render a chat as prompt text, with the GGUF's own template (sandboxed) or a plain one."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Assistant: {{ message.content | trim }}
 Assistant:
 {%- endif -%}
 """
-"""For models without a template (base models): turns headed by ``User:`` and ``Assistant:``."""
+"""Template for models without one (base models): turns start with ``User:``, ``Assistant:``."""
 
 PLAIN_STOP = ("\nUser:",)
-"""A base model goes on with the user's next turn; its answer ends there."""
+"""Stop string for ``PLAIN_TEMPLATE``: a base model would continue with the user's next turn."""
 
 
 class ChatTemplate:
@@ -42,11 +42,11 @@ class ChatTemplate:
 
     Args:
         model: Name of the model, for messages.
-        source: Jinja source from the GGUF; None takes ``PLAIN_TEMPLATE``.
+        source: Jinja source from the GGUF; None uses ``PLAIN_TEMPLATE``.
         bos_text, eos_text: Texts of the begin and end tokens, which templates write themselves.
 
     Raises:
-        ModelUnavailable: The source is no template.
+        ModelUnavailable: The source is not a valid template.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ChatTemplate:
     ) -> None:
         self._model = model
         self._tokens = {"bos_token": bos_text, "eos_token": eos_text}
-        with self._refusing():
+        with self._guard():
             self._render: Callable[[Mapping[str, Any]], Iterator[str]] = compile_template(
                 source or PLAIN_TEMPLATE
             )
@@ -62,33 +62,33 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
     ) -> str:
-        """Text up to and including the assistant's header.
+        """Render a chat up to and including the assistant's header.
 
-        A template that refuses a system message gets its text at the head of the first user
-        message instead.
+        If the template rejects a system message, its text is prepended to the first user message.
 
         Args:
-            variables: More variables of the template, as ``enable_thinking``.
+            messages: The chat, oldest message first.
+            variables: Additional variables of the template, such as ``enable_thinking``.
 
         Raises:
-            ModelUnavailable: The template refuses the messages, fails, or takes too long.
+            ModelUnavailable: The template rejects the messages, fails, or takes too long.
         """
         chat = [{"role": message.role, "content": message.content} for message in messages]
-        with self._refusing():
+        with self._guard():
             try:
-                return self._rendered(chat, variables or {})
+                return self._render_chat(chat, variables or {})
             except TemplateRaised:
-                merged = _system_merged(chat)
+                merged = _merge_system(chat)
                 if merged is None:
                     raise
-                return self._rendered(merged, variables or {})
+                return self._render_chat(merged, variables or {})
 
-    def _rendered(self, chat: list[dict[str, str]], variables: Mapping[str, object]) -> str:
+    def _render_chat(self, chat: list[dict[str, str]], variables: Mapping[str, object]) -> str:
         given = {
             **self._tokens,
             "messages": chat,
             "add_generation_prompt": True,
-            "tools": None,  # templates ask `tools is not none`
+            "tools": None,  # templates test `tools is not none`
             "documents": None,
             **variables,
         }
@@ -102,12 +102,12 @@ class ChatTemplate:
                     raise TemplateLimit(f"it wrote more than {OUTPUT_CHARACTERS} characters")
         return "".join(pieces)
 
-    def _refusing(self) -> _Refusing:
-        return _Refusing(self._model)
+    def _guard(self) -> _TemplateGuard:
+        return _TemplateGuard(self._model)
 
 
-class _Refusing:
-    """Turns whatever a template raises into a refusal of its model."""
+class _TemplateGuard:
+    """Turn any exception of a template into ``ModelUnavailable``."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -117,21 +117,21 @@ class _Refusing:
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, TemplateRaised):
-            why, fix = f"refuses these messages: {error}", "change the system prompt or the chat"
+            why, fix = f"rejects these messages: {error}", "change the system prompt or the chat"
         elif isinstance(error, TemplateLimit):
             why, fix = f"was stopped: {error}", "use another GGUF of this model"
         elif isinstance(error, Exception):
-            # A template is a program: it can raise anything, and all of it means it is broken.
-            said = " ".join(str(error).split())[:200]
-            why = f"fails with {type(error).__name__}: {said}"
+            # A template is a program: it can raise anything, and any exception means it is broken.
+            message = " ".join(str(error).split())[:200]
+            why = f"fails with {type(error).__name__}: {message}"
             fix = "use another GGUF of this model"
         else:
             return
         raise ModelUnavailable(f"the chat template of {self._model} {why}", fix) from error
 
 
-def _system_merged(chat: list[dict[str, str]]) -> list[dict[str, str]] | None:
-    """The chat with its system message put before the first user message; None without one."""
+def _merge_system(chat: list[dict[str, str]]) -> list[dict[str, str]] | None:
+    """Merge the system message into the first user message; None if there is none."""
     if len(chat) < 2 or chat[0]["role"] != "system" or chat[1]["role"] != "user":
         return None
     first = {"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}

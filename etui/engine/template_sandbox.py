@@ -1,15 +1,15 @@
-"""A Jinja environment for templates nobody vouches for, and limits on what one render may take.
+"""A Jinja environment for untrusted chat templates, with limits on time, memory and output.
 
-The sandbox of Jinja keeps a template from reaching Python's internals, and from changing what it
-is given. It does not keep it from looping for hours or from filling the memory, hence:
+Jinja's sandbox prevents access to Python's internals and changes to the template's arguments. It
+does not prevent endless loops or excessive memory use, so this module adds:
 
-- a deadline, checked by a trace function at every line the compiled template runs and at every
-  Python function it calls; this needs no second thread or process, and nothing is left running;
-- only the filters and string methods that chat templates use, those that can blow a text up
-  checked beforehand, as are ``*``, ``**``, ``+`` and ``%``;
-- the growth of the process's memory, looked at in the same trace function, for what is left
-  (``~`` in a loop at most doubles a text between two looks);
-- caps on the source and on the output.
+- a deadline, checked by a trace function at every line of the compiled template and at every
+  Python function it calls; this needs no second thread or process, and nothing keeps running;
+- an allow-list of the filters and string methods that chat templates use; those that can enlarge
+  a text are checked before the call, as are ``*``, ``**``, ``+`` and ``%``;
+- a limit on the growth of the process's memory, checked in the same trace function, for all other
+  operations (``~`` in a loop at most doubles a text between two checks);
+- limits on the length of the source and of the output.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SECONDS = 2.0
 SOURCE_CHARACTERS = 1_000_000
 OUTPUT_CHARACTERS = 8_000_000
 GROWTH_BYTES = 512_000_000
-_LOOK_SECONDS = 0.005  # a look at the memory costs some 20 us, too much for every line
+_MEMORY_CHECK_SECONDS = 0.005  # reading the memory takes some 20 us, too long for every line
 
 _FILTER_NAMES = (
     "abs capitalize count d default dictsort e escape first float groupby indent int items join "
@@ -51,7 +51,7 @@ _WIDE_FORMAT = re.compile(r"\*|\d{4,}")
 
 
 class TemplateLimit(Exception):
-    """The template took too long, too much memory, or made too much text."""
+    """The template exceeded a limit on time, memory or text length."""
 
 
 class TemplateRaised(Exception):
@@ -60,24 +60,24 @@ class TemplateRaised(Exception):
 
 @contextmanager
 def limited(seconds: float = SECONDS) -> Iterator[None]:
-    """Stop template code that runs in the block for longer than ``seconds``.
+    """Limit the time and memory of template code that runs in the block.
 
     Raises:
-        TemplateLimit: Out of time or memory.
+        TemplateLimit: The code ran longer than ``seconds``, or took too much memory.
     """
     import psutil
 
     resident = psutil.Process().memory_info
-    began = looked = time.monotonic()
+    started = checked = time.monotonic()
     most = resident().rss + GROWTH_BYTES
 
     def check(frame: FrameType, _event: str, _arg: object) -> Callable[..., Any] | None:
-        nonlocal looked
+        nonlocal checked
         now = time.monotonic()
-        if now > began + seconds:
+        if now > started + seconds:
             raise TemplateLimit(f"it ran for more than {seconds:g} s")
-        if now > looked + _LOOK_SECONDS:
-            looked = now
+        if now > checked + _MEMORY_CHECK_SECONDS:
+            checked = now
             if resident().rss > most:
                 raise TemplateLimit(f"it took more than {GROWTH_BYTES // 1_000_000} MB of memory")
         return check if frame.f_code.co_filename == _FILENAME else None
@@ -91,23 +91,23 @@ def limited(seconds: float = SECONDS) -> Iterator[None]:
 
 
 def compile_template(source: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
-    """A function that renders ``source`` in pieces; call it inside ``limited``.
+    """Compile ``source`` into a function that renders in pieces; call it inside ``limited``.
 
     Raises:
-        jinja2.TemplateError: The source is no template.
+        jinja2.TemplateError: The source is not a valid template.
         TemplateLimit: The source is too long.
     """
     if len(source) > SOURCE_CHARACTERS:
         raise TemplateLimit(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
-    environment = _environment()
+    environment = _build_environment()
     code = environment.compile(source, name=_FILENAME, filename=_FILENAME)
     template = environment.template_class.from_code(environment, code, environment.globals)
     return lambda variables: template.generate(**variables)
 
 
 @cache
-def _environment_class() -> type[ImmutableSandboxedEnvironment]:
-    """The class, made once: jinja2 is imported only when a template is at hand."""
+def _create_sandbox_class() -> type[ImmutableSandboxedEnvironment]:
+    """Create the class once; jinja2 is imported only when a template is compiled."""
     from jinja2.exceptions import SecurityError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -115,18 +115,21 @@ def _environment_class() -> type[ImmutableSandboxedEnvironment]:
         intercepted_binops = frozenset(["*", "**", "+", "%"])
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            """Check the operands before the operation."""
             _check_operands(operator, left, right)
             return super().call_binop(context, operator, left, right)
 
         def wrap_str_format(self, value: Any) -> None:
-            """No ``str.format``: its widths make texts of any size."""
+            """Disable ``str.format``, whose widths can create texts of any size."""
 
         def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            """Allow only listed methods of the built-in types."""
             if isinstance(obj, (str, bytes, list, tuple, dict)) and callable(value):
                 return attr in _METHODS and super().is_safe_attribute(obj, attr, value)
             return super().is_safe_attribute(obj, attr, value)
 
         def call(self, context: Any, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+            """Check the length of the result before ``replace`` and ``join``."""
             owner = getattr(func, "__self__", None)
             if isinstance(owner, str) and func.__name__ in ("replace", "join"):
                 _check_growth(func.__name__, owner, args)
@@ -134,13 +137,13 @@ def _environment_class() -> type[ImmutableSandboxedEnvironment]:
 
     def _check_operands(operator: str, left: Any, right: Any) -> None:
         if operator == "**" and not (_small(left, 1 << 32) and _small(right, 64)):
-            raise SecurityError("a power this large has no place in a chat template")
+            raise SecurityError("the power is too large for a chat template")
         if operator == "*":
             size = _length(left) * _length(right)
             if size > OUTPUT_CHARACTERS:
-                raise SecurityError("a repetition this long has no place in a chat template")
+                raise SecurityError("the repetition is too long for a chat template")
         if operator == "%" and isinstance(left, str) and _WIDE_FORMAT.search(left):
-            raise SecurityError("a format this wide has no place in a chat template")
+            raise SecurityError("the format is too wide for a chat template")
 
     return Sandbox
 
@@ -150,7 +153,7 @@ def _small(value: Any, most: int) -> bool:
 
 
 def _length(value: Any) -> int:
-    """What a factor of ``*`` counts for: its length, or the number itself."""
+    """Return the size of a factor of ``*``: the length of a sequence, or the number itself."""
     if isinstance(value, (str, list, tuple)):
         return len(value) or 1
     return int(abs(value)) if isinstance(value, int) and abs(value) > 1 else 1
@@ -164,23 +167,24 @@ def _check_growth(name: str, owner: str, args: tuple[Any, ...]) -> None:
     else:
         return
     if size > OUTPUT_CHARACTERS:
-        raise TemplateLimit(f"it makes a text of {size} characters")
+        raise TemplateLimit(f"it would create a text of {size} characters")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _build_environment() -> ImmutableSandboxedEnvironment:
     from jinja2.ext import Extension, loopcontrols
 
     class Generation(Extension):
-        """``{% generation %}`` marks the assistant's part for training; here it means nothing."""
+        """Ignore ``{% generation %}``, which marks the assistant's part for training."""
 
         tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
         def parse(self, parser: Any) -> Any:
+            """Parse the block as its plain content."""
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    # Without the optimizer no filter runs while the source is compiled, before the limits hold.
-    environment = _environment_class()(
+    # The optimizer would run filters at compile time, where the limits do not apply.
+    environment = _create_sandbox_class()(
         trim_blocks=True,
         lstrip_blocks=True,
         optimized=False,
@@ -196,7 +200,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-    """JSON as models were trained on it: not escaped for HTML, unlike Jinja's own filter."""
+    """Write JSON without HTML escapes, unlike Jinja's own filter: models were trained on it."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=min(indent, 8) if indent else None)
 
 

@@ -1,6 +1,6 @@
-"""Text out of token bytes, as it streams: whole characters, up to a stop string.
+"""Decode streamed token bytes into text: whole characters, up to a stop string.
 
-Whatever way the bytes are cut into tokens, the same text comes out.
+The text does not depend on how the bytes are split into tokens.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 
 class TextStream:
-    """Bytes in, text out, up to a stop string.
+    """Incremental decoder that stops at a stop string.
 
-    A character is held back until all its bytes are there, and text that could be the beginning of
-    a stop string until it is known whether it is one. Bytes that are no UTF-8 become U+FFFD.
+    A character is held back until all its bytes have arrived, and a possible beginning of a stop
+    string until it is clear whether it is one. Invalid UTF-8 becomes U+FFFD.
 
     Attributes:
-        stopped: The stop string that was found; None as long as there is none.
-        rest: Text behind the stop string.
+        stopped: The stop string found; None until then.
+        remainder: Text after the stop string.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -25,14 +25,14 @@ class TextStream:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.stopped: str | None = None
-        self.rest = ""
+        self.remainder = ""
 
     def push(self, piece: bytes) -> str:
-        """The text that is certain once ``piece`` is there; empty after a stop string."""
+        """Add the bytes of a token and return the text that is final; empty after a stop string."""
         return self._take(self._decoder.decode(piece))
 
     def finish(self) -> str:
-        """The text that was held back, at the end of the stream."""
+        """End the stream and return the text that was held back."""
         shown = self._take(self._decoder.decode(b"", final=True))
         shown += self._held
         self._held = ""
@@ -40,7 +40,7 @@ class TextStream:
 
     def _take(self, text: str) -> str:
         if self.stopped is not None:
-            self.rest += text
+            self.remainder += text
             return ""
         if not self._stops:
             return text
@@ -49,7 +49,7 @@ class TextStream:
         if found is not None:
             at, self.stopped = found
             self._held = ""
-            self.rest = text[at + len(self.stopped) :]
+            self.remainder = text[at + len(self.stopped) :]
             return text[:at]
         keep = held_back(text, self._stops)
         self._held = text[len(text) - keep :]
@@ -57,9 +57,9 @@ class TextStream:
 
 
 def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
-    """Where the stop string that is complete first begins, and which it is.
+    """Find the stop string that is completed first; return its start and the string.
 
-    Complete first, not begun first: only so the result is the same however the text was cut.
+    The end decides, not the start, so that the result does not depend on how the text was split.
     """
     found: tuple[int, int, str] | None = None
     for stop in stops:
@@ -70,7 +70,7 @@ def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
-    """Characters at the end of ``text`` that could be the beginning of a stop string."""
+    """Count the characters at the end of ``text`` that may begin a stop string."""
     longest = max(map(len, stops), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):
         tail = text[-length:]

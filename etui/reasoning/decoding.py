@@ -138,7 +138,7 @@ class Run:
         assert self.ending is not None
         return Decoded(
             text="".join(self._shown),
-            rest=self._stream.rest,
+            rest=self._stream.remainder,
             tokens=self.tokens,
             ending=self.ending,
             stop=self._stream.stopped,

@@ -96,7 +96,7 @@ def test_a_model_is_not_split_over_the_integrated_gpu(
     monkeypatch.setattr(Library, "gpus", lambda _: seen)
     residency = Residency(config)
     spec = ModelSpec("one", "135M", (), context=512, tensor_split=(1.0, 1.0))
-    with pytest.raises(ModelUnavailable, match=r"to lie on 2 GPUs, and llama\.cpp sees 1"):
+    with pytest.raises(ModelUnavailable, match=r"configured for 2 GPUs, but llama\.cpp sees 1"):
         opened(residency, spec, starter_model)
     residency.close()
 

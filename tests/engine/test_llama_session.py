@@ -86,7 +86,7 @@ def test_logprobs_of_an_older_step_are_refused(session: LlamaSession) -> None:
     second = session.open(prompt(session, "Why?"), GREEDY)
     session.step([first])
     session.step([second])
-    with pytest.raises(ValueError, match="next step"):
+    with pytest.raises(ValueError, match="overwritten"):
         session.logprobs(first, [1])
 
 

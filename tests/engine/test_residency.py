@@ -60,7 +60,9 @@ def test_a_context_that_never_fits_is_refused(
     residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50_000_000))
-    with pytest.raises(ModelUnavailable, match=r"one needs 0\.1 GB for its context, and 0\.1 GB"):
+    with pytest.raises(
+        ModelUnavailable, match=r"one needs 0\.1 GB for its context, but only 0\.1 GB"
+    ):
         opened(residency, SPEC, starter_model)
 
 
@@ -77,7 +79,7 @@ def test_a_failed_load_with_auto_steps_down(
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "Model", Failing)
-    monkeypatch.setattr(Residency, "_layers", lambda *_: 31)
+    monkeypatch.setattr(Residency, "_choose_layers", lambda *_: 31)
     _, loaded, _ = opened(residency, SPEC, starter_model)
     assert loaded is not None
     assert loaded.gpu_layers == 0
@@ -158,7 +160,7 @@ def test_a_gpu_that_is_not_there_is_refused(
     asked: list[tuple[int, Split | None]],
     changes: dict[str, Any],
 ) -> None:
-    with pytest.raises(ModelUnavailable, match=r"to lie on 3 GPUs, and llama\.cpp sees 2"):
+    with pytest.raises(ModelUnavailable, match=r"configured for 3 GPUs, but llama\.cpp sees 2"):
         opened(residency, replace(SPEC, **changes), starter_model)
     assert not asked
 
@@ -172,7 +174,7 @@ def test_a_context_that_finds_no_room_on_the_gpu_steps_down_too(
     class Full(module.Context):
         def __init__(self, library: Library, model: module.Model, options: ContextOptions):
             if options.offload_kv:
-                raise EngineFailed("no context of 512 tokens could be made: out of memory")
+                raise EngineFailed("could not create a context of 512 tokens: out of memory")
             super().__init__(library, model, options)
 
     monkeypatch.setattr(module, "Context", Full)
@@ -220,7 +222,7 @@ def test_a_model_without_a_template_gets_the_plain_one_and_its_stop(
 @pytest.mark.parametrize(
     ("template", "says"),
     [
-        ("{{ raise_exception('not like this') }}", "refuses these messages: not like this"),
+        ("{{ raise_exception('not like this') }}", "rejects these messages: not like this"),
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "ran"),
         ("{% if %}", "TemplateSyntaxError"),
     ],
@@ -250,7 +252,7 @@ def test_what_llama_cpp_refuses_is_told_with_its_log(
     data[at : at + 5] = b"lhama"
     odd = tmp_path / "odd.gguf"
     odd.write_bytes(data)
-    with pytest.raises(ModelUnavailable, match=r"(?s)llama.cpp refused odd.gguf: .*lhama"):
+    with pytest.raises(ModelUnavailable, match=r"(?s)llama.cpp could not load odd.gguf: .*lhama"):
         opened(residency, SPEC, odd)
     # The next model is not harmed.
     session, _, _ = opened(residency, SPEC, starter_model)

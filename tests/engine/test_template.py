@@ -57,7 +57,7 @@ def test_a_refused_system_prompt_goes_into_the_first_question() -> None:
 
 def test_what_a_template_refuses_is_told_in_its_words() -> None:
     source = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(ModelUnavailable, match="of m refuses these messages: roles must alternate"):
+    with pytest.raises(ModelUnavailable, match="of m rejects these messages: roles must alternate"):
         render(source)
 
 

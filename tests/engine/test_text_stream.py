@@ -23,7 +23,7 @@ def streamed(pieces: list[bytes], stops: list[str]) -> tuple[str, str | None, st
     stream = TextStream(stops)
     text = "".join(stream.push(piece) for piece in pieces)
     text += stream.finish()
-    return text, stream.stopped, stream.rest
+    return text, stream.stopped, stream.remainder
 
 
 @given(st.text(ALPHABET, max_size=40), STOPS, st.lists(st.integers(0, 120)))
@@ -43,9 +43,9 @@ def test_any_cut_of_any_bytes_gives_the_same_text(
 
 @given(st.text(max_size=40), STOPS)
 def test_text_stop_and_rest_are_the_input(text: str, stops: list[str]) -> None:
-    shown, stopped, rest = streamed([text.encode("utf-8", "replace")], stops)
+    shown, stopped, remainder = streamed([text.encode("utf-8", "replace")], stops)
     readable = text.encode("utf-8", "replace").decode()
-    assert shown + (stopped or "") + rest == readable
+    assert shown + (stopped or "") + remainder == readable
     assert all(stop not in shown for stop in stops)
     assert (stopped is None) == all(stop not in readable for stop in stops)
 

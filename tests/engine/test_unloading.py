@@ -112,12 +112,12 @@ def test_what_gave_way_is_told_though_the_load_fails(
 
     class Failing(module.Model):
         def __init__(self, *_: object, **__: object) -> None:
-            raise ModelUnavailable("llama.cpp refused it")
+            raise ModelUnavailable("llama.cpp could not load it")
 
     monkeypatch.setattr(module, "Model", Failing)
     events = residency.session(TWO, starter_model)
     assert isinstance(next(events), Unloaded)
-    with pytest.raises(ModelUnavailable, match="refused"):
+    with pytest.raises(ModelUnavailable, match="could not load"):
         next(events)
     assert residency.resident == ()
 

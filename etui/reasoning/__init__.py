@@ -1,1 +1,1 @@
-"""How an arm answers: direct, chain of thought, majority vote."""
+"""Reasoning methods: direct answer, chain of thought, majority vote."""

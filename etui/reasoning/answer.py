@@ -1,4 +1,4 @@
-"""An arm at work: the events of one answer, from the conversation to ``Finished``."""
+"""Answer a conversation with the reasoning method of an arm."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ def answer(
         messages: The conversation, the question last.
         arm: How to answer; its model is the session's.
         session: The loaded model.
-        control: Asked between tokens and between prefill batches.
-        price: What tokens cost, for thought that is regulated by it; None where not known.
+        control: Polled between tokens and between prefill batches.
+        price: Energy cost of tokens, which limits the thinking; None if unknown.
+
+    Yields:
+        The events of the answer; the last is ``Finished``.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
-        UsageError: The arm asks for a way of reasoning that is not there.
+        UsageError: The reasoning method of the arm is unknown.
     """
     match arm.reasoning:
         case "direct" if arm.readout == "choices":
@@ -47,6 +50,6 @@ def answer(
             yield from vote(messages, arm, session, control)
         case other:
             raise UsageError(
-                f"arm {arm.name!r} reasons by {other!r}, which this etui cannot do",
+                f"arm {arm.name!r} has the reasoning method {other!r}, which etui does not support",
                 "use direct, cot or vote",
             )

@@ -1,4 +1,4 @@
-"""One vote: from its thought and answer to what it counts for."""
+"""One vote of a majority vote: what it wrote and what it counts for."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from etui.reasoning.thinking_run import ThinkingRun
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """One vote that came to its end.
+    """One completed vote.
 
     Attributes:
         index: Its number, from 0.
         answer, thinking: What it wrote.
         extracted: The answer it counts for.
-        weight: What it counts, 0..1.
-        tokens: Tokens it decoded.
+        weight: Weight in the count, 0..1.
+        tokens: Decoded tokens.
     """
 
     index: int
@@ -35,11 +35,11 @@ class Ballot:
 
     @property
     def cast(self) -> Cast:
-        """What it adds to the count."""
+        """Its contribution to the count."""
         return Cast(self.extracted.key, self.weight)
 
     def event(self, t_ns: int) -> Vote:
-        """The vote as it is told."""
+        """Build the event of the vote."""
         return Vote(
             t_ns=t_ns,
             index=self.index,
@@ -52,10 +52,14 @@ class Ballot:
         )
 
 
-def ballot_of(
+def build_ballot(
     index: int, trace: ThinkingRun, question: str, options: Sequence[Option], weight: VoteWeight
 ) -> Ballot:
-    """The ballot of a trace that is done; by probability its weight is the geometric mean."""
+    """Build the ballot of a completed run.
+
+    With ``probability`` as ``weight``, it is the geometric mean of the answer's token
+    probabilities.
+    """
     thought, reply = trace.thought, trace.reply
     assert reply is not None
     truncated = reply.ending in (Ending.LIMIT, Ending.BUDGET)
@@ -69,8 +73,8 @@ def ballot_of(
     )
 
 
-def abandoned_vote(index: int, trace: ThinkingRun, t_ns: int) -> Vote:
-    """A vote that was dropped under way, with what it had written; it counts for nothing."""
+def build_abandoned_vote(index: int, trace: ThinkingRun, t_ns: int) -> Vote:
+    """Build the event of a vote that was dropped unfinished, with its text so far and weight 0."""
     thought, reply = trace.thought, trace.reply
     return Vote(
         t_ns=t_ns,

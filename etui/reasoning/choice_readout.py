@@ -1,4 +1,4 @@
-"""The choice readout: a multiple choice answered by the letters' probabilities, nothing decoded."""
+"""Choice readout: answer a multiple choice from the letters' probabilities, without decoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etui.events import Answer, Event, Finished, Probe
 from etui.multiple_choice import Option, options_of
 from etui.reasoning.context_fit import Reserve, fit
 from etui.reasoning.control import Control
-from etui.reasoning.decoding import finished, open_prompt
+from etui.reasoning.decoding import build_finished, open_prompt
 from etui.reasoning.direct import direct
 from etui.reasoning.option_logits import LetterReading, LetterTokens, letter_tokens, read_letters
 from etui.reasoning.prompts import ANSWER_MARKER, direct_prompt, with_letter_instruction
@@ -25,9 +25,12 @@ _LOW_MASS = 0.5
 def choices(
     messages: Sequence[Message], arm: Arm, session: Session, control: Control
 ) -> Iterator[Event]:
-    """Answer a multiple choice after its prefill by the softmax over the option letters.
+    """Answer a multiple choice right after prefill, by the softmax over the option letters.
 
-    A question without options, or a vocabulary without the letters, is answered in text.
+    Without options, or if a letter is not a single token, the answer is decoded as text.
+
+    Yields:
+        The events of the answer; the last is ``Finished``.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
@@ -38,14 +41,14 @@ def choices(
         yield from _read(messages, arm, session, control, options, tokens)
         return
     why = (
-        "some option letters are no single token of this model"
+        "some option letters are not a single token of this model"
         if options
-        else "the question has no options to choose from"
+        else "the question has no options"
     )
     for event in direct(messages, arm, session, control):
         if isinstance(event, Finished):
-            said = f"{why}, so the answer was decoded"
-            event = replace(event, why="; ".join(part for part in (said, event.why) if part))
+            reason = f"{why}, so the answer was decoded"
+            event = replace(event, why="; ".join(part for part in (reason, event.why) if part))
         yield event
 
 
@@ -69,16 +72,16 @@ def _read(
     opened = yield from open_prompt(prompt, arm, session, control, start_ns)
     try:
         if opened.first is None:
-            why = "stopped while the prompt was computed"
-            yield finished(opened, None, None, status="stopped", why=why)
+            why = "stopped while computing the prompt"
+            yield build_finished(opened, None, None, status="stopped", why=why)
             return
         reading = read_letters(session, opened.sequence, tokens)
         letter, probability = reading.best
-        text = shown(letter, options)
+        text = format_option(letter, options)
         yield Probe(opened.end_ns, 0, reading.probabilities)
         yield Answer(opened.end_ns, text, 0)
         yield replace(
-            finished(opened, None, None, status="complete", why=_doubt(reading)),
+            build_finished(opened, None, None, status="complete", why=_describe_doubt(reading)),
             answer=text,
             confidence=probability,
             margin=reading.margin,
@@ -87,14 +90,14 @@ def _read(
         session.close(opened.sequence)
 
 
-def shown(letter: str, options: Sequence[Option]) -> str:
-    """The option as an answer: ``B) Mars``."""
+def format_option(letter: str, options: Sequence[Option]) -> str:
+    """Format an option as an answer: ``B) Mars``."""
     text = next(option.text for option in options if option.letter == letter)
     return f"{letter}) {text}".rstrip()
 
 
-def _doubt(reading: LetterReading) -> str:
+def _describe_doubt(reading: LetterReading) -> str:
     if reading.mass >= _LOW_MASS:
         return ""
     share = percent_text(reading.mass)
-    return f"the option letters hold only {share} of the probability of the next token"
+    return f"the option letters have only {share} of the probability of the next token"

@@ -1,25 +1,25 @@
-"""Making a conversation fit into a context: the oldest turns go first, the question never."""
+"""Fit a conversation into a context: the oldest turns are dropped first, the question never."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from etui.arm import ContextOverflow as Gives
+from etui.arm import ContextOverflow as OverflowRule
 from etui.chat import Message
 from etui.engine.session import Session
 from etui.errors import ContextOverflow
 
 SMALLEST_ANSWER_TOKENS = 16
-"""A prompt that leaves less room than this for an answer does not fit."""
+"""Minimum room for an answer; a prompt that leaves less does not fit."""
 
 LIKELY_ANSWER_TOKENS = 64
-"""Room or joules are kept for an answer of this length at most: few take all they may."""
+"""Maximum reserve of room or joules for an answer: few answers use their whole budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class FittedPrompt:
-    """A prompt that fits: its tokens, and how many of the oldest messages had to go."""
+    """A prompt that fits: its tokens, and the number of oldest messages dropped for that."""
 
     tokens: list[int]
     dropped_messages: int
@@ -27,17 +27,17 @@ class FittedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Tokens of the context that are kept for what follows the prompt.
+    """Tokens of the context reserved for the thinking and the answer.
 
     Attributes:
-        least: The fewest an answer can do with.
-        whole: What the arm's budgets ask for.
-        gives_way: What gives way where not all of it fits (``Arm.context_overflow``).
+        least: Minimum for a usable answer.
+        whole: Sum of the arm's budgets.
+        gives_way: What is cut if not everything fits (``Arm.context_overflow``).
     """
 
     least: int
     whole: int
-    gives_way: Gives = "truncate_thought"
+    gives_way: OverflowRule = "truncate_thought"
 
 
 def fit(
@@ -46,13 +46,20 @@ def fit(
     session: Session,
     reserve: Reserve,
 ) -> FittedPrompt:
-    """The longest end of the conversation that leaves the reserve of the context free.
+    """Drop the oldest turns until the prompt and the reserve fit into the context.
 
-    The whole reserve is kept free at the cost of the oldest messages where these are to give way;
-    the question alone needs the least of it. Where nothing is to give way nothing is left out.
+    What has to fit depends on ``reserve.gives_way``: the least reserve with ``truncate_thought``;
+    with ``drop_history`` the whole reserve as long as there are turns to drop, then the least one;
+    with ``fail`` the whole reserve, and nothing is dropped.
+
+    Args:
+        messages: The conversation, the question last.
+        render: Renders messages as prompt text.
+        session: Tokenizes the prompt.
+        reserve: Tokens to keep free after the prompt.
 
     Raises:
-        ContextOverflow: Not even the question fits.
+        ContextOverflow: It does not fit, even without the turns that may be dropped.
     """
     context_tokens = session.facts.context_tokens
     kept = tuple(messages)
@@ -71,9 +78,9 @@ def fit(
 
 
 def without_oldest(messages: Sequence[Message]) -> tuple[Message, ...] | None:
-    """The conversation less its oldest turn; None when only the question is left.
+    """Drop the oldest turn of a conversation; None if only the question is left.
 
-    A turn is a question and everything up to the next one; the system prompt always stays.
+    A turn is a question and everything up to the next one; the system prompt is always kept.
     """
     first = 1 if messages and messages[0].role == "system" else 0
     if len(messages) - first <= 1:

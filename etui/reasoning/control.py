@@ -1,18 +1,18 @@
-"""What may end an answer early: the user, or a budget."""
+"""The interface that ends an answer early, for the user or for a budget."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 BUDGET = "the budget"
-"""What the reason of an answer calls what ended it; whoever set it puts its own name there."""
+"""Placeholder for the budget in a ``why`` text; the caller replaces it by the budget's name."""
 
 
 class Control(Protocol):
-    """Asked between tokens and between prefill batches; set from other threads."""
+    """Flags polled between tokens and between prefill batches; set from other threads."""
 
     def cancelled(self) -> bool:
-        """The user stopped the answer: end it here."""
+        """Return whether the user stopped the answer, which then ends immediately."""
 
     def spent(self) -> bool:
-        """A budget of the answer is spent: end the thought, answer with what is there."""
+        """Return whether a budget is spent, which ends the thinking so that the answer follows."""

@@ -17,17 +17,17 @@ from etui.reasoning.context_fit import (
     fit,
 )
 from etui.reasoning.control import BUDGET, Control
-from etui.reasoning.decoding import Decoded, Ending, finished, how_reply_ended, open_prompt
+from etui.reasoning.decoding import Decoded, Ending, build_finished, describe_ending, open_prompt
 from etui.reasoning.depth import JoulesSpent
 from etui.reasoning.prompts import (
     Thinking,
-    thinking_for,
-    thinking_request,
-    thinking_style,
+    build_thinking,
+    choose_style,
+    open_thinking,
     with_instruction,
 )
 from etui.reasoning.regulator import Prober, Regulator
-from etui.reasoning.thinking_run import ThinkingRun, plan_for
+from etui.reasoning.thinking_run import ThinkingRun, build_plan
 
 
 def chain_of_thought(
@@ -39,26 +39,29 @@ def chain_of_thought(
 ) -> Iterator[Event]:
     """Think within ``arm.think_tokens``, then answer within ``arm.max_tokens``.
 
-    The thought ends before its budget where ``arm.early_exit``, ``arm.max_joules`` or
-    ``arm.exchange`` say so (``reasoning/depth.py``).
+    Thinking ends before its budget is used up if ``arm.early_exit``, ``arm.max_joules`` or
+    ``arm.exchange`` require it (:mod:`etui.reasoning.depth`).
+
+    Yields:
+        The events of the answer; the last is ``Finished``.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
     """
     start_ns = time.monotonic_ns()
     facts = session.facts
-    thinking = thinking_for(thinking_style(arm, facts), facts)
+    thinking = build_thinking(choose_style(arm, facts), facts)
     hand_over = session.tokenize(thinking.hand_over)
     prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over))
     opened = yield from open_prompt(prompt, arm, session, control, start_ns)
     sequence = opened.sequence
     try:
         if opened.first is None:
-            yield finished(
-                opened, None, None, status="stopped", why="stopped while the prompt was computed"
+            yield build_finished(
+                opened, None, None, status="stopped", why="stopped while computing the prompt"
             )
             return
-        plan = plan_for(arm, facts, len(prompt.tokens), thinking, hand_over)
+        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over)
         spending = JoulesSpent(
             price,
             arm.max_joules,
@@ -67,41 +70,43 @@ def chain_of_thought(
         )
         prober = Prober(session, sequence, messages[-1].content, thinking)
         regulator = Regulator(arm, plan, spending, prober)
-        plan = regulator.before_all(len(prompt.tokens))
+        plan = regulator.limit_plan(len(prompt.tokens))
         sampled: tuple[Sampled, ...] = (opened.first.next,)
         at_ns = opened.first.at_ns
         if plan.think_tokens == 0:
             if not sampled[0].ends:
-                session.rollback(sequence, 1)  # the drawn token would be a thought
+                session.rollback(sequence, 1)  # the drawn token would be thinking
             sampled = ()
-        trace = ThinkingRun(session, sequence, plan, facts)
+        run = ThinkingRun(session, sequence, plan, facts)
         if sampled and not sampled[0].ends:
-            yield from regulator.before(drawn=1)
+            yield from regulator.probe_first(drawn=1)
         while True:
             for token in sampled:
-                yield from trace.take(token, at_ns)
-            if trace.done:
+                yield from run.take(token, at_ns)
+            if run.done:
                 break
             if control.cancelled():
-                yield from trace.cancel(at_ns)
+                yield from run.cancel(at_ns)
                 break
             if control.spent():
-                yield from trace.hurry(at_ns)
-                if trace.done:
+                yield from run.hurry(at_ns)
+                if run.done:
                     break
-            if trace.thinking and regulator.due(trace.thinking_tokens):
-                yield from regulator.decide(trace)
+            if run.thinking and regulator.due(run.thinking_tokens):
+                yield from regulator.decide(run)
             step = session.step([sequence])
             sampled, at_ns = step.sampled, step.end_ns
-        thought, reply = trace.thought, trace.reply
+        thought, reply = run.thought, run.reply
         if reply is None:
-            yield finished(opened, thought, None, status="stopped", why="stopped while thinking")
+            yield build_finished(
+                opened, thought, None, status="stopped", why="stopped while thinking"
+            )
             return
-        status, why = how_reply_ended(reply, arm)
+        status, why = describe_ending(reply, arm)
         if thought is not None and thought.ending is Ending.BUDGET and status == "complete":
             status = "budget"
-        why = why or regulator.why or _why_cut(thought, plan.think_tokens, arm)
-        yield finished(opened, thought, reply, status=status, why=why)
+        why = why or regulator.why or _explain_cut(thought, plan.think_tokens, arm)
+        yield build_finished(opened, thought, reply, status=status, why=why)
     finally:
         session.close(sequence)
 
@@ -113,7 +118,7 @@ def thinking_prompt(
     thinking: Thinking,
     hand_over_tokens: int,
 ) -> FittedPrompt:
-    """The prompt that opens a thought, fitted into the context with the shortest answer.
+    """Build the prompt that opens the thinking, fitted into the context.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
@@ -121,7 +126,7 @@ def thinking_prompt(
 
     def render(kept: Sequence[Message]) -> str:
         rendered = session.render(kept, thinking=thinking.style == "native")
-        return thinking_request(rendered, thinking)
+        return open_thinking(rendered, thinking)
 
     least = hand_over_tokens + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
     whole = hand_over_tokens + arm.think_tokens + arm.max_tokens
@@ -129,14 +134,14 @@ def thinking_prompt(
     return fit(asked, render, session, Reserve(least, whole, arm.context_overflow))
 
 
-def _why_cut(thought: Decoded | None, budget: int, arm: Arm) -> str:
+def _explain_cut(thought: Decoded | None, budget: int, arm: Arm) -> str:
     if thought is None:
         return ""
     match thought.ending:
         case Ending.LIMIT:
-            limit = "the context" if budget < arm.think_tokens else "the think budget"
+            limit = "the context" if budget < arm.think_tokens else "the thinking budget"
         case Ending.BUDGET:
             limit = BUDGET
         case _:
             return ""
-    return f"{limit} ended the thought after {thought.tokens} tokens"
+    return f"{limit} ended the thinking after {thought.tokens} tokens"

@@ -1,4 +1,4 @@
-"""Open a prompt and decode tokens from it as text."""
+"""Prefill a prompt and decode its answer as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etui.reasoning.control import BUDGET, Control
 
 
 class Ending(Enum):
-    """Why a run of tokens ended."""
+    """Reasons for the end of a run of tokens."""
 
     TOKEN = "end token"
     TEXT = "stop string"
@@ -33,13 +33,13 @@ class Decoded:
     """One run of tokens.
 
     Attributes:
-        text: Everything before the stop string, whole characters only.
-        rest: Text behind the stop string that came with it; it opens what follows.
-        tokens: Tokens decoded, those of the stop string included.
+        text: Text before the stop string, whole characters only.
+        rest: Text after the stop string, decoded with it; the next run starts with it.
+        tokens: Number of decoded tokens, those of the stop string included.
         ending: Why the run ended.
-        stop: The stop string that ended it.
-        first_ns, last_ns: When the first and the last token were there; None without any.
-        logprob_sum: Sum of the tokens' log-probabilities (nats); None without any.
+        stop: The stop string that ended it; None if none did.
+        first_ns, last_ns: Times of the first and the last token; None without tokens.
+        logprob_sum: Sum of the tokens' log-probabilities (nats); None without tokens.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Primed:
-    """A sequence whose queue has been computed: its next token, and when that was drawn."""
+    """The token drawn after a sequence's queue was computed, and the time of the draw."""
 
     next: Sampled
     at_ns: int
@@ -63,7 +63,7 @@ class Primed:
 def prefill(
     session: Session, sequence: TokenSequence, control: Control
 ) -> Generator[Prefilling, None, Primed | None]:
-    """Compute what is queued, batch by batch; None when cancelled between two batches."""
+    """Compute the queued tokens batch by batch; return None if cancelled between batches."""
     total = len(sequence.tokens)
     while not control.cancelled():
         step = session.step([sequence])
@@ -74,7 +74,7 @@ def prefill(
 
 
 def feed(session: Session, sequence: TokenSequence, control: Control) -> Primed | None:
-    """Compute what is queued in the middle of an answer; None when cancelled."""
+    """Compute the queued tokens in the middle of an answer; None if cancelled."""
     while not control.cancelled():
         step = session.step([sequence])
         if step.sampled:
@@ -83,19 +83,19 @@ def feed(session: Session, sequence: TokenSequence, control: Control) -> Primed 
 
 
 class Run:
-    """Tokens of one sequence as they are drawn: their text, their count, and when to stop.
+    """The drawn tokens of one sequence: their text, their count, and when to stop.
 
-    Whoever steps the session hands each drawn token over, so that many sequences can be decoded in
-    one batch.
+    The caller steps the session and passes each drawn token in, so that many sequences can be
+    decoded in one batch.
 
     Args:
-        limit: The most tokens to take; 0 takes none.
+        limit: Maximum number of tokens; 0 takes none.
         stops: Strings that end the run and are not part of its text.
-        opening: Text that came before, behind the stop string of the thought.
+        opening: Text to start with, decoded after the stop string of the thinking.
 
     Attributes:
-        ending: Why the run is over; None as long as it is not.
-        tokens: Tokens taken.
+        ending: Why the run ended; None while it continues.
+        tokens: Number of tokens taken.
     """
 
     def __init__(self, limit: int, stops: Sequence[str], opening: str = "") -> None:
@@ -109,32 +109,32 @@ class Run:
         self._logprob_sum = 0.0
 
     def take(self, sampled: Sampled, at_ns: int) -> str:
-        """Take the token drawn at ``at_ns``; the text that is certain with it."""
+        """Take the token drawn at ``at_ns`` and return the text that is now final."""
         if self.ending is not None:
-            raise ValueError(f"the run is over: {self.ending.value}")
+            raise ValueError(f"the run has ended: {self.ending.value}")
         if sampled.ends:
-            return self._over(Ending.TOKEN)
+            return self._finish(Ending.TOKEN)
         self.tokens += 1
         self._first_ns, self._last_ns = self._first_ns or at_ns, at_ns
         self._logprob_sum += sampled.logprob
         text = self._stream.push(sampled.piece)
         self._shown.append(text)
         if self._stream.stopped is not None:
-            return text + self._over(Ending.TEXT)
-        return text + self._over(Ending.LIMIT) if self.tokens == self._limit else text
+            return text + self._finish(Ending.TEXT)
+        return text + self._finish(Ending.LIMIT) if self.tokens == self._limit else text
 
     def end(self, ending: Ending) -> str:
-        """End the run from outside; the text that was held back."""
-        return "" if self.ending is not None else self._over(ending)
+        """End the run early and return the text that was held back."""
+        return "" if self.ending is not None else self._finish(ending)
 
-    def _over(self, ending: Ending) -> str:
+    def _finish(self, ending: Ending) -> str:
         self.ending = ending
         tail = self._stream.finish()
         self._shown.append(tail)
         return tail
 
     def decoded(self) -> Decoded:
-        """What the run came to; it must be over."""
+        """Return the result of the run, which must have ended."""
         assert self.ending is not None
         return Decoded(
             text="".join(self._shown),
@@ -155,10 +155,14 @@ def decode(
     run: Run,
     control: Control,
 ) -> Generator[Event, None, Decoded]:
-    """Decode one answer until its run is over, one event a token.
+    """Decode one answer until its run ends, with one event per token.
 
     Args:
-        primed: The token the sequence's last step drew.
+        session: The loaded model.
+        sequence: The sequence to decode.
+        primed: The token drawn by the sequence's last step.
+        run: Collects the tokens and decides when to stop.
+        control: Polled between tokens.
     """
     sampled, at_ns = primed.next, primed.at_ns
     while run.ending is None:
@@ -180,14 +184,14 @@ def decode(
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A prompt on its way into the cache.
+    """A prompt after its prefill, which may have been cancelled.
 
     Attributes:
-        sequence: The sequence that holds it.
-        prompt: What was asked for.
-        start_ns: When work on the answer began.
-        end_ns: When the prefill ended, or was cancelled.
-        first: The first token; None when the prefill was cancelled.
+        sequence: The sequence with the prompt.
+        prompt: The prompt.
+        start_ns: Start of the work on the answer.
+        end_ns: End of the prefill, or its cancellation.
+        first: The first token; None if the prefill was cancelled.
     """
 
     sequence: TokenSequence
@@ -206,10 +210,10 @@ def open_prompt(
     *,
     to_fork: bool = False,
 ) -> Generator[Event, None, Opened]:
-    """Prefill the prompt; the sequence is the caller's to close.
+    """Prefill the prompt; the caller closes the sequence.
 
-    With ``to_fork`` the prompt's last token is left queued for each fork to compute itself. So
-    every fork draws its own first token, on models that refuse to take a token back as well.
+    With ``to_fork`` the last token of the prompt stays queued, so that each fork computes it and
+    draws its own first token. This also works on models that cannot roll back a token.
     """
     total = len(prompt.tokens)
     held = prompt.tokens[-1:] if to_fork and total > 1 else []
@@ -233,7 +237,7 @@ def open_prompt(
     return Opened(sequence, prompt, start_ns, first.at_ns, first)
 
 
-def finished(
+def build_finished(
     opened: Opened,
     thought: Decoded | None,
     reply: Decoded | None,
@@ -241,7 +245,7 @@ def finished(
     status: Status,
     why: str,
 ) -> Finished:
-    """The last event of an answer, from the runs of tokens it consists of."""
+    """Build the last event of an answer from its runs of tokens."""
     runs = [run for run in (thought, reply) if run is not None]
     firsts = [run.first_ns for run in runs if run.first_ns is not None]
     lasts = [run.last_ns for run in runs if run.last_ns is not None]
@@ -274,8 +278,8 @@ def finished(
     )
 
 
-def how_reply_ended(reply: Decoded, arm: Arm) -> tuple[Status, str]:
-    """Status and reason of an answer from the way its last run ended."""
+def describe_ending(reply: Decoded, arm: Arm) -> tuple[Status, str]:
+    """Return the status of an answer and the reason for it, from the end of its last run."""
     match reply.ending:
         case Ending.CANCELLED:
             return "stopped", "stopped while answering"
@@ -283,13 +287,13 @@ def how_reply_ended(reply: Decoded, arm: Arm) -> tuple[Status, str]:
             return "budget", f"{BUDGET} ended the answer after {reply.tokens} tokens"
         case Ending.LIMIT:
             limit = "max tokens" if reply.tokens >= arm.max_tokens else "the context"
-            return "truncated", f"{limit} cut the answer after {reply.tokens} tokens"
+            return "truncated", f"{limit} cut off the answer after {reply.tokens} tokens"
         case _:
             return "complete", ""
 
 
 def mean_probability(run: Decoded | None) -> float | None:
-    """Geometric mean of the tokens' probabilities, 0..1; None without tokens."""
+    """Compute the geometric mean of the tokens' probabilities, 0..1; None without tokens."""
     if run is None or run.logprob_sum is None:
         return None
     return math.exp(run.logprob_sum / run.tokens)

@@ -1,9 +1,9 @@
-"""How deep to think: is the next chunk of thought worth its joules, is the answer there already.
+"""Decide how long to think: is the next chunk worth its joules, is the answer settled already?
 
-Pure: decisions over numbers. The early exit follows the idea of probing the answer in mid-thought
-until it is confident and stable (Yang et al., "Dynamic Early Exit in Reasoning Models", 2025; Fu et
-al., "Efficiently Serving LLM Reasoning Programs with Certaindex", 2024). The joules of a chunk come
-from the model's operating curve: b*m + k*(c*m + m^2/2) for m tokens behind c.
+Pure functions over numbers. Early exit probes the answer while thinking until it is confident and
+stable (Yang et al., "Dynamic Early Exit in Reasoning Models", 2025; Fu et al., "Efficiently Serving
+LLM Reasoning Programs with Certaindex", 2024). The joules of a chunk come from the model's
+operating curve: b*m + k*(c*m + m^2/2) for m tokens after c.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.arm import Arm, EarlyExit, TokenCost
-from etui.units import energy_text, percent_text, tokens_text
+from etui.units import count_text, energy_text, percent_text
 
 CHUNK_TOKENS = 48
-"""Thought tokens between two decisions where the arm names no number."""
+"""Thinking tokens between two decisions, unless the arm sets a number."""
 
 _GAINS = 2
-"""Gains of confidence that the next one is estimated from: one alone is mostly noise."""
+"""Number of past gains in confidence that predict the next one: a single one is mostly noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a probe saw: the answer as it would be given now, and its probability (0..1)."""
+    """Result of a probe: the answer that would be given now, and its probability (0..1)."""
 
     key: str | None
     probability: float
@@ -31,13 +31,13 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class JoulesSpent:
-    """What an answer may spend, and has by estimate.
+    """The joule limit of an answer, and the inputs to estimate what it has spent.
 
     Attributes:
-        price: What tokens cost; None where that is not known.
-        max_joules: The most the answer may spend; None is no limit.
-        prompt_tokens: Prompt tokens that were computed.
-        answer_tokens: Tokens that are kept for the answer.
+        price: Energy cost of tokens; None if unknown.
+        max_joules: Maximum joules of the answer; None is no limit.
+        prompt_tokens: Number of computed prompt tokens.
+        answer_tokens: Tokens reserved for the answer.
     """
 
     price: TokenCost | None
@@ -47,29 +47,34 @@ class JoulesSpent:
 
 
 def chunk_tokens(arm: Arm) -> int:
-    """Thought tokens between two decisions of this arm."""
+    """Return the number of thinking tokens between two decisions of an arm."""
     return arm.early_exit.every if arm.early_exit is not None else CHUNK_TOKENS
 
 
-def confident(looks: Sequence[Look], rule: EarlyExit) -> str | None:
-    """Why the thought may end: the last looks agree on one answer, each confident; or None."""
+def check_confidence(looks: Sequence[Look], rule: EarlyExit) -> str | None:
+    """Return why thinking can end; None if it has to continue.
+
+    It can end when the last ``rule.stable`` probes give the same answer, each with a probability of
+    at least ``rule.min_p``.
+    """
     last = looks[-rule.stable :]
     if len(last) < rule.stable or last[-1].key is None:
         return None
     if any(look.key != last[-1].key or look.probability < rule.min_p for look in last):
         return None
-    times = f", {rule.stable} times running" if rule.stable > 1 else ""
+    times = f" in {rule.stable} consecutive probes" if rule.stable > 1 else ""
     return f"the answer was {percent_text(last[-1].probability)} certain{times}"
 
 
-def too_dear(
+def check_joules(
     spending: JoulesSpent, context_tokens: int, thought_tokens: int, chunk: int
 ) -> str | None:
-    """Why the next chunk does not fit into the joules that are left; None if it does.
+    """Return why the next chunk exceeds the joules left for thinking; None if it does not.
 
     Args:
-        context_tokens: Tokens in the context now, the thought included.
-        thought_tokens: Tokens of the thought so far.
+        spending: The limit of the answer, and what it has spent on the prompt.
+        context_tokens: Tokens in the context now, the thinking included.
+        thought_tokens: Thinking tokens so far.
         chunk: Tokens of the next chunk.
     """
     price, limit = spending.price, spending.max_joules
@@ -84,27 +89,29 @@ def too_dear(
     if cost <= left:
         return None
     return (
-        f"{tokens_text(chunk)} more would take {_about(cost)}, and {_about(max(0.0, left))} of "
-        f"{energy_text(limit)} is left beside the answer"
+        f"{count_text(chunk, 'more token')} would cost {_format_estimate(cost)}, but only "
+        f"{_format_estimate(max(0.0, left))} of {energy_text(limit)} is left for thinking"
     )
 
 
-def not_worth_it(
+def check_gain(
     looks: Sequence[Look],
     price: TokenCost | None,
     exchange: float,
     context_tokens: int,
     chunk: int,
 ) -> str | None:
-    """Why the next chunk costs more than the confidence it is expected to bring; None if not.
+    """Return why the next chunk costs more than its expected gain is worth; None if it does not.
 
-    The expected gain is the mean of the last two, no less than nothing and no more than is missing
-    to certainty.
+    The expected gain in confidence is the mean of the last two gains, but at least 0 and at
+    most what is missing to certainty.
 
     Args:
-        looks: Probes so far, one before the thought and one after each chunk.
-        price: What tokens cost; None decides nothing.
-        exchange: Joules a percentage point of confidence is worth.
+        looks: Probes so far, one before the thinking and one after each chunk.
+        price: Energy cost of tokens; None skips the check.
+        exchange: Joules that one percentage point of confidence is worth.
+        context_tokens: Tokens in the context now.
+        chunk: Tokens of the next chunk.
     """
     if price is None or len(looks) <= _GAINS:
         return None
@@ -114,10 +121,10 @@ def not_worth_it(
     if cost <= exchange * gain:
         return None
     return (
-        f"{tokens_text(chunk)} more would take {_about(cost)} for {percent_text(gain / 100.0)} "
-        f"more confidence, worth {_about(exchange * gain)}"
+        f"{count_text(chunk, 'more token')} would cost {_format_estimate(cost)} for "
+        f"{percent_text(gain / 100.0)} more confidence, worth {_format_estimate(exchange * gain)}"
     )
 
 
-def _about(joules: float) -> str:
+def _format_estimate(joules: float) -> str:
     return energy_text(joules, kind="estimate").removesuffix(" (estimate)")

@@ -1,4 +1,4 @@
-"""The direct answer: one prefill, then the answer, no thought."""
+"""Direct answer: one prefill, then the answer, without thinking."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from etui.engine.session import Session
 from etui.events import Event
 from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS, FittedPrompt, Reserve, fit
 from etui.reasoning.control import Control
-from etui.reasoning.decoding import Run, decode, finished, how_reply_ended, open_prompt
+from etui.reasoning.decoding import Run, build_finished, decode, describe_ending, open_prompt
 from etui.reasoning.prompts import direct_prompt
 
 
 def direct(
     messages: Sequence[Message], arm: Arm, session: Session, control: Control
 ) -> Iterator[Event]:
-    """Answer without a thought; a model that can think is told not to.
+    """Answer without thinking; models that can think are switched to not thinking.
+
+    Yields:
+        The events of the answer; the last is ``Finished``.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
@@ -29,8 +32,8 @@ def direct(
     opened = yield from open_prompt(prompt, arm, session, control, start_ns)
     try:
         if opened.first is None:
-            yield finished(
-                opened, None, None, status="stopped", why="stopped while the prompt was computed"
+            yield build_finished(
+                opened, None, None, status="stopped", why="stopped while computing the prompt"
             )
             return
         reply = yield from decode(
@@ -40,14 +43,14 @@ def direct(
             Run(min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)), facts.stop),
             control,
         )
-        status, why = how_reply_ended(reply, arm)
-        yield finished(opened, None, reply, status=status, why=why)
+        status, why = describe_ending(reply, arm)
+        yield build_finished(opened, None, reply, status=status, why=why)
     finally:
         session.close(opened.sequence)
 
 
 def answer_prompt(messages: Sequence[Message], arm: Arm, session: Session) -> FittedPrompt:
-    """The prompt of an answer without a thought, fitted into the context.
+    """Build the prompt of an answer without thinking, fitted into the context.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.

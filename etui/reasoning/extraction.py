@@ -1,7 +1,7 @@
-"""The answer within an answer: an option's letter, a number, or the statement itself.
+"""Extract the answer from a text: an option's letter, a number, or the statement itself.
 
-Votes are counted by its ``key``: answers that mean the same have the same key. No answer is told
-apart from one that was cut off before it came, and both from a wrong one.
+Votes are counted by its ``key``: answers with the same meaning have the same key. A missing answer,
+one cut off before it was written, and a wrong answer are three different results.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _NOT_WORDS = re.compile(r"[^\w\s%/+.-]|(?<!\d)[.-]|\.(?!\d)")
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What an answer says.
+    """The extracted answer.
 
     Attributes:
-        key: The letter, the number or the words it is counted by; None if there is none.
-        status: ``no_answer``: it came to its end without one; ``truncated``: it was cut before.
+        key: The letter, the number or the words it is counted by; None without an answer.
+        status: ``no_answer``: the text ended without one; ``truncated``: it was cut off before one.
     """
 
     key: str | None
@@ -50,13 +50,13 @@ class Extracted:
 def extract(
     text: str, question: str, options: Sequence[Option] = (), *, truncated: bool = False
 ) -> Extracted:
-    """The answer a text gives to a question.
+    """Extract the answer to a question from a text.
 
     Args:
-        text: The answer as the model wrote it, without its thought.
-        question: What was asked; it tells whether a number is wanted.
-        options: The question's options; with them only a letter is an answer.
-        truncated: Whether a limit cut the text.
+        text: The answer as the model wrote it, without the thinking.
+        question: The question, which shows whether a number is expected.
+        options: The question's options; if given, only a letter is an answer.
+        truncated: Whether a limit cut off the text.
     """
     plain = _MARKUP.sub("", unicodedata.normalize("NFKC", text)).strip()
     if options:
@@ -71,14 +71,14 @@ def extract(
 
 
 def normal_text(text: str) -> str:
-    """Words of a text without case, punctuation and articles: ``The Sun.`` -> ``sun``."""
+    """Normalize a text to words without case, punctuation and articles: ``The Sun.`` -> ``sun``."""
     folded = _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold())
     words = " ".join(folded.split())
     return " ".join(_ARTICLES.sub(" ", words).split()) or words
 
 
 def _statement(text: str) -> str:
-    """What the last ``the answer is ...`` states, up to the end of its line; else the text."""
+    """Return what follows the last ``the answer is``, up to the end of its line; else the text."""
     *_, last = [None, *_STATEMENT.finditer(text)]
     if last is None:
         return text.rstrip(".")
@@ -87,7 +87,7 @@ def _statement(text: str) -> str:
 
 
 def _number(text: str, *, cut: bool) -> str | None:
-    """The number stated last; where the text was cut, not one that its last digits may lack."""
+    """Find the number stated last; ``cut`` ignores one at the end, which may be incomplete."""
     if cut:
         text = re.sub(r"[\d.,/%]+$", "", text)
     statements = [match.end() for match in _STATEMENT.finditer(text)]
@@ -98,31 +98,31 @@ def _number(text: str, *, cut: bool) -> str | None:
 
 
 def _letter(text: str, options: Sequence[Option]) -> str | None:
-    """The option stated last: by a sentence, at the beginning, in brackets, or by its words."""
-    patterns = _letter_patterns("".join(option.letter for option in options))
+    """Find the option stated last: in a sentence, at the start, in brackets, or by its words."""
+    patterns = _build_letter_patterns("".join(option.letter for option in options))
     for pattern in patterns:
         found = list(pattern.finditer(text))
         if found:
             return next(group for group in found[-1].groups() if group).upper()
-    wanted = normal_text(_statement(text))
+    stated_words = normal_text(_statement(text))
     bodies = {option.letter: normal_text(option.text) for option in options}
-    same = [letter for letter, body in bodies.items() if body and body == wanted]
+    same = [letter for letter, body in bodies.items() if body and body == stated_words]
     if len(same) == 1:
         return same[0]
     named = [
         letter
         for letter, body in bodies.items()
-        if body and re.search(rf"(?<!\w){re.escape(body)}(?!\w)", wanted)
+        if body and re.search(rf"(?<!\w){re.escape(body)}(?!\w)", stated_words)
     ]
     return named[0] if len(named) == 1 else None
 
 
 @cache
-def _letter_patterns(letters: str) -> tuple[re.Pattern[str], ...]:
-    """Ways to state a letter, the plainest first.
+def _build_letter_patterns(letters: str) -> tuple[re.Pattern[str], ...]:
+    """Build the patterns that state a letter, the most explicit first.
 
-    A lower-case letter counts only in brackets, and a bare ``A`` or ``I`` only where no word
-    follows it: they are words of their own.
+    A lower-case letter counts only in brackets, and a bare ``A`` or ``I`` only if no word follows:
+    both are English words.
     """
     upper = f"[{letters}]"
     either = f"[{letters}{letters.lower()}]"

@@ -1,4 +1,4 @@
-"""Numbers as answers write them, brought to one form so that equal answers are equal texts."""
+"""Normalize the numbers in answers, so that equal numbers are equal texts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ NUMBER = re.compile(
 """A number in running text: sign, currency, digits with separators, fraction, exponent, percent."""
 
 _LARGEST_EXPONENT = 99
-"""Beyond it a run of digits is noise, and writing it out would take memory."""
+"""Limit for numbers: longer runs of digits are noise, and writing them out takes memory."""
 _GROUPS = re.compile(r"\d{1,3}([.,])\d{3}(?:\1\d{3})*")
 
 
 def normal_number(text: str) -> str | None:
-    """One form of a number: ``1,234.50`` -> ``1234.5``, ``1 000`` -> ``1000``, ``50 %`` -> ``50%``.
+    """Normalize a number: ``1,234.50`` -> ``1234.5``, ``1 000`` -> ``1000``, ``50 %`` -> ``50%``.
 
-    A fraction stays one (``3/4``): what it was meant for is not known. Commas and points are
-    thousands separators where they stand before three digits each time and twice or, for a comma,
-    once; otherwise the last of them is the decimal sign. None for what is no number, or is one of
-    more than a hundred digits.
+    A fraction is kept (``3/4``): it may not be meant as a quotient. Commas or points are
+    thousands separators if three digits follow each of them and there are at least two (for commas,
+    one is enough); in all other cases the last one is the decimal sign.
+
+    Returns:
+        The number in its normal form; None if it is not a number, or one of more than a hundred
+        digits.
     """
     bare = re.sub(rf"[\s{_SPACES}'’_$€£]", "", text).replace("−", "-").replace("–", "-")
     bare = bare.removeprefix("+")
@@ -47,7 +50,7 @@ def normal_number(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number of a text in its one form; None without any."""
+    """Find the last number of a text, in its normal form; None without any."""
     found = None
     for match in NUMBER.finditer(text):
         found = normal_number(match[0]) or found
@@ -55,7 +58,7 @@ def last_number(text: str) -> str | None:
 
 
 def _point_decimal(digits: str) -> str:
-    """Digits with thousands separators removed and a point as the decimal sign."""
+    """Remove thousands separators and write the decimal sign as a point."""
     sign = "-" if digits.startswith("-") else ""
     digits = digits.removeprefix("-")
     comma, point = digits.rfind(","), digits.rfind(".")

@@ -1,4 +1,4 @@
-"""The letters of a multiple choice as the next token: what would be answered, undecoded."""
+"""Read the option letters of a multiple choice from the logits of the next token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etui.engine.session import Session, TokenSequence
 from etui.multiple_choice import Option
 
 LetterTokens = Mapping[str, tuple[int, ...]]
-"""Letter -> the single tokens that write it."""
+"""The single tokens that spell a letter, by letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class LetterReading:
     """Probabilities of the option letters as the next token.
 
     Attributes:
-        probabilities: Letter -> probability among the letters, in their order; sums to 1.
-        mass: Probability of all letters together under the full softmax: near 0 the model was
-            about to write something else.
+        probabilities: Pairs of letter and probability among the letters, in their order; sums to 1.
+        mass: Probability of all letters together under the full softmax; near 0, the model would
+            write something else.
     """
 
     probabilities: tuple[tuple[str, float], ...]
@@ -28,20 +28,20 @@ class LetterReading:
 
     @property
     def best(self) -> tuple[str, float]:
-        """The likeliest letter, of equal ones the first."""
+        """The most likely letter and its probability; of equal ones the first."""
         return max(self.probabilities, key=lambda letter: letter[1])
 
     @property
     def margin(self) -> float:
-        """What the likeliest letter is ahead of the next, 0..1."""
+        """Lead of the most likely letter over the second, 0..1."""
         first, second = sorted((p for _, p in self.probabilities), reverse=True)[:2]
         return first - second
 
 
 def letter_tokens(session: Session, options: Sequence[Option]) -> LetterTokens | None:
-    """The tokens ``A`` and `` A`` of each letter; None where a letter is no single token.
+    """Find the tokens ``A`` and `` A`` of each letter; None if a letter is not a single token.
 
-    Both forms are read: which one a model writes after a colon depends on its vocabulary.
+    Both forms count: which one a model writes after a colon depends on its vocabulary.
     """
     found: dict[str, tuple[int, ...]] = {}
     for option in options:
@@ -52,7 +52,7 @@ def letter_tokens(session: Session, options: Sequence[Option]) -> LetterTokens |
 
 
 def read_letters(session: Session, sequence: TokenSequence, tokens: LetterTokens) -> LetterReading:
-    """The letters' probabilities after the sequence's last step, both forms of each added up."""
+    """Read the letters' probabilities after the sequence's last step, summed over both forms."""
     flat = [token for forms in tokens.values() for token in forms]
     logprobs = dict(zip(flat, session.logprobs(sequence, flat), strict=True))
     sums = {
@@ -62,7 +62,7 @@ def read_letters(session: Session, sequence: TokenSequence, tokens: LetterTokens
     mass = math.fsum(sums.values())
     if mass > 0.0:
         shares = tuple((letter, p / mass) for letter, p in sums.items())
-    else:  # every letter underflowed: compare what is left of them
+    else:  # every letter underflowed: compare log-probabilities
         best = {letter: max(logprobs[token] for token in forms) for letter, forms in tokens.items()}
         top = max(best.values())
         scaled = {letter: math.exp(value - top) for letter, value in best.items()}

@@ -1,7 +1,7 @@
-"""The words reasoning adds to a conversation: instructions, hand-overs and markers.
+"""Texts that reasoning adds to a conversation: instructions, hand-overs and markers.
 
-The instruction stands last, behind the question, so that every way of answering one question shares
-the prefix up to the question in the KV cache.
+The instruction comes last, after the question, so that all reasoning methods share the prefix up to
+the question in the KV cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from etui.engine.session import ModelFacts
 ThinkingStyle = Literal["plain", "draft", "native"]
 
 ANSWER_MARKER = "Answer:"
-"""Ends the thought of a model without think tags; the answer follows on the same line."""
+"""Ends the thinking of a model without think tags; the answer follows on the same line."""
 
 _INSTRUCTIONS: dict[ThinkingStyle, str] = {
     "plain": (
@@ -39,15 +39,15 @@ _HAND_OVER_NATIVE = "\n\nThe budget for thinking is used up, so I answer with wh
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """How one model is made to think.
+    """The texts that make one model think.
 
     Attributes:
-        style: The way of thinking.
-        marker: Text that ends the thought (the closing tag, or ``Answer:``).
-        opening: Text appended to the prompt so that a native thought is open.
-        hand_over: Text that ends the thought when its budget is used up.
-        ended: Text that leads to the answer when the model stopped inside its thought.
-        probe: Text that leads straight to the answer's first word, for a look at it in mid-thought.
+        style: The thinking style.
+        marker: Text that ends the thinking (the closing tag, or ``Answer:``).
+        opening: Text appended to the prompt to open native thinking.
+        hand_over: Text that ends the thinking when its budget is used up.
+        ended: Text that leads to the answer if the model stopped while thinking.
+        probe: Text that leads directly to the first word of the answer, for a probe.
     """
 
     style: ThinkingStyle
@@ -58,15 +58,15 @@ class Thinking:
     probe: str
 
 
-def thinking_style(arm: Arm, facts: ModelFacts) -> ThinkingStyle:
-    """The style an arm means on this model: ``auto`` is native where the model has think tags."""
+def choose_style(arm: Arm, facts: ModelFacts) -> ThinkingStyle:
+    """Choose the style for an arm and a model: ``auto`` is native if the model has think tags."""
     if arm.style == "auto" or (arm.style == "native" and facts.think_close is None):
         return "native" if facts.think_close is not None else "plain"
     return arm.style
 
 
-def thinking_for(style: ThinkingStyle, facts: ModelFacts) -> Thinking:
-    """The words that open, end and cut a thought of this style on this model."""
+def build_thinking(style: ThinkingStyle, facts: ModelFacts) -> Thinking:
+    """Build the texts that open, end and cut the thinking of a model in a style."""
     if style == "native" and facts.think_open and facts.think_close:
         close = f"{facts.think_close}\n\n"
         return Thinking(
@@ -81,32 +81,32 @@ def thinking_for(style: ThinkingStyle, facts: ModelFacts) -> Thinking:
 
 
 def with_instruction(messages: Sequence[Message], style: ThinkingStyle) -> tuple[Message, ...]:
-    """The conversation with the instruction to think behind the question; native needs none."""
+    """Append the instruction to think to the question; native thinking needs none."""
     instruction = _INSTRUCTIONS.get(style)
-    return tuple(messages) if instruction is None else _instructed(messages, instruction)
+    return tuple(messages) if instruction is None else _append_instruction(messages, instruction)
 
 
 def with_letter_instruction(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The conversation with the instruction to answer with a letter behind the question."""
-    return _instructed(messages, _LETTER_INSTRUCTION)
+    """Append the instruction to answer with a letter to the question."""
+    return _append_instruction(messages, _LETTER_INSTRUCTION)
 
 
-def _instructed(messages: Sequence[Message], instruction: str) -> tuple[Message, ...]:
+def _append_instruction(messages: Sequence[Message], instruction: str) -> tuple[Message, ...]:
     last = messages[-1]
     return (*messages[:-1], replace(last, content=f"{last.content}\n\n{instruction}"))
 
 
-def thinking_request(prompt: str, thinking: Thinking) -> str:
-    """The rendered prompt with the thought opened, unless the template opened it already."""
+def open_thinking(prompt: str, thinking: Thinking) -> str:
+    """Open the thinking in a rendered prompt, unless the template has opened it already."""
     if not thinking.opening or prompt.rstrip().endswith(thinking.opening.strip()):
         return prompt
     return prompt + thinking.opening
 
 
 def direct_prompt(prompt: str, facts: ModelFacts) -> str:
-    """The rendered prompt of a direct answer; a model that always thinks gets an empty thought.
+    """Complete the rendered prompt of a direct answer: empty thinking if the model always thinks.
 
-    A template with a switch writes the empty thought itself.
+    A template with a thinking switch writes the empty thinking itself.
     """
     if facts.think_open is None or facts.think_close is None or facts.thinking_switch is not None:
         return prompt

@@ -1,4 +1,4 @@
-"""Thought in chunks: after each, a look at the answer and a decision whether the next is begun."""
+"""Think in chunks: after each one, probe the answer and decide whether to continue."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from etui.reasoning.decoding import Ending, Run, mean_probability
 from etui.reasoning.depth import (
     JoulesSpent,
     Look,
+    check_confidence,
+    check_gain,
+    check_joules,
     chunk_tokens,
-    confident,
-    not_worth_it,
-    too_dear,
 )
 from etui.reasoning.extraction import extract
 from etui.reasoning.option_logits import letter_tokens, read_letters
@@ -24,14 +24,14 @@ from etui.reasoning.prompts import Thinking
 from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun
 
 _TEXT_TOKENS = 20
-"""Most tokens of an answer in words that a look decodes."""
+"""Maximum number of tokens that a probe decodes of an answer in words."""
 
 
 class Prober:
-    """Looks at the answer a thought would come to now, on a copy of its sequence.
+    """Probe the answer that the thinking so far leads to, on a fork of its sequence.
 
-    The copy shares the cache and is given up at once, so that the thought goes on as if nobody had
-    looked. With options the letters are read after one batch and nothing is decoded.
+    The fork shares the cache and is closed at once, so that a probe does not change the thinking.
+    With options, the letters are read after one batch and nothing is decoded.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Prober:
         self._bridge = session.tokenize(thinking.probe)
 
     def look(self, thinking_tokens: int, *, drawn: int = 0) -> tuple[Look, Probe] | None:
-        """The answer as it stands; None where the cache has no room for a look.
+        """Probe the current answer; None if the cache has no room for a probe.
 
         Args:
-            thinking_tokens: Tokens of the thought so far.
-            drawn: Tokens at the sequence's end that are drawn but no part of the thought yet.
+            thinking_tokens: Thinking tokens so far.
+            drawn: Tokens at the sequence's end that are drawn but not yet part of the thinking.
         """
         session, context_tokens = self._session, self._session.facts.context_tokens
         room = context_tokens - len(self._sequence.tokens) - len(self._bridge)
@@ -61,7 +61,7 @@ class Prober:
             session.rollback(copy, drawn)
             session.extend(copy, self._bridge)
             tokens = copy.pending
-            sampled, at_ns = self._stepped(copy)
+            sampled, at_ns = self._step_until_drawn(copy)
             if self._letters is not None:
                 reading = read_letters(session, copy, self._letters)
                 look = Look(*reading.best)
@@ -70,17 +70,17 @@ class Prober:
             while run.ending is None:
                 run.take(sampled, at_ns)
                 if run.ending is None:
-                    sampled, at_ns = self._stepped(copy)
+                    sampled, at_ns = self._step_until_drawn(copy)
         finally:
             session.close(copy, keep=False)
         reply = run.decoded()
         cut = reply.ending is Ending.LIMIT
         found = extract(reply.text, self._question, self._options, truncated=cut)
         look = Look(found.key, mean_probability(reply) or 0.0)
-        said = ((found.key or reply.text.strip(), look.probability),)
-        return look, Probe(at_ns, thinking_tokens, said, tokens + reply.tokens)
+        probabilities = ((found.key or reply.text.strip(), look.probability),)
+        return look, Probe(at_ns, thinking_tokens, probabilities, tokens + reply.tokens)
 
-    def _stepped(self, copy: TokenSequence) -> tuple[Sampled, int]:
+    def _step_until_drawn(self, copy: TokenSequence) -> tuple[Sampled, int]:
         while True:
             step = self._session.step([copy])
             if step.sampled:
@@ -88,10 +88,10 @@ class Prober:
 
 
 class Regulator:
-    """Decides after each chunk of a thought whether it goes on.
+    """Decide after each chunk of thinking whether to continue.
 
     Attributes:
-        why: Why it ended the thought; empty as long as it did not.
+        why: Why it ended the thinking; empty until then.
     """
 
     def __init__(self, arm: Arm, plan: ThinkingPlan, spending: JoulesSpent, prober: Prober) -> None:
@@ -106,61 +106,62 @@ class Regulator:
         self._looking = arm.early_exit is not None or self._weighs_gain
         self._on = self._looking or (arm.max_joules is not None and spending.price is not None)
 
-    def before_all(self, context_tokens: int) -> ThinkingPlan:
-        """The plan, without a thought where not even its first chunk can be paid."""
+    def limit_plan(self, context_tokens: int) -> ThinkingPlan:
+        """Return the plan, without thinking if the joules do not suffice for its first chunk."""
         chunk = min(self._chunk, self._plan.think_tokens)
-        reason = too_dear(self._spending, context_tokens, 0, chunk) if chunk else None
+        reason = check_joules(self._spending, context_tokens, 0, chunk) if chunk else None
         if reason is not None:
-            self.why = f"regulated depth: no thought, for {reason} (by {self._source()})"
+            self.why = f"regulated depth: no thinking, because {reason} ({self._source()})"
             self._plan = replace(self._plan, think_tokens=0)
         return self._plan
 
     def due(self, thinking_tokens: int) -> bool:
-        """Whether a chunk ends with this token of the thought."""
+        """Return whether a chunk ends with this thinking token."""
         return self._on and thinking_tokens > 0 and thinking_tokens % self._chunk == 0
 
-    def before(self, *, drawn: int) -> Iterator[Probe]:
-        """Look before the thought, where its gain will be weighed against its price."""
+    def probe_first(self, *, drawn: int) -> Iterator[Probe]:
+        """Probe before the thinking, if its gain will be compared with its cost."""
         if self._weighs_gain and self._plan.think_tokens:
             yield from self._look(0, drawn=drawn)
 
     def decide(self, trace: ThinkingRun) -> Iterator[Probe | Thought]:
-        """Look, and end the thought on its trace if the next chunk is not to be begun."""
+        """Probe, and end the thinking of the run if the next chunk should not be started."""
         assert self._plan.thinking is not None
         tokens, context_tokens = trace.thinking_tokens, len(trace.sequence.tokens)
         chunk = min(self._chunk, self._plan.think_tokens - tokens)
-        reason = too_dear(self._spending, context_tokens, tokens, chunk)
+        reason = check_joules(self._spending, context_tokens, tokens, chunk)
         ending, bridge = Ending.DEPTH, self._plan.thinking.hand_over
         if reason is not None:
-            reason = f"{reason} (by {self._source()})"
+            reason = f"{reason} ({self._source()})"
         elif self._looking:
             yield from self._look(tokens)
             bridge = self._plan.thinking.probe
             if self._arm.early_exit is not None:
-                reason = confident(self._looks, self._arm.early_exit)
+                reason = check_confidence(self._looks, self._arm.early_exit)
             if reason is not None:
                 ending = Ending.CONFIDENT
             elif self._arm.exchange is not None:
-                reason = not_worth_it(
+                reason = check_gain(
                     self._looks, self._spending.price, self._arm.exchange, context_tokens, chunk
                 )
-                reason = reason and f"{reason} (by {self._source()})"
+                reason = reason and f"{reason} ({self._source()})"
         if reason is None:
             return
         name = "early exit" if ending is Ending.CONFIDENT else "regulated depth"
-        self.why = f"{name} after {tokens} tokens of thought: {reason}"
+        self.why = f"{name} after {tokens} thinking tokens: {reason}"
         held = trace.cut(ending, bridge)
         if held:
             yield Thought(trace.last_ns, held, 0)
 
     def _look(self, tokens: int, *, drawn: int = 0) -> Iterator[Probe]:
-        seen = self._prober.look(tokens, drawn=drawn)
-        if seen is None:
-            self._looks.clear()  # a gap: what follows is not "running"
+        result = self._prober.look(tokens, drawn=drawn)
+        if result is None:
+            self._looks.clear()  # after a gap, probes are not consecutive
             return
-        self._looks.append(seen[0])
-        yield seen[1]
+        self._looks.append(result[0])
+        yield result[1]
 
     def _source(self) -> str:
         price = self._spending.price
-        return price.source if price is not None and price.source else "the price given"
+        source = price.source if price is not None and price.source else "given"
+        return f"token cost: {source}"

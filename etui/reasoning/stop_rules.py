@@ -1,13 +1,14 @@
-"""When a majority is certain enough: the stop rules of ``vote``, as pure functions of the counts.
+"""Stop rules of ``vote``: when is a majority certain enough? Pure functions of the counts.
 
-- ``lead``: stop when the leader's lead exceeds the votes left: that never changes the winner.
-- ``flip``: stop when the votes that are left change the winner with a probability of at most
+- ``lead``: stop when the leader's lead exceeds the number of remaining votes, which then cannot
+  change the winner.
+- ``flip``: stop when the remaining votes change the winner with a probability of at most
   ``eps``, under a Beta(1, 1) prior on the two leading answers (finite horizon, exact).
-- ``adaptive``: stop when the leader is the majority of endlessly many votes with a probability of
+- ``adaptive``: stop when the leader is the majority of infinitely many votes with a probability of
   at least ``threshold`` (Aggarwal et al., "Let's Sample Step by Step: Adaptive-Consistency for
   Efficient Reasoning and Coding with LLMs", EMNLP 2023).
 
-``flip`` and ``adaptive`` hold ``lead`` within them. Ties go to the answer that led first.
+``flip`` and ``adaptive`` include ``lead``. Ties go to the answer that led first.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class VoteTally:
-    """Votes added up.
+    """Sum of the votes.
 
     Attributes:
-        key: The answer that leads; None as long as no vote gave one.
+        key: The leading answer; None until a vote has an answer.
         leader, second: Weights of the two leading answers.
         for_leader: Votes for the leader.
-        count: Votes in all, those without an answer included.
-        total: Weight of all of them.
+        count: Number of votes, those without an answer included.
+        total: Weight of all votes.
     """
 
     key: str | None
@@ -55,12 +56,12 @@ class VoteTally:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether to draw no further votes, and why.
+    """Whether to stop drawing votes, and why.
 
     Attributes:
-        stop: Draw no more.
-        rule: The rule that decided: ``lead`` where the rest can change nothing.
-        chance: The probability the rule looked at, 0..1; None for ``all`` and ``lead``.
+        stop: No further votes are needed.
+        rule: The rule that decided: ``lead`` if the remaining votes cannot change the winner.
+        chance: The probability used by the rule, 0..1; None for ``all`` and ``lead``.
     """
 
     stop: bool
@@ -69,7 +70,7 @@ class Verdict:
 
 
 def tally(votes: Sequence[Cast]) -> VoteTally:
-    """Add votes up in the order given; of equal sums, the one that was reached first leads."""
+    """Sum votes in the given order; of equal sums, the one reached first leads."""
     sums: dict[str, float] = {}
     leader: str | None = None
     for vote in votes:
@@ -87,11 +88,11 @@ def tally(votes: Sequence[Cast]) -> VoteTally:
 
 
 def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
-    """Whether a vote may end here.
+    """Decide whether to stop drawing votes.
 
     Args:
         state: The votes so far.
-        left: Votes that could still be drawn, each of a weight of at most 1.
+        left: Number of remaining votes, each with a weight of at most 1.
         stop: The rule.
     """
     if left <= 0:
@@ -102,7 +103,8 @@ def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
         return Verdict(True, "lead")
     if stop.rule == "lead":
         return Verdict(False, "lead")
-    # Weighted sums become counts of votes of the mean weight, which is what is still to come.
+    # Convert weights to counts of votes of mean weight, which the remaining votes are assumed to
+    # have.
     mean = state.total / state.count
     if mean <= 0.0:
         return Verdict(False, stop.rule)
@@ -116,16 +118,17 @@ def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
 
 @cache
 def flip_probability(leader: float, second: float, left: int) -> float:
-    """Probability that ``left`` more votes cost the leader its lead; a tie counts as lost.
+    """Compute the probability that ``left`` more votes cost the leader its lead; a tie counts.
 
-    Each vote to come goes to one of the two leading answers; the leader's share of them has a
-    Beta(1, 1) prior, so that its votes j among the r to come are beta-binomial:
+    Each remaining vote goes to one of the two leading answers; the leader's share of them has a
+    Beta(1, 1) prior, so that its votes j among the remaining r are beta-binomial:
 
         P = sum over j = 0..r with a + j <= b + r - j of C(r, j) B(a+1+j, b+1+r-j) / B(a+1, b+1)
 
     Args:
-        leader, second: Votes (or weights in units of a vote) a >= b of the two leading answers.
-        left: Votes r that are still to come.
+        leader: Votes a of the leading answer (or its weight in units of a vote).
+        second: Votes b <= a of the second answer.
+        left: Number r of remaining votes.
     """
     before = _log_beta(leader + 1.0, second + 1.0)
     lost = [
@@ -142,10 +145,10 @@ def flip_probability(leader: float, second: float, left: int) -> float:
 
 @cache
 def majority_probability(leader: int, second: int) -> float:
-    """Probability that the leader's share of two is above a half, given its counts.
+    """Compute the probability that the leader's share of two answers exceeds one half.
 
-    1 - I_1/2(v1 + 1, v2 + 1), which for whole counts is 2^-(n+1) * sum over j = 0..v1 of C(n+1, j)
-    with n = v1 + v2.
+    It is 1 - I_1/2(v1 + 1, v2 + 1) for counts v1 and v2; for integer counts this equals
+    2^-(n+1) * sum over j = 0..v1 of C(n+1, j) with n = v1 + v2.
     """
     n = leader + second
     favourable = sum(math.comb(n + 1, j) for j in range(leader + 1))

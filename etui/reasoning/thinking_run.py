@@ -1,7 +1,7 @@
-"""One thought and the answer it leads to, driven token by token.
+"""Thinking and the answer it leads to, driven token by token.
 
-A thought is never cut bare: when it is ended from outside, a bridge of words hands over to the
-answer, whose tokens are reserved. Cutting bare costs more accuracy than not thinking at all.
+Thinking is never cut without a transition: if it is ended early, a bridge of words hands over to
+the answer, whose tokens are reserved. A bare cut costs more accuracy than not thinking at all.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from etui.reasoning.prompts import Thinking
 
 @dataclass(frozen=True, slots=True)
 class ThinkingPlan:
-    """What one thought and its answer may take.
+    """Token budgets of the thinking and the answer.
 
     Attributes:
-        thinking: How the model is made to think; None answers at once.
-        think_tokens: The most tokens of the thought.
-        answer_tokens: The most tokens of the answer.
+        thinking: Texts that make the model think; None answers directly.
+        think_tokens: Maximum number of thinking tokens.
+        answer_tokens: Maximum number of answer tokens.
         hand_over: Tokens of ``thinking.hand_over``.
     """
 
@@ -34,14 +34,14 @@ class ThinkingPlan:
 
     @property
     def tokens(self) -> int:
-        """The most tokens both may take behind the prompt."""
+        """Maximum number of tokens after the prompt, hand-over included."""
         return self.think_tokens + len(self.hand_over) + self.answer_tokens
 
 
-def plan_for(
+def build_plan(
     arm: Arm, facts: ModelFacts, prompt_tokens: int, thinking: Thinking, hand_over: list[int]
 ) -> ThinkingPlan:
-    """The plan of a thought that fits into the context together with its answer."""
+    """Build the plan for thinking that fits into the context together with its answer."""
     budget = thinking_budget(arm, facts.context_tokens, prompt_tokens, len(hand_over))
     room = facts.context_tokens - prompt_tokens - len(hand_over) - budget
     return ThinkingPlan(thinking, budget, min(arm.max_tokens, room), tuple(hand_over))
@@ -50,26 +50,26 @@ def plan_for(
 def thinking_budget(
     arm: Arm, context_tokens: int, prompt_tokens: int, hand_over_tokens: int
 ) -> int:
-    """Tokens the thought may have: its budget, or what the context leaves beside the answer.
+    """Compute the thinking budget: the arm's, or what the context leaves besides the answer.
 
-    An answer's reservation shrinks to the smallest useful one before the thought shrinks to none.
+    The answer's reserve shrinks to the smallest useful answer before the thinking shrinks to 0.
     """
     room = context_tokens - prompt_tokens - hand_over_tokens
-    beside_whole_answer = room - arm.max_tokens
-    beside_short_answer = room - min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
-    room_for_thought = max(beside_whole_answer, min(beside_short_answer, room // 2))
+    with_whole_answer = room - arm.max_tokens
+    with_short_answer = room - min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
+    room_for_thought = max(with_whole_answer, min(with_short_answer, room // 2))
     return max(0, min(arm.think_tokens, room_for_thought))
 
 
 class ThinkingRun:
-    """A thought and its answer on one sequence, which stands at the end of the prompt.
+    """Thinking and its answer on one sequence that ends with the prompt.
 
-    Whoever drives it steps the sequence and hands each drawn token to ``take``; the trace queues
-    the bridge between thought and answer itself. A token the prefill drew must be taken back
-    first where the plan has no thought but a hand-over.
+    The caller steps the sequence and passes each drawn token to ``take``; the run queues the bridge
+    between thinking and answer itself. If the plan has a hand-over but no thinking tokens, the
+    token drawn by the prefill must be rolled back first.
 
     Attributes:
-        last_ns: When the last token was taken.
+        last_ns: Time of the last token.
     """
 
     def __init__(
@@ -85,35 +85,35 @@ class ThinkingRun:
         self._reply: Run | None = None
         self.last_ns = 0
         if plan.thinking is None:
-            self._reply = self._reply_run("")
+            self._reply = self._start_reply("")
             return
         self._thought = Run(plan.think_tokens, (plan.thinking.marker, *facts.stop))
         if self._thought.ending is not None:
-            self._cross(plan.thinking.hand_over, plan.hand_over)
+            self._queue_bridge(plan.thinking.hand_over, plan.hand_over)
 
     @property
     def thinking(self) -> bool:
-        """The next token belongs to the thought."""
+        """Whether the next token belongs to the thinking."""
         return self._thought is not None and self._thought.ending is None
 
     @property
     def done(self) -> bool:
-        """Thought and answer are over."""
+        """Whether thinking and answer have ended."""
         return self._reply is not None and self._reply.ending is not None
 
     @property
     def thinking_tokens(self) -> int:
-        """Tokens of the thought so far."""
+        """Number of thinking tokens so far."""
         return self._thought.tokens if self._thought else 0
 
     @property
     def tokens(self) -> int:
-        """Tokens drawn so far, those of thought and answer."""
+        """Number of thinking and answer tokens so far."""
         return self.thinking_tokens + (self._reply.tokens if self._reply else 0)
 
     @property
     def thought(self) -> Decoded | None:
-        """The thought as it came to be; None without one, or while it goes on."""
+        """The completed thinking; None without any, or while it continues."""
         if self._thought is None or self._thought.ending is None:
             return None
         decoded = self._thought.decoded()
@@ -121,7 +121,7 @@ class ThinkingRun:
 
     @property
     def reply(self) -> Decoded | None:
-        """The answer as it came to be; None if none was begun, or while it goes on."""
+        """The completed answer; None if it was not started, or while it continues."""
         begun = self._reply is not None and (self._reply.tokens or self._reply.ending)
         if self._reply is None or not begun or not self.done:
             return None
@@ -129,7 +129,7 @@ class ThinkingRun:
         return replace(decoded, text=self._adopted) if self._adopted else decoded
 
     def take(self, sampled: Sampled, at_ns: int) -> list[Thought | Answer]:
-        """Take the token that a step drew for the sequence; what is new to show."""
+        """Take the token that a step drew for the sequence and return the new text as events."""
         self.last_ns = at_ns
         if self._thought is not None and self._thought.ending is None:
             return self._take_thought(self._thought, sampled, at_ns)
@@ -142,14 +142,14 @@ class ThinkingRun:
         tokens = self._reply.tokens - before
         if text or tokens:
             events.append(Answer(at_ns, text, tokens))
-        elif self._had_said_all():
+        elif self._answered_while_thinking():
             assert self._thought is not None
             self._adopted = self._thought.decoded().text.strip()
             events.append(Answer(at_ns, self._adopted, 0))
         return events
 
-    def _had_said_all(self) -> bool:
-        """The model ended its thought by itself and has nothing to add: the thought answers."""
+    def _answered_while_thinking(self) -> bool:
+        """Return whether the thinking is the answer: the model ended it and adds nothing."""
         thought, reply = self._thought, self._reply
         return (
             thought is not None
@@ -161,14 +161,14 @@ class ThinkingRun:
         )
 
     def cut(self, ending: Ending, bridge: str) -> str:
-        """End the thought from outside and queue the bridge; the text that was held back."""
+        """End the thinking early, queue the bridge, and return the text that was held back."""
         assert self._thought is not None
         held = self._thought.end(ending)
-        self._cross(bridge, tuple(self._session.tokenize(bridge)))
+        self._queue_bridge(bridge, tuple(self._session.tokenize(bridge)))
         return held
 
     def hurry(self, at_ns: int) -> list[Thought | Answer]:
-        """The joules are spent: hand over to the answer, or end it unless it was reserved."""
+        """Hand over to the answer because the joules are spent, or end an unreserved answer."""
         if self._thought is not None and self._thought.ending is None:
             if self._thought.tokens == 0:
                 return []
@@ -182,12 +182,12 @@ class ThinkingRun:
         return [Answer(at_ns, text, 0)] if text else []
 
     def cancel(self, at_ns: int) -> list[Thought | Answer]:
-        """The user stopped it; what was held back is shown."""
+        """End the run because the user stopped it, and return the text that was held back."""
         if self._thought is not None and self._thought.ending is None:
             text = self._thought.end(Ending.CANCELLED)
             return [Thought(at_ns, text, 0)] if text else []
         if self._reply is None or self._reply.tokens == 0:
-            self._reply = None  # it was not begun
+            self._reply = None  # it was not started
             return []
         text = self._reply.end(Ending.CANCELLED)
         return [Answer(at_ns, text, 0)] if text else []
@@ -205,22 +205,22 @@ class ThinkingRun:
         decoded = thought.decoded()
         if decoded.stop == self._plan.thinking.marker:
             opening = decoded.rest.lstrip()
-            self._reply = self._reply_run(opening)
+            self._reply = self._start_reply(opening)
             return [*events, Answer(at_ns, opening, 0)] if opening else events
         if decoded.ending is Ending.LIMIT:
-            self._cross(self._plan.thinking.hand_over, self._plan.hand_over)
+            self._queue_bridge(self._plan.thinking.hand_over, self._plan.hand_over)
         else:
             ended = self._plan.thinking.ended
-            self._cross(ended, tuple(self._session.tokenize(ended)))
+            self._queue_bridge(ended, tuple(self._session.tokenize(ended)))
         return events
 
-    def _cross(self, bridge: str, tokens: tuple[int, ...]) -> None:
+    def _queue_bridge(self, bridge: str, tokens: tuple[int, ...]) -> None:
         assert self._plan.thinking is not None
         self._session.extend(self.sequence, tokens)
         shown = bridge.partition(self._plan.thinking.marker)[0].rstrip()
         self._bridge_shown = shown if shown.strip() else ""
-        self._reply = self._reply_run("")
+        self._reply = self._start_reply("")
 
-    def _reply_run(self, opening: str) -> Run:
+    def _start_reply(self, opening: str) -> Run:
         room = self._facts.context_tokens - len(self.sequence.tokens)
         return Run(min(self._plan.answer_tokens, room), self._facts.stop, opening)

@@ -1,8 +1,8 @@
-"""Majority vote: many answers over one prefill, decoded in one batch, until enough agree.
+"""Majority vote: several answers after one prefill, decoded in one batch, until enough agree.
 
-The prompt is computed once and shared; each vote is a fork of it with a seed of its own. Votes run
-side by side, because sequences of one batch share each read of the weights; one that ends gives its
-place to the next.
+The prompt is computed once and shared; each vote is a fork of it with its own seed. Votes run in
+parallel, because the sequences of a batch share each read of the weights; when a vote ends, the
+next one takes its place.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ from etui.engine.session import Session
 from etui.errors import CacheFull
 from etui.events import Answer, Batch, Event, Status, Thought, Vote
 from etui.multiple_choice import options_of
-from etui.reasoning.ballot import Ballot, abandoned_vote, ballot_of
+from etui.reasoning.ballot import Ballot, build_abandoned_vote, build_ballot
 from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS
 from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.cot import thinking_prompt
-from etui.reasoning.decoding import Opened, finished, open_prompt
+from etui.reasoning.decoding import Opened, build_finished, open_prompt
 from etui.reasoning.direct import answer_prompt
-from etui.reasoning.prompts import thinking_for, thinking_style
-from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun, plan_for
+from etui.reasoning.prompts import build_thinking, choose_style
+from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun, build_plan
 from etui.reasoning.vote_count import Poll
 
 
 def vote(
     messages: Sequence[Message], arm: Arm, session: Session, control: Control
 ) -> Iterator[Event]:
-    """Draw up to ``arm.votes`` answers and give the one most of them agree on.
+    """Draw up to ``arm.votes`` answers and return the most frequent one.
 
-    Each vote thinks within ``arm.think_tokens`` (0 answers at once) and answers within
+    Each vote thinks within ``arm.think_tokens`` (0 answers directly) and answers within
     ``arm.max_tokens``. The answer shown is that of the first vote for the winner.
+
+    Yields:
+        The events of the answer; the last is ``Finished``.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
@@ -43,10 +46,10 @@ def vote(
     start_ns = time.monotonic_ns()
     facts = session.facts
     if arm.think_tokens:
-        thinking = thinking_for(thinking_style(arm, facts), facts)
+        thinking = build_thinking(choose_style(arm, facts), facts)
         hand_over = session.tokenize(thinking.hand_over)
         prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over))
-        plan = plan_for(arm, facts, len(prompt.tokens), thinking, hand_over)
+        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over)
     else:
         prompt = answer_prompt(messages, arm, session)
         room = facts.context_tokens - len(prompt.tokens)
@@ -54,8 +57,8 @@ def vote(
     opened = yield from open_prompt(prompt, arm, session, control, start_ns, to_fork=True)
     try:
         if opened.first is None:
-            why = "stopped while the prompt was computed"
-            yield finished(opened, None, None, status="stopped", why=why)
+            why = "stopped while computing the prompt"
+            yield build_finished(opened, None, None, status="stopped", why=why)
             return
         election = _Election(messages[-1].content, arm, session, plan, opened)
         yield from election.run(control)
@@ -66,7 +69,7 @@ def vote(
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A vote that is being decoded."""
+    """A running vote."""
 
     index: int
     trace: ThinkingRun
@@ -96,7 +99,7 @@ class _Election:
         self._thinking_end_ns = self._end_ns = self._batches_end_ns = opened.end_ns
 
     def run(self, control: Control) -> Iterator[Event]:
-        """Decode votes until the poll is decided, or the user or the budget ends it."""
+        """Decode votes until the count is decided, or the user or a budget ends it."""
         try:
             while True:
                 if control.cancelled():
@@ -109,15 +112,15 @@ class _Election:
                     break
                 yield from self._step()
         finally:
-            rest = [self._abandon(each) for each in list(self._live)]
+            abandoned = [self._abandon(each) for each in list(self._live)]
         if self._ended != "complete":
-            yield from self._told(self._poll.count_all())
-        for event in self._told(self._poll.uncounted):
+            yield from self._build_events(self._poll.count_all())
+        for event in self._build_events(self._poll.uncounted):
             yield replace(event, status="uncounted")
-        yield from rest
+        yield from abandoned
 
     def close(self, opened: Opened) -> Iterator[Event]:
-        """The winner's answer and the last word."""
+        """Yield the winner's answer and the final event."""
         winner, state = self._poll.winner, self._poll.tally
         if winner is not None and winner.answer:
             yield Answer(self._end_ns, winner.answer, 0)
@@ -127,12 +130,12 @@ class _Election:
         started = self._arm.votes - len(self._waiting)
         why = self._poll.why(started, self._cut_off)
         if status in ("stopped", "budget"):
-            by = f"{BUDGET} ended" if status == "budget" else "stopped: it broke off"
-            why = f"{by} the vote after {state.count} of {self._arm.votes}; {why}"
+            by = f"{BUDGET} ended the vote" if status == "budget" else "stopped"
+            why = f"{by} after {state.count} of {self._arm.votes} votes; {why}"
         silent = state.key is None
         thinking, answer = self._tokens[Thought], self._tokens[Answer]
         yield replace(
-            finished(opened, None, None, status=status, why=why),
+            build_finished(opened, None, None, status=status, why=why),
             thinking_end_ns=self._thinking_end_ns,
             end_ns=self._end_ns,
             first_token_ns=self._first_ns,
@@ -149,7 +152,7 @@ class _Election:
             if not self._poll.wants_another(len(self._live)):
                 return
             if self._live and not self._has_room():
-                return  # a smaller batch: the vote waits for a place, its result stays the same
+                return  # the vote waits for room; a smaller batch does not change its result
             index = self._waiting.popleft()
             sampling = self._arm.sampling
             seeded = replace(sampling, seed=(sampling.seed + index) % 2**32)
@@ -171,10 +174,10 @@ class _Election:
     def _step(self) -> Iterator[Event]:
         try:
             step = self._session.step([vote.trace.sequence for vote in self._live])
-        except CacheFull:  # some answer took more room than was kept for it
+        except CacheFull:  # an answer took more room than was reserved for it
             if len(self._live) < 2:
                 raise
-            self._begin_anew(self._live[-1])
+            self._requeue(self._live[-1])
             return
         live = {vote.trace.sequence.id: vote for vote in self._live}
         shares = tuple((live[id_].index, count) for id_, count in step.computed.items())
@@ -197,15 +200,15 @@ class _Election:
                 yield kind(step.end_ns, "", tokens)
         for vote in list(self._live):
             if vote.trace.done:
-                yield from self._told(self._poll.add(self._ballot(vote)))
+                yield from self._build_events(self._poll.add(self._ballot(vote)))
 
     def _ballot(self, vote: _UnderWay) -> Ballot:
         self._live.remove(vote)
         self._session.close(vote.trace.sequence, keep=False)
-        return ballot_of(vote.index, vote.trace, self._question, self._options, self._arm.weight)
+        return build_ballot(vote.index, vote.trace, self._question, self._options, self._arm.weight)
 
     def _hurry(self) -> Iterator[Event]:
-        """The joules are spent: decide by what is in, or bring one vote to its end."""
+        """End the vote because the joules are spent: count what has ended, or finish one vote."""
         self._ended = "budget"
         if not self._hurried:
             self._hurried = True
@@ -215,20 +218,20 @@ class _Election:
         for vote in list(self._live):
             vote.trace.hurry(self._end_ns)
             if vote.trace.done:
-                yield from self._told(self._poll.add(self._ballot(vote)))
+                yield from self._build_events(self._poll.add(self._ballot(vote)))
 
     def _abandon(self, vote: _UnderWay) -> Vote:
         self._live.remove(vote)
         self._cut_off += 1
         vote.trace.cancel(self._end_ns)
         self._session.close(vote.trace.sequence, keep=False)
-        return abandoned_vote(vote.index, vote.trace, self._end_ns)
+        return build_abandoned_vote(vote.index, vote.trace, self._end_ns)
 
-    def _begin_anew(self, vote: _UnderWay) -> None:
-        """Give a vote's cache up; its seed makes the same vote of it later."""
+    def _requeue(self, vote: _UnderWay) -> None:
+        """Free a vote's cache and queue it again; its seed reproduces the same vote later."""
         self._live.remove(vote)
         self._session.close(vote.trace.sequence, keep=False)
         self._waiting.appendleft(vote.index)
 
-    def _told(self, ballots: Iterable[Ballot]) -> Iterator[Vote]:
+    def _build_events(self, ballots: Iterable[Ballot]) -> Iterator[Vote]:
         return (ballot.event(self._end_ns) for ballot in ballots)

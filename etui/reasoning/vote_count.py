@@ -1,8 +1,8 @@
-"""The count of a vote: which votes count, whether another one is wanted, how it came out.
+"""Count the votes: which of them count, whether another one is needed, and the result.
 
-Votes are counted in the order they were numbered, not in the order they end. The latter depends on
-how many fit into one batch, and would favour short answers once a rule stops early; so the same
-seeds come to the same result at any width.
+Votes are counted in the order of their numbers, not in the order they end. The latter depends on
+how many fit into one batch, and would favour short answers when a rule stops early; so the same
+seeds give the same result with any batch size.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Poll:
     """The votes of one question.
 
     Attributes:
-        counted: Ballots that count, in their order.
-        verdict: The rule's last word on them.
+        counted: Ballots that count, in the order of their numbers.
+        verdict: The current verdict of the stop rule on them.
     """
 
     def __init__(self, arm: Arm) -> None:
@@ -30,12 +30,12 @@ class Poll:
 
     @property
     def decided(self) -> bool:
-        """No further vote is wanted."""
+        """Whether no further vote is needed."""
         return self.verdict.stop
 
     @property
     def uncounted(self) -> list[Ballot]:
-        """Ballots behind a vote that is still under way, or behind the one that decided."""
+        """Ballots after a vote that is still running, or after the one that decided."""
         return [self._behind[index] for index in sorted(self._behind)]
 
     @property
@@ -45,12 +45,12 @@ class Poll:
 
     @property
     def winner(self) -> Ballot | None:
-        """The first vote for the answer that leads; the first of all where none gave an answer."""
+        """The first vote for the leading answer; the first of all if none has an answer."""
         key = self.tally.key
         return next((b for b in self.counted if key is None or b.extracted.key == key), None)
 
     def add(self, ballot: Ballot) -> list[Ballot]:
-        """Take a ballot; those that count now, in their order."""
+        """Add a ballot and return those that count now, in the order of their numbers."""
         self._behind[ballot.index] = ballot
         news: list[Ballot] = []
         while not self.decided and len(self.counted) in self._behind:
@@ -61,17 +61,17 @@ class Poll:
         return news
 
     def count_all(self) -> list[Ballot]:
-        """Count what came to its end, gaps or not: the vote is broken off here."""
+        """Count all completed votes, despite gaps, because the vote was ended early."""
         news = self.uncounted
         self.counted += news
         self._behind.clear()
         return news
 
     def wants_another(self, under_way: int) -> bool:
-        """Whether to begin a further vote beside those under way.
+        """Decide whether to start another vote in addition to the running ones.
 
-        Not where these would decide if they all agreed with the leader: a token saved is a joule
-        saved, and should one of them differ, the next begins then.
+        None is started if the running ones would decide the vote by agreeing with the leader: this
+        saves joules, and if one of them differs, the next vote can still be started.
         """
         ended = [ballot.cast for ballot in (*self.counted, *self.uncounted)]
         left = self._votes - len(ended) - under_way
@@ -84,11 +84,11 @@ class Poll:
         return not verdict(tally(agreed), left, self._stop).stop
 
     def why(self, started: int, cut_off: int) -> str:
-        """In words how it came out: ``flip: 3 of 3 votes agree, ...; 5 votes saved``.
+        """Describe the result: ``flip: 3 of 3 votes agree, ...; 5 votes saved``.
 
         Args:
-            started: Votes that were begun.
-            cut_off: Votes among them that were dropped before their end.
+            started: Number of votes started.
+            cut_off: Number of these that were dropped unfinished.
         """
         state = self.tally
         count = count_text(state.count, "vote")
@@ -100,14 +100,14 @@ class Poll:
         chance = percent_text(self.verdict.chance) if self.verdict.chance is not None else ""
         match self.verdict.rule:
             case "lead" if self.decided:
-                parts[0] += ", the rest cannot change it"
+                parts[0] += ", the remaining votes cannot change it"
             case "flip" if self.decided:
                 parts[0] += f", {chance} chance to flip"
             case "adaptive" if self.decided:
-                parts[0] += f", {chance} sure to be the majority"
+                parts[0] += f", {chance} probability of a majority"
         saved = min(left, self._votes - started)
         if saved > 0:
             parts.append(f"{count_text(saved, 'vote')} saved")
         if cut_off:
-            parts.append(f"{count_text(cut_off, 'vote')} cut off under way")
+            parts.append(f"{count_text(cut_off, 'vote')} dropped unfinished")
         return "; ".join(parts)

@@ -63,7 +63,7 @@ def test_letters_the_model_would_not_write_are_told(fake):
     session = fake(says_nothing, sees=sees(_A=0.02, _B=0.01, _C=0.01))
     end = list(answer(QUESTION, ARM, session, GO_ON))[-1]
     assert end.answer == "A) one"
-    assert end.why == "the option letters hold only 4 % of the probability of the next token"
+    assert end.why == "the option letters have only 4 % of the probability of the next token"
 
 
 def test_a_question_without_options_is_answered_in_text(fake):
@@ -72,7 +72,7 @@ def test_a_question_without_options_is_answered_in_text(fake):
 
     end = list(answer((Message("user", "Is it?"),), ARM, fake(says), GO_ON))[-1]
     assert (end.answer, end.output_tokens) == ("Yes.", 4)
-    assert end.why == "the question has no options to choose from, so the answer was decoded"
+    assert end.why == "the question has no options, so the answer was decoded"
 
 
 def test_letters_that_are_no_single_token_are_answered_in_text(fake, monkeypatch):
@@ -83,7 +83,7 @@ def test_letters_that_are_no_single_token_are_answered_in_text(fake, monkeypatch
     )
     end = list(answer(QUESTION, ARM, session, GO_ON))[-1]
     assert end.answer == "B"
-    assert end.why.startswith("some option letters are no single token")
+    assert end.why.startswith("some option letters are not a single token")
 
 
 def test_cancel_in_the_prefill(fake):

@@ -56,7 +56,7 @@ def test_the_budget_hands_over_with_a_sentence(fake):
     end = events[-1]
     assert end.thinking_tokens == 20
     assert (end.answer, end.status) == ("4", "complete")
-    assert end.why == "the think budget ended the thought after 20 tokens"
+    assert end.why == "the thinking budget ended the thinking after 20 tokens"
     assert "That is enough thinking" in end.thinking
     assert ANSWER_MARKER not in end.thinking
     assert end.output_tokens == 20 + len(" 4")
@@ -136,7 +136,7 @@ def test_a_full_context_shortens_the_thought_and_keeps_the_answer(fake):
     end = list(answer(QUESTION, cot(think_tokens=400, max_tokens=30), session, GO_ON))[-1]
     assert (end.answer, end.status) == ("four", "complete")
     assert 0 < end.thinking_tokens < 400
-    assert end.why.startswith("the context ended the thought")
+    assert end.why.startswith("the context ended the thinking")
     assert len(session.opened[0].tokens) <= 420
 
 
@@ -166,7 +166,7 @@ def test_a_spent_budget_ends_the_thought_and_the_answer_is_still_given(fake):
     end = events[-1]
     assert (end.answer, end.status) == ("four", "budget")
     assert 0 < end.thinking_tokens < 20
-    assert end.why.startswith("the budget ended the thought")
+    assert end.why.startswith("the budget ended the thinking")
 
 
 @given(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import EarlyExit, TokenCost
-from etui.reasoning.depth import JoulesSpent, Look, confident, not_worth_it, too_dear
+from etui.reasoning.depth import JoulesSpent, Look, check_confidence, check_gain, check_joules
 
 PRICE = TokenCost(0.5, 0.001, 0.05)
 COUNTS = st.integers(0, 2000)
@@ -42,11 +42,13 @@ def test_the_price_is_the_integral_over_the_context():
     ],
 )
 def test_an_answer_must_be_confident_and_stable(seen, fires):
-    assert (confident(looks(*seen), EarlyExit(48, 0.9, 2)) is not None) == fires
+    assert (check_confidence(looks(*seen), EarlyExit(48, 0.9, 2)) is not None) == fires
 
 
 def test_one_look_can_be_enough():
-    assert confident(looks(("A", 0.97)), EarlyExit(48, 0.9, 1)) == "the answer was 97 % certain"
+    assert (
+        check_confidence(looks(("A", 0.97)), EarlyExit(48, 0.9, 1)) == "the answer was 97 % certain"
+    )
 
 
 def test_a_chunk_that_does_not_fit_is_too_dear():
@@ -54,10 +56,10 @@ def test_a_chunk_that_does_not_fit_is_too_dear():
     flat = TokenCost(0.5, 0.0, 0.05)
     needed = 100 * 0.05 + (48 + 48 + 10) * 0.5
     fits = JoulesSpent(flat, needed, 100, 10)
-    assert too_dear(fits, 148, 48, 48) is None
+    assert check_joules(fits, 148, 48, 48) is None
     short = JoulesSpent(flat, needed - 4.0, 100, 10)
-    assert too_dear(short, 148, 48, 48) == (
-        "48 tokens more would take ~24 J, and ~20 J of 54.0 J is left beside the answer"
+    assert check_joules(short, 148, 48, 48) == (
+        "48 more tokens would cost ~24 J, but only ~20 J of 54.0 J is left for thinking"
     )
 
 
@@ -65,31 +67,31 @@ def test_a_chunk_that_does_not_fit_is_too_dear():
     "spending", [JoulesSpent(None, 10.0, 100, 10), JoulesSpent(PRICE, None, 100, 10)]
 )
 def test_without_a_price_or_a_limit_nothing_is_too_dear(spending):
-    assert too_dear(spending, 10_000, 9_000, 1_000) is None
+    assert check_joules(spending, 10_000, 9_000, 1_000) is None
 
 
 @given(limit=st.floats(1, 1e4), context=COUNTS, thought=COUNTS, chunk=st.integers(1, 200))
 def test_a_larger_budget_never_stops_earlier(limit, context, thought, chunk):
-    small = too_dear(JoulesSpent(PRICE, limit, 50, 20), context + thought, thought, chunk)
-    large = too_dear(JoulesSpent(PRICE, 2 * limit, 50, 20), context + thought, thought, chunk)
+    small = check_joules(JoulesSpent(PRICE, limit, 50, 20), context + thought, thought, chunk)
+    large = check_joules(JoulesSpent(PRICE, 2 * limit, 50, 20), context + thought, thought, chunk)
     assert small is not None or large is None
 
 
 def test_thought_that_gains_nothing_is_not_worth_it():
     flat = looks(("A", 0.5), ("A", 0.5), ("A", 0.5))
-    assert "0 % more confidence" in str(not_worth_it(flat, PRICE, 1e6, 100, 48))
+    assert "0 % more confidence" in str(check_gain(flat, PRICE, 1e6, 100, 48))
     gaining = looks(("A", 0.4), ("A", 0.5), ("A", 0.6))
     cost = PRICE.decode_joules(100, 48)
-    assert not_worth_it(gaining, PRICE, cost / 10.0 * 1.001, 100, 48) is None
-    assert not_worth_it(gaining, PRICE, cost / 10.0 * 0.999, 100, 48) is not None
+    assert check_gain(gaining, PRICE, cost / 10.0 * 1.001, 100, 48) is None
+    assert check_gain(gaining, PRICE, cost / 10.0 * 0.999, 100, 48) is not None
 
 
 def test_no_more_is_expected_than_is_missing_to_certainty():
     near = looks(("A", 0.5), ("A", 0.75), ("A", 0.99))
     cost = PRICE.decode_joules(100, 48)
-    assert not_worth_it(near, PRICE, cost / 2.0, 100, 48) is not None  # one point at most is left
+    assert check_gain(near, PRICE, cost / 2.0, 100, 48) is not None  # one point at most is left
 
 
 def test_two_gains_are_waited_for_and_a_price():
-    assert not_worth_it(looks(("A", 0.5), ("A", 0.4)), PRICE, 0.001, 100, 48) is None
-    assert not_worth_it(looks(*[("A", 0.5)] * 5), None, 0.001, 100, 48) is None
+    assert check_gain(looks(("A", 0.5), ("A", 0.4)), PRICE, 0.001, 100, 48) is None
+    assert check_gain(looks(*[("A", 0.5)] * 5), None, 0.001, 100, 48) is None

@@ -51,7 +51,7 @@ def test_max_tokens_truncate_and_say_so(fake):
     session = fake(script("[assistant]", "A very long answer"))
     end = list(answer(QUESTION, arm(max_tokens=6), session, GO_ON))[-1]
     assert (end.answer, end.status, end.output_tokens) == ("A very", "truncated", 6)
-    assert end.why == "max tokens cut the answer after 6 tokens"
+    assert end.why == "max tokens cut off the answer after 6 tokens"
 
 
 def test_a_stop_string_ends_the_answer_and_is_not_shown(fake):

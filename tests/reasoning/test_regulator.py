@@ -57,7 +57,7 @@ def test_it_stops_once_the_answer_is_confident_and_stable(fake):
     assert dict(probes[-1].probabilities) == pytest.approx({"A": 0.05, "B": 0.95})
     assert (end.thinking_tokens, end.answer, end.status) == (40, "B", "complete")
     assert end.why == (
-        "early exit after 40 tokens of thought: the answer was 95 % certain, 2 times running"
+        "early exit after 40 thinking tokens: the answer was 95 % certain in 2 consecutive probes"
     )
     assert end.output_tokens == 40 + len(" B")
     assert "".join(e.text for e in events if isinstance(e, Thought)) == end.thinking
@@ -96,7 +96,7 @@ def test_words_are_looked_at_by_a_short_decode(fake):
     assert end.thinking_tokens == 20
     assert run(fake(thinker(" The Sun.\n")), cot(early_exit=EarlyExit(10, 0.7, 2)), OPEN)[
         1
-    ].why.startswith("the think budget")
+    ].why.startswith("the thinking budget")
 
 
 def test_native_thought_is_closed_before_a_look(fake):
@@ -129,8 +129,8 @@ def test_joules_that_are_left_bound_the_depth(fake):
     assert probes == []  # no confidence is asked for
     assert end.thinking_tokens == 144  # 3 chunks of 48, 20 for the answer: a fourth is too much
     assert end.why == (
-        "regulated depth after 144 tokens of thought: 48 tokens more would take ~48 J, and "
-        "~4.0 J of 168 J is left beside the answer (by mean of 4 turns)"
+        "regulated depth after 144 thinking tokens: 48 more tokens would cost ~48 J, but only "
+        "~4.0 J of 168 J is left for thinking (token cost: mean of 4 turns)"
     )
     assert "That is enough thinking" in end.thinking
     assert (end.answer, end.status) == ("B", "complete")
@@ -140,7 +140,9 @@ def test_no_thought_is_begun_that_cannot_be_paid(fake):
     session = fake(thinker())
     _, end, _ = run(session, cot(max_joules=30.0), price=TokenCost(1.0))
     assert (end.thinking_tokens, end.answer) == (0, "B")
-    assert end.why.startswith("regulated depth: no thought, for 48 tokens more would take ~48 J")
+    assert end.why.startswith(
+        "regulated depth: no thinking, because 48 more tokens would cost ~48 J"
+    )
 
 
 def test_the_exchange_rate_ends_thought_that_gains_nothing(fake):
@@ -150,8 +152,8 @@ def test_the_exchange_rate_ends_thought_that_gains_nothing(fake):
     assert [p.thinking_tokens for p in probes] == [0, 48, 96]
     assert end.thinking_tokens == 96
     assert end.why == (
-        "regulated depth after 96 tokens of thought: 48 tokens more would take ~48 J for 0 % more "
-        "confidence, worth ~0.0 J (by operating curve)"
+        "regulated depth after 96 thinking tokens: 48 more tokens would cost ~48 J for 0 % more "
+        "confidence, worth ~0.0 J (token cost: operating curve)"
     )
 
 

@@ -86,14 +86,16 @@ def test_lead_stops_when_the_rest_cannot_change_it(fake):
     session = fake(voters(*"BBABBAA"), seeded=True)
     _, end, votes = run(session, ballot(stop=VoteStop("lead"), batch=1))
     assert [v.choice for v in votes] == list("BBABB")
-    assert end.why == "lead: 4 of 5 votes agree, the rest cannot change it; 2 votes saved"
+    assert (
+        end.why == "lead: 4 of 5 votes agree, the remaining votes cannot change it; 2 votes saved"
+    )
 
 
 def test_adaptive_says_how_sure_it_is(fake):
     session = fake(voters(*"BBBBBBB"), seeded=True)
     _, end, votes = run(session, ballot(stop=VoteStop("adaptive", threshold=0.93), batch=2))
     assert len(votes) == 3
-    assert end.why == "adaptive: 3 of 3 votes agree, 94 % sure to be the majority; 4 votes saved"
+    assert end.why == "adaptive: 3 of 3 votes agree, 94 % probability of a majority; 4 votes saved"
 
 
 def test_votes_think_and_hand_over(fake):
@@ -182,7 +184,7 @@ def test_stopping_in_the_middle_counts_what_is_in(fake):
     _, end, votes = run(session, ballot(votes=3), FakeControl(lambda: session.steps > 20))
     assert (end.status, end.answer) == ("stopped", "B")
     assert [v.status for v in votes] == ["answered", "abandoned", "abandoned"]
-    assert end.why.startswith("stopped: it broke off the vote after 1 of 3")
+    assert end.why.startswith("stopped after 1 of 3")
     assert end.output_tokens == drawn_tokens(session)
     assert session.live == []
     assert session.kept == [0]

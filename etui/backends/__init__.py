@@ -1,1 +1,1 @@
-"""Where answers come from: this process, or a child process."""
+"""Backends that answer requests: llama.cpp in this process, or in a child process."""

@@ -1,7 +1,7 @@
-"""Answers requests in this process: residency finds the model, reasoning drives it.
+"""Answer requests in this process: residency loads the model, reasoning drives it.
 
-``ask`` and ``bench`` use this class directly; the app reaches the same class through the child
-process (``engine/child.py`` -> ``worker.py``).
+``ask`` and ``bench`` use this class directly; the app uses it in a child process
+(:mod:`etui.backends.process` and :mod:`etui.backends.worker`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["AnswerRequest", "LocalBackend"]
 
 
 class LocalBackend:
-    """llama.cpp in this process.
+    """Backend that runs llama.cpp in this process.
 
-    One answer runs at a time; ``cancel`` and ``hurry`` may come from any thread.
+    One answer runs at a time; ``cancel`` and ``hurry`` may be called from any thread.
     """
 
     def __init__(self, config: Config) -> None:
@@ -36,12 +36,15 @@ class LocalBackend:
         self._spent = threading.Event()
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        """Events of one answer; the last is ``Finished``.
+        """Answer a request.
+
+        Yields:
+            The events of the answer; the last is ``Finished``.
 
         Raises:
             ModelUnavailable: The model cannot be loaded.
             ContextOverflow: The prompt does not fit.
-            EngineFailed: llama.cpp gave up.
+            EngineFailed: llama.cpp failed.
         """
         from etui.reasoning.answer import answer
 
@@ -54,23 +57,26 @@ class LocalBackend:
             self._residency.answered(request.model.name)
 
     def load(self, model: ModelSpec, path: Path) -> Generator[Residence, None, LlamaSession]:
-        """Bring a model into memory ahead of a question: what gave way for it, and its load.
+        """Load a model before a question is asked; the load runs while the iterator is read.
 
-        Nothing comes when it was there. The load runs while the iterator is read; it returns the
-        model's session, for who computes on it without an answer.
+        Yields:
+            The models unloaded for room, and the load; nothing if the model is in memory.
+
+        Returns:
+            The model's session, for computations without an answer.
 
         Raises:
             ModelUnavailable: The model cannot be loaded.
-            EngineFailed: llama.cpp gave up.
+            EngineFailed: llama.cpp failed.
         """
         return (yield from self._residency.session(model, path))
 
     def unload(self, model: str) -> Iterator[Unloaded]:
-        """Give a model up between two answers; nothing comes when it was not in memory."""
+        """Unload a model between two answers; yields nothing if it is not in memory."""
         return self._residency.unload(model)
 
     def forget(self) -> None:
-        """Let the next answer reuse nothing of those before it; between two answers."""
+        """Clear the prefix caches between two answers, so that the next one reuses nothing."""
         self._residency.forget()
 
     def cancel(self) -> None:
@@ -78,25 +84,25 @@ class LocalBackend:
         self._cancelled.set()
 
     def hurry(self) -> None:
-        """The joules are spent: end the thought and answer with what is there."""
+        """End the thinking of the running answer, because its joules are spent."""
         self._spent.set()
 
     def cancelled(self) -> bool:
-        """Whether the running answer was cancelled."""
+        """Return whether the running answer was cancelled."""
         return self._cancelled.is_set()
 
     def spent(self) -> bool:
-        """Whether the running answer has spent its joules."""
+        """Return whether the running answer has spent its joules."""
         return self._spent.is_set()
 
     def seconds_to_unload(self) -> float | None:
-        """Seconds until ``unload_idle`` has something to do; None if it never will."""
+        """Return the seconds until the next idle unload; None if none is due."""
         return self._residency.seconds_to_unload()
 
     def unload_idle(self) -> tuple[Unloaded, ...]:
-        """Unload the models that were kept warm for long enough.
+        """Unload the models whose keep-warm time is over.
 
-        For a front end that stays: call it between answers, on the thread that answers.
+        For long-running front ends: call it between answers, on the thread that answers.
         """
         return self._residency.unload_idle()
 

@@ -1,7 +1,7 @@
-"""The engine in a process of its own, so that a crash, a hang or a full GPU takes no screen down.
+"""Run the engine in a child process, so that a crash or a hang does not end the app.
 
-The process is started by ``subprocess``: ``multiprocessing`` cannot start inside a running Textual
-app, whose standard error has no file descriptor.
+The process is started with ``subprocess``: ``multiprocessing`` cannot start inside a running
+Textual app, whose standard error has no file descriptor.
 """
 
 from __future__ import annotations
@@ -43,30 +43,31 @@ if TYPE_CHECKING:
 
 START_SECONDS = 30.0
 SILENT_SECONDS = 10.0
-"""Longest silence of a living child, which sends a heartbeat twice a second."""
+"""Maximum silence of a living child, which sends a heartbeat twice a second."""
 
 STALLED_SECONDS = 600.0
-"""Longest time without an event: a load from a slow disk, or one batch of a very large model."""
+"""Maximum time without an event: a load from a slow disk, a batch of a very large model."""
 
 CATCH_UP_SECONDS = 1.0
-"""Shortest wait for a message: when this process was suspended, the pipe was not read meanwhile."""
+"""Minimum wait for a message: after a suspension of this process, the pipe has to be read first."""
 
 _LOG_LINES = 3
 _LOG_BYTES = 4_000_000
 
 
 class ProcessBackend:
-    """Answers requests in a child process, started when first needed and again after a failure.
+    """Backend in a child process, which is started on first use and restarted after a failure.
 
-    ``answer`` runs in one thread at a time; ``cancel`` may come from any.
+    ``answer`` runs in one thread at a time; ``cancel`` may be called from any thread.
 
     Args:
-        silent_seconds: Silence after which the child is taken for hung, and killed.
-        stalled_seconds: Time without an event of the running answer, likewise.
+        config: Configuration, sent to the child.
+        silent_seconds: Silence after which the child counts as hung and is killed.
+        stalled_seconds: Time without an event of the running answer after which it is killed.
 
     Attributes:
-        on_unloaded: Called when a model was kept warm for long enough and is gone, on the thread
-            that reads the pipe: it must not wait for an answer.
+        on_unloaded: Called after an idle unload, on the thread that reads the pipe: it must not
+            wait for an answer.
     """
 
     def __init__(
@@ -87,15 +88,15 @@ class ProcessBackend:
 
     @property
     def pid(self) -> int | None:
-        """The child's process number; None while there is none."""
+        """Process id of the child; None if it is not running."""
         child = self._child
         return child.process.pid if child is not None and child.alive else None
 
     def start(self) -> None:
-        """Start the child and wait for its handshake, if it does not run already.
+        """Start the child and wait for its handshake, unless it is running.
 
         Raises:
-            EngineFailed: It died, or did not answer in time.
+            EngineFailed: It died, or did not respond in time.
         """
         if self._child is not None and self._child.responds(self._silent_seconds):
             return
@@ -104,43 +105,50 @@ class ProcessBackend:
         self._child = _Child(self._config, self._unloaded)
         hello = self._child.next(START_SECONDS, START_SECONDS)
         if not isinstance(hello, Hello):
-            why = hello if isinstance(hello, str) else f"began with {hello!r}"
-            raise self._dead(self._child, why)
+            why = hello if isinstance(hello, str) else f"sent no handshake but {hello!r}"
+            raise self._build_failure(self._child, why)
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        """Events of one answer; the last is ``Finished``. Closing the iterator cancels it.
+        """Answer a request; closing the iterator cancels the answer.
+
+        Yields:
+            The events of the answer; the last is ``Finished``.
 
         Raises:
-            EtuiError: Whatever the engine raised, of the same class.
-            EngineFailed: The process died or hung; it is started anew for the next answer.
+            EtuiError: An error of the engine, with its original class.
+            EngineFailed: The process died or hung; it is restarted for the next answer.
         """
-        yield from self._told(lambda number: Ask(number, request))
+        yield from self._request(lambda number: Ask(number, request))
 
     def load(self, model: ModelSpec, path: Path) -> Iterator[Residence]:
-        """Bring a model into memory ahead of a question: what gave way for it, and its load.
+        """Load a model before a question is asked; the load runs while the iterator is read.
 
-        Nothing comes when it was there. The load runs while the iterator is read.
+        Yields:
+            The models unloaded for room, and the load; nothing if the model is in memory.
 
         Raises:
             EtuiError: As ``answer``.
         """
-        for event in self._told(lambda number: Load(number, model, path)):
+        for event in self._request(lambda number: Load(number, model, path)):
             if isinstance(event, Residence):
                 yield event
 
     def unload(self, model: str) -> Iterator[Residence]:
-        """Give a model up between two answers; nothing comes when it was not in memory.
+        """Unload a model between two answers.
+
+        Yields:
+            The unload; nothing if the model is not in memory.
 
         Raises:
             EngineFailed: As ``answer``.
         """
         if self.pid is None:
-            return  # it went with its process
-        for event in self._told(lambda number: Unload(number, model)):
+            return  # without a process nothing is loaded
+        for event in self._request(lambda number: Unload(number, model)):
             if isinstance(event, Residence):
                 yield event
 
-    def _told(self, message_of: Callable[[int], Ask | Load | Unload]) -> Iterator[Event]:
+    def _request(self, build_message: Callable[[int], Ask | Load | Unload]) -> Iterator[Event]:
         """Send a message and yield the events that answer it."""
         self.start()
         child = self._child
@@ -149,13 +157,13 @@ class ProcessBackend:
             self._number += 1
             number = self._running = self._number
         try:
-            child.send(message_of(number))
+            child.send(build_message(number))
             while True:
                 message = child.next(self._silent_seconds, self._stalled_seconds)
                 if isinstance(message, str):
-                    raise self._dead(child, message)
+                    raise self._build_failure(child, message)
                 if getattr(message, "number", None) != number:
-                    continue  # of an answer that was given up
+                    continue  # from an abandoned answer
                 if isinstance(message, EngineEvent):
                     yield message.event
                 elif isinstance(message, Failed):
@@ -165,20 +173,20 @@ class ProcessBackend:
                     number = 0
                     return
         finally:
-            if number:  # the reader went away, or the child died
+            if number:  # the iterator was closed, or the child died
                 child.send(Cancel(number))
             with self._lock:
                 self._running = None
 
     def cancel(self) -> None:
-        """End the running answer within one batch; its ``Finished`` still comes."""
-        self._tell(Cancel)
+        """End the running answer within one batch; its ``Finished`` still follows."""
+        self._send_to_running(Cancel)
 
     def hurry(self) -> None:
-        """The joules of the running answer are spent: end its thought and answer now."""
-        self._tell(Hurry)
+        """End the thinking of the running answer, because its joules are spent."""
+        self._send_to_running(Hurry)
 
-    def _tell(self, message: type[Cancel] | type[Hurry]) -> None:
+    def _send_to_running(self, message: type[Cancel] | type[Hurry]) -> None:
         with self._lock:
             child, number = self._child, self._running
         if child is not None and number is not None:
@@ -189,24 +197,24 @@ class ProcessBackend:
             self.on_unloaded(event)
 
     def close(self) -> None:
-        """End the child; all its memory is free when this returns."""
+        """End the child; all of its memory is free when this returns."""
         if self._child is not None:
             self._child.stop()
             self._child = None
 
-    def _dead(self, child: _Child, why: str) -> EngineFailed:
+    def _build_failure(self, child: _Child, why: str) -> EngineFailed:
         child.stop()
         tail = child.log_tail()
-        said = f"; its log ends: {tail}" if tail else ""
+        log_end = f"; end of its log: {tail}" if tail else ""
         return EngineFailed(
-            f"the engine's process {why}{said}",
-            "ask again: it is started anew; if a model fails each time, lower its `context` or "
+            f"the engine process {why}{log_end}",
+            "ask again: it is restarted; if a model fails each time, lower its `context` or "
             "`gpu_layers` in models.yaml",
         )
 
 
 class _Child:
-    """One run of the process: its pipes, and the thread that reads them."""
+    """One child process, with its pipes and the thread that reads them."""
 
     def __init__(self, config: Config, unloaded: Callable[[Unloaded], None]) -> None:
         self._unloaded = unloaded
@@ -220,7 +228,7 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle
+                start_new_session=True,  # Ctrl-C in the terminal is handled by the parent
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -235,11 +243,11 @@ class _Child:
         return not self._stopped and self.process.poll() is None
 
     def responds(self, silent_seconds: float) -> bool:
-        """Whether it lives and has lately said so."""
+        """Return whether it is alive and has sent something recently."""
         return self.alive and time.monotonic() - self._seen < silent_seconds
 
     def send(self, message: object) -> None:
-        """Write one line; a dead child is noticed by whoever reads."""
+        """Write one line; the death of the child is detected when reading."""
         assert self.process.stdin is not None
         line = memoryview(encode(message))
         with self._writing, contextlib.suppress(OSError, ValueError):
@@ -256,7 +264,7 @@ class _Child:
                     try:
                         message = decode(line)
                     except WireError as error:
-                        self._messages.put(f"sent what is no event: {error}")
+                        self._messages.put(f"sent an invalid message: {error}")
                         continue
                     if isinstance(message, Unloaded):
                         self._unloaded(message)
@@ -265,35 +273,35 @@ class _Child:
         self._messages.put("ended")
 
     def next(self, silent_seconds: float, stalled_seconds: float) -> Any:
-        """The next message, or a text saying why there is none."""
-        began = time.monotonic()
+        """Return the next message, or a text that says why there is none."""
+        started = time.monotonic()
         while True:
             now = time.monotonic()
-            left = min(self._seen + silent_seconds, began + stalled_seconds) - now
+            left = min(self._seen + silent_seconds, started + stalled_seconds) - now
             try:
                 message = self._messages.get(timeout=max(left, CATCH_UP_SECONDS))
             except queue.Empty:
                 now = time.monotonic()
                 if now - self._seen >= silent_seconds:
-                    return f"gave no sign of life for {silent_seconds:g} s and was stopped"
-                if now - began >= stalled_seconds:
+                    return f"did not respond for {silent_seconds:g} s and was stopped"
+                if now - started >= stalled_seconds:
                     return f"made no progress for {stalled_seconds:g} s and was stopped"
                 continue
-            return self._how_it_ended() if message == "ended" else message
+            return self._describe_exit() if message == "ended" else message
 
-    def _how_it_ended(self) -> str:
+    def _describe_exit(self) -> str:
         code = self.process.wait()
         if code < 0:
             named = [known.name for known in signal.Signals if known == -code]
-            return f"was ended by {named[0] if named else f'signal {-code}'}"
-        return f"ended with exit code {code}"
+            return f"was killed by {named[0] if named else f'signal {-code}'}"
+        return f"exited with code {code}"
 
     def stop(self) -> None:
-        """Close the pipes and make sure that the process is gone."""
+        """Kill the process and close the pipes."""
         if self._stopped:
             return
         self._stopped = True
-        self.process.kill()  # it keeps nothing that would need saving
+        self.process.kill()  # it has no state to save
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -301,7 +309,7 @@ class _Child:
                     pipe.close()
 
     def log_tail(self) -> str:
-        """The last lines this run wrote to its log."""
+        """Return the last lines that this process wrote to its log."""
         try:
             with self._log.open("rb") as file:
                 file.seek(max(self._log_start, self._log.stat().st_size - 8192))
@@ -312,7 +320,7 @@ class _Child:
 
 
 def _trim(log: Path) -> int:
-    """Empty a log that has grown too large; returns where the next line will be written."""
+    """Empty a log that has grown too large, and return the offset of the next line."""
     try:
         size = log.stat().st_size
         if size > _LOG_BYTES:

@@ -1,11 +1,11 @@
-"""What crosses the pipe between etui and its engine process: one JSON document a line.
+"""Messages between etui and its engine process: one JSON document per line.
 
-Dataclasses travel as their fields with their class's name under ``$``; only the classes listed
-here are ever made on the other side. A sequence arrives as a tuple, which is what all of them hold.
-Events of an answer come as ``EngineEvent``; an ``Unloaded`` between answers comes by itself.
+A dataclass is sent as its fields, with the name of its class under ``$``; only the classes listed
+here are created when reading. A sequence arrives as a tuple, the type of all sequence fields.
+Events of an answer are wrapped in ``EngineEvent``; an ``Unloaded`` between answers is not.
 
-``codec.documents`` cannot read these lines: events and sources of models are unions of
-dataclasses, and msgspec tells the classes of a union apart only where they are its own structs.
+:mod:`etui.text.codec` cannot read these lines: events and model sources are unions of dataclasses,
+and msgspec distinguishes the members of a union only if they are its own structs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from etui.events import Event
 
 
 class WireError(Exception):
-    """A line that this version of etui does not understand."""
+    """A line that this version of etui cannot decode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The child's first line: it is ready for requests."""
+    """From the child: it is ready for requests (the first line)."""
 
     version: str
     pid: int
@@ -38,22 +38,22 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The child lives; sent at a fixed interval, whatever it does."""
+    """From the child: it is alive; sent at a fixed interval, even while it computes."""
 
     t_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """To the child: answer this; what comes back carries the same number."""
+    """To the child: answer a request; all replies have the same number."""
 
     number: int
-    request: Any  # an AnswerRequest; spelled so that the events need not import the models
+    request: Any  # an AnswerRequest; not annotated, so that this module does not import the models
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """To the child: bring this model into memory; answered as an ``Ask`` that ends with that."""
+    """To the child: load a model; the replies are those of an ``Ask`` that ends after the load."""
 
     number: int
     model: Any  # a ModelSpec
@@ -62,7 +62,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """To the child: give this model up; answered as a ``Load``, with ``Unloaded`` if it was there.
+    """To the child: unload a model; the reply is ``Unloaded`` if it was in memory.
 
     Attributes:
         model: Name of the model.
@@ -81,7 +81,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Hurry:
-    """To the child: answer ``number`` has spent its joules and should come to its end."""
+    """To the child: end the thinking of answer ``number``, because its joules are spent."""
 
     number: int
 
@@ -96,7 +96,7 @@ class EngineEvent:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """From the child: answer ``number`` is over."""
+    """From the child: answer ``number`` has ended."""
 
     number: int
 
@@ -106,8 +106,8 @@ class Failed:
     """From the child: answer ``number`` ended with an error.
 
     Attributes:
-        kind: Class of the error in ``etui.errors``.
-        values: Its attributes.
+        kind: Class name of the error in :mod:`etui.errors`.
+        values: Attributes of the error.
     """
 
     number: int
@@ -116,65 +116,65 @@ class Failed:
 
     @classmethod
     def of(cls, number: int, error: EtuiError) -> Failed:
-        """The error as a line."""
+        """Create the message for an error."""
         return cls(number, type(error).__name__, dict(vars(error)))
 
     def error(self) -> EtuiError:
-        """The error, as it was raised on the other side."""
+        """Rebuild the error that was raised in the child."""
         kind = getattr(errors, self.kind, errors.EngineFailed)
         if not (isinstance(kind, type) and issubclass(kind, EtuiError)):
             kind = errors.EngineFailed
-        error = kind.__new__(kind)  # each class has its own arguments; the attributes are the error
+        error = kind.__new__(kind)  # constructors differ between classes, the attributes do not
         Exception.__init__(error, self.values.get("what", ""))
         vars(error).update({"what": "", "fix": "", **self.values})
         return error
 
 
 def encode(message: object) -> bytes:
-    """One line, the newline included."""
-    return json.dumps(_plain(message), separators=(",", ":")).encode() + b"\n"
+    """Encode a message as one line, newline included."""
+    return json.dumps(_to_plain(message), separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> Any:
-    """What ``encode`` was given.
+    """Decode a line written by ``encode``.
 
     Raises:
-        WireError: No JSON, an unknown class, or fields the class does not have.
+        WireError: Invalid JSON, an unknown class, or unknown fields.
     """
     try:
-        return _made(json.loads(line))
+        return _from_plain(json.loads(line))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WireError(f"{error}: {line[:200]!r}") from error
 
 
-def _plain(value: object) -> object:
+def _to_plain(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         named: dict[str, object] = {"$": type(value).__name__}
-        named.update((f.name, _plain(getattr(value, f.name))) for f in fields(value))
+        named.update((f.name, _to_plain(getattr(value, f.name))) for f in fields(value))
         return named
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {"$": "dict", "items": [[_plain(k), _plain(v)] for k, v in value.items()]}
+        return {"$": "dict", "items": [[_to_plain(k), _to_plain(v)] for k, v in value.items()]}
     if isinstance(value, Path):
         return {"$": "Path", "path": str(value)}
     return value
 
 
-def _made(value: Any) -> Any:
+def _from_plain(value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_made(item) for item in value)
+        return tuple(_from_plain(item) for item in value)
     if not isinstance(value, dict):
         return value
     name = value.pop("$", None)
     if name == "Path":
         return Path(value["path"])
     if name == "dict":
-        return {_made(key): _made(item) for key, item in value["items"]}
+        return {_from_plain(key): _from_plain(item) for key, item in value["items"]}
     kind = _classes().get(name)
     if kind is None:
         raise ValueError(f"unknown class {name!r}")
-    return kind(**{key: _made(item) for key, item in value.items()})
+    return kind(**{key: _from_plain(item) for key, item in value.items()})
 
 
 @cache

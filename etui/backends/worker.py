@@ -1,7 +1,7 @@
-"""The engine's process: ``python -m etui.backends.worker`` answers JSON-lines requests.
+"""The engine process: ``python -m etui.backends.worker`` answers JSON-lines requests.
 
-It lives as long as its standard input is open, so it dies with its parent. Whatever native code
-prints goes to standard error, which the parent sends to a log file.
+It exits when its standard input is closed, so it ends with its parent. Output of native code goes
+to standard error, which the parent writes to a log file.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
     from etui.events import Event
 
 HEARTBEAT_SECONDS = 0.5
-"""Between two signs of life; also the longest that a token is held back."""
+"""Interval of the heartbeat, which is also the longest time a token is held back."""
 
 HOLD_SECONDS = 0.04
-"""Tokens that follow each other within this cross the pipe together: where all cores decode, each
-line that wakes the parent takes a moment from the next token."""
+"""Tokens within this time are sent together: if all cores decode, each line that wakes the parent
+delays the next token."""
 
 Request = Ask | Load | Unload
 
 
 class Worker:
-    """Serves one parent over two pipes.
+    """Serve one parent over two pipes.
 
     Args:
-        requests: Lines of the parent.
+        requests: Lines from the parent.
         replies: File descriptor of the pipe to the parent.
     """
 
@@ -70,7 +70,7 @@ class Worker:
         self._engine: LocalBackend | None = None
 
     def run(self) -> None:
-        """Answer until the parent closes the pipe."""
+        """Answer requests until the parent closes the pipe."""
         from etui.backends.local import LocalBackend
 
         config = decode(self._requests.readline())
@@ -82,7 +82,7 @@ class Worker:
             self._answer(self._engine, self._next(self._engine))
 
     def _next(self, engine: LocalBackend) -> Request:
-        """The next request; models are unloaded while none comes, on the thread that answers."""
+        """Wait for the next request, unloading idle models meanwhile on the thread that answers."""
         while True:
             for unloaded in engine.unload_idle():
                 self._send(unloaded)
@@ -95,15 +95,17 @@ class Worker:
             for event in _events(engine, ask):
                 self._send(EngineEvent(number, event), may_wait=isinstance(event, Thought | Answer))
                 if number in self._cancelled:
-                    # Again, in case it came before the answer had begun.
+                    # Repeated, in case it arrived before the answer started.
                     engine.cancel()
             self._send(Done(number))
         except EtuiError as error:
             self._send(Failed.of(number, error))
         except Exception as error:  # noqa: BLE001 - a bug must end this answer, not the engine
             traceback.print_exc()
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            failed = EngineFailed(f"the engine failed: {said}", "see engine.log in ETUI_HOME/logs")
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            failed = EngineFailed(
+                f"internal error in the engine: {message}", "see engine.log in ETUI_HOME/logs"
+            )
             self._send(Failed.of(number, failed))
         finally:
             self._running = None
@@ -115,7 +117,7 @@ class Worker:
                 message = decode(line)
             except WireError:
                 traceback.print_exc()  # the parent shows the end of the log
-                os._exit(1)  # it would wait for an answer that never comes
+                os._exit(1)  # the parent would wait for an answer forever
             if isinstance(message, Request):
                 self._asked.put(message)
             elif isinstance(message, Cancel):
@@ -125,7 +127,7 @@ class Worker:
             elif isinstance(message, Hurry) and message.number == self._running:
                 assert self._engine is not None
                 self._engine.hurry()
-        os._exit(0)  # the parent is gone; llama.cpp may be in the middle of a batch
+        os._exit(0)  # the parent has exited; llama.cpp may be in the middle of a batch
 
     def _beat(self) -> None:
         while True:
@@ -133,7 +135,7 @@ class Worker:
             time.sleep(HEARTBEAT_SECONDS)
 
     def _send(self, message: object, *, may_wait: bool = False) -> None:
-        """Write a message behind those held back; one that may wait is held for a moment."""
+        """Write a message after those held back; one that may wait is held back for a moment."""
         line = encode(message)
         try:
             with self._writing:
@@ -145,7 +147,7 @@ class Worker:
                 while self._held:
                     del self._held[: os.write(self._replies, self._held)]
         except OSError:
-            os._exit(0)  # the parent no longer reads
+            os._exit(0)  # the parent has closed the pipe
 
 
 def _events(engine: LocalBackend, ask: Request) -> Iterator[Event]:

@@ -87,9 +87,9 @@ def turn(
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (killed, "was ended by SIGKILL"),
-        (stopped, "gave no sign of life for 3 s and was stopped"),
-        (pipe_closed, "ended with exit code 0"),
+        (killed, "was killed by SIGKILL"),
+        (stopped, "did not respond for 3 s and was stopped"),
+        (pipe_closed, "exited with code 0"),
     ],
 )
 def test_a_turn_whose_engine_goes_is_told_saved_and_followed_by_the_next(
@@ -117,7 +117,7 @@ def test_a_turn_whose_engine_goes_is_told_saved_and_followed_by_the_next(
         with pytest.raises(EngineFailed) as caught:
             half_a_story()
         assert says in caught.value.what
-        assert caught.value.what.endswith(f"; its log ends: {LAST_WORDS}")
+        assert caught.value.what.endswith(f"; end of its log: {LAST_WORDS}")
         assert "ask again" in caught.value.fix
         assert isinstance(ended[-1], TurnFinished)  # the front end has the record before the error
         *_, last = turn(child, writer, starter_model, "What is a joule?", 8)

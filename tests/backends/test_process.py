@@ -96,7 +96,7 @@ def test_a_crash_is_told_and_the_next_question_works(
             if isinstance(event, Answer) and child.pid is not None:
                 os.kill(child.pid, signal.SIGKILL)
 
-    with pytest.raises(EngineFailed, match="ended by SIGKILL"):
+    with pytest.raises(EngineFailed, match="killed by SIGKILL"):
         killed()
     assert finished(list(child.answer(request(starter_model)))).output_tokens == 8
 
@@ -111,7 +111,7 @@ def test_a_hung_child_is_killed(config: Config, starter_model: Path) -> None:
                 pids.append(child.pid)
                 os.kill(child.pid, signal.SIGSTOP)
 
-    with pytest.raises(EngineFailed, match="no sign of life for 2 s"):
+    with pytest.raises(EngineFailed, match="did not respond for 2 s"):
         stopped()
     assert not psutil.pid_exists(pids[0])
     assert child.pid is None
@@ -176,7 +176,7 @@ def test_the_log_ends_the_message_of_a_crash(
     monkeypatch.setenv("PYTHONPATH", str(config.home))
     (config.home / "sitecustomize.py").write_text("raise SystemExit('no such luck')")
     child = ProcessBackend(config)
-    with pytest.raises(EngineFailed, match=r"exit code 1; its log ends: .*no such luck"):
+    with pytest.raises(EngineFailed, match=r"exited with code 1; end of its log: .*no such luck"):
         child.start()
 
 

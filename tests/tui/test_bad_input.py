@@ -88,7 +88,7 @@ async def test_hostile_text_in_names_questions_and_answers_is_text(house: House)
 
 
 async def test_an_engine_that_was_killed_serves_the_next_question(house: House) -> None:
-    house.runner.error = EngineFailed("the engine's process was ended by SIGKILL", "ask again")
+    house.runner.error = EngineFailed("the engine process was killed by SIGKILL", "ask again")
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
         await until(pilot, lambda: "98.4 MB" in panel_text(app))

@@ -1,1 +1,1 @@
-"""One query from decision to record."""
+"""One turn: a query from the routing decision to the log record."""

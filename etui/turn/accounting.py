@@ -11,44 +11,44 @@ from etui.turn.intervals import (
     Leg,
     LegSpans,
     TimeInterval,
+    compute_spans,
     energy_over,
-    seconds_of,
-    spans_of,
+    subtract,
     sum_of_known,
-    without,
+    sum_seconds,
 )
 from etui.turn.ports import Meter
 from etui.turn.record import Seconds, Tokens, TurnEnergy
 
 
 def account(
-    legs: Sequence[Leg], energy_of: EnergyOf, stands: int = -1
+    legs: Sequence[Leg], energy_of: EnergyOf, taken: int = -1
 ) -> tuple[TurnEnergy, Tokens, Seconds]:
-    """What a turn took.
+    """Compute the energy, tokens and seconds of a turn.
 
-    Prefill runs from the start of a leg to its first token, decode from there to its end, so the
-    joules of both, over all legs, sum to the turn's; loads and unloads are charged to neither.
+    Prefill lasts from the start of a leg to its first token, decode from there to its end, so the
+    joules of both, over all legs, sum to the turn's; loads and unloads belong to neither.
 
     Args:
-        legs: The answers it took, in order; most turns have one.
-        energy_of: Energy of an interval.
-        stands: Index of the leg whose answer is the turn's; time to first token is its.
+        legs: The legs of the turn, in order; most turns have one.
+        energy_of: Returns the energy of an interval.
+        taken: Index of the leg whose answer is the turn's; its first token counts for ``ttft``.
     """
     ends = [leg.end for leg in legs]
-    spans = spans_of(legs)
-    tokens = tokens_of(ends)
+    spans = compute_spans(legs)
+    tokens = sum_tokens(ends)
     seconds = Seconds(
         load=math.fsum(leg.load.seconds for leg in legs if leg.load),
-        prefill=math.fsum(seconds_of(each.prefill) for each in spans),
-        decode=math.fsum(seconds_of(each.decode) for each in spans),
+        prefill=math.fsum(sum_seconds(each.prefill) for each in spans),
+        decode=math.fsum(sum_seconds(each.decode) for each in spans),
         total=math.fsum(each.seconds for each in spans),
-        ttft=_first_token_seconds(legs, stands % len(legs)),
+        ttft=_compute_ttft(legs, taken % len(legs)),
     )
     return _energy(legs, spans, tokens, energy_of), tokens, seconds
 
 
-def tokens_of(ends: Sequence[Finished]) -> Tokens:
-    """Tokens of the answers of a turn, added up."""
+def sum_tokens(ends: Sequence[Finished]) -> Tokens:
+    """Sum the tokens of the answers of a turn."""
     return Tokens(
         prompt=sum(end.prompt_tokens for end in ends),
         cached=sum(end.cached_tokens for end in ends),
@@ -58,13 +58,13 @@ def tokens_of(ends: Sequence[Finished]) -> Tokens:
     )
 
 
-def _first_token_seconds(legs: Sequence[Leg], stands: int) -> float | None:
-    """From the start of the turn to the first token of the answer that stands, loads left out."""
-    first_ns = legs[stands].end.first_token_ns
+def _compute_ttft(legs: Sequence[Leg], taken: int) -> float | None:
+    """Compute the time from the turn's start to its answer's first token, without loads."""
+    first_ns = legs[taken].end.first_token_ns
     if first_ns is None:
         return None
-    away = [gone for leg in legs[1 : stands + 1] for gone in leg.away]
-    return seconds_of(without(TimeInterval(legs[0].end.start_ns, first_ns), away))
+    excluded = [cut for leg in legs[1 : taken + 1] for cut in leg.excluded]
+    return sum_seconds(subtract(TimeInterval(legs[0].end.start_ns, first_ns), excluded))
 
 
 def _energy(
@@ -112,10 +112,12 @@ def _energy(
     )
 
 
-def joules_of_votes(batches: Sequence[Batch], energy_of: EnergyOf) -> dict[int, float]:
-    """Vote index -> its joules of the decode, by the tokens it had in each batch.
+def split_vote_joules(batches: Sequence[Batch], energy_of: EnergyOf) -> dict[int, float]:
+    """Split the decode joules over the votes, by their tokens in each batch.
 
-    Empty when any batch is unmeasured: a part of a vote's energy would look like all of it.
+    Returns:
+        Joules by vote index. Empty if any batch is unmeasured, because a part of a vote's energy
+        would look like all of it.
     """
     joules: dict[int, float] = {}
     for batch in batches:
@@ -129,7 +131,7 @@ def joules_of_votes(batches: Sequence[Batch], energy_of: EnergyOf) -> dict[int, 
 
 
 def joules_per_token(joules: float | None, output_tokens: int) -> float | None:
-    """Gross joules of the turn per output token; None when unmeasured or nothing was put out."""
+    """Compute gross joules per output token; None if unmeasured or without output."""
     if joules is None or output_tokens == 0:
         return None
     return joules / output_tokens
@@ -139,15 +141,15 @@ MOST_SLICES = 60
 
 
 SHORTEST_SLICE_NS = 100_000_000
-"""Counters are refreshed about ten times a second: thinner slices would show their steps."""
+"""Counters are refreshed about ten times a second: shorter slices would show the steps."""
 
 
 def power_curve(start_ns: int, end_ns: int, meter: Meter) -> tuple[float | None, ...]:
     """Return the mean watts of equal slices of an interval, first to last.
 
     Returns:
-        Watts with three digits, which say all that a graph shows and keep the row of the log
-        small; None for a slice that is unmeasured. Empty for an interval without a length.
+        Watts with three digits, which is enough for a graph and keeps the row of the log small;
+        None for an unmeasured slice. Empty for an interval of length 0.
     """
     if end_ns <= start_ns:
         return ()
@@ -157,12 +159,12 @@ def power_curve(start_ns: int, end_ns: int, meter: Meter) -> tuple[float | None,
 
 
 def split_by_tokens(joules: float, tokens: Sequence[int]) -> list[float]:
-    """Energy of one batch among the sequences that shared it, by the tokens each had in it.
+    """Split the energy of a batch over its sequences, by their tokens in it.
 
-    The parts sum to the whole exactly: rounding falls to the last sequence with tokens.
+    The parts sum exactly to the whole: the last sequence with tokens absorbs the rounding.
 
     Args:
-        joules: Energy of the interval.
+        joules: Energy of the batch.
         tokens: Tokens of each sequence in the batch.
     """
     total = sum(tokens)

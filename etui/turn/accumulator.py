@@ -1,4 +1,4 @@
-"""What is known of an answer in progress, so that a turn cut short is told truthfully."""
+"""Accumulate the events of a running answer, so that an interrupted turn is still recorded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from etui.turn.record import ProbeRecord, VoteRecord
 
 @dataclass(slots=True)
 class AnswerAccumulator:
-    """What is known of an answer in progress, so that a turn cut short is told truthfully."""
+    """The events of a running answer, so that an interrupted turn is still recorded."""
 
     started_ns: int
     unloads: list[Unloaded] = field(default_factory=list)
@@ -41,8 +41,8 @@ class AnswerAccumulator:
     batches: list[Batch] = field(default_factory=list)
     finished: Finished | None = None
 
-    def see(self, event: Event) -> None:
-        """Take one event in."""
+    def add(self, event: Event) -> None:
+        """Add one event."""
         match event:
             case Unloaded():
                 self.unloads.append(event)
@@ -58,23 +58,23 @@ class AnswerAccumulator:
                 self.started_ns = event.start_ns
                 self.last_ns = event.end_ns
             case Thought() | Answer():
-                self._see_text(event)
+                self._add_text(event)
             case Vote():
-                self.votes.append(_vote_record(event))
+                self.votes.append(_build_vote_record(event))
                 self.last_ns = event.t_ns
             case Batch():
                 self.batches.append(event)
                 self.last_ns = event.end_ns
             case Probe():
-                seen = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
-                self.probes.append(seen)
+                probe = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
+                self.probes.append(probe)
                 self.last_ns = event.t_ns
             case Finished():
                 self.finished = event
             case _:
                 self.last_ns = event.t_ns
 
-    def _see_text(self, event: Thought | Answer) -> None:
+    def _add_text(self, event: Thought | Answer) -> None:
         self.last_ns = event.t_ns
         if self.first_token_ns is None and event.tokens:
             self.first_token_ns = event.t_ns
@@ -86,8 +86,8 @@ class AnswerAccumulator:
             self.answer.append(event.text)
             self.answer_tokens += event.tokens
 
-    def closed(self, end_ns: int, status: str, why: str) -> Finished:
-        """The engine's own last word, or one made of what was seen before it fell silent."""
+    def build_finished(self, end_ns: int, status: str, why: str) -> Finished:
+        """Return the engine's final event, or build one from the events so far if there is none."""
         if self.finished is not None:
             return self.finished
         prefilled, first = self.prefilled, self.first_token_ns
@@ -102,21 +102,21 @@ class AnswerAccumulator:
             why=why,
             answer="".join(self.answer),
             thinking="".join(self.thinking),
-            prompt_tokens=prefilled.prompt_tokens if prefilled else self._seen_total(),
+            prompt_tokens=prefilled.prompt_tokens if prefilled else self._prompt_tokens(),
             cached_tokens=prefilled.cached_tokens if prefilled else 0,
-            computed_tokens=prefilled.computed_tokens if prefilled else self._seen_done(),
+            computed_tokens=prefilled.computed_tokens if prefilled else self._computed_tokens(),
             thinking_tokens=self.thinking_tokens,
             output_tokens=self.thinking_tokens + self.answer_tokens,
         )
 
-    def _seen_total(self) -> int:
+    def _prompt_tokens(self) -> int:
         return self.prefilling.total_tokens if self.prefilling else 0
 
-    def _seen_done(self) -> int:
+    def _computed_tokens(self) -> int:
         return self.prefilling.done_tokens if self.prefilling else 0
 
 
-def _vote_record(vote: Vote) -> VoteRecord:
+def _build_vote_record(vote: Vote) -> VoteRecord:
     return VoteRecord(
         index=vote.index,
         answer=vote.answer,

@@ -1,4 +1,4 @@
-"""What a turn may still spend: its own budget over all hops, and the limit of the arm that runs."""
+"""Check the budgets of a running turn: its own over all hops, and the limit of the arm."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from etui.routing.limits import TurnBudget
 from etui.turn.accumulator import AnswerAccumulator
 from etui.units import energy_text, seconds_text, tokens_text
 
-_LOOK_EVERY_NS = 100_000_000
-"""Between two looks at the joules; tokens and seconds cost nothing to look at."""
+_CHECK_EVERY_NS = 100_000_000
+"""Interval between two checks of the joules; checking tokens and seconds costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpentBefore:
-    """What the hops before the running one have spent; joules are None when unmeasured."""
+    """Spending of the hops before the running one; joules are None if unmeasured."""
 
     joules: float | None = 0.0
     tokens: int = 0
@@ -25,13 +25,13 @@ class SpentBefore:
 
 
 class BudgetMonitor:
-    """Watches one hop.
+    """Budget check of one hop.
 
     Args:
-        budget: The turn's; None is no limit.
-        before: What earlier hops took of it.
-        arm: The arm of the hop, whose ``max_joules`` holds for it alone.
-        energy_of: Energy of an interval.
+        budget: Budget of the turn; None is no limit.
+        before: Spending of the earlier hops.
+        arm: The arm of the hop; its ``max_joules`` applies to this hop only.
+        energy_of: Returns the energy of an interval.
     """
 
     def __init__(
@@ -41,32 +41,32 @@ class BudgetMonitor:
         self._before = before
         self._arm = arm
         self._energy_of = energy_of
-        self._next_look_ns = 0
+        self._next_check_ns = 0
 
-    def within(self) -> Arm:
-        """The arm with its ``max_joules`` held to what the turn has left."""
-        left = self._left_joules()
+    def limit_arm(self) -> Arm:
+        """Return the arm with ``max_joules`` limited to what the turn has left."""
+        left = self._remaining_joules()
         if left is None or (self._arm.max_joules is not None and self._arm.max_joules <= left):
             return self._arm
         return replace(self._arm, max_joules=max(left, 0.0))
 
-    def passed(self, so_far: AnswerAccumulator, now_ns: int) -> str | None:
-        """The budget that is spent by now, in words; None as long as none is."""
+    def find_spent(self, so_far: AnswerAccumulator, now_ns: int) -> str | None:
+        """Return the name of a budget that is spent by now; None if none is."""
         tokens = self._before.tokens + so_far.thinking_tokens + so_far.answer_tokens
         if self._budget.tokens is not None and tokens >= self._budget.tokens:
             return turn_budget_text(tokens=self._budget.tokens)
         seconds = self._before.seconds + max(0, now_ns - so_far.started_ns) / 1e9
         if self._budget.seconds is not None and seconds >= self._budget.seconds:
             return turn_budget_text(seconds=self._budget.seconds)
-        if now_ns < self._next_look_ns or now_ns <= so_far.started_ns:
+        if now_ns < self._next_check_ns or now_ns <= so_far.started_ns:
             return None
-        return self._joules_passed(so_far, now_ns)
+        return self._find_spent_joules(so_far, now_ns)
 
-    def _joules_passed(self, so_far: AnswerAccumulator, now_ns: int) -> str | None:
-        left, own = self._left_joules(), self._arm.max_joules
+    def _find_spent_joules(self, so_far: AnswerAccumulator, now_ns: int) -> str | None:
+        left, own = self._remaining_joules(), self._arm.max_joules
         if left is None and own is None:
             return None
-        self._next_look_ns = now_ns + _LOOK_EVERY_NS
+        self._next_check_ns = now_ns + _CHECK_EVERY_NS
         joules = self._energy_of(so_far.started_ns, now_ns).joules
         if joules is None:
             return None
@@ -76,14 +76,14 @@ class BudgetMonitor:
             return f"the energy budget of {energy_text(own)} of arm {self._arm.name}"
         return None
 
-    def _left_joules(self) -> float | None:
+    def _remaining_joules(self) -> float | None:
         if self._budget.joules is None:
             return None
         return self._budget.joules - (self._before.joules or 0.0)
 
 
-def spent_before(budget: TurnBudget | None, before: SpentBefore) -> str | None:
-    """The turn's budget that is spent between two hops, in words; None if none is."""
+def find_spent_budget(budget: TurnBudget | None, before: SpentBefore) -> str | None:
+    """Return the name of the turn's budget that is spent between two hops; None if none is."""
     if budget is None:
         return None
     checks: tuple[tuple[float | None, float | None, Callable[[], str]], ...] = (
@@ -100,7 +100,7 @@ def spent_before(budget: TurnBudget | None, before: SpentBefore) -> str | None:
 def turn_budget_text(
     *, joules: float | None = None, tokens: int | None = None, seconds: float | None = None
 ) -> str:
-    """``the turn's budget of 60 s``."""
+    """Name a budget of the turn: ``the turn's budget of 60 s``."""
     if joules is not None:
         amount = energy_text(joules)
     elif tokens is not None:

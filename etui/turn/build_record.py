@@ -12,25 +12,27 @@ from etui.energy.types import EnergyOf
 from etui.events import Loaded, Status, Unloaded
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
-from etui.turn.accounting import account, joules_of_votes, power_curve, tokens_of
+from etui.turn.accounting import account, power_curve, split_vote_joules, sum_tokens
 from etui.turn.accumulator import AnswerAccumulator
-from etui.turn.cascade import Hop, course_words, taken
-from etui.turn.intervals import Leg, LegSpans, TimeInterval, energy_over, spans_of
+from etui.turn.cascade import Hop, choose_hop, describe_hops
+from etui.turn.intervals import Leg, LegSpans, TimeInterval, compute_spans, energy_over
 from etui.turn.ports import Meter
 from etui.turn.record import HopRecord, LoadRecord, TurnRecord, UnloadRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a turn ended.
+    """A turn that has ended.
 
     Attributes:
-        hops: At least one.
-        so_far: What was seen of each.
-        status: Of the turn.
-        error: What stopped it, in one line; None if nothing did.
-        predicted_joules: Of its hops together, loads excluded; None where that is not known.
-        settings: What else is needed to repeat it.
+        turn_id: Id of the turn.
+        created_at: Start of the turn, ISO 8601 in UTC.
+        hops: Its hops, at least one.
+        so_far: The accumulated events of each hop.
+        status: Status of the turn.
+        error: The error that ended it, in one line; None without one.
+        predicted_joules: Predicted joules of its hops together, loads excluded; None if unknown.
+        settings: Further settings needed to repeat it.
     """
 
     turn_id: str
@@ -43,22 +45,22 @@ class Ended:
     settings: Mapping[str, Any]
 
 
-def leg_of(hop: Hop, seen: AnswerAccumulator) -> Leg:
-    """When a hop worked, loaded, and had others unloaded."""
+def build_leg(hop: Hop, seen: AnswerAccumulator) -> Leg:
+    """Build the leg of a hop: its times of work, load and unloads."""
     load = TimeInterval(hop.load.start_ns, hop.load.end_ns) if hop.load else None
     return Leg(hop.end, load, tuple(TimeInterval(u.start_ns, u.end_ns) for u in seen.unloads))
 
 
 def turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) -> TurnRecord:
-    """The record of a turn that has ended, all of its joules read by now."""
+    """Build the record of a turn that has ended and whose energy readings are complete."""
     hops, energy_of = ended.hops, meter.energy
-    stands = taken(hops)
-    index = next(i for i, hop in enumerate(hops) if hop is stands)
-    legs = [leg_of(hop, seen) for hop, seen in zip(hops, ended.so_far, strict=True)]
+    chosen = choose_hop(hops)
+    index = next(i for i, hop in enumerate(hops) if hop is chosen)
+    legs = [build_leg(hop, seen) for hop, seen in zip(hops, ended.so_far, strict=True)]
     energy, tokens, seconds = account(legs, energy_of, index)
-    seen, end, arm = ended.so_far[index], stands.end, stands.arm
-    vote_joules = joules_of_votes(seen.batches, energy_of)
-    course = course_words(decision, hops, stands)
+    seen, end, arm = ended.so_far[index], chosen.end, chosen.arm
+    vote_joules = split_vote_joules(seen.batches, energy_of)
+    summary = describe_hops(decision, hops, chosen)
     several = len(hops) > 1 or decision.cascade is not None
     return TurnRecord(
         turn_id=ended.turn_id,
@@ -70,13 +72,13 @@ def turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) ->
         thinking=end.thinking,
         status=ended.status,
         error=ended.error,
-        model=stands.model,
-        model_sha256=stands.sha256,
+        model=chosen.model,
+        model_sha256=chosen.sha256,
         arm=arm.name,
         reasoning=arm.reasoning,
         policy=decision.policy,
         rule=decision.rule,
-        why="; ".join(part for part in (decision.why, course) if part),
+        why="; ".join(part for part in (decision.why, summary) if part),
         tokens=tokens,
         seconds=seconds,
         energy=energy,
@@ -86,14 +88,14 @@ def turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) ->
         votes=tuple(replace(vote, joules=vote_joules.get(vote.index)) for vote in seen.votes),
         probes=tuple(seen.probes),
         power_watts=power_curve(energy.start_ns, energy.end_ns, meter),
-        hops=_hop_records(hops, legs, stands, energy_of) if several else (),
+        hops=_build_hop_records(hops, legs, chosen, energy_of) if several else (),
         settings={
             **ended.settings,
             "ended": end.why,
             "think_tokens": arm.think_tokens if arm.reasoning != "direct" else 0,
             "max_tokens": arm.max_tokens,
             "margin": end.margin,
-            "probability": stands.probability,
+            "probability": chosen.probability,
             "votes": arm.votes if arm.reasoning == "vote" else 0,
             "style": arm.style,
             "temperature": arm.sampling.temperature,
@@ -108,16 +110,16 @@ def turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) ->
     )
 
 
-def _hop_records(
-    hops: Sequence[Hop], legs: Sequence[Leg], stands: Hop, energy_of: EnergyOf
+def _build_hop_records(
+    hops: Sequence[Hop], legs: Sequence[Leg], chosen: Hop, energy_of: EnergyOf
 ) -> tuple[HopRecord, ...]:
     return tuple(
-        _hop_record(hop, leg, spans, hop is stands, energy_of)
-        for hop, leg, spans in zip(hops, legs, spans_of(legs), strict=True)
+        _build_hop_record(hop, leg, spans, hop is chosen, energy_of)
+        for hop, leg, spans in zip(hops, legs, compute_spans(legs), strict=True)
     )
 
 
-def _hop_record(
+def _build_hop_record(
     hop: Hop, leg: Leg, spans: LegSpans, is_taken: bool, energy_of: EnergyOf
 ) -> HopRecord:
     energy = energy_over((*spans.prefill, *spans.decode), energy_of)
@@ -136,7 +138,7 @@ def _hop_record(
         probability=hop.probability,
         accepted=hop.accepted,
         taken=is_taken,
-        tokens=tokens_of([hop.end]),
+        tokens=sum_tokens([hop.end]),
         joules=energy.joules,
         uncertainty=energy.uncertainty,
         load_joules=load_joules,
@@ -148,7 +150,7 @@ def _hop_record(
 def load_record(
     event: Loaded, model_sha256: str | None, energy_of: EnergyOf, turn_id: str | None = None
 ) -> LoadRecord:
-    """The row of a load; ``turn_id`` is the turn that waited for it."""
+    """Build the record of a load; ``turn_id`` is the turn that waited for it."""
     energy = energy_of(event.start_ns, event.end_ns)
     return LoadRecord(
         load_id=uuid4().hex[:12],
@@ -166,7 +168,7 @@ def load_record(
 
 
 def unload_record(event: Unloaded, energy_of: EnergyOf, turn_id: str | None = None) -> UnloadRecord:
-    """The row of a model given up; ``turn_id`` is the turn that needed the room."""
+    """Build the record of an unload; ``turn_id`` is the turn that needed the memory."""
     energy = energy_of(event.start_ns, event.end_ns)
     return UnloadRecord(
         unload_id=uuid4().hex[:12],

@@ -1,4 +1,4 @@
-"""Walk a cascade: whether an answer is accepted, which arm follows, which answer counts."""
+"""Walk a cascade: decide whether an answer is accepted, which arm follows, which answer counts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from etui.units import count_text, energy_text, percent_text
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One arm's part of a turn, after the fact.
+    """The completed part of one arm in a turn.
 
     Attributes:
-        arm: What answered, as it was asked (a budget may have lowered its ``max_joules``).
-        model: Name of the model that served.
-        sha256: Hash of its file; None where it is not known.
-        end: Its last word, made up from what was seen where it has none.
+        arm: The arm as it ran (a budget may have lowered its ``max_joules``).
+        model: Name of the model that answered.
+        sha256: Hash of its file; None if unknown.
+        end: Its final event, built from the earlier events if the engine sent none.
         load: The load it waited for.
-        answered: Its text is an answer: a letter where options were given.
-        probability: Calibrated; None where nothing was fitted.
-        accepted: Sure enough for the cascade, or no cascade asked.
-        failure: What stopped it.
+        answered: Its text is an answer: a letter if the question has options.
+        probability: Calibrated probability of being right; None without a fit.
+        accepted: Sure enough for the cascade, or there is no cascade.
+        failure: The error that ended it.
         at_load: It failed before anything was computed.
-        joules: Gross, its load excluded; None when unmeasured.
-        why: What came of it, in words.
+        joules: Gross joules, its load excluded; None if unmeasured.
+        why: Its result, in words.
     """
 
     arm: Arm
@@ -50,12 +50,12 @@ class Hop:
 
     @property
     def stopped(self) -> bool:
-        """The user ended it."""
+        """Whether the user stopped it."""
         return self.end.status == "stopped"
 
     @property
     def outcome(self) -> Outcome:
-        """The hop as a walk over the cascade takes it."""
+        """Its result, as input for the walk over the cascade."""
         failed: Failed | None = None
         if self.failure is not None:
             failed = "load" if self.at_load else "answer"
@@ -71,7 +71,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class AskConstrained:
-    """The arm to ask next, and why."""
+    """The arm that follows, and why."""
 
     arm: Arm
     why: str
@@ -79,18 +79,19 @@ class AskConstrained:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """No further arm is asked; ``why`` says what forbids it, empty where nothing is left to say."""
+    """No further arm follows; ``why`` names the limit that prevents it, or is empty."""
 
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a turn has spent when the next hop is considered.
+    """Spending of a turn before its next hop.
 
     Attributes:
-        joules: Since its first answer began, loads between hops included; None when unmeasured.
-        budget: The turn's budget that is spent, in words; None if none is.
+        joules: Joules since its first answer began, loads between hops included; None if
+            unmeasured.
+        budget: Name of the turn's budget that is spent; None if none is.
     """
 
     joules: float | None
@@ -98,7 +99,7 @@ class Spent:
 
 
 def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
-    """Whether the answer is one: a letter where options are given, else any text, or a majority."""
+    """Return whether there is an answer: a majority of votes, a letter for options, or any text."""
     if arm.reasoning == "vote":
         return end.confidence is not None
     options = options_of(question)
@@ -109,7 +110,7 @@ def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
 
 
 def is_accepted(decision: Decision, hop: Hop) -> bool:
-    """Whether an answer is taken without asking any further arm."""
+    """Return whether an answer is accepted, so that no further arm is needed."""
     if hop.failure is not None or hop.end.status not in ("complete", "budget"):
         return decision.cascade is None and hop.failure is None
     if not hop.answered and decision.fallbacks.no_answer != "keep":
@@ -129,11 +130,11 @@ def next_step(
     """Decide what follows the last hop.
 
     Args:
-        question: What was asked.
+        question: The question.
         decision: The arm, the cascade, the fallbacks.
-        hops: Those that have ended, in order; at least one.
-        spent: What the turn has spent.
-        predict: Joules an arm is expected to take; None where that is not known.
+        hops: The completed hops, in order; at least one.
+        spent: Spending of the turn.
+        predict: Predicts the joules of an arm; returns None if unknown.
     """
     last = hops[-1]
     if last.stopped:
@@ -141,11 +142,11 @@ def next_step(
     if last.failure is not None:
         return _after_failure(decision, hops, last)
     if spent.budget is not None:
-        told = f"no further arm is asked: {spent.budget} is spent"
-        return Stop("" if last.accepted else told)
-    again = _constrained(question, decision, hops, last)
-    if again is not None:
-        return again
+        reason = f"no further arm: {spent.budget} is spent"
+        return Stop("" if last.accepted else reason)
+    constrained = _ask_for_letter(question, decision, hops, last)
+    if constrained is not None:
+        return constrained
     if last.accepted or decision.cascade is None:
         return Stop()
     outcomes = [hop.outcome for hop in hops]
@@ -153,29 +154,30 @@ def next_step(
     if step.arm is None:
         return Stop()
     if step.barred is not None:
-        return Stop(_barred_text(decision.cascade, step.arm, step, spent.joules or 0.0))
+        return Stop(_format_barred(decision.cascade, step.arm, step, spent.joules or 0.0))
     return AskConstrained(step.arm, f"{last.arm.name} was {sure_text(last)}")
 
 
-def best(hops: Sequence[Hop]) -> Hop | None:
-    """Return the hop whose answer is the turn's where no hop was stopped; None without any."""
+def find_best(hops: Sequence[Hop]) -> Hop | None:
+    """Return the hop with the answer of a turn that was not stopped; None without any answer."""
     index = best_of([hop.outcome for hop in hops])
     return None if index is None else hops[index]
 
 
-def taken(hops: Sequence[Hop]) -> Hop:
-    """The hop whose answer is the turn's: of a stopped turn the one that ran, if it said anything.
+def choose_hop(hops: Sequence[Hop]) -> Hop:
+    """Choose the hop whose answer is the turn's.
 
-    Without any answer it is the last.
+    In a stopped turn this is the running hop if it has any text. Without any answer it is the last
+    hop.
     """
     last = hops[-1]
     if last.stopped and last.end.answer:
         return last
-    return best(hops) or last
+    return find_best(hops) or last
 
 
 def sure_text(hop: Hop) -> str:
-    """``82 % sure``, ``confidence 82 % (uncalibrated)``, or what it lacks."""
+    """Format ``82 % sure``, ``82 % confident (uncalibrated)``, or what is missing."""
     if not hop.answered:
         return "without an answer"
     if hop.end.status == "truncated":
@@ -187,36 +189,36 @@ def sure_text(hop: Hop) -> str:
     return "without a confidence"
 
 
-def hop_words(decision: Decision, hop: Hop, step: AskConstrained | Stop) -> str:
-    """What came of a hop, in words."""
+def describe_hop(decision: Decision, hop: Hop, step: AskConstrained | Stop) -> str:
+    """Describe the result of a hop."""
     if hop.failure is not None:
         return f"failed: {hop.failure.what.splitlines()[0]}"
     if hop.stopped:
         return "stopped"
     words = [sure_text(hop)]
     if decision.cascade is not None:
-        words.append(f"{percent_text(decision.cascade.accept_at)} asked")
+        words.append(f"{percent_text(decision.cascade.accept_at)} required")
     if isinstance(step, AskConstrained) and step.arm.name == hop.arm.name:
-        words.append("asked again for the letter alone")
+        words.append("asked again for the letter only")
     elif isinstance(step, AskConstrained):
-        words.append(f"{step.arm.name} is asked")
+        words.append(f"continuing with {step.arm.name}")
     elif step.why:
         words.append(step.why)
     return ", ".join(words)
 
 
-def course_words(decision: Decision, hops: Sequence[Hop], stands: Hop) -> str:
-    """How a turn of several hops, or of a cascade, went; empty for a plain turn."""
+def describe_hops(decision: Decision, hops: Sequence[Hop], chosen: Hop) -> str:
+    """Describe the hops of a cascade or of a turn with several; empty for a plain turn."""
     if decision.cascade is None and len(hops) == 1:
         return ""
     parts = [f"{hop.arm.name} {hop.why}" for hop in hops]
-    if stands is not hops[-1]:
-        parts.append(f"the answer of {stands.arm.name} stands")
+    if chosen is not hops[-1]:
+        parts.append(f"the answer of {chosen.arm.name} is used")
     return "; ".join(parts)
 
 
 def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> AskConstrained | Stop:
-    if best(hops) is not None:
+    if find_best(hops) is not None:
         return Stop()
     reason = f"{last.arm.name} failed"
     fallback = decision.fallbacks.load_failed
@@ -232,41 +234,41 @@ def _asked(hops: Sequence[Hop], arm: Arm) -> bool:
     return any(hop.arm.name == arm.name and hop.arm.model == arm.model for hop in hops)
 
 
-def _constrained(
+def _ask_for_letter(
     question: str, decision: Decision, hops: Sequence[Hop], last: Hop
 ) -> AskConstrained | None:
-    """The same model asked for the letter alone, where a multiple choice came to none."""
-    wanted = decision.fallbacks.no_answer == "ask_constrained"
-    if last.answered or not wanted or last.arm.readout == "choices" or not options_of(question):
+    """Ask the same model for the letter only, if a multiple choice ended without one."""
+    enabled = decision.fallbacks.no_answer == "ask_constrained"
+    if last.answered or not enabled or last.arm.readout == "choices" or not options_of(question):
         return None
     arm = replace(last.arm, reasoning="direct", readout="choices")
     return AskConstrained(arm, f"{last.arm.name} named no option")
 
 
-def _barred_text(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
+def _format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
     if step.barred == "hops":
         most = count_text(cascade.max_hops, "hop")
-        return f"{arm.name} is not asked: {most} at most"
+        return f"{arm.name} skipped: the cascade is limited to {most}"
     assert cascade.max_joules is not None
     limit = energy_text(cascade.max_joules)
     if step.predicted is None:
-        return f"{arm.name} is not asked: the {limit} of the cascade are spent"
-    about = energy_text(step.predicted, kind="estimate").removesuffix(" (estimate)")
+        return f"{arm.name} skipped: the cascade's {limit} are spent"
+    estimate = energy_text(step.predicted, kind="estimate").removesuffix(" (estimate)")
     left = energy_text(cascade.max_joules - spent)
-    return f"{arm.name} is not asked: it would take {about}, and {left} of {limit} is left"
+    return f"{arm.name} skipped: it would cost {estimate}, but only {left} of {limit} is left"
 
 
 def failed_at_load(failure: EtuiError, *, began: bool) -> bool:
-    """Whether a failure means that the model could not be brought into memory."""
+    """Return whether a failure means that the model could not be loaded."""
     return not began and isinstance(failure, ModelUnavailable | EngineFailed)
 
 
 Failed = Literal["load", "answer"]
-"""An arm whose model could not be loaded, or one that failed while it answered."""
+"""Where an arm failed: while loading its model, or while answering."""
 
 
 Barred = Literal["hops", "spent", "predicted"]
-"""What forbids an arm: the number of hops, the joules spent, or those it is expected to take."""
+"""The limit that prevents an arm: number of hops, joules spent, or joules predicted for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,12 +276,12 @@ class Outcome:
     """The result of asking an arm.
 
     Attributes:
-        arm: What was asked.
-        probability: Calibrated probability of being right; None where nothing was fitted.
-        accepted: Sure enough, so that no further arm is asked.
-        usable: Its text can be the turn's answer: it is there, and nothing cut it off.
-        answered: The text is an answer: a letter where options were given.
-        failed: What it failed at; None if it did not.
+        arm: The arm.
+        probability: Calibrated probability of being right; None without a fit.
+        accepted: Sure enough, so that no further arm is needed.
+        usable: Its text can be the answer of the turn: not empty, and without a failure or a stop.
+        answered: The text is an answer: a letter if the question has options.
+        failed: Where it failed; None if it did not.
     """
 
     arm: Arm
@@ -296,8 +298,8 @@ class CascadeStep:
 
     Attributes:
         arm: The next arm; None at the end.
-        barred: What forbids to ask it; None if it is to be asked.
-        predicted: Joules it is expected to take, where they forbid it.
+        barred: The limit that prevents it; None if it runs.
+        predicted: Its predicted joules, if they are what prevents it.
     """
 
     arm: Arm | None = None
@@ -309,9 +311,9 @@ def is_sure(cascade: Cascade, confidence: float | None, probability: float | Non
     """Return whether an answer is sure enough to be accepted.
 
     Args:
-        cascade: Whose ``accept_at`` it has to reach.
-        confidence: Raw, 0..1; counts where nothing was fitted. None is never sure.
-        probability: Calibrated; None where nothing was fitted.
+        cascade: The cascade with the threshold ``accept_at``.
+        confidence: Raw confidence, 0..1, used without a fit. None is never sure.
+        probability: Calibrated probability; None without a fit.
     """
     sure = confidence if probability is None else probability
     return sure is not None and sure >= cascade.accept_at
@@ -323,16 +325,16 @@ def advance(
     spent: float | None,
     predict: Callable[[Arm], float | None],
 ) -> CascadeStep:
-    """Decide what follows the arms that were asked.
+    """Decide what follows the arms that have run.
 
-    After an arm that failed the next one is asked whatever was spent, unless an answer is there
-    already; arms of a model that could not be loaded are passed over.
+    After a failed arm the next one runs regardless of the joules spent, unless there is an answer
+    already; arms of a model that could not be loaded are skipped.
 
     Args:
         cascade: The arms and their limits.
-        outcomes: Of the arms that were asked, in order; none at the start.
-        spent: Joules so far, loads included; None when unmeasured.
-        predict: Joules an arm is expected to take; None where that is not known.
+        outcomes: Outcomes of the arms that have run, in order; empty at the start.
+        spent: Joules so far, loads included; None if unmeasured.
+        predict: Predicts the joules of an arm; returns None if unknown.
     """
     if not outcomes:
         return CascadeStep(cascade.arms[0])
@@ -348,15 +350,15 @@ def advance(
         return CascadeStep()
     if last.failed is not None:
         return CascadeStep(behind[0])
-    return _limited(cascade, behind[0], len(at), spent or 0.0, predict)
+    return _apply_limits(cascade, behind[0], len(at), spent or 0.0, predict)
 
 
 def best_of(outcomes: Sequence[Outcome]) -> int | None:
-    """Return the index of the answer that is the turn's; None if there is no answer.
+    """Return the index of the answer of the turn; None if there is no answer.
 
-    It is the one that was accepted, or the one most likely right, of equals the later. Raw
-    confidences of different ways of answering are not comparable, so where one is uncalibrated the
-    later arm's is taken.
+    It is the accepted one, or the one most likely right; of equals the later one. Raw confidences
+    of different reasoning methods are not comparable, so if one of them is uncalibrated, the last
+    answer is used.
     """
     answers = [index for index, outcome in enumerate(outcomes) if outcome.usable]
     answers = [index for index in answers if outcomes[index].answered] or answers
@@ -370,7 +372,7 @@ def best_of(outcomes: Sequence[Outcome]) -> int | None:
     return max(calibrated)[1] if len(calibrated) == len(answers) else answers[-1]
 
 
-def _limited(
+def _apply_limits(
     cascade: Cascade,
     arm: Arm,
     hops: int,

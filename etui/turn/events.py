@@ -1,4 +1,4 @@
-"""Events of a turn."""
+"""Events of a turn, which enclose the events of its answers."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from etui.turn.record import TurnRecord
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Which arm answers, and why."""
+    """The routing decision: which arm answers, and why."""
 
     decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
 class TurnFinished:
-    """The last event of a turn: what went into the log."""
+    """The last event of a turn, with the record that was logged."""
 
     record: TurnRecord
 
 
 @dataclass(frozen=True, slots=True)
 class HopStarted:
-    """An arm begins to answer in a turn that may have several.
+    """An arm starts to answer in a turn that may have several.
 
-    A turn of a single arm has none of these, unless another arm has to follow after all: then the
-    first hop is told by its ``HopEnded`` alone.
+    A turn of a single arm has none of these events, unless a fallback adds another arm: then the
+    first hop has only a ``HopEnded``.
 
     Attributes:
-        number: From 1.
-        arm, model, reasoning: What answers.
-        why: Why it is asked; empty for the first.
+        number: Number of the hop, from 1.
+        arm, model, reasoning: The arm that answers.
+        why: Why this arm follows; empty for the first.
     """
 
     number: int
@@ -45,18 +45,18 @@ class HopStarted:
 
 @dataclass(frozen=True, slots=True)
 class HopEnded:
-    """An arm has answered, or failed to. Its text is replaced unless it is ``taken``.
+    """An arm has answered or failed. Its text is replaced unless it is ``taken``.
 
     Attributes:
-        number: From 1, as in ``HopStarted``.
-        arm, model: What answered.
-        confidence: Raw, 0..1; None where the answer carries none.
-        probability: Calibrated probability of being right; None where nothing was fitted.
-        accepted: The answer was sure enough.
-        joules: Gross joules of the hop as far as they are read by now, its load excluded; None when
-            unmeasured. The record has the last word.
-        why: What came of it, in words.
-        taken: The answer is the turn's. An earlier one may be, if this was the last hop.
+        number: Number of the hop, from 1, as in ``HopStarted``.
+        arm, model: The arm that answered.
+        confidence: Raw confidence, 0..1; None if the answer has none.
+        probability: Calibrated probability of being right; None without a fit.
+        accepted: Whether the answer was sure enough.
+        joules: Preliminary gross joules of the hop, its load excluded; None if unmeasured. The
+            record has the final value.
+        why: The result, in words.
+        taken: Whether this is the answer of the turn. After the last hop it may be an earlier one.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""The course of a turn: hop after hop, each watched for what it spends, until an answer stands."""
+"""Execute a turn: hop after hop, each within its budgets, until an answer is accepted."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from etui.reasoning.control import BUDGET
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
 from etui.turn.accumulator import AnswerAccumulator
-from etui.turn.budget import BudgetMonitor, SpentBefore, spent_before
-from etui.turn.build_record import Ended, leg_of, load_record, turn_record, unload_record
+from etui.turn.budget import BudgetMonitor, SpentBefore, find_spent_budget
+from etui.turn.build_record import Ended, build_leg, load_record, turn_record, unload_record
 from etui.turn.cascade import (
     AskConstrained,
     Hop,
     Spent,
     Stop,
-    best,
+    choose_hop,
+    describe_hop,
     failed_at_load,
+    find_best,
     gave_answer,
-    hop_words,
     is_accepted,
     next_step,
-    taken,
 )
 from etui.turn.events import HopEnded, HopStarted
-from etui.turn.intervals import Leg, energy_over, spans_of, sum_of_known
+from etui.turn.intervals import Leg, compute_spans, energy_over, sum_of_known
 from etui.turn.ports import Meter, Serve, Served, Writer
 from etui.turn.record import TurnRecord
 
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 
 class TurnExecution:
-    """One turn under way; ``run_turn`` drives it.
+    """One running turn, driven by ``run_turn``.
 
     Attributes:
-        unserved: What kept the only arm from answering before anything was spent.
-        failure: What stopped the turn; None when an answer stands.
+        unserved: The error that prevented the only arm from answering, before any energy was spent.
+        failure: The error that ended the turn; None if there is an answer.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TurnExecution:
         serve: Serve,
         answerer: Answerer,
         meter: Meter,
-        outlook: Predictor | None,
+        predictor: Predictor | None,
         cancelled: Callable[[], bool],
         clock_ns: Callable[[], int],
     ) -> None:
@@ -64,7 +64,7 @@ class TurnExecution:
         self._serve = serve
         self._answerer = answerer
         self._meter = meter
-        self._outlook = outlook
+        self._predictor = predictor
         self._cancelled = cancelled
         self._clock_ns = clock_ns
         self._created_at = utc_now()
@@ -84,7 +84,7 @@ class TurnExecution:
         self.failure: EtuiError | None = None
 
     def run(self) -> Iterator[HopStarted | Event | HopEnded]:
-        """Ask one arm after the other until nothing follows."""
+        """Run one arm after the other until none follows."""
         step: AskConstrained | Stop = AskConstrained(self._decision.arm, "")
         while isinstance(step, AskConstrained):
             number, arm = len(self._hops) + 1, step.arm
@@ -92,32 +92,32 @@ class TurnExecution:
             if several:
                 yield HopStarted(number, arm.name, arm.model, arm.reasoning, step.why)
             yield from self._answer(arm)
-            step = self._next()
+            step = self._decide_next()
             hop = self._hops[-1]
-            hop = self._hops[-1] = replace(hop, why=hop_words(self._decision, hop, step))
+            hop = self._hops[-1] = replace(hop, why=describe_hop(self._decision, hop, step))
             self._over = isinstance(step, Stop)
             if several or isinstance(step, AskConstrained):
-                yield self._told(number, hop)
+                yield self._build_hop_ended(number, hop)
         last = self._hops[-1]
-        if best(self._hops) is None:
+        if find_best(self._hops) is None:
             self.failure = last.failure
         if last.at_load and len(self._hops) == 1 and self._served is None:
             self.unserved = last.failure
 
-    def break_off(self, left: BaseException) -> None:
-        """The turn is left in the middle: by the user, or by a fault."""
-        chosen = isinstance(left, GeneratorExit | KeyboardInterrupt | SystemExit)
-        why = "the turn was left before its end"
-        if not chosen:
-            why = self._fault = f"{type(left).__name__}: {left}"
+    def abort(self, cause: BaseException) -> None:
+        """Close the interrupted turn, after ``cause``: the user, the front end, or a bug."""
+        intended = isinstance(cause, GeneratorExit | KeyboardInterrupt | SystemExit)
+        why = "the turn was interrupted"
+        if not intended:
+            why = self._fault = f"{type(cause).__name__}: {cause}"
         if self._running is not None:
-            self._close(self._running, "stopped" if chosen else "error", why)
-        elif not self._over and chosen:
+            self._close(self._running, "stopped" if intended else "error", why)
+        elif not self._over and intended:
             last = self._hops[-1]
             self._hops[-1] = replace(last, end=replace(last.end, status="stopped", why=why))
 
     def save(self, writer: Writer, settings: Mapping[str, Any]) -> TurnRecord:
-        """The record of the turn, given to the log with its loads."""
+        """Build the record of the turn and save it, with its loads and unloads."""
         self._meter.settle(self._hops[-1].end.end_ns)
         ended = Ended(
             turn_id=self._turn_id,
@@ -140,28 +140,30 @@ class TurnExecution:
         return record
 
     def _answer(self, arm: Arm) -> Iterator[Event]:
-        allowance = BudgetMonitor(self._decision.budget, self._before(), arm, self._meter.energy)
+        monitor = BudgetMonitor(
+            self._decision.budget, self._spent_so_far(), arm, self._meter.energy
+        )
         overflow = self._decision.fallbacks.context_overflow
-        arm = replace(allowance.within(), context_overflow=overflow)
+        arm = replace(monitor.limit_arm(), context_overflow=overflow)
         so_far = AnswerAccumulator(self._clock_ns())
         self._running, self._served, self._budget = (arm, so_far), None, None
         failure: EtuiError | None = None
-        told = False
+        cancel_sent = False
         try:
             served = self._served = self._serve(arm)
-            self._predict(arm)
+            self._record_prediction(arm)
             for event in self._answerer.answer(self._request(arm, served)):
-                so_far.see(event)
+                so_far.add(event)
                 if self._budget is None:
-                    self._budget = allowance.passed(so_far, self._clock_ns())
+                    self._budget = monitor.find_spent(so_far, self._clock_ns())
                     if self._budget is not None:
                         self._answerer.hurry()
-                if not told and self._cancelled():
-                    self._answerer.cancel()  # again: the first may have come too early
-                    told = True
+                if not cancel_sent and self._cancelled():
+                    self._answerer.cancel()  # again: the first cancel may have come too early
+                    cancel_sent = True
                 yield event
             if so_far.finished is None:
-                raise EngineFailed("the engine ended the answer without saying how", "ask again")
+                raise EngineFailed("the engine ended the answer without a final event", "ask again")
         except EtuiError as error:
             failure = error
         self._close(self._running, "error", failure.what if failure else "", failure)
@@ -172,9 +174,9 @@ class TurnExecution:
             served.spec, served.path, query.messages(), arm, query.chat_id, served.price
         )
 
-    def _predict(self, arm: Arm) -> None:
-        """Note the joules the hop is expected to take, its load left out as in the turn's."""
-        expected = self._outlook.joules(arm, self._query) if self._outlook is not None else None
+    def _record_prediction(self, arm: Arm) -> None:
+        """Record the predicted joules of the hop, without its load, like the energy of the turn."""
+        expected = self._predictor.joules(arm, self._query) if self._predictor is not None else None
         self._predicted.append(None if expected is None else expected.prefill + expected.decode)
 
     def _close(
@@ -185,7 +187,7 @@ class TurnExecution:
         failure: EtuiError | None = None,
     ) -> None:
         arm, so_far = running
-        end = so_far.closed(max(self._clock_ns(), so_far.started_ns), status, why)
+        end = so_far.build_finished(max(self._clock_ns(), so_far.started_ns), status, why)
         if (failure is not None or self._fault is not None) and end.status != "error":
             end = replace(end, status="error", why=why)
         if self._budget is not None:
@@ -210,31 +212,34 @@ class TurnExecution:
         self._running = None
 
     def _calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        if self._outlook is None or confidence is None or self._decision.cascade is None:
+        if self._predictor is None or confidence is None or self._decision.cascade is None:
             return None
         if any(hop.arm.name == arm.name for hop in self._hops):
-            return None  # asked again for the letter: what was fitted is of its usual answers
-        return self._outlook.calibrated(arm, confidence, margin)
+            return None  # asked again for the letter: the fit is for the arm's usual answers
+        return self._predictor.calibrated(arm, confidence, margin)
 
-    def _next(self) -> AskConstrained | Stop:
+    def _decide_next(self) -> AskConstrained | Stop:
         last = self._hops[-1]
         if self._cancelled() and not last.stopped and not last.accepted:
-            why = "stopped before the next arm was asked"
+            why = "stopped before the next arm"
             self._hops[-1] = replace(last, end=replace(last.end, status="stopped", why=why))
         spent = Spent(
-            self._joules_with_loads(), spent_before(self._decision.budget, self._before())
+            self._joules_with_loads(),
+            find_spent_budget(self._decision.budget, self._spent_so_far()),
         )
         return next_step(self._query.text, self._decision, self._hops, spent, self._expected_joules)
 
     def _expected_joules(self, arm: Arm) -> float | None:
-        """Return the joules an arm is expected to take, its load included unless it is loaded."""
-        predicted = self._outlook.joules(arm, self._query) if self._outlook is not None else None
+        """Predict the joules of an arm, its load included unless the model is in memory."""
+        predicted = (
+            self._predictor.joules(arm, self._query) if self._predictor is not None else None
+        )
         if predicted is None:
             return None
         loaded = any(hop.model == arm.model for hop in self._hops)
         return replace(predicted, load=0.0).total if loaded else predicted.total
 
-    def _told(self, number: int, hop: Hop) -> HopEnded:
+    def _build_hop_ended(self, number: int, hop: Hop) -> HopEnded:
         return HopEnded(
             number=number,
             arm=hop.arm.name,
@@ -244,17 +249,17 @@ class TurnExecution:
             accepted=hop.accepted,
             joules=hop.joules,
             why=hop.why,
-            taken=self._over and taken(self._hops) is hop,
+            taken=self._over and choose_hop(self._hops) is hop,
         )
 
-    def _before(self) -> SpentBefore:
+    def _spent_so_far(self) -> SpentBefore:
         ends = [hop.end for hop in self._hops]
         joules = sum_of_known([hop.joules for hop in self._hops]) if self._hops else 0.0
-        seconds = sum(spans.seconds for spans in spans_of(self._legs())) if self._hops else 0.0
+        seconds = sum(spans.seconds for spans in compute_spans(self._legs())) if self._hops else 0.0
         return SpentBefore(joules, sum(end.output_tokens for end in ends), seconds)
 
     def _joules_of_last(self) -> float | None:
-        spans = spans_of(self._legs())[-1]
+        spans = compute_spans(self._legs())[-1]
         return energy_over((*spans.prefill, *spans.decode), self._meter.energy).joules
 
     def _joules_with_loads(self) -> float | None:
@@ -262,17 +267,17 @@ class TurnExecution:
         return self._meter.energy(first.start_ns, max(first.start_ns, last.end_ns)).joules
 
     def _legs(self) -> list[Leg]:
-        return [leg_of(hop, seen) for hop, seen in zip(self._hops, self._seen, strict=True)]
+        return [build_leg(hop, seen) for hop, seen in zip(self._hops, self._seen, strict=True)]
 
     def _predicted_joules(self) -> float | None:
-        if self._outlook is None:
+        if self._predictor is None:
             return self._decision.predicted_joules
         return sum_of_known(self._predicted)
 
     def _status(self) -> Status:
-        if self._fault is not None or (best(self._hops) is None and self._hops[-1].failure):
+        if self._fault is not None or (find_best(self._hops) is None and self._hops[-1].failure):
             return "error"
-        return "stopped" if self._hops[-1].stopped else taken(self._hops).end.status
+        return "stopped" if self._hops[-1].stopped else choose_hop(self._hops).end.status
 
     def _error(self) -> str | None:
         if self._fault is not None:

@@ -1,4 +1,4 @@
-"""When the answers of a turn worked: intervals of the monotonic clock, and their energy as one."""
+"""Working times of a turn's answers: intervals of the monotonic clock, and their energy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etui.events import Finished
 
 @dataclass(frozen=True, slots=True)
 class TimeInterval:
-    """Two moments of the monotonic clock."""
+    """An interval of the monotonic clock."""
 
     start_ns: int
     end_ns: int
@@ -26,12 +26,12 @@ class TimeInterval:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One arm's part of a turn.
+    """The part of one arm in a turn.
 
     Attributes:
-        end: Its last word.
-        load: The load it waited for; None where its model was in memory.
-        unloads: Models that gave way to it.
+        end: Its final event.
+        load: The load it waited for; None if its model was in memory.
+        unloads: Unloads of other models that made room for it.
     """
 
     end: Finished
@@ -39,30 +39,30 @@ class Leg:
     unloads: tuple[TimeInterval, ...] = ()
 
     @property
-    def away(self) -> tuple[TimeInterval, ...]:
-        """What lies outside the joules of the turn."""
+    def excluded(self) -> tuple[TimeInterval, ...]:
+        """Intervals that do not count for the turn: unloads and the load."""
         return self.unloads if self.load is None else (*self.unloads, self.load)
 
 
 @dataclass(frozen=True, slots=True)
 class LegSpans:
-    """When a leg worked: intervals of its two phases, without loads and unloads."""
+    """Working times of a leg: intervals of its two phases, without loads and unloads."""
 
     prefill: tuple[TimeInterval, ...]
     decode: tuple[TimeInterval, ...]
 
     @property
     def seconds(self) -> float:
-        """Length of both phases."""
-        return seconds_of((*self.prefill, *self.decode))
+        """Length of both phases in seconds."""
+        return sum_seconds((*self.prefill, *self.decode))
 
 
-def spans_of(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
-    """When each leg worked.
+def compute_spans(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
+    """Compute the working times of each leg.
 
-    A leg begins where the one before it ended, so that the legs tile the turn: what lies between
-    two answers (the choice of the next arm, its model's lookup) belongs to the next prefill. Loads
-    and unloads in between are left out.
+    A leg begins where the previous one ended, so that the legs tile the turn: the time between two
+    answers (choosing the next arm, looking up its model) belongs to the next prefill. Loads and
+    unloads in between are excluded.
     """
     spans: list[LegSpans] = []
     begin_ns = legs[0].end.start_ns
@@ -70,27 +70,27 @@ def spans_of(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
         end = leg.end
         prefill = TimeInterval(begin_ns, max(begin_ns, end.prefill_end_ns))
         decode = TimeInterval(prefill.end_ns, max(prefill.end_ns, end.end_ns))
-        spans.append(LegSpans(without(prefill, leg.away), (decode,)))
+        spans.append(LegSpans(subtract(prefill, leg.excluded), (decode,)))
         begin_ns = decode.end_ns
     return tuple(spans)
 
 
-def without(whole: TimeInterval, away: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
-    """What is left of an interval when others are cut out of it; at least one, perhaps empty."""
+def subtract(whole: TimeInterval, excluded: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
+    """Subtract intervals from an interval; the result has at least one interval, maybe empty."""
     left: list[TimeInterval] = []
     begin_ns = whole.start_ns
-    for gone in sorted(away, key=lambda interval: interval.start_ns):
-        start_ns = min(max(gone.start_ns, begin_ns), whole.end_ns)
+    for cut in sorted(excluded, key=lambda interval: interval.start_ns):
+        start_ns = min(max(cut.start_ns, begin_ns), whole.end_ns)
         if start_ns > begin_ns:
             left.append(TimeInterval(begin_ns, start_ns))
-        begin_ns = max(begin_ns, min(gone.end_ns, whole.end_ns))
+        begin_ns = max(begin_ns, min(cut.end_ns, whole.end_ns))
     if begin_ns < whole.end_ns or not left:
         left.append(TimeInterval(begin_ns, whole.end_ns))
     return tuple(left)
 
 
-def joined(intervals: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
-    """Intervals in their order, those that touch made one, empty ones left out unless all are."""
+def merge_adjacent(intervals: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
+    """Merge adjacent intervals and drop empty ones, unless all of them are empty."""
     made: list[TimeInterval] = []
     for interval in intervals:
         if made and made[-1].end_ns == interval.start_ns:
@@ -103,12 +103,13 @@ def joined(intervals: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
 
 
 def energy_over(intervals: Iterable[TimeInterval], energy_of: EnergyOf) -> Energy:
-    """Energy of several intervals as one; it is unmeasured when a part of it is.
+    """Compute the energy of several intervals as one; unmeasured if any part is.
 
-    Half widths add up, which bounds the error when all parts share its cause. ``start_ns`` and
-    ``end_ns`` are the outer ends, so the result knows no length: watts are over the parts alone.
+    Half widths are added, which bounds the error if all parts share its cause. ``start_ns`` and
+    ``end_ns`` are the outer ends; watts are means over the parts only, so their difference is not
+    the measured time.
     """
-    parts = [energy_of(i.start_ns, i.end_ns) for i in joined(intervals)]
+    parts = [energy_of(i.start_ns, i.end_ns) for i in merge_adjacent(intervals)]
     if len(parts) == 1:
         return parts[0]
     seconds = math.fsum(part.seconds for part in parts)
@@ -129,35 +130,35 @@ def energy_over(intervals: Iterable[TimeInterval], energy_of: EnergyOf) -> Energ
         idle_watts=idle / seconds if idle is not None else None,
         mean_watts=joules / seconds if joules is not None else None,
         peak_watts=max(peaks, default=None),
-        channels=_channels(parts) if measured else (),
-        unmeasured=_each(part.unmeasured for part in parts),
-        flags=_each(part.flags for part in parts),
-        own_joules=_own_joules(parts),
+        channels=_merge_channels(parts) if measured else (),
+        unmeasured=_unique(part.unmeasured for part in parts),
+        flags=_unique(part.flags for part in parts),
+        own_joules=_sum_own_joules(parts),
     )
 
 
-def seconds_of(intervals: Iterable[TimeInterval]) -> float:
-    """Their lengths added up, in seconds."""
+def sum_seconds(intervals: Iterable[TimeInterval]) -> float:
+    """Sum the lengths of intervals, in seconds."""
     return math.fsum(interval.seconds for interval in intervals)
 
 
 def sum_of_known(values: Sequence[float | None]) -> float | None:
-    """The sum; None when one of them is, or there is none."""
+    """Sum values; None if one of them is None, or there are none."""
     known = [value for value in values if value is not None]
     return math.fsum(known) if known and len(known) == len(values) else None
 
 
-def _own_joules(parts: Sequence[Energy]) -> float | None:
+def _sum_own_joules(parts: Sequence[Energy]) -> float | None:
     if not any(part.shared for part in parts):
         return None
     return sum_of_known([part.own_joules if part.shared else part.joules for part in parts])
 
 
-def _each(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
+def _unique(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in lists for name in names))
 
 
-def _channels(parts: Sequence[Energy]) -> tuple[ChannelEnergy, ...]:
+def _merge_channels(parts: Sequence[Energy]) -> tuple[ChannelEnergy, ...]:
     made: dict[str, ChannelEnergy] = {}
     for channel in (channel for part in parts for channel in part.channels):
         before = made.get(channel.id)

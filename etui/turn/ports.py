@@ -1,4 +1,4 @@
-"""What a turn needs from outside: a meter, a log, and the model that serves an arm."""
+"""Interfaces that a turn depends on: a meter, a log, and the model of an arm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Meter(Protocol):
-    """The recorder, as far as a turn, a bench run or a calibration needs it."""
+    """The part of the recorder used by a turn, a bench run or a calibration."""
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
         """Return the energy of an interval of the monotonic clock."""
@@ -24,33 +24,36 @@ class Meter(Protocol):
     def power_curve(
         self, start_ns: int, end_ns: int, points: int
     ) -> Sequence[tuple[int, float | None]]:
-        """Return (middle, mean watts) of equal slices; None for a slice without a record."""
+        """Return (middle in ns, mean watts) of equal slices; None for a slice without readings."""
 
     def settle(self, end_ns: int) -> object:
-        """Wait until the energy of what ended at ``end_ns`` no longer changes."""
+        """Wait until the energy up to ``end_ns`` is final."""
 
 
 class Writer(Protocol):
-    """The log, as far as a turn needs it."""
+    """The part of the log used by a turn."""
 
-    def save_turn(self, record: TurnRecord) -> None: ...
+    def save_turn(self, record: TurnRecord) -> None:
+        """Save a turn."""
 
-    def save_load(self, record: LoadRecord) -> None: ...
+    def save_load(self, record: LoadRecord) -> None:
+        """Save the load of a model."""
 
-    def save_unload(self, record: UnloadRecord) -> None: ...
+    def save_unload(self, record: UnloadRecord) -> None:
+        """Save the unload of a model."""
 
 
 class Unlogged:
-    """A writer that keeps nothing: for turns whose ``TurnFinished`` is all that is needed."""
+    """A writer that discards everything, for callers that only need ``TurnFinished``."""
 
     def save_turn(self, record: TurnRecord) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def save_load(self, record: LoadRecord) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def save_unload(self, record: UnloadRecord) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,10 @@ class Served:
     """The model that answers for an arm.
 
     Attributes:
-        spec: The entry of models.yaml, with the hash its file was checked against.
-        path: Its file.
-        price: What its tokens cost, for thinking that is regulated by joules.
-        settings: What of the turn's settings depends on the model (its idle baseline).
+        spec: The entry of models.yaml, with the sha256 its file was checked against.
+        path: The model file.
+        price: Energy cost of its tokens, which limits the thinking; None if unknown.
+        settings: Settings of the turn that depend on the model (its idle baseline).
     """
 
     spec: ModelSpec
@@ -71,8 +74,8 @@ class Served:
 
 
 Serve = Callable[[Arm], Served]
-"""Finds the model of an arm.
+"""Find the model of an arm.
 
 Raises:
-    ModelUnavailable: It is not on this machine, or damaged.
+    ModelUnavailable: The model is not on this machine, or damaged.
 """

@@ -1,4 +1,4 @@
-"""Records of a turn, a load and an unload, as the log stores them and JSON shows them."""
+"""Records of a turn, a load and an unload, as stored in the log and written as JSON."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ class Seconds:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnergy:
-    """What a turn cost; joules are None when nothing was measured, never 0 for it.
+    """Energy of a turn; joules are None if unmeasured, never 0.
 
-    ``phases`` holds load, prefill and decode; prefill + decode = ``joules``, load is outside it.
-    ``thinking_joules`` is the part of decode that went into the thought. ``shared`` says that other
-    processes used a GPU, and ``own_joules`` what is etui's own of it then, None where that cannot
-    be told.
+    ``phases`` has the joules of load, prefill and decode; prefill + decode = ``joules``, which
+    excludes the load. ``thinking_joules`` is the part of decode spent on thinking. ``shared`` is
+    True if other processes used a GPU; ``own_joules`` is then etui's share, None if unknown.
     """
 
     joules: float | None
@@ -64,10 +63,10 @@ class TurnEnergy:
 
 @dataclass(frozen=True, slots=True)
 class VoteRecord:
-    """One vote of a majority; ``choice`` and ``status`` as in ``engine.events.Vote``.
+    """One vote of a majority vote; ``choice`` and ``status`` as in :class:`etui.events.Vote`.
 
-    ``joules`` is its part of the decode, by the tokens it had in each batch; the prefill they all
-    share is in none. None when nothing was measured.
+    ``joules`` is its share of the decode, by its tokens in each batch; the shared prefill is not
+    included. None if unmeasured.
     """
 
     index: int
@@ -82,10 +81,10 @@ class VoteRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """One look at the answer from the middle of a thought.
+    """One probe of the answer in the middle of the thinking.
 
-    ``probabilities`` is option letter, or the answer in words -> probability; ``tokens`` are those
-    the look took, which are no part of the output.
+    ``probabilities`` maps an option letter, or the answer in words, to its probability; ``tokens``
+    counts the tokens of the probe, which are not part of the output.
     """
 
     thinking_tokens: int
@@ -95,12 +94,12 @@ class ProbeRecord:
 
 @dataclass(frozen=True, slots=True)
 class HopRecord:
-    """One arm's part of a turn that took several, or that a cascade decided.
+    """The part of one arm in a turn with several arms, or in a cascade.
 
-    ``probability`` is calibrated, None where nothing was fitted; ``accepted`` says that the answer
-    was sure enough, ``taken`` that it is the turn's. ``joules`` and ``seconds`` are without the
-    load, and those of all hops sum to the turn's; ``load_joules`` is 0.0 without a load and None
-    when it was not measured.
+    ``probability`` is calibrated, None without a fit; ``accepted`` means that the answer was sure
+    enough, ``taken`` that it is the answer of the turn. ``joules`` and ``seconds`` exclude the
+    load, and their sums over all hops are the turn's; ``load_joules`` is 0.0 without a load and
+    None if unmeasured.
     """
 
     arm: str
@@ -124,7 +123,7 @@ class HopRecord:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One question, its answer and its price, whatever way it ended."""
+    """One question, its answer and its energy, however the turn ended."""
 
     turn_id: str
     created_at: str
@@ -151,16 +150,16 @@ class TurnRecord:
     votes: tuple[VoteRecord, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
     hops: tuple[HopRecord, ...] = ()
-    """Every arm that answered, where it was not one alone."""
+    """The hops, if the turn had several arms or a cascade."""
     power_watts: tuple[float | None, ...] = ()
-    """Mean watts of equal slices from the turn's start to its end; None where unmeasured."""
+    """Mean watts of equal slices from the turn's start to its end; None if unmeasured."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Decode parameters, build and machine: what is needed to repeat the turn."""
+    """Decode parameters, build and machine, as needed to repeat the turn."""
     trace: Mapping[str, object] = field(default_factory=dict)
-    """The routing decision, whole."""
+    """The complete routing decision."""
 
     def to_json(self) -> dict[str, Any]:
-        """The document of ``etui ask --json``."""
+        """Build the document of ``etui ask --json``."""
         energy, tokens, seconds = self.energy, self.tokens, self.seconds
         return {
             "turn_id": self.turn_id,
@@ -231,9 +230,9 @@ class TurnRecord:
 
 @dataclass(frozen=True, slots=True)
 class LoadRecord:
-    """One load of a model: a row of its own, charged to no turn's joules.
+    """One load of a model, whose joules count for no turn.
 
-    ``turn_id`` is the turn that waited for it; None for a load ahead of a question.
+    ``turn_id`` is the turn that waited for it; None for a load before a question.
     """
 
     load_id: str
@@ -251,9 +250,9 @@ class LoadRecord:
 
 @dataclass(frozen=True, slots=True)
 class UnloadRecord:
-    """A model given up; ``reason`` and ``freed_bytes`` as in ``engine.events.Unloaded``.
+    """An unload; ``reason`` and ``freed_bytes`` as in :class:`etui.events.Unloaded`.
 
-    ``turn_id`` is the turn that needed the room; None where no turn did.
+    ``turn_id`` is the turn that needed the memory; None if no turn did.
     """
 
     unload_id: str
@@ -270,4 +269,4 @@ class UnloadRecord:
 
 
 REPLACES = "replaces"
-"""Setting of a turn that names the turn it took the place of, edited or asked again."""
+"""Setting of a turn with the id of the turn it replaces, after an edit or a repetition."""

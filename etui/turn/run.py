@@ -1,11 +1,11 @@
-"""The one flow of a query that chat, ask and every later front end use.
+"""Run one turn: the flow of a query that chat, ask and all other front ends share.
 
-``run_turn`` yields what happens and ends with the record of the turn. Whatever way it ends (done,
-stopped, an error, a crash of the engine, the front end going away) the interval is closed, its
-energy told and the turn saved.
+``run_turn`` yields events, and the record of the turn as the last one. However the turn ends (done,
+stopped, an error, a crash of the engine, the front end exiting), its interval is closed, its energy
+read and the turn saved.
 
-Without a log, as in a bench run that keeps its own, ``writer=Unlogged()`` saves nothing; without an
-outlook no joules are predicted and a cascade goes by raw confidences.
+``writer=Unlogged()`` saves nothing, as in a bench run, which writes its own files. Without an
+``outlook`` no joules are predicted and a cascade uses raw confidences.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def serving_one(spec: ModelSpec, path: Path, price: TokenCost | None = None) -> Serve:
-    """A ``serve`` for turns whose arms are all of one model."""
+    """Create a ``serve`` for turns whose arms all use one model."""
 
     def serve(arm: Arm) -> Served:
         return Served(spec, path, price)
@@ -56,40 +56,41 @@ def run_turn(
 ) -> Generator[TurnEvent, None, None]:
     """Answer one query and save the turn.
 
-    Between the decision and the record come the engine's events. Where several arms answer, those
-    of each lie between its ``HopStarted`` and its ``HopEnded``, and the text of a hop that is not
-    ``taken`` is to be replaced; the record holds the text that stands.
-
     Args:
         query: The question with its chat.
         decision: The arm that answers, or the cascade, its budget and its fallbacks.
-        serve: Finds the model of an arm; called once a hop.
-        answerer: Where the models run.
-        meter: Tells the energy of intervals.
-        writer: Takes the record.
-        outlook: Predicts joules and calibrates confidences; None knows nothing.
-        settings: What else is needed to repeat the turn (versions, threads).
-        cancelled: Whether the user has stopped the turn, so that no further hop is begun.
+        serve: Finds the model of an arm; called once per hop.
+        answerer: The backend that answers.
+        meter: Returns the energy of intervals.
+        writer: Saves the record.
+        outlook: Predicts joules and calibrates confidences; None disables both.
+        settings: Further settings needed to repeat the turn (versions, threads).
+        cancelled: Returns whether the user has stopped the turn, so that no further hop starts.
         clock_ns: Monotonic clock, for tests.
 
+    Yields:
+        ``Decided``, the engine's events, ``TurnFinished``. If several arms answer, the events of
+        each are between its ``HopStarted`` and its ``HopEnded``, and the text of a hop that is not
+        ``taken`` has to be replaced; the record has the text of the answer.
+
     Raises:
-        EtuiError: What stopped the answer, after the turn was saved. A model that is not there is
-            told before anything was spent, so that turn is not saved.
+        EtuiError: The error that ended the answer, after the turn was saved. If the model is
+            missing, the error is raised before any energy is spent, and the turn is not saved.
     """
-    course = TurnExecution(query, decision, serve, answerer, meter, outlook, cancelled, clock_ns)
+    execution = TurnExecution(query, decision, serve, answerer, meter, outlook, cancelled, clock_ns)
     try:
         yield Decided(decision)
-        yield from course.run()
-    except BaseException as left:
-        # Ctrl-C, a closed generator, a fault in the engine: the turn is saved before it goes on.
+        yield from execution.run()
+    except BaseException as error:
+        # Ctrl-C, a closed generator, a bug in the engine: save the turn before re-raising.
         with suppress(EtuiError):
             answerer.cancel()
-        course.break_off(left)
-        course.save(writer, settings or {})
+        execution.abort(error)
+        execution.save(writer, settings or {})
         raise
-    if course.unserved is not None:
-        raise course.unserved
-    record = course.save(writer, settings or {})
+    if execution.unserved is not None:
+        raise execution.unserved
+    record = execution.save(writer, settings or {})
     yield TurnFinished(record)
-    if course.failure is not None:
-        raise course.failure
+    if execution.failure is not None:
+        raise execution.failure

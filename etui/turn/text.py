@@ -1,4 +1,4 @@
-"""The two lines around an answer, the same in the app and on the command line."""
+"""Format the lines around an answer, the same in the app and on the command line."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _ENDINGS = {
     "budget": "■ ended by its budget",
     "error": "✗ failed",
 }
-"""How an answer ended, where it did not end by itself."""
+"""How an answer ended, if the model did not end it."""
 
 _VOTE_STATUS = {
     "no_answer": "no answer",
     "truncated": "cut off before an answer",
     "uncounted": "not counted",
-    "abandoned": "dropped under way",
+    "abandoned": "dropped unfinished",
 }
 
 
 def why_line(decision: Decision) -> str:
-    """Why this model: policy, rule, arm and model, then the reason in words."""
+    """Format the routing decision: policy, rule, arm and model, then the reason."""
     arm = decision.arm
     parts = route_parts(
         decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
@@ -39,7 +39,7 @@ def why_line(decision: Decision) -> str:
 def route_parts(
     policy: str | None, rule: str | None, arm: str, reasoning: str, model: str, why: str
 ) -> list[str]:
-    """The route, ``balanced › rest › quick (direct) › smollm2-135m``, and the reason after it."""
+    """Format the route, ``balanced › rest › quick (direct) › smollm2-135m``, and its reason."""
     way = arm if arm == reasoning else f"{arm} ({reasoning})"
     chosen_by = [part for part in (policy, rule) if part]
     reason = why.removeprefix(f"{rule}: ") if rule else why
@@ -47,23 +47,23 @@ def route_parts(
 
 
 def about_joules(joules: float) -> str:
-    """Joules that nobody measured, without the word: ``~21 J``."""
+    """Format estimated joules without the kind: ``~21 J``."""
     return units.energy_text(joules, kind=units.ESTIMATE).removesuffix(f" ({units.ESTIMATE})")
 
 
 def hop_line(hop: HopEnded) -> str:
-    """What came of one arm's answer: ``quick on smollm2-135m: 41 % sure, 75 % asked``."""
+    """Format the result of a hop: ``quick on smollm2-135m: 41 % sure, 75 % required``."""
     return f"{hop.arm} on {hop.model}: {hop.why}"
 
 
 def vote_line(vote: Vote) -> str:
-    """A vote that is in: its number, what it counts for, its tokens."""
-    said = _VOTE_STATUS.get(vote.status, vote.choice or "")
-    return SEPARATOR.join([f"vote {vote.index + 1}: {said}", units.tokens_text(vote.tokens)])
+    """Format a completed vote: its number, its choice, its tokens."""
+    result = _VOTE_STATUS.get(vote.status, vote.choice or "")
+    return SEPARATOR.join([f"vote {vote.index + 1}: {result}", units.tokens_text(vote.tokens)])
 
 
 def shared_text(energy: TurnEnergy) -> str:
-    """That others used the GPU, and what is etui's own of the joules: their sum is the board's."""
+    """Format the notice of a shared GPU, with etui's own share of the board's joules if known."""
     if energy.own_joules is None:
         return "shared GPU"
     kind = energy.kind if energy.kind == units.ESTIMATE else None
@@ -71,14 +71,14 @@ def shared_text(energy: TurnEnergy) -> str:
 
 
 def hops_text(record: TurnRecord) -> str:
-    """What each arm of a turn took: ``2 hops: quick 12.0 J, large 40.1 J``."""
+    """Format the joules of each hop: ``2 hops: quick 12.0 J, large 40.1 J``."""
     kind = units.ESTIMATE if record.energy.kind == units.ESTIMATE else None
     each = [f"{hop.arm} {units.energy_text(hop.joules, None, kind)}" for hop in record.hops]
     return f"{units.count_text(len(record.hops), 'hop')}: {', '.join(each)}"
 
 
 def energy_line(record: TurnRecord) -> str:
-    """What an answer took: tokens, tok/s, TTFT, joules ± with kind, J/token, watts, sharing."""
+    """Format the cost of an answer: tokens, tok/s, TTFT, joules ± kind, J/token, watts, sharing."""
     energy, tokens, seconds = record.energy, record.tokens, record.seconds
     parts = [units.tokens_text(tokens.output)]
     if tokens.output and seconds.decode > 0:

@@ -30,8 +30,8 @@ def test_a_sure_answer_ends_the_cascade_at_its_first_hop():
     assert (record.answer, record.arm, len(record.hops)) == ("Venus.", "quick", 1)
     (ended,) = played.of(HopEnded)
     assert (ended.accepted, ended.taken, ended.confidence) == (True, True, 0.8)
-    assert ended.why == "80 % confident (uncalibrated), 75 % asked"
-    assert record.why == "rule: because; quick 80 % confident (uncalibrated), 75 % asked"
+    assert ended.why == "80 % confident (uncalibrated), 75 % required"
+    assert record.why == "rule: because; quick 80 % confident (uncalibrated), 75 % required"
     assert "hops" not in energy_line(record)
 
 
@@ -66,7 +66,7 @@ def test_hops_of_the_record_sum_to_the_turn_and_go_to_json():
     assert (first["accepted"], first["taken"]) == (False, False)
     assert (second["probability"], second["confidence"]) == (0.45, 0.9)
     assert first["tokens"]["output"] == 4
-    assert first["why"] == "25 % sure, 75 % asked, large is asked"
+    assert first["why"] == "25 % sure, 75 % required, continuing with large"
     assert record.predicted_joules == 60.0
     assert "2 hops: quick 30.0 J, large 55.0 J" in energy_line(record)
     shown = "\n".join(turn_lines(record, []))
@@ -93,7 +93,7 @@ def test_where_none_is_sure_the_likeliest_answer_stands():
     assert played.record.answer == "Venus."
     assert played.record.arm == "quick"
     assert [hop.taken for hop in played.record.hops] == [True, False]
-    assert "the answer of quick stands" in played.record.why
+    assert "the answer of quick is used" in played.record.why
     assert played.of(HopEnded)[-1].taken is False
 
 
@@ -110,7 +110,7 @@ def test_raw_confidences_are_not_compared_and_the_later_answer_stands():
 def test_no_more_hops_than_allowed():
     record = play(two(), decided(QUICK, LARGE, THINK, max_hops=1)).record
     assert record.answer == "Venus."
-    assert "large is not asked: 1 hop at most" in record.why
+    assert "large skipped: the cascade is limited to 1 hop" in record.why
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_no_hop_begins_past_the_joules_of_the_cascade(limit, predicted, hops):
     assert len(record.hops) == hops
     if hops == 1:
         assert record.answer == "Venus."
-        assert "large is not asked" in record.why
+        assert "large skipped" in record.why
 
 
 def test_the_load_of_the_next_model_is_part_of_its_price():
     decision = decided(QUICK, LARGE, max_joules=100)
     record = play(two(), decision, outlook=Known({"large": 60.0}, load=20.0)).record
     assert len(record.hops) == 1
-    assert "it would take ~80 J, and 70" in record.why
+    assert "it would cost ~80 J, but only 70" in record.why
 
 
 def test_a_later_hop_that_crashes_leaves_the_answer_there_was():
@@ -142,7 +142,7 @@ def test_a_later_hop_that_crashes_leaves_the_answer_there_was():
     # 3 s of quick, half a second between, 1 s of prefill and the one token that came.
     assert record.energy.joules == pytest.approx(10 * (3 + 0.5 + 1 + 1))
     assert (record.hops[1].status, record.hops[1].joules) == ("error", pytest.approx(25))
-    assert "large failed: the engine died; the answer of quick stands" in record.why
+    assert "large failed: the engine died; the answer of quick is used" in record.why
 
 
 def test_a_first_hop_that_crashes_is_followed_by_the_next():

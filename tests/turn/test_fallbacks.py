@@ -62,7 +62,7 @@ def test_a_multiple_choice_without_a_letter_is_asked_for_it():
     assert (again.reasoning, again.readout, again.model) == ("direct", "choices", "small")
     assert record.answer == "B) Mars"
     assert (record.arm, record.reasoning, record.confidence) == ("think", "direct", 0.7)
-    assert "think without an answer, asked again for the letter alone" in record.why
+    assert "think without an answer, asked again for the letter only" in record.why
     assert record.energy.joules == pytest.approx(sum(hop.joules for hop in record.hops))
 
 
@@ -105,7 +105,7 @@ def test_a_vote_without_a_majority_has_no_answer():
     vote = replace(QUICK, name="vote", reasoning="vote")
     stage = Stage({"vote": Part("B", None), "large": Part("B", 0.9)})
     record = play(stage, decided(vote, LARGE, no_answer="next_arm"), query=CHOICE).record
-    assert record.hops[0].why == "without an answer, 75 % asked, large is asked"
+    assert record.hops[0].why == "without an answer, 75 % required, continuing with large"
     assert record.arm == "large"
 
 

@@ -10,11 +10,11 @@ from etui.turn.accounting import account
 from etui.turn.intervals import (
     Leg,
     TimeInterval,
+    compute_spans,
     energy_over,
-    joined,
-    seconds_of,
-    spans_of,
-    without,
+    merge_adjacent,
+    subtract,
+    sum_seconds,
 )
 from tests.turn.test_run import Meter10W, S, finished
 
@@ -60,7 +60,7 @@ def test_phases_sum_to_the_turn_and_the_turn_is_all_but_the_loads(legs):
 
 @given(turns())
 def test_hops_sum_to_the_turn(legs):
-    spans = spans_of(legs)
+    spans = compute_spans(legs)
     energy, _, seconds = account(legs, Meter10W().energy)
     each = [energy_over((*leg.prefill, *leg.decode), Meter10W().energy).joules for leg in spans]
     assert sum(each) == pytest.approx(energy.joules)
@@ -69,26 +69,26 @@ def test_hops_sum_to_the_turn(legs):
 
 def test_without_cuts_what_lies_inside_alone():
     whole = TimeInterval(10, 20)
-    assert without(whole, []) == (whole,)
-    assert without(whole, [TimeInterval(0, 5), TimeInterval(25, 30)]) == (whole,)
-    assert without(whole, [TimeInterval(12, 14), TimeInterval(14, 15)]) == (
+    assert subtract(whole, []) == (whole,)
+    assert subtract(whole, [TimeInterval(0, 5), TimeInterval(25, 30)]) == (whole,)
+    assert subtract(whole, [TimeInterval(12, 14), TimeInterval(14, 15)]) == (
         TimeInterval(10, 12),
         TimeInterval(15, 20),
     )
-    assert without(whole, [TimeInterval(5, 30)]) == (TimeInterval(20, 20),)
-    assert without(whole, [TimeInterval(18, 30)]) == (TimeInterval(10, 18),)
+    assert subtract(whole, [TimeInterval(5, 30)]) == (TimeInterval(20, 20),)
+    assert subtract(whole, [TimeInterval(18, 30)]) == (TimeInterval(10, 18),)
 
 
 def test_joined_keeps_touching_intervals_one_and_never_comes_to_none():
-    assert joined(
+    assert merge_adjacent(
         [TimeInterval(1, 2), TimeInterval(2, 2), TimeInterval(2, 5), TimeInterval(7, 9)]
     ) == (
         TimeInterval(1, 5),
         TimeInterval(7, 9),
     )
-    assert joined([TimeInterval(3, 3), TimeInterval(4, 6)]) == (TimeInterval(4, 6),)
-    assert joined([TimeInterval(3, 3)]) == (TimeInterval(3, 3),)
-    assert seconds_of([TimeInterval(0, S), TimeInterval(5 * S, 6 * S)]) == 2
+    assert merge_adjacent([TimeInterval(3, 3), TimeInterval(4, 6)]) == (TimeInterval(4, 6),)
+    assert merge_adjacent([TimeInterval(3, 3)]) == (TimeInterval(3, 3),)
+    assert sum_seconds([TimeInterval(0, S), TimeInterval(5 * S, 6 * S)]) == 2
 
 
 def test_half_widths_of_parts_add_up_and_a_missing_part_leaves_it_unmeasured():

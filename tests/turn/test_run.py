@@ -274,10 +274,10 @@ def test_a_fault_is_logged_with_its_name():
 
 def test_an_engine_that_falls_silent_is_an_error():
     saved = Saved()
-    with pytest.raises(EngineFailed, match="without saying how"):
+    with pytest.raises(EngineFailed, match="without a final event"):
         list(turn(Scripted(EVENTS), saved=saved))
     assert saved.turns[0].status == "error"
-    assert "without saying how" in saved.turns[0].error
+    assert "without a final event" in saved.turns[0].error
 
 
 def test_votes_share_each_batch_by_their_tokens():

@@ -1,7 +1,7 @@
-"""Name the array types of the arithmetic.
+"""Array types for numeric code.
 
-Importing this module loads numpy; where it must stay unloaded until it is needed, the names are
-imported under ``TYPE_CHECKING``.
+Importing this module loads numpy. Modules that must not load numpy at import time import the names
+under ``TYPE_CHECKING``.
 """
 
 from __future__ import annotations

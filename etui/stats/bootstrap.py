@@ -1,17 +1,17 @@
-"""Resample questions: bootstrap intervals of sums, of means and of any figure of them.
+"""Bootstrap over questions: intervals of sums, of means and of any figure of them.
 
 There is one loop, :func:`replicated`. It draws how often each question (or each kind of question)
-counts in a resample, and computes a figure from these weights. The ways to draw differ in what the
+counts in a resample, and computes a figure from these weights. The draws differ in what the
 questions are a sample of:
 
 - :func:`resampled_sums` draws within strata, by Rao and Wu's rescaled bootstrap: the questions of a
-  bench run are drawn subject by subject, and some subjects give few of them.
+  bench run are drawn subject by subject, and some subjects have few questions.
 - :func:`resampled_means` draws all questions together, as a plain bootstrap: a replay judges
   policies on one sample of questions. It counts equal rows together, or weights each question by a
-  Poisson variable where nearly all rows differ.
+  Poisson variable if nearly all rows differ.
 
-Every resample takes a question with all that belongs to it, so ratios and differences of columns
-keep their correlation. Equal seeds and equal questions in equal order give equal figures. All
+Every resample takes all columns of a question together, so ratios and differences of columns keep
+their correlation. Equal seeds and equal questions in equal order give equal figures. All
 intervals are the central 95 % of the replicates (percentile method).
 """
 
@@ -44,11 +44,11 @@ def replicated(
     """Compute a figure of every resample, in chunks that bound the memory of the weights.
 
     Args:
-        draw: Draws the weights of some resamples.
+        draw: Draws the weights of a number of resamples.
         figure: Takes weights, shape (k, questions or kinds), and returns k figures or rows.
-        replicates: Resamples in all.
-        chunk: The most that are drawn at once. Equal seeds give equal figures only with equal
-            chunks: sums of other sizes may be rounded differently.
+        replicates: Total number of resamples.
+        chunk: Largest number drawn at once. Equal seeds give equal figures only with equal
+            chunks: sums of other lengths may be rounded differently.
 
     Returns:
         Shape (replicates, ...).
@@ -66,15 +66,15 @@ def resampled_sums(
     """Sum columns over resamples drawn within each stratum: the stratified bootstrap.
 
     Each stratum of n questions gives n-1 draws with replacement, each counted n/(n-1) times, which
-    makes the variance of a sum unbiased also where strata are small (Rao and Wu, JASA 83, 1988;
-    plain draws of n make a subject of five questions a fifth too narrow). Strata of one question
-    are pooled, since one question alone shows no spread.
+    keeps the variance of a sum unbiased for small strata too (Rao and Wu, JASA 83, 1988; n plain
+    draws make the interval of a five-question subject a fifth too narrow). Strata of one question
+    are pooled, since a single question shows no spread.
 
     Args:
         columns: Numbers, shape (questions, columns).
         strata: The stratum of each question.
-        seed: Of the draws.
-        replicates: Resamples drawn.
+        seed: Seed of the draws.
+        replicates: Number of resamples.
 
     Returns:
         Shape (replicates, columns).
@@ -84,13 +84,13 @@ def resampled_sums(
     values = np.asarray(columns, dtype=np.float64)
     generator = np.random.default_rng(seed)
     sums = np.zeros((replicates, values.shape[1]))
-    for members in _pooled(strata):
+    for members in _pool_strata(strata):
         inside = values[members]
         if len(members) < 2:
             sums += inside.sum(axis=0)
         else:
-            draw = _rescaled_draw(generator, len(members))
-            sums += _weighted_sums(draw, inside, replicates, _STRATUM_CHUNK)
+            draw = _make_rescaled_draw(generator, len(members))
+            sums += _sum_weighted(draw, inside, replicates, _STRATUM_CHUNK)
     return sums
 
 
@@ -98,14 +98,14 @@ def resampled_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICAT
     """Average columns over resamples of all rows: the plain bootstrap, without strata.
 
     Rows that agree in every column are counted together: a resample of n rows is then one
-    multinomial draw over the few kinds there are. Where nearly every row is a kind of its own
-    (measured joules), each gets a Poisson(1) weight instead and the mean is over the weights, which
-    is the multinomial but for its total (Hanley and MacGibbon, 2006), and ten times as quick.
+    multinomial draw over a few kinds. If nearly every row is a kind of its own (measured joules),
+    each gets a Poisson(1) weight instead and the sum is divided by the total weight. This equals
+    the multinomial draw except for its total (Hanley and MacGibbon, 2006) and is ten times as fast.
 
     Args:
         columns: Numbers, shape (questions, columns).
-        seed: Of the draws.
-        replicates: Resamples drawn.
+        seed: Seed of the draws.
+        replicates: Number of resamples.
 
     Returns:
         Shape (replicates, columns).
@@ -116,22 +116,22 @@ def resampled_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICAT
     kinds, counts = np.unique(columns, axis=0, return_counts=True)
     if len(kinds) <= _MOST_KINDS:
         draw = multinomial_draw(generator, counts)
-        return np.asarray(_weighted_sums(draw, kinds, replicates, replicates) / len(columns))
+        return np.asarray(_sum_weighted(draw, kinds, replicates, replicates) / len(columns))
     values = np.column_stack([columns, np.ones(len(columns))]).astype(np.float32)
     centre = values.mean(axis=0, dtype=np.float64)
     centre[-1] = 0.0
-    values -= centre.astype(np.float32)  # single precision is then of the spread, not of the mean
-    draw = _poisson_draw(generator, len(columns))
-    sums = _weighted_sums(draw, values, replicates, _CHUNK).astype(np.float64)
+    values -= centre.astype(np.float32)  # single precision then applies to the spread only
+    draw = _make_poisson_draw(generator, len(columns))
+    sums = _sum_weighted(draw, values, replicates, _CHUNK).astype(np.float64)
     return np.asarray(sums[:, :-1] / sums[:, -1:] + centre[:-1])
 
 
 def interval_of(columns: Floats, replicates: Floats, figure: Callable[[Any], Any]) -> Interval:
-    """Compute a figure of column means with its interval.
+    """Compute a figure of column means and its interval.
 
     Args:
         columns: Numbers, shape (questions, columns).
-        replicates: Their ``resampled_means``.
+        replicates: The result of ``resampled_means`` for these columns.
         figure: Takes means, shape (k, columns), and returns the figure of each, shape (k,).
     """
     value = float(figure(columns.mean(axis=0)[None, :])[0])
@@ -141,17 +141,17 @@ def interval_of(columns: Floats, replicates: Floats, figure: Callable[[Any], Any
 def percentiles(
     replicates: Floats, method: Literal["linear", "nearest"] = "linear"
 ) -> tuple[float | None, float | None]:
-    """Take both ends of the central 95 %; an infinite end is None.
+    """Return both ends of the central 95 %; an infinite end is None.
 
     Args:
         replicates: Shape (replicates,).
-        method: ``linear`` interpolates between two ranks, and gives None where either of them is
+        method: ``linear`` interpolates between two ranks, and gives None if either of them is
             infinite; ``nearest`` takes the nearest rank.
     """
     import numpy as np
 
     tail = (1 - CONFIDENCE) / 2 * 100
-    with np.errstate(invalid="ignore"):  # between two infinities
+    with np.errstate(invalid="ignore"):  # interpolation between two infinities
         low, high = np.percentile(replicates, [tail, 100 - tail], method=method)
     return (
         float(low) if np.isfinite(low) else None,
@@ -160,25 +160,25 @@ def percentiles(
 
 
 def ratio(above: Floats, below: Floats) -> Floats:
-    """Divide elementwise; infinite where the divisor is not above 0."""
+    """Divide elementwise; the result is infinite where the divisor is not above 0."""
     import numpy as np
 
     return np.divide(above, below, out=np.full_like(above, np.inf), where=below > 0)
 
 
 def multinomial_draw(generator: np.random.Generator, counts: Whole) -> Draw:
-    """Draw how many questions of each kind are in a resample of as many questions.
+    """Return a draw of question counts by kind; a resample has as many questions as the data.
 
     Args:
-        generator: Source of the draws.
+        generator: Random number generator.
         counts: Questions of each kind, shape (kinds,).
     """
     total = int(counts.sum())
     return lambda rows: generator.multinomial(total, counts / total, size=rows)
 
 
-def _rescaled_draw(generator: np.random.Generator, size: int) -> Draw:
-    """Draw weights of one stratum of two questions or more: size - 1 draws, scaled up to size."""
+def _make_rescaled_draw(generator: np.random.Generator, size: int) -> Draw:
+    """Return a draw of weights for one stratum: size - 1 draws, scaled up to size (at least 2)."""
     import numpy as np
 
     def draw(rows: int) -> Floats:
@@ -190,14 +190,14 @@ def _rescaled_draw(generator: np.random.Generator, size: int) -> Draw:
     return draw
 
 
-def _poisson_draw(generator: np.random.Generator, size: int) -> Draw:
-    """Draw independent Poisson(1) weights in single precision."""
+def _make_poisson_draw(generator: np.random.Generator, size: int) -> Draw:
+    """Return a draw of independent Poisson(1) weights in single precision."""
     import math
 
     import numpy as np
 
-    # The inverse of the distribution over 2^16 steps: a weight is one look-up. At 12 the
-    # distribution has less than 2^-16 left.
+    # The inverse of the distribution in 2^16 steps, so a weight is one lookup. Less than 2^-16 of
+    # the distribution is at 12 and above.
     distribution = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
     weight_of = np.searchsorted(distribution, (np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
 
@@ -208,13 +208,13 @@ def _poisson_draw(generator: np.random.Generator, size: int) -> Draw:
     return draw
 
 
-def _weighted_sums(draw: Draw, values: Any, replicates: int, chunk: int) -> Any:
+def _sum_weighted(draw: Draw, values: Any, replicates: int, chunk: int) -> Any:
     """Sum the rows of ``values`` by weight, shape (replicates, columns)."""
     return replicated(draw, lambda weights: weights @ values, replicates, chunk)
 
 
-def _pooled(labels: Sequence[str]) -> list[list[int]]:
-    """Group indices by stratum, in the order of the names; pool strata of one question."""
+def _pool_strata(labels: Sequence[str]) -> list[list[int]]:
+    """Group indices by stratum, sorted by name; pool the strata of one question."""
     found: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         found.setdefault(label, []).append(index)

@@ -1,10 +1,10 @@
-"""Find what random mixtures of arms reach on the plane of cost and accuracy.
+"""Frontier of random mixtures of arms on the plane of cost and accuracy.
 
-A coin between two arms reaches every point on the line between them. The best mixture at a cost is
-on the upper hull of the arms' points. :func:`hull` and :func:`mixture_accuracy` take one set of
-points; :func:`mixture_accuracies` and :func:`mixture_costs` take a set for each of many resamples
-and find the hull as the largest of all lines between two arms, which numpy does for all sets at
-once. Both give the same mixture but for the last digits of a float, and but for a cost below the
+Choosing between two arms at random reaches every point on the line between them. The best mixture
+at a cost is on the upper hull of the arms' points. :func:`hull` and :func:`mixture_accuracy` take
+one set of points. :func:`mixture_accuracies` and :func:`mixture_costs` take one set per resample
+and find the hull as the maximum of all lines between two arms, which numpy computes for all sets at
+once. Both give the same mixture, except for the last digits of a float and for a cost below the
 cheapest arm's, where there is no mixture.
 """
 
@@ -22,15 +22,15 @@ Point = tuple[float, float]
 
 _Name = TypeVar("_Name", str, int)
 _SLACK = 1e-12
-"""Costs and accuracies that differ by less are equal: means of resamples are rounded."""
+"""Costs and accuracies that differ by less count as equal, since means of resamples are rounded."""
 
 
 def hull(points: Mapping[_Name, Point]) -> list[_Name]:
     """Find the arms on the upper hull, cheapest first.
 
     Between two neighbours on the hull a random mixture of the two reaches every point; every other
-    arm is below such a mixture, or costs more and is no better. Of equal points the first name is
-    taken.
+    arm is below such a mixture, or costs more and is no better. Among equal points the first name
+    wins.
 
     Args:
         points: Name or number of an arm -> its point.
@@ -52,11 +52,11 @@ def _is_below(left: Point, middle: Point, right: Point) -> bool:
 
 
 def mixture_accuracy(points: Mapping[_Name, Point], cost: float) -> float | None:
-    """Compute the accuracy of the best random mixture of a mean cost.
+    """Compute the accuracy of the best random mixture at a mean cost.
 
     Args:
         points: Name or number of an arm -> its point.
-        cost: Of the mixture, per question.
+        cost: Mean cost of the mixture per question.
 
     Returns:
         Above the most expensive arm of the hull, that arm's accuracy; None below the cheapest arm,
@@ -72,15 +72,15 @@ def mixture_accuracy(points: Mapping[_Name, Point], cost: float) -> float | None
 
 
 def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
-    """Compute the accuracy of the best random mixture of a mean cost, for many resamples.
+    """Compute the accuracy of the best random mixture at a mean cost, for many resamples.
 
     Args:
-        cost, accuracy: Of each arm in each resample, shape (resamples, arms).
+        cost: Cost of each arm in each resample, shape (resamples, arms).
+        accuracy: Accuracy of each arm in each resample, same shape.
         at: Cost of the mixture in each resample, shape (resamples,).
 
     Returns:
-        Shape (resamples,). Below the cheapest arm, where there is no mixture, the accuracy of the
-        cheapest arm.
+        Shape (resamples,). Below the cheapest arm, where there is no mixture, its accuracy.
     """
     import numpy as np
 
@@ -100,10 +100,11 @@ def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
 
 
 def mixture_costs(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
-    """Compute the least mean cost of a random mixture of an accuracy, for many resamples.
+    """Compute the lowest mean cost of a random mixture with an accuracy, for many resamples.
 
     Args:
-        cost, accuracy: Of each arm in each resample, shape (resamples, arms).
+        cost: Cost of each arm in each resample, shape (resamples, arms).
+        accuracy: Accuracy of each arm in each resample, same shape.
         at: Accuracy of the mixture in each resample, shape (resamples,).
 
     Returns:

@@ -1,7 +1,7 @@
-"""Test differences and bound shares: Wilson's interval, McNemar's test, Holm's adjustment.
+"""Statistical tests: Wilson's interval, McNemar's test, Holm's adjustment.
 
-All intervals are at 95 %. They say how far another sample of questions could be, and nothing of
-prompt wording or of decoding at other seeds.
+All intervals are at 95 %. They cover the choice of questions, not the wording of a prompt or
+decoding with other seeds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Interval:
 
     Attributes:
         value: The figure.
-        low, high: Ends of the interval; None where an end is not known (one question; joules per
-            correct answer where another sample might have none).
+        low, high: Ends of the interval; None if an end is unknown (one question; joules per
+            correct answer if another sample might have none).
         method: ``wilson`` or ``bootstrap``; None without an interval.
     """
 
@@ -30,11 +30,11 @@ class Interval:
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """Bound a share of successes with the score interval (Wilson, JASA 22, 1927).
+    """Compute a share of successes and its score interval (Wilson, JASA 22, 1927).
 
     Args:
-        successes: At most ``trials``.
-        trials: At least one.
+        successes: Number of successes, at most ``trials``.
+        trials: Number of trials, at least one.
 
     Returns:
         The share, in [0, 1], and both ends.
@@ -54,11 +54,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Compute the exact two-sided p-value of McNemar's test (Psychometrika 12, 1947).
 
     Args:
-        only_first, only_second: Questions that just one of the two got right.
+        only_first: Questions that only the first got right.
+        only_second: Questions that only the second got right.
 
     Returns:
         The probability, if both were equally good, of a split at least as uneven among these
-        questions; 1 where there are none.
+        questions; 1 if there are none.
     """
     from scipy.stats import binomtest
 
@@ -67,7 +68,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for being several, keeping their order (Holm, Scand. J. Stat. 6, 1979)."""
+    """Adjust p-values for multiple comparisons, in their order (Holm, Scand. J. Stat. 6, 1979)."""
     order = sorted(range(len(p_values)), key=lambda at: p_values[at])
     adjusted = [0.0] * len(p_values)
     largest = 0.0

@@ -1,4 +1,4 @@
-"""MMLU on this machine: the copy in ``ETUI_HOME``, or a download that is checked and kept."""
+"""MMLU on this machine: the copy in ``ETUI_HOME``, or a verified download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from etui.config.config import make_home
 from etui.datasets.archive import Files, read_files
 from etui.datasets.mmlu import HUB_BYTES, HUB_COMMIT, HUB_FILE, HUB_REPO, HUB_SHA256, KNOWN
-from etui.datasets.questions import hash_of
+from etui.datasets.questions import hash_files
 from etui.errors import DownloadFailed, InvalidFile
 from etui.units import bytes_text
 
@@ -19,30 +19,31 @@ if TYPE_CHECKING:
     from etui.config.config import Config
 
 Download = Callable[[Path, Callable[[int], None]], Path]
-"""Folder for the partial file, told of the bytes that are there -> the archive."""
+"""(Folder for the partial file, callback for the bytes received) -> path of the archive."""
 
 
 def mmlu_dir(config: Config) -> Path:
-    """Where the copy of MMLU is kept."""
+    """Return the folder of the local copy of MMLU."""
     return config.home / "data" / "mmlu"
 
 
-def mmlu_files(
+def load_mmlu_files(
     config: Config,
     split: str,
     say: Callable[[str], None] = lambda text: None,
     download: Download | None = None,
 ) -> Files:
-    """MMLU's files of a split and of the worked examples.
+    """Load MMLU's files of a split and of the worked examples.
 
     Args:
+        config: Provides ``ETUI_HOME``.
         split: ``test``, ``val`` or ``dev``.
-        say: Told of a download, as it goes on.
-        download: How the archive is had; None takes it from the hub.
+        say: Receives progress messages of a download.
+        download: Fetches the archive; None downloads it from the Hugging Face hub.
 
     Raises:
-        DownloadFailed: There is no copy, and none can be had.
-        InvalidFile: The copy was changed.
+        DownloadFailed: There is no copy, and the download failed.
+        InvalidFile: The copy was modified.
     """
     place = mmlu_dir(config)
     if not place.is_dir():
@@ -53,18 +54,18 @@ def mmlu_files(
             place.parent.mkdir(exist_ok=True)
             with FileLock(place.with_suffix(".lock")):
                 if not place.is_dir():
-                    _download(place, say, download or _from_hub)
+                    _download(place, say, download or _fetch_from_hub)
         except OSError as error:
             raise DownloadFailed(
-                f"cannot keep MMLU in {place}: {error.strerror or error}",
-                "free some room, or name a folder that holds it with --data",
+                f"cannot store MMLU in {place}: {error.strerror or error}",
+                "free some space, or pass a folder that holds MMLU with --data",
             ) from error
     files = read_files(place, ("dev", split))
     changed = [name for name in ("dev", split) if not _is_original(files, name)]
     if changed:
         raise InvalidFile(
-            f"the copy of MMLU in {place} was changed ({', '.join(changed)})",
-            f"delete {place}, and it is downloaded again; --data takes files of your own",
+            f"the copy of MMLU in {place} was modified ({', '.join(changed)})",
+            f"delete {place} to download it again, or use --data for files of your own",
         )
     return files
 
@@ -80,15 +81,15 @@ def _download(place: Path, say: Callable[[str], None], download: Download) -> No
             shown = tenth
             say(f"MMLU: {bytes_text(done_bytes)} of {bytes_text(HUB_BYTES)}")
 
-    say(f"downloading MMLU (hf {HUB_REPO}, {bytes_text(HUB_BYTES)}) once, into {place}")
+    say(f"downloading MMLU (hf {HUB_REPO}, {bytes_text(HUB_BYTES)}) to {place}, once")
     archive = download(store, report)
     files = read_files(archive, tuple(KNOWN))
     wrong = [split for split in KNOWN if not _is_original(files, split)]
     if wrong:
         archive.unlink()
         raise DownloadFailed(
-            f"what {HUB_REPO} gave is not MMLU: {', '.join(wrong)} has another sha256",
-            "name a folder that holds MMLU's original files with --data",
+            f"the download from {HUB_REPO} is not MMLU: wrong sha256 of {', '.join(wrong)}",
+            "pass a folder that holds MMLU's original files with --data",
         )
     pending = store / "files"
     shutil.rmtree(pending, ignore_errors=True)
@@ -100,7 +101,7 @@ def _download(place: Path, say: Callable[[str], None], download: Download) -> No
     shutil.rmtree(store, ignore_errors=True)
 
 
-def _from_hub(folder: Path, report: Callable[[int], None]) -> Path:
+def _fetch_from_hub(folder: Path, report: Callable[[int], None]) -> Path:
     from etui.models.files import hash_file
     from etui.models.hub import HubFile, fetch
     from etui.models.spec import HubSource
@@ -111,17 +112,17 @@ def _from_hub(folder: Path, report: Callable[[int], None]) -> Path:
     except DownloadFailed as error:
         raise DownloadFailed(
             f"MMLU is not on this machine, and {error.what}",
-            "download https://people.eecs.berkeley.edu/~hendrycks/data.tar elsewhere and name it "
+            "download https://people.eecs.berkeley.edu/~hendrycks/data.tar elsewhere and pass it "
             "with --data; --suite sample needs no download",
         ) from error
     if hash_file(path) != HUB_SHA256:
         path.unlink()
         raise DownloadFailed(
-            f"{HUB_REPO}/{HUB_FILE} came damaged", "run the command again to download it anew"
+            f"the download of {HUB_REPO}/{HUB_FILE} is damaged", "run the command again to retry"
         )
     return path
 
 
 def _is_original(files: Files, split: str) -> bool:
     own = {name: body for name, body in files.items() if name.startswith(f"{split}/")}
-    return hash_of(own) == KNOWN[split].sha256
+    return hash_files(own) == KNOWN[split].sha256

@@ -11,7 +11,7 @@ from etui.errors import InvalidFile
 
 @dataclass(frozen=True, slots=True)
 class KnownSplit:
-    """One split: its questions, and the SHA-256 of its files one behind the other by name."""
+    """One split: its number of questions, and the SHA-256 of its files concatenated by name."""
 
     questions: int
     sha256: str
@@ -37,11 +37,11 @@ HUB_SHA256 = "bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b"
 
 
 HUB_BYTES = 166_184_960
-"""The authors' own archive on the hub: CSV files, so that no reader of Parquet is needed."""
+"""The authors' own archive on the hub. It holds CSV files, so no Parquet reader is needed."""
 
 
 GROUPS = ("stem", "humanities", "social sciences", "other")
-"""In the order in which they are shown."""
+"""Subject groups in display order."""
 
 
 _STEM = """
@@ -77,24 +77,27 @@ SUBJECT_GROUPS = {
     for group, subjects in zip(GROUPS, (_STEM, _HUMANITIES, _SOCIAL_SCIENCES, _OTHER), strict=True)
     for subject in subjects.split()
 }
-"""Subject -> group, as lm-eval sorts them (Hendrycks' ``categories.py`` has anatomy in other)."""
+"""Subject -> group, as in lm-eval (Hendrycks' ``categories.py`` puts anatomy in other)."""
 
 
-def group_of(subject: str) -> str | None:
-    """The group of a subject; None for one that MMLU does not have."""
+def find_group(subject: str) -> str | None:
+    """Return the group of a subject; None if it is not one of MMLU's."""
     return SUBJECT_GROUPS.get(subject)
 
 
 FILE_NAME = "redux_index_by_test_row.json"
-"""Looked for in the folder of the data."""
+"""Labels of MMLU-Redux, searched in the data folder."""
 
 
 def read_labels(file: Path) -> dict[str, dict[int, str]]:
-    """Subject -> 0-based test row -> label (``ok``, ``wrong_groundtruth``, ...).
+    """Read the labels of MMLU-Redux.
+
+    Returns:
+        Subject -> 0-based test row -> label (``ok``, ``wrong_groundtruth``, ...).
 
     Raises:
-        InvalidFile: Not JSON, or not subject -> list of ``{test_row, error_type}``.
-        OSError: It cannot be read.
+        InvalidFile: The file is not JSON, or not subject -> list of ``{test_row, error_type}``.
+        OSError: The file cannot be read.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -104,6 +107,6 @@ def read_labels(file: Path) -> dict[str, dict[int, str]]:
         }
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidFile(
-            f"{file}: no index of MMLU-Redux labels: {error}",
-            'it maps each subject to a list of {"test_row": 0, "error_type": "ok"}',
+            f"{file}: not an index of MMLU-Redux labels: {error}",
+            'the index maps each subject to a list of {"test_row": 0, "error_type": "ok"}',
         ) from error

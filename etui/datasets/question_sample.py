@@ -1,4 +1,4 @@
-"""Which questions a run asks, and in what order: drawn by a seed, never the first of a file."""
+"""Sample of the questions that a run asks, and their order: drawn by a seed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from etui.text.suggest import suggest
 def draw(
     sizes: Mapping[str, int], seed: int, limit: int | None = None, per_subject: int | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Subject -> indices of its questions, ascending; the subjects in the order of the run.
+    """Draw the questions of a run.
 
-    Subjects are shuffled, so that a run that is stopped has seen all kinds of them. A larger sample
-    of the same seed holds a smaller one whole, if both are ``per_subject``.
+    Subjects are shuffled, so that an interrupted run has covered all kinds of them. With the same
+    seed a larger ``per_subject`` sample includes every smaller one.
 
     Args:
         sizes: Subject -> its number of questions.
-        seed: Of the sample and of the order.
-        limit: Questions in all, shared out in proportion to the subjects' sizes; None is no limit.
+        seed: Seed of the sample and of the order.
+        limit: Total number of questions, split in proportion to the sizes; None is no limit.
         per_subject: Questions of each subject; None is no limit.
+
+    Returns:
+        Subject -> indices of its questions, ascending; subjects in the order of the run.
     """
     if limit is not None:
-        counts = proportional(sizes, limit)
+        counts = split_proportionally(sizes, limit)
     else:
         counts = {name: min(size, per_subject or size) for name, size in sizes.items()}
     order = sorted(name for name, count in counts.items() if count)
@@ -37,10 +40,10 @@ def draw(
     return drawn
 
 
-def proportional(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
-    """``limit`` shared out in proportion to sizes by the largest remainder.
+def split_proportionally(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
+    """Split ``limit`` in proportion to sizes by the largest remainder.
 
-    No share exceeds its size; they sum to ``limit``, or to all there is.
+    No share exceeds its size. The shares sum to ``limit``, or to all questions if there are fewer.
     """
     total = sum(sizes.values())
     if limit >= total:
@@ -53,26 +56,26 @@ def proportional(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
     return shares
 
 
-def chosen_subjects(wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """The subjects that were named, spaces or hyphens for underscores allowed.
+def match_subjects(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Match subject names; spaces and hyphens may replace underscores.
 
     Raises:
-        UsageError: One does not exist; the nearest names are offered.
+        UsageError: A subject does not exist; the message suggests the nearest names.
     """
     found: list[str] = []
-    for name in wanted:
+    for name in names:
         plain = name.strip().lower().replace(" ", "_").replace("-", "_")
         match = next((k for k in known if k.lower() == plain or k == name.strip()), None)
         if match is None:
             near = suggest(plain, known, most=3, cutoff=0.5, quoted=False)
             raise UsageError(
-                f"no subject is called {name.strip()!r}", near or f"there are: {_some(known)}"
+                f"unknown subject {name.strip()!r}", near or f"subjects: {_format_names(known)}"
             )
         if match not in found:
             found.append(match)
     return tuple(found)
 
 
-def _some(names: Sequence[str]) -> str:
+def _format_names(names: Sequence[str]) -> str:
     shown = ", ".join(names[:12])
     return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown

@@ -1,7 +1,7 @@
-"""Questions out of CSV files of MMLU's form: ``question, A, B, C, D, answer``, RFC 4180, UTF-8.
+"""Questions from CSV files in MMLU's format: ``question, A, B, C, D, answer``, RFC 4180, UTF-8.
 
-The files are read by the ``csv`` module alone: fields hold newlines and edge spaces, some a choice
-that reads ``None``, and each prompt format strips what it strips itself.
+Only the ``csv`` module reads the files. Fields may contain newlines, leading and trailing spaces,
+or the text ``None`` as a choice. Nothing is stripped here; each prompt format strips what it needs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MOST_PROBLEMS = 10
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One row, as it stands in its file.
+    """One row of a file, unchanged.
 
     Attributes:
         subject: ``abstract_algebra``.
-        row: 0-based row of the file, a header line not counted.
+        row: 0-based row of the file, without the header line.
         text: The question.
         choices: The four answers, A to D.
         answer: The right letter.
@@ -48,12 +48,12 @@ class Suite:
 
     Attributes:
         name: ``mmlu``, ``sample``, or the stem of a file.
-        split: Which split the questions are.
-        sha256: Hash of the files both were read from, one behind the other in the order of their
+        split: The split of the questions.
+        sha256: Hash of the files of questions and examples, concatenated in the order of their
             names.
         questions: Subject -> its rows in file order.
-        examples: Subject -> rows to show before a question; none of them is asked.
-        notice: What a reader should know of these data; empty if nothing.
+        examples: Subject -> worked examples for the prompt; they are never asked.
+        notice: Caveat about the data; empty if there is none.
     """
 
     name: str
@@ -70,20 +70,20 @@ class Suite:
 
 
 def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
-    """The questions of one file.
+    """Parse the questions of one file.
 
-    A first line that names the columns is skipped; it may name them in another order and a
-    ``subject`` besides. Without one, a seventh column is the subject.
+    A first line that names the columns is a header; it may use another order and add a ``subject``
+    column. Without a header, a seventh column is the subject.
 
     Args:
-        raw: The file.
-        file: Its name, for messages.
-        subject: Subject of rows that name none.
+        raw: Content of the file.
+        file: Name of the file, for messages.
+        subject: Subject of rows that have none.
 
     Raises:
-        InvalidFile: With the line of each problem.
+        InvalidFile: The file has problems, each reported with its line.
     """
-    reader = csv.reader(io.StringIO(_text(raw, file), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_decode(raw, file), newline=""), strict=True)
     order: Sequence[int] = (0, 1, 2, 3, 4, 5)
     subject_at: int | None = 6
     found: list[Question] = []
@@ -102,7 +102,7 @@ def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
                 first = False
                 continue
             first = False
-            problem = _problem(fields, order, subject_at)
+            problem = _find_problem(fields, order, subject_at)
             if problem:
                 problems.append(Problem(file, at, 1, problem))
                 continue
@@ -112,56 +112,56 @@ def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
             letter = answer.strip()
             found.append(Question(own or subject, len(found), text, (a, b, c, d), letter))
     except csv.Error as error:
-        problems.append(Problem(file, reader.line_num, 1, f"is no valid CSV: {error}"))
+        problems.append(Problem(file, reader.line_num, 1, f"is not valid CSV: {error}"))
     if not found and not problems:
-        problems.append(Problem(file, 0, 0, "holds no question"))
+        problems.append(Problem(file, 0, 0, "contains no questions"))
     if problems:
         raise InvalidFile.of(
             problems[:_MOST_PROBLEMS],
-            "a row is question, A, B, C, D and the answer's letter, in double quotes where a field "
-            "holds a comma or a line break",
+            "a row is question, A, B, C, D and the letter of the answer; put a field with a comma "
+            "or a line break in double quotes",
         )
     return found
 
 
-def by_subject(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Subject -> its questions, both in the order given."""
+def group_by_subject(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """Group questions by subject; subjects and questions keep their order."""
     found: dict[str, list[Question]] = {}
     for question in questions:
         found.setdefault(question.subject, []).append(question)
     return found
 
 
-def hash_of(files: Mapping[str, bytes]) -> str:
-    """SHA-256 of files one behind the other, in the byte order of their names."""
+def hash_files(files: Mapping[str, bytes]) -> str:
+    """Compute the SHA-256 of files concatenated in the byte order of their names."""
     digest = hashlib.sha256()
     for name in sorted(files, key=lambda name: name.encode()):
         digest.update(files[name])
     return digest.hexdigest()
 
 
-def _problem(fields: Sequence[str], order: Sequence[int], subject_at: int | None) -> str:
-    """What is wrong with a row; empty if nothing."""
+def _find_problem(fields: Sequence[str], order: Sequence[int], subject_at: int | None) -> str:
+    """Describe what is wrong with a row; empty if it is valid."""
     most = max(*order, subject_at if subject_at is not None else 0) + 1
     least = max(order) + 1
     if not least <= len(fields) <= most:
-        return f"has {len(fields)} columns, not question, A, B, C, D, answer"
+        return f"has {len(fields)} columns, expected question, A, B, C, D, answer"
     answer = fields[order[5]].strip()
     if answer not in LETTERS:
-        return f"the answer is {answer!r}, not one of {', '.join(LETTERS)}"
+        return f"the answer {answer!r} is not one of {', '.join(LETTERS)}"
     empty = next((name for name, i in zip(_COLUMNS, order, strict=True) if not fields[i]), None)
     return f"{empty if empty == 'question' else (empty or '').upper()} is empty" if empty else ""
 
 
-def _text(raw: bytes, file: str) -> str:
+def _decode(raw: bytes, file: str) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-        seems = "it is UTF-16" if utf16 else f"byte {error.start} is none"
+        seems = "it is UTF-16" if utf16 else f"byte {error.start} is invalid"
         problem = Problem(file, raw.count(b"\n", 0, error.start) + 1, 1, f"is not UTF-8: {seems}")
         raise InvalidFile.of([problem], "save the file as UTF-8") from error
     if "\0" in text:
-        problem = Problem(file, text.count("\n", 0, text.index("\0")) + 1, 1, "holds NUL bytes")
+        problem = Problem(file, text.count("\n", 0, text.index("\0")) + 1, 1, "contains NUL bytes")
         raise InvalidFile.of([problem], "save the file as UTF-8")
     return text

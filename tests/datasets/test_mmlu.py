@@ -13,7 +13,7 @@ import pytest
 from etui.bench.prompts.formats import FORMATS, prompt_text
 from etui.datasets.archive import read_files
 from etui.datasets.mmlu import KNOWN
-from etui.datasets.questions import Suite, hash_of
+from etui.datasets.questions import Suite, hash_files
 from etui.datasets.suites import load_suite
 
 EVERYTHING = "32b9fab9685911d5ddd201d9f2a762cd2c6afe453c6e9f6f7b42692e9ddc3c43"
@@ -64,10 +64,10 @@ def test_what_pandas_would_lose_is_kept(suites):
 
 def test_the_files_hash_as_they_are_known_to(mmlu):
     files = read_files(mmlu, ("dev", "val", "test"))
-    assert hash_of(files) == EVERYTHING
+    assert hash_files(files) == EVERYTHING
     for split, known in KNOWN.items():
         own = {name: body for name, body in files.items() if name.startswith(split)}
-        assert hash_of(own) == known.sha256
+        assert hash_files(own) == known.sha256
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])

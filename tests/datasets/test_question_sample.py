@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.datasets.question_sample import chosen_subjects, draw, proportional
+from etui.datasets.question_sample import draw, match_subjects, split_proportionally
 from etui.errors import UsageError
 
 SIZES = st.dictionaries(st.text("abcdef_", min_size=1, max_size=4), st.integers(1, 300), min_size=1)
@@ -14,7 +14,7 @@ SIZES = st.dictionaries(st.text("abcdef_", min_size=1, max_size=4), st.integers(
 
 @given(SIZES, st.integers(1, 2000))
 def test_shares_sum_to_the_limit_and_are_within_one_of_proportion(sizes, limit):
-    shares = proportional(sizes, limit)
+    shares = split_proportionally(sizes, limit)
     total = sum(sizes.values())
     assert sum(shares.values()) == min(limit, total)
     for name, share in shares.items():
@@ -55,10 +55,10 @@ def test_all_are_all():
 
 def test_subjects_are_found_however_they_are_written():
     known = ("abstract_algebra", "anatomy")
-    assert chosen_subjects(["Abstract Algebra", "anatomy", "anatomy"], known) == known
+    assert match_subjects(["Abstract Algebra", "anatomy", "anatomy"], known) == known
 
 
 def test_a_subject_that_does_not_exist_has_near_names():
     with pytest.raises(UsageError) as caught:
-        chosen_subjects(["abstract_algbra"], ("abstract_algebra", "anatomy"))
+        match_subjects(["abstract_algbra"], ("abstract_algebra", "anatomy"))
     assert "abstract_algebra" in caught.value.fix

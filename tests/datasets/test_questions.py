@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.datasets.questions import LETTERS, by_subject, hash_of, read_questions
+from etui.datasets.questions import LETTERS, group_by_subject, hash_files, read_questions
 from etui.errors import InvalidFile
 
 ROW = b"What is 2+2?,1,2,3,4,D\n"
@@ -48,15 +48,15 @@ def test_a_header_may_order_the_columns_and_name_subjects():
 
 def test_a_seventh_column_is_the_subject():
     found = read(b"Which?,1,2,3,4,A,logic\nWho?,1,2,3,4,B,history\n")
-    assert list(by_subject(found)) == ["logic", "history"]
+    assert list(group_by_subject(found)) == ["logic", "history"]
 
 
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"", "holds no question"),
-        (b"\n\n", "holds no question"),
-        (ROW + b"Which?,1,2,3,4,E\n", "maths.csv:2:1: the answer is 'E', not one of A, B, C, D"),
+        (b"", "contains no questions"),
+        (b"\n\n", "contains no questions"),
+        (ROW + b"Which?,1,2,3,4,E\n", "maths.csv:2:1: the answer 'E' is not one of A, B, C, D"),
         (ROW + b"Which?,1,2,3,A\n", "maths.csv:2:1: has 5 columns"),
         (b"Which?,1,2,3,4,A,logic,more\n", "has 8 columns"),
         (b"Which?,1,,3,4,A\n", "B is empty"),
@@ -64,7 +64,7 @@ def test_a_seventh_column_is_the_subject():
         (ROW + "Größe?,1,2,3,4,A\n".encode("latin-1"), "maths.csv:2:1: is not UTF-8"),
         ("Which?,1,2,3,4,A\n".encode("utf-16"), "UTF-16"),
         (b"Which\0?,1,2,3,4,A\n", "NUL"),
-        (b'"Which?,1,2,3,4,A\n', "no valid CSV"),
+        (b'"Which?,1,2,3,4,A\n', "not valid CSV"),
     ],
 )
 def test_a_file_that_is_no_question_file_is_told(raw, said):
@@ -86,5 +86,5 @@ def test_a_byte_order_mark_is_no_part_of_the_question():
 
 
 def test_the_hash_goes_by_names_and_not_by_the_order_of_reading():
-    assert hash_of({"b": b"2", "a": b"1"}) == hash_of({"a": b"1", "b": b"2"})
-    assert hash_of({"a": b"2", "b": b"1"}) != hash_of({"a": b"1", "b": b"2"})
+    assert hash_files({"b": b"2", "a": b"1"}) == hash_files({"a": b"1", "b": b"2"})
+    assert hash_files({"a": b"2", "b": b"1"}) != hash_files({"a": b"1", "b": b"2"})

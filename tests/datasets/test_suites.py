@@ -12,10 +12,10 @@ import pytest
 
 from etui.datasets import download as fetch
 from etui.datasets import suites
-from etui.datasets.archive import key_of, read_files
-from etui.datasets.download import mmlu_dir, mmlu_files
+from etui.datasets.archive import find_key, read_files
+from etui.datasets.download import load_mmlu_files, mmlu_dir
 from etui.datasets.mmlu import KNOWN, SUBJECT_GROUPS
-from etui.datasets.questions import hash_of
+from etui.datasets.questions import hash_files
 from etui.datasets.suites import load_suite
 from etui.errors import DownloadFailed, InvalidFile, UsageError
 
@@ -55,7 +55,7 @@ def known_small(monkeypatch):
     files = small_mmlu()
     for split, known in KNOWN.items():
         own = {name: body for name, body in files.items() if name.startswith(split)}
-        small = replace(known, questions=len(own), sha256=hash_of(own))
+        small = replace(known, questions=len(own), sha256=hash_files(own))
         monkeypatch.setitem(fetch.KNOWN, split, small)
     assert suites.KNOWN is fetch.KNOWN
     return files
@@ -64,7 +64,7 @@ def known_small(monkeypatch):
 def test_a_folder_that_is_not_the_original_is_read_with_a_notice(tmp_path, config):
     suite = load_suite("mmlu", "test", lay_out(small_mmlu(), tmp_path / "data"), config)
     assert len(suite.questions) == len(suite.examples) == 57
-    assert "57 questions, not 14042" in suite.notice
+    assert "57 questions instead of 14042" in suite.notice
 
 
 def test_the_folder_above_the_splits_will_do(tmp_path, config):
@@ -88,18 +88,18 @@ def test_a_missing_dev_file_is_named(tmp_path, config):
 def test_an_answer_e_is_told_with_its_file(tmp_path, config):
     files = small_mmlu()
     files["test/anatomy_test.csv"] = b"Which?,1,2,3,4,E\n"
-    with pytest.raises(InvalidFile, match=r"test/anatomy_test.csv:1:1: the answer is 'E'"):
+    with pytest.raises(InvalidFile, match=r"test/anatomy_test.csv:1:1: the answer 'E'"):
         load_suite("mmlu", "test", lay_out(files, tmp_path / "data"), config)
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda p: None, "there is no"),
-        (lambda p: p.mkdir(), "holds no dev/SUBJECT_dev.csv"),
+        (lambda p: None, "does not exist"),
+        (lambda p: p.mkdir(), "contains no dev/SUBJECT_dev.csv"),
         (lambda p: p.write_bytes(b"hello"), "neither a folder nor a tar or zip"),
         (lambda p: p.write_bytes(b"PK\3\4" + bytes(40)), "neither a folder nor a tar or zip"),
-        (lambda p: archive({"test/anatomy_test.csv": b"x"}, p), "holds no dev"),
+        (lambda p: archive({"test/anatomy_test.csv": b"x"}, p), "contains no dev"),
     ],
 )
 def test_a_place_without_mmlu_is_told(tmp_path, config, make, said):
@@ -129,7 +129,7 @@ def test_a_damaged_archive_is_told(tmp_path):
     ],
 )
 def test_members_are_told_from_the_rest(name, key):
-    assert key_of(name, ("dev", "test")) == key
+    assert find_key(name, ("dev", "test")) == key
 
 
 def test_a_download_is_checked_kept_and_not_repeated(tmp_path, config, known_small):
@@ -143,11 +143,11 @@ def test_a_download_is_checked_kept_and_not_repeated(tmp_path, config, known_sma
         return archive(more, folder / "partial")
 
     said = []
-    files = mmlu_files(config, "val", said.append, hub)
+    files = load_mmlu_files(config, "val", said.append, hub)
     assert {name.split("/")[0] for name in files} == {"dev", "val"}
     assert any("83.0 MB of 166 MB" in line for line in said)
     assert sorted(p.name for p in mmlu_dir(config).iterdir()) == ["dev", "test", "val"]
-    assert mmlu_files(config, "test", said.append, hub).keys() != files.keys()
+    assert load_mmlu_files(config, "test", said.append, hub).keys() != files.keys()
     assert len(calls) == 1
     assert not calls[0].exists()
 
@@ -157,17 +157,17 @@ def test_a_download_of_something_else_is_refused(config, known_small):
         folder.mkdir(parents=True, exist_ok=True)
         return archive({**known_small, "test/anatomy_test.csv": b"x"}, folder / "partial")
 
-    with pytest.raises(DownloadFailed, match="not MMLU: test"):
-        mmlu_files(config, "test", download=hub)
+    with pytest.raises(DownloadFailed, match="not MMLU: wrong sha256 of test"):
+        load_mmlu_files(config, "test", download=hub)
     assert not mmlu_dir(config).exists()
 
 
 def test_a_copy_that_was_changed_is_refused(config, known_small):
     lay_out(known_small, mmlu_dir(config))
     (mmlu_dir(config) / "test" / "anatomy_test.csv").write_text("x")
-    with pytest.raises(InvalidFile, match="was changed"):
-        mmlu_files(config, "test")
-    assert mmlu_files(config, "val")
+    with pytest.raises(InvalidFile, match="was modified"):
+        load_mmlu_files(config, "test")
+    assert load_mmlu_files(config, "val")
 
 
 def test_without_network_it_is_said_what_to_do(config, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_file_of_ones_own_and_its_examples(questions_csv, config):
 @pytest.mark.parametrize(
     ("name", "split", "data", "said"),
     [
-        ("mmlup", "test", None, "no suite 'mmlup'"),
+        ("mmlup", "test", None, "unknown suite 'mmlup'"),
         ("sample", "test", Path("."), "--data has no effect"),
         ("sample", "val", None, "no val split"),
     ],

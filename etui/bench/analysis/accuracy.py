@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etui.bench.store.sample import Sample
-from etui.datasets.mmlu import GROUPS, group_of
+from etui.datasets.mmlu import GROUPS, find_group
 from etui.stats.bootstrap import percentiles, resampled_sums
 from etui.stats.tests import Interval, wilson
 
@@ -115,7 +115,7 @@ def accuracy_of(
     """
     micro, macro = _totals(samples, seed)
     groups = {
-        group: [sample for sample in samples if group_of(sample.subject) == group]
+        group: [sample for sample in samples if find_group(sample.subject) == group]
         for group in GROUPS
     }
     outcomes = Counter(outcome_of(sample) for sample in samples)

@@ -11,7 +11,7 @@ from etui.bench.analysis.accuracy import by_subject, macro_weights
 from etui.bench.analysis.comparable import System
 from etui.bench.analysis.cost import Figure, sensor_width
 from etui.bench.store.sample import Sample
-from etui.datasets.mmlu import group_of
+from etui.datasets.mmlu import find_group
 from etui.stats.bootstrap import percentiles, resampled_sums
 from etui.stats.tests import Interval, mcnemar, wilson
 
@@ -210,7 +210,7 @@ def _subjects(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[Subjec
         found.append(
             SubjectDifference(
                 subject=subject,
-                group=group_of(subject),
+                group=find_group(subject),
                 questions=len(pairs),
                 first=sum(one.correct for one, _ in pairs) / len(pairs),
                 second=sum(two.correct for _, two in pairs) / len(pairs),

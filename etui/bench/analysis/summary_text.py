@@ -120,7 +120,7 @@ def markdown(summary: Summary, run: RunConfig) -> str:
 
 def per_subject_csv(summary: Summary) -> str:
     """One row an arm and subject: right answers, and Wilson's interval at 95 %."""
-    from etui.datasets.mmlu import group_of
+    from etui.datasets.mmlu import find_group
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -129,7 +129,7 @@ def per_subject_csv(summary: Summary) -> str:
         for subject, share in arm.accuracy.subjects.items():
             figures = (f"{figure:.6f}" for figure in (share.accuracy, share.low, share.high))
             counts = (share.questions, share.correct)
-            writer.writerow([name, subject, group_of(subject) or "", *counts, *figures])
+            writer.writerow([name, subject, find_group(subject) or "", *counts, *figures])
     return out.getvalue()
 
 

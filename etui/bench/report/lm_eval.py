@@ -20,7 +20,7 @@ from etui.bench.analysis.comparable import System
 from etui.bench.analysis.cost import cost_of
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.store.run_config import RunConfig
-from etui.datasets.mmlu import GROUPS, group_of
+from etui.datasets.mmlu import GROUPS, find_group
 from etui.stats.bootstrap import STRATIFIED_REPLICATES
 from etui.text.codec import to_document
 
@@ -134,12 +134,12 @@ def _groups(run: RunConfig, subjects: Sequence[str]) -> dict[str, list[str]]:
     top, suffix = _top(run), _suffix(run)
     found: dict[str, list[str]] = {top: []}
     for group in GROUPS:
-        inside = [_task(run, subject) for subject in subjects if group_of(subject) == group]
+        inside = [_task(run, subject) for subject in subjects if find_group(subject) == group]
         if inside:
             name = f"{run.suite}_{group.replace(' ', '_')}{suffix}"
             found[top].append(name)
             found[name] = inside
-    found[top] += [_task(run, subject) for subject in subjects if group_of(subject) is None]
+    found[top] += [_task(run, subject) for subject in subjects if find_group(subject) is None]
     return found
 
 
@@ -192,7 +192,7 @@ def _task(run: RunConfig, subject: str) -> str:
 
 def _task_config(run: RunConfig, subject: str, task: str, metric: str) -> dict[str, Any]:
     form = FORMATS.get(run.format)
-    group = group_of(subject)
+    group = find_group(subject)
     reads_letters = form is None or form.reads == "letters"
     return {
         "task": task,

@@ -19,7 +19,7 @@ from etui.bench.analysis.summary_text import (
     lost,
 )
 from etui.bench.store.run_config import RunConfig
-from etui.datasets.mmlu import GROUPS, group_of
+from etui.datasets.mmlu import GROUPS, find_group
 from etui.text.sanitize import sanitize
 
 _OUTCOMES = {
@@ -350,7 +350,7 @@ def subject_rows(summary: Summary) -> list[SubjectRow]:
         rows.append(
             SubjectRow(
                 subject=sanitize(subject).replace("_", " "),
-                group=group_of(subject) or "",
+                group=find_group(subject) or "",
                 questions=count,
                 marks=tuple(marks),
             )

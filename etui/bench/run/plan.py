@@ -18,7 +18,7 @@ from etui.bench.run.arms import (
     spelled_out,
 )
 from etui.bench.store.run_config import BenchPolicy, RunConfig
-from etui.datasets.question_sample import chosen_subjects, draw
+from etui.datasets.question_sample import draw, match_subjects
 from etui.datasets.questions import Question, Suite
 from etui.datasets.suites import load_suite
 from etui.errors import InvalidFile, UsageError
@@ -118,7 +118,7 @@ def plan_of(
         check_format(arms, format_)
     place = Path(ask.data).expanduser().absolute() if ask.data else None
     suite = load_suite(ask.suite, ask.split, place, config, say)
-    subjects = chosen_subjects(ask.subjects, tuple(suite.questions)) if ask.subjects else None
+    subjects = match_subjects(ask.subjects, tuple(suite.questions)) if ask.subjects else None
     shots = _shots(ask.shots, format_, suite)
     own_file = None if ask.suite in ("mmlu", "sample") else str(Path(ask.suite).absolute())
     return _planned(

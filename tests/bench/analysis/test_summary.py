@@ -13,7 +13,7 @@ import pytest
 
 from etui.bench.analysis.summary import Summary, summarise
 from etui.bench.analysis.summary_text import headline, markdown, per_subject_csv
-from etui.datasets.mmlu import GROUPS, SUBJECT_GROUPS, group_of, read_labels
+from etui.datasets.mmlu import GROUPS, SUBJECT_GROUPS, find_group, read_labels
 from etui.errors import InvalidFile
 from etui.text.codec import from_document, to_document
 from tests.bench import synthetic
@@ -30,7 +30,7 @@ def summary() -> Summary:
 def test_the_four_groups_hold_the_57_subjects() -> None:
     sizes = [sum(group == name for group in SUBJECT_GROUPS.values()) for name in GROUPS]
     assert sizes == [19, 13, 12, 13]
-    assert group_of("a subject of my own") is None
+    assert find_group("a subject of my own") is None
 
 
 def test_the_order_of_the_answers_changes_nothing(summary: Summary) -> None:
@@ -171,7 +171,7 @@ def test_an_index_of_labels_is_read_or_refused(tmp_path) -> None:
     assert read_labels(file) == {"anatomy": {4: "ok"}}
     for text in ("[]", "{", '{"anatomy": [{"row": 1}]}', '{"anatomy": 3}'):
         file.write_text(text)
-        with pytest.raises(InvalidFile, match="no index"):
+        with pytest.raises(InvalidFile, match="not an index"):
             read_labels(file)
 
 

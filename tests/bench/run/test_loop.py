@@ -228,7 +228,7 @@ def test_a_run_made_otherwise_is_refused_with_what_differs():
         (RunRequest("sample", policy="frugl"), "frugl"),
         (RunRequest("sample", wish=ArmOverrides(think_tokens=8)), "--think-tokens has no effect"),
         (RunRequest("sample", wish=ArmOverrides(votes=3)), "--votes has no effect"),
-        (RunRequest("sample", subjects=("logik",)), "no subject is called 'logik'"),
+        (RunRequest("sample", subjects=("logik",)), "unknown subject 'logik'"),
         (RunRequest("sample", split="dev", shots=5), "needs 5 worked examples"),
     ],
 )

@@ -19,7 +19,7 @@ from tests.contract.normal import normalised
 
 OLD_RUN_SHA256 = "d82fc934025ad6c1003d89b2842c30d02472fb9b1b9f994f21053d989b3224c0"
 """``config_sha256`` of a run of etui 0.1.0: runs of today must be comparable with it."""
-CHANGED = "config.json has another hash than it states"
+CHANGED = "config.json does not match its hash"
 SCHEMA = "files/schema.sql"
 NOT_OURS = re.compile(r"turns_fts_(config|content|data|docsize|idx)$|(idx_)?_sqlite_migrations")
 """Tables whose SQL is SQLite's own or sqlite-utils'; it may differ between their versions."""

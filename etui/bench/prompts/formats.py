@@ -1,6 +1,7 @@
-"""How a question is put to a model; every result carries the format's name and version.
+"""Prompt formats: how a question is asked; every result carries the format's name and version.
 
-A format's text may only change with its version: two runs may be compared when both are equal.
+The text of a format may only change together with its version, since runs are comparable only if
+name and version are equal.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ Reads = Literal["letters", "texts", "answer"]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way to put a question.
+    """One way to ask a question.
 
     Attributes:
-        name, version: What results carry.
-        reads: ``letters``: log-probabilities of " A" to " D"; ``texts``: of the answers' texts;
-            ``answer``: what the model writes.
-        shots: Worked examples shown unless the run says otherwise.
-        summary: One line for a reader.
+        name, version: Recorded with every result.
+        reads: ``letters``: log-probabilities of " A" to " D"; ``texts``: log-probabilities of the
+            answers' texts; ``answer``: the generated answer.
+        shots: Default number of worked examples.
+        summary: One-line description.
     """
 
     name: str
@@ -44,22 +45,24 @@ FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
         Format("letters", 1, "letters", 5, "letters' log-probabilities, lm-eval's default prompt"),
-        Format("letters-original", 1, "letters", 5, "the same with the prompt of Hendrycks et al."),
+        Format(
+            "letters-original", 1, "letters", 5, "the same, with the prompt of Hendrycks et al."
+        ),
         Format("cloze", 1, "texts", 0, "log-probability of each answer's text, per character"),
         Format("chat", 1, "answer", 0, "chat template; the letter is read from the answer"),
-        Format("cot", 1, "answer", 0, "chat template and a chain of thought; the last answer"),
+        Format("cot", 1, "answer", 0, "chat template and chain of thought; the last stated answer"),
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PromptText:
-    """A prompt in parts: what all questions of a subject share, and the question's own.
+    """A prompt in two parts: the part that a subject's questions share, and the question itself.
 
     Attributes:
         shared: Header and worked examples.
-        own: The question, up to where the answer begins.
-        endings: Letter -> the text whose log-probability behind the prompt is read.
+        own: The question, up to the start of the answer.
+        endings: Letter -> the text after the prompt whose log-probability is read.
     """
 
     shared: str
@@ -73,20 +76,25 @@ class PromptText:
 
     @property
     def sha(self) -> str:
-        """First 16 hex digits of its SHA-256."""
+        """First 16 hex digits of the prompt's SHA-256."""
         return sha16(self.text)
 
 
 def sha16(text: str) -> str:
-    """First 16 hex digits of the SHA-256 of a text."""
+    """Return the first 16 hex digits of the SHA-256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def prompt_text(format_: Format, question: Question, examples: Sequence[Question]) -> PromptText:
-    """The prompt of a format that reads log-probabilities.
+    """Build the prompt of a format that reads log-probabilities.
 
     Args:
+        format_: A format that does not generate.
+        question: The question.
         examples: The worked examples to show.
+
+    Raises:
+        ValueError: The format generates its answers.
     """
     topic = question.subject.replace("_", " ")
     match format_.name:
@@ -100,28 +108,28 @@ def prompt_text(format_: Format, question: Question, examples: Sequence[Question
         case "cloze":
             return _cloze(topic, question, examples)
         case other:
-            raise ValueError(f"{other} has no prompt of its own")
+            raise ValueError(f"format {other} does not read log-probabilities")
 
 
 def ending_weight(format_: Format, ending: str) -> float:
-    """What a log-probability is divided by before endings are compared.
+    """Return the divisor of a log-probability before endings are compared.
 
-    Letters count as they are; texts by their characters, the leading space not counted
-    (``acc_norm`` without the space, as lighteval has it).
+    It is 1 for letters, and the number of characters for texts, without the leading space (as
+    ``acc_norm`` without the space in lighteval).
     """
     return float(max(1, len(ending.lstrip(" ")))) if format_.reads == "texts" else 1.0
 
 
 def chat_messages(question: Question, examples: Sequence[Question]) -> tuple[Message, ...]:
-    """The conversation of a format that generates; worked examples are earlier turns."""
+    """Build the conversation of a format that generates; worked examples are earlier turns."""
     turns: list[Message] = []
     for example in examples:
-        turns += [Message("user", _asked(example)), Message("assistant", example.answer)]
-    return (*turns, Message("user", _asked(question)))
+        turns += [Message("user", _format_question(example)), Message("assistant", example.answer)]
+    return (*turns, Message("user", _format_question(question)))
 
 
 def messages_sha(messages: Sequence[Message]) -> str:
-    """Hash of a conversation, before a chat template makes a prompt of it."""
+    """Hash a conversation as it is before the chat template is applied."""
     return sha16("\n\n".join(message.content for message in messages))
 
 
@@ -156,7 +164,7 @@ def _cloze(topic: str, question: Question, examples: Sequence[Question]) -> Prom
     return PromptText(header + shown, f"Question: {question.text.strip()}\nAnswer:", endings)
 
 
-def _asked(question: Question) -> str:
+def _format_question(question: Question) -> str:
     return (
         "Answer with the letter of the right option.\n\n"
         f"{question.text.strip()}\n{_options(question)}"

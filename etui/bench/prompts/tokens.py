@@ -1,7 +1,8 @@
-"""Prompts as tokens: complete tokenisations only, so that what is shared is shared token by token.
+"""Prompts as tokens, with the prefix that the questions of a subject share.
 
-Two tokenisations glued together are another prompt than the one of the joined text; what of the
-worked examples can be reused is therefore the longest common token prefix.
+Every prompt is tokenised as a whole, because two concatenated tokenisations can differ from the
+tokenisation of the joined text. The reusable part of the worked examples is therefore the longest
+common token prefix.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from etui.engine.prefix_cache import common_prefix
 from etui.errors import ContextOverflow
 
 Tokenize = Callable[[str], list[int]]
-"""Complete tokenisation of a prompt, with the begin token where the model wants one."""
+"""Complete tokenisation of a prompt, with the begin token if the model uses one."""
 
 _SAME_END = 2
-"""Tokens at the end of two prompts (``Answer`` and ``:``) that settle how letters follow them."""
+"""Tokens at the end of a prompt (``Answer`` and ``:``) that decide how the letters tokenise."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEnding:
-    """What is scored behind a prompt.
+    """A continuation that is scored after a prompt.
 
     Attributes:
-        letter: The option it stands for.
-        tokens: Its tokens behind the tokens that all endings share.
-        weight: What its log-probability is divided by.
+        letter: The option it represents.
+        tokens: Its tokens after those that all endings share.
+        weight: Divisor of its log-probability.
     """
 
     letter: str
@@ -42,11 +43,11 @@ class TokenizedPrompt:
     """One question, ready to be scored.
 
     Attributes:
-        question: What is asked.
-        tokens: The prompt, up to where the endings differ.
-        shared: Leading tokens that it has in common with the subject's worked examples.
-        endings: What is scored behind it.
-        shots: Worked examples it holds.
+        question: The question.
+        tokens: The prompt, up to the first token in which the endings differ.
+        shared: Number of leading tokens in common with the subject's worked examples.
+        endings: The continuations to score.
+        shots: Number of worked examples in it.
         sha: First 16 hex digits of the SHA-256 of its text.
     """
 
@@ -59,17 +60,17 @@ class TokenizedPrompt:
 
     @property
     def own_tokens(self) -> int:
-        """Tokens that are computed for this question alone, its endings left out."""
+        """Number of tokens computed for this question alone, without its endings."""
         return len(self.tokens) - self.shared
 
     @property
     def total_tokens(self) -> int:
-        """Cells it takes with all its endings; a last token need not be computed."""
+        """Cells it needs with all endings; the last token of an ending is never computed."""
         return len(self.tokens) + sum(len(ending.tokens) - 1 for ending in self.endings)
 
     @property
     def single(self) -> bool:
-        """Whether every ending is one token, so that the prompt alone is computed."""
+        """Whether every ending is one token, so that only the prompt is computed."""
         return all(len(ending.tokens) == 1 for ending in self.endings)
 
 
@@ -78,7 +79,7 @@ class SubjectPrompts:
     """The prompts of one subject.
 
     Attributes:
-        prefix: Tokens of the header and the worked examples; empty where nothing is shared.
+        prefix: Tokens of the header and the worked examples; empty if nothing is shared.
         prompts: In the order of the questions.
     """
 
@@ -87,12 +88,12 @@ class SubjectPrompts:
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens that scoring all of it computes."""
+        """Number of tokens computed to score the whole subject."""
         own = sum(p.total_tokens - p.shared for p in self.prompts)
         return len(self.prefix) + own
 
 
-def subject_prompts(
+def build_subject_prompts(
     format_: Format,
     questions: Sequence[Question],
     examples: Sequence[Question],
@@ -101,14 +102,17 @@ def subject_prompts(
     *,
     reuse: bool = True,
 ) -> SubjectPrompts:
-    """The prompts of one subject's questions.
+    """Build the prompts of one subject's questions.
 
     A prompt that does not fit into the context loses its worked examples one by one, the last
     first.
 
     Args:
+        format_: A format that does not generate.
+        questions: The questions of the subject.
         examples: The worked examples to show.
-        context_tokens: Tokens a prompt may have with its endings.
+        tokenize: Tokenises a whole prompt.
+        context_tokens: Most tokens of a prompt with its endings.
         reuse: Whether the examples are computed once for all questions.
 
     Raises:
@@ -116,12 +120,12 @@ def subject_prompts(
     """
     prefix: list[int] = []
     if reuse and questions:
-        prefix = _prefix(prompt_text(format_, questions[0], examples).shared, tokenize)
+        prefix = _tokenize_prefix(prompt_text(format_, questions[0], examples).shared, tokenize)
     made: list[TokenizedPrompt] = []
     for question in questions:
         for shots in range(len(examples), -1, -1):
             like = made[-1] if made else None
-            prompt = _prompt(format_, question, examples[:shots], tokenize, prefix, like)
+            prompt = _build_prompt(format_, question, examples[:shots], tokenize, prefix, like)
             if prompt.total_tokens <= context_tokens:
                 break
         else:
@@ -131,17 +135,17 @@ def subject_prompts(
     return SubjectPrompts(prefix[:used], tuple(made))
 
 
-def _prefix(text: str, tokenize: Tokenize) -> list[int]:
-    """The tokens of a text as they are when a word follows.
+def _tokenize_prefix(text: str, tokenize: Tokenize) -> list[int]:
+    """Tokenise a text as it is when a word follows.
 
-    Alone, it may end in other tokens: two line breaks are one token at the end of a text and two
-    before a word in some vocabularies.
+    Its last tokens may differ on its own: in some vocabularies two line breaks are one token at the
+    end of a text, and two tokens before a word.
     """
     one, other = tokenize(f"{text}A"), tokenize(f"{text}What")
     return one[: common_prefix(one, other)]
 
 
-def _prompt(
+def _build_prompt(
     format_: Format,
     question: Question,
     examples: Sequence[Question],
@@ -151,29 +155,29 @@ def _prompt(
 ) -> TokenizedPrompt:
     text = prompt_text(format_, question, examples)
     plain = tokenize(text.text)
-    if like is not None and format_.reads == "letters" and like.single and _end_alike(like, plain):
+    if like is not None and format_.reads == "letters" and like.single and _ends_alike(like, plain):
         base, endings = len(plain), like.endings
     else:
-        base, endings = _endings(format_, text, plain, tokenize)
-    # The last token is computed for the question itself: its logits are needed.
+        base, endings = _tokenize_endings(format_, text, plain, tokenize)
+    # The last token is always computed, because its logits are needed.
     shared = min(common_prefix(prefix, plain), base - 1)
     tokens = array("i", plain[:base])
     return TokenizedPrompt(question, tokens, shared, endings, len(examples), text.sha)
 
 
-def _end_alike(like: TokenizedPrompt, plain: Sequence[int]) -> bool:
-    """Whether what follows the prompts is cut into the same tokens: both end in the same words."""
+def _ends_alike(like: TokenizedPrompt, plain: Sequence[int]) -> bool:
+    """Test whether both prompts end in the same tokens, so that endings tokenise alike."""
     return list(like.tokens[-_SAME_END:]) == list(plain[-_SAME_END:])
 
 
-def _endings(
+def _tokenize_endings(
     format_: Format, text: PromptText, plain: list[int], tokenize: Tokenize
 ) -> tuple[int, tuple[PromptEnding, ...]]:
-    """How many tokens of the prompt all endings share, and the rest of each of them."""
+    """Return the number of tokens that all endings share, and the remaining tokens of each."""
     whole = {letter: tokenize(text.text + ending) for letter, ending in text.endings.items()}
     base = min(common_prefix(plain, tokens) for tokens in whole.values())
     if any(len(tokens) == base for tokens in whole.values()):
-        base -= 1  # an ending that vanished into the prompt: its last token is scored again
+        base -= 1  # an ending merged into the prompt, so the last shared token is scored again
     return base, tuple(
         PromptEnding(letter, tuple(tokens[base:]), ending_weight(format_, text.endings[letter]))
         for letter, tokens in whole.items()
@@ -181,7 +185,7 @@ def _endings(
 
 
 def single_letters(prompts: Sequence[TokenizedPrompt]) -> Mapping[str, int] | None:
-    """Letter -> its one token, where that is the same behind every prompt; else None."""
+    """Return letter -> token if each letter is the same single token after every prompt."""
     found: dict[str, int] = {}
     for prompt in prompts:
         for ending in prompt.endings:
@@ -192,17 +196,21 @@ def single_letters(prompts: Sequence[TokenizedPrompt]) -> Mapping[str, int] | No
     return found or None
 
 
-def groups(
+def group_prompts(
     prompts: Sequence[TokenizedPrompt], most_tokens: int, most_questions: int
 ) -> Iterator[tuple[TokenizedPrompt, ...]]:
-    """Prompts that are computed together: as many as fit into one batch, in their order.
+    """Group prompts that are computed together: as many as fit into one batch, in their order.
 
-    They depend on the prompts alone, so that a run that was interrupted repeats the same batches. A
-    prompt that is longer than a batch goes alone: nobody else's tokens are then in its batches.
+    The groups depend on the prompts alone, so that a resumed run repeats the same batches. A prompt
+    longer than a batch is a group of its own, so that its batches hold only its own tokens.
 
     Args:
-        most_tokens: Own tokens of a group.
-        most_questions: Prompts of a group.
+        prompts: The prompts of a subject.
+        most_tokens: Most own tokens of a group.
+        most_questions: Most prompts of a group.
+
+    Yields:
+        The prompts of one group.
     """
     group: list[TokenizedPrompt] = []
     taken = 0

@@ -1,1 +1,1 @@
-"""Plans and carries out a run."""
+"""Planning and execution of a run."""

@@ -1,4 +1,4 @@
-"""The arms of a run: spelled out, or of a policy; into ``config.json`` and out of it."""
+"""Arms of a run, from the command line or from a policy, and their form in ``config.json``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from etui.routing.policy import Policy
 
 ANSWER_TOKENS = 64
-"""Tokens of an answer to a question with options, beside the thought."""
+"""Most answer tokens for a question with options, without the thinking."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmOverrides:
-    """What the command line says of an arm; None leaves it as it is."""
+    """Settings of the command line that override those of an arm; None leaves a setting as is."""
 
     think_tokens: int | None = None
     votes: int | None = None
@@ -30,98 +30,100 @@ class ArmOverrides:
     temperature: float | None = None
 
 
-def spelled_out(
-    models: Sequence[str], reasonings: Sequence[Reasoning], wish: ArmOverrides, format_: Format
+def build_arms(
+    models: Sequence[str], reasonings: Sequence[Reasoning], overrides: ArmOverrides, format_: Format
 ) -> dict[str, Arm]:
-    """An arm for each model and each way of reasoning.
+    """Build an arm for each pair of a model and a reasoning method.
 
     Raises:
-        UsageError: The wish has no effect on any of them.
+        UsageError: An override has no effect on any of them.
     """
     ways: Sequence[Reasoning] = reasonings or (("cot",) if format_.name == "cot" else ("direct",))
     arms: dict[str, Arm] = {}
     for model in models:
         for way in ways:
-            arm = changed(Arm("", model, way, max_tokens=ANSWER_TOKENS), wish)
+            arm = apply_overrides(Arm("", model, way, max_tokens=ANSWER_TOKENS), overrides)
             name = _name(arm, format_)
             arms[name] = replace(arm, name=name)
-    _check_effect(arms.values(), wish)
+    _check_effect(arms.values(), overrides)
     return arms
 
 
-def of_policy(
-    policy: Policy, names: Sequence[str], available: Available, wish: ArmOverrides
+def choose_policy_arms(
+    policy: Policy, names: Sequence[str], available: Available, overrides: ArmOverrides
 ) -> dict[str, Arm]:
-    """Arms of a policy by name, on the models that are here.
+    """Choose arms of a policy by name, on models that are available.
 
     Raises:
-        UsageError: The policy has no such arm.
-        ModelUnavailable: None of its models is on this machine.
+        UsageError: The policy has no such arm, or an override has no effect on any of them.
+        ModelUnavailable: No model of an arm is on this machine.
     """
     from etui.routing.decide import decide_arm
 
     chosen = [decide_arm(policy, name, available=available).arm for name in dict.fromkeys(names)]
-    arms = {arm.name: changed(arm, wish) for arm in chosen}
-    _check_effect(arms.values(), wish)
+    arms = {arm.name: apply_overrides(arm, overrides) for arm in chosen}
+    _check_effect(arms.values(), overrides)
     return arms
 
 
-def all_of_policy(policy: Policy, available: Available) -> dict[str, Arm]:
-    """Every arm of a policy that a model on this machine can serve."""
+def list_policy_arms(policy: Policy, available: Available) -> dict[str, Arm]:
+    """Return every arm of a policy that a model on this machine can serve."""
     from etui.routing.availability import as_test, served
 
-    here = as_test(available)
-    found = (served(plan, here) for plan in policy.arms.values())
+    is_available = as_test(available)
+    found = (served(plan, is_available) for plan in policy.arms.values())
     return {arm.name: arm for arm in found if arm is not None}
 
 
-def changed(arm: Arm, wish: ArmOverrides) -> Arm:
-    """The arm as the command line wants it; votes are never drawn greedily."""
-    temperature = arm.sampling.temperature if wish.temperature is None else wish.temperature
-    if arm.reasoning == "vote" and temperature == 0 and wish.temperature is None:
+def apply_overrides(arm: Arm, overrides: ArmOverrides) -> Arm:
+    """Apply the overrides to an arm; votes are never sampled greedily by default."""
+    temperature = (
+        arm.sampling.temperature if overrides.temperature is None else overrides.temperature
+    )
+    if arm.reasoning == "vote" and temperature == 0 and overrides.temperature is None:
         temperature = VOTE_TEMPERATURE
     thinks, votes = arm.reasoning != "direct", arm.reasoning == "vote"
     return replace(
         arm,
-        think_tokens=_or(wish.think_tokens if thinks else None, arm.think_tokens),
-        votes=_or(wish.votes if votes else None, arm.votes),
-        stop=replace(arm.stop, rule=wish.stop if wish.stop and votes else arm.stop.rule),
-        max_tokens=_or(wish.max_tokens, arm.max_tokens),
+        think_tokens=_default(overrides.think_tokens if thinks else None, arm.think_tokens),
+        votes=_default(overrides.votes if votes else None, arm.votes),
+        stop=replace(arm.stop, rule=overrides.stop if overrides.stop and votes else arm.stop.rule),
+        max_tokens=_default(overrides.max_tokens, arm.max_tokens),
         sampling=replace(arm.sampling, temperature=temperature),
     )
 
 
 def check_format(arms: Mapping[str, Arm], format_: Format) -> None:
-    """Refuse arms that a format does not ask in their own way.
+    """Check that a format fits the reasoning method of every arm.
 
     Raises:
-        UsageError: Says which, and which format does.
+        UsageError: An arm does not fit; the message names a format that does.
     """
     for arm in arms.values():
         if not format_.generates and arm.reasoning != "direct":
             raise UsageError(
-                f"format {format_.name} reads log-probabilities and generates nothing, and "
-                f"{arm.name} reasons by {arm.reasoning}",
+                f"format {format_.name} only reads log-probabilities, but {arm.name} uses "
+                f"{arm.reasoning} reasoning",
                 "use --format chat or cot",
             )
         if format_.name == "cot" and arm.reasoning == "direct":
             raise UsageError(
-                f"format cot thinks before it answers, and {arm.name} answers directly",
+                f"format cot needs reasoning, but {arm.name} answers directly",
                 "use --format chat, or --reasoning cot",
             )
 
 
 def to_json(arm: Arm) -> dict[str, Any]:
-    """All settings of an arm as plain JSON values."""
+    """Return all settings of an arm as plain JSON values."""
     document: dict[str, Any] = to_document(arm)
     return document
 
 
 def parse_arm(document: object) -> Arm:
-    """Make the arm that :func:`to_json` wrote.
+    """Parse the document that :func:`to_json` returns.
 
     Raises:
-        DocumentError: The document holds none.
+        DocumentError: The document is not an arm.
     """
     return from_document(Arm, document)
 
@@ -138,18 +140,19 @@ def _name(arm: Arm, format_: Format) -> str:
             return f"{arm.model} direct"
 
 
-def _check_effect(arms: Iterable[Arm], wish: ArmOverrides) -> None:
+def _check_effect(arms: Iterable[Arm], overrides: ArmOverrides) -> None:
     ways = {arm.reasoning for arm in arms}
-    if wish.think_tokens is not None and ways == {"direct"}:
+    if overrides.think_tokens is not None and ways == {"direct"}:
         raise UsageError(
-            "--think-tokens has no effect on direct answers", "add --reasoning cot, or leave it out"
+            "--think-tokens has no effect on direct answers",
+            "add --reasoning cot, or remove the option",
         )
-    if (wish.votes is not None or wish.stop is not None) and "vote" not in ways:
-        option = "--votes" if wish.votes is not None else "--stop"
+    if (overrides.votes is not None or overrides.stop is not None) and "vote" not in ways:
+        option = "--votes" if overrides.votes is not None else "--stop"
         raise UsageError(
-            f"{option} has no effect without a vote", "add --reasoning vote, or leave it out"
+            f"{option} has no effect without a vote", "add --reasoning vote, or remove the option"
         )
 
 
-def _or(wished: int | None, otherwise: int) -> int:
-    return otherwise if wished is None else wished
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value

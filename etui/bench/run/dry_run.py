@@ -1,4 +1,4 @@
-"""How many tokens a run would compute, from the vocabulary alone: no weights are loaded."""
+"""Token count of a run, from the vocabulary alone: no weights are loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
 from etui.bench.prompts.formats import chat_messages
-from etui.bench.prompts.tokens import subject_prompts
+from etui.bench.prompts.tokens import build_subject_prompts
 from etui.bench.run.plan import RunPlan
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[str, Any]:
-    """Tokens by model.
+    """Count the tokens that a run computes, by model.
 
     Returns:
-        ``questions``, ``format``, and ``models``: name -> ``computed`` (what the run computes),
-        ``prefix`` (of them the worked examples), ``whole`` (if nothing were reused). For formats
-        that generate these are the questions' own tokens, without a chat template.
+        ``questions``, ``format``, and ``models``: name -> ``computed`` (tokens that the run
+        computes), ``prefix`` (those of them in worked examples), ``whole`` (total without reuse).
+        For formats that generate, these are the prompts' own tokens, without a chat template.
 
     Raises:
         ModelUnavailable: A model is not on this machine.
@@ -39,14 +39,14 @@ def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[st
         model = Model(library, path, vocabulary_only=True)
         try:
             bounds = [spec.context, config.context_tokens, check_gguf(path).context_tokens]
-            counts[name] = _counted(plan, model, min(bound for bound in bounds if bound))
+            counts[name] = _count_model_tokens(plan, model, min(bound for bound in bounds if bound))
         finally:
             model.free()
     library.close()
     return {"questions": plan.questions, "format": plan.format.name, "models": counts}
 
 
-def _counted(plan: RunPlan, model: Model, context_tokens: int) -> dict[str, int]:
+def _count_model_tokens(plan: RunPlan, model: Model, context_tokens: int) -> dict[str, int]:
     computed = prefix = whole = 0
 
     def tokenize(text: str) -> list[int]:
@@ -62,7 +62,7 @@ def _counted(plan: RunPlan, model: Model, context_tokens: int) -> dict[str, int]
             )
             computed, whole = computed + own, whole + own
             continue
-        found = subject_prompts(
+        found = build_subject_prompts(
             plan.format, questions, examples, tokenize, context_tokens, reuse=plan.reuse
         )
         computed += found.computed_tokens

@@ -1,4 +1,4 @@
-"""The run itself: subject by subject, every contender on the same questions, until all are done."""
+"""Main loop of a run: every system answers the same questions, subject by subject."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 
 Ending = Literal["complete", "stopped", "joules"]
-"""All questions are answered, the user stopped, or the joules are spent."""
+"""All questions are answered, the user stopped the run, or the joules are used up."""
 
 
 def answer_all(
     plan: RunPlan,
-    contenders: Mapping[str, QuestionAnswerer],
+    systems: Mapping[str, QuestionAnswerer],
     done: Mapping[tuple[str, str], set[int]],
     sink: SampleWriter,
     stopped: Callable[[], bool],
     max_joules: float | None = None,
 ) -> Ending:
-    """Have every contender answer what is left of the plan.
+    """Run every system on the questions of the plan that it has not answered.
 
     Args:
-        contenders: By name, in the order in which they take a subject.
-        done: (contender, subject) -> rows that are answered already.
-        sink: Takes the answers.
-        stopped: Whether the user wants to stop.
-        max_joules: Where the run stops part-way; None is no limit.
+        plan: The plan of the run.
+        systems: Systems by name, in the order in which they answer a subject.
+        done: (system, subject) -> rows that are already answered.
+        sink: Receives the answers.
+        stopped: Whether the user stopped the run.
+        max_joules: Joules after which the run stops early; None is no limit.
 
     Raises:
         EtuiError: The engine failed, or the folder cannot be written.
@@ -43,7 +44,7 @@ def answer_all(
         return "joules" if max_joules is not None and sink.joules >= max_joules else None
 
     for subject, questions in plan.drawn.items():
-        for name, contender in contenders.items():
+        for name, system in systems.items():
             rows = done.get((name, subject), set())
             work = SubjectWork(subject, questions, rows, plan.examples[subject])
             if not work.left:
@@ -51,7 +52,7 @@ def answer_all(
             if ending := ended():
                 return ending
             try:
-                for answered in contender.answer(work):
+                for answered in system.answer(work):
                     sink.put(answered)
                     if ending := ended():
                         return ending
@@ -61,7 +62,7 @@ def answer_all(
 
 
 def done_rows(config: RunConfig, samples: Iterable[Sample]) -> dict[tuple[str, str], set[int]]:
-    """(contender, subject) -> rows that are answered."""
+    """Collect the answered rows: (system, subject) -> rows."""
     found: dict[tuple[str, str], set[int]] = {}
     for sample in samples:
         key = (config.contender(sample.arm), sample.subject)

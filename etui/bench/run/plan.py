@@ -1,4 +1,4 @@
-"""From what was asked for to what is run: the questions, the arms, the policy."""
+"""Plan of a run: the questions, the arms and the policy, made from a request."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from etui.arm import Arm, Reasoning
 from etui.bench.prompts.formats import FORMATS, Format
 from etui.bench.run.arms import (
     ArmOverrides,
-    all_of_policy,
+    build_arms,
     check_format,
-    of_policy,
+    choose_policy_arms,
+    list_policy_arms,
     parse_arm,
-    spelled_out,
 )
 from etui.bench.store.run_config import BenchPolicy, RunConfig
 from etui.datasets.question_sample import draw, match_subjects
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
     from etui.routing.policy import Policy
 
 
-_NO_WISH = ArmOverrides()
+_NO_OVERRIDES = ArmOverrides()
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What the command line asks for; None or empty leaves it to the defaults.
+    """Request of the command line; None or empty selects the default.
 
     Attributes:
         suite: ``mmlu``, ``sample`` or a file.
-        models, reasonings: An arm for each pair of them.
-        arms: Arms of the policy, by name.
-        policy: Decides for each question, unless ``arms`` names arms of it.
-        format: Of :data:`FORMATS`; None is ``letters``, or ``chat`` where something is generated.
-        reuse: Whether worked examples are computed once a subject.
+        models, reasonings: Every pair of them is an arm.
+        arms: Names of arms of the policy.
+        policy: Decides for each question, unless ``arms`` selects some of its arms.
+        format: One of :data:`FORMATS`; None is ``letters``, or ``chat`` if answers are generated.
+        wish: Settings that override those of the arms.
+        reuse: Whether worked examples are computed once per subject.
     """
 
     suite: str
@@ -58,21 +59,21 @@ class RunRequest:
     reasonings: tuple[Reasoning, ...] = ()
     arms: tuple[str, ...] = ()
     policy: str | None = None
-    wish: ArmOverrides = _NO_WISH
+    wish: ArmOverrides = _NO_OVERRIDES
     reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What is run.
+    """Everything that a run needs to start.
 
     Attributes:
-        suite: The questions there are.
-        drawn: Subject -> the questions of the run, subjects in its order.
-        examples: Subject -> worked examples that are shown.
+        suite: All questions to draw from.
+        drawn: Subject -> the questions of the run, subjects in the order of the run.
+        examples: Subject -> worked examples in the prompt.
         arms: Arm -> its settings.
-        policy: The policy that decides for each question; None where the arms are asked in turn.
-        policy_text: Name and text of the policy that decides, or whose arms they are.
+        policy: The policy that decides for each question; None if every arm answers all of them.
+        policy_text: Name and text of the policy that decides, or that defines the arms.
     """
 
     suite: Suite
@@ -93,7 +94,7 @@ class RunPlan:
 
     @property
     def questions(self) -> int:
-        """Questions that each contender answers."""
+        """Number of questions that each system answers."""
         return sum(len(rows) for rows in self.drawn.values())
 
 
@@ -103,25 +104,25 @@ def plan_of(
     catalogue: Catalogue,
     say: Callable[[str], None] = lambda text: None,
 ) -> RunPlan:
-    """What a command line comes to.
+    """Make the plan of a new run.
 
     Raises:
-        UsageError: A name that does not exist, or wishes that exclude each other.
-        InvalidFile: The data or the policy cannot be used.
-        ModelUnavailable: No model that may answer is on this machine.
-        DownloadFailed: MMLU is not here and cannot be had.
+        UsageError: A name does not exist, or options cannot be combined.
+        InvalidFile: The data or the policy is invalid.
+        ModelUnavailable: No suitable model is on this machine.
+        DownloadFailed: MMLU is not on this machine and cannot be downloaded.
     """
-    _check(ask)
-    format_ = _format(ask)
-    arms, policy, text = _arms(ask, format_, config, catalogue)
+    _check_request(ask)
+    format_ = _choose_format(ask)
+    arms, policy, text = _choose_arms(ask, format_, config, catalogue)
     if policy is None:
         check_format(arms, format_)
     place = Path(ask.data).expanduser().absolute() if ask.data else None
     suite = load_suite(ask.suite, ask.split, place, config, say)
     subjects = match_subjects(ask.subjects, tuple(suite.questions)) if ask.subjects else None
-    shots = _shots(ask.shots, format_, suite)
+    shots = _choose_shots(ask.shots, format_, suite)
     own_file = None if ask.suite in ("mmlu", "sample") else str(Path(ask.suite).absolute())
-    return _planned(
+    return _fill_plan(
         suite,
         RunPlan(
             suite=suite,
@@ -143,19 +144,19 @@ def plan_of(
 
 
 def plan_again(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPlan:
-    """The plan of a run that goes on, from its configuration.
+    """Make the plan of a resumed run from its configuration.
 
     Raises:
-        UsageError: Its data are gone.
-        InvalidFile: Its data cannot be used any more.
+        UsageError: The data of the run no longer exist.
+        InvalidFile: The data or the policy of the run are no longer valid.
     """
     named = run.suite in ("mmlu", "sample")
     data = Path(run.data_path) if run.data_path and named else None
     suite = load_suite(run.suite if named else str(run.data_path), run.split, data, config)
     policy = None
     if run.routed and run.policy is not None:
-        policy = _compiled(run.policy, catalogue)
-    return _planned(
+        policy = _compile_policy(run.policy, catalogue)
+    return _fill_plan(
         suite,
         RunPlan(
             suite=suite,
@@ -176,8 +177,8 @@ def plan_again(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPlan:
     )
 
 
-def _planned(suite: Suite, plan: RunPlan) -> RunPlan:
-    """With the questions drawn, the examples cut, and the models named."""
+def _fill_plan(suite: Suite, plan: RunPlan) -> RunPlan:
+    """Fill in the drawn questions, the worked examples and the models of a plan."""
     sizes = {
         subject: size
         for subject, size in suite.sizes.items()
@@ -193,95 +194,102 @@ def _planned(suite: Suite, plan: RunPlan) -> RunPlan:
     return replace(plan, drawn=drawn, examples=examples, models=models)
 
 
-def _check(ask: RunRequest) -> None:
+def _check_request(ask: RunRequest) -> None:
     if ask.models and (ask.arms or ask.policy):
         raise UsageError(
-            "--model spells the arms out, and --policy or --arms would choose others",
-            "give one or the other",
+            "--model cannot be combined with --policy or --arms", "pass only one of them"
         )
     if ask.reasonings and not ask.models:
-        raise UsageError("--reasoning needs a --model", "name the model, or use --arms")
+        raise UsageError("--reasoning needs --model", "add --model, or use --arms")
     if ask.limit is not None and ask.per_subject is not None:
-        raise UsageError("--limit and --per-subject exclude each other", "give one of them")
+        raise UsageError("--limit and --per-subject cannot be combined", "pass only one of them")
     routed = ask.policy is not None and not ask.arms
-    if routed and ask.wish != _NO_WISH:
+    if routed and ask.wish != _NO_OVERRIDES:
         raise UsageError(
-            "a policy that decides sets its arms itself", "change the policy, or name --arms"
+            "options for arms cannot be used with a policy that chooses the arms",
+            "change the policy, or select arms with --arms",
         )
 
 
-def _format(ask: RunRequest) -> Format:
+def _choose_format(ask: RunRequest) -> Format:
     routed = ask.policy is not None and not ask.arms
     generates = bool(ask.reasonings or ask.arms or routed)
     format_ = FORMATS[ask.format or ("chat" if generates else "letters")]
     if routed and format_.name != "chat":
         raise UsageError(
-            f"a policy chooses how it answers, and --format {format_.name} would too",
-            "use --format chat, or name arms with --arms",
+            f"--format {format_.name} cannot be used with a policy that chooses the arms",
+            "use --format chat, or select arms with --arms",
         )
     return format_
 
 
-def _arms(
+def _choose_arms(
     ask: RunRequest, format_: Format, config: Config, catalogue: Catalogue
 ) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
     from etui.models.spec import STARTER
     from etui.runtime.serving import catalogue_name, models_on_disk
 
     if not (ask.policy or ask.arms):
-        wanted = ask.models or ((config.model or STARTER),)
-        names = [catalogue_name(name, config, catalogue) for name in dict.fromkeys(wanted)]
+        requested = ask.models or ((config.model or STARTER),)
+        names = [catalogue_name(name, config, catalogue) for name in dict.fromkeys(requested)]
         for name in names:
-            catalogue.get(name)  # a name that does not exist is said before anything is spent
-        arms = spelled_out(names, ask.reasonings, ask.wish, format_)
-        return _seeded(arms, ask.seed), None, None
-    here = models_on_disk(config, catalogue)
-    text = _policy_text(ask.policy or config.policy, config)
-    policy = _compiled(text, catalogue)
+            catalogue.get(name)  # report an unknown name before any energy is spent
+        arms = build_arms(names, ask.reasonings, ask.wish, format_)
+        return _set_seed(arms, ask.seed), None, None
+    available = models_on_disk(config, catalogue)
+    text = _read_policy(ask.policy or config.policy, config)
+    policy = _compile_policy(text, catalogue)
     if ask.arms:
-        return _seeded(of_policy(policy, ask.arms, here, ask.wish), ask.seed), None, text
-    return all_of_policy(policy, here), policy, text
+        return (
+            _set_seed(choose_policy_arms(policy, ask.arms, available, ask.wish), ask.seed),
+            None,
+            text,
+        )
+    return list_policy_arms(policy, available), policy, text
 
 
-def _seeded(arms: dict[str, Arm], seed: int) -> dict[str, Arm]:
+def _set_seed(arms: dict[str, Arm], seed: int) -> dict[str, Arm]:
     return {
         name: replace(arm, sampling=replace(arm.sampling, seed=seed)) for name, arm in arms.items()
     }
 
 
-def _shots(wanted: int | None, format_: Format, suite: Suite) -> int:
-    there = min((len(suite.examples.get(name, ())) for name in suite.questions), default=0)
-    if wanted is None:
-        return min(format_.shots, there)
-    if wanted and format_.name == "cot":
+def _choose_shots(requested: int | None, format_: Format, suite: Suite) -> int:
+    present = min((len(suite.examples.get(name, ())) for name in suite.questions), default=0)
+    if requested is None:
+        return min(format_.shots, present)
+    if requested and format_.name == "cot":
         raise UsageError(
-            "format cot has no worked thoughts to show", "use --shots 0, or --format chat"
+            "format cot has no worked examples with thinking", "use --shots 0, or --format chat"
         )
-    if wanted > there:
+    if requested > present:
+        own_file = suite.name not in ("mmlu", "sample")
+        more = f", or add {suite.name}_dev.csv next to the file" if own_file else ""
         raise UsageError(
-            f"--shots {wanted} needs {wanted} worked examples, and {suite.name} ({suite.split}) "
-            f"has {there} for some subject",
-            f"use --shots {there}"
-            + ("" if suite.name in ("mmlu", "sample") else f", or put {suite.name}_dev.csv there"),
+            f"--shots {requested} needs {requested} worked examples, but some subjects of "
+            f"{suite.name} ({suite.split}) have only {present}",
+            f"use --shots {present}{more}",
         )
-    return wanted
+    return requested
 
 
-def _policy_text(name: str, config: Config) -> BenchPolicy:
+def _read_policy(name: str, config: Config) -> BenchPolicy:
     from etui.routing.library import find_policy
 
     place = find_policy(name, config)
     try:
         return BenchPolicy(place.name, place.path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the policy {place.path}: {error}", "name another") from error
+        raise UsageError(
+            f"cannot read the policy {place.path}: {error}", "use another policy"
+        ) from error
 
 
-def _compiled(text: BenchPolicy, catalogue: Catalogue) -> Policy:
+def _compile_policy(text: BenchPolicy, catalogue: Catalogue) -> Policy:
     from etui.routing.library import PolicyPlace, check_text
 
     place = PolicyPlace(text.name, Path(f"{text.name}.yaml"), "file")
     checked: Any = check_text(text.text, place, catalogue.models)
     if checked.policy is None:
-        raise InvalidFile.of(checked.errors, f"mend the policy {text.name} and check it again")
+        raise InvalidFile.of(checked.errors, f"fix the policy {text.name} and check it again")
     return checked.policy  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Answers on their way to the disk: a thread waits for the meter, so that the engine never does."""
+"""Background writer of answers: a thread waits for the meter, so that the engine never does."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from etui.turn.ports import Meter
 
 
 class SampleWriter:
-    """Settles, writes and shows answers in the order they were given.
+    """Measures, writes and shows answers in the order they were given.
 
-    What is handed over is on the disk as soon as the meter has read past its end, some tens of
+    Answers are on the disk as soon as the meter has a reading after their end, some tens of
     milliseconds later, while the next question is being computed.
 
     Args:
-        folder: Where they are written.
-        meter: Tells their energy.
-        show: Called with the samples once they are on the disk, from the sink's thread.
-        joules: Spent before, by the answers of a run that goes on.
+        folder: Where the answers are written.
+        meter: Provides the energy of an interval.
+        show: Called with the samples after they are written, from the writer's thread.
+        joules: Joules of earlier answers if the run is resumed.
     """
 
     def __init__(
@@ -44,23 +44,23 @@ class SampleWriter:
 
     @property
     def joules(self) -> float:
-        """Joules of the answers that are written, and of those before."""
+        """Joules of all written answers, those before a resume included."""
         return self._joules
 
     def put(self, answered: Answered) -> None:
-        """Hand answers over.
+        """Queue answers for writing.
 
         Raises:
-            EtuiError: Earlier ones could not be written.
+            EtuiError: Earlier answers could not be written.
         """
         self._check()
         self._queue.put(answered)
 
     def close(self) -> None:
-        """Wait until all is written.
+        """Wait until all answers are written.
 
         Raises:
-            EtuiError: Something could not be written.
+            EtuiError: An answer could not be written.
         """
         self._queue.put(None)
         self._thread.join()
@@ -75,7 +75,7 @@ class SampleWriter:
             if self._failure is None:
                 try:
                     self._write(answered)
-                except BaseException as error:  # noqa: BLE001 - told on the caller's thread
+                except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
                     self._failure = error
 
     def _write(self, answered: Answered) -> None:

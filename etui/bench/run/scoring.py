@@ -1,4 +1,4 @@
-"""Log-probabilities of endings behind prompts, several prompts a batch, over a shared prefix."""
+"""Log-probabilities of endings after prompts: several prompts per batch, with a shared prefix."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _GREEDY = Sampling(temperature=0.0)
 
 
 class StopRequested(Exception):
-    """The user wants the run to end; what was being computed is given up."""
+    """The user stopped the run; the current computation is discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one prompt came to.
+    """Scores of one prompt.
 
     Attributes:
         prompt: The prompt.
-        logprobs: Letter -> log-probability of its ending, nats, full softmax at every token.
-        cached: Tokens that were reused.
-        computed: Tokens that were computed for it, endings included.
+        logprobs: Letter -> log-probability of its ending in nats, full softmax at every token.
+        cached: Number of reused tokens.
+        computed: Number of tokens computed for it, endings included.
     """
 
     prompt: TokenizedPrompt
@@ -36,12 +36,12 @@ class Scored:
 
     @property
     def choice(self) -> str:
-        """The letter whose ending is likeliest by its weight; of equal ones the first."""
+        """The letter with the most likely ending, by weight; the first among equals."""
         return max(self._shares(), key=lambda pair: pair[1])[0]
 
     @property
     def mass(self) -> float | None:
-        """Probability of all endings together; None where they are not single tokens."""
+        """Probability of all endings together; None if they are not single tokens."""
         if not self.prompt.single:
             return None
         return min(1.0, math.fsum(math.exp(value) for value in self.logprobs.values()))
@@ -53,7 +53,7 @@ class Scored:
 
     @property
     def margin(self) -> float:
-        """What the choice is ahead of the next, 0..1."""
+        """Lead of the choice over the second letter, 0..1."""
         first, second = sorted((share for _, share in self._shares()), reverse=True)[:2]
         return first - second
 
@@ -67,7 +67,7 @@ class Scored:
 
 @dataclass(slots=True)
 class _Tally:
-    """What is known of a prompt under way."""
+    """Scores of a prompt that is being computed."""
 
     prompt: TokenizedPrompt
     sequence: TokenSequence
@@ -78,7 +78,7 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Walk:
-    """An ending of several tokens under way: ``at`` of them are scored."""
+    """An ending of several tokens that is being scored; the first ``at`` tokens are done."""
 
     tally: _Tally
     ending: PromptEnding
@@ -87,11 +87,11 @@ class _Walk:
 
 
 class Scorer:
-    """Scores prompts on one session; used from one thread.
+    """Scores prompts on one session, from a single thread.
 
     Args:
-        session: The model; nobody else opens sequences on it meanwhile.
-        cancelled: Asked before every batch.
+        session: The model; no other sequences may be opened on it meanwhile.
+        cancelled: Checked before every batch.
     """
 
     def __init__(self, session: Session, cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -104,11 +104,14 @@ class Scorer:
         """Tokens computed, prefixes included."""
 
     def begin(self, prefix: Sequence[int]) -> int:
-        """Compute what the next prompts share, and hold it; the tokens that took.
+        """Compute and keep the prefix that the next prompts share.
+
+        Returns:
+            Number of computed tokens.
 
         Raises:
-            StopRequested: The user wants to stop.
-            EngineFailed: llama.cpp gave up.
+            StopRequested: The user stopped the run.
+            EngineFailed: llama.cpp failed.
         """
         self.end()
         if not prefix:
@@ -121,7 +124,7 @@ class Scorer:
         return self.computed_tokens - before
 
     def end(self) -> None:
-        """Give the prefix up."""
+        """Release the prefix."""
         if self._prefix is not None:
             self._session.close(self._prefix, keep=False)
             self._prefix = None
@@ -130,23 +133,23 @@ class Scorer:
         """Score prompts together.
 
         Raises:
-            StopRequested: The user wants to stop.
-            EngineFailed: llama.cpp gave up.
+            StopRequested: The user stopped the run.
+            EngineFailed: llama.cpp failed.
         """
         tallies: list[_Tally] = []
         try:
             for prompt in group:
                 sequence = self._session.open(list(prompt.tokens), _GREEDY)
                 tallies.append(_Tally(prompt, sequence, sequence.cached, 0, {}))
-            self._prompts(tallies)
-            self._endings(tallies)
+            self._score_prompts(tallies)
+            self._score_endings(tallies)
         finally:
             for tally in tallies:
                 self._session.close(tally.sequence, keep=False)
         return [Scored(t.prompt, t.sums, t.cached, t.computed) for t in tallies]
 
-    def _prompts(self, tallies: Sequence[_Tally]) -> None:
-        """Compute the prompts; each one's logits tell the first token of every ending."""
+    def _score_prompts(self, tallies: Sequence[_Tally]) -> None:
+        """Compute the prompts, and score the first token of every ending from their logits."""
         waiting = list(tallies)
         while waiting:
             computed = self._step([tally.sequence for tally in waiting])
@@ -159,8 +162,8 @@ class Scorer:
                     tally.sums.update(zip(letters, values, strict=True))
             waiting = [tally for tally in waiting if tally.sequence.pending]
 
-    def _endings(self, tallies: Sequence[_Tally]) -> None:
-        """Walk endings of several tokens, one token a batch each, as many at a time as fit."""
+    def _score_endings(self, tallies: Sequence[_Tally]) -> None:
+        """Score endings of several tokens, one token of each per batch, as many as fit."""
         waiting = deque(
             (tally, ending)
             for tally in tallies
@@ -176,13 +179,13 @@ class Scorer:
                     self._session.extend(fork, ending.tokens[:1])
                     walks.append(_Walk(tally, ending, fork, 1))
                 self._step([walk.sequence for walk in walks])
-                walks = [walk for walk in walks if self._goes_on(walk)]
+                walks = [walk for walk in walks if self._advance(walk)]
         finally:
             for walk in walks:
                 self._session.close(walk.sequence, keep=False)
 
-    def _goes_on(self, walk: _Walk) -> bool:
-        """Read the next token of an ending; whether there are more behind it."""
+    def _advance(self, walk: _Walk) -> bool:
+        """Score the next token of an ending; return whether more tokens follow."""
         token = walk.ending.tokens[walk.at]
         (value,) = self._session.logprobs(walk.sequence, [token])
         walk.tally.sums[walk.ending.letter] += value

@@ -1,4 +1,4 @@
-"""Score the option letters of many questions in one batch, and share out its joules."""
+"""Arm that scores the endings of several questions per batch and splits the batch's joules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from etui.bench.prompts.formats import Format
-from etui.bench.prompts.tokens import SubjectPrompts, TokenizedPrompt, groups, subject_prompts
+from etui.bench.prompts.tokens import (
+    SubjectPrompts,
+    TokenizedPrompt,
+    build_subject_prompts,
+    group_prompts,
+)
 from etui.bench.run.scoring import Scored, Scorer
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.sample import Sample
@@ -17,25 +22,25 @@ from etui.turn.accounting import split_by_tokens
 from etui.turn.record import Tokens
 
 OpenSession = Callable[[], LlamaSession]
-"""The session of the arm's model, loaded if it gave way to another one."""
+"""Returns the session of the arm's model; loads the model again if another one replaced it."""
 
 
 GPU_QUESTIONS = 8
-"""Most questions computed together on a GPU: what its batch holds of the shorter ones."""
+"""Most questions computed together on a GPU: about as many short ones as fit into its batch."""
 
 
 _CLOZE_QUESTIONS = 3
-"""With endings of several tokens each question takes up to five sequences."""
+"""Most questions computed together if endings have several tokens: each needs up to 5 sequences."""
 
 
 @dataclass(slots=True)
 class _SharedCost:
-    """Energy of a subject's worked examples: looked up once, before the meter forgets it."""
+    """Energy of a subject's worked examples, read once, while the meter still has the interval."""
 
     shared: Shared
     energy: Energy | None = None
 
-    def energy_by(self, energy_of: EnergyOf) -> Energy:
+    def read_energy(self, energy_of: EnergyOf) -> Energy:
         if self.energy is None:
             self.energy = energy_of(self.shared.start_ns, self.shared.end_ns)
         return self.energy
@@ -51,15 +56,15 @@ class ScoredGroup:
     end_ns: int
     scored: tuple[Scored, ...]
     kept: frozenset[int]
-    """Rows that become samples; the others were answered before an interruption."""
+    """Rows that become samples; the others were answered before the run was interrupted."""
     cost: _SharedCost | None = field(repr=False)
 
     def samples(self, energy_of: EnergyOf) -> list[Sample]:
-        """The answers with what each cost."""
+        """Return the answers, each with its energy."""
         group = energy_of(self.start_ns, self.end_ns)
         shared = self.cost.shared if self.cost is not None else None
-        before = self.cost.energy_by(energy_of) if self.cost is not None else None
-        parts = charges(group, [one.computed for one in self.scored], shared, before)
+        before = self.cost.read_energy(energy_of) if self.cost is not None else None
+        parts = split_charges(group, [one.computed for one in self.scored], shared, before)
         return [
             self._sample(one, part)
             for one, part in zip(self.scored, parts, strict=True)
@@ -100,10 +105,10 @@ class ScoringArm:
 
     Args:
         name: Name of the arm.
-        session: Its model.
-        format_: A format that generates nothing.
-        reuse: Whether worked examples are computed once a subject.
-        cancelled: Asked before every batch.
+        session: Returns the session of its model.
+        format_: A format that does not generate.
+        reuse: Whether worked examples are computed once per subject.
+        cancelled: Checked before every batch.
     """
 
     def __init__(
@@ -125,12 +130,12 @@ class ScoringArm:
         self.computed_tokens = 0
 
     def answer(self, work: SubjectWork) -> Iterator[ScoredGroup]:
-        """Score the questions of a subject that are not done, a group at a time.
+        """Score the unanswered questions of a subject, one group at a time.
 
         Raises:
-            StopRequested: The user wants to stop; the group under way is given up.
+            StopRequested: The user stopped the run; the current group is discarded.
             ContextOverflow: A question does not fit, even without worked examples.
-            EngineFailed: llama.cpp gave up.
+            EngineFailed: llama.cpp failed.
         """
         session = self._open()
         start_ns = time.monotonic_ns()
@@ -143,7 +148,7 @@ class ScoringArm:
                 end_ns = time.monotonic_ns()
                 cost = _SharedCost(Shared(start_ns, end_ns, tokens, len(work.questions)))
                 start_ns = end_ns
-            for group in grouped(prompts, session):
+            for group in group_for_batches(prompts, session):
                 rows = frozenset(prompt.question.row for prompt in group).difference(work.done)
                 if not rows:
                     continue
@@ -162,8 +167,8 @@ class ScoringArm:
 def prompts_of(
     session: LlamaSession, format_: Format, work: SubjectWork, *, reuse: bool = True
 ) -> SubjectPrompts:
-    """The prompts of a subject, in the tokens of a session's model."""
-    return subject_prompts(
+    """Build the prompts of a subject, in the tokens of a session's model."""
+    return build_subject_prompts(
         format_,
         work.questions,
         work.examples,
@@ -174,36 +179,37 @@ def prompts_of(
 
 
 def most_questions(gpu: bool) -> int:
-    """Most questions whose letters are read from one batch.
+    """Return the most questions whose letters are read from one batch.
 
-    A CPU gains nothing from more than one, and loses exactness: with other sequences between a
-    question's examples and itself in the cache, attention adds up in another order, and rounding of
-    quantised activations makes up to 0.1 nats of that.
+    On a CPU more than one question brings no speed and costs accuracy: with other sequences in the
+    cache between a question and its examples, attention sums in another order, which the rounding
+    of quantised activations turns into up to 0.1 nats.
     """
     return GPU_QUESTIONS if gpu else 1
 
 
-def grouped(
+def group_for_batches(
     prompts: SubjectPrompts, session: LlamaSession
 ) -> Iterator[tuple[TokenizedPrompt, ...]]:
-    """What is computed together on a session: as many questions as one batch holds."""
+    """Group prompts that are computed together: as many questions as fit into one batch."""
     options = session.options
     if all(prompt.single for prompt in prompts.prompts):
         most = min(most_questions(options.offload_kv), options.sequences - 1)
     else:
         most = max(1, min(_CLOZE_QUESTIONS, (options.sequences - 1) // 5))
     room = options.context_tokens - len(prompts.prefix)
-    return groups(prompts.prompts, min(options.batch_tokens, room), most)
+    return group_prompts(prompts.prompts, min(options.batch_tokens, room), most)
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the questions of a subject share: its worked examples, computed once.
+    """The worked examples that the questions of a subject share, computed once.
 
     Attributes:
-        start_ns, end_ns: When they were computed, monotonic clock.
-        tokens: Tokens that took.
-        questions: Questions of the run that share them, those answered before an interruption too.
+        start_ns, end_ns: Interval of the computation, monotonic clock.
+        tokens: Number of computed tokens.
+        questions: Questions of the run that share them, including those answered before an
+            interruption.
     """
 
     start_ns: int
@@ -214,14 +220,14 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One question's part.
+    """One question's share of energy, time and tokens.
 
     Attributes:
-        joules: Gross, its part of what is shared included; None unmeasured.
-        uncertainty: Half width in joules; None with ``joules``.
-        kind: The weaker of the two intervals' kinds.
-        seconds: Its part of the time, of the shared part too.
-        prefix_tokens: Its part of the shared tokens.
+        joules: Gross joules with its share of the prefix; None if unmeasured.
+        uncertainty: Half width in joules; None if ``joules`` is.
+        kind: The weaker kind of the two measurements.
+        seconds: Its share of the time, the prefix's time included.
+        prefix_tokens: Its share of the prefix's tokens.
     """
 
     joules: float | None
@@ -231,19 +237,20 @@ class Charge:
     prefix_tokens: float
 
 
-def charges(
+def split_charges(
     group: Energy, tokens: Sequence[int], shared: Shared | None, shared_energy: Energy | None
 ) -> list[Charge]:
-    """The parts of the questions that were computed together.
+    """Split the energy of questions that were computed together.
 
-    A group is split by the tokens computed for each question. What is shared is charged evenly to
-    all questions of the subject, so that the charges of a subject sum to what it took. The
-    uncertainty goes with the joules: the parts of one reading err together.
+    A group is split by the tokens computed for each question. The shared prefix is charged equally
+    to all questions of the subject, so that the charges of a subject sum to its energy. The
+    uncertainty is split like the joules, because the parts of one reading have the same error.
 
     Args:
         group: Energy of the group's interval.
-        tokens: Tokens computed for each question of it.
-        shared, shared_energy: What the subject shares; None where nothing is.
+        tokens: Tokens computed for each question of the group.
+        shared: The prefix that the subject shares; None if there is none.
+        shared_energy: Energy of the prefix; None if there is none.
     """
     whole = max(1, sum(tokens))
     parts = [count / whole for count in tokens]
@@ -254,8 +261,8 @@ def charges(
         own = None if joules is None else joules[index]
         spread = None if group.uncertainty is None else group.uncertainty * part
         if shared is not None and shared_energy is not None:
-            own = _plus(own, shared_energy.joules, even)
-            spread = _plus(spread, shared_energy.uncertainty, even)
+            own = _add_share(own, shared_energy.joules, even)
+            spread = _add_share(spread, shared_energy.uncertainty, even)
         found.append(
             Charge(
                 joules=own,
@@ -268,8 +275,8 @@ def charges(
     return found
 
 
-def _plus(own: float | None, shared: float | None, even: float) -> float | None:
-    """Unknown as soon as a part of it is: a sum that lacks one would look like all of it."""
+def _add_share(own: float | None, shared: float | None, even: float) -> float | None:
+    """Add a share; None if a part is unknown, since a partial sum would look like the total."""
     return None if own is None or shared is None else own + shared * even
 
 

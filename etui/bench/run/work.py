@@ -1,4 +1,4 @@
-"""What a run hands to an arm, and what comes back."""
+"""Interface between a run and its arms: the questions of a subject, and their answers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class SubjectWork:
     """One subject of a run.
 
     Attributes:
-        subject: Its name.
-        questions: Every question of it in the run, in order; those that are done are among them, so
-            that what is computed together stays together.
-        done: Rows that are answered already.
+        subject: Name of the subject.
+        questions: Every question of it in the run, in order. Answered ones are included, so that
+            the groups that are computed together stay the same.
+        done: Rows that are already answered.
         examples: Worked examples to show.
     """
 
@@ -30,28 +30,28 @@ class SubjectWork:
 
     @property
     def left(self) -> int:
-        """Questions that are not answered yet."""
+        """Number of unanswered questions."""
         return sum(question.row not in self.done for question in self.questions)
 
 
 class Answered(Protocol):
-    """Questions answered together, whose joules are told when the meter knows them."""
+    """Questions answered together; their joules are read once the meter has them."""
 
     @property
     def end_ns(self) -> int:
-        """End of the interval that has to be settled."""
+        """End of the interval that the meter must have read, in monotonic nanoseconds."""
 
     def samples(self, energy_of: EnergyOf) -> list[Sample]:
-        """The answers with what each cost."""
+        """Return the answers, each with its energy."""
 
 
 class QuestionAnswerer(Protocol):
-    """What answers questions: an arm, or a policy."""
+    """An arm or a policy that answers questions."""
 
     def answer(self, work: SubjectWork) -> Iterator[Answered]:
-        """Answer the questions of a subject that are not done.
+        """Answer the unanswered questions of a subject.
 
         Raises:
-            StopRequested: The user wants to stop; the question under way is given up.
+            StopRequested: The user stopped the run; the current question is discarded.
             EtuiError: The engine failed.
         """

@@ -1,4 +1,4 @@
-"""Where runs lie, and what they are called."""
+"""Folders and names of runs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 
 def runs_dir(config: Config) -> Path:
-    """Folder of the runs that name no other."""
+    """Return the default folder of runs."""
     return config.home / "runs"
 
 
 def new_run_id(suite: str, format_name: str, names: Sequence[str], now: datetime) -> str:
-    """``20260131-142530-mmlu-letters-smollm2-135m-3f9a``: sorts by time, says what it is."""
+    """Make an id like ``20260131-142530-mmlu-letters-smollm2-135m-3f9a``; ids sort by time."""
     what = names[0] if len(names) == 1 else f"{len(names)}-arms"
     stem = f"{now:%Y%m%d-%H%M%S}-{suite}-{format_name}-{what}-{secrets.token_hex(2)}"
     return "".join(char if char.isalnum() or char in "-_." else "-" for char in stem)
 
 
 def find_run(text: str, config: Config) -> Path:
-    """The folder of a run: a path, an id, or the beginning of one; ``last`` is the newest.
+    """Find the folder of a run by its path, its id or a prefix of it; ``last`` is the newest.
 
     Raises:
-        UsageError: There is none, or several begin so.
+        UsageError: No run matches, or several do.
     """
     given = Path(text).expanduser()
     if (given / CONFIG).is_file():
@@ -44,6 +44,8 @@ def find_run(text: str, config: Config) -> Path:
     if len(found) == 1:
         return place / found[0]
     if found:
-        raise UsageError(f"{len(found)} runs begin with {text!r}", f"name one: {', '.join(found)}")
+        raise UsageError(
+            f"{len(found)} runs start with {text!r}", f"use one of: {', '.join(found)}"
+        )
     newest = f"; the newest is {known[-1]}" if known else ""
-    raise UsageError(f"there is no run {text!r}", f"runs lie in {place}{newest}")
+    raise UsageError(f"there is no run {text!r}", f"runs are in {place}{newest}")

@@ -1,4 +1,4 @@
-"""A run as rows of the log: one of ``runs``, one of ``answers`` for each question."""
+"""Rows of the log for a run: one in ``runs``, and one in ``answers`` per question."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def run_record(
     status: str,
     summary: Summary | None = None,
 ) -> RunRecord:
-    """The row of a run as it stands.
+    """Build the row of a run in its current state.
 
-    Joules are None as soon as those of one answer are: a sum without it would look like all.
+    Joules are None if those of any answer are, since a partial sum would look like the total.
 
     Args:
+        config: The configuration of the run.
+        folder: The run folder.
+        samples: The answers so far.
         status: ``running``, ``complete``, ``stopped`` or ``error``.
-        summary: None until there is one.
+        summary: None before the run has one.
     """
     known = [s.joules for s in samples if s.joules is not None]
     measured = bool(samples) and len(known) == len(samples)
@@ -59,7 +62,7 @@ def run_record(
 
 
 def answer_record(run_id: str, sample: Sample) -> AnswerRecord:
-    """The row of an answer."""
+    """Build the row of an answer."""
     return AnswerRecord(
         run_id=run_id,
         arm=sample.arm,

@@ -1,4 +1,4 @@
-"""Everything a bench run depends on: ``config.json``, and the hash that tells two runs apart."""
+"""Everything a bench run depends on: ``config.json``, and the hash that identifies it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from etui.text.codec import DocumentError, from_document, to_document
 
 CONFIG_VERSION = 1
 
-_NAMES_ONLY = frozenset({"run_id", "started_at", "data_path", "idle"})
-"""What names or accompanies a run without changing any of its results."""
+_WITHOUT_EFFECT = frozenset({"run_id", "started_at", "data_path", "idle"})
+"""Fields that do not affect the results of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchModel:
-    """A model of a run, as it lay in memory.
+    """A model of a run, as it was loaded.
 
     Attributes:
         name: Name in models.yaml.
@@ -26,10 +26,10 @@ class BenchModel:
         file_bytes: Its size.
         gpu_layers: Layers on the GPU.
         context_tokens, sequences: Size of the context.
-        batch_tokens: Most tokens of one batch: the chunking of every prompt.
-        kv_type, flash_attention: Kind of the KV cache and of the attention.
-        letters: ``single`` where " A" to " D" are one token each behind a prompt, ``sequence``
-            where they are scored as sequences; None where the format reads none.
+        batch_tokens: Most tokens of one batch; determines the chunking of every prompt.
+        kv_type, flash_attention: Type of the KV cache and of the attention.
+        letters: ``single`` if " A" to " D" are one token each after a prompt, ``sequence`` if they
+            are scored as sequences; None if the format does not read letters.
     """
 
     name: str
@@ -46,7 +46,7 @@ class BenchModel:
 
 @dataclass(frozen=True, slots=True)
 class BenchPolicy:
-    """The policy of a run: its name and its whole text."""
+    """The policy of a run: its name and its full text."""
 
     name: str
     text: str
@@ -54,35 +54,36 @@ class BenchPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What was run, on what, with what.
+    """The questions, settings, models, programs and machine of a run.
 
     Attributes:
-        run_id: Names the run.
+        run_id: Identifies the run.
         started_at: ISO 8601, UTC.
         suite: ``mmlu``, ``sample``, or the stem of a CSV file.
         split: ``test``, ``val`` or ``dev``.
-        data_path: Folder or file that ``--data`` or ``--suite`` named; None for what etui keeps.
-        data_sha256: Hash of the suite's files of the split and of its examples.
+        data_path: Folder or file given by ``--data`` or ``--suite``; None for etui's own copy.
+        data_sha256: Hash of the suite's files, those of the split and of the examples.
         sizes: Subject -> questions of the split, in file order.
-        drawn: Subject -> questions of the run, in the order they are worked through.
-        format, format_version: How a question is put.
-        shots: Worked examples asked for.
-        seed: Draws the sample, shuffles the subjects, and is the first seed of every answer.
-        limit, per_subject: How many were asked for; None is all.
-        subjects: Subjects that were named; None is all.
-        arms: Arm -> its settings. Of a run of a policy, all arms it has.
-        policy: The policy that decides, or from which the arms are; None where they were spelled
-            out.
+        drawn: Subject -> number of questions in the run, in the order they are asked.
+        format, format_version: The prompt format.
+        shots: Requested number of worked examples.
+        seed: Seed of the sample and of the order of subjects, and first seed of every answer.
+        limit, per_subject: Requested number of questions; None is all.
+        subjects: Requested subjects; None is all.
+        arms: Arm -> its settings; all arms of the policy in a policy run.
+        policy: The policy that decides, or that defines the arms; None if the command line
+            defines them.
         routed: Whether the policy decides for each question. A sample's ``arm`` is then the arm
-            that answered, and all samples belong to one contender, the policy.
+            that answered, and all samples belong to one system, the policy.
         models: The models of the arms.
-        prefix_reuse: Whether worked examples are computed once a subject, not once a question.
+        prefix_reuse: Whether worked examples are computed once per subject, not per question.
         group_questions: Most questions whose letters are read from one batch.
         threads: Threads of llama.cpp.
-        versions: Program -> version; ``llama_cpp`` holds what the build says of itself.
-        machine: What the machine is.
-        energy: ``channels`` of the total (id -> kind) and what is ``unmeasured``.
-        idle: The idle baseline when the run began: ``which`` it is and its ``watts``; None without.
+        versions: Program -> version; ``llama_cpp`` is the description reported by the build.
+        machine: Name and memory of the machine.
+        energy: ``channels`` of the total (id -> kind), the ``unmeasured`` parts, ``sample_hz``.
+        idle: Idle baseline at the start of the run: ``which`` one and its ``watts``; None if there
+            is none.
     """
 
     run_id: str
@@ -115,28 +116,28 @@ class RunConfig:
 
     @property
     def questions(self) -> int:
-        """Questions that each contender answers."""
+        """Number of questions that each system answers."""
         return sum(self.drawn.values())
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        """What is compared: the policy of a routed run, else its arms."""
+        """The compared systems: the policy of a routed run, or the arms."""
         if self.routed and self.policy is not None:
             return (self.policy.name,)
         return tuple(self.arms)
 
     def contender(self, arm: str) -> str:
-        """The contender that a sample of this arm belongs to."""
+        """Return the system that a sample of this arm belongs to."""
         return self.contenders[0] if self.routed else arm
 
     @property
     def sha256(self) -> str:
-        """Hash of all that the results depend on: equal hashes may be continued as one run."""
-        document = {k: v for k, v in self.to_json().items() if k not in _NAMES_ONLY}
+        """Hash of everything that affects the results; a run resumes only if it is equal."""
+        document = {k: v for k, v in self.to_json().items() if k not in _WITHOUT_EFFECT}
         return hashlib.sha256(_canonical(document).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The document of ``config.json`` but for its own hash; plain JSON values."""
+        """Return the document of ``config.json`` without its hash, as plain JSON values."""
         document: dict[str, Any] = to_document(self)
         document["subjects"] = None if self.subjects is None else list(self.subjects)
         document["models"] = list(document["models"])
@@ -144,13 +145,13 @@ class RunConfig:
 
 
 def parse_run_config(document: object) -> RunConfig:
-    """Make the configuration that a ``config.json`` holds; keys it has besides are ignored.
+    """Parse a ``config.json``; unknown keys are ignored.
 
     Raises:
-        DocumentError: The document holds none, or one of another version.
+        DocumentError: The document is not a configuration, or one of another version.
     """
     if not isinstance(document, Mapping):
-        raise DocumentError("it is no JSON object")
+        raise DocumentError("it is not a JSON object")
     version = document.get("config_version")
     if version != CONFIG_VERSION:
         raise DocumentError(f"config_version {version} is not {CONFIG_VERSION}")
@@ -160,11 +161,11 @@ def parse_run_config(document: object) -> RunConfig:
 
 
 def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """What two configurations differ in, of all that results depend on: path -> both values."""
+    """Return path -> both values for all settings that differ and affect the results."""
     found: dict[str, tuple[Any, Any]] = {}
     first, second = one.to_json(), other.to_json()
     for name in first:
-        if name not in _NAMES_ONLY:
+        if name not in _WITHOUT_EFFECT:
             _compare(name, first[name], second[name], found)
     return found
 
@@ -175,11 +176,11 @@ def _compare(path: str, one: Any, other: Any, found: dict[str, tuple[Any, Any]])
             found[f"{path} (order)"] = (list(one), list(other))
         for key in [*one, *(key for key in other if key not in one)]:
             _compare(f"{path}.{key}", one.get(key), other.get(key), found)
-    elif _plain(one) != _plain(other):
+    elif _normalise(one) != _normalise(other):
         found[path] = (one, other)
 
 
-def _plain(value: Any) -> Any:
+def _normalise(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 

@@ -1,8 +1,8 @@
-"""The folder of one run: ``config.json``, and ``samples.jsonl`` that only grows.
+"""The folder of one run: ``config.json``, and the append-only ``samples.jsonl``.
 
-Each answer is one line, on the disk before the next one is begun. A line that a crash cut off is
-dropped when the run goes on. Beside the samples stands a seal over what etui wrote, so that a file
-that was changed by hand is told from one that was cut off.
+Each answer is one line, written to the disk before the next one starts. A line that a crash cut off
+is dropped when the run resumes. A seal file records the length and hash of the samples that etui
+wrote, which distinguishes a file edited by hand from one that a crash cut off.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a folder holds.
+    """The content of a run folder.
 
     Attributes:
-        config: What was run.
+        config: The configuration of the run.
         samples: The answers, in the order they were given.
-        good_bytes: Length of the whole lines of ``samples.jsonl``.
-        edited: What was changed outside etui, in words; empty if nothing.
+        good_bytes: Length of the complete lines of ``samples.jsonl``.
+        edited: Descriptions of changes made outside etui; empty if there are none.
     """
 
     config: RunConfig
@@ -51,11 +51,11 @@ class Recorded:
 
 
 def read_run(folder: Path) -> Recorded:
-    """What a run folder holds, as far as it got.
+    """Read a run folder, finished or not.
 
     Raises:
-        UsageError: It is no run folder.
-        InvalidFile: A file in it cannot be read as what it should be.
+        UsageError: The folder is not a run folder.
+        InvalidFile: A file in it is unreadable or invalid.
     """
     config, edited = _read_config(folder)
     path = folder / SAMPLES
@@ -72,32 +72,32 @@ def read_run(folder: Path) -> Recorded:
             samples.append(parse_sample(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidFile(
-                f"{path}:{number}: this line is no answer of a run: {error}",
-                "the file was changed outside etui; take the line out, or run anew",
+                f"{path}:{number}: not a valid answer: {error}",
+                "the file was changed outside etui; remove the line, or start a new run",
             ) from error
         good += len(line)
-    changed = (*edited, *_broken_seal(folder, raw), *_strange(samples, config))
+    changed = (*edited, *_check_seal(folder, raw), *_find_strays(samples, config))
     return Recorded(config, tuple(samples), good, changed)
 
 
 def check_new(folder: Path) -> None:
-    """Make sure that a new run may have this folder.
+    """Check that a new run can use this folder.
 
     Raises:
-        UsageError: The folder holds something.
+        UsageError: The path is a file, or the folder is not empty.
     """
     if (folder / CONFIG).exists():
         raise UsageError(
-            f"{folder} holds a run already", f"go on with it: etui bench --resume {folder}"
+            f"{folder} already contains a run", f"resume it with: etui bench --resume {folder}"
         )
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", "name a new folder with --out")
+        raise UsageError(f"{folder} is a file", "use a new folder with --out")
     if folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
-        raise UsageError(f"{folder} is not empty", "name a new folder with --out")
+        raise UsageError(f"{folder} is not empty", "use a new folder with --out")
 
 
 class RunFolder:
-    """A run folder that this process alone writes to, until it is closed.
+    """A run folder, locked for writing by this process until it is closed.
 
     Use :meth:`create` or :meth:`reopen`.
     """
@@ -111,17 +111,17 @@ class RunFolder:
 
     @classmethod
     def create(cls, folder: Path, config: RunConfig) -> Self:
-        """Make the folder of a new run.
+        """Create the folder of a new run.
 
         Raises:
-            UsageError: The folder holds something.
-            EtuiError: It cannot be written, or another process writes to it.
+            UsageError: The path is a file, or the folder is not empty.
+            EtuiError: The folder cannot be written, or another process is writing to it.
         """
         check_new(folder)
         lock = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _locked(folder)
+            lock = _acquire_lock(folder)
             document = {**config.to_json(), "config_sha256": config.sha256}
             text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
             write_text(folder / CONFIG, text, errors="surrogatepass")
@@ -129,26 +129,26 @@ class RunFolder:
         except OSError as error:
             if lock is not None:
                 lock.release()
-            raise _unwritable(folder, error) from error
+            raise _write_error(folder, error) from error
 
     @classmethod
     def reopen(cls, folder: Path) -> tuple[Self, Recorded]:
-        """Go on with a run: a last line that was cut off is dropped.
+        """Open the folder of a run to resume it; drop a last line that was cut off.
 
         Raises:
-            UsageError: It is no run folder.
-            InvalidFile: It was changed outside etui.
-            EtuiError: It cannot be written, or another process writes to it.
+            UsageError: The folder is not a run folder.
+            InvalidFile: A file in it was changed outside etui.
+            EtuiError: The folder cannot be written, or another process is writing to it.
         """
         if not (folder / CONFIG).is_file():
-            raise _no_run(folder)
-        lock = _locked(folder)
+            raise _no_run_error(folder)
+        lock = _acquire_lock(folder)
         try:
             recorded = read_run(folder)
             if recorded.edited:
                 raise InvalidFile(
                     f"{folder} was changed outside etui: {'; '.join(recorded.edited)}",
-                    "its results would be of two runs: begin a new one",
+                    "its results would mix two runs; start a new run",
                 )
             file = (folder / SAMPLES).open("ab", buffering=0)
             file.truncate(recorded.good_bytes)
@@ -156,16 +156,16 @@ class RunFolder:
             return cls(folder, lock, file, whole), recorded
         except OSError as error:
             lock.release()
-            raise _unwritable(folder, error) from error
+            raise _write_error(folder, error) from error
         except EtuiError:
             lock.release()
             raise
 
     def append(self, samples: Iterable[Sample]) -> None:
-        """Write answers to the disk.
+        """Append answers to the samples and flush them to the disk.
 
         Raises:
-            Stopped: The disk is full; what was written before is kept.
+            Stopped: The disk is full; earlier answers are kept.
             EtuiError: The folder cannot be written.
         """
         for sample in samples:
@@ -173,8 +173,8 @@ class RunFolder:
             try:
                 self._write(line)
             except OSError as error:
-                self._take_back()
-                raise _unwritable(self.path, error) from error
+                self._drop_partial_line()
+                raise _write_error(self.path, error) from error
             self._digest.update(line)
             self._bytes += len(line)
         try:
@@ -182,21 +182,21 @@ class RunFolder:
             seal = {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
             write_text(self.path / _SEAL, json.dumps(seal) + "\n", sync=False)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise _write_error(self.path, error) from error
 
     def write(self, name: str, text: str) -> None:
-        """Write one of the other files, in one step.
+        """Write one of the other files atomically.
 
         Raises:
-            EtuiError: It cannot be written.
+            EtuiError: The file cannot be written.
         """
         try:
             write_text(self.path / name, text, errors="surrogatepass")
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise _write_error(self.path, error) from error
 
     def close(self) -> None:
-        """Let other processes have it."""
+        """Close the folder and release its lock."""
         self._file.close()
         self._lock.release()
 
@@ -211,58 +211,58 @@ class RunFolder:
         while left:
             left = left[self._file.write(left) :]
 
-    def _take_back(self) -> None:
+    def _drop_partial_line(self) -> None:
         try:
             self._file.truncate(self._bytes)
         except OSError:
-            return  # the half line stays, and is dropped when the run goes on
+            return  # the partial line stays, and is dropped when the run resumes
 
 
 def _read_config(folder: Path) -> tuple[RunConfig, tuple[str, ...]]:
     path = folder / CONFIG
     if not path.is_file():
-        raise _no_run(folder)
+        raise _no_run_error(folder)
     try:
         document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = parse_run_config(document)
         known = document["config_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidFile(
-            f"{path} is not the configuration of a run: {error}", "run it anew"
+            f"{path} is not a valid run configuration: {error}", "start a new run"
         ) from error
-    return config, () if known == config.sha256 else (f"{CONFIG} has another hash than it states",)
+    return config, () if known == config.sha256 else (f"{CONFIG} does not match its hash",)
 
 
-def _broken_seal(folder: Path, raw: bytes) -> tuple[str, ...]:
-    """Whether what was sealed is still there; lines behind the seal are those of a crash."""
+def _check_seal(folder: Path, raw: bytes) -> tuple[str, ...]:
+    """Compare the samples with the seal; lines after the sealed part come from a crash."""
     path = folder / _SEAL
     if not path.exists():
-        return () if raw.count(b"\n") <= 1 else (f"{_SEAL} is gone",)
+        return () if raw.count(b"\n") <= 1 else (f"{_SEAL} is missing",)
     try:
         seal = json.loads(path.read_text(encoding="utf-8"))
         sealed, digest = int(seal["bytes"]), str(seal["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return (f"{_SEAL} is damaged",)
     if len(raw) < sealed or hashlib.sha256(raw[:sealed]).hexdigest() != digest:
-        return (f"{SAMPLES} is not what etui wrote",)
+        return (f"{SAMPLES} differs from what etui wrote",)
     return ()
 
 
-def _strange(samples: Iterable[Sample], config: RunConfig) -> tuple[str, ...]:
-    """Answers that the run cannot have given."""
+def _find_strays(samples: Iterable[Sample], config: RunConfig) -> tuple[str, ...]:
+    """Find answers that cannot belong to the run."""
     seen: set[tuple[str, str, int]] = set()
     for sample in samples:
         key = (config.contender(sample.arm), sample.subject, sample.row)
         where = f"{sample.arm}, {sample.subject} {sample.row}"
         if sample.arm not in config.arms or sample.subject not in config.drawn:
-            return (f"{SAMPLES} holds an answer the run did not ask for ({where})",)
+            return (f"{SAMPLES} contains an answer that is not part of the run ({where})",)
         if key in seen:
-            return (f"{SAMPLES} holds an answer twice ({where})",)
+            return (f"{SAMPLES} contains an answer twice ({where})",)
         seen.add(key)
     return ()
 
 
-def _locked(folder: Path) -> FileLock:
+def _acquire_lock(folder: Path) -> FileLock:
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / _LOCK)
@@ -270,25 +270,25 @@ def _locked(folder: Path) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise EtuiError(
-            f"another etui is writing to {folder}", "wait until it has ended, or use another --out"
+            f"another etui is writing to {folder}", "wait until it ends, or use another --out"
         ) from error
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _write_error(folder, error) from error
     return lock
 
 
-def _no_run(folder: Path) -> UsageError:
+def _no_run_error(folder: Path) -> UsageError:
     return UsageError(
-        f"{folder} is no run folder: it holds no {CONFIG}", "a run is begun by: etui bench --suite"
+        f"{folder} is not a run folder: it has no {CONFIG}", "start a run with: etui bench --suite"
     )
 
 
-def _unwritable(folder: Path, error: OSError) -> EtuiError:
+def _write_error(folder: Path, error: OSError) -> EtuiError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Stopped(
             f"the disk of {folder} is full",
-            f"free some room, then: etui bench --resume {folder}",
+            f"free some space, then: etui bench --resume {folder}",
         )
     return EtuiError(
-        f"cannot write to {folder}: {error.strerror or error}", "name another folder with --out"
+        f"cannot write to {folder}: {error.strerror or error}", "use another folder with --out"
     )

@@ -1,4 +1,4 @@
-"""One question as one arm answered it: a line of ``samples.jsonl``."""
+"""One arm's answer to one question: a line of ``samples.jsonl``."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ class Sample:
     """One graded answer.
 
     Attributes:
-        arm: Name of the arm (of a policy run: the arm that gave the final answer).
+        arm: Name of the arm; in a policy run, the arm that gave the final answer.
         subject, row: The question: its subject and its 0-based row in the subject's file.
         answer: The right letter.
-        choice: The letter chosen; None where there was none.
-        correct: Whether they are equal.
-        status: ``no_answer`` ended without a letter, ``truncated`` was cut before one.
-        text: What was generated; empty for formats that only read log-probabilities.
-        logprobs: Letter -> log-probability in nats, full softmax; None where none was read.
+        choice: The chosen letter; None if there is none.
+        correct: Whether choice and answer are equal.
+        status: ``no_answer`` ended without a letter, ``truncated`` was cut off before one.
+        text: Generated text; empty for formats that only read log-probabilities.
+        logprobs: Letter -> log-probability in nats, full softmax; None if none were read.
         letter_mass: Sum of the letters' probabilities; None without ``logprobs``.
-        confidence, margin: As in ``engine.events.Finished``; None where there is none.
-        shots: Worked examples in the prompt, after those that did not fit were dropped.
+        confidence, margin: As in :class:`etui.events.Finished`; None if there is none.
+        shots: Worked examples in the prompt, without those that did not fit.
         tokens: ``cached`` were reused; ``computed`` are the question's own.
-        prefix_tokens: Its even share of the computed tokens of the shared prefix.
-        joules: Gross, its share of the shared prefix included; None unmeasured.
+        prefix_tokens: Its equal share of the computed tokens of the shared prefix.
+        joules: Gross joules with its share of the shared prefix; None if unmeasured.
         uncertainty: Half width in joules.
-        kind: How it was measured, as in the contract.
-        prefill_joules, decode_joules: The two phases; the prefix's share is in prefill.
-        seconds: The question's own time and its share of the prefix's.
+        kind: Kind of the energy measurement (:class:`etui.energy.types.Kind`).
+        prefill_joules, decode_joules: Joules by phase; the prefix's share is in prefill.
+        seconds: The question's own time plus its share of the prefix's time.
         prompt_sha256: First 16 hex digits of the SHA-256 of the prompt text.
-        rule: Rule of the policy that matched; None without a policy.
-        hops: Arms that answered before the last, first to last; empty without a cascade.
-        error: What went wrong, for status ``error``.
+        rule: Matching rule of the policy; None without a policy.
+        hops: Arms that answered before the last one, in order; empty without a cascade.
+        error: Error message, for status ``error``.
     """
 
     arm: str
@@ -69,19 +69,19 @@ class Sample:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What names it within a run: arm asked for, subject, row."""
+        """Key within a run: arm, subject, row."""
         return self.arm, self.subject, self.row
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, in the order of the fields."""
+        """Return plain JSON values in the order of the fields."""
         document: dict[str, Any] = to_document(self)
         return document
 
 
 def parse_sample(document: object) -> Sample:
-    """Make the sample that a line of ``samples.jsonl`` holds.
+    """Parse a line of ``samples.jsonl``.
 
     Raises:
-        DocumentError: The line holds none.
+        DocumentError: The line is not a sample.
     """
     return from_document(Sample, document)

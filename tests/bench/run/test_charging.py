@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.run.scoring_arm import Shared, charges
+from etui.bench.run.scoring_arm import Shared, split_charges
 from etui.energy.types import Energy, Kind
 
 S = 1_000_000_000
@@ -23,7 +23,7 @@ def energy(joules, uncertainty=1.0, kind=Kind.COUNTER, seconds=2):
 
 @given(st.floats(0, 1e6), st.lists(st.integers(1, 900), min_size=1, max_size=9))
 def test_the_parts_of_a_group_sum_to_it(joules, tokens):
-    parts = charges(energy(joules), tokens, None, None)
+    parts = split_charges(energy(joules), tokens, None, None)
     assert math.fsum(part.joules for part in parts) == pytest.approx(joules)
     assert math.fsum(part.seconds for part in parts) == pytest.approx(2)
     assert math.fsum(part.uncertainty for part in parts) == pytest.approx(1.0)
@@ -36,7 +36,7 @@ def test_a_subjects_charges_sum_to_what_it_took_with_its_examples(sizes):
     found = [
         part
         for size in sizes
-        for part in charges(energy(10.0), [7] * size, shared, energy(30.0, 2.0, seconds=3))
+        for part in split_charges(energy(10.0), [7] * size, shared, energy(30.0, 2.0, seconds=3))
     ]
     assert math.fsum(part.joules for part in found) == pytest.approx(30 + 10 * len(sizes))
     assert math.fsum(part.prefix_tokens for part in found) == pytest.approx(500)
@@ -45,17 +45,17 @@ def test_a_subjects_charges_sum_to_what_it_took_with_its_examples(sizes):
 
 
 def test_the_longer_question_pays_more():
-    short, long = charges(energy(12.0), [100, 300], None, None)
+    short, long = split_charges(energy(12.0), [100, 300], None, None)
     assert (short.joules, long.joules) == (3.0, 9.0)
 
 
 @pytest.mark.parametrize(("group", "shared"), [(None, 5.0), (5.0, None), (None, None)])
 def test_a_sum_that_lacks_a_part_is_unmeasured(group, shared):
-    (part,) = charges(energy(group), [10], Shared(0, S, 5, 1), energy(shared))
+    (part,) = split_charges(energy(group), [10], Shared(0, S, 5, 1), energy(shared))
     assert (part.joules, part.uncertainty, part.kind) == (None, None, None)
     assert part.seconds > 0
 
 
 def test_the_weaker_kind_is_told():
-    (part,) = charges(energy(1.0), [10], Shared(0, S, 5, 1), energy(1.0, kind=Kind.ESTIMATE))
+    (part,) = split_charges(energy(1.0), [10], Shared(0, S, 5, 1), energy(1.0, kind=Kind.ESTIMATE))
     assert part.kind == "estimate"

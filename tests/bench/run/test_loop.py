@@ -9,7 +9,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.arms import ArmOverrides, check_format, parse_arm, spelled_out, to_json
+from etui.bench.run.arms import ArmOverrides, build_arms, check_format, parse_arm, to_json
 from etui.bench.run.loop import answer_all, done_rows
 from etui.bench.run.plan import RunPlan, RunRequest, plan_of
 from etui.bench.run.runner import refuse_other
@@ -207,9 +207,9 @@ def test_a_run_made_otherwise_is_refused_with_what_differs():
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (RunRequest("sample", models=("m",), arms=("a",)), "--model spells the arms out"),
-        (RunRequest("sample", reasonings=("cot",)), "--reasoning needs a --model"),
-        (RunRequest("sample", limit=3, per_subject=1), "exclude each other"),
+        (RunRequest("sample", models=("m",), arms=("a",)), "--model cannot be combined"),
+        (RunRequest("sample", reasonings=("cot",)), "--reasoning needs --model"),
+        (RunRequest("sample", limit=3, per_subject=1), "cannot be combined"),
         (RunRequest("sample", models=("smollm2-135",)), "no model is called"),
         (
             RunRequest("sample", format="letters", models=("smollm2-135m",), reasonings=("cot",)),
@@ -219,12 +219,12 @@ def test_a_run_made_otherwise_is_refused_with_what_differs():
             RunRequest("sample", format="cot", models=("smollm2-135m",), reasonings=("direct",)),
             "directly",
         ),
-        (RunRequest("sample", format="cot", shots=2), "no worked thoughts"),
+        (RunRequest("sample", format="cot", shots=2), "no worked examples with thinking"),
         (
             RunRequest("sample", policy="frugal", format="letters"),
-            "a policy chooses how it answers",
+            "cannot be used with a policy that chooses the arms",
         ),
-        (RunRequest("sample", policy="frugal", wish=ArmOverrides(votes=3)), "sets its arms itself"),
+        (RunRequest("sample", policy="frugal", wish=ArmOverrides(votes=3)), "options for arms"),
         (RunRequest("sample", policy="frugl"), "frugl"),
         (RunRequest("sample", wish=ArmOverrides(think_tokens=8)), "--think-tokens has no effect"),
         (RunRequest("sample", wish=ArmOverrides(votes=3)), "--votes has no effect"),
@@ -239,7 +239,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(config, ask, s
 
 
 def test_every_pair_of_model_and_reasoning_is_an_arm():
-    arms = spelled_out(
+    arms = build_arms(
         ["m", "n"], ["direct", "vote"], ArmOverrides(votes=3, think_tokens=40), FORMATS["chat"]
     )
     assert list(arms) == ["m direct", "m vote 3x40", "n direct", "n vote 3x40"]

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.prompts.formats import FORMATS, prompt_text
-from etui.bench.prompts.tokens import TokenizedPrompt, groups, single_letters, subject_prompts
+from etui.bench.prompts.tokens import (
+    TokenizedPrompt,
+    build_subject_prompts,
+    group_prompts,
+    single_letters,
+)
 from etui.bench.run.scoring import Scored, Scorer, StopRequested
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.work import SubjectWork
@@ -31,7 +36,7 @@ def work(questions=QUESTIONS, done=(), examples=EXAMPLES) -> SubjectWork:
 
 
 def prompts(session, format_="letters", **options):
-    return subject_prompts(
+    return build_subject_prompts(
         FORMATS[format_],
         QUESTIONS,
         EXAMPLES,
@@ -178,7 +183,7 @@ def test_groups_keep_the_order_and_fit_a_batch(lengths, most_tokens, most_questi
         TokenizedPrompt(replace(QUESTIONS[0], row=row), range(length), 0, (), 0, "")
         for row, length in enumerate(lengths)
     ]
-    found = list(groups(made, most_tokens, most_questions))
+    found = list(group_prompts(made, most_tokens, most_questions))
     assert [prompt.question.row for group in found for prompt in group] == list(range(len(made)))
     for group in found:
         assert len(group) <= most_questions

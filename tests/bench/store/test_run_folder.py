@@ -118,26 +118,26 @@ def test_a_folder_changed_by_hand_is_told_and_not_continued(folder, change):
 def test_a_line_that_is_no_answer_is_told_with_its_number(folder, line):
     path = folder / "samples.jsonl"
     path.write_text(f"{line}\n{path.read_text()}")
-    with pytest.raises(InvalidFile, match=r"samples.jsonl:1: this line is no answer"):
+    with pytest.raises(InvalidFile, match=r"samples.jsonl:1: not a valid answer"):
         read_run(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config_version": 99}'])
 def test_a_configuration_that_is_none_is_told(folder, text):
     (folder / "config.json").write_text(text)
-    with pytest.raises(InvalidFile, match="is not the configuration"):
+    with pytest.raises(InvalidFile, match="is not a valid run configuration"):
         read_run(folder)
 
 
 def test_a_folder_that_holds_something_is_not_taken(folder, tmp_path):
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already contains a run"):
         RunFolder.create(folder, CONFIG)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is not empty"):
         RunFolder.create(tmp_path, CONFIG)
     with pytest.raises(UsageError, match="is a file"):
         RunFolder.create(tmp_path / "file", CONFIG)
-    with pytest.raises(UsageError, match="no run folder"):
+    with pytest.raises(UsageError, match="not a run folder"):
         RunFolder.reopen(tmp_path)
 
 
@@ -231,7 +231,7 @@ def test_runs_are_found_by_path_id_beginning_and_last(config):
     assert find_run(ids[0], config) == first
     assert find_run("20260102", config) == last
     assert find_run("last", config) == last
-    with pytest.raises(UsageError, match="2 runs begin"):
+    with pytest.raises(UsageError, match="2 runs start"):
         find_run("2026", config)
     with pytest.raises(UsageError, match="there is no run"):
         find_run("2027", config)

@@ -1,4 +1,4 @@
-"""How many answers were right: over all, by group and subject, and on the well-labelled ones."""
+"""Accuracy of answers: in total, by group and subject, and on questions with checked labels."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from etui.stats.arrays import Floats
 
 CHANCE = 0.25
-"""Of four letters."""
+"""Accuracy of guessing one of four letters."""
 
 LOW_MASS = 0.5
-"""Below this, the model would rather write something else than a letter."""
+"""Below this letter mass, the model prefers to write something other than a letter."""
 
 CLEAN = "ok"
-"""The label of MMLU-Redux for a question with nothing wrong."""
+"""Label of MMLU-Redux for a question without errors."""
 
 OUTCOMES = ("right", "wrong", "no_answer", "truncated", "error")
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Right answers of some questions; ``low`` and ``high`` are Wilson's at 95 %."""
+    """Right answers among some questions; ``low`` and ``high`` bound Wilson's 95 % interval."""
 
     questions: int
     correct: int
@@ -41,12 +41,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class LetterMass:
-    """Probability of the four letters together.
+    """Total probability of the four letters.
 
     Attributes:
-        questions: Questions that have one.
-        mean: Over them.
-        share_below_half: Share of them below 0.5.
+        questions: Number of questions for which it is known.
+        mean: Mean over these questions.
+        share_below_half: Share of these questions with less than 0.5.
     """
 
     questions: int
@@ -56,7 +56,7 @@ class LetterMass:
 
 @dataclass(frozen=True, slots=True)
 class ConstantLetter:
-    """What answering one letter to everything scores on the run's questions."""
+    """Score of answering every question of the run with the same letter."""
 
     letter: str
     micro: float
@@ -65,11 +65,11 @@ class ConstantLetter:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Accuracy where MMLU-Redux looked at the question.
+    """Accuracy on the questions that MMLU-Redux labelled.
 
     Attributes:
-        all: Every question it labelled.
-        clean: Those it found nothing wrong with; None where the run has none.
+        all: Every labelled question.
+        clean: The questions labelled as free of errors; None if the run has none.
     """
 
     all: Share
@@ -78,17 +78,17 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Right answers of one contender.
+    """Right answers of one system.
 
     Attributes:
-        questions: All it was asked; those without an answer count as not right.
-        correct: Right answers.
-        micro: Share of all questions.
+        questions: All its questions; those without an answer count as not right.
+        correct: Number of right answers.
+        micro: Share of right answers among all questions.
         macro: Mean of the subjects' shares.
-        groups: The four groups of MMLU, those that occur.
-        subjects: Every subject, by name.
-        outcomes: Each of ``OUTCOMES`` -> questions.
-        letter_mass: None where no log-probabilities were read.
+        groups: Group of MMLU -> share, for the groups that occur.
+        subjects: Subject -> share, sorted by name.
+        outcomes: Each of ``OUTCOMES`` -> number of questions.
+        letter_mass: None if no log-probabilities were read.
         labelled: None without an index of labels.
     """
 
@@ -103,58 +103,60 @@ class Accuracy:
     labelled: Labelled | None
 
 
-def accuracy_of(
+def compute_accuracy(
     samples: Sequence[Sample], seed: int, labels: Mapping[str, Mapping[int, str]] | None = None
 ) -> Accuracy:
-    """The accuracy of one contender's samples, which are sorted by question.
+    """Compute the accuracy of one system.
 
     Args:
-        samples: At least one.
-        seed: Of the bootstrap.
+        samples: At least one sample, sorted by question.
+        seed: Seed of the bootstrap.
         labels: Subject -> row -> label of MMLU-Redux (:func:`etui.datasets.mmlu.read_labels`).
     """
-    micro, macro = _totals(samples, seed)
+    micro, macro = _compute_totals(samples, seed)
     groups = {
         group: [sample for sample in samples if find_group(sample.subject) == group]
         for group in GROUPS
     }
-    outcomes = Counter(outcome_of(sample) for sample in samples)
+    outcomes = Counter(classify_outcome(sample) for sample in samples)
     return Accuracy(
         questions=len(samples),
         correct=sum(sample.correct for sample in samples),
         micro=micro,
         macro=macro,
-        groups={group: share_of(inside) for group, inside in groups.items() if inside},
-        subjects={subject: share_of(inside) for subject, inside in by_subject(samples).items()},
+        groups={group: compute_share(inside) for group, inside in groups.items() if inside},
+        subjects={
+            subject: compute_share(inside) for subject, inside in group_by_subject(samples).items()
+        },
         outcomes={outcome: outcomes[outcome] for outcome in OUTCOMES},
-        letter_mass=_letter_mass(samples),
-        labelled=_labelled(samples, labels) if labels else None,
+        letter_mass=_compute_letter_mass(samples),
+        labelled=_compute_labelled(samples, labels) if labels else None,
     )
 
 
-def by_subject(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """The samples of each subject, subjects by name."""
+def group_by_subject(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Group samples by subject, sorted by name."""
     found: dict[str, list[Sample]] = {}
     for sample in samples:
         found.setdefault(sample.subject, []).append(sample)
     return dict(sorted(found.items()))
 
 
-def macro_weights(subjects: Sequence[str]) -> list[float]:
-    """Weight of each question in the mean over subjects; they sum to 1."""
+def compute_macro_weights(subjects: Sequence[str]) -> list[float]:
+    """Return the weight of each question in the mean over subjects; the weights sum to 1."""
     sizes = Counter(subjects)
     return [1 / (sizes[subject] * len(sizes)) for subject in subjects]
 
 
-def outcome_of(sample: Sample) -> str:
-    """``right`` or ``wrong`` for an answer, else why there is none."""
+def classify_outcome(sample: Sample) -> str:
+    """Return ``right`` or ``wrong`` for an answer, or the status if there is none."""
     if sample.status == "answered":
         return "right" if sample.correct else "wrong"
     return sample.status
 
 
-def share_of(samples: Sequence[Sample]) -> Share:
-    """Right answers of at least one sample."""
+def compute_share(samples: Sequence[Sample]) -> Share:
+    """Compute the share of right answers of at least one sample."""
     correct = sum(sample.correct for sample in samples)
     found = wilson(correct, len(samples))
     assert found.low is not None
@@ -163,19 +165,19 @@ def share_of(samples: Sequence[Sample]) -> Share:
 
 
 def constant_letter(samples: Iterable[Sample]) -> ConstantLetter:
-    """The letter that is right most often (micro) among the questions, each counted once."""
+    """Find the letter that is right most often (micro), counting each question once."""
     questions = {(sample.subject, sample.row): sample.answer for sample in samples}
     subjects = [subject for subject, _ in questions]
-    weights = dict(zip(questions, macro_weights(subjects), strict=True))
+    weights = dict(zip(questions, compute_macro_weights(subjects), strict=True))
     counts = Counter(questions.values())
     best = min(counts, key=lambda letter: (-counts[letter], letter))
     macro = sum(weights[key] for key, letter in questions.items() if letter == best)
     return ConstantLetter(best, counts[best] / len(questions), macro)
 
 
-def _totals(samples: Sequence[Sample], seed: int) -> tuple[Interval, Interval]:
+def _compute_totals(samples: Sequence[Sample], seed: int) -> tuple[Interval, Interval]:
     subjects = [sample.subject for sample in samples]
-    weights = macro_weights(subjects)
+    weights = compute_macro_weights(subjects)
     columns = [
         (float(sample.correct), sample.correct * weight)
         for sample, weight in zip(samples, weights, strict=True)
@@ -184,15 +186,16 @@ def _totals(samples: Sequence[Sample], seed: int) -> tuple[Interval, Interval]:
     count = len(samples)
     values = (sum(row[0] for row in columns) / count, math.fsum(row[1] for row in columns))
     micro, macro = (
-        _within(value, sums[:, at] / (count, 1)[at], count) for at, value in enumerate(values)
+        _build_interval(value, sums[:, at] / (count, 1)[at], count)
+        for at, value in enumerate(values)
     )
     return micro, macro
 
 
-def _within(value: float, replicates: Floats, count: int) -> Interval:
-    """The bootstrap's interval, or Wilson's where every subject is all right or all wrong.
+def _build_interval(value: float, replicates: Floats, count: int) -> Interval:
+    """Return the bootstrap interval, or Wilson's if every subject is all right or all wrong.
 
-    The bootstrap has no spread then, and an interval of no width would claim to be certain.
+    The bootstrap has no spread then, and an interval of zero width would suggest certainty.
     """
     low, high = percentiles(replicates)
     if low is None or high is None or high - low < 1e-12:
@@ -201,7 +204,7 @@ def _within(value: float, replicates: Floats, count: int) -> Interval:
     return Interval(value, max(low, 0.0), min(high, 1.0), "bootstrap")
 
 
-def _letter_mass(samples: Iterable[Sample]) -> LetterMass | None:
+def _compute_letter_mass(samples: Iterable[Sample]) -> LetterMass | None:
     masses = [sample.letter_mass for sample in samples if sample.letter_mass is not None]
     if not masses:
         return None
@@ -209,11 +212,11 @@ def _letter_mass(samples: Iterable[Sample]) -> LetterMass | None:
     return LetterMass(len(masses), sum(masses) / len(masses), below / len(masses))
 
 
-def _labelled(
+def _compute_labelled(
     samples: Iterable[Sample], labels: Mapping[str, Mapping[int, str]]
 ) -> Labelled | None:
     known = [sample for sample in samples if sample.row in labels.get(sample.subject, {})]
     if not known:
         return None
     clean = [sample for sample in known if labels[sample.subject][sample.row] == CLEAN]
-    return Labelled(share_of(known), share_of(clean) if clean else None)
+    return Labelled(compute_share(known), compute_share(clean) if clean else None)

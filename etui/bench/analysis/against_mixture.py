@@ -1,7 +1,7 @@
-"""A contender against the random mixture of the others that costs the same: does routing pay?
+"""Comparison of a system with the random mixture of the others at the same cost.
 
-Choosing by a coin between two arms already reaches every point between them on the plane of joules
-and accuracy. A policy, or an arm, is worth having if it lies above that line.
+Choosing between two arms at random already reaches every point between them on the plane of joules
+and accuracy. A policy or an arm is useful only if it is above that line.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from etui.stats.tests import Interval
 
 @dataclass(frozen=True, slots=True)
 class AgainstMixture:
-    """One contender and the best random mixture of the others at its joules.
+    """One system and the best random mixture of the others at its joules.
 
     Attributes:
-        label: The contender.
-        joules_per_question: Of the contender; the mixture costs as much, or as the dearest of the
-            others where these all cost less.
-        accuracy: The contender's.
-        mixture: The other contenders on the hull, cheapest first.
-        mixture_accuracy: What their mixture reaches.
-        difference: The contender's accuracy minus the mixture's, with its interval.
+        label: Label of the system.
+        joules_per_question: Joules of the system. The mixture costs the same, or as much as the
+            most expensive of the others if they all cost less.
+        accuracy: Accuracy of the system.
+        mixture: The other systems on the hull, cheapest first.
+        mixture_accuracy: Accuracy of their mixture.
+        difference: Accuracy of the system minus that of the mixture, with its interval.
     """
 
     label: str
@@ -38,32 +38,35 @@ class AgainstMixture:
     difference: Interval
 
 
-def against_mixtures(contenders: Sequence[System]) -> list[AgainstMixture]:
-    """Every contender of three or more that costs no less than the cheapest of the others.
+def against_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
+    """Compare every system with a random mixture of the others.
 
-    The interval is that of the paired bootstrap: each sample drawn anew has its own hull. Sensors'
-    errors are not in it; they move all points alike where one sensor measured them.
+    The interval comes from the paired bootstrap, and every resample has its own hull. Sensor errors
+    are not included, because they move all points alike if one sensor measured them.
 
     Args:
-        contenders: On the same questions, sorted by question. Without the energy of all of them
-            there is no plane, and the list is empty.
+        systems: Systems with the same questions, sorted by question.
+
+    Returns:
+        One comparison for each system that costs at least as much as the cheapest of the others;
+        empty with fewer than three systems, or if the energy of one is unknown.
     """
-    samples = [sample for contender in contenders for sample in contender.samples]
-    if len(contenders) < 3 or any(sample.joules is None for sample in samples):
+    samples = [sample for system in systems for sample in system.samples]
+    if len(systems) < 3 or any(sample.joules is None for sample in samples):
         return []
-    count = len(contenders[0].samples)
+    count = len(systems[0].samples)
     columns = [
         [value / count for sample in row for value in (sample.joules or 0.0, float(sample.correct))]
-        for row in zip(*(contender.samples for contender in contenders), strict=True)
+        for row in zip(*(system.samples for system in systems), strict=True)
     ]
-    subjects = [sample.subject for sample in contenders[0].samples]
-    sums = resampled_sums(columns, subjects, contenders[0].run.seed)
+    subjects = [sample.subject for sample in systems[0].samples]
+    sums = resampled_sums(columns, subjects, systems[0].run.seed)
     totals = [math.fsum(column) for column in zip(*columns, strict=True)]
-    labels = [contender.label for contender in contenders]
+    labels = [system.label for system in systems]
     points = _points(labels, totals)
     redrawn = [_points(labels, row) for row in sums.tolist()]
     return [
-        _against(label, points, redrawn)
+        _compare_with_mixture(label, points, redrawn)
         for label in labels
         if points[label][0] >= min(points[name][0] for name in labels if name != label)
     ]
@@ -76,12 +79,14 @@ def _points(labels: Sequence[str], totals: Sequence[float]) -> _Points:
     return {label: (totals[2 * at], totals[2 * at + 1]) for at, label in enumerate(labels)}
 
 
-def _against(label: str, points: _Points, redrawn: Sequence[_Points]) -> AgainstMixture:
+def _compare_with_mixture(
+    label: str, points: _Points, redrawn: Sequence[_Points]
+) -> AgainstMixture:
     import numpy as np
 
-    low, high = percentiles(np.asarray([_above(drawn, label) for drawn in redrawn]))
+    low, high = percentiles(np.asarray([_compute_lead(drawn, label) for drawn in redrawn]))
     joules, accuracy = points[label]
-    above = _above(points, label)
+    above = _compute_lead(points, label)
     return AgainstMixture(
         label=label,
         joules_per_question=joules,
@@ -92,8 +97,8 @@ def _against(label: str, points: _Points, redrawn: Sequence[_Points]) -> Against
     )
 
 
-def _above(points: _Points, label: str) -> float:
-    """Accuracy above the mixture's; where the others all cost more, above the cheapest one's."""
+def _compute_lead(points: _Points, label: str) -> float:
+    """Return the lead over the mixture, or over the cheapest other system if all cost more."""
     others = {name: point for name, point in points.items() if name != label}
     joules = max(points[label][0], min(point[0] for point in others.values()))
     mixture = mixture_accuracy(others, joules)

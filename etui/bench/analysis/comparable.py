@@ -1,4 +1,4 @@
-"""Which runs may be compared: the same questions, put in the same way."""
+"""Rules for comparable runs: the same questions, asked in the same way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MUST_AGREE = {
     "seed": "seed",
     "prefix_reuse": "prefix reuse",
 }
-"""Settings in which compared runs must agree, and their names."""
+"""Settings that must be equal in compared runs -> their names."""
 
 _WORTH_KNOWING = {
     "threads": "threads",
@@ -28,10 +28,10 @@ _WORTH_KNOWING = {
     "versions.llama_cpp": "llama.cpp",
     "machine": "machine",
     "energy.channels": "power channels",
-    "energy.kind": "kind of the energy",
+    "energy.kind": "kind of energy",
     "energy.unmeasured": "what is unmeasured",
 }
-"""Settings that may move scores a little, or joules, but do not make a comparison wrong."""
+"""Settings that may affect joules, or scores slightly, but do not invalidate a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class System:
     """One arm of a run, or a policy's whole run.
 
     Attributes:
-        label: Names it in the comparison; no two have the same.
-        name: The arm, or the policy.
+        label: Unique label in the comparison.
+        name: Name of the arm or the policy.
         run: The configuration of its run.
         samples: Its answers, sorted by question.
     """
@@ -56,24 +56,24 @@ class System:
         return [(sample.subject, sample.row) for sample in self.samples]
 
 
-def check_comparable(contenders: Sequence[System]) -> None:
-    """Refuse contenders that did not answer the same questions, put in the same way.
+def check_comparable(systems: Sequence[System]) -> None:
+    """Check that all systems answered the same questions, asked in the same way.
 
     Raises:
-        UsageError: With everything that differs from the first one, one line each.
+        UsageError: A system differs from the first; the message has one line per difference.
     """
-    first, *others = contenders
-    found = [text for other in others for text in why_not(first, other)]
+    first, *others = systems
+    found = [text for other in others for text in list_obstacles(first, other)]
     if found:
         raise UsageError(
             "these runs cannot be compared:\n" + "\n".join(f"  {text}" for text in found),
             "run both with the same --suite, --format, --shots, --seed, --limit and --subjects; "
-            "an unfinished run goes on with --resume",
+            "resume an unfinished run with --resume",
         )
 
 
-def why_not(first: System, other: System) -> list[str]:
-    """Why two contenders may not be compared; empty if they may."""
+def list_obstacles(first: System, other: System) -> list[str]:
+    """List what prevents a comparison of two systems; empty if they are comparable."""
     one, two = f"{first.label} has", f"{other.label} has"
     found = [
         f"{name}: {one} {_short(getattr(first.run, key))}, {two} {_short(getattr(other.run, key))}"
@@ -83,19 +83,19 @@ def why_not(first: System, other: System) -> list[str]:
     ours, theirs = set(first.questions), set(other.questions)
     if ours != theirs:
         found.append(
-            f"questions: {one} {len(ours):,}, {two} {len(theirs):,}, and {len(ours & theirs):,} "
-            "are the same"
+            f"questions: {one} {len(ours):,}, {two} {len(theirs):,}, {len(ours & theirs):,} "
+            "in common"
         )
     elif not ours:
         found.append(f"questions: {one} none, {two} none")
     return found
 
 
-def worth_knowing(contenders: Sequence[System]) -> list[str]:
-    """Differences between runs that do not forbid to compare them, one sentence each."""
-    first = contenders[0]
+def worth_knowing(systems: Sequence[System]) -> list[str]:
+    """List differences that do not prevent a comparison, one sentence each."""
+    first = systems[0]
     found: dict[str, None] = {}
-    for other in contenders[1:]:
+    for other in systems[1:]:
         if other.run.run_id == first.run.run_id:
             continue
         changed = differences(first.run, other.run)
@@ -103,7 +103,7 @@ def worth_knowing(contenders: Sequence[System]) -> list[str]:
             if any(path == prefix or path.startswith(f"{prefix}.") for path in changed):
                 found[f"{name}: differs between {first.label} and {other.label}"] = None
     if "machine" in "".join(found):
-        found["the joules of two machines differ by the machines too"] = None
+        found["joules from different machines also differ because of the hardware"] = None
     return list(found)
 
 
@@ -112,11 +112,11 @@ def _short(value: Any) -> str:
     return f"{text[:12]}…" if len(text) > 16 else text
 
 
-def labels_of(named: Sequence[tuple[str, str]]) -> list[str]:
-    """A label for each (run, contender): the contender's name, with its run's where two share it.
+def build_labels(named: Sequence[tuple[str, str]]) -> list[str]:
+    """Build a unique label for each system: its name, with its run's name if two share it.
 
     Args:
-        named: Run and contender, in order.
+        named: Run and system, in order.
     """
     counts: Mapping[str, int] = {
         name: sum(other == name for _, other in named) for _, name in named

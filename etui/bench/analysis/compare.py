@@ -1,4 +1,4 @@
-"""Two contenders on the same questions: exact McNemar, paired bootstrap, and their joules."""
+"""Comparison of two systems on the same questions: exact McNemar, paired bootstrap, joules."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etui.bench.analysis.accuracy import by_subject, macro_weights
+from etui.bench.analysis.accuracy import compute_macro_weights, group_by_subject
 from etui.bench.analysis.comparable import System
-from etui.bench.analysis.cost import Figure, sensor_width
+from etui.bench.analysis.cost import Figure, add_half_widths
 from etui.bench.store.sample import Sample
 from etui.datasets.mmlu import find_group
 from etui.stats.bootstrap import percentiles, resampled_sums
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SubjectDifference:
-    """One subject in both: accuracies, and the questions that just one of them got right."""
+    """One subject: both accuracies, and the questions that only one of the systems got right."""
 
     subject: str
     group: str | None
@@ -39,15 +39,15 @@ class SubjectDifference:
 
 @dataclass(frozen=True, slots=True)
 class EnergyDifference:
-    """Joules per question of both, over the questions that are measured in both.
+    """Joules per question of both systems, over the questions that both have measured.
 
     Attributes:
-        questions: How many these are.
+        questions: Number of these questions.
         first, second: Joules per question.
-        kinds: How each was measured.
+        kinds: Kind of each measurement.
         difference: Second minus first in joules per question. The sensor's half widths of both
-            sides add up as those of one side do: two readings may err in opposite directions.
-        ratio: Second over first; None where the first is 0.
+            sides add up like those of one side, since two readings may err in opposite directions.
+        ratio: Second over first; None if the first is 0.
     """
 
     questions: int
@@ -60,19 +60,19 @@ class EnergyDifference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The second contender against the first; differences are second minus first.
+    """Comparison of a second system with a first; differences are second minus first.
 
     Attributes:
         first, second: Their labels.
-        questions: Questions that both answered.
+        questions: Number of questions that both answered.
         accuracies: Share of right answers of both.
-        difference: Of the accuracies over all questions (micro).
-        macro_difference: Of the means over subjects.
-        both, only_first, only_second, neither: Questions by who got them right.
-        p_value: Of McNemar's exact test, two-sided.
-        p_holm: The same, adjusted for the number of comparisons made together.
-        energy: None where one of them is unmeasured.
-        subjects: By name.
+        difference: Difference of the accuracies over all questions (micro).
+        macro_difference: Difference of the means over subjects.
+        both, only_first, only_second, neither: Number of questions by which system is right.
+        p_value: Two-sided p-value of McNemar's exact test.
+        p_holm: The p-value adjusted for the number of comparisons.
+        energy: None if one of them is unmeasured.
+        subjects: Differences by subject, sorted by name.
     """
 
     first: str
@@ -97,16 +97,16 @@ class Comparison:
 
 
 def compare(first: System, second: System) -> Comparison:
-    """Compare two contenders that answered the same questions, sorted by question.
+    """Compare two systems that answered the same questions, sorted by question.
 
-    The bootstrap draws pairs, within each subject, so that the correlation of the two is kept; it
-    is seeded with the first run's seed. ``p_holm`` is that of a single comparison.
+    The bootstrap draws pairs within each subject, which keeps the correlation of the two systems;
+    its seed is the first run's. ``p_holm`` is that of a single comparison.
 
     Raises:
         ValueError: The questions differ, or there are none.
     """
     if first.questions != second.questions or not first.questions:
-        raise ValueError("contenders are compared on the same questions, and on at least one")
+        raise ValueError("both systems need the same questions, at least one")
     pairs = list(zip(first.samples, second.samples, strict=True))
     count = len(pairs)
     only_first = sum(one.correct and not two.correct for one, two in pairs)
@@ -138,15 +138,15 @@ _Pairs = Sequence[tuple[Sample, Sample]]
 def _differences(pairs: _Pairs, discordant: int, seed: int) -> tuple[Interval, Interval]:
     subjects = [one.subject for one, _ in pairs]
     changes = [float(two.correct) - float(one.correct) for one, two in pairs]
-    weights = macro_weights(subjects)
+    weights = compute_macro_weights(subjects)
     columns = [
         (change / len(pairs), change * weight)
         for change, weight in zip(changes, weights, strict=True)
     ]
     sums = resampled_sums(columns, subjects, seed)
     values = (math.fsum(row[0] for row in columns), math.fsum(row[1] for row in columns))
-    # As many questions may disagree as Wilson's interval allows: what the bootstrap cannot see
-    # where, say, all answers are the same.
+    # Fallback width if the bootstrap has no spread (for example, all answers are equal): the share
+    # of disagreements that Wilson's interval still allows.
     unseen = (wilson(discordant, len(pairs)).high or 1.0) - discordant / len(pairs)
     micro, macro = (_interval(value, sums[:, at], unseen) for at, value in enumerate(values))
     return micro, macro
@@ -174,7 +174,7 @@ def _energy(pairs: _Pairs, seed: int) -> EnergyDifference | None:
     sums = resampled_sums(changes, [one.subject for one, _ in measured], seed)[:, 0]
     value = sides[1] - sides[0]
     both = [sample for pair in measured for sample in pair]
-    width = sensor_width(
+    width = add_half_widths(
         [sample.uncertainty for sample in both],
         [sample.subject for sample in both],
         {sample.kind for sample in both},
@@ -185,13 +185,13 @@ def _energy(pairs: _Pairs, seed: int) -> EnergyDifference | None:
         first=sides[0],
         second=sides[1],
         kinds=(measured[0][0].kind, measured[0][1].kind),
-        difference=_widened(value, sums, sensor),
+        difference=_combine_errors(value, sums, sensor),
         ratio=sides[1] / sides[0] if sides[0] > 0 else None,
     )
 
 
-def _widened(value: float, replicates: Floats, sensor: float | None) -> Figure:
-    """The sampling interval and the sensor's half width in quadrature, each end by itself."""
+def _combine_errors(value: float, replicates: Floats, sensor: float | None) -> Figure:
+    """Combine sampling interval and sensor half width in quadrature, separately at each end."""
     low, high = percentiles(replicates)
     off = sensor or 0.0
     return Figure(
@@ -203,9 +203,9 @@ def _widened(value: float, replicates: Floats, sensor: float | None) -> Figure:
 
 
 def _subjects(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[SubjectDifference, ...]:
-    others = by_subject(second)
+    others = group_by_subject(second)
     found = []
-    for subject, ours in by_subject(first).items():
+    for subject, ours in group_by_subject(first).items():
         pairs = list(zip(ours, others[subject], strict=True))
         found.append(
             SubjectDifference(

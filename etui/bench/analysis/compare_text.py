@@ -1,4 +1,4 @@
-"""A comparison as text and as a JSON document."""
+"""Text and JSON document of a comparison."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LEVEL = 0.05
 
 
 def comparison_lines(one: Comparison, *, several: bool) -> list[str]:
-    """One comparison in a few lines, the subjects left out.
+    """Format one comparison in a few lines, without the subjects.
 
     Args:
         one: The comparison.
-        several: Whether others are made beside it, so that the adjusted p-value is the one to read.
+        several: Whether there are other comparisons, so that the adjusted p-value is shown.
     """
     first, second = (units.accuracy_text(share) for share in one.accuracies)
     adjusted = f", adjusted {p_text(one.p_holm)}" if several else ""
@@ -35,19 +35,19 @@ def comparison_lines(one: Comparison, *, several: bool) -> list[str]:
 
 
 def verdict(one: Comparison) -> str:
-    """What the numbers say, in words; the adjusted p-value decides."""
+    """Return the verdict in words; the adjusted p-value decides."""
     if one.p_holm >= _LEVEL:
-        return "no difference in accuracy is shown"
+        return "no significant difference in accuracy"
     return "better" if one.difference.value > 0 else "worse"
 
 
 def p_text(p_value: float) -> str:
-    """A p-value: ``p = 0.041``, ``p < 0.001``."""
+    """Format a p-value: ``p = 0.041``, ``p < 0.001``."""
     return "p < 0.001" if p_value < 0.001 else f"p = {units.significant(p_value, 2)}"
 
 
 def mixture_line(one: AgainstMixture) -> str:
-    """A contender against the random mixture of the others at its joules."""
+    """Format the comparison of a system with a random mixture of the others."""
     names = " and ".join(one.mixture)
     return (
         f"{one.label} against a random mixture of {names} at the same joules: "
@@ -57,7 +57,7 @@ def mixture_line(one: AgainstMixture) -> str:
 
 
 def subject_lines(one: Comparison) -> list[str]:
-    """The table per subject, the largest gain first; no test is made of single subjects."""
+    """Format the table of subjects, largest gain first; single subjects are not tested."""
     width = max(len("subject"), *(len(row.subject) for row in one.subjects))
     lines = [f"  {'subject':<{width}}     n   first  second  points  only first  only second"]
     for row in sorted(one.subjects, key=lambda row: (-row.difference, row.subject)):
@@ -71,7 +71,7 @@ def subject_lines(one: Comparison) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What ``--max-regression`` came to: percentage points allowed, and what lost more."""
+    """Result of ``--max-regression``: percentage points allowed, and the systems that lost more."""
 
     max_regression: float
     met: bool
@@ -84,7 +84,7 @@ def comparison_document(
     notes: Sequence[str],
     gate: Gate | None,
 ) -> dict[str, Any]:
-    """All comparisons as plain JSON values; shares and p-values are numbers of 0 to 1."""
+    """Return all comparisons as plain JSON values; shares and p-values are from 0 to 1."""
     return {
         "comparisons": [
             {

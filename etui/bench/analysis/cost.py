@@ -1,13 +1,13 @@
-"""What one contender's answers cost: joules per question, right answer and token, and mean watts.
+"""Cost of one system's answers: joules per question, right answer and token, and mean watts.
 
-Two errors meet in each figure. The **sensor's** half widths of the samples are added up linearly
-within a subject, whose questions share batches and a prefix, and so readings. Subjects add in
-quadrature where the hardware was read: what the meter states of a counter or of integrated power
-comes from the ends of an interval and from what lies between two readings, and is another one each
-time. An estimate's band, a vendor's model and a battery err the same way all through, so their
-half widths add linearly throughout. The **sampling** interval (other questions would have cost
-something else) comes from the stratified bootstrap. The two have nothing to do with each other, so
-they add in quadrature, each end by itself.
+Each figure has two errors. The **sensor's** half widths of the samples add linearly within a
+subject, because its questions share batches and a prefix, and therefore readings. Between subjects
+they add in quadrature if hardware was read: the error of a counter or of integrated power arises at
+the ends of an interval and between two readings, and is independent each time. An estimate's band,
+a vendor's model and a battery have the same error throughout, so their half widths always add
+linearly. The **sampling** interval (other questions would have cost something else) comes from the
+stratified bootstrap. The two errors are independent, so they add in quadrature, separately at each
+end.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Figure:
     """An energy or a power with both its errors.
 
     Attributes:
-        value: In joules per something, or watts.
-        sensor: Half width of what the sensor may be off; None where it is not known.
-        low, high: The interval at 95 % with sensor and sampling; None where an end cannot be told.
+        value: Value in joules per something, or watts.
+        sensor: Half width of the sensor's error; None if unknown.
+        low, high: The 95 % interval of sensor and sampling; None if an end is unknown.
     """
 
     value: float
@@ -44,19 +44,19 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Energy of one contender; figures are None where there is nothing to divide by.
+    """Energy of one system; a figure is None if its divisor is 0.
 
     Attributes:
-        questions: Questions whose energy was measured; all figures are of these.
+        questions: Number of questions with measured energy; all figures refer to these.
         kind: The weakest kind among them.
-        joules: Their sum, loads of models aside.
-        uncertainty: Half width of the sum by the sensor; None where it is not known.
-        prefill_joules, decode_joules: The phases; None where a question has no phases.
+        joules: Their sum, without the loading of models.
+        uncertainty: Half width of the sum from the sensor; None if unknown.
+        prefill_joules, decode_joules: Joules by phase; None if a question has no phases.
         per_question: Joules per question.
-        per_correct: Joules per right answer, the wrong ones' joules included.
-        per_output_token: Joules per thought and answer token, of the questions where any was
-            generated; None if nowhere.
-        per_computed_token: Prefill joules per token that was computed, shared prefixes included.
+        per_correct: Joules per right answer, the joules of wrong answers included.
+        per_output_token: Joules per thinking and answer token, over the questions that generated
+            any; None if none did.
+        per_computed_token: Prefill joules per computed token, shared prefixes included.
         per_decoded_token: Decode joules per generated token.
         mean_watts: Joules over seconds.
     """
@@ -75,14 +75,14 @@ class Cost:
     mean_watts: Figure | None
 
 
-def cost_of(samples: Sequence[Sample], seed: int) -> Cost | None:
-    """The cost of one contender's samples, which are sorted by question; None if unmeasured."""
+def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
+    """Compute the cost of a system's samples, sorted by question; None if unmeasured."""
     measured = [sample for sample in samples if sample.joules is not None]
     if not measured:
         return None
     subjects = [sample.subject for sample in measured]
     kinds = {sample.kind for sample in measured}
-    uncertainty = sensor_width([sample.uncertainty for sample in measured], subjects, kinds)
+    uncertainty = add_half_widths([sample.uncertainty for sample in measured], subjects, kinds)
     columns = [_row(sample) for sample in measured]
     totals = [math.fsum(column) for column in zip(*columns, strict=True)]
     sums = resampled_sums(columns, subjects, seed)
@@ -93,7 +93,7 @@ def cost_of(samples: Sequence[Sample], seed: int) -> Cost | None:
         if totals[below] <= 0:
             return None
         value = totals[above] / totals[below]
-        return with_both(value, ratio(sums[:, above], sums[:, below]), relative)
+        return build_figure(value, ratio(sums[:, above], sums[:, below]), relative)
 
     phases = all(sample.prefill_joules is not None for sample in measured)
     per_question = figure(_JOULES, _ONE)
@@ -114,14 +114,14 @@ def cost_of(samples: Sequence[Sample], seed: int) -> Cost | None:
     )
 
 
-def sensor_width(
+def add_half_widths(
     widths: Sequence[float | None], subjects: Sequence[str], kinds: Collection[str | None]
 ) -> float | None:
-    """Half width of a sum of readings: linear, and in quadrature only between independent ones.
+    """Add up half widths: linearly, and in quadrature between independent readings.
 
     Args:
-        widths: Half width of each, joules; None where it is not known, and the sum's is not then.
-        subjects: Subject of each.
+        widths: Half width of each sample in joules; if one is None, so is the result.
+        subjects: Subject of each sample.
         kinds: All kinds that occur.
     """
     inside: dict[str, list[float]] = {}
@@ -133,8 +133,8 @@ def sensor_width(
     return math.hypot(*sums) if set(kinds) <= _READ else math.fsum(sums)
 
 
-def with_both(value: float, replicates: Floats, relative: float | None) -> Figure:
-    """A figure with its sampling interval, widened by the sensor's relative half width."""
+def build_figure(value: float, replicates: Floats, relative: float | None) -> Figure:
+    """Build a figure from its sampling interval and the sensor's relative half width."""
     low, high = percentiles(replicates)
     sensor = None if relative is None else abs(value) * relative
     off = sensor or 0.0
@@ -147,7 +147,7 @@ def with_both(value: float, replicates: Floats, relative: float | None) -> Figur
 
 
 _READ = frozenset({Kind.COUNTER.value, Kind.INTEGRATED.value})
-"""Kinds whose stated error is one of each interval, not of the calibration."""
+"""Kinds whose error is independent for each interval, rather than due to calibration."""
 
 _JOULES, _PREFILL, _DECODE, _ONE, _CORRECT, _OUTPUT, _COMPUTED, _SECONDS, _GENERATING = range(9)
 

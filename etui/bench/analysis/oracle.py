@@ -1,6 +1,6 @@
-"""Pick for each question the cheapest arm that is right.
+"""Oracle: for each question, the cheapest arm that is right.
 
-No policy over the same arms can do better, and none can know beforehand what the oracle knows.
+No policy over the same arms can do better, because the oracle knows the outcomes in advance.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """What the oracle reaches with some arms.
+    """Accuracy and cost of the oracle over some arms.
 
     Attributes:
-        questions: Questions that every arm answered.
-        accuracy: Share of them that some arm answers rightly.
-        joules_per_question: None where an arm is unmeasured.
-        shares: Arm -> share of the questions it takes.
+        questions: Number of questions that every arm answered.
+        accuracy: Share of them that at least one arm answers correctly.
+        joules_per_question: None if an arm is unmeasured.
+        shares: Arm -> share of the questions that the oracle gives to it.
     """
 
     questions: int
@@ -33,14 +33,14 @@ class Oracle:
 
 
 def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
-    """Pick the cheapest right arm of each question, the cheapest of all where none is right.
+    """Pick the cheapest correct arm of each question, or the cheapest arm if none is correct.
 
     Args:
-        correct: Whether each arm is right, shape (questions, arms).
-        cost: Of each answer, same shape; infinite where unmeasured.
+        correct: Whether each arm is correct, shape (questions, arms).
+        cost: Cost of each answer, same shape; infinite if unmeasured.
 
     Returns:
-        Columns, shape (questions,); among equals the first.
+        Column of the arm, shape (questions,); the first among equals.
     """
     import numpy as np
 
@@ -51,13 +51,13 @@ def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
 
 
 def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:
-    """Judge the oracle on the questions that all arms answered.
+    """Evaluate the oracle on the questions that all arms answered.
 
     Args:
         samples: Arm -> its answers.
 
     Returns:
-        None with one arm or without a common question.
+        None with only one arm or without a common question.
     """
     import numpy as np
 
@@ -75,7 +75,7 @@ def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:
     ).tolist()
     total = 0.0
     for row, at in zip(joules, taken, strict=True):
-        total += row[at] or 0.0  # one by one: `sum` rounds in another way from Python 3.12 on
+        total += row[at] or 0.0  # a loop, since `sum` rounds differently from Python 3.12 on
     count, counts = len(common), Counter(taken)
     return Oracle(
         questions=count,

@@ -1,4 +1,4 @@
-"""Runs and arms as a command line names them: ``RUN``, ``RUN:ARM``."""
+"""Selection of runs and arms on the command line: ``RUN``, ``RUN:ARM``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.bench.analysis.comparable import System, labels_of
-from etui.bench.analysis.summary import systems
+from etui.bench.analysis.comparable import System, build_labels
+from etui.bench.analysis.summary import group_by_system
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def split_arm(text: str) -> tuple[str, str | None]:
-    """The run and the arm; a folder that exists is taken as a whole, colons and all."""
+    """Split into run and arm; the name of an existing folder is not split at colons."""
     if Path(text).is_dir():
         return text, None
     run, colon, arm = text.rpartition(":")
@@ -25,17 +25,17 @@ def split_arm(text: str) -> tuple[str, str | None]:
 
 
 def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System]], list[str]]:
-    """The contenders of each run named, and notes on what was found.
+    """Read the systems of some runs, and notes about the runs.
 
-    A run named without an arm gives all its arms; of a policy's run the policy.
+    A run without an arm selects all its arms, or the policy of a policy run.
 
     Args:
         texts: Folders or ids of runs, with or without an arm.
-        config: Names the folder of the runs.
+        config: Provides the folder of runs.
 
     Raises:
         UsageError: A run has no such arm, or no answers.
-        EtuiError: A folder is no run.
+        EtuiError: A folder is not a run.
     """
     from etui.bench.store.find import find_run
     from etui.bench.store.run_folder import read_run
@@ -46,20 +46,20 @@ def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System
         named, arm = split_arm(text)
         folder = find_run(named, config)
         recorded = read_run(folder)
-        grouped = systems(recorded.samples, recorded.config)
+        grouped = group_by_system(recorded.samples, recorded.config)
         if recorded.edited:
             notes.append(f"{folder} was changed outside etui: {'; '.join(recorded.edited)}")
         if arm is not None and arm not in grouped:
             raise UsageError(
-                f"{folder} has no answers of an arm {arm!r}",
-                f"it has: {', '.join(grouped) or 'none'}",
+                f"{folder} has no answers from arm {arm!r}",
+                f"available arms: {', '.join(grouped) or 'none'}",
             )
         if not grouped:
-            raise UsageError(f"{folder} has no answers yet", "go on with it: --resume")
-        wanted = {arm: grouped[arm]} if arm is not None else grouped
-        found.append([(recorded, folder.name, name, inside) for name, inside in wanted.items()])
+            raise UsageError(f"{folder} has no answers yet", "resume it with --resume")
+        selected = {arm: grouped[arm]} if arm is not None else grouped
+        found.append([(recorded, folder.name, name, inside) for name, inside in selected.items()])
     flat = [entry for entries in found for entry in entries]
-    labels = iter(labels_of([(folder, name) for _, folder, name, _ in flat]))
+    labels = iter(build_labels([(folder, name) for _, folder, name, _ in flat]))
     made = [
         [
             System(next(labels), name, recorded.config, inside)
@@ -71,22 +71,22 @@ def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System
 
 
 def pairs_of(runs: Sequence[Sequence[System]]) -> list[tuple[System, System]]:
-    """Which contenders are held against which.
+    """Choose the pairs of systems to compare.
 
-    All against the first one; but where several runs have the same several arms, each arm against
-    its namesake in the first run.
+    Every system is compared with the first one. If several runs have the same arms (more than one),
+    each arm is compared with its namesake in the first run.
 
     Raises:
-        UsageError: There is only one contender.
+        UsageError: There is only one system.
     """
     first, *others = runs
-    arms = [[contender.name for contender in run] for run in runs]
+    arms = [[system.name for system in run] for run in runs]
     if others and len(first) > 1 and all(names == arms[0] for names in arms):
         return [pair for run in others for pair in zip(first, run, strict=True)]
-    every = [contender for run in runs for contender in run]
+    every = [system for run in runs for system in run]
     if len(every) < 2:
         raise UsageError(
             "there is only one arm to compare",
-            "name a second run, or a run of several arms: etui bench compare A B",
+            "add a second run, or select a run with several arms: etui bench compare A B",
         )
     return [(every[0], other) for other in every[1:]]

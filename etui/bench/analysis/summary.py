@@ -1,4 +1,4 @@
-"""What a run comes to: the document of ``summary.json``."""
+"""Summary of a run: the document of ``summary.json``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from etui.bench.analysis.accuracy import (
     LOW_MASS,
     Accuracy,
     ConstantLetter,
-    accuracy_of,
+    compute_accuracy,
     constant_letter,
 )
-from etui.bench.analysis.cost import Cost, cost_of
+from etui.bench.analysis.cost import Cost, compute_cost
 from etui.bench.analysis.oracle import Oracle, oracle
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
@@ -24,12 +24,12 @@ from etui.stats.frontier import hull
 SUMMARY_VERSION = 1
 
 _MANY = 0.05
-"""A share of lost answers or shortened prompts from which on a warning is due."""
+"""Share of lost answers or shortened prompts above which there is a warning."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTotals:
-    """Tokens of a contender's questions; ``prefix`` are those of shared prefixes."""
+    """Tokens of a system's questions; ``prefix`` counts those of shared prefixes."""
 
     prompt: int
     cached: int
@@ -41,17 +41,17 @@ class TokenTotals:
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """One contender.
+    """Results of one system.
 
     Attributes:
         accuracy: Right answers.
-        energy: What they cost; None unmeasured.
+        energy: Cost of the answers; None if unmeasured.
         tokens: Sums over the questions.
         seconds: Sum over the questions.
-        questions_per_second: None without a duration.
-        fewer_shots: Prompts with fewer worked examples than were asked for.
-        routes: Of a policy's run, arm -> questions it answered.
-        rules: Rule of the policy -> questions it matched.
+        questions_per_second: None if ``seconds`` is 0.
+        fewer_shots: Number of prompts with fewer worked examples than requested.
+        routes: Arm -> number of questions it answered; empty unless a policy decided.
+        rules: Rule of the policy -> number of questions it matched.
     """
 
     accuracy: Accuracy
@@ -66,19 +66,19 @@ class ArmSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The document of ``summary.json``; what is not described here is as in ``RunConfig``.
+    """The document of ``summary.json``; attributes not listed are as in ``RunConfig``.
 
     Attributes:
         policy: Name of the run's policy.
-        questions: Questions that each contender is asked.
-        complete: Whether every contender answered all of them.
+        questions: Number of questions for each system.
+        complete: Whether every system answered all of them.
         chance: Accuracy of guessing.
-        constant_letter: The best single letter; None without an answer.
-        arms: One block a contender, in the order of the configuration, those without an answer
-            left out.
-        hull: The contenders on the upper hull, cheapest first; empty where one is unmeasured.
-        oracle: None with one contender.
-        warnings: What a reader should know of the figures.
+        constant_letter: The best single letter; None without answers.
+        arms: System -> results, in the order of the configuration, without those that have no
+            answers.
+        hull: The systems on the upper hull, cheapest first; empty if one is unmeasured.
+        oracle: None with only one system.
+        warnings: Caveats about the figures.
     """
 
     summary_version: int
@@ -104,7 +104,7 @@ class Summary:
 
     @property
     def kinds(self) -> set[str | None]:
-        """How the joules of the arms are known; None for an arm without."""
+        """Kinds of the arms' joules; None for an arm without."""
         return {arm.energy.kind if arm.energy else None for arm in self.arms.values()}
 
 
@@ -113,16 +113,16 @@ def summarise(
     run: RunConfig,
     labels: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Summary:
-    """Summarise a run; the order of the samples has no part in it.
+    """Summarise a run; the order of the samples does not matter.
 
     Args:
-        samples: Every answer of the run so far; none is allowed.
-        run: Its configuration.
-        labels: Labels of MMLU-Redux; used for MMLU's test questions only.
+        samples: Every answer of the run so far; may be empty.
+        run: Configuration of the run.
+        labels: Labels of MMLU-Redux; used only for MMLU's test questions.
     """
     if run.suite != "mmlu" or run.split != "test":
         labels = None
-    grouped = systems(samples, run)
+    grouped = group_by_system(samples, run)
     arms = {name: _arm(inside, run, labels) for name, inside in grouped.items()}
     points = {
         name: (arm.energy.per_question.value, arm.accuracy.micro.value)
@@ -155,8 +155,8 @@ def summarise(
     )
 
 
-def systems(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
-    """Contender -> its samples sorted by question; contenders in the order of the configuration."""
+def group_by_system(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
+    """Group samples by system, in configuration order; samples are sorted by question."""
     found: dict[str, list[Sample]] = {name: [] for name in run.contenders}
     for sample in samples:
         found.setdefault(run.contender(sample.arm), []).append(sample)
@@ -176,8 +176,8 @@ def _arm(
     routes = Counter(sample.arm for sample in samples) if run.routed else {}
     rules = Counter(sample.rule for sample in samples if sample.rule is not None)
     return ArmSummary(
-        accuracy=accuracy_of(samples, run.seed, labels),
-        energy=cost_of(samples, run.seed),
+        accuracy=compute_accuracy(samples, run.seed, labels),
+        energy=compute_cost(samples, run.seed),
         tokens=TokenTotals(**totals, prefix=math.fsum(sample.prefix_tokens for sample in samples)),
         seconds=seconds,
         questions_per_second=len(samples) / seconds if seconds > 0 else None,
@@ -193,7 +193,7 @@ def _warnings(arms: Mapping[str, ArmSummary], run: RunConfig) -> list[str]:
         accuracy, energy = arm.accuracy, arm.energy
         count = accuracy.questions
         if count < run.questions:
-            found.append(f"{name}: {count:,} of {run.questions:,} questions are answered")
+            found.append(f"{name}: {count:,} of {run.questions:,} questions answered")
         mass = accuracy.letter_mass
         if (
             mass
@@ -201,9 +201,9 @@ def _warnings(arms: Mapping[str, ArmSummary], run: RunConfig) -> list[str]:
             and (mass.mean < LOW_MASS or mass.share_below_half > 0.25)
         ):
             found.append(
-                f"{name}: the four letters hold {mass.mean:.2f} of the probability on average, "
+                f"{name}: the four letters get {mass.mean:.2f} of the probability on average, "
                 f"and less than half on {mass.share_below_half:.0%} of the questions: the model "
-                "would rather write something else, and its choice of a letter means less"
+                "prefers to write something else, so its choice of a letter means less"
             )
         for outcome, text in _LOST.items():
             lost = accuracy.outcomes[outcome]
@@ -212,10 +212,12 @@ def _warnings(arms: Mapping[str, ArmSummary], run: RunConfig) -> list[str]:
         if arm.fewer_shots > _MANY * count:
             found.append(
                 f"{name}: {arm.fewer_shots:,} of {count:,} prompts have fewer worked examples "
-                f"than {run.shots}, for the context is full"
+                f"than {run.shots}, because the context is full"
             )
         if energy is not None and energy.questions < count:
-            found.append(f"{name}: the energy of {count - energy.questions:,} is unmeasured")
+            found.append(
+                f"{name}: the energy of {count - energy.questions:,} questions is unmeasured"
+            )
     return found
 
 

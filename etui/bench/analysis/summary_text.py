@@ -1,4 +1,4 @@
-"""A summary in words: one line, a Markdown page for an issue, ``per_subject.csv``."""
+"""Text forms of a summary: one line, a Markdown page for an issue, ``per_subject.csv``."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from etui.text.tables import format_markdown_table
 _SUITES = {"mmlu": "MMLU"}
 
 DASH = "–"
-"""There is no such figure."""
+"""Placeholder for a figure that does not exist."""
 
 CSV_COLUMNS = ("arm", "subject", "group", "questions", "correct", "accuracy", "low", "high")
 
 
 def headline(summary: Summary) -> str:
-    """The run in one line, of several arms one line each.
+    """Format the run in one line per arm.
 
     ``MMLU 5-shot letters@1: 61.2 % micro (95 % CI 58.9-63.5, n=1,140), 60.8 % macro; letter mass
     0.97; 3.1 J/question; 5.1 J/correct``
     """
     arms = summary.arms
     if not arms:
-        return f"{protocol(summary)}: no question is answered"
+        return f"{protocol(summary)}: no question answered"
     lines = [
         f"{protocol(summary)}{f', {name}' if len(arms) > 1 else ''}: {_arm_line(arm)}"
         for name, arm in arms.items()
@@ -38,22 +38,22 @@ def headline(summary: Summary) -> str:
 
 
 def protocol(summary: Summary) -> str:
-    """What was asked, and how: ``MMLU 5-shot letters@1``."""
+    """Format the suite, the shots and the format: ``MMLU 5-shot letters@1``."""
     suite = suite_name(summary)
     return f"{suite} {summary.shots}-shot {summary.format}@{summary.format_version}"
 
 
 def suite_name(summary: Summary) -> str:
-    """The suite, with its split unless that is the test split."""
+    """Format the suite, with its split unless it is the test split."""
     suite = _SUITES.get(summary.suite, summary.suite)
     return suite if summary.split == "test" else f"{suite} ({summary.split})"
 
 
 def ends(figure: Interval | Share) -> tuple[float, float]:
-    """Return both ends of the interval of an accuracy, which has them unless a file is damaged.
+    """Return both ends of an accuracy's interval; only a damaged file has none.
 
     Raises:
-        ValueError: It has not.
+        ValueError: An end is missing.
     """
     if figure.low is None or figure.high is None:
         raise ValueError("an accuracy has no interval")
@@ -61,28 +61,28 @@ def ends(figure: Interval | Share) -> tuple[float, float]:
 
 
 def interval_text(figure: Interval | Share) -> str:
-    """The interval of an accuracy: ``58.9-63.5``."""
+    """Format the interval of an accuracy: ``58.9-63.5``."""
     return units.points_text(*ends(figure))
 
 
 def cost_text(figure: Figure | None, unit: str, kind: str | None) -> str:
-    """Joules per something, without a spread; of a figure that does not exist a dash."""
+    """Format joules per unit without an interval; a dash if there is no figure."""
     return DASH if figure is None else units.per_text(figure.value, unit, kind)
 
 
 def joules_text(figure: Figure | None, kind: str | None) -> str:
-    """Joules with their interval, where a heading says per what: ``3.2 ± 0.4 J``."""
+    """Format joules with their interval, for tables whose heading has the unit: ``3.2 ± 0.4 J``."""
     if figure is None:
         return DASH
     shown = kind if kind == units.ESTIMATE else None
     low, high = figure.low, figure.high
-    if low is not None and high is not None and lopsided(figure):
+    if low is not None and high is not None and is_lopsided(figure):
         return units.energy_range_text(figure.value, low, high, shown)
     return units.energy_text(figure.value, half_width(figure), shown, spread=True)
 
 
-def lopsided(figure: Figure) -> bool:
-    """Whether an interval reaches much further up than down, so that a half width misleads."""
+def is_lopsided(figure: Figure) -> bool:
+    """Test whether an interval is much wider upwards, so that a half width would mislead."""
     value, low, high = figure.value, figure.low, figure.high
     if low is None or high is None or low <= 0:
         return False
@@ -90,20 +90,20 @@ def lopsided(figure: Figure) -> bool:
 
 
 def half_width(figure: Figure) -> float | None:
-    """The larger half of an interval; None where an end cannot be told."""
+    """Return the larger half of an interval; None if an end is unknown."""
     if figure.low is None or figure.high is None:
         return None
     return max(figure.value - figure.low, figure.high - figure.value)
 
 
-def lost(accuracy: Accuracy) -> int:
-    """Questions that ended without an answer."""
+def count_lost(accuracy: Accuracy) -> int:
+    """Count the questions that ended without an answer."""
     outcomes = accuracy.outcomes
     return outcomes["no_answer"] + outcomes["truncated"] + outcomes["error"]
 
 
 def markdown(summary: Summary, run: RunConfig) -> str:
-    """The summary as Markdown, to be pasted into an issue or a paper's notes."""
+    """Format the summary as Markdown for an issue or the notes of a paper."""
     parts = [f"### {protocol(summary)}", _arms_table(summary)]
     groups = _groups_table(summary)
     if groups:
@@ -114,12 +114,12 @@ def markdown(summary: Summary, run: RunConfig) -> str:
     if summary.warnings:
         parts.append("\n".join(f"- **Note:** {text}" for text in summary.warnings))
     parts.append(_baselines(summary))
-    parts.append(_made_of(summary, run))
+    parts.append(_format_provenance(summary, run))
     return "\n\n".join(parts) + "\n"
 
 
 def per_subject_csv(summary: Summary) -> str:
-    """One row an arm and subject: right answers, and Wilson's interval at 95 %."""
+    """Format one CSV row per arm and subject: right answers and Wilson's 95 % interval."""
     from etui.datasets.mmlu import find_group
 
     out = io.StringIO()
@@ -142,8 +142,8 @@ def _arm_line(arm: ArmSummary) -> str:
     ]
     if accuracy.letter_mass:
         parts.append(f"letter mass {accuracy.letter_mass.mean:.2f}")
-    if lost(accuracy):
-        parts.append(f"{units.percent_text(lost(accuracy) / accuracy.questions)} no answer")
+    if count_lost(accuracy):
+        parts.append(f"{units.percent_text(count_lost(accuracy) / accuracy.questions)} no answer")
     if energy is None:
         parts.append("energy unmeasured")
     else:
@@ -155,17 +155,23 @@ def _arm_line(arm: ArmSummary) -> str:
 
 def _arms_table(summary: Summary) -> str:
     head = ["arm", "micro (95 % CI)", "macro", "n", "no answer", "letter mass"]
-    head += ["per question", "per right answer", "per output token", "mean power", "time each"]
+    head += [
+        "per question",
+        "per right answer",
+        "per output token",
+        "mean power",
+        "time per question",
+    ]
     rows = []
     for name, arm in summary.arms.items():
         accuracy, energy = arm.accuracy, arm.energy
         micro, mass = accuracy.micro, accuracy.letter_mass
         row = [
-            _cell(name),
+            _escape_cell(name),
             f"{units.accuracy_text(micro.value)} ({interval_text(micro)})",
             units.accuracy_text(accuracy.macro.value),
             f"{accuracy.questions:,}",
-            units.percent_text(lost(accuracy) / accuracy.questions),
+            units.percent_text(count_lost(accuracy) / accuracy.questions),
             f"{mass.mean:.2f}" if mass else DASH,
         ]
         if energy is None:
@@ -197,7 +203,7 @@ def _groups_table(summary: Summary) -> str:
             f"{units.accuracy_text(share.accuracy)} ({interval_text(share)})" if share else DASH
             for share in shares
         )
-        rows.append([_cell(name), *cells])
+        rows.append([_escape_cell(name), *cells])
     return format_markdown_table(rows, header=["arm", *present], align="<>")
 
 
@@ -208,10 +214,10 @@ def _labelled_lines(summary: Summary) -> str:
         clean = labelled and labelled.clean
         if labelled and clean:
             lines.append(
-                f"- {_cell(name)}: {units.accuracy_text(clean.accuracy)} "
+                f"- {_escape_cell(name)}: {units.accuracy_text(clean.accuracy)} "
                 f"({interval_text(clean)}, n={clean.questions:,}) on the questions that "
-                f"MMLU-Redux found sound, {units.accuracy_text(labelled.all.accuracy)} on "
-                f"all {labelled.all.questions:,} that it looked at"
+                f"MMLU-Redux found valid, {units.accuracy_text(labelled.all.accuracy)} on "
+                f"all {labelled.all.questions:,} that it labelled"
             )
     return "\n".join(lines)
 
@@ -232,24 +238,24 @@ def _baselines(summary: Summary) -> str:
         cost = "" if joules is None else f" at {units.per_text(joules, 'question', kind)}"
         text += (
             f". The oracle over these arms: {units.accuracy_text(best.accuracy)}{cost} "
-            "(the cheapest arm that is right, each time)"
+            "(the cheapest correct arm for each question)"
         )
     return text + "."
 
 
-def _made_of(summary: Summary, run: RunConfig) -> str:
+def _format_provenance(summary: Summary, run: RunConfig) -> str:
     models = ", ".join(
         f"{model.name} (sha256 {(model.sha256 or units.UNKNOWN)[:12]})" for model in run.models
     )
     versions = run.versions
     program = f"etui {versions['etui']}" if "etui" in versions else "etui"
     return (
-        f"<sub>{_cell(models)} · {program} · seed {summary.seed} · data sha256 "
+        f"<sub>{_escape_cell(models)} · {program} · seed {summary.seed} · data sha256 "
         f"{summary.data_sha256[:12]} · prefix reuse {'on' if run.prefix_reuse else 'off'} "
-        f"· {summary.started_at} · run {_cell(summary.run_id)}</sub>"
+        f"· {summary.started_at} · run {_escape_cell(summary.run_id)}</sub>"
     )
 
 
-def _cell(text: str) -> str:
-    """A name that neither ends a table's cell nor starts HTML."""
+def _escape_cell(text: str) -> str:
+    """Escape a name so that it neither ends a table cell nor starts HTML."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

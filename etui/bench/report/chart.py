@@ -1,4 +1,4 @@
-"""Accuracy against joules per question: every arm with both intervals, and the line of mixtures."""
+"""Chart of accuracy against joules per question: arms with both intervals, and the mixture line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from etui.bench.report import svg
 from etui.bench.report.svg import Axis
 
 _LOG_FROM = 8.0
-"""Dearest over cheapest arm from which on the axis of joules is logarithmic."""
+"""Ratio of the most expensive to the cheapest arm above which the joules axis is logarithmic."""
 
 _GAP = 12.0
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A drawing in user units (CSS pixels at full size), with room for numbers and labels."""
+    """Size of a drawing in user units (CSS pixels at full size), with margins for labels."""
 
     width: float
     height: float
@@ -41,7 +41,7 @@ NARROW = Size(400, 400, left=46, right=14, class_="narrow")
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One arm on the plane; ``low`` and ``high`` are ends of intervals."""
+    """One arm in the chart; ``low`` and ``high`` are ends of intervals."""
 
     name: str
     colour: int
@@ -54,8 +54,8 @@ class Dot:
     title: str
 
 
-def plane(summary: Summary, size: Size) -> Markup | None:
-    """The chart; None where an arm's energy is unmeasured."""
+def draw_chart(summary: Summary, size: Size) -> Markup | None:
+    """Draw the chart; None if an arm's energy is unmeasured."""
     dots = _dots(summary.arms)
     if not dots or len(dots) < len(summary.arms):
         return None
@@ -79,13 +79,13 @@ def plane(summary: Summary, size: Size) -> Markup | None:
         taken.append(_box(*at, 9, 9))
         text = f"oracle {units.accuracy_text(best.accuracy)}"
         parts.append(_oracle(at))
-        parts.append(_placed(at, text, "note", taken, size))
+        parts.append(_place_label(at, text, "note", taken, size))
     for dot in dots:
         parts.append(_mark(dot, x, y))
     for dot in sorted(dots, key=lambda dot: dot.joules):
         at = (x.at(dot.joules), y.at(dot.accuracy))
         text = f"{dot.name} {units.accuracy_text(dot.accuracy)}"
-        parts.append(_placed(at, text, f"name arm-{dot.colour}", taken, size))
+        parts.append(_place_label(at, text, f"name arm-{dot.colour}", taken, size))
     name = "Accuracy against joules per question: " + "; ".join(dot.title for dot in dots)
     return svg.drawing(size.width, size.height, parts, name, size.class_)
 
@@ -109,7 +109,7 @@ def _dots(arms: Mapping[str, ArmSummary]) -> list[Dot]:
                 low=low,
                 high=high,
                 title=f"{name}: {units.accuracy_text(micro.value)} "
-                f"({interval_text(micro)}), {joules_text(joules, energy.kind)} a question",
+                f"({interval_text(micro)}), {joules_text(joules, energy.kind)} per question",
             )
         )
     return found
@@ -159,7 +159,7 @@ def _titles(size: Size, summary: Summary) -> Markup:
 def _mixtures(
     dots: Sequence[Dot], hull: Sequence[str], x: Axis, y: Axis
 ) -> list[tuple[float, float]]:
-    """The line from arm to arm of the hull: straight in joules, so bent on a logarithmic axis."""
+    """Return the line along the hull; straight in joules, so curved on a logarithmic axis."""
     named = {dot.name: dot for dot in dots}
     corners = [named[name] for name in hull]
     if len(corners) < 2:
@@ -189,16 +189,16 @@ def _oracle(at: tuple[float, float]) -> Markup:
     x, y = at
     corners = f"{x:.1f},{y - 7:.1f} {x + 7:.1f},{y:.1f} {x:.1f},{y + 7:.1f} {x - 7:.1f},{y:.1f}"
     shape = svg.element("polygon", points=corners, class_="oracle")
-    return svg.group("oracle-mark", [shape], "the cheapest arm that is right, each time")
+    return svg.group("oracle-mark", [shape], "the cheapest correct arm for each question")
 
 
 _Box = tuple[float, float, float, float]
 
 
-def _placed(
+def _place_label(
     at: tuple[float, float], text: str, class_: str, taken: list[_Box], size: Size
 ) -> Markup:
-    """A label beside a mark, where it is free; right, left, above or below, then further off."""
+    """Place a label next to a mark where there is room: left or right, then further away."""
     width = len(text) * svg.CHARACTER_WIDTH
     x, y = at
     options: list[tuple[float, float, str, _Box]] = []
@@ -214,7 +214,7 @@ def _placed(
         for option in options
         if option[3][0] >= size.left + 2 and option[3][2] <= size.width - 2 and option[3][1] > 0
     ]
-    free = [option for option in inside if not any(_overlap(option[3], box) for box in taken)]
+    free = [option for option in inside if not any(_overlaps(option[3], box) for box in taken)]
     best_x, best_y, anchor, box = (free or inside or options)[0]
     taken.append(box)
     return svg.label(best_x, best_y, text, class_, anchor)
@@ -224,5 +224,5 @@ def _box(x: float, y: float, half_width: float, half_height: float) -> _Box:
     return (x - half_width, y - half_height, x + half_width, y + half_height)
 
 
-def _overlap(one: _Box, other: _Box) -> bool:
+def _overlaps(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -1,4 +1,4 @@
-"""Figures for papers: SVG and PDF by matplotlib, in ink on white, at the width of a column."""
+"""Figures for papers: SVG and PDF from matplotlib, on white, at column width."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ _STYLE = {
 
 
 def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> list[Path]:
-    """Write every figure the run has the numbers for; the paths, in the order they were written.
+    """Write every figure for which the run has data.
 
-    ``accuracy_joules`` (arms with both intervals, and the hull), ``subjects`` (accuracy of each
-    subject), ``phases`` (joules a question in prefill and decode).
+    The figures are ``accuracy_joules`` (arms with both intervals, and the hull), ``subjects``
+    (accuracy of each subject) and ``phases`` (joules per question in prefill and decode).
+
+    Returns:
+        Paths in the order in which they were written.
 
     Raises:
         OSError: The folder cannot be written.
@@ -44,9 +47,9 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(samples, run)
     drawn = {
-        "accuracy_joules": _plane,
-        "subjects": _subjects,
-        "phases": _phases,
+        "accuracy_joules": _draw_accuracy_joules,
+        "subjects": _draw_subjects,
+        "phases": _draw_phases,
     }
     written = []
     with figure_style(_STYLE):
@@ -61,7 +64,7 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
     return written
 
 
-def _plane(summary: Summary) -> Any:
+def _draw_accuracy_joules(summary: Summary) -> Any:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     arms = summary.arms
@@ -77,8 +80,8 @@ def _plane(summary: Summary) -> Any:
         axes.errorbar(
             x,
             y,
-            xerr=_error(joules, 1),
-            yerr=_error(micro, 100),
+            xerr=_error_bars(joules, 1),
+            yerr=_error_bars(micro, 100),
             fmt="o",
             color=_COLOURS[at % 8],
             markersize=5,
@@ -118,7 +121,7 @@ def _plane(summary: Summary) -> Any:
     return figure
 
 
-def _subjects(summary: Summary) -> Any:
+def _draw_subjects(summary: Summary) -> Any:
     arms = summary.arms
     names = sorted({name for arm in arms.values() for name in arm.accuracy.subjects})
     if len(names) < 2:
@@ -146,7 +149,7 @@ def _subjects(summary: Summary) -> Any:
     return figure
 
 
-def _phases(summary: Summary) -> Any:
+def _draw_phases(summary: Summary) -> Any:
     arms = summary.arms
     costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
     if len(costs) < len(arms) or any(cost.prefill_joules is None for cost in costs.values()):
@@ -165,14 +168,14 @@ def _phases(summary: Summary) -> Any:
 
 
 def _canvas(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # no window, no global state
+    from matplotlib.figure import Figure  # pyplot would open windows and keep global state
 
     figure = Figure(figsize=(width, height))
     return figure, figure.add_subplot()
 
 
-def _error(figure: CostFigure | Interval, scale: float) -> list[list[float]] | None:
-    """Both half widths as matplotlib wants them; None where an end cannot be told."""
+def _error_bars(figure: CostFigure | Interval, scale: float) -> list[list[float]] | None:
+    """Return both half widths in matplotlib's form; None if an end is unknown."""
     if figure.low is None or figure.high is None:
         return None
     low, high = figure.value - figure.low, figure.high - figure.value

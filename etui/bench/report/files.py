@@ -1,4 +1,4 @@
-"""The files that a run comes to, as texts: summary, table per subject, and the reports."""
+"""Result files of a run as texts: summary, table of subjects, and reports."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ def result_files(
     summary: Summary,
     texts: Texts | None = None,
 ) -> dict[str, str]:
-    """Name -> text of each file that a run folder gets beside its samples.
+    """Build the result files of a run folder.
 
     Args:
-        run: The configuration.
-        samples: In the order they were answered; they need not be all.
-        summary: What they come to.
-        texts: The questions (:func:`etui.bench.report.sources.texts_for`).
+        run: Configuration of the run.
+        samples: Answers in the order they were given; may be incomplete.
+        summary: Summary of the samples.
+        texts: Texts of the questions (:func:`etui.bench.report.sources.texts_for`).
+
+    Returns:
+        File name -> text.
     """
     from etui.bench.report.page import render_page
 

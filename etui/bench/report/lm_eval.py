@@ -1,9 +1,9 @@
-"""A run in the form of lm-evaluation-harness' results files, which many viewers read.
+"""Export of a run in the results format of lm-evaluation-harness, which many viewers read.
 
-Subjects become tasks (``mmlu_abstract_algebra``), MMLU's groups and the whole become groups. A
-format other than lm-eval's own default carries its name in every task's, so that no viewer puts
-its score beside those of another prompt. What lm-eval has no place for (energy, intervals, the
-arm) stands under ``etui``.
+Subjects become tasks (``mmlu_abstract_algebra``); MMLU's groups and the whole suite become groups.
+For a format other than lm-eval's default, the task names include the format, so that no viewer
+compares its scores with those of another prompt. Data that lm-eval has no field for (energy,
+intervals, the arm) are under ``etui``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from etui.bench.analysis.accuracy import Accuracy, Share, accuracy_of
+from etui.bench.analysis.accuracy import Accuracy, Share, compute_accuracy
 from etui.bench.analysis.comparable import System
-from etui.bench.analysis.cost import cost_of
+from etui.bench.analysis.cost import compute_cost
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.mmlu import GROUPS, find_group
@@ -25,17 +25,17 @@ from etui.stats.bootstrap import STRATIFIED_REPLICATES
 from etui.text.codec import to_document
 
 _LM_EVAL_DEFAULT = "letters"
-"""The format whose prompt is that of lm-eval's ``mmlu``."""
+"""The format with the prompt of lm-eval's ``mmlu``."""
 
 _UNKNOWN = "N/A"
-"""What lm-eval writes for an error that cannot be told."""
+"""lm-eval's value for an unknown standard error."""
 
 
-def lm_eval_document(contender: System) -> dict[str, Any]:
-    """The results of one contender as lm-eval (0.4.9 and later) writes them to a file."""
-    run = contender.run
-    accuracy = accuracy_of(contender.samples, run.seed)
-    cost = cost_of(contender.samples, run.seed)
+def lm_eval_document(system: System) -> dict[str, Any]:
+    """Build the results document of one system in the format of lm-eval 0.4.9 and later."""
+    run = system.run
+    accuracy = compute_accuracy(system.samples, run.seed)
+    cost = compute_cost(system.samples, run.seed)
     metric = _metric(run)
     subjects = list(accuracy.subjects)
     tasks = {subject: _task(run, subject) for subject in subjects}
@@ -66,7 +66,7 @@ def lm_eval_document(contender: System) -> dict[str, Any]:
             }
             for subject, share in accuracy.subjects.items()
         },
-        "config": _config(contender),
+        "config": _config(system),
         "git_hash": None,
         "date": _timestamp(run.started_at),
         "pretty_env_info": "\n".join(f"{key}: {value}" for key, value in run.machine.items()),
@@ -75,19 +75,19 @@ def lm_eval_document(contender: System) -> dict[str, Any]:
         "upper_git_hash": None,
         "task_hashes": {},
         "model_source": "etui",
-        "model_name": _model_name(contender),
-        "model_name_sanitized": sanitised(_model_name(contender)),
+        "model_name": _model_name(system),
+        "model_name_sanitized": sanitize_path(_model_name(system)),
         "system_instruction": None,
         "system_instruction_sha": None,
         "fewshot_as_multiturn": False,
         "chat_template": None,
         "chat_template_sha": None,
         "total_evaluation_time_seconds": str(
-            math.fsum(sample.seconds for sample in contender.samples)
+            math.fsum(sample.seconds for sample in system.samples)
         ),
         "etui": {
             "run_id": run.run_id,
-            "arm": contender.name,
+            "arm": system.name,
             "format": f"{run.format}@{run.format_version}",
             "data_sha256": run.data_sha256,
             "models": to_document(run.models),
@@ -100,35 +100,38 @@ def lm_eval_document(contender: System) -> dict[str, Any]:
 
 
 def default_path(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Where lm-eval would put the file: ``FOLDER/MODEL/results_2026-01-01T12-00-00.json``."""
+    """Return lm-eval's path of the file: ``FOLDER/MODEL/results_2026-01-01T12-00-00.json``."""
     when = datetime.fromtimestamp(document["date"]).isoformat().replace(":", "-")
     return folder / str(document["model_name_sanitized"]) / f"results_{when}.json"
 
 
-def sanitised(name: str) -> str:
-    """A model's name as part of a path."""
+def sanitize_path(name: str) -> str:
+    """Replace the characters of a model name that are not allowed in a path."""
     return re.sub(r'["<>:/|\\?*\[\]]+', "__", name)
 
 
 def pooled_stderr(shares: Sequence[tuple[float, int]]) -> float | None:
-    """Standard error of a mean over tasks, from their sample variances weighted by their sizes.
+    """Compute the standard error of a mean over tasks as lm-eval does.
 
-    lm-eval's way: tasks are not resampled, only questions within them. None where a task has one
-    question.
+    The sample variances of the tasks are weighted by their sizes; only the questions within a task
+    vary, not the tasks.
 
     Args:
         shares: Standard error and number of questions of each task.
+
+    Returns:
+        None if a task has fewer than two questions.
     """
     total = sum(size for _, size in shares)
     if total <= len(shares) or any(size < 2 for _, size in shares):
         return None
-    # A task's sample variance is its size times its squared standard error.
+    # The sample variance of a task is its size times its squared standard error.
     pooled = math.fsum((size - 1) * size * error**2 for error, size in shares)
     return math.sqrt(pooled / (total - len(shares)) / total)
 
 
 def _groups(run: RunConfig, subjects: Sequence[str]) -> dict[str, list[str]]:
-    """The tree of groups, the whole first; empty for a run of one subject."""
+    """Build the tree of groups, the whole suite first; empty for a run of one subject."""
     if len(subjects) < 2:
         return {}
     top, suffix = _top(run), _suffix(run)
@@ -165,7 +168,7 @@ def _score(metric: str, value: float, error: float | None) -> dict[str, Any]:
 
 
 def _stderr(share: Share) -> float | None:
-    """Standard error of a mean of zeros and ones; None of one question."""
+    """Compute the standard error of a mean of zeros and ones; None for one question."""
     if share.questions < 2:
         return None
     return math.sqrt(share.accuracy * (1 - share.accuracy) / (share.questions - 1))
@@ -214,13 +217,13 @@ def _task_config(run: RunConfig, subject: str, task: str, metric: str) -> dict[s
     }
 
 
-def _config(contender: System) -> dict[str, Any]:
-    run = contender.run
+def _config(system: System) -> dict[str, Any]:
+    run = system.run
     whole = all(run.drawn.get(subject) == size for subject, size in run.sizes.items())
     return {
         "model": "etui",
-        "model_args": {"model": _model_name(contender), "arm": contender.name},
-        "model_sha": next((model.sha256 for model in _models(contender)), None),
+        "model_args": {"model": _model_name(system), "arm": system.name},
+        "model_sha": next((model.sha256 for model in _models(system)), None),
         "batch_size": run.group_questions,
         "batch_sizes": [],
         "device": None,
@@ -235,15 +238,15 @@ def _config(contender: System) -> dict[str, Any]:
     }
 
 
-def _models(contender: System) -> list[Any]:
-    """The models of the contender's arm; of a policy, all it may use."""
-    arm = contender.run.arms.get(contender.name, {})
-    named = [model for model in contender.run.models if model.name == arm.get("model")]
-    return named or list(contender.run.models)
+def _models(system: System) -> list[Any]:
+    """Return the model of the system's arm, or all models of a policy."""
+    arm = system.run.arms.get(system.name, {})
+    named = [model for model in system.run.models if model.name == arm.get("model")]
+    return named or list(system.run.models)
 
 
-def _model_name(contender: System) -> str:
-    return " + ".join(model.name for model in _models(contender)) or contender.name
+def _model_name(system: System) -> str:
+    return " + ".join(model.name for model in _models(system)) or system.name
 
 
 def _timestamp(when: str) -> float:

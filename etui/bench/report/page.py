@@ -1,4 +1,4 @@
-"""The whole page."""
+"""HTML report of a run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 
 from etui import __version__, units
 from etui.bench.analysis.accuracy import OUTCOMES
-from etui.bench.analysis.summary import Summary, systems
+from etui.bench.analysis.summary import Summary, group_by_system
 from etui.bench.analysis.summary_text import protocol
-from etui.bench.report import chart as plane
-from etui.bench.report import power_chart as watts
-from etui.bench.report import view
-from etui.bench.report.questions_json import Texts, embedded, questions_json
+from etui.bench.report import chart, power_chart, view
+from etui.bench.report.questions_json import Texts, embed_json, questions_json
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 from etui.text.codec import to_document
 from etui.text.sanitize import sanitize
 
-_HERE = "etui.bench.report"
+_PACKAGE = "etui.bench.report"
 
 
 def render_page(
@@ -28,34 +26,36 @@ def render_page(
     samples: Sequence[Sample],
     texts: Texts | None = None,
 ) -> str:
-    """``report.html``, which needs nothing beside it and asks no other machine for anything.
+    """Render ``report.html``, a single file that loads nothing from the network or the disk.
 
     Args:
-        summary: What the run comes to.
-        run: Its configuration.
-        samples: In the order they were answered.
-        texts: Subject and row -> the question, where the texts are at hand.
+        summary: Summary of the run.
+        run: Configuration of the run.
+        samples: Answers in the order they were given.
+        texts: (subject, row) -> question; None if the texts are not available.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader(_HERE, "."),
+        loader=PackageLoader(_PACKAGE, "."),
         autoescape=True,
-        finalize=_shown,
+        finalize=_sanitize_text,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    grouped = systems(samples, run)
+    grouped = group_by_system(samples, run)
     series: dict[str, list[Sample]] = {name: [] for name in grouped}
     for sample in samples:
         series[run.contender(sample.arm)].append(sample)
-    steps = watts.all_steps({sanitize(name): inside for name, inside in series.items()})
+    steps = power_chart.compute_all_steps(
+        {sanitize(name): inside for name, inside in series.items()}
+    )
     estimate = units.ESTIMATE in summary.kinds
     rows = view.subject_rows(summary)
     return environment.get_template("template.html").render(
-        style=_resource("report.css"),
-        script=_resource("report.js"),
+        style=_read_resource("report.css"),
+        script=_read_resource("report.js"),
         version=__version__,
         title=protocol(summary),
         summary=summary,
@@ -64,8 +64,11 @@ def render_page(
         arms=view.arm_rows(summary, run),
         findings=view.findings(summary),
         mixture=view.mixture_sentence(summary),
-        planes=[plane.plane(summary, size) for size in (plane.WIDE, plane.NARROW)],
-        watts=[watts.watts_chart(steps, size, estimate) for size in (watts.WIDE, watts.NARROW)],
+        charts=[chart.draw_chart(summary, size) for size in (chart.WIDE, chart.NARROW)],
+        power_charts=[
+            power_chart.draw_power_chart(steps, size, estimate)
+            for size in (power_chart.WIDE, power_chart.NARROW)
+        ],
         outcomes=view.outcome_bars(summary),
         routes=view.route_bars(summary, run),
         route_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(run.arms)],
@@ -73,23 +76,23 @@ def render_page(
         tokens=view.token_bars(summary),
         groups=view.group_marks(summary),
         subjects=rows,
-        marks=embedded(to_document([row.marks for row in rows])),
+        marks=embed_json(to_document([row.marks for row in rows])),
         questions=questions_json(grouped, texts),
         with_texts=texts is not None,
-        legend=embedded({"arms": [sanitize(name) for name in grouped], "outcomes": OUTCOMES}),
-        config=view.tree(run.to_json()),
+        legend=embed_json({"arms": [sanitize(name) for name in grouped], "outcomes": OUTCOMES}),
+        config=view.build_tree(run.to_json()),
         arm_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(grouped)],
         estimate=estimate,
         warnings=[sanitize(text) for text in summary.warnings],
     )
 
 
-def _shown(value: Any) -> Any:
-    """What a place in the template prints: plain text loses its control characters."""
+def _sanitize_text(value: Any) -> Any:
+    """Sanitise plain text that the template prints; markup passes unchanged."""
     return sanitize(value) if type(value) is str else value
 
 
-def _resource(name: str) -> Any:
+def _read_resource(name: str) -> Any:
     from markupsafe import Markup
 
-    return Markup((files(_HERE) / name).read_text(encoding="utf-8"))
+    return Markup((files(_PACKAGE) / name).read_text(encoding="utf-8"))

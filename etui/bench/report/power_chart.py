@@ -1,4 +1,4 @@
-"""Watts over time: each arm's power while it worked, question by question."""
+"""Chart of watts over time: each arm's power during its own working time."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ _FEWEST_STEPS = 12
 
 @dataclass(frozen=True, slots=True)
 class PowerStep:
-    """Mean power over a stretch of an arm's working time, seconds from its first question."""
+    """Mean power in watts over a part of an arm's working time, in seconds from its start."""
 
     start: float
     end: float
     watts: float
 
 
-def power_steps(samples: Sequence[Sample], shortest: float) -> list[PowerStep]:
-    """The power of samples in the order they were answered; neighbours are put together.
+def compute_power_steps(samples: Sequence[Sample], shortest: float) -> list[PowerStep]:
+    """Compute the power of samples in the order they were answered; short neighbours are merged.
 
-    A step's watts are its joules over its seconds, so the steps hold all the energy that was
-    measured. Unmeasured samples pass in time and leave a gap.
+    A step's watts are its joules over its seconds, so that the steps contain all measured energy.
+    An unmeasured sample takes time and leaves a gap.
 
     Args:
-        samples: Of one arm, in order.
-        shortest: Seconds that a step takes at least, the last one aside.
+        samples: Samples of one arm, in order.
+        shortest: Minimum length of a step in seconds; steps before a gap or at the end may be
+            shorter.
     """
     steps: list[PowerStep] = []
     start = now = joules = 0.0
@@ -58,25 +59,25 @@ def power_steps(samples: Sequence[Sample], shortest: float) -> list[PowerStep]:
     return steps
 
 
-def all_steps(series: Mapping[str, Sequence[Sample]]) -> dict[str, list[PowerStep]]:
-    """The steps of every arm, of one length, but of no arm fewer than about a dozen."""
+def compute_all_steps(series: Mapping[str, Sequence[Sample]]) -> dict[str, list[PowerStep]]:
+    """Compute the steps of every arm: of equal length, but at least about twelve per arm."""
     totals = {name: sum(sample.seconds for sample in inside) for name, inside in series.items()}
     common = max(totals.values(), default=0.0) / _MOST_STEPS
     return {
-        name: power_steps(inside, min(common, totals[name] / _FEWEST_STEPS))
+        name: compute_power_steps(inside, min(common, totals[name] / _FEWEST_STEPS))
         for name, inside in series.items()
     }
 
 
-def watts_chart(
+def draw_power_chart(
     series: Mapping[str, Sequence[PowerStep]], size: Size, estimate: bool
 ) -> Markup | None:
-    """One line an arm over its own working time; None where nothing was measured.
+    """Draw one line per arm over its own working time; None if nothing was measured.
 
     Args:
-        series: Arm -> its steps; the place of an arm gives its colour.
-        size: Of the drawing.
-        estimate: Whether an estimate is among them.
+        series: Arm -> its steps; the position of an arm gives its colour.
+        size: Size of the drawing.
+        estimate: Whether any of the power values is an estimate.
     """
     steps = [step for inside in series.values() for step in inside]
     if not steps:
@@ -85,11 +86,11 @@ def watts_chart(
     unit, scale = ("minutes", 60.0) if seconds > 240 else ("seconds", 1.0)
     x = Axis(0.0, seconds / scale, size.left, size.width - size.right)
     y = Axis(0.0, watts * 1.12 or 1.0, size.height - size.bottom, size.top)
-    wanted = (8, 4) if size.class_ == "wide" else (4, 4)
-    parts = svg.frame(x, y, lambda v: f"{v:g}", lambda v: f"{v:g} W", wanted)
+    tick_counts = (8, 4) if size.class_ == "wide" else (4, 4)
+    parts = svg.frame(x, y, lambda v: f"{v:g}", lambda v: f"{v:g} W", tick_counts)
     middle = (size.left + size.width - size.right) / 2
-    suffix = ", watts are an estimate" if estimate else ""
-    title = f"{unit} of each arm's own work{suffix}"
+    suffix = ", watts are estimates" if estimate else ""
+    title = f"{unit} of each arm's working time{suffix}"
     parts.append(svg.label(middle, size.height - 10, title, "title", "middle"))
     ends: list[tuple[float, float, str, int]] = []
     for colour, (name, inside) in enumerate(series.items()):
@@ -113,7 +114,7 @@ def watts_chart(
 def _lines(
     steps: Sequence[PowerStep], x: Axis, y: Axis, scale: float
 ) -> list[list[tuple[float, float]]]:
-    """Stairs through the steps, one line for each stretch without a gap."""
+    """Return step lines, one for each part without a gap."""
     lines: list[list[tuple[float, float]]] = []
     before: PowerStep | None = None
     for step in steps:
@@ -126,7 +127,7 @@ def _lines(
 
 
 def _names(ends: Sequence[tuple[float, float, str, int]], size: Size) -> list[Markup]:
-    """Names at the ends of the lines, pushed apart where they would overlap."""
+    """Draw the names at the ends of the lines, moved apart if they would overlap."""
     parts = []
     taken: list[tuple[float, float]] = []
     for x, y, name, colour in sorted(ends, key=lambda end: end[1]):

@@ -1,4 +1,4 @@
-"""The questions of the page as JSON: every arm's answer, and the texts where they may be shown."""
+"""Questions of the page as JSON: every arm's answer, and the texts if they are available."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from etui.bench.analysis.accuracy import OUTCOMES, outcome_of
+from etui.bench.analysis.accuracy import OUTCOMES, classify_outcome
 from etui.bench.store.sample import Sample
 from etui.datasets.questions import Question
 from etui.text.sanitize import sanitize, shorten
@@ -21,15 +21,16 @@ Texts = Mapping[tuple[str, int], Question]
 
 
 def questions_json(grouped: Mapping[str, Sequence[Sample]], texts: Texts | None) -> Markup:
-    """The questions by subject and row, to be put inside a ``script`` element.
+    """Build the questions by subject and row, for a ``script`` element.
 
-    Each is ``[subject, row, right letter, text, choices, answers]``, and each answer (one an arm,
-    null where the arm has none) ``[choice, outcome, joules, seconds, output tokens, probabilities,
-    text, arms it went through, error]``: no names, for a run may have 14,042 of them.
+    Each question is ``[subject, row, right letter, text, choices, answers]``. Each answer (one per
+    arm, null if the arm has none) is ``[choice, outcome, joules, seconds, output tokens,
+    probabilities, text, arms of the cascade, error]``. Arrays without keys keep the page small,
+    since a run may have 14,042 questions.
 
     Args:
-        grouped: Contender -> its samples.
-        texts: Subject and row -> the question; None leaves the texts out.
+        grouped: System -> its samples.
+        texts: (subject, row) -> question; None leaves the texts out.
     """
     keys = sorted(
         {(sample.subject, sample.row) for inside in grouped.values() for sample in inside}
@@ -52,11 +53,11 @@ def questions_json(grouped: Mapping[str, Sequence[Sample]], texts: Texts | None)
                 [None if sample is None else _answer(sample) for sample in samples],
             ]
         )
-    return embedded(rows)
+    return embed_json(rows)
 
 
-def embedded(value: Any) -> Markup:
-    """JSON that no text in it can lead out of a ``script`` element."""
+def embed_json(value: Any) -> Markup:
+    """Encode JSON so that no text in it can close a ``script`` element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -66,7 +67,7 @@ def embedded(value: Any) -> Markup:
 def _answer(sample: Sample) -> list[Any]:
     probabilities = None
     if sample.logprobs:
-        # Of whole answers, whose probabilities are all minute, the shares among themselves.
+        # Whole answers have tiny probabilities, so their shares of the sum are shown.
         alone = sample.letter_mass is None
         top = max(sample.logprobs.values()) if alone else 0.0
         shares = {letter: math.exp(value - top) for letter, value in sample.logprobs.items()}
@@ -74,7 +75,7 @@ def _answer(sample: Sample) -> list[Any]:
         probabilities = [round(shares[letter] / whole, 4) for letter in sorted(shares)]
     return [
         sample.choice,
-        OUTCOMES.index(outcome_of(sample)),
+        OUTCOMES.index(classify_outcome(sample)),
         None if sample.joules is None else float(f"{sample.joules:.3g}"),
         float(f"{sample.seconds:.3g}"),
         sample.tokens.output,
@@ -87,4 +88,4 @@ def _answer(sample: Sample) -> list[Any]:
 
 def _short(text: str) -> str:
     kept, left_out = shorten(sanitize(text.strip()), _MOST_CHARACTERS, _MOST_LINES)
-    return f"{kept} … ({left_out:,} characters more)" if left_out else kept
+    return f"{kept} … ({left_out:,} more characters)" if left_out else kept

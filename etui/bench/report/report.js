@@ -17,7 +17,7 @@
     root.dataset.theme = now === "dark" ? "light" : "dark";
   });
 
-  // Subjects: which arm is the bar, and in which order.
+  // Subjects: the arm of the bar, and the sort order.
   const list = byId("subject-list");
   if (list) {
     const marks = read("marks");
@@ -67,12 +67,12 @@
     draw();
   }
 
-  // Questions: [subject, row, right, text, choices, answers]; see questions.py for an answer.
+  // Questions: [subject, row, right, text, choices, answers]; questions_json.py defines an answer.
   const CHOICE = 0, OUTCOME = 1, JOULES = 2, SECONDS = 3, TOKENS = 4, ODDS = 5, TEXT = 6, WAY = 7, ERROR = 8;
   const questions = read("data");
   const haystacks = questions.map((question) => {
-    const said = question[5].map((answer) => (answer && answer[TEXT]) || "");
-    return [question[0].replaceAll("_", " "), question[0], question[1], question[3] || "", ...(question[4] || []), ...said]
+    const texts = question[5].map((answer) => (answer && answer[TEXT]) || "");
+    return [question[0].replaceAll("_", " "), question[0], question[1], question[3] || "", ...(question[4] || []), ...texts]
       .join("\n").toLowerCase();
   });
   const subjects = byId("by-subject");
@@ -131,11 +131,11 @@
     const chances = make("td", "n");
     if (answer[ODDS]) chances.append(odds(answer[ODDS], at % 8));
     row.append(choice, chances, make("td", "n", number(answer[JOULES], " J")), make("td", "n", number(answer[SECONDS], " s")), make("td", "n", answer[TOKENS] ? number(answer[TOKENS], " tokens") : ""));
-    const said = make("td", "said");
-    if (answer[WAY]) said.append(make("div", "where", answer[WAY]));
-    if (answer[ERROR]) said.append(make("div", "where", answer[ERROR]));
-    if (answer[TEXT]) said.append(make("pre", "", answer[TEXT]));
-    row.append(said);
+    const output = make("td", "output");
+    if (answer[WAY]) output.append(make("div", "where", answer[WAY]));
+    if (answer[ERROR]) output.append(make("div", "where", answer[ERROR]));
+    if (answer[TEXT]) output.append(make("pre", "", answer[TEXT]));
+    row.append(output);
     return row;
   };
   const inside = (question) => {

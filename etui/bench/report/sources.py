@@ -1,4 +1,4 @@
-"""What a report takes from outside its run: the questions' texts, and labels of their quality."""
+"""Data of a report from outside the run folder: question texts and MMLU-Redux labels."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
 
 def texts_for(run: RunConfig, config: Config, data: Path | None = None) -> Texts | None:
-    """The questions of a run, where the very files it was made of are on this machine.
+    """Load the questions of a run if exactly the same files are on this machine.
 
-    Nothing is downloaded for it.
+    Nothing is downloaded.
 
     Args:
-        run: The configuration of the run.
-        config: Names ``ETUI_HOME``.
-        data: Where the data lie now; None looks where the run had them.
+        run: Configuration of the run.
+        config: Provides ``ETUI_HOME``.
+        data: Current path of the data; None uses the path of the run.
+
+    Returns:
+        (subject, row) -> question; None if the files are missing or differ.
     """
     from etui.datasets.suites import MMLU, load_suite
 
-    place = data or _place(run, config)
+    place = data or _find_data(run, config)
     if run.suite == MMLU and (place is None or not place.exists()):
         return None
     try:
@@ -35,7 +38,7 @@ def texts_for(run: RunConfig, config: Config, data: Path | None = None) -> Texts
         else:
             suite = load_suite(str(place or run.suite), run.split, None, config)
     except EtuiError:
-        return None  # a report without texts is still a report
+        return None  # the report is useful without texts too
     if suite.sha256 != run.data_sha256:
         return None
     return {
@@ -48,25 +51,30 @@ def texts_for(run: RunConfig, config: Config, data: Path | None = None) -> Texts
 def labels_for(
     run: RunConfig, config: Config, redux: Path | None = None
 ) -> dict[str, dict[int, str]] | None:
-    """The labels of MMLU-Redux: those of a file, else what lies beside the data, if it is one.
+    """Read the labels of MMLU-Redux from a given file, or from the data folder if it has them.
+
+    Args:
+        run: Configuration of the run.
+        config: Provides ``ETUI_HOME``.
+        redux: File with the labels; None searches the data folder.
 
     Raises:
-        InvalidFile: The file holds no labels.
-        OSError: A file that was named cannot be read.
+        InvalidFile: The given file contains no labels.
+        OSError: The given file cannot be read.
     """
     if redux is not None:
         return read_labels(redux)
-    place = _place(run, config)
+    place = _find_data(run, config)
     found = place / FILE_NAME if place is not None and place.is_dir() else None
     if found is None or not found.is_file():
         return None
     try:
         return read_labels(found)
     except (EtuiError, OSError):
-        return None  # nobody asked for it, and the run itself is sound
+        return None  # the labels were not requested, and the run itself is valid
 
 
-def _place(run: RunConfig, config: Config) -> Path | None:
+def _find_data(run: RunConfig, config: Config) -> Path | None:
     from etui.datasets.download import mmlu_dir
 
     if run.data_path is not None:

@@ -1,4 +1,4 @@
-"""What the page shows, as plain values with their texts: the template only lays it out."""
+"""View model of the page: plain values and texts, which the template only lays out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from etui.bench.analysis.cost import Cost, Figure
 from etui.bench.analysis.summary import Summary
 from etui.bench.analysis.summary_text import (
     DASH,
+    count_lost,
     ends,
     half_width,
     interval_text,
+    is_lopsided,
     joules_text,
-    lopsided,
-    lost,
 )
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.mmlu import GROUPS, find_group
@@ -33,7 +33,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a bar: its name, its class in the style sheet, its share of the track, its text."""
+    """A part of a bar: its name, CSS class, share of the track in percent, and text."""
 
     name: str
     class_: str
@@ -43,7 +43,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class StackedBar:
-    """A bar of parts: the arm, its colour, the parts and the text at its end."""
+    """A stacked bar: the arm, its colour, the segments and the text at the end."""
 
     name: str
     colour: int
@@ -53,7 +53,7 @@ class StackedBar:
 
 @dataclass(frozen=True, slots=True)
 class GroupMark:
-    """A share with its interval on a track of 0 to 100 %: per cents, and the text."""
+    """A share with its interval in percent on a track of 0 to 100 %, and its text."""
 
     name: str
     colour: int
@@ -66,9 +66,10 @@ class GroupMark:
 
 @dataclass(frozen=True, slots=True)
 class ArmRow:
-    """A row of the table of arms; ``energy`` says why there are no joules, empty where there are.
+    """A row of the table of arms.
 
-    ``clean`` is the accuracy on the questions that MMLU-Redux found nothing wrong with.
+    ``energy`` explains missing joules and is empty if there are joules. ``clean`` is the accuracy
+    on the questions that MMLU-Redux labelled as free of errors.
     """
 
     name: str
@@ -92,7 +93,7 @@ class ArmRow:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRow:
-    """A subject with a mark for each arm; None for an arm that has no answer in it."""
+    """A subject with a mark for each arm; None for an arm without answers in it."""
 
     subject: str
     group: str
@@ -102,7 +103,7 @@ class SubjectRow:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A part of a configuration: a text, or inner nodes."""
+    """A node of a configuration tree: a text, or inner nodes."""
 
     name: str
     items: tuple[Node, ...] | None
@@ -110,7 +111,7 @@ class Node:
 
 
 def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
-    """The table of arms, one row each."""
+    """Build the table of arms, one row each."""
     rows = []
     for at, (name, arm) in enumerate(summary.arms.items()):
         accuracy, energy = arm.accuracy, arm.energy
@@ -122,7 +123,7 @@ def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
             ArmRow(
                 name=sanitize(name),
                 colour=at % 8,
-                way=sanitize(_way(name, run)),
+                way=sanitize(_describe_arm(name, run)),
                 micro=_mark(name, at, micro.value, *ends(micro)),
                 interval=f"CI {interval_text(micro)}",
                 macro=units.accuracy_text(accuracy.macro.value),
@@ -134,7 +135,7 @@ def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
                 watts=units.watts_text(watts.value, kind) if watts else DASH,
                 seconds=units.seconds_text(arm.seconds / accuracy.questions),
                 mass=f"{mass.mean:.2f}" if mass else DASH,
-                lost=units.percent_text(lost(accuracy) / accuracy.questions),
+                lost=units.percent_text(count_lost(accuracy) / accuracy.questions),
                 clean=units.accuracy_text(clean.accuracy) if clean else DASH,
                 clean_title=f"{interval_text(clean)}, n={clean.questions:,}" if clean else "",
             )
@@ -143,7 +144,7 @@ def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
 
 
 def findings(summary: Summary) -> list[tuple[str, str, str]]:
-    """What stands out: a label, a figure, and a line on it."""
+    """Build the key results, each as label, figure and note."""
     arms = summary.arms
     if not arms:
         return []
@@ -172,14 +173,14 @@ def findings(summary: Summary) -> list[tuple[str, str, str]]:
             text = units.watts_text(cost.mean_watts.value, cost.kind)
             found.append(("Mean power", text, f"over {units.seconds_text(arms[name].seconds)}"))
     else:
-        found.append(("Energy", units.UNMEASURED, "no power channel was readable"))
+        found.append(("Energy", units.UNMEASURED, "no readable power channel"))
     best = summary.oracle
     if best is not None:
         found.append(
             (
                 "Oracle",
                 units.accuracy_text(best.accuracy),
-                "if the cheapest right arm were always known",
+                "with the cheapest correct arm for each question",
             )
         )
     return found
@@ -194,32 +195,33 @@ def _cheapest(
     text = units.energy_text(figure.value, None, shown)
     half = half_width(figure)
     spread = "" if half is None else f"± {units.significant(half, 2)} J, "
-    if figure.low is not None and figure.high is not None and lopsided(figure):
+    if figure.low is not None and figure.high is not None and is_lopsided(figure):
         low, high = (units.significant(end, 2) for end in (figure.low, figure.high))
         spread = f"{low}-{high} J, "
     return label, text, f"{sanitize(name) + ', ' if several else ''}{spread}{kind}"
 
 
 def mixture_sentence(summary: Summary) -> str:
-    """Which arms a coin between two others beats at the same joules; empty if there is none."""
+    """Name the arms that are worse than a random mixture of others; empty if there are none."""
     on, arms = summary.hull, summary.arms
     off = [sanitize(name) for name in arms if name not in on]
     if not on or not off:
         return ""
-    verb, it = ("lies", "it") if len(off) == 1 else ("lie", "them")
+    verb = "is" if len(off) == 1 else "are"
     if len(on) == 1:
         return (
-            f"{_and(off)} {verb} below {sanitize(on[0])}, which costs less and answers at least as "
-            "much."
+            f"{_join_names(off)} {verb} below {sanitize(on[0])}, which costs less and gets at "
+            "least as many answers right."
         )
     return (
-        f"{_and(off)} {verb} below the line: choosing at random between "
-        f"{_and([sanitize(name) for name in on])} answers more than {it} for the same joules."
+        f"{_join_names(off)} {verb} below the line: choosing at random between "
+        f"{_join_names([sanitize(name) for name in on])} gets more answers right for the same "
+        "joules."
     )
 
 
 def outcome_bars(summary: Summary) -> list[StackedBar]:
-    """Right, wrong and lost answers of each arm."""
+    """Build a bar of right, wrong and lost answers for each arm."""
     bars = []
     for at, (name, arm) in enumerate(summary.arms.items()):
         accuracy = arm.accuracy
@@ -238,7 +240,7 @@ def outcome_bars(summary: Summary) -> list[StackedBar]:
 
 
 def route_bars(summary: Summary, run: RunConfig) -> list[StackedBar]:
-    """Of a policy's run: which arm gave the answers, by share; else empty."""
+    """Build a bar of the arms that answered in a policy run; empty for other runs."""
     bars = []
     arms = list(run.arms)
     for at, (name, arm) in enumerate(summary.arms.items()):
@@ -259,7 +261,7 @@ def route_bars(summary: Summary, run: RunConfig) -> list[StackedBar]:
 
 
 def phase_bars(summary: Summary) -> list[StackedBar]:
-    """Joules a question in prefill and decode, all on one scale; empty where phases are unknown."""
+    """Build bars of prefill and decode joules per question on one scale; empty if unknown."""
     arms = summary.arms
     costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
     if len(costs) < len(arms) or any(cost.prefill_joules is None for cost in costs.values()):
@@ -286,7 +288,7 @@ def phase_bars(summary: Summary) -> list[StackedBar]:
 
 
 def token_bars(summary: Summary) -> list[StackedBar]:
-    """Tokens a question: reused, computed, thought and answered, all on one scale."""
+    """Build bars of tokens per question: reused, computed, thinking, answer; on one scale."""
     parts = []
     for name, arm in summary.arms.items():
         tokens, count = arm.tokens, arm.accuracy.questions
@@ -296,7 +298,7 @@ def token_bars(summary: Summary) -> list[StackedBar]:
                 {
                     "reused": tokens.cached / count,
                     "computed": (tokens.computed + tokens.prefix) / count,
-                    "thought": tokens.thinking / count,
+                    "thinking": tokens.thinking / count,
                     "answer": (tokens.output - tokens.thinking) / count,
                 },
             )
@@ -318,7 +320,7 @@ def token_bars(summary: Summary) -> list[StackedBar]:
 
 
 def group_marks(summary: Summary) -> list[tuple[str, str, list[GroupMark]]]:
-    """The groups of MMLU: name, number of questions, and a mark for every arm."""
+    """Build the groups of MMLU: name, number of questions, and a mark for every arm."""
     found = []
     for group in GROUPS:
         marks, count = [], 0
@@ -333,7 +335,7 @@ def group_marks(summary: Summary) -> list[tuple[str, str, list[GroupMark]]]:
 
 
 def subject_rows(summary: Summary) -> list[SubjectRow]:
-    """Every subject with a mark for each arm, in the order of the arms."""
+    """Build a row for each subject, with a mark for each arm in the order of the arms."""
     arms = summary.arms
     names = sorted({subject for arm in arms.values() for subject in arm.accuracy.subjects})
     rows = []
@@ -358,13 +360,13 @@ def subject_rows(summary: Summary) -> list[SubjectRow]:
     return rows
 
 
-def tree(value: Any, name: str = "") -> Node:
-    """A configuration as names, texts and inner lists; long lists of numbers are folded."""
+def build_tree(value: Any, name: str = "") -> Node:
+    """Build a tree of a configuration; lists of plain values become one text."""
     if isinstance(value, Mapping):
-        inner = tuple(tree(item, str(key)) for key, item in value.items())
+        inner = tuple(build_tree(item, str(key)) for key, item in value.items())
         return Node(sanitize(name), inner, f"{len(inner)} entries")
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        inner = tuple(tree(item, str(at + 1)) for at, item in enumerate(value))
+        inner = tuple(build_tree(item, str(at + 1)) for at, item in enumerate(value))
         return Node(sanitize(name), inner, f"{len(inner)} entries")
     if isinstance(value, list | tuple):
         text = ", ".join(str(item) for item in value)
@@ -373,8 +375,8 @@ def tree(value: Any, name: str = "") -> Node:
     return Node(sanitize(name), None, sanitize(text))
 
 
-def _way(name: str, run: RunConfig) -> str:
-    """The model and way of reasoning of an arm; of a policy, its arms."""
+def _describe_arm(name: str, run: RunConfig) -> str:
+    """Describe an arm by its model and reasoning method, and a policy by its arms."""
     if run.routed:
         return "policy over " + ", ".join(run.arms)
     arm = run.arms.get(name, {})
@@ -391,7 +393,7 @@ def _mean_text(mean: float) -> str:
     return units.significant(mean, 2) if mean < 10 else f"{mean:,.0f}"
 
 
-def _and(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from etui.bench.analysis.against_mixture import against_mixtures
 from etui.bench.analysis.comparable import (
     System,
+    build_labels,
     check_comparable,
-    labels_of,
-    why_not,
+    list_obstacles,
     worth_knowing,
 )
 from etui.bench.analysis.compare import compare
 from etui.bench.analysis.select import pairs_of, read_systems, split_arm
-from etui.bench.analysis.summary import systems
+from etui.bench.analysis.summary import group_by_system
 from etui.cli.bench_compare import compare as command
 from etui.errors import UsageError
 from etui.stats.tests import mcnemar
@@ -27,7 +27,9 @@ from tests.bench import synthetic
 
 RUN = synthetic.config(per_subject=4)
 ROWS = synthetic.samples(RUN)
-ARMS = {name: System(name, name, RUN, inside) for name, inside in systems(ROWS, RUN).items()}
+ARMS = {
+    name: System(name, name, RUN, inside) for name, inside in group_by_system(ROWS, RUN).items()
+}
 
 
 def of(arm: str, **changes) -> System:
@@ -97,7 +99,7 @@ def test_an_unmeasured_side_has_no_energy_difference() -> None:
     ],
 )
 def test_runs_that_were_made_otherwise_are_refused(changes: dict, word: str) -> None:
-    found = why_not(ARMS["direct"], of("large", **changes))
+    found = list_obstacles(ARMS["direct"], of("large", **changes))
     assert len(found) == 1
     assert word in found[0]
     with pytest.raises(UsageError, match=word):
@@ -106,7 +108,7 @@ def test_runs_that_were_made_otherwise_are_refused(changes: dict, word: str) -> 
 
 def test_other_questions_are_refused() -> None:
     fewer = replace(ARMS["large"], samples=ARMS["large"].samples[5:])
-    (reason,) = why_not(ARMS["direct"], fewer)
+    (reason,) = list_obstacles(ARMS["direct"], fewer)
     assert "228" in reason
     assert "223" in reason
     with pytest.raises(ValueError, match="same questions"):
@@ -115,7 +117,7 @@ def test_other_questions_are_refused() -> None:
 
 def test_another_machine_is_told_and_allowed() -> None:
     other = of("large", run_id="x", machine={"cpu": "Another"}, threads=16)
-    assert why_not(ARMS["direct"], other) == []
+    assert list_obstacles(ARMS["direct"], other) == []
     notes = " ".join(worth_knowing([ARMS["direct"], other]))
     assert "machine" in notes
     assert "threads" in notes
@@ -143,9 +145,9 @@ def test_a_mixture_of_both_lies_on_their_line() -> None:
 
 
 def test_labels_are_never_the_same() -> None:
-    assert labels_of([("r", "a"), ("r", "b")]) == ["a", "b"]
-    assert labels_of([("r", "a"), ("s", "a")]) == ["r:a", "s:a"]
-    assert labels_of([("r", "a"), ("r", "a")]) == ["r:a #1", "r:a #2"]
+    assert build_labels([("r", "a"), ("r", "b")]) == ["a", "b"]
+    assert build_labels([("r", "a"), ("s", "a")]) == ["r:a", "s:a"]
+    assert build_labels([("r", "a"), ("r", "a")]) == ["r:a #1", "r:a #2"]
 
 
 def test_arms_are_named_behind_a_colon(tmp_path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.bench.analysis.oracle import cheapest_correct, oracle
-from etui.bench.analysis.summary import systems
+from etui.bench.analysis.summary import group_by_system
 from tests.bench import synthetic
 
 RUN = synthetic.config(per_subject=3)
@@ -19,7 +19,7 @@ ROWS = synthetic.samples(RUN)
 
 
 def test_the_oracle_is_brute_force() -> None:
-    grouped = systems(ROWS, RUN)
+    grouped = group_by_system(ROWS, RUN)
     found = oracle(grouped)
     assert found is not None
     right, joules = 0, []
@@ -33,8 +33,8 @@ def test_the_oracle_is_brute_force() -> None:
 
 
 def test_one_unmeasured_answer_leaves_the_joules_unknown() -> None:
-    grouped = systems([replace(ROWS[0], joules=None), *ROWS[1:]], RUN)
-    found, whole = oracle(grouped), oracle(systems(ROWS, RUN))
+    grouped = group_by_system([replace(ROWS[0], joules=None), *ROWS[1:]], RUN)
+    found, whole = oracle(grouped), oracle(group_by_system(ROWS, RUN))
     assert found is not None
     assert whole is not None
     assert found.joules_per_question is None
@@ -42,7 +42,7 @@ def test_one_unmeasured_answer_leaves_the_joules_unknown() -> None:
 
 
 def test_there_is_no_oracle_over_one_arm_or_no_common_question() -> None:
-    grouped = systems(ROWS, RUN)
+    grouped = group_by_system(ROWS, RUN)
     name, rows = next(iter(grouped.items()))
     assert oracle({}) is None
     assert oracle({name: rows}) is None

@@ -122,7 +122,7 @@ def test_a_run_without_answers_has_a_summary() -> None:
     found = summarise([], RUN)
     assert found.arms == {}
     assert not found.complete
-    assert headline(found) == "MMLU 5-shot letters@1: no question is answered"
+    assert headline(found) == "MMLU 5-shot letters@1: no question answered"
     assert markdown(found, RUN)
 
 
@@ -136,15 +136,15 @@ def test_one_question_has_a_summary() -> None:
 def test_a_low_letter_mass_is_warned_of() -> None:
     rows = [replace(row, letter_mass=0.2) for row in ROWS]
     warnings = summarise(rows, RUN).warnings
-    assert any("rather write something else" in text for text in warnings)
+    assert any("prefers to write something else" in text for text in warnings)
     cloze = summarise(rows, replace(RUN, format="cloze")).warnings
-    assert not any("rather write something else" in text for text in cloze)
+    assert not any("prefers to write something else" in text for text in cloze)
 
 
 def test_an_unfinished_run_says_so() -> None:
     found = summarise(ROWS[:100], RUN)
     assert not found.complete
-    assert any("of 171 questions are answered" in text for text in found.warnings)
+    assert any("of 171 questions answered" in text for text in found.warnings)
 
 
 def test_a_policys_answers_belong_to_the_policy() -> None:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.analysis.comparable import System
-from etui.bench.analysis.summary import systems
-from etui.bench.report.lm_eval import lm_eval_document, pooled_stderr, sanitised
+from etui.bench.analysis.summary import group_by_system
+from etui.bench.report.lm_eval import lm_eval_document, pooled_stderr, sanitize_path
 from etui.cli.bench_export import export as command
 from etui.errors import UsageError
 from tests.bench import synthetic
@@ -33,7 +33,7 @@ KEYS = {
 
 
 def document(run=RUN, rows=ROWS) -> dict:
-    ((name, inside),) = systems(rows, run).items()
+    ((name, inside),) = group_by_system(rows, run).items()
     made = lm_eval_document(System(name, name, run, inside))
     return json.loads(json.dumps(made, allow_nan=False))
 
@@ -101,7 +101,7 @@ def test_the_pooled_error_is_of_the_variance_within_tasks(tasks: list[list[bool]
 
 
 def test_names_become_paths() -> None:
-    assert sanitised('a/b:c"d') == "a__b__c__d"
+    assert sanitize_path('a/b:c"d') == "a__b__c__d"
 
 
 def invoke(*args: object):

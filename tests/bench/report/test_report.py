@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from etui.bench.analysis.summary import summarise
 from etui.bench.report.page import render_page
-from etui.bench.report.power_chart import power_steps
-from etui.bench.report.questions_json import embedded
+from etui.bench.report.power_chart import compute_power_steps
+from etui.bench.report.questions_json import embed_json
 from etui.bench.report.svg import Axis, linear_ticks, log_ticks
 from etui.bench.store.run_folder import read_run
 from etui.cli.bench_report import report as command
@@ -78,7 +78,7 @@ def test_nothing_is_fetched(page: str) -> None:
 def test_every_section_is_there(page: str) -> None:
     headings = re.findall(r"<h2>(.*?)</h2>", page)
     assert headings == [
-        "What accuracy costs",
+        "Accuracy and energy",
         "Arms",
         "Groups",
         "Subjects",
@@ -86,7 +86,7 @@ def test_every_section_is_there(page: str) -> None:
         "Tokens",
         "Questions",
         "Configuration",
-        "How the figures are made",
+        "Method",
     ]
     assert page.count("<svg") == 4
     assert page.count('<li data-at="') == 57
@@ -127,7 +127,7 @@ def test_the_page_of_a_policy_says_who_answered() -> None:
     run = synthetic.routed(per_subject=2)
     rows = [row for at, row in enumerate(ROWS) if at % 4 == (at // 4) % 4]
     page = page_of(run, rows)
-    assert "Who gave the answers" in page
+    assert "Arms that answered</h3>" in page
     assert "policy over direct, think, vote-5, large" in page
 
 
@@ -137,7 +137,7 @@ def test_an_estimate_is_called_one_and_the_unmeasured_is_not_zero() -> None:
     assert "(estimate)</small>" in estimate
     unmeasured = page_of(RUN, synthetic.samples(RUN, kind=None))
     assert "unmeasured" in unmeasured
-    assert "What accuracy costs" not in unmeasured
+    assert "Accuracy and energy" not in unmeasured
     assert "<h2>Energy</h2>" not in unmeasured
 
 
@@ -152,7 +152,7 @@ def test_small_and_broken_off_runs_have_a_page() -> None:
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner, max_size=3)))
 def test_embedded_json_reads_back(value: object) -> None:
-    text = embedded(value)
+    text = embed_json(value)
     assert "<" not in text
     assert json.loads(text) == value
 
@@ -174,7 +174,7 @@ def test_ticks_lie_on_their_axis(low: float, factor: float, wanted: int) -> None
 def test_steps_hold_all_the_energy(shortest: float) -> None:
     mine = [row for row in ROWS if row.arm == "think"]
     mine[7] = replace(mine[7], joules=None)
-    steps = power_steps(mine, shortest)
+    steps = compute_power_steps(mine, shortest)
     total = sum(row.joules for row in mine if row.joules is not None)
     assert sum((step.end - step.start) * step.watts for step in steps) == pytest.approx(total)
     measured = sum(row.seconds for row in mine if row.joules is not None)
@@ -201,7 +201,7 @@ def test_labels_are_taken_from_a_file(tmp_path) -> None:
     run = synthetic.write(tmp_path / "run", RUN, ROWS)
     index = tmp_path / "index.json"
     index.write_text(json.dumps({"anatomy": [{"test_row": 0, "error_type": "ok"}]}))
-    assert "MMLU-Redux found sound" in invoke(run, "--redux", index, "--markdown").stdout
+    assert "MMLU-Redux found valid" in invoke(run, "--redux", index, "--markdown").stdout
 
 
 def test_figures_are_written_and_equal_runs_give_equal_ones(tmp_path) -> None:

@@ -110,7 +110,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
         if not quiet:
             click.echo(f"{spec.name} is here and checked: {bytes_text(size)}", err=True)
     if as_json:
-        print_json({"models": done})
+        print_json(to_document({"models": done}))
 
 
 @models.command()

@@ -1,4 +1,4 @@
-"""``etui logs``: what was asked, what was answered and what it cost."""
+"""``etui logs``: list, search and export turns with their questions, answers and energy."""
 
 from __future__ import annotations
 
@@ -27,24 +27,32 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-def _choosing(command: _Command) -> _Command:
-    """Add the options that say which turns are meant."""
+def _add_filter_options(command: _Command) -> _Command:
+    """Add the options that select turns."""
     for option in reversed(
         (
-            click.option("--model", metavar="NAME", help="Only turns this model answered."),
-            click.option("--rule", metavar="NAME", help="Only turns this rule routed."),
-            click.option("--policy", metavar="NAME", help="Only turns this policy routed."),
-            click.option("--status", metavar="STATUS", help="complete, stopped, truncated, ..."),
+            click.option("--model", metavar="NAME", help="Only turns that this model answered."),
+            click.option("--rule", metavar="NAME", help="Only turns that this rule routed."),
+            click.option("--policy", metavar="NAME", help="Only turns that this policy routed."),
+            click.option(
+                "--status",
+                metavar="STATUS",
+                help="Only turns of this status: complete, stopped, truncated, budget or error.",
+            ),
             click.option("--chat", metavar="ID", help="Only turns of this chat."),
-            click.option("--since", metavar="WHEN", help="today, 12h, 7d, or a date or time."),
+            click.option(
+                "--since",
+                metavar="WHEN",
+                help="Only turns since WHEN: today, 12h, 7d, or a date or time.",
+            ),
         )
     ):
         command = option(command)
     return command
 
 
-def _listed(command: _Command) -> _Command:
-    """Add the options that say how many turns are shown, and in which order."""
+def _add_list_options(command: _Command) -> _Command:
+    """Add the options for the number and the order of turns."""
     for option in reversed(
         (
             click.option(
@@ -53,16 +61,20 @@ def _listed(command: _Command) -> _Command:
                 default=20,
                 show_default=True,
                 metavar="N",
-                help="The most turns to show; 0 shows them all.",
+                help="Maximum number of turns to show; 0 shows all.",
             ),
             click.option(
                 "--sort",
                 type=click.Choice(_SORTS),
                 default="time",
                 show_default=True,
-                help="What comes first.",
+                help="Sort the turns by this.",
             ),
-            click.option("--reverse", is_flag=True, help="Oldest, cheapest or shortest first."),
+            click.option(
+                "--reverse",
+                is_flag=True,
+                help="Reverse the order: oldest, cheapest or shortest first.",
+            ),
         )
     ):
         command = option(command)
@@ -75,42 +87,47 @@ def logs() -> None:
 
 
 @logs.command("list")
-@_choosing
-@_listed
+@_add_filter_options
+@_add_list_options
 @as_json
 def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None) -> None:
-    """List turns, the latest (or dearest, or longest) first."""
-    with _reader() as log:
-        _show_list(log, _wanted(chosen), limit, sort, reverse, as_json)
+    """List turns, the latest (or most expensive, or longest) first."""
+    with _open_log() as log:
+        _show_list(log, _build_filter(chosen), limit, sort, reverse, as_json)
 
 
 @logs.command()
 @click.argument("text")
-@_choosing
-@_listed
+@_add_filter_options
+@_add_list_options
 @as_json
 def search(
     text: str, limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None
 ) -> None:
-    """List turns whose question or answer holds every word of TEXT.
+    """List turns whose question or answer contains all words of TEXT.
 
-    Quoted words must follow each other; the last word may be the beginning of one.
+    Words in quotes must be adjacent and in this order. The last word may be incomplete.
     """
     if not text.strip():
-        raise UsageError("nothing to search for", "give a word: etui logs search joule")
-    with _reader() as log:
-        _show_list(log, _wanted(chosen, search=text), limit, sort, reverse, as_json)
+        raise UsageError(
+            "nothing to search for", "pass a word, for example: etui logs search joule"
+        )
+    with _open_log() as log:
+        _show_list(log, _build_filter(chosen, search=text), limit, sort, reverse, as_json)
 
 
 @logs.command()
 @click.argument("turn_id", metavar="ID|last")
 @as_json
 def show(turn_id: str, as_json: bool) -> None:
-    """Show one turn in full; the beginning of its id is enough."""
+    """Show one turn in full.
+
+    The first characters of its id are enough, if no other id begins with them.
+    """
     from etui.log.export import turn_document
     from etui.log.text import turn_lines
 
-    with _reader() as log:
+    with _open_log() as log:
         turn = log.get_turn(turn_id)
         loads = log.loads(turn_id=turn.turn_id)
         unloads = log.unloads(turn_id=turn.turn_id)
@@ -127,14 +144,14 @@ def show(turn_id: str, as_json: bool) -> None:
     default=20,
     show_default=True,
     metavar="N",
-    help="The most to show; 0 shows them all.",
+    help="Maximum number to show; 0 shows all.",
 )
 @as_json
 def loads(limit: int, as_json: bool) -> None:
-    """List what was brought into memory and what was given up, the latest first."""
-    from etui.log.text import loads_table
+    """List models loaded into and unloaded from memory, latest first."""
+    from etui.log.text import format_loads
 
-    with _reader() as log:
+    with _open_log() as log:
         loaded, unloaded = log.loads(limit or None), log.unloads(limit or None)
     if as_json:
         print_json(
@@ -144,9 +161,9 @@ def loads(limit: int, as_json: bool) -> None:
             }
         )
     elif not loaded and not unloaded:
-        click.echo("no model was loaded yet", err=True)
+        click.echo("no model has been loaded yet", err=True)
     else:
-        click.echo("\n".join(loads_table(loaded, unloaded, limit or None)))
+        click.echo("\n".join(format_loads(loaded, unloaded, limit or None)))
 
 
 @logs.command()
@@ -155,79 +172,82 @@ def loads(limit: int, as_json: bool) -> None:
     type=click.Choice(_GROUPS),
     default="model",
     show_default=True,
-    help="What to add up over.",
+    help="Group turns by this.",
 )
-@_choosing
+@_add_filter_options
 @as_json
 def totals(by: str, as_json: bool, **chosen: str | None) -> None:
     """Add up joules, tokens and seconds per model, rule, day or chat.
 
-    Carbon and cost are added where the config states a factor for them.
+    Carbon and cost are included if config.yaml sets factors for them.
     """
     from etui.config.load import load_config
     from etui.energy.carbon_cost import factors_of
-    from etui.log.text import totals_table
+    from etui.log.text import format_totals
 
     factors = factors_of(load_config())
-    with _reader() as log:
-        sums = log.totals(by, _wanted(chosen))
+    with _open_log() as log:
+        sums = log.totals(by, _build_filter(chosen))
         if as_json:
-            rows = [to_document(total) | _costs(total, factors) for total in sums]
+            rows = [to_document(total) | _compute_costs(total, factors) for total in sums]
             print_json({"by": by, "totals": rows})
         elif sums:
-            click.echo("\n".join(totals_table(by, sums, factors)))
+            click.echo("\n".join(format_totals(by, sums, factors)))
         else:
-            _say_empty(log, filtered=any(chosen.values()))
+            _report_empty(log, filtered=any(chosen.values()))
 
 
 @logs.command()
-@_choosing
-@click.option("--search", metavar="TEXT", help="Only turns that hold these words.")
+@_add_filter_options
+@click.option("--search", metavar="TEXT", help="Only turns that contain these words.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(("jsonl", "csv", "markdown", "json")),
     default="jsonl",
     show_default=True,
-    help="markdown and json take one chat.",
+    help="Output format; markdown and json export one chat (--chat).",
 )
 def export(form: str, search: str | None, **chosen: str | None) -> None:
-    """Write turns to standard output, oldest first, or one chat (--chat ID)."""
+    """Write turns, oldest first, or one chat to standard output.
+
+    --chat ID chooses the chat.
+    """
     from etui.log import export as writing
     from etui.turn.text import energy_line
 
     chat_id = chosen.get("chat")
     if form in ("markdown", "json") and chat_id is None:
-        raise UsageError(f"--format {form} exports one chat", "name it: --chat ID")
-    wanted = _wanted(chosen, search=search)
-    with _reader() as log:
+        raise UsageError(f"--format {form} exports one chat", "choose it with --chat ID")
+    turn_filter = _build_filter(chosen, search=search)
+    with _open_log() as log:
         if chat_id is not None and form in ("markdown", "json"):
-            chat, turns = log.get_chat(chat_id), list(log.turns(wanted))
+            chat, turns = log.get_chat(chat_id), list(log.turns(turn_filter))
             if form == "json":
                 print_json(writing.chat_document(chat, turns))
             else:
                 click.echo(writing.chat_markdown(chat, turns, energy_line), nl=False)
         elif form == "csv":
-            writing.write_csv(log.turns(wanted), sys.stdout)
+            writing.write_csv(log.turns(turn_filter), sys.stdout)
         else:
-            writing.write_json_lines(log.turns(wanted), sys.stdout)
-        if not log.count_turns(wanted):
-            _say_empty(log, filtered=any(chosen.values()) or search is not None)
+            writing.write_json_lines(log.turns(turn_filter), sys.stdout)
+        if not log.count_turns(turn_filter):
+            _report_empty(log, filtered=any(chosen.values()) or search is not None)
 
 
 @logs.command()
 def path() -> None:
-    """Print where the log is."""
+    """Print the path of the log."""
     from etui.config.load import load_config
 
     database = load_config().database
     click.echo(str(database))
     if not database.exists():
-        click.echo("it is made with the first answer", err=True)
+        click.echo("it is created with the first answer", err=True)
 
 
-def _costs(total: Total, factors: Factors | None) -> dict[str, CostDocument | None]:
-    """What a total comes to by the user's factors, readings and estimates apart."""
+def _compute_costs(total: Total, factors: Factors | None) -> dict[str, CostDocument | None]:
+    """Return carbon and cost of a total by the user's factors, readings and estimates apart."""
     from etui.energy.carbon_cost import cost_document, cost_of
 
     if factors is None:
@@ -237,14 +257,14 @@ def _costs(total: Total, factors: Factors | None) -> dict[str, CostDocument | No
     return {name: None if cost is None else cost_document(cost) for name, cost in costs.items()}
 
 
-def _reader() -> LogReader:
+def _open_log() -> LogReader:
     from etui.config.load import load_config
     from etui.log.queries import LogReader
 
     return LogReader(load_config())
 
 
-def _wanted(chosen: dict[str, str | None], search: str | None = None) -> TurnFilter:
+def _build_filter(chosen: dict[str, str | None], search: str | None = None) -> TurnFilter:
     from etui.cli.time_option import parse_since
     from etui.log.filters import TurnFilter
 
@@ -261,28 +281,30 @@ def _wanted(chosen: dict[str, str | None], search: str | None = None) -> TurnFil
 
 
 def _show_list(
-    log: LogReader, wanted: TurnFilter, limit: int, sort: str, reverse: bool, as_json: bool
+    log: LogReader, turn_filter: TurnFilter, limit: int, sort: str, reverse: bool, as_json: bool
 ) -> None:
     from etui.log.filters import Sort, TurnFilter
-    from etui.log.text import turns_table
+    from etui.log.text import format_turns
     from etui.units import count_text
 
-    turns = log.list_turns(wanted, sort=Sort(sort), descending=not reverse, limit=limit or None)
-    total = log.count_turns(wanted)
+    turns = log.list_turns(
+        turn_filter, sort=Sort(sort), descending=not reverse, limit=limit or None
+    )
+    total = log.count_turns(turn_filter)
     if as_json:
         print_json({"total": total, "turns": [to_document(turn) for turn in turns]})
         return
     if not total:
-        _say_empty(log, filtered=wanted != TurnFilter())
+        _report_empty(log, filtered=turn_filter != TurnFilter())
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    click.echo("\n".join(turns_table(turns, width)))
+    click.echo("\n".join(format_turns(turns, width)))
     if len(turns) < total:
         click.echo(f"{len(turns)} of {count_text(total, 'turn')}; -n shows more", err=True)
 
 
-def _say_empty(log: LogReader, *, filtered: bool) -> None:
+def _report_empty(log: LogReader, *, filtered: bool) -> None:
     if filtered and log.exists and log.count_turns():
-        click.echo("no turn in the log is like that", err=True)
+        click.echo("no turn in the log matches", err=True)
     else:
-        click.echo("the log is empty: nothing was asked yet", err=True)
+        click.echo("the log is empty: no question has been asked yet", err=True)

@@ -1,4 +1,4 @@
-"""``etui stats``: predicted against measured joules, the policy on trial, curves that drift."""
+"""``etui stats``: predicted and measured joules, policies on trial, and drifting curves."""
 
 from __future__ import annotations
 
@@ -41,58 +41,63 @@ class _Stats:
 def stats(days: int, as_json: bool) -> int:
     """Compare predicted with measured joules.
 
-    Per model and per arm: the mean error of the predictions and which way they are off; what the
-    policy on trial would have done; and each operating curve held against the last turns, with the
-    command that mends one which no longer fits.
+    Shows the mean error and the bias of the predictions per model and per arm, and what a policy
+    on trial would have done. Compares each operating curve with the latest turns; for a curve that
+    no longer fits, prints the command that fixes it.
     """
     from etui.config.load import load_config
 
-    found = _read(load_config(), days)
+    found = _read_stats(load_config(), days)
     if as_json:
-        click.echo(json.dumps(_document(found), indent=2))
+        click.echo(json.dumps(_build_document(found), indent=2))
     else:
-        for line in _lines(found):
+        for line in _format_stats(found):
             click.echo(line)
     for drift in found.curves:
         if drift.drifted:
-            click.echo(_warning(drift), err=True)
+            click.echo(_format_warning(drift), err=True)
     return ExitCode.DONE
 
 
-def _read(config: Config, days: int) -> _Stats:
-    from etui.log.filters import TurnFilter, clause
-    from etui.log.prediction_quality import accuracy_by, outcomes, outcomes_sql, shadow_summaries
+def _read_stats(config: Config, days: int) -> _Stats:
+    from etui.log.filters import TurnFilter, build_clause
+    from etui.log.prediction_quality import (
+        group_accuracy,
+        outcomes_sql,
+        parse_outcomes,
+        summarise_shadows,
+    )
     from etui.log.queries import LogReader
 
-    wanted = clause(TurnFilter(since=datetime.now(UTC) - timedelta(days=days)))
+    where = build_clause(TurnFilter(since=datetime.now(UTC) - timedelta(days=days)))
     with LogReader(config) as log:
-        found = outcomes(log.select(outcomes_sql(wanted), wanted.values))
-        drifts = _drifts(log)
+        found = parse_outcomes(log.select(outcomes_sql(where), where.values))
+        drifts = _measure_drifts(log)
     return _Stats(
         days,
         len(found),
-        accuracy_by(found, lambda one: one.model),
-        accuracy_by(found, lambda one: f"{one.arm} ({one.model})"),
-        shadow_summaries(found),
+        group_accuracy(found, lambda outcome: outcome.model),
+        group_accuracy(found, lambda outcome: f"{outcome.arm} ({outcome.model})"),
+        summarise_shadows(found),
         drifts,
     )
 
 
-def _drifts(log: Any) -> list[Drift]:
-    """The newest curve of each model file and source, under the conditions it was made with."""
+def _measure_drifts(log: Any) -> list[Drift]:
+    """Compare the newest curve of each model file with turns made under its conditions."""
     from etui.log.curve_lookup import turns_here
-    from etui.log.prediction_quality import drift_of
+    from etui.log.prediction_quality import measure_drift
 
     newest: dict[tuple[str, str | None], Drift] = {}
     for curve in log.curves():
         key = (curve.model, curve.model_sha256)
         if key not in newest:
             turns = turns_here(log, curve.model, curve.model_sha256, curve.conditions)
-            newest[key] = drift_of(curve, [turn for turn in turns if turn.kind == curve.kind])
+            newest[key] = measure_drift(curve, [turn for turn in turns if turn.kind == curve.kind])
     return list(newest.values())
 
 
-def _document(found: _Stats) -> dict[str, Any]:
+def _build_document(found: _Stats) -> dict[str, Any]:
     return {
         "days": found.days,
         "turns": found.turns,
@@ -107,14 +112,14 @@ def _document(found: _Stats) -> dict[str, Any]:
                 "turns": drift.turns,
                 "median_error": drift.median_error,
                 "drifted": drift.drifted,
-                "fix": _fix(drift) if drift.drifted else "",
+                "fix": _format_fix(drift) if drift.drifted else "",
             }
             for drift in found.curves
         ],
     }
 
 
-def _lines(found: _Stats) -> Iterator[str]:
+def _format_stats(found: _Stats) -> Iterator[str]:
     from etui.text.tables import format_table
     from etui.units import count_text
 
@@ -127,19 +132,19 @@ def _lines(found: _Stats) -> Iterator[str]:
     else:
         yield "no turn has both predicted and measured joules yet"
     for shadow in found.shadows:
-        yield _shadow(shadow)
+        yield _format_shadow(shadow)
     for drift in found.curves:
-        yield _curve(drift)
+        yield _format_curve(drift)
 
 
 def _rows(found: Sequence[PredictionAccuracy]) -> list[tuple[str, ...]]:
     from etui.units import percent_text
 
-    return [(row.key, str(row.n), percent_text(row.mape), signed_text(row.bias)) for row in found]
+    return [(row.key, str(row.n), percent_text(row.mape), format_signed(row.bias)) for row in found]
 
 
-def signed_text(share: float | None) -> str:
-    """A share with its sign: ``+4.2 %``, ``-12 %``; ``unknown`` for None."""
+def format_signed(share: float | None) -> str:
+    """Format a share with its sign: ``+4.2 %``, ``-12 %``; ``unknown`` for None."""
     from etui.units import percent_text
 
     if share is None:
@@ -147,41 +152,41 @@ def signed_text(share: float | None) -> str:
     return f"{'-' if share < 0 else '+'}{percent_text(abs(share))}"
 
 
-def _shadow(shadow: ShadowSummary) -> str:
+def _format_shadow(shadow: ShadowSummary) -> str:
     from etui.units import count_text, energy_text
 
     text = (
         f"{shadow.policy} (on trial): {shadow.elsewhere} of {count_text(shadow.turns, 'turn')} "
-        "would have gone elsewhere"
+        "would have used another arm or model"
     )
     if shadow.undecided:
-        text += f", {shadow.undecided} it could not decide"
+        text += f", {shadow.undecided} were undecided"
     if shadow.joules_difference is None:
-        return f"{text}; joules of both are predicted for none"
+        return f"{text}; none has predicted joules for both"
     sign = "-" if shadow.joules_difference < 0 else "+"
     joules = energy_text(abs(shadow.joules_difference))
     return f"{text}; predicted {sign}{joules} over {shadow.compared} of them"
 
 
-def _curve(drift: Drift) -> str:
+def _format_curve(drift: Drift) -> str:
     from etui.units import count_text
 
     name = f"curve of {drift.curve.model} ({drift.curve.source})"
     if drift.median_error is None:
-        return f"{name}: no turn since to hold it against"
+        return f"{name}: no turns since to compare it with"
     turns = count_text(drift.turns, "turn")
     state = "no longer fits" if drift.drifted else "fits"
-    return f"{name}: {state}, median error {signed_text(drift.median_error)} over {turns}"
+    return f"{name}: {state}, median error {format_signed(drift.median_error)} over {turns}"
 
 
-def _warning(drift: Drift) -> str:
-    more = signed_text(drift.median_error)
+def _format_warning(drift: Drift) -> str:
+    error = format_signed(drift.median_error)
     return (
-        f"the curve of {drift.curve.model} no longer fits: the last {drift.turns} turns measure "
-        f"{more} against it, outside of its 95 % band; run: {_fix(drift)}"
+        f"the curve of {drift.curve.model} no longer fits: the last {drift.turns} turns measured "
+        f"{error} relative to it, outside its 95 % band; run: {_format_fix(drift)}"
     )
 
 
-def _fix(drift: Drift) -> str:
-    again = f"etui calibrate {drift.curve.model}"
-    return f"{again} --from-log" if drift.curve.source == "log" else again
+def _format_fix(drift: Drift) -> str:
+    command = f"etui calibrate {drift.curve.model}"
+    return f"{command} --from-log" if drift.curve.source == "log" else command

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 LEAST_TURNS = 20
-"""Complete turns from which on the log makes a curve; so many newer ones make it anew."""
+"""Complete turns that the log needs to fit a curve, and newer turns after which it refits."""
 
 
 def find_curve(
@@ -29,42 +29,46 @@ def find_curve(
     now: Conditions,
     save: Callable[[CurveRecord], None] | None = None,
 ) -> OperatingCurve | None:
-    """The newest calibration that holds now, else a curve of the log, else None.
+    """Find the newest calibration that is still valid, or a curve of the log, or None.
 
     Args:
-        save: Takes a curve that is fitted for this where the log has grown enough; None fits
-            nothing, and takes what there is: a fit costs half a second that no answer waits for.
+        log: Where curves and turns are read.
+        model: Name of the model.
+        sha256: SHA-256 of its file; None if it is not known.
+        now: Conditions of this machine.
+        save: Takes a curve that is fitted here because the log has grown enough. With None nothing
+            is fitted: a fit takes half a second, and no answer should wait for it.
     """
-    fitting = [curve for curve in log.curves(model, sha256) if holds(curve, now)]
-    for curve in fitting:
+    valid = [curve for curve in log.curves(model, sha256) if is_valid(curve, now)]
+    for curve in valid:
         if curve.source == "calibration":
             return curve
-    made = fitting[0] if fitting else None
+    latest = valid[0] if valid else None
     if save is None:
-        return made
+        return latest
     turns = turns_here(log, model, sha256, now)
-    if len(turns) < LEAST_TURNS or (made and _newer(turns, made) < LEAST_TURNS):
-        return made
+    if len(turns) < LEAST_TURNS or (latest and _count_newer(turns, latest) < LEAST_TURNS):
+        return latest
     try:
         curve = curve_of_log(turns, model, sha256, now)
     except TooFewPoints:
-        return made
+        return latest
     save(curve_record(curve))
     return curve
 
 
-def holds(curve: OperatingCurve, now: Conditions) -> bool:
-    """Whether nothing that the curve depends on has changed."""
+def is_valid(curve: OperatingCurve, now: Conditions) -> bool:
+    """Return whether nothing that the curve depends on has changed."""
     return not differences(curve.conditions, now)
 
 
 def turns_here(log: LogReader, model: str, sha256: str | None, now: Conditions) -> list[LoggedTurn]:
-    """The model's last turns made under the same conditions, newest first.
+    """Read the model's last turns made under the same conditions, newest first.
 
-    Turns that shared a GPU with other processes are left out, and so are those whose energy is
-    known in another way than the newest's.
+    Excludes turns that shared a GPU with other processes, and those whose energy is of another
+    kind than that of the newest.
     """
-    turns = logged_turns(log.select(POINTS_SQL, (model, sha256, TURNS)))
+    turns = parse_logged_turns(log.select(POINTS_SQL, (model, sha256, TURNS)))
     alike = [
         turn
         for turn in turns
@@ -76,29 +80,30 @@ def turns_here(log: LogReader, model: str, sha256: str | None, now: Conditions) 
 def curve_of_log(
     turns: Sequence[LoggedTurn], model: str, sha256: str | None, now: Conditions
 ) -> OperatingCurve:
-    """The curve of these turns.
+    """Fit a curve to turns.
 
     Raises:
-        TooFewPoints: There are too few of different lengths; says how many there are.
+        TooFewPoints: There are too few turns of different lengths; the message has their number.
     """
     if len(turns) < LEAST_TURNS:
         raise TooFewPoints("log", len(turns), LEAST_TURNS)
     points = [turn.point for turn in turns]
     channels = now.channels or turns[0].channels
-    here = Conditions(now.machine, now.build, now.threads, channels, now.power_limit_watts)
-    return curve_of_points(points, model, sha256, here, kind=turns[0].kind, source="log")
+    conditions = Conditions(now.machine, now.build, now.threads, channels, now.power_limit_watts)
+    return curve_of_points(points, model, sha256, conditions, kind=turns[0].kind, source="log")
 
 
-def _newer(turns: Sequence[LoggedTurn], curve: OperatingCurve) -> int:
+def _count_newer(turns: Sequence[LoggedTurn], curve: OperatingCurve) -> int:
     return sum(turn.created_at > curve.created_at for turn in turns)
 
 
 TURNS = 500
-"""Last turns of a model that are looked at."""
+"""Number of a model's last turns to read."""
 
 
-# Votes share each read of the weights, looks into a thought cost tokens that nobody counts as
-# output, and a cascade is several turns in one: none lies on the curve of one sequence.
+# Excluded, because they are not on the curve of a single sequence: votes share each read of the
+# weights, probes of the thinking cost tokens that are not counted as output, and a cascade is
+# several turns in one.
 POINTS_SQL = """
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
@@ -113,15 +118,15 @@ POINTS_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class LoggedTurn:
-    """One turn as a point, with what it was measured by.
+    """One turn as a point of a curve, with the conditions of its measurement.
 
     Attributes:
         created_at: ISO 8601, UTC.
         point: Tokens, joules and seconds.
         kind: How its energy is known.
         channels: Ids of the channels in its total.
-        settings: What it kept of machine, build and threads.
-        shared: Whether other processes used a GPU meanwhile.
+        settings: Recorded machine, build and threads.
+        shared: Whether other processes used a GPU at the same time.
     """
 
     created_at: str
@@ -132,8 +137,8 @@ class LoggedTurn:
     shared: bool
 
 
-def logged_turns(rows: Sequence[sqlite3.Row]) -> list[LoggedTurn]:
-    """Rows of ``POINTS_SQL``, newest first."""
+def parse_logged_turns(rows: Sequence[sqlite3.Row]) -> list[LoggedTurn]:
+    """Parse rows of ``POINTS_SQL``, newest first."""
     return [
         LoggedTurn(
             created_at=row["created_at"],
@@ -143,8 +148,8 @@ def logged_turns(rows: Sequence[sqlite3.Row]) -> list[LoggedTurn]:
                 output_tokens=row["tokens_output"],
                 prefill_joules=row["energy_phases_prefill"],
                 decode_joules=row["energy_phases_decode"],
-                prefill_uncertainty=_part(row, "energy_phases_prefill"),
-                decode_uncertainty=_part(row, "energy_phases_decode"),
+                prefill_uncertainty=_share_uncertainty(row, "energy_phases_prefill"),
+                decode_uncertainty=_share_uncertainty(row, "energy_phases_decode"),
                 prefill_seconds=row["seconds_prefill"],
                 decode_seconds=row["seconds_decode"],
             ),
@@ -157,8 +162,8 @@ def logged_turns(rows: Sequence[sqlite3.Row]) -> list[LoggedTurn]:
     ]
 
 
-def _part(row: sqlite3.Row, phase: str) -> float | None:
-    """The turn's uncertainty in a phase: its share of the joules, since the log keeps only one."""
+def _share_uncertainty(row: sqlite3.Row, phase: str) -> float | None:
+    """Split the turn's uncertainty by the phase's share of its joules; the log has only one."""
     whole, uncertainty = row["energy_joules"], row["energy_uncertainty"]
     if uncertainty is None or not whole:
         return None

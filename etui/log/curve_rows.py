@@ -1,4 +1,4 @@
-"""Operating curves as rows of ``curves``, and back."""
+"""Convert operating curves to rows of ``curves`` and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = {"e0": "e0", "slope": "a", "bend": "a2"}, {"e0": "e0", "slope": "b", "b
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """What a phase of a curve has besides its coefficients, as in ``PhaseCurve``."""
+    """The fields of a ``PhaseCurve`` other than its coefficients."""
 
     r2: float | None
     n: int
@@ -55,7 +55,7 @@ class _Settings:
 
 
 def curve_record(curve: OperatingCurve) -> CurveRecord:
-    """The row of a curve: coefficients by the names of the formula, the rest of the fit beside."""
+    """Build the row of a curve; coefficients have the names of the formula."""
     phases = {"prefill": curve.prefill, "decode": curve.decode}
     coefficients = {
         f"{phase}_{short}": getattr(part, name)
@@ -78,8 +78,8 @@ def curve_record(curve: OperatingCurve) -> CurveRecord:
         coefficients=coefficients,
         residuals=to_document(
             _Residuals(
-                prefill=_fitted(curve.prefill),
-                decode=_fitted(curve.decode),
+                prefill=_build_fitted(curve.prefill),
+                decode=_build_fitted(curve.decode),
                 meter_share=curve.meter_share,
                 held_out_mape=curve.held_out_mape,
                 points=curve.points,
@@ -98,9 +98,9 @@ def curve_record(curve: OperatingCurve) -> CurveRecord:
 
 
 def parse_curve(row: ReadRow) -> OperatingCurve | None:
-    """Make the curve of a row; None where the row holds none this etui can read.
+    """Parse the curve of a row; None if this version of etui cannot read it.
 
-    A curve that cannot be read costs a calibration, never an answer.
+    An unreadable curve only means a new calibration; it must never prevent an answer.
     """
     try:
         coefficients = from_document(dict[str, float], json.loads(row["coefficients"]))
@@ -120,8 +120,8 @@ def parse_curve(row: ReadRow) -> OperatingCurve | None:
             ),
             kind=row["kind"],
             source=row["source"],
-            prefill=_phase("prefill", coefficients, residuals.prefill),
-            decode=_phase("decode", coefficients, residuals.decode),
+            prefill=_parse_phase("prefill", coefficients, residuals.prefill),
+            decode=_parse_phase("decode", coefficients, residuals.decode),
             meter_share=residuals.meter_share,
             idle_watts=settings.idle_watts,
             speed=settings.speed,
@@ -134,7 +134,7 @@ def parse_curve(row: ReadRow) -> OperatingCurve | None:
 
 
 def curve_json(curve: OperatingCurve, *, points: bool = True) -> dict[str, Any]:
-    """A curve as plain JSON values; the names are those of its row."""
+    """Convert a curve to plain JSON values, named as in its row; ``points`` adds the residuals."""
     record = curve_record(curve)
     document = {f.name: getattr(record, f.name) for f in fields(CurveRecord)}
     if not points:
@@ -142,11 +142,11 @@ def curve_json(curve: OperatingCurve, *, points: bool = True) -> dict[str, Any]:
     return document
 
 
-def _fitted(phase: PhaseCurve) -> _Fitted:
+def _build_fitted(phase: PhaseCurve) -> _Fitted:
     return _Fitted(phase.r2, phase.n, phase.band, phase.proportional, phase.mape)
 
 
-def _phase(name: str, coefficients: Mapping[str, float], fitted: _Fitted) -> PhaseCurve:
+def _parse_phase(name: str, coefficients: Mapping[str, float], fitted: _Fitted) -> PhaseCurve:
     names = _NAMES[name == "decode"]
     e0, slope, bend = (coefficients[f"{name}_{short}"] for short in names.values())
     return PhaseCurve(

@@ -1,4 +1,4 @@
-"""Opening the database: its age is checked first, and what stands in the way is said plainly."""
+"""Open the database: check its version, migrate it, and explain failures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _ELSEWHERE = "set ETUI_HOME to another folder"
 
 
 def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """A connection that writes, in autocommit mode, on a database that is up to date.
+    """Open a writing connection, in autocommit mode, on a database that is up to date.
 
-    A missing database is made and an older one migrated. Two processes may do so at once: the
-    second waits for the first and finds nothing left to do.
+    A missing database is created and an older one is migrated. Two processes may do so at once:
+    the second waits for the first and finds nothing left to do.
 
     Raises:
-        LogUnavailable: The database is from a newer etui, is none, is locked or not writable.
+        LogUnavailable: The database is from a newer etui, is not one of etui's, is locked or not
+            writable.
     """
     path = config.database
     try:
@@ -32,8 +33,8 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
     except EtuiError as error:
         raise LogUnavailable(error.what, error.fix) from error
     if path.is_file() and not os.access(path, os.W_OK):
-        # SQLite would open it all the same, and say so only at the first write.
-        raise unavailable(path, sqlite3.OperationalError("the file is read-only"))
+        # SQLite would open it anyway and fail only at the first write.
+        raise translate_error(path, sqlite3.OperationalError("the file is read-only"))
     connection = None
     try:
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
@@ -44,7 +45,7 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
     except sqlite3.Error as error:
         if connection is not None:
             connection.close()
-        raise unavailable(path, error) from error
+        raise translate_error(path, error) from error
     except LogUnavailable:
         if connection is not None:
             connection.close()
@@ -53,13 +54,12 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
 
 
 def open_for_reading(config: Config) -> sqlite3.Connection | None:
-    """A connection that only reads; None when there is no database yet.
+    """Open a read-only connection; None if there is no database yet.
 
-    A database that an older etui made is migrated first. A database on a disk that cannot be
-    written to is read as it lies there.
+    A database of an older etui is migrated first. A database on a read-only disk is read as it is.
 
     Raises:
-        LogUnavailable: The database is from a newer etui, or is none.
+        LogUnavailable: The database is from a newer etui, or is not one of etui's.
     """
     path = config.database
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
@@ -71,35 +71,36 @@ def open_for_reading(config: Config) -> sqlite3.Connection | None:
             open_for_writing(config).close()
             connection = _connect_reader(path)
     except sqlite3.Error as error:
-        raise unavailable(path, error) from error
+        raise translate_error(path, error) from error
     return connection
 
 
-def unavailable(path: Path, error: sqlite3.Error) -> LogUnavailable:
-    """The error a user can act on for what SQLite said."""
-    said = str(error)
+def translate_error(path: Path, error: sqlite3.Error) -> LogUnavailable:
+    """Translate an SQLite error into one that the user can act on."""
+    message = str(error)
     if path.is_dir():
         return LogUnavailable(f"the log {path} is a folder", f"move it away, or {_ELSEWHERE}")
-    if "not a database" in said or "malformed" in said or "unsupported file format" in said:
+    damage = ("not a database", "malformed", "unsupported file format")
+    if any(text in message for text in damage):
         return LogUnavailable(
-            f"the log {path} is not a database, or is damaged: {said}",
+            f"the log {path} is not a database, or is damaged: {message}",
             f"move it away (etui starts a new one), or {_ELSEWHERE}",
         )
-    if "locked" in said or "busy" in said:
+    if "locked" in message or "busy" in message:
         return LogUnavailable(
             f"the log {path} is locked by another program",
             "close the program that holds it (an open transaction in a database browser?)",
         )
-    if "full" in said:
-        return LogUnavailable(f"no room for the log {path}: {said}", "free space on that disk")
+    if "full" in message:
+        return LogUnavailable(f"no space for the log {path}: {message}", "free space on that disk")
     return LogUnavailable(
-        f"cannot open or write the log {path}: {said}",
+        f"cannot open or write the log {path}: {message}",
         f"make the file and its folder writable, or {_ELSEWHERE}",
     )
 
 
 def _connect_reader(path: Path) -> sqlite3.Connection:
-    """Opened read-only; the reader's own lock keeps its threads apart."""
+    """Open the database read-only, for any thread: the reader has its own lock."""
     uri = path.absolute().as_uri()
     for query in ("mode=ro", "mode=ro&immutable=1"):
         connection = sqlite3.connect(
@@ -109,7 +110,7 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.OperationalError as error:
-            # WAL needs a file beside the database; in a folder without write access there is none.
+            # WAL needs a file next to the database, which a read-only folder cannot hold.
             connection.close()
             if "immutable" in query or "locked" in str(error) or os.access(path.parent, os.W_OK):
                 raise
@@ -119,7 +120,11 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def _pending(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether migrations are missing; refuses a database that is not this etui's to touch."""
+    """Return whether migrations are missing.
+
+    Raises:
+        LogUnavailable: The database is from a newer etui, or of another program.
+    """
     tables = {
         row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     }
@@ -144,7 +149,7 @@ def _pending(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, busy_seconds: float) -> None:
-    """Apply what is missing in one transaction that no second process can enter."""
+    """Apply the missing migrations in one exclusive transaction."""
     from sqlite_utils import Database
 
     _use_wal(connection, busy_seconds)

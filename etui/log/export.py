@@ -1,4 +1,4 @@
-"""Turns and chats in forms other programs read: JSON lines, CSV, Markdown, JSON."""
+"""Export turns and chats as JSON lines, CSV, Markdown or JSON."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, TextIO
 
 from etui import units
 from etui.log.records import ChatRecord
-from etui.log.rows import row_of
+from etui.log.rows import build_row
 from etui.text.sanitize import sanitize
 from etui.turn.record import TurnRecord
 
 
 def turn_document(turn: TurnRecord) -> dict[str, Any]:
-    """The document of ``etui ask --json`` with what the log knows besides: system and trace."""
+    """Build the document of ``etui ask --json``, with the system prompt and the trace added."""
     return turn.to_json() | {"system": turn.system, "trace": turn.trace}
 
 
 def write_json_lines(turns: Iterable[TurnRecord], file: TextIO) -> None:
-    """One turn a line, as :func:`turn_document`."""
+    """Write each turn as one line of JSON, see :func:`turn_document`."""
     for turn in turns:
         file.write(json.dumps(turn_document(turn), ensure_ascii=False) + "\n")
 
 
 def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
-    """One turn a row under the columns of the table ``turns``; what is unknown is empty.
+    """Write each turn as a row with the columns of the table ``turns``; unknown values are empty.
 
-    Lists and objects are JSON text. A file should be opened with ``newline=""``.
+    Lists and objects are JSON text. Open the file with ``newline=""``.
     """
     writer = None
     for turn in turns:
-        row = row_of(turn)
+        row = build_row(turn)
         if writer is None:
             writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
             writer.writeheader()
@@ -40,7 +40,7 @@ def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
 
 
 def chat_document(chat: ChatRecord, turns: Iterable[TurnRecord]) -> dict[str, Any]:
-    """A chat and its turns as one JSON document."""
+    """Build one JSON document of a chat and its turns."""
     return {
         "chat_id": chat.chat_id,
         "created_at": chat.created_at,
@@ -53,28 +53,28 @@ def chat_document(chat: ChatRecord, turns: Iterable[TurnRecord]) -> dict[str, An
 def chat_markdown(
     chat: ChatRecord, turns: Sequence[TurnRecord], energy_line: Callable[[TurnRecord], str]
 ) -> str:
-    """A chat to read: every question as a quotation, its answer, and the line of its energy.
+    """Format a chat as Markdown: each question as a quotation, its answer, and its energy.
 
     Args:
         chat: The chat.
         turns: Its turns, oldest first.
-        energy_line: What an answer took, in words; the front ends have one.
+        energy_line: Formats the energy of a turn as one line.
     """
     name = " ".join(sanitize(chat.name).split())
-    parts = [f"# {name or chat.chat_id}", _chat_line(chat, turns)]
+    parts = [f"# {name or chat.chat_id}", _format_head(chat, turns)]
     if chat.system:
-        parts += ["System prompt:", _quoted(chat.system)]
+        parts += ["System prompt:", _quote(chat.system)]
     for turn in turns:
         parts += [
             "---",
-            _quoted(turn.query),
-            sanitize(turn.answer).strip() or f"*{_no_answer(turn)}*",
+            _quote(turn.query),
+            sanitize(turn.answer).strip() or f"*{_explain_missing(turn)}*",
         ]
         parts.append(f"*{turn.model}: {energy_line(turn)}*")
     return "\n\n".join(parts) + "\n"
 
 
-def _chat_line(chat: ChatRecord, turns: Sequence[TurnRecord]) -> str:
+def _format_head(chat: ChatRecord, turns: Sequence[TurnRecord]) -> str:
     count = units.count_text(len(turns), "turn")
     read = [t.energy for t in turns if t.energy.kind != units.ESTIMATE]
     estimated = [t.energy for t in turns if t.energy.kind == units.ESTIMATE]
@@ -86,9 +86,9 @@ def _chat_line(chat: ChatRecord, turns: Sequence[TurnRecord]) -> str:
     return f"{chat.created_at}, {count}, {' and '.join(sums) or units.UNMEASURED}"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in sanitize(text).strip().splitlines())
 
 
-def _no_answer(turn: TurnRecord) -> str:
+def _explain_missing(turn: TurnRecord) -> str:
     return f"no answer ({turn.status}{f': {turn.error}' if turn.error else ''})"

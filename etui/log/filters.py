@@ -1,4 +1,4 @@
-"""Which turns are meant, as SQL: filters, sort orders, and what a person types into a search."""
+"""Build SQL that selects turns: filters, sort orders, and search words typed by a user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etui.text.timestamps import format_utc
 
 
 class Sort(StrEnum):
-    """What the history is sorted by."""
+    """Sort key of the history."""
 
     TIME = "time"
     JOULES = "joules"
@@ -23,7 +23,7 @@ class Sort(StrEnum):
 
     @property
     def column(self) -> str:
-        """The column behind it."""
+        """The column to sort by."""
         return _COLUMNS[self]
 
 
@@ -44,8 +44,8 @@ class TurnFilter:
 
     Attributes:
         model, rule, status, policy, chat_id: Equal to the turn's.
-        since, until: Aware times; ``since`` belongs to it, ``until`` does not.
-        search: Words that all stand in the question or the answer, as a person types them.
+        since, until: Aware times; ``since`` is included, ``until`` is not.
+        search: Words, as a user types them, that the question or the answer contains.
     """
 
     model: str | None = None
@@ -59,14 +59,14 @@ class TurnFilter:
 
 
 COVERING_INDEX = "turns_history"
-"""The index that holds every column of filters, sorts and totals."""
+"""The index that has every column of filters, sorts and totals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
     """``FROM`` and ``WHERE`` of a statement over turns, with its values.
 
-    ``index`` is the index to read; None leaves the choice to SQLite.
+    ``index`` names the index to read; None leaves the choice to SQLite.
     """
 
     conditions: tuple[str, ...]
@@ -81,57 +81,58 @@ class Clause:
         return f"FROM turns{index}{where}"
 
 
-def clause(wanted: TurnFilter) -> Clause:
-    """The turns a filter means.
+def build_clause(turn_filter: TurnFilter) -> Clause:
+    """Build the clause that selects the turns of a filter.
 
-    With a filter the covering index is named, because without statistics SQLite would rather look
-    up every wide row of an index that covers only the condition: four times slower at 100,000
+    With a condition, the covering index is named. SQLite has no statistics and would use an index
+    that covers only the condition and then look up every wide row: four times slower at 100,000
     turns.
     """
     conditions: list[str] = []
     values: list[str] = []
     for name in ("model", "rule", "status", "policy", "chat_id"):
-        value = getattr(wanted, name)
+        value = getattr(turn_filter, name)
         if value is not None:
             conditions.append(f"{name} = ?")
             values.append(value)
     for name, sign in (("since", ">="), ("until", "<")):
-        moment = getattr(wanted, name)
+        moment = getattr(turn_filter, name)
         if moment is not None:
             conditions.append(f"created_at {sign} ?")
             values.append(format_utc(moment))
-    if wanted.search is not None and wanted.search.strip():
-        expression = match_expression(wanted.search)
+    search = (turn_filter.search or "").strip()
+    if search:
+        expression = build_match(search)
         if expression is not None:
             found = "SELECT rowid FROM turns_fts WHERE turns_fts MATCH ?"
             values.append(expression)
         else:
             like = "LIKE ? ESCAPE '\\'"
             found = f"SELECT id FROM turns NOT INDEXED WHERE query {like} OR answer {like}"
-            values.extend([like_pattern(wanted.search.strip())] * 2)
-        # The + keeps SQLite from fetching the found rows one by one.
+            values.extend([build_like_pattern(search)] * 2)
+        # The + disables the lookup by id, so that SQLite does not fetch the found rows one by one.
         conditions.append(f"+id IN ({found})")
     return Clause(tuple(conditions), tuple(values), COVERING_INDEX if conditions else None)
 
 
-def order(sort: Sort, descending: bool) -> str:
-    """``ORDER BY`` with what is unknown last in either direction, and a stable rest."""
+def build_order(sort: Sort, descending: bool) -> str:
+    """Build ``ORDER BY`` with unknown values last in either direction; ties are sorted by id."""
     direction = "DESC" if descending else "ASC"
     return f"ORDER BY {sort.column} {direction} NULLS LAST, id {direction}"
 
 
 _TERM = re.compile(r'"([^"]*)"|(\S+)')
 _WORD = re.compile(r"[^\W_]")
-# Scripts without spaces between words: FTS5 takes a whole run of them as one word.
+# Scripts without spaces between words: FTS5 indexes a whole run of characters as one word.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
-def match_expression(text: str) -> str | None:
-    """What a person typed as an FTS5 expression that is never a syntax error.
+def build_match(text: str) -> str | None:
+    """Convert user input to an FTS5 expression that is never a syntax error.
 
-    Words are all wanted, ``"quoted words"`` in their order, and the last word may be unfinished.
-    None when no index of words can find it (only signs, or a script without spaces): then the
-    text itself is looked for.
+    All words must occur, ``"quoted words"`` in their order, and the last word may be incomplete.
+    None if no index of words can find the text (only punctuation, or a script without spaces):
+    then search for the text itself, see :func:`build_like_pattern`.
     """
     clean = _storable(text)
     if _UNSPACED.search(clean):
@@ -145,12 +146,12 @@ def match_expression(text: str) -> str | None:
     return " AND ".join(quoted)
 
 
-def like_pattern(text: str) -> str:
-    """A ``LIKE ... ESCAPE '\\'`` pattern that finds the text anywhere."""
+def build_like_pattern(text: str) -> str:
+    r"""Build a ``LIKE ... ESCAPE '\'`` pattern that finds the text anywhere."""
     escaped = re.sub(r"([\\%_])", r"\\\1", _storable(text))
     return f"%{escaped}%"
 
 
 def _storable(text: str) -> str:
-    """Without what SQLite cannot take: NUL would end the text, half a surrogate is no text."""
+    """Remove what SQLite cannot store: NUL would end the text, lone surrogates are not text."""
     return re.sub("[\x00\ud800-\udfff]", "", text)

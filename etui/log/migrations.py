@@ -1,7 +1,7 @@
 """The schema of the log, as the history of its migrations.
 
-sqlite-utils takes 150 ms to import, so it is imported only to apply something: a database that is
-up to date is told from :data:`NAMES` alone (see ``database.py``).
+sqlite-utils takes 150 ms to import, so it is imported only to apply migrations: whether a database
+is up to date follows from :data:`NAMES` alone (see :mod:`etui.log.database`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _TABLES = (
         name TEXT NOT NULL,
         system TEXT
     )""",
-    # An id of its own: the full-text index points at it, and VACUUM renumbers a hidden rowid.
-    # The texts stand last, so that a scan of the numbers never reads their overflow pages.
+    # An explicit id: the full-text index refers to it, and VACUUM renumbers a hidden rowid.
+    # The texts come last, so that a scan of the numbers never reads their overflow pages.
     """CREATE TABLE turns (
         id INTEGER PRIMARY KEY,
         turn_id TEXT NOT NULL UNIQUE,
@@ -78,7 +78,7 @@ _TABLES = (
         settings TEXT NOT NULL,
         trace TEXT NOT NULL
     )""",
-    # No foreign key on turn_id: a load is logged before its turn, and its joules stay when the
+    # No foreign key on turn_id: a load is logged before its turn, and its joules are kept when the
     # chat is deleted.
     """CREATE TABLE loads (
         id INTEGER PRIMARY KEY,
@@ -202,7 +202,7 @@ _INDEXES = (
 _SHARED_GPU = (
     "ALTER TABLE turns ADD COLUMN energy_shared INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE turns ADD COLUMN energy_own_joules REAL",
-    # Turns of before know it from their flags; what was etui's own of them nobody kept.
+    # Older turns have it only in their flags; their own share of the joules was not recorded.
     """UPDATE turns SET energy_shared = 1 WHERE energy_flags LIKE '%"shared"%'""",
 )
 
@@ -246,11 +246,11 @@ _STEPS = {
 }
 
 NAMES = tuple(_STEPS)
-"""Every migration this etui knows, in order. One that was released never changes."""
+"""Every migration of this version, in order. A released migration never changes."""
 
 
 def migrations() -> Migrations:
-    """The migrations behind :data:`NAMES`, for sqlite-utils to apply."""
+    """Build the migrations of :data:`NAMES` for sqlite-utils."""
     from sqlite_utils import Migrations
 
     history = Migrations(SET_NAME)

@@ -1,4 +1,4 @@
-"""What the log knows of models that a forecast of joules is made from, read once."""
+"""Read the facts about a model in the log from which its joules are predicted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from etui.curves.fit import speed_of
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed
-from etui.log.curve_lookup import POINTS_SQL, find_curve, logged_turns
+from etui.log.curve_lookup import POINTS_SQL, find_curve, parse_logged_turns
 from etui.log.records import CurveRecord
 from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 PAST_TURNS = 200
-"""Last turns of a model that its usual output and prompts are taken from."""
+"""Number of a model's last turns from which its usual output and prompts are taken."""
 
 
 _SPEED_TURNS = 20
@@ -63,29 +63,32 @@ def model_facts(
     """Read the facts of one model.
 
     Args:
+        log: Where they are read.
+        model: Name of the model.
+        sha256: SHA-256 of its file; None if it is not known.
         now: Conditions of this machine; a curve made under others is not used.
-        save: Takes a curve that had to be fitted to the log, so that it is fitted once.
+        save: Takes a curve that was fitted to the log, so that it is fitted only once.
 
     Raises:
         LogUnavailable: The log cannot be read.
     """
     past = log.select(_PAST_SQL, (model, sha256, PAST_TURNS))
-    loads = _alike(log.select(_LOADS_SQL, (model, sha256, _LOADS)), "kind")
+    loads = _select_kind(log.select(_LOADS_SQL, (model, sha256, _LOADS)), "kind")
     return LoggedModelFacts(
         curve=find_curve(log, model, sha256, now, save),
-        speed=_speed(log, model, sha256, now),
+        speed=_measure_speed(log, model, sha256, now),
         load_joules=_mean([row["joules"] for row in loads]),
         load_seconds=_mean([row["seconds"] for row in loads]),
-        past=_past(past),
-        prompt_overhead=_overhead(past),
+        past=_group_output(past),
+        prompt_overhead=_median_overhead(past),
     )
 
 
-def _speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> Speed | None:
-    """Of the last turns on this machine, or of those that did not keep theirs."""
+def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> Speed | None:
+    """Compute the speed from the last turns on this machine, or on an unrecorded one."""
     turns = [
         turn
-        for turn in logged_turns(log.select(POINTS_SQL, (model, sha256, _SPEED_TURNS)))
+        for turn in parse_logged_turns(log.select(POINTS_SQL, (model, sha256, _SPEED_TURNS)))
         if turn.settings.get("machine") in (None, now.machine)
     ]
     if not turns:
@@ -93,7 +96,7 @@ def _speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> S
     return speed_of([turn.point for turn in turns if turn.kind == turns[0].kind])
 
 
-def _past(rows: Sequence[sqlite3.Row]) -> Mapping[ArmKey, PastOutput]:
+def _group_output(rows: Sequence[sqlite3.Row]) -> Mapping[ArmKey, PastOutput]:
     by_key: dict[ArmKey, list[sqlite3.Row]] = {}
     for row in rows:
         if row["tokens_output"] > 0 and row["max_tokens"] is not None:
@@ -101,11 +104,13 @@ def _past(rows: Sequence[sqlite3.Row]) -> Mapping[ArmKey, PastOutput]:
                 row["reasoning"], row["think_tokens"] or 0, row["max_tokens"], row["votes"] or 0
             )
             by_key.setdefault(key, []).append(row)
-    return {key: _output(found) for key, found in by_key.items()}
+    return {key: _average_output(found) for key, found in by_key.items()}
 
 
-def _output(rows: Sequence[sqlite3.Row]) -> PastOutput:
-    measured = _alike([r for r in rows if r["energy_phases_decode"] is not None], "energy_kind")
+def _average_output(rows: Sequence[sqlite3.Row]) -> PastOutput:
+    measured = _select_kind(
+        [r for r in rows if r["energy_phases_decode"] is not None], "energy_kind"
+    )
     tokens = sum(row["tokens_output"] for row in measured)
     joules = math.fsum(row["energy_phases_decode"] for row in measured)
     return PastOutput(
@@ -115,7 +120,7 @@ def _output(rows: Sequence[sqlite3.Row]) -> PastOutput:
     )
 
 
-def _overhead(rows: Sequence[sqlite3.Row]) -> float | None:
+def _median_overhead(rows: Sequence[sqlite3.Row]) -> float | None:
     extra = [
         row["tokens_prompt"]
         - -(-row["query_bytes"] // _BYTES_PER_TOKEN)
@@ -126,8 +131,8 @@ def _overhead(rows: Sequence[sqlite3.Row]) -> float | None:
     return float(median(extra)) if extra else None
 
 
-def _alike(rows: Sequence[sqlite3.Row], kind: str) -> list[sqlite3.Row]:
-    """Those whose energy is known in the way the newest's is."""
+def _select_kind(rows: Sequence[sqlite3.Row], kind: str) -> list[sqlite3.Row]:
+    """Select the rows whose energy is of the same kind as that of the newest, the first."""
     return [row for row in rows if row[kind] == rows[0][kind]]
 
 

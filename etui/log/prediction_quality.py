@@ -1,4 +1,4 @@
-"""Predictions judged by what was measured: how far off, which way, and whether curves still fit."""
+"""Compare predicted with measured joules: error, bias, and whether curves still fit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from etui.log.curve_lookup import LoggedTurn
 from etui.log.filters import Clause
 
 DRIFT_TURNS = 20
-"""Last turns that a curve is held against."""
+"""Number of last turns that a curve is compared with."""
 
 LEAST_DRIFT_TURNS = 8
-"""Fewer say nothing of a curve."""
+"""With fewer turns, a curve is not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class PredictionOutcome:
     """One turn whose joules were predicted and measured, loads excluded.
 
     Attributes:
-        shadow: What the policy on trial would have done, as the trace has it; None without one.
+        shadow: Decision of the policy on trial, from the trace; None without one.
     """
 
     model: str
@@ -39,14 +39,14 @@ class PredictionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PredictionAccuracy:
-    """How far predictions are off.
+    """Error of the predictions of a group of turns.
 
     Attributes:
         key: Model or arm.
         n: Turns with both numbers.
         mape: Mean absolute error relative to the measured joules.
-        bias: Sum of the predicted over the sum of the measured joules, less 1: above 0 predicts
-            too much.
+        bias: Sum of the predicted over the sum of the measured joules, minus 1; above 0 the
+            predictions are too high.
     """
 
     key: str
@@ -61,12 +61,12 @@ class ShadowSummary:
 
     Attributes:
         policy: Its name.
-        turns: Turns it was asked about.
-        elsewhere: Those that would have gone to another arm or model.
-        undecided: Those it could not decide.
-        compared: Turns elsewhere with a prediction of both.
-        joules_difference: Predicted joules of the shadow less those of what answered, over the
-            compared turns; None without any.
+        turns: Turns that it was evaluated on.
+        elsewhere: Turns for which it chose another arm or model.
+        undecided: Turns that it could not decide.
+        compared: Turns in ``elsewhere`` with predicted joules for both decisions.
+        joules_difference: Predicted joules of the policy on trial minus those of the actual
+            decision, over the compared turns; None without any.
     """
 
     policy: str
@@ -79,12 +79,14 @@ class ShadowSummary:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A curve held against the last turns.
+    """A curve compared with the last turns.
 
     Attributes:
-        turns: How many there are.
-        median_error: Median of measured over predicted joules, less 1; None without turns.
-        drifted: Half of the turns, or more, lie outside of the curve's own 95 % band.
+        curve: The curve.
+        turns: Number of turns.
+        median_error: Median of measured over predicted joules, minus 1; None without turns.
+        drifted: There are at least ``LEAST_DRIFT_TURNS`` turns, and more than half of them are
+            outside the curve's own 95 % band.
     """
 
     curve: OperatingCurve
@@ -94,7 +96,7 @@ class Drift:
 
 
 def outcomes_sql(where: Clause) -> str:
-    """The statement behind :func:`outcomes`."""
+    """Build the statement for :func:`parse_outcomes`."""
     return f"""
         SELECT model, arm, energy_kind, predicted_joules, energy_joules,
             json_extract(trace, '$.shadow') AS shadow
@@ -102,8 +104,8 @@ def outcomes_sql(where: Clause) -> str:
     """
 
 
-def outcomes(rows: Sequence[sqlite3.Row]) -> list[PredictionOutcome]:
-    """Rows of :func:`outcomes_sql`."""
+def parse_outcomes(rows: Sequence[sqlite3.Row]) -> list[PredictionOutcome]:
+    """Parse rows of :func:`outcomes_sql`."""
     return [
         PredictionOutcome(
             row["model"],
@@ -117,70 +119,71 @@ def outcomes(rows: Sequence[sqlite3.Row]) -> list[PredictionOutcome]:
     ]
 
 
-def accuracy_by(
-    found: Sequence[PredictionOutcome], key: Callable[[PredictionOutcome], str]
+def group_accuracy(
+    outcomes: Sequence[PredictionOutcome], key: Callable[[PredictionOutcome], str]
 ) -> list[PredictionAccuracy]:
-    """Accuracy of each group that has turns with both numbers, the largest first."""
+    """Compute the accuracy of each group of turns with both numbers, largest group first."""
     groups: dict[str, list[tuple[float, float]]] = {}
-    for one in found:
-        predicted, measured = one.predicted_joules, one.measured_joules
+    for outcome in outcomes:
+        predicted, measured = outcome.predicted_joules, outcome.measured_joules
         if predicted is not None and measured is not None and measured > 0:
-            groups.setdefault(key(one), []).append((predicted, measured))
-    made = [accuracy_of(name, pairs) for name, pairs in groups.items()]
-    return sorted(made, key=lambda group: (-group.n, group.key))
+            groups.setdefault(key(outcome), []).append((predicted, measured))
+    accuracies = [compute_accuracy(name, pairs) for name, pairs in groups.items()]
+    return sorted(accuracies, key=lambda group: (-group.n, group.key))
 
 
-def accuracy_of(key: str, pairs: Sequence[tuple[float, float]]) -> PredictionAccuracy:
-    """Accuracy of (predicted, measured) joules."""
+def compute_accuracy(key: str, pairs: Sequence[tuple[float, float]]) -> PredictionAccuracy:
+    """Compute the accuracy of pairs of (predicted, measured) joules."""
     predicted, measured = [p for p, _ in pairs], [m for _, m in pairs]
     total = math.fsum(measured)
     bias = math.fsum(predicted) / total - 1 if total > 0 else None
     return PredictionAccuracy(key, len(pairs), mape(predicted, measured), bias)
 
 
-def shadow_summaries(found: Sequence[PredictionOutcome]) -> list[ShadowSummary]:
-    """What each policy on trial would have done, by its name."""
+def summarise_shadows(outcomes: Sequence[PredictionOutcome]) -> list[ShadowSummary]:
+    """Summarise what each policy on trial would have done, sorted by name."""
     by_policy: dict[str, list[PredictionOutcome]] = {}
-    for one in found:
-        if one.shadow is not None:
-            by_policy.setdefault(str(one.shadow.get("policy")), []).append(one)
-    return [_summary(policy, turns) for policy, turns in sorted(by_policy.items())]
+    for outcome in outcomes:
+        if outcome.shadow is not None:
+            by_policy.setdefault(str(outcome.shadow.get("policy")), []).append(outcome)
+    return [_summarise_shadow(policy, turns) for policy, turns in sorted(by_policy.items())]
 
 
-def drift_of(curve: OperatingCurve, turns: Sequence[LoggedTurn]) -> Drift:
-    """Hold a curve against turns made under its conditions, newest first.
+def measure_drift(curve: OperatingCurve, turns: Sequence[LoggedTurn]) -> Drift:
+    """Compare a curve with turns made under its conditions, newest first.
 
-    A turn is outside when it is off by more than the curve's scatter and the turn's own ±
-    together; what the meter leaves open of both alike (the 40 % of an estimate) hides nothing.
+    A turn is outside if its error exceeds the curve's scatter and the turn's own uncertainty
+    together. The part of the uncertainty that the meter causes in both alike (the 40 % of an
+    estimate) is left out, since it would hide a drift.
     """
     last = [turn for turn in turns if turn.created_at > curve.created_at][:DRIFT_TURNS]
     errors, outside = [], 0
     for turn in last:
         point = turn.point
-        said = curve.joules(point.computed_tokens, point.cached_tokens, point.output_tokens)
+        predicted = curve.joules(point.computed_tokens, point.cached_tokens, point.output_tokens)
         measured = point.prefill_joules + point.decode_joules
-        if said.total <= 0:
+        if predicted.total <= 0:
             continue
         own = (point.prefill_uncertainty or 0.0) + (point.decode_uncertainty or 0.0)
         own = max(0.0, own - curve.meter_share * measured)
-        errors.append(measured / said.total - 1)
-        outside += abs(measured - said.total) > math.hypot(said.scatter, own)
+        errors.append(measured / predicted.total - 1)
+        outside += abs(measured - predicted.total) > math.hypot(predicted.scatter, own)
     drifted = len(errors) >= LEAST_DRIFT_TURNS and 2 * outside > len(errors)
     return Drift(curve, len(errors), median(errors) if errors else None, drifted)
 
 
-def _summary(policy: str, turns: Sequence[PredictionOutcome]) -> ShadowSummary:
+def _summarise_shadow(policy: str, turns: Sequence[PredictionOutcome]) -> ShadowSummary:
     elsewhere = undecided = 0
     differences: list[float] = []
-    for one in turns:
-        shadow = one.shadow or {}
+    for turn in turns:
+        shadow = turn.shadow or {}
         if shadow.get("arm") is None:
             undecided += 1
-        elif (shadow["arm"], shadow.get("model")) != (one.arm, one.model):
+        elif (shadow["arm"], shadow.get("model")) != (turn.arm, turn.model):
             elsewhere += 1
             predicted = shadow.get("predicted_joules")
-            if predicted is not None and one.predicted_joules is not None:
-                differences.append(predicted - one.predicted_joules)
+            if predicted is not None and turn.predicted_joules is not None:
+                differences.append(predicted - turn.predicted_joules)
     return ShadowSummary(
         policy,
         len(turns),

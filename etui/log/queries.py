@@ -1,4 +1,4 @@
-"""Reading the log: turns, chats and totals over a connection that cannot write."""
+"""Read turns, chats, totals and loads from the log over a read-only connection."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
 from etui.errors import EtuiError
 from etui.log.curve_rows import CURVES_SQL, parse_curve
-from etui.log.database import open_for_reading, unavailable
-from etui.log.filters import Sort, TurnFilter, clause, like_pattern, order
+from etui.log.database import open_for_reading, translate_error
+from etui.log.filters import Sort, TurnFilter, build_clause, build_like_pattern, build_order
 from etui.log.records import ChatRecord
-from etui.log.rows import chat_of, load_of, turn_of, unload_of
+from etui.log.rows import parse_chat, parse_load, parse_turn, parse_unload
 from etui.log.token_cost import COSTS_SQL, TURNS, TurnCost, mean_token_cost
-from etui.log.totals import Total, total_of, totals_sql
+from etui.log.totals import Total, parse_total, totals_sql
 from etui.text.suggest import find_nearest, format_suggestion
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
@@ -31,14 +31,14 @@ _PAGE_ROWS = 500
 
 
 class UnknownId(EtuiError):
-    """No turn or chat has this id, or more than one begins with it.
+    """No turn or chat has this id, or more than one id begins with it.
 
     Attributes:
-        nearest: Ids that were perhaps meant.
+        nearest: Similar ids, or those that begin with it.
     """
 
-    def __init__(self, what: str, nearest: Sequence[str], otherwise: str) -> None:
-        super().__init__(what, format_suggestion(nearest, quoted=False) or otherwise)
+    def __init__(self, what: str, nearest: Sequence[str], fix: str) -> None:
+        super().__init__(what, format_suggestion(nearest, quoted=False) or fix)
         self.nearest = tuple(nearest)
 
 
@@ -89,12 +89,12 @@ _SUMMARY_COLUMNS = ", ".join(
 
 
 class LogReader:
-    """Reads the log; safe to use from several threads, which wait for each other.
+    """Reads the log; several threads may use it, one at a time.
 
-    A missing database reads as an empty one until the first turn makes it.
+    A missing database reads as an empty one until the first turn creates it.
 
     Raises:
-        LogUnavailable: The database is from a newer etui, is none, or cannot be read.
+        LogUnavailable: The database is from a newer etui, is not one of etui's, or cannot be read.
     """
 
     def __init__(self, config: Config) -> None:
@@ -106,7 +106,7 @@ class LogReader:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a database at all."""
+        """Whether the database exists."""
         return self._connection is not None
 
     def close(self) -> None:
@@ -125,135 +125,141 @@ class LogReader:
 
     def list_turns(
         self,
-        wanted: TurnFilter | None = None,
+        turn_filter: TurnFilter | None = None,
         *,
         sort: Sort = Sort.TIME,
         descending: bool = True,
         limit: int | None = 50,
         offset: int = 0,
     ) -> list[TurnSummary]:
-        """A page of the history; what is unknown comes last in either direction."""
-        rows = self._page(_SUMMARY_COLUMNS, wanted, sort, descending, limit, offset)
+        """Return a page of the history; unknown values come last in either direction."""
+        rows = self._select_page(_SUMMARY_COLUMNS, turn_filter, sort, descending, limit, offset)
         return [TurnSummary(*row) for row in rows]
 
-    def turns(self, wanted: TurnFilter | None = None) -> Iterator[TurnRecord]:
-        """Whole turns, oldest first, for export and replay; read in pages, never all at once."""
+    def turns(self, turn_filter: TurnFilter | None = None) -> Iterator[TurnRecord]:
+        """Yield whole turns, oldest first, for export and replay; they are read in pages."""
         for offset in itertools.count(step=_PAGE_ROWS):
-            rows = self._page("turns.*", wanted, Sort.TIME, False, _PAGE_ROWS, offset)
-            yield from map(turn_of, rows)
+            rows = self._select_page("turns.*", turn_filter, Sort.TIME, False, _PAGE_ROWS, offset)
+            yield from map(parse_turn, rows)
             if len(rows) < _PAGE_ROWS:
                 return
 
-    def count_turns(self, wanted: TurnFilter | None = None) -> int:
-        """How many turns a filter means."""
-        where = clause(wanted or TurnFilter())
-        rows = self._rows(f"SELECT count(*) {where.sql}", where.values)
+    def count_turns(self, turn_filter: TurnFilter | None = None) -> int:
+        """Count the turns of a filter."""
+        where = build_clause(turn_filter or TurnFilter())
+        rows = self._select(f"SELECT count(*) {where.sql}", where.values)
         return int(rows[0][0]) if rows else 0
 
     def get_turn(self, turn_id: str) -> TurnRecord:
-        """The turn of an id, of the one id that begins so, or of ``last``.
+        """Return the turn of an id, of a unique prefix of an id, or the latest one for ``last``.
 
         Raises:
-            UnknownId: There is none, or more than one.
+            UnknownId: No turn matches, or more than one.
         """
         if turn_id == "last":
-            found = self._rows("SELECT * FROM turns ORDER BY created_at DESC, id DESC LIMIT 1")
+            found = self._select("SELECT * FROM turns ORDER BY created_at DESC, id DESC LIMIT 1")
         else:
-            found = self._beginning("*", turn_id, 6)
+            found = self._select_by_prefix("*", turn_id, 6)
         exact = [row for row in found if row["turn_id"] == turn_id]
         if exact or len(found) == 1:
-            return turn_of((exact or found)[0])
+            return parse_turn((exact or found)[0])
         if found:
             ids = [row["turn_id"] for row in found]
-            raise UnknownId(f"more than one turn begins with {turn_id!r}", ids[:5], "")
+            raise UnknownId(f"more than one turn id begins with {turn_id!r}", ids[:5], "")
         raise UnknownId(
             f"no turn {turn_id!r} in the log {self._path}",
-            self._nearest(turn_id),
-            "`etui logs list` shows the turns there are",
+            self._find_similar(turn_id),
+            "list the turns with `etui logs list`",
         )
 
-    def totals(self, by: str = "all", wanted: TurnFilter | None = None) -> list[Total]:
-        """Joules, tokens and seconds per group of :data:`etui.log.totals.GROUPS`."""
-        where = clause(wanted or TurnFilter())
-        return [total_of(row) for row in self._rows(totals_sql(by, where), where.values)]
+    def totals(self, by: str = "all", turn_filter: TurnFilter | None = None) -> list[Total]:
+        """Sum joules, tokens and seconds per group, see :data:`etui.log.totals.GROUPS`."""
+        where = build_clause(turn_filter or TurnFilter())
+        return [parse_total(row) for row in self._select(totals_sql(by, where), where.values)]
 
     def price(self, model: str, sha256: str | None) -> TokenCost | None:
-        """What this model's tokens cost, as the mean of its last turns; None without any."""
-        rows = self._rows(COSTS_SQL, (model, sha256, TURNS))
+        """Average the joules per token of a model over its last turns; None without any."""
+        rows = self._select(COSTS_SQL, (model, sha256, TURNS))
         return mean_token_cost([TurnCost(*row) for row in rows])
 
     def curves(self, model: str | None = None, sha256: str | None = None) -> list[OperatingCurve]:
-        """Operating curves, newest first; of one model, or of one file of it."""
+        """Read operating curves, newest first; of one model, or of one file of it."""
         found = (parse_curve(row) for row in self.select(CURVES_SQL, (model, sha256)))
         return [curve for curve in found if curve is not None]
 
     def select(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Rows of a statement that reads, for the other modules of this room."""
-        return self._rows(sql, values)
+        """Run a SELECT for the other modules of this package and return its rows."""
+        return self._select(sql, values)
 
     def loads(self, limit: int | None = 50, turn_id: str | None = None) -> list[LoadRecord]:
-        """Loads of models, newest first; with ``turn_id`` only that turn's."""
-        return [load_of(row) for row in self._residence("loads", limit, turn_id)]
+        """Read loads of models, newest first; with ``turn_id`` only those of that turn."""
+        return [parse_load(row) for row in self._select_residence("loads", limit, turn_id)]
 
     def unloads(self, limit: int | None = 50, turn_id: str | None = None) -> list[UnloadRecord]:
-        """Models that were given up, newest first; with ``turn_id`` only for that turn."""
-        return [unload_of(row) for row in self._residence("unloads", limit, turn_id)]
+        """Read unloads of models, newest first; with ``turn_id`` only those of that turn."""
+        return [parse_unload(row) for row in self._select_residence("unloads", limit, turn_id)]
 
     def chats(
         self, search: str | None = None, *, limit: int | None = 50, offset: int = 0
     ) -> list[ChatSummary]:
-        """Chats, the last used first; with ``search`` those whose name or turns hold the words."""
+        """Read chats, last used first; ``search`` selects by words in the name or the turns."""
         condition, values = "", tuple[str, ...]()
         if search is not None and search.strip():
-            found = clause(TurnFilter(search=search))
+            found = build_clause(TurnFilter(search=search))
             condition = f"WHERE name LIKE ? ESCAPE '\\' OR chat_id IN (SELECT chat_id {found.sql})"
-            values = (like_pattern(search.strip()), *found.values)
-        rows = self._rows(
+            values = (build_like_pattern(search.strip()), *found.values)
+        rows = self._select(
             f"""SELECT *, coalesce(
                     (SELECT max(created_at) FROM turns WHERE turns.chat_id = chats.chat_id),
                     created_at) AS last_at
                 FROM chats {condition} ORDER BY last_at DESC, id DESC LIMIT ? OFFSET ?""",
             (*values, _limit(limit), offset),
         )
-        totals = self._totals_of_chats([row["chat_id"] for row in rows])
+        totals = self._sum_chats([row["chat_id"] for row in rows])
         return [
-            ChatSummary(chat_of(row), row["last_at"], totals.get(row["chat_id"])) for row in rows
+            ChatSummary(parse_chat(row), row["last_at"], totals.get(row["chat_id"])) for row in rows
         ]
 
     def get_chat(self, chat_id: str) -> ChatRecord:
-        """The chat of an id.
+        """Return the chat of an id.
 
         Raises:
-            UnknownId: There is none.
+            UnknownId: There is no such chat.
         """
-        rows = self._rows("SELECT * FROM chats WHERE chat_id = ?", (chat_id,))
+        rows = self._select("SELECT * FROM chats WHERE chat_id = ?", (chat_id,))
         if not rows:
             raise UnknownId(f"no chat {chat_id!r} in the log {self._path}", (), "")
-        return chat_of(rows[0])
+        return parse_chat(rows[0])
 
     def chat_turns(
         self, chat_id: str, *, limit: int | None = None, before: str | None = None
     ) -> list[TurnRecord]:
-        """The last turns of a chat, oldest first; ``before`` names the turn they stand before."""
+        """Return the last turns of a chat, oldest first.
+
+        Args:
+            chat_id: The chat.
+            limit: Maximum number of turns.
+            before: Id of a turn; only earlier ones are returned.
+        """
         condition, values = "", tuple[str, ...]()
         if before is not None:
             condition = (
                 "AND (created_at, id) < (SELECT created_at, id FROM turns WHERE turn_id = ?)"
             )
             values = (before,)
-        rows = self._rows(
+        rows = self._select(
             f"SELECT * FROM turns WHERE chat_id = ? {condition} "
             "ORDER BY created_at DESC, id DESC LIMIT ?",
             (chat_id, *values, _limit(limit)),
         )
-        return [turn_of(row) for row in reversed(rows)]
+        return [parse_turn(row) for row in reversed(rows)]
 
     def chat_messages(self, chat_id: str) -> tuple[Message, ...]:
-        """Questions and answers of a chat, oldest first, to go on with it.
+        """Return the questions and answers of a chat, oldest first, to continue it.
 
-        A turn without an answer is left out: a template wants question and answer in turn.
+        Excludes turns without an answer: a chat template needs questions and answers to alternate.
         """
-        rows = self._rows(
+        rows = self._select(
             "SELECT query, answer FROM turns WHERE chat_id = ? AND answer != '' "
             "ORDER BY created_at, id",
             (chat_id,),
@@ -265,10 +271,10 @@ class LogReader:
         )
 
     def names(self, column: str) -> list[str]:
-        """Every model, rule, status or policy in the log, for a filter to offer.
+        """Return every model, rule, status or policy in the log, as choices for a filter.
 
         Raises:
-            ValueError: Another column.
+            ValueError: ``column`` is none of these.
         """
         if column not in ("model", "rule", "status", "policy"):
             raise ValueError(f"no names of {column}")
@@ -276,56 +282,58 @@ class LogReader:
             f"SELECT DISTINCT {column} FROM turns INDEXED BY turns_history "
             f"WHERE {column} IS NOT NULL ORDER BY 1"
         )
-        return [row[0] for row in self._rows(sql)]
+        return [row[0] for row in self._select(sql)]
 
-    def _residence(self, table: str, limit: int | None, turn_id: str | None) -> list[sqlite3.Row]:
+    def _select_residence(
+        self, table: str, limit: int | None, turn_id: str | None
+    ) -> list[sqlite3.Row]:
         condition = "WHERE turn_id = ?" if turn_id is not None else ""
         values: tuple[Any, ...] = (turn_id,) if turn_id is not None else ()
         sql = f"SELECT * FROM {table} {condition} ORDER BY created_at DESC, id DESC LIMIT ?"
-        return self._rows(sql, (*values, _limit(limit)))
+        return self._select(sql, (*values, _limit(limit)))
 
-    def _page(
+    def _select_page(
         self,
         columns: str,
-        wanted: TurnFilter | None,
+        turn_filter: TurnFilter | None,
         sort: Sort,
         descending: bool,
         limit: int | None,
         offset: int,
     ) -> list[sqlite3.Row]:
-        # The page is found over narrow indexes first; only its rows are then read whole.
-        where = clause(wanted or TurnFilter())
-        by = order(sort, descending)
+        # Find the page over narrow indexes first; read only its rows in full.
+        where = build_clause(turn_filter or TurnFilter())
+        by = build_order(sort, descending)
         sql = (
             f"SELECT {columns} FROM (SELECT id AS page_id {where.sql} {by} LIMIT ? OFFSET ?) "
             f"JOIN turns ON id = page_id {by}"
         )
-        return self._rows(sql, (*where.values, _limit(limit), offset))
+        return self._select(sql, (*where.values, _limit(limit), offset))
 
-    def _totals_of_chats(self, chat_ids: Sequence[str]) -> dict[str, Total]:
+    def _sum_chats(self, chat_ids: Sequence[str]) -> dict[str, Total]:
         by_chat: dict[str, Total] = {}
         for chat_id in chat_ids:
-            where = replace(clause(TurnFilter(chat_id=chat_id)), index="turns_by_chat")
-            for row in self._rows(totals_sql("chat", where), where.values):
-                by_chat[chat_id] = total_of(row)
+            where = replace(build_clause(TurnFilter(chat_id=chat_id)), index="turns_by_chat")
+            for row in self._select(totals_sql("chat", where), where.values):
+                by_chat[chat_id] = parse_total(row)
         return by_chat
 
-    def _beginning(self, columns: str, prefix: str, limit: int) -> list[sqlite3.Row]:
-        return self._rows(
+    def _select_by_prefix(self, columns: str, prefix: str, limit: int) -> list[sqlite3.Row]:
+        return self._select(
             f"SELECT {columns} FROM turns WHERE turn_id >= ? AND turn_id < ? "
             "ORDER BY turn_id LIMIT ?",
             (prefix, f"{prefix}\U0010ffff", limit),
         )
 
-    def _nearest(self, turn_id: str) -> list[str]:
-        """Ids much like this one among those that begin alike and the latest."""
+    def _find_similar(self, turn_id: str) -> list[str]:
+        """Find similar ids among the latest and those with the same first characters."""
         rows = [
-            *self._beginning("turn_id", turn_id[:3], 500),
-            *self._rows("SELECT turn_id FROM turns ORDER BY created_at DESC LIMIT 500"),
+            *self._select_by_prefix("turn_id", turn_id[:3], 500),
+            *self._select("SELECT turn_id FROM turns ORDER BY created_at DESC LIMIT 500"),
         ]
         return find_nearest(turn_id, {row["turn_id"] for row in rows}, most=3)
 
-    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def _select(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:
             if self._connection is None and not self._closed:
                 self._connection = open_for_reading(self._config)
@@ -334,9 +342,9 @@ class LogReader:
             try:
                 return self._connection.execute(sql, tuple(values)).fetchall()
             except sqlite3.Error as error:
-                raise unavailable(self._path, error) from error
+                raise translate_error(self._path, error) from error
 
 
 def _limit(limit: int | None) -> int:
-    """SQLite reads a negative limit as none."""
+    """Convert a limit for SQLite, where a negative one means no limit."""
     return -1 if limit is None else max(0, limit)

@@ -1,4 +1,4 @@
-"""The records that go into the log; field names are the contract's JSON names, flattened."""
+"""The records of the log; field names are the JSON names, flattened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ChatRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One bench run: what was asked, in short, and how it came out; the folder holds the rest."""
+    """One bench run: its settings and results in short; the folder has the details."""
 
     run_id: str
     created_at: str
@@ -44,7 +44,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """One question of a run as one arm answered it; (run, arm, subject, row) names it."""
+    """The answer of one arm to one question of a run; the key is (run, arm, subject, row)."""
 
     run_id: str
     arm: str
@@ -70,8 +70,9 @@ class AnswerRecord:
 class CurveRecord:
     """The operating curve of a model on a machine; ``source`` is ``calibration`` or ``log``.
 
-    ``coefficients`` holds ``e0``, ``a`` and ``a2`` of prefill, ``e0``, ``b`` and ``c`` of decode,
-    joules and joules per token; ``settings`` is what else it depends on (threads, channels).
+    ``coefficients`` has ``e0``, ``a`` and ``a2`` of prefill and ``e0``, ``b`` and ``c`` of decode,
+    in joules and joules per token; ``settings`` has what else the curve depends on (threads,
+    channels).
     """
 
     curve_id: str

@@ -1,4 +1,4 @@
-"""Records to rows and back: names flattened with ``_``, lists and objects as JSON text."""
+"""Convert records to rows and back: names flattened with ``_``, lists and objects as JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "answers": ("run_id", "arm", "subject", "row"),
     "curves": ("curve_id",),
 }
-"""Table -> the columns that name one of its records."""
+"""Table -> the columns that identify a record."""
 
 _TABLE_OF: dict[type, str] = {
     TurnRecord: "turns",
@@ -56,23 +56,23 @@ _JSON_COLUMNS = (
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def table_of(record: Record) -> str:
-    """The table a record goes into."""
+def choose_table(record: Record) -> str:
+    """Return the table of a record."""
     return _TABLE_OF[type(record)]
 
 
-def row_of(record: Record) -> Row:
-    """Column -> value, ready for SQLite.
+def build_row(record: Record) -> Row:
+    """Convert a record to column -> value, ready for SQLite.
 
-    Half a surrogate pair (bytes of the command line that were no text) cannot be stored and
+    A lone surrogate (from bytes of the command line that are not text) cannot be stored and
     becomes U+FFFD.
     """
-    flat = _flat_turn(record) if isinstance(record, TurnRecord) else _flat(record)
-    return {name: _storable(value) for name, value in flat.items()}
+    flat = _flatten_turn(record) if isinstance(record, TurnRecord) else _flatten(record)
+    return {name: _to_storable(value) for name, value in flat.items()}
 
 
-def turn_of(row: ReadRow) -> TurnRecord:
-    """The record of a row of ``turns``."""
+def parse_turn(row: ReadRow) -> TurnRecord:
+    """Parse a row of ``turns``."""
     read = {name: json.loads(row[name]) for name in _JSON_COLUMNS}
     return TurnRecord(
         **{name: row[name] for name in _PLAIN_OF_TURN},
@@ -95,18 +95,18 @@ def turn_of(row: ReadRow) -> TurnRecord:
     )
 
 
-def chat_of(row: ReadRow) -> ChatRecord:
-    """The record of a row of ``chats``."""
+def parse_chat(row: ReadRow) -> ChatRecord:
+    """Parse a row of ``chats``."""
     return ChatRecord(**{f.name: row[f.name] for f in fields(ChatRecord)})
 
 
-def load_of(row: ReadRow) -> LoadRecord:
-    """The record of a row of ``loads``."""
+def parse_load(row: ReadRow) -> LoadRecord:
+    """Parse a row of ``loads``."""
     return LoadRecord(**{f.name: row[f.name] for f in fields(LoadRecord)})
 
 
-def unload_of(row: ReadRow) -> UnloadRecord:
-    """The record of a row of ``unloads``."""
+def parse_unload(row: ReadRow) -> UnloadRecord:
+    """Parse a row of ``unloads``."""
     return UnloadRecord(**{f.name: row[f.name] for f in fields(UnloadRecord)})
 
 
@@ -121,7 +121,7 @@ _PLAIN_OF_ENERGY = tuple(
 )
 
 
-def _flat_turn(record: TurnRecord) -> Row:
+def _flatten_turn(record: TurnRecord) -> Row:
     row = {name: getattr(record, name) for name in _PLAIN_OF_TURN}
     row |= {f"tokens_{f.name}": getattr(record.tokens, f.name) for f in fields(Tokens)}
     row |= {f"seconds_{f.name}": getattr(record.seconds, f.name) for f in fields(Seconds)}
@@ -142,11 +142,11 @@ def _flat_turn(record: TurnRecord) -> Row:
     }
 
 
-def _flat(record: Record) -> Row:
+def _flatten(record: Record) -> Row:
     return {f.name: getattr(record, f.name) for f in fields(record)}
 
 
-def _storable(value: Any) -> Any:
+def _to_storable(value: Any) -> Any:
     if isinstance(value, str):
         return _LONE_SURROGATES.sub("\ufffd", value)
     if isinstance(value, dict | list | tuple):

@@ -1,4 +1,4 @@
-"""Joules that turns and loads of late took together, for the budgets of an hour and a day."""
+"""Sum the joules of recent turns and loads, for the budgets of an hour and a day."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LOADS_SQL = _SUMS.format(joules="joules", kind="kind", table="loads", estimate=
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What was spent since a moment.
+    """The joules spent since a point in time.
 
     Attributes:
-        joules: Gross, of turns and loads; estimates count.
-        estimated: Some of it is only estimated.
-        unmeasured_turns: Turns that are not in the sum, since nothing could read their joules.
+        joules: Gross joules of turns and loads, estimates included.
+        estimated: Whether some of them are only estimated.
+        unmeasured_turns: Turns that are missing in the sum, because their joules are unknown.
     """
 
     joules: float
@@ -39,7 +39,7 @@ class Spending:
 
 
 def spent_since(log: LogReader, moment: datetime) -> Spending:
-    """What turns and loads took that began at an aware time or later.
+    """Sum the joules of turns and loads since an aware time.
 
     Raises:
         LogUnavailable: The log cannot be read.

@@ -1,7 +1,7 @@
-"""Records the database could not take: JSON lines beside the log files, until it can.
+"""Keep records that the database could not store as JSON lines, until it can.
 
-A line is ``{"table": ..., "row": {...}}``. The file is locked while it is written or taken in, so
-that two etui at once neither mix their lines nor lose one.
+A line is ``{"table": ..., "row": {...}}``. The file is locked while it is written or read back, so
+that two processes neither mix their lines nor lose one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; there one etui at a time writes this file
+except ImportError:  # Windows has no flock; only one etui at a time may write this file there
     fcntl = None  # type: ignore[assignment]
 
 from etui.config.config import Config
@@ -30,20 +30,20 @@ class UnsavedRow(NamedTuple):
 
 
 def unsaved_file(config: Config) -> Path:
-    """Where records wait for the database."""
+    """Return the path of the file for records that the database has not stored yet."""
     return config.log_dir / "unsaved-turns.jsonl"
 
 
 def unreadable_file(config: Config) -> Path:
-    """Where lines go that the database will never take; kept for a person to look at."""
+    """Return the path of the file for lines that can never be stored; kept for inspection."""
     return config.log_dir / "unreadable-turns.jsonl"
 
 
 def append(path: Path, rows: Sequence[UnsavedRow]) -> None:
-    """Add rows to the file and flush them to the disk; all of them or none.
+    """Append rows to the file and flush them to disk, all of them or none.
 
     Raises:
-        OSError: The file cannot be written; what was there stays as it was.
+        OSError: The file cannot be written; its earlier lines are unchanged.
     """
     lines = "".join(
         json.dumps({"table": table, "row": row}, ensure_ascii=False, default=str) + "\n"
@@ -52,15 +52,16 @@ def append(path: Path, rows: Sequence[UnsavedRow]) -> None:
     _append_bytes(path, lines.encode("utf-8", "replace"))
 
 
-def take_in(config: Config, store: Callable[[UnsavedRow], None], commit: Callable[[], None]) -> int:
-    """Hand every waiting row to ``store``, then ``commit``, then remove the file.
+def drain(config: Config, store: Callable[[UnsavedRow], None], commit: Callable[[], None]) -> int:
+    """Pass every row of the file to ``store``, then ``commit``, then remove the file.
 
     Args:
-        store: Takes one row; a ValueError says that this row can never be stored.
-        commit: Makes the stored rows last; the file is removed only after it returned.
+        config: Settings with the folder of the log files.
+        store: Stores one row; a ValueError means that this row can never be stored.
+        commit: Commits the stored rows; the file is removed only after it returned.
 
     Returns:
-        How many lines were refused and moved to :func:`unreadable_file`.
+        The number of lines that were refused and moved to :func:`unreadable_file`.
 
     Raises:
         OSError: The file cannot be read or removed.
@@ -68,13 +69,13 @@ def take_in(config: Config, store: Callable[[UnsavedRow], None], commit: Callabl
     path = unsaved_file(config)
     if not path.exists():
         return 0
-    with _locked(path, "r+b", wait=False) as file:
+    with _open_locked(path, "r+b", wait=False) as file:
         if file is None:
             return 0
         refused = []
         for line in file.read().splitlines(keepends=True):
             try:
-                store(_parsed(line))
+                store(_parse_line(line))
             except ValueError:
                 if line.strip():
                     refused.append(line if line.endswith(b"\n") else line + b"\n")
@@ -85,7 +86,7 @@ def take_in(config: Config, store: Callable[[UnsavedRow], None], commit: Callabl
     return len(refused)
 
 
-def _parsed(line: bytes) -> UnsavedRow:
+def _parse_line(line: bytes) -> UnsavedRow:
     document: Any = json.loads(line)
     if not isinstance(document, dict) or not isinstance(document.get("row"), dict):
         raise ValueError("not a row")
@@ -96,23 +97,23 @@ def _parsed(line: bytes) -> UnsavedRow:
 
 def _append_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path, "ab", wait=True) as file:
+    with _open_locked(path, "ab", wait=True) as file:
         assert file is not None
         start = file.seek(0, os.SEEK_END)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
             os.fsync(file.fileno())
         except OSError:
-            # A full disk takes half a line; half a line would be one that nobody can read.
+            # A full disk may hold a partial line, which could not be parsed: remove it.
             os.ftruncate(file.fileno(), start)
             raise
 
 
 @contextmanager
-def _locked(path: Path, mode: str, *, wait: bool) -> Iterator[BinaryIO | None]:
-    """The file, locked; None when it is gone, or held by another and ``wait`` is false."""
+def _open_locked(path: Path, mode: str, *, wait: bool) -> Iterator[BinaryIO | None]:
+    """Open and lock the file; None if it is missing, or locked elsewhere and ``wait`` is false."""
     while True:
         try:
             file: BinaryIO = open(path, mode, buffering=0)  # type: ignore[assignment]  # noqa: SIM115
@@ -126,7 +127,7 @@ def _locked(path: Path, mode: str, *, wait: bool) -> Iterator[BinaryIO | None]:
                 except BlockingIOError:
                     yield None
                     return
-            # Another process may have taken the file in and removed it while this one waited.
+            # Another process may have drained and removed the file while this one waited.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 yield file
                 return

@@ -1,4 +1,4 @@
-"""The SQL that writes: one row, one change; the writer's thread is the only caller."""
+"""Write rows to the database; the writer's thread is the only caller."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ UNSTORABLE = (
     sqlite3.ProgrammingError,
     OverflowError,
 )
-"""What says that the row is at fault, not the database."""
+"""Errors of which the row is the cause, not the database."""
 
 _CHAT_NAME_CHARS = 60
 
 
 class Store:
-    """Writes rows over one connection, inside the transaction the caller opened."""
+    """Writes rows over one connection, inside a transaction that the caller opened."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -29,17 +29,17 @@ class Store:
         }
 
     def put(self, table: str, row: Row, *, overwrite: bool = True) -> None:
-        """Insert a row; one of the same key is overwritten, or left alone.
+        """Insert a row; one of the same key is overwritten, or kept if ``overwrite`` is false.
 
         Raises:
             ValueError: The row does not fit the table and never will.
-            sqlite3.Error: The database cannot take it now.
+            sqlite3.Error: The database cannot store it now.
         """
         unknown = set(row) - self._columns[table]
         if unknown:
             raise ValueError(f"{table} has no column {', '.join(sorted(unknown))}")
         if table == "turns" and row.get("chat_id") is not None:
-            self._have_chat(row)
+            self._ensure_chat(row)
         keys = KEYS[table]
         names = ", ".join(row)
         places = ", ".join("?" * len(row))
@@ -51,8 +51,11 @@ class Store:
         except UNSTORABLE as error:
             raise ValueError(f"{table}: {error}") from error
 
-    def _have_chat(self, turn: Row) -> None:
-        """A turn is never refused for want of its chat: one is made, named after the question."""
+    def _ensure_chat(self, turn: Row) -> None:
+        """Create the chat of a turn, named after the question, if it does not exist.
+
+        A turn must never be refused because its chat is missing.
+        """
         words = " ".join(str(turn.get("query", "")).split())
         name = words if len(words) <= _CHAT_NAME_CHARS else f"{words[: _CHAT_NAME_CHARS - 1]}…"
         self._connection.execute(

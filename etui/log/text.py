@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ID_CHARS = 8
 
 
-_LOADS_HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "FOR")
+_LOADS_HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "REASON")
 
 
 _HEAD = ("ID", "TIME", "MODEL", "RULE", "TOKENS", "SECONDS", "ENERGY", "PER TOKEN", "QUESTION")
@@ -35,9 +35,9 @@ _TOTALS_HEAD = ("TURNS", "TOKENS", "ENERGY", "ESTIMATED", "PER TOKEN", "UNMEASUR
 _MIN_QUESTION_CELLS = 20
 
 
-def turns_table(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
-    """Lines of a table; questions are cut so that a line has ``width`` cells, None cuts nothing."""
-    rows = [_HEAD, *(_row(turn) for turn in turns)]
+def format_turns(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
+    """Format turns as a table; questions are cut to fit ``width`` cells, None cuts nothing."""
+    rows = [_HEAD, *(_format_turn_row(turn) for turn in turns)]
     if width is not None:
         fixed = format_table([row[:-1] for row in rows], measure=count_cells)
         room = max(_MIN_QUESTION_CELLS, width - max(map(count_cells, fixed)) - 2)
@@ -45,7 +45,7 @@ def turns_table(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
     return format_table(rows, measure=count_cells)
 
 
-def _row(turn: TurnSummary) -> tuple[str, ...]:
+def _format_turn_row(turn: TurnSummary) -> tuple[str, ...]:
     question = one_line(turn.query)
     mark = "" if turn.status == "complete" else f"[{turn.status}] "
     return (
@@ -61,10 +61,10 @@ def _row(turn: TurnSummary) -> tuple[str, ...]:
     )
 
 
-def totals_table(by: str, totals: Sequence[Total], factors: Factors | None = None) -> list[str]:
-    """Lines of a table of totals, hardware readings and estimates in columns of their own.
+def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = None) -> list[str]:
+    """Format totals as a table with separate columns for hardware readings and estimates.
 
-    With the user's factors a last column holds what both come to.
+    With the user's factors, the last column has the carbon and cost of both.
     """
     rows = [
         (
@@ -79,7 +79,7 @@ def totals_table(by: str, totals: Sequence[Total], factors: Factors | None = Non
                 total.joules_per_token, total.kind if total.joules is not None else units.ESTIMATE
             ),
             f"{total.unmeasured_turns:,}",
-            *([_cost(total, factors)] if factors else []),
+            *([_format_cost(total, factors)] if factors else []),
         )
         for total in totals
     ]
@@ -87,8 +87,8 @@ def totals_table(by: str, totals: Sequence[Total], factors: Factors | None = Non
     return format_table(rows, header=head, measure=count_cells)
 
 
-def _cost(total: Total, factors: Factors) -> str:
-    """What a total comes to; estimates are named, and never mixed into readings."""
+def _format_cost(total: Total, factors: Factors) -> str:
+    """Format carbon and cost of a total; estimates are marked, and never added to readings."""
     parts = []
     for joules, mark in ((total.joules, ""), (total.estimated_joules, " (estimate)")):
         cost = cost_of(joules, factors)
@@ -101,7 +101,7 @@ def _cost(total: Total, factors: Factors) -> str:
 def turn_lines(
     turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
 ) -> list[str]:
-    """One turn in full: route, tokens, seconds, energy by phase, then what was said."""
+    """Format one turn in full: route, tokens, seconds, energy by phase, then its texts."""
     facts = turn_facts(turn, loads, unloads)
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {text}" for name, text in facts]
@@ -113,7 +113,7 @@ def turn_lines(
 def turn_facts(
     turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
 ) -> list[tuple[str, str]]:
-    """What is known of a turn, one line each under its name."""
+    """List the facts of a turn as pairs of name and text, one line each."""
     facts = [
         ("turn", turn.turn_id),
         ("time", local_time(turn.created_at)),
@@ -123,15 +123,17 @@ def turn_facts(
         ("arm", f"{one_line(turn.arm)} ({turn.reasoning})"),
         ("route", " › ".join(one_line(part) for part in (turn.policy, turn.rule) if part) or "-"),
         ("why", one_line(turn.why) or "-"),
-        ("tokens", _tokens(turn)),
-        ("seconds", _seconds(turn)),
-        *_energy(turn),
-        *(("unload", _unload(unload)) for unload in unloads),
-        *(("load", _load(load)) for load in loads),
+        ("tokens", _format_tokens(turn)),
+        ("seconds", _format_seconds(turn)),
+        *_list_energy(turn),
+        *(("unload", _format_unload(unload)) for unload in unloads),
+        *(("load", _format_load(load)) for load in loads),
     ]
     if turn.confidence is not None:
         facts.append(("confidence", units.percent_text(turn.confidence)))
-    facts += [(f"hop {number}", _hop(hop, turn)) for number, hop in enumerate(turn.hops, start=1)]
+    facts += [
+        (f"hop {number}", _format_hop(hop, turn)) for number, hop in enumerate(turn.hops, start=1)
+    ]
     for vote in turn.votes:
         spent = [units.tokens_text(vote.tokens)]
         if vote.joules is not None:
@@ -146,7 +148,7 @@ def turn_facts(
 
 
 def turn_texts(turn: TurnRecord) -> list[tuple[str, str]]:
-    """What was said in a turn, each under its title; what is empty is left out."""
+    """List the texts of a turn as pairs of title and text; empty ones are omitted."""
     texts = (
         ("system prompt", turn.system),
         ("question", turn.query),
@@ -156,7 +158,7 @@ def turn_texts(turn: TurnRecord) -> list[tuple[str, str]]:
     return [(title, sanitize(text)) for title, text in texts if text]
 
 
-def _hop(hop: HopRecord, turn: TurnRecord) -> str:
+def _format_hop(hop: HopRecord, turn: TurnRecord) -> str:
     kind = units.ESTIMATE if turn.energy.kind == units.ESTIMATE else None
     parts = [
         f"{one_line(hop.arm)} ({hop.reasoning}) on {one_line(hop.model)}",
@@ -171,7 +173,7 @@ def _hop(hop: HopRecord, turn: TurnRecord) -> str:
     return ("✓ " if hop.taken else "") + "; ".join(parts)
 
 
-def _tokens(turn: TurnRecord) -> str:
+def _format_tokens(turn: TurnRecord) -> str:
     t = turn.tokens
     return (
         f"{t.prompt:,} prompt ({t.cached:,} cached, {t.computed:,} computed), "
@@ -180,7 +182,7 @@ def _tokens(turn: TurnRecord) -> str:
     )
 
 
-def _seconds(turn: TurnRecord) -> str:
+def _format_seconds(turn: TurnRecord) -> str:
     s = turn.seconds
     parts = [f"{units.seconds_text(s.total)} total", f"{units.seconds_text(s.prefill)} prefill"]
     parts.append(f"{units.seconds_text(s.decode)} decode")
@@ -189,7 +191,7 @@ def _seconds(turn: TurnRecord) -> str:
     return ", ".join(parts)
 
 
-def _energy(turn: TurnRecord) -> list[tuple[str, str]]:
+def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
     e = turn.energy
     gross = units.energy_text(e.joules, e.uncertainty, e.kind, spread=True)
     if e.joules is None:
@@ -225,7 +227,7 @@ def _energy(turn: TurnRecord) -> list[tuple[str, str]]:
     return facts
 
 
-def _load(load: LoadRecord) -> str:
+def _format_load(load: LoadRecord) -> str:
     energy = units.energy_text(load.joules, load.uncertainty, load.kind)
     return (
         f"{one_line(load.model)}, {units.bytes_text(load.size_bytes)}, "
@@ -233,7 +235,7 @@ def _load(load: LoadRecord) -> str:
     )
 
 
-def _unload(unload: UnloadRecord) -> str:
+def _format_unload(unload: UnloadRecord) -> str:
     energy = units.energy_text(unload.joules, unload.uncertainty, unload.kind)
     return (
         f"{one_line(unload.model)}, ~{units.bytes_text(unload.freed_bytes)} freed (estimate), "
@@ -242,31 +244,31 @@ def _unload(unload: UnloadRecord) -> str:
 
 
 _REASONS = {
-    "room": "room",
-    "idle": "kept warm long enough",
-    "changed": "a changed entry",
-    "asked": "asked for",
+    "room": "memory needed",
+    "idle": "idle timeout",
+    "changed": "entry changed",
+    "asked": "requested",
 }
 
 
-def loads_table(
+def format_loads(
     loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord], limit: int | None = None
 ) -> list[str]:
-    """Lines of a table, the latest first, ``limit`` rows at most.
+    """Format loads and unloads as a table, latest first, with at most ``limit`` rows.
 
-    The size of an unload is what the model was reckoned to take. The last column names the turn
-    that waited, or why there was none.
+    The size of an unload is an estimate of the memory that the model used. The last column is the
+    turn that waited or, without one, the reason.
     """
     both: list[LoadRecord | UnloadRecord] = [*loads, *unloads]
     both.sort(key=lambda record: record.created_at, reverse=True)
-    rows = [_load_row(record) for record in both[:limit]]
+    rows = [_format_load_row(record) for record in both[:limit]]
     return format_table(rows, header=_LOADS_HEAD, measure=count_cells)
 
 
-def _load_row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:
+def _format_load_row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:
     if isinstance(record, LoadRecord):
         what, size = "load", units.bytes_text(record.size_bytes)
-        reason = "a question to come"
+        reason = "upcoming question"
     else:
         what, size = "unload", f"~{units.bytes_text(record.freed_bytes)} (estimate)"
         reason = _REASONS.get(record.reason, record.reason)

@@ -1,4 +1,4 @@
-"""What a model's tokens cost, as the mean of its last turns: a price until a curve is measured."""
+"""Estimate the joules per token of a model from its last turns, until a curve is measured."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from etui.arm import TokenCost
 from etui.units import count_text
 
 TURNS = 20
-"""Last turns of a model that its price is the mean of."""
+"""Number of a model's last turns to average."""
 
-# Votes share each read of the weights, so their tokens are cheaper than those of one thought.
+# Votes share each read of the weights, so their tokens cost less than those of one sequence.
 COSTS_SQL = """
     SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind
     FROM turns
@@ -34,10 +34,13 @@ class TurnCost:
 
 
 def mean_token_cost(turns: Sequence[TurnCost]) -> TokenCost | None:
-    """Joules over tokens of the turns whose energy is known as that of the first, the newest.
+    """Average the joules per token of turns whose energy is of the same kind as the newest's.
 
-    None without turns. A mean knows nothing of the context's length, so the price has no part
-    that grows with it.
+    None without turns. A mean does not depend on the length of the context, so the cost has no
+    term that grows with it.
+
+    Args:
+        turns: Newest first.
     """
     alike = [turn for turn in turns if turn.kind == turns[0].kind]
     output = sum(turn.output_tokens for turn in alike)

@@ -1,4 +1,4 @@
-"""Joules added up: per model, rule, day or chat; readings and estimates apart."""
+"""Sum joules per model, rule, day or chat, with readings and estimates apart."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _READ = f"energy_joules IS NOT NULL AND energy_kind IS NOT '{Kind.ESTIMATE}'"
 _ESTIMATED = f"energy_joules IS NOT NULL AND energy_kind IS '{Kind.ESTIMATE}'"
 
 GROUPS = tuple(_GROUPS)
-"""What turns can be totalled by."""
+"""Ways to group turns for totals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What a group of turns cost.
+    """The joules, tokens and seconds of a group of turns.
 
     Attributes:
-        key: The model, rule, day (local, ``2026-11-24``) or chat; empty where a turn had none.
+        key: The model, rule, day (local, ``2026-11-24``) or chat; empty for turns without one.
         turns: All turns of the group.
         joules: Sum over the turns with a hardware reading; None when there is none.
-        uncertainty: Sum of their half widths, which bounds the error when all share its cause.
+        uncertainty: Sum of their half widths, which bounds the error even if all share its cause.
         kind: The weakest kind in ``joules``.
         estimated_joules: Sum over the turns that were only estimated; None when there is none.
         unmeasured_turns: Turns that are in neither sum.
@@ -56,12 +56,12 @@ class Total:
 
 
 def totals_sql(by: str, where: Clause) -> str:
-    """The statement behind :class:`Total`; the dearest group first, days newest first.
+    """Build the statement for :class:`Total`: most expensive group first, days newest first.
 
     Raises:
         KeyError: ``by`` is not in :data:`GROUPS`.
     """
-    # Without an index named, SQLite groups along a narrow one and looks up every wide row.
+    # Without a named index, SQLite groups along a narrow one and looks up every wide row.
     where = replace(where, index=where.index or COVERING_INDEX)
     order = "key DESC" if by == "day" else "coalesce(joules, estimated_joules, -1) DESC, key"
     return f"""
@@ -80,8 +80,8 @@ def totals_sql(by: str, where: Clause) -> str:
     """
 
 
-def total_of(row: sqlite3.Row) -> Total:
-    """A row of :func:`totals_sql`."""
+def parse_total(row: sqlite3.Row) -> Total:
+    """Parse a row of :func:`totals_sql`."""
     read = row["joules"] is not None
     joules = row["joules"] if read else row["estimated_joules"]
     tokens = row["read_tokens"] if read else row["estimated_tokens"]

@@ -1,8 +1,8 @@
-"""The one writer of the log: a thread that owns its connection, fed by a queue.
+"""The only writer of the log: a thread that owns its connection, fed by a queue.
 
-Nothing is lost silently. What the database cannot take goes to ``unsaved-turns.jsonl`` and is
-taken in at the next chance; that it had to is told by a callback at once and by ``flush`` or
-``close`` at the latest.
+Nothing is lost silently. Records that the database cannot store go to ``unsaved-turns.jsonl`` and
+are stored at the next opportunity; a callback reports each failure at once, and ``flush`` or
+``close`` raise it at the latest.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from queue import Empty, SimpleQueue
 from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.log import spool as unsaved
-from etui.log.database import BUSY_SECONDS, open_for_writing, unavailable
+from etui.log.database import BUSY_SECONDS, open_for_writing, translate_error
 from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
-from etui.log.rows import Record, row_of, table_of
+from etui.log.rows import Record, build_row, choose_table
 from etui.log.spool import UnsavedRow
 from etui.log.store import Store
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
@@ -32,7 +32,7 @@ _BATCH_ROWS = 500
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A statement of the user's: nothing to keep for later when it fails."""
+    """A statement on behalf of the user, which is not kept for later if it fails."""
 
     what: str
     sql: str
@@ -41,20 +41,20 @@ class _Change:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Everything queued before it is dealt with once ``reached`` is set."""
+    """A mark in the queue: ``reached`` is set once everything before it has been processed."""
 
     reached: threading.Event
     last: bool = False
 
 
 class TurnWriter:
-    """Saves records; each ``save_`` returns once its record is queued.
+    """Saves records; each ``save_`` method returns once its record is queued.
 
-    The database is opened by the thread, so making a writer costs nothing; :meth:`ready` waits for
-    it and says whether the log can be written before anything is spent on an answer.
+    The thread opens the database, so creating a writer is cheap; :meth:`ready` waits for it, so
+    that a log that cannot be written is reported before an answer costs energy.
 
     Args:
-        config: Whose database.
+        config: Settings with the path of the database.
         on_error: Called from the writer's thread with each failure, as it happens.
         busy_seconds: How long to wait for another etui that is writing.
     """
@@ -91,11 +91,11 @@ class TurnWriter:
         self._put(record)
 
     def save_unload(self, record: UnloadRecord) -> None:
-        """Queue a model that was given up."""
+        """Queue an unload of a model."""
         self._put(record)
 
     def save_chat(self, record: ChatRecord) -> None:
-        """Queue a chat; one of the same ``chat_id`` takes the new name and system prompt."""
+        """Queue a chat; one of the same ``chat_id`` gets the new name and system prompt."""
         self._put(record)
 
     def save_run(self, record: RunRecord) -> None:
@@ -112,7 +112,7 @@ class TurnWriter:
         self._put(record)
 
     def delete_chat(self, chat_id: str) -> None:
-        """Queue the end of a chat and of its turns; loads stay, they were spent."""
+        """Queue the deletion of a chat and its turns; loads are kept, their energy was spent."""
         sql = "DELETE FROM chats WHERE chat_id = ?"
         self._enqueue(_Change("the chat was not deleted", sql, (chat_id,)))
 
@@ -130,7 +130,8 @@ class TurnWriter:
         """Wait until everything queued so far is stored.
 
         Raises:
-            LogUnavailable: Something failed since the last flush; ``what`` says where it went.
+            LogUnavailable: Something failed since the last flush; ``what`` names the file that has
+                the records.
         """
         mark = _Mark(threading.Event())
         with self._lock:
@@ -143,14 +144,14 @@ class TurnWriter:
         if len(failures) == 1:
             raise failures[0]
         if failures:
-            before = count_text(len(failures) - 1, "failure")
-            raise LogUnavailable(f"{failures[-1].what} ({before} before it)", failures[-1].fix)
+            before = count_text(len(failures) - 1, "earlier failure")
+            raise LogUnavailable(f"{failures[-1].what} (after {before})", failures[-1].fix)
 
     def close(self) -> None:
         """Store what is queued and end the thread; a second call does nothing.
 
         Raises:
-            LogUnavailable: As :meth:`flush`.
+            LogUnavailable: See :meth:`flush`.
         """
         with self._lock:
             if not self._closed:
@@ -167,11 +168,13 @@ class TurnWriter:
         if error is None:
             self.close()
         else:
-            with suppress(LogUnavailable):  # the callback told it; the first error matters more
+            with suppress(
+                LogUnavailable
+            ):  # the callback has reported it; the first error matters more
                 self.close()
 
     def _put(self, record: Record) -> None:
-        self._enqueue(UnsavedRow(table_of(record), row_of(record)))
+        self._enqueue(UnsavedRow(choose_table(record), build_row(record)))
 
     def _enqueue(self, item: UnsavedRow | _Change) -> None:
         with self._lock:
@@ -179,13 +182,13 @@ class TurnWriter:
                 self._queue.put(item)
                 return
         if isinstance(item, _Change):
-            raise LogUnavailable(f"{item.what}: the log is closed", "start etui again")
-        self._set_aside([item], LogUnavailable("the log was closed already"))
+            raise LogUnavailable(f"{item.what}: the log is closed", "restart etui")
+        self._set_aside([item], LogUnavailable("the log is already closed"))
 
     def _await(self, event: threading.Event) -> None:
         while not event.wait(0.5):
             if not self._thread.is_alive() and not event.is_set():
-                raise LogUnavailable("the thread that writes the log has ended", "start etui again")
+                raise LogUnavailable("the thread that writes the log has ended", "restart etui")
 
     def _close_at_exit(self) -> None:
         with suppress(LogUnavailable):
@@ -194,7 +197,7 @@ class TurnWriter:
     def _work(self) -> None:
         self._open()
         if self._connection is not None:
-            self._take_in()
+            self._drain()
         self._opened.set()
         last = False
         while not last:
@@ -215,8 +218,8 @@ class TurnWriter:
         if self._stranded:
             self._fail(
                 LogUnavailable(
-                    f"{count_text(len(self._stranded), 'record')} of the log could be written "
-                    "nowhere and will be lost",
+                    f"{count_text(len(self._stranded), 'record')} of the log could not be "
+                    "saved anywhere and will be lost",
                     f"free space for {self._config.home}, or make it writable",
                 )
             )
@@ -243,15 +246,15 @@ class TurnWriter:
                 connection.close()
 
     def _save(self, new: Sequence[UnsavedRow]) -> None:
-        """Store rows and what was stranded earlier, or set all of it aside."""
+        """Store rows and those still in memory from earlier, or set all of them aside."""
         rows, self._stranded = [*self._stranded, *new], []
-        error = self._stored(rows)
+        error = self._store_rows(rows)
         if error is not None:
             self._set_aside(rows, error)
         elif self._waiting:
-            self._take_in()
+            self._drain()
 
-    def _stored(self, rows: Sequence[UnsavedRow]) -> LogUnavailable | None:
+    def _store_rows(self, rows: Sequence[UnsavedRow]) -> LogUnavailable | None:
         if self._connection is None:
             self._open()
         connection, store = self._connection, self._store
@@ -268,19 +271,19 @@ class TurnWriter:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._drop_connection()
-            return unavailable(self._config.database, error)
+            return translate_error(self._config.database, error)
         for row, fault in refused:
             problem = LogUnavailable(f"a record does not fit the log: {fault}")
-            self._kept(unsaved.unreadable_file(self._config), [row], problem, "for you to look at")
+            self._keep(unsaved.unreadable_file(self._config), [row], problem, "for inspection")
         return None
 
     def _set_aside(self, rows: Sequence[UnsavedRow], error: LogUnavailable) -> None:
-        """Keep what the database cannot take now, to be taken in later."""
+        """Keep what the database cannot store now, to store it later."""
         path = unsaved.unsaved_file(self._config)
-        if self._kept(path, rows, error, "until it can be written"):
+        if self._keep(path, rows, error, "until it can be written"):
             self._waiting = True
 
-    def _kept(
+    def _keep(
         self, path: Path, rows: Sequence[UnsavedRow], error: LogUnavailable, how_long: str
     ) -> bool:
         count = count_text(len(rows), "record")
@@ -294,8 +297,8 @@ class TurnWriter:
         self._fail(LogUnavailable(f"{error.what}; {count} kept in {path} {how_long}", error.fix))
         return True
 
-    def _take_in(self) -> None:
-        """Bring in what an earlier failure set aside, here or in another process."""
+    def _drain(self) -> None:
+        """Store what an earlier failure set aside, in this or in another process."""
         connection, store = self._connection, self._store
         if connection is None or store is None:
             return
@@ -304,12 +307,12 @@ class TurnWriter:
             return
 
         def put(row: UnsavedRow) -> None:
-            # The name a chat has by now is newer than the one that waits.
+            # The name of a chat in the database is newer than the one in the file.
             store.put(row.table, row.row, overwrite=row.table != "chats")
 
         try:
             connection.execute("BEGIN IMMEDIATE")
-            refused = unsaved.take_in(self._config, put, connection.commit)
+            refused = unsaved.drain(self._config, put, connection.commit)
             connection.commit()
         except (sqlite3.Error, OSError) as error:
             self._waiting = True
@@ -318,15 +321,15 @@ class TurnWriter:
                     connection.execute("ROLLBACK")
             self._fail(
                 LogUnavailable(
-                    f"records still wait in {unsaved.unsaved_file(self._config)}: {error}",
-                    "they are taken in the next time the log can be written",
+                    f"records are still in {unsaved.unsaved_file(self._config)}: {error}",
+                    "they are stored the next time the log can be written",
                 )
             )
         else:
             if refused:
                 self._fail(
                     LogUnavailable(
-                        f"{count_text(refused, 'line')} set aside earlier cannot be read",
+                        f"cannot read {count_text(refused, 'line')} that were set aside earlier",
                         f"they are kept in {unsaved.unreadable_file(self._config)}",
                     )
                 )
@@ -342,7 +345,7 @@ class TurnWriter:
             self._connection.execute(change.sql, change.values)
         except sqlite3.Error as error:
             self._drop_connection()
-            reason = unavailable(self._config.database, error)
+            reason = translate_error(self._config.database, error)
             self._fail(LogUnavailable(f"{change.what}: {reason.what}", reason.fix))
 
     def _fail(self, error: LogUnavailable) -> None:
@@ -351,5 +354,5 @@ class TurnWriter:
         if self._on_error is not None:
             try:
                 self._on_error(error)
-            except Exception:  # noqa: BLE001 - a fault of the listener must not end the log
+            except Exception:  # noqa: BLE001 - an error in the callback must not end the log
                 self._on_error = None

@@ -102,7 +102,7 @@ def test_search_finds_and_says_when_it_does_not(capsys: Capture) -> None:
     assert run(["logs", "search", "thir"]) == ExitCode.DONE
     assert questions(capsys.readouterr().out) == ["third"]
     assert run(["logs", "search", 'NEAR("*']) == ExitCode.DONE
-    assert "no turn in the log is like that" in capsys.readouterr().err
+    assert "no turn in the log matches" in capsys.readouterr().err
     assert run(["logs", "search", "  "]) == ExitCode.USAGE
 
 
@@ -140,7 +140,7 @@ def test_show_has_phases_tokens_route_and_load(
 
 def test_loads_and_unloads_are_listed_together(config: Config, capsys: Capture) -> None:
     assert run(["logs", "loads"]) == ExitCode.DONE
-    assert capsys.readouterr().err == "no model was loaded yet\n"
+    assert capsys.readouterr().err == "no model has been loaded yet\n"
     times = [f"2026-01-02T03:04:0{second}.000+00:00" for second in range(4)]
     ahead = LoadRecord("l1", times[0], "m", None, None, 1.5, 30.0, 1.0, "counter", 0, 10**8)
     idle = UnloadRecord("u1", times[1], "m", None, None, "idle", 0.2, None, None, None, 2 * 10**8)
@@ -155,8 +155,8 @@ def test_loads_and_unloads_are_listed_together(config: Config, capsys: Capture) 
     _, *lines = [" ".join(line.split()[2:]) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "load m 100 MB 1.50 s ~30 J (estimate) turn 01234567",
-        "unload m ~200 MB (estimate) 0.20 s unmeasured kept warm long enough",
-        "load m 100 MB 1.50 s 30 ± 1 J (counter) a question to come",
+        "unload m ~200 MB (estimate) 0.20 s unmeasured idle timeout",
+        "load m 100 MB 1.50 s 30 ± 1 J (counter) upcoming question",
     ]
     assert run(["logs", "loads", "-n", "1"]) == ExitCode.DONE
     assert "turn 01234567" in capsys.readouterr().out.splitlines()[1]

@@ -20,7 +20,7 @@ from etui.log.filters import TurnFilter
 from etui.log.migrations import NAMES, SET_NAME, migrations
 from etui.log.queries import LogReader
 from etui.log.records import AnswerRecord, CurveRecord, RunRecord
-from etui.log.rows import row_of
+from etui.log.rows import build_row
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_a_new_database_has_every_table_and_journals_ahead(
 ) -> None:
     connection = open_for_writing(config)
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    assert columns(connection, "turns") == {"id", *row_of(make_turn())}
+    assert columns(connection, "turns") == {"id", *build_row(make_turn())}
     for record, table in (
         (LoadRecord, "loads"),
         (UnloadRecord, "unloads"),
@@ -106,7 +106,7 @@ def test_turns_of_before_shared_gpus_had_columns_are_read_by_their_flags(
     database = made_before(config, "m004_shared_gpu")
     for number, flags in ((1, ()), (2, ("gap", "shared"))):
         turn = make_turn(number)
-        row = row_of(replace(turn, energy=replace(turn.energy, flags=flags)))
+        row = build_row(replace(turn, energy=replace(turn.energy, flags=flags)))
         for later in ("energy_shared", "energy_own_joules", "probes", "hops", "power_watts"):
             del row[later]
         database["turns"].insert(row)

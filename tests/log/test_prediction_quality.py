@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from etui.curves.fit import TurnPoint
 from etui.log.curve_lookup import LoggedTurn
-from etui.log.filters import TurnFilter, clause
+from etui.log.filters import TurnFilter, build_clause
 from etui.log.prediction_quality import (
     LEAST_DRIFT_TURNS,
     PredictionOutcome,
-    accuracy_by,
-    accuracy_of,
-    drift_of,
-    outcomes,
+    compute_accuracy,
+    group_accuracy,
+    measure_drift,
     outcomes_sql,
-    shadow_summaries,
+    parse_outcomes,
+    summarise_shadows,
 )
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
@@ -41,7 +41,7 @@ def test_mean_error_and_bias_of_each_group():
         replace(QUICK, predicted_joules=None),
         replace(QUICK, measured_joules=None),
     ]
-    quick, think = accuracy_by(found, lambda one: one.arm)
+    quick, think = group_accuracy(found, lambda one: one.arm)
     assert (quick.key, quick.n) == ("quick", 2)
     assert quick.mape == pytest.approx((0.25 + 0.2) / 2)
     assert quick.bias == pytest.approx(0.0)
@@ -50,7 +50,7 @@ def test_mean_error_and_bias_of_each_group():
 
 @given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=30), st.floats(0.1, 5.0))
 def test_a_constant_factor_is_both_the_error_and_the_bias(measured, factor):
-    judged = accuracy_of("m", [(factor * value, value) for value in measured])
+    judged = compute_accuracy("m", [(factor * value, value) for value in measured])
     assert judged.mape == pytest.approx(abs(factor - 1), abs=1e-9)
     assert judged.bias == pytest.approx(factor - 1, abs=1e-9)
 
@@ -64,11 +64,11 @@ def test_what_the_policy_on_trial_would_have_done():
         replace(QUICK, shadow=shadow("think")),
         replace(QUICK, shadow=shadow(None)),
     ]
-    (summary,) = shadow_summaries(found)
+    (summary,) = summarise_shadows(found)
     assert (summary.policy, summary.turns) == ("frugal", 5)
     assert (summary.elsewhere, summary.undecided, summary.compared) == (3, 1, 2)
     assert summary.joules_difference == pytest.approx((30 - 10) + (4 - 10))
-    assert shadow_summaries([QUICK]) == []
+    assert summarise_shadows([QUICK]) == []
 
 
 def logged(count, factor, noise=0.0, uncertainty=0.0, seed=0):
@@ -86,27 +86,27 @@ def logged(count, factor, noise=0.0, uncertainty=0.0, seed=0):
 
 
 def test_a_curve_that_fits_is_left_alone():
-    drift = drift_of(CURVE, logged(20, 1.0, noise=0.01))
+    drift = measure_drift(CURVE, logged(20, 1.0, noise=0.01))
     assert (drift.turns, drift.drifted) == (20, False)
     assert drift.median_error == pytest.approx(0.0, abs=0.02)
 
 
 def test_a_curve_that_no_longer_fits_is_named():
-    drift = drift_of(CURVE, logged(20, 1.4, noise=0.02))
+    drift = measure_drift(CURVE, logged(20, 1.4, noise=0.02))
     assert drift.drifted
     assert drift.median_error == pytest.approx(0.4, abs=0.05)
 
 
 def test_few_turns_and_old_turns_say_nothing():
-    assert not drift_of(CURVE, logged(LEAST_DRIFT_TURNS - 1, 3.0)).drifted
+    assert not measure_drift(CURVE, logged(LEAST_DRIFT_TURNS - 1, 3.0)).drifted
     old = [replace(turn, created_at="2026-11-01") for turn in logged(20, 3.0)]
-    assert drift_of(CURVE, old).median_error is None
+    assert measure_drift(CURVE, old).median_error is None
 
 
 def test_a_blurred_meter_excuses_a_turn_but_an_estimates_own_band_does_not():
-    assert not drift_of(CURVE, logged(20, 1.4, uncertainty=0.6)).drifted
+    assert not measure_drift(CURVE, logged(20, 1.4, uncertainty=0.6)).drifted
     estimate = replace(CURVE, meter_share=0.4)
-    assert drift_of(estimate, logged(20, 1.4, uncertainty=0.4)).drifted
+    assert measure_drift(estimate, logged(20, 1.4, uncertainty=0.4)).drifted
 
 
 def test_outcomes_are_read_from_the_log(config, make_turn):
@@ -114,9 +114,9 @@ def test_outcomes_are_read_from_the_log(config, make_turn):
     with TurnWriter(config) as writer:
         writer.save_turn(make_turn(1, trace=trace))
         writer.save_turn(make_turn(2, joules=None))
-    wanted = clause(TurnFilter())
+    wanted = build_clause(TurnFilter())
     with LogReader(config) as log:
-        first, second = outcomes(log.select(outcomes_sql(wanted), wanted.values))
+        first, second = parse_outcomes(log.select(outcomes_sql(wanted), wanted.values))
     assert first == PredictionOutcome(
         "smollm2-135m", "think", "counter", 11.0, 12.34, trace["shadow"]
     )

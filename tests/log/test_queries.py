@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from etui.chat import Message
 from etui.config.config import Config
 from etui.log.database import open_for_reading
-from etui.log.filters import Sort, TurnFilter, clause, match_expression
+from etui.log.filters import Sort, TurnFilter, build_clause, build_match
 from etui.log.migrations import migrations
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord
@@ -178,13 +178,13 @@ def schema() -> sqlite3.Connection:
 
 @given(st.text(max_size=60) | st.text(alphabet="\"*^()-:+ AND'\\%_\0é能a", max_size=30))
 def test_nothing_a_person_types_is_a_syntax_error(schema: sqlite3.Connection, text: str) -> None:
-    where = clause(TurnFilter(search=text))
+    where = build_clause(TurnFilter(search=text))
     schema.execute(f"SELECT count(*) {where.sql}", where.values).fetchone()
 
 
 @given(st.lists(st.text(alphabet="abcé1", min_size=1, max_size=8), min_size=1, max_size=5))
 def test_every_word_typed_is_found_again(schema: sqlite3.Connection, words: list[str]) -> None:
-    expression = match_expression(" ".join(words))
+    expression = build_match(" ".join(words))
     schema.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(body)")
     try:
         schema.execute("INSERT INTO temp.probe VALUES (?)", (" x ".join(reversed(words)),))
@@ -201,7 +201,7 @@ def test_a_turn_by_its_id_or_the_beginning_of_it(fill: Fill, make_turn: MakeTurn
     assert log.get_turn("abc").turn_id == "abc1"
     assert log.get_turn("abd2").turn_id == "abd2"
     assert log.get_turn("last").turn_id == "abd22"
-    with pytest.raises(UnknownId, match="more than one turn begins with 'ab'") as caught:
+    with pytest.raises(UnknownId, match="more than one turn id begins with 'ab'") as caught:
         log.get_turn("ab")
     assert caught.value.nearest == ids
     with pytest.raises(UnknownId, match="no turn 'abe1'") as caught:
@@ -239,7 +239,7 @@ def test_totals_keep_readings_estimates_and_the_unmeasured_apart(
     assert (second.key, second.joules, second.kind) == ("other", None, None)
     assert second.estimated_joules == pytest.approx(7.0)
     assert second.joules_per_token == pytest.approx(0.5)
-    (everything,) = log.totals(wanted=TurnFilter(search="joule"))
+    (everything,) = log.totals(turn_filter=TurnFilter(search="joule"))
     assert everything.turns == 5
 
 

@@ -224,7 +224,7 @@ def test_what_can_be_written_nowhere_is_said_to_be_lost(
     blocked.write_text("")
     log = TurnWriter(replace(config, home=blocked / "home"))
     log.save_turn(make_turn(1))
-    with pytest.raises(LogUnavailable, match="1 record of the log could be written nowhere"):
+    with pytest.raises(LogUnavailable, match="1 record of the log could not be saved anywhere"):
         log.close()
 
 
@@ -259,7 +259,7 @@ def test_lines_that_nobody_can_read_are_kept_apart_and_told(
     with unsaved.unsaved_file(config).open("a") as file:
         file.write(bad + strange)
     log = TurnWriter(config)
-    with pytest.raises(LogUnavailable, match="3 lines set aside earlier cannot be read"):
+    with pytest.raises(LogUnavailable, match="cannot read 3 lines that were set aside earlier"):
         log.close()
     assert set(saved(config)) == {make_turn(1).turn_id}
     assert unsaved.unreadable_file(config).read_text() == bad + strange
@@ -285,7 +285,7 @@ def test_a_turn_saved_after_close_is_kept(config: Config, make_turn: MakeTurn) -
     log.close()
     log.save_turn(make_turn(1))
     assert "aaaa00000001" in unsaved.unsaved_file(config).read_text()
-    with pytest.raises(LogUnavailable, match="closed already"):
+    with pytest.raises(LogUnavailable, match="already closed"):
         log.flush()
     with pytest.raises(LogUnavailable, match="not deleted"):
         log.delete_chat("c")

@@ -1,4 +1,4 @@
-"""What ``etui ask`` shows of a turn: the answer on stdout, everything else on stderr."""
+"""Print a turn for ``etui ask``: the answer on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from etui.units import seconds_text
 
 
 class AskText:
-    """Shows the events of one turn as they come.
+    """Prints the events of one turn as they arrive.
 
-    An answer streams, unless another one may take its place: what stands on stdout stands.
+    The answer streams, unless a later one may replace it: text on stdout cannot be taken back.
 
     Args:
-        question: What was asked.
-        quiet: Show the answer only.
+        question: The user's question.
+        quiet: Print the answer only.
     """
 
     def __init__(self, question: str, *, quiet: bool) -> None:
@@ -30,11 +30,11 @@ class AskText:
         self._quiet = quiet
         self._on_terminal = sys.stdout.isatty()
         self._held = False
-        self._thought_open = False
+        self._thinking_open = False
         self._answer_open = False
 
     def show(self, event: TurnEvent) -> None:
-        """Take one event in."""
+        """Print one event."""
         match event:
             case Decided(decision=decision):
                 self._held = _may_change(decision, self._question)
@@ -51,21 +51,21 @@ class AskText:
             case Prefilled(dropped_messages=dropped) if dropped:
                 self._note(f"the oldest {dropped} messages no longer fit and were left out")
             case Thought(text=text) if text and not self._quiet:
-                self._thought_open = True
+                self._thinking_open = True
                 click.secho(sanitize(text), dim=True, nl=False, err=True)
             case Answer(text=text) if not self._held:
                 self._write(text)
             case Vote():
                 self._note(vote_line(event))
             case HopEnded():
-                self._end_thought()
+                self._end_thinking()
                 self._note(hop_line(event))
             case TurnFinished():
                 self._finish(event)
 
     def _finish(self, finished: TurnFinished) -> None:
         record = finished.record
-        self._end_thought()
+        self._end_thinking()
         if self._held:
             self._write(record.answer)
         if record.answer:
@@ -80,7 +80,7 @@ class AskText:
             text = text.lstrip()
             if not text:
                 return
-            self._end_thought()
+            self._end_thinking()
             self._answer_open = True
         click.echo(sanitize(text) if self._on_terminal else text, nl=False)
 
@@ -88,13 +88,13 @@ class AskText:
         if not self._quiet:
             click.secho(text, dim=dim, bold=bold, err=True)
 
-    def _end_thought(self) -> None:
-        if self._thought_open:
-            self._thought_open = False
+    def _end_thinking(self) -> None:
+        if self._thinking_open:
+            self._thinking_open = False
             click.secho("", err=True)
 
 
 def _may_change(decision: Decision, question: str) -> bool:
-    """Whether an answer on its way may give place to another."""
+    """Return whether a later answer may replace the one that is being written."""
     asks_again = decision.fallbacks.no_answer == "ask_constrained"
     return decision.cascade is not None or (asks_again and bool(options_of(question)))

@@ -1,4 +1,4 @@
-"""``etui bench compare``: runs or arms on the same questions, paired."""
+"""``etui bench compare``: paired comparison of runs or arms on the same questions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     "--max-regression",
     type=click.FloatRange(0),
     metavar="POINTS",
-    help="Exit with 4 if the accuracy drops by more percentage points than this, as measured "
-    "(micro, the interval left aside).",
+    help="Exit with code 4 if the measured accuracy (micro) drops by more than POINTS percentage "
+    "points; its confidence interval is ignored.",
 )
 @click.option(
-    "--subjects/--no-subjects", default=True, help="Print the table per subject, or leave it out."
+    "--subjects/--no-subjects", default=True, help="Print the table per subject, or omit it."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
@@ -40,9 +40,9 @@ def compare(
 ) -> None:
     """Compare runs, or the arms of a run, question by question.
 
-    All are held against the first. Runs of the same several arms are held against each other arm
-    by arm. Only runs over the same questions, put in the same way, may be compared. A RUN is its
-    folder, its id, or `last`.
+    Everything is compared with the first RUN. Runs that share the same several arms are compared
+    arm by arm. Only runs that ask the same questions in the same way can be compared. RUN is the
+    run's folder, its id, or `last`.
     """
     from etui.bench.analysis.against_mixture import against_mixtures
     from etui.bench.analysis.comparable import check_comparable, worth_knowing
@@ -57,19 +57,20 @@ def compare(
 
     chosen, notes = read_systems(runs, load_config())
     pairs = pairs_of(chosen)
-    contenders = [contender for run in chosen for contender in run]
-    check_comparable(contenders)
-    notes += worth_knowing(contenders)
-    comparisons = _compared(pairs)
-    mixtures = against_mixtures(contenders)
-    gate = _gate(comparisons, max_regression)
+    systems = [system for run in chosen for system in run]
+    check_comparable(systems)
+    notes += worth_knowing(systems)
+    comparisons = _compare_pairs(pairs)
+    mixtures = against_mixtures(systems)
+    gate = _check_gate(comparisons, max_regression)
     if as_json:
         document = comparison_document(comparisons, mixtures, notes, gate)
         print_json(document)
     else:
-        for one in comparisons:
-            lines = comparison_lines(one, several=len(comparisons) > 1)
-            lines += ["", *subject_lines(one)] if subjects and len(one.subjects) > 1 else []
+        for comparison in comparisons:
+            lines = comparison_lines(comparison, several=len(comparisons) > 1)
+            if subjects and len(comparison.subjects) > 1:
+                lines += ["", *subject_lines(comparison)]
             click.echo("\n".join([*lines, ""]))
         for mixture in mixtures:
             click.echo(mixture_line(mixture))
@@ -84,8 +85,8 @@ def compare(
         ctx.exit(ExitCode.GATE)
 
 
-def _compared(pairs: Sequence[tuple[System, System]]) -> list[Comparison]:
-    """Every comparison, with p-values adjusted for their number."""
+def _compare_pairs(pairs: Sequence[tuple[System, System]]) -> list[Comparison]:
+    """Compare each pair; p-values are adjusted for the number of pairs (Holm)."""
     from etui.bench.analysis.compare import compare as compare_two
     from etui.stats.tests import holm
 
@@ -94,11 +95,11 @@ def _compared(pairs: Sequence[tuple[System, System]]) -> list[Comparison]:
     return [replace(one, p_holm=value) for one, value in zip(found, adjusted, strict=True)]
 
 
-def _gate(comparisons: Sequence[Comparison], most: float | None) -> Gate | None:
+def _check_gate(comparisons: Sequence[Comparison], most: float | None) -> Gate | None:
     from etui.bench.analysis.compare_text import Gate
 
     if most is None:
         return None
-    # A drop of exactly the limit is allowed, also where binary fractions make it a hair more.
+    # A drop of exactly the limit passes, even if rounding makes it slightly larger.
     failed = tuple(one.second for one in comparisons if one.points_lost > most + 1e-9)
     return Gate(most, not failed, failed)

@@ -1,4 +1,4 @@
-"""``etui bench export``: a run in the form of other programs."""
+"""``etui bench export``: write a run in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import click
 @click.command()
 @click.argument("run", metavar="RUN[:ARM]")
 @click.option(
-    "--lm-eval", "lm_eval", is_flag=True, help="The form of lm-evaluation-harness' results files."
+    "--lm-eval", "lm_eval", is_flag=True, help="Use the format of lm-evaluation-harness results."
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write there; a folder gets the names that lm-eval gives. Default: standard output.",
+    help="Output file. For a folder, lm-eval's own file name is added. Default: standard output.",
 )
 def export(run: str, lm_eval: bool, output: Path | None) -> None:
     """Write a run's results in the form that lm-eval's viewers read.
 
-    Of a run of several arms, name one: RUN:ARM. A RUN is its folder, its id, or `last`.
+    If the run has several arms, choose one with RUN:ARM. RUN is the run's folder, its id, or
+    `last`.
     """
     from etui.atomic import write_text
     from etui.bench.analysis.select import read_systems
@@ -32,17 +33,17 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
     from etui.errors import EtuiError, UsageError
 
     if not lm_eval:
-        raise UsageError("no form is named", "name it: etui bench export RUN --lm-eval")
-    (contenders,), notes = read_systems([run], load_config())
+        raise UsageError("no export format given", "add it: etui bench export RUN --lm-eval")
+    (systems,), notes = read_systems([run], load_config())
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    if len(contenders) > 1:
-        arms = [contender.name for contender in contenders]
+    if len(systems) > 1:
+        arms = [system.name for system in systems]
         raise UsageError(
-            f"{run} has the arms {', '.join(arms)}, and a results file holds one",
-            f"name it: {run}:{arms[0]}",
+            f"{run} has the arms {', '.join(arms)}; a results file holds only one",
+            f"choose one, for example {run}:{arms[0]}",
         )
-    document = lm_eval_document(contenders[0])
+    document = lm_eval_document(systems[0])
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     if output is None:
         click.echo(text, nl=False)
@@ -53,6 +54,6 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
         write_text(path, text, errors="surrogatepass")
     except OSError as error:
         raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}", "name another file with --output"
+            f"cannot write {path}: {error.strerror or error}", "choose another file with --output"
         ) from error
     click.echo(str(path))

@@ -1,4 +1,4 @@
-"""How a run shows on stderr: a bar in a terminal, a line now and then elsewhere."""
+"""Show the progress of a run on stderr: a bar in a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -36,11 +36,15 @@ _SHOWN_ARMS = 3
 
 @dataclass(slots=True)
 class RunTally:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
-        total: Answers it will have, of all contenders.
-        right, asked: Contender -> counts, in the order of the run.
+        total: Answers of the finished run, over all systems.
+        right, asked: System -> count, in the order of the run.
+        joules: Sum over the answers so far; None once the joules of one are unknown.
+        kind: How the energy is known.
+        new: Answers of this process; a resumed run has others.
+        began: Monotonic time in seconds at which this process began.
     """
 
     total: int
@@ -53,30 +57,33 @@ class RunTally:
 
     @property
     def done(self) -> int:
-        """Answers there are."""
+        """Number of answers so far."""
         return sum(self.asked.values())
 
-    def add(self, contender: str, sample: Sample) -> None:
+    def add(self, system: str, sample: Sample) -> None:
         """Count an answer."""
-        self.asked[contender] = self.asked.get(contender, 0) + 1
-        self.right[contender] = self.right.get(contender, 0) + sample.correct
+        self.asked[system] = self.asked.get(system, 0) + 1
+        self.right[system] = self.right.get(system, 0) + sample.correct
         known = self.joules is not None and sample.joules is not None
         self.joules = (self.joules or 0.0) + (sample.joules or 0.0) if known else None
         self.kind = sample.kind or self.kind
 
     def rate(self, now: float) -> float | None:
-        """Answers a second since this process began; None before the first."""
+        """Return the answers per second since this process began; None before the first."""
         seconds = now - self.began
         return self.new / seconds if self.new and seconds > 0 else None
 
     def line(self, now: float) -> str:
-        """``57 of 570 · 24.6 ± 11.0 % · 3.1/s · 2 min 45 s left · ~812 J (estimate)``"""
+        """Format the progress as one line.
+
+        For example ``57 of 570 · 24.6 ± 11.0 % · 3.1/s · 2 min 45 s left · ~812 J (estimate)``.
+        """
         rate = self.rate(now)
         parts = [f"{self.done:,} of {self.total:,}"]
         shown = list(self.asked)[:_SHOWN_ARMS]
         for name in shown:
             label = f"{name} " if len(self.asked) > 1 else ""
-            parts.append(f"{label}{running_accuracy(self.right[name], self.asked[name])}")
+            parts.append(f"{label}{format_accuracy(self.right[name], self.asked[name])}")
         if rate is not None:
             parts.append(f"{significant(rate, 2)}/s")
             parts.append(f"{seconds_text((self.total - self.done) / rate)} left")
@@ -85,28 +92,29 @@ class RunTally:
         return " · ".join(parts)
 
 
-def running_accuracy(right: int, asked: int) -> str:
-    """``24.6 ± 11.2 %``: the half width at 95 % by the normal approximation, for a glance."""
+def format_accuracy(right: int, asked: int) -> str:
+    """Format ``24.6 ± 11.2 %``, with the 95 % half width by the normal approximation."""
     share = right / asked
-    # Agresti and Coull (1998): two more of each, so that 0 of 3 is not certain.
+    # Agresti and Coull (1998): add two right and two wrong, so that 0 of 3 is not certain.
     shrunk = (right + 2) / (asked + 4)
     half = _Z95 * math.sqrt(shrunk * (1 - shrunk) / (asked + 4))
     return f"{accuracy_text(share).removesuffix('%').strip()} ± {100 * half:.1f} %"
 
 
 class Show(Protocol):
-    """Somewhere to show where a run stands."""
+    """A function that shows the progress of a run."""
 
-    def __call__(self, tally: RunTally, subject: str) -> None: ...
+    def __call__(self, tally: RunTally, subject: str) -> None:
+        """Show the progress; ``subject`` is that of the last answer."""
 
 
 class Watcher:
-    """Watches a run: counts, shows, streams.
+    """Counts the answers of a run, shows its progress and streams its samples.
 
     Args:
-        show: Where it is shown.
-        note: Where lines on what is being done go.
-        stream: Whether each sample is printed as a line of JSON.
+        show: Shows the progress.
+        note: Prints a line about the current step.
+        stream: Whether each sample is printed as a line of JSON on stdout.
     """
 
     def __init__(self, show: Show, note: Callable[[str], None], *, stream: bool) -> None:
@@ -117,24 +125,24 @@ class Watcher:
         self._config: RunConfig | None = None
 
     def say(self, text: str) -> None:
-        """A line on what is being done."""
+        """Print a line about the current step."""
         self._note(text)
 
     def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
-        """The run begins, or goes on behind these answers."""
+        """Begin a run, or resume one after these answers."""
         total = config.questions * len(config.contenders)
         self._config = config
         self._tally = RunTally(total, began=time.monotonic())
         arms = config.contenders
-        what = f"{count_text(config.questions, 'question')} of {config.suite} to {', '.join(arms)}"
-        self._note(f"{what}, format {config.format}@{config.format_version}, into {folder}")
+        what = f"{count_text(config.questions, 'question')} of {config.suite} for {', '.join(arms)}"
+        self._note(f"{what}, format {config.format}@{config.format_version}, results in {folder}")
         for sample in samples:
             self._tally.add(config.contender(sample.arm), sample)
         if samples:
-            self._note(f"going on behind {count_text(len(samples), 'answer')}")
+            self._note(f"resuming after {count_text(len(samples), 'answer')}")
 
     def see(self, samples: Sequence[Sample]) -> None:
-        """Answers are on the disk."""
+        """Count answers that were written to disk, and show the progress."""
         if self._config is None or not samples:
             return
         for sample in samples:
@@ -147,11 +155,11 @@ class Watcher:
 
 @contextmanager
 def watching(*, stream: bool, quiet: bool) -> Iterator[Watcher]:
-    """Who watches a run on this terminal, or in this pipe."""
+    """Yield a watcher that fits this terminal or pipe; with ``quiet`` it shows nothing."""
     if quiet:
         yield Watcher(lambda tally, subject: None, lambda text: None, stream=stream)
     elif sys.stderr.isatty():
-        with _bar() as bar:
+        with _open_bar() as bar:
             yield Watcher(partial(_show_bar, bar), bar.note, stream=stream)
     else:
         lines = Lines(time.monotonic() + _LINE_EVERY_SECONDS)
@@ -160,7 +168,7 @@ def watching(*, stream: bool, quiet: bool) -> Iterator[Watcher]:
 
 
 @contextmanager
-def _bar() -> Iterator[Bar]:
+def _open_bar() -> Iterator[Bar]:
     from rich.progress import BarColumn, TextColumn
 
     with open_bar(BarColumn(bar_width=8), TextColumn("{task.description}", markup=False)) as bar:

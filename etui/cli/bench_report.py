@@ -1,4 +1,4 @@
-"""``etui bench report``: a run as a page, as Markdown, and as figures for a paper."""
+"""``etui bench report``: write a run as a page, as Markdown, and as figures for a paper."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ import click
     "--data",
     type=click.Path(path_type=Path, exists=True),
     metavar="DIR",
-    help="Where the questions lie now, if not where the run had them.",
+    help="Where the questions are now, if they have moved since the run.",
 )
 @click.option(
     "--redux",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Labels of MMLU-Redux; a file of them beside the data is taken without this.",
+    help="MMLU-Redux labels. Default: the file of labels next to the data, if there is one.",
 )
-@click.option("--no-texts", is_flag=True, help="Leave the questions' texts out of the page.")
+@click.option("--no-texts", is_flag=True, help="Omit the texts of the questions from the page.")
 @click.option("--open", "open_", is_flag=True, help="Open the page in the browser.")
 def report(
     name: str,
@@ -41,8 +41,8 @@ def report(
 ) -> None:
     """Write a run's page, summary and table, and figures for a paper.
 
-    The page needs no network: everything is in it, the questions' texts too. A RUN is its folder,
-    its id, or `last`.
+    The page works offline: it contains everything, including the texts of the questions. RUN is
+    the run's folder, its id, or `last`.
     """
     from etui.atomic import write_text
     from etui.bench.analysis.summary import summarise
@@ -57,13 +57,13 @@ def report(
     run = find_run(name, config)
     recorded = read_run(run)
     if not recorded.samples:
-        raise UsageError(f"{run} has no answers yet", f"go on with it: etui bench --resume {run}")
-    for what in recorded.edited:
-        click.echo(f"note: {run} was changed outside etui: {what}", err=True)
+        raise UsageError(f"{run} has no answers yet", f"resume it: etui bench --resume {run}")
+    for edit in recorded.edited:
+        click.echo(f"note: {run} was changed outside etui: {edit}", err=True)
     try:
         texts = None if no_texts else texts_for(recorded.config, config, data)
         if texts is None and not no_texts:
-            click.echo("note: the questions' texts are not here; --data names them", err=True)
+            click.echo("note: texts of the questions not found; pass --data", err=True)
         labels = labels_for(recorded.config, config, redux)
         summary = summarise(recorded.samples, recorded.config, labels)
         files = result_files(recorded.config, recorded.samples, summary, texts)
@@ -77,7 +77,7 @@ def report(
     except OSError as error:
         raise EtuiError(
             f"cannot write the report: {error.strerror or error}: {error.filename or run}",
-            "copy the run to a folder you may write to",
+            "copy the run to a writable folder",
         ) from error
     if as_markdown:
         click.echo(files[MARKDOWN_FILE], nl=False)

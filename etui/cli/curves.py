@@ -1,4 +1,4 @@
-"""``etui curves``: the operating curves of the log, as a list, in the terminal and as SVG."""
+"""``etui curves``: list the operating curves of the log and draw them in the terminal or as SVG."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     "--svg",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Draw them into FILE.",
+    help="Also draw the curves as SVG into FILE.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     """List and draw operating curves.
 
-    The newest of each model and machine is drawn: joules of a turn over its output tokens, for
-    up to three prompt lengths. What has changed since it was measured is said beside it.
+    Draws the newest curve of each model and machine: the joules of a turn over its output tokens,
+    for up to three prompt lengths. Lists what has changed since the curve was measured.
     """
     from etui.config.load import load_config
     from etui.curves.measured_under import differences
     from etui.log.curve_rows import curve_json
 
     config = load_config()
-    found = _found(config, model)
-    now = _now(config)
+    found = _find_curves(config, model)
+    now = _read_conditions(config)
     if svg is not None:
         _draw(found, svg)
     if as_json:
@@ -49,18 +49,18 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
         ]
         click.echo(json.dumps({"curves": rows}, indent=2))
         return ExitCode.DONE
-    for line in _lines(found, now):
+    for line in _format_curves(found, now):
         click.echo(line)
     if svg is not None:
-        click.echo(f"drawn in {svg}", err=True)
+        click.echo(f"curves drawn in {svg}", err=True)
     return ExitCode.DONE
 
 
-def _found(config: Config, model: str | None) -> list[OperatingCurve]:
-    """The newest curve of each model, file, machine and source; at least one.
+def _find_curves(config: Config, model: str | None) -> list[OperatingCurve]:
+    """Return the newest curve of each model, file, machine, channels and source; at least one.
 
     Raises:
-        EtuiError: There is none.
+        EtuiError: The log has no curve.
     """
     from etui.log.queries import LogReader
 
@@ -74,11 +74,11 @@ def _found(config: Config, model: str | None) -> list[OperatingCurve]:
     if not newest:
         whose = f" of {model}" if model else ""
         name = model or "MODEL"
-        raise EtuiError(f"there is no operating curve{whose} yet", f"run: etui calibrate {name}")
+        raise EtuiError(f"no operating curve{whose} yet", f"run: etui calibrate {name}")
     return list(newest.values())
 
 
-def _now(config: Config) -> Conditions:
+def _read_conditions(config: Config) -> Conditions:
     from etui.energy.discovery import open_recorder
     from etui.runtime.provenance import conditions
 
@@ -86,7 +86,7 @@ def _now(config: Config) -> Conditions:
         return conditions(config, recorder.selection.summed)
 
 
-def _lines(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
+def _format_curves(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
     from etui.curves.measured_under import differences
     from etui.curves.text import age_text, drawing, fit_lines, points_text, r2_text
     from etui.text.tables import format_table
@@ -111,14 +111,16 @@ def _lines(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
         yield ""
         yield f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}"
         for change in differences(curve.conditions, now):
-            yield f"  does not hold here: {change}"
+            yield f"  not valid here: {change}"
         yield from drawing(curve)
         yield from fit_lines(curve)
 
 
 def _draw(found: Sequence[OperatingCurve], svg: Path) -> None:
-    """Raises:
-    EtuiError: The file cannot be written.
+    """Draw the curves into an SVG file.
+
+    Raises:
+        EtuiError: The file cannot be written.
     """
     from etui.curves.figure import figure_svg
 
@@ -126,4 +128,4 @@ def _draw(found: Sequence[OperatingCurve], svg: Path) -> None:
         svg.write_text(figure_svg(found), encoding="utf-8")
     except OSError as error:
         what = f"cannot write {svg}: {error.strerror or error}"
-        raise EtuiError(what, "name a file in a folder that is writable") from error
+        raise EtuiError(what, "choose a file in a writable folder") from error

@@ -1,4 +1,4 @@
-"""``etui doctor``: what was found, what was not, and the line that mends it."""
+"""``etui doctor``: what was found, what was not, and how to fix it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(as_json: bool) -> None:
-    """Say what was found: GPU, power channels, models, folders.
+    """Report what etui finds: GPU, power channels, models, folders.
 
-    Every power channel is found or not, readable or not, and where it is not, the exact command or
-    line that mends it stands below.
+    For every power channel, shows whether it was found and is readable and, if not, the exact
+    command or line that fixes it.
     """
     from etui.config.load import load_config
     from etui.runtime.doctor import diagnose
@@ -29,18 +29,18 @@ def doctor(as_json: bool) -> None:
     if as_json:
         print_json(to_document(diagnosis))
         return
-    for line in report(diagnosis):
+    for line in format_diagnosis(diagnosis):
         click.echo(line)
 
 
-def report(diagnosis: Diagnosis) -> Iterator[str]:
-    """The diagnosis as lines of text, one part after the other."""
+def format_diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
+    """Format a diagnosis as lines of text, section by section."""
     yield "versions"
     for name, value in diagnosis.versions.items():
         yield f"  {name:<18}{value or 'not installed'}"
-    yield from _offload(diagnosis)
-    yield from _channels(diagnosis)
-    yield from _models(diagnosis)
+    yield from _format_offload(diagnosis)
+    yield from _format_channels(diagnosis)
+    yield from _format_models(diagnosis)
     yield "folders"
     for folder in diagnosis.folders:
         note = f"  ({folder.why_not})" if folder.why_not else ""
@@ -51,7 +51,7 @@ def report(diagnosis: Diagnosis) -> Iterator[str]:
             yield from (f"  {line}" for line in problem.splitlines())
 
 
-def _offload(diagnosis: Diagnosis) -> Iterator[str]:
+def _format_offload(diagnosis: Diagnosis) -> Iterator[str]:
     offload = diagnosis.offload
     yield "GPU offload"
     if offload.problem:
@@ -70,7 +70,7 @@ def _offload(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"    fix: {offload.fix}"
 
 
-def _channels(diagnosis: Diagnosis) -> Iterator[str]:
+def _format_channels(diagnosis: Diagnosis) -> Iterator[str]:
     yield "power channels"
     for probe in diagnosis.channels:
         state = "readable" if probe.readable else "not readable" if probe.found else "not found"
@@ -83,7 +83,7 @@ def _channels(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"  unmeasured: {', '.join(diagnosis.unmeasured)}"
 
 
-def _models(diagnosis: Diagnosis) -> Iterator[str]:
+def _format_models(diagnosis: Diagnosis) -> Iterator[str]:
     from etui.models.spec import STARTER
     from etui.units import bytes_text
 

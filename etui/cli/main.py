@@ -1,4 +1,4 @@
-"""The root of the command line: ``etui`` alone opens the chat, every command is loaded lazily."""
+"""The root of the command line: ``etui`` alone opens the chat; commands are imported lazily."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etui.errors import EtuiError, ExitCode, fault_text
 
 
 class _Lazy(NamedTuple):
-    """Where a command lives, and its line in ``etui --help``, so that help imports none of them."""
+    """The module of a command and its line in ``etui --help``, so that help imports no command."""
 
     module: str
     attribute: str
@@ -33,23 +33,25 @@ _COMMANDS = {
     ),
     "curves": _Lazy("etui.cli.curves", "curves", "List and draw operating curves."),
     "doctor": _Lazy(
-        "etui.cli.doctor", "doctor", "Say what was found: GPU, power channels, models, folders."
+        "etui.cli.doctor", "doctor", "Report what etui finds: GPU, power channels, models, folders."
     ),
     "logs": _Lazy("etui.cli.logs", "logs", "List, show, search and export the turns in the log."),
     "models": _Lazy("etui.cli.models", "models", "List, pull, check and describe models."),
-    "policy": _Lazy("etui.cli.policy", "policy", "Check and explain the policies that route."),
+    "policy": _Lazy("etui.cli.policy", "policy", "List, check, explain and edit routing policies."),
     "power": _Lazy("etui.cli.power", "power", "Show the watts and joules of every channel."),
     "stats": _Lazy("etui.cli.stats", "stats", "Compare predicted with measured joules."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called, not when help is shown."""
+    """A group that imports a command when it is called, not when help is shown."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None for an unknown name."""
         place = _COMMANDS.get(cmd_name)
         if place is None:
             return None
@@ -60,6 +62,11 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments name.
+
+        Raises:
+            click.UsageError: There is no such command.
+        """
         if args and args[0] not in _COMMANDS:
             from etui.text.suggest import suggest
 
@@ -68,6 +75,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, place.summary) for name, place in _COMMANDS.items()])
 
@@ -75,11 +83,14 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, invoke_without_command=True)
 @click.version_option(__version__, "-V", "--version", message="etui %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.option("--policy", metavar="NAME|FILE", help="Policy of the chat (without a command).")
-@click.option("--model", metavar="NAME", help="Model of the chat, instead of a policy.")
-@click.option("--web", is_flag=True, help="Serve the chat to a browser of this machine.")
+@click.option("--policy", metavar="NAME|FILE", help="Policy for the chat (without a command).")
+@click.option("--model", metavar="NAME", help="Model for the chat, instead of a policy.")
+@click.option("--web", is_flag=True, help="Serve the chat to a browser on this machine.")
 @click.option(
-    "--web-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port of --web (8000)."
+    "--web-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Port for --web (default 8000).",
 )
 @click.pass_context
 def cli(
@@ -90,7 +101,7 @@ def cli(
     web: bool,
     web_port: int | None,
 ) -> None:
-    """Local language models answer, and every answer shows what it cost in joules.
+    """Chat with local language models and see what every answer costs in joules.
 
     Without a command, etui opens the chat.
     """
@@ -108,11 +119,11 @@ def cli(
     if web:
         from etui.tui.web import PORT, serve_app
 
-        load_config()  # a setting that does not fit is said here, not in the browser
+        load_config()  # report an invalid setting in the terminal, not in the browser
         ctx.exit(serve_app(policy=policy, model=model, port=web_port or PORT))
     if web_port:
         raise click.UsageError("--web-port has no effect without --web")
-    # Behind a browser there is no terminal: textual-serve names a driver of its own.
+    # With --web, textual-serve runs this without a terminal and sets its own driver.
     if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
     from etui.tui.start import run_app  # textual: 300 ms, only for the chat
@@ -121,7 +132,7 @@ def cli(
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command line; errors become two lines on stderr and an exit code."""
+    """Run the command line and return the exit code; errors become two lines on stderr."""
     debug = "--debug" in args
     try:
         result: Any = cli.main(list(args), prog_name="etui", standalone_mode=False)
@@ -130,29 +141,29 @@ def run(args: Sequence[str]) -> int:
     except EtuiError as error:
         if debug:
             traceback.print_exc()
-        _say(f"etui: {error.what}", error.fix)
+        _print_error(f"etui: {error.what}", error.fix)
         return error.exit_code
     except click.ClickException as error:
         error.show(sys.stderr)
         return ExitCode.USAGE if isinstance(error, click.UsageError) else ExitCode.FAILED
     except (KeyboardInterrupt, click.Abort):
-        _say("etui: stopped")
+        _print_error("etui: stopped")
         return ExitCode.PARTIAL
     except BrokenPipeError:
-        # The reader of a pipe went away (`etui logs list | head`): nobody is left to tell.
+        # The reader of the pipe has closed it (`etui logs list | head`); nothing can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except Exception as error:
         if debug:
             raise
-        _say(
+        _print_error(
             f"etui: {fault_text(error)}",
-            "run it again with --debug before the command and report what it prints",
+            "run it again with --debug before the command and report the output",
         )
         return ExitCode.FAILED
 
 
-def _say(*lines: str) -> None:
+def _print_error(*lines: str) -> None:
     for line in lines:
         if line:
             click.echo(line, err=True)

@@ -1,4 +1,4 @@
-"""What ``etui models`` says of a model, as values: rows of ``list``, the facts of ``info``."""
+"""The facts that ``etui models`` prints: rows of ``list``, details of ``info``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """What ``list`` says of one model.
+    """One model in ``list``.
 
     Attributes:
-        bytes: Size of its file; None where it is not known before the pull.
-        state: As in ``file_state.FileState``.
-        fits: Whether the file fits into the free memory; None where its size is not known.
+        bytes: Size of its file; None if it is not known before the download.
+        state: See :data:`etui.models.files.FileState`.
+        fits: Whether the file fits into the free memory; None if its size is not known.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingTags:
-    """How a model thinks: its tags, and the variable that switches it."""
+    """The tags around a model's thinking, and the template variable that switches it."""
 
     open: str | None
     close: str | None
@@ -42,7 +42,7 @@ class ThinkingTags:
 
 @dataclass(frozen=True, slots=True)
 class GgufFacts:
-    """What the header of a model's file says, and the memory that follows from it."""
+    """Facts from the header of a model's file, and the memory that it needs."""
 
     name: str | None
     architecture: str
@@ -60,7 +60,7 @@ class GgufFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What ``info`` says besides the row: the entry's settings; ``gguf`` is None without a file."""
+    """What ``info`` adds to the row: settings of the entry; ``gguf`` is None without a file."""
 
     sha256: str | None
     context: int
@@ -77,7 +77,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A model that ``pull`` brought."""
+    """A model that ``pull`` downloaded."""
 
     name: str
     path: str
@@ -87,7 +87,7 @@ class Pulled:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """A model as ``verify`` found it; ``error`` says why it was refused, None if it was not."""
+    """The result of ``verify``; ``error`` is why the file was refused, None if it was not."""
 
     name: str
     path: str
@@ -97,18 +97,18 @@ class VerifiedFile:
     error: str | None
 
 
-def model_row(spec: ModelSpec, config: Config, free_bytes: int) -> ModelRow:
-    """Look at the file of a model, without reading it."""
+def build_model_row(spec: ModelSpec, config: Config, free_bytes: int) -> ModelRow:
+    """Describe a model by its entry and the size of its file, which is not read."""
     from etui.models.files import file_state, model_path
 
     path, state = model_path(spec, config), file_state(spec, config)
-    here = state != "absent"
-    size = path.stat().st_size if here else spec.file_bytes
+    on_disk = state != "absent"
+    size = path.stat().st_size if on_disk else spec.file_bytes
     return ModelRow(
         name=spec.name,
         size=spec.size,
         bytes=size,
-        on_disk=here,
+        on_disk=on_disk,
         state=state,
         path=str(path),
         fits=None if size is None else size <= free_bytes,
@@ -117,8 +117,8 @@ def model_row(spec: ModelSpec, config: Config, free_bytes: int) -> ModelRow:
     )
 
 
-def model_facts(spec: ModelSpec, config: Config) -> ModelFacts:
-    """Look at the entry of a model and, where it is on disk, at the header of its file.
+def read_model_facts(spec: ModelSpec, config: Config) -> ModelFacts:
+    """Read the entry of a model and, if it is on disk, the header of its file.
 
     Raises:
         ModelUnavailable: The file is damaged.
@@ -134,19 +134,19 @@ def model_facts(spec: ModelSpec, config: Config) -> ModelFacts:
         split=spec.split,
         main_gpu=spec.main_gpu,
         tensor_split=spec.tensor_split,
-        thinking=_thinking(spec),
+        thinking=_read_thinking(spec),
         stop=spec.stop,
-        gguf=_gguf_facts(spec, config) if model_path(spec, config).is_file() else None,
+        gguf=_read_gguf_facts(spec, config) if model_path(spec, config).is_file() else None,
     )
 
 
-def _thinking(spec: ModelSpec) -> ThinkingTags | None:
+def _read_thinking(spec: ModelSpec) -> ThinkingTags | None:
     if spec.think_open is None and spec.thinking_switch is None:
         return None
     return ThinkingTags(spec.think_open, spec.think_close, spec.thinking_switch)
 
 
-def _gguf_facts(spec: ModelSpec, config: Config) -> GgufFacts:
+def _read_gguf_facts(spec: ModelSpec, config: Config) -> GgufFacts:
     from etui.engine.offload import needs
     from etui.models.files import model_path
     from etui.models.gguf import check_gguf

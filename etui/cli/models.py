@@ -1,4 +1,4 @@
-"""``etui models``: what there is, what is on disk, and how to get it."""
+"""``etui models``: list, download, verify and describe models."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 def models() -> None:
     """List, pull, check and describe models.
 
-    The models are those of models.yaml, the shipped one and your own in ETUI_HOME, and every GGUF
-    file that lies in the models folder.
+    Models come from the shipped models.yaml, your own models.yaml in ETUI_HOME, and every GGUF
+    file in the models folder.
     """
 
 
 @models.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """Show every model: on disk or not, and whether its file fits into the free memory."""
+    """List all models and whether they are on disk and fit in memory.
+
+    A model fits if its file is not larger than the free memory.
+    """
     import psutil
 
-    from etui.cli.model_facts import model_row
+    from etui.cli.model_facts import build_model_row
 
-    config, catalogue = _load()
+    config, catalogue = _load_catalogue()
     free = int(psutil.virtual_memory().available)
-    rows = [model_row(spec, config, free) for spec in catalogue]
+    rows = [build_model_row(spec, config, free) for spec in catalogue]
     if as_json:
         folder = str(config.models_dir)
         print_json(to_document({"models_dir": folder, "free_memory_bytes": free, "models": rows}))
@@ -59,15 +62,18 @@ _FITS = {True: "fits", False: "does not fit", None: UNKNOWN}
 @click.argument("name")
 @as_json
 def info(name: str, as_json: bool) -> None:
-    """Show what a model's entry says and, when it is on disk, what its GGUF says."""
+    """Show a model's settings and the facts in its GGUF header.
+
+    The header is shown if the model is on disk.
+    """
     import psutil
 
-    from etui.cli.model_facts import model_facts, model_row
+    from etui.cli.model_facts import build_model_row, read_model_facts
 
-    config, catalogue = _load()
+    config, catalogue = _load_catalogue()
     spec = catalogue.get(name)
     free = int(psutil.virtual_memory().available)
-    row, facts = model_row(spec, config, free), model_facts(spec, config)
+    row, facts = build_model_row(spec, config, free), read_model_facts(spec, config)
     if as_json:
         print_json({**to_document(row), **to_document(facts)})
     else:
@@ -79,36 +85,36 @@ def info(name: str, as_json: bool) -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @as_json
 def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
-    """Bring models to this machine, the starter if none is named.
+    """Download models; without a NAME, the starter model.
 
-    An interrupted pull goes on where it stopped. The sha256 of every file is checked.
+    An interrupted download resumes where it stopped. The sha256 of every file is checked.
     """
     from etui.cli.model_facts import Pulled
-    from etui.cli.pull_progress import shown
+    from etui.cli.pull_progress import show_progress
     from etui.models.download import kept_bytes
     from etui.models.download import pull as pull_model
     from etui.models.files import recorded_sha256
     from etui.models.spec import STARTER
 
-    config, catalogue = _load()
+    config, catalogue = _load_catalogue()
     specs = [catalogue.get(name) for name in dict.fromkeys(names or (STARTER,))]
     done: list[Pulled] = []
     for spec in specs:
         try:
-            with shown(quiet=quiet) as progress:
+            with show_progress(quiet=quiet) as progress:
                 path = pull_model(spec, config, progress)
         except KeyboardInterrupt:
             kept = kept_bytes(spec, config)
             raise Stopped(
-                f"stopped; {bytes_text(kept)} of {spec.name} are kept",
-                f"go on with: etui models pull {' '.join(names) or spec.name}",
+                f"stopped; {bytes_text(kept)} of {spec.name} kept",
+                f"resume with: etui models pull {' '.join(names) or spec.name}",
             ) from None
         size, digest = path.stat().st_size, recorded_sha256(spec, config)
         done.append(Pulled(spec.name, str(path), size, digest))
         if not as_json:
             click.echo(str(path))
         if not quiet:
-            click.echo(f"{spec.name} is here and checked: {bytes_text(size)}", err=True)
+            click.echo(f"{spec.name} is on disk and checked: {bytes_text(size)}", err=True)
     if as_json:
         print_json(to_document({"models": done}))
 
@@ -118,34 +124,37 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Check the header and the sha256 of models in full, all on disk if none is named."""
+    """Check the header and the sha256 of model files.
+
+    Without a NAME, checks every model on disk. Files are read in full.
+    """
     from etui.cli.model_facts import VerifiedFile
     from etui.models.files import model_path
     from etui.models.files import verify as verify_model
 
-    config, catalogue = _load()
+    config, catalogue = _load_catalogue()
     if names:
         specs = [catalogue.get(name) for name in dict.fromkeys(names)]
     else:
         specs = [spec for spec in catalogue if model_path(spec, config).is_file()]
         if not specs:
-            click.echo(f"no model is in {config.models_dir}", err=True)
+            click.echo(f"no model in {config.models_dir}", err=True)
     results: list[VerifiedFile] = []
     for spec in specs:
-        place = str(model_path(spec, config))
+        location = str(model_path(spec, config))
         try:
             checked = verify_model(spec, config)
         except EtuiError as error:
-            result = VerifiedFile(spec.name, place, False, None, spec.sha256, error.what)
+            result = VerifiedFile(spec.name, location, False, None, spec.sha256, error.what)
             if not as_json:
                 click.echo(f"{spec.name}: refused: {error.what}")
                 click.echo(error.fix, err=True)
         else:
             digest, expected = checked.sha256, checked.expected
-            result = VerifiedFile(spec.name, place, True, digest, expected, None)
+            result = VerifiedFile(spec.name, location, True, digest, expected, None)
             if not as_json:
-                against = "as expected" if expected else "nothing to compare with"
-                click.echo(f"{spec.name}: ok, sha256 {digest} ({against})")
+                comparison = "as expected" if expected else "no expected value known"
+                click.echo(f"{spec.name}: ok, sha256 {digest} ({comparison})")
         results.append(result)
     if as_json:
         print_json(to_document({"models": results}))
@@ -157,10 +166,13 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 @click.argument("name", required=False)
 @as_json
 def path(name: str | None, as_json: bool) -> None:
-    """Print the path of a model's file, checked; without a name, of the models folder."""
+    """Check a model's file and print its path.
+
+    Without NAME, prints the path of the models folder.
+    """
     from etui.models.files import recorded_sha256, require
 
-    config, catalogue = _load()
+    config, catalogue = _load_catalogue()
     if name is None:
         folder = str(config.models_dir)
         click.echo(json.dumps({"models_dir": folder}) if as_json else folder)
@@ -174,7 +186,7 @@ def path(name: str | None, as_json: bool) -> None:
         click.echo(str(file))
 
 
-def _load() -> tuple[Config, Catalogue]:
+def _load_catalogue() -> tuple[Config, Catalogue]:
     from etui.config.load import load_config
     from etui.models.catalogue import load_catalogue
 
@@ -192,7 +204,7 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
             "file",
             f"{bytes_text(row.bytes)}, {_FITS[row.fits]}: {bytes_text(free_bytes)} free",
         ),
-        ("sha256", facts.sha256 or _no_hash(row)),
+        ("sha256", facts.sha256 or _missing_hash_text(row)),
         ("context used", tokens_text(facts.context)),
         ("gpu layers", str(facts.gpu_layers)),
     ]
@@ -224,7 +236,7 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
         click.echo(f"pull it with: etui models pull {row.name}", err=True)
 
 
-def _no_hash(row: ModelRow) -> str:
+def _missing_hash_text(row: ModelRow) -> str:
     if row.on_disk:
-        return f"not taken yet: etui models verify {row.name}"
-    return "taken from the hub at the first pull"
+        return f"not computed yet; run: etui models verify {row.name}"
+    return "fetched from the hub with the first download"

@@ -1,4 +1,4 @@
-"""``etui policy``: the policies there are, whether they are sound, and why they choose what."""
+"""``etui policy``: list, check, test and explain policies."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 
 @click.group()
 def policy() -> None:
-    """Check and explain the policies that route.
+    """List, check, explain and edit routing policies.
 
-    A policy is a YAML file: signals, arms, and the rules that lead from the one to the other. The
-    shipped ones are frugal, balanced and best; your own lie in ETUI_HOME/policies.
+    A policy is a YAML file of signals, arms, and rules that choose an arm by the signals. The
+    shipped policies are frugal, balanced and best; your own are in ETUI_HOME/policies.
     """
 
 
 @policy.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """Show every policy that can be named."""
+    """List the shipped policies and your own."""
     from etui.routing.library import check_place, list_policies
 
-    config, catalogue, here = load()
+    config, catalogue, is_on_disk = load()
     rows = []
     for place in list_policies(config):
-        checked = check_place(place, catalogue.models, here)
+        checked = check_place(place, catalogue.models, is_on_disk)
         found = checked.policy
         rows.append(
             {
@@ -59,14 +59,14 @@ def list_(as_json: bool) -> None:
         return
     print_table(
         ("POLICY", "ORIGIN", "DESCRIPTION"),
-        [_listed(row) for row in rows],
+        [_format_row(row) for row in rows],
     )
 
 
 @policy.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a policy file as it is."""
+    """Print a policy file unchanged."""
     from etui.config.load import load_config
     from etui.routing.editing import text_of
     from etui.routing.library import find_policy
@@ -79,38 +79,38 @@ def show(name: str) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
 @as_json
 def check(names: Sequence[str], as_json: bool) -> ExitCode:
-    """Check policies: every fault with its line.
+    """Check policies and report every error with its line.
 
-    Without a name every one that can be named is checked.
+    Without a NAME, checks all policies.
 
-    Errors and warnings go to standard error, one a line with file, line and column. The exit code
-    is 2 if there is an error.
+    Errors and warnings go to standard error, one per line, with file, line and column. The exit
+    code is 2 if there is an error.
     """
     from etui.routing.library import check_place, policy_names
 
-    config, catalogue, here = load()
+    config, catalogue, is_on_disk = load()
     policies = policy_names(config)
     results = [
         check_place(
             place,
             catalogue.models,
-            here,
+            is_on_disk,
             policies=policies,
-            fitted=_fitted(place, config),
+            fitted=_load_fitted_arms(place, config),
             thorough=True,
         )
-        for place in _places(names, config)
+        for place in _find_places(names, config)
     ]
     for result in results:
         say_problems(result)
     if as_json:
-        print_json({"policies": [_checked_json(result) for result in results]})
+        print_json({"policies": [_build_check(result) for result in results]})
     else:
         for result in results:
             if result.policy is not None:
-                click.echo(f"{result.place.path}: ok, {_size(result.policy)}")
-    sound = all(result.policy is not None for result in results)
-    return ExitCode.DONE if sound else ExitCode.USAGE
+                click.echo(f"{result.place.path}: ok, {_format_size(result.policy)}")
+    valid = all(result.policy is not None for result in results)
+    return ExitCode.DONE if valid else ExitCode.USAGE
 
 
 @policy.command()
@@ -119,7 +119,7 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
 def test(names: Sequence[str], as_json: bool) -> ExitCode:
     """Run the probes of policies.
 
-    Without a name those of the default policy.
+    Without a NAME, runs the probes of the default policy.
 
     The exit code is 4 if a probe fails.
     """
@@ -153,7 +153,9 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
     else:
         for row in failed:
             place = f"{row['file']}:{row['line']}"
-            click.echo(f"{place}: {_short(row['query'])!r}: {'; '.join(row['failures'])}", err=True)
+            click.echo(
+                f"{place}: {_shorten(row['query'])!r}: {'; '.join(row['failures'])}", err=True
+            )
             if row["why"]:
                 click.echo(f"  {sanitize(row['why'])}", err=True)
         click.echo(f"{len(rows) - len(failed)} of {len(rows)} probes passed")
@@ -164,15 +166,15 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
 def schema() -> None:
     """Print the JSON Schema of a policy file.
 
-    Editors complete and check YAML with it.
+    Editors use it to complete and check YAML.
     """
     from etui.routing.schema.policy_file import json_schema
 
     print_json(json_schema())
 
 
-def _fitted(place: PolicyPlace, config: Config) -> Callable[[str], bool]:
-    """Whether `etui policy fit` knows an arm of a policy; a fit that cannot be read knows none."""
+def _load_fitted_arms(place: PolicyPlace, config: Config) -> Callable[[str], bool]:
+    """Return a test for the arms in a policy's fit; an unreadable fit has none."""
     from etui.errors import InvalidFile
     from etui.routing.accuracy.fitted_file import load_fitted
     from etui.routing.accuracy.predictor import fitted_path
@@ -185,34 +187,34 @@ def _fitted(place: PolicyPlace, config: Config) -> Callable[[str], bool]:
     return arms.__contains__
 
 
-def _places(names: Sequence[str], config: Config) -> list[PolicyPlace]:
+def _find_places(names: Sequence[str], config: Config) -> list[PolicyPlace]:
     from etui.routing.library import find_policy, list_policies
 
     return [find_policy(name, config) for name in names] or list(list_policies(config))
 
 
-def _listed(row: Mapping[str, Any]) -> tuple[str, str, str]:
+def _format_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
     name, origin = row["name"], row["origin"]
     return (
         f"{name} (default)" if row["default"] else name,
-        f"{origin}, in place of the shipped" if row["replaces_shipped"] else origin,
+        f"{origin}, replaces the shipped one" if row["replaces_shipped"] else origin,
         sanitize(row["description"])
         if row["valid"]
-        else f"invalid: `etui policy check {name}` says why",
+        else f"invalid; see `etui policy check {name}`",
     )
 
 
-def _checked_json(result: Checked) -> dict[str, Any]:
+def _build_check(result: Checked) -> dict[str, Any]:
     return {
         "name": result.place.name,
         "path": str(result.place.path),
         "valid": result.policy is not None,
-        "errors": [_problem_json(problem) for problem in result.errors],
-        "warnings": [_problem_json(problem) for problem in result.warnings],
+        "errors": [_build_problem(problem) for problem in result.errors],
+        "warnings": [_build_problem(problem) for problem in result.warnings],
     }
 
 
-def _problem_json(problem: Problem) -> dict[str, Any]:
+def _build_problem(problem: Problem) -> dict[str, Any]:
     return {
         "file": problem.file,
         "line": problem.line or None,
@@ -221,18 +223,19 @@ def _problem_json(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _size(loaded: Policy) -> str:
+def _format_size(loaded: Policy) -> str:
     return (
-        f"{_count(len(loaded.rules), 'rule')}, {_count(len(loaded.arms), 'arm')}, "
-        f"{_count(len(loaded.signals), 'signal')}, {_count(len(loaded.probes), 'probe')}"
+        f"{_format_count(len(loaded.rules), 'rule')}, {_format_count(len(loaded.arms), 'arm')}, "
+        f"{_format_count(len(loaded.signals), 'signal')}, "
+        f"{_format_count(len(loaded.probes), 'probe')}"
     )
 
 
-def _count(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = sanitize(" ".join(text.split()))
     return line if len(line) <= 60 else line[:59] + "…"
 

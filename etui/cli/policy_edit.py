@@ -1,4 +1,4 @@
-"""``etui policy new | edit | diff``: policies of one's own, and what a change of them changes."""
+"""``etui policy new | edit | diff``: create, edit and compare policies."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     metavar="NAME|FILE",
     default="balanced",
     show_default=True,
-    help="Policy to begin with.",
+    help="Policy to copy.",
 )
 def new(name: str, origin: str) -> None:
-    """Make a policy of your own from another.
+    """Create your own policy as a copy of another.
 
-    The new file's path is printed.
+    Prints the path of the new file.
     """
     from etui.routing.editing import check_name, create, text_of
     from etui.routing.library import find_policy
@@ -48,17 +48,18 @@ def new(name: str, origin: str) -> None:
     check_name(name)
     target = create(name, text_of(find_policy(origin, config).path), config)
     click.echo(target)
-    click.echo(f"change it with `etui policy edit {name}`", err=True)
+    click.echo(f"edit it with `etui policy edit {name}`", err=True)
 
 
 @click.command()
 @click.argument("name")
 def edit(name: str) -> ExitCode:
-    """Change a policy, checked before it is used.
+    """Edit a policy and check it before it is used.
 
-    It opens in $VISUAL or $EDITOR, and takes the old one's place only when it is sound.
+    Opens the policy in $VISUAL or $EDITOR, and replaces the old version only if the new one is
+    valid.
 
-    A shipped policy is copied into ETUI_HOME/policies first, and the copy takes its place.
+    A shipped policy is first copied into ETUI_HOME/policies; the copy replaces it.
     """
     from etui.routing.editing import draft_of, file_to_change, make_folder, replace_text, text_of
     from etui.routing.library import PolicyPlace, check_text, find_policy, policy_names
@@ -83,11 +84,11 @@ def edit(name: str) -> ExitCode:
             break
         say_problems(checked)
         if not (sys.stdin.isatty() and click.confirm("edit again?", default=True, err=True)):
-            click.echo(f"{target} was not changed; what you wrote is in {draft}", err=True)
+            click.echo(f"{target} was not changed; your text is in {draft}", err=True)
             return ExitCode.USAGE
     replace_text(target, after, place.path)
     draft.unlink(missing_ok=True)
-    _say_after_edit(checked)
+    _print_warnings(checked)
     click.echo(target)
     return ExitCode.DONE
 
@@ -99,45 +100,45 @@ def edit(name: str) -> ExitCode:
     "--questions",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Questions to decide by both, one a line.",
+    help="File of questions to decide with both policies, one per line.",
 )
 @click.option(
     "--logged",
     type=click.IntRange(1, 1_000_000),
     metavar="N",
-    help="Decide the last N questions of the log by both.",
+    help="Decide the last N questions of the log with both policies.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def diff(
     before: str, after: str, questions: Path | None, logged: int | None, as_json: bool
 ) -> None:
-    """Show what differs between two policies.
+    """Show the differences between two policies.
 
-    It also shows which questions they answer otherwise.
+    Also shows the questions that they decide differently.
 
-    The questions are the probes of both, and those you name. They are decided as if every model
-    were on this machine.
+    The questions are the probes of both policies and those of --questions and --logged. They are
+    decided as if every model were on this machine.
     """
     from etui.routing.diff import changes, other_answers, probe_questions
     from etui.routing.diff_text import diff_lines
 
     config, catalogue, _ = load()
-    one, other = (_sound(name, config, catalogue) for name in (before, after))
-    assert one.policy is not None
-    assert other.policy is not None
-    assert one.file is not None
-    assert other.file is not None
-    asked = probe_questions(one.policy, other.policy)
-    asked += [*_questions_of(questions), *_logged(config, logged)]
-    differing = changes(one.file, other.file)
-    answers = other_answers(one.policy, other.policy, asked, lambda _: True)
+    first, second = (_load_valid(name, config, catalogue) for name in (before, after))
+    assert first.policy is not None
+    assert second.policy is not None
+    assert first.file is not None
+    assert second.file is not None
+    asked = probe_questions(first.policy, second.policy)
+    asked += [*_read_questions(questions), *_read_logged(config, logged)]
+    differing = changes(first.file, second.file)
+    answers = other_answers(first.policy, second.policy, asked, lambda _: True)
     if as_json:
         document = {
-            "before": str(one.place.path),
-            "after": str(other.place.path),
+            "before": str(first.place.path),
+            "after": str(second.place.path),
             "changes": [{"path": c.path, "before": c.before, "after": c.after} for c in differing],
             "questions": len(asked),
-            "other_answers": [_answer_json(answer) for answer in answers],
+            "other_answers": [_build_answer(answer) for answer in answers],
         }
         print_json(document)
         return
@@ -145,13 +146,18 @@ def diff(
         click.echo(line)
 
 
-def _sound(name: str, config: Config, catalogue: Catalogue) -> Checked:
+def _load_valid(name: str, config: Config, catalogue: Catalogue) -> Checked:
+    """Check a policy that must be valid.
+
+    Raises:
+        InvalidFile: It has errors.
+    """
     from etui.errors import InvalidFile
     from etui.routing.library import check_place, find_policy
 
     checked = check_place(find_policy(name, config), catalogue.models)
     if checked.policy is None:
-        raise InvalidFile.of(checked.errors, "mend the file and compare again")
+        raise InvalidFile.of(checked.errors, "fix the file and compare again")
     return checked
 
 
@@ -159,23 +165,23 @@ def _run_editor(path: Path) -> None:
     named = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     found = next(filter(None, map(shutil.which, ("nano", "vi", "notepad"))), None)
     if not named and not found:
-        raise UsageError("there is no editor", "set EDITOR to the one you use")
+        raise UsageError("no editor was found", "set EDITOR to your editor")
     command = shlex.split(named) if named else [str(found)]
     try:
         done = subprocess.run([*command, str(path)], check=False)
     except OSError as error:
         raise UsageError(
-            f"the editor {named!r} does not run: {error.strerror or error}",
-            "set EDITOR to one that does",
+            f"cannot run the editor {named!r}: {error.strerror or error}",
+            "set EDITOR to an editor that runs",
         ) from error
     if done.returncode != 0:
         raise EtuiError(
             f"the editor {command[0]!r} ended with exit code {done.returncode}",
-            f"the policy was not changed; what you wrote is in {path}",
+            f"the policy was not changed; your text is in {path}",
         )
 
 
-def _say_after_edit(checked: Checked) -> None:
+def _print_warnings(checked: Checked) -> None:
     from etui.routing.probes import run_probes
 
     say_problems(checked)
@@ -183,10 +189,10 @@ def _say_after_edit(checked: Checked) -> None:
     failed = sum(bool(outcome.failures) for outcome in run_probes(checked.policy))
     if failed:
         name = checked.place.name
-        click.echo(f"warning: {failed} probes fail; `etui policy test {name}` says why", err=True)
+        click.echo(f"warning: {failed} probes fail; see `etui policy test {name}`", err=True)
 
 
-def _questions_of(path: Path | None) -> Iterator[tuple[Query, HostState]]:
+def _read_questions(path: Path | None) -> Iterator[tuple[Query, HostState]]:
     from etui.chat import Query
     from etui.routing.editing import text_of
     from etui.routing.signals.host_state import HostState
@@ -195,7 +201,7 @@ def _questions_of(path: Path | None) -> Iterator[tuple[Query, HostState]]:
     yield from ((Query(line), HostState()) for line in lines if line.strip())
 
 
-def _logged(config: Config, count: int | None) -> Iterator[tuple[Query, HostState]]:
+def _read_logged(config: Config, count: int | None) -> Iterator[tuple[Query, HostState]]:
     if count is None:
         return
     from etui.chat import Query
@@ -207,15 +213,15 @@ def _logged(config: Config, count: int | None) -> Iterator[tuple[Query, HostStat
     yield from ((Query(turn.query), HostState()) for turn in turns if turn.query.strip())
 
 
-def _answer_json(answer: OtherAnswer) -> dict[str, Any]:
+def _build_answer(answer: OtherAnswer) -> dict[str, Any]:
     sides = {"before": answer.before, "after": answer.after}
     return {
         "query": answer.query.text,
-        **{side: _decision_json(decision) for side, decision in sides.items()},
+        **{side: _build_decision(decision) for side, decision in sides.items()},
     }
 
 
-def _decision_json(decision: Decision | str) -> dict[str, Any]:
+def _build_decision(decision: Decision | str) -> dict[str, Any]:
     if isinstance(decision, str):
         return {"undecided": decision}
     cascade = decision.cascade

@@ -1,4 +1,4 @@
-"""``etui policy fit``: how accurate each arm is, learnt from graded answers."""
+"""``etui policy fit``: learn from graded answers how accurate each arm is."""
 
 from __future__ import annotations
 
@@ -26,29 +26,37 @@ if TYPE_CHECKING:
     "--outcomes",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="CSV: subject,row,ARM,ARM... with 1 where the arm was right.",
+    help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right.",
 )
-@click.option("--runs", multiple=True, metavar="RUN", help="Bench runs; repeatable.")
+@click.option("--runs", multiple=True, metavar="RUN", help="Bench run; repeatable.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DIR", help="MMLU's files: the texts."
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of MMLU's files, for the texts of the questions.",
 )
 @click.option(
     "--split",
     type=click.Choice(["test", "val", "dev"]),
     default="test",
     show_default=True,
-    help="Which questions the rows of --outcomes count.",
+    help="Split of MMLU that the rows of --outcomes refer to.",
 )
 @click.option(
     "--exclude-test",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Leave out questions that also stand in the test files of this folder.",
+    help="Exclude questions that are also in the test files of this folder.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: beside the policy."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Output file. Default: NAME.fitted.json next to the policy.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of the folds.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Random seed of the folds."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def fit(
     names: Sequence[str],
@@ -61,53 +69,54 @@ def fit(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Learn from graded answers how likely each arm is right.
+    """Learn from graded answers how likely each arm is to be right.
 
-    The answers are bench runs or a table of outcomes; arms go by their names. What was learnt lies
-    beside the policy as NAME.fitted.json, and its objectives and cascades go by it from then on.
+    The answers come from bench runs or a table of outcomes; arms are matched by name. The result
+    is saved next to the policy as NAME.fitted.json; the policy's objectives and cascades use it
+    from then on.
     """
-    from etui.cli.policy_names import sort_names
+    from etui.cli.policy_names import split_names
     from etui.routing.accuracy.fit import fit_heads
     from etui.routing.accuracy.predictor import fitted_path
 
     config, catalogue, _ = load()
-    policies, folders = sort_names(names, runs, config)
+    policies, folders = split_names(names, runs, config)
     if (outcomes is None) == (not folders):
         raise UsageError(
-            "give graded answers: either --outcomes FILE or --runs RUN",
-            "`etui bench --arms A,B --policy NAME` makes a run",
+            "graded answers are missing: pass either --outcomes FILE or --runs RUN",
+            "create a run with `etui bench --arms A,B --policy NAME`",
         )
     if len(policies) > 1:
-        raise UsageError(f"{len(policies)} policies are named", "fit one policy at a time")
-    graded, sources, sha256, notes = _answers(outcomes, folders, data, split, config)
-    policy = _policy(policies, output, config, catalogue)
+        raise UsageError(f"{len(policies)} policies were given", "fit one policy at a time")
+    graded, sources, sha256, notes = _read_answers(outcomes, folders, data, split, config)
+    policy = _load_policy(policies, output, config, catalogue)
     if policy is not None:
-        graded, left_out = _arms_of(policy, graded)
-        notes += left_out
+        graded, arm_notes = _select_arms(policy, graded)
+        notes += arm_notes
     before = len(graded)
     if exclude_test is not None:
         from etui.replay.question_texts import texts_of, without
 
         if not graded.questions:
             raise UsageError(
-                "--exclude-test compares texts", "name the data of the answers: --data"
+                "--exclude-test needs the texts of the questions", "pass their folder with --data"
             )
         graded = without(graded, texts_of(exclude_test, "test").values())
-    model = fit_heads(graded, _origin(graded, sources, sha256, before), seed=seed)
+    model = fit_heads(graded, _build_provenance(graded, sources, sha256, before), seed=seed)
     if output is None:
-        assert policy is not None  # without either the default policy is taken
+        assert policy is not None  # without --output there is a policy, the default one at least
         output = fitted_path(policy, config)
     _save(output, model)
     if as_json:
-        print_json(_document(output, model, notes))
+        print_json(_build_document(output, model, notes))
         return
-    _print(output, model, notes)
+    _print_fit(output, model, notes)
 
 
-def _answers(
+def _read_answers(
     outcomes: Path | None, folders: Sequence[Path], data: Path | None, split: str, config: Config
 ) -> tuple[Graded, tuple[str, ...], str, list[str]]:
-    """The answers, where they are from, the hash of the data, and notes."""
+    """Return the answers, their sources, the SHA-256 of the data, and notes."""
     if outcomes is not None:
         from etui.replay.outcomes import read_outcomes
         from etui.replay.question_texts import texts_of
@@ -117,7 +126,7 @@ def _answers(
         notes = (
             []
             if texts is not None
-            else ["without --data there are no texts: every question gets the rate of all"]
+            else ["without --data there are no texts: every question gets the overall rate"]
         )
         return graded, (outcomes.name,), sha256, notes
     from etui.replay.runs import read_runs
@@ -126,10 +135,10 @@ def _answers(
     return found.graded, found.sources, found.data_sha256, list(found.notes)
 
 
-def _policy(
+def _load_policy(
     names: Sequence[str], output: Path | None, config: Config, catalogue: Catalogue
 ) -> Policy | None:
-    """The policy that was named, else the default one; None where --output stands alone."""
+    """Load the named policy, or the default one; None if only --output was given."""
     from etui.routing.library import load_policy
 
     if not names and output is not None:
@@ -137,15 +146,15 @@ def _policy(
     return load_policy(names[0] if names else config.policy, config, catalogue.models)
 
 
-def _arms_of(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
-    """The answers of the policy's arms, with what the policy says of them."""
+def _select_arms(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
+    """Keep the answers of the policy's arms, with the arms' settings in the policy; and notes."""
     from etui.routing.accuracy.table import ArmFacts
 
     shared = [arm for arm in graded.arms if arm in policy.arms]
     if not shared:
         raise UsageError(
             f"none of {', '.join(graded.arms)} is an arm of policy {policy.name!r}",
-            f"its arms: {', '.join(policy.arms)}; or name an --output alone to fit every column",
+            f"its arms: {', '.join(policy.arms)}; or pass only --output to fit every column",
         )
     facts = {}
     for name in shared:
@@ -156,20 +165,20 @@ def _arms_of(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
     missing = [arm for arm in policy.arms if arm not in shared]
     notes = []
     if unused:
-        notes.append(f"no arm of the policy, left out: {', '.join(unused)}")
+        notes.append(f"not arms of the policy, ignored: {', '.join(unused)}")
     if missing:
         notes.append(f"arms without graded answers: {', '.join(missing)}")
     return replace(graded.of_arms(shared), facts=facts), notes
 
 
-def _origin(graded: Graded, sources: tuple[str, ...], sha256: str, before: int) -> Any:
+def _build_provenance(graded: Graded, sources: tuple[str, ...], sha256: str, before: int) -> Any:
     from datetime import UTC, datetime
 
     from etui import __version__
     from etui.routing.accuracy.fitted_file import Provenance
 
     if not len(graded):
-        raise UsageError("every question also stands in the test files", "give other answers")
+        raise UsageError("every question is also in the test files", "use other answers")
     return Provenance(
         fitted_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         source=sources,
@@ -181,10 +190,10 @@ def _origin(graded: Graded, sources: tuple[str, ...], sha256: str, before: int) 
 
 
 def _save(path: Path, model: FittedModel) -> None:
-    """Write the whole file or none of it.
+    """Write the fit atomically.
 
     Raises:
-        EtuiError: It cannot be written.
+        EtuiError: The file cannot be written.
     """
     from etui.atomic import write_text
     from etui.routing.accuracy.fitted_file import fitted_text
@@ -194,11 +203,11 @@ def _save(path: Path, model: FittedModel) -> None:
         write_text(path, fitted_text(model))
     except OSError as error:
         raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}", "name another file with --output"
+            f"cannot write {path}: {error.strerror or error}", "choose another file with --output"
         ) from None
 
 
-def _document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
+def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
     return {
         "file": str(path),
         "provenance": model.provenance.model_dump(),
@@ -232,10 +241,10 @@ def _document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str,
     }
 
 
-def _print(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
+def _print_fit(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
     origin = model.provenance
-    left = f", {origin.excluded} left out that are also in test" if origin.excluded else ""
-    click.echo(f"{path}: {origin.n:,} questions of {', '.join(origin.source)}{left}")
+    excluded = f", {origin.excluded} excluded that are also in test" if origin.excluded else ""
+    click.echo(f"{path}: {origin.n:,} questions of {', '.join(origin.source)}{excluded}")
     click.echo()
     rows = [
         (
@@ -251,7 +260,7 @@ def _print(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
         )
         for name, head in model.arms.items()
     ]
-    head = ("ARM", "MODEL", "RIGHT", "BRIER", "OF THE RATE", "ECE", "AUC", "AFTER AN ANSWER")
+    head = ("ARM", "MODEL", "RIGHT", "BRIER", "BRIER OF RATE", "ECE", "AUC", "AFTER AN ANSWER")
     print_table(head, rows)
     if model.needs:
         click.echo()
@@ -262,14 +271,15 @@ def _print(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
                     need.need.replace("_", " "),
                     need.base,
                     need.other,
-                    "not told" if need.auc is None else f"{need.auc:.3f}",
+                    "unknown" if need.auc is None else f"{need.auc:.3f}",
                 )
                 for need in model.needs
             ],
         )
     click.echo()
     click.echo(
-        "Brier, ECE, AUC: five folds, no question in its own; Brier OF THE RATE alone beside"
+        "Brier, ECE and AUC: five-fold cross-validation; BRIER OF RATE: if only the overall rate "
+        "were predicted"
     )
     for note in notes:
         click.echo(f"note: {note}", err=True)

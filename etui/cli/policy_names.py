@@ -1,4 +1,4 @@
-"""Policies and runs as the commands of graded answers name them."""
+"""Separate policies from runs in the arguments of ``policy fit`` and ``policy replay``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ if TYPE_CHECKING:
     from etui.config.config import Config
 
 
-def sort_names(
+def split_names(
     names: Sequence[str], runs: Sequence[str], config: Config
 ) -> tuple[list[str], list[Path]]:
-    """Names of policies, and folders of runs: behind ``--runs A`` further runs may follow.
+    """Split arguments into names of policies and folders of runs.
+
+    With ``--runs A``, further runs may follow as plain arguments.
+
+    Args:
+        names: The plain arguments.
+        runs: The values of ``--runs``.
+        config: Settings with the folder of the runs.
 
     Raises:
-        UsageError: There is no such run.
+        UsageError: A run does not exist.
     """
     from etui.bench.store.find import find_run, runs_dir
     from etui.bench.store.run_folder import CONFIG

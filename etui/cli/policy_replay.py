@@ -1,4 +1,4 @@
-"""``etui policy replay``: what a policy or a router would have done with answers that are there."""
+"""``etui policy replay``: evaluate a policy or a router on existing answers."""
 
 from __future__ import annotations
 
@@ -26,31 +26,40 @@ if TYPE_CHECKING:
     "--outcomes",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="CSV: subject,row,ARM,ARM... with 1 where the arm was right.",
+    help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right.",
 )
-@click.option("--costs", metavar="ARM=N,...", help="What a question costs on each arm of it.")
-@click.option("--runs", multiple=True, metavar="RUN", help="Bench runs; repeatable.")
-@click.option("--log", "of_log", is_flag=True, help="The questions of the log (the default).")
+@click.option("--costs", metavar="ARM=N,...", help="Cost of a question on each arm.")
+@click.option("--runs", multiple=True, metavar="RUN", help="Bench run; repeatable.")
+@click.option("--log", "of_log", is_flag=True, help="Replay the questions of the log (default).")
 @click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DIR", help="MMLU's files: the texts."
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of MMLU's files, for the texts of the questions.",
 )
 @click.option(
     "--split",
     type=click.Choice(["test", "val", "dev"]),
     default="test",
     show_default=True,
-    help="Which questions the rows of --outcomes count.",
+    help="Split of MMLU that the rows of --outcomes refer to.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of folds and resamples."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    help="Random seed of folds and resampling.",
 )
 @click.option(
     "--as-fitted",
     is_flag=True,
-    help="Go by what was fitted for the policy on other questions, not by folds of these.",
+    help="Use the saved fit of the policy, made on other questions, instead of folds of these.",
 )
 @click.option(
-    "--svg", type=click.Path(path_type=Path), metavar="FILE", help="Draw accuracy against cost."
+    "--svg",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw accuracy against cost into FILE.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def replay(
@@ -66,42 +75,44 @@ def replay(
     svg: Path | None,
     as_json: bool,
 ) -> None:
-    """Judge a policy by answers that are there, without asking a model.
+    """Evaluate a policy on existing answers, without running a model.
 
-    Over the log it says which questions would be answered otherwise. Over bench runs or a table of
-    outcomes it says how accurate the policy is for what it costs, against the random mixture of
-    its arms and the cheapest arm that is right. What the policy knows of accuracy is fitted on
-    folds of the same answers that hold no question to be judged, or with --as-fitted on the
-    questions of `etui policy fit`. Without POLICY a router is fitted and judged on such folds.
+    On the log, shows which questions would be answered differently. On bench runs or a table of
+    outcomes, shows the policy's accuracy and cost, compared with a random mixture of its arms and
+    with the cheapest arm that is right. Accuracy predictions are fitted on folds of the same
+    answers that exclude the questions being judged or, with --as-fitted, taken from
+    `etui policy fit`. Without POLICY, a router is fitted and judged on such folds.
     """
-    from etui.cli.policy_names import sort_names
+    from etui.cli.policy_names import split_names
 
     config, catalogue, _ = load()
     sources = [
-        name for name in ("--outcomes", "--runs", "--log") if _given(name, outcomes, runs, of_log)
+        name
+        for name in ("--outcomes", "--runs", "--log")
+        if _is_given(name, outcomes, runs, of_log)
     ]
     if len(sources) > 1:
-        raise UsageError(f"{' and '.join(sources)} exclude each other", "give one of them")
-    policies, folders = sort_names(names, runs, config)
+        raise UsageError(f"{' and '.join(sources)} exclude each other", "pass only one of them")
+    policies, folders = split_names(names, runs, config)
     if not outcomes and not folders:
         if costs or svg or data or as_fitted:
             raise UsageError(
-                "--costs, --data, --svg and --as-fitted belong to --outcomes or --runs",
-                "leave them out",
+                "--costs, --data, --svg and --as-fitted need --outcomes or --runs",
+                "add one of these, or leave the options out",
             )
         _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
         return
-    loaded = [_load(name, config, catalogue) for name in policies]
-    say = _say if not as_json else _silent
+    loaded = [_load_policy(name, config, catalogue) for name in policies]
+    show = _show_progress if not as_json else _ignore
     table, notes = (
-        _of_outcomes(outcomes, costs, data, split)
+        _read_outcomes(outcomes, costs, data, split)
         if outcomes is not None
-        else _of_runs(folders, costs, data, config)
+        else _read_runs(folders, costs, data, config)
     )
     if as_fitted and not loaded:
-        raise UsageError("--as-fitted goes by the fit of a policy", "name the policy")
-    heads = {policy.name: _heads(policy, config) for policy in loaded if as_fitted}
-    document = _judged(table, loaded, heads, seed, say)
+        raise UsageError("--as-fitted needs a policy", "name the policy whose fit to use")
+    heads = {policy.name: _load_heads(policy, config) for policy in loaded if as_fitted}
+    document = _judge(table, loaded, heads, seed, show)
     document["notes"] = notes
     if svg is not None:
         from etui.replay.figure import replay_svg
@@ -116,17 +127,17 @@ def replay(
         click.echo(line)
 
 
-def _given(name: str, outcomes: Path | None, runs: Sequence[str], of_log: bool) -> bool:
+def _is_given(name: str, outcomes: Path | None, runs: Sequence[str], of_log: bool) -> bool:
     return {"--outcomes": outcomes is not None, "--runs": bool(runs), "--log": of_log}[name]
 
 
-def _load(name: str, config: Config, catalogue: Catalogue) -> Policy:
+def _load_policy(name: str, config: Config, catalogue: Catalogue) -> Policy:
     from etui.routing.library import load_policy
 
     return load_policy(name, config, catalogue.models)
 
 
-def _of_outcomes(
+def _read_outcomes(
     path: Path, costs: str | None, data: Path | None, split: str
 ) -> tuple[Table, list[str]]:
     import numpy as np
@@ -138,17 +149,19 @@ def _of_outcomes(
     texts = texts_of(data, split) if data is not None else None
     graded, _ = read_outcomes(path, texts)
     if len(graded.arms) < 2:
-        raise UsageError(f"{path} has one arm: there is nothing to choose", "give two or more arms")
+        raise UsageError(f"{path} has only one arm: nothing to choose", "use two or more arms")
     if costs is None:
         example = ",".join(f"{arm}={10**at}" for at, arm in enumerate(graded.arms))
-        raise UsageError("a table of outcomes holds no costs", f"state them: --costs {example}")
+        raise UsageError("a table of outcomes has no costs", f"pass them: --costs {example}")
     stated = read_costs(costs, graded.arms)
     cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
-    notes = [] if texts is not None else ["without --data there are no texts: subjects alone"]
+    notes = (
+        [] if texts is not None else ["without --data there are no texts: only subjects are used"]
+    )
     return Table(graded, cost), notes
 
 
-def _of_runs(
+def _read_runs(
     folders: Sequence[Path], costs: str | None, data: Path | None, config: Config
 ) -> tuple[Table, list[str]]:
     import numpy as np
@@ -160,36 +173,36 @@ def _of_runs(
     found = read_runs(folders, config, data)
     graded = found.graded
     if len(graded.arms) < 2:
-        raise UsageError("the runs have one arm: there is nothing to choose", "name runs of others")
+        raise UsageError("the runs have only one arm: nothing to choose", "add runs of other arms")
     if costs is not None:
         stated = read_costs(costs, graded.arms)
         cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
         return Table(graded, cost, repeats=found.repeats), list(found.notes)
     if graded.joules is None:
         raise UsageError(
-            "the joules of these runs were not measured", "state the costs: --costs ARM=N,..."
+            "the joules of these runs were not measured", "pass the costs: --costs ARM=N,..."
         )
     return Table(graded, graded.joules, "J", found.kinds, found.repeats), list(found.notes)
 
 
-def _heads(policy: Policy, config: Config) -> AccuracyPredictor:
+def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
     from etui.routing.accuracy.predictor import load_heads
 
     heads = load_heads(policy, config)
     if heads is None:
         raise UsageError(
-            f"nothing was fitted for policy {policy.name!r}",
+            f"policy {policy.name!r} has no saved fit",
             f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out",
         )
     return heads
 
 
-def _judged(
+def _judge(
     table: Table,
     policies: Sequence[Policy],
     heads: Mapping[str, AccuracyPredictor],
     seed: int,
-    say: Any,
+    show: Any,
 ) -> ReplayDocument:
     from etui.replay.judge import judge
     from etui.replay.policy_replay import replay_policy
@@ -204,12 +217,12 @@ def _judged(
             label=label,
             heads=heads.get(policy.name),
             seed=seed,
-            say=say,
+            say=show,
         )
         for policy in policies
     ]
-    routers = {} if policies else cross_fitted(table.graded, seed=seed, say=say)
-    say("")
+    routers = {} if policies else cross_fitted(table.graded, seed=seed, say=show)
+    show("")
     return judge(table, routers, routed, seed)
 
 
@@ -221,8 +234,8 @@ def _replay_log(
     from etui.runtime.open import open_runtime
 
     if len(policies) > 1:
-        raise UsageError("the log is replayed with one policy at a time", "name one")
-    policy = _load(policies[0], config, catalogue)
+        raise UsageError("the log is replayed with one policy at a time", "name only one")
+    policy = _load_policy(policies[0], config, catalogue)
     with open_runtime(config) as runtime:
         document = turns_document(policy.name, replay_log(policy, runtime))
     if as_json:
@@ -239,23 +252,23 @@ def _write(path: Path, text: str) -> None:
     """Write a file that the user named.
 
     Raises:
-        EtuiError: It cannot be written.
+        EtuiError: The file cannot be written.
     """
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}", "name a file that can be written"
+            f"cannot write {path}: {error.strerror or error}", "choose a file that can be written"
         ) from None
 
 
-def _say(text: str) -> None:
-    """Progress, on a terminal alone: the same line again and again."""
+def _show_progress(text: str) -> None:
+    """Overwrite one progress line on stderr, on a terminal only; an empty text erases it."""
     import sys
 
     if sys.stderr.isatty():
         click.echo(f"\r{text:<20}" if text else "\r" + " " * 20 + "\r", nl=False, err=True)
 
 
-def _silent(text: str) -> None:
+def _ignore(text: str) -> None:
     pass

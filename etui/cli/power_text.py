@@ -1,4 +1,4 @@
-"""The table of ``etui power``."""
+"""Format what ``etui power`` prints."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage"
 
 
 def table(document: PowerDocument) -> Iterator[str]:
-    """A power document as lines of text: every channel, then the total."""
-    rows = [_row(channel) for channel in document["channels"]]
+    """Format a power document as lines of text: every channel, then the total."""
+    rows = [_format_row(channel) for channel in document["channels"]]
     yield from format_table(rows, header=_HEAD)
     energy = document["energy"]
     total = energy_text(energy["joules"], energy["uncertainty"], energy["kind"], spread=True)
@@ -29,17 +29,18 @@ def table(document: PowerDocument) -> Iterator[str]:
     if energy["unmeasured"]:
         yield f"unmeasured: {', '.join(energy['unmeasured'])} (see `etui doctor`)"
     if cost := document.get("cost"):
-        yield _cost(cost)
+        yield _format_cost(cost)
 
 
 def calibration_lines(fitted: Calibration) -> Iterator[str]:
-    """A fitted range as lines of config.yaml."""
+    """Format a fitted range as lines of config.yaml."""
     yield f"cpu_idle_watts: {fitted.idle_watts:.1f}"
     yield f"cpu_limit_watts: {fitted.limit_watts:.1f}"
-    yield f"# fitted to {fitted.points} readings, which lie within {100 * fitted.band:.0f} %"
+    band = f"±{100 * fitted.band:.0f} %"
+    yield f"# fitted to {fitted.points} readings, {band} (2 standard deviations)"
 
 
-def _row(channel: ChannelDocument) -> tuple[str, ...]:
+def _format_row(channel: ChannelDocument) -> tuple[str, ...]:
     kind = channel["kind"]
     notes = [] if channel["in_total"] else ["cross-check"]
     notes += [flag for flag in channel["flags"] if flag != "extrapolated"]
@@ -56,6 +57,6 @@ def _row(channel: ChannelDocument) -> tuple[str, ...]:
     )
 
 
-def _cost(cost: CostDocument) -> str:
+def _format_cost(cost: CostDocument) -> str:
     text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
     return f"by your factors: {text}"

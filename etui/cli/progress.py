@@ -1,4 +1,4 @@
-"""Show on stderr how far the work of a command is: a bar in a terminal, lines elsewhere."""
+"""Show the progress of a command on stderr: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def open_bar(*columns: ProgressColumn) -> Iterator[Bar]:
     """Open a bar on stderr, which is removed at the end.
 
     Args:
-        columns: What a line of it consists of.
+        columns: Parts of the bar's line.
+
+    Yields:
+        The bar.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -27,7 +30,7 @@ def open_bar(*columns: ProgressColumn) -> Iterator[Bar]:
 
 
 class Bar:
-    """One bar at a time; every step of the work has its own."""
+    """A progress bar that starts again at every step of the work."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -43,14 +46,14 @@ class Bar:
         step: object = None,
         **fields: Any,
     ) -> None:
-        """Draw how far a step is.
+        """Draw the progress of a step.
 
         Args:
             description: Text of the bar.
-            done: Work done, in any unit. What is done when a step begins is not part of its speed.
-            total: The whole work; None where it is not known.
-            step: Another value than before begins a new bar.
-            fields: Values that the columns name.
+            done: Work done, in any unit. Work from before the step does not count in its speed.
+            total: The whole work; None if it is not known.
+            step: A value other than the last one starts a new bar.
+            fields: Values for the columns.
         """
         if self._task is not None and step != self._step:
             self._progress.remove_task(self._task)
@@ -68,10 +71,10 @@ class Bar:
 
 
 class Lines:
-    """Lines at a distance from each other, in seconds, bytes or any other measure.
+    """Progress lines at a minimum distance, in seconds, bytes or any other measure.
 
     Args:
-        next_at: Where the first line is due.
+        next_at: Position at which the first line is due.
     """
 
     def __init__(self, next_at: float = 0.0) -> None:
@@ -79,12 +82,12 @@ class Lines:
         self._step: object = None
 
     def begin(self, step: object) -> bool:
-        """Note which step the work is in; whether it is another than before."""
+        """Record the current step; return whether it differs from the last one."""
         changed, self._step = step != self._step, step
         return changed
 
     def is_due(self, at: float) -> bool:
-        """Whether the distance from the last line is reached."""
+        """Return whether the distance from the last line is reached."""
         return at >= self._next_at
 
     def show(self, text: str, at: float, distance: float) -> None:

@@ -1,4 +1,4 @@
-"""A point in time as people write it on the command line."""
+"""Parse points in time from the command line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ _STEPS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def parse_since(text: str, now: datetime) -> datetime:
-    """``today``, ``yesterday``, ``30m``, ``12h``, ``7d``, ``2w``, or an ISO 8601 date or time.
+    """Parse a point in time.
+
+    It is ``today``, ``yesterday``, ``30m``, ``12h``, ``7d``, ``2w``, or an ISO 8601 date or time.
 
     Args:
-        text: What was typed; a date or time without a zone is in the zone of ``now``.
-        now: The time it is, aware.
+        text: User input; a date or time without a zone is in the zone of ``now``.
+        now: The current time, aware.
 
     Raises:
         UsageError: It is none of these.

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.cli.bench_progress import RunTally, Watcher, running_accuracy
+from etui.cli.bench_progress import RunTally, Watcher, format_accuracy
 from tests.bench import synthetic
 from tests.bench.store.test_run_folder import sample
 
@@ -44,7 +44,7 @@ def test_several_arms_are_told_apart():
 
 @pytest.mark.parametrize(("right", "asked"), [(0, 3), (3, 3), (50, 200), (14042, 14042)])
 def test_no_accuracy_is_certain(right, asked):
-    half = float(running_accuracy(right, asked).split("±")[1].removesuffix("%"))
+    half = float(format_accuracy(right, asked).split("±")[1].removesuffix("%"))
     assert half > 0 or asked > 10_000
 
 

@@ -58,7 +58,7 @@ def test_a_calibration_ends_in_a_curve_that_is_listed_and_drawn(etui, models, tm
     assert listed.returncode == 0
     for part in ("smollm2-135m", "calibration", "joules (estimate)", "24 prompt tokens", "R²"):
         assert part in listed.stdout
-    assert "does not hold here" not in listed.stdout
+    assert "not valid here" not in listed.stdout
     assert ElementTree.parse(svg).getroot().tag.endswith("svg")
     (curve,) = json.loads(etui("curves", "--json").stdout)["curves"]
     assert (curve["curve_id"], curve["differences"]) == (document["curve_id"], [])
@@ -195,8 +195,8 @@ def test_a_curve_of_another_machine_says_what_differs(config, etui):
     with TurnWriter(config) as writer:
         writer.save_curve(curve_record(CURVE))
     done = etui("curves")
-    assert "does not hold here: another machine (a machine)" in done.stdout
-    assert "does not hold here: another build" in done.stdout
+    assert "not valid here: another machine (a machine)" in done.stdout
+    assert "not valid here: another build" in done.stdout
 
 
 def test_an_svg_that_cannot_be_written_is_said(config, etui, tmp_path):

@@ -123,10 +123,10 @@ def test_interrupted_pull_can_be_resumed(
         patch.setattr("etui.cli.pull_progress._show_line", interrupted)
         assert run(["models", "pull", "tiny"]) == ExitCode.PARTIAL
     err = capsys.readouterr().err
-    assert "200 B of tiny are kept" in err
-    assert "go on with: etui models pull tiny" in err
+    assert "200 B of tiny kept" in err
+    assert "resume with: etui models pull tiny" in err
     assert run(["models", "pull", "tiny"]) == ExitCode.DONE
-    assert "going on from 200 B" in capsys.readouterr().err
+    assert "resuming at 200 B" in capsys.readouterr().err
 
 
 def test_failed_pull_says_why(index: Any, tiny: bytes, capsys: pytest.CaptureFixture[str]) -> None:

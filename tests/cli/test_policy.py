@@ -164,7 +164,7 @@ def test_explain_refuses_an_empty_question_and_a_broken_policy(
     assert "the prompt is empty" in err
     code, _, err = call(capsys, "explain", "caf\udce9?")
     assert code == 2
-    assert "it holds bytes that are no UTF-8" in err
+    assert "it contains bytes that are not UTF-8" in err
     code, out, err = call(capsys, "explain", "x", "--policy", str(broken))
     assert (code, out) == (2, "")
     assert f"{broken}:2:18: unknown model" in err
@@ -214,7 +214,7 @@ def test_list_show_schema(capsys: Capture, etui_home: Path, broken: Path) -> Non
     code, out, _ = call(capsys, "list")
     assert code == 0
     assert "balanced (default)" in out
-    assert "invalid: `etui policy check mine` says why" in out
+    assert "invalid; see `etui policy check mine`" in out
     _, document = call_json(capsys, "list")
     assert [row["name"] for row in document["policies"]] == ["balanced", "best", "frugal", "mine"]
     _, out, _ = call(capsys, "show", "best")

@@ -98,7 +98,7 @@ def test_edit_says_when_nothing_changed_or_no_editor_runs(
     monkeypatch.setenv("VISUAL", str(etui_home / "no-editor"))
     code, _, err = call(capsys, "edit", "frugal")
     assert code == 2
-    assert "does not run" in err
+    assert "cannot run the editor" in err
     assert not (etui_home / "policies" / "frugal.yaml").exists()
 
 
@@ -107,7 +107,7 @@ def test_edit_tells_of_probes_that_fail_now(capsys: Capture, editor: Editor) -> 
     editor('Write a Python function that reverses a list.", rule: code}', 'Hm?", rule: code}')
     code, _, err = call(capsys, "edit", "frugal")
     assert code == 0
-    assert "warning: 1 probes fail; `etui policy test frugal` says why" in err
+    assert "warning: 1 probes fail; see `etui policy test frugal`" in err
 
 
 def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:

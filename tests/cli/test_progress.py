@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.cli.progress import Lines, open_bar
-from etui.cli.pull_progress import shown
+from etui.cli.pull_progress import show_progress
 from etui.models.download import Progress
 
 
@@ -25,7 +25,7 @@ def test_a_step_begins_once() -> None:
 
 
 def test_a_pull_in_a_pipe_says_its_steps_and_tenths(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown(quiet=False) as show:
+    with show_progress(quiet=False) as show:
         for done in range(0, 1001, 25):
             show(Progress("tiny", "download", "hf a/b", done, 1000))
         show(Progress("tiny", "failed", "hf a/b: no"))

@@ -185,10 +185,15 @@ def source_words(source: Source) -> str:
     return "operating curve" if source == "calibration" else "operating curve of the log"
 
 
+_LEAST_MEASURED_JOULES = 1e-6
+
+
 def mape(predicted: Sequence[float], measured: Sequence[float]) -> float | None:
     """Compute the mean absolute error relative to the measured value; None without pairs.
 
-    An error of 10 % is 0.1. Pairs with a measured value of 0 J are left out.
+    An error of 10 % is 0.1. Pairs with a measured value below a microjoule are left out: no meter
+    resolves it, and the quotient could exceed the largest float.
     """
-    errors = [abs(p - m) / m for p, m in zip(predicted, measured, strict=True) if m > 0]
+    pairs = zip(predicted, measured, strict=True)
+    errors = [abs(p - m) / m for p, m in pairs if m >= _LEAST_MEASURED_JOULES]
     return math.fsum(errors) / len(errors) if errors else None

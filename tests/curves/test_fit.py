@@ -78,6 +78,11 @@ def test_no_coefficient_and_no_prediction_is_negative(points, bend):
         assert fitted.half_width(joules) >= 0
 
 
+def test_joules_that_no_meter_resolves_have_no_relative_error():
+    assert mape([1.0, 1.0, 12.0], [5e-324, 5e-309, 10.0]) == pytest.approx(0.2)
+    assert mape([1.0], [0.0]) is None
+
+
 def test_a_context_term_that_prefill_does_not_need_is_left_out():
     prefill, _ = fit_turns(turns(PhaseCurve(1.0, 0.02), PhaseCurve(1.0, 0.3, 1e-4), 0.03, seed=3))
     assert prefill.bend == 0.0

@@ -23,11 +23,10 @@ def doctor(as_json: bool) -> None:
     """
     from etui.config.load import load_config
     from etui.runtime.doctor import diagnose
-    from etui.text.codec import to_document
 
     diagnosis = diagnose(load_config())
     if as_json:
-        print_json(to_document(diagnosis))
+        print_json(diagnosis)
         return
     for line in format_diagnosis(diagnosis):
         click.echo(line)

@@ -292,7 +292,7 @@ def _show_list(
     )
     total = log.count_turns(turn_filter)
     if as_json:
-        print_json({"total": total, "turns": [to_document(turn) for turn in turns]})
+        print_json({"total": total, "turns": turns})
         return
     if not total:
         _report_empty(log, filtered=turn_filter != TurnFilter())

@@ -45,7 +45,7 @@ def list_(as_json: bool) -> None:
     rows = [build_model_row(spec, config, free) for spec in catalogue]
     if as_json:
         folder = str(config.models_dir)
-        print_json(to_document({"models_dir": folder, "free_memory_bytes": free, "models": rows}))
+        print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows})
         return
     print_table(
         ("NAME", "SIZE", "ON DISK", "MEMORY"),
@@ -116,7 +116,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
         if not quiet:
             click.echo(f"{spec.name} is on disk and checked: {bytes_text(size)}", err=True)
     if as_json:
-        print_json(to_document({"models": done}))
+        print_json({"models": done})
 
 
 @models.command()
@@ -157,7 +157,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
                 click.echo(f"{spec.name}: ok, sha256 {digest} ({comparison})")
         results.append(result)
     if as_json:
-        print_json(to_document({"models": results}))
+        print_json({"models": results})
     if not all(result.ok for result in results):
         ctx.exit(ExitCode.FAILED)
 

@@ -16,7 +16,7 @@ from etui.routing.limits import Cascade, Fallbacks, TurnBudget
 from etui.routing.prediction import PredictedJoules
 from etui.turn.ports import Served
 from etui.turn.run import run_turn
-from tests.turn.test_run import Meter10W, S, Saved
+from tests.turn.scripted import Meter10W, S, Saved
 
 CHOICE = "Which planet is red?\nA) Venus\nB) Mars"
 QUICK, THINK, LARGE = (

@@ -6,7 +6,7 @@ import pytest
 
 from etui.errors import EngineFailed
 from etui.events import Unloaded
-from tests.turn.test_run import EVENTS, S, Saved, Scripted, finished, turn
+from tests.turn.scripted import EVENTS, S, Saved, Scripted, finished, turn
 
 GONE = Unloaded("big", "cd" * 32, 4 * S, 6 * S, "room", 5_000_000_000)
 

@@ -9,8 +9,8 @@ from etui.events import Answer
 from etui.log.text import turn_lines
 from etui.turn.events import HopEnded, HopStarted, TurnFinished
 from etui.turn.text import energy_line
+from tests.turn.scripted import Meter10W, Saved
 from tests.turn.stage import LARGE, QUICK, THINK, Known, Part, Stage, decided, play
-from tests.turn.test_run import Meter10W, Saved
 
 CASCADE = decided(QUICK, LARGE)
 

@@ -16,7 +16,7 @@ from etui.turn.intervals import (
     subtract,
     sum_seconds,
 )
-from tests.turn.test_run import Meter10W, S, finished
+from tests.turn.scripted import Meter10W, S, finished
 
 TICKS = st.integers(0, 5)
 

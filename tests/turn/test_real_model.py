@@ -22,7 +22,7 @@ from etui.routing.limits import Cascade, Fallbacks, TurnBudget
 from etui.turn.events import TurnFinished
 from etui.turn.ports import Unlogged
 from etui.turn.run import run_turn, serving_one
-from tests.turn.test_run import Meter10W
+from tests.turn.scripted import Meter10W
 
 QUESTION = (
     "A farmer has three fields. The first is twice as large as the second, and the third is as "

@@ -1,4 +1,4 @@
-"""What the history screen asks of the log, and what it is told: frozen facts from a thread."""
+"""The queries of the history screen and their results: frozen facts, read in a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etui.log.totals import Total
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 PAGE_TURNS = 100
-"""Turns that are read at a time; more are read when the last of them is reached."""
+"""Turns read at a time; the next page is read when the cursor comes near the last one."""
 
 TotalsBy = Literal["model", "rule", "day"]
 TOTALS_BY: tuple[TotalsBy, ...] = ("model", "rule", "day")
@@ -26,11 +26,11 @@ TOTALS_BY: tuple[TotalsBy, ...] = ("model", "rule", "day")
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """Which turns are shown, and how.
+    """Which turns are shown, and in which order.
 
     Attributes:
-        search: Words that stand in the question or the answer; empty for every turn.
-        sort, descending: Their order.
+        search: Words that occur in the question or the answer; empty for every turn.
+        sort, descending: Order of the turns.
     """
 
     search: str = ""
@@ -39,15 +39,15 @@ class HistoryQuery:
 
     @property
     def turns(self) -> TurnFilter:
-        """The filter of the log."""
+        """The query as a filter of the log."""
         return TurnFilter(search=self.search or None)
 
 
 @dataclass(frozen=True, slots=True)
 class TurnPage:
-    """Turns from ``offset`` on, of ``total`` in all."""
+    """The turns from ``offset`` on, out of ``total`` matching ones."""
 
-    wanted: HistoryQuery
+    query: HistoryQuery
     offset: int
     turns: tuple[TurnSummary, ...]
     total: int
@@ -55,7 +55,7 @@ class TurnPage:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One turn in full, with what was loaded and given up for it."""
+    """One turn in full, with the models that were loaded and unloaded for it."""
 
     turn: TurnRecord
     loads: tuple[LoadRecord, ...]
@@ -64,16 +64,16 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The same turns added up."""
+    """Totals over the turns of ``query``."""
 
-    wanted: HistoryQuery
+    query: HistoryQuery
     by: TotalsBy
     totals: tuple[Total, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Where the turns were written, and how many."""
+    """The file that the turns were written to, and how many there are."""
 
     path: Path
     turns: int
@@ -81,56 +81,56 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class QueryFailed:
-    """The log could not be read or a file not be written."""
+    """The log could not be read, or the export not be written."""
 
     what: str
     fix: str
 
 
 class HistoryNews(Message):
-    """A fact from the log."""
+    """A result from the log, posted by a thread."""
 
     def __init__(self, fact: TurnPage | Detail | Totals | Exported | QueryFailed) -> None:
         super().__init__()
         self.fact = fact
 
 
-def read_page(log: LogReader, wanted: HistoryQuery, offset: int) -> TurnPage:
-    """The turns from ``offset`` on."""
+def read_page(log: LogReader, query: HistoryQuery, offset: int) -> TurnPage:
+    """Read the page of turns that starts at ``offset``."""
     turns = log.list_turns(
-        wanted.turns,
-        sort=wanted.sort,
-        descending=wanted.descending,
+        query.turns,
+        sort=query.sort,
+        descending=query.descending,
         limit=PAGE_TURNS,
         offset=offset,
     )
-    return TurnPage(wanted, offset, tuple(turns), log.count_turns(wanted.turns))
+    return TurnPage(query, offset, tuple(turns), log.count_turns(query.turns))
 
 
 def read_detail(log: LogReader, turn_id: str) -> Detail:
-    """One turn in full.
+    """Read one turn in full.
 
     Raises:
-        UnknownId: It is no longer there.
+        UnknownId: The turn was deleted.
     """
     turn = log.get_turn(turn_id)
     loads, unloads = log.loads(None, turn.turn_id), log.unloads(None, turn.turn_id)
     return Detail(turn, tuple(loads), tuple(unloads))
 
 
-def read_totals(log: LogReader, wanted: HistoryQuery, by: TotalsBy) -> Totals:
-    """The same turns added up by model, rule or day."""
-    return Totals(wanted, by, tuple(log.totals(by, wanted.turns)))
+def read_totals(log: LogReader, query: HistoryQuery, by: TotalsBy) -> Totals:
+    """Read the totals of the turns by model, rule or day."""
+    return Totals(query, by, tuple(log.totals(by, query.turns)))
 
 
 def export_turns(
     log: LogReader,
-    wanted: HistoryQuery,
+    query: HistoryQuery,
     config: Config,
     ending: Literal["jsonl", "csv"],
     now: Callable[[], datetime] = datetime.now,
 ) -> Exported:
-    """Write the turns, oldest first, into a new file of ``exports`` in ETUI_HOME.
+    """Write the turns, oldest first, to a new file in ``exports`` in ETUI_HOME.
 
     Raises:
         OSError: The file cannot be written.
@@ -138,8 +138,8 @@ def export_turns(
     folder = config.home / "exports"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"turns-{now():%Y%m%d-%H%M%S-%f}.{ending}"
-    count = log.count_turns(wanted.turns)
+    count = log.count_turns(query.turns)
     with path.open("x", encoding="utf-8", newline="") as file:
         write = write_json_lines if ending == "jsonl" else write_csv
-        write(log.turns(wanted.turns), file)
+        write(log.turns(query.turns), file)
     return Exported(path, count)

@@ -1,4 +1,4 @@
-"""The history: every turn that was asked here, sorted, searched, looked into and added up."""
+"""The history screen: every turn of the log, sorted, searched, shown in full and totalled."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from etui.tui.history.text import COLUMNS, DetailView, status_text, totals_lines
 from etui.tui.notices import notify_error
 
 _FETCH_WITHIN = 20
-"""The next page is read when the cursor is this near to the last turn that was read."""
+"""The next page is read when the cursor is within this many turns of the last one read."""
 
 
 class HistoryScreen(Screen[None]):
-    """A table of turns, beside it the one under the cursor, or the totals in place of both."""
+    """A table of turns next to the turn under the cursor, or the totals instead of both."""
 
     AUTO_FOCUS = "DataTable"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -63,15 +63,15 @@ class HistoryScreen(Screen[None]):
 ## History
 
 Every turn of the log. `/` searches questions and answers, `s` sorts by the next column (or click
-a heading), `r` reverses. `t` shows what the same turns add up to by model, by rule and by day.
-`e` writes them as JSON lines into `exports` in ETUI_HOME, `E` as CSV.
+a heading), `r` reverses the order. `t` shows the totals of the same turns by model, by rule and by
+day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
 """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self._config = config
         self._log: LogReader | None = None
-        self._wanted = HistoryQuery()
+        self._turn_query = HistoryQuery()
         self._ids: list[str] = []
         self._total = 0
         self._reading = False
@@ -81,10 +81,11 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
         )
         self._search = Input(placeholder="words in the question or the answer", id="search")
         self._detail = DetailView()
-        self._sums = Static("", markup=False)
+        self._totals_text = Static("", markup=False)
         self._status = Static("", markup=False, classes="status")
 
     def compose(self) -> ComposeResult:
+        """Build the search field, the table with its detail, and the totals."""
         with Vertical():
             yield self._search
             with ContentSwitcher(initial="both", id="views"):
@@ -93,57 +94,59 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
                     with VerticalScroll(id="detail", can_focus=True):
                         yield self._detail
                 with VerticalScroll(id="totals", can_focus=True):
-                    yield self._sums
+                    yield self._totals_text
             yield self._status
         yield Footer(show_command_palette=False)
 
     def commands(self) -> list[Command]:
-        """What the command palette offers while the history is on the screen."""
+        """Return the commands of this screen for the command palette."""
         return [
-            Command("history: search", "Look for words in questions and answers",
+            Command("history: search", "Search questions and answers",
                     self.action_search),
             Command("history: sort", "Sort by the next column", partial(self.action_sort, 1)),
-            Command("history: reverse", "Turn the order round", self.action_reverse),
-            Command("history: totals", "By model, by rule, by day, and back", self.action_totals),
-            Command("export: these turns as JSON lines", "Write them to a file with every figure",
+            Command("history: reverse", "Reverse the order", self.action_reverse),
+            Command("history: totals", "Show totals by model, rule or day", self.action_totals),
+            Command("export: these turns as JSON lines", "Write every field to a file",
                     partial(self.action_export, "jsonl")),
-            Command("export: these turns as CSV", "Write them to a file for a spreadsheet",
+            Command("export: these turns as CSV", "Write a file for a spreadsheet",
                     partial(self.action_export, "csv")),
         ]  # fmt: skip
 
     def on_mount(self) -> None:
+        """Add the columns of the table."""
         for column in COLUMNS:
             self._table.add_column(column.title, key=column.key, width=column.width)
         self._search.display = False
 
     def on_screen_resume(self) -> None:
-        """Turns may have come since the screen was last seen."""
+        """Read the turns again: new ones may have been logged since the last visit."""
         self._start_again()
 
     def on_unmount(self) -> None:
+        """Close the log."""
         if self._log is not None:
             self._log.close()
 
     def action_search(self) -> None:
-        """Type words to look for."""
+        """Open the search field."""
         self._search.display = True
         self._search.focus()
 
     def action_sort(self, steps: int) -> None:
         """Sort by the next column."""
         sorts = list(Sort)
-        following = sorts[(sorts.index(self._wanted.sort) + steps) % len(sorts)]
-        self._sort_by(following)
+        next_sort = sorts[(sorts.index(self._turn_query.sort) + steps) % len(sorts)]
+        self._sort_by(next_sort)
 
     def action_reverse(self) -> None:
-        """Turn the order round."""
-        self._wanted = replace(self._wanted, descending=not self._wanted.descending)
+        """Reverse the order."""
+        self._turn_query = replace(self._turn_query, descending=not self._turn_query.descending)
         self._start_again()
 
     def action_totals(self) -> None:
-        """Totals by model, by rule, by day, and the turns again."""
-        ways: list[TotalsBy | None] = [None, *TOTALS_BY]
-        self._totals_by = ways[(ways.index(self._totals_by) + 1) % len(ways)]
+        """Cycle through totals by model, rule and day, then back to the turns."""
+        groupings: list[TotalsBy | None] = [None, *TOTALS_BY]
+        self._totals_by = groupings[(groupings.index(self._totals_by) + 1) % len(groupings)]
         switcher = self.query_one("#views", ContentSwitcher)
         switcher.current = "both" if self._totals_by is None else "totals"
         if self._totals_by is None:
@@ -151,14 +154,14 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
             self._show_status()
         else:
             self.query_one("#totals").focus()
-            self._read_totals(self._wanted, self._totals_by)
+            self._read_totals(self._turn_query, self._totals_by)
 
     def action_export(self, ending: str) -> None:
-        """Write the turns that are shown into a file."""
-        self._export(self._wanted, ending)
+        """Write the turns of the current query to a file."""
+        self._export(self._turn_query, ending)
 
     def action_back(self) -> None:
-        """Leave the search, then the totals."""
+        """Close the search, or else the totals."""
         if self._search.display:
             self._search.value = ""
             self._search.display = False
@@ -168,22 +171,26 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
             self.action_totals()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
+        """Read again with the new search words."""
         words = changed.value.strip()
-        if words != self._wanted.search:
-            self._wanted = replace(self._wanted, search=words)
+        if words != self._turn_query.search:
+            self._turn_query = replace(self._turn_query, search=words)
             self._start_again()
 
     def on_input_submitted(self) -> None:
+        """Move the focus from the search field to the results."""
         (self._table if self._totals_by is None else self.query_one("#totals")).focus()
 
     def on_data_table_header_selected(self, selected: DataTable.HeaderSelected) -> None:
+        """Sort by the selected column; the current one reverses the order."""
         sort = next((c.sort for c in COLUMNS if c.key == selected.column_key.value), None)
-        if sort is not None and sort is self._wanted.sort:
+        if sort is not None and sort is self._turn_query.sort:
             self.action_reverse()
         elif sort is not None:
             self._sort_by(sort)
 
     def on_data_table_row_highlighted(self, highlighted: DataTable.RowHighlighted) -> None:
+        """Show the turn under the cursor, and read the next page near the end."""
         row = highlighted.cursor_row
         if row < len(self._ids):
             self._read_detail(self._ids[row])
@@ -191,36 +198,37 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
             self._read(len(self._ids))
 
     def on_history_news(self, news: HistoryNews) -> None:
+        """Show a result, unless the query has changed since."""
         match news.fact:
-            case TurnPage() as page if page.wanted == self._wanted:
+            case TurnPage() as page if page.query == self._turn_query:
                 self._show_page(page)
             case Detail() as detail:
                 self._detail.show(detail)
-            case Totals() as totals if totals.wanted == self._wanted:
+            case Totals() as totals if totals.query == self._turn_query:
                 width = max(20, self.size.width - 4)
-                self._sums.update("\n".join(totals_lines(totals.by, totals.totals, width)))
+                self._totals_text.update("\n".join(totals_lines(totals.by, totals.totals, width)))
                 self._show_status()
             case Exported(path=path, turns=turns):
-                said = f"{units.count_text(turns, 'turn')} written to {sanitize(str(path))}"
-                self.notify(said, markup=False)
+                text = f"exported {units.count_text(turns, 'turn')} to {sanitize(str(path))}"
+                self.notify(text, markup=False)
             case QueryFailed(what=what, fix=fix):
                 notify_error(self, what, fix)
 
     def _sort_by(self, sort: Sort) -> None:
-        names = sort in (Sort.MODEL, Sort.RULE)
-        self._wanted = replace(self._wanted, sort=sort, descending=not names)
+        by_name = sort in (Sort.MODEL, Sort.RULE)
+        self._turn_query = replace(self._turn_query, sort=sort, descending=not by_name)
         self._start_again()
 
     def _start_again(self) -> None:
         self._reading = False
         self._read(0)
         if self._totals_by is not None:
-            self._read_totals(self._wanted, self._totals_by)
+            self._read_totals(self._turn_query, self._totals_by)
 
     def _read(self, offset: int) -> None:
         if not self._reading:
             self._reading = True
-            self._read_page(self._wanted, offset)
+            self._read_page(self._turn_query, offset)
 
     def _show_page(self, page: TurnPage) -> None:
         self._reading = False
@@ -236,31 +244,33 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
 
     def _show_status(self) -> None:
         self._status.update(
-            status_text(self._wanted, len(self._ids), self._total, self._totals_by, PAGE_TURNS)
+            status_text(self._turn_query, len(self._ids), self._total, self._totals_by, PAGE_TURNS)
         )
 
     @work(thread=True, exclusive=True, group="history-page", exit_on_error=False)
-    def _read_page(self, wanted: HistoryQuery, offset: int) -> None:
-        self._tell(lambda log: read_page(log, wanted, offset))
+    def _read_page(self, query: HistoryQuery, offset: int) -> None:
+        self._read_and_post(lambda log: read_page(log, query, offset))
 
     @work(thread=True, exclusive=True, group="history-detail", exit_on_error=False)
     def _read_detail(self, turn_id: str) -> None:
-        self._tell(lambda log: read_detail(log, turn_id))
+        self._read_and_post(lambda log: read_detail(log, turn_id))
 
     @work(thread=True, exclusive=True, group="history-totals", exit_on_error=False)
-    def _read_totals(self, wanted: HistoryQuery, by: TotalsBy) -> None:
-        self._tell(lambda log: read_totals(log, wanted, by))
+    def _read_totals(self, query: HistoryQuery, by: TotalsBy) -> None:
+        self._read_and_post(lambda log: read_totals(log, query, by))
 
     @work(thread=True, exclusive=True, group="history-export", exit_on_error=False)
-    def _export(self, wanted: HistoryQuery, ending: str) -> None:
-        self._tell(
+    def _export(self, query: HistoryQuery, ending: str) -> None:
+        self._read_and_post(
             lambda log: export_turns(
-                log, wanted, self._config, "csv" if ending == "csv" else "jsonl"
+                log, query, self._config, "csv" if ending == "csv" else "jsonl"
             )
         )
 
-    def _tell(self, read: Callable[[LogReader], TurnPage | Detail | Totals | Exported]) -> None:
-        """Read in this thread, and post what came of it."""
+    def _read_and_post(
+        self, read: Callable[[LogReader], TurnPage | Detail | Totals | Exported]
+    ) -> None:
+        """Read in this thread, and post the result or the error."""
         fact: TurnPage | Detail | Totals | Exported | QueryFailed
         try:
             if self._log is None:
@@ -269,7 +279,9 @@ a heading), `r` reverses. `t` shows what the same turns add up to by model, by r
         except EtuiError as error:
             fact = QueryFailed(error.what, error.fix)
         except OSError as error:
-            fact = QueryFailed(f"cannot write the export: {error}", "make room, or mend the folder")
+            fact = QueryFailed(
+                f"cannot write the export: {error}", "free some disk space, or fix the folder"
+            )
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
             fact = QueryFailed(fault_text(error), "press F3 to read again")
         self.post_message(HistoryNews(fact))

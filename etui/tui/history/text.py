@@ -23,15 +23,13 @@ from etui.tui.history.queries import Detail, HistoryQuery, TotalsBy
 from etui.turn.record import TurnRecord
 
 _BAR_WIDTH = 24
-
-
 _ONE_LINE_FROM = 110
-"""Cells from which a total stands on one line with its bar."""
+"""Width in cells from which a total and its bar share one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnColumn:
-    """One column of the table; None as width takes what its cells need."""
+    """One column of the table; with None as width it is as wide as its cells."""
 
     key: str
     title: str
@@ -55,9 +53,9 @@ _RIGHT = frozenset({"joules", "per_token", "tokens", "seconds"})
 
 
 def turn_cells(turn: TurnSummary) -> tuple[Text, ...]:
-    """One row of the table, in the order of :data:`COLUMNS`; no cell of it is markup.
+    """Build one row of the table, in the order of :data:`COLUMNS`, without markup.
 
-    Of the kind only an estimate is written: the detail tells which reading the others are.
+    Only the kind ``estimate`` is shown here; the detail shows the kind of every turn.
     """
     mark = "" if turn.status == "complete" else f"[{turn.status}] "
     texts = {
@@ -86,18 +84,18 @@ def _estimate(kind: str | None) -> str | None:
 
 
 def status_text(
-    wanted: HistoryQuery, read: int, total: int, totals_by: TotalsBy | None, page: int
+    query: HistoryQuery, read: int, total: int, totals_by: TotalsBy | None, page: int
 ) -> str:
-    """What is shown: ``1,204 turns with "joule", by joules, highest first; 100 read``."""
-    words = f' with "{wanted.search}"' if wanted.search else ""
-    said = f"{units.count_text(total, 'turn')}{words}"
+    """Describe the listed turns: ``1,204 turns with "joule", by joules, most first``."""
+    words = f' with "{query.search}"' if query.search else ""
+    text = f"{units.count_text(total, 'turn')}{words}"
     if totals_by is not None:
-        return f"{said}, added up by {totals_by}"
+        return f"{text}, totals by {totals_by}"
     if total == 0:
-        return "no turn" + (words or " in the log yet")
-    first = _FIRST[wanted.sort][wanted.descending]
-    more = f"; {read:,} read, more as you go down" if page <= read < total else ""
-    return f"{said}, by {wanted.sort.value.replace('-', ' ')}, {first} first{more}"
+        return "no turns" + (words or " in the log yet")
+    first = _FIRST[query.sort][query.descending]
+    more = f"; {read:,} read, more as you scroll" if page <= read < total else ""
+    return f"{text}, by {query.sort.value.replace('-', ' ')}, {first} first{more}"
 
 
 _FIRST = {
@@ -112,31 +110,31 @@ _FIRST = {
 
 
 def totals_lines(by: TotalsBy, totals: Sequence[Total], width: int) -> list[str]:
-    """A line a group: its bar of joules, readings and estimates told apart by their words."""
+    """Draw a bar of joules for each group, with readings and estimates labelled in words."""
     if not totals:
-        return ["nothing to add up"]
+        return ["no turns to total"]
     names = [one_line(total.key) or "(none)" for total in totals]
-    room = min(28, max(count_cells(name) for name in names))
-    highest = max((_joules(total) or 0.0) for total in totals)
-    drawn = max(8, min(_BAR_WIDTH, width - room - 50))
+    name_width = min(28, max(count_cells(name) for name in names))
+    highest = max((_total_joules(total) or 0.0) for total in totals)
+    drawn = max(8, min(_BAR_WIDTH, width - name_width - 50))
     lines = [f"joules by {by}", ""]
     for name, total in zip(names, totals, strict=True):
-        label = fit_cells(name, room)
-        label += " " * (room - count_cells(label))
-        length = bar(_joules(total), highest, drawn)
+        label = fit_cells(name, name_width)
+        label += " " * (name_width - count_cells(label))
+        length = bar(_total_joules(total), highest, drawn)
         if width < _ONE_LINE_FROM:
-            lines += [f"{label}  {length}", f"    {_amount(total)}"]
+            lines += [f"{label}  {length}", f"    {_amount_text(total)}"]
         else:
-            lines.append(f"{label}  {length:<{drawn}}  {_amount(total)}")
+            lines.append(f"{label}  {length:<{drawn}}  {_amount_text(total)}")
     return lines
 
 
-def _joules(total: Total) -> float | None:
+def _total_joules(total: Total) -> float | None:
     known = [part for part in (total.joules, total.estimated_joules) if part is not None]
     return sum(known) if known else None
 
 
-def _amount(total: Total) -> str:
+def _amount_text(total: Total) -> str:
     parts = []
     if total.joules is not None:
         parts.append(units.total_text(total.joules, total.uncertainty, total.kind))
@@ -148,39 +146,43 @@ def _amount(total: Total) -> str:
 
 
 class DetailView(Vertical):
-    """One turn in full: what it cost and its power over time, then what was said."""
+    """One turn in full: its energy and power over time, then the question and the answer."""
 
     def __init__(self) -> None:
         super().__init__()
         self._detail: Detail | None = None
         self._watts = Static("", markup=False, classes="watts")
-        self._lines = Static("choose a turn", markup=False)
+        self._lines = Static("select a turn", markup=False)
 
     def compose(self) -> ComposeResult:
+        """Build the graph and the text below it."""
         yield self._watts
         yield self._lines
 
     def show(self, detail: Detail | None) -> None:
-        """Show a turn; None shows none."""
+        """Show a turn; None clears the view."""
         self._detail = detail
         if detail is None:
             self._watts.update("")
-            self._lines.update("choose a turn")
+            self._lines.update("select a turn")
             return
-        self._watts.update(watts_text_graph(detail.turn, max(20, self.size.width - 2)))
+        self._watts.update(power_graph_text(detail.turn, max(20, self.size.width - 2)))
         self._lines.update("\n".join(_detail_lines(detail, max(20, self.size.width))))
 
     def on_resize(self) -> None:
+        """Draw again at the new width."""
         self.show(self._detail)
 
 
 def _detail_lines(detail: Detail, width: int) -> list[str]:
-    """The turn in full, each fact hanging behind its name."""
+    """Format the turn in full, each fact indented after its name."""
     facts = turn_facts(detail.turn, detail.loads, detail.unloads)
-    room = max(len(name) for name, _ in facts) + 2
+    name_width = max(len(name) for name, _ in facts) + 2
     lines = []
     for name, text in facts:
-        lines += wrap(f"{name:<{room}}{text}", width, subsequent_indent=" " * room) or [name]
+        lines += wrap(f"{name:<{name_width}}{text}", width, subsequent_indent=" " * name_width) or [
+            name
+        ]
     for title, text in turn_texts(detail.turn):
         lines += ["", f"{title}:", text]
     return lines
@@ -189,17 +191,18 @@ def _detail_lines(detail: Detail, width: int) -> list[str]:
 _HEIGHT = 4
 
 
-def watts_text_graph(turn: TurnRecord, width: int) -> str:
-    """The graph from 0 to a round number of watts, and below it where decoding begins.
+def power_graph_text(turn: TurnRecord, width: int) -> str:
+    """Draw power over time from 0 to a round number of watts, with the phases below.
 
-    Says so where no watts were kept.
+    Returns:
+        The graph, or a line that says "unmeasured" if no watts were logged.
     """
     watts = turn.power_watts
     known = [value for value in watts if value is not None]
     if not known:
         return f"power over time: {units.UNMEASURED}"
     top = scale_top(None, max(known))
-    wide = _stretched(watts, width)
+    wide = _stretch(watts, width)
     rows = bar_rows(wide, top, len(wide), _HEIGHT)
     head = f"power over {units.seconds_text(turn.seconds.total)}, 0 to {units.watts_text(top)}"
     if turn.energy.kind == units.ESTIMATE:
@@ -207,21 +210,21 @@ def watts_text_graph(turn: TurnRecord, width: int) -> str:
     return "\n".join([head, *rows, _phases(turn, len(wide))])
 
 
-def _stretched(watts: tuple[float | None, ...], width: int) -> list[float | None]:
-    """Every slice as many columns as fit, so that a short turn is no sliver."""
+def _stretch(watts: tuple[float | None, ...], width: int) -> list[float | None]:
+    """Repeat every slice as often as it fits, so that the graph of a short turn is wide too."""
     if len(watts) >= width:
         return [watts[index * len(watts) // width] for index in range(width)]
     return [value for value in watts for _ in range(width // len(watts))]
 
 
 def _phases(turn: TurnRecord, width: int) -> str:
-    """``prefill|decode`` with the bar where the first token came."""
+    """Return ``prefill│decode`` with the bar at the first token."""
     seconds = turn.seconds
     if seconds.total <= 0:
         return ""
     split = max(1, min(width - 1, round(width * seconds.prefill / seconds.total)))
-    return f"{_named('prefill', split - 1)}│{_named('decode', width - split)}"
+    return f"{_pad_name('prefill', split - 1)}│{_pad_name('decode', width - split)}"
 
 
-def _named(name: str, room: int) -> str:
-    return name[: max(0, room)].ljust(room) if room > 0 else ""
+def _pad_name(name: str, width: int) -> str:
+    return name[:width].ljust(width) if width > 0 else ""

@@ -159,7 +159,7 @@ async def test_what_is_shown_is_exported(config: Config, keep: Keep) -> None:
 async def test_an_empty_log_says_so(config: Config) -> None:
     app = _HistoryApp(config)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "no turn in the log yet" in shown(app))
+        await until(pilot, lambda: "no turns in the log yet" in shown(app))
 
 
 async def test_a_log_that_is_none_is_told_with_its_fix(config: Config) -> None:

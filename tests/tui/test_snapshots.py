@@ -175,7 +175,7 @@ async def test_the_history(house: House) -> None:
 async def test_the_policies(house: House) -> None:
     async with opened(house, WIDE) as pilot:
         screen = await switched(pilot, "f4", PoliciesScreen)
-        await until(pilot, lambda: "sound" in str(screen.query_one(".verdict", Static).content))
+        await until(pilot, lambda: "valid" in str(screen.query_one(".verdict", Static).content))
         await settled(pilot)
         matches(pilot.app, "policies")  # type: ignore[arg-type]
 

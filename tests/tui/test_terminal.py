@@ -159,7 +159,7 @@ def test_a_policy_is_edited_saved_and_asked(spawn: Spawn, screen: Screen, etui_h
     app = spawn("--policy", "mine")
     app.expect("loaded in")
     app.send(F4)
-    app.expect("sound")
+    app.expect("valid")
     app.send("\r")
     app.expect("List")  # the key that leads back from the editor
     app.send("# edited\r\x13")

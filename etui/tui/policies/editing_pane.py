@@ -1,4 +1,4 @@
-"""The right half of the policies screen: a policy being edited, checked while one types."""
+"""The right half of the policies screen: the edited policy, checked while the user types."""
 
 from __future__ import annotations
 
@@ -24,84 +24,86 @@ from etui.tui.policies.messages import (
     Saved,
     Subject,
 )
-from etui.tui.policies.tasks import check, told
+from etui.tui.policies.tasks import check, run_task
 from etui.tui.policies.text import title_line, verdict_line
 
 CHECK_AFTER_SECONDS = 0.2
-"""So long after the last key the text is checked, and a question decided."""
+"""Delay from the last key to the check of the text."""
 
 
 class EditingPane(Vertical):
-    """An editor, what the check says of its text, and the faults.
+    """An editor, the verdict on its text, and the list of problems.
 
     Attributes:
-        desk: What the text is checked against; None until the policies were read.
-        opened: The policy that is edited, as it was read.
-        changed: Whether something was typed that is not saved.
+        context: What the text is checked against; None until the policies are read.
+        opened: The edited policy as it was read; None if no policy is open.
+        changed: Whether the text has unsaved edits.
     """
 
     def __init__(self) -> None:
         super().__init__(id="desk")
-        self.desk: PolicyContext | None = None
+        self.context: PolicyContext | None = None
         self.opened: PolicyOpened | None = None
         self.changed = False
-        self._clean = ""
-        self._edit = 0
+        self._saved_text = ""
+        self._edit_number = 0
         self._in_use = False
-        self._check_soon: Timer | None = None
+        self._check_timer: Timer | None = None
         self._title = Static("", classes="title")
         self.editor = PolicyEditor()
         self._verdict = Static("", classes="verdict")
         self._problems = Problems()
 
     def compose(self) -> ComposeResult:
+        """Build the title, the editor, the verdict and the problems."""
         yield self._title
         yield self.editor
         yield self._verdict
         yield self._problems
 
     def on_mount(self) -> None:
+        """Start without a policy."""
         self._problems.display = False
         self.editor.read_only = True
 
     @property
     def text(self) -> str:
-        """The text as it is now."""
+        """The current text."""
         return self.editor.text
 
     @property
     def subject(self) -> Subject | None:
-        """The text with what it is judged against; None while nothing is open."""
-        if self.opened is None or self.desk is None:
+        """The text and what it is checked against; None while no policy is open."""
+        if self.opened is None or self.context is None:
             return None
-        return Subject(self.text, replace(self.opened.place, path=self.opened.target), self.desk)
+        return Subject(self.text, replace(self.opened.place, path=self.opened.target), self.context)
 
     def show(self, opened: PolicyOpened | None) -> bool:
-        """Begin with a policy; None shows none.
+        """Show a policy for editing; None clears the editor.
 
         Returns:
-            Whether the text came through as it is: an editor of lines makes its line ends alike.
+            Whether the text is unchanged: the editor makes mixed line endings uniform.
         """
         self.opened = opened
         self.editor.read_only = opened is None
         self.editor.show("" if opened is None else opened.text)
-        self._clean = self.editor.text
+        self._saved_text = self.editor.text
         self._verdict.update("" if opened is None else verdict_line(None))
         self._problems.display = False
-        self._text_is_new()
-        return opened is None or self._clean == opened.text
+        self._handle_edit()
+        return opened is None or self._saved_text == opened.text
 
-    def take_place(self, opened: PolicyOpened) -> None:
-        """The same text was found at a place of another kind."""
+    def update_place(self, opened: PolicyOpened) -> None:
+        """Replace the opened policy by one with the same text at a place of another kind."""
         self.opened = opened
         self._show_title()
 
-    def draft(self, name: str, opened: PolicyOpened) -> Draft:
-        """The text as it is, to be saved over what was opened."""
+    def build_draft(self, name: str, opened: PolicyOpened) -> Draft:
+        """Return the text as it is now as a draft that replaces the opened policy."""
         return Draft(name, self.text, opened.target, opened.before, opened.place.path)
 
-    def saved(self, saved: Saved) -> None:
-        """The text of a draft is on disk; what was typed since is not."""
+    def mark_saved(self, saved: Saved) -> None:
+        """Take the text of a draft as saved; edits made since then stay unsaved."""
         if self.opened is None:
             return
         draft = saved.draft
@@ -117,11 +119,11 @@ class EditingPane(Vertical):
             target=draft.target,
             before=saved.now,
         )
-        self._clean = draft.text
-        self._text_is_new()
+        self._saved_text = draft.text
+        self._handle_edit()
 
-    def put_aside(self) -> None:
-        """Write what is not saved beside its file; what cannot be written is lost."""
+    def save_aside(self) -> None:
+        """Save unsaved text next to its file, as ``NAME.unsaved``; it is lost if that fails."""
         if self.opened is not None and self.changed:
             target = self.opened.target
             with suppress(OSError):
@@ -129,43 +131,46 @@ class EditingPane(Vertical):
                 target.with_name(f"{target.name}.unsaved").write_text(self.text, encoding="utf-8")
 
     def show_use(self, in_use: bool) -> None:
-        """Say whether the next questions go by this policy."""
+        """Show whether this policy decides the next questions."""
         self._in_use = in_use
         self._show_title()
 
     def on_text_area_changed(self, changed: TextArea.Changed) -> None:
+        """Highlight and check the new text."""
         changed.stop()
         self.editor.colour()
-        self._text_is_new()
+        self._handle_edit()
 
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
+        """Move the cursor to the selected problem."""
         selected.stop()
         problem = self._problems.problems[selected.option_index]
         self.editor.go_to(problem.line, problem.column)
 
     def on_policy_news(self, news: PolicyNews) -> None:
+        """Show the verdict on the current text."""
         match news.fact:
-            case CheckVerdict() as verdict if verdict.edit == self._edit:
+            case CheckVerdict() as verdict if verdict.edit == self._edit_number:
                 checked = verdict.checked
                 self._verdict.update(verdict_line(verdict))
                 self.editor.mark(checked.errors, (*checked.warnings, *verdict.failing))
                 self._problems.show(verdict)
 
-    def _text_is_new(self) -> None:
-        """Tell whether it is saved, and have it checked once the keys rest."""
-        self._edit += 1
-        changed = self.opened is not None and self.text != self._clean
+    def _handle_edit(self) -> None:
+        """Report whether the text is saved, and schedule a check after the last key."""
+        self._edit_number += 1
+        changed = self.opened is not None and self.text != self._saved_text
         if changed != self.changed:
             self.changed = changed
             name = self.opened.place.name if self.opened is not None else ""
-            # Straight to the app: a message made while the screen has the turn (as it has when it
-            # tells that the text is saved) bubbles no further than the screen.
-            unsaved = Unsaved(f"policy {name}", self.put_aside) if changed else Unsaved("")
+            # Posted to the app itself: a message created while the screen handles one (as it does
+            # after a save) bubbles no further than the screen.
+            unsaved = Unsaved(f"policy {name}", self.save_aside) if changed else Unsaved("")
             self.app.post_message(AppRequest(unsaved))
         self._show_title()
-        if self._check_soon is not None:
-            self._check_soon.stop()
-        self._check_soon = self.set_timer(CHECK_AFTER_SECONDS, self._check_now)
+        if self._check_timer is not None:
+            self._check_timer.stop()
+        self._check_timer = self.set_timer(CHECK_AFTER_SECONDS, self._check_now)
 
     def _show_title(self) -> None:
         if self.opened is None:
@@ -175,8 +180,8 @@ class EditingPane(Vertical):
 
     def _check_now(self) -> None:
         if (subject := self.subject) is not None:
-            self._check(subject, self._edit)
+            self._check(subject, self._edit_number)
 
     @work(thread=True, exclusive=True, group="policy-check", exit_on_error=False)
     def _check(self, subject: Subject, edit: int) -> None:
-        self.post_message(PolicyNews(told(lambda: check(subject, edit))))
+        self.post_message(PolicyNews(run_task(lambda: check(subject, edit))))

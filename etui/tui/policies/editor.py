@@ -1,4 +1,4 @@
-"""The editor of a policy: YAML in colours of the theme, faults marked at their lines."""
+"""The editor of a policy: YAML in the colours of the theme, problems marked at their lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etui.text.sanitize import sanitize
 from etui.tui.widgets.text_box import TextBox
 
 _HIGHLIGHTED_CHARACTERS = 100_000
-"""Longer texts stay plain: the whole text is coloured anew after every key."""
+"""Longer texts stay plain: the whole text is highlighted again after every key."""
 
 _PARTS = {
     "yaml.field": "policy-editor--key",
@@ -31,13 +31,13 @@ _PARTS = {
     "comment": "policy-editor--comment",
     "error": "policy-editor--error",
 }
-"""What the highlighter of YAML tells apart -> the style it is drawn in."""
+"""Kind of token in the YAML highlighter -> component class that styles it."""
 
 _WORD = re.compile(r"[^\s,{}\[\]]+")
 
 
 class PolicyEditor(TextBox):
-    """Holds one policy. Lines are as long as they are, so that a row is a line."""
+    """The text of one policy. Lines do not wrap, so that every row is a line."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {*_PARTS.values(), "policy-editor--warning"}
 
@@ -50,36 +50,37 @@ class PolicyEditor(TextBox):
         self._marks: dict[int, tuple[bool, set[int]]] = {}
 
     def on_mount(self) -> None:
+        """Register the theme of the highlighter."""
         self.register_theme(TextAreaTheme("policy", syntax_styles=self._syntax))
         self.theme = "policy"
 
     def notify_style_update(self) -> None:
-        """The colours may be those of another theme."""
+        """Take the colours of the current theme."""
         super().notify_style_update()
-        with suppress(KeyError):  # there are no styles before the first look into the stylesheet
+        with suppress(KeyError):  # no styles exist before the stylesheet is read
             for part, name in _PARTS.items():
                 self._syntax[part] = self.get_component_rich_style(name, partial=True)
 
     def show(self, text: str) -> None:
-        """Begin with another text; there is nothing to undo then."""
+        """Load another text and clear the undo history."""
         self._marks = {}
         self.language = None
         self.load_text(text)
         self.colour()
 
     def colour(self) -> None:
-        """Highlight the text, where that can be had and does not slow the keys down."""
-        wanted = "yaml" if len(self.text) <= _HIGHLIGHTED_CHARACTERS else None
-        if wanted != self.language:
-            place = self.selection
+        """Highlight the text if the language is installed and the text is not too long."""
+        language = "yaml" if len(self.text) <= _HIGHLIGHTED_CHARACTERS else None
+        if language != self.language:
+            selection = self.selection
             try:
-                self.language = wanted
+                self.language = language
             except LanguageDoesNotExist:
                 self.language = None
-            self.selection = place
+            self.selection = selection
 
     def mark(self, errors: Iterable[Problem], warnings: Iterable[Problem]) -> None:
-        """Put a sign beside the lines of these problems, and underline where each begins."""
+        """Put a sign next to the lines of these problems, and underline the start of each."""
         marks: dict[int, tuple[bool, set[int]]] = {}
         for is_error, problems in ((False, warnings), (True, errors)):
             for problem in problems:
@@ -88,22 +89,22 @@ class PolicyEditor(TextBox):
                     marks[problem.line - 1] = (is_error, {*columns, problem.column - 1})
         if marks != self._marks:
             self._marks = marks
-            self.notify_style_update()  # drawn lines are kept until then
+            self.notify_style_update()  # drops the cached lines
             self.refresh()
 
     def marks(self) -> dict[int, str]:
-        """Signs by line, from 0: ``✗`` for an error, ``!`` for a warning."""
+        """Return the sign of each marked line, from 0: ``✗`` for an error, ``!`` for a warning."""
         return {line: "✗" if is_error else "!" for line, (is_error, _) in self._marks.items()}
 
     def go_to(self, line: int, column: int) -> None:
-        """Put the cursor at a place, counted from 1, and show it."""
+        """Move the cursor to a position, counted from 1, and scroll to it."""
         row = min(max(0, line - 1), self.document.line_count - 1)
         self.move_cursor((row, max(0, column - 1)), center=True)
         self.focus()
 
     def get_line(self, line_index: int) -> Text:
-        """A line as it is drawn: nothing in it reaches the terminal as a command."""
-        # Not the text of the superclass: it leaves some control characters out.
+        """Return a line as it is drawn, without control characters that the terminal would obey."""
+        # Not the text of the superclass, which lets some control characters through.
         text = Text(sanitize(self.document.get_line(line_index)), end="", no_wrap=True)
         is_error, columns = self._marks.get(line_index, (False, set()))
         for column in columns:
@@ -113,7 +114,7 @@ class PolicyEditor(TextBox):
         return text
 
     def render_line(self, y: int) -> Strip:
-        """A row, with the sign of its line in the gutter."""
+        """Render a row with the sign of its line in the gutter."""
         strip = super().render_line(y)
         mark = self._marks.get(y + self.scroll_offset.y)
         if mark is None or self.gutter_width < 2:

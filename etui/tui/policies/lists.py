@@ -1,4 +1,4 @@
-"""The lists of the policies screen: the policies there are, and the faults of one."""
+"""The lists of the policies screen: all policies, and the problems of the edited one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etui.tui.policies.text import entry_line, problem_line
 
 
 class PolicyList(OptionList):
-    """The policies there are; Enter opens one."""
+    """All policies; Enter opens one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select", "Open", id="policies.open"),
@@ -28,27 +28,27 @@ class PolicyList(OptionList):
         self._policies: tuple[PolicyEntry, ...] = ()
 
     def show(self, policies: Sequence[PolicyEntry], in_use: Callable[[PolicyEntry], bool]) -> None:
-        """Show these, the cursor where it was."""
-        under = self.under_cursor
+        """Show these policies and keep the cursor on its policy."""
+        current = self.under_cursor
         self._policies = tuple(policies)
-        self.set_options([entry_line(on, in_use(on)) for on in policies])
-        self.put_cursor(under.named if under is not None else "")
+        self.set_options([entry_line(entry, in_use(entry)) for entry in policies])
+        self.put_cursor(current.named if current is not None else "")
 
     def put_cursor(self, named: str) -> None:
-        """Move to a policy, or to the first where it is not there."""
-        names = [on.named for on in self._policies]
+        """Move the cursor to a policy, or to the first if it is not listed."""
+        names = [entry.named for entry in self._policies]
         if names:
             self.highlighted = names.index(named) if named in names else 0
 
     @property
     def under_cursor(self) -> PolicyEntry | None:
-        """The policy at the cursor."""
-        at = self.highlighted
-        return self._policies[at] if at is not None and at < len(self._policies) else None
+        """The policy under the cursor."""
+        index = self.highlighted
+        return self._policies[index] if index is not None and index < len(self._policies) else None
 
 
 class Problems(OptionList):
-    """What the check found, the errors first; Enter goes to the place."""
+    """The problems found by the check, errors first; Enter goes to the line."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select", "Go to the line", id="policies.go_to"),
@@ -59,14 +59,17 @@ class Problems(OptionList):
         self.problems: tuple[Problem, ...] = ()
 
     def show(self, verdict: CheckVerdict) -> None:
-        """Show what was found, or nothing where nothing was."""
+        """Show the problems of a verdict; the list is hidden if there are none."""
         errors = verdict.checked.errors
         warnings = (*verdict.checked.warnings, *verdict.failing)
-        at = self.highlighted or 0
+        index = self.highlighted or 0
         self.problems = (*errors, *warnings)
         self.set_options(
-            [problem_line(problem, n < len(errors)) for n, problem in enumerate(self.problems)]
+            [
+                problem_line(problem, index < len(errors))
+                for index, problem in enumerate(self.problems)
+            ]
         )
         if self.problems:
-            self.highlighted = min(at, len(self.problems) - 1)
+            self.highlighted = min(index, len(self.problems) - 1)
         self.display = bool(self.problems)

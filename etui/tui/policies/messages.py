@@ -1,4 +1,4 @@
-"""What the policies screen is told by its threads: frozen facts, one message for all of them."""
+"""Frozen facts that threads post to the policies screen, and the message that carries them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from etui.runtime.explain import Explanation
 
 About: TypeAlias = Literal["", "explain", "replay", "compare"]
-"""What asked for something that failed; empty for anything else."""
+"""The analysis that a failed task belongs to; empty for any other task."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyContext:
-    """What policies are checked against, read from disk once for many checks.
+    """What policies are checked against, read from disk once and used for many checks.
 
     Attributes:
         config: Folders and settings.
         catalogue: The models.
-        names: Every policy that can be named.
+        names: Names of all policies that can be used.
     """
 
     config: Config
@@ -41,9 +41,9 @@ class PolicyEntry:
     """One policy of the list.
 
     Attributes:
-        named: What a route calls it: its name, or the path that was given.
-        place: Where it lies.
-        description: Its own; None where it has errors.
+        named: How a route refers to it: by its name, or the path that was given.
+        place: Location of its file.
+        description: Description in the file; None if the policy has errors.
     """
 
     named: str
@@ -53,14 +53,14 @@ class PolicyEntry:
 
 @dataclass(frozen=True, slots=True)
 class PolicyCatalogue:
-    """Every policy there is."""
+    """All policies of this machine."""
 
-    desk: PolicyContext
+    context: PolicyContext
     policies: tuple[PolicyEntry, ...]
 
     def find(self, named: str) -> PolicyEntry | None:
-        """The policy that a route calls so."""
-        return next((on for on in self.policies if on.named == named), None)
+        """Return the policy that a route refers to as ``named``, if it is listed."""
+        return next((entry for entry in self.policies if entry.named == named), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class PolicyOpened:
     """A policy as it was read.
 
     Attributes:
-        named: What a route calls it.
-        place: Where it was found.
-        text: What it holds.
-        target: File that a change goes to.
-        before: What that held; None where it was not there.
+        named: How a route refers to it.
+        place: Location of its file.
+        text: Content of that file.
+        target: File that edits are saved to.
+        before: Content of ``target``; None if it does not exist.
     """
 
     named: str
@@ -84,25 +84,28 @@ class PolicyOpened:
 
 @dataclass(frozen=True, slots=True)
 class Reread:
-    """A policy that was read again unasked: it never takes the place of what is typed."""
+    """A policy that was read again automatically: it never replaces unsaved text."""
 
     opened: PolicyOpened
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A text as it is now, which need not be saved, and what it is judged against."""
+    """The current, perhaps unsaved text of a policy, and what it is checked against."""
 
     text: str
     place: PolicyPlace
-    desk: PolicyContext
+    context: PolicyContext
 
 
 @dataclass(frozen=True, slots=True)
 class CheckVerdict:
-    """What the check of a text found; ``edit`` is the number of the text that was checked.
+    """Result of the check of a text.
 
-    ``failing`` are the policy's own probes that fail, at their lines.
+    Attributes:
+        edit: Number of the edit that was checked.
+        checked: Errors and warnings, and the policy if it has no errors.
+        failing: Probes of the policy that fail, at their lines.
     """
 
     edit: int
@@ -112,7 +115,7 @@ class CheckVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Who would answer ``query``."""
+    """Which arm would answer ``query``, and why."""
 
     query: str
     document: Explanation
@@ -120,7 +123,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The log by a policy."""
+    """The log under a policy; ``newest_only`` if only its newest turns were replayed."""
 
     document: TurnsDocument
     newest_only: bool
@@ -128,7 +131,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What differs from another text of the policy, in lines."""
+    """Differences from another text of the policy, as lines."""
 
     other: str
     lines: tuple[str, ...]
@@ -136,13 +139,13 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What is to be saved.
+    """A text to save.
 
     Attributes:
-        name: Name of the policy it becomes.
-        text: As typed.
-        target, before: As of :class:`PolicyOpened`.
-        like: File whose permissions a new one takes.
+        name: Name of the saved policy.
+        text: Text from the editor.
+        target, before: As in :class:`PolicyOpened`.
+        like: File whose permissions a new file takes.
     """
 
     name: str
@@ -154,7 +157,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A draft that was written; ``now`` is what its file holds."""
+    """A draft that was written; ``now`` is the content of its file."""
 
     draft: Draft
     now: bytes
@@ -162,7 +165,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class HasErrors:
-    """A draft with errors, which was not written."""
+    """A draft that was not written because it has errors."""
 
     draft: Draft
     errors: int
@@ -170,7 +173,7 @@ class HasErrors:
 
 @dataclass(frozen=True, slots=True)
 class Clash:
-    """A draft that was not written, as its file holds something else than what was read."""
+    """A draft that was not written because its file has changed since it was read."""
 
     draft: Draft
     what: str
@@ -185,7 +188,7 @@ class PolicyDeleted:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTaskFailed:
-    """Something could not be done."""
+    """A task that failed."""
 
     what: str
     fix: str
@@ -199,7 +202,7 @@ Fact: TypeAlias = (
 
 
 class PolicyNews(Message):
-    """A fact from a thread."""
+    """A fact posted by a thread."""
 
     def __init__(self, fact: Fact) -> None:
         super().__init__()

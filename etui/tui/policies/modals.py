@@ -1,4 +1,4 @@
-"""Small questions of the policies screen: what a new policy is called and begins with."""
+"""The dialog for a new policy: its name and its template."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from etui.text.sanitize import sanitize
 
 @dataclass(frozen=True, slots=True)
 class NewPolicy:
-    """What was asked for; without a template it begins blank."""
+    """Name and template of a new policy; None as template starts from a blank file."""
 
     name: str
     template: str | None
 
 
 class NewPolicyModal(ModalScreen[NewPolicy | None]):
-    """Asks for a name and a policy to begin with; ends with None where it was left.
+    """Asks for a name and a template; the result is None if the user cancels.
 
     Args:
-        templates: (name, what it is) of the policies to begin with.
+        templates: (name, description) of the policies to start from.
         taken: Names of the user's own policies.
-        like: Template that is chosen at first.
+        like: Template that is selected at first.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "Up", id="new_policy.up", show=False, priority=True),
         Binding("down", "move(1)", "Down", id="new_policy.down", show=False, priority=True),
-        Binding("enter", "take", "Make it", id="new_policy.take", priority=True),
-        Binding("escape", "leave", "Leave it", id="new_policy.leave", priority=True),
+        Binding("enter", "take", "Create", id="new_policy.take", priority=True),
+        Binding("escape", "leave", "Cancel", id="new_policy.leave", priority=True),
     ]
 
     def __init__(
@@ -49,49 +49,53 @@ class NewPolicyModal(ModalScreen[NewPolicy | None]):
         self._names: list[str | None] = [None, *(name for name, _ in templates)]
         self._taken = taken
         self._like = like
-        self._name_input = Input(placeholder="its name", compact=True)
-        told = [("blank", "two arms and two rules, to be filled in"), *templates]
-        self._list = OptionList(*(_template(name, what) for name, what in told), compact=True)
-        self._told = Static(
-            "↑ ↓ what it begins with · Enter makes it", markup=False, classes="help"
+        self._name_input = Input(placeholder="name", compact=True)
+        choices = [("blank", "two arms and two rules to fill in"), *templates]
+        self._list = OptionList(
+            *(_format_template(name, what) for name, what in choices), compact=True
+        )
+        self._hint = Static(
+            "↑ ↓ choose a template · Enter creates the policy", markup=False, classes="help"
         )
 
     def compose(self) -> ComposeResult:
+        """Build the name field, the list of templates and the hint."""
         with Vertical(classes="box"):
-            yield Static("a new policy", markup=False, classes="title")
+            yield Static("new policy", markup=False, classes="title")
             yield self._name_input
             yield self._list
-            yield self._told
+            yield self._hint
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        """Select the first template and focus the name."""
         self._list.can_focus = False
         known = self._like in self._names
         self._list.highlighted = self._names.index(self._like) if known else 0
         self._name_input.focus()
 
     def action_move(self, steps: int) -> None:
-        """Choose the next or the previous template."""
-        at = (self._list.highlighted or 0) + steps
-        self._list.highlighted = max(0, min(at, len(self._names) - 1))
+        """Select the next or the previous template."""
+        index = (self._list.highlighted or 0) + steps
+        self._list.highlighted = max(0, min(index, len(self._names) - 1))
 
     def action_take(self) -> None:
-        """End with what was typed, if it can be a name."""
+        """Close with the name and the template, if the name is valid."""
         name = self._name_input.value.strip()
         try:
             check_name(name)
             if name in self._taken:
-                raise UsageError(f"there is a policy {name!r} already", "take another name")
+                raise UsageError(f"policy {name!r} already exists", "choose another name")
         except UsageError as error:
-            self._told.update(sanitize(f"✗ {error.what}: {error.fix}"))
-            self._told.add_class("-error")
+            self._hint.update(sanitize(f"✗ {error.what}: {error.fix}"))
+            self._hint.add_class("-error")
         else:
             self.dismiss(NewPolicy(name, self._names[self._list.highlighted or 0]))
 
     def action_leave(self) -> None:
-        """End without one."""
+        """Cancel."""
         self.dismiss(None)
 
 
-def _template(name: str, what: str) -> Content:
+def _format_template(name: str, what: str) -> Content:
     return Content.assemble((sanitize(name), "bold"), (f"  {sanitize(what)}", "$foreground 60%"))

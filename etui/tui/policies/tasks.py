@@ -1,6 +1,6 @@
-"""The work of the policies screen: files, checks, explanations, replays.
+"""Tasks of the policies screen: files, checks, explanations, replays.
 
-Every function here may wait for the disk or work for long: a thread calls it.
+Every function may wait for the disk or run for long: call it from a thread.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ if TYPE_CHECKING:
     from etui.routing.policy import Policy
 
 REPLAYED_TURNS = 5000
-"""Newest turns of the log that are replayed: a few seconds on a laptop."""
+"""Number of newest turns of the log to replay: a few seconds on a laptop."""
 
 
-def read_policies(config: Config, also: str) -> PolicyCatalogue:
-    """Every policy with its description.
+def read_policies(config: Config, active: str) -> PolicyCatalogue:
+    """Read every policy with its description.
 
     Args:
         config: Folders and settings.
-        also: What the route in force calls its policy; a path joins the list.
+        active: Policy of the current route; if it is a path, it is added to the list.
 
     Raises:
         InvalidFile: models.yaml cannot be used.
@@ -70,42 +70,42 @@ def read_policies(config: Config, also: str) -> PolicyCatalogue:
     catalogue = load_catalogue(config)
     places = {place.name: place for place in list_policies(config)}
     names = tuple(places)
-    if also not in places:
-        with suppress(UsageError):  # it was deleted meanwhile: the next question says so
-            places[also] = find_policy(also, config)
-    found = (
+    if active not in places:
+        with suppress(UsageError):  # it was deleted meanwhile: the next question reports that
+            places[active] = find_policy(active, config)
+    entries = (
         PolicyEntry(
             named, place, _description(check_place(place, catalogue.models, policies=names))
         )
         for named, place in places.items()
     )
-    return PolicyCatalogue(PolicyContext(config, catalogue, names), tuple(found))
+    return PolicyCatalogue(PolicyContext(config, catalogue, names), tuple(entries))
 
 
 def _description(checked: Checked) -> str | None:
     return None if checked.policy is None else checked.policy.description
 
 
-def open_policy(on: PolicyEntry, config: Config) -> PolicyOpened:
-    """A policy to look at and to change.
+def open_policy(entry: PolicyEntry, config: Config) -> PolicyOpened:
+    """Read a policy to show and edit.
 
     Raises:
-        InvalidFile: It cannot be read, is too large, or is not UTF-8.
+        InvalidFile: The file cannot be read, is too large, or is not UTF-8.
     """
-    place = on.place
+    place = entry.place
     if place.path.is_file() and place.path.stat().st_size > MAX_BYTES:
         raise InvalidFile(f"{place.path}: larger than {MAX_BYTES:,} bytes, so it is not read")
     text = text_of(place.path)
     target = file_to_change(place, config)
     before = text.encode("utf-8") if target == place.path else content(target)
-    return PolicyOpened(on.named, place, text, target, before)
+    return PolicyOpened(entry.named, place, text, target, before)
 
 
 def make_policy(name: str, template: PolicyEntry | None, config: Config) -> PolicyOpened:
-    """A new policy of the user's, like another or blank.
+    """Create a policy of the user from a template or a blank file.
 
     Raises:
-        UsageError: One is called so already.
+        UsageError: A policy of that name already exists.
         EtuiError: The template cannot be read, or the file not be written.
     """
     like = shipped_dir() / "policies" / "blank.yml" if template is None else template.place.path
@@ -115,17 +115,17 @@ def make_policy(name: str, template: PolicyEntry | None, config: Config) -> Poli
 
 
 def delete_policy(place: PolicyPlace) -> PolicyDeleted:
-    """Delete a policy of the user's.
+    """Delete a policy of the user.
 
     Raises:
-        EtuiError: It is not the user's, or cannot be deleted.
+        EtuiError: The policy is not the user's own, or cannot be deleted.
     """
     remove(place)
     return PolicyDeleted(place)
 
 
 def check(subject: Subject, edit: int) -> CheckVerdict:
-    """What is wrong with a text, and which of its own probes fail."""
+    """Check a text and run its probes."""
     from etui.routing.probes import run_probes
 
     checked = _checked(subject)
@@ -141,60 +141,59 @@ def check(subject: Subject, edit: int) -> CheckVerdict:
 
 
 def _checked(subject: Subject) -> Checked:
-    place, desk = subject.place, subject.desk
+    place, context = subject.place, subject.context
     if len(subject.text.encode("utf-8", "replace")) > MAX_BYTES:
-        message = f"larger than {MAX_BYTES:,} bytes: it would not be read"
+        message = f"larger than {MAX_BYTES:,} bytes: etui would not read it"
         return Checked(place, (Problem(str(place.path), 0, 0, message),), (), None)
-    return check_text(subject.text, place, desk.catalogue.models, desk.names)
+    return check_text(subject.text, place, context.catalogue.models, context.names)
 
 
-def _policy_of(subject: Subject) -> Policy:
-    """The rules of a text.
+def _require_policy(subject: Subject) -> Policy:
+    """Compile a text to a policy.
 
     Raises:
-        EtuiError: It has errors.
+        EtuiError: The text has errors.
     """
     checked = _checked(subject)
     if checked.policy is None:
         count = count_text(len(checked.errors), "error")
-        raise EtuiError(f"the policy has {count}", "mend what stands below the editor")
+        raise EtuiError(f"the policy has {count}", "fix the errors listed below the editor")
     return checked.policy
 
 
 def explain(question: str, subject: Subject) -> Explained:
-    """Who would answer a question, and why.
+    """Explain which arm would answer a question, and why.
 
     Raises:
-        EtuiError: The text has errors, its policy comes to no arm, or what was fitted for it is
-            damaged.
+        EtuiError: The text has errors, its policy finds no arm, or its fitted file is damaged.
     """
     from etui.chat import Query
-    from etui.runtime import explain as explaining
+    from etui.runtime.explain import explain as explain_query
     from etui.runtime.open import open_runtime
 
-    policy = _policy_of(subject)
-    with open_runtime(subject.desk.config) as runtime:
-        return Explained(question, explaining.explain(Query(question), policy, runtime))
+    policy = _require_policy(subject)
+    with open_runtime(subject.context.config) as runtime:
+        return Explained(question, explain_query(Query(question), policy, runtime))
 
 
 def replay(subject: Subject) -> Replayed:
-    """What a text would do with the questions of the log.
+    """Replay the questions of the log under a text.
 
     Raises:
-        EtuiError: The text has errors, the log cannot be read, or what was fitted for the policy
+        EtuiError: The text has errors, the log cannot be read, or the fitted file of the policy
             is damaged.
     """
     from etui.replay.log_replay import replay_log, turns_document
     from etui.runtime.open import open_runtime
 
-    policy = _policy_of(subject)
-    with open_runtime(subject.desk.config) as runtime:
+    policy = _require_policy(subject)
+    with open_runtime(subject.context.config) as runtime:
         replayed = replay_log(policy, runtime, REPLAYED_TURNS)
     return Replayed(turns_document(policy.name, replayed), len(replayed) >= REPLAYED_TURNS)
 
 
-def compare(subject: Subject, other: Path, called: str) -> Compared:
-    """What a text changes against a file: values and answers where both are sound, then lines.
+def compare(subject: Subject, other: Path, other_name: str) -> Compared:
+    """Compare a text with a file: values and decisions if both are valid, then lines.
 
     Raises:
         InvalidFile: The file cannot be read.
@@ -204,20 +203,20 @@ def compare(subject: Subject, other: Path, called: str) -> Compared:
 
     before = text_of(other)
     if before == subject.text:
-        return Compared(called, ("nothing differs",))
+        return Compared(other_name, ("no differences",))
     lines: list[str] = []
     place = replace(subject.place, path=other)
     one, two = _checked(replace(subject, text=before, place=place)), _checked(subject)
     if one.policy and two.policy and one.file and two.file:
-        differing = changes(one.file, two.file)
-        asked = probe_questions(one.policy, two.policy)
-        answers = other_answers(one.policy, two.policy, asked, lambda _: True)
-        lines += [*diff_lines(differing, answers, len(asked)), ""]
-    return Compared(called, (*lines, *_unified(before, subject.text)))
+        differences = changes(one.file, two.file)
+        questions = probe_questions(one.policy, two.policy)
+        answers = other_answers(one.policy, two.policy, questions, lambda _: True)
+        lines += [*diff_lines(differences, answers, len(questions)), ""]
+    return Compared(other_name, (*lines, *_unified(before, subject.text)))
 
 
 def _unified(before: str, after: str) -> list[str]:
-    """Lines that come and go, with one around them."""
+    """Return the removed and added lines, with one line of context."""
     from difflib import unified_diff
 
     lines = unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")
@@ -225,38 +224,40 @@ def _unified(before: str, after: str) -> list[str]:
 
 
 def save_draft(
-    draft: Draft, desk: PolicyContext, *, with_errors: bool, over: bool
+    draft: Draft, context: PolicyContext, *, with_errors: bool, over: bool
 ) -> Saved | HasErrors | Clash:
-    """Write a draft.
+    """Save a draft.
 
     Args:
-        draft: The text and where it goes.
-        desk: What it is checked against.
-        with_errors: Whether it is written though it has errors.
-        over: Whether it is written over what came to its file since it was read.
+        draft: The text and its target file.
+        context: What the text is checked against.
+        with_errors: Whether to save a text that has errors.
+        over: Whether to overwrite a file that has changed since it was read.
 
     Raises:
-        EtuiError: It cannot be written; the file is as it was.
+        EtuiError: The file cannot be written; it is unchanged.
     """
     place = PolicyPlace(draft.name, draft.target, "user")
-    errors = _checked(Subject(draft.text, place, desk)).errors
+    errors = _checked(Subject(draft.text, place, context)).errors
     if errors and not with_errors:
         return HasErrors(draft, len(errors))
-    if draft.target == own_file(draft.name, desk.config):
-        make_folder(desk.config)
+    if draft.target == own_file(draft.name, context.config):
+        make_folder(context.config)
     before = content(draft.target) if over else draft.before
     try:
         return Saved(draft, save(draft.target, draft.text, before, draft.like))
     except ChangedOnDisk as clash:
-        called = f"there is a policy {draft.name!r} already" if draft.before is None else clash.what
-        return Clash(draft, called)
+        exists = f"policy {draft.name!r} already exists"
+        return Clash(draft, exists if draft.before is None else clash.what)
 
 
-def told(ask: Callable[[], Fact], about: About = "") -> Fact:
-    """What came of it, or why nothing did."""
+def run_task(task: Callable[[], Fact], about: About = "") -> Fact:
+    """Run a task and return its result, or its error as a fact."""
     try:
-        return ask()
+        return task()
     except EtuiError as error:
         return PolicyTaskFailed(error.what, error.fix, about)
     except OSError as error:
-        return PolicyTaskFailed(f"cannot read it: {error}", "mend the file or its folder", about)
+        return PolicyTaskFailed(
+            f"cannot read or write the file: {error}", "fix the file or its folder", about
+        )

@@ -1,4 +1,4 @@
-"""Policies, their faults, explanations and replays as the policies screen shows them."""
+"""Format policies, problems, explanations and replays for the policies screen."""
 
 from __future__ import annotations
 
@@ -24,139 +24,155 @@ from etui.text.tables import one_line
 from etui.tui.policies.messages import CheckVerdict, Compared, PolicyEntry, PolicyOpened, Replayed
 
 _MUTED = "$foreground 60%"
-"""Not $text-muted: it is drawn against a background, and these texts have none of their own."""
+"""Not $text-muted, which is computed against a background: these texts have none of their own."""
 
 
-def entry_line(on: PolicyEntry, in_use: bool) -> Content:
-    """One policy of the list: name, whose it is, whether it is in use; below what it does."""
-    whose = "shipped" if on.place.origin == "shipped" else "yours"
-    if on.place.hides:
-        whose += ", in place of the shipped"
-    told = "has errors" if on.description is None else one_line(on.description)
+def entry_line(entry: PolicyEntry, in_use: bool) -> Content:
+    """Format a policy of the list: name, owner and whether it is in use, then its description."""
+    owner = "shipped" if entry.place.origin == "shipped" else "yours"
+    if entry.place.hides:
+        owner += ", replaces the shipped one"
+    detail = "has errors" if entry.description is None else one_line(entry.description)
     return Content.assemble(
         ("● " if in_use else "  ", "$text-success"),
-        (one_line(on.place.name), "bold"),
+        (one_line(entry.place.name), "bold"),
         ("  in use" if in_use else "", "$text-success"),
-        (f"  {whose}\n", _MUTED),
-        (f"  {told}", "$text-error" if on.description is None else _MUTED),
+        (f"  {owner}\n", _MUTED),
+        (f"  {detail}", "$text-error" if entry.description is None else _MUTED),
     )
 
 
 def title_line(opened: PolicyOpened, *, changed: bool, in_use: bool) -> Content:
-    """What is edited: ``mine · not saved · in use · yours``."""
+    """Describe the edited policy: ``mine · not saved · in use · yours``."""
     place = opened.place
-    whose = "shipped, saved as a copy of yours" if place.origin == "shipped" else "yours"
+    owner = "shipped, saved as your own copy" if place.origin == "shipped" else "yours"
     if place.origin == "file":
-        whose = one_line(str(place.path))
+        owner = one_line(str(place.path))
     return Content.assemble(
         (one_line(place.name), "bold"),
         (" · not saved" if changed else "", "$text-warning"),
         (" · in use" if in_use else "", "$text-success"),
-        (f" · {whose}", _MUTED),
+        (f" · {owner}", _MUTED),
     )
 
 
 def problem_line(problem: Problem, is_error: bool) -> Content:
-    """A fault with its place; errors and warnings are told apart by sign, word and colour."""
+    """Format a problem; errors and warnings differ by sign, word and colour."""
     sign, colour = ("✗ error", "$text-error") if is_error else ("! warning", "$text-warning")
     place = f" {problem.line}:{problem.column} " if problem.line else " "
     return Content.assemble((sign, colour), (place, "bold"), one_line(problem.message))
 
 
 def verdict_line(verdict: CheckVerdict | None) -> Content:
-    """What the check came to: ``✓ sound: 5 rules, 4 arms``."""
+    """Format the verdict of the check: ``✓ valid: 5 rules, 4 arms``."""
     if verdict is None:
         return Content.assemble(("… checking", _MUTED))
     errors, policy = len(verdict.checked.errors), verdict.checked.policy
     warnings = len(verdict.checked.warnings) + len(verdict.failing)
-    also = f", {units.count_text(warnings, 'warning')}" if warnings else ""
+    warnings_text = f", {units.count_text(warnings, 'warning')}" if warnings else ""
     if policy is None:
-        return Content.assemble((f"✗ {units.count_text(errors, 'error')}{also}", "$text-error"))
+        return Content.assemble(
+            (f"✗ {units.count_text(errors, 'error')}{warnings_text}", "$text-error")
+        )
     colour = "$text-warning" if warnings else "$text-success"
-    return Content.assemble((f"✓ sound{also}", colour), (f": {_size(policy)}", _MUTED))
+    return Content.assemble(
+        (f"✓ valid{warnings_text}", colour), (f": {_size_text(policy)}", _MUTED)
+    )
 
 
-def _size(policy: Policy) -> str:
-    counted = (
+def _size_text(policy: Policy) -> str:
+    counts = (
         (policy.rules, "rule"), (policy.arms, "arm"), (policy.signals, "signal"),
         (policy.probes, "probe"),
     )  # fmt: skip
-    return ", ".join(units.count_text(len(things), noun) for things, noun in counted)
+    return ", ".join(units.count_text(len(things), noun) for things, noun in counts)
 
 
 def explained_lines(document: Explanation, width: int) -> list[str]:
-    """Who would answer, then what the candidates cost, the signals and the rules that were tried.
+    """Format an explanation: the decision, the candidates, the signals and the rules tried.
 
     Args:
-        document: What :func:`etui.runtime.explain.explanation` gives.
-        width: Cells of a line.
+        document: The explanation.
+        width: Line width in cells.
     """
-    lines = [line for name, text in explained_facts(document) for line in _fact(name, text, width)]
+    lines = [
+        line for name, text in explained_facts(document) for line in _format_fact(name, text, width)
+    ]
     if candidates := candidate_rows(document):
         lines += ["", "candidates"]
-        for arm, model, right, _, joules, *_, outcome in candidates:
-            told = (
-                f"{joules} J predicted, right {right}" if joules != "unknown" else f"right {right}"
+        for arm, model, accuracy, _, joules, *_, outcome in candidates:
+            detail = (
+                f"{joules} J predicted, accuracy {accuracy}"
+                if joules != "unknown"
+                else f"accuracy {accuracy}"
             )
-            lines += _hanging(f"{arm} on {model}: {told}; {outcome or 'not taken'}", width)
-        lines += [line for source in joules_sources(document) for line in _hanging(source, width)]
+            lines += _wrap_hanging(f"{arm} on {model}: {detail}; {outcome or 'not chosen'}", width)
+        lines += [
+            line for source in joules_sources(document) for line in _wrap_hanging(source, width)
+        ]
     if signals := signal_rows(document):
         lines += ["", "signals"]
-        for name, holds, value, test, away, found in signals:
-            far = f", {away} away" if away else ""
-            detail = f": {found}" if found else ""
-            lines += _row(holds, f"{name} {value} ({test}{far}){detail}", width)
+        for name, value_text, value, test, distance, note in signals:
+            distance_text = f", {distance} away" if distance else ""
+            detail = f": {note}" if note else ""
+            lines += _format_row(
+                value_text, f"{name} {value} ({test}{distance_text}){detail}", width
+            )
     lines += ["", "rules tried"]
     for name, priority, matched, failed in rule_rows(document):
-        lines += _row(matched, f"{name} ({priority}){f': {failed}' if failed else ''}", width)
+        lines += _format_row(
+            matched, f"{name} ({priority}){f': {failed}' if failed else ''}", width
+        )
     return lines
 
 
 def replay_lines(replayed: Replayed, width: int) -> list[str]:
-    """How many questions would move from where to where, joules and accuracy before and after."""
+    """Format a replay: the moves between arms, joules and accuracy before and after."""
     lines = [
-        part for line in replayed_lines(replayed.document) for part in _hanging(line, width)
+        part for line in replayed_lines(replayed.document) for part in _wrap_hanging(line, width)
     ]  # fmt: skip
     if replayed.newest_only:
         count = units.count_text(replayed.document["n"], "turn")
-        lines += _hanging(f"only the newest {count} of the log", width)
+        lines += _wrap_hanging(f"only the newest {count} of the log", width)
     if moves := move_rows(replayed.document):
         lines += ["", "moves"]
-        room = max(len(count) for *_, count in moves)
+        count_width = max(len(count) for *_, count in moves)
         for source, target, count in moves:
-            told = f"{count:>{room}}  {source} → {target}"
-            lines += wrap(told, width, subsequent_indent=" " * (room + 2), break_on_hyphens=False)
+            detail = f"{count:>{count_width}}  {source} → {target}"
+            lines += wrap(
+                detail, width, subsequent_indent=" " * (count_width + 2), break_on_hyphens=False
+            )
     return lines
 
 
 def compared_lines(compared: Compared, width: int) -> list[str]:
-    """What differs, each line whole."""
+    """Wrap the differences; no line is cut."""
     return [
-        part for line in compared.lines for part in (_hanging(sanitize(line), width) or [""])
+        part for line in compared.lines for part in (_wrap_hanging(sanitize(line), width) or [""])
     ]  # fmt: skip
 
 
 def failed_lines(what: str, fix: str, width: int) -> list[str]:
-    """Why something could not be done, and how to mend it."""
-    lines = [part for line in sanitize(what).splitlines() for part in _hanging(line, width)]
-    return lines + (_hanging(f"→ {sanitize(fix)}", width) if fix else [])
+    """Format an error and its fix."""
+    lines = [part for line in sanitize(what).splitlines() for part in _wrap_hanging(line, width)]
+    return lines + (_wrap_hanging(f"→ {sanitize(fix)}", width) if fix else [])
 
 
 def template_names(policies: Sequence[PolicyEntry]) -> Iterator[tuple[str, str]]:
-    """(name, what it is) of everything a new policy can begin with, but for the blank one."""
-    for on in policies:
-        yield on.place.name, one_line(on.description or "has errors")
+    """Yield (name, description) of every template of a new policy, except the blank one."""
+    for entry in policies:
+        yield entry.place.name, one_line(entry.description or "has errors")
 
 
-def _fact(name: str, text: str, width: int) -> list[str]:
+def _format_fact(name: str, text: str, width: int) -> list[str]:
     return wrap(f"{name:<10} {text}", width, subsequent_indent=" " * 11) or [name]
 
 
-def _row(yes: str, text: str, width: int) -> list[str]:
+def _format_row(yes: str, text: str, width: int) -> list[str]:
     return wrap(f"{yes:<3} {text}", width, subsequent_indent=" " * 4)
 
 
-def _hanging(text: str, width: int) -> list[str]:
-    begins = text[: len(text) - len(text.lstrip())]
-    lines = wrap(text, width, subsequent_indent=f"{begins}  ", break_on_hyphens=False)
+def _wrap_hanging(text: str, width: int) -> list[str]:
+    indent = text[: len(text) - len(text.lstrip())]
+    lines = wrap(text, width, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
     return lines or [""]

@@ -28,7 +28,7 @@ SIZE = (140, 40)
 
 
 async def opened(pilot: Pilot[None], app: PoliciesApp) -> None:
-    await until(pilot, lambda: "✓ sound" in app.verdict)
+    await until(pilot, lambda: "✓ valid" in app.verdict)
 
 
 async def shown(
@@ -47,7 +47,7 @@ async def at_policies(pilot: Pilot[None], app: EtuiApp) -> PoliciesScreen:
     """Go to the policies of the whole app; the one that the route names is open."""
     await until(pilot, lambda: app.backend is not None)
     await pilot.press("f4")
-    await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._there)
+    await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._catalogue)
     screen = app.screen
     assert isinstance(screen, PoliciesScreen)
     await until(pilot, lambda: screen._pane.opened is not None)
@@ -123,7 +123,7 @@ async def test_a_new_name_is_not_written_over_another_policy(config: Config) -> 
         app.screen.query_one(TextArea).text = "other"
         app.type_over("Few", "New")
         await pilot.press("enter")
-        await asked(pilot, app, "there is a policy 'other' already")
+        await asked(pilot, app, "policy 'other' already exists")
         await pilot.press("n")
         await until(pilot, lambda: app.screen is app.policies)
     assert other.read_text() == OWN
@@ -134,7 +134,7 @@ async def test_errors_are_saved_only_when_asked_and_never_used(config: Config) -
     app = PoliciesApp(config, "balanced")
     async with app.run_test(size=SIZE) as pilot:
         await opened(pilot, app)
-        app.policies._shelf.put_cursor("mine")
+        app.policies._policy_list.put_cursor("mine")
         await pilot.press("enter")
         await until(pilot, lambda: app.pane.text == OWN and app.pane.editor.has_focus)
         app.type_over("direct", "driect")
@@ -161,7 +161,7 @@ async def test_the_policy_in_use_is_never_broken(config: Config, use: str) -> No
     app = PoliciesApp(config, "mine" if use == "route" else "best")
     async with app.run_test(size=SIZE) as pilot:
         await opened(pilot, app)
-        app.policies._shelf.put_cursor("mine")
+        app.policies._policy_list.put_cursor("mine")
         await pilot.press("enter")
         await until(pilot, lambda: app.pane.text == OWN and app.pane.editor.has_focus)
         app.type_over("direct", "driect")
@@ -169,7 +169,7 @@ async def test_the_policy_in_use_is_never_broken(config: Config, use: str) -> No
         await until(pilot, lambda: "mine is in use" in app.told())
         assert file.read_text() == OWN
         await pilot.press("escape")
-        await until(pilot, lambda: app.policies._shelf.has_focus)
+        await until(pilot, lambda: app.policies._policy_list.has_focus)
         await pilot.press("d")
         await until(pilot, lambda: "another policy" in app.told())
         assert file.exists()
@@ -182,13 +182,13 @@ async def test_opening_another_policy_asks_about_what_is_not_saved(config: Confi
         await opened(pilot, app)
         app.type_over("version: 1", "version: 1 # typed")
         await pilot.press("end", "enter")
-        await asked(pilot, app, "give up what was typed")
+        await asked(pilot, app, "discard unsaved edits")
         await pilot.press("n")
         await until(pilot, lambda: app.screen is app.policies)
         assert "# typed" in app.pane.text
-        app.policies._shelf.put_cursor("mine")
+        app.policies._policy_list.put_cursor("mine")
         await pilot.press("enter")
-        await asked(pilot, app, "give up what was typed")
+        await asked(pilot, app, "discard unsaved edits")
         await pilot.press("y")
         await until(pilot, lambda: app.pane.text == OWN)
         assert app.wishes[-1] != Unsaved("policy balanced")
@@ -230,7 +230,7 @@ async def test_a_policy_of_ones_own_is_deleted_after_asking(config: Config) -> N
         await opened(pilot, app)
         await pilot.press("d")
         await until(pilot, lambda: "not in your folder" in app.told())
-        app.policies._shelf.put_cursor("mine")
+        app.policies._policy_list.put_cursor("mine")
         await pilot.press("d")
         await asked(pilot, app, "delete")
         await pilot.press("y")
@@ -265,13 +265,13 @@ async def test_the_app_uses_a_policy_for_the_next_questions(house: House) -> Non
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: app.backend is not None)
         await pilot.press("f4")
-        await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._there)
+        await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._catalogue)
         screen = app.screen
         assert isinstance(screen, PoliciesScreen)
-        screen._shelf.put_cursor("mine")
+        screen._policy_list.put_cursor("mine")
         await pilot.press("u")
         await until(pilot, lambda: app._route == Route("mine"))
-        await until(pilot, lambda: "in use" in str(screen._shelf.options[-1].prompt))
+        await until(pilot, lambda: "in use" in str(screen._policy_list.options[-1].prompt))
         assert app.backend is not None
         assert "mine" in app.backend.policies
         await pilot.press("f2")

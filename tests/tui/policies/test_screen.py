@@ -20,11 +20,11 @@ async def test_the_policy_in_use_is_open_and_the_list_says_whose_each_is(config:
     keep(config, "mine", OWN.replace("joules", "\x1b[31mjoules"))
     app = PoliciesApp(config)
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         lines = app.shelf_lines()
         assert [line.split()[0] for line in lines] == ["●", "best", "frugal", "mine"]
         assert "balanced  in use  shipped" in lines[0]
-        assert "frugal  yours, in place of the shipped" in lines[2]
+        assert "frugal  yours, replaces the shipped one" in lines[2]
         assert "\x1b" not in lines[3]
         assert app.pane.text == (shipped_dir() / "policies" / "balanced.yaml").read_text()
 
@@ -33,7 +33,7 @@ async def test_faults_stand_at_their_lines_and_enter_goes_there(config: Config) 
     keep(config, "mine", OWN)
     app = PoliciesApp(config, "mine")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         app.type_over("reasoning: direct", "reasoning: driect")
         await until(pilot, lambda: "✗ 1 error" in app.verdict)
         (line,) = [n for n, text in enumerate(app.pane.text.splitlines()) if "driect" in text]
@@ -54,9 +54,9 @@ async def test_warnings_are_told_apart_from_errors(config: Config) -> None:
     keep(config, "mine", OWN)
     app = PoliciesApp(config, "mine")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         app.type_over("arm: quick", "arm: careful")
-        await until(pilot, lambda: "✓ sound, 1 warning" in app.verdict)
+        await until(pilot, lambda: "✓ valid, 1 warning" in app.verdict)
         (told,) = app.problem_lines()
         assert told.startswith("! warning")
         assert "probe: arm quick, expected careful" in told
@@ -68,7 +68,7 @@ async def test_a_question_is_explained_by_the_text_that_is_not_saved(config: Con
     keep(config, "mine", OWN)
     app = PoliciesApp(config, "mine")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         await pilot.press("ctrl+t", *"why")
         await until(pilot, lambda: "everything-else" in app.answer)
         assert "arm quick" in app.answer
@@ -89,7 +89,7 @@ async def test_a_replay_tells_what_would_move_before_anything_is_saved(config: C
     file = keep(config, "mine", OWN)
     app = PoliciesApp(config, "mine")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         await pilot.press("ctrl+r")
         await until(pilot, lambda: "0 of 3 questions" in app.answer)
         app.type_over("use: quick", "use: careful")
@@ -105,9 +105,9 @@ async def test_a_diff_shows_values_answers_and_lines(config: Config) -> None:
     keep(config, "frugal", OWN)
     app = PoliciesApp(config, "frugal")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         await pilot.press("ctrl+g")
-        await until(pilot, lambda: "nothing differs" in app.answer)
+        await until(pilot, lambda: "no differences" in app.answer)
         app.type_over("use: quick", "use: careful # dearer")
         await pilot.press("ctrl+g")
         await until(pilot, lambda: "~ rules.everything-else.use: quick -> careful" in app.answer)
@@ -132,7 +132,7 @@ async def test_a_policy_named_by_its_path_is_in_the_list(config: Config) -> None
     path.write_text(OWN, encoding="utf-8")
     app = PoliciesApp(config, str(path))
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         assert app.pane.text == OWN
         assert "in use" in app.shelf_lines()[-1]
 
@@ -144,7 +144,7 @@ async def test_a_narrow_terminal_shows_one_side_at_a_time(
     keep(config, "mine", OWN)
     app = PoliciesApp(config, "mine")
     async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         aside, desk = app.screen.query_one("#aside"), app.screen.query_one("#desk")
         assert (aside.display, desk.display) == (True, False)
         await pilot.press("enter")
@@ -170,7 +170,7 @@ async def test_without_a_highlighter_the_text_is_plain(
     keep(config, "mine", OWN)
     app = PoliciesApp(config, "mine")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         assert app.pane.editor.language is None
         assert "version: 1" in app.drawn()
 
@@ -179,7 +179,7 @@ async def test_a_huge_text_is_refused_without_being_coloured(config: Config) -> 
     keep(config, "mine", OWN)
     app = PoliciesApp(config, "mine")
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "✓ sound" in app.verdict)
+        await until(pilot, lambda: "✓ valid" in app.verdict)
         assert app.pane.editor.language == "yaml"
         app.pane.editor.insert("# " + "x" * 1_000_000 + "\n", (0, 0))
         await until(pilot, lambda: "✗ 1 error" in app.verdict)

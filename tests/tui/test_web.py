@@ -113,7 +113,7 @@ async def test_the_app_appears_in_a_browser_and_not_to_another_page(port: int) -
         async with browser.ws_connect(socket_url, origin=page.rstrip("/")) as tab:
             drawn = b""
             async with asyncio.timeout(DEADLINE_SECONDS):
-                while b"No model is on this machine yet" not in drawn:
+                while b"No model on this machine yet" not in drawn:
                     message = await tab.receive()
                     assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT)
                     drawn += message.data if isinstance(message.data, bytes) else b""

@@ -1,7 +1,7 @@
-"""A calibration from the app: ``etui calibrate`` in a process of its own, read line by line.
+"""Calibration from the app: run ``etui calibrate`` in a separate process and read its output.
 
-The app itself is no place to measure in: it draws, and its engine's process holds models. So the
-models are given up, questions are refused meanwhile, and another process measures.
+The app cannot measure by itself: drawing costs energy, and its engine process holds models. So all
+models are unloaded, questions are refused, and another process measures.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from etui.tui.services import TurnRunner
 
 
 @dataclass(frozen=True, slots=True)
-class _Counted:
-    """A line of ``etui calibrate --jsonl``: how far it is; the seconds are None where unknown."""
+class _Progress:
+    """Progress from a line of ``etui calibrate --jsonl``; ``seconds_left`` is None if unknown."""
 
     done: int
     points: int
@@ -36,19 +36,19 @@ class _Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fitted:
-    """The last line of a calibration: its curve."""
+class _FittedCurve:
+    """The fitted curve, from the last line of a calibration."""
 
     status: str
     n: int
     r2_decode: float | None
 
 
-_LOOK_SECONDS = 0.1
-"""How often it is asked whether the calibration is to stop."""
+_POLL_SECONDS = 0.1
+"""Interval between checks for a request to stop, in seconds."""
 
-_LEAVE_SECONDS = 20.0
-"""How long a stopped calibration may take to keep what it measured."""
+_STOP_SECONDS = 20.0
+"""How long a stopped calibration may take to save its measurements, in seconds."""
 
 _FORCE = "--force"
 
@@ -61,19 +61,23 @@ def calibrate(
     stopped: Callable[[], bool],
     options: Sequence[str] = (),
 ) -> JobEnded:
-    """Measure a model; the curve is in the log by then.
+    """Measure the operating curve of a model; at return it is in the log.
 
     Args:
-        stopped: Whether to stop; what was measured is kept for the next time.
-        options: Of ``etui calibrate``.
+        runner: Unloads its models and refuses questions during the calibration.
+        config: Folders and settings.
+        name: The model.
+        post: Called with the progress.
+        stopped: Returns whether to stop; the measurements so far are kept for the next run.
+        options: Options of ``etui calibrate``.
 
     Raises:
-        EtuiError: An answer is running, or nothing could be measured.
-        JobStopped: It was stopped before there was a curve.
+        EtuiError: An answer is running, or the calibration failed.
+        JobStopped: It was stopped before the curve was complete.
     """
     with runner.at_rest(f"a calibration of {name} is running") as leaving:
-        post(JobProgress(f"calibrating {name} … loading it"))
-        return _measure(
+        post(JobProgress(f"calibrating {name} … loading the model"))
+        return _run_calibration(
             command(name, options),
             environment(config),
             name,
@@ -83,12 +87,12 @@ def calibrate(
 
 
 def command(name: str, options: Sequence[str]) -> list[str]:
-    """The command line that measures a model."""
+    """Return the command line that calibrates a model."""
     return [sys.executable, "-m", "etui", "calibrate", name, "--jsonl", *options]
 
 
 def environment(config: Config) -> dict[str, str]:
-    """The environment in which another etui has the same folders."""
+    """Return an environment in which another etui uses the same folders."""
     return {
         **os.environ,
         "ETUI_HOME": str(config.home),
@@ -97,7 +101,7 @@ def environment(config: Config) -> dict[str, str]:
     }
 
 
-def _measure(
+def _run_calibration(
     arguments: Sequence[str],
     env: dict[str, str],
     name: str,
@@ -111,90 +115,94 @@ def _measure(
         assert process.stdout is not None
         try:
             lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-            threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-            curve = _follow(process, lines, name, post, stopped)
-            code = process.wait(_LEAVE_SECONDS)
+            threading.Thread(target=_queue_lines, args=(process.stdout, lines), daemon=True).start()
+            curve = _post_progress(process, lines, name, post, stopped)
+            code = process.wait(_STOP_SECONDS)
         finally:
-            process.kill()  # it has ended, or does not listen
+            process.kill()  # it has ended already, or does not react to SIGTERM
             process.wait()
         errors.seek(0)
-        said = errors.read().decode("utf-8", "replace")
-    return _ended(curve, code, said, name, stopped())
+        stderr_text = errors.read().decode("utf-8", "replace")
+    return _build_result(curve, code, stderr_text, name, stopped())
 
 
-def _read(stdout: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
+def _queue_lines(stdout: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
     with stdout:
         for line in stdout:
             lines.put(line)
     lines.put(None)
 
 
-def _follow(
+def _post_progress(
     process: subprocess.Popen[bytes],
     lines: queue.SimpleQueue[bytes | None],
     name: str,
     post: Post,
     stopped: Callable[[], bool],
-) -> _Fitted | None:
-    """Post what the lines tell until they end; the curve, if there was one."""
-    curve: _Fitted | None = None
-    asked_at: float | None = None
+) -> _FittedCurve | None:
+    """Post the progress until the output ends, and return the curve if there is one."""
+    curve: _FittedCurve | None = None
+    stop_sent_at: float | None = None
     while True:
-        if asked_at is None and stopped():
-            asked_at = time.monotonic()
+        if stop_sent_at is None and stopped():
+            stop_sent_at = time.monotonic()
             process.terminate()
             post(JobProgress(f"stopping the calibration of {name} …"))
-        elif asked_at is not None and time.monotonic() - asked_at > _LEAVE_SECONDS:
+        elif stop_sent_at is not None and time.monotonic() - stop_sent_at > _STOP_SECONDS:
             process.kill()
         try:
-            line = lines.get(timeout=_LOOK_SECONDS)
+            line = lines.get(timeout=_POLL_SECONDS)
         except queue.Empty:
             continue
         if line is None:
             return curve
-        fact = _fact(line)
-        if isinstance(fact, _Fitted):
+        fact = _parse_line(line)
+        if isinstance(fact, _FittedCurve):
             curve = fact
-        elif fact is not None and asked_at is None:
-            post(_progress(name, fact))
+        elif fact is not None and stop_sent_at is None:
+            post(_build_progress(name, fact))
 
 
-def _fact(line: bytes) -> _Fitted | _Counted | None:
-    """Parse a line; None for one that is no fact shown here."""
+def _parse_line(line: bytes) -> _FittedCurve | _Progress | None:
+    """Parse a line; None if it is neither progress nor a curve."""
     try:
-        found = json.loads(line)
-        event = found.get("event") if isinstance(found, dict) else None
-        kinds = {"curve": _Fitted, "begun": _Counted, "measured": _Counted}
-        return from_document(kinds[event], found, extra="ignore") if event in kinds else None
+        fields = json.loads(line)
+        event = fields.get("event") if isinstance(fields, dict) else None
+        kinds = {"curve": _FittedCurve, "begun": _Progress, "measured": _Progress}
+        return from_document(kinds[event], fields, extra="ignore") if event in kinds else None
     except ValueError:
         return None
 
 
-def _progress(name: str, fact: _Counted) -> JobProgress:
-    left = fact.seconds_left
-    about = f", about {units.seconds_text(left)} left" if left is not None else ""
-    text = f"calibrating {name} … {fact.done} of {fact.points}{about}"
+def _build_progress(name: str, fact: _Progress) -> JobProgress:
+    seconds_left = fact.seconds_left
+    remaining = (
+        f", about {units.seconds_text(seconds_left)} left" if seconds_left is not None else ""
+    )
+    text = f"calibrating {name} … {fact.done} of {fact.points}{remaining}"
     return JobProgress(text, fact.done, fact.points)
 
 
-def _ended(curve: _Fitted | None, code: int, said: str, name: str, stopped: bool) -> JobEnded:
+def _build_result(
+    curve: _FittedCurve | None, code: int, stderr_text: str, name: str, stopped: bool
+) -> JobEnded:
     if curve is not None and curve.status == "complete":
         r2 = curve.r2_decode
         fit = "" if r2 is None else f", R² {r2:.3f}"
-        return JobEnded(f"{name} is calibrated: {curve.n} points{fit}")
+        return JobEnded(f"calibrated {name}: {curve.n} points{fit}")
     if curve is not None or stopped or code == ExitCode.PARTIAL:
-        raise JobStopped("stopped; what was measured is kept", "press c to go on from there")
-    what, fix = _error(said)
+        raise JobStopped("stopped; the measurements are kept", "press c to resume")
+    what, fix = _parse_error(stderr_text)
     if _FORCE in fix:
-        return JobEnded(what=what, fix="end what else runs", may_force=True)
+        return JobEnded(what=what, fix="stop the other programs", may_force=True)
     raise EtuiError(what or f"the calibration ended with exit code {code}", fix)
 
 
-def _error(said: str) -> tuple[str, str]:
-    """The two lines in which etui says an error; other lines of its stderr come before them."""
-    lines = said.strip().splitlines()
-    places = [n for n, line in enumerate(lines) if line.startswith("etui: ")]
-    if not places:
+def _parse_error(stderr_text: str) -> tuple[str, str]:
+    """Return the error and its fix: the last two lines that etui writes to stderr."""
+    lines = stderr_text.strip().splitlines()
+    starts = [n for n, line in enumerate(lines) if line.startswith("etui: ")]
+    if not starts:
         return (lines[-1] if lines else ""), ""
-    what, *fix = lines[places[-1] :]
+    what, *fix = lines[starts[-1] :]
     return what.removeprefix("etui: "), " ".join(fix)

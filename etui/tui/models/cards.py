@@ -1,4 +1,4 @@
-"""What the models screen shows of each model, read in a thread."""
+"""The data that the models screen shows for each model, read in a thread."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ from etui.runtime.host import read_host
 from etui.turn.record import LoadRecord, UnloadRecord
 
 _LOADS = 200
-"""Loads and unloads looked through for those of each model."""
+"""Number of newest loads and unloads searched for those of each model."""
 
 _SHOWN_LOADS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One entry of models.yaml with everything that is known of it here.
+    """One entry of models.yaml and everything known about it on this machine.
 
     Attributes:
-        file_bytes: Size of the file, or of the one to pull; None where it is not known.
-        kept_bytes: What an interrupted pull left to go on from.
-        gguf, need: Header of the file and what it takes in memory; None without a sound file.
-        fault: Why the header of a file that is there cannot be used.
+        spec: The entry.
+        path: Location of the file, whether it exists or not.
+        state: Whether the file exists and was checked.
+        file_bytes: Size of the file, or of the one to pull; None if unknown.
+        kept_bytes: Bytes kept from an interrupted pull.
+        gguf, need: Header of the file and its memory need; None without a valid file.
+        fault: Why the header of an existing file cannot be used; empty if it can.
         curve: The newest operating curve of this file.
-        total: What its turns in the log came to.
-        loads: Its last loads and unloads, the newest first.
+        total: Totals of its turns in the log.
+        loads: Its last loads and unloads, newest first.
     """
 
     spec: ModelSpec
@@ -54,21 +57,21 @@ class ModelCard:
     loads: tuple[LoadRecord | UnloadRecord, ...] = ()
 
     @property
-    def here(self) -> bool:
-        """Whether a file is there, good or not."""
+    def has_file(self) -> bool:
+        """Whether the file exists, valid or not."""
         return self.state != "absent"
 
     @property
     def need_bytes(self) -> int | None:
-        """What it takes in memory; without a header to read at least its file."""
+        """Memory need in bytes; without a readable header the file size, a lower bound."""
         return self.need.total_bytes if self.need is not None else self.file_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Cards:
-    """Every model, and the free memory of the machine in bytes; None where it is not known.
+    """All models, and the free memory of the machine in bytes; None if unknown.
 
-    A GPU that this build of llama.cpp cannot use has none.
+    ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use.
     """
 
     models: tuple[ModelCard, ...]
@@ -77,7 +80,7 @@ class Cards:
 
 
 class CardReader:
-    """Reads the cards anew; headers of files that did not change are kept."""
+    """Reads the cards; the headers of unchanged files are cached."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -90,7 +93,7 @@ class CardReader:
         self._log.close()
 
     def read(self) -> Cards:
-        """The cards as they are now.
+        """Read the current cards.
 
         Raises:
             EtuiError: models.yaml or the log cannot be read.
@@ -106,7 +109,9 @@ class CardReader:
             self._card(spec, totals.get(spec.name), loads) for spec in load_catalogue(self._config)
         ]
         on_gpu = host.gpu_free_memory_gb if self._gpu else None
-        return Cards(tuple(models), _bytes(host.free_memory_gb), _bytes(on_gpu))
+        return Cards(
+            tuple(models), _gigabytes_to_bytes(host.free_memory_gb), _gigabytes_to_bytes(on_gpu)
+        )
 
     def _card(
         self, spec: ModelSpec, total: Total | None, loads: Sequence[LoadRecord | UnloadRecord]
@@ -114,7 +119,7 @@ class CardReader:
         path, state = model_path(spec, self._config), file_state(spec, self._config)
         header = self._header(path) if state != "absent" else None
         gguf = header if isinstance(header, Gguf) else None
-        own = [load for load in loads if load.model == spec.name][:_SHOWN_LOADS]
+        model_loads = [load for load in loads if load.model == spec.name][:_SHOWN_LOADS]
         return ModelCard(
             spec=spec,
             path=path,
@@ -126,7 +131,7 @@ class CardReader:
             fault=header if isinstance(header, str) else "",
             curve=self._curve(spec),
             total=total,
-            loads=tuple(own),
+            loads=tuple(model_loads),
         )
 
     def _header(self, path: Path) -> Gguf | str:
@@ -142,9 +147,9 @@ class CardReader:
             return f"cannot read {path}: {error.strerror or error}"
 
     def _context(self, spec: ModelSpec, gguf: Gguf) -> int:
-        """The context that a load would take."""
-        bounds = (spec.context, gguf.context_tokens, self._config.context_tokens)
-        return min(bound for bound in bounds if bound)
+        """Return the context length that a load would use, in tokens."""
+        limits = (spec.context, gguf.context_tokens, self._config.context_tokens)
+        return min(limit for limit in limits if limit)
 
     def _curve(self, spec: ModelSpec) -> OperatingCurve | None:
         sha256 = spec.sha256 or recorded_sha256(spec, self._config)
@@ -152,5 +157,5 @@ class CardReader:
         return next(iter(curves), None)
 
 
-def _bytes(gigabytes: float | None) -> float | None:
+def _gigabytes_to_bytes(gigabytes: float | None) -> float | None:
     return None if gigabytes is None else gigabytes * 1e9

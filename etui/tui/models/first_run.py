@@ -1,4 +1,4 @@
-"""The screen of a machine without any model: what to do, and a key that does it."""
+"""The screen for a machine without a model: how to get one, and a key that pulls it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etui.tui.services import ModelCatalogue, ModelOnOffer
 
 
 class FirstRunScreen(Screen[bool]):
-    """Says that there is no model and how to get one; ends with True once there is one."""
+    """Shows how to get a first model; the result is True once a model is on disk."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pull", "Pull the starter", id="first_run.pull"),
@@ -32,13 +32,13 @@ class FirstRunScreen(Screen[bool]):
     HELP = """\
 ## First run
 
-etui answers with models on this machine, as GGUF files. `p` downloads the small starter model;
-`r` looks again after you have put a file there or pulled one in another terminal.
+etui runs models on this machine, from GGUF files. `p` downloads the small starter model; `r` looks
+again after you have added a file or pulled a model in another terminal.
 """
 
-    def __init__(self, shelf: ModelCatalogue, config: Config) -> None:
+    def __init__(self, catalogue: ModelCatalogue, config: Config) -> None:
         super().__init__()
-        self._shelf = shelf
+        self._catalogue = catalogue
         self._models_dir = config.models_dir
         self._log_dir = config.log_dir
         self._pulling = False
@@ -47,19 +47,21 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
         self._bar.display = False
 
     def compose(self) -> ComposeResult:
+        """Build the guide, the progress bar and the list of other models."""
         with VerticalScroll(id="guide"):
-            yield Static("No model is on this machine yet", classes="title", markup=False)
-            yield Static(self._guide(), classes="guide-text", markup=False)
+            yield Static("No model on this machine yet", classes="title", markup=False)
+            yield Static(self._guide_text(), classes="guide-text", markup=False)
             yield self._bar
             yield self._status
-            yield Static(self._others(), classes="others", markup=False)
+            yield Static(self._others_text(), classes="others", markup=False)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        """Focus the guide, so that it can be scrolled."""
         self.query_one("#guide").focus()
 
     def action_pull(self) -> None:
-        """Download the starter here and now."""
+        """Download the starter model."""
         if self._pulling:
             return
         self._pulling = True
@@ -70,12 +72,12 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
         self._pull()
 
     def action_stop(self) -> None:
-        """Stop the download; what came so far is kept for the next try."""
+        """Stop the download; the part so far is kept for the next try."""
         self.workers.cancel_group(self, "pull")
 
     def action_look_again(self) -> None:
-        """See whether a model has appeared."""
-        if not self._pulling and any(model.on_disk for model in self._shelf.models()):
+        """Check whether a model is on disk now."""
+        if not self._pulling and any(model.on_disk for model in self._catalogue.models()):
             self.dismiss(True)
         elif not self._pulling:
             self._status.update(f"still no model in {sanitize(str(self._models_dir))}")
@@ -84,7 +86,7 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
     def _pull(self) -> None:
         worker = get_current_worker()
         run_job(
-            lambda: pull(self._shelf, STARTER, self._post, lambda: worker.is_cancelled),
+            lambda: pull(self._catalogue, STARTER, self._post, lambda: worker.is_cancelled),
             self._post,
             self._log_dir,
         )
@@ -93,6 +95,7 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
         self.post_message(JobNews(fact))
 
     def on_job_news(self, news: JobNews) -> None:
+        """Show the progress of the pull; close the screen after a successful one."""
         match news.fact:
             case JobProgress(text=text, done=done, total=total):
                 self._bar.update(total=total, progress=done)
@@ -107,27 +110,27 @@ etui answers with models on this machine, as GGUF files. `p` downloads the small
                 self._status.update(notice_text(text, fix))
 
     @property
-    def _command(self) -> str:
+    def _pull_command(self) -> str:
         return f"etui models pull {STARTER}"
 
-    def _guide(self) -> str:
-        starter = next((m for m in self._shelf.models() if m.name == STARTER), None)
+    def _guide_text(self) -> str:
+        starter = next((m for m in self._catalogue.models() if m.name == STARTER), None)
         size = f": {starter.size}" if starter else ""
         return (
-            f"Press p to pull the starter model here.\n"
+            f"Press p to pull the starter model.\n"
             f"{STARTER}{size}\n\n"
             f"Or pull it in another terminal, then press r:\n\n"
-            f"    {self._command}\n\n"
+            f"    {self._pull_command}\n\n"
             f"Or put any GGUF file into this folder, then press r:\n\n"
             f"    {sanitize(str(self._models_dir))}"
         )
 
-    def _others(self) -> str:
-        others = [model for model in self._shelf.models() if model.name != STARTER]
+    def _others_text(self) -> str:
+        others = [model for model in self._catalogue.models() if model.name != STARTER]
         if not others:
             return ""
-        return "\n".join(["Others that etui knows:", "", *map(_row, others)])
+        return "\n".join(["Other models that etui knows:", "", *map(_format_row, others)])
 
 
-def _row(model: ModelOnOffer) -> str:
+def _format_row(model: ModelOnOffer) -> str:
     return f"  {sanitize(model.name):<20} {sanitize(model.size)}"

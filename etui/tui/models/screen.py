@@ -1,4 +1,4 @@
-"""The models: what is there, what fits, what it costs; pull, load, check and calibrate."""
+"""The models screen: files, memory and energy cost; pull, load, verify and calibrate."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from etui.tui.models.text import COLUMNS, curve_lines, fact_lines, model_cells
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import Services
 
-_LOOK_SECONDS = 1.0
-"""Between two looks at which models are in memory."""
+_POLL_SECONDS = 1.0
+"""Interval between checks of which models are in memory, in seconds."""
 
 _PLOT_HEIGHT = 10
 
@@ -39,7 +39,7 @@ Job = Callable[[Services, Callable[[], bool]], JobEnded]
 
 
 class CardsRead(Message):
-    """The models as they are now, or why they could not be read."""
+    """The current models, or the error that prevented reading them."""
 
     def __init__(self, cards: Cards | None, what: str = "", fix: str = "") -> None:
         super().__init__()
@@ -49,10 +49,11 @@ class CardsRead(Message):
 
 
 class ModelsScreen(Screen[None]):
-    """A table of models, below it the one under the cursor with its curve.
+    """A table of models, and below it the model under the cursor with its curve.
 
     Args:
-        backend: Gives what is behind the app, None until it is open.
+        config: Folders and settings.
+        backend: Returns the services of the app; None until they are open.
     """
 
     AUTO_FOCUS = "DataTable"
@@ -71,10 +72,10 @@ class ModelsScreen(Screen[None]):
 ## Models
 
 The entries of models.yaml and the files of the models folder. `p` pulls the model under the
-cursor, `l` loads it into memory and `u` gives it up, `v` checks its sha256 in full. `c` measures
-what its tokens cost on this machine, `C` does so in less time and more roughly; every model is
-given up meanwhile, and questions are refused. `Esc` stops what runs: what was downloaded or
-measured is kept, and the same key goes on from there.
+cursor, `l` loads it into memory and `u` unloads it, `v` checks the sha256 of the whole file. `c`
+measures what its tokens cost on this machine, `C` does so in less time and less precisely; all
+models are unloaded during a calibration, and questions are refused. `Esc` stops the running job:
+what was downloaded or measured is kept, and the same key resumes it.
 """
 
     def __init__(self, config: Config, backend: Callable[[], Services | None]) -> None:
@@ -84,9 +85,9 @@ measured is kept, and the same key goes on from there.
         self._reader: CardReader | None = None
         self._cards = Cards(())
         self._residents: tuple[str, ...] = ()
-        self._doing = ""
-        self._told = False  # whether the status line tells of a job
-        self._forced: Callable[[], object] = lambda: None
+        self._running_job = ""
+        self._status_shows_job = False  # instead of free memory and the folder
+        self._retry_with_force: Callable[[], object] = lambda: None
         self._table: DataTable[Text] = DataTable(
             cursor_type="row", zebra_stripes=True, id="models", header_height=1
         )
@@ -96,6 +97,7 @@ measured is kept, and the same key goes on from there.
         self._status = Static("", markup=False, classes="status")
 
     def compose(self) -> ComposeResult:
+        """Build the table, the detail and the line of the running job."""
         with Vertical():
             yield self._table
             with Horizontal(id="model-detail"):
@@ -109,97 +111,107 @@ measured is kept, and the same key goes on from there.
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        """Add the columns, and watch which models are in memory."""
         for column in COLUMNS:
             self._table.add_column(column.title, key=column.key)
         self._bar.display = False
-        self.set_interval(_LOOK_SECONDS, self._look_at_residents)
+        self.set_interval(_POLL_SECONDS, self._poll_residents)
 
     def on_screen_resume(self) -> None:
-        """Models may have come and gone since the screen was last seen."""
+        """Read the models again: files may have changed since the last visit."""
         self.action_read()
 
     def on_resize(self) -> None:
+        """Draw the curve at the new width."""
         self._show_current()
 
     def on_unmount(self) -> None:
+        """Close the log."""
         if self._reader is not None:
             self._reader.close()
 
     def commands(self) -> list[Command]:
-        """What the command palette offers while the models are on the screen."""
+        """Return the commands of this screen for the command palette."""
         return [
             Command("models: pull", "Download the model under the cursor", self.action_pull),
-            Command("models: load", "Bring it into memory", self.action_load),
-            Command("models: unload", "Give its memory back", self.action_unload),
+            Command("models: load", "Load it into memory", self.action_load),
+            Command("models: unload", "Unload it from memory", self.action_unload),
             Command("models: calibrate", "Measure what its tokens cost here",
                     self.action_calibrate),
-            Command("models: calibrate quickly", "The same, rougher and in less time",
+            Command("models: calibrate quickly", "Measure in less time, less precisely",
                     partial(self.action_calibrate, True)),
-            Command("models: verify", "Check its sha256 in full", self.action_verify),
-            Command("models: stop", "Stop what runs; what was done is kept", self.action_stop),
-            Command("models: read again", "Look into the folder again", self.action_read),
+            Command("models: verify", "Check the sha256 of the whole file", self.action_verify),
+            Command("models: stop", "Stop the running job; its progress is kept", self.action_stop),
+            Command("models: read again", "Read the folder again", self.action_read),
         ]  # fmt: skip
 
     def action_read(self) -> None:
-        """Look at the models again."""
-        self._read()
+        """Read the models again."""
+        self._read_cards()
 
     def action_pull(self) -> None:
         """Download the model under the cursor."""
-        if card := self._current():
+        if card := self._current_card():
             name = card.spec.name
-            self._begin(
+            self._start_job(
                 f"pulling {name} …",
-                lambda b, stopped: jobs.pull(b.shelf, name, self._post, stopped),
+                lambda services, stopped: jobs.pull(services.shelf, name, self._post, stopped),
             )
 
     def action_verify(self) -> None:
-        """Hash the whole file of the model under the cursor."""
-        if card := self._here():
+        """Check the sha256 of the whole file of the model under the cursor."""
+        if card := self._require_file():
             name = card.spec.name
-            self._begin(
+            self._start_job(
                 f"checking {name} …",
-                lambda b, stopped: jobs.verify(b.shelf, name, self._post, stopped),
+                lambda services, stopped: jobs.verify(services.shelf, name, self._post, stopped),
             )
 
     def action_load(self) -> None:
-        """Bring the model under the cursor into memory."""
-        if card := self._here():
+        """Load the model under the cursor into memory."""
+        if card := self._require_file():
             name = card.spec.name
-            self._begin(f"loading {name} …", lambda b, _stopped: jobs.load(b.runner, name))
+            self._start_job(
+                f"loading {name} …", lambda services, _stopped: jobs.load(services.runner, name)
+            )
 
     def action_unload(self) -> None:
-        """Give the memory of the model under the cursor back."""
-        if card := self._current():
+        """Unload the model under the cursor from memory."""
+        if card := self._current_card():
             name = card.spec.name
-            self._begin(f"unloading {name} …", lambda b, _stopped: jobs.unload(b.runner, name))
+            self._start_job(
+                f"unloading {name} …", lambda services, _stopped: jobs.unload(services.runner, name)
+            )
 
     def action_calibrate(self, quick: bool = False) -> None:
         """Measure what the tokens of the model under the cursor cost."""
-        if card := self._here():
-            self._calibrate(card.spec.name, ("--quick",) if quick else ())
+        if card := self._require_file():
+            self._start_calibration(card.spec.name, ("--quick",) if quick else ())
 
     def action_stop(self) -> None:
-        """Stop what runs."""
+        """Stop the running job."""
         self.workers.cancel_group(self, "job")
 
     def on_data_table_row_highlighted(self) -> None:
+        """Show the model under the cursor."""
         self._show_current()
 
     def on_job_news(self, news: JobNews) -> None:
+        """Show the progress or the end of the running job."""
         match news.fact:
             case JobProgress(text=text, done=done, total=total):
                 self._status.update(sanitize(f"{text} (Esc stops)"))
                 self._bar.display = total is not None
                 self._bar.update(total=total, progress=done)
             case JobEnded() as ended:
-                self._end(ended)
+                self._end_job(ended)
 
     def on_cards_read(self, read: CardsRead) -> None:
+        """Fill the table and keep the cursor on its model."""
         if read.cards is None:
             notify_error(self, read.what, read.fix)
             return
-        current = self._current()
+        current = self._current_card()
         self._cards = read.cards
         self._residents = self._resident_names()
         self._table.clear()
@@ -209,67 +221,68 @@ measured is kept, and the same key goes on from there.
         names = [card.spec.name for card in read.cards.models]
         if current is not None and current.spec.name in names:
             self._table.move_cursor(row=names.index(current.spec.name))
-        if not self._told:
+        if not self._status_shows_job:
             self._status.update(
                 f"{units.bytes_text(read.cards.ram_bytes)} of memory free · "
                 f"models in {sanitize(str(self._config.models_dir))}"
             )
         self._show_current()
 
-    def _calibrate(self, name: str, options: tuple[str, ...]) -> None:
-        self._forced = partial(self._calibrate, name, (*options, "--force"))
-        self._begin(
+    def _start_calibration(self, name: str, options: tuple[str, ...]) -> None:
+        self._retry_with_force = partial(self._start_calibration, name, (*options, "--force"))
+        self._start_job(
             f"calibrating {name} …",
-            lambda b, stopped: calibrate(
-                b.runner, self._config, name, self._post, stopped, options
+            lambda services, stopped: calibrate(
+                services.runner, self._config, name, self._post, stopped, options
             ),
         )
 
-    def _begin(self, doing: str, job: Job) -> None:
+    def _start_job(self, job_text: str, job: Job) -> None:
         backend = self._backend()
         if backend is None:
-            self.notify("etui is not open yet: try again in a moment", severity="warning")
-        elif self._doing:
+            self.notify("etui is still starting: try again in a moment", severity="warning")
+        elif self._running_job:
+            running = self._running_job.removesuffix(" …")
             self.notify(
-                notice_text(f"{self._doing.removesuffix(' …')} still runs", "Esc stops it"),
+                notice_text(f"{running} is still running", "Esc stops it"),
                 severity="warning", markup=False,
             )  # fmt: skip
         else:
-            self._doing = doing
-            self._told = True
-            self._status.update(sanitize(doing))
-            self._run(backend, job)
+            self._running_job = job_text
+            self._status_shows_job = True
+            self._status.update(sanitize(job_text))
+            self._run_job(backend, job)
 
     @work(thread=True, exclusive=True, group="job", exit_on_error=False)
-    def _run(self, backend: Services, job: Job) -> None:
+    def _run_job(self, backend: Services, job: Job) -> None:
         worker = get_current_worker()
         run_job(lambda: job(backend, lambda: worker.is_cancelled), self._post, self._config.log_dir)
 
     def _post(self, fact: jobs.JobFact) -> None:
         self.post_message(JobNews(fact))
 
-    def _end(self, ended: JobEnded) -> None:
-        self._doing = ""
+    def _end_job(self, ended: JobEnded) -> None:
+        self._running_job = ""
         self._bar.display = False
         if ended.may_force:
             self._status.update(sanitize(ended.what))
-            self._ask_to_force(ended.what, self._forced)
+            self._ask_to_force(ended.what, self._retry_with_force)
         elif ended.what:
             self._status.update(sanitize(f"✗ {ended.what}"))
             notify_error(self, ended.what, ended.fix)
         else:
             text = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
             self._status.update(sanitize(text))
-        self._read()
+        self._read_cards()
 
     @work(exclusive=True, group="force")
     async def _ask_to_force(self, what: str, force: Callable[[], object]) -> None:
-        question = f"{what}.\nMeasure all the same? The curve will be too high."
+        question = f"{what}.\nMeasure anyway? The curve will be too high."
         if await self.app.push_screen_wait(ConfirmModal(question)):
             force()
 
     @work(thread=True, exclusive=True, group="models-read", exit_on_error=False)
-    def _read(self) -> None:
+    def _read_cards(self) -> None:
         try:
             if self._reader is None:
                 self._reader = CardReader(self._config)
@@ -279,22 +292,22 @@ measured is kept, and the same key goes on from there.
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
             self.post_message(CardsRead(None, fault_text(error), "press r to read again"))
 
-    def _look_at_residents(self) -> None:
+    def _poll_residents(self) -> None:
         if self.is_current and self._resident_names() != self._residents:
-            self._read()
+            self._read_cards()
 
     def _resident_names(self) -> tuple[str, ...]:
         backend = self._backend()
         return () if backend is None else tuple(backend.runner.residents())
 
-    def _current(self) -> ModelCard | None:
+    def _current_card(self) -> ModelCard | None:
         row, models = self._table.cursor_row, self._cards.models
         return models[row] if 0 <= row < len(models) else None
 
-    def _here(self) -> ModelCard | None:
-        """The model under the cursor, if its file is there; else the way to get it is said."""
-        card = self._current()
-        if card is None or card.here:
+    def _require_file(self) -> ModelCard | None:
+        """Return the model under the cursor if its file exists, or else show how to get it."""
+        card = self._current_card()
+        if card is None or card.has_file:
             return card
         self.notify(
             notice_text(f"{card.spec.name} is not on this machine", "p pulls it"),
@@ -303,15 +316,15 @@ measured is kept, and the same key goes on from there.
         return None
 
     def _show_current(self) -> None:
-        card = self._current()
+        card = self._current_card()
         if card is None:
             return
         resident = card.spec.name in self._residents
         facts = list(fact_lines(card, self._cards, resident=resident))
-        wide = self.query_one("#model-curve").display
-        pane = self._curve if wide else self._facts
+        has_curve_pane = self.query_one("#model-curve").display
+        pane = self._curve if has_curve_pane else self._facts
         curve = list(curve_lines(card, pane.size.width, _PLOT_HEIGHT))
-        if wide:
+        if has_curve_pane:
             self._curve.update(sanitize("\n".join(curve)))
         else:
             facts += ["", *curve]

@@ -1,4 +1,4 @@
-"""Models as the models screen shows them: cells of the table, facts and curve of one."""
+"""Format models for the models screen: cells of the table, facts and curve of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etui.turn.record import LoadRecord, UnloadRecord
 
 UNCALIBRATED = "uncalibrated"
 _STATES = {
-    "absent": "not here",
+    "absent": "not on disk",
     "unchecked": "unchecked",
     "refused": "refused",
     "checked": "on disk",
@@ -26,12 +26,12 @@ _STATES = {
 _SOURCES = {"calibration": "measured", "log": "from the log"}
 _LEAST_PLOT = 24
 _PLOT_MARGIN = 8
-"""Cells of the axis beside the plot."""
+"""Width of the axis to the left of the plot, in cells."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelColumn:
-    """One column of the table."""
+    """One column of the table; ``right`` aligns it to the right."""
 
     key: str
     title: str
@@ -49,13 +49,13 @@ COLUMNS = (
 
 
 def model_cells(card: ModelCard, cards: Cards, *, resident: bool) -> tuple[Text, ...]:
-    """One row of the table, in the order of :data:`COLUMNS`; no cell of it is markup."""
+    """Build one row of the table, in the order of :data:`COLUMNS`, without markup."""
     texts = {
         "name": card.spec.name,
         "state": state_text(card, resident=resident),
         "size": units.bytes_text(card.file_bytes),
         "fits": fits_text(card, cards).replace("at least ", ""),
-        "per_token": _per_token(card),
+        "per_token": _per_token_text(card),
         "curve": curve_cell(card.curve),
     }
     return tuple(
@@ -65,28 +65,28 @@ def model_cells(card: ModelCard, cards: Cards, *, resident: bool) -> tuple[Text,
 
 
 def state_text(card: ModelCard, *, resident: bool) -> str:
-    """Where the model is, in words."""
+    """Return where the model is, in words."""
     if card.fault:
         return "damaged"
     if card.state == "absent" and card.kept_bytes:
-        return "part pulled"
-    return "in memory" if resident and card.here else _STATES[card.state]
+        return "partly pulled"
+    return "in memory" if resident and card.has_file else _STATES[card.state]
 
 
 def fits_text(card: ModelCard, cards: Cards) -> str:
-    """What it needs and what is free: ``needs 1.3 GB, 18 GB free``."""
+    """Format the needed and the free memory: ``needs 1.3 GB, 18 GB free``."""
     need = card.need_bytes
     if need is None:
         return units.UNKNOWN
     on_gpu = cards.gpu_bytes is not None and need <= cards.gpu_bytes
     free, where = (cards.gpu_bytes, " on the GPU") if on_gpu else (cards.ram_bytes, "")
-    least = "" if card.need is not None else "at least "
-    text = f"needs {least}{units.bytes_text(need)}, {units.bytes_text(free)} free{where}"
+    at_least = "" if card.need is not None else "at least "
+    text = f"needs {at_least}{units.bytes_text(need)}, {units.bytes_text(free)} free{where}"
     return text if free is None or need <= free else f"too large: {text}"
 
 
 def curve_cell(curve: OperatingCurve | None, now: datetime | None = None) -> str:
-    """How well the tokens' cost is known: ``R² 0.991 measured, 3 d ago``."""
+    """Describe how well the cost of tokens is known: ``R² 0.991 measured, 3 d ago``."""
     if curve is None:
         return UNCALIBRATED
     source = _SOURCES.get(curve.source, curve.source)
@@ -94,19 +94,23 @@ def curve_cell(curve: OperatingCurve | None, now: datetime | None = None) -> str
 
 
 def fact_lines(card: ModelCard, cards: Cards, *, resident: bool) -> Iterator[str]:
-    """Everything of a model but its curve."""
+    """Yield everything known about a model except its curve."""
     spec, gguf = card.spec, card.gguf
     yield spec.name
     yield spec.size
     yield ""
     if card.fault:
         yield f"✗ {card.fault}"
-        yield f"→ p pulls {spec.name} anew" if card.spec.sources else "→ put a sound file there"
+        yield (
+            f"→ press p to pull {spec.name} again"
+            if card.spec.sources
+            else "→ put a valid file there"
+        )
         yield ""
     yield f"where     {state_text(card, resident=resident)}"
     if card.kept_bytes:
-        yield f"          {units.bytes_text(card.kept_bytes)} are here: p goes on"
-    if card.here:
+        yield f"          {units.bytes_text(card.kept_bytes)} downloaded: p resumes"
+    if card.has_file:
         yield f"          {card.path}"
     else:
         yield from (f"source    {source}" for source in spec.sources)
@@ -114,7 +118,7 @@ def fact_lines(card: ModelCard, cards: Cards, *, resident: bool) -> Iterator[str
     if cards.gpu_bytes is not None:
         yield (
             f"          free: {units.bytes_text(cards.ram_bytes)} of RAM, "
-            f"{units.bytes_text(cards.gpu_bytes)} on the GPU with the most"
+            f"{units.bytes_text(cards.gpu_bytes)} on the GPU with the most free"
         )
     if gguf is not None and card.need is not None:
         yield f"network   {gguf.architecture}, {gguf.parameters / 1e6:,.0f} M parameters"
@@ -129,18 +133,18 @@ def fact_lines(card: ModelCard, cards: Cards, *, resident: bool) -> Iterator[str
     if card.loads:
         yield ""
         yield "Last loads"
-        yield from (_load_line(load) for load in card.loads)
+        yield from (_format_load(load) for load in card.loads)
 
 
 def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
-    """The operating curve drawn, and its fit in words."""
+    """Draw the operating curve and describe its fit."""
     curve = card.curve
     if curve is None:
         yield f"Operating curve: {UNCALIBRATED}"
         yield ""
         yield (
             "c measures what its tokens cost here (a few minutes),"
-            if card.here
+            if card.has_file
             else ("Pull it with p; then c measures what its tokens cost here,")
         )
         yield "C measures a rougher curve in less time."
@@ -148,14 +152,14 @@ def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
     yield f"Operating curve, {points_text(curve)}, {age_text(curve.created_at)}"
     yield curve.conditions.machine
     yield from drawing(curve, max(_LEAST_PLOT, width - _PLOT_MARGIN), height)
-    shown = curve.kind if curve.kind == "estimate" else None
+    shown_kind = curve.kind if curve.kind == "estimate" else None
     for name, phase, token in (
         ("prefill", curve.prefill, "prompt token"),
         ("decode", curve.decode, "output token"),
     ):
         yield (
-            f"{name:<8} {units.per_text(phase.slope, token, shown)}"
-            f" + {units.energy_text(phase.e0, kind=shown)}, R² {r2_text(phase.r2)}"
+            f"{name:<8} {units.per_text(phase.slope, token, shown_kind)}"
+            f" + {units.energy_text(phase.e0, kind=shown_kind)}, R² {r2_text(phase.r2)}"
         )
     if curve.held_out_mape is not None:
         yield f"turns off the grid: {units.percent_text(curve.held_out_mape)} mean error"
@@ -164,30 +168,30 @@ def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
         yield f"! {doubt}"
 
 
-def _per_token(card: ModelCard) -> str:
+def _per_token_text(card: ModelCard) -> str:
     total = card.total
     if total is None:
         return "-"
-    return units.per_token_text(total.joules_per_token, _kind(card))
+    return units.per_token_text(total.joules_per_token, _per_token_kind(card))
 
 
 def _log_text(card: ModelCard) -> str:
     total = card.total
     if total is None:
-        return "no turn yet"
+        return "no turns yet"
     turns = units.count_text(total.turns, "turn")
-    return f"{turns}, {units.per_token_text(total.joules_per_token, _kind(card))}"
+    return f"{turns}, {units.per_token_text(total.joules_per_token, _per_token_kind(card))}"
 
 
-def _kind(card: ModelCard) -> str | None:
-    """The kind of its joules per token: an estimate only where no turn has a reading."""
+def _per_token_kind(card: ModelCard) -> str | None:
+    """Return the kind of the joules per token: ``estimate`` only if no turn has a reading."""
     if card.total is None or card.total.joules is not None:
         return None
     return "estimate" if card.total.estimated_joules is not None else None
 
 
-def _load_line(load: LoadRecord | UnloadRecord) -> str:
+def _format_load(load: LoadRecord | UnloadRecord) -> str:
     what = "loaded" if isinstance(load, LoadRecord) else "unloaded"
     energy = units.energy_text(load.joules, load.uncertainty, load.kind)
-    took = units.seconds_text(load.seconds)
-    return f"{local_time(load.created_at)[5:16]}  {what:<8} {took}, {energy}"
+    seconds = units.seconds_text(load.seconds)
+    return f"{local_time(load.created_at)[5:16]}  {what:<8} {seconds}, {energy}"

@@ -96,7 +96,7 @@ async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: Hous
     async with app.run_test(size=(140, 40)) as pilot:
         screen = await opened(pilot, app)
         name, where, size, fits, per_token, curve = row(screen)
-        assert (name, where, size) == (MODEL, "not here", "98.4 MB")
+        assert (name, where, size) == (MODEL, "not on disk", "98.4 MB")
         assert fits.startswith("needs 98.4 MB, ")
         assert fits.endswith(" free")
         assert per_token.endswith("J/token")
@@ -111,7 +111,7 @@ async def test_a_damaged_file_says_so_and_how_to_mend_it(here: House) -> None:
     async with app.run_test(size=(120, 36)) as pilot:
         screen = await opened(pilot, app)
         assert row(screen)[1] == "damaged"
-        await until(pilot, lambda: f"p pulls {MODEL} anew" in shown(screen))
+        await until(pilot, lambda: f"press p to pull {MODEL} again" in shown(screen))
 
 
 async def test_a_file_that_is_removed_meanwhile_is_gone_at_the_next_look(here: House) -> None:
@@ -120,7 +120,7 @@ async def test_a_file_that_is_removed_meanwhile_is_gone_at_the_next_look(here: H
         screen = await opened(pilot, app)
         (here.config.models_dir / f"{MODEL}.gguf").unlink()
         await pilot.press("r")
-        await until(pilot, lambda: row(screen)[1] == "not here")
+        await until(pilot, lambda: row(screen)[1] == "not on disk")
         await pilot.press("l")
         await until(pilot, lambda: "p pulls it" in notices(app))
 
@@ -207,7 +207,7 @@ async def test_c_calibrates_while_no_model_is_held(here: House, measure: Any) ->
     async with app.run_test(size=(120, 36)) as pilot:
         screen = await opened(pilot, app)
         await pilot.press("c")
-        await until(pilot, lambda: "is calibrated: 8 points, R² 0.970" in shown(screen))
+        await until(pilot, lambda: "calibrated smollm2-135m: 8 points, R² 0.970" in shown(screen))
         assert here.runner.held == []
         assert here.runner.resting == [f"a calibration of {MODEL} is running"]
 
@@ -222,7 +222,7 @@ async def test_escape_stops_a_calibration_and_keeps_what_was_measured(
         await pilot.press("c")
         await until(pilot, lambda: "1 of 9, about 4.00 s left" in shown(screen))
         await pilot.press("escape")
-        await until(pilot, lambda: "press c to go on from there" in shown(screen))
+        await until(pilot, lambda: "press c to resume" in shown(screen))
 
 
 async def test_a_machine_at_work_is_measured_only_when_confirmed(here: House, measure: Any) -> None:
@@ -233,7 +233,7 @@ async def test_a_machine_at_work_is_measured_only_when_confirmed(here: House, me
         await pilot.press("c")
         await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
         await pilot.press("y")
-        await until(pilot, lambda: "is calibrated: 8 points, R² 0.500" in shown(screen))
+        await until(pilot, lambda: "calibrated smollm2-135m: 8 points, R² 0.500" in shown(screen))
 
 
 async def test_a_calibration_is_refused_during_an_answer_and_its_errors_are_told(

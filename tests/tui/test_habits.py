@@ -150,7 +150,7 @@ async def test_a_fault_while_runs_are_read_is_a_notice(
     def broken(_folder: Path) -> None:
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr("etui.tui.runs.screen.runs_in", broken)
+    monkeypatch.setattr("etui.tui.runs.screen.list_runs", broken)
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await visit(pilot, app, "runs")

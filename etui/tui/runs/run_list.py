@@ -1,4 +1,4 @@
-"""The bench runs of this machine as the runs screen lists them, read from their folders."""
+"""Read the bench runs of this machine from their folders, for the runs screen."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class RunEntry:
 
     Attributes:
         name: Name of the folder.
-        folder: Where it lies.
-        summary: What ``summary.json`` holds; None where it is not there or cannot be read.
-        why: Why there is no summary; empty with one.
+        folder: Path of the folder.
+        summary: Content of ``summary.json``; None if it is missing or cannot be read.
+        why: Why there is no summary; empty if there is one.
     """
 
     name: str
@@ -31,23 +31,23 @@ class RunEntry:
 
     @property
     def report(self) -> Path:
-        """The HTML report, which may be missing."""
+        """Path of the HTML report, which may not exist."""
         return self.folder / "report.html"
 
     @property
     def headline(self) -> str:
-        """How it came out, one line an arm."""
+        """The results, one line for each arm."""
         return self.why if self.summary is None else headline(self.summary)
 
     @property
     def kind(self) -> str | None:
-        """How its joules are known; an estimate where any of them is one."""
+        """Kind of its joules: ``estimate`` if any of them is one."""
         kinds = {arm.energy.kind for arm in self._arms.values() if arm.energy}
         return "estimate" if "estimate" in kinds else next(iter(kinds), None)
 
     @property
     def points(self) -> dict[str, ArmPoint]:
-        """Its arms on the plane of joules and accuracy; those without joules are left out."""
+        """Its arms by joules and accuracy; arms without joules are left out."""
         return {
             name: ArmPoint(
                 arm.energy.per_question.value,
@@ -63,26 +63,26 @@ class RunEntry:
         return {} if self.summary is None else self.summary.arms
 
 
-def runs_in(folder: Path) -> list[RunEntry]:
-    """Every run folder below ``folder``, the last one started first."""
+def list_runs(folder: Path) -> list[RunEntry]:
+    """List the run folders in ``folder``, the one started last first."""
     if not folder.is_dir():
         return []
-    found = [_run(path) for path in folder.iterdir() if (path / "config.json").is_file()]
-    return sorted(found, key=_started, reverse=True)
+    runs = [_read_run(path) for path in folder.iterdir() if (path / "config.json").is_file()]
+    return sorted(runs, key=_start_key, reverse=True)
 
 
-def _started(run: RunEntry) -> tuple[str, str]:
+def _start_key(run: RunEntry) -> tuple[str, str]:
     return ("" if run.summary is None else run.summary.started_at, run.name)
 
 
-def _run(folder: Path) -> RunEntry:
+def _read_run(folder: Path) -> RunEntry:
     try:
         document = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         summary = from_document(Summary, document, extra="ignore")
         run = RunEntry(folder.name, folder, summary)
-        _ = run.headline, run.points  # asked for once, so that damage is not found while drawing
+        _ = run.headline, run.points  # so that a damaged summary fails here, not while drawing
     except FileNotFoundError:
-        return RunEntry(folder.name, folder, None, "not finished: it has no summary yet")
+        return RunEntry(folder.name, folder, None, "not finished: no summary yet")
     except (OSError, ValueError, KeyError) as error:
-        return RunEntry(folder.name, folder, None, f"its summary.json cannot be read: {error}")
+        return RunEntry(folder.name, folder, None, f"summary.json cannot be read: {error}")
     return run

@@ -1,4 +1,4 @@
-"""The bench runs: how each came out, its arms drawn by joules and accuracy, its report opened."""
+"""The runs screen: the results of each bench run, a plot of its arms, and its report."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from etui.plots.terminal import plane_lines
 from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
 from etui.tui.notices import notice_text, notify_error
-from etui.tui.runs.run_list import RunEntry, runs_in
+from etui.tui.runs.run_list import RunEntry, list_runs
 
-_NONE = """\
+_NO_RUNS = """\
 No bench run yet.
 
     etui bench --suite sample --model smollm2-135m
 
-answers 60 questions in a minute or so; its summary and its report are then found here."""
+answers 60 questions in about a minute; its summary and report then appear here."""
 
 _PLANE_HEIGHT = 14
 
 
 class RunsRead(Message):
-    """The run folders as they are now, or why they could not be read."""
+    """The current run folders, or the error that prevented reading them."""
 
     def __init__(self, runs: list[RunEntry], fault: str = "") -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class RunsRead(Message):
 
 
 class RunsScreen(Screen[None]):
-    """A table of runs, beside it the one under the cursor."""
+    """A table of runs next to the run under the cursor."""
 
     AUTO_FOCUS = "DataTable"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,8 +54,8 @@ class RunsScreen(Screen[None]):
     HELP = """\
 ## Runs
 
-The runs of `etui bench`. Each arm is a letter at its joules a question and its accuracy, with its
-95 % interval; dots between arms are what a random mixture of the two would reach. `o`, or Enter,
+The runs of `etui bench`. Each arm is a letter at its joules per question and its accuracy, with the
+95 % interval; dots between arms show what a random mixture of the two would reach. `o` or Enter
 opens the HTML report in a browser.
 """
 
@@ -67,6 +67,7 @@ opens the HTML report in a browser.
         self._picture = Static("", markup=False)
 
     def compose(self) -> ComposeResult:
+        """Build the table and the detail."""
         with Horizontal():
             yield self._table
             with VerticalScroll(id="run-detail", can_focus=True):
@@ -74,83 +75,91 @@ opens the HTML report in a browser.
         yield Footer(show_command_palette=False)
 
     def commands(self) -> list[Command]:
-        """What the command palette offers while the runs are on the screen."""
+        """Return the commands of this screen for the command palette."""
         return [
             Command("runs: open report", "Show the run under the cursor in a browser",
                     self.action_open_report),
-            Command("runs: read again", "Look into the folder again", self.action_read),
+            Command("runs: read again", "Read the folder again", self.action_read),
         ]  # fmt: skip
 
     def on_mount(self) -> None:
+        """Add the columns of the table."""
         for title in ("RUN", "WHAT", "QUESTIONS", "BEST"):
             self._table.add_column(title)
 
     def on_screen_resume(self) -> None:
+        """Read the runs again."""
         self.action_read()
 
     def on_resize(self) -> None:
+        """Draw the plot at the new width."""
         self._show_current()
 
     def action_read(self) -> None:
-        """Look into the folder again."""
-        self._read()
+        """Read the folder again."""
+        self._read_runs()
 
     def action_open_report(self) -> None:
         """Open the HTML report of the run under the cursor."""
-        run = self._current()
+        run = self._current_run()
         if run is None:
             return
         if not run.report.is_file():
             self.notify(
-                notice_text("no report yet", f"etui bench report {run.folder}"),
+                notice_text("no report yet", f"run: etui bench report {run.folder}"),
                 severity="warning",
                 markup=False,
             )
         elif not webbrowser.open(run.report.absolute().as_uri()):
             self.notify(
-                notice_text("no browser here", f"open {run.report} yourself"),
+                notice_text("no browser found", f"open {run.report} yourself"),
                 severity="warning",
                 markup=False,
             )
 
     def on_data_table_row_selected(self) -> None:
+        """Open the report of the selected run."""
         self.action_open_report()
 
     def on_data_table_row_highlighted(self) -> None:
+        """Show the run under the cursor."""
         self._show_current()
 
     @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
-    def _read(self) -> None:
+    def _read_runs(self) -> None:
         try:
-            self.post_message(RunsRead(runs_in(self._runs_dir)))
+            self.post_message(RunsRead(list_runs(self._runs_dir)))
         except OSError as error:
-            said = f"cannot read {self._runs_dir}: {error.strerror or error}"
-            self.post_message(RunsRead([], said))
+            fault = f"cannot read {self._runs_dir}: {error.strerror or error}"
+            self.post_message(RunsRead([], fault))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
             self.post_message(RunsRead([], fault_text(error)))
 
     def on_runs_read(self, read: RunsRead) -> None:
+        """Fill the table and keep the cursor on its row."""
         if read.fault:
-            notify_error(self, read.fault, "mend it and press r to read again")
+            notify_error(self, read.fault, "fix it, then press r to read again")
             return
-        place = self._table.cursor_row
+        row = self._table.cursor_row
         self._runs = read.runs
         self._table.clear()
         for run in self._runs:
-            self._table.add_row(*(Text(sanitize(cell), no_wrap=True) for cell in _cells(run)))
+            self._table.add_row(
+                *(Text(sanitize(cell), no_wrap=True) for cell in _format_cells(run))
+            )
         self._table.display = bool(self._runs)
         if self._runs:
-            self._table.move_cursor(row=min(place, len(self._runs) - 1))
+            self._table.move_cursor(row=min(row, len(self._runs) - 1))
         self._show_current()
 
-    def _current(self) -> RunEntry | None:
+    def _current_run(self) -> RunEntry | None:
         row = self._table.cursor_row
         return self._runs[row] if 0 <= row < len(self._runs) else None
 
     def _show_current(self) -> None:
-        run = self._current()
+        run = self._current_run()
         if run is None:
-            self._picture.update(_NONE)
+            self._picture.update(_NO_RUNS)
             return
         lines = [run.name, "", *run.headline.splitlines()]
         if run.summary is not None:
@@ -161,17 +170,17 @@ opens the HTML report in a browser.
         self._picture.update(sanitize("\n".join(lines)))
 
 
-def _cells(run: RunEntry) -> tuple[str, ...]:
+def _format_cells(run: RunEntry) -> tuple[str, ...]:
     if run.summary is None:
         return run.name, run.why, "", ""
     summary = run.summary
-    what = f"{summary.suite} {summary.format} {summary.shots}-shot"
+    setup = f"{summary.suite} {summary.format} {summary.shots}-shot"
     arms = summary.arms
     best = max((arm.accuracy.micro.value for arm in arms.values()), default=None)
     done = "" if summary.complete else " (stopped)"
     return (
         run.name,
-        f"{what}, {units.count_text(len(arms), 'arm')}",
+        f"{setup}, {units.count_text(len(arms), 'arm')}",
         f"{summary.questions:,}{done}",
         units.accuracy_text(best),
     )

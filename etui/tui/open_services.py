@@ -1,4 +1,4 @@
-"""Open what the app needs: log, meter, model catalogue, engine."""
+"""Open the services of the app: log, meter, model catalogue, engine."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 
 class LiveMeter:
-    """See :class:`etui.tui.services.PowerMeter`."""
+    """Implements :class:`etui.tui.services.PowerMeter` with a recorder."""
 
     def __init__(self, recorder: Recorder) -> None:
         import psutil
 
         self._recorder = recorder
         self._process = psutil.Process()
-        self._looked = False
+        self._has_vitals = False
 
     def latest(self) -> Sequence[ChannelPower]:
-        """The newest power of every channel."""
+        """Return the newest power of every channel."""
         return self._recorder.latest()
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
-        """Energy of an interval of the monotonic clock."""
+        """Return the energy of an interval of the monotonic clock, ns."""
         return self._recorder.energy(start_ns, end_ns)
 
     def vitals(self) -> Vitals:
-        """Idle watts, GPU states, and the CPU time of this process since the last look."""
+        """Return idle watts, GPU states, and the CPU time of this process since the last call."""
         percent = self._process.cpu_percent()
-        share = percent / 100 if self._looked else None
-        self._looked = True
+        share = percent / 100 if self._has_vitals else None
+        self._has_vitals = True
         return Vitals(self._recorder.idle_by_channel, self._gpus(), share)
 
     def _gpus(self) -> tuple[GpuState, ...]:
@@ -58,19 +58,19 @@ class LiveMeter:
 
 
 class InstalledModels:
-    """See :class:`etui.tui.services.ModelCatalogue`."""
+    """Implements :class:`etui.tui.services.ModelCatalogue` with models.yaml and the folder."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def models(self) -> Sequence[ModelOnOffer]:
-        """Every model that has a name, looked up anew: another etui may have pulled one."""
+        """List every model, read from disk each time: another etui may have pulled one."""
         from etui.models.catalogue import load_catalogue
         from etui.runtime.serving import models_on_disk
 
         catalogue = load_catalogue(self._config)
-        here = models_on_disk(self._config, catalogue)
-        return [ModelOnOffer(spec.name, spec.size, here(spec.name)) for spec in catalogue]
+        is_on_disk = models_on_disk(self._config, catalogue)
+        return [ModelOnOffer(spec.name, spec.size, is_on_disk(spec.name)) for spec in catalogue]
 
     def pull(self, name: str, report: Report) -> None:
         """Download and verify a model."""
@@ -80,7 +80,7 @@ class InstalledModels:
         pull(load_catalogue(self._config).get(name), self._config, report)
 
     def verify(self, name: str, report: Report) -> Verified:
-        """Hash the whole file of a model, whatever was recorded before."""
+        """Hash the whole file of a model, even if it was verified before."""
         from etui.models.catalogue import load_catalogue
         from etui.models.files import model_path, verify
 
@@ -88,17 +88,17 @@ class InstalledModels:
         path = model_path(spec, self._config)
         size = path.stat().st_size if path.is_file() else None
 
-        def hashed(done: int) -> None:
+        def report_hashed(done: int) -> None:
             report(Progress(name, "verify", str(path), done, size))
 
-        return verify(spec, self._config, hashed)
+        return verify(spec, self._config, report_hashed)
 
 
-_MOST_CHATS = 500
+_MAX_CHATS = 500
 
 
 class LoggedChats:
-    """See :class:`etui.tui.services.ChatLog`."""
+    """Implements :class:`etui.tui.services.ChatLog` with the SQLite log."""
 
     def __init__(self, config: Config, reader: LogReader, writer: TurnWriter) -> None:
         self._config = config
@@ -106,25 +106,25 @@ class LoggedChats:
         self._writer = writer
 
     def chats(self, search: str) -> Sequence[ChatSummary]:
-        """Chats, the last used first."""
-        return self._reader.chats(search, limit=_MOST_CHATS)
+        """List chats, most recently used first."""
+        return self._reader.chats(search, limit=_MAX_CHATS)
 
     def turns(self, chat_id: str) -> Sequence[TurnRecord]:
-        """Every turn of a chat, oldest first."""
+        """List every turn of a chat, oldest first."""
         return self._reader.chat_turns(chat_id)
 
     def save(self, chat: ChatRecord) -> None:
-        """Keep a chat, and wait until it is stored."""
+        """Store a chat, and wait until it is written."""
         self._writer.save_chat(chat)
         self._writer.flush()
 
     def delete(self, chat_id: str) -> None:
-        """Remove a chat and its turns, and wait until they are gone."""
+        """Delete a chat and its turns, and wait until they are deleted."""
         self._writer.delete_chat(chat_id)
         self._writer.flush()
 
     def spending(self, route: Route) -> SpendingTotals:
-        """Totals of today and of the policy's periods."""
+        """Add up the energy of today and of the policy's budget periods."""
         now = datetime.now().astimezone()
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         today = self._since(midnight)
@@ -155,7 +155,7 @@ class LoggedChats:
 
 
 def open_services(config: Config) -> Services:
-    """Open everything behind the screen; the engine's process starts with its first model.
+    """Open everything behind the screens; the engine's process starts with its first model.
 
     Raises:
         LogUnavailable: The log cannot be written.

@@ -1,1 +1,1 @@
-"""Policies judged on answers that exist already."""
+"""Replay of policies and routers over existing answers."""

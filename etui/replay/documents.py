@@ -1,4 +1,4 @@
-"""The documents of ``etui policy replay --json``: their keys, typed; the text forms read them."""
+"""Typed documents of ``etui policy replay --json``; the text output is formatted from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 
 
 class Spread(TypedDict):
-    """A figure and its 95 % interval; None where an end lies at infinity."""
+    """A value and its 95 % interval; None for an infinite end."""
 
     value: float
     low: float | None
@@ -22,7 +22,7 @@ class Corner(TypedDict):
 
 
 class SingleArm(TypedDict):
-    """One arm that answers every question; ``cost_per_correct`` is None without a right answer."""
+    """One arm for all questions; ``cost_per_correct`` is None without a right answer."""
 
     accuracy: float
     accuracy_interval: list[float]
@@ -31,14 +31,14 @@ class SingleArm(TypedDict):
 
 
 class SecondRun(TypedDict):
-    """The oracle's choice of the first run, judged on the answers of a second."""
+    """The oracle's choices on the first run, evaluated on the answers of a second run."""
 
     accuracy: float
     cost: float
 
 
 class OracleFigures(TypedDict):
-    """The cheapest arm that is right; ``reproducible`` is None without a second run."""
+    """The cheapest right arm of each question; ``reproducible`` is None without a second run."""
 
     accuracy: float
     cost: float
@@ -48,7 +48,7 @@ class OracleFigures(TypedDict):
 
 
 class McNemar(TypedDict):
-    """Questions just one of two got right, and the exact p-value."""
+    """Questions that only one of two answered right, and the exact p-value."""
 
     only_this: int
     only_arm: int
@@ -56,7 +56,7 @@ class McNemar(TypedDict):
 
 
 class RouterChoice(TypedDict):
-    """A way to choose against the best random mixture; ``saved`` is None where none is as good."""
+    """A router against the best random mixture; ``saved`` is None if no mixture is as accurate."""
 
     accuracy: float
     cost: float
@@ -68,7 +68,7 @@ class RouterChoice(TypedDict):
 
 
 class AtBudget(RouterChoice):
-    """What a router does where ``share`` of the way from the weak to the strong cost is spent."""
+    """A router at a budget of ``share`` of the way from the weak to the strong arm's cost."""
 
     budget: float
     share: float
@@ -76,7 +76,7 @@ class AtBudget(RouterChoice):
 
 
 class JudgedPolicy(RouterChoice):
-    """What a policy did with the questions: arms that answered, hops, rules that matched."""
+    """A replayed policy: the arms that answered, the hops, the rules that matched."""
 
     shares: dict[str, float]
     mean_hops: float
@@ -85,7 +85,7 @@ class JudgedPolicy(RouterChoice):
 
 
 class RouterEnergy(TypedDict):
-    """A router over cost instead of calls; ``cost_at_pgr`` is by per cent of the gain."""
+    """A router over cost instead of calls; keys of ``cost_at_pgr`` are percent of the gain."""
 
     apgr: float
     cost_at_pgr: dict[str, float | None]
@@ -93,7 +93,7 @@ class RouterEnergy(TypedDict):
 
 
 class Router(TypedDict):
-    """A router; what is not required is absent where no arm gains over the cheapest."""
+    """A router; keys that are not required are absent if no arm gains over the cheapest."""
 
     apgr: float | None
     ece: dict[str, float]
@@ -106,7 +106,7 @@ class Router(TypedDict):
 
 
 class RandomRouter(TypedDict):
-    """What a random router reaches by definition."""
+    """The figures of a random router, known by definition."""
 
     apgr: float
     cpt50: float
@@ -115,7 +115,7 @@ class RandomRouter(TypedDict):
 
 
 class ReplayDocument(TypedDict):
-    """A replay over graded answers; the figures at the top are those of the best ``router``."""
+    """A replay over graded answers; the top-level figures are those of the best ``router``."""
 
     n: int
     unit: str
@@ -139,11 +139,11 @@ class ReplayDocument(TypedDict):
 
 
 Move = TypedDict("Move", {"from": str, "to": str, "n": int})
-"""How many questions would go from one arm to another."""
+"""Number of questions that would move from one arm to another."""
 
 
 class MovedJoules(TypedDict):
-    """Joules of the turns; sums of the predicted are over the turns known on both sides."""
+    """Joules of the turns; the predicted sums cover turns with both predictions."""
 
     measured: float | None
     measured_turns: int
@@ -154,7 +154,7 @@ class MovedJoules(TypedDict):
 
 
 class MovedAccuracy(TypedDict):
-    """Mean predicted accuracies over the turns known on both sides."""
+    """Mean predicted accuracies over the turns with both predictions."""
 
     predicted_turns: int
     predicted_before: float | None
@@ -162,14 +162,14 @@ class MovedAccuracy(TypedDict):
 
 
 class ArmOfTurn(TypedDict):
-    """What answered."""
+    """The arm and the model that answered."""
 
     arm: str
     model: str
 
 
 class ReplayedTurn(TypedDict):
-    """One turn again; ``after`` is None where the policy comes to no arm."""
+    """One replayed turn; ``after`` is None if the policy finds no arm."""
 
     turn_id: str
     before: ArmOfTurn

@@ -1,4 +1,4 @@
-"""A replay as a picture: accuracy against cost, with the hull, the router's curve, the oracle."""
+"""Plot a replay: accuracy against cost, with the hull, the router's curve and the oracle."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ _ORACLE = "#3f7d20"
 
 
 def replay_svg(document: ReplayDocument) -> str:
-    """Draw a replay as SVG text; text stays text.
-
+    """Draw a replay as SVG; labels stay text elements.
 
     Args:
-        document: What :func:`etui.replay.judge.judge` returns.
+        document: The document from :func:`etui.replay.judge.judge`.
+
+    Returns:
+        The SVG source.
     """
     from matplotlib.figure import Figure
 
     with figure_style({**OPEN_AXES, "font.size": 10}):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         _draw(figure.add_subplot(), document)
-        held = io.BytesIO()
-        save_figure(figure, held, "svg", dpi=144)
-    return held.getvalue().decode("utf-8")
+        buffer = io.BytesIO()
+        save_figure(figure, buffer, "svg", dpi=144)
+    return buffer.getvalue().decode("utf-8")
 
 
 def _draw(axes: Any, document: ReplayDocument) -> None:
     hull = document["hull"]
-    costs, rights = [c["cost"] for c in hull], [100 * c["accuracy"] for c in hull]
-    axes.plot(costs, rights, "--", color=_MIX, lw=1.3, label="random mixture of arms", zorder=1)
+    costs, accuracies = [c["cost"] for c in hull], [100 * c["accuracy"] for c in hull]
+    axes.plot(costs, accuracies, "--", color=_MIX, lw=1.3, label="random mixture of arms", zorder=1)
     best = document["router"]
     if best is not None and document["apgr"] is not None:
         curve = document["routers"][best]["curve"]
         label = f"router {best}, APGR {document['apgr']:.3f}"
         xs, ys = [x for x, _ in curve], [100 * y for _, y in curve]
         axes.plot(xs, ys, color=_ROUTER, lw=2, label=label, zorder=2)
-        mixed = [_on(costs, rights, x) for x in xs]
-        axes.fill_between(xs, mixed, ys, color=_ROUTER, alpha=0.10, lw=0, zorder=0)
+        mixture = [_interpolate(costs, accuracies, x) for x in xs]
+        axes.fill_between(xs, mixture, ys, color=_ROUTER, alpha=0.10, lw=0, zorder=0)
     for name, arm in document["arms"].items():
         x, y = arm["cost"], 100 * arm["accuracy"]
         low, high = (100 * end for end in arm["accuracy_interval"])
@@ -58,7 +60,7 @@ def _draw(axes: Any, document: ReplayDocument) -> None:
         _label(axes, f"policy {name}", x, y, color=_POLICY, before=True)
     joules = bool(document["kinds"])
     kinds = f" ({', '.join(document['kinds'])})" if joules else ""
-    axes.set_xlabel(f"joules a question{kinds}" if joules else "cost a question (as stated)")
+    axes.set_xlabel(f"joules per question{kinds}" if joules else "cost per question (as stated)")
     axes.set_ylabel("right answers, %")
     axes.set_title(f"{document['n']:,} questions", loc="left", fontsize=10)
     axes.margins(x=0.12, y=0.12)
@@ -77,7 +79,7 @@ def _label(
     below: bool = False,
     before: bool = False,
 ) -> None:
-    """A name beside its point: arms below theirs, policies before it, clear of the mixture."""
+    """Label a point: arms below it, policies to the left, so that the mixture stays visible."""
     axes.annotate(
         text,
         (x, y),
@@ -89,7 +91,7 @@ def _label(
     )
 
 
-def _on(costs: list[float], rights: list[float], x: float) -> float:
+def _interpolate(costs: list[float], accuracies: list[float], x: float) -> float:
     import numpy as np
 
-    return float(np.interp(x, costs, rights))
+    return float(np.interp(x, costs, accuracies))

@@ -1,4 +1,4 @@
-"""Judges single arms, routers and policies over one table of answers: the document of a replay."""
+"""Judge single arms, routers and policies over one table of answers, as a document."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from etui.replay.router_curve import (
     apgr,
     apgr_interval,
     choices_at,
+    compute_curve,
     cost_at,
     cost_for,
-    curve_of,
-    ends_of,
+    find_ends,
     gain_curve,
     oracle_curve,
 )
@@ -51,14 +51,14 @@ _NO_ROUTER: Router = {"apgr": None, "ece": {}, "curve": []}
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a replay judges.
+    """Input of a replay.
 
     Attributes:
-        graded: The answers.
+        graded: The graded answers.
         cost: Cost of each answer, (questions, arms).
         unit: ``J``, or empty for stated costs.
-        kinds: How joules were measured.
-        repeats: The same questions answered once more; None without.
+        kinds: How the joules were measured.
+        repeats: The same questions answered a second time; None if they were not.
     """
 
     graded: Graded
@@ -74,19 +74,20 @@ def judge(
     policies: Sequence[Routed] = (),
     seed: int = 0,
 ) -> ReplayDocument:
-    """The whole document: plain JSON values.
+    """Build the document of a replay, of plain JSON values.
 
     Args:
         table: The answers and their costs.
-        routers: Router -> cross-fitted probability that each arm is right; the last is the best.
-        policies: What policies did with the same questions.
-        seed: Of the bootstrap.
+        routers: Router -> cross-fitted probability that each arm is right, shape (questions,
+            arms); the last router is the best.
+        policies: Policies replayed over the same questions.
+        seed: Seed of the bootstrap.
     """
     graded, cost = table.graded, table.cost
-    ends = ends_of(graded.correct, cost)
-    judged = {name: _router(p, table, ends, seed) for name, p in routers.items()}
+    ends = find_ends(graded.correct, cost)
+    judged = {name: _judge_router(p, table, ends, seed) for name, p in routers.items()}
     best = list(routers)[-1] if routers else None
-    chosen = judged.get(best, _NO_ROUTER) if best is not None else _NO_ROUTER
+    best_router = judged.get(best, _NO_ROUTER) if best is not None else _NO_ROUTER
     names = graded.arms
     points = dict(
         enumerate(zip(cost.mean(0).tolist(), graded.correct.mean(0).tolist(), strict=True))
@@ -95,29 +96,29 @@ def judge(
         "n": len(graded),
         "unit": table.unit or "cost",
         "kinds": list(table.kinds),
-        "arms": {name: _arm(table, at) for at, name in enumerate(names)},
+        "arms": {name: _judge_arm(table, column) for column, name in enumerate(names)},
         "weak": names[ends.weak],
         "strong": names[ends.strong],
         "hull": [
-            {"arm": names[at], "cost": points[at][0], "accuracy": points[at][1]}
-            for at in hull(points)
+            {"arm": names[column], "cost": points[column][0], "accuracy": points[column][1]}
+            for column in hull(points)
         ],
         "random": {"apgr": 0.5, "cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95},
-        "oracle": _oracle(table, ends),
+        "oracle": _judge_oracle(table, ends),
         "router": best,
-        "apgr": chosen.get("apgr"),
-        "apgr_interval": chosen.get("apgr_interval"),
-        "cpt50": chosen.get("cpt50"),
-        "cpt80": chosen.get("cpt80"),
-        "cpt95": chosen.get("cpt95"),
-        "energy": chosen.get("energy"),
+        "apgr": best_router.get("apgr"),
+        "apgr_interval": best_router.get("apgr_interval"),
+        "cpt50": best_router.get("cpt50"),
+        "cpt80": best_router.get("cpt80"),
+        "cpt95": best_router.get("cpt95"),
+        "energy": best_router.get("energy"),
         "routers": judged,
-        "policies": {routed.name: _policy(routed, table, seed) for routed in policies},
+        "policies": {routed.name: _judge_policy(routed, table, seed) for routed in policies},
     }
 
 
-def _arm(table: Table, at: int) -> SingleArm:
-    right, cost = table.graded.correct[:, at], float(table.cost[:, at].mean())
+def _judge_arm(table: Table, column: int) -> SingleArm:
+    right, cost = table.graded.correct[:, column], float(table.cost[:, column].mean())
     share = wilson(int(right.sum()), len(right))
     assert share.low is not None
     assert share.high is not None
@@ -129,76 +130,80 @@ def _arm(table: Table, at: int) -> SingleArm:
     }
 
 
-def _oracle(table: Table, ends: Ends) -> OracleFigures:
+def _judge_oracle(table: Table, ends: Ends) -> OracleFigures:
     import numpy as np
 
     graded, cost = table.graded, table.cost
-    taken = cheapest_correct(graded.correct, cost)
+    choices = cheapest_correct(graded.correct, cost)
     rows = np.arange(len(graded))
-    again: SecondRun | None = None
+    second: SecondRun | None = None
     if table.repeats is not None:
-        again = {
-            "accuracy": float(table.repeats.correct[rows, taken].mean()),
-            "cost": float(cost[rows, taken].mean()),
+        second = {
+            "accuracy": float(table.repeats.correct[rows, choices].mean()),
+            "cost": float(cost[rows, choices].mean()),
         }
     area = None
     if ends.gain > 0:
         area = apgr(*gain_curve(oracle_curve(graded.correct, cost), ends))
     return {
         "accuracy": float(graded.correct.any(axis=1).mean()),
-        "cost": float(cost[rows, taken].mean()),
-        "shares": _shares(graded, taken),
+        "cost": float(cost[rows, choices].mean()),
+        "shares": _compute_shares(graded, choices),
         "apgr": area,
-        "reproducible": again,
+        "reproducible": second,
     }
 
 
-def _shares(graded: Graded, taken: Any) -> dict[str, float]:
+def _compute_shares(graded: Graded, choices: Any) -> dict[str, float]:
     import numpy as np
 
-    counts = np.bincount(taken, minlength=len(graded.arms)) / max(1, len(taken))
-    return {name: float(counts[at]) for at, name in enumerate(graded.arms)}
+    counts = np.bincount(choices, minlength=len(graded.arms)) / max(1, len(choices))
+    return {name: float(counts[column]) for column, name in enumerate(graded.arms)}
 
 
-def _router(p: Floats, table: Table, ends: Ends, seed: int) -> Router:
+def _judge_router(p: Floats, table: Table, ends: Ends, seed: int) -> Router:
     import numpy as np
 
     graded, cost = table.graded, table.cost
     expected = cost.mean(axis=0)
-    curve = curve_of(p, expected, graded.correct, cost)
+    curve = compute_curve(p, expected, graded.correct, cost)
     ece = {
-        name: calibration_error(p[:, at], graded.correct[:, at])
-        for at, name in enumerate(graded.arms)
+        name: calibration_error(p[:, column], graded.correct[:, column])
+        for column, name in enumerate(graded.arms)
     }
     grid = np.linspace(float(curve.cost[0]), float(curve.cost[-1]), _CURVE_POINTS)
     points = [[float(c), accuracy_at(curve, float(c))] for c in grid]
     if ends.gain <= 0:
         return {"apgr": None, "ece": ece, "curve": points}
-    x, pgr = gain_curve(*(_calls(p, table, ends) if p.shape[1] == 2 else (curve, ends)))
+    x, pgr = gain_curve(
+        *(_compute_call_curve(p, table, ends) if p.shape[1] == 2 else (curve, ends))
+    )
     half, most, nearly_all = (cost_for(x, pgr, target) for target in TARGETS)
     return {
         "apgr": apgr(x, pgr),
         "ece": ece,
-        "apgr_interval": _area_interval(p, table, ends, seed),
+        "apgr_interval": _compute_area_interval(p, table, ends, seed),
         "cpt50": half,
         "cpt80": most,
         "cpt95": nearly_all,
-        "energy": _energy(p, curve, table, ends, seed),
+        "energy": _judge_energy(p, curve, table, ends, seed),
         "curve": points,
     }
 
 
-def _calls(p: Floats, table: Table, ends: Ends) -> tuple[RouterCurve, Ends]:
-    """The curve over the share of calls that the strong one of two arms gets."""
+def _compute_call_curve(p: Floats, table: Table, ends: Ends) -> tuple[RouterCurve, Ends]:
+    """Compute the curve over the share of calls that the strong one of two arms gets."""
     import numpy as np
 
     calls = np.zeros(table.cost.shape)
     calls[:, ends.strong] = 1.0
-    curve = curve_of(p, calls.mean(axis=0), table.graded.correct, calls)
+    curve = compute_curve(p, calls.mean(axis=0), table.graded.correct, calls)
     return curve, Ends(ends.weak, ends.strong, 0.0, 1.0, ends.weak_accuracy, ends.strong_accuracy)
 
 
-def _area_interval(p: Floats, table: Table, ends: Ends, seed: int) -> list[float | None] | None:
+def _compute_area_interval(
+    p: Floats, table: Table, ends: Ends, seed: int
+) -> list[float | None] | None:
     if p.shape[1] != 2:
         return None
     right = table.graded.correct
@@ -207,20 +212,22 @@ def _area_interval(p: Floats, table: Table, ends: Ends, seed: int) -> list[float
     return [found.low, found.high]
 
 
-def _energy(p: Floats, curve: RouterCurve, table: Table, ends: Ends, seed: int) -> RouterEnergy:
-    """The same over cost, and at fixed budgets against the random mixture of equal cost."""
+def _judge_energy(
+    p: Floats, curve: RouterCurve, table: Table, ends: Ends, seed: int
+) -> RouterEnergy:
+    """Judge a router over cost, and at fixed budgets against the random mixture of equal cost."""
     import numpy as np
 
     x, pgr = gain_curve(curve, ends)
     expected, rows = table.cost.mean(axis=0), np.arange(len(table.graded))
-    budgets, taken = [], []
+    budgets, chosen = [], []
     for share in BUDGETS:
         budget = ends.low + share * (ends.high - ends.low)
         within = np.flatnonzero(curve.cost <= budget + 1e-12)
         price = float(curve.price[within[-1]]) if len(within) else float("inf")
-        taken.append(choices_at(p, expected, min(price, 1e300)))
+        chosen.append(choices_at(p, expected, min(price, 1e300)))
         budgets.append(budget)
-    choices = [(table.graded.correct[rows, at], table.cost[rows, at]) for at in taken]
+    choices = [(table.graded.correct[rows, column], table.cost[rows, column]) for column in chosen]
     targets = {
         f"{round(100 * t)}": cost_at(curve, ends.weak_accuracy + t * ends.gain) for t in TARGETS
     }
@@ -229,8 +236,15 @@ def _energy(p: Floats, curve: RouterCurve, table: Table, ends: Ends, seed: int) 
         "apgr": apgr(x, pgr),
         "cost_at_pgr": targets,
         "at_budget": [
-            {"budget": budget, "share": share, "shares": _shares(table.graded, at), **one}
-            for budget, share, at, one in zip(budgets, BUDGETS, taken, found, strict=True)
+            {
+                "budget": budget,
+                "share": share,
+                "shares": _compute_shares(table.graded, column),
+                **comparison,
+            }
+            for budget, share, column, comparison in zip(
+                budgets, BUDGETS, chosen, found, strict=True
+            )
         ],
     }
 
@@ -238,59 +252,63 @@ def _energy(p: Floats, curve: RouterCurve, table: Table, ends: Ends, seed: int) 
 def against_mixture(
     choices: Sequence[tuple[Flags, Floats]], table: Table, seed: int
 ) -> list[RouterChoice]:
-    """Choices against the best random mixture of the arms at the same cost, and accuracy.
+    """Compare choices with the best random mixtures of the arms of equal cost and accuracy.
 
     Args:
-        choices: Of each way to choose, whether each question was right and what it cost.
+        choices: For each router or policy, whether each question was right, and its cost.
+        table: The answers and their costs.
+        seed: Seed of the bootstrap.
     """
     import numpy as np
 
     arms = len(table.graded.arms)
-    own = [part for right, cost in choices for part in (right, cost)]
-    columns = np.column_stack([table.cost, table.graded.correct, *own]).astype(np.float64)
+    choice_columns = [part for right, cost in choices for part in (right, cost)]
+    stacked = [table.cost, table.graded.correct, *choice_columns]
+    columns = np.column_stack(stacked).astype(np.float64)
     replicates = resampled_means(columns, seed)
     return [
-        _against(columns, replicates, arms, 2 * arms + 2 * at, mcnemar_of(right, table.graded))
-        for at, (right, _) in enumerate(choices)
+        _compare_choice(
+            columns, replicates, arms, 2 * arms + 2 * index, compare_with_arms(right, table.graded)
+        )
+        for index, (right, _) in enumerate(choices)
     ]
 
 
-def _against(
-    columns: Floats, replicates: Floats, arms: int, at: int, tests: dict[str, McNemar]
+def _compare_choice(
+    columns: Floats, replicates: Floats, arms: int, column: int, tests: dict[str, McNemar]
 ) -> RouterChoice:
-    """One way to choose, whose accuracy and cost are columns ``at`` and ``at + 1``."""
+    """Compare the choices with accuracy in ``column`` and cost in ``column + 1``."""
     import numpy as np
 
     def mixed(means: Any) -> Any:
-        return mixture_accuracies(means[:, :arms], means[:, arms : 2 * arms], means[:, at + 1])
+        return mixture_accuracies(means[:, :arms], means[:, arms : 2 * arms], means[:, column + 1])
 
     def saved(means: Any) -> Any:
-        equal = mixture_costs(means[:, :arms], means[:, arms : 2 * arms], means[:, at])
-        return np.where(np.isfinite(equal), 1 - means[:, at + 1] / equal, np.inf)
+        equal = mixture_costs(means[:, :arms], means[:, arms : 2 * arms], means[:, column])
+        return np.where(np.isfinite(equal), 1 - means[:, column + 1] / equal, np.inf)
 
     mean = columns.mean(axis=0)[None, :]
-    accuracy, spent = float(mean[0, at]), float(mean[0, at + 1])
+    accuracy, spent = float(mean[0, column]), float(mean[0, column + 1])
     reached = bool(np.isfinite(saved(mean)[0]))
-    difference = interval_of(columns, replicates, lambda means: means[:, at] - mixed(means))
+    difference = interval_of(columns, replicates, lambda means: means[:, column] - mixed(means))
     return {
         "accuracy": accuracy,
         "cost": spent,
         "cost_per_correct": spent / accuracy if accuracy else None,
         "mixture_accuracy": float(mixed(mean)[0]),
-        "difference": _interval_json(difference),
-        # None where no mixture is as accurate
-        "saved": _interval_json(interval_of(columns, replicates, saved)) if reached else None,
+        "difference": _build_spread(difference),
+        "saved": _build_spread(interval_of(columns, replicates, saved)) if reached else None,
         "mcnemar": tests,
     }
 
 
-def _interval_json(found: Interval) -> Spread:
-    """Write an interval as JSON values; every interval of a replay is of one method."""
-    return {"value": found.value, "low": found.low, "high": found.high}
+def _build_spread(interval: Interval) -> Spread:
+    """Convert an interval to JSON values; all intervals of a replay use the same method."""
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
-def mcnemar_of(right: Flags, graded: Graded) -> dict[str, McNemar]:
-    """Against each single arm: questions just one of them got right, and the exact p-value."""
+def compare_with_arms(right: Flags, graded: Graded) -> dict[str, McNemar]:
+    """Compare with each single arm: questions only one of them got right, and the p-value."""
     return {
         name: {
             "only_this": (gained := int((right & ~other).sum())),
@@ -301,11 +319,11 @@ def mcnemar_of(right: Flags, graded: Graded) -> dict[str, McNemar]:
     }
 
 
-def _policy(routed: Routed, table: Table, seed: int) -> JudgedPolicy:
+def _judge_policy(routed: Routed, table: Table, seed: int) -> JudgedPolicy:
     (found,) = against_mixture([(routed.correct, routed.cost)], table, seed)
     return {
         **found,
-        "shares": _shares(table.graded, routed.chosen),
+        "shares": _compute_shares(table.graded, routed.chosen),
         "mean_hops": float(routed.hops.mean()),
         "rules": routed.rules,
         "notes": list(routed.notes),

@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 
 _CONFIDENCE = 0.9
-"""Of the bound of an accuracy, which only the middle is taken of."""
+"""Confidence of the predicted bounds; only the middle value is used here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """One logged turn and what would answer it now.
+class TurnReplay:
+    """A logged turn, and the arm that would answer it under the policy.
 
     Attributes:
         turn_id, query: The turn.
-        before, after: (arm, model); ``after`` is None where the policy can come to no arm.
-        joules: Measured, with the kind; None where unmeasured.
+        before, after: (arm, model); ``after`` is None if the policy finds no arm.
+        joules: Measured joules; None if unmeasured.
         kind: How they were measured.
-        predicted_before, predicted_after: Predicted for the question now, without any load; None
-            where nothing is known of the model.
-        why: Why the policy decides so, or why it cannot.
-        right_before, right_after: Predicted accuracies, 0..1; None where nothing was fitted.
-        cascade: Whether a cascade would answer; ``after`` is its first arm, or ``before`` where
-            the turn went up from the same one.
+        predicted_before, predicted_after: Joules predicted for the question now, without loads;
+            None if nothing is known about the model.
+        why: Reason for the decision, or for the lack of one.
+        right_before, right_after: Predicted accuracies, 0..1; None if nothing was fitted.
+        cascade: Whether a cascade would answer; ``after`` is its first arm, or ``before`` if the
+            turn itself started with that arm.
     """
 
     turn_id: str
@@ -65,99 +65,104 @@ class Again:
 def replay_turns(
     turns: Iterable[TurnRecord],
     decide: Callable[[Query], Decision],
-    outlook: Predictor,
-) -> list[Again]:
-    """Every turn again, with the chat as it stood before it.
+    predictor: Predictor,
+) -> list[TurnReplay]:
+    """Decide every turn again, with the history its chat had before the turn.
 
     Args:
-        turns: Oldest first.
-        decide: The policy.
-        outlook: Predicts joules.
+        turns: The turns, oldest first.
+        decide: Decides a query under the policy.
+        predictor: Predicts joules and accuracies.
     """
     chats: dict[str, list[Message]] = {}
-    found = []
+    replayed = []
     for turn in turns:
         history = chats.setdefault(turn.chat_id, []) if turn.chat_id is not None else []
         query = Query(turn.query, turn.system, tuple(history), turn.chat_id)
-        found.append(_again(turn, query, decide, arm_from_turn(turn), outlook))
+        replayed.append(_replay_turn(turn, query, decide, arm_from_turn(turn), predictor))
         if turn.answer:
             history += [Message("user", turn.query), Message("assistant", turn.answer)]
-    return found
+    return replayed
 
 
 def arm_from_turn(turn: TurnRecord) -> Arm:
-    """The arm that answered a turn, as far as the log tells it."""
+    """Rebuild the arm that answered a turn, as far as the log records it."""
     settings = turn.settings
-    ways: dict[str, Reasoning] = {"cot": "cot", "vote": "vote"}
+    reasonings: dict[str, Reasoning] = {"cot": "cot", "vote": "vote"}
     plain = Arm(turn.arm, turn.model)
     return replace(
         plain,
-        reasoning=ways.get(turn.reasoning, "direct"),
+        reasoning=reasonings.get(turn.reasoning, "direct"),
         think_tokens=int(settings.get("think_tokens") or 0) or plain.think_tokens,
         max_tokens=int(settings.get("max_tokens") or 0) or plain.max_tokens,
         votes=int(settings.get("votes") or 0) or plain.votes,
     )
 
 
-def _again(
+def _replay_turn(
     turn: TurnRecord,
     query: Query,
     decide: Callable[[Query], Decision],
     before: Arm,
-    outlook: Predictor,
-) -> Again:
+    predictor: Predictor,
+) -> TurnReplay:
     after: Arm | None = None
     cascade = False
     try:
         decision = decide(query)
         after, why, cascade = decision.arm, decision.why, decision.cascade is not None
-        if cascade and turn.hops and (turn.hops[0].arm, turn.hops[0].model) == _named(after):
-            after = before  # it would begin as it began, and go up as it went
-        elif _named(after) == _named(before):
-            after = before  # with the budget that turn was given, else it would seem to change
+        if (
+            cascade
+            and turn.hops
+            and (turn.hops[0].arm, turn.hops[0].model) == _arm_and_model(after)
+        ):
+            after = before  # the same cascade would start and continue in the same way
+        elif _arm_and_model(after) == _arm_and_model(before):
+            after = before  # keep the token budget of the turn, or it would look like a change
     except EtuiError as error:
         why = error.what.splitlines()[0]
-    return Again(
+    return TurnReplay(
         turn.turn_id,
         turn.query,
-        _named(before),
-        None if after is None else _named(after),
+        _arm_and_model(before),
+        None if after is None else _arm_and_model(after),
         turn.energy.joules,
         turn.energy.kind,
-        _joules(outlook, before, query),
-        None if after is None else _joules(outlook, after, query),
+        _predict_joules(predictor, before, query),
+        None if after is None else _predict_joules(predictor, after, query),
         why,
-        _right(outlook, before, query),
-        None if after is None else _right(outlook, after, query),
+        _predict_accuracy(predictor, before, query),
+        None if after is None else _predict_accuracy(predictor, after, query),
         cascade,
     )
 
 
-def _named(arm: Arm) -> tuple[str, str]:
+def _arm_and_model(arm: Arm) -> tuple[str, str]:
     return arm.name, arm.model
 
 
-def _joules(outlook: Predictor, arm: Arm, query: Query) -> float | None:
-    predicted = outlook.joules(arm, query)
+def _predict_joules(predictor: Predictor, arm: Arm, query: Query) -> float | None:
+    predicted = predictor.joules(arm, query)
     return None if predicted is None else predicted.prefill + predicted.decode
 
 
-def _right(outlook: Predictor, arm: Arm, query: Query) -> float | None:
-    predicted = outlook.accuracy(arm, query, _CONFIDENCE)
+def _predict_accuracy(predictor: Predictor, arm: Arm, query: Query) -> float | None:
+    predicted = predictor.accuracy(arm, query, _CONFIDENCE)
     return None if predicted is None else predicted.p
 
 
-def turns_document(policy: str, replayed: list[Again]) -> TurnsDocument:
-    """The replay as plain JSON values; ``predicted`` holds sums over the turns known on both sides.
+def turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocument:
+    """Build the document of a replay of the log, of plain JSON values.
 
-    Measured joules are given for all turns that have them. Accuracies are means.
+    Predicted joules are summed over the turns with both predictions, measured joules over all
+    turns that have them. Accuracies are means.
     """
     both = [
         turn
         for turn in replayed
         if turn.predicted_before is not None and turn.predicted_after is not None
     ]
-    right = [
+    accuracies = [
         (turn.right_before, turn.right_after)
         for turn in replayed
         if turn.right_before is not None and turn.right_after is not None
@@ -166,8 +171,8 @@ def turns_document(policy: str, replayed: list[Again]) -> TurnsDocument:
     moves: dict[tuple[str, str], int] = {}
     for turn in replayed:
         if turn.moves and turn.after is not None:
-            way = (" on ".join(turn.before), " on ".join(turn.after))
-            moves[way] = moves.get(way, 0) + 1
+            move = (" on ".join(turn.before), " on ".join(turn.after))
+            moves[move] = moves.get(move, 0) + 1
     return {
         "policy": policy,
         "n": len(replayed),
@@ -187,9 +192,13 @@ def turns_document(policy: str, replayed: list[Again]) -> TurnsDocument:
             "predicted_after": sum(turn.predicted_after or 0.0 for turn in both) or None,
         },
         "accuracy": {
-            "predicted_turns": len(right),
-            "predicted_before": sum(one for one, _ in right) / len(right) if right else None,
-            "predicted_after": sum(other for _, other in right) / len(right) if right else None,
+            "predicted_turns": len(accuracies),
+            "predicted_before": sum(one for one, _ in accuracies) / len(accuracies)
+            if accuracies
+            else None,
+            "predicted_after": sum(other for _, other in accuracies) / len(accuracies)
+            if accuracies
+            else None,
         },
         "turns": [
             {
@@ -212,19 +221,21 @@ def turns_document(policy: str, replayed: list[Again]) -> TurnsDocument:
     }
 
 
-def replay_log(policy: Policy, runtime: Runtime[Any], newest: int | None = None) -> list[Again]:
-    """Decide the turns of the log again by a policy, which need not be saved.
+def replay_log(
+    policy: Policy, runtime: Runtime[Any], newest: int | None = None
+) -> list[TurnReplay]:
+    """Decide the turns of the log again under a policy, which need not be saved.
 
-    The state of the machine at the time and the earlier questions are unknown to it: a question
+    The state of the machine at the time is not known. Earlier questions are not used: a question
     would find itself among those in the log.
 
     Args:
-        policy: The rules.
-        runtime: This machine, whose log is read.
-        newest: How many turns, counted from the newest; None replays every turn.
+        policy: The policy.
+        runtime: The runtime of this machine, whose log is read.
+        newest: Number of newest turns to replay; None replays all.
 
     Raises:
-        EtuiError: The log cannot be read, or what was fitted for the policy is damaged.
+        EtuiError: The log cannot be read, or the fitted file of the policy is damaged.
     """
     from etui.log.queries import LogReader
 
@@ -235,12 +246,12 @@ def replay_log(policy: Policy, runtime: Runtime[Any], newest: int | None = None)
         return choice.decision
 
     with LogReader(runtime.config) as log:
-        turns = log.turns(_since(log, newest))
+        turns = log.turns(_filter_newest(log, newest))
         return replay_turns(turns, decide, knowledge.predictor)
 
 
-def _since(log: LogReader, newest: int | None) -> TurnFilter | None:
-    """From the time of the last of the newest turns on."""
+def _filter_newest(log: LogReader, newest: int | None) -> TurnFilter | None:
+    """Return a filter for the ``newest`` newest turns; None if the log has no more."""
     from etui.log.filters import TurnFilter
 
     if newest is None or log.count_turns() <= newest:

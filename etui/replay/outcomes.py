@@ -23,63 +23,68 @@ Texts = Mapping[tuple[str, int], "Question"]
 """(subject, row) -> the question."""
 
 
-_MOST_PROBLEMS = 10
-
-
-_MOST_BYTES = 200_000_000
-
+_MAX_PROBLEMS = 10
+_MAX_BYTES = 200_000_000
 
 _COSTS_FIX = "write --costs {example}: a number above 0 for each arm, joules or any other unit"
-
-
 _FIX = "the first line is subject,row,ARM,ARM...; each other line holds 1 or 0 for each arm"
 
 
 def read_outcomes(path: Path, texts: Texts | None = None) -> tuple[Graded, str]:
-    """The table of a file, and the SHA-256 of the file.
+    """Read a table of outcomes.
 
     Args:
-        path: The file.
-        texts: The questions it is about; None leaves them without text.
+        path: The CSV file.
+        texts: The questions of the outcomes; None leaves the questions without text.
+
+    Returns:
+        The table, and the SHA-256 of the file.
 
     Raises:
-        InvalidFile: It is no such table, or names questions that are not among ``texts``; with the
-            line of each problem.
+        InvalidFile: The file is not a table of outcomes, or has questions that are not in
+            ``texts``; with the line of each problem.
     """
-    raw = _bytes(path)
-    rows = _rows(raw, str(path))
+    raw = _read_bytes(path)
+    rows = _parse_rows(raw, str(path))
     header = [name.strip() for name in rows[0][1]]
-    arms = _arms(header, str(path))
+    arms = _parse_arms(header, str(path))
     problems: list[Problem] = []
     keys: dict[tuple[str, int], int] = {}
-    found: list[list[bool]] = []
+    outcomes: list[list[bool]] = []
     for line, fields in rows[1:]:
         try:
-            key, values = _row(fields, header)
-            _known(key, texts)
+            key, values = _parse_row(fields, header)
+            _check_known(key, texts)
             if key in keys:
-                raise ValueError(f"{key[0]} row {key[1]} is in line {keys[key]} already")
+                raise ValueError(f"{key[0]} row {key[1]} is already in line {keys[key]}")
         except ValueError as error:
             problems.append(Problem(str(path), line, 1, str(error)))
-            if len(problems) == _MOST_PROBLEMS:
+            if len(problems) == _MAX_PROBLEMS:
                 break
             continue
         keys[key] = line
-        found.append(values)
+        outcomes.append(values)
     if problems:
         raise InvalidFile.of(problems, _FIX)
-    if not found:
-        raise InvalidFile.of([Problem(str(path), 1, 1, "holds no outcomes")], _FIX)
-    return graded_of(arms, list(keys), found, texts), hashlib.sha256(raw).hexdigest()
+    if not outcomes:
+        raise InvalidFile.of([Problem(str(path), 1, 1, "has no outcomes")], _FIX)
+    return build_graded(arms, list(keys), outcomes, texts), hashlib.sha256(raw).hexdigest()
 
 
-def graded_of(
+def build_graded(
     arms: Sequence[str],
     keys: Sequence[tuple[str, int]],
     correct: Sequence[Sequence[bool]],
     texts: Texts | None,
 ) -> Graded:
-    """The table of these questions."""
+    """Build a table of outcomes.
+
+    Args:
+        arms: Names of the arms.
+        keys: (subject, row) of each question.
+        correct: Whether each arm is right, shape (questions, arms).
+        texts: The questions; None leaves them without text.
+    """
     import numpy as np
 
     return Graded(
@@ -92,14 +97,14 @@ def graded_of(
 
 
 def question_text(question: Question) -> QuestionText:
-    """A question of MMLU's form, taken apart."""
+    """Split a question into its stem and options."""
     return QuestionText(question.text.strip(), tuple(choice.strip() for choice in question.choices))
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InvalidFile(f"{path}: is larger than any table of outcomes", _FIX)
+        if path.stat().st_size > _MAX_BYTES:
+            raise InvalidFile(f"{path}: is too large for a table of outcomes", _FIX)
         return path.read_bytes()
     except OSError as error:
         raise InvalidFile(
@@ -107,8 +112,8 @@ def _bytes(path: Path) -> bytes:
         ) from None
 
 
-def _rows(raw: bytes, file: str) -> list[tuple[int, list[str]]]:
-    """Each row with the line where it ends; empty lines left out."""
+def _parse_rows(raw: bytes, file: str) -> list[tuple[int, list[str]]]:
+    """Parse the CSV rows, each with the number of its last line; empty lines are skipped."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,37 +123,41 @@ def _rows(raw: bytes, file: str) -> list[tuple[int, list[str]]]:
     try:
         rows = [(reader.line_num, fields) for fields in reader if fields]
     except csv.Error as error:
-        problem = Problem(file, reader.line_num, 1, f"is no valid CSV: {error}")
+        problem = Problem(file, reader.line_num, 1, f"is not valid CSV: {error}")
         raise InvalidFile.of([problem], _FIX) from None
     if not rows:
         raise InvalidFile.of([Problem(file, 1, 1, "is empty")], _FIX)
     return rows
 
 
-def _arms(header: Sequence[str], file: str) -> tuple[str, ...]:
-    """The names behind subject and row."""
-    wrong = None
+def _parse_arms(header: Sequence[str], file: str) -> tuple[str, ...]:
+    """Return the column names after subject and row."""
+    fault = None
     if tuple(header[:2]) != ("subject", "row"):
         missing = [name for name in ("subject", "row") if name not in header]
-        wrong = (
+        fault = (
             f"has no column {' and no column '.join(missing)}"
             if missing
             else "its first two columns are not subject and row"
         )
     elif len(header) < 3:
-        wrong = "has no column of an arm"
+        fault = "has no arm column"
     elif not all(header):
-        wrong = f"column {header.index('') + 1} has no name"
+        fault = f"column {header.index('') + 1} has no name"
     elif len(set(header)) < len(header):
-        twice = next(name for at, name in enumerate(header) if name in header[:at])
-        wrong = f"has two columns {twice!r}"
-    if wrong:
-        raise InvalidFile.of([Problem(file, 1, 1, wrong)], _FIX)
+        duplicate = next(name for index, name in enumerate(header) if name in header[:index])
+        fault = f"has two columns {duplicate!r}"
+    if fault:
+        raise InvalidFile.of([Problem(file, 1, 1, fault)], _FIX)
     return tuple(header[2:])
 
 
-def _row(fields: Sequence[str], header: Sequence[str]) -> tuple[tuple[str, int], list[bool]]:
-    """The question and its outcomes; ValueError says what is wrong."""
+def _parse_row(fields: Sequence[str], header: Sequence[str]) -> tuple[tuple[str, int], list[bool]]:
+    """Parse a row into its question and outcomes.
+
+    Raises:
+        ValueError: The row is invalid; the message describes the problem.
+    """
     if len(fields) != len(header):
         raise ValueError(f"has {len(fields)} columns, the first line has {len(header)}")
     subject, row, *values = (field.strip() for field in fields)
@@ -162,43 +171,45 @@ def _row(fields: Sequence[str], header: Sequence[str]) -> tuple[tuple[str, int],
     return (subject, int(row)), [value == "1" for value in values]
 
 
-def _known(key: tuple[str, int], texts: Texts | None) -> None:
+def _check_known(key: tuple[str, int], texts: Texts | None) -> None:
     if texts is None or key in texts:
         return
     subject, row = key
     subjects = {name for name, _ in texts}
     if subject in subjects:
-        last = max(at for name, at in texts if name == subject)
+        last = max(index for name, index in texts if name == subject)
         raise ValueError(f"{subject} has no row {row}, its last is {last}")
     hint = suggest(subject, subjects)
-    raise ValueError(f"the data have no subject {subject[:60]!r}" + (f"; {hint}" if hint else ""))
+    raise ValueError(f"the data has no subject {subject[:60]!r}" + (f"; {hint}" if hint else ""))
 
 
 def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:
-    """The cost of every arm, in the order of ``arms``.
+    """Parse ``ARM=NUMBER,...`` into the cost of every arm, in the order of ``arms``.
 
     Raises:
-        UsageError: An arm has no cost, or one that is no number above 0; or there is no such arm.
+        UsageError: An arm is unknown or has no cost, or a cost is not a number above 0.
     """
-    fix = _COSTS_FIX.format(example=",".join(f"{arm}={10**at}" for at, arm in enumerate(arms[:3])))
-    found: dict[str, float] = {}
+    fix = _COSTS_FIX.format(
+        example=",".join(f"{arm}={10**index}" for index, arm in enumerate(arms[:3]))
+    )
+    costs: dict[str, float] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name:
             raise UsageError(f"--costs: {part.strip()[:60]!r} is not ARM=NUMBER", fix)
         if name not in arms:
-            hint = suggest(name, arms) or f"it has: {', '.join(arms)}"
+            hint = suggest(name, arms) or f"the arms are: {', '.join(arms)}"
             raise UsageError(f"--costs: the outcomes have no arm {name[:60]!r}", hint)
-        if name in found:
+        if name in costs:
             raise UsageError(f"--costs: {name} is named twice", fix)
         try:
             cost = float(value)
         except ValueError:
-            raise UsageError(f"--costs: {value[:20]!r} of {name} is no number", fix) from None
+            raise UsageError(f"--costs: {value[:20]!r} of {name} is not a number", fix) from None
         if not (math.isfinite(cost) and cost > 0):
             raise UsageError(f"--costs: {value[:20]} of {name} is not above 0", fix)
-        found[name] = cost
-    missing = [arm for arm in arms if arm not in found]
+        costs[name] = cost
+    missing = [arm for arm in arms if arm not in costs]
     if missing:
-        raise UsageError(f"--costs: {', '.join(missing)} has no cost", fix)
-    return {arm: found[arm] for arm in arms}
+        raise UsageError(f"--costs: no cost for {', '.join(missing)}", fix)
+    return {arm: costs[arm] for arm in arms}

@@ -1,8 +1,8 @@
-"""A policy over a table of answers: which arm it takes, what came of it, hop by hop.
+"""Replay a policy over a table of answers: the arms it chooses and their results, hop by hop.
 
-What the policy knows of accuracy is fitted on the other folds, or was on other questions, so no
-question is decided by its own answer. Budgets, the state of the machine and earlier turns of a chat
-have no part in it.
+The accuracy predictions of the policy are fitted on the other folds, or were fitted on other
+questions, so no question is decided by its own answer. Budgets, the state of the machine and
+earlier turns of a chat are not replayed.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """What a policy did.
+    """Result of a replayed policy.
 
     Attributes:
         name: The policy.
-        chosen: Column of the arm whose answer stood, (questions,).
-        correct: Whether that was right.
-        cost: Of all hops together.
-        hops: How many arms answered.
-        rules: Rule -> questions it decided.
-        notes: What a reader should know.
+        chosen: Column of the arm whose answer was kept, shape (questions,).
+        correct: Whether that answer was right, shape (questions,).
+        cost: Cost of all hops together, shape (questions,).
+        hops: Number of arms that answered, shape (questions,).
+        rules: Rule -> number of questions it decided.
+        notes: Remarks for the reader.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Routed:
     notes: tuple[str, ...] = field(default=())
 
 
-class TableOutlook:
-    """Mean costs of the table for joules, and heads of the other folds for accuracy.
+class TablePredictor:
+    """Predicts joules by the mean costs of the table, and accuracy by fitted heads.
 
     Args:
         costs: Arm -> mean cost.
-        heads: What was fitted; None predicts no accuracy.
-        label: What the costs are.
+        heads: Fitted accuracy predictor; None predicts no accuracy.
+        label: Description of the costs.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class TableOutlook:
         self._label = label
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
-        """The arm's mean cost; None for an arm that the table does not have."""
+        """Predict the mean cost of the arm; None for an arm that is not in the table."""
         cost = self._costs.get(arm.name)
         return None if cost is None else PredictedJoules(0.0, 0.0, cost, source=self._label)
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        """What the heads say."""
+        """Predict the accuracy by the heads; None without heads."""
         return None if self._heads is None else self._heads.accuracy(arm, query, confidence)
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """What the heads say."""
+        """Calibrate a raw confidence by the heads; None without heads."""
         return None if self._heads is None else self._heads.calibrated(arm, confidence, margin)
 
 
@@ -93,71 +93,74 @@ def replay_policy(
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Routed:
-    """The policy over every question of a table.
+    """Replay a policy over every question of a table.
 
     Args:
         policy: The policy.
-        graded: The answers; its questions have texts.
-        cost: Cost of each answer, (questions, arms).
-        label: What a cost is: where it is from, in words.
-        heads: What was fitted on other questions; None fits on the folds of these.
-        seed: Of the folds.
-        say: Told of each fold that is fitted.
+        graded: The answers; the questions must have texts.
+        cost: Cost of each answer, shape (questions, arms).
+        label: Description of the costs: where they are from, in words.
+        heads: Heads fitted on other questions; None fits heads on the folds of these questions.
+        seed: Seed of the folds.
+        say: Called with a line of progress for each fitted fold.
 
     Raises:
-        UsageError: The questions have no texts, the policy has none of the arms, or takes one that
-            the table does not have.
-        EtuiError: A rule can come to no arm.
+        UsageError: The questions have no texts, the policy has none of the arms, or chooses one
+            that is not in the table.
+        EtuiError: A rule finds no arm.
     """
     import numpy as np
 
     if not graded.questions:
         raise UsageError(
-            "a policy decides by the text of a question, and none is here",
-            "name the data: --data DIR, the folder of MMLU's files",
+            "a policy needs the texts of the questions, and they are missing",
+            "pass the folder of the MMLU files: --data DIR",
         )
     _check_arms(policy, graded)
     models = {facts.model for facts in graded.facts.values() if facts.model is not None}
-    here: Callable[[str], bool] = models.__contains__ if models else _anything
-    costs = {arm: float(cost[:, at].mean()) for at, arm in enumerate(graded.arms)}
+    is_available: Callable[[str], bool] = models.__contains__ if models else _is_always_available
+    costs = {arm: float(cost[:, column].mean()) for column, arm in enumerate(graded.arms)}
     count = len(graded)
     chosen, hops = np.empty(count, dtype=np.int64), np.ones(count, dtype=np.int64)
     spent = np.empty(count)
     rules: dict[str, int] = {}
-    absent: dict[str, int] = {}
+    missing: dict[str, int] = {}
     blind = 0
     folds = [(range(count), heads)] if heads else _folds(policy, graded, seed, say)
-    for rows, known in folds:
-        outlook = TableOutlook(costs, known, label)
+    for rows, fold_heads in folds:
+        predictor = TablePredictor(costs, fold_heads, label)
         for row in rows:
             decision = decide(
-                Query(as_asked(graded.questions[row])), policy, available=here, outlook=outlook
+                Query(as_asked(graded.questions[row])),
+                policy,
+                available=is_available,
+                outlook=predictor,
             )
             rules[str(decision.rule)] = rules.get(str(decision.rule), 0) + 1
-            walked = _walk(decision, row, graded, cost, outlook)
-            if isinstance(walked, str):
-                absent[walked] = absent.get(walked, 0) + 1
+            walk = _answer(decision, row, graded, cost, predictor)
+            if isinstance(walk, str):
+                missing[walk] = missing.get(walk, 0) + 1
                 continue
             blind += decision.cascade is not None and graded.confidence is None
-            chosen[row], hops[row], spent[row] = walked
-    if absent:
-        named = ", ".join(f"{arm} ({n} questions)" for arm, n in sorted(absent.items()))
+            chosen[row], hops[row], spent[row] = walk
+    if missing:
+        missing_text = ", ".join(f"{arm} ({n} questions)" for arm, n in sorted(missing.items()))
         raise UsageError(
-            f"policy {policy.name!r} takes arms whose answers are not here: {named}",
-            f"run them on the same questions: etui bench --arms {','.join(sorted(absent))}",
+            f"policy {policy.name!r} chooses arms that have no answers: {missing_text}",
+            f"run them on the same questions: etui bench --arms {','.join(sorted(missing))}",
         )
     notes = []
     if blind:
         notes.append(
-            f"{blind} questions go to a cascade, and these outcomes hold no confidence: its first "
-            "arm answers them; replay bench runs to see it go up"
+            f"{blind} questions go to a cascade, and these outcomes have no confidence: the first "
+            "arm answers them; replay bench runs to include the further hops"
         )
     right = graded.correct[np.arange(count), chosen]
     return Routed(policy.name, chosen, right, spent, hops, rules, tuple(notes))
 
 
 def as_asked(question: QuestionText) -> str:
-    """The question as one types it: the stem, then the options with their letters."""
+    """Format a question as a user would type it: the stem, then the options with letters."""
     lines = [f"{letter}. {text}" for letter, text in zip(_LETTERS, question.options, strict=False)]
     return "\n".join((question.stem, *lines)).strip() or "?"
 
@@ -165,49 +168,49 @@ def as_asked(question: QuestionText) -> str:
 def _folds(
     policy: Policy, graded: Graded, seed: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Sequence[int], AccuracyPredictor | None]]:
-    """Rows of each fold with heads fitted on the others; all at once where no rule asks them."""
+    """Yield the rows of each fold, with heads fitted on the others; one fold without heads."""
     from etui.routing.accuracy.fit import LEAST_QUESTIONS, fit_heads
     from etui.routing.accuracy.fitted_file import Provenance
     from etui.routing.accuracy.table import folds_of
 
-    asks = any(isinstance(rule.then, CascadePlan | Objective) for rule in policy.rules)
-    if not asks or len(graded) < 2 * LEAST_QUESTIONS:
+    needs_heads = any(isinstance(rule.then, CascadePlan | Objective) for rule in policy.rules)
+    if not needs_heads or len(graded) < 2 * LEAST_QUESTIONS:
         yield range(len(graded)), None
         return
     folds = folds_of(graded, seed=seed)
     count = int(folds.max()) + 1
     for fold in range(count):
         say(f"fold {fold + 1} of {count}")
-        rest = graded.take(folds != fold)
+        training = graded.take(folds != fold)
         origin = Provenance(
-            fitted_at="", source=(), data_sha256="", n=len(rest), excluded=0, etui=""
+            fitted_at="", source=(), data_sha256="", n=len(training), excluded=0, etui=""
         )
-        rows = [row for row, at in enumerate(folds.tolist()) if at == fold]
-        yield rows, AccuracyPredictor(fit_heads(rest, origin, seed=seed))
+        rows = [row for row, column in enumerate(folds.tolist()) if column == fold]
+        yield rows, AccuracyPredictor(fit_heads(training, origin, seed=seed))
 
 
-def _walk(
-    decision: Decision, row: int, graded: Graded, cost: Floats, outlook: TableOutlook
+def _answer(
+    decision: Decision, row: int, graded: Graded, cost: Floats, predictor: TablePredictor
 ) -> tuple[int, int, float] | str:
-    """Arm that stands, hops and cost; or the name of an arm that the table does not have."""
+    """Return the answering arm, hops and cost; or the name of an arm that is not in the table."""
     if decision.cascade is None or graded.confidence is None:
         name = decision.arm.name
         if name not in graded.arms:
             return name
-        at = graded.arms.index(name)
-        return at, 1, float(cost[row, at])
-    return _up(decision.cascade, row, graded, cost, outlook)
+        column = graded.arms.index(name)
+        return column, 1, float(cost[row, column])
+    return _walk_cascade(decision.cascade, row, graded, cost, predictor)
 
 
-def _up(
-    cascade: Cascade, row: int, graded: Graded, cost: Floats, outlook: TableOutlook
+def _walk_cascade(
+    cascade: Cascade, row: int, graded: Graded, cost: Floats, predictor: TablePredictor
 ) -> tuple[int, int, float] | str:
-    """Walk the cascade as a turn does, with the answers of the table."""
+    """Walk a cascade as a turn does, with the answers of the table."""
     spent = 0.0
     outcomes: list[Outcome] = []
 
     def predict(arm: Arm) -> float | None:
-        predicted = outlook.joules(arm, Query("?"))
+        predicted = predictor.joules(arm, Query("?"))
         return None if predicted is None else predicted.total
 
     while True:
@@ -218,21 +221,22 @@ def _up(
             return step.arm.name
         if step.barred is not None:
             break
-        at = graded.arms.index(step.arm.name)
-        spent += float(cost[row, at])
-        confidence, margin = _raw(graded.confidence, row, at), _raw(graded.margin, row, at)
-        probability = outlook.calibrated(step.arm, confidence, margin)
+        column = graded.arms.index(step.arm.name)
+        spent += float(cost[row, column])
+        confidence = _value_or_none(graded.confidence, row, column)
+        margin = _value_or_none(graded.margin, row, column)
+        probability = predictor.calibrated(step.arm, confidence, margin)
         accepted = is_sure(cascade, confidence, probability)
         outcomes.append(Outcome(step.arm, probability, accepted))
-    taken = best_of(outcomes)
-    assert taken is not None
-    return graded.arms.index(outcomes[taken].arm.name), len(outcomes), spent
+    best = best_of(outcomes)
+    assert best is not None
+    return graded.arms.index(outcomes[best].arm.name), len(outcomes), spent
 
 
-def _raw(values: Floats | None, row: int, at: int) -> float | None:
+def _value_or_none(values: Floats | None, row: int, column: int) -> float | None:
     if values is None:
         return None
-    value = float(values[row, at])
+    value = float(values[row, column])
     return value if value == value else None
 
 
@@ -240,10 +244,10 @@ def _check_arms(policy: Policy, graded: Graded) -> None:
     if set(policy.arms) & set(graded.arms):
         return
     raise UsageError(
-        f"policy {policy.name!r} has none of the arms that were answered: {', '.join(graded.arms)}",
-        f"its arms: {', '.join(policy.arms)}; the names must be the same",
+        f"policy {policy.name!r} has none of the arms of the answers: {', '.join(graded.arms)}",
+        f"its arms: {', '.join(policy.arms)}; the names must match",
     )
 
 
-def _anything(_: str) -> bool:
+def _is_always_available(_: str) -> bool:
     return True

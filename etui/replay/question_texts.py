@@ -1,4 +1,4 @@
-"""The questions that outcomes are about, out of MMLU's files."""
+"""Read the questions of outcomes from the MMLU files."""
 
 from __future__ import annotations
 
@@ -11,34 +11,41 @@ from etui.routing.accuracy.table import Graded
 
 
 def texts_of(data: Path, split: str) -> dict[tuple[str, int], Question]:
-    """(subject, row) -> question of one split; not all of MMLU's subjects need be there.
+    """Read the questions of one split; subjects of MMLU may be missing.
+
+    Args:
+        data: Folder or archive of the MMLU files.
+        split: Name of the split.
+
+    Returns:
+        (subject, row) -> question.
 
     Raises:
-        UsageError: There is no such place.
-        InvalidFile: It holds no such files, or one that cannot be read.
+        UsageError: ``data`` does not exist.
+        InvalidFile: It has no such files, or one that cannot be read.
     """
-    found: dict[tuple[str, int], Question] = {}
+    texts: dict[tuple[str, int], Question] = {}
     for name, raw in read_files(data, (split,)).items():
         subject = subject_of(name)
         for question in read_questions(raw, name, subject):
-            found[subject, question.row] = question
-    return found
+            texts[subject, question.row] = question
+    return texts
 
 
 def without(graded: Graded, others: Iterable[Question]) -> Graded:
-    """The questions whose text stands in none of the others of the same subject.
+    """Drop the questions whose text occurs in one of the others of the same subject.
 
-    The options are not compared: the same question with its options in another order is the same.
+    The options are not compared: a question with its options in another order is the same one.
     """
     import numpy as np
 
-    known = {(question.subject, _plain(question.text)) for question in others}
+    known = {(question.subject, _normalise(question.text)) for question in others}
     keep = [
-        (subject, _plain(question.stem)) not in known
+        (subject, _normalise(question.stem)) not in known
         for subject, question in zip(graded.subjects, graded.questions, strict=True)
     ]
     return graded.take(np.asarray(keep, dtype=bool))
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
     return " ".join(text.casefold().split())

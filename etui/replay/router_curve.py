@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole
 
 PARTS = 250
-"""Points of the curve of a router over three arms or more."""
+"""Number of points on the curve of a router over three or more arms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class RouterCurve:
     """A router's operating points, cheapest first.
 
     Attributes:
-        cost: Mean cost a question of each point, never falling.
-        accuracy: Share right.
-        price: Accuracy per cost (lambda) from which on the point is taken.
+        cost: Mean cost per question of each point, never falling.
+        accuracy: Share of right answers.
+        price: Accuracy per cost (lambda) from which the point applies.
     """
 
     cost: Floats
@@ -35,12 +35,12 @@ class RouterCurve:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Between which arms a router's gain is counted.
+    """The two arms between which a router's gain is counted.
 
     Attributes:
-        weak, strong: Columns of the cheapest arm, and of the most accurate one among the dearer.
+        weak, strong: Columns of the cheapest arm, and of the most accurate among the other arms.
         low, high: Their mean costs.
-        weak_accuracy, strong_accuracy: Their shares right.
+        weak_accuracy, strong_accuracy: Their accuracies.
     """
 
     weak: int
@@ -52,12 +52,12 @@ class Ends:
 
     @property
     def gain(self) -> float:
-        """What the strong arm is right more often; a router has room only above 0."""
+        """Accuracy of the strong arm minus that of the weak; a router can gain only above 0."""
         return self.strong_accuracy - self.weak_accuracy
 
 
-def ends_of(correct: Flags, cost: Floats) -> Ends:
-    """The ends among the single arms."""
+def find_ends(correct: Flags, cost: Floats) -> Ends:
+    """Find the weak and the strong arm."""
     costs, right = cost.mean(axis=0), correct.mean(axis=0)
     order = sorted(range(len(costs)), key=lambda at: (costs[at], -right[at]))
     weak = order[0]
@@ -72,81 +72,87 @@ def ends_of(correct: Flags, cost: Floats) -> Ends:
     )
 
 
-def curve_of(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> RouterCurve:
-    """The curve of the router that takes argmax p - price * expected cost, over all prices.
+def compute_curve(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> RouterCurve:
+    """Compute the curve of the router argmax(p - price * expected cost) over all prices.
 
-    Of two arms every point there is: one for each question that changes sides, those of equal
-    score together. Of more, ``PARTS`` prices spread over those at which choices change.
+    For two arms the curve has every point: one for each question that changes sides, with those of
+    equal score together. For more arms it has ``PARTS`` prices, spread over those at which choices
+    change.
 
     Args:
-        p: Predicted probability of a right answer.
+        p: Predicted probability of a right answer, shape (questions, arms).
         expected: Predicted cost of each arm, shape (arms,).
-        correct, cost: What came of it.
+        correct: Whether each answer is right, shape (questions, arms).
+        cost: Cost of each answer, shape (questions, arms).
     """
     return (
-        _two_arms(p, expected, correct, cost)
+        _compute_two_arm_curve(p, expected, correct, cost)
         if p.shape[1] == 2
-        else _many_arms(p, expected, correct, cost)
+        else _compute_many_arm_curve(p, expected, correct, cost)
     )
 
 
 def oracle_curve(correct: Flags, cost: Floats) -> RouterCurve:
-    """Compute the oracle's curve: argmax correct - price * expected cost, over all prices.
+    """Compute the curve of the oracle argmax(correct - price * expected cost) over all prices.
 
-    The oracle is the router whose p is the answer itself; its area is the most that any APGR can
-    be.
+    The oracle is the router whose p is the outcome itself; its area is an upper bound for APGR.
 
     Args:
-        correct, cost: Of each answer, shape (questions, arms).
+        correct: Whether each answer is right, shape (questions, arms).
+        cost: Cost of each answer, shape (questions, arms).
     """
     import numpy as np
 
-    return curve_of(correct.astype(np.float64), cost.mean(axis=0), correct, cost)
+    return compute_curve(correct.astype(np.float64), cost.mean(axis=0), correct, cost)
 
 
 def choices_at(p: Floats, expected: Floats, price: float) -> Whole:
-    """The arm of each question at a price; the cheaper one where two are equal."""
+    """Choose the arm of each question at a price; the cheaper one if two are equal."""
     import numpy as np
 
     order = np.argsort(expected, kind="stable")
     best = p[:, order[0]] - price * expected[order[0]]
     chosen = np.full(len(p), order[0])
-    for arm in order[1:]:  # arm by arm: far quicker than argmax along a short axis
-        worth = p[:, arm] - price * expected[arm]
-        better = worth > best
-        best, chosen = np.where(better, worth, best), np.where(better, arm, chosen)
+    for arm in order[1:]:  # arm by arm: much faster than argmax along a short axis
+        value = p[:, arm] - price * expected[arm]
+        better = value > best
+        best, chosen = np.where(better, value, best), np.where(better, arm, chosen)
     return np.asarray(chosen)
 
 
-def _two_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> RouterCurve:
+def _compute_two_arm_curve(
+    p: Floats, expected: Floats, correct: Flags, cost: Floats
+) -> RouterCurve:
     import numpy as np
 
-    cheap, dear = np.argsort(expected, kind="stable")
-    extra = max(float(expected[dear] - expected[cheap]), 1e-300)
-    price = (p[:, dear] - p[:, cheap]) / extra
+    cheap, costly = np.argsort(expected, kind="stable")
+    extra = max(float(expected[costly] - expected[cheap]), 1e-300)
+    price = (p[:, costly] - p[:, cheap]) / extra
     order = np.argsort(-price, kind="stable")
     price, n = price[order], len(price)
-    more = (cost[:, dear] - cost[:, cheap])[order]
-    better = (correct[:, dear].astype(float) - correct[:, cheap])[order]
+    more = (cost[:, costly] - cost[:, cheap])[order]
+    better = (correct[:, costly].astype(float) - correct[:, cheap])[order]
     last = np.append(price[1:] != price[:-1], True)
-    # A question may be cheaper on the dearer arm; the curve is kept from running backwards.
+    # A question may cost less on the costlier arm: keep the cost of the curve from falling.
     mean_cost = np.maximum.accumulate(np.append(0.0, np.cumsum(more)[last])) / n
     mean_cost += cost[:, cheap].mean()
     right = np.append(0.0, np.cumsum(better)[last]) / n + correct[:, cheap].mean()
     return RouterCurve(mean_cost, right, np.append(np.inf, price[last]))
 
 
-def _many_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> RouterCurve:
+def _compute_many_arm_curve(
+    p: Floats, expected: Floats, correct: Flags, cost: Floats
+) -> RouterCurve:
     import numpy as np
 
-    turning = []
+    crossings = []
     arms = p.shape[1]
     for one in range(arms):
         for other in range(one + 1, arms):
-            apart = expected[one] - expected[other]
-            if apart:
-                turning.append((p[:, one] - p[:, other]) / apart)
-    prices = np.concatenate(turning) if turning else np.zeros(1)
+            difference = expected[one] - expected[other]
+            if difference:
+                crossings.append((p[:, one] - p[:, other]) / difference)
+    prices = np.concatenate(crossings) if crossings else np.zeros(1)
     prices = (
         np.unique(np.quantile(prices[prices > 0], np.linspace(0, 1, PARTS)))[::-1]
         if (prices > 0).any()
@@ -169,10 +175,11 @@ def _many_arms(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> Rou
 
 
 def gain_curve(curve: RouterCurve, ends: Ends) -> tuple[Floats, Floats]:
-    """Normalised cost and PGR of a curve, from (0, 0) to (1, 1).
+    """Normalise the cost and accuracy of a curve: x and PGR, from (0, 0) to (1, 1).
 
-    x = (cost - weak's) / (strong's - weak's): of two arms of fixed cost the share of questions the
-    strong one gets. PGR = (accuracy - weak's) / (strong's - weak's). (Ong et al., RouteLLM, 2024.)
+    x = (cost - weak's) / (strong's - weak's): for two arms of fixed cost, the share of questions
+    that the strong one gets. PGR = (accuracy - weak's) / (strong's - weak's). (Ong et al.,
+    RouteLLM, 2024.)
     """
     import numpy as np
 
@@ -183,9 +190,9 @@ def gain_curve(curve: RouterCurve, ends: Ends) -> tuple[Floats, Floats]:
 
 
 def apgr(x: Floats, pgr: Floats) -> float:
-    """Mean PGR over the normalised cost: the exact area (trapezoids over every point).
+    """Compute APGR, the mean PGR over the normalised cost, by trapezoids over every point.
 
-    RouteLLM takes ten thresholds instead; its figure for random routing is then below 0.5.
+    RouteLLM uses ten thresholds instead; its figure for random routing is then below 0.5.
     """
     import numpy as np
 
@@ -200,17 +207,18 @@ def apgr_interval(
     replicates: int = PLAIN_REPLICATES,
     bins: int = 200,
 ) -> Interval:
-    """Compute APGR of two arms of fixed cost, with its interval by resamples of the questions.
+    """Compute APGR of two arms of fixed cost, with a bootstrap interval over the questions.
 
-    Questions are sorted by score once and taken together in ``bins`` of neighbours, in which their
-    order no longer matters: the area changes by less than 1e-3.
+    Questions are sorted by score once and grouped in ``bins`` of neighbours, in which their order
+    is ignored: the area changes by less than 1e-3.
 
     Args:
-        score: What the router sorts by, highest to the strong arm first, shape (questions,).
-        weak, strong: Whether each arm is right, shape (questions,).
-        seed: Of the draws.
-        replicates: Resamples drawn.
-        bins: Bins of neighbours.
+        score: Score of each question; the highest go to the strong arm first, shape (questions,).
+        weak: Whether the weak arm is right, shape (questions,).
+        strong: Whether the strong arm is right, shape (questions,).
+        seed: Seed of the draws.
+        replicates: Number of resamples.
+        bins: Number of bins of neighbours.
     """
     import numpy as np
 
@@ -220,12 +228,12 @@ def apgr_interval(
     kind = (strong.astype(np.int64) - weak.astype(np.int64)) + 1
     counts = np.bincount(at * 3 + kind, minlength=3 * bins)
     draw = multinomial_draw(np.random.default_rng(seed), counts)
-    areas = replicated(draw, lambda drawn: _areas(drawn.reshape(-1, bins, 3)), replicates)
-    value = float(_areas(counts.reshape(1, bins, 3))[0])
+    areas = replicated(draw, lambda drawn: _compute_areas(drawn.reshape(-1, bins, 3)), replicates)
+    value = float(_compute_areas(counts.reshape(1, bins, 3))[0])
     return Interval(value, *percentiles(areas, "nearest"), "bootstrap")
 
 
-def _areas(counts: Any) -> Any:
+def _compute_areas(counts: Any) -> Any:
     """Compute APGR of counts, shape (k, bins, loses/equal/gains); infinite without a gain."""
     import numpy as np
 
@@ -236,26 +244,26 @@ def _areas(counts: Any) -> Any:
     pgr = np.divide(gain, total, out=np.zeros_like(gain), where=total > 0)
     before = np.concatenate([np.zeros((len(pgr), 1)), pgr[:, :-1]], axis=1)
     area = (share * (before + pgr) / 2).sum(axis=1)
-    return np.where(total[:, 0] > 0, area, np.inf)  # where the strong arm is none, there is no area
+    return np.where(total[:, 0] > 0, area, np.inf)  # no gain, no area
 
 
-def cost_for(x: Floats, pgr: Floats, wanted: float) -> float | None:
-    """CPT: the least normalised cost from which PGR reaches ``wanted``; None if it never does."""
+def cost_for(x: Floats, pgr: Floats, target: float) -> float | None:
+    """Compute CPT: the least normalised cost at which PGR reaches ``target``; None if never."""
     import numpy as np
 
-    reached = np.flatnonzero(pgr >= wanted - 1e-12)
+    reached = np.flatnonzero(pgr >= target - 1e-12)
     return float(x[reached[0]]) if len(reached) else None
 
 
 def accuracy_at(curve: RouterCurve, cost: float) -> float:
-    """Accuracy of a curve at a cost, linear between its points."""
+    """Interpolate the accuracy of a curve at a cost, linearly between its points."""
     import numpy as np
 
     return float(np.interp(cost, curve.cost, curve.accuracy))
 
 
 def cost_at(curve: RouterCurve, accuracy: float) -> float | None:
-    """The least cost at which a curve reaches an accuracy; None if it never does."""
+    """Compute the least cost at which a curve reaches an accuracy; None if it never does."""
     import numpy as np
 
     reached = np.flatnonzero(curve.accuracy >= accuracy - 1e-12)

@@ -1,4 +1,4 @@
-"""Bench runs as a table: every arm on the questions that all of them answered."""
+"""Read bench runs as a table: every arm on the questions that all arms answered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.errors import UsageError
-from etui.replay.outcomes import graded_of
+from etui.replay.outcomes import build_graded
 from etui.routing.accuracy.table import ArmFacts, Graded
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ Answers = Mapping[tuple[str, int], "Sample"]
 
 @dataclass(frozen=True, slots=True)
 class RunTable:
-    """What runs say.
+    """The answers of bench runs as a table.
 
     Attributes:
         graded: The first answer of each arm to each question.
-        repeats: The same questions and arms as another run answered them; None without one.
-        kinds: How the joules were measured; empty where they were not.
-        split: The split of the questions.
-        data_sha256: Of the data.
-        sources: Names of the runs.
-        notes: What a reader should know.
+        repeats: The same questions and arms from a second run; None without one.
+        kinds: How the joules were measured; empty if unmeasured.
+        split: Split of the questions.
+        data_sha256: SHA-256 of the data.
+        sources: Ids of the runs.
+        notes: Remarks for the reader.
     """
 
     graded: Graded
@@ -45,15 +45,15 @@ class RunTable:
 
 
 def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None) -> RunTable:
-    """The table of run folders.
+    """Read run folders as one table.
 
     Args:
-        folders: The runs; an arm that several of them hold is a repeat.
-        config: Names ``ETUI_HOME``, where a copy of MMLU may lie.
-        data: Where the questions lie now; None looks where the runs had them.
+        folders: The run folders; an arm in a second run is a repeat.
+        config: Gives ``ETUI_HOME``, where a copy of MMLU may be.
+        data: Location of the questions; None looks where the runs read them.
 
     Raises:
-        UsageError: They are no runs, or of different data, or share no question.
+        UsageError: A folder is not a run, the runs use different data, or share no question.
         InvalidFile: A file cannot be read.
     """
     from etui.bench.report.sources import texts_for
@@ -61,34 +61,35 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
 
     recorded = [read_run(folder) for folder in folders]
     first = recorded[0].config
-    notes = _agree(folders, recorded)
+    notes = _check_same_data(folders, recorded)
     arms: dict[str, list[dict[tuple[str, int], Sample]]] = {}
     facts: dict[str, ArmFacts] = {}
     for run in recorded:
         if run.config.routed:
-            notes.append(f"{run.config.run_id} is a policy's own run: its answers are left out")
+            notes.append(f"{run.config.run_id} is a run of a policy: its answers are not used")
             continue
-        for name, answers in _by_arm(run).items():
-            own = _facts(run.config, name)
-            if name in facts and facts[name] != own:
+        for name, answers in _group_by_arm(run).items():
+            arm_facts = _get_facts(run.config, name)
+            if name in facts and facts[name] != arm_facts:
                 raise UsageError(
-                    f"arm {name} is {facts[name].model} in one run and {own.model} in another",
-                    "replay runs in which an arm is the same",
+                    f"arm {name} is {facts[name].model} in one run "
+                    f"and {arm_facts.model} in another",
+                    "replay runs in which each arm is the same",
                 )
-            facts[name] = own
+            facts[name] = arm_facts
             arms.setdefault(name, []).append(answers)
     if not arms:
-        raise UsageError("the runs hold no answer of an arm", "run `etui bench --arms A,B` first")
-    keys = _common([versions[0] for versions in arms.values()])
+        raise UsageError("the runs have no answers of an arm", "run `etui bench --arms A,B` first")
+    keys = _find_common([versions[0] for versions in arms.values()])
     texts = texts_for(first, config, data)
     if texts is None:
-        notes.append("the questions' texts are not here: --data names them")
-    graded = replace(_table(arms, keys, 0, texts), facts=facts)
+        notes.append("the texts of the questions were not found: pass --data DIR")
+    graded = replace(_build_table(arms, keys, 0, texts), facts=facts)
     repeats = None
     if all(len(versions) > 1 for versions in arms.values()):
-        again = set(_common([versions[1] for versions in arms.values()])) & set(keys)
-        if again == set(keys):
-            repeats = replace(_table(arms, keys, 1, texts), facts=facts)
+        second_keys = set(_find_common([versions[1] for versions in arms.values()])) & set(keys)
+        if second_keys == set(keys):
+            repeats = replace(_build_table(arms, keys, 1, texts), facts=facts)
         else:
             notes.append("the second runs did not answer the same questions: not used as repeats")
     kinds = sorted({s.kind for versions in arms.values() for s in versions[0].values() if s.kind})
@@ -103,13 +104,13 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
     )
 
 
-def _agree(folders: Sequence[Path], recorded: Sequence[Recorded]) -> list[str]:
-    """Refuses runs of different data; says what was changed in them."""
+def _check_same_data(folders: Sequence[Path], recorded: Sequence[Recorded]) -> list[str]:
+    """Refuse runs over different data, and return notes about runs that were edited."""
     first = recorded[0].config
     for folder, run in zip(folders, recorded, strict=True):
         if (run.config.data_sha256, run.config.split) != (first.data_sha256, first.split):
             raise UsageError(
-                f"{folder} is over other questions than {folders[0]}",
+                f"{folder} has other questions than {folders[0]}",
                 "replay runs over the same data and split",
             )
     return [
@@ -119,7 +120,7 @@ def _agree(folders: Sequence[Path], recorded: Sequence[Recorded]) -> list[str]:
     ]
 
 
-def _by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:
+def _group_by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:
     found: dict[str, dict[tuple[str, int], Sample]] = {}
     for sample in run.samples:
         if sample.status != "error":
@@ -127,13 +128,13 @@ def _by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:
     return found
 
 
-def _common(answers: Sequence[Answers]) -> list[tuple[str, int]]:
-    """Questions that every arm answered.
+def _find_common(answers: Sequence[Answers]) -> list[tuple[str, int]]:
+    """Return the questions that every arm answered.
 
     Raises:
         UsageError: There are none.
     """
-    keys = sorted(set.intersection(*(set(inside) for inside in answers)))
+    keys = sorted(set.intersection(*(set(arm_answers) for arm_answers in answers)))
     if not keys:
         raise UsageError(
             "no question was answered by every arm", "run the arms on the same questions"
@@ -141,14 +142,14 @@ def _common(answers: Sequence[Answers]) -> list[tuple[str, int]]:
     return keys
 
 
-def _facts(run: RunConfig, arm: str) -> ArmFacts:
+def _get_facts(run: RunConfig, arm: str) -> ArmFacts:
     settings: Mapping[str, Any] = run.arms.get(arm, {})
     model = settings.get("model")
     sizes = {model.name: model.file_bytes for model in run.models}
     return ArmFacts(model, settings.get("reasoning"), sizes.get(model) if model else None)
 
 
-def _table(
+def _build_table(
     arms: Mapping[str, Sequence[Answers]],
     keys: Sequence[tuple[str, int]],
     version: int,
@@ -159,19 +160,19 @@ def _table(
     chosen = [versions[version] for versions in arms.values()]
     rows = [[answers[key] for answers in chosen] for key in keys]
 
-    def numbers(name: str) -> Any:
+    def build_array(name: str) -> Any:
         values = [[getattr(sample, name) for sample in row] for row in rows]
         array = np.asarray(
             [[np.nan if v is None else v for v in row] for row in values], dtype=np.float64
         )
         return array if np.isfinite(array).any() else None
 
-    joules = numbers("joules")
-    whole = joules is not None and bool(np.isfinite(joules).all())
-    base = graded_of(list(arms), keys, [[s.correct for s in row] for row in rows], texts)
+    joules = build_array("joules")
+    complete = joules is not None and bool(np.isfinite(joules).all())
+    table = build_graded(list(arms), keys, [[s.correct for s in row] for row in rows], texts)
     return replace(
-        base,
-        joules=joules if whole else None,
-        confidence=numbers("confidence"),
-        margin=numbers("margin"),
+        table,
+        joules=joules if complete else None,
+        confidence=build_array("confidence"),
+        margin=build_array("margin"),
     )

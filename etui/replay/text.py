@@ -1,4 +1,4 @@
-"""The document of a replay as text."""
+"""Format the document of a replay as text."""
 
 from __future__ import annotations
 
@@ -10,59 +10,66 @@ from etui.units import significant
 
 
 def replay_lines(document: ReplayDocument) -> Iterator[str]:
-    """Tables: single arms, routers, policies, and what the best router does at fixed budgets."""
-    yield _head(document)
+    """Yield tables of single arms, routers, policies, and the best router at fixed budgets."""
+    yield _format_head(document)
     yield ""
-    yield from _arms(document)
+    yield from _format_arms(document)
     routers = document["routers"]
     if routers:
         yield ""
-        yield from _routers(document)
+        yield from _format_routers(document)
     if (energy := document["energy"]) is not None:
         yield ""
-        yield from _budgets(energy, document)
+        yield from _format_budgets(energy, document)
     for name, policy in document["policies"].items():
         yield ""
-        yield from _policy(name, policy, document)
+        yield from _format_policy(name, policy, document)
     for note in document.get("notes", ()):
         yield f"note: {note}"
 
 
-def _head(document: ReplayDocument) -> str:
+def _format_head(document: ReplayDocument) -> str:
     arms = ", ".join(document["arms"])
     costs = f"joules ({', '.join(document['kinds'])})" if document["kinds"] else "stated costs"
     return f"{document['n']:,} questions; arms {arms}; {costs}; intervals at 95 %"
 
 
-def _arms(document: ReplayDocument) -> Iterator[str]:
+def _format_arms(document: ReplayDocument) -> Iterator[str]:
     unit = document["unit"]
     corners = {corner["arm"] for corner in document["hull"]}
     rows = [
         (
             name,
-            _percent(arm["accuracy"]),
-            _range(arm["accuracy_interval"]),
-            _number(arm["cost"]),
-            _number(arm["cost_per_correct"]),
+            _percent_text(arm["accuracy"]),
+            _range_text(arm["accuracy_interval"]),
+            _number_text(arm["cost"]),
+            _number_text(arm["cost_per_correct"]),
             "on the hull" if name in corners else "below a mixture",
         )
         for name, arm in document["arms"].items()
     ]
     oracle = document["oracle"]
-    right = oracle["cost"] / oracle["accuracy"] if oracle["accuracy"] else None
+    cost_per_right = oracle["cost"] / oracle["accuracy"] if oracle["accuracy"] else None
     rows.append(
-        ("oracle", _percent(oracle["accuracy"]), "", _number(oracle["cost"]), _number(right), "")
+        (
+            "oracle",
+            _percent_text(oracle["accuracy"]),
+            "",
+            _number_text(oracle["cost"]),
+            _number_text(cost_per_right),
+            "",
+        )
     )
-    again = oracle["reproducible"]
-    if again is not None:
-        right = again["cost"] / again["accuracy"] if again["accuracy"] else None
+    repeated = oracle["reproducible"]
+    if repeated is not None:
+        cost_per_right = repeated["cost"] / repeated["accuracy"] if repeated["accuracy"] else None
         rows.append(
             (
                 "oracle, judged on the second run",
-                _percent(again["accuracy"]),
+                _percent_text(repeated["accuracy"]),
                 "",
-                _number(again["cost"]),
-                _number(right),
+                _number_text(repeated["cost"]),
+                _number_text(cost_per_right),
                 "",
             )
         )
@@ -70,11 +77,11 @@ def _arms(document: ReplayDocument) -> Iterator[str]:
     yield from format_table(rows, header=head, align="<>")
 
 
-def _routers(document: ReplayDocument) -> Iterator[str]:
+def _format_routers(document: ReplayDocument) -> Iterator[str]:
     if document["apgr"] is None:
         yield (
             f"no arm is more accurate than the cheapest, {document['weak']}: "
-            "a router has nothing to gain"
+            "a router cannot gain anything"
         )
         return
     head = ("ROUTER", "APGR", "95 %", "CPT50", "CPT80", "CPT95", "ECE")
@@ -95,8 +102,8 @@ def _routers(document: ReplayDocument) -> Iterator[str]:
             (
                 name,
                 f"{router['apgr']:.3f}",
-                _share_range(interval),
-                *map(_or_none, (router["cpt50"], router["cpt80"], router["cpt95"])),
+                _share_range_text(interval),
+                *map(_share_text, (router["cpt50"], router["cpt80"], router["cpt95"])),
                 ece,
             )
         )
@@ -106,12 +113,12 @@ def _routers(document: ReplayDocument) -> Iterator[str]:
     two = len(document["arms"]) == 2
     what = f"share of questions that go to {document['strong']}" if two else "normalised cost"
     yield (
-        f"PGR from {document['weak']} (0) to {document['strong']} (1); CPT: least {what} for it; "
-        "no question in its own training fold"
+        f"PGR from {document['weak']} (0) to {document['strong']} (1); CPT: least {what} "
+        "to reach it; no question is in its own training fold"
     )
 
 
-def _budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[str]:
+def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[str]:
     unit = document["unit"]
     head = ("AT", unit.upper(), "RIGHT", "MIXTURE", "DIFFERENCE", "95 %", "SAVED AT EQUAL ACCURACY")
     rows = []
@@ -120,78 +127,78 @@ def _budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[str]:
         rows.append(
             (
                 f"{point['share']:.0%} of the way",
-                _number(point["cost"]),
-                _percent(point["accuracy"]),
-                _percent(point["mixture_accuracy"]),
-                _points(difference["value"]),
-                _points_range(difference),
-                _saved(saved),
+                _number_text(point["cost"]),
+                _percent_text(point["accuracy"]),
+                _percent_text(point["mixture_accuracy"]),
+                _points_text(difference["value"]),
+                _points_range_text(difference),
+                _saved_text(saved),
             )
         )
-    yield f"router {document['router']} against the random mixture that costs as much:"
+    yield f"router {document['router']} against the random mixture of equal cost:"
     yield from format_table(rows, header=head, align="<>")
 
 
-def _policy(name: str, policy: JudgedPolicy, document: ReplayDocument) -> Iterator[str]:
+def _format_policy(name: str, policy: JudgedPolicy, document: ReplayDocument) -> Iterator[str]:
     difference = policy["difference"]
     yield (
-        f"policy {name}: {_percent(policy['accuracy'])} right at {_number(policy['cost'])} "
-        f"{document['unit']} a question"
+        f"policy {name}: {_percent_text(policy['accuracy'])} right at "
+        f"{_number_text(policy['cost'])} {document['unit']} per question"
     )
     yield (
-        f"  the random mixture that costs as much: {_percent(policy['mixture_accuracy'])}; "
-        f"difference {_points(difference['value'])} {_points_range(difference)}"
+        f"  random mixture of equal cost: {_percent_text(policy['mixture_accuracy'])}; "
+        f"difference {_points_text(difference['value'])} {_points_range_text(difference)}"
     )
-    yield f"  saved at equal accuracy: {_saved(policy['saved'])}"
+    yield f"  saved at equal accuracy: {_saved_text(policy['saved'])}"
     shares = ", ".join(f"{arm} {share:.0%}" for arm, share in policy["shares"].items())
-    yield f"  answered by: {shares}; {policy['mean_hops']:.2f} hops a question"
+    yield f"  answered by: {shares}; {policy['mean_hops']:.2f} hops per question"
     rules = ", ".join(f"{rule} {count:,}" for rule, count in policy["rules"].items())
     yield f"  rules: {rules}"
     for arm, test in policy["mcnemar"].items():
         yield (
-            f"  against {arm}: only the policy right {test['only_this']:,}, only {arm} "
+            f"  against {arm}: only the policy is right {test['only_this']:,}, only {arm} "
             f"{test['only_arm']:,}, p = {test['p_value']:.2g} (McNemar)"
         )
     for note in policy["notes"]:
         yield f"  note: {note}"
 
 
-def _percent(share: float) -> str:
+def _percent_text(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _range(ends: list[float]) -> str:
+def _range_text(ends: list[float]) -> str:
     return f"{100 * ends[0]:.1f}..{100 * ends[1]:.1f}"
 
 
-def _share_range(ends: list[float | None] | None) -> str:
+def _share_range_text(ends: list[float | None] | None) -> str:
     low, high = ends or (None, None)
     return "" if low is None or high is None else f"{low:.3f}..{high:.3f}"
 
 
-def _points(difference: float) -> str:
+def _points_text(difference: float) -> str:
     return f"{100 * difference:+.2f} pp"
 
 
-def _points_range(interval: Spread) -> str:
-    return f"[{_end(interval['low'], '+.2f')}, {_end(interval['high'], '+.2f')}]"
+def _points_range_text(interval: Spread) -> str:
+    return f"[{_end_text(interval['low'], '+.2f')}, {_end_text(interval['high'], '+.2f')}]"
 
 
-def _saved(saved: Spread | None) -> str:
+def _saved_text(saved: Spread | None) -> str:
     if saved is None:
         return "no mixture is as accurate"
-    ends = f"[{_end(saved['low'], '.0f')}, {_end(saved['high'], '.0f')}]"
+    ends = f"[{_end_text(saved['low'], '.0f')}, {_end_text(saved['high'], '.0f')}]"
     return f"{100 * saved['value']:.0f} % {ends}"
 
 
-def _end(end: float | None, form: str) -> str:
-    """One end of an interval, in hundredths; open where it lies at infinity."""
+def _end_text(end: float | None, form: str) -> str:
+    """Format one end of an interval in percent; an infinite end is ``open``."""
     return "open" if end is None else format(100 * end, form)
 
 
-def _number(value: float | None) -> str:
+def _number_text(value: float | None) -> str:
     return "none right" if value is None else significant(value, 4)
 
 
-def _or_none(value: float | None) -> str:
+def _share_text(value: float | None) -> str:
     return "never" if value is None else f"{value:.3f}"

@@ -129,7 +129,7 @@ def test_a_shipped_policy_is_fitted_into_the_users_folder(outcomes, config):
             "--exclude-test needs the texts",
         ),
         (("replay", "--outcomes", "{file}"), "has no costs"),
-        (("replay", "--outcomes", "{file}", "--costs", "weak=1"), "strong has no cost"),
+        (("replay", "--outcomes", "{file}", "--costs", "weak=1"), "no cost for strong"),
         (("replay", "--outcomes", "{file}", "--costs", "weak=1,strong=0"), "not above 0"),
         (("replay", "--outcomes", "{file}", "--costs", "weak=1,other=2"), "no arm 'other'"),
         (("replay", "--outcomes", "{file}", "--log"), "exclude each other"),
@@ -165,11 +165,11 @@ def test_runs_are_named_one_behind_the_other(tmp_path):
     text = run("replay", "--runs", folders[0], "--runs", folders[1]).stdout
     assert "joules (counter)" in text
     assert "judged on the second run" in text
-    assert "by the text of a question" in refused("replay", "frugal", "--runs", folders[0]).what
+    assert "texts of the questions" in refused("replay", "frugal", "--runs", folders[0]).what
 
 
 def test_the_empty_log_is_said():
-    assert "holds no turn" in run("replay").stdout
+    assert "has no turns" in run("replay").stdout
     assert json.loads(run("replay", "--json").stdout)["n"] == 0
 
 

@@ -135,13 +135,13 @@ def test_a_cascade_without_confidence_is_told():
 
 def test_what_cannot_be_replayed_is_refused():
     table = made.graded(60)
-    with pytest.raises(UsageError, match="by the text"):
+    with pytest.raises(UsageError, match="texts of the questions"):
         replay_policy(RULES, replace(table, questions=()), table.joules, label="J")
     other = replace(table, arms=("a", "b"), facts={})
     with pytest.raises(UsageError, match="none of the arms"):
         replay_policy(RULES, other, table.joules, label="J")
     half = replace(table, arms=("weak", "b"), facts={})
-    with pytest.raises(UsageError, match=r"not here: strong \(\d+ questions\)"):
+    with pytest.raises(UsageError, match=r"no answers: strong \(\d+ questions\)"):
         replay_policy(RULES, half, table.joules, label="J")
 
 

@@ -13,10 +13,10 @@ from etui.replay.router_curve import (
     apgr,
     apgr_interval,
     choices_at,
+    compute_curve,
     cost_at,
     cost_for,
-    curve_of,
-    ends_of,
+    find_ends,
     gain_curve,
     oracle_curve,
 )
@@ -30,8 +30,8 @@ def table(pairs: list[tuple[int, int]]):
 
 
 def area(p, correct, cost):
-    curve = curve_of(p, cost.mean(axis=0), correct, cost)
-    return apgr(*gain_curve(curve, ends_of(correct, cost)))
+    curve = compute_curve(p, cost.mean(axis=0), correct, cost)
+    return apgr(*gain_curve(curve, find_ends(correct, cost)))
 
 
 def test_apgr_by_hand():
@@ -39,8 +39,8 @@ def test_apgr_by_hand():
     correct, cost = table([(0, 1), (1, 1), (1, 0), (0, 1)])
     p = np.array([[0.0, 0.9], [0.0, 0.6], [0.0, 0.3], [0.0, 0.1]])
     assert area(p, correct, cost) == pytest.approx(0.25 * (0.5 + 1 + 0.5 + 0.5))
-    curve = curve_of(p, FIXED, correct, cost)
-    x, pgr = gain_curve(curve, ends_of(correct, cost))
+    curve = compute_curve(p, FIXED, correct, cost)
+    x, pgr = gain_curve(curve, find_ends(correct, cost))
     assert cost_for(x, pgr, 0.5) == pytest.approx(0.25)
     assert cost_for(x, pgr, 1.5) is None
 
@@ -55,7 +55,7 @@ def test_questions_of_equal_score_change_sides_together():
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=4, max_size=60))
 def test_no_router_beats_the_oracle(pairs):
     correct, cost = table([*pairs, (0, 1)])
-    ends = ends_of(correct, cost)
+    ends = find_ends(correct, cost)
     if ends.gain <= 0:
         return
     best = apgr(*gain_curve(oracle_curve(correct, cost), ends))
@@ -71,7 +71,7 @@ def test_no_router_beats_the_oracle(pairs):
 def test_a_router_over_three_arms_takes_each_where_it_pays():
     correct = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]] * 10, dtype=bool)
     cost = np.tile([1.0, 3.0, 9.0], (40, 1))
-    curve = curve_of(correct.astype(float), cost.mean(axis=0), correct, cost)
+    curve = compute_curve(correct.astype(float), cost.mean(axis=0), correct, cost)
     assert curve.cost[0] == 1
     assert curve.accuracy[0] == 0.25
     assert curve.accuracy.max() == 0.75
@@ -85,7 +85,7 @@ def test_a_router_over_three_arms_takes_each_where_it_pays():
 
 def test_ends_are_the_cheapest_and_the_best_of_the_dearer():
     correct = np.array([[0, 1, 1], [0, 1, 0], [1, 1, 1]], dtype=bool)
-    ends = ends_of(correct, np.tile([1.0, 4.0, 9.0], (3, 1)))
+    ends = find_ends(correct, np.tile([1.0, 4.0, 9.0], (3, 1)))
     assert (ends.weak, ends.strong) == (0, 1)
     assert ends.gain == pytest.approx(2 / 3)
 

@@ -37,7 +37,7 @@ def test_runs_of_several_arms_are_one_table(tmp_path, config):
     assert found.kinds == ("counter",)
     assert found.repeats is None
     assert found.graded.joules.shape == (114, 3)
-    assert any("texts are not here" in note for note in found.notes)
+    assert any("texts of the questions were not found" in note for note in found.notes)
 
 
 def test_a_second_run_of_the_same_arms_is_a_repeat(tmp_path, config):

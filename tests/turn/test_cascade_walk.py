@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.errors import EngineFailed
-from etui.replay.policy_replay import _up
+from etui.replay.policy_replay import _walk_cascade
 from etui.routing.accuracy.table import Graded
 from etui.routing.limits import Cascade
 from etui.turn.cascade import CascadeStep, Outcome, advance, best_of, is_sure
@@ -138,7 +138,7 @@ def test_a_replay_walks_as_a_live_turn_does(case: Case) -> None:
         confidence=np.array([confidence]),
     )
     cost = np.array([[float(each.joules) for each in asked]])
-    chosen, hops, spent = _up(case.cascade, 0, graded, cost, case.known)
+    chosen, hops, spent = _walk_cascade(case.cascade, 0, graded, cost, case.known)
     arms, taken, joules = live(case)
     assert (names[chosen], hops, spent) == (taken, len(arms), joules)
 

@@ -1,1 +1,1 @@
-"""From a policy file to a decision, without side effects."""
+"""Policy files, and the decisions they lead to, without side effects."""

@@ -1,4 +1,4 @@
-"""Which model serves an arm on this machine, and what is said when none does."""
+"""Choose the model of an arm on this machine, and report when there is none."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ Available = Callable[[str], bool] | Collection[str]
 
 
 def as_test(available: Available) -> Callable[[str], bool]:
-    """The test of a name."""
+    """Return a test that says whether the model of a name is on this machine."""
     return available if callable(available) else frozenset(available).__contains__
 
 
-def served(plan: ArmPlan, here: Callable[[str], bool]) -> Arm | None:
-    """The arm with the first of its models that is here; None if none is."""
+def served(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm | None:
+    """Return the arm with the first of its models that is available; None if none is."""
     for model in plan.models:
-        if here(model):
+        if is_available(model):
             return plan.arm if model == plan.arm.model else replace(plan.arm, model=model)
     return None
 
 
-def stand_in(plan: ArmPlan, arm: Arm) -> str:
-    """Says so when the model that serves is not the one the policy would like best."""
+def format_substitute(plan: ArmPlan, arm: Arm) -> str:
+    """Write a note if the arm does not run on its first model; else return an empty text."""
     if arm.model == plan.models[0]:
         return ""
-    return f"; {arm.model} serves, {plan.models[0]} is not on this machine"
+    return f"; using {arm.model}: {plan.models[0]} is not on this machine"
 
 
-def named(models: Sequence[str]) -> str:
-    """``a is``, ``a and b are``."""
+def join_with_verb(models: Sequence[str]) -> str:
+    """Join names as the subject of a sentence: ``a is``, ``a and b are``."""
     if len(models) == 1:
         return f"{models[0]} is"
     return f"{', '.join(models[:-1])} and {models[-1]} are"
 
 
-def nothing_serves(policy: str, unserved: Sequence[ArmPlan]) -> ModelUnavailable:
-    """No model of these arms is here; says what to pull."""
+def build_unavailable_error(policy: str, unserved: Sequence[ArmPlan]) -> ModelUnavailable:
+    """Build the error for arms without a model on this machine; its fix names what to pull."""
     first, last = unserved[0], unserved[-1]
-    # A role goes from the best to the smallest, so its last one is the quickest to get.
+    # A role lists its models from best to smallest, so the last one is the quickest to download.
     quickest = last.models[-1]
     best = first.models[0]
     more = f" (or the first choice: `etui models pull {best}`)" if best != quickest else ""
     return ModelUnavailable(
-        f"policy {policy!r} chose arm {first.name!r}, and no model of it is on this machine: "
+        f"policy {policy!r} chose arm {first.name!r}, but none of its models is on this machine: "
         + ", ".join(first.models),
-        f"run `etui models pull {quickest}`{more}, or name a model of your own with --model",
+        f"run `etui models pull {quickest}`{more}, or choose another model with --model",
     )

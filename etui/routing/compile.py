@@ -1,4 +1,4 @@
-"""A checked policy file becomes a Policy: roles resolved, patterns compiled, rules in order."""
+"""Compile a checked policy file: resolve roles, compile patterns, sort rules."""
 
 from __future__ import annotations
 
@@ -41,60 +41,61 @@ from etui.routing.signals.kinds import (
     SignalKind,
 )
 from etui.routing.signals.ranges import Bound, Word
-from etui.routing.signals.similarity import Asked
+from etui.routing.signals.similarity import NeighbourQuery
 from etui.routing.signals.text_measures import MEASURES
 from etui.yaml.load import Located
 
 
 def compile_policy(located: Located[PolicyFile], name: str) -> Policy:
-    """The policy a file describes; the file must have passed ``check_policy``."""
+    """Compile the policy that a file describes; the file must have passed ``check_policy``."""
     file = located.model
     return Policy(
         name=name,
         path=Path(located.file),
         description=file.description,
-        arms={arm: _arm(arm, entry, file.models) for arm, entry in file.arms.items()},
+        arms={arm: _compile_arm(arm, entry, file.models) for arm, entry in file.arms.items()},
         signals={
             signal.name: signal
-            for name in score_order(file.signals)
+            for name in order_signals(file.signals)
             for signal in compile_signal(name, file.signals[name], file.models)
         },
         rules=tuple(
             Rule(rule.name, rule.priority, compile_condition(rule.when), compile_end(rule))
-            for rule in in_order(file.rules)
+            for rule in sort_rules(file.rules)
         ),
         probes=tuple(
-            _probe(probe, located.where(("probes", index)).line)
+            _compile_probe(probe, located.where(("probes", index)).line)
             for index, probe in enumerate(file.probes)
         ),
         shadow=file.shadow.policy if file.shadow is not None else None,
-        **_budgets(file),
+        **_compile_budgets(file),
         fallbacks=FallbackPlan(**file.fallbacks.model_dump()) if file.fallbacks else FallbackPlan(),
     )
 
 
-def in_order(rules: tuple[RuleEntry, ...]) -> list[RuleEntry]:
-    """Rules as they are tried: highest priority first, equal ones as in the file."""
+def sort_rules(rules: tuple[RuleEntry, ...]) -> list[RuleEntry]:
+    """Sort rules as they are tried: highest priority first, equal ones in file order."""
     return sorted(rules, key=lambda rule: -rule.priority)
 
 
-def condition_names(signals: Mapping[str, SignalEntry]) -> dict[str, str]:
-    """What a condition may name -> the signal behind it: ``calc``, or ``hard.very`` for a band."""
+def map_condition_names(signals: Mapping[str, SignalEntry]) -> dict[str, str]:
+    """Map each name a condition may use to its signal: ``calc``, or ``hard.very`` for a band."""
     names = {name: name for name, entry in signals.items() if entry.bands is None}
     for name, entry in signals.items():
         names |= {f"{name}.{band}": name for band in entry.bands or ()}
     return names
 
 
-def score_order(signals: Mapping[str, SignalEntry]) -> list[str]:
-    """Names of signals, each score behind what it adds up; without those that add up themselves."""
-    behind = condition_names(signals)
+def order_signals(signals: Mapping[str, SignalEntry]) -> list[str]:
+    """Sort the names of signals so that a score follows its parts; leave out circular scores."""
+    signal_by_name = map_condition_names(signals)
     order: dict[str, None] = {}
     while True:
         ready = [
             name
             for name, entry in signals.items()
-            if name not in order and all(behind.get(part) in order for part in entry.score or ())
+            if name not in order
+            and all(signal_by_name.get(part) in order for part in entry.score or ())
         ]
         if not ready:
             return list(order)
@@ -102,7 +103,7 @@ def score_order(signals: Mapping[str, SignalEntry]) -> list[str]:
 
 
 def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
-    """What a rule leads to: the name of an arm, a cascade, or an objective."""
+    """Compile what a rule leads to: the name of an arm, a cascade, or an objective."""
     if rule.use is not None:
         return rule.use
     if rule.cascade is not None:
@@ -126,7 +127,7 @@ def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
     )
 
 
-def _budgets(file: PolicyFile) -> dict[str, Any]:
+def _compile_budgets(file: PolicyFile) -> dict[str, Any]:
     budgets = file.budgets
     if budgets is None:
         return {}
@@ -151,7 +152,7 @@ def compile_condition(condition: str | Tree) -> Condition: ...
 @overload
 def compile_condition(condition: str | Tree | None) -> Condition | None: ...
 def compile_condition(condition: str | Tree | None) -> Condition | None:
-    """A condition as the file writes it -> as it is evaluated; None holds always."""
+    """Compile a condition of the file; None, which always holds, stays None."""
     if condition is None:
         return None
     if isinstance(condition, str):
@@ -165,28 +166,29 @@ def compile_condition(condition: str | Tree | None) -> Condition | None:
 
 
 def compile_regex(text: str) -> Any:
-    """A pattern that can be stopped by time.
+    """Compile a regular expression whose matching can be given a timeout.
 
     Raises:
-        ValueError: It is no regular expression; says why and where in it.
+        ValueError: The text is not a valid regular expression; the message says why and where.
     """
     import regex
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of syntax that later versions may read otherwise
+            # Silences warnings about syntax that may change its meaning in later versions.
+            warnings.simplefilter("ignore")
             return regex.compile(text)
     except regex.error as error:
-        raise ValueError(f"no regular expression: {error}") from None
+        raise ValueError(f"invalid regular expression: {error}") from None
     except (OverflowError, RecursionError, MemoryError, ValueError, IndexError, KeyError) as error:
-        # What the package's own parser lets through on input nobody meant seriously.
-        raise ValueError(f"no regular expression: {error}") from None
+        # The package's parser lets these escape on malformed input.
+        raise ValueError(f"invalid regular expression: {error}") from None
 
 
-def literal_start(pattern: str) -> str:
-    """Text that every match of a pattern begins with, as far as it is plain to see; may be empty.
+def find_literal_prefix(pattern: str) -> str:
+    """Return a literal prefix of every match of a pattern; it may be empty.
 
-    Patterns with alternatives, flags or groups of the ``(?`` kind are not looked into.
+    The result is empty for patterns with alternatives, flags or groups of the ``(?`` kind.
     """
     if "|" in pattern or "(?" in pattern:
         return ""
@@ -199,13 +201,13 @@ def literal_start(pattern: str) -> str:
 def compile_signal(
     name: str, entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]
 ) -> tuple[Signal, ...]:
-    """One signal of the file; a score with bands is a signal for each."""
+    """Compile one signal of the file; a score with bands yields one signal for each band."""
     kind = entry.kind
     test: Bound | Word
     if entry.bands is not None:
-        whole = _kind(entry)
+        score = _compile_kind(entry)
         return tuple(
-            Signal(f"{name}.{band}", whole, _bound(ends.given()))
+            Signal(f"{name}.{band}", score, _compile_bound(ends.given()))
             for band, ends in entry.bands.items()
         )
     if entry.language is not None:
@@ -216,20 +218,20 @@ def compile_signal(
         test = Word(entry.equals, frozenset(roles.get(entry.equals, (entry.equals,))))
     else:
         given = getattr(entry, kind).given() if kind in MEASURES else entry.given()
-        test = _bound(given or {"at_least": 1.0}, wraps=entry.host == "hour")
-    return (Signal(name, _kind(entry), test),)
+        test = _compile_bound(given or {"at_least": 1.0}, wraps=entry.host == "hour")
+    return (Signal(name, _compile_kind(entry), test),)
 
 
-def _bound(given: Mapping[str, float], *, wraps: bool = False) -> Bound:
+def _compile_bound(given: Mapping[str, float], *, wraps: bool = False) -> Bound:
     end = given.get
     return Bound(end("at_least"), end("above"), end("at_most"), end("below"), wraps)
 
 
-def _kind(entry: SignalEntry) -> SignalKind:
+def _compile_kind(entry: SignalEntry) -> SignalKind:
     if entry.keywords is not None:
-        return Keywords(tuple(_keyword(word) for word in entry.keywords))
+        return Keywords(tuple(_compile_keyword(word) for word in entry.keywords))
     if entry.regex is not None:
-        return Pattern(compile_regex(entry.regex), literal_start(entry.regex))
+        return Pattern(compile_regex(entry.regex), find_literal_prefix(entry.regex))
     if entry.language is not None:
         return Language()
     if entry.score is not None:
@@ -237,7 +239,7 @@ def _kind(entry: SignalEntry) -> SignalKind:
     if entry.nearest is not None:
         nearest = entry.nearest
         was = nearest.was if nearest.of == "log" else nearest.was or "wrong"
-        return Nearest(Asked(nearest.of, nearest.by, was, nearest.k))
+        return Nearest(NeighbourQuery(nearest.of, nearest.by, was, nearest.k))
     if entry.host == "on_battery":
         return OnBattery()
     if entry.host == "resident":
@@ -247,7 +249,7 @@ def _kind(entry: SignalEntry) -> SignalKind:
     return MeasuredText(entry.kind)
 
 
-def _keyword(word: str) -> Keyword:
+def _compile_keyword(word: str) -> Keyword:
     folded = " ".join(word.casefold().split())
     before = r"(?<!\w)" if _has_word_edges(folded[0]) else ""
     after = r"(?!\w)" if _has_word_edges(folded[-1]) else ""
@@ -256,12 +258,12 @@ def _keyword(word: str) -> Keyword:
 
 
 def _has_word_edges(letter: str) -> bool:
-    """Whether words of this letter's script are set apart by spaces (Han, kana, Thai are not)."""
+    """Check whether the script of a letter separates words by spaces (Han, kana, Thai do not)."""
     unspaced = "\u0e00" <= letter <= "\u0eff" or "\u2e80" <= letter <= "\ua4cf"
     return (letter.isalnum() or letter == "_") and not unspaced
 
 
-def _arm(name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]]) -> ArmPlan:
+def _compile_arm(name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]]) -> ArmPlan:
     models = roles.get(entry.model, (entry.model,))
     plain = (
         *("reasoning", "think_tokens", "max_tokens", "style", "readout", "votes", "batch"),
@@ -280,7 +282,7 @@ def _arm(name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]]) -> Ar
     return ArmPlan(entry.model, models, arm)
 
 
-def _probe(entry: ProbeEntry, line: int) -> PolicyProbe:
+def _compile_probe(entry: ProbeEntry, line: int) -> PolicyProbe:
     host = entry.host.model_dump() if entry.host is not None else {}
     return PolicyProbe(
         query=entry.query,

@@ -7,13 +7,19 @@ from collections.abc import Callable, Mapping
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import EtuiError, UsageError
-from etui.routing.availability import Available, as_test, nothing_serves, served, stand_in
+from etui.routing.availability import (
+    Available,
+    as_test,
+    build_unavailable_error,
+    format_substitute,
+    served,
+)
 from etui.routing.conditions import first_failed, reasons_for
 from etui.routing.decision import Decision, Deferred, RuleTried, SignalValue
 from etui.routing.limits import Fallbacks
 from etui.routing.policy import ArmPlan, Objective, Policy, Rule
 from etui.routing.prediction import Predictor
-from etui.routing.resolve import FallsThrough, Resolved, carry_out
+from etui.routing.resolve import FallsThrough, Resolved, resolve_rule
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.kinds import Situation
 from etui.routing.signals.similarity import Neighbours
@@ -31,48 +37,53 @@ def decide(
     neighbours: Neighbours | None = None,
     every_signal: bool = False,
 ) -> Decision:
-    """The arm for a query.
+    """Choose the arm that answers a query.
 
     Rules are tried by priority, highest first, then in the order of the file. A rule that matches
-    and cannot be carried out (no model of it is on this machine, no candidate qualifies) gives way
-    to the next one, and says so in the trace.
+    but cannot be carried out (no model of it is on this machine, no candidate qualifies) falls
+    through to the next one, and the trace records why.
 
     Args:
-        query: What was asked.
+        query: The user's question and its conversation.
         policy: The rules.
         available: Which models are on this machine.
-        host: State of the machine; None knows nothing of it.
-        outlook: What the arms are expected to spend and to get right; None knows nothing.
-        neighbours: Earlier questions, for ``nearest``; None knows none.
-        every_signal: Look at every signal, not only at those that the rules ask for.
+        host: State of the machine; None leaves it unknown.
+        outlook: Expected joules and accuracy of the arms; None leaves them unknown.
+        neighbours: Earlier questions, for ``nearest`` signals; None for no earlier questions.
+        every_signal: Evaluate every signal, not only those that the rules ask for.
 
     Raises:
-        ModelUnavailable: No model of any matching rule is on this machine; says what to pull.
-        EtuiError: A rule needs what was not fitted; says how to fit.
+        ModelUnavailable: No model of any matching rule is on this machine; the fix names one to
+            pull.
+        EtuiError: A rule needs a prediction that was not fitted; the fix says how to fit it.
     """
     state = host or HostState()
-    seen = Situation(policy.signals, TextFacts(query), state, neighbours)
+    situation = Situation(policy.signals, TextFacts(query), state, neighbours)
     if every_signal:
-        for name in seen:
-            seen.holds(name)
-    here = as_test(available)
-    gave_way: dict[int, str] = {}
+        for name in situation:
+            situation.holds(name)
+    is_available = as_test(available)
+    fell_through: dict[int, str] = {}
     unserved: list[ArmPlan] = []
     for index, rule in enumerate(policy.rules):
-        if rule.when is not None and not rule.when.holds(seen.holds):
+        if rule.when is not None and not rule.when.holds(situation.holds):
             continue
-        end = carry_out(rule, policy, query, here, outlook=outlook, resident=state.resident)
+        end = resolve_rule(
+            rule, policy, query, is_available, outlook=outlook, resident=state.resident
+        )
         if isinstance(end, FallsThrough):
-            gave_way[index] = end.why
+            fell_through[index] = end.why
             unserved += end.unserved
             continue
-        why = _why(rule, end, seen, unserved)
-        return _decided(policy, rule, end, why, _Trace(policy, seen, index, gave_way), here)
+        why = _format_why(rule, end, situation, unserved)
+        return _build_decision(
+            policy, rule, end, why, _Trace(policy, situation, index, fell_through), is_available
+        )
     if unserved:
-        raise nothing_serves(policy.name, unserved)
+        raise build_unavailable_error(policy.name, unserved)
     raise EtuiError(
-        f"policy {policy.name!r} has no arm for this: {gave_way[max(gave_way)]}",
-        "lower the bounds of its objective, or give the rule `otherwise: ARM`",
+        f"policy {policy.name!r} found no arm for this query: {fell_through[max(fell_through)]}",
+        "relax the bounds of its objective, or add `otherwise: ARM` to the rule",
     )
 
 
@@ -84,7 +95,7 @@ def decide_arm(
     query: Query | None = None,
     outlook: Predictor | None = None,
 ) -> Decision:
-    """The decision for an arm that was asked for by name; the policy's budgets hold for it too.
+    """Build the decision for an arm requested by name; the policy's budgets apply to it too.
 
     Raises:
         UsageError: The policy has no such arm.
@@ -94,50 +105,53 @@ def decide_arm(
     if plan is None:
         raise UsageError(
             f"policy {policy.name!r} has no arm {name!r}",
-            suggest(name, policy.arms) or f"its arms: {', '.join(policy.arms)}",
+            suggest(name, policy.arms) or f"known arms: {', '.join(policy.arms)}",
         )
-    here = as_test(available)
-    arm = served(plan, here)
+    is_available = as_test(available)
+    arm = served(plan, is_available)
     if arm is None:
-        raise nothing_serves(policy.name, [plan])
+        raise build_unavailable_error(policy.name, [plan])
     joules = outlook.joules(arm, query) if outlook is not None and query is not None else None
     end = Resolved(arm, joules=None if joules is None else joules.total)
-    return _decided(policy, None, end, f"arm {name} was asked for{stand_in(plan, arm)}", None, here)
+    why = f"arm {name} was requested{format_substitute(plan, arm)}"
+    return _build_decision(policy, None, end, why, None, is_available)
 
 
 class _Trace:
-    """What was looked at and tried up to a decision, put into words when somebody reads it."""
+    """Signals and rules evaluated up to a decision, formatted only when they are read."""
 
     def __init__(
-        self, policy: Policy, seen: Situation, matched: int, gave_way: Mapping[int, str]
+        self, policy: Policy, situation: Situation, matched: int, fell_through: Mapping[int, str]
     ) -> None:
         self.policy = policy
-        self.seen = seen
+        self.situation = situation
         self.matched = matched
-        self.gave_way = gave_way
-        self.looked_at = seen.looked_at()
+        self.fell_through = fell_through
+        self.looked_at = situation.looked_at()
 
     def signals(self) -> tuple[SignalValue, ...]:
-        return tuple(self.seen[name] for name in self.looked_at)
+        """Return the signals that were evaluated."""
+        return tuple(self.situation[name] for name in self.looked_at)
 
     def rules(self) -> tuple[RuleTried, ...]:
+        """Return the rules up to the one that matched."""
         tried = self.policy.rules[: self.matched + 1]
-        return tuple(self._tried(index, rule) for index, rule in enumerate(tried))
+        return tuple(self._trace_rule(index, rule) for index, rule in enumerate(tried))
 
-    def _tried(self, index: int, rule: Rule) -> RuleTried:
-        failed = self.gave_way.get(index)
+    def _trace_rule(self, index: int, rule: Rule) -> RuleTried:
+        failed = self.fell_through.get(index)
         if failed is None and rule.when is not None:
-            failed = first_failed(rule.when, self.seen)
+            failed = first_failed(rule.when, self.situation)
         return RuleTried(rule.name, rule.priority, index == self.matched, failed)
 
 
-def _decided(
+def _build_decision(
     policy: Policy,
     rule: Rule | None,
     end: Resolved,
     why: str,
     trace: _Trace | None,
-    here: Callable[[str], bool],
+    is_available: Callable[[str], bool],
 ) -> Decision:
     planned = policy.fallbacks
     load_failed = policy.arms[planned.load_failed] if planned.load_failed is not None else None
@@ -155,41 +169,42 @@ def _decided(
         margin_joules=end.margin_joules,
         budget=policy.budget,
         fallbacks=Fallbacks(
-            served(load_failed, here) if load_failed is not None else None,
+            served(load_failed, is_available) if load_failed is not None else None,
             planned.context_overflow,
             planned.no_answer,
         ),
     )
 
 
-def _why(rule: Rule, end: Resolved, seen: Situation, unserved: list[ArmPlan]) -> str:
+def _format_why(rule: Rule, end: Resolved, situation: Situation, unserved: list[ArmPlan]) -> str:
     if rule.when is not None:
-        reason = ", ".join(reasons_for(rule.when, seen) or ())
+        reason = ", ".join(reasons_for(rule.when, situation) or ())
     elif unserved:
         reason = f"no model of arm {unserved[0].name} is on this machine"
     elif end.why and not isinstance(rule.then, str):
-        reason = ""  # it says enough, and no rule before it matched
+        reason = ""  # the outcome explains itself, and no earlier rule matched
     else:
-        reason = "no rule before it matched"
+        reason = "no earlier rule matched"
     return f"{rule.name}: " + "; ".join(filter(None, (reason, end.why)))
 
 
 def cheapest_arm(
     policy: Policy, query: Query, outlook: Predictor | None, available: Available
 ) -> Arm:
-    """The arm of a policy that answers once its hour or day is spent.
+    """Choose the arm that answers once the hourly or daily budget of a policy is spent.
 
-    The one that ``budgets: {degrade_to: ARM}`` names; else the one expected to take the fewest
-    joules on this query; else, where nothing is known of them, the arm for a failed load, the last
-    rule's ``otherwise`` or arm, or the first of the file. Arms without a model here are left out.
+    The choice is the arm that ``budgets: {degrade_to: ARM}`` names; else the one expected to take
+    the fewest joules on this query; else, without predictions, the arm for a failed load, the last
+    rule's ``otherwise`` or arm, or the first arm of the file. Arms without a model on this machine
+    are skipped.
 
     Raises:
         ModelUnavailable: No arm has a model on this machine.
     """
-    here = as_test(available)
-    arms = {name: arm for name, plan in policy.arms.items() if (arm := served(plan, here))}
+    is_available = as_test(available)
+    arms = {name: arm for name, plan in policy.arms.items() if (arm := served(plan, is_available))}
     if not arms:
-        raise nothing_serves(policy.name, list(policy.arms.values()))
+        raise build_unavailable_error(policy.name, list(policy.arms.values()))
     if policy.degrade_to in arms:
         return arms[policy.degrade_to]
     if outlook is not None:

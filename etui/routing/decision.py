@@ -1,4 +1,4 @@
-"""What routing hands on: the chosen arm and why it was chosen."""
+"""The result of routing: the chosen arm and why it was chosen."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ T = TypeVar("T")
 
 
 class Deferred(Sequence[T], Generic[T]):
-    """A sequence that is put together when somebody reads it.
+    """A sequence that is built when it is first read.
 
-    The words of a trace take longer than the decision, and most decisions are never looked at.
+    Formatting a trace takes longer than the decision itself, and most traces are never read.
     """
 
     def __init__(self, make: Callable[[], tuple[T, ...]]) -> None:
@@ -60,15 +60,15 @@ class Deferred(Sequence[T], Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class SignalValue:
-    """One signal as it was seen.
+    """One signal and its value for a query.
 
     Attributes:
         name: Its name in the policy.
         holds: Whether it holds.
-        value: What was seen: a number, a language, a model; None where it is not known.
-        boundary: Where it would change: the nearest end of its range, or the word it asks for.
-        test: What it asks for, in words ("at least 3").
-        detail: What was found, where a number says little ("calculate, how many").
+        value: A number, a language or a model; None if unknown.
+        boundary: Where it would change: the nearest end of its range, or the required word.
+        test: The requirement in words ("at least 3").
+        detail: What was found, where a number alone says little ("calculate, how many").
     """
 
     name: str
@@ -80,7 +80,7 @@ class SignalValue:
 
     @property
     def distance(self) -> float | None:
-        """How far the value is from its boundary; None where either is no number."""
+        """Distance of the value from its boundary; None if either is not a number."""
         if isinstance(self.value, str | None) or isinstance(self.boundary, str | None):
             return None
         return abs(self.value - self.boundary)
@@ -88,7 +88,7 @@ class SignalValue:
 
 @dataclass(frozen=True, slots=True)
 class RuleTried:
-    """One rule in the order it was tried; ``failed`` names the first condition that failed."""
+    """One rule that was tried; ``failed`` names the first condition that failed."""
 
     name: str
     priority: int
@@ -98,14 +98,14 @@ class RuleTried:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """What a policy on trial would have done with the same query.
+    """The decision of a shadow policy for the same query; it is logged and not carried out.
 
     Attributes:
-        policy: Its name.
-        arm: What would have answered; None where it could not decide.
+        policy: Name of the shadow policy.
+        arm: The arm it chose; None if it could not decide.
         rule: The rule that matched.
         why: Why it decided so, or why it could not.
-        predicted_joules: What that would have cost, its load excluded; None where not known.
+        predicted_joules: Predicted joules of that arm, its load excluded; None if unknown.
     """
 
     policy: str
@@ -117,23 +117,23 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The arm for one query.
+    """The arm for one query, and why it was chosen.
 
     Attributes:
-        arm: What answers.
-        policy: Name of the policy; None when the command line spelled the arm out.
+        arm: The arm that answers.
+        policy: Name of the policy; None if the command line specified the arm in full.
         rule: Name of the rule that matched; None without a policy.
-        why: One line a person reads ("math-thinks: calc (2 keywords), symbolic (4 of 3)").
-        signals: Those that were looked at; all of them for ``policy explain``.
-        rules: Those that were tried, in their order.
-        shadow: What a policy on trial would have done; None without one.
-        predicted_joules, predicted_accuracy: None where nothing was fitted.
-        cascade: The arms to try in turn; ``arm`` is its first. None for a single arm.
-        candidates: What an objective weighed, cheapest first; empty without one.
-        margin_joules: What the runner-up would have cost more; None without one.
+        why: The reason in one line ("math-thinks: calc (2 keywords), symbolic (4 of 3)").
+        signals: The signals that were evaluated; all of them for ``policy explain``.
+        rules: The rules that were tried, in order.
+        shadow: The decision of the shadow policy; None without one.
+        predicted_joules, predicted_accuracy: None without a prediction.
+        cascade: The arms to try in turn; ``arm`` is the first. None for a single arm.
+        candidates: The candidates of an objective, cheapest first; empty without one.
+        margin_joules: Joules that the runner-up would cost more; None without one.
         budget: What the turn may spend; None is no limit.
-        fallbacks: What follows when the answer cannot be had as planned.
-        notices: What the user should be told of the decision, as that a budget made it cheaper.
+        fallbacks: What to do when the answer cannot be produced as planned.
+        notices: Messages for the user, such as that a budget led to a cheaper arm.
     """
 
     arm: Arm
@@ -153,7 +153,7 @@ class Decision:
     notices: tuple[str, ...] = ()
 
     def trace(self) -> DecisionTrace:
-        """The decision as plain JSON values."""
+        """Return the decision as plain JSON values."""
         return {
             "arm": self.arm.name,
             "model": self.arm.model,
@@ -187,7 +187,7 @@ class Decision:
             "margin_joules": self.margin_joules,
             "budget": None if self.budget is None else to_document(self.budget),
             "fallbacks": {
-                "load_failed": _name_of(self.fallbacks.load_failed),
+                "load_failed": _arm_name(self.fallbacks.load_failed),
                 "context_overflow": self.fallbacks.context_overflow,
                 "no_answer": self.fallbacks.no_answer,
             },
@@ -208,7 +208,7 @@ def _joules_json(joules: PredictedJoules) -> JoulesTrace:
     }
 
 
-def _name_of(arm: Arm | None) -> str | None:
+def _arm_name(arm: Arm | None) -> str | None:
     return None if arm is None else arm.name
 
 

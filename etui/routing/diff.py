@@ -1,4 +1,4 @@
-"""What differs between two policies: in their files, and in what they decide."""
+"""Differences between two policies: in their files, and in what they decide."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from etui.routing.signals.host_state import HostState
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value that differs; None stands on the side where there is none.
+    """One value that differs between two files.
 
     Attributes:
-        path: Keys that lead to it, with dots (``arms.quick.max_tokens``).
-        before, after: The values as JSON has them.
+        path: Keys that lead to it, joined by dots (``arms.quick.max_tokens``).
+        before, after: The values as in JSON; None if a file does not have the key.
     """
 
     path: str
@@ -34,7 +34,7 @@ class Change:
 class OtherAnswer:
     """A question that two policies send to different arms or models.
 
-    A side that could not decide is the reason, in words.
+    A policy that could not decide has the reason, in words, in place of its decision.
     """
 
     query: Query
@@ -43,7 +43,7 @@ class OtherAnswer:
 
 
 def changes(before: PolicyFile, after: PolicyFile) -> tuple[Change, ...]:
-    """Every value that differs between two files, in the order of the first.
+    """Return every value that differs between two files, in the order of the first.
 
     Rules are compared by name; ``rules.order`` changes when they are tried in another order.
     """
@@ -56,32 +56,34 @@ def other_answers(
     questions: Iterable[tuple[Query, HostState]],
     available: Available,
 ) -> tuple[OtherAnswer, ...]:
-    """The questions that would be answered by another arm, or by an arm set otherwise.
+    """Return the questions for which the arm, or a setting of the arm, differs.
 
-    Nothing fitted or calibrated enters, so an objective takes its ``otherwise``.
+    No fitted accuracy or calibration is used, so an objective takes its ``otherwise``.
     """
     found = []
     for query, host in questions:
-        one = _decided(query, before, available, host)
-        other = _decided(query, after, available, host)
-        if _answer(one) != _answer(other):
+        one = _try_decide(query, before, available, host)
+        other = _try_decide(query, after, available, host)
+        if _answer_key(one) != _answer_key(other):
             found.append(OtherAnswer(query, one, other))
     return tuple(found)
 
 
-def _decided(query: Query, policy: Policy, available: Available, host: HostState) -> Decision | str:
+def _try_decide(
+    query: Query, policy: Policy, available: Available, host: HostState
+) -> Decision | str:
     try:
         return decide(query, policy, available=available, host=host)
     except EtuiError as error:
         return error.what
 
 
-def _answer(decision: Decision | str) -> object:
+def _answer_key(decision: Decision | str) -> object:
     return None if isinstance(decision, str) else (decision.arm, decision.cascade)
 
 
 def probe_questions(*policies: Policy) -> list[tuple[Query, HostState]]:
-    """The questions of the policies' probes, each once."""
+    """Return the questions of the policies' probes, without duplicates."""
     asked = {(probe.query, probe.host): None for policy in policies for probe in policy.probes}
     return [(Query(text), host) for text, host in asked]
 

@@ -1,4 +1,4 @@
-"""What differs between two policies, as lines a person reads."""
+"""Differences between two policies as lines of text."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ if TYPE_CHECKING:
     from etui.routing.diff import Change, OtherAnswer
 
 _MOST_CHARACTERS = 70
-"""Of a question that are shown."""
+"""Length at which a question is cut off."""
 
 
 def diff_lines(
     differing: Sequence[Change], answers: Sequence[OtherAnswer], asked: int
 ) -> Iterator[str]:
-    """Every value that differs, then every question of ``asked`` that is answered otherwise."""
+    """Yield a line for every value that differs, then for every question answered differently.
+
+    Args:
+        differing: The values that differ.
+        answers: The questions that are answered differently.
+        asked: How many questions were compared.
+    """
     for change in differing:
         yield sanitize(_change_text(change))
-    yield f"{len(answers)} of {asked} questions are answered otherwise"
+    yield f"{len(answers)} of {asked} questions are answered differently"
     for answer in answers:
         text = sanitize(" ".join(answer.query.text.split()))
         yield f"  {text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + '…'}"
-        settings = _settings(answer)
+        settings = _differing_settings(answer)
         for sign, decision in (("-", answer.before), ("+", answer.after)):
             if isinstance(decision, str):
                 yield f"    {sign} undecided: {sanitize(decision)}"
@@ -45,15 +51,18 @@ def _change_text(change: Change) -> str:
     if change.after is None:
         return f"- {change.path}: {_plain(change.before)}"
     if isinstance(change.before, list) and isinstance(change.after, list):
-        gone = [f"-{_plain(item)}" for item in change.before if item not in change.after]
-        come = [f"+{_plain(item)}" for item in change.after if item not in change.before]
-        if gone or come:
-            return f"~ {change.path}: {' '.join([*gone, *come])}"
+        removed = [f"-{_plain(item)}" for item in change.before if item not in change.after]
+        added = [f"+{_plain(item)}" for item in change.after if item not in change.before]
+        if removed or added:
+            return f"~ {change.path}: {' '.join([*removed, *added])}"
     return f"~ {change.path}: {_plain(change.before)} -> {_plain(change.after)}"
 
 
-def _settings(answer: OtherAnswer) -> list[str]:
-    """Settings that differ, where the arms are called alike and run the same model."""
+def _differing_settings(answer: OtherAnswer) -> list[str]:
+    """Return the settings that differ; none unless name, model and reasoning are equal.
+
+    These three are in the line anyway, so no further setting is needed to distinguish the arms.
+    """
     if isinstance(answer.before, str) or isinstance(answer.after, str):
         return []
     one, other = asdict(answer.before.arm), asdict(answer.after.arm)

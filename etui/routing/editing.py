@@ -1,4 +1,4 @@
-"""The user's own policy files: named, made from others, written in one step, removed."""
+"""Create, save and delete the user's own policy files."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
 
 
 class ChangedOnDisk(EtuiError):
-    """The file is not what it was when it was read; nothing was written."""
+    """The file changed since it was read; nothing was written."""
 
 
 def text_of(path: Path) -> str:
-    """A whole text file, its line ends as they are.
+    """Read a whole text file, and keep its line endings.
 
     Raises:
-        InvalidFile: It cannot be read, or is not UTF-8.
+        InvalidFile: The file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, ValueError) as error:  # UnicodeDecodeError, and a NUL in a name
         raise InvalidFile(
             f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}",
-            "name a file that can be read",
+            "pass a file that can be read",
         ) from None
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no name for a policy.
+    """Check that a name is valid for a policy.
 
     Raises:
-        UsageError: It is empty, a path, or has an ending.
+        UsageError: The name is empty, a path, or has a file extension.
     """
     if not _NAME.match(name) or name.endswith((".yaml", ".yml")):
         raise UsageError(
-            f"{name!r} is no name for a policy", "use letters, digits, '.', '_' and '-'"
+            f"{name!r} is not a valid policy name", "use letters, digits, '.', '_' and '-'"
         )
 
 
 def own_file(name: str, config: Config) -> Path:
-    """Where the user's own policy of a name lies, or would lie."""
+    """Return the path of the user's own policy of a name, whether it exists or not."""
     return config.policies_dir / f"{name}.yaml"
 
 
 def file_to_change(place: PolicyPlace, config: Config) -> Path:
-    """The file that a change of a policy goes to: a shipped one is changed in a copy."""
+    """Return the file to write when a policy is edited; a shipped policy is edited in a copy."""
     return own_file(place.path.stem, config) if place.origin == "shipped" else place.path
 
 
 def make_folder(config: Config) -> None:
-    """Make the folder of the user's policies, with the schema that the files name for editors.
+    """Create the folder of the user's policies, with the JSON Schema that text editors use.
 
     Raises:
-        EtuiError: It cannot be written.
+        EtuiError: The folder cannot be written.
     """
     from etui.config.config import make_home
     from etui.routing.schema.policy_file import json_schema
@@ -79,11 +79,11 @@ def make_folder(config: Config) -> None:
 
 
 def create(name: str, text: str, config: Config) -> Path:
-    """A new policy of the user's, and its file.
+    """Create a new policy of the user and return its file.
 
     Raises:
-        UsageError: That is no name for a policy, or one is called so already.
-        EtuiError: It cannot be written.
+        UsageError: The name is not valid, or a policy of that name exists.
+        EtuiError: The file cannot be written.
     """
     check_name(name)
     target = own_file(name, config)
@@ -93,8 +93,8 @@ def create(name: str, text: str, config: Config) -> Path:
             file.write(text)
     except FileExistsError:
         raise UsageError(
-            f"there is a policy {name!r} already: {target}",
-            f"change it with `etui policy edit {name}`, or take another name",
+            f"policy {name!r} already exists: {target}",
+            f"change it with `etui policy edit {name}`, or choose another name",
         ) from None
     except OSError as error:
         raise unwritable(target, error) from error
@@ -102,10 +102,10 @@ def create(name: str, text: str, config: Config) -> Path:
 
 
 def draft_of(target: Path, text: str) -> Path:
-    """Write a text for an editor to a new file in the folder of the target.
+    """Write a text to a new draft file in the folder of the target, and return its path.
 
     Raises:
-        EtuiError: It cannot be written.
+        EtuiError: The draft cannot be written.
     """
     try:
         handle, name = tempfile.mkstemp(
@@ -115,28 +115,28 @@ def draft_of(target: Path, text: str) -> Path:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, ValueError) as error:  # ValueError: half a surrogate is no text
+    except (OSError, ValueError) as error:  # ValueError: a lone surrogate cannot be encoded
         raise unwritable(target, error) from error
     return Path(name)
 
 
 def replace_text(target: Path, text: str, like: Path) -> None:
-    """Write a policy in one step, with the permissions of ``like``.
+    """Write a policy atomically, with the permissions of ``like``.
 
     Raises:
-        EtuiError: It cannot be written; the file is as it was.
+        EtuiError: The file cannot be written; it is unchanged.
     """
     try:
         write_text(target, text, like=like)
-    except (OSError, ValueError) as error:  # ValueError: half a surrogate is no text
+    except (OSError, ValueError) as error:  # ValueError: a lone surrogate cannot be encoded
         raise unwritable(target, error) from error
 
 
 def content(path: Path) -> bytes | None:
-    """What a file holds now; None where there is none.
+    """Read the bytes of a file; None if it does not exist.
 
     Raises:
-        EtuiError: It cannot be read.
+        EtuiError: The file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -149,20 +149,20 @@ def content(path: Path) -> bytes | None:
 
 
 def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
-    """Write a policy as it was typed, in one step, and only over what was read.
+    """Write a policy unchanged and atomically, unless the file changed since it was read.
 
     Args:
-        target: The file; a link keeps pointing to what is written.
-        text: What it will hold.
-        before: What it held when it was read; None where it was not there.
-        like: File whose permissions it takes.
+        target: The file; a symbolic link is followed and kept.
+        text: The new content.
+        before: The content when it was read; None if the file did not exist.
+        like: File whose permissions a new file takes.
 
     Returns:
-        What the file holds now.
+        The new content of the file.
 
     Raises:
-        ChangedOnDisk: It holds something else than ``before``.
-        EtuiError: It cannot be written; the file is as it was.
+        ChangedOnDisk: The content of the file is not ``before``.
+        EtuiError: The file cannot be written; it is unchanged.
     """
     target = Path(os.path.realpath(target))
     if content(target) != before:
@@ -172,15 +172,16 @@ def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
 
 
 def remove(place: PolicyPlace) -> None:
-    """Delete a policy of the user's.
+    """Delete a policy of the user.
 
     Raises:
-        UsageError: It is not the user's own.
-        EtuiError: It cannot be deleted.
+        UsageError: The policy is not one of the user's own.
+        EtuiError: The file cannot be deleted.
     """
     if place.origin != "user":
         raise UsageError(
-            f"policy {place.name!r} is not in your folder", "only your own policies can be deleted"
+            f"policy {place.name!r} is not in your policy folder",
+            "only your own policies can be deleted",
         )
     try:
         place.path.unlink(missing_ok=True)
@@ -189,6 +190,7 @@ def remove(place: PolicyPlace) -> None:
 
 
 def unwritable(path: Path, error: OSError | ValueError) -> EtuiError:
-    """The error that says a file cannot be written."""
+    """Build the error for a file that cannot be written."""
     reason = getattr(error, "strerror", None) or error
-    return EtuiError(f"cannot write {path}: {reason}", "make the folder writable, or free space")
+    fix = "make the folder writable, or free up disk space"
+    return EtuiError(f"cannot write {path}: {reason}", fix)

@@ -1,7 +1,7 @@
-"""What an arm is expected to spend on a query: pure arithmetic over facts that were read before.
+"""Predict the joules an arm spends on a query: pure arithmetic over facts already read.
 
-By the model's operating curve where there is one, else by the tokens a second and the watts of its
-last turns, and the source says which.
+The model's operating curve is used if there is one, else the tokens per second and the watts of
+its last turns; the ``source`` of a prediction says which.
 """
 
 from __future__ import annotations
@@ -16,33 +16,39 @@ from etui.routing.signals.text_measures import TextFacts
 from etui.units import significant
 
 PRIOR_TURNS = 5
-"""Turns that the expected length of an answer counts for beside those that were seen."""
+"""Weight of the prior answer length, in turns, against the turns in the log."""
 
 
 _ANSWER_SHARE, _ANSWER_TOKENS = 0.5, 150.0
-"""What an answer takes before any was seen: this share of ``max_tokens``, but no more than so many
-tokens, for a high limit is there for the rare long answer."""
+"""Prior length of an answer: this share of ``max_tokens``, but at most this many tokens, because a
+high limit is set for the rare long answer."""
 
 
-_THOUGHT_SHARE = 0.8
-"""Of ``think_tokens``, the same for a thought: small models use most of their budget."""
+_THINKING_SHARE = 0.8
+"""Prior length of the thinking as a share of ``think_tokens``: small models use most of it."""
 
 
 _VOTE_SHARE = 2 / 3
-"""Of the votes, those that are drawn before a stop rule other than ``all`` ends them."""
+"""Share of the votes that are drawn before a stop rule other than ``all`` ends them."""
 
 
 _OVERHEAD_TOKENS = 24
-"""Tokens of a chat template, where no turn has told."""
+"""Tokens of a chat template, if no turn in the log shows its length."""
 
 
-_ROUGH = 0.5
-"""Half width of an uncalibrated prediction, relative to it."""
+_UNCALIBRATED_SPREAD = 0.5
+"""Relative half width of an uncalibrated prediction."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedTokens:
-    """Tokens an arm is expected to take, beside what lies in the cache."""
+    """Tokens an arm is expected to process.
+
+    Attributes:
+        computed: Prompt tokens to compute.
+        cached: Prompt tokens that are in the cache.
+        output: Output tokens, thinking and all votes included.
+    """
 
     computed: float
     cached: float
@@ -52,62 +58,63 @@ class ExpectedTokens:
 def forecast(
     arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool, cached_tokens: int = 0
 ) -> PredictedJoules | None:
-    """The joules an arm is expected to spend; None where nothing is known of its model.
+    """Predict the joules an arm spends on a query; None without data about its model.
 
     Args:
-        text: The query, looked at once.
-        facts: What is known of the arm's model.
+        arm: The arm.
+        text: The measures of the query.
+        facts: Facts about the arm's model.
         resident: Whether the model is in memory; its load costs nothing then.
         cached_tokens: Tokens of the conversation that are in its cache.
     """
-    tokens = expected_tokens(arm, text, facts, cached_tokens)
+    tokens = predict_tokens(arm, text, facts, cached_tokens)
     past = facts.past.get(ArmKey.of(arm))
-    made: PredictedJoules | None = None
+    predicted: PredictedJoules | None = None
     if facts.curve is not None:
-        made = _by_curve(facts.curve, arm, tokens, past)
+        predicted = _predict_by_curve(facts.curve, arm, tokens, past)
     elif facts.speed is not None:
-        made = _by_speed(facts.speed, arm, tokens, past)
-    return None if made is None else _with_load(made, facts, resident)
+        predicted = _predict_by_speed(facts.speed, arm, tokens, past)
+    return None if predicted is None else _add_load(predicted, facts, resident)
 
 
-def expected_tokens(
+def predict_tokens(
     arm: Arm, text: TextFacts, facts: LoggedModelFacts, cached_tokens: int = 0
 ) -> ExpectedTokens:
-    """Prompt tokens by the length of the text, output tokens by the arm's budgets and its past."""
+    """Estimate prompt tokens from the text, output tokens from the arm's budgets and its past."""
     extra = _OVERHEAD_TOKENS if facts.prompt_overhead is None else facts.prompt_overhead
     prompt = max(1.0, text.chat_tokens + extra)
     cached = min(float(cached_tokens), prompt - 1)
-    return ExpectedTokens(prompt - cached, cached, _output(arm, text, facts))
+    return ExpectedTokens(prompt - cached, cached, _predict_output(arm, text, facts))
 
 
-def expected_votes(arm: Arm) -> float:
-    """Votes an arm is expected to draw; 1 for an arm that does not vote."""
+def predict_votes(arm: Arm) -> float:
+    """Estimate the votes an arm draws; 1 for an arm that does not vote."""
     if arm.reasoning != "vote":
         return 1.0
     return float(arm.votes) if arm.stop.rule == "all" else max(1.0, _VOTE_SHARE * arm.votes)
 
 
-def _output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float:
+def _predict_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float:
     if arm.readout == "choices" and text.measure("options"):
         return 0.0
     prior = min(_ANSWER_SHARE * arm.max_tokens, _ANSWER_TOKENS)
     if arm.reasoning != "direct":
-        prior += _THOUGHT_SHARE * arm.think_tokens
-    prior *= expected_votes(arm)
+        prior += _THINKING_SHARE * arm.think_tokens
+    prior *= predict_votes(arm)
     past = facts.past.get(ArmKey.of(arm))
     if past is None:
         return prior
     return (past.turns * past.mean_tokens + PRIOR_TURNS * prior) / (past.turns + PRIOR_TURNS)
 
 
-def _by_curve(
+def _predict_by_curve(
     curve: OperatingCurve, arm: Arm, tokens: ExpectedTokens, past: PastOutput | None
 ) -> PredictedJoules:
-    votes = expected_votes(arm)
+    votes = predict_votes(arm)
     one = curve.joules(tokens.computed, tokens.cached, tokens.output / votes)
     decode, source = votes * one.decode, source_words(curve.source)
     if arm.reasoning == "vote":
-        decode, source = _of_votes(decode, source, tokens, past)
+        decode, source = _adjust_for_votes(decode, source, tokens, past)
     joules = one.prefill + decode
     spread = one.uncertainty / one.total if one.total else 0.0
     return PredictedJoules(
@@ -120,7 +127,7 @@ def _by_curve(
     )
 
 
-def _by_speed(
+def _predict_by_speed(
     speed: Speed, arm: Arm, tokens: ExpectedTokens, past: PastOutput | None
 ) -> PredictedJoules | None:
     prefill_rate, prefill_watts = speed.prefill_tokens_per_second, speed.prefill_watts
@@ -131,40 +138,46 @@ def _by_speed(
     decode = max(tokens.output - 1, 0.0) / rate * watts
     source = f"uncalibrated: {significant(rate, 2)} tok/s at {significant(watts, 2)} W"
     if arm.reasoning == "vote":
-        decode, source = _of_votes(decode, source, tokens, past)
+        decode, source = _adjust_for_votes(decode, source, tokens, past)
     return PredictedJoules(
         load=0.0,
         prefill=prefill,
         decode=decode,
-        uncertainty=_ROUGH * (prefill + decode),
+        uncertainty=_UNCALIBRATED_SPREAD * (prefill + decode),
         seconds=speed.seconds(tokens.computed, tokens.output),
         source=source,
     )
 
 
-def _of_votes(
+def _adjust_for_votes(
     decode: float, source: str, tokens: ExpectedTokens, past: PastOutput | None
 ) -> tuple[float, str]:
-    """Votes of one batch share each read of the weights: what such turns took per token tells."""
+    """Replace the decode joules of a vote by those measured per token in earlier votes.
+
+    Votes of one batch share each read of the weights, so a curve measured on single answers
+    overestimates them. Without earlier votes the estimate stays, and the source says so.
+    """
     if past is None or past.decode_joules_per_token is None:
         return decode, f"{source}, votes one by one"
     return past.decode_joules_per_token * tokens.output, source
 
 
-def _with_load(made: PredictedJoules, facts: LoggedModelFacts, resident: bool) -> PredictedJoules:
+def _add_load(
+    predicted: PredictedJoules, facts: LoggedModelFacts, resident: bool
+) -> PredictedJoules:
     if resident:
-        return made
-    known = made.seconds is not None and facts.load_seconds is not None
-    seconds = (made.seconds or 0.0) + (facts.load_seconds or 0.0) if known else None
+        return predicted
+    known = predicted.seconds is not None and facts.load_seconds is not None
+    seconds = (predicted.seconds or 0.0) + (facts.load_seconds or 0.0) if known else None
     if facts.load_joules is None:
-        source = f"{made.source}; its load is unmeasured and left out"
-        return replace(made, seconds=seconds, source=source)
-    return replace(made, load=facts.load_joules, seconds=seconds)
+        source = f"{predicted.source}; its load is unmeasured and not included"
+        return replace(predicted, seconds=seconds, source=source)
+    return replace(predicted, load=facts.load_joules, seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class ArmKey:
-    """What of an arm decides how much it puts out, whatever its name is."""
+    """The settings of an arm that determine the length of its output, whatever its name."""
 
     reasoning: str
     think_tokens: int
@@ -173,7 +186,7 @@ class ArmKey:
 
     @classmethod
     def of(cls, arm: Arm) -> ArmKey:
-        """The key of an arm, as its turns are logged."""
+        """Return the key of an arm, as its turns are logged."""
         return cls(
             arm.reasoning,
             arm.think_tokens if arm.reasoning != "direct" else 0,
@@ -184,12 +197,12 @@ class ArmKey:
 
 @dataclass(frozen=True, slots=True)
 class PastOutput:
-    """What turns of one kind of arm put out.
+    """Output of past turns with the same arm settings.
 
     Attributes:
-        turns: How many there were.
+        turns: Number of turns.
         mean_tokens: Mean output tokens, thinking and answer, of all votes together.
-        decode_joules_per_token: Decode joules over output tokens; None where not measured.
+        decode_joules_per_token: Decode joules over output tokens; None if not measured.
     """
 
     turns: int
@@ -199,15 +212,15 @@ class PastOutput:
 
 @dataclass(frozen=True, slots=True)
 class LoggedModelFacts:
-    """What is known of one model here; what is not known is None, never 0.
+    """Logged facts about one model on this machine; an unknown fact is None, never 0.
 
     Attributes:
         curve: Its operating curve.
-        speed: Tokens a second and watts of its last turns.
+        speed: Tokens per second and watts of its last turns.
         load_joules, load_seconds: Means of its last loads.
-        past: Kind of arm -> what it put out.
-        prompt_overhead: Tokens a prompt has beyond the estimate from its text: the chat template,
-            and what the estimate errs by.
+        past: Arm settings -> output of past turns.
+        prompt_overhead: Tokens of a prompt beyond the estimate from its text: the chat template
+            plus the error of the estimate.
     """
 
     curve: OperatingCurve | None = None

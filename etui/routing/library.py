@@ -1,4 +1,4 @@
-"""Finds policies by name or path, and loads them checked and compiled."""
+"""Find policies by name or path, check them and compile them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ENDINGS = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class PolicyPlace:
-    """Where one policy lies.
+    """The location of one policy.
 
     Attributes:
-        name: Name of the file without its ending.
+        name: Name of the file without its extension.
         path: The file.
-        origin: ``user`` (ETUI_HOME/policies), ``shipped``, or ``file`` when a path named it.
-        hides: Whether it takes the place of a shipped one of its name.
+        origin: ``user`` (ETUI_HOME/policies), ``shipped``, or ``file`` for a policy given by path.
+        hides: Whether it replaces a shipped policy of the same name.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Checked:
 
     Attributes:
         place: The file.
-        errors, warnings: What was found, in the order of the file.
-        policy: The policy, None where there are errors.
-        file: What the file says, None where it could not be read as a policy.
+        errors, warnings: The problems found, in the order of the file.
+        policy: The compiled policy; None if there are errors.
+        file: The content of the file; None if it could not be read as a policy.
     """
 
     place: PolicyPlace
@@ -56,9 +56,9 @@ class Checked:
 
 
 def list_policies(config: Config) -> tuple[PolicyPlace, ...]:
-    """Every policy that can be named, by name; the user's own in place of shipped ones."""
-    shipped = {path.stem: path for path in _files(shipped_dir() / "policies")}
-    own = {path.stem: path for path in _files(config.policies_dir)}
+    """List every policy that has a name, sorted; the user's own replace shipped ones."""
+    shipped = {path.stem: path for path in _list_files(shipped_dir() / "policies")}
+    own = {path.stem: path for path in _list_files(config.policies_dir)}
     places = [PolicyPlace(name, path, "shipped") for name, path in shipped.items()]
     places = [place for place in places if place.name not in own]
     places += [PolicyPlace(name, path, "user", name in shipped) for name, path in own.items()]
@@ -66,15 +66,15 @@ def list_policies(config: Config) -> tuple[PolicyPlace, ...]:
 
 
 def policy_names(config: Config) -> tuple[str, ...]:
-    """Names of every policy that can be named."""
+    """List the names of all policies."""
     return tuple(place.name for place in list_policies(config))
 
 
 def find_policy(name: str, config: Config) -> PolicyPlace:
-    """The policy of a name; what ends in ``.yaml`` or holds a slash is a path.
+    """Find a policy by name; a name that ends in ``.yaml`` or contains a slash is a path.
 
     Raises:
-        UsageError: No policy is called so, or there is no such file.
+        UsageError: There is no policy of that name.
     """
     if name.endswith(_ENDINGS) or "/" in name or "\\" in name:
         path = Path(name).expanduser()
@@ -84,48 +84,48 @@ def find_policy(name: str, config: Config) -> PolicyPlace:
         if place.name == name:
             return place
     names = [place.name for place in places]
-    hint = suggest(name.lower(), names) or f"there are: {', '.join(names)}"
+    hint = suggest(name.lower(), names) or f"known policies: {', '.join(names)}"
     raise UsageError(
-        f"no policy is called {name!r}",
-        f"{hint}; your own belong into {config.policies_dir}, or name a .yaml file",
+        f"unknown policy {name!r}",
+        f"{hint} (put your own policies into {config.policies_dir}, or pass a .yaml file)",
     )
 
 
 def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
-    """The policy of a name or path, checked and compiled.
+    """Load a policy by name or path, check it and compile it.
 
     Args:
         name: Name or path.
-        config: Where the user's own policies lie.
+        config: Holds the folder of the user's own policies.
         models: Names of models.yaml.
 
     Raises:
-        UsageError: No policy is called so.
+        UsageError: There is no policy of that name.
         InvalidFile: The file has errors; ``problems`` holds every one.
     """
     checked = check_place(find_policy(name, config), models, policies=policy_names(config))
     if checked.policy is None:
-        raise InvalidFile.of(checked.errors, f"mend {checked.place.path} and check it again")
+        raise InvalidFile.of(checked.errors, f"fix {checked.place.path} and check it again")
     return checked.policy
 
 
 def check_place(
     place: PolicyPlace,
     models: Collection[str],
-    here: Callable[[str], bool] | None = None,
+    is_available: Callable[[str], bool] | None = None,
     *,
     policies: Collection[str] | None = None,
     fitted: Callable[[str], bool] | None = None,
     thorough: bool = False,
 ) -> Checked:
-    """Every error and warning of one policy file, and the policy if it has no errors.
+    """Check one policy file, and compile it if it has no errors.
 
     Args:
         place: The file.
         models: Names of models.yaml.
-        here: Whether a model is on this machine; None leaves that unchecked.
-        policies: Names a shadow may have; None leaves that unchecked.
-        fitted: Whether an accuracy was fitted for an arm; None leaves that unchecked.
+        is_available: Whether a model is on this machine; None skips this check.
+        policies: Valid names of a shadow policy; None skips this check.
+        fitted: Whether an accuracy was fitted for an arm; None skips this check.
         thorough: Also try every pattern on texts made to slow it down.
     """
     from etui.routing.schema.policy_file import PolicyFile
@@ -135,7 +135,7 @@ def check_place(
         located = load_yaml(place.path, PolicyFile)
     except InvalidFile as error:
         return Checked(place, error.problems, (), None)
-    return _checked(place, located, models, here, policies, fitted, thorough)
+    return _check_located(place, located, models, is_available, policies, fitted, thorough)
 
 
 def check_text(
@@ -144,7 +144,14 @@ def check_text(
     models: Collection[str],
     policies: Collection[str] | None = None,
 ) -> Checked:
-    """The same for text that is not saved yet."""
+    """Check the text of a policy that is not saved yet, and compile it if it has no errors.
+
+    Args:
+        text: The YAML text.
+        place: The file it belongs to.
+        models: Names of models.yaml.
+        policies: Valid names of a shadow policy; None skips this check.
+    """
     from etui.routing.schema.policy_file import PolicyFile
     from etui.yaml.load import parse_yaml
 
@@ -152,14 +159,14 @@ def check_text(
         located = parse_yaml(text, PolicyFile, file=str(place.path))
     except InvalidFile as error:
         return Checked(place, error.problems, (), None)
-    return _checked(place, located, models, None, policies)
+    return _check_located(place, located, models, None, policies)
 
 
-def _checked(
+def _check_located(
     place: PolicyPlace,
     located: Located[PolicyFile],
     models: Collection[str],
-    here: Callable[[str], bool] | None,
+    is_available: Callable[[str], bool] | None,
     policies: Collection[str] | None,
     fitted: Callable[[str], bool] | None = None,
     thorough: bool = False,
@@ -168,13 +175,13 @@ def _checked(
     from etui.routing.compile import compile_policy
 
     findings: Findings = check_policy(
-        located, models, here, policies=policies, fitted=fitted, thorough=thorough
+        located, models, is_available, policies=policies, fitted=fitted, thorough=thorough
     )
     policy = None if findings.errors else compile_policy(located, place.name)
     return Checked(place, findings.errors, findings.warnings, policy, located.model)
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.suffix == ".yaml" and path.is_file())

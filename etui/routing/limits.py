@@ -1,7 +1,4 @@
-"""What a rule or a policy asks for beside an arm: cascades, objectives, budgets, fallbacks.
-
-Frozen facts between the file, the decision and the turn that carries it out.
-"""
+"""Cascades, budgets, fallbacks and candidates: what a decision carries in addition to an arm."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ OnNoAnswer = Literal["ask_constrained", "next_arm", "keep"]
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """Arms tried one after the other until an answer is sure enough.
+    """Arms tried one after the other until an answer is confident enough.
 
     Attributes:
-        arms: Cheapest first, at least two; each is ready to answer.
-        accept_at: Calibrated probability of being right from which an answer is taken.
-        max_hops: Arms that may answer at most.
-        max_joules: No further arm is begun once the turn has spent, or is expected to spend, more.
+        arms: Cheapest first, at least two; each has a model on this machine.
+        accept_at: Calibrated probability of being right from which an answer is accepted.
+        max_hops: Maximum number of arms that answer.
+        max_joules: No further arm starts once the turn has spent, or is expected to spend, more.
     """
 
     arms: tuple[Arm, ...]
@@ -42,9 +39,9 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True)
 class TurnBudget:
-    """The most one turn may spend; when it is spent the turn answers with what it has.
+    """The most one turn may spend; at the limit the turn answers with what it has.
 
-    None is no limit. ``tokens`` counts output tokens, ``seconds`` the load excluded.
+    None is no limit. ``tokens`` counts output tokens; ``seconds`` excludes the load.
     """
 
     joules: float | None = None
@@ -54,7 +51,7 @@ class TurnBudget:
 
 @dataclass(frozen=True, slots=True)
 class PeriodBudget:
-    """The most all turns of the last hour, or of the day, may spend together."""
+    """The most that all turns of the last hour, or of the day, may spend together."""
 
     period: Literal["hour", "day"]
     joules: float
@@ -63,12 +60,13 @@ class PeriodBudget:
 
 @dataclass(frozen=True, slots=True)
 class Fallbacks:
-    """What happens when an answer cannot be had as it was planned.
+    """What to do when an answer cannot be produced as planned.
 
     Attributes:
-        load_failed: Arm that answers when the model of another cannot be loaded; None fails.
-        context_overflow: What gives way when question and thought do not fit.
-        no_answer: What follows when a multiple choice or a vote came to no answer.
+        load_failed: Arm that answers when the model of another cannot be loaded; None raises the
+            error.
+        context_overflow: What to cut when question and thinking do not fit into the context.
+        no_answer: What to do when a multiple choice or a vote yields no answer.
     """
 
     load_failed: Arm | None = None
@@ -78,7 +76,7 @@ class Fallbacks:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One arm an objective weighed; ``failed`` says what it did not meet, None if it qualified."""
+    """One arm an objective considered; ``failed`` is the bound it misses, None if it qualifies."""
 
     arm: Arm
     joules: PredictedJoules | None

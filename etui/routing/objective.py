@@ -1,4 +1,4 @@
-"""Weighs the candidate arms of an objective by what they are expected to spend and to get right."""
+"""Choose the candidate of an objective by expected joules and accuracy."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from math import inf
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.routing.availability import named, served, stand_in
+from etui.routing.availability import format_substitute, join_with_verb, served
 from etui.routing.limits import Candidate
 from etui.routing.policy import ArmPlan, Objective
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules, Predictor
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
-    """What came of an objective.
+class ObjectiveResult:
+    """The outcome of an objective.
 
     Attributes:
-        winner: The candidate that answers; None where none qualifies.
-        candidates: All of them, cheapest first, those of unknown joules last.
-        margin_joules: What the runner-up would cost more; None without one, or where it is not
-            known. Negative where the winner is kept, or more accurate, in spite of its joules.
-        why: Why it won, or what kept all of them from it.
-        unfitted: What was needed and is known of no candidate: ``accuracy`` or ``joules``.
+        winner: The candidate that answers; None if none qualifies.
+        candidates: All candidates, cheapest first, those with unknown joules last.
+        margin_joules: Joules that the runner-up would cost more; None without a runner-up, or if
+            unknown. Negative if the winner was chosen although it costs more, because its model is
+            in memory or it is more accurate.
+        why: Why the winner was chosen, or why no candidate qualifies.
+        unfitted: The prediction that is needed but missing for every candidate: ``accuracy`` or
+            ``joules``; None if there is none.
     """
 
     winner: Candidate | None
@@ -38,58 +40,58 @@ def weigh(
     objective: Objective,
     arms: Mapping[str, ArmPlan],
     query: Query,
-    here: Callable[[str], bool],
+    is_available: Callable[[str], bool],
     *,
     outlook: Predictor | None,
     resident: str | None,
-) -> Weighed:
-    """The candidate that serves an objective best on this query.
+) -> ObjectiveResult:
+    """Choose the candidate that meets an objective best on this query.
 
     Args:
-        objective: What is wanted.
+        objective: The goal and its bounds.
         arms: Arms of the policy by name.
-        query: What was asked.
-        here: Which models are on this machine.
-        outlook: What the arms are expected to spend and to get right; None knows nothing.
-        resident: The model that is in memory, None where it is not known or none is.
+        query: The user's question and its conversation.
+        is_available: Which models are on this machine.
+        outlook: Expected joules and accuracy of the arms; None leaves them unknown.
+        resident: The model in memory; None if there is none, or it is unknown.
     """
-    ready = {name: arm for name in objective.arms if (arm := served(arms[name], here))}
-    able = [_candidate(objective, arm, query, outlook) for arm in ready.values()]
-    absent = [_absent(arms[name]) for name in objective.arms if name not in ready]
-    candidates = (*sorted(able, key=_cost), *absent)
-    ranked = sorted((c for c in able if c.failed is None), key=_rank_of(objective))
+    ready = {name: arm for name in objective.arms if (arm := served(arms[name], is_available))}
+    able = [_build_candidate(objective, arm, query, outlook) for arm in ready.values()]
+    absent = [_build_absent(arms[name]) for name in objective.arms if name not in ready]
+    candidates = (*sorted(able, key=_joules_or_inf), *absent)
+    ranked = sorted((c for c in able if c.failed is None), key=_build_rank_key(objective))
     if not ranked:
-        why = _none_qualifies(candidates)
-        return Weighed(None, candidates, None, why, _unfitted(objective, able))
+        why = _format_none_qualifies(candidates)
+        return ObjectiveResult(None, candidates, None, why, _find_unfitted(objective, able))
     best = ranked[0]
-    winner = _kept(objective, ranked, resident)
+    winner = _prefer_resident(objective, ranked, resident)
     runner_up = best if winner is not best else next(iter(ranked[1:]), None)
     margin = None
     if runner_up is not None and winner.joules is not None and runner_up.joules is not None:
         margin = runner_up.joules.total - winner.joules.total
-    why = _reason(objective, winner, runner_up, margin, kept=winner is not best)
-    why += stand_in(arms[winner.arm.name], winner.arm)
-    return Weighed(winner, candidates, margin, why, None)
+    why = _format_reason(objective, winner, runner_up, margin, kept=winner is not best)
+    why += format_substitute(arms[winner.arm.name], winner.arm)
+    return ObjectiveResult(winner, candidates, margin, why, None)
 
 
-def _absent(plan: ArmPlan) -> Candidate:
-    return Candidate(plan.arm, None, None, f"{named(plan.models)} not on this machine")
+def _build_absent(plan: ArmPlan) -> Candidate:
+    return Candidate(plan.arm, None, None, f"{join_with_verb(plan.models)} not on this machine")
 
 
-def _candidate(
+def _build_candidate(
     objective: Objective, arm: Arm, query: Query, outlook: Predictor | None
 ) -> Candidate:
-    accuracy = _accuracy(objective, arm, query, outlook)
+    accuracy = _predict_accuracy(objective, arm, query, outlook)
     hopeless = accuracy is None and _needs_accuracy(objective)
-    # Joules are read from the log; where nothing was fitted they would decide nothing.
+    # Predicting joules reads the log, and a candidate without an accuracy cannot win anyway.
     joules = outlook.joules(arm, query) if outlook is not None and not hopeless else None
-    return Candidate(arm, joules, accuracy, _failed(objective, joules, accuracy))
+    return Candidate(arm, joules, accuracy, _find_failure(objective, joules, accuracy))
 
 
-def _accuracy(
+def _predict_accuracy(
     objective: Objective, arm: Arm, query: Query, outlook: Predictor | None
 ) -> PredictedAccuracy | None:
-    """What was fitted; else the prior the rule states, which nobody measured."""
+    """Predict the fitted accuracy; fall back to the unmeasured prior that the rule states."""
     known = outlook.accuracy(arm, query, objective.confidence) if outlook is not None else None
     prior = objective.prior.get(arm.name)
     if prior is not None and (known is None or known.n == 0):
@@ -97,26 +99,26 @@ def _accuracy(
     return known
 
 
-def _failed(
+def _find_failure(
     objective: Objective, joules: PredictedJoules | None, accuracy: PredictedAccuracy | None
 ) -> str | None:
-    """The first thing a candidate does not meet, in words; None if it qualifies."""
+    """Describe the first requirement that a candidate misses; None if it qualifies."""
     floor = objective.accuracy_at_least
     if accuracy is None and _needs_accuracy(objective):
-        return "its accuracy was not fitted"
+        return "no accuracy was fitted"
     if floor is not None and accuracy is not None and accuracy.low < floor:
-        return f"right with at least {accuracy.low:.2f}, {floor:g} is asked for"
+        return f"accuracy bound {accuracy.low:.2f} is below {floor:g}"
     if joules is None and _needs_joules(objective):
-        return "its joules are not known"
+        return "its joules are unknown"
     most = objective.joules_at_most
     if most is not None and joules is not None and joules.total > most:
-        return f"{joules.total:.3g} J, {most:g} J are the most"
+        return f"{joules.total:.3g} J exceeds the limit of {most:g} J"
     slowest = objective.seconds_at_most
     if slowest is not None:
         if joules is None or joules.seconds is None:
-            return "its seconds are not known"
+            return "its duration is unknown"
         if joules.seconds > slowest:
-            return f"{joules.seconds:.3g} s, {slowest:g} s are the most"
+            return f"{joules.seconds:.3g} s exceeds the limit of {slowest:g} s"
     return None
 
 
@@ -125,45 +127,50 @@ def _needs_accuracy(objective: Objective) -> bool:
 
 
 def _needs_joules(objective: Objective) -> bool:
-    """Whether its choice goes by joules; a bound of seconds says so itself."""
+    """Check whether the choice depends on joules; a bound on seconds is checked separately."""
     bound = objective.joules_at_most is not None or objective.exchange is not None
     return bound or objective.goal == "joules"
 
 
-def _cost(candidate: Candidate) -> float:
+def _joules_or_inf(candidate: Candidate) -> float:
     return candidate.joules.total if candidate.joules is not None else inf
 
 
-def _rank_of(objective: Objective) -> Callable[[Candidate], tuple[float, float]]:
-    """The order of those that qualify, best first."""
+def _build_rank_key(objective: Objective) -> Callable[[Candidate], tuple[float, float]]:
+    """Build the sort key that orders qualified candidates, best first."""
 
     def likely_wrong(candidate: Candidate) -> float:
         return -candidate.accuracy.p if candidate.accuracy is not None else 0.0
 
     if objective.goal == "joules":
-        return lambda candidate: (_cost(candidate), likely_wrong(candidate))
+        return lambda candidate: (_joules_or_inf(candidate), likely_wrong(candidate))
     exchange = objective.exchange
     if exchange is not None:
-        # What is spent and what is missed, both in joules: the Lagrangian of accuracy and energy.
+        # The energy plus the inaccuracy valued in joules: the Lagrangian of accuracy and energy.
         return lambda candidate: (
-            _cost(candidate) + 100 * exchange * likely_wrong(candidate),
-            _cost(candidate),
+            _joules_or_inf(candidate) + 100 * exchange * likely_wrong(candidate),
+            _joules_or_inf(candidate),
         )
-    return lambda candidate: (likely_wrong(candidate), _cost(candidate))
+    return lambda candidate: (likely_wrong(candidate), _joules_or_inf(candidate))
 
 
-def _kept(objective: Objective, ranked: list[Candidate], resident: str | None) -> Candidate:
-    """The best; or that of the model in memory, where changing it would not save the margin."""
+def _prefer_resident(
+    objective: Objective, ranked: list[Candidate], resident: str | None
+) -> Candidate:
+    """Return the best candidate, or the one in memory if a switch would not save the margin."""
     best = ranked[0]
     if not objective.switch_margin_joules or resident is None or best.arm.model == resident:
         return best
-    staying = next((c for c in ranked if c.arm.model == resident), None)
-    if staying is None or _cost(staying) - _cost(best) > objective.switch_margin_joules:
+    loaded = next((c for c in ranked if c.arm.model == resident), None)
+    if (
+        loaded is None
+        or _joules_or_inf(loaded) - _joules_or_inf(best) > objective.switch_margin_joules
+    ):
         return best
-    return staying
+    return loaded
 
 
-def _reason(
+def _format_reason(
     objective: Objective,
     winner: Candidate,
     runner_up: Candidate | None,
@@ -171,53 +178,57 @@ def _reason(
     *,
     kept: bool,
 ) -> str:
-    """``quick is the cheapest that is right with 0.62 (21 J, large would take 34 J more)``."""
+    """Format why the winner was chosen.
+
+    Example: ``quick is the cheapest arm with accuracy >= 0.62 (21 J, large would take 34 J more)``.
+    """
     name, joules, accuracy = winner.arm.name, winner.joules, winner.accuracy
     floor = objective.accuracy_at_least
     facts = [f"{joules.total:.3g} J"] if joules is not None else []
     if kept and runner_up is not None and margin is not None:
         saved = f"would save {-margin:.2g} J" if margin < 0 else "would save nothing"
-        text = f"{name} is kept, {winner.arm.model} is in memory"
+        text = f"{name} is kept because {winner.arm.model} is in memory"
         facts.append(f"{runner_up.arm.name} {saved}")
-        return f"{text} ({', '.join(facts)}){_of_prior(accuracy)}"
+        return f"{text} ({', '.join(facts)}){_format_prior_note(accuracy)}"
     if objective.goal == "accuracy":
         assert accuracy is not None
-        text = f"{name} is the likeliest right, with {accuracy.p:.2f}"
+        text = f"{name} has the highest accuracy"
         if objective.joules_at_most is not None:
-            text += f", within {objective.joules_at_most:g} J"
+            text += f" within {objective.joules_at_most:g} J"
+        text += f": {accuracy.p:.2f}"
         if objective.exchange is not None:
-            text = f"{name} is right with {accuracy.p:.2f}"
-            text += f", the best at {objective.exchange:g} J a percentage point"
+            text = f"{name} has accuracy {accuracy.p:.2f}"
+            text += f", the best at {objective.exchange:g} J per percentage point"
         if runner_up is not None and runner_up.accuracy is not None:
             facts.append(f"{runner_up.arm.name} {runner_up.accuracy.p:.2f}")
     else:
-        text = f"{name} is the cheapest"
+        text = f"{name} is the cheapest arm"
         if floor is not None:
-            text += f" that is right with {floor:g}"
+            text += f" with accuracy >= {floor:g}"
         if runner_up is not None and margin is not None:
             facts.append(f"{runner_up.arm.name} would take {margin:.2g} J more")
         elif len(objective.arms) > 1:
-            facts.append("no other qualifies")
-    return (
-        f"{text} ({', '.join(facts)}){_of_prior(accuracy)}" if facts else text + _of_prior(accuracy)
-    )
+            facts.append("no other arm qualifies")
+    if facts:
+        text += f" ({', '.join(facts)})"
+    return text + _format_prior_note(accuracy)
 
 
-def _of_prior(accuracy: PredictedAccuracy | None) -> str:
+def _format_prior_note(accuracy: PredictedAccuracy | None) -> str:
     prior = accuracy is not None and accuracy.n == 0
-    return "; by the stated prior, nothing was fitted" if prior else ""
+    return "; based on the stated prior, no accuracy was fitted" if prior else ""
 
 
-def _none_qualifies(candidates: tuple[Candidate, ...]) -> str:
+def _format_none_qualifies(candidates: tuple[Candidate, ...]) -> str:
     reasons: dict[str, list[str]] = {}
     for candidate in candidates:
         reasons.setdefault(candidate.failed or "", []).append(candidate.arm.name)
-    told = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    return "no arm qualifies: " + "; ".join(told)
+    parts = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return "no arm qualifies: " + "; ".join(parts)
 
 
-def _unfitted(objective: Objective, able: list[Candidate]) -> str | None:
-    """What the objective needs and is known of none that could answer."""
+def _find_unfitted(objective: Objective, able: list[Candidate]) -> str | None:
+    """Return the prediction that the objective needs but no available candidate has."""
     if able and _needs_accuracy(objective) and all(c.accuracy is None for c in able):
         return "accuracy"
     needs_joules = _needs_joules(objective) or objective.seconds_at_most is not None

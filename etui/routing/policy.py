@@ -16,12 +16,12 @@ from etui.routing.signals.kinds import Signal
 
 @dataclass(frozen=True, slots=True)
 class ArmPlan:
-    """An arm whose model is still to be chosen by what is on this machine.
+    """An arm whose model is not yet chosen among those on this machine.
 
     Attributes:
         asked: The role or model the policy names.
-        models: Models that may serve, best first.
-        arm: The arm with the first of them.
+        models: Models to choose from, best first.
+        arm: The arm with the first of these models.
     """
 
     asked: str
@@ -36,13 +36,13 @@ class ArmPlan:
 
 @dataclass(frozen=True, slots=True)
 class CascadePlan:
-    """A cascade as the policy states it: names of arms, not yet models.
+    """A cascade as the policy states it: names of arms, whose models are not yet chosen.
 
     Attributes:
-        arms: Names, in the order they are tried; at least two, each once.
-        accept_at: Calibrated probability of being right from which an answer is taken.
-        max_hops: Arms that may answer at most.
-        max_joules: No further arm is begun past these; None is no limit.
+        arms: Names, in the order they are tried; at least two, without duplicates.
+        accept_at: Calibrated probability of being right from which an answer is accepted.
+        max_hops: Maximum number of arms that answer.
+        max_joules: No further arm starts beyond this; None is no limit.
     """
 
     arms: tuple[str, ...]
@@ -53,19 +53,21 @@ class CascadePlan:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a rule wants of its candidates, and what they must keep to.
+    """The goal by which a rule chooses among its candidates, and the bounds they must meet.
 
     Attributes:
-        goal: ``joules`` takes the cheapest that qualifies, ``accuracy`` the one most likely right.
+        goal: ``joules`` takes the cheapest candidate that qualifies, ``accuracy`` the one most
+            likely to be right.
         arms: Names of the candidates, in the order of the file.
-        accuracy_at_least: Lower bound of the probability of being right that each must reach.
+        accuracy_at_least: Minimum for the lower bound of the probability of being right.
         confidence: One-sided confidence of that bound, 0..1.
-        joules_at_most, seconds_at_most: Predicted spending of a turn, its load included.
-        exchange: Joules a percentage point of accuracy is worth, for the goal ``accuracy``; None
-            takes the likeliest right whatever it costs.
-        switch_margin_joules: A model that is in memory is kept unless another saves more.
-        otherwise: Arm taken where none qualifies, or nothing was fitted; None refuses.
-        prior: Probability of being right by arm, where nothing was fitted.
+        joules_at_most, seconds_at_most: Limits on the predicted turn, its load included.
+        exchange: Joules that a percentage point of accuracy is worth, for the goal ``accuracy``;
+            None takes the most accurate candidate at any cost.
+        switch_margin_joules: The model in memory is kept unless another saves more than this.
+        otherwise: Arm used if no candidate qualifies, or nothing was fitted; None falls through
+            or raises an error.
+        prior: Probability of being right by arm, used where nothing was fitted.
     """
 
     goal: Literal["joules", "accuracy"]
@@ -82,12 +84,12 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A condition and what it leads to; without a condition it takes every query.
+    """A condition and what it leads to; a rule without a condition matches every query.
 
     Attributes:
         name: Its name.
-        priority: Higher ones are tried first.
-        when: The condition; None holds always.
+        priority: Rules of higher priority are tried first.
+        when: The condition; None always holds.
         then: Name of an arm, a cascade, or an objective.
     """
 
@@ -98,7 +100,7 @@ class Rule:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms that it may lead to, in the order of the file."""
+        """Names of the arms the rule may lead to, in the order of the file."""
         if isinstance(self.then, str):
             return (self.then,)
         if isinstance(self.then, CascadePlan) or self.then.otherwise in (None, *self.then.arms):
@@ -109,7 +111,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class FallbackPlan:
-    """The policy's fallbacks: the name of an arm, not yet a model (see ``plan.Fallbacks``)."""
+    """The fallbacks of a policy; ``load_failed`` names an arm (see ``limits.Fallbacks``)."""
 
     load_failed: str | None = None
     context_overflow: OnContextOverflow = "truncate_thought"
@@ -118,14 +120,15 @@ class FallbackPlan:
 
 @dataclass(frozen=True, slots=True)
 class PolicyProbe:
-    """A question and what must come of it.
+    """A question and the decision expected for it.
 
     Attributes:
         query: The question.
-        rule, not_rule, arm, not_arm: Names that must, and must not, come of it; None is open.
+        rule, not_rule, arm, not_arm: The rule and arm that must, and must not, be chosen; None
+            expects nothing.
         signals: Signals that must hold (True) or must not (False).
-        host: The machine it imagines.
-        line: Where it stands in the file.
+        host: The assumed state of the machine.
+        line: Its line in the file.
     """
 
     query: str
@@ -143,19 +146,19 @@ class Policy:
     """One policy.
 
     Attributes:
-        name: The name of its file without the ending.
-        path: Where it was read.
+        name: The name of its file without the extension.
+        path: The file it was read from.
         description: One line.
         arms: Arms by name, in the order of the file.
-        signals: Signals by name; a score comes after what it adds up.
+        signals: Signals by name; a score follows the signals it adds up.
         rules: Rules in the order they are tried.
         probes: Its tests.
-        shadow: Name of the policy whose decisions are logged beside its own, None without one.
+        shadow: Name of the policy whose decisions are logged next to its own; None without one.
         budget: What one turn may spend; None is no limit.
         period_budgets: What the turns of an hour, or of a day, may spend together.
-        degrade_to: Name of the arm that takes over once such a budget is spent; None takes the
-            cheapest (``etui.routing.decide``).
-        fallbacks: What follows when an answer cannot be had as planned.
+        degrade_to: Name of the arm that answers once such a budget is spent; None takes the
+            cheapest (:func:`etui.routing.decide.cheapest_arm`).
+        fallbacks: What to do when an answer cannot be produced as planned.
     """
 
     name: str

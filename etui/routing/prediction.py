@@ -1,7 +1,7 @@
-"""What a decision may know of the future: the joules and the accuracy each arm is expected to have.
+"""Predicted joules and accuracy of arms, as far as a decision needs them.
 
-Routing is written against this protocol; what stands behind it (operating curves from the log,
-heads fitted from outcomes) is put together by the front end.
+Routing depends on this protocol only; ``etui.runtime.log_predictor`` implements it with operating
+curves from the log and accuracies fitted from graded outcomes.
 """
 
 from __future__ import annotations
@@ -14,30 +14,38 @@ from etui.chat import Query
 
 
 class Predictor(Protocol):
-    """Predictions for one machine, one policy and the state both are in now."""
+    """Predictions for one policy on this machine in its current state."""
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
-        """What the arm would spend on the query; None where nothing is known of its model."""
+        """Predict what the arm spends on the query; None without data about its model."""
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        """How likely the arm is right; None where nothing was fitted and no prior is stated."""
+        """Predict how likely the arm is right; None without a fitted accuracy or a stated prior."""
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Probability that an answer with this raw confidence (and margin between first and second)
-        is right; None where the answer carries neither."""
+        """Compute the probability that an answer is right from its raw confidence.
+
+        Args:
+            arm: The arm that answered.
+            confidence: Raw confidence of the answer; None if it has none.
+            margin: Difference between the first and the second answer; None if it has none.
+
+        Returns:
+            The probability; None if the answer has neither value, or nothing was fitted for it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class PredictedJoules:
-    """What an arm is expected to spend on a query, gross joules by phase.
+    """Predicted gross joules of an arm on a query, by phase.
 
     Attributes:
-        load: Joules of bringing its model into memory; 0.0 only where it is there already.
+        load: Joules to load its model; 0.0 only if the model is in memory.
         prefill, decode: Joules of the two phases.
-        uncertainty: Half width; None where it is not known.
-        seconds: Expected duration, load included; None where it is not known.
-        source: Where it is from, in words: ``operating curve``, or ``uncalibrated: 38 tok/s at 45
-            W``.
+        uncertainty: Half width; None if unknown.
+        seconds: Expected duration, load included; None if unknown.
+        source: How it was predicted, in words: ``operating curve``, or ``uncalibrated: 38 tok/s at
+            45 W``.
     """
 
     load: float
@@ -55,13 +63,13 @@ class PredictedJoules:
 
 @dataclass(frozen=True, slots=True)
 class PredictedAccuracy:
-    """How likely an arm is right on a query.
+    """The probability that an arm answers a query correctly.
 
     Attributes:
         p: Probability of a correct answer.
-        low: What it is at least, one-sided, at ``confidence``.
-        confidence: Of the bound, 0..1.
-        n: Graded answers behind it; 0 for a prior that nobody measured.
+        low: One-sided lower bound of ``p`` at ``confidence``.
+        confidence: Confidence of the bound, 0..1.
+        n: Number of graded answers it is based on; 0 for a stated prior, which is not measured.
         source: ``fitted``, or ``prior``.
     """
 

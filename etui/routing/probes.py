@@ -1,4 +1,4 @@
-"""Runs the probes of a policy: questions and what must come of them."""
+"""Run the probes of a policy: questions with the decisions expected for them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from etui.routing.policy import Policy, PolicyProbe
 
 @dataclass(frozen=True, slots=True)
 class ProbeOutcome:
-    """What came of one probe.
+    """The result of one probe.
 
     Attributes:
-        probe: The question and what must come of it.
-        decision: What came of it; None where the policy could not decide.
-        failures: What was not as expected; empty where it passed.
+        probe: The question and its expectations.
+        decision: The decision; None if the policy could not decide.
+        failures: Expectations that were not met; empty if the probe passed.
     """
 
     probe: PolicyProbe
@@ -27,14 +27,14 @@ class ProbeOutcome:
 
 
 def run_probes(policy: Policy) -> tuple[ProbeOutcome, ...]:
-    """Every probe decided as if every model were here and nothing were fitted or calibrated.
+    """Run every probe as if all models were available and nothing were fitted or calibrated.
 
-    So it passes on any machine; an objective then takes its ``otherwise``.
+    The result is therefore the same on every machine; an objective takes its ``otherwise``.
     """
-    return tuple(_run(probe, policy) for probe in policy.probes)
+    return tuple(_run_probe(probe, policy) for probe in policy.probes)
 
 
-def _run(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
+def _run_probe(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
     try:
         decision = decide(
             Query(probe.query), policy, available=lambda _: True, host=probe.host, every_signal=True
@@ -42,16 +42,16 @@ def _run(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
     except EtuiError as error:
         return ProbeOutcome(probe, None, (error.what,))
     failures = []
-    for what, wanted, refused, got in (
+    for what, required, excluded, got in (
         ("rule", probe.rule, probe.not_rule, decision.rule),
         ("arm", probe.arm, probe.not_arm, decision.arm.name),
     ):
-        if wanted is not None and got != wanted:
-            failures.append(f"{what} {got}, expected {wanted}")
-        if refused is not None and got == refused:
-            failures.append(f"{what} {got}, which was ruled out")
-    seen = {value.name: value.holds for value in decision.signals}
+        if required is not None and got != required:
+            failures.append(f"{what} {got}, expected {required}")
+        if excluded is not None and got == excluded:
+            failures.append(f"{what} {got}, expected any other")
+    holds = {value.name: value.holds for value in decision.signals}
     for name, expected in probe.signals.items():
-        if seen[name] is not expected:
-            failures.append(f"signal {name} {'holds' if seen[name] else 'does not hold'}")
+        if holds[name] is not expected:
+            failures.append(f"signal {name} {'holds' if holds[name] else 'does not hold'}")
     return ProbeOutcome(probe, decision, tuple(failures))

@@ -1,4 +1,4 @@
-"""What a rule leads to on this machine: an arm, a cascade, or the winner of an objective."""
+"""Resolve a rule on this machine: to an arm, a cascade, or the winner of an objective."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import EtuiError
-from etui.routing.availability import named, served, stand_in
+from etui.routing.availability import format_substitute, join_with_verb, served
 from etui.routing.limits import Candidate, Cascade
-from etui.routing.objective import Weighed, weigh
+from etui.routing.objective import ObjectiveResult, weigh
 from etui.routing.policy import ArmPlan, CascadePlan, Objective, Policy, Rule
 from etui.routing.prediction import PredictedJoules, Predictor
 
@@ -20,11 +20,11 @@ class Resolved:
     """A rule that can be carried out.
 
     Attributes:
-        arm: What answers, or answers first.
-        why: What there is to say of it beyond the rule's condition; may be empty.
-        joules: What the arm is expected to spend; None where it is not known, or for a cascade.
-        accuracy: How likely it is right; None without an objective.
-        cascade: The arms that are ready, at least two; None for a single arm.
+        arm: The arm that answers, or answers first.
+        why: The reason in addition to the rule's condition; may be empty.
+        joules: Predicted joules of the arm; None if unknown, or for a cascade.
+        accuracy: Predicted probability of a right answer; None without an objective.
+        cascade: The available arms, at least two; None for a single arm.
         candidates, margin_joules: As in ``Decision``.
     """
 
@@ -39,99 +39,113 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class FallsThrough:
-    """A rule that cannot be carried out here; ``unserved`` are arms without a model."""
+    """A rule that cannot be carried out on this machine, so the next rule is tried.
+
+    Attributes:
+        why: The reason.
+        unserved: Arms of the rule without a model on this machine.
+    """
 
     why: str
     unserved: tuple[ArmPlan, ...] = ()
 
 
-def carry_out(
+def resolve_rule(
     rule: Rule,
     policy: Policy,
     query: Query,
-    here: Callable[[str], bool],
+    is_available: Callable[[str], bool],
     *,
     outlook: Predictor | None,
     resident: str | None,
 ) -> Resolved | FallsThrough:
-    """What a rule that matched leads to.
+    """Resolve what a matching rule leads to.
+
+    Args:
+        rule: The rule.
+        policy: The policy it belongs to.
+        query: The user's question and its conversation.
+        is_available: Which models are on this machine.
+        outlook: Expected joules and accuracy of the arms; None leaves them unknown.
+        resident: The model in memory; None if there is none, or it is unknown.
 
     Raises:
-        EtuiError: Its objective needs what was not fitted, and it names no other arm; says how to
-            fit.
+        EtuiError: The objective needs a prediction that was not fitted, and the rule has no
+            ``otherwise``; the fix says how to fit it.
     """
     if isinstance(rule.then, str):
-        return _single(policy.arms[rule.then], query, here, outlook)
+        return _resolve_arm(policy.arms[rule.then], query, is_available, outlook)
     if isinstance(rule.then, CascadePlan):
-        return _cascade(rule.then, policy, query, here, outlook)
-    weighed = weigh(rule.then, policy.arms, query, here, outlook=outlook, resident=resident)
-    return _objective(rule, rule.then, weighed, policy, query, here, outlook)
+        return _resolve_cascade(rule.then, policy, query, is_available, outlook)
+    weighed = weigh(rule.then, policy.arms, query, is_available, outlook=outlook, resident=resident)
+    return _resolve_objective(rule, rule.then, weighed, policy, query, is_available, outlook)
 
 
-def _single(
-    plan: ArmPlan, query: Query, here: Callable[[str], bool], outlook: Predictor | None
+def _resolve_arm(
+    plan: ArmPlan, query: Query, is_available: Callable[[str], bool], outlook: Predictor | None
 ) -> Resolved | FallsThrough:
-    arm = served(plan, here)
+    arm = served(plan, is_available)
     if arm is None:
-        return FallsThrough(f"{named(plan.models)} not on this machine", (plan,))
-    return Resolved(arm, stand_in(plan, arm).removeprefix("; "), _total(outlook, arm, query))
+        return FallsThrough(f"{join_with_verb(plan.models)} not on this machine", (plan,))
+    why = format_substitute(plan, arm).removeprefix("; ")
+    return Resolved(arm, why, _predict_joules(outlook, arm, query))
 
 
-def _total(outlook: Predictor | None, arm: Arm, query: Query) -> float | None:
+def _predict_joules(outlook: Predictor | None, arm: Arm, query: Query) -> float | None:
     joules: PredictedJoules | None = outlook.joules(arm, query) if outlook is not None else None
     return None if joules is None else joules.total
 
 
-def _cascade(
+def _resolve_cascade(
     plan: CascadePlan,
     policy: Policy,
     query: Query,
-    here: Callable[[str], bool],
+    is_available: Callable[[str], bool],
     outlook: Predictor | None,
 ) -> Resolved | FallsThrough:
     ready: list[Arm] = []
-    left_out: list[str] = []
+    skipped: list[str] = []
     absent: list[ArmPlan] = []
     for name in plan.arms:
-        arm = served(policy.arms[name], here)
+        arm = served(policy.arms[name], is_available)
         if arm is None:
             absent.append(policy.arms[name])
-            left_out.append(f"{name} is left out, {named(policy.arms[name].models)} not here")
+            models = join_with_verb(policy.arms[name].models)
+            skipped.append(f"{name} is skipped: {models} not on this machine")
             continue
-        twin = next((other for other in ready if _same_answer(arm, other)), None)
+        twin = next((other for other in ready if _gives_same_answer(arm, other)), None)
         if twin is not None:
-            left_out.append(f"{name} is left out, on this machine it is the same as {twin.name}")
+            skipped.append(f"{name} is skipped: on this machine it is the same as {twin.name}")
             continue
         ready.append(arm)
     if not ready:
-        models = [model for arm in absent for model in arm.models]
-        return FallsThrough(
-            f"{named(tuple(dict.fromkeys(models)))} not on this machine", tuple(absent)
-        )
+        missing = tuple(dict.fromkeys(model for arm in absent for model in arm.models))
+        return FallsThrough(f"{join_with_verb(missing)} not on this machine", tuple(absent))
     first = ready[0]
     if len(ready) == 1:
-        why = "; ".join([f"{first.name} alone", *left_out])
-        return Resolved(first, why, _total(outlook, first, query))
+        why = "; ".join([f"only {first.name}", *skipped])
+        return Resolved(first, why, _predict_joules(outlook, first, query))
     hops = min(plan.max_hops, len(ready))
     cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules)
     then = ", ".join(arm.name for arm in ready[1:])
-    why = f"{first.name}, then {then} until one is right with {plan.accept_at:g}"
-    return Resolved(first, "; ".join([why, *left_out]), cascade=cascade)
+    why = f"{first.name}, then {then}, until an answer is right with probability "
+    why += f"{plan.accept_at:g}"
+    return Resolved(first, "; ".join([why, *skipped]), cascade=cascade)
 
 
-def _same_answer(arm: Arm, other: Arm) -> bool:
-    """Whether asking the one after the other would only say the same again."""
+def _gives_same_answer(arm: Arm, other: Arm) -> bool:
+    """Check whether two arms would only repeat each other's answer."""
     plain = {"name": "", "max_tokens": 1, "max_joules": None}
     return replace(arm, **plain) == replace(other, **plain)  # type: ignore[arg-type]
 
 
-def _objective(
+def _resolve_objective(
     rule: Rule,
     objective: Objective,
-    weighed: Weighed,
+    weighed: ObjectiveResult,
     policy: Policy,
     query: Query,
-    here: Callable[[str], bool],
+    is_available: Callable[[str], bool],
     outlook: Predictor | None,
 ) -> Resolved | FallsThrough:
     winner = weighed.winner
@@ -146,27 +160,27 @@ def _objective(
         )
     why = _UNFITTED[weighed.unfitted][0] if weighed.unfitted else weighed.why
     if objective.otherwise is not None:
-        end = _single(policy.arms[objective.otherwise], query, here, outlook)
+        end = _resolve_arm(policy.arms[objective.otherwise], query, is_available, outlook)
         if isinstance(end, FallsThrough):
             return replace(end, why=f"{why}; {end.why}")
-        why = f"{objective.otherwise}, since {why}" + (f"; {end.why}" if end.why else "")
+        why = f"{objective.otherwise}, because {why}" + (f"; {end.why}" if end.why else "")
         return replace(end, why=why, candidates=weighed.candidates)
     if weighed.unfitted is not None:
         fix = _UNFITTED[weighed.unfitted][1].format(policy=policy.name, arm=objective.arms[0])
         raise EtuiError(f"rule {rule.name!r} of policy {policy.name!r} cannot choose: {why}", fix)
     plans = [policy.arms[name] for name in objective.arms]
-    return FallsThrough(why, tuple(plan for plan in plans if served(plan, here) is None))
+    return FallsThrough(why, tuple(plan for plan in plans if served(plan, is_available) is None))
 
 
 _UNFITTED = {
     "accuracy": (
         "no accuracy was fitted for any of its arms",
-        "fit it with `etui policy fit {policy} --outcomes FILE`, state one in the objective, as in "
-        "prior: {{{arm}: 0.6}}, or give the rule `otherwise: {arm}`",
+        "fit it with `etui policy fit {policy} --outcomes FILE`, add a prior to the objective, as "
+        "in prior: {{{arm}: 0.6}}, or add `otherwise: {arm}` to the rule",
     ),
     "joules": (
-        "the joules of none of its arms are known",
-        "measure the models with `etui calibrate MODEL`, or give the rule `otherwise: {arm}`",
+        "the joules of all of its arms are unknown",
+        "measure the models with `etui calibrate MODEL`, or add `otherwise: {arm}` to the rule",
     ),
 }
-"""What is missing -> what is said of it, and how to come by it."""
+"""Missing prediction -> message and fix."""

@@ -1,4 +1,4 @@
-"""A policy on trial decides beside the one in force; what it would have done goes into the log."""
+"""Shadow policies: each decides every query too, and its decision is only logged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etui.routing.signals.host_state import HostState
 from etui.routing.signals.similarity import Neighbours
 
 LookAhead = Callable[[Policy], tuple[Predictor | None, Neighbours | None]]
-"""A policy -> what its arms are expected to do, and the earlier questions it looks at."""
+"""A function from a policy to the predictions and the earlier questions that it uses."""
 
 
 def with_shadow(
@@ -32,19 +32,19 @@ def with_shadow(
     host: HostState | None,
     look_ahead: LookAhead | None = None,
 ) -> Decision:
-    """The decision with what the policy's shadow would have done; the same without a shadow.
+    """Add the decision of the policy's shadow; a policy without a shadow leaves it unchanged.
 
-    A shadow that cannot decide says why and never stops the turn.
+    A shadow that cannot decide records why and never stops the turn.
 
     Args:
-        decision: What the policy in force decided.
-        policy: The policy in force.
-        query: What was asked.
-        config: Where the user's own policies lie.
+        decision: The decision of the active policy.
+        policy: The active policy.
+        query: The user's question and its conversation.
+        config: Holds the folder of the user's own policies.
         models: Names of models.yaml.
         available: Which models are on this machine.
-        host: State of the machine.
-        look_ahead: What the shadow may know beside the query; None lets it know nothing.
+        host: State of the machine; None leaves it unknown.
+        look_ahead: Provides the shadow's predictions and earlier questions; None provides none.
     """
     if policy.shadow is None:
         return decision
@@ -62,7 +62,7 @@ def with_shadow(
     except EtuiError as error:
         reason = error.what.splitlines()[0]
         return replace(decision, shadow=Shadow(policy.shadow, None, None, reason))
-    said = outlook.joules(tried.arm, query) if outlook is not None else None
-    joules = None if said is None else said.prefill + said.decode
+    predicted = outlook.joules(tried.arm, query) if outlook is not None else None
+    joules = None if predicted is None else predicted.prefill + predicted.decode
     shadow = Shadow(policy.shadow, tried.arm, tried.rule, tried.why, joules)
     return replace(decision, shadow=shadow)

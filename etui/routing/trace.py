@@ -1,4 +1,4 @@
-"""The document of a decision, as the log and ``--json`` keep it: its keys, typed."""
+"""Types of the JSON document of a decision, as written to the log and by ``--json``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class SignalTrace(TypedDict):
-    """One signal as it was seen; see ``decision.SignalValue``."""
+    """One signal and its value; see ``decision.SignalValue``."""
 
     name: str
     holds: bool
@@ -18,7 +18,7 @@ class SignalTrace(TypedDict):
 
 
 class RuleTrace(TypedDict):
-    """One rule as it was tried; see ``decision.RuleTried``."""
+    """One rule that was tried; see ``decision.RuleTried``."""
 
     name: str
     priority: int
@@ -27,7 +27,7 @@ class RuleTrace(TypedDict):
 
 
 class Predicted(TypedDict):
-    """What the arm is expected to spend and how likely it is right; None where unknown."""
+    """Predicted joules and accuracy of the chosen arm; None if unknown."""
 
     joules: float | None
     accuracy: float | None
@@ -41,7 +41,7 @@ class ArmOnModel(TypedDict):
 
 
 class CascadeTrace(TypedDict):
-    """A cascade; see ``plan.Cascade``."""
+    """A cascade; see ``limits.Cascade``."""
 
     arms: list[ArmOnModel]
     accept_at: float
@@ -50,7 +50,7 @@ class CascadeTrace(TypedDict):
 
 
 class JoulesTrace(TypedDict):
-    """Predicted joules; see ``plan.PredictedJoules``."""
+    """Predicted joules; see ``prediction.PredictedJoules``."""
 
     total: float
     load: float
@@ -62,7 +62,7 @@ class JoulesTrace(TypedDict):
 
 
 class AccuracyTrace(TypedDict):
-    """A predicted accuracy; see ``plan.PredictedAccuracy``."""
+    """A predicted accuracy; see ``prediction.PredictedAccuracy``."""
 
     p: float
     low: float
@@ -72,7 +72,7 @@ class AccuracyTrace(TypedDict):
 
 
 class CandidateTrace(TypedDict):
-    """One arm that was weighed; see ``plan.Candidate``."""
+    """One candidate of an objective; see ``limits.Candidate``."""
 
     arm: str
     model: str
@@ -82,7 +82,7 @@ class CandidateTrace(TypedDict):
 
 
 class BudgetTrace(TypedDict):
-    """What the turn may spend; see ``plan.TurnBudget``."""
+    """What the turn may spend; see ``limits.TurnBudget``."""
 
     joules: float | None
     tokens: int | None
@@ -90,7 +90,7 @@ class BudgetTrace(TypedDict):
 
 
 class FallbackTrace(TypedDict):
-    """What follows when the answer cannot be had; see ``plan.Fallbacks``."""
+    """What to do when an answer cannot be produced; see ``limits.Fallbacks``."""
 
     load_failed: str | None
     context_overflow: str
@@ -98,7 +98,7 @@ class FallbackTrace(TypedDict):
 
 
 class ShadowTrace(TypedDict):
-    """What a policy on trial would have done; see ``decision.Shadow``."""
+    """The decision of a shadow policy; see ``decision.Shadow``."""
 
     policy: str
     rule: str | None
@@ -110,7 +110,7 @@ class ShadowTrace(TypedDict):
 
 
 class DecisionTrace(TypedDict):
-    """A decision, whole; see ``decision.Decision``."""
+    """A whole decision; see ``decision.Decision``."""
 
     arm: str
     model: str

@@ -66,7 +66,7 @@ def test_check_names_every_fault(capsys: Capture, broken: Path) -> None:
 def test_unknown_names(capsys: Capture) -> None:
     code, out, err = call(capsys, "check", "frugl")
     assert (code, out) == (2, "")
-    assert "no policy is called 'frugl'" in err
+    assert "unknown policy 'frugl'" in err
     assert "did you mean 'frugal'?" in err
     code, _, err = call(capsys, "check", "nowhere.yaml")
     assert code == 2
@@ -134,7 +134,7 @@ def test_explain_of_a_cascade_an_objective_and_budgets(capsys: Capture, tmp_path
     assert "fallbacks  load failed: quick" in lines
     code, out, _ = call(capsys, "explain", "hello", "--policy", str(path))
     assert "predicted  right with 0.60" in out
-    assert "by the stated prior, nothing was fitted" in out
+    assert "based on the stated prior, no accuracy was fitted" in out
     code, document = call_json(capsys, "explain", "hello", "--policy", str(path))
     assert code == 0
     assert (document["arm"], document["predicted"]["accuracy"]) == ("think", 0.6)
@@ -186,9 +186,9 @@ def test_probes(capsys: Capture, tmp_path: Path) -> None:
     assert code == 4
     assert out == "1 of 2 probes passed\n"
     assert err.splitlines() == [
-        f"{path}:9: 'plus': rule rest, expected sums; arm quick, which was ruled out; "
+        f"{path}:9: 'plus': rule rest, expected sums; arm quick, expected any other; "
         "signal sums does not hold",
-        "  rest: no rule before it matched",
+        "  rest: no earlier rule matched",
     ]
     code, document = call_json(capsys, "test", str(path))
     assert (code, document["passed"], document["failed"]) == (4, 1, 1)

@@ -49,14 +49,14 @@ def test_new_copies_once(capsys: Capture, etui_home: Path) -> None:
     mine.write_text("changed")
     code, out, err = call(capsys, "new", "mine")
     assert (code, out, mine.read_text()) == (2, "", "changed")
-    assert "there is a policy 'mine' already" in err
+    assert "policy 'mine' already exists" in err
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x.yaml", "a b"])
 def test_new_refuses_names_that_are_paths(capsys: Capture, etui_home: Path, name: str) -> None:
     code, _, err = call(capsys, "new", name)
     assert code == 2
-    assert "is no name for a policy" in err
+    assert "is not a valid policy name" in err
     assert not (etui_home / "policies").exists()
 
 
@@ -124,7 +124,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
         "- arms.code.max_tokens: 768",
         "~ signals.code_words.keywords: -python",
         "~ signals.long.tokens.at_least: 300 -> 30",
-        "3 of 9 questions are answered otherwise",
+        "3 of 9 questions are answered differently",
     ]
     assert "    - everything-else -> quick: qwen3-0.6b, direct" in out
     assert "    + long-text -> careful: qwen3-4b, direct" in out
@@ -141,7 +141,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
 
 def test_diff_of_one_with_itself_and_with_a_broken_one(capsys: Capture, tmp_path: Path) -> None:
     code, out, _ = call(capsys, "diff", "best", "best", "--logged", "5")
-    assert (code, out) == (0, "0 of 4 questions are answered otherwise\n")
+    assert (code, out) == (0, "0 of 4 questions are answered differently\n")
     broken = tmp_path / "broken.yaml"
     broken.write_text("version: 1\n")
     code, out, err = call(capsys, "diff", "best", str(broken))

@@ -135,7 +135,7 @@ def test_a_shipped_policy_is_fitted_into_the_users_folder(outcomes, config):
         (("replay", "--outcomes", "{file}", "--log"), "exclude each other"),
         (("replay", "--outcomes", "none.csv", "--costs", "a=1"), "cannot be read"),
         (("replay", "--outcomes", "{file}", *COSTS, "--data", "/nowhere"), "/nowhere does not"),
-        (("replay", "nosuch", "--outcomes", "{file}", *COSTS), "no policy is called"),
+        (("replay", "nosuch", "--outcomes", "{file}", *COSTS), "unknown policy"),
         (("replay", "balanced", "--outcomes", "{file}", *COSTS, "--data", "{data}"), "none of the"),
         (("replay", "--costs", "a=1"), "need --outcomes"),
         (("replay", "--runs", "nosuch"), "there is no run"),

@@ -16,8 +16,8 @@ from etui.routing.conditions import (
     Holds,
     Not,
     first_failed,
+    iter_signal_names,
     reasons_for,
-    signals_of,
 )
 from etui.routing.decision import SignalValue
 from etui.routing.signals.ranges import Bound
@@ -92,7 +92,7 @@ def test_the_first_failing_condition_is_named() -> None:
         == "none of b (0, at least 1), c (0, at least 1)"
     )
     assert first_failed(Not(Holds("a")), world) == "not a (1, at least 1)"
-    assert list(signals_of(All((Holds("a"), Not(Holds("b")))))) == ["a", "b"]
+    assert list(iter_signal_names(All((Holds("a"), Not(Holds("b")))))) == ["a", "b"]
     assert reasons_for(Not(AnyOf((Holds("b"), Holds("c")))), world) == [
         "not b (0, at least 1)",
         "not c (0, at least 1)",

@@ -56,7 +56,7 @@ rules:
         ("first", False, "sums (0, at least 1)"),
         ("second", True, None),
     ]
-    assert decide(Query("fine."), policy, available=EVERY).why == "rest: no rule before it matched"
+    assert decide(Query("fine."), policy, available=EVERY).why == "rest: no earlier rule matched"
 
 
 def test_the_arm_carries_what_the_file_says(make: Make) -> None:
@@ -79,7 +79,7 @@ def test_a_role_is_served_by_the_first_model_here(make: Make) -> None:
     fallen = decide(Query("x"), policy, available={"tiny"})
     assert fallen.arm.model == "tiny"
     assert fallen.why == (
-        "rest: no rule before it matched; tiny serves, small-1b is not on this machine"
+        "rest: no earlier rule matched; using tiny: small-1b is not on this machine"
     )
 
 

@@ -267,4 +267,4 @@ def test_rules_that_lie_in_a_circle_of_scores_are_said(length: int) -> None:
     document = {key: value for key, value in document.items() if key != "probes"}
     checked = check_text(json.dumps(document), PLACE, {"tiny", "large-8b"})
     assert len(checked.errors) == length
-    assert checked.errors[0].message == "score 's0' adds up itself"
+    assert checked.errors[0].message == "score 's0' includes itself"

@@ -17,8 +17,8 @@ from etui.routing.joules_predictor import (
     ArmKey,
     LoggedModelFacts,
     PastOutput,
-    expected_tokens,
     forecast,
+    predict_tokens,
 )
 from etui.routing.signals.text_measures import TextFacts
 
@@ -90,22 +90,22 @@ def test_a_choice_decodes_nothing_unless_there_is_nothing_to_choose():
 
 
 def test_what_is_cached_is_not_computed_again():
-    tokens = expected_tokens(DIRECT, PLAIN, FACTS, cached_tokens=80)
+    tokens = predict_tokens(DIRECT, PLAIN, FACTS, cached_tokens=80)
     assert (tokens.computed, tokens.cached) == (30.0, 80.0)
-    whole = expected_tokens(DIRECT, PLAIN, FACTS, cached_tokens=10_000)
+    whole = predict_tokens(DIRECT, PLAIN, FACTS, cached_tokens=10_000)
     assert whole.computed == 1.0
 
 
 def test_a_thought_costs_its_budget_until_turns_tell_otherwise():
-    assert expected_tokens(THINK, PLAIN, FACTS).output == 0.8 * 200 + 0.5 * 100
+    assert predict_tokens(THINK, PLAIN, FACTS).output == 0.8 * 200 + 0.5 * 100
     past = {ArmKey.of(THINK): PastOutput(45, 60.0)}
-    output = expected_tokens(THINK, PLAIN, replace(FACTS, past=past)).output
+    output = predict_tokens(THINK, PLAIN, replace(FACTS, past=past)).output
     assert output == pytest.approx((45 * 60 + PRIOR_TURNS * 210) / 50)
 
 
 def test_the_past_of_an_arm_with_other_budgets_does_not_count():
     past = {ArmKey.of(replace(THINK, think_tokens=999)): PastOutput(100, 900.0)}
-    assert expected_tokens(THINK, PLAIN, replace(FACTS, past=past)).output == 210
+    assert predict_tokens(THINK, PLAIN, replace(FACTS, past=past)).output == 210
 
 
 def test_votes_share_the_prefill_and_what_is_known_of_their_batches():

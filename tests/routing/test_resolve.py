@@ -83,18 +83,18 @@ def test_the_cheapest_that_is_right_often_enough(make: Make) -> None:
     decision = chosen(policy, Known(SPENT, RIGHT))
     assert decision.arm.name == "quick"
     assert decision.why == (
-        "rest: quick is the cheapest that is right with 0.62 (21 J, large would take 34 J more)"
+        "rest: quick is the cheapest arm with accuracy >= 0.62 (21 J, large would take 34 J more)"
     )
     assert (decision.predicted_joules, decision.predicted_accuracy) == (21.0, 0.70)
     assert decision.margin_joules == 34.0
     assert [(c.arm.name, c.failed) for c in decision.candidates] == [
         ("quick", None),
         ("large", None),
-        ("think", "right with at least 0.61, 0.62 is asked for"),
+        ("think", "accuracy bound 0.61 is below 0.62"),
     ]
     doubtful = chosen(policy, Known(SPENT, {**RIGHT, "quick": (0.70, 0.6)}))
     assert doubtful.arm.name == "large"
-    assert doubtful.why.endswith("right with 0.62 (55 J, no other qualifies)")
+    assert doubtful.why.endswith("accuracy >= 0.62 (55 J, no other arm qualifies)")
 
 
 def test_the_trace_of_an_objective_is_json(make: Make) -> None:
@@ -128,17 +128,17 @@ def test_bounds_of_joules_and_seconds(make: Make) -> None:
     decision = chosen(make(text), Known(SPENT, RIGHT))
     assert decision.arm.name == "large"
     assert decision.why == (
-        "rest: large is the likeliest right, with 0.81, within 60 J (55 J, quick 0.70)"
+        "rest: large has the highest accuracy within 60 J: 0.81 (55 J, quick 0.70)"
     )
     assert decision.margin_joules == -34.0
-    assert decision.candidates[-1].failed == "90 J, 60 J are the most"
+    assert decision.candidates[-1].failed == "90 J exceeds the limit of 60 J"
     with pytest.raises(EtuiError) as caught:
         chosen(make(text), Known(SPENT, RIGHT, seconds=4.0))
     assert "no arm qualifies" in caught.value.what
-    assert "4 s, 3 s are the most" in caught.value.what
+    assert "4 s exceeds the limit of 3 s" in caught.value.what
     assert "otherwise" in caught.value.fix
     slow = chosen(make(text + "    otherwise: quick\n"), Known(SPENT, RIGHT, seconds=None))
-    assert slow.candidates[0].failed == "its seconds are not known"
+    assert slow.candidates[0].failed == "its duration is unknown"
 
 
 def test_the_model_in_memory_is_kept_for_a_small_gain(make: Make) -> None:
@@ -148,7 +148,7 @@ def test_the_model_in_memory_is_kept_for_a_small_gain(make: Make) -> None:
     assert decision.arm.name == "large"
     assert decision.margin_joules == -34.0
     assert decision.why == (
-        "rest: large is kept, large-8b is in memory (55 J, quick would save 34 J)"
+        "rest: large is kept because large-8b is in memory (55 J, quick would save 34 J)"
     )
     assert chosen(policy, outlook, resident="tiny").arm.name == "quick"
     assert chosen(policy, outlook).arm.name == "quick"
@@ -174,16 +174,16 @@ def test_nothing_fitted(make: Make) -> None:
     assert "etui calibrate MODEL" in caught.value.fix
     decision = chosen(make(BASE + OBJECTIVE + "    otherwise: think\n"))
     assert decision.arm.name == "think"
-    assert decision.why == "rest: think, since no accuracy was fitted for any of its arms"
+    assert decision.why == "rest: think, because no accuracy was fitted for any of its arms"
     assert decision.predicted_accuracy is None
-    assert [c.failed for c in decision.candidates] == ["its accuracy was not fitted"] * 3
+    assert [c.failed for c in decision.candidates] == ["no accuracy was fitted"] * 3
 
 
 def test_a_stated_prior_is_named(make: Make) -> None:
     text = BASE + OBJECTIVE.replace("0.9}}", "0.9}, prior: {quick: 0.5, large: 0.8}}")
     decision = chosen(make(text), Known(SPENT))
     assert decision.arm.name == "large"
-    assert decision.why.endswith("; by the stated prior, nothing was fitted")
+    assert decision.why.endswith("; based on the stated prior, no accuracy was fitted")
     accuracy = decision.candidates[1].accuracy
     assert accuracy == PredictedAccuracy(0.8, 0.8, 0.9, 0, "prior")
     assert chosen(make(text), Known(SPENT, RIGHT)).arm.name == "quick", "the fit goes first"
@@ -197,18 +197,18 @@ def test_nothing_qualifies(make: Make) -> None:
     decision = chosen(make(text + "  - {name: rest, use: large}\n"), low)
     assert decision.rule == "rest"
     assert decision.rules[0].failed == (
-        "no arm qualifies: quick, large, think: right with at least 0.40, 0.62 is asked for"
+        "no arm qualifies: quick, large, think: accuracy bound 0.40 is below 0.62"
     )
     kept = chosen(make(text + "    otherwise: quick\n  - {name: rest, use: large}\n"), low)
     assert (kept.rule, kept.arm.name) == ("sums", "quick")
-    assert kept.why.startswith("sums: sums (add); quick, since no arm qualifies: ")
+    assert kept.why.startswith("sums: sums (add); quick, because no arm qualifies: ")
 
 
 def test_candidates_without_a_model_here(make: Make) -> None:
     policy = make(BASE.replace("large-8b, tiny", "large-8b") + OBJECTIVE)
     decision = chosen(policy, Known(SPENT, RIGHT), available=frozenset({"tiny"}))
     assert (decision.arm.name, decision.arm.model) == ("quick", "tiny")
-    assert decision.why.endswith("; tiny serves, small-1b is not on this machine")
+    assert decision.why.endswith("; using tiny: small-1b is not on this machine")
     assert decision.candidates[-1].failed == "large-8b is not on this machine"
     with pytest.raises(ModelUnavailable):
         chosen(policy, Known(SPENT, RIGHT), available=frozenset())
@@ -230,7 +230,10 @@ def test_a_cascade(make: Make) -> None:
     ]
     assert decision.cascade == Cascade(decision.cascade.arms, 0.75, 3, 300.0)
     assert decision.arm == decision.cascade.arms[0]
-    assert decision.why == "rest: quick, then think, large until one is right with 0.75"
+    assert (
+        decision.why
+        == "rest: quick, then think, large, until an answer is right with probability 0.75"
+    )
     assert decision.predicted_joules is None
     assert decision.trace()["cascade"] == {
         "arms": [
@@ -249,11 +252,13 @@ def test_a_cascade_of_what_is_here(make: Make) -> None:
     assert same.cascade is not None
     assert [arm.name for arm in same.cascade.arms] == ["quick", "think"]
     assert same.cascade.max_hops == 2
-    assert same.why.endswith("; large is left out, on this machine it is the same as quick")
+    assert same.why.endswith("; large is skipped: on this machine it is the same as quick")
     policy = make(BASE.replace("small-1b, tiny", "small-1b") + CASCADE)
     alone = chosen(policy, Known(SPENT), available=frozenset({"large-8b"}))
     assert (alone.arm.name, alone.cascade, alone.predicted_joules) == ("large", None, 55.0)
-    assert alone.why.startswith("rest: large alone; quick is left out, small-1b is not here")
+    assert alone.why.startswith(
+        "rest: only large; quick is skipped: small-1b is not on this machine"
+    )
     with pytest.raises(ModelUnavailable):
         chosen(policy, available=frozenset())
 

@@ -107,7 +107,7 @@ def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
     assert known.shadow is not None
     assert (known.shadow.rule, known.shadow.why) == (
         "near",
-        "near: slow is the likeliest right, with 0.90",
+        "near: slow has the highest accuracy: 0.90",
     )
 
 

@@ -1,4 +1,4 @@
-"""One thread for the linear algebra of small matrices."""
+"""Limit linear algebra on small matrices to one thread."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Fits within it run on one thread: on small matrices threads wait for each other, 10x slower.
+    """Limit the enclosed fits to one thread, which on small matrices is 10x as fast as several.
 
-    What is to be limited must be loaded first: each library brings its own pool of threads.
+    Each library brings its own thread pool, and only pools of loaded libraries can be limited.
     """
     import importlib
 

@@ -1,4 +1,4 @@
-"""From the raw confidence of an answer to the probability that it is right."""
+"""Fit curves from the raw confidence of an answer to the probability that it is right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole
 
 PLATT_BELOW = 200
-"""Answers below which two parameters are fitted instead of a free monotone curve."""
+"""Number of answers below which a two-parameter sigmoid replaces isotonic regression."""
 
 LEAST = 20
 _DIGITS = 6
@@ -20,15 +20,15 @@ _DIGITS = 6
 def fit_curve(
     of: Literal["margin", "confidence"], raw: Floats, right: Flags, folds: Whole
 ) -> ConfidenceCurve | None:
-    """The curve of one arm; None where too few answers carry the value.
+    """Fit the curve of one arm; None if too few answers have the value.
 
-    Isotonic regression, Platt's sigmoid below ``PLATT_BELOW`` answers.
+    The curve is an isotonic regression, or Platt's sigmoid below ``PLATT_BELOW`` answers.
 
     Args:
-        of: Which value it is.
-        raw: The value of each answer, NaN where it has none.
-        right: Whether it was right.
-        folds: Fold of each, for the cross-validated calibration error.
+        of: The kind of the raw value.
+        raw: The value of each answer, NaN if it has none.
+        right: Whether each answer was right.
+        folds: Fold of each answer, for the cross-validated calibration error.
     """
     import numpy as np
 
@@ -43,12 +43,12 @@ def fit_curve(
         if not len(inside) or inside.all() or not inside.any():
             p[held] = (inside.sum() + 1) / (len(inside) + 2)
             continue
-        p[held] = values_on(_fitted(of, raw[~held], inside, 0.0), raw[held])
-    return _fitted(of, raw, right, calibration_error(p, right))
+        p[held] = evaluate_curve_array(_fit(of, raw[~held], inside, 0.0), raw[held])
+    return _fit(of, raw, right, calibration_error(p, right))
 
 
-def values_on(curve: ConfidenceCurve, raw: Floats) -> Floats:
-    """``heads.on_curve`` for many values; NaN where there is none."""
+def evaluate_curve_array(curve: ConfidenceCurve, raw: Floats) -> Floats:
+    """Evaluate a curve at many values, like ``predictor.evaluate_curve``; NaN gives NaN."""
     import numpy as np
     from scipy.special import expit
 
@@ -58,16 +58,24 @@ def values_on(curve: ConfidenceCurve, raw: Floats) -> Floats:
     return np.where(np.isfinite(raw), np.interp(raw, curve.x, curve.p), np.nan)
 
 
-def _fitted(
+def _fit(
     of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
 ) -> ConfidenceCurve:
-    return _platt(of, raw, right, ece) if len(raw) < PLATT_BELOW else _isotonic(of, raw, right, ece)
+    return (
+        _fit_platt(of, raw, right, ece)
+        if len(raw) < PLATT_BELOW
+        else _fit_isotonic(of, raw, right, ece)
+    )
 
 
-def _isotonic(
+def _fit_isotonic(
     of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
 ) -> ConfidenceCurve:
-    """One made-up right answer at the lower end and a wrong one at the upper keep p off 0 and 1."""
+    """Fit an isotonic regression.
+
+    An artificial right answer at the lower end and a wrong one at the upper end keep p away from
+    0 and 1.
+    """
     import numpy as np
     from sklearn.isotonic import IsotonicRegression
 
@@ -84,10 +92,13 @@ def _isotonic(
     )
 
 
-def _platt(
+def _fit_platt(
     of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
 ) -> ConfidenceCurve:
-    """Platt's sigmoid, its slope never negative: more confidence is never less probable."""
+    """Fit Platt's sigmoid, with a slope that is not negative.
+
+    Higher confidence therefore never lowers the probability.
+    """
     from sklearn.linear_model import LogisticRegression
 
     found = LogisticRegression(C=1.0, max_iter=400).fit(raw[:, None], right)

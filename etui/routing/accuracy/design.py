@@ -1,4 +1,4 @@
-"""The questions of a fit as columns, and a regression over them as the file holds it."""
+"""Build the feature columns of a fit, and convert a regression to the form of the fitted file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from etui.routing.accuracy.features import FEATURE_NAMES
 from etui.routing.accuracy.fitted_file import Logistic, Sparse
-from etui.routing.accuracy.logistic import Linear, Scale, scale_of
-from etui.routing.accuracy.rates import logits, numbered, shrunken_rates, smoothed_rate
+from etui.routing.accuracy.logistic import Linear, Scale, fit_scale
+from etui.routing.accuracy.rates import (
+    compute_shrunken_rates,
+    compute_smoothed_rate,
+    logits,
+    number_bands,
+)
 from etui.routing.accuracy.table import folds_of
-from etui.routing.accuracy.words import Corpus, band_shares, centroids_of, idf_of, tf_idf_matrix
+from etui.routing.accuracy.words import (
+    Corpus,
+    compute_band_shares,
+    compute_centroids,
+    compute_idf,
+    compute_tf_idf,
+)
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.table import Graded
@@ -18,23 +29,23 @@ from etui.stats.arrays import Flags, Floats, Whole
 
 FOLDS = 5
 DIGITS = 5
-"""Decimal places of what the file holds."""
+"""Decimal places of the numbers in the fitted file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """The questions as columns, by what one part of them says.
+    """Columns of all questions, computed from the questions used for fitting.
 
     Attributes:
-        idf: Of the buckets.
+        idf: Inverse document frequency of each bucket.
         words: tf-idf of all questions, sparse (questions, buckets).
-        scale: Of the features.
-        columns: Scaled features beside tf-idf, sparse, all questions.
-        bands: Names of the bands; fewer than two are none.
-        centroids: Of the bands, (bands, buckets).
-        rates, counts: Shrunken rates (bands, arms) and answers of each band.
-        band_logits: Expected logit of the band's rate, (questions, arms). Of a question that was
-            used, from the others: its own answer has no part in it.
+        scale: Scale of the features.
+        columns: Scaled features and tf-idf of all questions, sparse.
+        bands: Names of the bands; empty if there are fewer than two.
+        centroids: Centroid of each band, (bands, buckets).
+        rates, counts: Shrunken rates (bands, arms) and number of answers of each band.
+        band_logits: Expected logit of the band's rate, (questions, arms). For a question used for
+            fitting it is computed from the other folds, so its own answer is not in it.
     """
 
     idf: Floats
@@ -48,62 +59,68 @@ class Design:
     band_logits: Floats
 
 
-def design_of(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> Design:
-    """The design of all questions, made from those used alone."""
+def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> Design:
+    """Build the columns of all questions from the used ones alone."""
     import numpy as np
     from scipy import sparse
 
-    idf = idf_of(corpus.counts, used)
-    words = tf_idf_matrix(corpus.counts, idf)
-    scale = scale_of(corpus.features, used)
-    columns = sparse.hstack([sparse.csr_matrix(scale.of(corpus.features)), words]).tocsr()
-    names, number = numbered(graded.subjects)
+    idf = compute_idf(corpus.counts, used)
+    words = compute_tf_idf(corpus.counts, idf)
+    scale = fit_scale(corpus.features, used)
+    columns = sparse.hstack([sparse.csr_matrix(scale.apply(corpus.features)), words]).tocsr()
+    names, number = number_bands(graded.subjects)
     several = len(names) > 1 and not corpus.empty
 
     def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats]:
-        rates, counts = shrunken_rates(graded.correct, number, len(names), part)
-        _, centroids = centroids_of(words, graded.subjects, part)
+        rates, counts = compute_shrunken_rates(graded.correct, number, len(names), part)
+        _, centroids = compute_centroids(words, graded.subjects, part)
         present = [at for at, name in enumerate(names) if counts[at]]
-        shares = band_shares(words, centroids)
+        shares = compute_band_shares(words, centroids)
         return shares @ logits(rates[present]), rates, counts, centroids
 
     if not several:
-        rates, counts = shrunken_rates(graded.correct, number, len(names), used)
-        overall = logits(smoothed_rate(graded.correct[used])[None, :])
+        rates, counts = compute_shrunken_rates(graded.correct, number, len(names), used)
+        overall = logits(compute_smoothed_rate(graded.correct[used])[None, :])
         band = np.repeat(overall, len(graded), axis=0)
         return Design(idf, words, scale, columns, [], np.zeros((0, 0)), rates, counts, band)
     band, rates, counts, centroids = expected(used)
     inner = folds_of(graded, FOLDS, seed + 1)
     for fold in range(int(inner.max()) + 1):
         held = used & (inner == fold)
-        rest = used & (inner != fold)
-        if held.any() and rest.any():
-            band[held] = expected(rest)[0][held]
+        others = used & (inner != fold)
+        if held.any() and others.any():
+            band[held] = expected(others)[0][held]
     present = [name for at, name in enumerate(names) if counts[at]]
     kept = counts > 0
     return Design(idf, words, scale, columns, present, centroids, rates[kept], counts[kept], band)
 
 
-def exported(linear: Linear, scale: Scale, *, band: bool) -> Logistic:
-    """The regression over raw features, as the file holds it."""
+def export_logistic(linear: Linear, scale: Scale, *, band: bool) -> Logistic:
+    """Convert a regression over scaled features to one over raw features, as the file holds it.
+
+    Args:
+        linear: The regression.
+        scale: The scale of its features.
+        band: Whether its first column is the logit of the band's rate.
+    """
     import numpy as np
 
     weights = linear.weights
-    own = float(weights[0]) if band else 0.0
-    rest = weights[1:] if band else weights
+    band_weight = float(weights[0]) if band else 0.0
+    others = weights[1:] if band else weights
     count = len(FEATURE_NAMES)
-    raw = rest[:count] * scale.factor
+    raw = others[:count] * scale.factor
     return Logistic(
         intercept=float(linear.intercept - np.dot(raw, scale.mean)),
         features=tuple(float(value) for value in raw),
-        band=own,
-        words=sparse_of(rest[count:]),
+        band=band_weight,
+        words=build_sparse(others[count:]),
         c=linear.c,
     )
 
 
-def sparse_of(values: Floats) -> Sparse:
-    """The values that are not zero once they are rounded."""
+def build_sparse(values: Floats) -> Sparse:
+    """Round values and keep those that are not zero."""
     import numpy as np
 
     rounded = np.round(values, DIGITS)

@@ -1,8 +1,8 @@
-"""What a fitted head sees of a question: light features, and its words hashed into buckets.
+"""Light features of a question, the inputs of the fitted heads in addition to its words.
 
-Everything is counted from the text, in plain Python: a decision loads no library for it. A
-multiple-choice question is taken apart into its stem and its options first, so that a question of
-a bench run and the same question typed into the chat look alike.
+All features are counted from the text in plain Python, so a decision loads no library for them. A
+multiple-choice question is first split into stem and options, so that a question of a bench run
+and the same question typed into the chat get the same features.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ FEATURE_NAMES = (
     "options_one_word",
     "options_formula",
 )
-"""The features in their order; with the intercept of a head the first fourteen are the fifteen that
-a router on MMLU needs, the others look at the options."""
+"""Names of the features, in order. The first fourteen and the intercept of a head are the fifteen
+that a router on MMLU needs; the others describe the options."""
 
 
-def features(question: QuestionText) -> tuple[float, ...]:
-    """The features, in the order of ``FEATURE_NAMES``; all finite."""
+def compute_features(question: QuestionText) -> tuple[float, ...]:
+    """Compute the features of a question, in the order of ``FEATURE_NAMES``; all are finite."""
     stem, options, whole = question.stem, question.options, question.whole
     words, asked = WORD.findall(whole), WORD.findall(stem)
     digits = len(DIGIT.findall(whole))
@@ -100,11 +100,11 @@ def features(question: QuestionText) -> tuple[float, ...]:
         float(_PASSAGE.search(whole) is not None),
         len(stem) / max(1, len(whole)),
         sum(len(word) >= _LONG_WORD for word in words) / count,
-        *_of_options(options),
+        *_compute_option_features(options),
     )
 
 
-def _of_options(options: Sequence[str]) -> tuple[float, ...]:
+def _compute_option_features(options: Sequence[str]) -> tuple[float, ...]:
     if not options:
         return (0.0,) * 7
     lengths = [len(option) for option in options]

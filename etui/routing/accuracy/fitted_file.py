@@ -1,7 +1,7 @@
-"""``NAME.fitted.json``: what graded answers said of the arms of a policy.
+"""``NAME.fitted.json``: the accuracy of a policy's arms, fitted from graded answers.
 
-The file is small, plain JSON, written by ``etui policy fit`` beside the policy. It holds no text of
-any question: words are buckets of a hash.
+The file is small, plain JSON, written by ``etui policy fit`` next to the policy. It contains no
+text of any question: words are hashed into buckets.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class _Part(BaseModel):
 
 
 class Sparse(_Part):
-    """Numbers of those buckets that are not zero."""
+    """The buckets whose value is not zero, and their values."""
 
     at: tuple[Bucket, ...]
     value: tuple[Number, ...]
 
     @model_validator(mode="after")
-    def _in_step(self) -> Self:
+    def _check_lengths(self) -> Self:
         if len(self.at) != len(self.value):
             raise ValueError(f"{len(self.at)} buckets and {len(self.value)} values")
         return self
@@ -45,12 +45,12 @@ class Logistic(_Part):
     """ln(p / (1-p)) = intercept + features . x + band * band logit + words . tf-idf.
 
     Attributes:
-        intercept: Of the raw features.
+        intercept: Intercept for the raw features.
         features: One weight for each of ``FEATURE_NAMES``.
         band: Weight of the logit of the shrunken rate of the question's band.
         words: Weights of the buckets.
-        c: Inverse strength of the L2 penalty, chosen by cross-validation; None where there were
-            too few answers for more than their rate.
+        c: Inverse strength of the L2 penalty, chosen by cross-validation; None if there were too
+            few answers to fit more than their rate.
     """
 
     intercept: Number
@@ -60,19 +60,20 @@ class Logistic(_Part):
     c: Number | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _check_features(self) -> Self:
         if len(self.features) != len(FEATURE_NAMES):
             raise ValueError(f"{len(self.features)} weights for {len(FEATURE_NAMES)} features")
         return self
 
 
 class Quality(_Part):
-    """How good predictions were on questions that had no part in their fit (five folds).
+    """Quality of the predictions on held-out questions (five folds).
 
     Attributes:
-        brier: Mean squared error of p; ``brier_rate`` is that of the plain rate.
+        brier: Mean squared error of p.
+        brier_rate: Mean squared error of the plain rate.
         ece: Expected calibration error over ten bins of equal size.
-        auc: Area under the ROC curve; None where all answers were alike.
+        auc: Area under the ROC curve; None if all answers were right, or all wrong.
     """
 
     brier: Number
@@ -82,7 +83,7 @@ class Quality(_Part):
 
 
 class Rate(_Part):
-    """Graded answers of one band: the shrunken share that was right, and of how many."""
+    """Graded answers of one band: the shrunken share that was right, and their number."""
 
     p: Probability
     n: int = Field(ge=0)
@@ -93,8 +94,10 @@ class ConfidenceCurve(_Part):
 
     Attributes:
         of: ``margin`` between the first and the second answer, or ``confidence`` of the first.
-        kind: ``isotonic`` goes through the knots (x, p); ``platt`` is 1/(1 + exp(-(a*x + b))).
-        n: Answers behind it.
+        kind: ``isotonic`` interpolates the knots (x, p); ``platt`` is 1/(1 + exp(-(a*x + b))).
+        x, p: The knots, both ascending; empty for ``platt``.
+        a, b: The parameters of ``platt``.
+        n: Number of answers it was fitted on.
         ece: Cross-validated calibration error.
     """
 
@@ -108,26 +111,26 @@ class ConfidenceCurve(_Part):
     ece: Probability
 
     @model_validator(mode="after")
-    def _goes_up(self) -> Self:
+    def _check_knots(self) -> Self:
         if self.kind == "isotonic":
             if not self.x or len(self.x) != len(self.p):
                 raise ValueError(f"{len(self.x)} knots and {len(self.p)} probabilities")
             if list(self.x) != sorted(self.x) or list(self.p) != sorted(self.p):
-                raise ValueError("the knots do not go up")
+                raise ValueError("the knots are not in ascending order")
         return self
 
 
 class ArmHead(_Part):
-    """What is known of one arm.
+    """The fit of one arm.
 
     Attributes:
-        model: The model that answered; None where the outcomes do not say.
-        reasoning: How it answered; None where they do not say.
-        n, rate: Graded answers, and the share that was right.
+        model: The model that answered; None if the outcomes do not name it.
+        reasoning: The reasoning method; None if the outcomes do not name it.
+        n, rate: Number of graded answers, and the share that was right.
         rates: Band -> shrunken rate.
-        logistic: Probability of a right answer before there is one.
-        quality: Of that prediction.
-        curves: Probability after an answer.
+        logistic: Predicts the probability of a right answer from the question alone.
+        quality: Quality of that prediction.
+        curves: Predict the probability that an answer is right from its confidence.
     """
 
     model: str | None
@@ -141,15 +144,16 @@ class ArmHead(_Part):
 
 
 class NeedHead(_Part):
-    """Whether a question needs more than its base arm gives.
+    """Predicts whether a question needs more than a base arm offers.
 
     Attributes:
-        need: ``reasoning`` compares two ways of one model, ``larger_model`` two models.
+        need: ``reasoning`` compares two reasoning methods of one model, ``larger_model`` two
+            models.
         base, other: The cheaper arm and the other one.
-        gained: Probability that only the other is right.
-        lost: Probability that only the base is right.
-        n: Questions both answered.
-        auc: Cross-validated, of telling those gained from the rest; None where it cannot be told.
+        gained: Predicts the probability that only the other arm is right.
+        lost: Predicts the probability that only the base arm is right.
+        n: Number of questions that both answered.
+        auc: Cross-validated area under the ROC curve of ``gained``; None if it cannot be measured.
     """
 
     need: Literal["reasoning", "larger_model"]
@@ -162,9 +166,11 @@ class NeedHead(_Part):
 
 
 class Bands(_Part):
-    """Tells which domain a question seems to be of, by the words of each (nearest centroid).
+    """The bands (subjects) to which questions are assigned by the similarity of their words.
 
-    ``sharpness`` multiplies the cosine before the softmax.
+    Attributes:
+        centroids: Band -> centroid of its questions.
+        sharpness: Factor of the cosine similarity in the softmax over the bands.
     """
 
     centroids: dict[str, Sparse]
@@ -172,7 +178,7 @@ class Bands(_Part):
 
 
 class Provenance(_Part):
-    """Where the answers are from."""
+    """The origin of the graded answers."""
 
     fitted_at: str
     source: tuple[str, ...]
@@ -183,7 +189,7 @@ class Provenance(_Part):
 
 
 class FittedModel(_Part):
-    """The whole file."""
+    """The content of a fitted file."""
 
     version: Literal[1]
     features: tuple[str, ...]
@@ -194,26 +200,30 @@ class FittedModel(_Part):
     provenance: Provenance
 
     @model_validator(mode="after")
-    def _of_this_etui(self) -> Self:
+    def _check_compatible(self) -> Self:
         if self.features != FEATURE_NAMES:
-            raise ValueError("its features are not those of this etui")
+            raise ValueError("its features differ from those of this etui")
         if len(self.idf) != BUCKETS:
-            raise ValueError(f"{len(self.idf)} buckets of words, not {BUCKETS}")
+            raise ValueError(f"{len(self.idf)} word buckets, expected {BUCKETS}")
         return self
 
 
 def parse_fitted(text: str, file: str) -> FittedModel:
-    """The model that a file holds.
+    """Parse the text of a fitted file.
+
+    Args:
+        text: The JSON text.
+        file: Name of the file, for error messages.
 
     Raises:
-        InvalidFile: It is none, damaged, or of another etui.
+        InvalidFile: The text is not a fitted model, damaged, or of another etui version.
     """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _invalid(f"{file}: is no JSON, or cut off: {str(error)[:80]}") from None
+        raise _invalid(f"{file}: is not valid JSON, or truncated: {str(error)[:80]}") from None
     if not isinstance(document, dict) or "arms" not in document or "provenance" not in document:
-        raise _invalid(f"{file}: is no fitted model")
+        raise _invalid(f"{file}: is not a fitted model")
     if document.get("version") != FITTED_VERSION:
         found = str(document.get("version"))[:20]
         raise _invalid(f"{file}: has version {found}, this etui reads {FITTED_VERSION}")
@@ -227,10 +237,10 @@ def parse_fitted(text: str, file: str) -> FittedModel:
 
 
 def load_fitted(path: Path) -> FittedModel:
-    """The model of a file.
+    """Load a fitted file.
 
     Raises:
-        InvalidFile: It cannot be read, is damaged, or of another etui.
+        InvalidFile: The file cannot be read, is damaged, or of another etui version.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -243,9 +253,9 @@ def load_fitted(path: Path) -> FittedModel:
 
 
 def fitted_text(model: FittedModel) -> str:
-    """The file of a model: one line of JSON."""
+    """Format a model as the text of its file: one line of JSON."""
     return json.dumps(model.model_dump(mode="json"), separators=(",", ":")) + "\n"
 
 
 def _invalid(what: str) -> InvalidFile:
-    return InvalidFile(what, "run `etui policy fit` again, or delete the file to do without it")
+    return InvalidFile(what, "run `etui policy fit` again, or delete the file")

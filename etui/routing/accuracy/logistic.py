@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 STRENGTHS = (0.03, 0.1, 0.3, 1.0)
 LEAST = 100
-"""Answers, and a tenth of them of either outcome, below which only the rate is fitted."""
+"""Number of answers needed to fit more than the rate, a tenth of them of either outcome."""
 
 DENSE_SCALE = 0.3
-"""Standard deviation that dense columns are given: the penalty then weighs a light feature and a
-word alike."""
+"""Standard deviation to which dense columns are scaled, so that the penalty treats light features
+and words alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Linear:
     c: float | None
 
     def probability(self, columns: Any) -> Floats:
-        """p of each row."""
+        """Compute p of each row."""
         import numpy as np
         from scipy.special import expit
 
@@ -35,18 +35,18 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Brings dense columns to mean 0 and standard deviation ``DENSE_SCALE``."""
+    """Scales dense columns to mean 0 and standard deviation ``DENSE_SCALE``."""
 
     mean: Floats
     factor: Floats
 
-    def of(self, dense: Floats) -> Floats:
-        """The scaled columns."""
+    def apply(self, dense: Floats) -> Floats:
+        """Scale columns."""
         return (dense - self.mean) * self.factor
 
 
-def scale_of(dense: Floats, used: Flags) -> Scale:
-    """The scale by the rows used; a column that never changes becomes 0."""
+def fit_scale(dense: Floats, used: Flags) -> Scale:
+    """Compute the scale from the rows used; a constant column becomes 0."""
     import numpy as np
 
     inside = dense[used]
@@ -55,18 +55,18 @@ def scale_of(dense: Floats, used: Flags) -> Scale:
     return Scale(inside.mean(axis=0), factor)
 
 
-def enough(right: Flags | Floats) -> bool:
-    """Whether there is enough to fit more than a rate."""
+def has_enough(right: Flags | Floats) -> bool:
+    """Check whether there are enough answers to fit more than a rate."""
     share = float(right.mean()) if len(right) else 0.0
     return len(right) >= LEAST and min(share, 1 - share) * len(right) >= LEAST / 10
 
 
 def choose_strength(columns: Any, right: Flags, groups: Any, seed: int = 0) -> float | None:
-    """The strength of least log loss over three inner folds; None where there is too little."""
+    """Choose the strength with the lowest log loss over three folds; None if data is too scarce."""
     import numpy as np
     from sklearn.metrics import log_loss
 
-    if not enough(right):
+    if not has_enough(right):
         return None
     different = int(groups.max()) + 1
     fold = (np.random.default_rng(seed).permutation(different) % 3)[groups]
@@ -81,7 +81,10 @@ def choose_strength(columns: Any, right: Flags, groups: Any, seed: int = 0) -> f
 
 
 def fit_linear(columns: Any, right: Flags, c: float | None) -> Linear:
-    """The regression with strength ``c``; of None, or of one outcome only, the smoothed rate."""
+    """Fit a regression with strength ``c``.
+
+    The result is the smoothed rate if ``c`` is None, or if all answers were right or all wrong.
+    """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 

@@ -1,4 +1,4 @@
-"""How good predicted probabilities are: Brier score, calibration error, area under the curve."""
+"""Quality of predicted probabilities: Brier score, calibration error, area under the curve."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BINS = 10
 
 
 def calibration_error(p: Floats, right: Flags, bins: int = BINS) -> float:
-    """ECE: mean of |share right - mean p| over bins of equal size, weighted by size.
+    """Compute the ECE: mean of |share right - mean p| over bins of equal size, weighted by size.
 
-    (Naeini et al., AAAI 2015, with bins of equal size instead of equal width: predictions crowd
-    together, and an empty bin says nothing.)
+    (Naeini et al., AAAI 2015, with bins of equal size instead of equal width: predictions cluster,
+    and an empty bin carries no information.)
     """
     import numpy as np
 
@@ -30,8 +30,8 @@ def calibration_error(p: Floats, right: Flags, bins: int = BINS) -> float:
     return float(sum(gaps) / len(p))
 
 
-def area_under(p: Floats, right: Flags) -> float | None:
-    """Area under the ROC curve; None where all answers were alike."""
+def compute_auc(p: Floats, right: Flags) -> float | None:
+    """Compute the area under the ROC curve; None if all answers were right, or all wrong."""
     from sklearn.metrics import roc_auc_score
 
     if not len(right) or bool(right.all()) or not bool(right.any()):
@@ -39,12 +39,12 @@ def area_under(p: Floats, right: Flags) -> float | None:
     return float(roc_auc_score(right, p))
 
 
-def quality_of(p: Floats, right: Flags) -> Quality:
-    """The quality of cross-fitted predictions."""
+def compute_quality(p: Floats, right: Flags) -> Quality:
+    """Compute the quality of cross-fitted predictions."""
     rate = float(right.mean())
     return Quality(
         brier=float(((p - right) ** 2).mean()),
         brier_rate=rate * (1 - rate),
         ece=calibration_error(p, right),
-        auc=area_under(p, right),
+        auc=compute_auc(p, right),
     )

@@ -1,14 +1,14 @@
-"""Two questions apart from each other: does it need reasoning, and does it need a larger model?"""
+"""Predict whether a question needs reasoning and, separately, whether it needs a larger model."""
 
 from __future__ import annotations
 
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
-from etui.routing.accuracy.design import Design, exported
+from etui.routing.accuracy.design import Design, export_logistic
 from etui.routing.accuracy.fitted_file import NeedHead
 from etui.routing.accuracy.logistic import choose_strength, fit_linear
-from etui.routing.accuracy.metrics import area_under
+from etui.routing.accuracy.metrics import compute_auc
 from etui.routing.accuracy.table import ArmFacts
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 Pair = tuple[Literal["reasoning", "larger_model"], int, int]
 
 
-def pairs_of(graded: Graded) -> list[Pair]:
-    """Pairs of arms that differ in one thing, the cheaper first.
+def find_pairs(graded: Graded) -> list[Pair]:
+    """Find pairs of arms that differ in one respect, the cheaper arm first.
 
     ``reasoning``: a direct arm and one that thinks or votes, of the same model. ``larger_model``:
-    the same way of reasoning on two models, the smaller file first; where sizes are not known, the
-    arm that is right less often first.
+    the same reasoning method on two models, the smaller file first; if sizes are unknown, the arm
+    that is right less often first.
     """
     found: list[Pair] = []
     facts = [graded.facts.get(name, ArmFacts()) for name in graded.arms]
@@ -49,19 +49,19 @@ def pairs_of(graded: Graded) -> list[Pair]:
 def fit_needs(
     graded: Graded, design: Design, groups: Whole, folds: Whole | None, seed: int
 ) -> tuple[NeedHead, ...]:
-    """The head of each pair; without folds their quality stays open."""
+    """Fit the head of each pair; without folds its quality is not measured."""
     heads = []
-    for need, base, other in pairs_of(graded):
+    for need, base, other in find_pairs(graded):
         first, second = graded.correct[:, base], graded.correct[:, other]
         parts = []
         for target in (second & ~first, first & ~second):
             strength = choose_strength(design.columns, target, groups, seed)
             linear = fit_linear(design.columns, target, strength)
-            parts.append((target, strength, exported(linear, design.scale, band=False)))
+            parts.append((target, strength, export_logistic(linear, design.scale, band=False)))
         gained, strength, head = parts[0]
         auc = None
         if folds is not None and strength is not None:
-            auc = area_under(_crossed(design.columns, gained, strength, folds), gained)
+            auc = compute_auc(_cross_predict(design.columns, gained, strength, folds), gained)
         heads.append(
             NeedHead(
                 need=need,
@@ -76,8 +76,11 @@ def fit_needs(
     return tuple(heads)
 
 
-def _crossed(columns: Any, target: Flags, strength: float, folds: Whole) -> Floats:
-    """Predictions for held-out questions; the words' idf is that of all, which holds no answer."""
+def _cross_predict(columns: Any, target: Flags, strength: float, folds: Whole) -> Floats:
+    """Predict held-out questions.
+
+    The idf of the words is that of all questions, which leaks no answers.
+    """
     import numpy as np
 
     p = np.empty(len(target))

@@ -1,6 +1,6 @@
-"""Predicts the accuracy of arms from what was fitted: before an answer, and after it.
+"""Predict the accuracy of arms with fitted heads: before an answer, and after it.
 
-Prediction is plain Python over a few hundred numbers: about a tenth of a millisecond a question
+Prediction is plain Python over a few hundred numbers: about a tenth of a millisecond per question
 for the features, and less for each arm.
 """
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.routing.accuracy.features import features
+from etui.routing.accuracy.features import compute_features
 from etui.routing.prediction import PredictedAccuracy
-from etui.routing.signals.question_words import QuestionText, split_question, term_counts, tf_idf
+from etui.routing.signals.question_words import QuestionText, count_terms, split_question, tf_idf
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -31,14 +31,14 @@ FITTED_ENDING = ".fitted.json"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Whether a question needs more than its base arm gives.
+    """Predicted benefit of an arm over a base arm for one question.
 
     Attributes:
         need: ``reasoning`` or ``larger_model``.
         base, other: Names of the two arms.
-        gained: Probability that only ``other`` answers rightly.
-        lost: Probability that only ``base`` does.
-        n: Questions behind it.
+        gained: Probability that only ``other`` is right.
+        lost: Probability that only ``base`` is right.
+        n: Number of questions the prediction was fitted on.
     """
 
     need: Literal["reasoning", "larger_model"]
@@ -50,13 +50,13 @@ class Need:
 
     @property
     def gain(self) -> float:
-        """What ``other`` is expected to add to the probability of a right answer."""
+        """Expected increase of the probability of a right answer by ``other``."""
         return self.gained - self.lost
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A question as the heads see it: features, tf-idf by bucket, band -> probability."""
+class QuestionInputs:
+    """Inputs of the heads for one question: features, tf-idf by bucket, band -> probability."""
 
     features: tuple[float, ...]
     words: dict[int, float]
@@ -64,10 +64,10 @@ class Seen:
 
 
 class AccuracyPredictor:
-    """The heads of one policy.
+    """Predicts with the fitted heads of one policy.
 
     Args:
-        model: What was fitted.
+        model: The content of the fitted file.
     """
 
     def __init__(self, model: FittedModel) -> None:
@@ -77,84 +77,95 @@ class AccuracyPredictor:
             for bucket, value in zip(centroid.at, centroid.value, strict=True):
                 self._by_bucket.setdefault(bucket, []).append((band, value))
         self._words: dict[int, dict[int, float]] = {}
-        self._last: tuple[str, Seen] | None = None
+        self._last: tuple[str, QuestionInputs] | None = None
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        """How likely the arm is right; None where this arm with this model was not fitted.
+        """Predict how likely the arm is right; None if this arm with this model was not fitted.
 
-        The lower bound is Wilson's, one-sided, over the answers of the band the question seems to
-        be of, after the cross-validated calibration error was taken off p.
+        The lower bound is the one-sided Wilson bound over the answers of the predicted bands, after
+        the cross-validated calibration error is subtracted from p.
         """
-        head = self._head(arm)
+        head = self._find_head(arm)
         if head is None:
             return None
-        seen = self.look(query.text)
-        p = self._probability(head.logistic, seen, _band_logit(head, seen.bands))
-        n = _band_answers(head, seen.bands)
+        inputs = self.prepare_inputs(query.text)
+        p = self._predict(head.logistic, inputs, _compute_band_logit(head, inputs.bands))
+        n = _count_band_answers(head, inputs.bands)
         low = wilson_low(max(0.0, p - head.quality.ece), n, confidence)
         return PredictedAccuracy(p, low, confidence, head.n, "fitted")
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Probability that an answer is right by its margin, else by its confidence; None where
-        neither was fitted for this arm."""
-        head = self._head(arm)
+        """Compute the probability that an answer is right, by its margin, else by its confidence.
+
+        Args:
+            arm: The arm that answered.
+            confidence: Raw confidence of the answer; None if it has none.
+            margin: Difference between the first and the second answer; None if it has none.
+
+        Returns:
+            The probability; None if neither was fitted for this arm.
+        """
+        head = self._find_head(arm)
         raw = {"margin": margin, "confidence": confidence}
         for curve in head.curves if head is not None else ():
             value = raw[curve.of]
             if value is not None and math.isfinite(value):
-                return on_curve(curve, value)
+                return evaluate_curve(curve, value)
         return None
 
     def needs(self, query: Query) -> tuple[Need, ...]:
-        """What a question seems to need, for each pair of arms that was fitted."""
-        seen = self.look(query.text)
+        """Predict the benefit of the larger arm for each fitted pair of arms."""
+        inputs = self.prepare_inputs(query.text)
         return tuple(
             Need(
                 head.need,
                 head.base,
                 head.other,
-                self._probability(head.gained, seen, 0.0),
-                self._probability(head.lost, seen, 0.0),
+                self._predict(head.gained, inputs, 0.0),
+                self._predict(head.lost, inputs, 0.0),
                 head.n,
             )
             for head in self.model.needs
         )
 
-    def look(self, text: str) -> Seen:
-        """The question as the heads see it; kept until another one is asked about."""
+    def prepare_inputs(self, text: str) -> QuestionInputs:
+        """Compute the inputs of the heads for a question; the last result is cached."""
         if self._last is None or self._last[0] != text:
-            self._last = (text, self.look_at(split_question(text)))
+            self._last = (text, self.compute_inputs(split_question(text)))
         return self._last[1]
 
-    def look_at(self, question: QuestionText) -> Seen:
-        """The same for a question that was taken apart already."""
-        words = tf_idf(term_counts(question), self.model.idf)
-        return Seen(features(question), words, self._bands(words))
+    def compute_inputs(self, question: QuestionText) -> QuestionInputs:
+        """Compute the inputs of the heads for a question that is already split."""
+        words = tf_idf(count_terms(question), self.model.idf)
+        return QuestionInputs(compute_features(question), words, self._predict_bands(words))
 
-    def _bands(self, words: dict[int, float]) -> dict[str, float]:
+    def _predict_bands(self, words: dict[int, float]) -> dict[str, float]:
         cosine = dict.fromkeys(self.model.bands.centroids, 0.0)
         for bucket, value in words.items():
             for band, weight in self._by_bucket.get(bucket, ()):
                 cosine[band] += value * weight
         return softmax(cosine, self.model.bands.sharpness)
 
-    def _head(self, arm: Arm) -> ArmHead | None:
+    def _find_head(self, arm: Arm) -> ArmHead | None:
         head = self.model.arms.get(arm.name)
         return None if head is None or head.model not in (None, arm.model) else head
 
-    def _probability(self, logistic: Logistic, seen: Seen, band_logit: float) -> float:
+    def _predict(self, logistic: Logistic, inputs: QuestionInputs, band_logit: float) -> float:
         weights = self._words.get(id(logistic))
         if weights is None:
             weights = dict(zip(logistic.words.at, logistic.words.value, strict=True))
             self._words[id(logistic)] = weights
         z = logistic.intercept + logistic.band * band_logit
-        z += sum(w * x for w, x in zip(logistic.features, seen.features, strict=True))
-        z += sum(weights.get(bucket, 0.0) * value for bucket, value in seen.words.items())
+        z += sum(w * x for w, x in zip(logistic.features, inputs.features, strict=True))
+        z += sum(weights.get(bucket, 0.0) * value for bucket, value in inputs.words.items())
         return sigmoid(z)
 
 
 def fitted_path(policy: Policy | PolicyPlace, config: Config) -> Path:
-    """Where the model of a policy lies: beside it, of a shipped one in ETUI_HOME/policies."""
+    """Return the path of a policy's fitted file.
+
+    It is next to the policy, or in ETUI_HOME/policies for a shipped policy.
+    """
     from etui.config.config import shipped_dir
 
     shipped = policy.path.parent == shipped_dir() / "policies"
@@ -163,10 +174,10 @@ def fitted_path(policy: Policy | PolicyPlace, config: Config) -> Path:
 
 
 def load_heads(policy: Policy, config: Config) -> AccuracyPredictor | None:
-    """The heads of a policy; None where nothing was fitted.
+    """Load the fitted heads of a policy; None if nothing was fitted.
 
     Raises:
-        InvalidFile: The file is damaged, or of another etui.
+        InvalidFile: The file is damaged, or of another etui version.
     """
     path = fitted_path(policy, config)
     if not path.is_file():
@@ -177,7 +188,10 @@ def load_heads(policy: Policy, config: Config) -> AccuracyPredictor | None:
 
 
 def wilson_low(p: float, n: float, confidence: float) -> float:
-    """Lower end of Wilson's one-sided interval of a share p of n answers; 0 of none."""
+    """Compute the lower end of Wilson's one-sided interval for a share p of n answers.
+
+    It is 0 for no answers.
+    """
     if n <= 0:
         return 0.0
     z = _quantile(confidence)
@@ -186,8 +200,8 @@ def wilson_low(p: float, n: float, confidence: float) -> float:
     return min(max((centre - half) / (1 + z * z / n), 0.0), 1.0)
 
 
-def on_curve(curve: ConfidenceCurve, value: float) -> float:
-    """The probability a curve gives: linear between knots, constant outside of them."""
+def evaluate_curve(curve: ConfidenceCurve, value: float) -> float:
+    """Evaluate a curve: linear between knots, constant outside of them."""
     if curve.kind == "platt":
         return sigmoid(curve.a * value + curve.b)
     at = bisect_right(curve.x, value)
@@ -200,7 +214,7 @@ def on_curve(curve: ConfidenceCurve, value: float) -> float:
 
 
 def sigmoid(z: float) -> float:
-    """1 / (1 + exp(-z)), without overflow."""
+    """Compute 1 / (1 + exp(-z)) without overflow."""
     if z >= 0:
         return 1 / (1 + math.exp(-z))
     small = math.exp(z)
@@ -208,7 +222,7 @@ def sigmoid(z: float) -> float:
 
 
 def softmax(values: dict[str, float], sharpness: float) -> dict[str, float]:
-    """exp(sharpness * value), scaled to sum to 1."""
+    """Compute exp(sharpness * value), scaled to sum to 1."""
     if not values:
         return {}
     largest = max(values.values())
@@ -217,8 +231,8 @@ def softmax(values: dict[str, float], sharpness: float) -> dict[str, float]:
     return {name: value / total for name, value in raised.items()}
 
 
-def _band_logit(head: ArmHead, bands: dict[str, float]) -> float:
-    """Expected logit of the shrunken rate, over the bands the question may be of."""
+def _compute_band_logit(head: ArmHead, bands: dict[str, float]) -> float:
+    """Compute the expected logit of the shrunken rate over the predicted bands."""
     overall = logit(head.rate)
     if not bands:
         return overall
@@ -226,14 +240,14 @@ def _band_logit(head: ArmHead, bands: dict[str, float]) -> float:
     return sum(share * known.get(band, overall) for band, share in bands.items())
 
 
-def _band_answers(head: ArmHead, bands: dict[str, float]) -> float:
-    """Graded answers of the band the question seems to be of; all of them without bands."""
+def _count_band_answers(head: ArmHead, bands: dict[str, float]) -> float:
+    """Compute the expected number of graded answers in the predicted band; all without bands."""
     known = sum(share * head.rates[band].n for band, share in bands.items() if band in head.rates)
     return known if bands else float(head.n)
 
 
 def logit(p: float) -> float:
-    """ln(p / (1-p)), of a p kept within 1e-4 of the ends."""
+    """Compute ln(p / (1-p)), with p kept at least 1e-4 away from 0 and 1."""
     p = min(max(p, 1e-4), 1 - 1e-4)
     return math.log(p / (1 - p))
 

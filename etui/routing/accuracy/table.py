@@ -1,4 +1,4 @@
-"""Graded answers as arrays: what every fit and every replay works on."""
+"""Graded answers as arrays, the input of every fit and every replay."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ArmFacts:
-    """What is known of an arm beside its answers; None where the outcomes do not say.
+    """Facts about an arm in addition to its answers; None if the outcomes do not contain them.
 
     Attributes:
         model: Name of its model.
         reasoning: ``direct``, ``cot`` or ``vote``.
         file_bytes: Size of the model's file.
-        asked: The role or model that a policy names for it, where its model is not known.
+        asked: The role or model that a policy names for it, if its model is unknown.
     """
 
     model: str | None = None
@@ -34,14 +34,15 @@ class Graded:
     """Questions, and how each arm answered them. Rows are questions, columns are arms.
 
     Attributes:
-        arms: Their names.
+        arms: Names of the arms.
         subjects: The subject of each question.
-        rows: Its row in the subject's file.
-        questions: Its text; empty where no text is known.
+        rows: The row of each question in its subject's file.
+        questions: The text of each question; empty if no text is known.
         correct: Whether the arm was right, shape (questions, arms).
-        joules: Gross joules of the answer, same shape; None where unmeasured.
-        confidence, margin: Of the answer, NaN where it has none; None where no answer has.
-        facts: Arm -> what else is known of it.
+        joules: Gross joules of the answers, same shape; None if unmeasured.
+        confidence, margin: Values of the answers, same shape, NaN for an answer without one; None
+            if no answer has one.
+        facts: Arm -> more facts about it.
     """
 
     arms: tuple[str, ...]
@@ -57,9 +58,9 @@ class Graded:
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def take(self, wanted: Flags) -> Graded:
-        """The questions where ``wanted`` holds."""
-        keep = [at for at, held in enumerate(wanted.tolist()) if held]
+    def take(self, selected: Flags) -> Graded:
+        """Return the table of the selected questions."""
+        keep = [at for at, held in enumerate(selected.tolist()) if held]
 
         def rows(values: Floats | None) -> Floats | None:
             return None if values is None else values[keep]
@@ -77,7 +78,7 @@ class Graded:
         )
 
     def of_arms(self, names: Sequence[str]) -> Graded:
-        """The same questions with these arms only, in this order."""
+        """Return the table with these arms only, in this order."""
         at = [self.arms.index(name) for name in names]
 
         def columns(values: Floats | None) -> Floats | None:
@@ -97,9 +98,9 @@ class Graded:
 
 
 def same_questions(graded: Graded) -> Whole:
-    """A number for each question, equal for duplicates: by the text, case and spaces aside.
+    """Assign a number to each question; duplicates (ignoring case and spaces) share a number.
 
-    Questions without text are told apart by their place.
+    Questions without text are identified by subject and row.
     """
     import numpy as np
 
@@ -112,11 +113,15 @@ def same_questions(graded: Graded) -> Whole:
 
 
 def folds_of(graded: Graded, count: int = 5, seed: int = 0) -> Whole:
-    """The fold of each question: even in size, drawn at random, duplicates together.
+    """Assign each question to a fold at random: folds of even size, duplicates in the same fold.
 
     Args:
-        count: Folds; never more than there are different questions.
-        seed: Equal seeds and questions in equal order give equal folds.
+        graded: The questions.
+        count: Number of folds; at most the number of different questions.
+        seed: Random seed; the same seed and question order give the same folds.
+
+    Returns:
+        The fold of each question, from 0.
     """
     import numpy as np
 

@@ -6,40 +6,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.routing.accuracy.features import FEATURE_NAMES, features
-from etui.routing.signals.question_words import BUCKETS, QuestionText, term_counts
+from etui.routing.accuracy.features import FEATURE_NAMES, compute_features
+from etui.routing.signals.question_words import BUCKETS, QuestionText, count_terms
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats
 
 CENTROID_WORDS = 80
 SHARPNESS = 20.0
-"""Of the softmax over bands: at 20 the band with the largest cosine has most of the mass, and a
-question between two bands is of both."""
+"""Sharpness of the softmax over bands: at 20 the band with the largest cosine gets most of the
+mass, and a question between two bands belongs to both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Features (questions, features) and counts of words (questions, buckets; sparse)."""
+    """Matrices of a set of questions.
+
+    Attributes:
+        features: Light features, (questions, features).
+        counts: Counts of words, sparse (questions, buckets).
+    """
 
     features: Floats
     counts: Any
 
     @property
     def empty(self) -> bool:
-        """Whether there is no text at all."""
+        """Whether the questions have no text at all."""
         return not self.counts.nnz
 
 
-def corpus_of(questions: Sequence[QuestionText], rows: int) -> Corpus:
-    """The matrices of the questions; of ``rows`` questions without text they are all zero."""
+def build_corpus(questions: Sequence[QuestionText], rows: int) -> Corpus:
+    """Build the matrices of the questions; all zero for ``rows`` questions without text."""
     import numpy as np
     from scipy import sparse
 
     if not questions:
         nothing = sparse.csr_matrix((rows, BUCKETS))
         return Corpus(np.zeros((rows, len(FEATURE_NAMES))), nothing)
-    found = [term_counts(question) for question in questions]
+    found = [count_terms(question) for question in questions]
     lengths = [len(counts) for counts in found]
     counts = sparse.csr_matrix(
         (
@@ -49,11 +54,11 @@ def corpus_of(questions: Sequence[QuestionText], rows: int) -> Corpus:
         ),
         shape=(len(found), BUCKETS),
     )
-    return Corpus(np.asarray([features(question) for question in questions]), counts)
+    return Corpus(np.asarray([compute_features(question) for question in questions]), counts)
 
 
-def idf_of(counts: Any, used: Flags) -> Floats:
-    """ln((1 + n) / (1 + n with the bucket)) + 1 over the questions used."""
+def compute_idf(counts: Any, used: Flags) -> Floats:
+    """Compute ln((1 + n) / (1 + n with the bucket)) + 1 over the questions used."""
     import numpy as np
 
     inside = counts[used]
@@ -61,8 +66,8 @@ def idf_of(counts: Any, used: Flags) -> Floats:
     return np.asarray(np.log((1 + inside.shape[0]) / (1 + with_bucket)) + 1.0)
 
 
-def tf_idf_matrix(counts: Any, idf: Floats) -> Any:
-    """``question_features.tf_idf`` of every row, sparse."""
+def compute_tf_idf(counts: Any, idf: Floats) -> Any:
+    """Compute ``question_words.tf_idf`` of every row, sparse."""
     import numpy as np
     from scipy import sparse
 
@@ -75,8 +80,8 @@ def tf_idf_matrix(counts: Any, idf: Floats) -> Any:
     )
 
 
-def centroids_of(words: Any, subjects: Sequence[str], used: Flags) -> tuple[list[str], Any]:
-    """Names of the bands and their centroids (bands, buckets), each of length 1.
+def compute_centroids(words: Any, subjects: Sequence[str], used: Flags) -> tuple[list[str], Any]:
+    """Compute the names of the bands and their centroids (bands, buckets), each of length 1.
 
     A centroid keeps its ``CENTROID_WORDS`` heaviest buckets.
     """
@@ -98,8 +103,8 @@ def centroids_of(words: Any, subjects: Sequence[str], used: Flags) -> tuple[list
     return names, np.divide(dense, length, out=np.zeros_like(dense), where=length > 0)
 
 
-def band_shares(words: Any, centroids: Floats) -> Floats:
-    """Probability of each band for each question, shape (questions, bands)."""
+def compute_band_shares(words: Any, centroids: Floats) -> Floats:
+    """Compute the probability of each band for each question, shape (questions, bands)."""
     import numpy as np
 
     cosine = np.asarray(words @ centroids.T) * SHARPNESS

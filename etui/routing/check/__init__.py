@@ -1,1 +1,1 @@
-"""Checks of a policy file beyond its schema."""
+"""Checks of a policy file that go beyond its schema."""

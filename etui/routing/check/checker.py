@@ -1,6 +1,6 @@
-"""Static checks of a policy file: what it must agree on with itself and with the models there are.
+"""Static checks of a policy file: consistency within the file and with the known models.
 
-Errors keep a policy from being used; warnings are worth a look.
+A policy with errors cannot be used; warnings point out probable mistakes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from etui.errors import Problem
-from etui.routing.check.rules import check_rules, unknown
-from etui.routing.check.warnings import other_arms, slow_patterns, unfitted, unserved, unused
-from etui.routing.compile import compile_regex, condition_names, score_order
+from etui.routing.check.rules import check_known, check_rules
+from etui.routing.check.warnings import (
+    find_slow_patterns,
+    find_unfitted,
+    find_unserved,
+    find_unused,
+    iter_other_arms,
+)
+from etui.routing.compile import compile_regex, map_condition_names, order_signals
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.signals.language import LANGUAGES
 from etui.yaml.load import Located
@@ -20,7 +26,7 @@ from etui.yaml.messages import Loc
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What was found, in the order of the file."""
+    """Errors and warnings, in the order of the file."""
 
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
@@ -29,7 +35,7 @@ class Findings:
 def check_policy(
     located: Located[PolicyFile],
     models: Collection[str],
-    here: Callable[[str], bool] | None = None,
+    is_available: Callable[[str], bool] | None = None,
     *,
     policies: Collection[str] | None = None,
     fitted: Callable[[str], bool] | None = None,
@@ -40,23 +46,23 @@ def check_policy(
     Args:
         located: The file.
         models: Names of models.yaml.
-        here: Whether a model is on this machine; None leaves that open.
-        policies: Names of the policies there are; None leaves that open.
-        fitted: Whether an accuracy was fitted for an arm; None leaves that open.
+        is_available: Whether a model is on this machine; None skips this check.
+        policies: Names of all policies; None skips this check.
+        fitted: Whether an accuracy was fitted for an arm; None skips this check.
         thorough: Also try every pattern on texts made to slow it down.
     """
     errors = [
-        *_models(located, models),
-        *_signals(located, models),
+        *_check_models(located, models),
+        *_check_signals(located, models),
         *check_rules(located),
-        *_other_arms(located),
-        *_probes(located),
-        *_shadow(located, policies),
+        *_check_other_arms(located),
+        *_check_probes(located),
+        *_check_shadow(located, policies),
     ]
-    warnings = [*unused(located), *unserved(located, here)]
+    warnings = [*find_unused(located), *find_unserved(located, is_available)]
     if not errors:
-        warnings += unfitted(located, fitted)
-        warnings += slow_patterns(located) if thorough else ()
+        warnings += find_unfitted(located, fitted)
+        warnings += find_slow_patterns(located) if thorough else ()
     return Findings(_sorted(errors), _sorted(warnings))
 
 
@@ -64,46 +70,52 @@ def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(problems, key=lambda p: (p.line, p.column)))
 
 
-def _models(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+def _check_models(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
     file = located.model
     for role, names in file.models.items():
         for index, name in enumerate(names):
             loc: Loc = ("models", role, index)
-            yield from unknown(located, loc, "model", name, models)
+            yield from check_known(located, loc, "model", name, models)
             if name in names[:index]:
-                yield located.problem(loc, f"model '{name}' is twice in role '{role}'")
+                yield located.problem(loc, f"model '{name}' is listed twice in role '{role}'")
     for arm, entry in file.arms.items():
         loc = ("arms", arm, "model")
-        yield from unknown(located, loc, "role or model", entry.model, [*file.models, *models])
+        yield from check_known(located, loc, "role or model", entry.model, [*file.models, *models])
 
 
-def _signals(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+def _check_signals(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
     file = located.model
-    ordered = set(score_order(file.signals))
-    names = condition_names(file.signals)
+    ordered = set(order_signals(file.signals))
+    names = map_condition_names(file.signals)
     for name, entry in file.signals.items():
         loc: Loc = ("signals", name)
         known = True
         for part in entry.score or ():
-            for problem in unknown(located, (*loc, "score", part), "signal", part, names, key=True):
+            for problem in check_known(
+                located, (*loc, "score", part), "signal", part, names, key=True
+            ):
                 known = False
                 yield problem
         if name not in ordered and known and all(part in names for part in entry.score or ()):
-            yield located.problem((*loc, "score"), f"score '{name}' adds up itself", key=True)
+            yield located.problem((*loc, "score"), f"score '{name}' includes itself", key=True)
         for band in entry.bands or ():
             if f"{name}.{band}" in file.signals:
-                message = f"there is a signal '{name}.{band}' too"
+                message = f"there is also a signal '{name}.{band}'"
                 yield located.problem((*loc, "bands", band), message, key=True)
         if entry.regex is not None:
-            yield from _regex(located, (*loc, "regex"), entry.regex)
+            yield from _check_regex(located, (*loc, "regex"), entry.regex)
         if entry.language is not None:
-            yield from unknown(located, (*loc, "language"), "language", entry.language, LANGUAGES)
+            yield from check_known(
+                located, (*loc, "language"), "language", entry.language, LANGUAGES
+            )
         if entry.equals is not None:
             known_models = [*file.models, *models]
-            yield from unknown(located, (*loc, "is"), "role or model", entry.equals, known_models)
+            yield from check_known(
+                located, (*loc, "is"), "role or model", entry.equals, known_models
+            )
 
 
-def _regex(located: Located[PolicyFile], loc: Loc, text: str) -> Iterator[Problem]:
+def _check_regex(located: Located[PolicyFile], loc: Loc, text: str) -> Iterator[Problem]:
     try:
         pattern = compile_regex(text)
     except ValueError as error:
@@ -111,15 +123,15 @@ def _regex(located: Located[PolicyFile], loc: Loc, text: str) -> Iterator[Proble
         return
     try:
         if pattern.search("", timeout=0.05) is not None:
-            yield located.problem(loc, "this pattern matches the empty text, so it always holds")
+            yield located.problem(loc, "this pattern matches an empty text, so it always holds")
     except TimeoutError:
-        yield located.problem(loc, "this pattern takes too long even on the empty text")
+        yield located.problem(loc, "this pattern takes too long even on an empty text")
 
 
-def _probes(located: Located[PolicyFile]) -> Iterator[Problem]:
+def _check_probes(located: Located[PolicyFile]) -> Iterator[Problem]:
     file = located.model
     rules = [rule.name for rule in file.rules]
-    signals = condition_names(file.signals)
+    signals = map_condition_names(file.signals)
     for index, probe in enumerate(file.probes):
         loc: Loc = ("probes", index)
         for key, what, names in (
@@ -130,18 +142,20 @@ def _probes(located: Located[PolicyFile]) -> Iterator[Problem]:
         ):
             name = getattr(probe, key)
             if name is not None:
-                yield from unknown(located, (*loc, key), what, name, names)
+                yield from check_known(located, (*loc, key), what, name, names)
         for name in probe.signals or ():
             place = (*loc, "signals", name)
-            yield from unknown(located, place, "signal", name, signals, key=True)
+            yield from check_known(located, place, "signal", name, signals, key=True)
 
 
-def _other_arms(located: Located[PolicyFile]) -> Iterator[Problem]:
-    for loc, arm in other_arms(located.model):
-        yield from unknown(located, loc, "arm", arm, located.model.arms)
+def _check_other_arms(located: Located[PolicyFile]) -> Iterator[Problem]:
+    for loc, arm in iter_other_arms(located.model):
+        yield from check_known(located, loc, "arm", arm, located.model.arms)
 
 
-def _shadow(located: Located[PolicyFile], policies: Collection[str] | None) -> Iterator[Problem]:
+def _check_shadow(
+    located: Located[PolicyFile], policies: Collection[str] | None
+) -> Iterator[Problem]:
     shadow = located.model.shadow
     if shadow is not None and policies is not None:
-        yield from unknown(located, ("shadow", "policy"), "policy", shadow.policy, policies)
+        yield from check_known(located, ("shadow", "policy"), "policy", shadow.policy, policies)

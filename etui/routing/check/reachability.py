@@ -1,21 +1,24 @@
-"""Which rules can never be reached: what follows from the form of their conditions alone."""
+"""Find conditions that never hold or are covered by others, from their form alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
 
-from etui.routing.conditions import All, AnyOf, Condition, Holds, Not, signals_of
+from etui.routing.conditions import All, AnyOf, Condition, Holds, Not, iter_signal_names
 
 _TABLE_SIGNALS = 8
-"""Signals of a condition whose truth table is still looked through (256 lines)."""
+"""Most signals of a condition whose truth table is searched (256 rows)."""
 
 Key = tuple[object, ...]
 
 
 def never_holds(condition: Condition) -> bool:
-    """Whether it contradicts itself, whatever the signals; large conditions are taken on trust."""
-    names = sorted(set(signals_of(condition)))
+    """Check whether a condition contradicts itself for all values of its signals.
+
+    Conditions of more than ``_TABLE_SIGNALS`` signals are not examined and return False.
+    """
+    names = sorted(set(iter_signal_names(condition)))
     if len(names) > _TABLE_SIGNALS or not _negates(condition):
         return False
     return not any(
@@ -26,21 +29,26 @@ def never_holds(condition: Condition) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A condition as the parts that must all hold, and as the parts of which any is enough."""
+    """A condition in two forms, for comparison with others.
+
+    Attributes:
+        needs: Parts that must all hold.
+        takes: Parts of which any one is enough.
+    """
 
     needs: frozenset[Key]
     takes: frozenset[Key]
 
     @classmethod
     def of(cls, condition: Condition) -> Form:
-        """The form of a condition."""
+        """Build the form of a condition."""
         return cls(_parts(condition, All), _parts(condition, AnyOf))
 
     def covers(self, later: Form) -> bool:
-        """Whether this one holds wherever ``later`` does, as far as their form shows it.
+        """Check whether this condition holds wherever ``later`` does, as far as the form shows it.
 
         ``a`` covers ``{all: [a, b]}``; ``{any: [a, b]}`` covers ``a``; equal conditions cover each
-        other. What would need reasoning beyond that is not covered.
+        other. Implications that need more reasoning are not detected.
         """
         return (
             self.needs <= later.needs
@@ -50,14 +58,14 @@ class Form:
 
 
 def _parts(condition: Condition, kind: type[All] | type[AnyOf]) -> frozenset[Key]:
-    """The parts of an ``all`` (or ``any``), nested ones of its kind included; else itself alone."""
+    """Return the parts of an ``all`` (or ``any``), flattened; else the condition itself."""
     if isinstance(condition, kind):
         return frozenset().union(*(_parts(part, kind) for part in condition.parts))
     return frozenset({_key(condition)})
 
 
 def _key(condition: Condition) -> Key:
-    """Equal for conditions that differ only in the order of their parts."""
+    """Return a key that is equal for conditions that differ only in the order of their parts."""
     match condition:
         case Holds(name):
             return ("signal", name)

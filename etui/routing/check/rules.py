@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from etui.errors import Problem
 from etui.routing.check.reachability import Form, never_holds
-from etui.routing.compile import compile_condition, condition_names, in_order
+from etui.routing.compile import compile_condition, map_condition_names, sort_rules
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.schema.rules import RuleEntry, Tree
 from etui.text.suggest import did_you_mean
@@ -15,50 +15,52 @@ from etui.yaml.messages import Loc
 
 
 def check_rules(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Every fault of the rules."""
-    yield from _names(located)
-    yield from _repeated(located)
-    yield from _order(located)
+    """Yield every error of the rules."""
+    yield from _check_names(located)
+    yield from _check_repeated(located)
+    yield from _check_order(located)
 
 
-def _names(located: Located[PolicyFile]) -> Iterator[Problem]:
+def _check_names(located: Located[PolicyFile]) -> Iterator[Problem]:
     file = located.model
-    signals = condition_names(file.signals)
+    signals = map_condition_names(file.signals)
     first: dict[str, int] = {}
     for index, rule in enumerate(file.rules):
         loc: Loc = ("rules", index)
         if rule.name in first:
             line = located.where(("rules", first[rule.name])).line
-            message = f"a second rule '{rule.name}'; the first is on line {line}"
+            message = f"duplicate rule '{rule.name}'; the first is on line {line}"
             yield located.problem((*loc, "name"), message)
         first.setdefault(rule.name, index)
         for below, arm in rule.ends():
-            yield from unknown(located, (*loc, *below), "arm", arm, file.arms)
+            yield from check_known(located, (*loc, *below), "arm", arm, file.arms)
         if rule.when is not None:
-            yield from _condition(located, (*loc, "when"), rule.when, signals)
+            yield from _check_condition(located, (*loc, "when"), rule.when, signals)
 
 
-def _repeated(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Arms that stand twice in a cascade or among the candidates."""
+def _check_repeated(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield the arms that are listed twice in a cascade or among the candidates."""
     for index, rule in enumerate(located.model.rules):
         loc: Loc = ("rules", index)
         if rule.cascade is not None:
             below = (*loc, "cascade", "arms")
-            yield from _twice(
-                located, below, rule.cascade.arms, ": the cascade would go in a circle"
+            yield from _check_duplicates(
+                located, below, rule.cascade.arms, ": the cascade would loop"
             )
-        yield from _twice(located, (*loc, "arms"), rule.arms or (), " among the candidates")
+        yield from _check_duplicates(
+            located, (*loc, "arms"), rule.arms or (), " among the candidates"
+        )
 
 
-def _twice(
+def _check_duplicates(
     located: Located[PolicyFile], loc: Loc, arms: Sequence[str], why: str
 ) -> Iterator[Problem]:
     for place, arm in enumerate(arms):
         if arm in arms[:place]:
-            yield located.problem((*loc, place), f"arm '{arm}' is twice{why}")
+            yield located.problem((*loc, place), f"arm '{arm}' is listed twice{why}")
 
 
-def _condition(
+def _check_condition(
     located: Located[PolicyFile], loc: Loc, condition: str | Tree, signals: Mapping[str, str]
 ) -> Iterator[Problem]:
     if isinstance(condition, str):
@@ -67,21 +69,21 @@ def _condition(
             bands = ", ".join(f"{condition}.{band}" for band in entry.bands)
             yield located.problem(loc, f"signal '{condition}' has bands; name one: {bands}")
         else:
-            yield from unknown(located, loc, "signal", condition, signals)
+            yield from check_known(located, loc, "signal", condition, signals)
         return
     for key in ("all", "any"):
         for index, part in enumerate(getattr(condition, key) or ()):
-            yield from _condition(located, (*loc, key, index), part, signals)
+            yield from _check_condition(located, (*loc, key, index), part, signals)
     if condition.negated is not None:
-        yield from _condition(located, (*loc, "not"), condition.negated, signals)
+        yield from _check_condition(located, (*loc, "not"), condition.negated, signals)
 
 
-def _order(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Rules that can never be reached, and the rule that must take the rest."""
+def _check_order(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield rules that can never be reached, and a missing rule for the remaining questions."""
     file = located.model
     rules = file.rules
     place = {id(rule): index for index, rule in enumerate(rules)}
-    ordered = in_order(rules)
+    ordered = sort_rules(rules)
 
     def served_by(rule: RuleEntry) -> set[str]:
         arms = [file.arms[arm] for _, arm in rule.ends() if arm in file.arms]
@@ -91,40 +93,42 @@ def _order(located: Located[PolicyFile]) -> Iterator[Problem]:
     forms = [None if condition is None else Form.of(condition) for condition in conditions]
     served = [served_by(rule) for rule in ordered]
 
-    def say(rule: RuleEntry, message: str) -> Problem:
+    def make_problem(rule: RuleEntry, message: str) -> Problem:
         return located.problem(("rules", place[id(rule)]), message)
 
     for number, (rule, condition, form) in enumerate(zip(ordered, conditions, forms, strict=True)):
         if condition is not None and never_holds(condition):
-            yield say(rule, f"rule '{rule.name}' can never match: its condition contradicts itself")
+            yield make_problem(
+                rule, f"rule '{rule.name}' can never match: its condition contradicts itself"
+            )
             continue
         for place_before, before in enumerate(ordered[:number]):
             if before.objective is not None and before.otherwise is None:
-                continue  # it gives way where no candidate qualifies
+                continue  # it falls through if no candidate qualifies
             earlier = forms[place_before]
-            # A rule whose arms have no model here gives way, so a later one with other models is
-            # reached on some machines; behind a rule without a condition it is still a mistake.
+            # A rule whose arms have no model here falls through, so a later one with other models
+            # is reached on some machines; after a rule without a condition it is still an error.
             if earlier is None or (
                 form is not None and earlier.covers(form) and served[number] <= served[place_before]
             ):
                 line = located.where(("rules", place[id(before)])).line
-                takes = "every question" if earlier is None else "every question it would match"
-                yield say(
+                matched = "every question" if earlier is None else "every question it would match"
+                yield make_problem(
                     rule,
                     f"rule '{rule.name}' is never reached: '{before.name}' (line {line}) takes "
-                    f"{takes} before it",
+                    f"{matched} before it",
                 )
                 break
     last = ordered[-1]
     if all(rule.when is not None for rule in rules):
-        yield say(
+        yield make_problem(
             last,
-            f"no rule takes the rest: '{last.name}' is tried last and has a `when`; end with a "
-            "rule without one",
+            f"no rule takes the remaining questions: '{last.name}' is tried last and has a `when`; "
+            "end with a rule without `when`",
         )
 
 
-def unknown(
+def check_known(
     located: Located[PolicyFile],
     loc: Loc,
     what: str,
@@ -133,7 +137,16 @@ def unknown(
     *,
     key: bool = False,
 ) -> Iterator[Problem]:
-    """The problem of an unknown name with the nearest known one; nothing where it is known."""
+    """Yield a problem with a suggestion for an unknown name; nothing for a known one.
+
+    Args:
+        located: The file.
+        loc: Place of the name in the file.
+        what: What the name refers to, for the message ("arm").
+        name: The name.
+        names: The known names.
+        key: Whether the name is a key rather than a value.
+    """
     known = list(names)
     if name not in known:
         hint = did_you_mean(name, known) if known else "; the file has none"

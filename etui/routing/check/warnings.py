@@ -1,28 +1,28 @@
-"""What is worth a look in a sound policy: warnings."""
+"""Warnings about probable mistakes in a valid policy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from etui.errors import Problem
-from etui.routing.compile import compile_condition, compile_regex, condition_names, in_order
-from etui.routing.conditions import signals_of
+from etui.routing.compile import compile_condition, compile_regex, map_condition_names, sort_rules
+from etui.routing.conditions import iter_signal_names
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.signals.kinds import REGEX_SECONDS
 from etui.yaml.load import Located
 
 
-def unused(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Signals, arms and roles that nothing names."""
+def find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield the signals, arms and roles that nothing refers to."""
     file = located.model
     named = {part for entry in file.signals.values() for part in entry.score or ()}
     for rule in file.rules:
         if rule.when is not None:
-            named.update(signals_of(compile_condition(rule.when)))
-    behind = condition_names(file.signals)
-    signals = {behind[name] for name in named if name in behind}
+            named.update(iter_signal_names(compile_condition(rule.when)))
+    signal_by_name = map_condition_names(file.signals)
+    signals = {signal_by_name[name] for name in named if name in signal_by_name}
     arms = {arm for rule in file.rules for _, arm in rule.ends()}
-    arms.update(arm for _, arm in other_arms(file))
+    arms.update(arm for _, arm in iter_other_arms(file))
     roles = {arm.model for arm in file.arms.values()}
     roles.update(entry.equals for entry in file.signals.values() if entry.equals)
     used: Mapping[str, tuple[Iterable[str], set[str]]] = {
@@ -39,29 +39,31 @@ def unused(located: Located[PolicyFile]) -> Iterator[Problem]:
                 )
 
 
-def unserved(located: Located[PolicyFile], here: Callable[[str], bool] | None) -> Iterator[Problem]:
-    """Arms that no model on this machine can serve; nothing where that is open."""
-    if here is None:
+def find_unserved(
+    located: Located[PolicyFile], is_available: Callable[[str], bool] | None
+) -> Iterator[Problem]:
+    """Yield the arms without a model on this machine; nothing if it is unknown."""
+    if is_available is None:
         return
     file = located.model
     for arm, entry in file.arms.items():
         models = file.models.get(entry.model, (entry.model,))
-        if not any(map(here, models)):
+        if not any(map(is_available, models)):
             yield located.problem(
                 ("arms", arm, "model"),
                 f"no model of arm '{arm}' is on this machine: {', '.join(models)}; "
-                f"`etui models pull {models[-1]}`",
+                f"run `etui models pull {models[-1]}`",
             )
 
 
-def unfitted(
+def find_unfitted(
     located: Located[PolicyFile], fitted: Callable[[str], bool] | None
 ) -> Iterator[Problem]:
-    """Objectives that ask for an accuracy nobody fitted or stated, and that may have no answer.
+    """Yield objectives whose accuracy is neither fitted nor stated, or that may have no answer.
 
     Args:
         located: The file.
-        fitted: Whether an accuracy was fitted for an arm; None leaves that open.
+        fitted: Whether an accuracy was fitted for an arm; None skips this check.
     """
     file = located.model
     for index, rule in enumerate(file.rules):
@@ -78,23 +80,23 @@ def unfitted(
                     loc,
                     f"no accuracy was fitted or stated for {', '.join(unknown)}, so "
                     + (
-                        f"{then} until `etui policy fit`"
+                        f"{then} until you run `etui policy fit`"
                         if len(unknown) == len(rule.arms or ())
-                        else "they never qualify until `etui policy fit`"
+                        else "they never qualify until you run `etui policy fit`"
                     ),
                     key=True,
                 )
-        if rule.otherwise is None and rule is in_order(file.rules)[-1]:
+        if rule.otherwise is None and rule is sort_rules(file.rules)[-1]:
             yield located.problem(
                 loc,
-                f"rule '{rule.name}' is the last and has no `otherwise`: where no candidate "
-                "qualifies nothing answers",
+                f"rule '{rule.name}' is the last and has no `otherwise`: if no candidate "
+                "qualifies, no arm answers",
                 key=True,
             )
 
 
-def other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Arms that are named outside of rules, as (path, name)."""
+def iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the arms that are named outside of rules, as (path, name)."""
     if file.budgets is not None and file.budgets.degrade_to is not None:
         yield ("budgets", "degrade_to"), file.budgets.degrade_to
     if file.fallbacks is not None and file.fallbacks.load_failed is not None:
@@ -107,8 +109,8 @@ def other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
 _SLOWING = ("a" * 3000, "1" * 3000, " " * 3000, "ab " * 1000, "a" * 3000 + "!", "(" * 3000)
 
 
-def slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Patterns that some text makes slow."""
+def find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield the patterns that take too long on some text."""
     for name, entry in located.model.signals.items():
         if entry.regex is None:
             continue
@@ -120,6 +122,6 @@ def slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
                 yield located.problem(
                     ("signals", name, "regex"),
                     f"this pattern takes more than {REGEX_SECONDS * 1000:.0f} ms on a text like "
-                    f"{text[:3]!r} repeated; it then counts as not known",
+                    f"{text[:3]!r} repeated; the signal is then unknown",
                 )
                 break

@@ -1,1 +1,1 @@
-"""The policy file as pydantic models, one module a section."""
+"""The policy file as pydantic models, one module per section."""

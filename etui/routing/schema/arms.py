@@ -1,4 +1,4 @@
-"""Arms of the policy file: how a model answers, and what an answer may spend."""
+"""Arms of the policy file: how a model answers, and what one answer may spend."""
 
 from __future__ import annotations
 
@@ -13,34 +13,39 @@ Joules = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class StopEntry(Strict):
-    """When a majority is certain enough to draw no further votes."""
+    """When to stop drawing votes because the majority is certain enough."""
 
     rule: Literal["all", "lead", "flip", "adaptive"] = Field(
         "flip",
-        description="all draws every vote; lead stops when the votes left cannot change the "
-        "winner; flip and adaptive stop earlier, at a stated risk.",
+        description="all draws every vote; lead stops when the remaining votes cannot change the "
+        "winner; flip and adaptive stop earlier, at a configured risk.",
     )
     eps: float | None = Field(
-        None, gt=0, lt=1, description="flip: the risk that the winner changes (default 0.05)."
+        None, gt=0, lt=1, description="flip: risk that the winner would change (default 0.05)."
     )
     threshold: float | None = Field(
-        None, gt=0.5, lt=1, description="adaptive: how certain the leader is (default 0.95)."
+        None,
+        gt=0.5,
+        lt=1,
+        description="adaptive: required certainty of the leading answer (default 0.95).",
     )
 
     @model_validator(mode="after")
-    def _risk_of_its_rule(self) -> Self:
+    def _check_risk(self) -> Self:
         for key, rule in (("eps", "flip"), ("threshold", "adaptive")):
             if getattr(self, key) is not None and self.rule != rule:
-                refuse(f"{key} has no effect with rule: {self.rule}; it belongs to {rule}", key)
+                refuse(f"{key} has no effect with rule: {self.rule}; use rule: {rule}", key)
         return self
 
 
 class EarlyExitEntry(Strict):
-    """When a thought has come to its answer before its budget is used up."""
+    """When to end thinking before its budget is used up because its answer is stable."""
 
-    every: int = Field(48, ge=8, le=10_000, description="Thought tokens between two looks.")
-    min_p: float = Field(0.9, gt=0, le=1, description="Probability the answer must have.")
-    stable: int = Field(2, ge=1, le=100, description="Looks running that give the same answer.")
+    every: int = Field(48, ge=8, le=10_000, description="Thinking tokens between two checks.")
+    min_p: float = Field(0.9, gt=0, le=1, description="Minimum probability of the answer.")
+    stable: int = Field(
+        2, ge=1, le=100, description="Consecutive checks that must give the same answer."
+    )
 
 
 ONLY_OF = {
@@ -54,65 +59,79 @@ ONLY_OF = {
     "weight": ("vote",),
     "readout": ("direct",),
 }
-"""Keys that say something only with these ways of reasoning."""
+"""Keys that have an effect only with these reasoning methods."""
 
 
 class ArmEntry(Strict):
-    """A model, a way of reasoning, and what it may spend."""
+    """A model, a reasoning method, and what an answer may spend."""
 
     model: Name = Field(description="A role of `models`, or a name in models.yaml.")
     reasoning: Literal["direct", "cot", "vote"] = Field(
         "direct",
-        description="direct answers at once; cot thinks first, within think_tokens; vote takes the "
-        "majority of several answers.",
+        description="direct answers without thinking; cot thinks first, within think_tokens; vote "
+        "takes the majority of several answers.",
     )
     think_tokens: int | None = Field(
         None,
         ge=0,
         le=100_000,
-        description="Budget of the thought in tokens (cot, vote; default 256); with 0 a vote "
-        "answers at once.",
+        description="Thinking budget in tokens (cot, vote; default 256); with 0 a vote answers "
+        "without thinking.",
     )
     max_tokens: int = Field(
-        512, ge=1, le=100_000, description="Tokens of the answer, beside the thought."
+        512, ge=1, le=100_000, description="Maximum tokens of the answer, thinking excluded."
     )
     style: Literal["auto", "plain", "draft", "native"] | None = Field(
         None,
-        description="How thought is asked for (cot, vote): native uses the model's own think tags, "
-        "plain and draft ask in words; auto is native where the model has tags, else plain.",
+        description="How thinking is requested (cot, vote): native uses the model's own think "
+        "tags, plain and draft ask in words; auto is native if the model has tags, else plain.",
     )
     readout: Literal["text", "choices"] | None = Field(
         None,
-        description="choices reads the letters of a multiple choice from their probabilities and "
-        "decodes nothing (direct); default text.",
+        description="choices takes the option letter with the highest probability and decodes "
+        "nothing (direct); default text.",
     )
     early_exit: EarlyExitEntry | None = Field(
-        None, description="Ends the thought once its answer is stable (cot)."
+        None, description="Ends thinking once its answer is stable (cot)."
     )
     exchange: Joules | None = Field(
         None,
-        description="Joules a percentage point of confidence is worth; dearer thought is not begun "
-        "(cot).",
+        description="Joules that a percentage point of confidence is worth; thinking that costs "
+        "more is not started (cot).",
     )
-    votes: int | None = Field(None, ge=1, le=64, description="Most answers drawn (default 7).")
-    batch: int | None = Field(None, ge=1, le=64, description="Most decoded at a time (default 8).")
-    stop: StopEntry | None = Field(None, description="When no further answers are drawn.")
+    votes: int | None = Field(
+        None, ge=1, le=64, description="Maximum number of answers drawn (default 7)."
+    )
+    batch: int | None = Field(
+        None, ge=1, le=64, description="Maximum number of answers decoded together (default 8)."
+    )
+    stop: StopEntry | None = Field(None, description="When to stop drawing answers.")
     weight: Literal["none", "probability"] | None = Field(
-        None, description="What a vote counts: one, or the probability of its answer."
+        None, description="Weight of a vote: one, or the probability of its answer."
     )
     temperature: float | None = Field(
-        None, ge=0, le=5, description="0 takes the likeliest token; default 0, for vote 0.7."
+        None,
+        ge=0,
+        le=5,
+        description="0 takes the most probable token; default 0, for vote 0.7.",
     )
-    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus mass kept; 1 keeps all.")
-    top_k: int = Field(40, ge=0, le=1_000_000, description="Candidates kept; 0 keeps all.")
-    min_p: float = Field(0.05, ge=0, le=1, description="Least probability kept; 0 keeps all.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draw.")
+    top_p: float = Field(
+        0.95, gt=0, le=1, description="Probability mass of the nucleus; 1 keeps all tokens."
+    )
+    top_k: int = Field(40, ge=0, le=1_000_000, description="Tokens kept; 0 keeps all.")
+    min_p: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Minimum probability, relative to the most probable token; 0 keeps all.",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Random seed of the sampler.")
     max_joules: Joules | None = Field(
-        None, description="The most one answer may spend; it then answers with what it has."
+        None, description="The most one answer may spend; at the limit it is ended early."
     )
 
     @model_validator(mode="after")
-    def _keys_of_its_reasoning(self) -> Self:
+    def _check_keys(self) -> Self:
         for key, ways in ONLY_OF.items():
             if getattr(self, key) is None:
                 continue
@@ -120,7 +139,7 @@ class ArmEntry(Strict):
                 use = " or ".join(ways)
                 refuse(f"{key} has no effect with reasoning: {self.reasoning}; use {use}", key)
         if self.reasoning == "cot" and self.think_tokens == 0:
-            refuse("a thought of 0 tokens is none; write reasoning: direct", "think_tokens")
+            refuse("think_tokens: 0 means no thinking; use reasoning: direct", "think_tokens")
         if self.reasoning == "vote" and self.votes != 1 and self.temperature == 0:
-            refuse("votes drawn at temperature 0 are all the same; give 0.7 or so", "temperature")
+            refuse("votes drawn at temperature 0 are identical; use about 0.7", "temperature")
         return self

@@ -1,7 +1,7 @@
-"""The policy file as pydantic models: what may stand where, and in which range.
+"""The policy file as pydantic models: its keys, types and ranges.
 
-What one file must agree on with itself and with the machine (names, order, reachability) is checked
-in ``etui.routing.check.checker``.
+Consistency within the file and with the machine (names, order, reachability) is checked in
+``etui.routing.check.checker``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from etui.routing.schema.signals import SignalEntry
 from etui.yaml.load import Strict, refuse
 
 VERSION = 1
-"""The only version of the language so far."""
+"""The only version of the policy language so far."""
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
 
 
 class ProbeHost(Strict):
-    """The machine a probe imagines; what is left out is not known."""
+    """The assumed state of the machine; a field left out is unknown."""
 
     battery_percent: float | None = None
     on_battery: bool | None = None
@@ -37,7 +37,7 @@ class ProbeHost(Strict):
 
 
 class ProbeEntry(Strict):
-    """A question and what must come of it: a test of the policy."""
+    """A test of the policy: a question and the decision expected for it."""
 
     query: Text
     rule: Name | None = Field(None, description="The rule that must match.")
@@ -50,31 +50,31 @@ class ProbeEntry(Strict):
     host: ProbeHost | None = Field(None, description="The state of the machine.")
 
     @model_validator(mode="after")
-    def _expects_something(self) -> Self:
+    def _check_expectations(self) -> Self:
         if all(getattr(self, k) is None for k in ("rule", "not_rule", "arm", "not_arm", "signals")):
-            refuse("a probe expects something: rule, not_rule, arm, not_arm or signals")
+            refuse("a probe needs an expectation: rule, not_rule, arm, not_arm or signals")
         return self
 
 
 class ShadowEntry(Strict):
-    """A policy on trial: it decides every question too, and nothing follows from it."""
+    """A policy on trial: it decides every question too, but its decisions are only logged."""
 
-    policy: Name = Field(description="Its name.")
+    policy: Name = Field(description="Name of the policy.")
 
 
 class PolicyFile(Strict):
-    """A routing policy: signals, arms, and the rules that lead from the one to the other."""
+    """A routing policy: signals, arms, and the rules that lead from signals to arms."""
 
     version: int = Field(description="Version of the language: 1.")
     description: str = Field("", max_length=500, description="One line for `etui policy list`.")
     models: Mapping[Name, Annotated[tuple[Name, ...], Field(min_length=1, max_length=50)]] = Field(
         default_factory=dict,
-        description="Role -> names in models.yaml, best first; the first that is on this machine "
-        "serves.",
+        description="Role -> names in models.yaml, best first; the first one on this machine is "
+        "used.",
     )
     arms: Mapping[Name, ArmEntry] = Field(min_length=1, description="Arm -> how it answers.")
     signals: Mapping[Name, SignalEntry] = Field(
-        default_factory=dict, description="Signal -> the fact it stands for."
+        default_factory=dict, description="Signal -> the fact it represents."
     )
     rules: tuple[RuleEntry, ...] = Field(
         min_length=1,
@@ -83,10 +83,10 @@ class PolicyFile(Strict):
     )
     budgets: BudgetsEntry | None = Field(None, description="What may be spent.")
     fallbacks: FallbacksEntry | None = Field(
-        None, description="What follows when an answer cannot be had as planned."
+        None, description="What to do when an answer cannot be produced as planned."
     )
     shadow: ShadowEntry | None = Field(
-        None, description="Another policy whose decisions are logged beside this one's."
+        None, description="Another policy whose decisions are logged next to this one's."
     )
     probes: tuple[ProbeEntry, ...] = Field(
         (), max_length=2000, description="Tests of the policy: `etui policy test`."
@@ -94,14 +94,14 @@ class PolicyFile(Strict):
 
     @field_validator("version")
     @classmethod
-    def _known_version(cls, version: int) -> int:
+    def _check_version(cls, version: int) -> int:
         if version != VERSION:
-            refuse(f"version {version} is not known here; this etui reads version {VERSION}")
+            refuse(f"unsupported version {version}; this etui reads version {VERSION}")
         return version
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a policy file."""
+    """Build the JSON Schema (2020-12) of a policy file."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "etui routing policy",

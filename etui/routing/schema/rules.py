@@ -11,22 +11,22 @@ from etui.routing.schema.arms import Joules, Name
 from etui.yaml.load import Strict, refuse
 
 DEFAULT_CONFIDENCE = 0.9
-"""How sure the bound of an accuracy must be where the policy says nothing else."""
+"""Confidence of an accuracy bound if the policy does not set one."""
 
 
 class Tree(Strict):
-    """One of all, any, not."""
+    """One of all, any and not."""
 
     all: tuple[Condition, ...] | None = Field(None, min_length=1, max_length=100)
     any: tuple[Condition, ...] | None = Field(None, min_length=1, max_length=100)
     negated: Condition | None = Field(None, alias="not")
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _check_one_key(self) -> Self:
         given = [key for key in ("all", "any", "negated") if getattr(self, key) is not None]
         if len(given) != 1:
             refuse(
-                "one of all, any, not; nest them to combine, as in {all: [a, {not: b}]}",
+                "give one of all, any, not; nest them to combine them, as in {all: [a, {not: b}]}",
                 *(["not" if given[1] == "negated" else given[1]] if given else []),
             )
         return self
@@ -52,101 +52,108 @@ Tree.model_rebuild()
 
 
 class CascadeEntry(Strict):
-    """Arms tried one after the other until an answer is sure enough."""
+    """Arms tried one after the other until an answer is confident enough."""
 
     arms: tuple[Name, ...] = Field(
         min_length=1, max_length=20, description="In the order they are tried, cheapest first."
     )
     accept_at: float = Field(
-        gt=0, lt=1, description="Probability of being right from which an answer is taken."
+        gt=0, lt=1, description="Probability of being right from which an answer is accepted."
     )
     max_hops: int | None = Field(
-        None, ge=2, description="Arms that may answer at most; default all of them."
+        None, ge=2, description="Maximum number of arms that answer; default all of them."
     )
     max_joules: Joules | None = Field(
-        None, description="No further arm is begun once the turn spends, or would spend, more."
+        None,
+        description="No further arm starts once the turn has spent, or would spend, more.",
     )
 
     @model_validator(mode="after")
-    def _goes_up(self) -> Self:
+    def _check_length(self) -> Self:
         if len(self.arms) == 1:
-            refuse(f"a cascade of one arm goes nowhere; write `use: {self.arms[0]}`", "arms")
+            refuse(f"a cascade needs two arms or more; use `use: {self.arms[0]}`", "arms")
         if self.max_hops is not None and self.max_hops > len(self.arms):
             refuse(f"max_hops: there are only {len(self.arms)} arms", "max_hops")
         return self
 
 
 class AccuracyFloor(Strict):
-    """How likely a candidate must be right."""
+    """The accuracy that a candidate must reach."""
 
-    at_least: float = Field(gt=0, lt=1, description="Least probability of a right answer.")
+    at_least: float = Field(gt=0, lt=1, description="Minimum probability of a right answer.")
     confidence: float = Field(
-        DEFAULT_CONFIDENCE, gt=0, lt=1, description="How sure that bound must be, one-sided."
+        DEFAULT_CONFIDENCE, gt=0, lt=1, description="One-sided confidence of that minimum."
     )
 
 
 class JoulesCap(Strict):
-    """What a candidate may be expected to spend."""
+    """The joules that a candidate is expected to spend at most."""
 
-    at_most: Joules = Field(description="Gross joules of the turn, its load included.")
+    at_most: Joules = Field(description="Gross joules of the turn, model load included.")
 
 
 class SecondsCap(Strict):
-    """How long a candidate may be expected to take."""
+    """The seconds that a candidate is expected to take at most."""
 
-    at_most: float = Field(gt=0, le=1e6, description="Seconds of the turn, its load included.")
+    at_most: float = Field(gt=0, le=1e6, description="Seconds of the turn, model load included.")
 
 
 class ObjectiveEntry(Strict):
-    """What is wanted of the candidates, and what each must keep to."""
+    """The goal by which a candidate is chosen, and the bounds that each must meet."""
 
     minimize: Literal["joules"] | None = Field(
-        None, description="Takes the cheapest candidate that qualifies."
+        None, description="Chooses the cheapest candidate that qualifies."
     )
     maximize: Literal["accuracy"] | None = Field(
-        None, description="Takes the candidate most likely right that qualifies."
+        None, description="Chooses the most accurate candidate that qualifies."
     )
-    accuracy: AccuracyFloor | None = Field(None, description="The least accuracy.")
-    joules: JoulesCap | None = Field(None, description="The most joules.")
-    seconds: SecondsCap | None = Field(None, description="The most seconds.")
+    accuracy: AccuracyFloor | None = Field(None, description="Minimum accuracy.")
+    joules: JoulesCap | None = Field(None, description="Maximum joules.")
+    seconds: SecondsCap | None = Field(None, description="Maximum seconds.")
     exchange: Joules | None = Field(
         None,
-        description="With maximize: joules a percentage point of accuracy is worth; a dearer gain "
-        "is not bought.",
+        description="With maximize: joules that a percentage point of accuracy is worth; a gain "
+        "that costs more is not taken.",
     )
     prior: Mapping[Name, Annotated[float, Field(ge=0, le=1)]] | None = Field(
         None,
         min_length=1,
-        description="Arm -> probability of being right, taken where nothing was fitted.",
+        description="Arm -> probability of being right, used where nothing was fitted.",
     )
 
     @model_validator(mode="after")
-    def _one_goal(self) -> Self:
+    def _check_goal(self) -> Self:
         if self.minimize is None and self.maximize is None:
             refuse("an objective needs a goal: minimize: joules, or maximize: accuracy")
         if self.minimize is not None and self.maximize is not None:
-            refuse("minimize and maximize together; bound the other one instead", "maximize")
+            refuse(
+                "minimize and maximize cannot be combined; put a bound on the other one instead",
+                "maximize",
+            )
         if self.exchange is not None and self.maximize is None:
             refuse("exchange has no effect with minimize: joules; use maximize", "exchange")
         return self
 
 
 class RuleEntry(Strict):
-    """When its condition holds, its arm, cascade or objective answers."""
+    """A condition, and the arm, cascade or objective that answers when it holds."""
 
     name: Name
     priority: int = Field(
-        0, ge=-1_000_000, le=1_000_000, description="Higher ones are tried first."
+        0,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="Rules of higher priority are tried first.",
     )
     when: Condition | None = Field(
-        None, description="The condition; the last rule has none and takes every question."
+        None, description="The condition; the last rule has none and matches every question."
     )
     use: Name | None = Field(None, description="The arm that answers.")
     cascade: CascadeEntry | None = Field(
-        None, description="Arms that answer in turn until one is sure enough."
+        None, description="Arms that answer in turn until one is confident enough."
     )
     objective: ObjectiveEntry | None = Field(
-        None, description="The candidate that serves it best answers."
+        None, description="Goal and bounds; the candidate that meets them best answers."
     )
     arms: tuple[Name, ...] | None = Field(
         None, min_length=1, max_length=50, description="Candidates of the objective."
@@ -155,16 +162,17 @@ class RuleEntry(Strict):
         None,
         ge=0,
         le=1e9,
-        description="With an objective: the model in memory is kept unless another saves more.",
+        description="With an objective: the model in memory is kept unless another saves more "
+        "than this.",
     )
     otherwise: Name | None = Field(
         None,
-        description="With an objective: answers where no candidate qualifies or nothing was "
-        "fitted.",
+        description="With an objective: the arm that answers if no candidate qualifies or nothing "
+        "was fitted.",
     )
 
     def ends(self) -> tuple[tuple[tuple[str | int, ...], str], ...]:
-        """Every arm it names and where, as (path below the rule, arm)."""
+        """Return every arm the rule names and its place, as (path below the rule, arm)."""
         found: list[tuple[tuple[str | int, ...], str]] = []
         if self.use is not None:
             found.append((("use",), self.use))
@@ -176,24 +184,24 @@ class RuleEntry(Strict):
         return tuple(found)
 
     @model_validator(mode="after")
-    def _one_end(self) -> Self:
+    def _check_ends(self) -> Self:
         ends = [key for key in ("use", "cascade", "objective") if getattr(self, key) is not None]
         if not ends:
-            refuse("a rule ends in one of use, cascade, objective, as in `use: ARM`")
+            refuse("a rule needs one of use, cascade, objective, as in `use: ARM`")
         if len(ends) > 1:
-            refuse(f"{ends[0]} and {ends[1]} in one rule; give one of them", ends[1])
+            refuse(f"{ends[0]} and {ends[1]} cannot be combined; use one of them", ends[1])
         if self.objective is None:
             for key in ("arms", "switch_margin_joules", "otherwise"):
                 if getattr(self, key) is not None:
-                    refuse(f"{key} belongs to an objective; {ends[0]} has no use for it", key)
+                    refuse(f"{key} needs an objective; it has no effect with {ends[0]}", key)
             return self
         if self.arms is None:
-            refuse("an objective needs its candidates, as in `arms: [quick, large]`", "objective")
+            refuse("an objective needs candidates, as in `arms: [quick, large]`", "objective")
         if self.switch_margin_joules is not None and self.objective.minimize is None:
             refuse(
                 "switch_margin_joules has no effect with maximize: accuracy", "switch_margin_joules"
             )
         for arm in self.objective.prior or ():
             if arm not in self.arms:
-                refuse(f"'{arm}' is no candidate of this rule", "objective", "prior", arm)
+                refuse(f"'{arm}' is not a candidate of this rule", "objective", "prior", arm)
         return self

@@ -1,4 +1,4 @@
-"""The state of the machine as a policy sees it; ``etui.runtime.host`` reads it."""
+"""The state of the machine, as signals use it; ``etui.runtime.host`` reads it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """What is known of the machine now; None is not known, and a signal on it does not hold.
+    """The current state of the machine; None is unknown, and a signal on it does not hold.
 
     Attributes:
         battery_percent: Charge of the battery, 0..100.
-        on_battery: Whether the battery is being discharged.
-        hour: Hour of the local day with its fraction, 0 <= hour < 24.
-        free_memory_gb: Memory that can be had without swapping, 1e9 bytes.
-        gpu_free_memory_gb: Free memory of the GPU with the most, 1e9 bytes.
-        gpu_temperature: Hottest GPU, degrees Celsius.
-        watts: Power of the machine as far as it is measured.
-        resident: Model that is in memory, by its name in models.yaml.
+        on_battery: Whether the battery is discharging.
+        hour: Local time in hours, with fraction, 0 <= hour < 24.
+        free_memory_gb: Memory available without swapping, in 1e9 bytes.
+        gpu_free_memory_gb: Free memory of the GPU that has the most, in 1e9 bytes.
+        gpu_temperature: Temperature of the hottest GPU, in degrees Celsius.
+        watts: Power of the machine, as far as it is measured.
+        resident: Model in memory, by its name in models.yaml.
     """
 
     battery_percent: float | None = None
@@ -42,7 +42,7 @@ HOST_NUMBERS: Mapping[str, Callable[[HostState], float | None]] = MappingProxyTy
         "watts": lambda host: host.watts,
     }
 )
-"""Host facts that a signal bounds, by their name in a policy."""
+"""Host facts that are numbers, by their name in a policy."""
 
 HOST_FIELDS = (*HOST_NUMBERS, "on_battery", "resident")
 """Every host fact a signal can name."""

@@ -1,7 +1,7 @@
-"""Signals: named facts about a query and the machine, seen without running a model.
+"""Signals: named facts about a query and the machine, evaluated without running a model.
 
-Every kind is a frozen dataclass with ``see(situation)``, which gives the value and, where a number
-says little, what was found. What is not known is None, and then the signal does not hold.
+Every kind is a frozen dataclass with ``see(situation)``, which returns the value and, where a
+number says little, what was found. An unknown value is None, and its signal does not hold.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from typing import Any, Protocol
 from etui.routing.decision import SignalValue
 from etui.routing.signals.host_state import HOST_NUMBERS, HostState
 from etui.routing.signals.ranges import Bound, Word
-from etui.routing.signals.similarity import Asked, Neighbours, smoothed_share
+from etui.routing.signals.similarity import NeighbourQuery, Neighbours, smoothed_share
 from etui.routing.signals.text_measures import TextFacts
 
 REGEX_SECONDS = 0.05
-"""The most one pattern may take on one question; ordinary ones take a thousandth of it."""
+"""Time limit of one pattern on one question; ordinary ones take a thousandth of it."""
 
 ALL_REGEX_SECONDS = 0.25
-"""The most all patterns of one decision may take together."""
+"""Time limit of all patterns of one decision together."""
 
 MATCHES_COUNTED = 10_000
 
 Value = float | str | None
 
 Found = str | Callable[[], str]
-"""What was found, or what says it: most words of a trace are never read."""
+"""What was found, or a function that formats it: most traces are never read."""
 
 
 class Situation(Mapping[str, SignalValue]):
-    """One query, the machine, and the signals of a policy; each is looked at when it is asked for.
+    """One query, the machine, and the signals of a policy; each is evaluated when first needed.
 
-    As a mapping it gives the signals by name, in the order of the policy.
+    It is a mapping from the names of the signals to their values, in the order of the policy.
 
     Args:
         signals: The signals of the policy, by name.
         text: The query.
         host: The state of the machine.
-        neighbours: Earlier questions; None knows none.
+        neighbours: Earlier questions; None if there are none.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Situation(Mapping[str, SignalValue]):
         self.host = host
         self.neighbours = neighbours
         self.regex_seconds_left = ALL_REGEX_SECONDS
-        """What patterns may still take."""
+        """Time that patterns may still take, in seconds."""
         self._signals = signals
         self._truth: dict[str, bool] = {}
         self._found: dict[str, tuple[Value, Found]] = {}
 
     def holds(self, name: str) -> bool:
-        """Whether a signal holds."""
+        """Check whether a signal holds, and evaluate it on the first call."""
         truth = self._truth.get(name)
         if truth is None:
             signal = self._signals[name]
@@ -69,7 +69,7 @@ class Situation(Mapping[str, SignalValue]):
         return truth
 
     def looked_at(self) -> tuple[str, ...]:
-        """Names of the signals that were asked for so far."""
+        """Return the names of the signals that were evaluated so far."""
         return tuple(self._truth)
 
     def __getitem__(self, name: str) -> SignalValue:
@@ -87,15 +87,21 @@ class Situation(Mapping[str, SignalValue]):
 
 
 class SignalKind(Protocol):
-    """One way of seeing a fact."""
+    """A kind of signal."""
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
-        """The value (None if not known) and what was found."""
+        """Return the value (None if unknown) and what was found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """A word or phrase with a test that it stands alone ("cat" is not in "concatenate")."""
+    """A word or phrase that is matched as a whole ("cat" does not match "concatenate").
+
+    Attributes:
+        word: As the policy writes it.
+        folded: In lower case and with single spaces.
+        alone: Searches a folded text for it as a whole.
+    """
 
     word: str
     folded: str
@@ -109,6 +115,7 @@ class Keywords:
     words: tuple[Keyword, ...]
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Count the different words and phrases found."""
         text = situation.text.folded
         found = [k.word for k in self.words if k.folded in text and k.alone(text) is not None]
         if not found:
@@ -121,20 +128,20 @@ class Pattern:
     """How often a regular expression matches the question."""
 
     compiled: Any
-    """A pattern of the ``regex`` package, the one that can be stopped by time."""
+    """A pattern of the ``regex`` package, which supports a timeout."""
 
     start: str = ""
-    """What every match begins with; a text without it needs no search, which takes 20 times as
-    long."""
+    """A literal prefix of every match; checking for it is 20 times faster than a search."""
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Count the matches, up to ``MATCHES_COUNTED``; None if the search takes too long."""
         text = situation.text.text
         if self.start and self.start not in text:
             return 0, ""
         allowed = min(REGEX_SECONDS, situation.regex_seconds_left)
         if allowed <= 0:
-            return None, "not tried: the patterns before it took too long"
-        start = time.thread_time()  # what other programs take of a core is no fault of a pattern
+            return None, "not tried: earlier patterns took too long"
+        start = time.thread_time()  # CPU time, so that other programs do not count
         count = 0
         try:
             for _ in self.compiled.finditer(text, timeout=allowed):
@@ -155,6 +162,7 @@ class MeasuredText:
     measure: str
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Return the measure of the question."""
         return situation.text.measure(self.measure), ""
 
 
@@ -163,16 +171,18 @@ class Language:
     """The language of the question."""
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Return the code of the language; None if it cannot be determined."""
         return situation.text.language, ""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The sum of the weights of those signals that hold."""
+    """The sum of the weights of the signals that hold."""
 
     weights: tuple[tuple[str, float], ...]
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Add up the weights of the signals that hold."""
         holding = [(name, w) for name, w in self.weights if situation.holds(name)]
         # Rounded so that 0.1 + 0.2 reaches a boundary of 0.3.
         total = round(sum(weight for _, weight in holding), 9)
@@ -181,17 +191,18 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The share of earlier questions like this one that count."""
+    """The share of similar earlier questions that are counted."""
 
-    asked: Asked
+    asked: NeighbourQuery
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Compute the smoothed share; None if there are too few earlier questions."""
         if situation.neighbours is None:
             return None, "no earlier questions were read"
         tally = situation.neighbours.tally(self.asked, situation.text.text)
         if tally is None or tally.size < self.asked.k:
             size = 0 if tally is None else tally.size
-            return None, f"{size} earlier questions are too few, {self.asked.k} are asked for"
+            return None, f"only {size} earlier questions, {self.asked.k} are needed"
         if tally.n == 0:
             return None, "no earlier question shares a word"
         found = f"{tally.hits} of {tally.n}, {tally.base:.2f} of all"
@@ -205,6 +216,7 @@ class HostNumber:
     name: str
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Return the number; None if unknown."""
         return HOST_NUMBERS[self.name](situation.host), ""
 
 
@@ -213,31 +225,33 @@ class OnBattery:
     """Whether the machine runs on its battery."""
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Return ``yes`` or ``no``; None if unknown."""
         known = situation.host.on_battery
         return None if known is None else ("yes" if known else "no"), ""
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """The model that is in memory."""
+    """The model in memory."""
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Return the name of the model; None if there is none, or it is unknown."""
         return situation.host.resident, ""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A kind of fact and what is asked of it."""
+    """A kind of fact and the test of its value."""
 
     name: str
     kind: SignalKind
     test: Bound | Word
 
 
-def said(value: SignalValue) -> str:
-    """A signal in words: ``calc (calculate, how many)``, ``long (12, at least 600)``."""
+def format_signal(value: SignalValue) -> str:
+    """Format a signal in words: ``calc (calculate, how many)``, ``long (12, at least 600)``."""
     if value.value is None:
-        return f"{value.name} ({value.detail or 'not known'})"
+        return f"{value.name} ({value.detail or 'unknown'})"
     if value.detail and value.holds:
         return f"{value.name} ({value.detail})"
     shown = f"{value.value:g}" if isinstance(value.value, int | float) else value.value

@@ -1,7 +1,7 @@
-"""Which language a question is in: by its script, and by its commonest words.
+"""Detect the language of a question by its script and its most common words.
 
-Good enough to send German questions to a model that speaks German; a question of one or two words
-in the Latin script has no language here, and then no language signal holds.
+This is good enough to send German questions to a model that speaks German. No language is found
+for a question of one or two words in the Latin script, and then no language signal holds.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _COMMON = {
 }
 
 
-def _shared_weights() -> dict[str, dict[str, float]]:
-    """Word -> language -> weight; a word that several languages share says less about each."""
+def _build_weights() -> dict[str, dict[str, float]]:
+    """Build word -> language -> weight; a word that several languages share weighs less in each."""
     languages: dict[str, list[str]] = {}
     for code, words in _COMMON.items():
         for word in words.split():
@@ -36,7 +36,7 @@ def _shared_weights() -> dict[str, dict[str, float]]:
     return {word: dict.fromkeys(codes, 1 / len(codes)) for word, codes in languages.items()}
 
 
-_WEIGHTS = _shared_weights()
+_WEIGHTS = _build_weights()
 _SCRIPTS = (
     ("ja", re.compile(r"[\u3040-\u30ff]")),
     ("ko", re.compile(r"[\uac00-\ud7af\u1100-\u11ff]")),
@@ -52,23 +52,26 @@ _SCRIPTS = (
 _LETTER = re.compile(r"[^\W\d_]")
 
 LANGUAGES = (*_COMMON, *(code for code, _ in _SCRIPTS))
-"""Codes (ISO 639-1) that ``detect`` can give."""
+"""Codes (ISO 639-1) that ``detect`` can return."""
 
 _SCRIPT_SHARE = 0.2
-"""Share of a script among the letters from which it decides: names and symbols stay below."""
+"""Share of a script among the letters above which it decides; names and symbols stay below."""
 
 
 def detect(text: str, words: Sequence[str]) -> str | None:
-    """Code of the language of a text, None if the evidence is thin.
+    """Detect the language of a text; None if the evidence is too weak.
 
     Args:
         text: The text.
-        words: Its words, without case.
+        words: Its words, case-folded.
+
+    Returns:
+        One of ``LANGUAGES``, or None.
     """
     if not text.isascii():
         letters = len(_LETTER.findall(text))
         for code, script in _SCRIPTS:
-            # Kana decide for Japanese though most letters are Han; one "і" decides within Cyrillic.
+            # A few kana indicate Japanese though most letters are Han; one "і" indicates Ukrainian.
             share = 0.02 if code in ("ja", "uk") else _SCRIPT_SHARE
             if letters and len(script.findall(text)) > share * letters:
                 return code
@@ -77,7 +80,7 @@ def detect(text: str, words: Sequence[str]) -> str | None:
         for code, weight in _WEIGHTS.get(word, {}).items():
             scores[code] += weight
     ranked = sorted(scores.values(), reverse=True)
-    # A lone shared word ("la", "no") must not decide.
+    # A single word that several languages share ("la", "no") must not decide.
     if ranked[0] < 0.9 or ranked[0] <= ranked[1]:
         return None
     return max(scores, key=lambda code: scores[code])

@@ -12,7 +12,7 @@ from etui.multiple_choice import options_of
 from etui.routing.signals.text_measures import TEXT_LIMIT
 
 BUCKETS = 2**11
-"""Buckets that words are hashed into."""
+"""Number of buckets that words are hashed into."""
 
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
@@ -26,11 +26,11 @@ _FIRST_LABEL = re.compile(r"(?:(?<=\s)|^)(?:\(A\)|A\))\s|^[ \t]*A[.:]\s", re.I |
 
 @dataclass(frozen=True, slots=True)
 class QuestionText:
-    """A question taken apart.
+    """A question split into stem and options.
 
     Attributes:
-        stem: What is asked.
-        options: The answers offered; empty where the question is open.
+        stem: The question without its options.
+        options: The options; empty for an open question.
     """
 
     stem: str
@@ -38,12 +38,12 @@ class QuestionText:
 
     @property
     def whole(self) -> str:
-        """Stem and options, one a line."""
+        """Stem and options, one per line."""
         return "\n".join((self.stem, *self.options))
 
 
 def split_question(text: str) -> QuestionText:
-    """A question as it was typed, taken apart; a long one by its two ends."""
+    """Split a question into stem and options; a long one is first cut to its two ends."""
     if len(text) > TEXT_LIMIT:
         text = f"{text[: TEXT_LIMIT // 2]}\n{text[-TEXT_LIMIT // 2 :]}"
     options = options_of(text)
@@ -54,27 +54,27 @@ def split_question(text: str) -> QuestionText:
     return QuestionText(stem.strip() or text, tuple(option.text for option in options))
 
 
-def bucket_of(word: str) -> int:
-    """The bucket of a word: CRC-32 of its case-folded UTF-8, modulo ``BUCKETS``.
+def hash_word(word: str) -> int:
+    """Compute the bucket of a word: CRC-32 of its case-folded UTF-8, modulo ``BUCKETS``.
 
-    CRC-32 is the same on every machine and in every release, which ``hash`` is not, and its low
-    bits spread short words evenly. It is no protection against words made to collide; those would
+    CRC-32 is the same on every machine and in every release, unlike ``hash``, and its low bits
+    spread short words evenly. It does not protect against words crafted to collide; those would
     only make a prediction worse.
     """
     return crc32(word.casefold().encode("utf-8", "surrogatepass")) % BUCKETS
 
 
-def term_counts(question: QuestionText) -> dict[int, int]:
-    """Bucket -> how many words of the question fall into it."""
+def count_terms(question: QuestionText) -> dict[int, int]:
+    """Count the words of a question by bucket."""
     counts: dict[int, int] = {}
     for word in WORD.findall(question.whole):
-        bucket = bucket_of(word)
+        bucket = hash_word(word)
         counts[bucket] = counts.get(bucket, 0) + 1
     return counts
 
 
 def tf_idf(counts: Mapping[int, int], idf: Sequence[float]) -> dict[int, float]:
-    """(1 + ln count) * idf per bucket, scaled to length 1; empty for a question without words."""
+    """Compute (1 + ln count) * idf per bucket, scaled to length 1; empty without words."""
     weighted = {bucket: (1 + math.log(n)) * idf[bucket] for bucket, n in counts.items()}
     length = math.sqrt(sum(value * value for value in weighted.values()))
     return {bucket: value / length for bucket, value in weighted.items()} if length else {}

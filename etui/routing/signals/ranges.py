@@ -1,4 +1,4 @@
-"""What a signal asks of its value: a range of numbers, or one word."""
+"""Tests of a signal's value: a range of numbers, or one word."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A range; ends that are None are open.
+    """A range of numbers; an end that is None is open.
 
     Attributes:
-        at_least, above: Lower end, with and without the number itself.
-        at_most, below: Upper end, with and without the number itself.
-        wraps: For the hour of the day: a lower end past the upper one goes over midnight.
-        words: ``at least 3 and below 8``.
+        at_least, above: Lower end, inclusive and exclusive.
+        at_most, below: Upper end, inclusive and exclusive.
+        wraps: Whether a lower end above the upper one spans midnight, for the hour of the day.
+        words: The range in words: ``at least 3 and below 8``.
     """
 
     at_least: float | None = None
@@ -26,7 +26,7 @@ class Bound:
     _over_midnight: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Worked out once: a decision asks for them at every signal.
+        # Computed once, because every decision needs them for every signal.
         given = [
             (name, end)
             for name in ("at_least", "above", "at_most", "below")
@@ -41,7 +41,7 @@ class Bound:
         object.__setattr__(self, "_over_midnight", over)
 
     def holds(self, value: float | str | None) -> bool:
-        """Whether it is a number, and lies in the range."""
+        """Check whether a value is a number within the range."""
         if value is None or isinstance(value, str):
             return False
         over = (self.at_least is None or value >= self.at_least) and (
@@ -53,7 +53,7 @@ class Bound:
         return over or under if self._over_midnight else over and under
 
     def nearest(self, value: float | str | None) -> float:
-        """The end that is nearest to the value; the lower one where it is not known."""
+        """Return the end nearest to the value; the lower end if the value is unknown."""
         if value is None or isinstance(value, str) or len(self._ends) == 1:
             return self._ends[0]
         return min(self._ends, key=lambda end: abs(end - value))
@@ -61,25 +61,25 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word of several that means yes; a role means every model in it.
+    """A required word, with all values that satisfy it; a role is satisfied by each of its models.
 
     Attributes:
-        wanted: What the policy says.
-        among: What counts as it.
+        wanted: The word in the policy.
+        among: The values that satisfy it.
     """
 
     wanted: str
     among: frozenset[str]
 
     def holds(self, value: float | str | None) -> bool:
-        """Whether the value counts as the word."""
+        """Check whether the value satisfies the word."""
         return value in self.among
 
     def nearest(self, value: float | str | None) -> str:
-        """The word itself, whatever was seen."""
+        """Return the required word, whatever the value."""
         return self.wanted
 
     @property
     def words(self) -> str:
-        """``is de``."""
+        """The requirement in words: ``is de``."""
         return f"is {self.wanted}"

@@ -1,4 +1,4 @@
-"""Find earlier questions similar to this one, and what their answers were worth."""
+"""Find earlier questions similar to this one, and count their answers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from etui.routing.signals.question_words import BUCKETS, split_question, term_counts, tf_idf
+from etui.routing.signals.question_words import BUCKETS, count_terms, split_question, tf_idf
 
 _LOOKED_AT = 4000
-"""Characters of a text; what stands behind them seldom changes what it is about."""
+"""Characters of a text that are compared; later ones seldom change its topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Earlier:
     Attributes:
         text: The question.
         arm: Name of the arm that answered.
-        correct: Whether it was right; None where nobody graded it.
+        correct: Whether it was right; None if it was not graded.
     """
 
     text: str
@@ -29,13 +29,13 @@ class Earlier:
     correct: bool | None = None
 
 
-class Likeness:
-    """An index of texts; building one of 2,000 questions takes about 0.2 s."""
+class SimilarityIndex:
+    """An index of texts by tf-idf; building one of 2,000 questions takes about 0.2 s."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         import numpy as np
 
-        counted = [_counts(text) for text in texts]
+        counted = [_count_text_terms(text) for text in texts]
         spread = Counter(bucket for counts in counted for bucket in counts)
         self._size = len(texts)
         self._idf = [
@@ -53,14 +53,14 @@ class Likeness:
         }
 
     def nearest(self, text: str, k: int) -> list[int]:
-        """Indexes of the k texts most like it, best first; only those that share a word.
+        """Return the indexes of the k most similar texts, best first, ties in order of the texts.
 
-        Of equals the earlier one goes first.
+        Texts that share no word with ``text`` are left out.
         """
         import numpy as np
 
         scores = np.zeros(self._size, dtype=np.float32)
-        for bucket, value in tf_idf(_counts(text), self._idf).items():
+        for bucket, value in tf_idf(_count_text_terms(text), self._idf).items():
             if bucket in self._rows:
                 scores[self._rows[bucket]] += value * self._values[bucket]
         best = np.argsort(-scores, kind="stable")[:k]
@@ -68,7 +68,7 @@ class Likeness:
 
 
 class EarlierQuestions:
-    """Earlier questions by likeness (see ``neighbours.Neighbours``); indexed when first asked for.
+    """Earlier questions by similarity (implements ``Neighbours``); indexed on first use.
 
     Args:
         log: Turns that were answered, newest first.
@@ -77,48 +77,53 @@ class EarlierQuestions:
 
     def __init__(self, log: Sequence[Earlier] = (), runs: Sequence[Earlier] = ()) -> None:
         self._known = {"log": log, "runs": runs}
-        self._tables: dict[tuple[str, str | None], tuple[tuple[Earlier, ...], Likeness]] = {}
+        self._tables: dict[tuple[str, str | None], tuple[tuple[Earlier, ...], SimilarityIndex]] = {}
 
-    def tally(self, asked: Asked, text: str) -> NeighbourTally | None:
-        """The nearest ones counted; None where there is none."""
+    def tally(self, asked: NeighbourQuery, text: str) -> NeighbourTally | None:
+        """Count among the nearest earlier questions; None if there are no earlier questions.
+
+        Args:
+            asked: Which earlier questions to search, and which to count.
+            text: The question.
+        """
         only = asked.by if asked.of == "runs" else None
         key = (asked.of, only)
         if key not in self._tables:
             rows = tuple(row for row in self._known[asked.of] if only in (None, row.arm))
-            self._tables[key] = (rows, Likeness([row.text for row in rows]))
-        rows, likeness = self._tables[key]
+            self._tables[key] = (rows, SimilarityIndex([row.text for row in rows]))
+        rows, index = self._tables[key]
         if not rows:
             return None
-        counted = [_counts_as(asked, row) for row in rows]
-        nearest = likeness.nearest(text, asked.k)
+        counted = [_is_counted(asked, row) for row in rows]
+        nearest = index.nearest(text, asked.k)
         hits = sum(counted[index] for index in nearest)
         return NeighbourTally(hits, len(nearest), sum(counted) / len(rows), len(rows))
 
 
-def _counts_as(asked: Asked, row: Earlier) -> bool:
+def _is_counted(asked: NeighbourQuery, row: Earlier) -> bool:
     if asked.of == "log":
         return row.arm == asked.by
     return row.correct is (asked.was == "correct")
 
 
-def _counts(text: str) -> dict[int, int]:
-    return term_counts(split_question(text[:_LOOKED_AT]))
+def _count_text_terms(text: str) -> dict[int, int]:
+    return count_terms(split_question(text[:_LOOKED_AT]))
 
 
 PRIOR_WEIGHT = 10.0
-"""Questions that the share of the whole table counts as, in the share of the nearest."""
+"""Weight of the share in the whole table, in questions, in the share of the nearest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Which earlier questions are looked at, and which of them are counted.
+class NeighbourQuery:
+    """Which earlier questions are searched, and which of them are counted.
 
     Attributes:
-        of: ``log`` (turns that were answered) or ``runs`` (graded answers of bench runs).
-        by: Name of an arm. Of the log its answers are counted; of runs only its answers are looked
-            at, None looks at those of every arm.
-        was: Of runs, the answers counted; None for the log.
-        k: Most similar questions looked at.
+        of: ``log`` (answered turns) or ``runs`` (graded answers of bench runs).
+        by: Name of an arm. With ``log`` its answers are counted; with ``runs`` only its answers
+            are searched, and None searches those of every arm.
+        was: With ``runs``, the answers that are counted; None for the log.
+        k: Number of most similar questions to look at.
     """
 
     of: Literal["log", "runs"]
@@ -129,13 +134,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourTally:
-    """How many of the nearest earlier questions count.
+    """How many of the nearest earlier questions are counted.
 
     Attributes:
-        hits: Those that count among the nearest.
-        n: The nearest: at most k, and only those that share a word with the question.
-        base: Share that counts in the whole table.
-        size: Questions in the whole table.
+        hits: Number of counted questions among the nearest.
+        n: Number of nearest questions: at most k, each shares a word with the question.
+        base: Share of counted questions in the whole table.
+        size: Number of questions in the whole table.
     """
 
     hits: int
@@ -145,12 +150,12 @@ class NeighbourTally:
 
 
 class Neighbours(Protocol):
-    """Earlier questions by likeness."""
+    """Earlier questions by similarity."""
 
-    def tally(self, asked: Asked, text: str) -> NeighbourTally | None:
-        """The nearest ones counted; None where there is nothing to look at."""
+    def tally(self, asked: NeighbourQuery, text: str) -> NeighbourTally | None:
+        """Count among the nearest earlier questions; None if there are no earlier questions."""
 
 
 def smoothed_share(tally: NeighbourTally) -> float:
-    """(hits + m*base) / (n + m) with m = ``PRIOR_WEIGHT``: few neighbours say little."""
+    """Compute (hits + m*base) / (n + m) with m = ``PRIOR_WEIGHT``: few neighbours weigh little."""
     return (tally.hits + PRIOR_WEIGHT * tally.base) / (tally.n + PRIOR_WEIGHT)

@@ -1,7 +1,7 @@
-"""What can be counted in a question: pure functions from its text to a number.
+"""Measures of a question: pure functions from its text to a number.
 
-None of them loads a model, so a decision costs no joules worth counting. ``MEASURES`` names them
-as a policy does.
+None of them loads a model, so a decision costs a negligible number of joules. ``MEASURES`` maps
+their names in a policy to the functions.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from etui.chat import Query
 from etui.multiple_choice import options_of
 
 TEXT_LIMIT = 8_000
-"""Characters looked at by everything but the length; of a longer question its two ends, since the
-task stands before or behind the text it is about."""
+"""Characters that all measures but the lengths use. A longer question is cut to its two ends,
+because the task comes before or after the text it is about."""
 
 _BYTES_PER_TOKEN = 4
 
@@ -26,7 +26,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-# The lookbehinds let a match begin only where a run begins: else a run of n signs takes n^2 steps.
+# The lookbehind lets a match begin only at the start of a run; without it, n signs take n^2 steps.
 _SENTENCE_END = re.compile(r"(?<![.!?。！？])[.!?。！？]++(?=\s|$)")
 _DIGITS = re.compile(r"\d+")
 _MATH = re.compile(r"[=+*/^<>%±×÷√∑∫≤≥≠π]|\\(?:frac|sqrt|sum|int)\b")
@@ -44,10 +44,10 @@ _NEGATIONS = _words("not no never none neither nor except without cannot nicht k
 
 
 class TextFacts:
-    """One query, looked at once; every fact is computed when it is first asked for.
+    """The measures of one query; each is computed once, on first use.
 
     Args:
-        query: What was asked.
+        query: The user's question and its conversation.
     """
 
     def __init__(self, query: Query) -> None:
@@ -55,25 +55,25 @@ class TextFacts:
         self._measured: dict[str, float] = {}
 
     def measure(self, name: str) -> float:
-        """One of ``MEASURES``, counted once."""
+        """Compute one of ``MEASURES``, and cache it."""
         if name not in self._measured:
             self._measured[name] = MEASURES[name](self)
         return self._measured[name]
 
     @cached_property
     def text(self) -> str:
-        """The question, or its two ends if it is long."""
+        """The question; only its two ends if it is long."""
         text, half = self.query.text, TEXT_LIMIT // 2
         return text if len(text) <= TEXT_LIMIT else f"{text[:half]}\n{text[-half:]}"
 
     @cached_property
     def folded(self) -> str:
-        """The same without case and with single spaces, for keywords."""
+        """The text case-folded and with single spaces, for keywords."""
         return " ".join(self.text.casefold().split())
 
     @cached_property
     def words(self) -> list[str]:
-        """Its words, without case."""
+        """The words of the text, case-folded."""
         return _WORD.findall(self.text.casefold())
 
     @cached_property
@@ -89,27 +89,27 @@ class TextFacts:
 
     @cached_property
     def language(self) -> str | None:
-        """Its language as a two-letter code; None if it cannot be told."""
+        """The language as a two-letter code; None if it cannot be determined."""
         from etui.routing.signals.language import detect
 
         return detect(self.text, self.words)
 
 
 def estimated_tokens(text: str) -> int:
-    """Tokens of a text without a tokenizer: UTF-8 bytes over four, rounded up.
+    """Estimate the tokens of a text without a tokenizer: UTF-8 bytes over four, rounded up.
 
-    Four bytes a token is what byte-pair vocabularies come to on English; other languages and code
-    have more tokens than this says, by up to a half.
+    Byte-pair vocabularies average four bytes per token on English; other languages and code have
+    up to half as many tokens again.
     """
     return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
 
 
-def _code_blocks(text: str) -> int:
+def _count_code_blocks(text: str) -> int:
     fences = len(_FENCE.findall(text))
     return (fences + 1) // 2  # an unclosed block is a block
 
 
-def _mean_word_length(facts: TextFacts) -> float:
+def _compute_mean_word_length(facts: TextFacts) -> float:
     return sum(map(len, facts.words)) / len(facts.words) if facts.words else 0.0
 
 
@@ -133,8 +133,8 @@ MEASURES: Mapping[str, Callable[[TextFacts], float]] = MappingProxyType(
         "digits": lambda facts: sum(map(len, _DIGITS.findall(facts.text))),
         "numbers": lambda facts: len(_DIGITS.findall(facts.text)),
         "math_symbols": lambda facts: len(_MATH.findall(facts.text)),
-        "code_blocks": lambda facts: _code_blocks(facts.text),
-        "mean_word_length": _mean_word_length,
+        "code_blocks": lambda facts: _count_code_blocks(facts.text),
+        "mean_word_length": _compute_mean_word_length,
     }
 )
-"""Name in a policy -> the number."""
+"""Name in a policy -> the function that computes the number."""

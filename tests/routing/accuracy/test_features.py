@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.replay.policy_replay import as_asked
-from etui.routing.accuracy.features import FEATURE_NAMES, features
+from etui.routing.accuracy.features import FEATURE_NAMES, compute_features
 from etui.routing.signals.question_words import (
     BUCKETS,
     QuestionText,
-    bucket_of,
+    count_terms,
+    hash_word,
     split_question,
-    term_counts,
     tf_idf,
 )
 
@@ -26,7 +26,7 @@ QUESTION = QuestionText(
 
 
 def named(question: QuestionText) -> dict[str, float]:
-    return dict(zip(FEATURE_NAMES, features(question), strict=True))
+    return dict(zip(FEATURE_NAMES, compute_features(question), strict=True))
 
 
 def test_features_of_one_question():
@@ -48,27 +48,27 @@ def test_a_plain_question_has_none_of_them():
 
 @given(st.text(max_size=300), st.lists(st.text(max_size=30), max_size=5))
 def test_features_are_finite_for_any_text(stem, options):
-    seen = features(QuestionText(stem, tuple(options)))
+    seen = compute_features(QuestionText(stem, tuple(options)))
     assert len(seen) == len(FEATURE_NAMES)
     assert all(math.isfinite(value) for value in seen)
 
 
 def test_the_hash_is_the_same_everywhere():
     # A fitted file holds weights by bucket: another hash would make them noise.
-    assert bucket_of("Ocean") == bucket_of("ocean")
-    assert [bucket_of(word) for word in ("ring", "empire", "nerve")] == [1398, 550, 1689]
+    assert hash_word("Ocean") == hash_word("ocean")
+    assert [hash_word(word) for word in ("ring", "empire", "nerve")] == [1398, 550, 1689]
 
 
 @given(st.text(max_size=200))
 def test_tf_idf_has_length_one(text):
-    words = tf_idf(term_counts(QuestionText(text)), [1.0] * BUCKETS)
+    words = tf_idf(count_terms(QuestionText(text)), [1.0] * BUCKETS)
     assert not words or sum(v * v for v in words.values()) == pytest.approx(1.0)
 
 
 def test_typed_and_tabled_questions_look_alike():
     typed = split_question(as_asked(QUESTION) + "\nAnswer:")
     assert typed == QUESTION
-    assert features(typed) == features(QUESTION)
+    assert compute_features(typed) == compute_features(QUESTION)
 
 
 def test_a_long_text_is_cut_to_its_ends():

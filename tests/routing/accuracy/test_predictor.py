@@ -15,12 +15,12 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import InvalidFile, UsageError
 from etui.replay.policy_replay import as_asked
-from etui.routing.accuracy.confidence import fit_curve, values_on
+from etui.routing.accuracy.confidence import evaluate_curve_array, fit_curve
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance, fitted_text, load_fitted, parse_fitted
 from etui.routing.accuracy.metrics import calibration_error
-from etui.routing.accuracy.needs import pairs_of
-from etui.routing.accuracy.predictor import AccuracyPredictor, on_curve, wilson_low
+from etui.routing.accuracy.needs import find_pairs
+from etui.routing.accuracy.predictor import AccuracyPredictor, evaluate_curve, wilson_low
 from etui.routing.accuracy.table import ArmFacts, folds_of, same_questions
 from etui.routing.signals.question_words import QuestionText
 from tests.replay import made
@@ -110,7 +110,7 @@ def test_needs_tell_reasoning_and_size_apart():
         margin=None,
         facts=facts,
     )
-    assert pairs_of(table) == [("larger_model", 0, 1), ("reasoning", 0, 2)]
+    assert find_pairs(table) == [("larger_model", 0, 1), ("reasoning", 0, 2)]
     heads = AccuracyPredictor(fit_heads(table, ORIGIN))
     needs = {need.need: need for need in heads.needs(asked(True))}
     calm = {need.need: need for need in heads.needs(asked(False))}
@@ -122,9 +122,9 @@ def test_needs_tell_reasoning_and_size_apart():
 def test_sizes_decide_which_model_is_larger():
     table = made.graded(60)
     facts = {"weak": ArmFacts("a", "direct", 90), "strong": ArmFacts("b", "direct", 20)}
-    assert pairs_of(replace(table, facts=facts)) == [("larger_model", 1, 0)]
+    assert find_pairs(replace(table, facts=facts)) == [("larger_model", 1, 0)]
     same = {name: ArmFacts(None, "direct", None, "small") for name in table.arms}
-    assert pairs_of(replace(table, facts=same)) == []
+    assert find_pairs(replace(table, facts=same)) == []
 
 
 def test_few_answers_give_the_rate_alone():
@@ -189,17 +189,17 @@ def test_curves_go_up_and_agree_with_their_vector_form(count):
     curve = fit_curve("margin", raw, right, np.arange(count) % 5)
     assert curve.kind == ("platt" if count < 200 else "isotonic")
     grid = np.linspace(-0.2, 1.2, 60)
-    single = [on_curve(curve, float(value)) for value in grid]
+    single = [evaluate_curve(curve, float(value)) for value in grid]
     assert single == sorted(single)
     assert 0 < single[0] < single[-1] < 1
-    assert values_on(curve, grid) == pytest.approx(single, abs=1e-9)
+    assert evaluate_curve_array(curve, grid) == pytest.approx(single, abs=1e-9)
     assert curve.ece < 0.15
 
 
 def test_a_confidence_that_misleads_is_not_followed():
     raw = np.linspace(0, 1, 100)
     curve = fit_curve("margin", raw, raw < 0.5, np.arange(100) % 5)
-    assert on_curve(curve, 1.0) == pytest.approx(on_curve(curve, 0.0))
+    assert evaluate_curve(curve, 1.0) == pytest.approx(evaluate_curve(curve, 0.0))
 
 
 def test_a_question_is_looked_at_once_for_all_arms(heads):
@@ -225,13 +225,13 @@ def _without(document, key):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda text: "", "is no JSON"),
-        (lambda text: text[: len(text) // 2], "is no JSON"),
-        (lambda text: "[]", "is no fitted model"),
-        (lambda text: json.dumps(_without(json.loads(text), "arms")), "is no fitted model"),
+        (lambda text: "", "is not valid JSON"),
+        (lambda text: text[: len(text) // 2], "is not valid JSON"),
+        (lambda text: "[]", "is not a fitted model"),
+        (lambda text: json.dumps(_without(json.loads(text), "arms")), "is not a fitted model"),
         (lambda text: text.replace('"version":1', '"version":7'), "has version 7"),
-        (lambda text: text.replace('"has_equals"', '"has_equal"'), "its features are not"),
-        (lambda text: text.replace('"idf":[', '"idf":[1,'), "2049 buckets"),
+        (lambda text: text.replace('"has_equals"', '"has_equal"'), "its features differ"),
+        (lambda text: text.replace('"idf":[', '"idf":[1,'), "2049 word buckets"),
         (lambda text: text.replace('"rate":', '"rate":1'), "arms."),
         (lambda text: text.replace('"sharpness":20.0', '"sharpness":NaN'), "sharpness"),
         (lambda text: text.replace('"sharpness"', '"sharp"'), "bands"),

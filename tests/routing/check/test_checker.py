@@ -29,7 +29,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ("arms: {q: {model: tiny}}\nrules: [{name: r, use: q}]\n", "1:1: missing key 'version'"),
         (
             HEAD.replace("1", "2", 1) + REST,
-            "1:10: version 2 is not known here; this etui reads version 1",
+            "1:10: unsupported version 2; this etui reads version 1",
         ),
         (
             HEAD.replace("[tiny]", "[tiny, smal-1b]") + REST,
@@ -37,7 +37,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD.replace("[tiny]", "[tiny, tiny]") + REST,
-            "2:24: model 'tiny' is twice in role 'small'",
+            "2:24: model 'tiny' is listed twice in role 'small'",
         ),
         (
             HEAD.replace("model: small", "model: smal") + REST,
@@ -66,7 +66,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + "signals: {calc: {keywords: [a], regex: b}}\n" + REST,
-            "5:40: keywords and regex in one signal; make two signals of it",
+            "5:40: keywords and regex in one signal; split it into two signals",
         ),
         (
             HEAD + "signals: {calc: {at_least: 3}}\n" + REST,
@@ -75,11 +75,11 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + "signals: {long: {tokens: {at_least: 9}, below: 3}}\n" + REST,
-            "5:48: below belongs below tokens, as in {tokens: {below: 3}}",
+            "5:48: `below` belongs under `tokens`, as in {tokens: {below: 3}}",
         ),
         (
             HEAD + "signals: {long: {tokens: {at_least: 9, below: 3}}}\n" + REST,
-            "5:47: no number is at_least 9 and below 3",
+            "5:47: no number is both at_least 9 and below 3",
         ),
         (
             HEAD + "signals: {long: {tokens: {}}}\n" + REST,
@@ -97,7 +97,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + "signals: {r: {host: resident}}\n" + REST,
-            "5:21: say which model, as in {host: resident, is: large}",
+            "5:21: name the model, as in {host: resident, is: large}",
         ),
         (
             HEAD + "signals: {r: {host: resident, is: smol}}\n" + REST,
@@ -105,11 +105,11 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + "signals: {r: {regex: '(a'}}\n" + REST,
-            "5:22: no regular expression: missing ) at position 2",
+            "5:22: invalid regular expression: missing ) at position 2",
         ),
         (
             HEAD + "signals: {r: {regex: 'a*'}}\n" + REST,
-            "5:22: this pattern matches the empty text, so it always holds",
+            "5:22: this pattern matches an empty text, so it always holds",
         ),
         (
             HEAD + "signals: {g: {language: dee}}\n" + REST,
@@ -121,7 +121,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + "signals: {s: {score: {s: 1}, at_least: 1}}\n" + REST,
-            "5:15: score 's' adds up itself",
+            "5:15: score 's' includes itself",
         ),
         (
             HEAD + "rules:\n  - {name: a, use: quick}\n  - {name: b, use: quick}\n",
@@ -129,8 +129,8 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + "signals: {x: {keywords: [a]}}\nrules: [{name: a, when: x, use: quick}]\n",
-            "6:9: no rule takes the rest: 'a' is tried last and has a `when`; end with a rule "
-            "without one",
+            "6:9: no rule takes the remaining questions: 'a' is tried last and has a `when`; "
+            "end with a rule without `when`",
         ),
         (
             HEAD + "signals: {x: {keywords: [a]}}\nrules:\n"
@@ -147,7 +147,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         (
             HEAD + "signals: {x: {keywords: [a]}}\nrules:\n"
             "  - {name: a, when: x, use: quick}\n  - {name: a, use: quick}\n",
-            "8:12: a second rule 'a'; the first is on line 7",
+            "8:12: duplicate rule 'a'; the first is on line 7",
         ),
         (
             HEAD + REST.replace("use:", "when: [a], use:"),
@@ -160,7 +160,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + REST + "probes: [{query: x}]\n",
-            "7:10: a probe expects something: rule, not_rule, arm, not_arm or signals",
+            "7:10: a probe needs an expectation: rule, not_rule, arm, not_arm or signals",
         ),
     ],
 )
@@ -221,17 +221,17 @@ def test_warnings(check: Check) -> None:
         ("reasoning: cot, early_exit: {every: 1}", "every: must be at least 8, found 1"),
         (
             "stop: {rule: lead, eps: 0.1}",
-            "eps has no effect with rule: lead; it belongs to flip",
+            "eps has no effect with rule: lead; use rule: flip",
         ),
         ("votes: 0", "votes: must be at least 1, found 0"),
         ("votes: 3", "votes has no effect with reasoning: direct; use vote"),
         (
             "reasoning: vote, temperature: 0",
-            "votes drawn at temperature 0 are all the same; give 0.7 or so",
+            "votes drawn at temperature 0 are identical; use about 0.7",
         ),
         (
             "reasoning: cot, think_tokens: 0",
-            "a thought of 0 tokens is none; write reasoning: direct",
+            "think_tokens: 0 means no thinking; use reasoning: direct",
         ),
         ("weight: one", "weight: 'one' is none of none, probability, did you mean 'none'?"),
         (

@@ -31,18 +31,18 @@ def rule(end: str) -> str:
 @pytest.mark.parametrize(
     ("end", "fault"),
     [
-        ("priority: 1", "7:5: a rule ends in one of use, cascade, objective, as in `use: ARM`"),
+        ("priority: 1", "7:5: a rule needs one of use, cascade, objective, as in `use: ARM`"),
         (
             "use: quick\n    cascade: {arms: [quick, large], accept_at: 0.7}",
-            "9:14: use and cascade in one rule; give one of them",
+            "9:14: use and cascade cannot be combined; use one of them",
         ),
         (
             "cascade: {arms: [quick], accept_at: 0.7}",
-            "8:21: a cascade of one arm goes nowhere; write `use: quick`",
+            "8:21: a cascade needs two arms or more; use `use: quick`",
         ),
         (
             "cascade: {arms: [quick, large, quick], accept_at: 0.7}",
-            "8:36: arm 'quick' is twice: the cascade would go in a circle",
+            "8:36: arm 'quick' is listed twice: the cascade would loop",
         ),
         (
             "cascade: {arms: [quick, lage], accept_at: 0.7}",
@@ -67,7 +67,7 @@ def rule(end: str) -> str:
         ),
         (
             "objective: {minimize: joules}",
-            "8:16: an objective needs its candidates, as in `arms: [quick, large]`",
+            "8:16: an objective needs candidates, as in `arms: [quick, large]`",
         ),
         (
             "objective: {}\n    arms: [quick]",
@@ -75,7 +75,7 @@ def rule(end: str) -> str:
         ),
         (
             "objective: {minimize: joules, maximize: accuracy}\n    arms: [quick]",
-            "8:45: minimize and maximize together; bound the other one instead",
+            "8:45: minimize and maximize cannot be combined; put a bound on the other one instead",
         ),
         (
             "objective: {minimize: jouls}\n    arms: [quick]",
@@ -87,11 +87,11 @@ def rule(end: str) -> str:
         ),
         (
             "objective: {minimize: joules, prior: {large: 0.5}}\n    arms: [quick]",
-            "8:50: 'large' is no candidate of this rule",
+            "8:50: 'large' is not a candidate of this rule",
         ),
         (
             "objective: {minimize: joules}\n    arms: [quick, quick]",
-            "9:19: arm 'quick' is twice among the candidates",
+            "9:19: arm 'quick' is listed twice among the candidates",
         ),
         (
             "objective: {minimize: joules}\n    arms: [quick]\n    otherwise: lrge",
@@ -103,7 +103,7 @@ def rule(end: str) -> str:
         ),
         (
             "use: quick\n    otherwise: large",
-            "9:16: otherwise belongs to an objective; use has no use for it",
+            "9:16: otherwise needs an objective; it has no effect with use",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_faults_of_ends(check: Check, end: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("budgets: {}", "8:10: budgets: give turn, hour or day, as in {turn: {joules: 400}}"),
+        ("budgets: {}", "8:10: budgets needs turn, hour or day, as in {turn: {joules: 400}}"),
         ("budgets: {turn: {}}", "8:17: a budget needs a limit: joules, tokens or seconds"),
         (
             "budgets: {turn: {joules: 0}}",
@@ -154,7 +154,7 @@ def test_faults_of_ends(check: Check, end: str, fault: str) -> None:
         ),
         (
             "budgets: {turn: {joules: 5}, degrade_to: quick}",
-            "8:42: degrade_to has no effect: no hour or day degrades",
+            "8:42: degrade_to has no effect: no hour or day has when_exceeded: degrade",
         ),
         (
             "budgets: {hour: {joules: 5}, degrade_to: quik}",
@@ -182,21 +182,24 @@ def test_faults_of_budgets(check: Check, line: str, fault: str) -> None:
     [
         (
             "{keywords: [a], bands: {x: {below: 1}}}",
-            "7:29: bands go with a score, not with keywords",
+            "7:29: bands need a score; they have no effect with keywords",
         ),
         (
             "{score: {a: 1}, bands: {x: {below: 1}}, at_least: 1}",
-            "7:56: bands and a bound of the whole; make a band of it",
+            "7:56: bands and a bound cannot be combined; turn the bound into a band",
         ),
         (
             "{score: {a: 1}, bands: {low: {at_most: 1}, high: {at_least: 1}}}",
             "7:55: bands 'low' and 'high' overlap",
         ),
         ("{score: {a: 1}, bands: {x.y: {below: 1}}}", "7:30: x.y: 'x.y' does not have the form "),
-        ("{nearest: {of: log}, at_least: 1}", "7:16: say whose answers are counted, as in "),
+        (
+            "{nearest: {of: log}, at_least: 1}",
+            "7:16: name the arm whose answers are counted, as in ",
+        ),
         (
             "{nearest: {of: log, by: quick, was: wrong}, at_least: 1}",
-            "7:42: nobody graded the turns of the log; `was` goes with of: runs",
+            "7:42: turns in the log are not graded; use `was` with of: runs",
         ),
         (
             "{nearest: {of: runs, by: quik}, at_least: 0.5}",
@@ -265,18 +268,18 @@ def test_objectives_without_fit_or_prior_are_worth_a_look() -> None:
         return [str(problem) for problem in found.warnings]
 
     last = (
-        "p.yaml:8:5: rule 'rest' is the last and has no `otherwise`: where no candidate qualifies "
-        "nothing answers"
+        "p.yaml:8:5: rule 'rest' is the last and has no `otherwise`: if no candidate qualifies, "
+        "no arm answers"
     )
     assert warned(text, "quick", "large") == [last]
     assert warned(text) == [
         "p.yaml:8:5: no accuracy was fitted or stated for quick, large, so it cannot choose until "
-        "`etui policy fit`",
+        "you run `etui policy fit`",
         last,
     ]
     assert warned(text + "    otherwise: quick\n", "large") == [
         "p.yaml:8:5: no accuracy was fitted or stated for quick, so they never qualify until "
-        "`etui policy fit`"
+        "you run `etui policy fit`"
     ]
     stated = text.replace("0.6}}", "0.6}, prior: {quick: 0.5, large: 0.7}}")
     assert warned(stated + "    otherwise: quick\n") == []

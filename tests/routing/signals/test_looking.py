@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.chat import Query
-from etui.routing.compile import literal_start
+from etui.routing.compile import find_literal_prefix
 from etui.routing.decide import decide
 from etui.routing.decision import Deferred
 from etui.routing.policy import Policy
@@ -77,14 +77,14 @@ PIECES = st.sampled_from(["a", "b", "ab ", "a?", "b*", "a+", "a{0,2}", "[ab]", "
 @settings(deadline=None)
 def test_every_match_begins_as_the_pattern_plainly_does(pieces: list[str], text: str) -> None:
     pattern = "".join(pieces)
-    start = literal_start(pattern)
+    start = find_literal_prefix(pattern)
     for match in regex.finditer(pattern, text):
         assert match[0].startswith(start)
 
 
 def test_patterns_that_are_not_looked_into() -> None:
-    assert literal_start("word7\\s+") == "word7"
-    assert [literal_start(p) for p in ("a|b", "(?i)a", "[ab]c", "", "x?y")] == [""] * 5
+    assert find_literal_prefix("word7\\s+") == "word7"
+    assert [find_literal_prefix(p) for p in ("a|b", "(?i)a", "[ab]c", "", "x?y")] == [""] * 5
 
 
 def test_the_look_ahead_of_a_pattern_changes_no_count(make: Make) -> None:

@@ -19,11 +19,11 @@ from etui.log.writer import TurnWriter
 from etui.routing.decide import decide
 from etui.routing.policy import Policy
 from etui.routing.signals.similarity import (
-    Asked,
     Earlier,
     EarlierQuestions,
-    Likeness,
+    NeighbourQuery,
     NeighbourTally,
+    SimilarityIndex,
     smoothed_share,
 )
 from etui.runtime.similar_questions import read_neighbours
@@ -52,7 +52,7 @@ RUNS += [Earlier(f"prove the theorem number {n}", "large", True) for n in range(
 
 def test_the_nearest_texts_share_the_rarest_words() -> None:
     texts = ["the cat sat", "the dog ran", "a theorem of Gauss", "the theorem of the cat", ""]
-    likeness = Likeness(texts)
+    likeness = SimilarityIndex(texts)
     assert likeness.nearest("Theorem, Gauss!", 2) == [2, 3]
     assert set(likeness.nearest("the", 10)) == {0, 1, 3}
     assert likeness.nearest("unheard words", 3) == []
@@ -61,7 +61,7 @@ def test_the_nearest_texts_share_the_rarest_words() -> None:
 
 @given(st.lists(st.text(max_size=30), max_size=12), st.text(max_size=30), st.integers(1, 8))
 def test_any_texts(texts: list[str], asked: str, k: int) -> None:
-    found = Likeness(texts).nearest(asked, k)
+    found = SimilarityIndex(texts).nearest(asked, k)
     assert len(found) <= k
     assert len(set(found)) == len(found)
     assert all(0 <= index < len(texts) for index in found)
@@ -76,14 +76,22 @@ def test_shares_are_drawn_to_the_share_of_all() -> None:
 def test_what_is_counted() -> None:
     known = EarlierQuestions(LOG, RUNS)
     prove = "prove a theorem"
-    assert known.tally(Asked("log", "large", None, 5), prove) == NeighbourTally(5, 5, 0.5, 40)
-    assert known.tally(Asked("log", "quick", None, 5), prove) == NeighbourTally(0, 5, 0.5, 40)
-    assert known.tally(Asked("runs", "quick", "wrong", 5), prove) == NeighbourTally(5, 5, 0.5, 18)
-    assert known.tally(Asked("runs", "large", "wrong", 5), prove) == NeighbourTally(0, 5, 0.0, 9)
-    every = known.tally(Asked("runs", None, "correct", 50), "capital")
+    assert known.tally(NeighbourQuery("log", "large", None, 5), prove) == NeighbourTally(
+        5, 5, 0.5, 40
+    )
+    assert known.tally(NeighbourQuery("log", "quick", None, 5), prove) == NeighbourTally(
+        0, 5, 0.5, 40
+    )
+    assert known.tally(NeighbourQuery("runs", "quick", "wrong", 5), prove) == NeighbourTally(
+        5, 5, 0.5, 18
+    )
+    assert known.tally(NeighbourQuery("runs", "large", "wrong", 5), prove) == NeighbourTally(
+        0, 5, 0.0, 9
+    )
+    every = known.tally(NeighbourQuery("runs", None, "correct", 50), "capital")
     assert every == NeighbourTally(9, 9, 18 / 27, 27)
-    assert known.tally(Asked("runs", "other", "wrong", 5), prove) is None
-    assert EarlierQuestions().tally(Asked("log", "large", None, 5), prove) is None
+    assert known.tally(NeighbourQuery("runs", "other", "wrong", 5), prove) is None
+    assert EarlierQuestions().tally(NeighbourQuery("log", "large", None, 5), prove) is None
 
 
 def test_a_rule_by_what_became_of_like_questions(make: Make) -> None:
@@ -112,7 +120,7 @@ def test_too_few_earlier_questions_are_not_known(make: Make) -> None:
     few = EarlierQuestions(LOG[:4])
     seen = see_signals(Query("prove"), policy, neighbours=few)["like-large"]
     assert (seen.holds, seen.value) == (False, None)
-    assert seen.detail == "4 earlier questions are too few, 5 are asked for"
+    assert seen.detail == "only 4 earlier questions, 5 are needed"
     seen = see_signals(Query("prove"), policy)["often-wrong"]
     assert (seen.value, seen.detail) == (None, "no earlier questions were read")
 
@@ -125,7 +133,7 @@ def test_they_are_read_from_the_log_and_from_runs(
     assert read_neighbours(make(plain), config) is None
     empty = read_neighbours(policy, config)
     assert empty is not None
-    assert empty.tally(Asked("log", "large", None, 5), "x") is None
+    assert empty.tally(NeighbourQuery("log", "large", None, 5), "x") is None
     data = tmp_path / "mine.csv"
     data.write_text("Prove the theorem,a,b,c,d,A\nThe capital of France,a,b,c,d,B\n")
     told = {"suite": "mine", "split": "test", "data_path": str(data)}
@@ -150,12 +158,16 @@ def test_they_are_read_from_the_log_and_from_runs(
             database.execute(f"INSERT INTO turns ({names}) VALUES ({marks})", [*columns.values()])
     known = read_neighbours(policy, config)
     assert known is not None
-    assert known.tally(Asked("log", "large", None, 5), "prove") == NeighbourTally(1, 1, 1.0, 1)
-    assert known.tally(Asked("runs", "quick", "wrong", 5), "prove") == NeighbourTally(1, 1, 0.5, 2)
+    assert known.tally(NeighbourQuery("log", "large", None, 5), "prove") == NeighbourTally(
+        1, 1, 1.0, 1
+    )
+    assert known.tally(NeighbourQuery("runs", "quick", "wrong", 5), "prove") == NeighbourTally(
+        1, 1, 0.5, 2
+    )
     data.unlink()
     gone = read_neighbours(policy, config)
     assert gone is not None
-    assert gone.tally(Asked("runs", "quick", "wrong", 5), "prove") is None
+    assert gone.tally(NeighbourQuery("runs", "quick", "wrong", 5), "prove") is None
 
 
 def _turn(database: sqlite3.Connection, number: int) -> dict[str, object]:

@@ -203,7 +203,7 @@ async def test_a_new_policy_begins_with_a_template_or_blank(config: Config) -> N
             pilot, lambda: isinstance(app.screen, NewPolicyModal) and app.screen.query(Input)
         )
         await pilot.press(*"a b", "enter")
-        await until(pilot, lambda: "is no name for a policy" in app.drawn())
+        await until(pilot, lambda: "is not a valid policy name" in app.drawn())
         app.screen.query_one(Input).value = "calm"
         await pilot.press("down", "down", "enter")
         await until(pilot, lambda: app.pane.text == shipped("frugal"))

@@ -111,7 +111,7 @@ async def test_a_diff_shows_values_answers_and_lines(config: Config) -> None:
         app.type_over("use: quick", "use: careful # dearer")
         await pilot.press("ctrl+g")
         await until(pilot, lambda: "~ rules.everything-else.use: quick -> careful" in app.answer)
-        assert "1 of 1 questions are answered otherwise" in app.answer
+        assert "1 of 1 questions are answered differently" in app.answer
         assert "+ use: careful # dearer" in app.answer
         app.policies.action_compare("shipped")
         await until(pilot, lambda: "signals.fenced" in app.answer)

@@ -204,11 +204,11 @@ def test_a_confidence_that_misleads_is_not_followed():
 
 def test_a_question_is_looked_at_once_for_all_arms(heads):
     easy, hard = asked(False), asked(True)
-    looked = heads.look(easy.text)
+    looked = heads.prepare_inputs(easy.text)
     found = [heads.accuracy(arm, easy, 0.9) for arm in (WEAK, STRONG)]
-    assert heads.look(easy.text) is looked
+    assert heads.prepare_inputs(easy.text) is looked
     assert heads.accuracy(WEAK, hard, 0.9) != found[0]
-    assert heads.look(easy.text) is not looked
+    assert heads.prepare_inputs(easy.text) is not looked
     assert [heads.accuracy(arm, easy, 0.9) for arm in (WEAK, STRONG)] == found
 
 

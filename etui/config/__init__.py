@@ -1,1 +1,1 @@
-"""Folders and settings of etui on this machine."""
+"""Folders and user settings of etui on this machine."""

@@ -1,4 +1,4 @@
-"""Folders and user settings; one frozen Config is passed to whatever needs it."""
+"""Folders and user settings, in one frozen Config that is passed around."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from etui.errors import EtuiError
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything the environment and ``config.yaml`` say.
+    """Folders and settings, from the environment and ``config.yaml``.
 
     Attributes:
-        home: One folder for config, data and logs (``ETUI_HOME``, else the platform's data folder).
-        models_dir: Model files (``ETUI_MODELS``, else ``models`` below home).
+        home: Folder for config, data and logs (``ETUI_HOME``, else the platform's data folder).
+        models_dir: Folder for model files (``ETUI_MODELS``, else ``models`` in home).
         sysfs_dir: Root of every sysfs read (``ETUI_SYSFS``, else ``/sys``).
         policy: Policy that routes when none is named.
-        model: Model that answers when no policy is asked; None leaves it to the policy.
-        threads: Threads of llama.cpp; None takes the physical cores.
-        context_tokens: Upper bound on a context, to save memory; None takes the model's own.
+        model: Model that answers every question without a policy; None leaves it to the policy.
+        threads: Number of llama.cpp threads; None uses the number of physical cores.
+        context_tokens: Upper limit on a context in tokens, to save memory; None uses the model's.
         keep_warm_seconds: How long the app keeps a model in memory after its last answer; None
             keeps it until another model needs the memory.
-        sample_hz: Readings a second of every power channel.
-        cpu_idle_watts, cpu_limit_watts: Range of the labelled estimate for a machine without any
-            power reading; None takes a stated default for the number of cores.
-        estimate: ``auto`` estimates only when nothing can be measured, ``always`` adds the
-            estimate to what is measured, ``never`` leaves it unmeasured.
-        carbon_g_per_kwh: Grams of CO2 equivalent of a kilowatt-hour; None shows no carbon.
-        price_per_kwh: Price of a kilowatt-hour in ``currency``; None shows no price.
-        currency: Name or sign of the currency.
+        sample_hz: Readings per second of every power channel.
+        cpu_idle_watts, cpu_limit_watts: Range of the CPU power estimate on a machine without power
+            readings; None uses a documented default for the number of cores.
+        estimate: ``auto`` estimates only if nothing can be measured, ``always`` adds the estimate
+            to the measured channels, ``never`` leaves the energy unmeasured.
+        carbon_g_per_kwh: Grams of CO2 equivalent per kilowatt-hour; None shows no carbon.
+        price_per_kwh: Price of a kilowatt-hour in ``currency``; None shows no cost.
+        currency: Name or symbol of the currency.
         theme: Theme of the app: ``etui-dark``, ``etui-light``, or one of Textual's.
-        quiet: Whether the app begins in quiet mode, which draws less often.
-        ascii: ``auto`` draws with ASCII where the locale cannot show Unicode, ``always`` or
-            ``never`` says so.
-        keymap: Binding id -> keys, to rebind the app.
+        quiet: Whether the app starts in quiet mode, which redraws less often.
+        ascii: ``auto`` draws with ASCII if the locale cannot show Unicode; ``always`` and ``never``
+            override that.
+        keymap: Binding id -> keys, to rebind keys of the app.
     """
 
     home: Path
@@ -67,17 +67,17 @@ class Config:
 
     @property
     def log_dir(self) -> Path:
-        """Log files of llama.cpp and of the engine's process."""
+        """Folder for log files of llama.cpp and of the engine process."""
         return self.home / "logs"
 
     @property
     def policies_dir(self) -> Path:
-        """The user's own policies; one named as a shipped one takes its place."""
+        """Folder of the user's policies; one of the same name replaces a shipped policy."""
         return self.home / "policies"
 
     @property
     def models_file(self) -> Path:
-        """The user's own model entries; they take the place of shipped ones of the same name."""
+        """The user's model entries; one of the same name replaces a shipped entry."""
         return self.home / "models.yaml"
 
     @property
@@ -87,17 +87,17 @@ class Config:
 
 
 def shipped_dir() -> Path:
-    """Folder of the shipped ``models.yaml`` and ``policies/``: in the wheel, or the checkout."""
+    """Find the folder with the shipped ``models.yaml`` and ``policies/``: wheel or checkout."""
     package = Path(__file__).parents[1]
     inside = package / "shipped"
     return inside if inside.is_dir() else package.parent
 
 
 def make_home(config: Config) -> None:
-    """Make the folders etui writes to.
+    """Create the folders etui writes to.
 
     Raises:
-        EtuiError: The home cannot be made or is not writable.
+        EtuiError: The home folder cannot be created or is not writable.
     """
     try:
         config.home.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Load the Config of an environment, with the user's ``config.yaml`` laid over it."""
+"""Load the Config from the environment and the user's ``config.yaml``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from etui.config.config import Config
 
 
 def load_config(environ: Mapping[str, str] = os.environ) -> Config:
-    """Load the Config of an environment.
+    """Load the Config from the environment and ``config.yaml``.
 
     Args:
-        environ: Variables of the environment; ``ETUI_HOME``, ``ETUI_MODELS`` and ``ETUI_SYSFS``
-            name folders.
+        environ: Environment variables; ``ETUI_HOME``, ``ETUI_MODELS`` and ``ETUI_SYSFS`` name
+            folders.
 
     Returns:
         The Config, with the settings of ``config.yaml`` if there is one.
 
     Raises:
-        InvalidFile: ``config.yaml`` holds an unknown key or a value that does not fit.
+        InvalidFile: ``config.yaml`` has an unknown key or an invalid value.
     """
-    home = _home(environ)
+    home = _find_home(environ)
     models = environ.get("ETUI_MODELS")
     config = Config(
         home=home,
@@ -34,14 +34,14 @@ def load_config(environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def apply_settings(config: Config) -> Config:
-    """Lay what ``config.yaml`` sets over a Config; unchanged where there is no such file.
+    """Return a Config with the settings of its ``config.yaml``; unchanged without such a file.
 
     Raises:
-        InvalidFile: The file holds an unknown key or a value that does not fit.
+        InvalidFile: The file has an unknown key or an invalid value.
     """
     if not config.config_file.is_file():
         return config
-    from etui.config.schema import Settings  # 100 ms of pydantic, only with a file to check
+    from etui.config.schema import Settings  # pydantic takes 100 ms to import
     from etui.yaml.load import load_yaml
 
     settings = load_yaml(config.config_file, Settings).model
@@ -49,7 +49,7 @@ def apply_settings(config: Config) -> Config:
     return replace(config, **changes)
 
 
-def _home(environ: Mapping[str, str]) -> Path:
+def _find_home(environ: Mapping[str, str]) -> Path:
     named = environ.get("ETUI_HOME")
     if named:
         return Path(named).expanduser().absolute()

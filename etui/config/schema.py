@@ -13,27 +13,30 @@ Watts = Annotated[float, Field(ge=0, le=10_000)]
 
 
 class Settings(Strict):
-    """What a user may set in ``config.yaml``; every key may be left out."""
+    """The keys of ``config.yaml``; all are optional."""
 
     policy: str = Field(
         "balanced",
         min_length=1,
-        description="The policy that routes when none is named: a shipped one, one in "
+        description="The policy that routes when none is named: a shipped policy, one in "
         "ETUI_HOME/policies, or a file.",
     )
     model: str | None = Field(
         None,
         min_length=1,
-        description="The model that answers every question without a policy being asked.",
+        description="The model that answers every question, without a policy.",
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of llama.cpp; default: the physical cores."
+        None,
+        ge=1,
+        le=1024,
+        description="Number of llama.cpp threads; default: the number of physical cores.",
     )
     context_tokens: int | None = Field(
         None,
         ge=128,
         le=10_000_000,
-        description="The most tokens a context may hold, to save memory; default: the model's own.",
+        description="Upper limit on a context in tokens, to save memory; default: the model's.",
     )
     keep_warm_seconds: float | None = Field(
         None,
@@ -43,45 +46,45 @@ class Settings(Strict):
         "until another model needs the memory.",
     )
     sample_hz: float = Field(
-        20.0, gt=0, le=200, description="Readings a second of every power channel."
+        20.0, gt=0, le=200, description="Readings per second of every power channel."
     )
     cpu_idle_watts: Watts | None = Field(
-        None, description="Power of the idle CPU, the lower end of the labelled estimate."
+        None, description="Power of the idle CPU in watts, the lower end of the CPU estimate."
     )
     cpu_limit_watts: Watts | None = Field(
-        None, description="Power of the fully used CPU, the upper end of the labelled estimate."
+        None, description="Power of the fully used CPU in watts, the upper end of the CPU estimate."
     )
     estimate: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="auto: estimate only where nothing can be measured; always: show the estimate "
-        "beside what is measured; never: leave it unmeasured.",
+        description="auto: estimate only if nothing can be measured; always: show the estimate "
+        "next to the measured channels; never: leave the energy unmeasured.",
     )
     carbon_g_per_kwh: float | None = Field(
         None,
         ge=0,
         le=10_000,
-        description="Grams of CO2 equivalent of a kilowatt-hour where you are; without it no "
+        description="Grams of CO2 equivalent per kilowatt-hour where you are; without it no "
         "carbon is shown.",
     )
     price_per_kwh: float | None = Field(
         None, ge=0, description="Price of a kilowatt-hour; without it no cost is shown."
     )
-    currency: str = Field("", max_length=8, description="Currency of the price.")
+    currency: str = Field("", max_length=8, description="Currency of price_per_kwh.")
     theme: str = Field(
         "etui-dark",
         min_length=1,
         description="Theme of the app: etui-dark, etui-light, or one of Textual's.",
     )
     quiet: bool = Field(
-        False, description="Begin in quiet mode: the app draws less often, to draw less power."
+        False, description="Start in quiet mode: the app redraws less often, to save power."
     )
     ascii: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="auto: the app draws with ASCII alone where the locale cannot show Unicode.",
+        description="auto: the app draws with ASCII only if the locale cannot show Unicode.",
     )
     keymap: Mapping[str, str] = Field(
         default_factory=dict,
-        description="Binding of the app -> the keys that trigger it, separated by commas.",
+        description="Binding id -> the keys that trigger it, separated by commas.",
     )
 
     @model_validator(mode="after")

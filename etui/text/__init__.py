@@ -1,1 +1,1 @@
-"""Safe text, tables, suggestions and times: the lowest room that prints."""
+"""Safe terminal text, tables, suggestions and timestamps."""

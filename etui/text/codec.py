@@ -1,8 +1,8 @@
 """Dataclasses to JSON documents and back, checked against their annotations.
 
-A document is what ``json.loads`` gives and ``json.dumps`` takes; the text itself is written and
-read by ``json``, since msgspec writes other spacing and refuses the NaN that a log-probability may
-be. msgspec is imported on the first use, so that importing this module costs nothing.
+A document is what ``json.loads`` returns and ``json.dumps`` takes. The text itself is written and
+read with ``json``, because msgspec uses other spacing and refuses the NaN that a log-probability
+may be. msgspec is imported on the first use, so that importing this module costs nothing.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 
 class DocumentError(ValueError):
-    """A document that does not hold the value it should; the message names the place in it."""
+    """A document that does not hold the expected value; the message names the place in it."""
 
 
 def to_document(value: object) -> Any:
-    """Convert a value to plain JSON values, dataclasses to dicts in the order of their fields.
+    """Convert a value to plain JSON values; a dataclass becomes a dict in field order.
 
     Args:
         value: A dataclass, or a container of them. Tuples stay tuples, enumerations become their
-            values, and any other number that is a float (numpy's) becomes one.
+            values, and a subclass of float (numpy's) becomes a float.
 
     Raises:
-        TypeError: It holds something that JSON has no form for.
+        TypeError: The value holds a type that JSON cannot represent.
     """
     import msgspec
 
@@ -36,13 +36,13 @@ def to_document(value: object) -> Any:
 def from_document(
     kind: type[T], document: object, *, extra: Literal["refuse", "ignore"] = "refuse"
 ) -> T:
-    """Make a value of a document.
+    """Build a value from a document.
 
     Args:
         kind: The dataclass, or a container of dataclasses. Fields with a default may be missing.
         document: Plain JSON values. A list becomes a tuple and an integer a float where the
             annotation says so; nothing else is converted.
-        extra: What happens to keys that a dataclass has no field for.
+        extra: Whether keys without a field in the dataclass are refused or ignored.
 
     Raises:
         DocumentError: A field is missing, of another type, or (with ``refuse``) unknown.
@@ -51,7 +51,7 @@ def from_document(
 
     try:
         value = msgspec.convert(document, kind)
-    except ValueError as error:  # msgspec's own, and half a surrogate pair where a name is expected
+    except ValueError as error:  # msgspec's own error, or a lone surrogate where a name is expected
         raise DocumentError(str(error)) from error
     if extra == "refuse":
         _refuse_unknown(value, document, "$")
@@ -67,10 +67,10 @@ def _plain(value: object) -> object:
 
 
 def _refuse_unknown(value: Any, document: object, path: str) -> None:
-    """Compare the keys of a document with the fields of the dataclasses made of it.
+    """Compare the keys of a document with the fields of the dataclasses built from it.
 
     Raises:
-        DocumentError: Names the first key without a field.
+        DocumentError: A key has no field; the first one is named.
     """
     if isinstance(document, dict):
         named = is_dataclass(value)

@@ -25,20 +25,20 @@ _SAFE = _table()
 
 
 def sanitize(text: str) -> str:
-    """Replace control characters, so that untrusted text cannot send escape sequences.
+    r"""Replace control characters, so that untrusted text cannot send escape sequences.
 
-    Line breaks and tabs stay, and the other control characters become symbols: ``\\x1b[31m``
-    becomes ``␛[31m``. 8-bit controls, lone surrogates and characters that reorder a line (a way to
-    hide what it says) become U+FFFD.
+    Line breaks and tabs stay; the other control characters become symbols: ``\x1b[31m`` becomes
+    ``␛[31m``. 8-bit controls, lone surrogates and characters that reorder a line (and so can hide
+    what it says) become U+FFFD.
     """
     return text.replace("\r\n", "\n").translate(_SAFE)
 
 
 def shorten(text: str, most_characters: int, most_lines: int) -> tuple[str, int]:
-    """Cut a text to both bounds.
+    """Cut a text to a number of characters and of lines.
 
     Returns:
-        Its beginning, and how many characters are left out.
+        The beginning of the text, and the number of characters left out.
     """
     lines = text.split("\n", most_lines)
     kept = "\n".join(lines[:most_lines])[:most_characters]

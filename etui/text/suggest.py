@@ -1,4 +1,4 @@
-"""Suggest names for one that does not exist, in the words of an error message."""
+"""Suggest names for one that does not exist, worded for an error message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import SequenceMatcher, get_close_matches
 
 _CUTOFF = 0.6
 _CLOSE = 0.1
-"""A second name is suggested where it is nearly as similar as the first."""
+"""A second name is suggested too if its similarity is this close to the first name's."""
 
 _MOST_CHARACTERS = 100
 
@@ -15,12 +15,12 @@ _MOST_CHARACTERS = 100
 def find_nearest(
     word: str, names: Iterable[str], *, most: int = 1, cutoff: float = _CUTOFF
 ) -> list[str]:
-    """Find the names that are most like a word.
+    """Find the names that are most similar to a word.
 
     Args:
-        word: What was given; case matters.
-        names: What exists.
-        most: How many to return at most.
+        word: The unknown name; case matters.
+        names: The existing names.
+        most: The largest number of names to return.
         cutoff: Least similarity, from 0 to 1.
 
     Returns:
@@ -30,7 +30,7 @@ def find_nearest(
 
 
 def format_suggestion(names: Sequence[str], *, quoted: bool = True) -> str:
-    """Write ``did you mean 'a' or 'b'?``; an empty text without names."""
+    """Format ``did you mean 'a' or 'b'?``; an empty text without names."""
     shown = [repr(name) if quoted else name for name in names]
     return f"did you mean {' or '.join(shown)}?" if shown else ""
 
@@ -43,20 +43,20 @@ def suggest(
     cutoff: float = _CUTOFF,
     quoted: bool = True,
 ) -> str:
-    """Write ``did you mean 'a'?`` for the nearest names; an empty text where none is near."""
+    """Format ``did you mean 'a'?`` for the nearest names; an empty text if none is near."""
     return format_suggestion(find_nearest(word, names, most=most, cutoff=cutoff), quoted=quoted)
 
 
 def did_you_mean(word: str, names: Iterable[str], *, listed: int = 8) -> str:
-    """Continue a sentence about an unknown word, whatever its case.
+    """Format the end of a sentence about an unknown word; case does not matter.
 
     Args:
-        word: What was given.
-        names: What exists.
-        listed: Up to how many names are listed where none is near.
+        word: The unknown name.
+        names: The existing names.
+        listed: If no name is near, list all of them when there are no more than this.
 
     Returns:
-        ``, did you mean 'x'?`` for the nearest names, the whole short list, or an empty text.
+        ``, did you mean 'x'?`` for the nearest names, ``; known: a, b``, or an empty text.
     """
     known = sorted(set(names))
     folded = {name.casefold(): name for name in known}

@@ -1,4 +1,4 @@
-"""Tables of text: columns as wide as their widest cell, for a terminal and for Markdown."""
+"""Tables of text for a terminal and for Markdown; a column is as wide as its widest cell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from etui.text.sanitize import sanitize
 
 SEPARATOR = " · "
-"""Between the parts of a line of facts."""
+"""Separates the parts of a line of facts."""
 
 _GAP = "  "
 _MARKDOWN_RULES = {"<": "---", ">": "---:"}
@@ -23,16 +23,17 @@ def format_table(
     align: str = "<",
     measure: Callable[[str], int] = len,
 ) -> list[str]:
-    """Write rows as lines with aligned columns, without spaces at their ends.
+    """Format rows as lines with aligned columns and no trailing spaces.
 
     Args:
-        rows: Cells of one line each; every row has as many.
+        rows: Cells of one line each; every row has the same number of cells.
         header: The row above them; an empty one is left out.
-        align: ``<`` (left) or ``>`` (right) for each column; the last holds for all that follow.
-        measure: Width of a cell. ``count_cells`` for text that may hold wide characters.
+        align: ``<`` (left) or ``>`` (right) for each column; the last one also applies to all
+            columns that follow.
+        measure: Returns the width of a cell; use ``count_cells`` for text with wide characters.
 
     Returns:
-        A line for the header and each row.
+        One line for the header and one for each row.
     """
     lines = [header, *rows] if header else list(rows)
     if not lines:
@@ -48,9 +49,9 @@ def format_table(
 
 
 def format_markdown_table(rows: Sequence[Row], *, header: Row, align: str = "<") -> str:
-    """Write rows as a table of Markdown; ``align`` is that of ``format_table``.
+    """Format rows as a Markdown table; ``align`` is as in :func:`format_table`.
 
-    Cells are taken as they are: a ``|`` in one must be escaped before.
+    Cells are not escaped: the caller escapes any ``|`` in them.
     """
     rules = [_MARKDOWN_RULES[side] for side in _sides(align, len(header))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rules, *rows))
@@ -61,29 +62,29 @@ def _sides(align: str, columns: int) -> str:
 
 
 def one_line(text: str) -> str:
-    """Put text of any origin on one line, safe for a terminal."""
+    """Put untrusted text on one line that is safe to print."""
     return " ".join(sanitize(text).split())
 
 
 def count_cells(text: str) -> int:
-    """Count the cells of a terminal that a text takes."""
-    return sum(_cells_of(char) for char in text)
+    """Count the terminal cells that a text takes."""
+    return sum(_count_char_cells(char) for char in text)
 
 
 def fit_cells(text: str, room: int) -> str:
-    """Cut a text with ``…`` so that it takes at most ``room`` cells."""
+    """Cut a text, ending in ``…``, so that it takes at most ``room`` terminal cells."""
     if count_cells(text) <= room:
         return text
     used, kept = 1, []
     for char in text:
-        used += _cells_of(char)
+        used += _count_char_cells(char)
         if used > room:
             break
         kept.append(char)
     return "".join(kept) + "…"
 
 
-def _cells_of(char: str) -> int:
+def _count_char_cells(char: str) -> int:
     if unicodedata.combining(char):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1

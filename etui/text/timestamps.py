@@ -1,4 +1,4 @@
-"""Times as files and the log hold them, and as a person reads them."""
+"""Timestamps: ISO 8601 in UTC for files and the log, local time for people."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Precision = Literal["seconds", "milliseconds"]
 
 
 def utc_now(precision: Precision = "milliseconds") -> str:
-    """Return the present time as ISO 8601 in UTC."""
+    """Return the current time as ISO 8601 in UTC."""
     return format_utc(datetime.now(UTC), precision)
 
 
 def format_utc(moment: datetime, precision: Precision = "milliseconds") -> str:
-    """Write a time as ISO 8601 in UTC, so that the order of texts is the order of times."""
+    """Format a time as ISO 8601 in UTC, so that sorting the texts sorts the times."""
     return moment.astimezone(UTC).isoformat(timespec=precision)
 
 
 def local_time(created_at: str) -> str:
-    """Write a time of the log in the zone of this machine, to the second.
+    """Format a timestamp of the log in this machine's time zone, to the second.
 
     Returns:
-        ``2026-01-31 12:00:00``; a text that is no time comes back on one line.
+        ``2026-01-31 12:00:00``; a text that is not a time is returned on one line.
     """
     try:
         moment = datetime.fromisoformat(created_at)

@@ -1,1 +1,1 @@
-"""YAML with positions: parsed, validated by pydantic, faults as file:line:column."""
+"""YAML files validated by pydantic, with errors as file:line:column."""

@@ -1,4 +1,4 @@
-"""Load YAML files into pydantic models; faults name their file, line and column."""
+"""Load YAML files into pydantic models; errors name their file, line and column."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MAX_BYTES = 1_000_000
-"""Largest file that is read; a policy of 200 rules has about 30,000 bytes."""
+"""Size of the largest file that is read; a policy of 200 rules has about 30,000 bytes."""
 
 
 _MAX_PROBLEMS = 100
@@ -33,10 +33,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """What every schema of a file starts from: unknown keys and infinite numbers are refused.
+    """Base class of every file schema: it refuses unknown keys and infinite numbers.
 
-    Validators with ``mode="before"`` do not go with it: behind them the data is no longer JSON, and
-    strict checking refuses a list for a tuple.
+    Do not add validators with ``mode="before"``: after them pydantic no longer treats the data as
+    JSON, and strict checking then refuses a list for a tuple.
     """
 
     model_config = ConfigDict(
@@ -46,12 +46,12 @@ class Strict(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Located(Generic[M]):
-    """What a file says, and where it says it.
+    """The content of a file with the position of every value.
 
     Attributes:
-        model: The checked content.
+        model: The validated content.
         file: The file as the user named it.
-        root: The tree behind it.
+        root: The parsed tree with positions.
     """
 
     model: M
@@ -59,40 +59,52 @@ class Located(Generic[M]):
     root: Node
 
     def where(self, loc: Loc) -> Mark:
-        """Where the value at a path of keys and indexes begins; the nearest parent if absent."""
-        return _find(self.root, loc)[0]
+        """Find where the value at a path of keys and indexes begins; its nearest parent if absent.
+
+        Args:
+            loc: Keys and indexes from the root.
+        """
+        return _find_marks(self.root, loc)[0]
 
     def where_key(self, loc: Loc) -> Mark:
-        """Where the last key of a path stands; for a list's item, the item."""
-        return _find(self.root, loc)[1]
+        """Find where the last key of a path begins; for a list item, the item itself."""
+        return _find_marks(self.root, loc)[1]
 
     def problem(self, loc: Loc, message: str, *, key: bool = False) -> Problem:
-        """A problem found after reading, at its place in the file."""
+        """Build a problem that was found after parsing, with its position in the file.
+
+        Args:
+            loc: Path of the value.
+            message: What is wrong.
+            key: Whether the position is that of the key, not of the value.
+        """
         mark = self.where_key(loc) if key else self.where(loc)
         return Problem(self.file, mark.line, mark.column, message)
 
 
 def load_yaml(path: Path, schema: type[M], *, max_bytes: int = MAX_BYTES) -> Located[M]:
-    """The content of a YAML file as a model.
+    """Load a YAML file into a model.
 
     Args:
         path: The file.
-        schema: What it should hold; unknown keys are refused if it derives from ``Strict``.
-        max_bytes: Larger files are refused unread.
+        schema: The model; unknown keys are refused if it derives from ``Strict``.
+        max_bytes: Larger files are refused and not parsed.
 
     Raises:
-        InvalidFile: It cannot be read, is not UTF-8, not YAML, or not what the schema says.
+        InvalidFile: The file cannot be read, is not UTF-8 or YAML, or does not fit the schema.
     """
     file = str(path)
     try:
         if not path.is_file():
-            raise _whole(file, "no such file" if not path.exists() else "not a file")
+            raise _refuse_file(file, "no such file" if not path.exists() else "not a file")
         with path.open("rb") as stream:
             raw = stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:
-        raise _whole(file, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise _refuse_file(
+            file, f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if len(raw) > max_bytes:
-        raise _whole(file, f"larger than {max_bytes:,} bytes, so it is not read")
+        raise _refuse_file(file, f"larger than {max_bytes:,} bytes, so it is not read")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -104,22 +116,27 @@ def load_yaml(path: Path, schema: type[M], *, max_bytes: int = MAX_BYTES) -> Loc
 
 
 def parse_yaml(text: str, schema: type[M], *, file: str) -> Located[M]:
-    """The same for text that is already at hand; ``file`` names it in messages.
+    """Parse YAML text into a model.
+
+    Args:
+        text: The content of the file.
+        schema: The model; unknown keys are refused if it derives from ``Strict``.
+        file: Name of the file in messages.
 
     Raises:
-        InvalidFile: Not YAML, or not what the schema says.
+        InvalidFile: The text is not YAML, or does not fit the schema.
     """
     try:
         root = parse_tree(text.removeprefix("\ufeff"), file)
     except YamlError as error:
-        raise InvalidFile.of(_capped(error.problems), "mend the YAML at that place") from None
+        problems = _limit_problems(error.problems)
+        raise InvalidFile.of(problems, "fix the YAML at that place") from None
     try:
-        # As JSON, so that strict checking still takes a list for a tuple and text for a path.
+        # As JSON, so that strict checking still accepts a list for a tuple and text for a path.
         model = schema.model_validate_json(json.dumps(root.data), strict=True)
     except ValidationError as error:
-        raise InvalidFile.of(
-            _capped(_problems(error, root, schema, file)), "mend the file at each place named"
-        ) from None
+        problems = _limit_problems(_describe_errors(error, root, schema, file))
+        raise InvalidFile.of(problems, "fix the file at each place named") from None
     return Located(model, file, root)
 
 
@@ -128,16 +145,16 @@ def refuse(message: str, *at: str | int) -> NoReturn:
 
     Args:
         message: What is wrong.
-        at: Keys and indexes below the validated value that lead to the fault.
+        at: Keys and indexes from the validated value to the part that is wrong.
     """
     raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})
 
 
-def _whole(file: str, message: str) -> InvalidFile:
+def _refuse_file(file: str, message: str) -> InvalidFile:
     return InvalidFile.of([Problem(file, 0, 0, message)], "name a YAML file that can be read")
 
 
-def _capped(problems: Iterable[Problem]) -> list[Problem]:
+def _limit_problems(problems: Iterable[Problem]) -> list[Problem]:
     found = list(problems)
     if len(found) <= _MAX_PROBLEMS:
         return found
@@ -146,10 +163,10 @@ def _capped(problems: Iterable[Problem]) -> list[Problem]:
     return [*found[:_MAX_PROBLEMS], Problem(last.file, last.line, last.column, more)]
 
 
-def _find(root: Node, loc: Loc) -> tuple[Mark, Mark]:
-    """(value, key) of the deepest node on the path.
+def _find_marks(root: Node, loc: Loc) -> tuple[Mark, Mark]:
+    """Find the marks (value, key) of the deepest node on the path.
 
-    Parts that name no child are passed over: pydantic puts the branch of a union into its path.
+    Parts that name no child are skipped: pydantic puts the branch of a union into its path.
     """
     node, value, key = root, root.mark, root.mark
     for part in loc:
@@ -160,20 +177,20 @@ def _find(root: Node, loc: Loc) -> tuple[Mark, Mark]:
     return value, key
 
 
-def _problems(
+def _describe_errors(
     error: ValidationError, root: Node, schema: type[BaseModel], file: str
 ) -> Iterator[Problem]:
-    """One problem for each place; several branches of a union that failed there are joined."""
+    """Yield one problem for each place; the failed branches of a union are joined into one."""
     found: dict[tuple[Mark, bool], list[str]] = {}
     for detail in error.errors(include_url=False):
         loc: Loc = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
         loc = tuple(part for part in loc if part != "[key]")
         kind = detail["type"]
         if kind == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-            continue  # only the sound items were counted, and the others are told already
+            continue  # pydantic counted only the valid items; the invalid ones are reported anyway
         at_key = kind == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
-        mark = _find(root, loc)[1 if at_key else 0]
-        message = _message(detail, loc, schema, _name(root, loc))
+        mark = _find_marks(root, loc)[1 if at_key else 0]
+        message = _format_message(detail, loc, schema, _format_key(root, loc))
         messages = found.setdefault((mark, kind == "missing"), [])
         if message not in messages:
             messages.append(message)
@@ -220,8 +237,8 @@ _LENGTH = {
 }
 
 
-def _name(root: Node, loc: Loc) -> str:
-    """``key: `` for the key that holds the value, nothing for the item of a list."""
+def _format_key(root: Node, loc: Loc) -> str:
+    """Format ``key: `` for the key of the value; an empty text for a list item."""
     node, name = root, ""
     for part in loc:
         child = node.children.get(part)
@@ -230,7 +247,7 @@ def _name(root: Node, loc: Loc) -> str:
     return name
 
 
-def _message(detail: ErrorDetails, loc: Loc, schema: type[BaseModel], name: str) -> str:
+def _format_message(detail: ErrorDetails, loc: Loc, schema: type[BaseModel], name: str) -> str:
     kind, given = detail["type"], detail["input"]
     context: Mapping[str, Any] = detail.get("ctx", {})
     if kind == "refused":
@@ -240,28 +257,29 @@ def _message(detail: ErrorDetails, loc: Loc, schema: type[BaseModel], name: str)
     if kind == "extra_forbidden":
         key = str(loc[-1])
         return (
-            f"unknown key {_shown(key)}{did_you_mean(key, _keys_at(schema, loc[:-1]), listed=20)}"
+            f"unknown key {_format_value(key)}"
+            f"{did_you_mean(key, _find_keys(schema, loc[:-1]), listed=20)}"
         )
     if kind in ("literal_error", "enum"):
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        return f"{name}{_shown(given)} is none of {', '.join(allowed)}" + (
+        return f"{name}{_format_value(given)} is not one of {', '.join(allowed)}" + (
             did_you_mean(given, allowed, listed=0) if isinstance(given, str) else ""
         )
     if kind in _FOUND:
-        return f"{name}expected {_FOUND[kind]}, found {_shown(given)}"
+        return f"{name}expected {_FOUND[kind]}, found {_format_value(given)}"
     if kind in _LIMIT:
         words, key = _LIMIT[kind]
-        return f"{name}must be {words} {context[key]}, found {_shown(given)}"
+        return f"{name}must be {words} {context[key]}, found {_format_value(given)}"
     if kind in _LENGTH:
         words, key, unit = _LENGTH[kind]
         count = context[key]
         return f"{name}must have {words} {count} {unit if count != 1 else unit[:-1]}"
     if kind == "string_pattern_mismatch":
-        return f"{name}{_shown(given)} does not have the form {context['pattern']}"
+        return f"{name}{_format_value(given)} does not have the form {context['pattern']}"
     return name + detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -274,35 +292,35 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _models_at(schema: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
-    """Every model that can stand at a path."""
+def _find_models(schema: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
+    """Find every model that the schema allows at a path."""
     types: list[Any] = [schema]
     for part in loc:
-        inner = [below for one in types for below in _below(one, part)]
-        # A part that leads nowhere is the branch of a union, which takes no place in the file.
+        inner = [below for one in types for below in _iterate_below(one, part)]
+        # A part that leads nowhere is the branch of a union, which has no key in the file.
         types = inner or types
-    return [model for one in types for model in _models(one)]
+    return [model for one in types for model in _iterate_models(one)]
 
 
-def _keys_at(schema: type[BaseModel], loc: Loc) -> set[str]:
-    """Keys a file may write at a path."""
+def _find_keys(schema: type[BaseModel], loc: Loc) -> set[str]:
+    """Find the keys that a file may have at a path."""
     return {
-        _written(name, info)
-        for model in _models_at(schema, loc)
+        _get_file_key(name, info)
+        for model in _find_models(schema, loc)
         for name, info in model.model_fields.items()
     }
 
 
-def _written(name: str, info: FieldInfo) -> str:
+def _get_file_key(name: str, info: FieldInfo) -> str:
     return info.alias or name
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def _iterate_models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif _is_union(annotation):
         for arg in get_args(annotation):
-            yield from _models(arg)
+            yield from _iterate_models(arg)
 
 
 def _is_union(annotation: Any) -> bool:
@@ -312,16 +330,16 @@ def _is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType, Annotated)
 
 
-def _below(annotation: Any, part: str | int) -> Iterator[Any]:
-    """Annotations of what stands at a key or an index of a value so annotated."""
-    for model in _models(annotation):
+def _iterate_below(annotation: Any, part: str | int) -> Iterator[Any]:
+    """Yield the annotations of the values at a key or an index below an annotated value."""
+    for model in _iterate_models(annotation):
         for name, info in model.model_fields.items():
-            if part == _written(name, info):
+            if part == _get_file_key(name, info):
                 yield info.annotation
     if _is_union(annotation):
         for arg in get_args(annotation):
-            if not _plain_model(arg):
-                yield from _below(arg, part)
+            if not _is_model(arg):
+                yield from _iterate_below(arg, part)
         return
     args = get_args(annotation)
     if isinstance(part, int) and args:
@@ -330,5 +348,5 @@ def _below(annotation: Any, part: str | int) -> Iterator[Any]:
         yield args[1]
 
 
-def _plain_model(annotation: Any) -> bool:
+def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)

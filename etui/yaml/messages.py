@@ -1,4 +1,4 @@
-"""Word pydantic's errors as sentences with a position in the YAML file."""
+"""The path of a value in a YAML file, as pydantic's errors give it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""YAML text as a tree in which every key and value knows its line and column.
+"""YAML text parsed into a tree with the line and column of every key and value.
 
-The text is read as YAML 1.2 understands plain words, so ``no`` is the text "no" (Norwegian, a
-keyword) and never False. Only plain data comes out: tags are refused, so nothing is ever
-constructed from a file. Depth and size are bounded, so that no file can exhaust the stack or, by
-aliases of aliases, the memory.
+Plain words are read as in YAML 1.2, so ``no`` is the text "no" (Norwegian, a keyword) and never
+False. The result is plain data only: tags are refused, so a file cannot construct objects. Depth
+and size are limited, so that no file can exhaust the stack or, through aliases of aliases, the
+memory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import yaml
 
 MAX_DEPTH = 40
-"""Nested lists and mappings; the deepest sensible policy has about ten."""
+"""Limit on nested lists and mappings; the deepest sensible policy has about ten."""
 
 MAX_NODES = 200_000
-"""Values of one file with every alias written out."""
+"""Limit on the number of values in a file, with every alias expanded."""
 
 _TEXT_PER_VALUE = 50
-"""Characters of text that count as one more value."""
+"""Number of characters of text that count as one more value."""
 
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
@@ -41,7 +41,7 @@ _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in a file; line and column are counted from 1."""
+    """A position in a file; line and column are counted from 1."""
 
     line: int
     column: int
@@ -54,9 +54,9 @@ class Node:
     Attributes:
         data: The value as plain Python data.
         mark: Where the value begins.
-        keys: For a mapping, where each key stands.
-        children: For a mapping, key -> value; for a list, its items by index.
-        size: Values in it with aliases written out, itself included.
+        keys: For a mapping, where each key begins.
+        children: For a mapping, key -> value; for a list, index -> item.
+        size: Number of values in it with aliases expanded, itself included.
     """
 
     data: Any
@@ -67,7 +67,7 @@ class Node:
 
 
 class YamlError(Exception):
-    """The text is no YAML etui accepts; carries the problems."""
+    """The text is not YAML that etui accepts; ``problems`` says why."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -75,22 +75,28 @@ class YamlError(Exception):
 
 
 def parse_tree(text: str, file: str) -> Node:
-    """The tree of one YAML document; an empty one is an empty mapping.
+    """Parse one YAML document into a tree; an empty document becomes an empty mapping.
+
+    Args:
+        text: The content of the file.
+        file: Name of the file in messages.
 
     Raises:
-        YamlError: Not YAML, or YAML that is refused: tabs as indentation, duplicate keys, tags,
-            merge keys, several documents, too deep, too large.
+        YamlError: The text is not YAML, or uses what is refused: tabs as indentation, duplicate
+            keys, tags, merge keys, several documents, too deep nesting, too many values.
     """
     import yaml
 
     refused = _NON_PRINTABLE.search(text)
     if refused:
-        mark = _mark_of(text, refused.start())
+        mark = _find_mark(text, refused.start())
         raise YamlError(
-            Problem(file, mark.line, mark.column, f"character U+{ord(refused[0]):04X} is not text")
+            Problem(
+                file, mark.line, mark.column, f"character U+{ord(refused[0]):04X} is not allowed"
+            )
         )
     builder = _Builder(file)
-    # libyaml reads about ten times as fast; PyYAML without it reads the same language.
+    # libyaml is about ten times as fast; PyYAML's own parser accepts the same language.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         for event in yaml.parse(text, Loader=loader):
@@ -101,7 +107,7 @@ def parse_tree(text: str, file: str) -> Node:
         raise YamlError(_syntax_problem(text, file, line, column, error)) from None
     except yaml.YAMLError as error:
         raise YamlError(Problem(file, 1, 1, " ".join(str(error).split()))) from None
-    problems = [*builder.problems, *_tabs(text, file, builder.scalar_lines)]
+    problems = [*builder.problems, *_find_tabs(text, file, builder.scalar_lines)]
     if problems:
         raise YamlError(*sorted(problems, key=lambda p: (p.line, p.column)))
     root = builder.root
@@ -111,7 +117,7 @@ def parse_tree(text: str, file: str) -> Node:
 
 
 class _Builder:
-    """Takes parser events one by one, without recursion, and grows the tree."""
+    """Builds the tree from parser events, one by one and without recursion."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -121,11 +127,16 @@ class _Builder:
         self._open: list[tuple[Node, str | None]] = []
         """Unfinished lists and mappings with their anchors."""
         self._keys: list[tuple[str, Mark] | None] = []
-        """For each unfinished mapping the key that waits for its value."""
+        """For each unfinished mapping, the key whose value comes next."""
         self._anchors: dict[str, Node] = {}
         self._documents = 0
 
     def take(self, event: yaml.Event) -> None:
+        """Add one parser event to the tree.
+
+        Raises:
+            YamlError: The event is one that is refused.
+        """
         import yaml
 
         assert event.start_mark is not None
@@ -133,7 +144,7 @@ class _Builder:
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
-                self._refuse(mark, "a second document begins here; a file holds one")
+                self._refuse(mark, "a second document begins here; a file may hold only one")
         elif isinstance(event, yaml.AliasEvent):
             self._add(self._alias(event.anchor or "", mark), mark)
         elif isinstance(event, yaml.ScalarEvent):
@@ -153,14 +164,14 @@ class _Builder:
         after = event.end_mark.line + (1 if block else 2)
         self.scalar_lines.update(range(mark.line + 1, after))
         if event.tag:
-            self._refuse(mark, f"tag {event.tag!r}: tags are not used here; quote text instead")
+            self._refuse(mark, f"tag {event.tag!r}: tags are not supported; quote the text instead")
         if any("\ud800" <= c <= "\udfff" for c in event.value):
-            self._refuse(mark, "half of a surrogate pair is not text")
+            self._refuse(mark, "a lone surrogate is not allowed")
         if self._waits_for_key():
             key = str(event.value)
             self._key(key, mark, plain=not event.style)
             return
-        data = event.value if event.style else _plain(event.value)
+        data = event.value if event.style else _parse_plain(event.value)
         node = Node(data, mark, size=1 + len(event.value) // _TEXT_PER_VALUE)
         if event.anchor:
             self._anchors[event.anchor] = node
@@ -168,17 +179,17 @@ class _Builder:
 
     def _start(self, event: yaml.CollectionStartEvent, mark: Mark, mapping: bool) -> None:
         if event.tag:
-            self._refuse(mark, f"tag {event.tag!r}: tags are not used here")
+            self._refuse(mark, f"tag {event.tag!r}: tags are not supported")
         if self._waits_for_key():
-            self._refuse(mark, "a key is text, not a list or a mapping")
+            self._refuse(mark, "a key must be text, not a list or a mapping")
         if len(self._open) >= MAX_DEPTH:
-            self._refuse(mark, f"nested more than {MAX_DEPTH} deep")
+            self._refuse(mark, f"nested more than {MAX_DEPTH} levels deep")
         self._open.append((Node({} if mapping else [], mark), event.anchor))
         self._keys.append(None)
 
     def _key(self, key: str, mark: Mark, *, plain: bool) -> None:
         if plain and key == "<<":
-            self._refuse(mark, "merge keys (<<) are not used here; write the keys out")
+            self._refuse(mark, "merge keys (<<) are not supported; write the keys out")
         node = self._open[-1][0]
         first = node.keys.get(key)
         if first is not None:
@@ -199,10 +210,10 @@ class _Builder:
             self._refuse(mark, f"*{anchor} refers to itself")
         node = self._anchors.get(anchor)
         if node is None:
-            self._refuse(mark, f"*{anchor} refers to no &{anchor} before it")
+            self._refuse(mark, f"*{anchor} has no anchor &{anchor} before it")
         assert node is not None
         if self._waits_for_key():
-            self._refuse(mark, "a key is text, not an alias")
+            self._refuse(mark, "a key must be text, not an alias")
         return node
 
     def _add(self, node: Node, mark: Mark) -> None:
@@ -212,7 +223,7 @@ class _Builder:
         parent = self._open[-1][0]
         parent.size += node.size
         if parent.size > MAX_NODES:
-            self._refuse(mark, f"more than {MAX_NODES} values with every alias written out")
+            self._refuse(mark, f"more than {MAX_NODES} values with every alias expanded")
         if isinstance(parent.data, list):
             parent.children[len(parent.data)] = node
             parent.data.append(node.data)
@@ -229,12 +240,16 @@ class _Builder:
         )
 
     def _refuse(self, mark: Mark, message: str) -> None:
-        """Stop here: what follows would only repeat the fault."""
+        """Stop parsing: later problems would only follow from this one.
+
+        Raises:
+            YamlError: Always, with the problems found so far.
+        """
         raise YamlError(*self.problems, Problem(self.file, mark.line, mark.column, message))
 
 
-def _plain(text: str) -> Any:
-    """A plain word by YAML 1.2's core schema."""
+def _parse_plain(text: str) -> Any:
+    """Parse a plain (unquoted) scalar by the core schema of YAML 1.2."""
     if _NULL.match(text):
         return None
     if _BOOL.match(text):
@@ -252,15 +267,15 @@ def _plain(text: str) -> Any:
     return text
 
 
-def _mark_of(text: str, index: int) -> Mark:
+def _find_mark(text: str, index: int) -> Mark:
     line, start = 1, 0
     for found in _BREAK.finditer(text, 0, index):
         line, start = line + 1, found.end()
     return Mark(line, index - start + 1)
 
 
-def _tabs(text: str, file: str, inside: set[int]) -> list[Problem]:
-    """Lines indented with a tab, outside text that goes over several lines."""
+def _find_tabs(text: str, file: str, inside: set[int]) -> list[Problem]:
+    """Find lines indented with a tab, except those inside multi-line text (``inside``)."""
     if "\t" not in text:
         return []
     problems = []
@@ -271,7 +286,7 @@ def _tabs(text: str, file: str, inside: set[int]) -> list[Problem]:
     return problems
 
 
-_TAB = "a tab; YAML is indented with spaces"
+_TAB = "a tab; indent YAML with spaces"
 
 
 def _syntax_problem(
@@ -287,5 +302,5 @@ def _syntax_problem(
     parts = [part for part in (error.context, error.problem) if part]
     message = ": ".join(parts) or "not YAML"
     if error.context and error.context_mark and error.context_mark.line + 1 != line:
-        message += f" (it began on line {error.context_mark.line + 1})"
+        message += f" (started on line {error.context_mark.line + 1})"
     return Problem(file, line, column, " ".join(message.split()))

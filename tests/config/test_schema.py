@@ -78,7 +78,7 @@ def test_schema_and_config_share_their_defaults(etui_home: Path) -> None:
         ("sample_hz: 0\n", ":1:12: sample_hz: must be greater than 0.0, found 0"),
         (
             "estimate: alway\n",
-            ":1:11: estimate: 'alway' is none of auto, always, never, did you mean 'always'?",
+            ":1:11: estimate: 'alway' is not one of auto, always, never, did you mean 'always'?",
         ),
         (
             "cpu_idle_watts: 9\ncpu_limit_watts: 5\n",

@@ -87,7 +87,7 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         ),
         (
             HEAD + "signals: {low: {host: battery, below: 3}}\n" + REST,
-            "5:23: host: 'battery' is none of battery_percent, hour, free_memory_gb, "
+            "5:23: host: 'battery' is not one of battery_percent, hour, free_memory_gb, "
             "gpu_free_memory_gb, gpu_temperature, watts, on_battery, resident, did you mean "
             "'on_battery'?",
         ),
@@ -233,7 +233,7 @@ def test_warnings(check: Check) -> None:
             "reasoning: cot, think_tokens: 0",
             "think_tokens: 0 means no thinking; use reasoning: direct",
         ),
-        ("weight: one", "weight: 'one' is none of none, probability, did you mean 'none'?"),
+        ("weight: one", "weight: 'one' is not one of none, probability, did you mean 'none'?"),
         (
             "early_exit: {}, reasoning: vote",
             "early_exit has no effect with reasoning: vote; use cot",

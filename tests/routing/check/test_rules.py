@@ -79,7 +79,7 @@ def rule(end: str) -> str:
         ),
         (
             "objective: {minimize: jouls}\n    arms: [quick]",
-            "8:27: minimize: 'jouls' is none of joules, did you mean 'joules'?",
+            "8:27: minimize: 'jouls' is not one of joules, did you mean 'joules'?",
         ),
         (
             "objective: {minimize: joules, accuracy: {at_least: 62}}\n    arms: [quick]",
@@ -141,11 +141,11 @@ def test_faults_of_ends(check: Check, end: str, fault: str) -> None:
         ),
         (
             "budgets: {turn: {joules: 5, when_exceeded: refuse}}",
-            "8:44: when_exceeded: 'refuse' is none of answer_now",
+            "8:44: when_exceeded: 'refuse' is not one of answer_now",
         ),
         (
             "budgets: {hour: {joules: 5, when_exceeded: degrad}}",
-            "8:44: when_exceeded: 'degrad' is none of degrade, ask, refuse, did you mean "
+            "8:44: when_exceeded: 'degrad' is not one of degrade, ask, refuse, did you mean "
             "'degrade'?",
         ),
         (
@@ -166,7 +166,7 @@ def test_faults_of_ends(check: Check, end: str, fault: str) -> None:
         ),
         (
             "fallbacks: {no_answer: next}",
-            "8:24: no_answer: 'next' is none of ask_constrained, next_arm, keep, did you mean "
+            "8:24: no_answer: 'next' is not one of ask_constrained, next_arm, keep, did you mean "
             "'next_arm'?",
         ),
     ],

@@ -1,1 +1,1 @@
-"""The catalogue of models, their files on disk, downloads and GGUF headers."""
+"""The model catalogue, model files on disk, downloads and GGUF headers."""

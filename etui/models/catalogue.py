@@ -1,4 +1,4 @@
-"""The models that etui knows: shipped ones, the user's, and files found on disk."""
+"""The model catalogue: shipped entries, the user's entries, and files found on disk."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
-"""llama.cpp loads a split GGUF through its first shard; the others are no models of their own."""
+"""llama.cpp loads a split GGUF through its first shard, so the later shards are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Every model by name: the shipped entries, the user's own in their place, found files last."""
+    """Every model by name: shipped entries, replaced by the user's of that name, then found files.
+
+    Attributes:
+        models: Name -> model.
+    """
 
     models: Mapping[str, ModelSpec]
 
@@ -33,39 +37,40 @@ class Catalogue:
         return name in self.models
 
     def get(self, name: str) -> ModelSpec:
-        """The entry called ``name``; the path of a GGUF file is taken as a model of its own.
+        """Return the entry with a name, or a model for the path of a GGUF file.
 
         Raises:
-            UsageError: No entry has the name; the nearest names are offered.
+            UsageError: No entry has the name (the nearest names are suggested), or the file has
+                the name of another model.
         """
         if name in self.models:
             return self.models[name]
         if name.endswith(".gguf") and Path(name).expanduser().is_file():
             return self._from_path(Path(name).expanduser().absolute())
         near = suggest(name.lower(), self.models, most=3, cutoff=0.5, quoted=False)
-        fix = f"{near} `etui models list` names them all".lstrip()
+        fix = f"{near} `etui models list` shows all of them".lstrip()
         raise UsageError(f"no model is called {name!r}", fix)
 
     def _from_path(self, path: Path) -> ModelSpec:
         named = self.models.get(path.stem)
         if named is None:
-            return found(path)
+            return build_found_spec(path)
         if named.origin == "found" and PathSource(path) in named.sources:
             return named
         raise UsageError(
             f"{path} has the name of another model, {path.stem}",
-            "rename the file, or give it an entry of its own in models.yaml with a `path:` source",
+            "rename the file, or add an entry for it to models.yaml with a `path:` source",
         )
 
 
 def load_catalogue(config: Config) -> Catalogue:
-    """The shipped entries, the user's, and the files that lie in the models folder.
+    """Load the shipped entries, the user's entries, and the files in the models folder.
 
     Raises:
-        InvalidFile: An entry of ``models.yaml`` cannot be used; says which, where and why.
+        InvalidFile: An entry of ``models.yaml`` is not valid; the message says where and why.
     """
     from etui.config.config import shipped_dir
-    from etui.models.schema import read_models  # 100 ms of pydantic, only where models are named
+    from etui.models.schema import read_models  # pydantic takes 100 ms to import
 
     models = {spec.name: spec for spec in read_models(shipped_dir() / "models.yaml", "shipped")}
     if config.models_file.is_file():
@@ -73,12 +78,12 @@ def load_catalogue(config: Config) -> Catalogue:
     if config.models_dir.is_dir():
         for path in sorted(config.models_dir.glob("*.gguf")):
             if path.stem not in models and not _LATER_SHARD.search(path.stem) and path.is_file():
-                models[path.stem] = found(path)
+                models[path.stem] = build_found_spec(path)
     return Catalogue(models)
 
 
-def found(path: Path) -> ModelSpec:
-    """An entry with default settings for a GGUF file that no entry names."""
+def build_found_spec(path: Path) -> ModelSpec:
+    """Build an entry with default settings for a GGUF file that has none."""
     from etui.units import bytes_text
 
     size = path.stat().st_size

@@ -24,14 +24,14 @@ _CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What a file was when it was last hashed; kept as ``<name>.gguf.json`` beside the models.
+    """State of a file when it was last hashed; stored as ``<name>.gguf.json`` next to the models.
 
     Attributes:
         path: The hashed file.
-        size_bytes, mtime_ns: Its size and modification time then.
+        size_bytes, mtime_ns: Its size and modification time at that moment.
         sha256: Hash of the whole file.
-        pinned: Whether the hash is the hub's own, so that a file with another one is refused.
-        source: Where the file was pulled from; empty for a file that was put there by hand.
+        pinned: Whether the hash came from the hub, so that a file with another one is refused.
+        source: Where the file was pulled from; empty for a file that was copied there by hand.
     """
 
     path: str
@@ -51,11 +51,11 @@ class FileRecord:
         pinned: bool = False,
         source: str = "",
     ) -> FileRecord:
-        """The record of a file; ``stat`` is from before it was hashed."""
+        """Build the record of a file; ``stat`` is from before it was hashed."""
         return cls(str(path), stat.st_size, stat.st_mtime_ns, sha256, pinned, source)
 
     def describes(self, path: Path) -> bool:
-        """Whether the file is there and unchanged, by path, size and modification time."""
+        """Return whether the file exists and has the same path, size and modification time."""
         try:
             stat = path.stat()
         except OSError:
@@ -65,12 +65,12 @@ class FileRecord:
 
 
 def record_path(name: str, models_dir: Path) -> Path:
-    """Where the record of the model called ``name`` lies."""
+    """Return the path of the record of a model."""
     return models_dir / f"{name}.gguf.json"
 
 
 def read_record(name: str, models_dir: Path) -> FileRecord | None:
-    """The record, or None where there is none that can be read: then the file is hashed again."""
+    """Read the record of a model; None if it is missing or damaged, so the file is hashed again."""
     try:
         data = json.loads(record_path(name, models_dir).read_text("utf-8"))
         return from_document(FileRecord, data)
@@ -79,13 +79,13 @@ def read_record(name: str, models_dir: Path) -> FileRecord | None:
 
 
 def write_record(name: str, models_dir: Path, record: FileRecord) -> None:
-    """Keep the record, in one step; a folder that cannot be written only costs another hashing."""
+    """Write the record atomically; if the folder is read-only, the file is just hashed again."""
     with suppress(OSError):
         write_text(record_path(name, models_dir), json.dumps(to_document(record), indent=1) + "\n")
 
 
 def hash_file(path: Path, report: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file in lower-case hex; ``report`` gets the bytes hashed so far."""
+    """Compute the SHA-256 of a file in lower-case hex; ``report`` gets the bytes hashed so far."""
     digest = hashlib.sha256()
     done = 0
     with path.open("rb", buffering=0) as file:
@@ -98,34 +98,34 @@ def hash_file(path: Path, report: Callable[[int], None] | None = None) -> str:
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
-    """Make sure that ``needed_bytes`` more fit into ``folder``.
+    """Check that ``needed_bytes`` more fit into ``folder``.
 
     Raises:
-        DownloadFailed: They do not.
+        DownloadFailed: The disk has less free space.
     """
     from etui.units import bytes_text
 
     free = shutil.disk_usage(folder).free
     if needed_bytes > free:
         raise DownloadFailed(
-            f"not enough room in {folder}: {bytes_text(needed_bytes)} are needed and "
-            f"{bytes_text(free)} are free",
-            "free some room, or set ETUI_MODELS to a folder on another disk",
+            f"not enough disk space in {folder}: {bytes_text(needed_bytes)} needed, "
+            f"{bytes_text(free)} free",
+            "free some space, or set ETUI_MODELS to a folder on another disk",
         )
 
 
 FileState = Literal["absent", "unchecked", "refused", "checked"]
-"""``unchecked``: no hash of this file was taken yet; ``refused``: of another sha256 or size than
-its entry's."""
+"""``unchecked``: the file was never hashed; ``refused``: its sha256 or size differs from its
+entry's."""
 
 
 def file_state(spec: ModelSpec, config: Config) -> FileState:
-    """Whether the model's file is there, and whether it is the right one."""
+    """Return whether the model's file is on disk, and whether it is the right one."""
     path = model_path(spec, config)
     try:
         size = path.stat().st_size if path.is_file() else None
     except OSError:
-        size = None  # removed since
+        size = None  # removed in between
     if size is None:
         return "absent"
     checked = recorded_sha256(spec, config)
@@ -137,13 +137,13 @@ def file_state(spec: ModelSpec, config: Config) -> FileState:
 
 
 def model_path(spec: ModelSpec, config: Config) -> Path:
-    """Where the model's file lies or would lie: in the models folder, or at its ``path:``."""
+    """Return where the model's file is or belongs: in the models folder, or at its ``path:``."""
     target = config.models_dir / f"{spec.name}.gguf"
     paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
-    here = next((path for path in paths if path.is_file()), None)
+    existing = next((path for path in paths if path.is_file()), None)
     if len(paths) == len(spec.sources):
-        return here or paths[0]
-    return here if here is not None and not target.is_file() else target
+        return existing or paths[0]
+    return existing if existing is not None and not target.is_file() else target
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,11 @@ class Verified:
     """A file whose header and sha256 were checked.
 
     Attributes:
+        name: Name of the model.
+        path: The file.
+        file_bytes: Its size in bytes.
         sha256: Hash of the whole file.
-        expected: The hash it had to have; None where neither models.yaml nor a hub names one.
+        expected: The required hash; None if neither models.yaml nor the hub gives one.
     """
 
     name: str
@@ -163,15 +166,14 @@ class Verified:
 
 
 def require(spec: ModelSpec, config: Config) -> Path:
-    """The model's file, safe to hand to llama.cpp.
+    """Return the path of the model's file, once it is safe to load in llama.cpp.
 
-    Hashing a gigabyte takes a second, so a file that was hashed before and has kept its size and
-    modification time is trusted; any other is checked again in full.
+    Hashing a gigabyte takes a second, so a file that was hashed before and still has the same size
+    and modification time is trusted; any other file is verified in full.
 
     Raises:
-        ModelUnavailable: Not on disk, not a whole GGUF, or of another sha256.
+        ModelUnavailable: The file is missing, not a complete GGUF, or has another sha256.
     """
-
     path = model_path(spec, config)
     record = read_record(spec.name, config.models_dir)
     if record is not None and record.describes(path) and spec.sha256 in (None, record.sha256):
@@ -182,34 +184,35 @@ def require(spec: ModelSpec, config: Config) -> Path:
 def verify(
     spec: ModelSpec, config: Config, report: Callable[[int], None] | None = None
 ) -> Verified:
-    """Check the header and hash the whole file, whatever was recorded before.
+    """Check the header and hash the whole file, regardless of its record.
 
     Args:
+        spec: The model.
+        config: Names the models folder.
         report: Called with the bytes hashed so far.
 
     Raises:
-        ModelUnavailable: Not on disk, not a whole GGUF, or of another sha256.
+        ModelUnavailable: The file is missing, not a complete GGUF, or has another sha256.
     """
     from etui.models.gguf import check_gguf
 
     path = model_path(spec, config)
     if not path.is_file():
-        raise _missing(spec, path, config)
+        raise _describe_missing(spec, path, config)
     record = read_record(spec.name, config.models_dir)
     expected = expected_sha256(spec, config)
     before = path.stat()
     check_gguf(path)
     digest = hash_file(path, report)
     if expected is not None and digest != expected:
-        raise _other_file(spec, path, digest, expected, config)
+        raise _describe_mismatch(spec, path, digest, expected, config)
     pinned = record is not None and record.pinned
     write_record(spec.name, config.models_dir, FileRecord.of(path, before, digest, pinned=pinned))
     return Verified(spec.name, path, before.st_size, digest, expected)
 
 
 def expected_sha256(spec: ModelSpec, config: Config) -> str | None:
-    """The hash the file has to have: the entry's, else the hub's as the first pull recorded it."""
-
+    """Return the required hash: the entry's, or the hub's as recorded by the first pull."""
     if spec.sha256 is not None:
         return spec.sha256
     record = read_record(spec.name, config.models_dir)
@@ -217,18 +220,17 @@ def expected_sha256(spec: ModelSpec, config: Config) -> str | None:
 
 
 def recorded_sha256(spec: ModelSpec, config: Config) -> str | None:
-    """The hash of the file as it was last checked, without reading the file; None if it changed."""
-
+    """Return the recorded hash without reading the file; None if the file has changed since."""
     record = read_record(spec.name, config.models_dir)
     current = record is not None and record.describes(model_path(spec, config))
     return record.sha256 if record is not None and current else None
 
 
-def _missing(spec: ModelSpec, path: Path, config: Config) -> ModelUnavailable:
+def _describe_missing(spec: ModelSpec, path: Path, config: Config) -> ModelUnavailable:
     if all(isinstance(source, PathSource) for source in spec.sources):
         return ModelUnavailable(
-            f"the file of {spec.name} is not there: {path}",
-            f"mend the `path:` of {spec.name} in models.yaml, or put the file there",
+            f"the file of {spec.name} is missing: {path}",
+            f"fix the `path:` of {spec.name} in models.yaml, or put the file there",
         )
     renamed = spec.file_bytes and next(
         (
@@ -238,22 +240,22 @@ def _missing(spec: ModelSpec, path: Path, config: Config) -> ModelUnavailable:
         ),
         None,
     )
-    hint = f" ({renamed.name} there has its size: renamed?)" if renamed else ""
+    hint = f" ({renamed.name} has the same size: was it renamed?)" if renamed else ""
     return ModelUnavailable(
         f"{spec.name} is not on this machine: no {path.name} in {path.parent}{hint}",
         f"run: etui models pull {spec.name}",
     )
 
 
-def _other_file(
+def _describe_mismatch(
     spec: ModelSpec, path: Path, digest: str, expected: str, config: Config
 ) -> ModelUnavailable:
     same = next((other for other in load_catalogue(config) if other.sha256 == digest), None)
     named = f", which is {same.name}" if same is not None else ""
     if all(isinstance(source, PathSource) for source in spec.sources):
-        fix = f"put the right file there, or mend the sha256 of {spec.name} in models.yaml"
+        fix = f"put the right file there, or fix the sha256 of {spec.name} in models.yaml"
     else:
         fix = f"move the file away if you need it, then run: etui models pull {spec.name}"
     return ModelUnavailable(
-        f"{path} is not {spec.name}: its sha256 is {digest}{named}, and {expected} is expected", fix
+        f"{path} is not {spec.name}: its sha256 is {digest}{named}, but {expected} is expected", fix
     )

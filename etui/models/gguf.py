@@ -1,4 +1,4 @@
-"""Read and check the header of a GGUF file in pure Python, before llama.cpp sees it.
+"""Read and check the header of a GGUF file in pure Python, before llama.cpp loads it.
 
 Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic ``GGUF``, version u32,
 tensor count u64, metadata count u64, the metadata, the tensor table, padding to the alignment, the
@@ -23,9 +23,9 @@ _MAGIC = b"GGUF"
 _HEADER_BYTES = 24
 _MOST_KEYS = 1 << 16
 _MOST_TENSORS = 1 << 20
-_MOST_ELEMENTS = 1 << 24  # of an array; the largest vocabularies have 2^18 tokens
+_MOST_ELEMENTS = 1 << 24  # in an array; the largest vocabularies have 2^18 tokens
 _MOST_STRING = 1 << 24
-_KEPT_ELEMENTS = 1024  # longer arrays (vocabularies) are skipped, not read
+_KEPT_ELEMENTS = 1024  # the values of longer arrays (vocabularies) are skipped
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -43,10 +43,11 @@ class Tensor:
     """One row of the tensor table.
 
     Attributes:
+        name: Name of the tensor.
         shape: Elements along each dimension, fastest first.
-        type: Name of the tensor type, ``type N`` if this module does not know it.
-        offset: First byte in the file.
-        size_bytes: Bytes of its data; None for an unknown type.
+        type: Name of the tensor type; ``type N`` for an unknown type.
+        offset: Position of its first byte in the file.
+        size_bytes: Size of its data in bytes; None for an unknown type.
     """
 
     name: str
@@ -68,12 +69,12 @@ class Gguf:
 
     @property
     def architecture(self) -> str:
-        """``general.architecture``, as ``llama`` or ``qwen2``; ``unknown`` where it is missing."""
+        """``general.architecture``, such as ``llama`` or ``qwen2``; ``unknown`` if missing."""
         return self._text("general.architecture") or "unknown"
 
     @property
     def name(self) -> str | None:
-        """``general.name``, as its maker called the model."""
+        """``general.name``, the model's name as given by its maker."""
         return self._text("general.name")
 
     @property
@@ -83,7 +84,7 @@ class Gguf:
 
     @property
     def quantisation(self) -> str:
-        """Name of the file's quantisation, else of the tensor type with the most bytes."""
+        """Name of the file's quantisation, or of the tensor type with the most bytes."""
         stated = self.metadata.get("general.file_type")
         if isinstance(stated, int) and stated in FILE_TYPES:
             return FILE_TYPES[stated]
@@ -94,7 +95,7 @@ class Gguf:
 
     @property
     def context_tokens(self) -> int | None:
-        """Context the model was trained for, in tokens."""
+        """Context length the model was trained with, in tokens."""
         return self._number("context_length")
 
     @property
@@ -115,14 +116,14 @@ class Gguf:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja chat template; None for most base models."""
+        """Jinja chat template; None for most base models."""
         return self._text("tokenizer.chat_template") or None
 
     def kv_bytes_per_token(self, kv_type: str = "f16") -> int | None:
-        """Bytes of KV cache one token takes, over all layers; None where the header is silent.
+        """Compute the KV cache bytes of one token over all layers; None if the header lacks facts.
 
-        2 matrices x heads x head width a layer. An upper bound: sliding windows and recurrent
-        layers take less.
+        Each layer has 2 matrices x heads x head width. This is an upper bound: sliding windows and
+        recurrent layers take less.
         """
         layers, width = self.layers, self.embedding_length
         heads = self._per_layer("attention.head_count")
@@ -154,10 +155,11 @@ class Gguf:
 
 
 def check_gguf(path: Path) -> Gguf:
-    """Read a GGUF's header and make sure the file holds all the data its tensors need.
+    """Read a GGUF header and check that the file contains all the data of its tensors.
 
     Raises:
-        ModelUnavailable: Not a file, not a GGUF, an unsupported version, damaged or truncated.
+        ModelUnavailable: The file is missing, not a GGUF, of an unsupported version, damaged or
+            truncated.
     """
     try:
         with path.open("rb") as file:
@@ -165,23 +167,23 @@ def check_gguf(path: Path) -> Gguf:
             file.seek(0)
             start = file.read(_HEADER_BYTES)
             if start[:4] != _MAGIC:
-                raise _refuse(path, _not_gguf(start, size))
+                raise _refuse(path, _describe_start(start, size))
             if size < _HEADER_BYTES:
-                raise _refuse(path, f"is truncated: it has {size} bytes, not even a whole header")
+                raise _refuse(path, f"is truncated: it has {size} bytes, less than a header")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return parse(path, data, size)
     except OSError as error:
         raise ModelUnavailable(
             f"cannot read the model file {path}: {error.strerror or error}",
-            "see `etui models list` for what is on disk, and `etui models pull` for the rest",
+            "`etui models list` shows the models on disk; `etui models pull` downloads others",
         ) from error
 
 
 def parse(path: Path, data: bytes | mmap.mmap, size: int) -> Gguf:
-    """The header in ``data``, a file of ``size`` bytes; ``path`` is for messages.
+    """Parse the header in ``data``, a file of ``size`` bytes; ``path`` is for messages.
 
     Raises:
-        ModelUnavailable: As ``check_gguf``.
+        ModelUnavailable: As in :func:`check_gguf`.
     """
     cursor = _Cursor(data)
     try:
@@ -189,7 +191,7 @@ def parse(path: Path, data: bytes | mmap.mmap, size: int) -> Gguf:
     except _ImplausibleError as error:
         raise _refuse(path, f"is damaged: {error}") from None
     except struct.error:
-        raise _refuse(path, f"is truncated: it ends at byte {size}, inside its header") from None
+        raise _refuse(path, f"is truncated: it ends at byte {size}, in its header") from None
 
 
 def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
@@ -205,19 +207,19 @@ def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
     for _ in range(key_count):
         key = cursor.string()
         if key in metadata:
-            raise _ImplausibleError(f"the metadata key {key[:80]!r} occurs twice")
+            raise _ImplausibleError(f"the metadata key {key[:80]!r} appears twice")
         metadata[key] = cursor.value(cursor.u32())
     rows = [cursor.tensor() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise _ImplausibleError(f"its alignment is {alignment!r}, not a power of two")
-    data_start = _padded(cursor.at, alignment)
-    tensors = _placed(rows, data_start, alignment)
+    data_start = _pad(cursor.at, alignment)
+    tensors = _locate_tensors(rows, data_start, alignment)
     ends = [tensor.offset + (tensor.size_bytes or 0) for tensor in tensors]
     needed = max(ends, default=0)
     if needed > size:
         raise _refuse(
-            path, f"is truncated: its tensors need {needed} bytes, and the file has {size}"
+            path, f"is truncated: its tensors need {needed} bytes, but the file has {size}"
         )
     return Gguf(path, version, size, metadata, tensors)
 
@@ -225,50 +227,60 @@ def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
 _Row = tuple[str, tuple[int, ...], int, int]
 
 
-def _placed(rows: list[_Row], data_start: int, alignment: int) -> tuple[Tensor, ...]:
-    """The tensors with absolute offsets; they follow each other without gaps but padding."""
+def _locate_tensors(rows: list[_Row], data_start: int, alignment: int) -> tuple[Tensor, ...]:
+    """Build the tensors with absolute offsets.
+
+    Raises:
+        _ImplausibleError: They do not follow each other with only padding in between.
+    """
     expected: int | None = 0
     placed: list[Tensor] = []
     for name, shape, kind, offset in rows:
         if expected is not None and offset != expected:
-            raise _ImplausibleError(f"tensor {name[:80]!r} starts at {offset}, expected {expected}")
+            raise _ImplausibleError(
+                f"tensor {name[:80]!r} starts at {offset}, but {expected} is expected"
+            )
         label, block, block_bytes = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         if shape and shape[0] % block:
             raise _ImplausibleError(
-                f"tensor {name[:80]!r} has rows of {shape[0]}, not blocks of {block}"
+                f"tensor {name[:80]!r} has rows of {shape[0]}, not a multiple of {block}"
             )
         bytes_ = math.prod(shape) // block * block_bytes if block_bytes else None
         placed.append(Tensor(name, shape, label, data_start + offset, bytes_))
-        expected = None if bytes_ is None else offset + _padded(bytes_, alignment)
+        expected = None if bytes_ is None else offset + _pad(bytes_, alignment)
     return tuple(placed)
 
 
 class _ImplausibleError(Exception):
-    """The header says something that no GGUF holds."""
+    """The header contains a value that no GGUF has."""
 
 
 class _Cursor:
-    """Reads little-endian values one after another; ``struct.error`` at the end of the data."""
+    """Reads little-endian values in sequence; raises ``struct.error`` at the end of the data."""
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
         self.data = data
         self.at = 0
 
     def scalar(self, layout: struct.Struct) -> int | float:
+        """Read one number."""
         value: int | float = layout.unpack_from(self.data, self.at)[0]
         self.at += layout.size
         return value
 
     def u32(self) -> int:
+        """Read an unsigned 32-bit integer."""
         return int(self.scalar(_U32))
 
     def count(self, what: str, most: int) -> int:
+        """Read a 64-bit count of ``what``; refuse one above ``most``."""
         number = int(self.scalar(_U64))
         if number > most:
             raise _ImplausibleError(f"it claims {number} {what}")
         return number
 
     def string(self) -> str:
+        """Read a string."""
         length = self.count("bytes in one string", _MOST_STRING)
         raw = self.data[self.at : self.at + length]
         if len(raw) < length:
@@ -277,6 +289,7 @@ class _Cursor:
         return bytes(raw).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Scalar | Array:
+        """Read a metadata value of a type."""
         if kind == STRING:
             return self.string()
         if kind == ARRAY:
@@ -287,6 +300,7 @@ class _Cursor:
         return bool(number) if kind == BOOL else number
 
     def array(self) -> Array:
+        """Read a metadata array; strings and long arrays are skipped, and only counted."""
         kind = self.u32()
         count = self.count("elements in one array", _MOST_ELEMENTS)
         if kind == STRING:
@@ -302,6 +316,7 @@ class _Cursor:
         return Array(count, None)
 
     def tensor(self) -> _Row:
+        """Read one row of the tensor table."""
         name = self.string()
         dimensions = self.u32()
         if dimensions > 4:
@@ -311,29 +326,29 @@ class _Cursor:
         return name, shape, kind, int(self.scalar(_U64))
 
     def _skip_strings(self, count: int) -> None:
-        # The one hot loop: a vocabulary and its merges are some 300,000 strings.
+        # The only hot loop: a vocabulary and its merges are some 300,000 strings.
         at, data, unpack = self.at, self.data, _U64.unpack_from
         for _ in range(count):
             at += 8 + unpack(data, at)[0]
         self.at = at
 
 
-def _padded(size: int, alignment: int) -> int:
+def _pad(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
 
 
-def _not_gguf(start: bytes, size: int) -> str:
+def _describe_start(start: bytes, size: int) -> str:
     if size == 0:
         return "is empty"
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the model itself"
     if start[:1] in (b"<", b"{"):
-        return "is not a GGUF file: it is text, perhaps an error page saved under its name"
+        return "is not a GGUF file: it is text, perhaps an error page saved under that name"
     return f"is not a GGUF file: it starts with {start[:4]!r}"
 
 
 def _refuse(path: Path, why: str) -> ModelUnavailable:
     return ModelUnavailable(
         f"{path.name} {why}",
-        f"delete {path} and pull the model again with `etui models pull`",
+        f"delete {path} and download the model again with `etui models pull`",
     )

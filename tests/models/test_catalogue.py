@@ -126,7 +126,7 @@ def test_unknown_name_offers_the_nearest(config: Config) -> None:
             "2:26",
             "one",
         ),
-        ("models:\n  a: {size: s, sources: [{}]}", "2:26", "wheels, hf or path"),
+        ("models:\n  a: {size: s, sources: [{}]}", "2:26", "wheels, hf and path"),
         ("models:\n  ../a: {size: s, sources: [{path: x}]}", "2:", "cannot name a model"),
         ("models:\n  a.gguf: {size: s, sources: [{path: x}]}", "2:", "cannot name a model"),
         ("models:\n  a: {size: s, sha256: 12ab, sources: [{path: x}]}", "2:24", "64 hexadecimal"),
@@ -143,7 +143,7 @@ def test_unknown_name_offers_the_nearest(config: Config) -> None:
         (
             "models:\n  a: {size: s, split: none, tensor_split: [1], sources: [{path: x}]}",
             "2:43",
-            "one GPU holds it all",
+            "has no effect with `split: none`",
         ),
         ("models:\n  a: {size: s, gpu_layers: some, sources: [{path: x}]}", "2:28", "auto"),
         (
@@ -154,7 +154,7 @@ def test_unknown_name_offers_the_nearest(config: Config) -> None:
         (
             "models:\n  a: {size: s, sources: [{wheels: [{package: 'a{4..1}==1', file: x}]}]}",
             "2:46",
-            "no range",
+            "not a range",
         ),
         ("models:\n  a: {size: s, sources: [{hf: {repo: a, file: c.gguf}}]}", "2:38", "repo"),
         ("models: [", "2:1", "parsing"),

@@ -57,7 +57,7 @@ def test_missing_file_names_the_command_that_pulls_it(config: Config, make_gguf:
 def test_missing_file_that_was_renamed_is_pointed_at(config: Config, make_gguf: Make) -> None:
     data = make_gguf(1)
     put(config, "other-name", data)
-    with pytest.raises(ModelUnavailable, match=r"other-name\.gguf there has its size"):
+    with pytest.raises(ModelUnavailable, match=r"other-name\.gguf has the same size"):
         require(spec_of(data), config)
 
 

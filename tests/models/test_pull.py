@@ -193,9 +193,12 @@ def test_right_sha256_of_something_that_is_no_gguf_is_refused(config: Config, in
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ({"tiny/data/a": b"1", "tiny/data/b": b"2"}, r"holds 2 files .*tiny/data/a, tiny/data/b"),
-        ({"tiny/__init__.py": b""}, "holds 0 files"),
-        ({"tiny/data/": b""}, "holds 0 files"),
+        (
+            {"tiny/data/a": b"1", "tiny/data/b": b"2"},
+            r"contains 2 files .*tiny/data/a, tiny/data/b",
+        ),
+        ({"tiny/__init__.py": b""}, "contains 0 files"),
+        ({"tiny/data/": b""}, "contains 0 files"),
         ({"tiny/data/a": b""}, "empty file"),
     ],
 )
@@ -286,7 +289,7 @@ def test_full_disk_is_told_before_the_download(
     offer(index, make_gguf(1))
     usage = shutil.disk_usage(config.home)._replace(free=10)
     monkeypatch.setattr("etui.models.files.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DownloadFailed, match="not enough room") as caught:
+    with pytest.raises(DownloadFailed, match="not enough disk space") as caught:
         pull(spec_of(make_gguf(1), row(3)), config)
     assert "ETUI_MODELS" in caught.value.fix
     assert index.downloads() == []

@@ -1,1 +1,1 @@
-"""etui on this machine: opens everything, decides, answers."""
+"""etui on this machine: what every front end starts from, to decide and to answer."""

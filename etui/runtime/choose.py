@@ -1,4 +1,4 @@
-"""Choose the arm that a front end asked for: by model, by arm, or by what a policy decides."""
+"""Choose the arm that answers a query: a named model, a named arm, or the policy's decision."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def choose(
 
     Args:
         query: The question with its chat.
-        overrides: What the user named on the command line or in the app.
+        overrides: The user's options, from the command line or the app.
         runtime: This machine.
         read_host: Reads the state of the machine; only called when a policy decides.
-        confirm: Asks the user whether to exceed a budget; None where there is no one to ask.
+        confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
         within_budgets: Whether the policy's hourly and daily budgets apply.
 
     Raises:
         UsageError: A name does not exist, or the overrides exclude each other.
         InvalidFile: The policy is not valid.
-        ModelUnavailable: No model that may answer is on this machine.
-        BudgetSpent: A budget refuses, or the user did not confirm.
+        ModelUnavailable: No model that the policy allows is on this machine.
+        BudgetSpent: A spent budget refuses the query, or the user did not confirm.
     """
     config, catalogue = runtime.config, runtime.catalogue
     if overrides.model and (overrides.policy or overrides.arm):
@@ -54,7 +54,7 @@ def choose(
     model = overrides.model or (config.model if not (overrides.policy or overrides.arm) else None)
     if model:
         model = catalogue_name(model, config, catalogue)
-        catalogue.get(model)  # an unknown name is reported before anything is spent
+        catalogue.get(model)  # report an unknown name before any energy is used
         named = "--model" if overrides.model else "`model` in config.yaml"
         arm = Arm(overrides.reasoning or "direct", model)
         return Choice(apply_overrides(Decision(arm, None, None, f"{named} {model}"), overrides))
@@ -79,7 +79,7 @@ def _load_policy(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
     on_disk = models_on_disk(config, catalogue)
     if not any(on_disk(spec.name) for spec in catalogue):
         raise ModelUnavailable(
-            f"there is no model on this machine yet: {config.models_dir} holds none",
+            f"there is no model on this machine yet: none in {config.models_dir}",
             f"run: etui models pull {STARTER}",
         )
     return policy

@@ -1,4 +1,4 @@
-"""What is here and what is missing on this machine, each with the exact line that mends it."""
+"""Diagnose what etui finds on this machine and what is missing, with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _TOOLKITS = {
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """Whether llama.cpp can use a GPU, and how to make it.
+    """Whether llama.cpp can use a GPU, and how to enable it.
 
     Attributes:
-        compiled_in: This build of llama.cpp has a GPU backend.
-        devices: GPUs it sees, in words.
-        graphics_cards: Vendors of the GPUs on the bus, whether or not anything uses them.
+        compiled_in: Whether this build of llama.cpp has a GPU backend.
+        devices: GPUs that llama.cpp can use, with their memory, as text.
+        graphics_cards: Vendors of the GPUs on the bus, whether or not they are used.
         fix: The command that reinstalls llama.cpp with offload; empty when none is needed.
+        problem: Why llama.cpp cannot be loaded; empty if it can.
     """
 
     compiled_in: bool
@@ -40,7 +41,7 @@ class Offload:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder etui uses, and whether it can."""
+    """A folder or file that etui writes to, and whether it can."""
 
     name: str
     path: str
@@ -50,7 +51,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class ModelOnDisk:
-    """A model whose file is here; ``problem`` says why it cannot serve."""
+    """A model whose file is on disk; ``problem`` says why it cannot be used."""
 
     name: str
     path: str
@@ -60,7 +61,7 @@ class ModelOnDisk:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Everything ``etui doctor`` found: the document of ``etui doctor --json``."""
+    """The findings of ``etui doctor``; the document of ``etui doctor --json``."""
 
     versions: dict[str, str | None]
     offload: Offload
@@ -72,7 +73,7 @@ class Diagnosis:
 
 
 def diagnose(config: Config) -> Diagnosis:
-    """Look at everything; what cannot be looked at becomes a problem, never an exception."""
+    """Check everything; a failed check becomes a problem, never an exception."""
     from etui.energy.discovery import find_sources
     from etui.runtime.provenance import provenance
 
@@ -84,17 +85,17 @@ def diagnose(config: Config) -> Diagnosis:
     names = ("etui", "llama_cpp_python", "python", "system")
     return Diagnosis(
         versions={name: facts[name] for name in names},
-        offload=_offload(config),
+        offload=_check_offload(config),
         channels=found.probes,
         unmeasured=found.unmeasured,
-        models=_models(config, problems),
-        folders=_folders(config),
-        problems=tuple(problems + _policy_problems(config)),
+        models=_check_models(config, problems),
+        folders=_check_folders(config),
+        problems=tuple(problems + _check_policy(config)),
     )
 
 
-def reinstall_command(vendors: Sequence[str], python: str = sys.executable) -> str:
-    """The command that builds llama-cpp-python for the first of these GPU vendors."""
+def build_reinstall_command(vendors: Sequence[str], python: str = sys.executable) -> str:
+    """Build the command that reinstalls llama-cpp-python for the first of these GPU vendors."""
     vendor = next((v for v in ("NVIDIA", "AMD", "Intel") if v in vendors), None)
     if vendor is None:
         return ""
@@ -104,7 +105,7 @@ def reinstall_command(vendors: Sequence[str], python: str = sys.executable) -> s
     )
 
 
-def _offload(config: Config) -> Offload:
+def _check_offload(config: Config) -> Offload:
     from etui.energy.sources.pci import graphics_cards
     from etui.engine.library import Library
     from etui.units import bytes_text
@@ -119,13 +120,13 @@ def _offload(config: Config) -> Offload:
             f"{d.description}: {bytes_text(d.free_bytes)} of {bytes_text(d.total_bytes)} free"
             for d in library.gpus()
         )
-        fix = "" if library.offloads else reinstall_command(cards)
+        fix = "" if library.offloads else build_reinstall_command(cards)
         return Offload(library.offloads, devices, cards, fix)
     finally:
         library.close()
 
 
-def _models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...]:
+def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...]:
     from etui.models.catalogue import load_catalogue
     from etui.models.files import model_path
     from etui.models.gguf import check_gguf
@@ -149,15 +150,15 @@ def _models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...]:
     return tuple(models)
 
 
-def _folders(config: Config) -> tuple[Folder, ...]:
+def _check_folders(config: Config) -> tuple[Folder, ...]:
     return (
-        _folder("home", config.home, "ETUI_HOME"),
-        _folder("models", config.models_dir, "ETUI_MODELS"),
-        _log_database(config),
+        _check_folder("home", config.home, "ETUI_HOME"),
+        _check_folder("models", config.models_dir, "ETUI_MODELS"),
+        _check_log(config),
     )
 
 
-def _folder(name: str, path: Path, variable: str) -> Folder:
+def _check_folder(name: str, path: Path, variable: str) -> Folder:
     nearest = path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
@@ -165,14 +166,14 @@ def _folder(name: str, path: Path, variable: str) -> Folder:
         return Folder(name, str(path), False, f"{nearest} is not a folder: set {variable}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         return Folder(name, str(path), False, f"{nearest} is not writable: set {variable}")
-    return Folder(name, str(path), True, "" if path.exists() else "made when it is needed")
+    return Folder(name, str(path), True, "" if path.exists() else "will be created when needed")
 
 
-def _log_database(config: Config) -> Folder:
+def _check_log(config: Config) -> Folder:
     from etui.log.database import open_for_reading
 
     if not config.database.exists():
-        return Folder("log", str(config.database), True, "made when it is needed")
+        return Folder("log", str(config.database), True, "will be created when needed")
     try:
         connection = open_for_reading(config)
         if connection is not None:
@@ -182,7 +183,7 @@ def _log_database(config: Config) -> Folder:
     return Folder("log", str(config.database), True)
 
 
-def _policy_problems(config: Config) -> list[str]:
+def _check_policy(config: Config) -> list[str]:
     from etui.models.catalogue import load_catalogue
     from etui.routing.library import load_policy
 

@@ -1,4 +1,4 @@
-"""Explain why a policy would choose an arm, with every signal and prediction; nothing is loaded."""
+"""Explain why a policy would choose an arm, with every signal and prediction, loading no model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from etui.runtime.open import Runtime
 
 _CONFIDENCE = 0.9
-"""Of the bound shown beside an accuracy where no objective asks for another."""
+"""Confidence of the accuracy bound that is shown, unless an objective asks for another."""
 
 
 class ModelOfArm(TypedDict):
-    """One of the models that can serve the arm."""
+    """One of the models that an arm may use."""
 
     model: str
     on_disk: bool
 
 
 class PeriodLimit(TypedDict):
-    """What all turns of an hour or a day may spend; see ``plan.PeriodBudget``."""
+    """The joules that all turns of an hour or a day may use.
+
+    See :class:`etui.routing.limits.PeriodBudget`.
+    """
 
     period: str
     joules: float
@@ -37,7 +40,7 @@ class PeriodLimit(TypedDict):
 
 
 class NeedFound(TypedDict):
-    """What the question seems to need; probabilities that it gains and loses by it."""
+    """A predicted need of the question, with the probabilities that it helps and that it harms."""
 
     need: Literal["reasoning", "larger_model"]
     base: str
@@ -49,7 +52,7 @@ class NeedFound(TypedDict):
 
 
 class Explanation(DecisionTrace):
-    """The document of ``etui policy explain --json``; None where the arm does without."""
+    """The document of ``etui policy explain --json``; None for what the arm does not use."""
 
     query: str
     policy_file: str
@@ -64,15 +67,15 @@ class Explanation(DecisionTrace):
 
 
 def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
-    """Explain the decision for a query as plain JSON values, with what its arm would do and needs.
+    """Explain the decision for a query as plain JSON values.
 
     Args:
         query: The question.
-        policy: The rules; they need not be saved.
-        runtime: This machine, whose log, state and fits are read; nothing is loaded.
+        policy: The policy, which need not be saved.
+        runtime: This machine, whose log, state and fits are read; no model is loaded.
 
     Raises:
-        EtuiError: The policy selects no arm, or what was fitted for it is damaged.
+        EtuiError: The policy selects no arm, or the policy's fit is damaged.
     """
     decision = decide_for_show(query, policy, runtime)
     arm = decision.arm
@@ -91,12 +94,12 @@ def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
             {"period": b.period, "joules": b.joules, "when_exceeded": b.when_exceeded}
             for b in policy.period_budgets
         ],
-        "needs": _needs(query, policy, runtime.config),
+        "needs": _predict_needs(query, policy, runtime.config),
     }
 
 
-def _needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:
-    """Predict what the question needs beyond each base arm; empty where nothing was fitted."""
+def _predict_needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:
+    """Predict what the question needs beyond each base arm; empty without a fit."""
     from etui.routing.accuracy.predictor import load_heads
 
     heads = load_heads(policy, config)
@@ -117,10 +120,10 @@ def _needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:
 def decide_for_show(query: Query, policy: Policy, runtime: Runtime[Any]) -> Decision:
     """Decide with every signal evaluated and every candidate predicted, for display.
 
-    Where no model of the policy is on this machine, decide as if every model were.
+    If no model of the policy is on this machine, decide as if all of them were.
 
     Raises:
-        EtuiError: The policy selects no arm, or what was fitted for it is damaged.
+        EtuiError: The policy selects no arm, or the policy's fit is damaged.
     """
     from etui.runtime.host import read_host
 
@@ -137,11 +140,11 @@ def decide_for_show(query: Query, policy: Policy, runtime: Runtime[Any]) -> Deci
             available=lambda model: True,
             every_signal=True,
         )
-    return _with_predictions(choice.decision, query, knowledge.predictor)
+    return _add_predictions(choice.decision, query, knowledge.predictor)
 
 
-def _with_predictions(decision: Decision, query: Query, predictor: Predictor) -> Decision:
-    """Add the predictions of each arm, also where no rule asked for them."""
+def _add_predictions(decision: Decision, query: Query, predictor: Predictor) -> Decision:
+    """Add the predictions of each arm, also if no rule needed them."""
     from etui.routing.limits import Candidate
 
     arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)

@@ -1,4 +1,4 @@
-"""Reads the state of the machine that policies look at: battery, memory, time of day."""
+"""Read the state of the machine that policies may use: battery, memory, GPUs, time of day."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ def read_host(
     watts: float | None = None,
     nvml: Any = None,
 ) -> HostState:
-    """The state of the machine now; never fails.
+    """Read the state of the machine; it never fails, what cannot be read is None.
 
-    It takes about a millisecond, and with an NVIDIA driver as long as starting NVML does where
-    nothing in this process started it before.
+    It takes about a millisecond, plus the start of NVML if this process has not started it yet.
 
     Args:
         config: Names the root of sysfs.
-        resident: Model in memory, known to whoever runs the engine.
-        watts: Power of the machine, known to whoever runs the recorder.
+        resident: Name of the model in memory, from the caller that runs the engine.
+        watts: Power of the machine, from the caller that runs the recorder.
         nvml: The ``pynvml`` module; None imports it.
     """
-    temperature, gpu_free_bytes = _gpus(nvml)
-    percent, discharging = _battery(config.sysfs_dir / "class" / "power_supply")
+    temperature, gpu_free_bytes = _read_gpus(nvml)
+    percent, discharging = _read_battery(config.sysfs_dir / "class" / "power_supply")
     now = time.localtime()
     return HostState(
         battery_percent=percent,
         on_battery=discharging,
         hour=now.tm_hour + now.tm_min / 60,
-        free_memory_gb=_free_memory_gb(),
+        free_memory_gb=_read_free_memory_gb(),
         gpu_free_memory_gb=None if gpu_free_bytes is None else gpu_free_bytes / 1e9,
         gpu_temperature=temperature,
         watts=watts,
@@ -45,8 +44,8 @@ def read_host(
     )
 
 
-def _gpus(nvml: Any) -> tuple[float | None, float | None]:
-    """(temperature of the hottest, free bytes of the one with the most) of the NVIDIA GPUs."""
+def _read_gpus(nvml: Any) -> tuple[float | None, float | None]:
+    """Read the temperature of the hottest NVIDIA GPU, and the most free bytes of any of them."""
     try:
         nvml = nvml or importlib.import_module("pynvml")
         nvml.nvmlInit()
@@ -64,14 +63,14 @@ def _gpus(nvml: Any) -> tuple[float | None, float | None]:
             with suppress(nvml.NVMLError):
                 free_bytes.append(float(nvml.nvmlDeviceGetMemoryInfo(handle).free))
     except nvml.NVMLError:
-        pass  # a GPU that fell off the bus: what the others said still counts
+        pass  # a GPU fell off the bus: use what the others returned
     finally:
         with suppress(nvml.NVMLError):
-            nvml.nvmlShutdown()  # counted by NVML: the recorder's own start stays in force
+            nvml.nvmlShutdown()  # NVML counts its starts, so the recorder's stays valid
     return max(temperatures, default=None), max(free_bytes, default=None)
 
 
-def _free_memory_gb() -> float | None:
+def _read_free_memory_gb() -> float | None:
     import psutil
 
     try:
@@ -80,18 +79,18 @@ def _free_memory_gb() -> float | None:
         return None
 
 
-def _battery(supplies: Path) -> tuple[float | None, bool | None]:
-    """(charge in percent, whether it is discharged) of the machine's first battery.
+def _read_battery(supplies: Path) -> tuple[float | None, bool | None]:
+    """Read the charge in percent and whether the machine's first battery is discharging.
 
-    Linux says it below sysfs; elsewhere psutil knows. Batteries of a mouse or a headset carry
-    ``scope: Device`` and are not the machine's.
+    The source is sysfs on Linux and psutil on other systems. Batteries of a mouse or a headset have
+    ``scope: Device`` and do not count.
     """
     if not supplies.is_dir():
-        return _battery_elsewhere()
+        return _read_battery_by_psutil()
     for supply in sorted(supplies.iterdir()):
-        if _read(supply / "type") != "Battery" or _read(supply / "scope") == "Device":
+        if _read_text(supply / "type") != "Battery" or _read_text(supply / "scope") == "Device":
             continue
-        capacity, status = _read(supply / "capacity"), _read(supply / "status")
+        capacity, status = _read_text(supply / "capacity"), _read_text(supply / "status")
         try:
             percent = float(capacity) if capacity is not None else None
         except ValueError:
@@ -100,7 +99,7 @@ def _battery(supplies: Path) -> tuple[float | None, bool | None]:
     return None, None
 
 
-def _battery_elsewhere() -> tuple[float | None, bool | None]:
+def _read_battery_by_psutil() -> tuple[float | None, bool | None]:
     import psutil
 
     if psutil.LINUX or not hasattr(psutil, "sensors_battery"):
@@ -112,7 +111,7 @@ def _battery_elsewhere() -> tuple[float | None, bool | None]:
     return float(battery.percent), None if plugged is None else not plugged
 
 
-def _read(path: Path) -> str | None:
+def _read_text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:

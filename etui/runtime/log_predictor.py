@@ -1,7 +1,7 @@
-"""What the arms of a policy are expected to spend and to get right on this machine.
+"""Predict the joules and the accuracy of a policy's arms on this machine.
 
-Put together from the log (operating curves, speeds, what arms put out before) and from what was
-fitted for the policy. Nothing is opened or read before somebody asks, and each model is read once.
+The predictions come from the log (operating curves, speeds, earlier output lengths) and from the
+policy's fit. Both are read at the first prediction that needs them, and each model once.
 """
 
 from __future__ import annotations
@@ -23,23 +23,35 @@ if TYPE_CHECKING:
 
 
 class Heads(Protocol):
-    """What was fitted from graded answers."""
+    """The policy's fit: models of accuracy, fitted to graded answers."""
 
-    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None: ...
+    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
+        """Predict the accuracy of an arm on a query; None if the arm was not fitted.
 
-    def calibrated(
-        self, arm: Arm, confidence: float | None, margin: float | None
-    ) -> float | None: ...
+        Args:
+            arm: The arm.
+            query: The question.
+            confidence: One-sided confidence of the lower bound.
+        """
+
+    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
+        """Turn the raw confidence of an answer into the probability that it is right.
+
+        Args:
+            arm: The arm that answered.
+            confidence: The arm's own confidence in its answer.
+            margin: Distance between the two best options.
+        """
 
 
 class LogPredictor:
-    """The outlook of this machine; see :class:`etui.routing.prediction.Predictor`.
+    """Predictor for this machine; see :class:`etui.routing.prediction.Predictor`.
 
     Args:
-        config: Whose log.
+        config: Names the log.
         catalogue: The models.
-        resident: Name of the model in memory; None where it is not known or none is.
-        read_heads: Reads what was fitted, when it is asked for first; None where nothing was.
+        resident: Name of the model in memory; None if unknown or none.
+        read_heads: Reads the fit, at the first prediction of an accuracy; returns None without one.
     """
 
     def __init__(
@@ -58,50 +70,53 @@ class LogPredictor:
         self._text: tuple[Query, TextFacts] | None = None
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
-        """What the arm would spend; None where nothing is known of its model."""
+        """Predict the joules of an arm; None if nothing is known about its model."""
         from etui.routing.joules_predictor import forecast
 
-        facts = self._facts_of(arm.model)
+        facts = self._find_facts(arm.model)
         if facts is None:
             return None
         resident = arm.model == self._resident
-        return forecast(arm, self._text_of(query), facts, resident=resident)
+        return forecast(arm, self._measure_text(query), facts, resident=resident)
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        """How likely the arm is right; None where nothing was fitted.
+        """Predict the probability that an arm is right; None without a fit.
 
         Raises:
-            InvalidFile: What was fitted is damaged.
+            InvalidFile: The policy's fit is damaged.
         """
-        heads = self._fitted()
+        heads = self._load_heads()
         return heads.accuracy(arm, query, confidence) if heads is not None else None
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Probability that the answer is right; None where nothing was fitted.
+        """Predict the probability that a given answer is right; None without a fit.
 
         Raises:
-            InvalidFile: What was fitted is damaged.
+            InvalidFile: The policy's fit is damaged.
         """
-        heads = self._fitted()
+        heads = self._load_heads()
         return heads.calibrated(arm, confidence, margin) if heads is not None else None
 
-    def _fitted(self) -> Heads | None:
+    def _load_heads(self) -> Heads | None:
         if self._heads is None:
             self._heads = (self._read_heads(),)
         return self._heads[0]
 
-    def _text_of(self, query: Query) -> TextFacts:
+    def _measure_text(self, query: Query) -> TextFacts:
         if self._text is None or self._text[0] is not query:
             self._text = (query, TextFacts(query))
         return self._text[1]
 
-    def _facts_of(self, model: str) -> LoggedModelFacts | None:
+    def _find_facts(self, model: str) -> LoggedModelFacts | None:
         if model not in self._facts:
             self._facts[model] = self._read_facts(model)
         return self._facts[model]
 
     def _read_facts(self, model: str) -> LoggedModelFacts | None:
-        """A log that cannot be read costs a prediction, not an answer."""
+        """Read a model's facts from the log; None if the log cannot be read or has none.
+
+        A log that cannot be read must not prevent an answer.
+        """
         from etui.log.model_facts import model_facts
         from etui.log.queries import LogReader
         from etui.models.files import recorded_sha256
@@ -116,21 +131,21 @@ class LogPredictor:
             return None
 
 
-def predictor_for(
+def build_predictor(
     policy: Policy, config: Config, catalogue: Catalogue, resident: str | None = None
 ) -> LogPredictor:
-    """The outlook of a policy, with what was fitted for it.
+    """Build the predictor for a policy, with the policy's fit.
 
     Args:
-        policy: Whose fit is read, when an accuracy is asked for first.
-        config: Whose log.
+        policy: The policy, whose fit is read at the first prediction of an accuracy.
+        config: Names the log.
         catalogue: The models.
-        resident: Name of the model in memory; None where it is not known or none is.
+        resident: Name of the model in memory; None if unknown or none.
     """
 
-    def heads() -> Heads | None:
+    def read_heads() -> Heads | None:
         from etui.routing.accuracy.predictor import load_heads
 
         return load_heads(policy, config)
 
-    return LogPredictor(config, catalogue, resident, heads)
+    return LogPredictor(config, catalogue, resident, read_heads)

@@ -1,8 +1,8 @@
-"""Open etui on this machine: the one place where its parts are put together.
+"""Open etui on this machine: the only place where its parts are put together.
 
 Every front end (``ask``, ``bench``, the app, the policy commands) starts from a :class:`Runtime`.
-A part opens when it is first used, so that explaining a decision needs neither a power meter nor an
-engine, and a fault in the policy is reported before a model is loaded.
+Each part opens at its first use, so that explaining a decision needs no power meter and no engine,
+and an error in the policy is reported before a model is loaded.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ B = TypeVar("B", bound=ModelHost)
 
 @dataclass(frozen=True, slots=True)
 class PolicyKnowledge:
-    """What this machine knows beyond the query when a policy decides.
+    """Facts of this machine that a policy decides with, in addition to the query.
 
     Attributes:
-        predictor: Expected joules of the arms from the log, and their accuracy from the fit.
-        earlier: The questions that ``nearest`` signals compare with; None where the policy has no
-            such signal, or the log cannot be read.
+        predictor: Predicts the joules of the arms from the log, and their accuracy from the fit.
+        earlier: The questions that ``nearest`` signals compare with; None if the policy has no such
+            signal, or the log cannot be read.
     """
 
     predictor: LogPredictor
@@ -55,11 +55,11 @@ class PolicyKnowledge:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A decision and the predictor that its turn goes by.
+    """A decision, and the predictor to use while its turn runs.
 
     Attributes:
-        decision: The arm, or the cascade.
-        predictor: Expected joules and accuracy of the policy's arms; None where no policy decided.
+        decision: The chosen arm or cascade.
+        predictor: Predicts joules and accuracy of the policy's arms; None if no policy decided.
     """
 
     decision: Decision
@@ -67,17 +67,17 @@ class Choice:
 
 
 class Runtime(Generic[B]):
-    """Own the parts of etui that are open on this machine, and close them.
+    """Owns the parts of etui that are open on this machine, and closes them.
 
     Args:
         config: Folders and settings.
-        open_backend: Makes what answers, when it is first needed.
-        open_recorder: Makes the power meter, when it is first needed.
-        open_writer: Makes the writer of the log.
+        open_backend: Opens the backend, at its first use.
+        open_recorder: Opens the power meter, at its first use; None opens that of this machine.
+        open_writer: Opens the writer of the log, at its first use; None opens the usual one.
 
     Attributes:
-        catalogue: The models, as models.yaml had them when the runtime was opened or
-            :meth:`reload_catalogue` was last called.
+        catalogue: The models, as read when the runtime was opened or by the last
+            :meth:`reload_catalogue`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Runtime(Generic[B]):
 
     @cached_property
     def recorder(self) -> Recorder:
-        """The power meter, opened at its first use and not started."""
+        """The power meter, not started."""
         if self._open_recorder is not None:
             return self._open_recorder(self.config)
         from etui.energy.discovery import open_recorder
@@ -104,13 +104,13 @@ class Runtime(Generic[B]):
 
     @property
     def meter(self) -> Recorder:
-        """The power meter, recording."""
+        """The power meter, started."""
         self.recorder.start()
         return self.recorder
 
     @cached_property
     def backend(self) -> B:
-        """What answers, made at its first use; it has loaded no model by then."""
+        """The backend that answers, opened at its first use without any model."""
         return self._open_backend(self.config)
 
     @cached_property
@@ -124,30 +124,30 @@ class Runtime(Generic[B]):
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
-        """Versions, machine and settings of llama.cpp, which every turn is logged with."""
+        """Versions, machine and llama.cpp settings, which are logged with every turn."""
         from etui.runtime.provenance import provenance
 
         return provenance(self.config)
 
     def reload_catalogue(self) -> None:
-        """Read models.yaml again, so that a model pulled or edited meanwhile counts.
+        """Read models.yaml again, to notice models that were pulled or edited meanwhile.
 
         Raises:
-            InvalidFile: models.yaml is not valid any more.
+            InvalidFile: models.yaml is no longer valid.
         """
         self.catalogue = load_catalogue(self.config)
 
     def collect_knowledge(self, policy: Policy, resident: str | None = None) -> PolicyKnowledge:
-        """Collect what is known here for a policy's decisions; read when it is first asked for.
+        """Collect the facts of this machine for a policy's decisions; most are read when needed.
 
         Args:
-            policy: The rules; they need not be saved.
+            policy: The policy, which need not be saved.
             resident: Name of the model in memory, which needs no load.
         """
-        from etui.runtime.log_predictor import predictor_for
+        from etui.runtime.log_predictor import build_predictor
         from etui.runtime.similar_questions import read_neighbours
 
-        predictor = predictor_for(policy, self.config, self.catalogue, resident)
+        predictor = build_predictor(policy, self.config, self.catalogue, resident)
         return PolicyKnowledge(predictor, read_neighbours(policy, self.config))
 
     def decide(
@@ -167,59 +167,62 @@ class Runtime(Generic[B]):
 
         Args:
             query: The question with its chat.
-            policy: The rules; they need not be saved.
-            host: State of the machine; None where host signals are unknown (a replay).
-            arm: An arm of the policy to take without trying its rules.
-            knowledge: What is known for this policy; None collects it now.
-            degraded: Why the cheapest arm is to answer; None lets the rules decide.
-            available: Which models count as being on disk; None looks.
-            every_signal: Whether signals that no rule needed are evaluated as well, for display.
-            shadow: Whether the policy's shadow decides as well.
+            policy: The policy, which need not be saved.
+            host: State of the machine; None leaves host signals unknown (a replay).
+            arm: An arm of the policy to use without trying the rules.
+            knowledge: Facts of this machine for the policy; None collects them now.
+            degraded: Why the cheapest arm has to answer; None lets the rules decide.
+            available: Returns whether a model counts as on disk; None looks at the disk.
+            every_signal: Whether signals that no rule needed are evaluated too, for display.
+            shadow: Whether the policy's shadow decides too.
 
         Raises:
             UsageError: The policy has no such arm.
-            ModelUnavailable: No model that may answer is on this machine.
-            InvalidFile: What was fitted for the policy is damaged.
+            ModelUnavailable: No model that the policy allows is on this machine.
+            InvalidFile: The policy's fit is damaged.
         """
         from etui.routing.decide import decide, decide_arm
 
-        here = available or models_on_disk(self.config, self.catalogue)
+        is_available = available or models_on_disk(self.config, self.catalogue)
         if knowledge is None:
             knowledge = self.collect_knowledge(policy, host.resident if host is not None else None)
         predictor = knowledge.predictor
         if arm is not None:
-            named = decide_arm(policy, arm, available=here, query=query, outlook=predictor)
+            named = decide_arm(policy, arm, available=is_available, query=query, outlook=predictor)
             if degraded:
-                named = replace(named, notices=(*named.notices, f"{degraded}: as named, {arm}"))
+                notice = f"{degraded}: {arm} answers anyway, as it was named"
+                named = replace(named, notices=(*named.notices, notice))
             return Choice(named, predictor)
         decision = decide(
             query,
             policy,
-            available=here,
+            available=is_available,
             host=host,
             outlook=predictor,
             neighbours=knowledge.earlier,
             every_signal=every_signal,
         )
         if degraded:
-            decision = _cheapest(decision, policy, query, predictor, here, degraded)
+            decision = _replace_by_cheapest(
+                decision, policy, query, predictor, is_available, degraded
+            )
         if decision.cascade is not None:
-            predictor.calibrated(decision.arm, None, None)  # a damaged fit is reported at once
+            predictor.calibrated(decision.arm, None, None)  # report a damaged fit now
         if shadow:
-            decision = self._with_shadow(decision, policy, query, here, host)
+            decision = self._add_shadow(decision, policy, query, is_available, host)
         return Choice(decision, predictor)
 
-    def _with_shadow(
+    def _add_shadow(
         self,
         decision: Decision,
         policy: Policy,
         query: Query,
-        here: Callable[[str], bool],
+        is_available: Callable[[str], bool],
         host: HostState | None,
     ) -> Decision:
         from etui.routing.shadow import with_shadow
 
-        def look_ahead(other: Policy) -> tuple[LogPredictor, EarlierQuestions | None]:
+        def collect(other: Policy) -> tuple[LogPredictor, EarlierQuestions | None]:
             known = self.collect_knowledge(other, host.resident if host is not None else None)
             return known.predictor, known.earlier
 
@@ -229,23 +232,23 @@ class Runtime(Generic[B]):
             query,
             self.config,
             self.catalogue.models,
-            available=here,
+            available=is_available,
             host=host,
-            look_ahead=look_ahead,
+            look_ahead=collect,
         )
 
     def serve(self, arm: Arm) -> Served:
-        """Find the model file of an arm, and count net joules from its idle baseline from now on.
+        """Find the model file of an arm, and use its idle baseline for net joules from now on.
 
         Raises:
-            ModelUnavailable: Not on disk, damaged, or another file than it should be.
+            ModelUnavailable: The file is missing, damaged, or has another sha256.
         """
         spec, path = find_model_file(arm, self.config, self.catalogue)
         settings = {"idle_baseline": self.use_idle_baseline(spec.name)}
         return Served(spec, path, token_cost_for(arm, spec, self.config), settings)
 
     def use_idle_baseline(self, model: str) -> str | None:
-        """Count net joules from a model's idle baseline; return which one it is, None without."""
+        """Use a model's idle baseline for net joules; return which one is used, None without."""
         from etui.energy.idle_baseline import load_baselines, use
 
         return use(self.recorder, load_baselines(self.config), model)
@@ -263,10 +266,10 @@ class Runtime(Generic[B]):
 
         Args:
             query: The question with its chat.
-            choice: What :meth:`decide` returned.
-            writer: Takes the record; None writes to the log.
-            settings: Settings of the turn beyond versions and threads.
-            cancelled: Whether the user has stopped the turn.
+            choice: The result of :meth:`decide`.
+            writer: Saves the record; None writes to the log.
+            settings: Settings of the turn, in addition to versions and threads.
+            cancelled: Returns whether the user has stopped the turn.
         """
         from etui.turn.run import run_turn
 
@@ -283,10 +286,10 @@ class Runtime(Generic[B]):
         )
 
     def close(self) -> None:
-        """Close what was opened: the backend, the log, the power meter.
+        """Close the parts that were opened: the backend, the log, the power meter.
 
         Raises:
-            LogUnavailable: Something could not be written; says where it went.
+            LogUnavailable: Something could not be written; the message says where it was saved.
         """
         opened = vars(self)
         try:
@@ -312,7 +315,7 @@ class Runtime(Generic[B]):
         if error is None:
             self.close()
         else:
-            with suppress(LogUnavailable):  # the first error is the one to report
+            with suppress(LogUnavailable):  # report the first error
                 self.close()
 
 
@@ -329,17 +332,17 @@ def open_runtime(
         InvalidFile: models.yaml is not valid.
     """
 
-    def local(config: Config) -> LocalBackend:
+    def open_backend(config: Config) -> LocalBackend:
         from etui.backends.local import LocalBackend
 
         return LocalBackend(config)
 
-    def writer(config: Config) -> TurnWriter:
+    def open_writer(config: Config) -> TurnWriter:
         from etui.log.writer import TurnWriter
 
         return TurnWriter(config, on_log_error)
 
-    return Runtime(config, local, open_writer=writer)
+    return Runtime(config, open_backend, open_writer=open_writer)
 
 
 def open_process_runtime(config: Config) -> Runtime[ProcessBackend]:
@@ -349,29 +352,29 @@ def open_process_runtime(config: Config) -> Runtime[ProcessBackend]:
         InvalidFile: models.yaml is not valid.
     """
 
-    def process(config: Config) -> ProcessBackend:
+    def open_backend(config: Config) -> ProcessBackend:
         from etui.backends.process import ProcessBackend
 
         return ProcessBackend(config)
 
-    return Runtime(config, process)
+    return Runtime(config, open_backend)
 
 
-def _cheapest(
+def _replace_by_cheapest(
     decision: Decision,
     policy: Policy,
     query: Query,
     predictor: LogPredictor,
-    here: Callable[[str], bool],
+    is_available: Callable[[str], bool],
     why: str,
 ) -> Decision:
-    """Put the cheapest arm in place of the decision's own, with a notice."""
+    """Replace the arm of a decision by the cheapest one, with a notice."""
     from etui.routing.decide import cheapest_arm
 
-    arm = cheapest_arm(policy, query, predictor, here)
-    notice = f"{why}: {arm.name} answers, the cheapest arm"
+    arm = cheapest_arm(policy, query, predictor, is_available)
+    notice = f"{why}: the cheapest arm, {arm.name}, answers"
     joules = predictor.joules(arm, query)
-    instead = f" in place of {decision.arm.name}" if decision.arm.name != arm.name else ""
+    instead = f" instead of {decision.arm.name}" if decision.arm.name != arm.name else ""
     return replace(
         decision,
         arm=arm,

@@ -1,4 +1,4 @@
-"""Apply command-line overrides to a decision."""
+"""Apply the user's options to a decision."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the user named; None leaves it to the policy, or to the arm's default.
+    """The user's options; None leaves a value to the policy or to the arm's default.
 
-    ``model`` spells an arm out and asks no policy; ``arm`` takes an arm of the policy without
-    asking its rules; the rest changes the arm that was found. ``over_budget`` says yes ahead to a
+    ``model`` defines an arm without any policy; ``arm`` names an arm of the policy and skips its
+    rules; the other options change the chosen arm. ``over_budget`` answers yes in advance to a
     budget that would ask.
     """
 
@@ -36,25 +36,28 @@ class Overrides:
 
 
 def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
-    """The decision with its arms changed as the command line says.
+    """Return a decision with its arms changed by the overrides.
 
-    Overrides for a way of reasoning ask for one answer, so a cascade is then its first arm alone.
+    Options for reasoning ask for a single answer, so they reduce a cascade to its first arm.
+
+    Raises:
+        UsageError: An option has no effect.
     """
     arm = _override_arm(decision.arm, overrides)
     _check_effect(arm, overrides)
     cascade = decision.cascade
     if cascade is None:
         return replace(decision, arm=arm)
-    ways = (
+    reasoning_options = (
         overrides.reasoning,
         overrides.think_tokens,
         overrides.votes,
         overrides.stop,
         overrides.style,
     )
-    if any(way is not None for way in ways):
-        alone = f"{arm.name} answers alone, as its way of reasoning was named"
-        return replace(decision, arm=arm, cascade=None, notices=(*decision.notices, alone))
+    if any(option is not None for option in reasoning_options):
+        notice = f"only {arm.name} answers, not the cascade: a reasoning option was given"
+        return replace(decision, arm=arm, cascade=None, notices=(*decision.notices, notice))
     arms = tuple(_override_arm(each, overrides) for each in cascade.arms)
     return replace(decision, arm=arm, cascade=replace(cascade, arms=arms))
 
@@ -82,23 +85,23 @@ def _check_effect(arm: Arm, overrides: Overrides) -> None:
     """Refuse overrides that would change nothing.
 
     Raises:
-        UsageError: Says which, and what to do instead.
+        UsageError: An option has no effect; the fix says what to do instead.
     """
     if arm.reasoning == "direct" and _or(overrides.think_tokens, 0):
         raise UsageError(
             "--think-tokens has no effect on a direct answer",
-            "add --reasoning cot, or leave it out",
+            "add --reasoning cot, or remove it",
         )
     if arm.reasoning != "vote" and (overrides.votes is not None or overrides.stop is not None):
         option = "--votes" if overrides.votes is not None else "--stop"
         raise UsageError(
             f"{option} has no effect on a single answer ({arm.reasoning})",
-            "add --reasoning vote, or leave it out",
+            "add --reasoning vote, or remove it",
         )
     if arm.reasoning == "vote" and arm.votes > 1 and arm.sampling.temperature == 0:
         raise UsageError(
-            "votes drawn with --temperature 0 are all the same",
-            f"raise it (without it votes are drawn with {VOTE_TEMPERATURE}), or use --votes 1",
+            "votes sampled with --temperature 0 are all the same",
+            f"raise it (the default for votes is {VOTE_TEMPERATURE}), or use --votes 1",
         )
 
 

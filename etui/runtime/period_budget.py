@@ -1,4 +1,4 @@
-"""The budgets of an hour and a day, held against what the log says was spent."""
+"""Compare the hourly and daily budgets with the energy that the log has recorded."""
 
 from __future__ import annotations
 
@@ -16,54 +16,61 @@ if TYPE_CHECKING:
     from etui.log.spending import Spending
 
 Confirm = Callable[[str], bool]
-"""Asks the user a question that is answered by yes or no."""
+"""Asks the user a question and returns whether the answer is yes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """A budget that is spent, and what was spent."""
+    """A spent budget, with the energy used in its period."""
 
     budget: PeriodBudget
     spending: Spending
 
     @property
     def text(self) -> str:
-        """``the last hour took 21.3 kJ, and the policy allows 20.0 kJ``."""
+        """``the last hour took 21.3 kJ, but the policy allows 20.0 kJ``."""
         period = "the last hour" if self.budget.period == "hour" else "today"
         kind = ESTIMATE if self.spending.estimated else None
         took = energy_text(self.spending.joules, kind=kind)
-        text = f"{period} took {took}, and the policy allows {energy_text(self.budget.joules)}"
+        text = f"{period} took {took}, but the policy allows {energy_text(self.budget.joules)}"
         if self.spending.unmeasured_turns:
             turns = count_text(self.spending.unmeasured_turns, "turn")
             text += f" ({turns} unmeasured and not counted)"
         return text
 
+    @property
+    def message(self) -> str:
+        """``the hourly budget is spent: the last hour took ...``."""
+        adjective = {"hour": "hourly", "day": "daily"}[self.budget.period]
+        return f"the {adjective} budget is spent: {self.text}"
 
-def period_start(budget: PeriodBudget, now: datetime) -> datetime:
-    """Where the period of a budget begins: an hour ago, or the last midnight of ``now``'s zone."""
+
+def compute_period_start(budget: PeriodBudget, now: datetime) -> datetime:
+    """Compute when a budget's period began: an hour ago, or the last midnight in ``now``'s zone."""
     if budget.period == "hour":
         return now - timedelta(hours=1)
     return now.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def overruns(
+def find_overruns(
     budgets: Sequence[PeriodBudget], spent_since: Callable[[datetime], Spending], now: datetime
 ) -> tuple[Overrun, ...]:
-    """The budgets that are spent by now.
+    """Find the budgets that are spent.
 
     Args:
-        spent_since: What was spent from an aware time on.
-        now: Local time, aware.
+        budgets: The budgets of the policy.
+        spent_since: Returns the energy used since a time with a zone.
+        now: Local time, with its zone.
     """
-    found = [Overrun(budget, spent_since(period_start(budget, now))) for budget in budgets]
+    found = [Overrun(budget, spent_since(compute_period_start(budget, now))) for budget in budgets]
     return tuple(each for each in found if each.spending.joules >= each.budget.joules)
 
 
 def read_overruns(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Overrun, ...]:
-    """The budgets that are spent by this machine's log; nothing is opened where there are none.
+    """Read the log and find the budgets that are spent; without budgets, the log is not opened.
 
     Raises:
-        LogUnavailable: The log cannot be read, so nobody knows what was spent.
+        LogUnavailable: The log cannot be read, so the energy used is unknown.
     """
     if not budgets:
         return ()
@@ -72,41 +79,34 @@ def read_overruns(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Over
 
     with LogReader(config) as log:
         now = datetime.now().astimezone()
-        return overruns(budgets, lambda moment: spent_since(log, moment), now)
+        return find_overruns(budgets, lambda moment: spent_since(log, moment), now)
 
 
 def settle(spent: Sequence[Overrun], confirm: Confirm | None, over_budget: bool) -> str | None:
-    """What follows from spent budgets, the strictest first; a notice if the turn is to be cheap.
+    """Apply the ``when_exceeded`` of spent budgets: first refuse, then ask, then degrade.
 
     Args:
-        spent: Budgets that are spent.
-        confirm: Asks the user; None where nobody can be asked.
-        over_budget: The user has said already that it may go on.
+        spent: The budgets that are spent.
+        confirm: Asks the user; None if there is no one to ask.
+        over_budget: Whether the user has agreed in advance.
 
     Returns:
-        Why the cheapest arm is to answer; None if the policy decides as usual.
+        Why the cheapest arm has to answer; None if the policy decides as usual.
 
     Raises:
-        BudgetSpent: The budget refuses, or nobody said yes.
+        BudgetSpent: A budget refuses, or the user did not agree.
     """
-    by_way = {way: [each for each in spent if each.budget.when_exceeded == way] for way in _WAYS}
-    for each in by_way["refuse"]:
-        raise BudgetSpent(
-            f"the {each.budget.period}'s budget is spent: {each.text}",
-            f"wait for the next {each.budget.period}, raise `budgets` in the policy, or name a "
-            "--model",
-        )
-    for each in by_way["ask"]:
-        said = over_budget or (
-            confirm is not None
-            and confirm(f"the {each.budget.period}'s budget is spent: {each.text}. Go on?")
-        )
-        if not said:
+    for each in spent:
+        if each.budget.when_exceeded == "refuse":
             raise BudgetSpent(
-                f"the {each.budget.period}'s budget is spent: {each.text}",
-                "add --over-budget to go on, or name a --model",
+                each.message,
+                f"wait for the next {each.budget.period}, raise `budgets` in the policy, or use "
+                "--model",
             )
-    return next((each.text for each in by_way["degrade"]), None)
-
-
-_WAYS = ("refuse", "ask", "degrade")
+    for each in spent:
+        if each.budget.when_exceeded == "ask":
+            agreed = over_budget or (confirm is not None and confirm(f"{each.message}. Continue?"))
+            if not agreed:
+                raise BudgetSpent(each.message, "add --over-budget to continue, or use --model")
+    degrading = (each for each in spent if each.budget.when_exceeded == "degrade")
+    return next((each.text for each in degrading), None)

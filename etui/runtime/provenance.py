@@ -1,4 +1,4 @@
-"""What is needed to repeat a turn on this machine, beside the arm: versions and machine."""
+"""What is needed to repeat a turn, in addition to the arm: versions, settings and machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def provenance(config: Config) -> dict[str, Any]:
-    """Versions, machine and the settings of llama.cpp that the Config fixes."""
+    """Collect versions, the machine and the llama.cpp settings that come from the Config."""
     return {
         "etui": __version__,
         "llama_cpp_python": package_version("llama-cpp-python"),
@@ -36,32 +36,34 @@ def provenance(config: Config) -> dict[str, Any]:
 
 
 def machine_name() -> str:
-    """The machine in words, as far as joules depend on it: ``AMD EPYC, 2 CPUs, Linux x86_64``.
+    """Describe the machine as far as joules depend on it: ``AMD EPYC, 2 CPUs, Linux x86_64``.
 
-    GPUs are told apart by their power channels, whose ids hold their serial number.
+    GPUs are not part of it: they are identified by their power channels, whose ids contain their
+    serial number.
     """
     system = f"{platform.system()} {platform.machine()}"
     return f"{processor_name()}, {os.cpu_count()} CPUs, {system}"
 
 
 def conditions(config: Config, channels: Sequence[Channel] = ()) -> Conditions:
-    """What joules per token depend on here and now, the model aside.
+    """Collect everything that joules per token depend on, except for the model.
 
     Args:
-        channels: The power channels of a total; none where they are not known.
+        config: Settings of llama.cpp.
+        channels: The power channels that are summed; none if unknown.
     """
     ids = tuple(channel.id for channel in channels)
-    return conditions_of(provenance(config), ids, _limit_watts(channels))
+    return conditions_of(provenance(config), ids, _sum_limits(channels))
 
 
-def _limit_watts(channels: Sequence[Channel]) -> float | None:
+def _sum_limits(channels: Sequence[Channel]) -> float | None:
     limits = [channel.limit_watts for channel in channels]
     known = [watts for watts in limits if watts is not None]
     return sum(known) if known and len(known) == len(limits) else None
 
 
 def processor_name() -> str:
-    """Read the model name of the processor; ``unknown processor`` where the system has none."""
+    """Read the model name of the processor; ``unknown processor`` if the system gives none."""
     try:
         with _CPUINFO.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -73,7 +75,7 @@ def processor_name() -> str:
 
 
 def package_version(package: str) -> str | None:
-    """Read the version of an installed package; None where it is not installed."""
+    """Read the version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

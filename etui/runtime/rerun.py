@@ -1,4 +1,4 @@
-"""Choose the next smaller or larger arm to ask a question again."""
+"""Choose the next smaller or larger arm to answer a question again."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ Direction = Literal["smaller", "larger"]
 
 
 _ANSWER_TOKENS = 128
-"""Tokens an answer is reckoned with, whatever its arm would allow it."""
+"""Assumed length of an answer in tokens, whatever the limit of its arm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One way to ask: the route that leads to it, and the work it is, bytes read for the answer."""
+    """A way to answer: its route, and its work in bytes of weights read."""
 
     route: Route
     work: float
 
 
-def work_of_arm(arm: Arm, size_bytes: int) -> float:
-    """Bytes of weights that decoding reads: what an answer costs grows with it."""
+def estimate_work(arm: Arm, size_bytes: int) -> float:
+    """Estimate the bytes of weights that decoding an answer reads; its cost grows with them."""
     if arm.readout == "choices":
         return float(size_bytes)
-    thought = arm.think_tokens if arm.reasoning != "direct" else 0
+    thinking = arm.think_tokens if arm.reasoning != "direct" else 0
     votes = arm.votes if arm.reasoning == "vote" else 1
-    return float(size_bytes) * votes * (thought + _ANSWER_TOKENS)
+    return float(size_bytes) * votes * (thinking + _ANSWER_TOKENS)
 
 
-def work_of_record(record: TurnRecord, size_bytes: int) -> float:
-    """The same of a turn that was answered, by what the log knows of its arm."""
+def estimate_turn_work(record: TurnRecord, size_bytes: int) -> float:
+    """Estimate the work of an answered turn, from the arm settings in its record."""
     settings = record.settings
     arm = Arm(
         record.arm,
@@ -50,11 +50,11 @@ def work_of_record(record: TurnRecord, size_bytes: int) -> float:
         votes=max(1, int(settings.get("votes") or 1)),
         readout="choices" if settings.get("readout") == "choices" else "text",
     )
-    return work_of_arm(arm, size_bytes)
+    return estimate_work(arm, size_bytes)
 
 
-def next_rung(rungs: Iterable[Rung], work: float, direction: Direction) -> Route | None:
-    """The nearest way to ask with clearly less or more work; None where there is none."""
+def choose_rung(rungs: Iterable[Rung], work: float, direction: Direction) -> Route | None:
+    """Choose the route with the nearest work that is clearly less or more; None without one."""
     if direction == "larger":
         above = [rung for rung in rungs if rung.work > work * 1.001]
         return min(above, key=lambda rung: rung.work).route if above else None
@@ -65,11 +65,21 @@ def next_rung(rungs: Iterable[Rung], work: float, direction: Direction) -> Route
 def other_route(
     record: TurnRecord, route: Route, direction: Direction, config: Config, catalogue: Catalogue
 ) -> Route | None:
-    """The next smaller or larger arm of the policy, else a model of this machine by itself.
+    """Find the next smaller or larger arm of the policy, or else a model without a policy.
+
+    Args:
+        record: The answered turn.
+        route: The route it took.
+        direction: Smaller or larger.
+        config: Folders and settings.
+        catalogue: The models.
+
+    Returns:
+        The other route; None if there is none.
 
     Raises:
         UsageError: The policy does not exist.
-        InvalidFile: It cannot be used.
+        InvalidFile: The policy is not valid.
     """
     from etui.arm import Arm
     from etui.models.files import model_path
@@ -77,23 +87,23 @@ def other_route(
     from etui.routing.library import load_policy
     from etui.runtime.serving import models_on_disk
 
-    here = models_on_disk(config, catalogue)
+    on_disk = models_on_disk(config, catalogue)
 
     def size(model: str) -> int:
-        return model_path(catalogue.get(model), config).stat().st_size if here(model) else 0
+        return model_path(catalogue.get(model), config).stat().st_size if on_disk(model) else 0
 
     policy = load_policy(route.policy, config, catalogue.models)
-    arms = [arm for plan in policy.arms.values() if (arm := served(plan, here)) is not None]
+    arms = [arm for plan in policy.arms.values() if (arm := served(plan, on_disk)) is not None]
     rungs = [
-        Rung(Route(route.policy, arm=arm.name), work_of_arm(arm, size(arm.model))) for arm in arms
+        Rung(Route(route.policy, arm=arm.name), estimate_work(arm, size(arm.model))) for arm in arms
     ]
-    work = work_of_record(record, size(record.model))
-    found = next_rung(rungs, work, direction)
+    work = estimate_turn_work(record, size(record.model))
+    found = choose_rung(rungs, work, direction)
     if found is not None:
         return found
-    alone = [
-        Rung(Route(route.policy, spec.name), work_of_arm(Arm("direct", spec.name), size(spec.name)))
-        for spec in catalogue
-        if here(spec.name)
+    models = [spec.name for spec in catalogue if on_disk(spec.name)]
+    rungs = [
+        Rung(Route(route.policy, name), estimate_work(Arm("direct", name), size(name)))
+        for name in models
     ]
-    return next_rung(alone, work, direction)
+    return choose_rung(rungs, work, direction)

@@ -1,4 +1,4 @@
-"""How the next questions find their arm."""
+"""The route of the next questions: a policy, an arm of it, or a model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How the next questions find their arm.
+    """How the arm of the next questions is chosen.
 
     Attributes:
         policy: Name of the policy that decides.
-        model: Model that answers whatever the policy says; None leaves it to the policy.
-        arm: Arm of the policy that answers whatever its rules say; None leaves it to them.
+        model: Model that answers without the policy; None leaves it to the policy.
+        arm: Arm of the policy that answers without its rules; None leaves it to the rules.
     """
 
     policy: str

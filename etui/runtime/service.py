@@ -1,4 +1,4 @@
-"""Run turns one at a time on the engine's child process, and keep models warm between them."""
+"""Run turns one at a time in the engine's child process, and keep models warm between them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,20 @@ if TYPE_CHECKING:
 
 
 LEAVE_SECONDS = 10.0
-"""How long closing waits for a running turn to reach the log."""
+"""How long closing waits until a running turn is in the log."""
 
 
 class TurnService:
-    """Run turns one at a time; see :class:`etui.tui.services.TurnRunner`.
+    """Runs turns one at a time; see :class:`etui.tui.services.TurnRunner`.
 
     Args:
         runtime: This machine, with llama.cpp in a child process; closed with the service.
         idle_tracker: Measures the idle baseline of a loaded model between turns.
+
+    Attributes:
+        confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
+        on_loaded: Called after :meth:`load` has loaded a model.
+        on_unloaded: Called with the name of each model that was unloaded.
     """
 
     def __init__(self, runtime: Runtime[ProcessBackend], idle_tracker: IdleTracker) -> None:
@@ -52,27 +57,33 @@ class TurnService:
         self._closed = False
         self._closing = threading.Lock()
         self._resident: str | None = None
-        self._held = Residents()
-        self._held_off = ""
+        self._residents = Residents()
+        self._refusal = ""
         self._idle_tracker = idle_tracker
-        self.confirm: Callable[[str], bool] | None = None  # asks whether to go on over a budget
+        self.confirm: Callable[[str], bool] | None = None
         self.on_loaded: Callable[[Loaded], object] = lambda _loaded: None
         self.on_unloaded: Callable[[str], object] = lambda _model: None
-        self._backend.on_unloaded = self._unloaded
+        self._backend.on_unloaded = self._handle_unload
 
     def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
-        """Decide, answer and save; wait until the turn before it has ended."""
+        """Decide, answer and save, once the turn before has ended; yield the turn's events.
+
+        Args:
+            query: The question with its chat.
+            route: How its arm is chosen.
+            replaces: Id of the turn that this one replaces.
+        """
         from etui.runtime.choose import choose
         from etui.runtime.serving import refit_curve
 
-        self._refuse_if_held_off()
+        self._raise_if_refused()
         with self._idle:
             self._end_idle()
             self._cancelled.clear()
             self._runtime.reload_catalogue()
             choice = choose(
                 query,
-                _overrides_of(route),
+                _build_overrides(route),
                 self._runtime,
                 self._read_host,
                 confirm=self.confirm,
@@ -83,14 +94,14 @@ class TurnService:
                 settings={REPLACES: replaces} if replaces else None,
                 cancelled=self._cancelled.is_set,
             )
-            self._resident = None  # until the turn has shown that the engine lives
+            self._resident = None  # until the turn has shown that the engine is alive
             self._answering = True
             try:
                 with closing(turn) as events:
                     for event in events:
                         if self._cancelled.is_set():
-                            self._backend.cancel()  # again: the first may have come too early
-                        self._held.update(event, self._backend.pid)
+                            self._backend.cancel()  # again: the first one may have been too early
+                        self._residents.update(event, self._backend.pid)
                         yield event
                         if isinstance(event, TurnFinished):
                             refit_curve(event.record, self._config, self._writer.save_curve)
@@ -104,20 +115,25 @@ class TurnService:
             self._writer.flush()
 
     def warm_up(self, route: Route) -> Loaded | None:
-        """Load the model that the route would likely use, checked as before an answer."""
+        """Load the model that the route would most likely use, after checking its file."""
         from etui.runtime.serving import find_model_file
 
-        self._refuse_if_held_off()
+        self._raise_if_refused()
         with self._idle:
             arm = self._likely_arm(route)
             return self._load(*find_model_file(arm, self._config, self._runtime.catalogue))
 
     def load(self, model: str) -> Loaded | None:
-        """Load one model, checked as before an answer."""
+        """Load a model after checking its file; return None if it is in memory already.
+
+        Raises:
+            EtuiError: An answer or a load is running.
+            ModelUnavailable: The file is missing, damaged, or has another sha256.
+        """
         from etui.arm import Arm
         from etui.runtime.serving import find_model_file
 
-        with self._alone():
+        with self._exclusive():
             self._runtime.reload_catalogue()
             arm = Arm("direct", model)
             loaded = self._load(*find_model_file(arm, self._config, self._runtime.catalogue))
@@ -126,27 +142,41 @@ class TurnService:
             return loaded
 
     def unload(self, model: str) -> Unloaded | None:
-        """Give one model up."""
-        with self._alone():
+        """Unload a model; return None if it was not in memory.
+
+        Raises:
+            EtuiError: An answer or a load is running.
+        """
+        with self._exclusive():
             if model == self._resident:
                 self._end_idle()
                 self._resident = None
-            gone = None
+            unloaded = None
             for event in self._backend.unload(model):
                 if isinstance(event, Unloaded):
-                    gone = event
+                    unloaded = event
                     self._record_unload(event)
-            return gone
+            return unloaded
 
     def residents(self) -> tuple[str, ...]:
-        """Names of the models in memory."""
-        return self._held.names(self._backend.pid)
+        """Return the names of the models in memory."""
+        return self._residents.names(self._backend.pid)
 
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
-        """Give every model up, end the engine's process, and refuse questions meanwhile."""
-        with self._alone():
-            self._held_off = why
+        """Unload every model, end the engine process, and refuse questions meanwhile.
+
+        Args:
+            why: The error message for questions that are refused.
+
+        Yields:
+            A function that returns whether the service was closed.
+
+        Raises:
+            EtuiError: An answer or a load is running.
+        """
+        with self._exclusive():
+            self._refusal = why
             try:
                 self._end_idle()
                 self._resident = None
@@ -157,25 +187,29 @@ class TurnService:
                 self._backend.close()
                 yield lambda: self._closed
             finally:
-                self._held_off = ""
+                self._refusal = ""
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nothing else runs; refused while something does."""
-        self._refuse_if_held_off()
+    def _exclusive(self) -> Iterator[None]:
+        """Run the body while nothing else runs.
+
+        Raises:
+            EtuiError: An answer or a load is running.
+        """
+        self._raise_if_refused()
         if not self._idle.acquire(blocking=False):
             raise EtuiError(
-                "an answer or a load is on its way",
-                "wait for its end, or stop it with Esc in the chat",
+                "an answer or a model load is running",
+                "wait until it ends, or stop it with Esc in the chat",
             )
         try:
             yield
         finally:
             self._idle.release()
 
-    def _refuse_if_held_off(self) -> None:
-        if self._held_off:
-            raise EtuiError(self._held_off, "wait for its end, or stop it with Esc where it runs")
+    def _raise_if_refused(self) -> None:
+        if self._refusal:
+            raise EtuiError(self._refusal, "wait until it ends, or stop it with Esc on its screen")
 
     def _load(self, spec: ModelSpec, path: Path) -> Loaded | None:
         self._end_idle()
@@ -185,7 +219,7 @@ class TurnService:
                 self._record_unload(event)
             else:
                 loaded = event
-                self._held.update(event, self._backend.pid)
+                self._residents.update(event, self._backend.pid)
                 self._recorder.settle(event.end_ns)
                 self._writer.save_load(load_record(event, spec.sha256, self._recorder.energy))
         self._resident = spec.name
@@ -194,14 +228,14 @@ class TurnService:
         return loaded
 
     def _record_unload(self, event: Unloaded) -> None:
-        """A model is gone: keep what that cost, and tell whoever shows the models."""
-        self._held.update(event, self._backend.pid)
+        """Save the energy of an unload, and notify the listener."""
+        self._residents.update(event, self._backend.pid)
         self.on_unloaded(event.model)
         self._recorder.settle(event.end_ns)
         self._writer.save_unload(unload_record(event, self._recorder.energy))
 
     def likely_model(self, route: Route) -> str | None:
-        """Return the model that a plain question would use; None where none can serve."""
+        """Return the model that a plain question would use; None if no model can answer."""
         try:
             return self._likely_arm(route).model
         except ModelUnavailable:
@@ -220,10 +254,10 @@ class TurnService:
         self._backend.cancel()
 
     def close(self) -> None:
-        """Stop the running turn, wait until it is in the log, and release everything.
+        """Stop the running turn, wait until it is in the log, and close everything.
 
         Raises:
-            LogUnavailable: Something could not be written; says where it went.
+            LogUnavailable: Something could not be written; the message says where it was saved.
         """
         with self._closing:
             if not self._closed:
@@ -231,25 +265,25 @@ class TurnService:
                 self._close()
 
     def _close(self) -> None:
-        held = False
+        locked = False
         if not self._answering:
             self._end_idle()
         else:
             self.cancel()
-            held = self._idle.acquire(timeout=LEAVE_SECONDS)
+            locked = self._idle.acquire(timeout=LEAVE_SECONDS)
         self._backend.close()  # a load or a turn that did not stop ends with its process
-        held = held or self._idle.acquire(timeout=LEAVE_SECONDS)
+        locked = locked or self._idle.acquire(timeout=LEAVE_SECONDS)
         try:
             self._runtime.close()
         finally:
-            if held:
+            if locked:
                 self._idle.release()
 
-    def _unloaded(self, event: Unloaded) -> None:
-        """The engine no longer keeps a model warm: what it draws from now on is not the model's."""
+    def _handle_unload(self, event: Unloaded) -> None:
+        """End the idle measurement of a model that the engine has unloaded by itself."""
         self._record_unload(event)
         if not self._idle.acquire(blocking=False):
-            return  # a turn has begun, and with it the rest has ended
+            return  # a turn has started, which has ended the idle measurement
         try:
             if event.model == self._resident:
                 self._end_idle()
@@ -258,8 +292,8 @@ class TurnService:
             self._idle.release()
 
     def _end_idle(self) -> None:
-        """Keep the model's idle baseline if it has rested for long enough."""
-        with suppress(EtuiError):  # a baseline that cannot be kept must not cost the answer
+        """End the idle measurement, and save its baseline if it was long enough."""
+        with suppress(EtuiError):  # a baseline that cannot be saved must not prevent the answer
             self._idle_tracker.end()
 
     def _likely_arm(self, route: Route) -> Arm:
@@ -268,7 +302,7 @@ class TurnService:
         self._runtime.reload_catalogue()
         choice = choose(
             Query("Hello"),
-            _overrides_of(route),
+            _build_overrides(route),
             self._runtime,
             self._read_host,
             within_budgets=False,
@@ -283,7 +317,7 @@ class TurnService:
         return read_host(self._config, resident=self._resident, watts=watts)
 
 
-def _overrides_of(route: Route) -> Overrides:
+def _build_overrides(route: Route) -> Overrides:
     from etui.runtime.overrides import Overrides
 
     return (
@@ -294,14 +328,14 @@ def _overrides_of(route: Route) -> Overrides:
 
 
 class Residents:
-    """Names in the order of their loads; another process begins with none."""
+    """Names of the loaded models in the order of their loads; a new process starts with none."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
         self._pid: int | None = None
 
     def update(self, event: object, pid: int | None) -> None:
-        """Take note of what a load or an unload in process ``pid`` changes."""
+        """Apply a load or an unload in process ``pid``; other events change nothing."""
         if pid != self._pid:
             self._names.clear()
             self._pid = pid
@@ -312,5 +346,5 @@ class Residents:
                 self._names.pop(model, None)
 
     def names(self, pid: int | None) -> tuple[str, ...]:
-        """The models that process ``pid`` holds; none without a process."""
+        """Return the models in memory of process ``pid``; none without a process."""
         return tuple(self._names) if pid is not None and pid == self._pid else ()

@@ -1,4 +1,4 @@
-"""Resolve an arm to a model file on this machine, with its cost and curve from the log."""
+"""Resolve an arm to a model file on this machine, with its token cost and curve from the log."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 
 def token_cost_for(arm: Arm, spec: ModelSpec, config: Config) -> TokenCost | None:
-    """What the model's tokens cost; None where the arm does not ask or nobody knows.
+    """Read the joules per token of a model; None if unknown, or not needed by the arm.
 
-    The operating curve of this machine comes before the mean of the last turns.
-
-    A log that cannot be read costs no answer: its thought is then bounded by what is measured
-    while it goes on.
+    They come from the operating curve of this machine, or else from the mean of the last turns. A
+    log that cannot be read must not prevent an answer: its thinking is then limited by the energy
+    measured while it runs.
     """
     if arm.reasoning != "cot" or (arm.max_joules is None and arm.exchange is None):
         return None
@@ -41,10 +40,10 @@ def token_cost_for(arm: Arm, spec: ModelSpec, config: Config) -> TokenCost | Non
 
 
 def refit_curve(record: TurnRecord, config: Config, save: Callable[[CurveRecord], None]) -> None:
-    """Make the curve of a turn's model anew where enough turns have come since it was made.
+    """Fit the curve of a turn's model again if there are enough new turns in the log.
 
-    Mostly a look into the log; a fit, once in twenty turns, takes as long as importing scipy. A
-    log that cannot be read has been told of by whoever writes it.
+    Usually this only reads the log; a fit, every twenty turns, takes as long as importing scipy. A
+    log that cannot be read is ignored here: its writer has reported it.
     """
     if record.hops or record.status not in ("complete", "truncated"):
         return
@@ -60,23 +59,23 @@ def refit_curve(record: TurnRecord, config: Config, save: Callable[[CurveRecord]
 
 
 def catalogue_name(model: str, config: Config, catalogue: Catalogue) -> str:
-    """The name of an entry, where the path of its own file was given; else what was given."""
+    """Return the name of the entry if ``model`` is the path of its file; else ``model`` itself."""
     from etui.models.files import model_path
 
     stem = Path(model).stem
     if model.endswith(".gguf") and stem in catalogue:
-        place = model_path(catalogue.models[stem], config)
+        file = model_path(catalogue.models[stem], config)
         given = Path(model).expanduser()
-        if place.is_file() and given.is_file() and place.samefile(given):
+        if file.is_file() and given.is_file() and file.samefile(given):
             return stem
     return model
 
 
 def find_model_file(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
-    """The model of an arm with the hash its file was checked against, and the file.
+    """Find the model of an arm, with the hash its file was checked against, and the file.
 
     Raises:
-        ModelUnavailable: Not on disk, damaged, or another file than it should be.
+        ModelUnavailable: The file is missing, damaged, or has another sha256.
     """
     from etui.models.files import recorded_sha256, require
 
@@ -86,10 +85,10 @@ def find_model_file(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[Mod
 
 
 def models_on_disk(config: Config, catalogue: Catalogue) -> Callable[[str], bool]:
-    """A test whether a model of this name has a file here."""
+    """Return a function that tests whether the file of a named model is on this machine."""
     from etui.models.files import model_path
 
-    def here(name: str) -> bool:
+    def is_on_disk(name: str) -> bool:
         return name in catalogue and model_path(catalogue.get(name), config).is_file()
 
-    return here
+    return is_on_disk

@@ -1,4 +1,4 @@
-"""Reads the earlier questions that a policy's ``nearest`` signals look at."""
+"""Read the earlier questions that a policy's ``nearest`` signals compare with."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from etui.routing.policy import Policy
     from etui.routing.signals.similarity import Earlier, EarlierQuestions
 
-MOST = 2000
-"""Newest questions that are read of the log, and of the runs."""
+_MOST_QUESTIONS = 2000
+"""How many of the newest questions are read from the log, and from the runs."""
 
 _TURNS = """
     SELECT query, arm FROM turns
@@ -31,15 +31,17 @@ _ANSWERS = """
 
 
 def read_neighbours(policy: Policy, config: Config) -> EarlierQuestions | None:
-    """The earlier questions of the log and of bench runs, as far as the policy looks at them.
+    """Read the earlier questions from the log and from bench runs, if the policy uses them.
 
-    None where it looks at none, or the log cannot be read. Of bench runs only those count whose
-    questions still lie where they were read from; nothing is downloaded.
+    A bench run counts only if its question files are still in place; nothing is downloaded.
+
+    Returns:
+        The questions; None if no signal uses them, or the log cannot be read.
     """
     from etui.routing.signals.kinds import Nearest
 
-    wanted = {s.kind.asked.of for s in policy.signals.values() if isinstance(s.kind, Nearest)}
-    if not wanted:
+    origins = {s.kind.asked.of for s in policy.signals.values() if isinstance(s.kind, Nearest)}
+    if not origins:
         return None
     from etui.log.queries import LogReader
     from etui.routing.signals.similarity import EarlierQuestions
@@ -47,44 +49,46 @@ def read_neighbours(policy: Policy, config: Config) -> EarlierQuestions | None:
     try:
         with LogReader(config) as log:
             return EarlierQuestions(
-                tuple(_turns(log)) if "log" in wanted else (),
-                tuple(_graded(log, config)) if "runs" in wanted else (),
+                tuple(_read_turns(log)) if "log" in origins else (),
+                tuple(_read_graded(log, config)) if "runs" in origins else (),
             )
     except EtuiError:
-        return None  # the signals are then not known, and a turn goes on without them
+        return None  # the signals are then unknown, and the turn runs without them
 
 
-def _turns(log: LogReader) -> Iterator[Earlier]:
+def _read_turns(log: LogReader) -> Iterator[Earlier]:
     from etui.routing.signals.similarity import Earlier
 
-    for row in log.select(_TURNS, (MOST,)):
+    for row in log.select(_TURNS, (_MOST_QUESTIONS,)):
         yield Earlier(row["query"], row["arm"])
 
 
-def _graded(log: LogReader, config: Config) -> Iterator[Earlier]:
+def _read_graded(log: LogReader, config: Config) -> Iterator[Earlier]:
     from etui.routing.signals.similarity import Earlier
 
     suites: dict[tuple[str, str, str | None], Suite | None] = {}
-    for row in log.select(_ANSWERS, (MOST,)):
-        told = json.loads(row["config"])
-        key = (told.get("suite"), told.get("split"), told.get("data_path"))
+    for row in log.select(_ANSWERS, (_MOST_QUESTIONS,)):
+        run = json.loads(row["config"])
+        key = (run.get("suite"), run.get("split"), run.get("data_path"))
         if key not in suites:
-            suites[key] = _suite(*key, config)
+            suites[key] = _load_run_suite(*key, config)
         suite = suites[key]
         questions = suite.questions.get(row["subject"], ()) if suite is not None else ()
         if row["row"] < len(questions):
             yield Earlier(questions[row["row"]].text, row["arm"], bool(row["correct"]))
 
 
-def _suite(name: str | None, split: str | None, place: str | None, config: Config) -> Suite | None:
-    """The questions of a run; None where they are gone, or would have to be downloaded."""
+def _load_run_suite(
+    name: str | None, split: str | None, data_path: str | None, config: Config
+) -> Suite | None:
+    """Load the questions of a run; None if they are missing or would have to be downloaded."""
     from etui.datasets.suites import load_suite
 
-    if place is None or name is None or not Path(place).exists():
+    if data_path is None or name is None or not Path(data_path).exists():
         return None
     try:
-        if place.endswith(".csv"):
-            return load_suite(place, split or "test", None, config)
-        return load_suite(name, split or "test", Path(place), config)
+        if data_path.endswith(".csv"):
+            return load_suite(data_path, split or "test", None, config)
+        return load_suite(name, split or "test", Path(data_path), config)
     except EtuiError:
         return None

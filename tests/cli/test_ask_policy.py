@@ -80,7 +80,7 @@ def test_a_spent_hour_asks_refuses_or_degrades(etui, models, policy, etui_home):
     asked = policy(SPENT.replace("WAY", "ask"))
     refused = etui("ask", "Hi", "--policy", asked, models=models)
     assert (refused.returncode, refused.stdout) == (4, "")
-    assert "the hour's budget is spent" in refused.stderr
+    assert "the hourly budget is spent" in refused.stderr
     assert "--over-budget" in refused.stderr
     went_on = etui("ask", "Hi", "--policy", asked, "--over-budget", models=models)
     assert went_on.returncode == 0
@@ -88,6 +88,6 @@ def test_a_spent_hour_asks_refuses_or_degrades(etui, models, policy, etui_home):
     assert etui("ask", "Hi", "--policy", never, "--over-budget", models=models).returncode == 4
     cheap = etui("ask", "Hi", "--policy", policy(SPENT.replace("WAY", "degrade")), models=models)
     assert cheap.returncode == 0
-    assert "long answers, the cheapest arm" in cheap.stderr
+    assert "the cheapest arm, long, answers" in cheap.stderr
     with sqlite3.connect(etui_home / "etui.db") as connection:
         assert connection.execute("SELECT count(*) FROM turns").fetchone() == (3,)

@@ -126,14 +126,12 @@ def test_explain_of_a_cascade_an_objective_and_budgets(capsys: Capture, tmp_path
     code, out, _ = call(capsys, "explain", "add", "--policy", str(path))
     assert code == 0
     lines = out.splitlines()
-    assert "cascade    quick -> think, accepted from 0.75, at most 300 J" in lines
-    assert (
-        "budget     a turn 400 J or 60 s, then it answers with what it has; hour 20000 J, then ask"
-        in lines
-    )
+    assert "cascade    quick -> think, accepted at 0.75 or more, at most 300 J" in lines
+    budget = "400 J or 60 s per turn, then it answers with what it has; 20000 J per hour, then ask"
+    assert f"budget     {budget}" in lines
     assert "fallbacks  load failed: quick" in lines
     code, out, _ = call(capsys, "explain", "hello", "--policy", str(path))
-    assert "predicted  right with 0.60" in out
+    assert "predicted  right with probability 0.60" in out
     assert "based on the stated prior, no accuracy was fitted" in out
     code, document = call_json(capsys, "explain", "hello", "--policy", str(path))
     assert code == 0

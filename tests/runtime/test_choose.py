@@ -190,7 +190,9 @@ def test_overrides_for_every_answer_change_every_arm_of_a_cascade(climbing):
 def test_a_way_of_reasoning_that_is_named_ends_the_cascade(climbing):
     decision = climbing.choose(policy="mine", reasoning="cot", think_tokens=40)
     assert (decision.cascade, decision.arm.name, decision.arm.think_tokens) == (None, "quick", 40)
-    assert decision.notices == ("quick answers alone, as its way of reasoning was named",)
+    assert decision.notices == (
+        "only quick answers, not the cascade: a reasoning option was given",
+    )
 
 
 def test_a_damaged_fit_is_told_before_a_cascade_begins(climbing):

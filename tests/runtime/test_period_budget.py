@@ -16,7 +16,7 @@ from etui.routing.limits import PeriodBudget
 from etui.runtime.choose import choose
 from etui.runtime.open import open_runtime
 from etui.runtime.overrides import Overrides
-from etui.runtime.period_budget import overruns, period_start
+from etui.runtime.period_budget import compute_period_start, find_overruns
 from etui.turn.record import LoadRecord
 from tests.turn.stage import QUICK, Part, Stage, decided, play
 
@@ -72,15 +72,15 @@ def test_a_spent_hour_degrades_to_the_cheapest_and_says_so(spent, config):
     assert (decision.arm.name, decision.rule) == ("quick", "all")
     (notice,) = decision.notices
     assert notice == (
-        "the last hour took 101 J, and the policy allows 100 J: quick answers, the cheapest arm"
+        "the last hour took 101 J, but the policy allows 100 J: the cheapest arm, quick, answers"
     )
-    assert decision.why.startswith("a budget is spent, so quick answers in place of think")
+    assert decision.why.startswith("a budget is spent, so quick answers instead of think")
 
 
 def test_loads_and_estimates_count_and_unmeasured_turns_are_named(spent, config):
     spent((30, 60.0, "estimate"), (5, None, None), load=41.0)
     (notice,) = ask(config).notices
-    assert notice.startswith("the last hour took ~100 J (estimate), and the policy allows 100 J")
+    assert notice.startswith("the last hour took ~100 J (estimate), but the policy allows 100 J")
     assert "(1 turn unmeasured and not counted)" in notice
 
 
@@ -88,7 +88,7 @@ def test_a_named_arm_is_kept_with_a_notice(spent, config):
     spent((5, 500.0, "counter"))
     decision = ask(config, arm="think")
     assert decision.arm.name == "think"
-    assert decision.notices[0].endswith("as named, think")
+    assert decision.notices[0].endswith("think answers anyway, as it was named")
 
 
 def test_refuse_refuses_whatever_is_said(spent, config):
@@ -104,7 +104,8 @@ def test_ask_asks_and_a_no_refuses(spent, config):
     decision = ask(config, "ask", "", confirm=lambda question: not asked.append(question))
     assert decision.arm.name == "think"
     assert asked == [
-        "the hour's budget is spent: the last hour took 500 J, and the policy allows 100 J. Go on?"
+        "the hourly budget is spent: the last hour took 500 J, but the policy allows 100 J. "
+        "Continue?"
     ]
     for confirm in (None, lambda question: False):
         with pytest.raises(BudgetSpent) as caught:
@@ -129,8 +130,8 @@ def test_a_log_that_is_not_there_has_spent_nothing(config):
 def test_periods_begin_an_hour_ago_and_at_midnight():
     now = datetime(2026, 3, 1, 13, 20, tzinfo=UTC)
     hour, day = (PeriodBudget(period, 10.0, "degrade") for period in ("hour", "day"))
-    assert period_start(hour, now) == datetime(2026, 3, 1, 12, 20, tzinfo=UTC)
-    assert period_start(day, now) == datetime(2026, 3, 1, tzinfo=UTC)
-    found = overruns([hour, day], lambda m: Spending(9.0 if m.hour else 10.0, False, 0), now)
+    assert compute_period_start(hour, now) == datetime(2026, 3, 1, 12, 20, tzinfo=UTC)
+    assert compute_period_start(day, now) == datetime(2026, 3, 1, tzinfo=UTC)
+    found = find_overruns([hour, day], lambda m: Spending(9.0 if m.hour else 10.0, False, 0), now)
     assert [each.budget for each in found] == [day]
-    assert found[0].text == "today took 10.0 J, and the policy allows 10.0 J"
+    assert found[0].text == "today took 10.0 J, but the policy allows 10.0 J"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Message
 from etui.log.records import ChatRecord
-from etui.runtime.rerun import Rung, next_rung, work_of_arm, work_of_record
+from etui.runtime.rerun import Rung, choose_rung, estimate_turn_work, estimate_work
 from etui.runtime.route import Route
 from etui.tui.chat.conversation import (
     Asking,
@@ -126,7 +126,7 @@ RUNGS = [
      (300, "smaller", "large"), (150, "smaller", "quick"), (100, "smaller", None)],
 )  # fmt: skip
 def test_the_next_arm_is_the_nearest_in_work(work: float, direction: str, arm: str | None) -> None:
-    route = next_rung(RUNGS, work, direction)  # type: ignore[arg-type]
+    route = choose_rung(RUNGS, work, direction)  # type: ignore[arg-type]
     assert (route.arm if route else None) == arm
 
 
@@ -137,7 +137,7 @@ def test_thought_and_votes_are_more_work_and_reading_letters_the_least() -> None
         Arm("think", "m", "cot", think_tokens=128),
         Arm("vote", "m", "vote", think_tokens=128, votes=5),
     ]
-    works = [work_of_arm(arm, 1000) for arm in arms]
+    works = [estimate_work(arm, 1000) for arm in arms]
     assert works == sorted(works)
     assert len(set(works)) == 4
 
@@ -147,7 +147,7 @@ def test_the_work_of_a_logged_turn_is_that_of_its_arm(reasoning: str) -> None:
     arm = Arm("a", "m", reasoning, think_tokens=96, votes=3)  # type: ignore[arg-type]
     settings = {"think_tokens": 96 if reasoning != "direct" else 0, "votes": 3}
     record = turn_record(0, reasoning=reasoning, settings=settings)
-    assert work_of_record(record, 7) == work_of_arm(arm, 7)
+    assert estimate_turn_work(record, 7) == estimate_work(arm, 7)
 
 
 def test_two_costs_stand_below_each_other() -> None:

@@ -1,4 +1,4 @@
-"""The request for an answer, and what gives answers: in this process, or in a child process."""
+"""The request for an answer, and the protocols of the backends that answer it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
-    """One answer to give.
+    """A request for one answer.
 
     Attributes:
         model: The entry of models.yaml.
-        path: Its GGUF file, checked already.
+        path: Its GGUF file, already verified.
         messages: The conversation, the question last.
         arm: How to answer.
-        chat_id: The chat, so that its cache is found again; None for a single question.
-        price: What tokens of this model cost here; None where that is not known.
+        chat_id: Id of the chat, to reuse its cache; None for a single question.
+        price: Joules per token of this model on this machine; None if unknown.
     """
 
     model: ModelSpec
@@ -37,7 +37,7 @@ class AnswerRequest:
 
 
 class Answerer(Protocol):
-    """Answers requests: in this process, or in a child process."""
+    """Answers requests, in this process or in a child process."""
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Yield the events of one answer; the last is ``Finished``."""
@@ -46,20 +46,21 @@ class Answerer(Protocol):
         """End the running answer within one batch; safe from any thread."""
 
     def hurry(self) -> None:
-        """End the thinking and answer, since a budget is spent; safe from any thread."""
+        """End the thinking and answer now, because a budget is spent; safe from any thread."""
 
 
 class ModelHost(Answerer, Protocol):
-    """Answer requests, and keep models in memory between them."""
+    """Answers requests, and keeps models in memory between them."""
 
     def load(self, model: ModelSpec, path: Path) -> Iterable[Residence]:
-        """Load a model ahead of a question, while the result is read; yield what happened.
+        """Load a model before a question; yield loads and unloads as they happen.
 
-        Nothing is yielded when the model is in memory already.
+        The work is done while the result is iterated. Nothing is yielded if the model is in memory
+        already.
         """
 
     def unload(self, model: str) -> Iterable[Residence]:
-        """Unload a model between two answers; yield nothing when it is not in memory."""
+        """Unload a model between two answers; yield nothing if it is not in memory."""
 
     def close(self) -> None:
-        """Free every model."""
+        """Unload every model."""

@@ -1,4 +1,4 @@
-"""One calibration from end to end: a quiet machine, a loaded model, its points, the curve."""
+"""Run a calibration: check that the machine is idle, load the model, measure, fit the curve."""
 
 from __future__ import annotations
 
@@ -36,69 +36,82 @@ _SEED = 0
 _METER_WARM_UP_S = 1.2
 _BUSY_LOOK_S = 1.0
 _BUSY_SHARE = 0.2
-"""Of all CPUs, from which on something else is at work."""
+"""Utilisation of all CPUs above which other programs count as running."""
 
 
-class Shown(Protocol):
-    """Shows the progress: what it hands out is told how many points are done."""
+class ShowProgress(Protocol):
+    """Shows the progress of a calibration."""
 
     def __call__(
         self, order: Sequence[Visit], grid: Grid, speed: Speed, done: int
-    ) -> AbstractContextManager[Callable[[int], None]]: ...
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Show the progress during the body of a ``with``.
+
+        Args:
+            order: The measurements, in their order.
+            grid: The grid of lengths.
+            speed: Speed of the model, to estimate the time left.
+            done: Number of points measured before.
+
+        Returns:
+            Yields a function to call with the number of points measured so far.
+        """
 
 
-def measured_curve(
+def measure_curve(
     spec: ModelSpec,
     path: Path,
     config: Config,
     writer: TurnWriter,
     grid: Grid,
     *,
-    shown: Shown,
+    show_progress: ShowProgress,
     note: Callable[[str], object],
     force: bool = False,
     fresh: bool = False,
 ) -> tuple[OperatingCurve, bool]:
-    """Measure a model; its curve and its load are in the log by then.
+    """Measure a model's curve, and save the curve and the load of the model to the log.
 
     Args:
         spec: The model, with the hash its file was checked against.
-        writer: Takes curve and load.
-        grid: What is measured; lengths that the context cannot hold are left out.
-        shown: Shows the progress.
-        note: Takes a line on what a reader of the curve should know.
-        force: Measure on a machine that is at work.
-        fresh: Begin anew where an earlier calibration was stopped.
+        path: Its file.
+        config: Folders and settings.
+        writer: Writes the curve and the load to the log.
+        grid: The lengths to measure; those that do not fit into the context are left out.
+        show_progress: Shows the progress.
+        note: Called with a line that a reader of the curve should know.
+        force: Measure even if other programs use the machine.
+        fresh: Discard an interrupted calibration and start over.
 
     Returns:
-        The curve, and whether every length was measured: an interrupt keeps what there is.
+        The curve, and whether every length was measured; an interrupt keeps the points so far.
 
     Raises:
-        EtuiError: Nothing can be measured here, or the machine is at work.
+        EtuiError: Nothing can be measured on this machine, or other programs use it.
         Stopped: It was interrupted before there were enough points.
-        UsageError: The context holds too little of the grid.
+        UsageError: Too little of the grid fits into the context.
     """
     with open_recorder(config) as recorder:
         time.sleep(_METER_WARM_UP_S)
         if not recorder.selection.summed:
             raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
         _refuse_busy(recorder, force, note)
-        here = conditions(config, recorder.selection.summed)
+        now = conditions(config, recorder.selection.summed)
         with _in_memory(spec, path, config, recorder, writer) as (session, layers):
             use(recorder, load_baselines(config), spec.name)
             grid = fitted_into(grid, session.facts.context_tokens)
             order = visits(grid, _SEED)
-            file = PointsFile(config, spec.name, spec.sha256, grid, here)
+            file = PointsFile(config, spec.name, spec.sha256, grid, now)
             done = [] if fresh else file.read(order)
             file.write(done)
-            whole = visit_all(session, recorder, grid, order, done, file, shown)
-        curve = fitted(done, spec, here, recorder.idle_watts, layers, whole)
-    if whole:
+            complete = visit_all(session, recorder, grid, order, done, file, show_progress)
+        curve = fit_curve(done, spec, now, recorder.idle_watts, layers, complete)
+    if complete:
         file.remove()
     writer.save_curve(curve_record(curve))
     if shared := sum(point.shared for point in done):
         note(f"other processes used a GPU during {shared} of {len(done)} points")
-    return curve, whole
+    return curve, complete
 
 
 def visit_all(
@@ -108,39 +121,47 @@ def visit_all(
     order: Sequence[Visit],
     done: list[MeasuredPoint],
     file: PointsFile,
-    shown: Shown,
+    show_progress: ShowProgress,
 ) -> bool:
-    """Measure what is not done yet, adding to ``done``; False when Ctrl-C stopped it."""
+    """Measure the remaining visits and append them to ``done``; return False after Ctrl-C."""
     if len(done) == len(order):
         return True
-    bench = TurnTimer(session, meter, grid.window_s, seed=_SEED + len(done))
+    timer = TurnTimer(session, meter, grid.window_s, seed=_SEED + len(done))
     try:
         middle = Length(grid.computed[len(grid.computed) // 2], grid.output[len(grid.output) // 2])
-        speed = warm_up(bench, [Length(grid.computed[0], grid.output[0]), middle])
-        with shown(order, grid, speed, len(done)) as progress:
+        speed = warm_up(timer, [Length(grid.computed[0], grid.output[0]), middle])
+        with show_progress(order, grid, speed, len(done)) as update:
             for visit in order[len(done) :]:
                 time.sleep(grid.cool_down_s)
-                point = bench.measure(visit)
+                point = timer.measure(visit)
                 done.append(point)
                 file.add(point)
-                progress(len(done))
+                update(len(done))
     except KeyboardInterrupt:
         return False
     return True
 
 
-def fitted(
+def fit_curve(
     done: list[MeasuredPoint],
     spec: ModelSpec,
-    here: Conditions,
+    measured_under: Conditions,
     idle_watts: float | None,
     layers: int,
-    whole: bool,
+    complete: bool,
 ) -> OperatingCurve:
-    """The curve of the points on the grid, judged by those off it.
+    """Fit a curve to the points on the grid, and compute its error on those off the grid.
+
+    Args:
+        done: The measured points.
+        spec: The model.
+        measured_under: The conditions of the measurement.
+        idle_watts: Idle power in watts; None if unknown.
+        layers: Number of layers on a GPU.
+        complete: Whether every length was measured.
 
     Raises:
-        Stopped: It was stopped before there were enough points.
+        Stopped: The calibration was stopped before there were enough points.
     """
     on_grid = [measured.point for measured in done if not measured.visit.held_out]
     off_grid = [measured.point for measured in done if measured.visit.held_out]
@@ -150,22 +171,26 @@ def fitted(
             on_grid,
             spec.name,
             spec.sha256,
-            here,
+            measured_under,
             kind=str(kinds[-1]) if kinds else None,
             source="calibration",
             idle_watts=idle_watts,
             gpu_layers=layers,
         )
     except TooFewPoints as error:
-        if whole:
+        if complete:
             raise
         what = f"stopped after {len(done)} points: {error.what}"
-        raise Stopped(what, "the same command goes on from there") from error
+        raise Stopped(what, "run the same command again to resume") from error
     return replace(curve, held_out_mape=error_on(curve, off_grid))
 
 
 def _refuse_busy(recorder: Recorder, force: bool, note: Callable[[str], object]) -> None:
-    """Refuse a machine at work: its joules would be counted as the model's."""
+    """Refuse a busy machine, because its other joules would be counted as the model's.
+
+    Raises:
+        EtuiError: Other programs use the machine.
+    """
     import psutil
 
     start_ns = time.monotonic_ns()
@@ -178,17 +203,21 @@ def _refuse_busy(recorder: Recorder, force: bool, note: Callable[[str], object])
     what = "other processes use a GPU" if shared else f"the CPUs are busy ({use:.0%})"
     if not force:
         raise EtuiError(
-            f"the machine is not at rest: {what}",
-            "end what else runs, or measure all the same with --force",
+            f"the machine is not idle: {what}",
+            "end the other programs, or measure anyway with --force",
         )
-    note(f"the machine is not at rest: {what}; the curve will be too high")
+    note(f"the machine is not idle: {what}; the curve will be too high")
 
 
 @contextmanager
 def _in_memory(
     spec: ModelSpec, path: Path, config: Config, recorder: Recorder, writer: TurnWriter
 ) -> Iterator[tuple[Session, int]]:
-    """The model's session and its layers on a GPU; the load goes into the log with its joules."""
+    """Load the model and save its load, with its joules, to the log.
+
+    Yields:
+        The model's session, and its number of layers on a GPU.
+    """
     with closing(Residency(config)) as residency:
         loading, layers = residency.session(spec, path), 0
         while True:

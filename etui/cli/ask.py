@@ -1,4 +1,4 @@
-"""``etui ask``: one question, its answer on stdout, its price on stderr."""
+"""``etui ask``: answer one question; the answer goes to stdout, its energy cost to stderr."""
 
 from __future__ import annotations
 
@@ -22,54 +22,59 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("-m", "--model", metavar="NAME", help="Model that answers; no policy is asked.")
-@click.option("-p", "--policy", metavar="NAME|FILE", help="Policy that decides.")
-@click.option("-a", "--arm", metavar="NAME", help="Arm of the policy, without asking its rules.")
+@click.option("-m", "--model", metavar="NAME", help="Model that answers, without a policy.")
+@click.option("-p", "--policy", metavar="NAME|FILE", help="Policy that chooses the arm.")
+@click.option("-a", "--arm", metavar="NAME", help="Arm of the policy; its rules are skipped.")
 @click.option(
     "-r",
     "--reasoning",
     type=click.Choice(["direct", "cot", "vote"]),
-    help="How to answer: at once, after a thought, or by majority.",
+    help="Reasoning method: direct, chain of thought, or majority vote.",
 )
 @click.option(
-    "--think-tokens", type=click.IntRange(0, 100_000), metavar="N", help="Budget of the thought."
+    "--think-tokens",
+    type=click.IntRange(0, 100_000),
+    metavar="N",
+    help="Maximum number of thinking tokens.",
 )
 @click.option(
     "--votes",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Most answers of a majority (7 unless a policy says otherwise).",
+    help="Maximum number of votes (default: the policy's, or 7).",
 )
 @click.option(
     "--stop",
     type=click.Choice(["all", "lead", "flip", "adaptive"]),
-    help="When a majority is certain enough: after all votes, when the rest cannot change it, or "
-    "when that is unlikely (flip, the default; adaptive).",
+    help="When to stop voting: after all votes, when the remaining votes cannot change the result "
+    "(lead), or when a change is unlikely (flip, the default; adaptive).",
 )
 @click.option(
     "--style",
     type=click.Choice(["auto", "plain", "draft", "native"]),
-    help="How thought is asked for.",
+    help="How the model is asked to think.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(1, 100_000),
     metavar="N",
-    help="Tokens of the answer, beside the thought.",
+    help="Maximum number of answer tokens, thinking not included.",
 )
 @click.option(
     "-t",
     "--temperature",
     type=click.FloatRange(0, 5),
     metavar="T",
-    help="0 takes the likeliest token; a vote is drawn with 0.7 if nothing else is said.",
+    help="Sampling temperature; 0 picks the most likely token. Votes default to 0.7.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Seed of the draw.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Sampling seed.")
 @click.option("-s", "--system", metavar="TEXT", help="System prompt.")
 @click.option(
-    "--over-budget", is_flag=True, help="Go on where an hour's or day's budget would ask first."
+    "--over-budget", is_flag=True, help="Do not ask when an hourly or daily budget is spent."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and no stream.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of streaming."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer only.")
 def ask(
     prompt: str | None,
@@ -78,11 +83,11 @@ def ask(
     quiet: bool,
     **overrides: Any,
 ) -> int:
-    """Answer one question and show what it cost.
+    r"""Answer one question and show what it cost.
 
-    Standard input is appended to the prompt. The answer streams to stdout; the thought, the choice
-    and the price (tokens, tok/s, time to first token, joules with their uncertainty and kind,
-    joules per token, mean watts) go to stderr.
+    Standard input is appended to the prompt. The answer streams to stdout; the thinking, the
+    routing reason and the cost (tokens, tok/s, time to first token, joules with their uncertainty
+    and kind, joules per token, mean watts) go to stderr.
 
     \b
     etui ask "What is a joule?"
@@ -145,7 +150,7 @@ def _answer(
 
 
 def _print_document(event: TurnEvent) -> None:
-    """The turn as one JSON document, as soon as it is there: a failing log must not hide it."""
+    """Print the turn as one JSON document as soon as it has ended, even if the log then fails."""
     from etui.turn.events import TurnFinished
 
     if isinstance(event, TurnFinished):

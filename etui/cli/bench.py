@@ -1,4 +1,4 @@
-"""``etui bench``: MMLU on a GGUF, with accuracy, joules and error bars."""
+"""``etui bench``: measure accuracy and joules, with error bars, on multiple-choice questions."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ _COMMANDS = {
 
 
 class BenchGroup(click.Group):
-    """A group that runs a bench by itself, and whose commands are imported when they are called."""
+    """A group that runs a benchmark without a subcommand, and imports a subcommand when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all subcommands."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a subcommand; None for an unknown name."""
         if cmd_name not in _COMMANDS:
             return None
         command = getattr(importlib.import_module(f"etui.cli.bench_{cmd_name}"), cmd_name)
@@ -40,118 +42,151 @@ class BenchGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-def _limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """A number of questions, or ``all``."""
+def _parse_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Parse a number of questions or ``all``; None for all."""
     if value in (None, "all"):
         return None
     if not value or not value.isascii() or not value.isdigit() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is neither a number above 0 nor 'all'", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a number above 0 or 'all'", ctx, param)
     return int(value)
 
 
-def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Names separated by commas."""
+def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse names separated by commas."""
     names = tuple(part.strip() for part in (value or "").split(",") if part.strip())
     if value is not None and not names:
-        raise click.BadParameter("names nothing", ctx, param)
+        raise click.BadParameter("no names given", ctx, param)
     return names
 
 
 @click.group(cls=BenchGroup, invoke_without_command=True)
-@click.option("--suite", metavar="mmlu|sample|FILE", help="Questions: MMLU, the sample, or a CSV.")
-@click.option("--data", metavar="DIR|ARCHIVE", help="Where MMLU lies; else it is downloaded once.")
+@click.option(
+    "--suite",
+    metavar="mmlu|sample|FILE",
+    help="Questions: MMLU, the built-in sample, or a CSV file.",
+)
+@click.option(
+    "--data",
+    metavar="DIR|ARCHIVE",
+    help="Folder or archive of MMLU; without it, MMLU is downloaded once.",
+)
 @click.option(
     "--split",
     type=click.Choice(["test", "val", "dev"]),
     default="test",
     show_default=True,
-    help="Which questions: tune on val, test on test.",
+    help="Split of the questions: tune on val, evaluate on test.",
 )
-@click.option("-m", "--model", "models", multiple=True, metavar="NAME", help="Model; repeatable.")
+@click.option(
+    "-m", "--model", "models", multiple=True, metavar="NAME", help="Model to measure; repeatable."
+)
 @click.option(
     "-r",
     "--reasoning",
     "reasonings",
     multiple=True,
     type=click.Choice(["direct", "cot", "vote"]),
-    help="How --model answers; repeatable. Without it, log-probabilities are read.",
+    help="Reasoning method of --model; repeatable. Without it, log-probabilities are compared.",
 )
 @click.option(
     "-a",
     "--arms",
-    callback=_names,
+    callback=_parse_names,
     metavar="A,B",
-    help="Arms of the policy, on the same questions.",
+    help="Arms of the policy to measure, on the same questions.",
 )
-@click.option("-p", "--policy", metavar="NAME|FILE", help="Policy that decides each question.")
+@click.option(
+    "-p", "--policy", metavar="NAME|FILE", help="Policy that chooses an arm for each question."
+)
 @click.option(
     "-f",
     "--format",
     type=click.Choice(["letters", "letters-original", "cloze", "chat", "cot"]),
-    help="How a question is put: letters, or chat where something is generated.",
+    help="Prompt format (default: letters, or chat if the answer is generated).",
 )
 @click.option(
-    "--shots", type=click.IntRange(0, 5), metavar="0..5", help="Worked examples; by the format."
+    "--shots",
+    type=click.IntRange(0, 5),
+    metavar="0..5",
+    help="Number of worked examples (default: by the format).",
 )
 @click.option(
     "-n",
     "--limit",
-    callback=_limit,
+    callback=_parse_limit,
     metavar="N|all",
-    help="Draw so many questions, in proportion to the subjects' sizes.",
+    help="Number of questions, drawn in proportion to the sizes of the subjects.",
 )
 @click.option(
-    "--per-subject", type=click.IntRange(1), metavar="N", help="Draw so many of each subject."
+    "--per-subject",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of questions drawn from each subject.",
 )
-@click.option("--subjects", callback=_names, metavar="S,T", help="Only these subjects.")
+@click.option("--subjects", callback=_parse_names, metavar="S,T", help="Only these subjects.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
     metavar="N",
-    help="Draws the sample, shuffles the subjects, and seeds what is generated.",
+    help="Seed of the drawn questions, the order of the subjects, and the sampling.",
 )
-@click.option("--think-tokens", type=click.IntRange(0, 100_000), metavar="N", help="Budget.")
-@click.option("--votes", type=click.IntRange(1, 64), metavar="N", help="Most answers of a vote.")
+@click.option(
+    "--think-tokens",
+    type=click.IntRange(0, 100_000),
+    metavar="N",
+    help="Maximum number of thinking tokens.",
+)
+@click.option("--votes", type=click.IntRange(1, 64), metavar="N", help="Maximum number of votes.")
 @click.option(
     "--stop",
     type=click.Choice(["all", "lead", "flip", "adaptive"]),
-    help="When a vote is certain enough.",
+    help="When to stop voting.",
 )
-@click.option("--max-tokens", type=click.IntRange(1, 100_000), metavar="N", help="Of an answer.")
-@click.option("-t", "--temperature", type=click.FloatRange(0, 5), metavar="T", help="Of the draw.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Maximum number of answer tokens.",
+)
+@click.option(
+    "-t", "--temperature", type=click.FloatRange(0, 5), metavar="T", help="Sampling temperature."
+)
 @click.option(
     "--prefix-reuse/--no-prefix-reuse",
     default=True,
     show_default=True,
-    help="Compute worked examples once a subject, or with every question.",
+    help="Compute worked examples once per subject, or again for every question.",
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder.")
-@click.option("--resume", metavar="RUN", help="Go on with a run: its folder, its id, or 'last'.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the run."
+)
+@click.option("--resume", metavar="RUN", help="Resume a run: its folder, its id, or 'last'.")
 @click.option(
     "--fail-under",
     type=click.FloatRange(0, 100),
     metavar="PERCENT",
-    help="Exit with 4 if the accuracy (micro) of any arm is lower.",
+    help="Exit with code 4 if the micro-averaged accuracy of any arm is lower.",
 )
 @click.option(
     "--max-joules",
     type=click.FloatRange(0, min_open=True),
     metavar="J",
-    help="Stop part-way once so much was spent; exit with 3.",
+    help="Stop once this many joules are used; exit with code 3.",
 )
-@click.option("--dry-run", is_flag=True, help="Count the tokens that would be computed, and stop.")
+@click.option("--dry-run", is_flag=True, help="Only count the tokens that would be computed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document.")
 @click.option("--jsonl", "as_lines", is_flag=True, help="Print each answer as a line of JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not show progress.")
 @click.pass_context
 def bench(ctx: click.Context, /, **options: Any) -> None:
-    """Measure accuracy and joules on multiple-choice questions.
+    r"""Measure accuracy and joules on multiple-choice questions.
 
     \b
     etui bench --suite sample --model smollm2-135m
@@ -160,14 +195,15 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     etui bench --suite mmlu --limit 570 --policy balanced
     etui bench --resume last
 
-    The 95 % half width of an accuracy near 50 %, by the number of questions:
+    Half width of the 95 % interval of an accuracy near 50 %, by number of questions:
 
     \b
     100     285     570     1,140   2,850   5,700   14,042
     ±9.8    ±5.8    ±4.1    ±2.9    ±1.8    ±1.3    ±0.8   points
 
-    Below a thousand questions, differences of one to three points between two runs are invisible,
-    unless both answered the same questions: `etui bench compare` is paired and needs far fewer.
+    With fewer than a thousand questions, differences of one to three points between two runs are
+    not visible, unless both answered the same questions: `etui bench compare` is paired and needs
+    far fewer.
     """
     if ctx.invoked_subcommand is not None:
         given = [
@@ -180,28 +216,28 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
                 f"--{given[0].replace('_', '-')} before {ctx.invoked_subcommand!r} has no effect"
             )
         return
-    ctx.exit(_bench(ctx, options))
+    ctx.exit(_run_bench(ctx, options))
 
 
-def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
+def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.cli.bench_progress import watching
     from etui.config.config import make_home
     from etui.config.load import load_config
     from etui.runtime.open import open_runtime
 
     if options["as_json"] and options["as_lines"]:
-        raise click.UsageError("--json and --jsonl exclude each other")
+        raise click.UsageError("--json and --jsonl cannot be combined")
     config = load_config()
     make_home(config)
     stopped = Event()
     with (
         stop_signals(stopped) as on_stop,
-        watching(stream=options["as_lines"], quiet=options["quiet"]) as who,
-        open_runtime(config, on_log_error=lambda error: who.say(error.what)) as runtime,
+        watching(stream=options["as_lines"], quiet=options["quiet"]) as audience,
+        open_runtime(config, on_log_error=lambda error: audience.say(error.what)) as runtime,
     ):
         from etui.bench.run.runner import BenchRunner
 
-        runner = BenchRunner(runtime, who, stopped, on_stop)
+        runner = BenchRunner(runtime, audience, stopped, on_stop)
         if options["resume"] is not None:
             outcome = _resume(ctx, runner, options)
         else:
@@ -209,32 +245,35 @@ def _bench(ctx: click.Context, options: dict[str, Any]) -> int:
 
             if not options["suite"]:
                 raise UsageError(
-                    "no questions are named", "add --suite mmlu, --suite sample or --resume RUN"
+                    "no questions given", "add --suite mmlu, --suite sample or --resume RUN"
                 )
-            plan = plan_of(_request(options), config, runtime.catalogue, who.say)
+            plan = plan_of(_build_request(options), config, runtime.catalogue, audience.say)
             if plan.suite.notice:
-                who.say(plan.suite.notice)
+                audience.say(plan.suite.notice)
             if options["dry_run"]:
-                return _dry_run(plan, config, runtime.catalogue, as_json=options["as_json"])
+                return _print_token_counts(
+                    plan, config, runtime.catalogue, as_json=options["as_json"]
+                )
             outcome = runner.start(plan, options["out"], options["max_joules"])
-    return _report(outcome, options)
+    return _print_outcome(outcome, options)
 
 
 def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) -> RunOutcome:
     from etui.bench.run.plan import plan_again
     from etui.bench.store.find import find_run
 
-    free = {"resume", "fail_under", "max_joules", "as_json", "as_lines", "quiet"}
+    allowed = {"resume", "fail_under", "max_joules", "as_json", "as_lines", "quiet"}
     source = ctx.get_parameter_source
     extra = [
         name
         for name in options
-        if name not in free and source(name) is not click.core.ParameterSource.DEFAULT
+        if name not in allowed and source(name) is not click.core.ParameterSource.DEFAULT
     ]
     if extra:
         raise UsageError(
-            f"{_option(extra[0])} cannot be used with --resume: a run continues as it was started",
-            "leave it out, or start a new run",
+            f"{_format_option(extra[0])} cannot be used with --resume: a run continues with the "
+            "settings it was started with",
+            "remove it, or start a new run",
         )
     runtime = runner.runtime
     return runner.resume(
@@ -244,13 +283,13 @@ def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) ->
     )
 
 
-def _option(name: str) -> str:
+def _format_option(name: str) -> str:
     return {"models": "--model", "reasonings": "--reasoning"}.get(
         name, f"--{name.replace('_', '-')}"
     )
 
 
-def _request(options: dict[str, Any]) -> RunRequest:
+def _build_request(options: dict[str, Any]) -> RunRequest:
     from etui.bench.run.arms import ArmOverrides
     from etui.bench.run.plan import RunRequest
 
@@ -279,7 +318,9 @@ def _request(options: dict[str, Any]) -> RunRequest:
     )
 
 
-def _dry_run(plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bool) -> int:
+def _print_token_counts(
+    plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bool
+) -> int:
     from etui.bench.run.dry_run import count_tokens
 
     counts = count_tokens(plan, config, catalogue)
@@ -289,14 +330,14 @@ def _dry_run(plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bo
     for model, count in counts["models"].items():
         click.echo(
             f"{model}: {count['computed']:,} tokens to compute for {counts['questions']:,} "
-            f"questions ({count['prefix']:,} of them worked examples, once a subject); "
+            f"questions ({count['prefix']:,} of them for worked examples, once per subject); "
             f"{count['whole']:,} without reuse"
         )
     return ExitCode.DONE
 
 
-def _report(outcome: RunOutcome, options: dict[str, Any]) -> int:
-    """Print the result; return the exit code."""
+def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:
+    """Print the result and return the exit code."""
     from etui.bench.analysis.summary_text import headline
     from etui.text.codec import to_document
 
@@ -310,20 +351,20 @@ def _report(outcome: RunOutcome, options: dict[str, Any]) -> int:
             click.echo(f"note: {warning}", err=True)
         click.echo(f"report: {outcome.folder / 'report.html'}", err=True)
     if outcome.ending != "complete":
-        why = "the joules are spent" if outcome.ending == "joules" else "stopped"
+        why = "--max-joules reached" if outcome.ending == "joules" else "stopped"
         total = outcome.config.questions * len(outcome.config.contenders)
         raise Stopped(
             f"{why} after {len(outcome.samples):,} of {total:,} answers",
-            f"go on with: etui bench --resume {outcome.folder}",
+            f"resume with: etui bench --resume {outcome.folder}",
         )
-    wanted = options["fail_under"]
-    if wanted is None:
+    threshold = options["fail_under"]
+    if threshold is None:
         return ExitCode.DONE
     low = {
         name: 100 * arm.accuracy.micro.value
         for name, arm in summary.arms.items()
-        if 100 * arm.accuracy.micro.value < wanted
+        if 100 * arm.accuracy.micro.value < threshold
     }
     for name, percent in low.items():
-        click.echo(f"etui: {name}: accuracy {percent:.1f} % is under {wanted:g} %", err=True)
+        click.echo(f"etui: {name}: accuracy {percent:.1f} % is below {threshold:g} %", err=True)
     return ExitCode.GATE if low else ExitCode.DONE

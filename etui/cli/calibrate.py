@@ -30,24 +30,29 @@ Form = Literal["text", "json", "jsonl"]
 @click.option(
     "--grid",
     metavar="P,P,..xO,O,..",
-    help="Prompt and output lengths in tokens, as 32,128,512x16,64,192.",
+    help="Prompt and output lengths in tokens, for example 32,128,512x16,64,192.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(1, 50), metavar="N", help="How often each length is measured."
+    "--repeats",
+    type=click.IntRange(1, 50),
+    metavar="N",
+    help="Number of measurements of each length.",
 )
 @click.option(
     "--window",
     type=click.FloatRange(0, 60),
     metavar="S",
-    help="Repeat a phase back to back until it has lasted S seconds (2; quick 0.5).",
+    help="Repeat each phase back to back for at least S seconds (default 2; with --quick 0.5).",
 )
-@click.option("--quick", is_flag=True, help="A rough curve: fewer lengths, shorter windows.")
-@click.option("--force", is_flag=True, help="Measure though something else is at work.")
-@click.option("--fresh", is_flag=True, help="Begin anew where an earlier calibration was stopped.")
-@click.option("--from-log", is_flag=True, help="Fit to the turns in the log; measure nothing.")
+@click.option(
+    "--quick", is_flag=True, help="Measure a rough curve: fewer lengths, shorter windows."
+)
+@click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
+@click.option("--fresh", is_flag=True, help="Discard an interrupted calibration and start over.")
+@click.option("--from-log", is_flag=True, help="Fit to the turns in the log instead of measuring.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
-    "--jsonl", is_flag=True, help="Print a JSON line for every length measured, the curve last."
+    "--jsonl", is_flag=True, help="Print a JSON line per measured length, and the curve last."
 )
 def calibrate(
     model: str,
@@ -61,66 +66,70 @@ def calibrate(
     as_json: bool,
     jsonl: bool,
 ) -> int:
-    """Measure what a model's tokens cost on this machine.
+    r"""Measure what a model's tokens cost on this machine.
 
-    Prompts and outputs of several lengths are measured in random order, each again and again,
-    and a curve is fitted: joules as a function of tokens, prefill and decode apart. Routing
-    predicts with it. Turns off the grid tell how far it is off. Ctrl-C keeps what was measured, and
-    the same command goes on from there.
+    Measures prompts and outputs of several lengths repeatedly and in random order, and fits a
+    curve: joules as a function of tokens, separately for prefill and decode. Routing predicts
+    joules with this curve. Turns off the grid show how accurate it is. Ctrl-C keeps what was
+    measured, and the same command resumes.
 
     \b
     etui calibrate smollm2-135m
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
     """
-    from etui.calibration.run import measured_curve
-    from etui.cli.calibrate_progress import json_line, shown, told
+    from etui.calibration.run import measure_curve
+    from etui.cli.calibrate_progress import (
+        print_json_line,
+        print_progress_lines,
+        show_progress,
+    )
     from etui.config.config import make_home
     from etui.config.load import load_config
     from etui.log.writer import TurnWriter
 
     measuring = (grid, repeats, window, quick or None, force or None, fresh or None)
     if from_log and any(option is not None for option in measuring):
-        raise UsageError("--from-log measures nothing", "leave the other options out")
+        raise UsageError("--from-log measures nothing", "remove the measuring options")
     if as_json and jsonl:
-        raise UsageError("--json and --jsonl exclude each other", "leave one of them out")
+        raise UsageError("--json and --jsonl cannot be combined", "pass only one of them")
     config = load_config()
     make_home(config)
     form: Form = "json" if as_json else "jsonl" if jsonl else "text"
-    wanted = _grid(grid, repeats, window, quick)
+    lengths = _build_grid(grid, repeats, window, quick)
     with TurnWriter(config) as writer:
         writer.ready()
-        spec, path = _model(model, config)
+        spec, path = _find_model(model, config)
         if from_log:
-            curve = _from_log(spec, config, writer)
-            _show(curve, form, "complete")
+            curve = _fit_log(spec, config, writer)
+            _print_curve(curve, form, "complete")
             return ExitCode.DONE
         with stop_signals():
-            curve, whole = measured_curve(
+            curve, complete = measure_curve(
                 spec,
                 path,
                 config,
                 writer,
-                wanted,
-                shown=partial(told if jsonl else shown, spec.name),
-                note=(lambda text: json_line("note", text=text)) if jsonl else _note,
+                lengths,
+                show_progress=partial(print_progress_lines if jsonl else show_progress, spec.name),
+                note=(lambda text: print_json_line("note", text=text)) if jsonl else _print_note,
                 force=force,
                 fresh=fresh,
             )
-    _show(curve, form, "complete" if whole else "stopped")
-    if not whole:
-        click.echo("stopped part-way: the same command goes on from there", err=True)
-    return ExitCode.DONE if whole else ExitCode.PARTIAL
+    _print_curve(curve, form, "complete" if complete else "stopped")
+    if not complete:
+        click.echo("stopped before the end: run the same command again to resume", err=True)
+    return ExitCode.DONE if complete else ExitCode.PARTIAL
 
 
-def _note(text: str) -> None:
+def _print_note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _grid(text: str | None, repeats: int | None, window: float | None, quick: bool) -> Grid:
-    """What is to be measured.
+def _build_grid(text: str | None, repeats: int | None, window: float | None, quick: bool) -> Grid:
+    """Build the grid of lengths to measure.
 
     Raises:
-        UsageError: It is no grid, or too small to fit a curve to.
+        UsageError: The text is not a grid, or the grid is too small to fit a curve to.
     """
     from etui.calibration.grid import QUICK, Grid, parse_grid
     from etui.curves.fit import LEAST_POINTS
@@ -134,24 +143,24 @@ def _grid(text: str | None, repeats: int | None, window: float | None, quick: bo
     )
     if found.points < LEAST_POINTS:
         raise UsageError(
-            f"the grid {found} makes {found.points} points, and a curve takes {LEAST_POINTS}",
-            "give more lengths with --grid, or more --repeats",
+            f"the grid {found} has {found.points} points, but a curve needs {LEAST_POINTS}",
+            "add more lengths with --grid, or more --repeats",
         )
     return found
 
 
-def _model(name: str, config: Config) -> tuple[ModelSpec, Path]:
-    """The model with the hash its file was checked against, as turns know it."""
+def _find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
+    """Find the model, by its name in the log and with the hash of its file, and the file."""
     from etui.arm import Arm
     from etui.models.catalogue import load_catalogue
     from etui.runtime.serving import catalogue_name, find_model_file
 
     catalogue = load_catalogue(config)
-    shelf = catalogue_name(name, config, catalogue)
-    return find_model_file(Arm("direct", shelf), config, catalogue)
+    model = catalogue_name(name, config, catalogue)
+    return find_model_file(Arm("direct", model), config, catalogue)
 
 
-def _from_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:
+def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:
     from etui.energy.discovery import open_recorder
     from etui.log.curve_lookup import curve_of_log, turns_here
     from etui.log.curve_rows import curve_record
@@ -166,8 +175,8 @@ def _from_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingC
     return curve
 
 
-def _show(curve: OperatingCurve, form: Form, status: str) -> None:
-    from etui.cli.calibrate_progress import json_line
+def _print_curve(curve: OperatingCurve, form: Form, status: str) -> None:
+    from etui.cli.calibrate_progress import print_json_line
     from etui.curves.text import doubt_text, fit_lines, points_text
     from etui.log.curve_rows import curve_json
 
@@ -175,7 +184,7 @@ def _show(curve: OperatingCurve, form: Form, status: str) -> None:
         click.echo(json.dumps({"status": status, **curve_json(curve)}, indent=2))
         return
     if form == "jsonl":
-        json_line("curve", status=status, **curve_json(curve))
+        print_json_line("curve", status=status, **curve_json(curve))
         return
     click.echo(f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
     for line in fit_lines(curve):

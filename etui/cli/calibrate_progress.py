@@ -20,7 +20,7 @@ _LINES = 10
 
 
 @contextmanager
-def shown(
+def show_progress(
     model: str, order: Sequence[Visit], grid: Grid, speed: Speed, done: int
 ) -> Iterator[Callable[[int], None]]:
     """Print the expected time on stderr; yield a function that takes the number of points done."""
@@ -45,7 +45,7 @@ def shown(
 
 
 @contextmanager
-def told(
+def print_progress_lines(
     model: str, order: Sequence[Visit], grid: Grid, speed: Speed, done: int
 ) -> Iterator[Callable[[int], None]]:
     """Do the same as JSON lines on stdout, with ``done``, ``points`` and ``seconds_left``."""
@@ -55,13 +55,13 @@ def told(
         elapsed = time.monotonic() - start
         left = seconds_left(order, done, count, elapsed, grid, speed)
         rounded = None if left is None else round(left, 1)
-        json_line(event, model=model, done=count, points=len(order), seconds_left=rounded)
+        print_json_line(event, model=model, done=count, points=len(order), seconds_left=rounded)
 
     print_count(done, "begun")
     yield print_count
 
 
-def json_line(event: str, **facts: object) -> None:
+def print_json_line(event: str, **facts: object) -> None:
     """Print one JSON line on stdout and flush it, so that a reader of the pipe gets it at once."""
     sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Share between commands: JSON and tables on stdout, stop signals, and what policies need."""
+"""Functions that several commands share: JSON and tables on stdout, and stop signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
-    """The settings, the models there are, and a test which of them are on this machine."""
+    """Load the settings, the models, and a function that tests whether a model is on this machine.
+
+    Raises:
+        InvalidFile: config.yaml or models.yaml is not valid.
+    """
     from etui.config.load import load_config
     from etui.models.catalogue import load_catalogue
     from etui.runtime.serving import models_on_disk
@@ -32,16 +36,16 @@ def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
 
 
 def say_problems(checked: Checked) -> None:
-    """Every error and warning on standard error, one a line."""
+    """Print every error and warning on standard error, one per line."""
     for problem in checked.errors:
         click.echo(str(problem), err=True)
     for problem in checked.warnings:
-        place = f"{problem.file}:{problem.line}:{problem.column}"
-        click.echo(f"{place}: warning: {problem.message}", err=True)
+        position = f"{problem.file}:{problem.line}:{problem.column}"
+        click.echo(f"{position}: warning: {problem.message}", err=True)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns under their heads on standard output, as wide as their widest cell."""
+    """Print a table on standard output; a column is as wide as its widest cell."""
     for line in format_table(rows, header=head):
         click.echo(line)
 
@@ -57,26 +61,26 @@ def print_json(document: Any) -> None:
 def stop_signals(
     stopped: Event | None = None, *cancels: Callable[[], None]
 ) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """End the work of a command by a signal so that what is done is kept.
+    """Let signals stop the body in a way that keeps the finished work.
 
     With ``stopped``, the first of Ctrl-C, SIGTERM and a closed terminal sets it and calls
-    ``cancels``; where there is nothing to cancel yet, and at the second, KeyboardInterrupt is
-    raised. Without it, SIGTERM and a closed terminal raise KeyboardInterrupt as Ctrl-C does.
+    ``cancels``; if there is nothing to cancel yet, and at the second signal, KeyboardInterrupt is
+    raised. Without it, SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does.
 
     Args:
         stopped: Set by the first signal.
         cancels: Called by the first signal.
 
     Yields:
-        Takes one more function that the first signal calls.
+        A function that adds one more function for the first signal to call.
     """
-    waiting = list(cancels)
+    to_cancel = list(cancels)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if stopped is None or stopped.is_set() or not waiting:
+        if stopped is None or stopped.is_set() or not to_cancel:
             raise KeyboardInterrupt
         stopped.set()
-        for cancel in waiting:
+        for cancel in to_cancel:
             cancel()
 
     numbers = [signal.SIGTERM] if stopped is None else [signal.SIGINT, signal.SIGTERM]
@@ -84,7 +88,7 @@ def stop_signals(
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield waiting.append
+        yield to_cancel.append
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

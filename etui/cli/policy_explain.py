@@ -1,4 +1,4 @@
-"""``etui policy explain``: which arm would answer a question, and everything behind it."""
+"""``etui policy explain``: explain which arm would answer a question, and why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
     Shows every signal with its value and its distance from the threshold, every rule that was
     tried, and the predicted joules and accuracy of each candidate.
 
-    No model is loaded, so it works before any model is on this machine.
+    No model is loaded, so this works even before a model is on this machine.
     """
     from etui.chat import Query
     from etui.cli.prompt_input import read_question
@@ -39,13 +39,13 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        _print_explained(document)
+        _print_explanation(document)
     if not document["on_disk"]:
         model = document["model"]
         click.echo(f"{model} is not on this machine; run `etui models pull {model}`", err=True)
 
 
-def _print_explained(document: Explanation) -> None:
+def _print_explanation(document: Explanation) -> None:
     from etui.runtime.explain_text import (
         CANDIDATE_HEAD,
         RULE_HEAD,

@@ -1,4 +1,4 @@
-"""``etui power``: watts and joules of every channel, and the meter's own checks."""
+"""``etui power``: show watts and joules of every channel, and check the meter."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ if TYPE_CHECKING:
 
 _WARM_UP_S = 0.3
 _AFTER_LOAD_S = 2.0
-"""A GPU keeps its clocks up for a moment after the last copy."""
+"""A GPU keeps its clocks high for a moment after the last copy."""
+
 Seconds = click.FloatRange(0.1, 86_400)
 
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--jsonl", "as_lines", is_flag=True, help="Print one JSON document each interval.")
+@click.option("--jsonl", "as_lines", is_flag=True, help="Print one JSON document per interval.")
 @click.option(
-    "--seconds", type=Seconds, metavar="N", help="How long; default: 2, and live until Ctrl-C."
+    "--seconds",
+    type=Seconds,
+    metavar="N",
+    help="Duration in seconds (default: 2, or until Ctrl-C for the live table and --jsonl).",
 )
 @click.option(
-    "--interval", type=Seconds, metavar="N", default=1.0, help="Seconds between lines or repaints."
+    "--interval", type=Seconds, metavar="N", default=1.0, help="Seconds between two updates (1)."
 )
 @click.pass_context
 def power(
@@ -41,29 +45,29 @@ def power(
 ) -> int | None:
     """Show the watts and joules of every channel.
 
-    Without an option it is a live table in a terminal and one table in a pipe.
+    Without options, prints a live table in a terminal, and a single table in a pipe.
     """
     if ctx.invoked_subcommand is not None:
         return None
     if as_json and as_lines:
-        raise UsageError("--json and --jsonl exclude each other", "give one of the two")
+        raise UsageError("--json and --jsonl cannot be combined", "pass only one of them")
     live = sys.stdout.isatty() and seconds is None and not as_json
     with _recording() as recorder:
         if as_lines:
-            return _lines(recorder, seconds, interval)
+            return _print_lines(recorder, seconds, interval)
         if live:
             return _watch(recorder, interval)
-        return _once(recorder, 2.0 if seconds is None else seconds, as_json)
+        return _print_once(recorder, 2.0 if seconds is None else seconds, as_json)
 
 
 @power.command()
-@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="How long to measure.")
+@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def selftest(seconds: float, as_json: bool) -> int:
-    """Check the meter on this machine; a failed check is exit code 4.
+    """Check the meter on this machine; exit with code 4 if a check fails.
 
-    Compares each counter with its integrated power, looks for gaps and checks that parts sum to
-    the whole. Under load it says more than at rest.
+    Compares each counter with its integrated power, looks for gaps, and checks that the parts sum
+    to the whole. The checks are more conclusive on a busy machine than on an idle one.
     """
     from etui.energy.selftest import failed
     from etui.energy.selftest import selftest as check
@@ -85,15 +89,15 @@ def selftest(seconds: float, as_json: bool) -> int:
 
 
 @power.command()
-@click.option("--model", metavar="NAME", help="Load this model first, and keep its own baseline.")
-@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="How long to measure.")
+@click.option("--model", metavar="NAME", help="Load this model first, and save its own baseline.")
+@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def idle(model: str | None, seconds: float, as_json: bool) -> int:
-    """Measure what the machine draws at rest, and keep it as the baseline of net joules.
+    """Measure the idle power of the machine, the baseline of net joules.
 
-    Net joules are gross joules less this power times the time. Without a model it is the cold
-    baseline; a model in memory draws more, and its answers use its own if there is one. Let
-    nothing else run meanwhile.
+    Net joules are gross joules minus idle power times duration. Without --model, the baseline is
+    that of a machine with no model in memory; a loaded model draws more, and its answers use its
+    own baseline if there is one. Run nothing else during the measurement.
     """
     from etui.config.load import load_config
     from etui.energy.idle_baseline import load_baselines, measure, save_baselines
@@ -119,13 +123,13 @@ def idle(model: str | None, seconds: float, as_json: bool) -> int:
         for channel, watts in found.watts.items():
             click.echo(f"{channel}  {watts_text(watts, kinds[channel])}")
     if not found.steady:
-        click.echo("the machine was not at rest: something else ran; measure again", err=True)
+        click.echo("the machine was not idle: other programs ran; measure again", err=True)
     return ExitCode.DONE
 
 
 @contextmanager
 def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
-    """Keep a model in memory; its name as turns know it."""
+    """Keep a model in memory during the body; yield its name in the log, None without a model."""
     if model is None:
         yield None
         return
@@ -137,31 +141,34 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
     catalogue = load_catalogue(config)
     spec = catalogue.get(catalogue_name(model, config, catalogue))
     with closing(LocalBackend(config)) as engine:
-        list(engine.load(spec, require(spec, config)))  # it is loaded while it is read
+        list(engine.load(spec, require(spec, config)))  # the load runs while its events are read
         yield spec.name
 
 
 @power.command()
-@click.option("--seconds", type=Seconds, metavar="N", default=30.0, help="How long to measure.")
+@click.option(
+    "--seconds", type=Seconds, metavar="N", default=30.0, help="Duration in seconds (30)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def calibrate(seconds: float, as_json: bool) -> int:
-    """Fit the CPU estimate to the package's real readings.
+    """Fit the CPU power estimate to real readings of the CPU package.
 
-    Let the machine rest for the first half and work hard in the second. The two lines it prints
-    belong in config.yaml; they serve when the counter cannot be read (without root, say).
+    Keep the machine idle for the first half of the time and busy for the second. Put the two
+    printed lines into config.yaml; they are used when the counter cannot be read (for example,
+    without root).
     """
     from etui.cli.power_text import calibration_lines
     from etui.energy.cpu_estimate_fit import fit_range
 
     with _recording() as recorder:
-        readings = list(_use_and_watts(recorder, seconds))
+        readings = list(_read_use_and_watts(recorder, seconds))
     if not readings:
         what = "no counter of the CPU package can be read, so there is nothing to calibrate with"
-        raise EtuiError(what, "see `etui doctor` for the line that makes it readable")
+        raise EtuiError(what, "`etui doctor` shows the command that makes it readable")
     fitted = fit_range(readings)
     if fitted is None or not fitted.trustworthy:
         what = "the readings do not span enough of the CPU's range"
-        raise EtuiError(what, "let the machine rest for one half and work hard in the other")
+        raise EtuiError(what, "keep the machine idle for one half and busy for the other")
     if as_json:
         document = {
             "cpu_idle_watts": fitted.idle_watts,
@@ -176,8 +183,8 @@ def calibrate(seconds: float, as_json: bool) -> int:
     return ExitCode.DONE
 
 
-def _use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[float, float]]:
-    """(utilisation, watts of all packages) each half second; nothing without a package."""
+def _read_use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[float, float]]:
+    """Yield (utilisation, watts of all packages) every half second; nothing without a package."""
     import psutil
 
     packages = {c.id for c in recorder.selection.summed if c.scope.startswith("package:")}
@@ -198,16 +205,18 @@ def _use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[float, 
 
 @power.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--seconds", type=Seconds, metavar="N", default=10.0, help="How long to record.")
+@click.option(
+    "--seconds", type=Seconds, metavar="N", default=10.0, help="Duration in seconds (10)."
+)
 def record(file: Path, seconds: float) -> int:
-    """Write every reading to FILE, to attach to a bug report or to replay."""
+    """Write every reading to FILE, for a bug report or for `etui power replay`."""
     from etui.energy.power_trace import TraceWriter
 
     try:
         out = file.open("x", encoding="utf-8")
     except OSError as error:
         what = f"cannot write {file}: {error.strerror or error}"
-        raise EtuiError(what, "name a new file in a folder that is writable") from error
+        raise EtuiError(what, "name a new file in a writable folder") from error
     with out, _recording(start=False) as recorder:
         writer = TraceWriter(out, recorder.channels, recorder.unmeasured)
         recorder.taps.append(writer.write)
@@ -225,20 +234,27 @@ def record(file: Path, seconds: float) -> int:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def replay(file: Path, as_json: bool) -> int:
-    """Measure what FILE recorded, as if it happened now."""
+    """Compute the energy of the readings in FILE, as if they were live."""
     from etui.energy.power_trace import replay as play
 
     recorder, start_ns, end_ns = play(file)
-    _show(recorder, start_ns, end_ns, as_json)
+    _print_interval(recorder, start_ns, end_ns, as_json)
     return ExitCode.DONE
 
 
 @power.command()
 @click.option("--prometheus", is_flag=True, help="Print the metrics once (the default).")
-@click.option("--listen", metavar="HOST:PORT", help="Serve them at http://HOST:PORT/metrics.")
-@click.option("--seconds", type=Seconds, metavar="N", help="How long; default: until Ctrl-C.")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Serve the metrics at http://HOST:PORT/metrics."
+)
+@click.option(
+    "--seconds",
+    type=Seconds,
+    metavar="N",
+    help="Duration in seconds (default: 1, or until Ctrl-C with --listen).",
+)
 def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
-    """Give the numbers to Prometheus and Grafana."""
+    """Export metrics to Prometheus and Grafana."""
     from etui.energy.prometheus import exposition, registry_of
 
     if listen is None:
@@ -248,7 +264,7 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
         return ExitCode.DONE
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
-        raise UsageError(f"--listen {listen!r} is no HOST:PORT", "for instance 127.0.0.1:9595")
+        raise UsageError(f"--listen {listen!r} is not HOST:PORT", "for example 127.0.0.1:9595")
     with _recording() as recorder:
         registry = registry_of(recorder)
         from prometheus_client import start_http_server
@@ -258,7 +274,7 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
         except OSError as error:
             what = f"cannot listen on {listen}: {error.strerror or error}"
             raise EtuiError(what, "choose another port") from error
-        click.echo(f"metrics at http://{listen}/metrics; Ctrl-C stops", err=True)
+        click.echo(f"metrics at http://{listen}/metrics; stop with Ctrl-C", err=True)
         with _until_stopped():
             time.sleep(seconds or 1e9)
         server.shutdown()
@@ -282,7 +298,7 @@ def _recording(*, start: bool = True) -> Iterator[Recorder]:
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Ctrl-C ends what is inside, and nothing else: it is how a live view is left."""
+    """Let Ctrl-C end the body, and nothing else: it is the normal way out of a live view."""
     try:
         yield
     except KeyboardInterrupt:
@@ -290,7 +306,11 @@ def _until_stopped() -> Iterator[None]:
 
 
 def _measure(recorder: Recorder, seconds: float) -> tuple[int, int]:
-    """Let the meter run for a while; the interval, settled. Ctrl-C shortens it."""
+    """Measure for a while, which Ctrl-C shortens.
+
+    Returns:
+        Start and end in monotonic nanoseconds; all readings up to the end are in.
+    """
     time.sleep(_WARM_UP_S)
     start_ns = time.monotonic_ns()
     with _until_stopped():
@@ -300,23 +320,23 @@ def _measure(recorder: Recorder, seconds: float) -> tuple[int, int]:
     return start_ns, end_ns
 
 
-def _once(recorder: Recorder, seconds: float, as_json: bool) -> int:
+def _print_once(recorder: Recorder, seconds: float, as_json: bool) -> int:
     start_ns, end_ns = _measure(recorder, seconds)
-    _show(recorder, start_ns, end_ns, as_json)
+    _print_interval(recorder, start_ns, end_ns, as_json)
     return ExitCode.DONE
 
 
-def _show(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None:
+def _print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None:
     if as_json:
-        print_json(_document(recorder, start_ns, end_ns))
+        print_json(_build_document(recorder, start_ns, end_ns))
         return
     from etui.cli.power_text import table
 
-    for line in table(_document(recorder, start_ns, end_ns)):
+    for line in table(_build_document(recorder, start_ns, end_ns)):
         click.echo(line)
 
 
-def _document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
+def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
     from etui.config.load import load_config
     from etui.energy.carbon_cost import factors_of
     from etui.energy.power_document import power_document
@@ -324,8 +344,8 @@ def _document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
     return power_document(recorder, start_ns, end_ns, factors_of(load_config()))
 
 
-def _lines(recorder: Recorder, seconds: float | None, interval: float) -> int:
-    """A document each interval; intervals touch, so their joules sum to the whole."""
+def _print_lines(recorder: Recorder, seconds: float | None, interval: float) -> int:
+    """Print a JSON line per interval; intervals have no gaps, so their joules sum to the whole."""
     time.sleep(_WARM_UP_S)
     begin_ns = start_ns = time.monotonic_ns()
     with _until_stopped():
@@ -334,14 +354,14 @@ def _lines(recorder: Recorder, seconds: float | None, interval: float) -> int:
             end_ns = start_ns + int(min(interval, left) * 1e9)
             time.sleep(max((end_ns - time.monotonic_ns()) / 1e9, 0.0))
             recorder.settle(end_ns)
-            document = _document(recorder, start_ns, end_ns)
+            document = _build_document(recorder, start_ns, end_ns)
             click.echo(json.dumps(document, ensure_ascii=False))
             start_ns = end_ns
     return ExitCode.DONE
 
 
 def _watch(recorder: Recorder, interval: float) -> int:
-    """A table that repaints itself in place."""
+    """Print a table and repaint it in place until Ctrl-C."""
     from etui.cli.power_text import table
 
     time.sleep(_WARM_UP_S)
@@ -352,7 +372,7 @@ def _watch(recorder: Recorder, interval: float) -> int:
             time.sleep(interval)
             end_ns = time.monotonic_ns()
             recorder.settle(end_ns)
-            lines = list(table(_document(recorder, begin_ns, end_ns)))
+            lines = list(table(_build_document(recorder, begin_ns, end_ns)))
             if drawn:
                 click.echo(f"\x1b[{drawn}F\x1b[J", nl=False)
             click.echo("\n".join(lines))

@@ -161,7 +161,7 @@ def test_gates_and_limits_have_their_exit_codes(whole, models, etui_home):
     assert run(etui_home, "--resume", out, "--fail-under", "0", models=models).returncode == 0
     done = run(etui_home, "--resume", out, "--fail-under", "100", models=models)
     assert done.returncode == 4
-    assert "is under 100 %" in done.stderr
+    assert "is below 100 %" in done.stderr
 
 
 def test_a_dry_run_counts_and_computes_nothing(models, etui_home):
@@ -195,17 +195,17 @@ def test_generated_answers_are_turns(models, etui_home, tmp_path):
 @pytest.mark.parametrize(
     ("args", "said", "code"),
     [
-        ([], "no questions are named", 2),
+        ([], "no questions given", 2),
         (["--suite", "mmlup"], "unknown suite 'mmlup'", 2),
-        (["--suite", "sample", "--limit", "0"], "neither a number above 0 nor 'all'", 2),
-        (["--suite", "sample", "--limit", "many"], "neither a number above 0 nor 'all'", 2),
+        (["--suite", "sample", "--limit", "0"], "is not a number above 0 or 'all'", 2),
+        (["--suite", "sample", "--limit", "many"], "is not a number above 0 or 'all'", 2),
         (["--suite", "sample", "--shots", "6"], "--shots", 2),
         (["--suite", "sample", "--subjects", "logik"], "did you mean logic", 2),
-        (["--suite", "sample", "--json", "--jsonl"], "exclude each other", 2),
+        (["--suite", "sample", "--json", "--jsonl"], "cannot be combined", 2),
         (["--suite", "sample"], "etui models pull smollm2-135m", 1),
         (["--suite", "mmlu", "--data", "/nowhere"], "/nowhere does not exist", 2),
         (["--resume", "none"], "there is no run 'none'", 2),
-        (["--resume", "none", "--seed", "3"], "--seed would change it", 2),
+        (["--resume", "none", "--seed", "3"], "--seed cannot be used with --resume", 2),
         (["--seed", "3", "compare"], "--seed before 'compare' has no effect", 2),
     ],
 )

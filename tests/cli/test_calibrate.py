@@ -12,9 +12,9 @@ import pytest
 from etui.calibration import run as calibration_run
 from etui.calibration.checkpoint import PointsFile
 from etui.calibration.grid import Grid, visits
-from etui.calibration.run import fitted, visit_all
-from etui.cli.calibrate import _from_log
-from etui.cli.calibrate_progress import shown
+from etui.calibration.run import fit_curve, visit_all
+from etui.cli.calibrate import _fit_log
+from etui.cli.calibrate_progress import show_progress
 from etui.curves.text import doubt_text
 from etui.errors import Stopped
 from etui.log.curve_rows import curve_record
@@ -84,9 +84,9 @@ def test_a_calibration_is_told_line_by_line(etui, models):
     ("options", "said"),
     [
         (("--grid", "nonsense"), "is not a grid"),
-        (("--grid", "8,16x2,4", "--repeats", "1"), "makes 4 points"),
+        (("--grid", "8,16x2,4", "--repeats", "1"), "has 4 points"),
         (("--from-log", "--quick"), "measures nothing"),
-        (("--json", "--jsonl"), "exclude each other"),
+        (("--json", "--jsonl"), "cannot be combined"),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_runs(etui, options, said):
@@ -105,7 +105,7 @@ def test_a_model_that_is_not_there_is_said(etui):
 
 def run(config, gpu, file, order, done):
     session = SimulatedSession(gpu)
-    return visit_all(session, gpu, SMALL, order, done, file, partial(shown, "m"))
+    return visit_all(session, gpu, SMALL, order, done, file, partial(show_progress, "m"))
 
 
 @pytest.fixture
@@ -137,14 +137,14 @@ def test_ctrl_c_keeps_the_points_and_the_next_run_goes_on(config, gpu, monkeypat
     assert run(config, gpu, file, order, done) is False
     assert len(done) == 2
     with pytest.raises(Stopped, match="stopped after 2 points") as stopped:
-        fitted(done, SPEC, NOW, None, 0, whole=False)
+        fit_curve(done, SPEC, NOW, None, 0, complete=False)
     assert stopped.value.exit_code == 3
-    assert "goes on" in stopped.value.fix
+    assert "to resume" in stopped.value.fix
     again = file.read(order)
     assert again == done
     assert run(config, gpu, file, order, again) is True
     assert len(again) == len(order)
-    assert fitted(again, SPEC, NOW, None, 0, whole=True).n == SMALL.points
+    assert fit_curve(again, SPEC, NOW, None, 0, complete=True).n == SMALL.points
 
 
 def turns_on_the_curve(config, count, factor=1.0, **changes):
@@ -177,7 +177,7 @@ def test_a_curve_of_the_log(config):
         for turn in turns_on_the_curve(config, 25):
             writer.save_turn(turn)
         writer.flush()
-        curve = _from_log(SPEC, config, writer)
+        curve = _fit_log(SPEC, config, writer)
     with LogReader(config) as log:
         (kept,) = log.curves("m")
     assert (kept.curve_id, kept.source, kept.n) == (curve.curve_id, "log", 25)

@@ -190,7 +190,7 @@ def test_a_place_to_listen_needs_host_and_port(etui: Run, place: str) -> None:
 def test_json_and_jsonl_exclude_each_other(etui: Run) -> None:
     done = etui("--json", "--jsonl")
     assert done.returncode == 2
-    assert "exclude each other" in done.stderr
+    assert "cannot be combined" in done.stderr
 
 
 def test_a_measured_baseline_gives_net_joules(etui: Run, gpu: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A bench run from its plan to its reports: what ``etui bench`` does, without a command line."""
+"""Run a benchmark from its plan to its reports; ``etui bench`` without the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etui.bench.run.loop import Ending, answer_all, done_rows
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.run.setup import configure, drained, load_models
+from etui.bench.run.setup import build_run_config, drained, load_models
 from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.log_rows import answer_record, run_record
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 
 class Audience(Protocol):
-    """Who watches a run."""
+    """Shows the progress of a run."""
 
     def say(self, text: str) -> None:
-        """A line on what is being done."""
+        """Show a line about the current step."""
 
     def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
-        """The run begins, or goes on behind these answers."""
+        """Show that the run starts, or resumes after ``samples``."""
 
     def see(self, samples: Sequence[Sample]) -> None:
-        """Answers are on the disk; called from another thread, one call at a time."""
+        """Show new answers, which are on disk; called from another thread, one call at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class RunOutcome:
     """How a run ended.
 
     Attributes:
-        ending: Whether all is answered.
+        ending: Whether all questions are answered, and if not, why.
         folder: The run folder.
         config: Its configuration.
-        samples: Every answer.
-        summary: What it comes to.
+        samples: All answers.
+        summary: The summary of the answers.
     """
 
     ending: Ending
@@ -66,13 +66,13 @@ class RunOutcome:
 
 @dataclass(slots=True)
 class BenchRunner:
-    """Run plans on this machine.
+    """Runs plans on this machine.
 
     Attributes:
         runtime: This machine, with llama.cpp in this process.
-        audience: Who watches.
+        audience: Shows the progress.
         stopped: Set when the user wants to stop.
-        on_stop: Called with what ends a running answer, once there is an engine.
+        on_stop: Called, once the engine is open, with a function that ends a running answer.
     """
 
     runtime: Runtime[LocalBackend]
@@ -83,11 +83,16 @@ class BenchRunner:
     def start(self, plan: RunPlan, out: Path | None, max_joules: float | None = None) -> RunOutcome:
         """Run a plan in a new folder.
 
+        Args:
+            plan: What to measure.
+            out: The run folder; None creates one in the folder of all runs.
+            max_joules: Stop once this many joules are used.
+
         Raises:
-            EtuiError: It cannot start, or did not finish; what was answered is kept.
+            EtuiError: The run cannot start, or did not finish; its answers are kept.
         """
         if out is not None:
-            check_new(out)  # reported before minutes go into loading models
+            check_new(out)  # report an error before loading models takes minutes
         named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
         run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
         config = self._configure(plan, run_id)
@@ -101,17 +106,22 @@ class BenchRunner:
         plan_again: Callable[[RunConfig], RunPlan],
         max_joules: float | None = None,
     ) -> RunOutcome:
-        """Continue a run.
+        """Resume a run.
+
+        Args:
+            folder: The run folder.
+            plan_again: Builds the plan of a run from its configuration.
+            max_joules: Stop once this many joules are used, those used before included.
 
         Raises:
-            UsageError: The run was made with other data, models or programs.
-            EtuiError: It cannot continue, or did not finish; what was answered is kept.
+            UsageError: The run was started with other data, models or programs.
+            EtuiError: The run cannot resume, or did not finish; its answers are kept.
         """
         opened, recorded = RunFolder.reopen(folder)
         with opened:
             before = recorded.config
             plan = plan_again(before)
-            refuse_other(before, self._configure(plan, before.run_id))
+            refuse_changes(before, self._configure(plan, before.run_id))
             return self._run(plan, before, opened, recorded.samples, max_joules)
 
     def _configure(self, plan: RunPlan, run_id: str) -> RunConfig:
@@ -122,7 +132,7 @@ class BenchRunner:
             plan, runtime.backend, lambda name: runtime.serve(Arm(name, name)), self.audience.say
         )
         idle = runtime.use_idle_baseline(plan.models[0])
-        return configure(plan, run_id, models, runtime.config, runtime.recorder, idle)
+        return build_run_config(plan, run_id, models, runtime.config, runtime.recorder, idle)
 
     def _run(
         self,
@@ -132,7 +142,7 @@ class BenchRunner:
         before: Sequence[Sample],
         max_joules: float | None,
     ) -> RunOutcome:
-        systems = self._systems(plan)
+        systems = self._build_systems(plan)
         self.audience.begin(config, folder.path, before)
         log = self.runtime.writer
 
@@ -141,7 +151,7 @@ class BenchRunner:
             log.save_run(run_record(config, folder.path, answers, status, summary))
 
         def see(new: Sequence[Sample]) -> None:
-            # Not kept: what is on the disk is what counts, and a long run stays small.
+            # Not kept in memory: they are on disk, and a long run stays small.
             log.save_answers([answer_record(config.run_id, sample) for sample in new])
             self.audience.see(new)
 
@@ -161,21 +171,21 @@ class BenchRunner:
             if not samples:
                 raise Stopped(
                     "stopped before the first answer",
-                    f"start with: etui bench --resume {folder.path}",
+                    f"resume with: etui bench --resume {folder.path}",
                 )
             status = "complete" if ending == "complete" else "stopped"
             self.audience.say("writing the report")
-            summary = self._results(folder, config, samples)
+            summary = self._write_results(folder, config, samples)
         except (KeyboardInterrupt, EtuiError) as error:
             status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
             raise
         finally:
-            with suppress(EtuiError):  # the folder has everything; a log fault was reported
+            with suppress(EtuiError):  # all is in the folder, and a log error was reported
                 record(status, summary)
                 log.close()
         return RunOutcome(ending, folder.path, config, samples, summary)
 
-    def _systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
+    def _build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
         from etui.bench.run.turn_arm import TurnArm, decide_always, decide_by_policy
 
         stopped = self.stopped.is_set
@@ -189,16 +199,20 @@ class BenchRunner:
                 for name, arm in plan.arms.items()
             }
 
-        def scoring(arm: Arm) -> ScoringArm:
-            def session() -> Any:
+        def build_scoring_arm(arm: Arm) -> ScoringArm:
+            def open_session() -> Any:
                 served = self.runtime.serve(arm)
                 return drained(self.runtime.backend.load(served.spec, served.path))[0]
 
-            return ScoringArm(arm.name, session, plan.format, reuse=plan.reuse, cancelled=stopped)
+            return ScoringArm(
+                arm.name, open_session, plan.format, reuse=plan.reuse, cancelled=stopped
+            )
 
-        return {name: scoring(arm) for name, arm in plan.arms.items()}
+        return {name: build_scoring_arm(arm) for name, arm in plan.arms.items()}
 
-    def _results(self, folder: RunFolder, config: RunConfig, samples: Sequence[Sample]) -> Summary:
+    def _write_results(
+        self, folder: RunFolder, config: RunConfig, samples: Sequence[Sample]
+    ) -> Summary:
         from etui.bench.analysis.summary import summarise
         from etui.bench.report.files import result_files
         from etui.bench.report.sources import labels_for, texts_for
@@ -213,17 +227,17 @@ class BenchRunner:
         return summary
 
 
-def refuse_other(before: RunConfig, now: RunConfig) -> None:
-    """Refuse to continue a run with different settings.
+def refuse_changes(before: RunConfig, now: RunConfig) -> None:
+    """Refuse to resume a run with different settings.
 
     Raises:
-        UsageError: The settings differ; names them.
+        UsageError: The settings differ; the message lists them.
     """
     if before.sha256 == now.sha256:
         return
     found = differences(before, now)
     changes = "; ".join(
-        f"{path} was {_short(one)} and is {_short(other)}"
+        f"{path} was {_format_value(one)} and is now {_format_value(other)}"
         for path, (one, other) in list(found.items())[:6]
     )
     raise UsageError(
@@ -232,6 +246,6 @@ def refuse_other(before: RunConfig, now: RunConfig) -> None:
     )
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""The models of a run in memory, and the configuration that this makes."""
+"""Load the models of a run and build its RunConfig."""
 
 from __future__ import annotations
 
@@ -25,16 +25,25 @@ if TYPE_CHECKING:
     from etui.turn.ports import Served
 
 ServeModel = Callable[[str], "Served"]
-"""Finds the file of a model, by name."""
+"""Finds the file of a model by its name."""
 
 
 def load_models(
     plan: RunPlan, answerer: LocalBackend, serve: ServeModel, say: Callable[[str], None]
 ) -> tuple[BenchModel, ...]:
-    """Load every model of a run once: what each lies in memory as, and that it can be loaded.
+    """Load every model of a run once, to check that it loads and to record how.
+
+    Args:
+        plan: The run.
+        answerer: The backend.
+        serve: Finds the file of a model by its name.
+        say: Shows a line about the current step.
+
+    Returns:
+        Each model with its settings in memory.
 
     Raises:
-        ModelUnavailable: One cannot be loaded.
+        ModelUnavailable: A model cannot be loaded.
         ContextOverflow: A question does not fit, even without worked examples.
     """
     found: list[BenchModel] = []
@@ -54,7 +63,7 @@ def load_models(
                 batch_tokens=options.batch_tokens,
                 kv_type=options.kv_type,
                 flash_attention=options.flash_attention,
-                letters=_letters(plan, session),
+                letters=_classify_letters(plan, session),
             )
         )
     return tuple(found)
@@ -63,7 +72,7 @@ def load_models(
 def drained(
     loading: Generator[Residence, None, LlamaSession],
 ) -> tuple[LlamaSession, Loaded | None]:
-    """The session at the end of a load, and the load if there was one."""
+    """Finish a load; return its session, and the load event if the model was not in memory."""
     loaded = None
     while True:
         try:
@@ -74,7 +83,7 @@ def drained(
             loaded = event
 
 
-def configure(
+def build_run_config(
     plan: RunPlan,
     run_id: str,
     models: tuple[BenchModel, ...],
@@ -82,12 +91,17 @@ def configure(
     recorder: Recorder,
     idle: str | None,
 ) -> RunConfig:
-    """Everything the run depends on.
+    """Build the configuration of a run: everything its results depend on.
 
     Args:
-        idle: Which idle baseline the recorder has; None without one.
+        plan: The run.
+        run_id: Its id.
+        models: The models with their settings in memory.
+        config: Folders and settings.
+        recorder: The power meter.
+        idle: Which idle baseline the recorder uses; None without one.
     """
-    made_of = provenance(config)
+    facts = provenance(config)
     selection = recorder.selection
     watts = recorder.idle_watts
     return RunConfig(
@@ -112,12 +126,12 @@ def configure(
         models=models,
         prefix_reuse=plan.reuse,
         group_questions=most_questions(any(model.gpu_layers for model in models)),
-        threads=int(made_of["threads"]),
+        threads=int(facts["threads"]),
         versions={
-            "etui": made_of["etui"],
+            "etui": facts["etui"],
             "python": platform.python_version(),
-            "llama_cpp_python": made_of["llama_cpp_python"],
-            "llama_cpp": llama_cpp_build(),
+            "llama_cpp_python": facts["llama_cpp_python"],
+            "llama_cpp": describe_llama_cpp(),
         },
         machine={"name": machine_name(), "memory_bytes": _memory_bytes()},
         energy={
@@ -129,24 +143,24 @@ def configure(
     )
 
 
-def llama_cpp_build() -> str:
-    """What the build of llama.cpp says of itself: version, commit and instruction sets."""
+def describe_llama_cpp() -> str:
+    """Describe the build of llama.cpp: version, commit and instruction sets."""
     from llama_cpp import llama_cpp as api
 
-    said = api.llama_print_system_info().decode("utf-8", "replace").strip(" |")
+    system_info = api.llama_print_system_info().decode("utf-8", "replace").strip(" |")
     parts = []
     for name in ("ggml_version", "ggml_commit"):
         try:
             function: Any = getattr(api._lib, name)
         except AttributeError:
-            continue  # an older ggml does not say
+            continue  # an older ggml does not have it
         function.restype = ctypes.c_char_p
         parts.append(f"{name} {function().decode('utf-8', 'replace')}")
-    return "; ".join([*parts, said])
+    return "; ".join([*parts, system_info])
 
 
-def _letters(plan: RunPlan, session: LlamaSession) -> str | None:
-    """Whether the letters are single tokens of the model behind a real prompt."""
+def _classify_letters(plan: RunPlan, session: LlamaSession) -> str | None:
+    """Return whether the letters after a real prompt are single tokens or token sequences."""
     if plan.format.reads != "letters" or not plan.drawn:
         return None
     subject, questions = next(iter(plan.drawn.items()))

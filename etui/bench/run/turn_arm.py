@@ -1,4 +1,4 @@
-"""Answer questions as turns: one arm, or what a policy decides for each question."""
+"""Answer questions as turns, with one arm or with the arm a policy chooses for each question."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 
 
 Decide = Callable[[Query], Choice]
-"""Chooses the arm, or the cascade, for a question."""
+"""Chooses the arm or the cascade for a question."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turned:
-    """One question that was answered in a turn; the turn has settled its energy already."""
+class TurnAnswered:
+    """A question answered in a turn, which has already settled its energy."""
 
     sample: Sample
     end_ns: int
 
     def samples(self, energy_of: EnergyOf) -> list[Sample]:
-        """The answer with what it cost."""
+        """Return the answer with its cost; ``energy_of`` is not needed."""
         return [self.sample]
 
 
 class TurnArm:
-    """Answer questions by turns.
+    """Answers questions by turns.
 
     Args:
-        decide: Chooses for each question: always the same arm, or what a policy decides.
-        runtime: This machine; nothing of these turns is logged.
-        reuse: Whether the questions of a subject share its worked examples.
-        cancelled: Whether the user wants to stop.
+        decide: Chooses for each question: always the same arm, or the decision of a policy.
+        runtime: This machine; these turns are not logged.
+        reuse: Whether the questions of a subject share its worked examples in the cache.
+        cancelled: Returns whether the user wants to stop.
     """
 
     def __init__(
@@ -69,16 +69,17 @@ class TurnArm:
         self._reuse = reuse
         self._cancelled = cancelled
 
-    def answer(self, work: SubjectWork) -> Iterator[Turned]:
+    def answer(self, work: SubjectWork) -> Iterator[TurnAnswered]:
         """Answer the questions of a subject that are not done, one after the other.
 
-        Nothing is reused of another arm's answers, or an arm would look cheap for coming second.
-        Within a subject the worked examples are, where there are any; a question without them is
-        computed whole, so that its price does not depend on what was asked before.
+        The cache of another arm's answers is not reused, because an arm would look cheap for coming
+        second. Within a subject the cache of its worked examples is reused, if it has any; a
+        question without them is computed in full, so that its cost does not depend on the
+        questions before it.
 
         Raises:
-            StopRequested: The user wants to stop; the answer under way is given up.
-            EngineFailed: The engine gave up.
+            StopRequested: The user wants to stop; the running answer is discarded.
+            EngineFailed: The engine failed.
         """
         self._runtime.backend.forget()
         shared = self._reuse and bool(work.examples)
@@ -88,9 +89,9 @@ class TurnArm:
                     raise StopRequested
                 if not shared:
                     self._runtime.backend.forget()
-                yield self._turn(question, work.examples)
+                yield self._run_turn(question, work.examples)
 
-    def _turn(self, question: Question, examples: Sequence[Question]) -> Turned:
+    def _run_turn(self, question: Question, examples: Sequence[Question]) -> TurnAnswered:
         messages = chat_messages(question, examples)
         query = Query(messages[-1].content, history=messages[:-1])
         choice = self._decide(query)
@@ -109,23 +110,30 @@ class TurnArm:
             raise StopRequested
         if record is None:
             raise EngineFailed(error or "the turn ended without a record", "run it again")
-        sample = sample_of_turn(record, question, messages, len(examples), error)
-        return Turned(sample, record.energy.end_ns)
+        sample = build_sample(record, question, messages, len(examples), error)
+        return TurnAnswered(sample, record.energy.end_ns)
 
 
-def sample_of_turn(
+def build_sample(
     record: TurnRecord,
     question: Question,
     messages: Sequence[Message],
     shots: int,
     error: str | None,
 ) -> Sample:
-    """A turn, graded.
+    """Grade a turn and build its sample.
 
-    A vote counts by its majority; any other answer by the option it states last.
+    A vote is graded by its majority, any other answer by the option it states last.
+
+    Args:
+        record: The turn.
+        question: The question with its right answer.
+        messages: The prompt.
+        shots: Number of worked examples in the prompt.
+        error: Why there is no valid answer; None if there is one.
     """
     text = record.answer
-    choice, status = _graded(record, question, messages[-1].content)
+    choice, status = _grade(record, question, messages[-1].content)
     if error is not None or record.status == "error":
         choice, status = None, "error"
     energy = record.energy
@@ -164,7 +172,7 @@ def sample_of_turn(
     )
 
 
-def _graded(record: TurnRecord, question: Question, asked: str) -> tuple[str | None, SampleStatus]:
+def _grade(record: TurnRecord, question: Question, asked: str) -> tuple[str | None, SampleStatus]:
     options = options_of(asked)
     found = extract(record.answer, asked, options, truncated=record.status == "truncated")
     if found.key in LETTERS:
@@ -173,17 +181,17 @@ def _graded(record: TurnRecord, question: Question, asked: str) -> tuple[str | N
 
 
 def decide_always(arm: Arm) -> Decide:
-    """Return a decision for the same arm, whatever is asked."""
+    """Return a function that chooses the same arm for every question."""
     choice = Choice(Decision(arm, None, None, f"arm {arm.name} is measured"))
     return lambda query: choice
 
 
 def decide_by_policy(policy: Policy, runtime: Runtime[Any]) -> Decide:
-    """Return what decides each question by a policy, as the chat would.
+    """Return a function that chooses by a policy for each question, as the chat would.
 
     The state of the machine is read for each question; the log, the fit and the earlier questions
-    are read once, so that an answer of the run does not change where a later question goes. Hourly
-    and daily budgets do not apply: they limit what a person spends.
+    are read once, so that answers of the run do not change the routing of later questions. Hourly
+    and daily budgets do not apply: they limit what a person uses.
     """
     from etui.runtime.host import read_host
 

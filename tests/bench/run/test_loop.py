@@ -12,7 +12,7 @@ from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.arms import ArmOverrides, build_arms, check_format, parse_arm, to_json
 from etui.bench.run.loop import answer_all, done_rows
 from etui.bench.run.plan import RunPlan, RunRequest, plan_of
-from etui.bench.run.runner import refuse_other
+from etui.bench.run.runner import refuse_changes
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import SubjectWork
@@ -196,11 +196,11 @@ def test_a_fault_while_writing_is_not_swallowed(plan, tmp_path):
 
 def test_a_run_made_otherwise_is_refused_with_what_differs():
     one = synthetic.config(arms=("direct",))
-    refuse_other(one, replace(one, run_id="other"))
+    refuse_changes(one, replace(one, run_id="other"))
     other = replace(one, threads=one.threads + 1, versions={**one.versions, "etui": "9"})
     with pytest.raises(UsageError) as caught:
-        refuse_other(one, other)
-    assert f"threads was {one.threads} and is {one.threads + 1}" in caught.value.what
+        refuse_changes(one, other)
+    assert f"threads was {one.threads} and is now {one.threads + 1}" in caught.value.what
     assert "versions.etui" in caught.value.what
 
 

@@ -24,7 +24,7 @@ from etui.arm import Arm
 from etui.backends.local import LocalBackend
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.run.setup import drained
+from etui.bench.run.setup import finish_load
 from etui.bench.run.work import SubjectWork
 from etui.config.load import load_config
 from etui.datasets.questions import Suite
@@ -114,7 +114,7 @@ def compare(name: str, file: Path, suite: Suite, most: int | None = None) -> dic
     differences: list[float] = []
     clear = same = equal = 0
     with closing(LocalBackend(config)) as engine:
-        session, _ = drained(engine.load(spec, path))
+        session, _ = finish_load(engine.load(spec, path))
         arm = ScoringArm(name, lambda: session, FORMATS["letters"])
         for subject, entries in known.items():
             questions = [suite.questions[subject][row] for row in sorted(entries)]

@@ -24,10 +24,10 @@ from typing import Any
 
 from benchmarks.figures import Figure
 from benchmarks.sides import make_session
-from etui.calibration.grid import QUICK, Grid, Length, visits
+from etui.calibration.grid import QUICK, Grid, Length, list_visits
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
 from etui.config.load import load_config
-from etui.curves.fit import curve_of_points, error_on
+from etui.curves.fit import compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, mape
 from etui.energy.discovery import open_recorder
@@ -66,14 +66,14 @@ def calibrate(
     """The curve, and its error on the lengths between those of the grid."""
     warm_up(bench, [Length(grid.computed[0], grid.output[0])])
     points = []
-    for visit in visits(grid, seed=0):
+    for visit in list_visits(grid, seed=0):
         rest(grid.cool_down_s)
         points.append(bench.measure(visit))
     on = [m.point for m in points if not m.visit.held_out]
     off = [m.point for m in points if m.visit.held_out]
     kind = str(points[-1].kind)
-    curve = curve_of_points(on, "bench", None, here, kind=kind, source="calibration")
-    return curve, error_on(curve, off)
+    curve = fit_curve(on, "bench", None, here, kind=kind, source="calibration")
+    return curve, compute_error(curve, off)
 
 
 def turn(session: Session, length: Length, clock: Callable[[], int]) -> tuple[int, int]:

@@ -21,8 +21,8 @@ from etui.log.records import ChatRecord
 from etui.routing.decision import Decision
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.services import ModelOnOffer, Services, SpendingTotals, Vitals
-from etui.turn.accounting import account
+from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
+from etui.turn.accounting import compute_account
 from etui.turn.events import Decided, TurnEvent, TurnFinished
 from etui.turn.intervals import Leg
 from etui.turn.record import Seconds, Tokens, TurnEnergy, TurnRecord
@@ -83,7 +83,7 @@ class FakeRunner:
             start_ns, start_ns, start_ns, end_ns, start_ns, "stopped", "", "…", "", 10, 0, 10, 0,
             tokens,
         )  # fmt: skip
-        energy, counted, seconds = account([Leg(end)], self._meter.energy)
+        energy, counted, seconds = compute_account([Leg(end)], self._meter.energy)
         yield TurnFinished(_record("now", query.text, energy, counted, seconds))
 
     def warm_up(self, route: Route) -> Loaded | None:
@@ -110,9 +110,9 @@ class FakeRunner:
 class FakeShelf:
     """One model."""
 
-    def models(self) -> Sequence[ModelOnOffer]:
+    def models(self) -> Sequence[ListedModel]:
         """It is there."""
-        return [ModelOnOffer(MODEL, "no size", True)]
+        return [ListedModel(MODEL, "no size", True)]
 
     def pull(self, name: str, report: Any) -> None:
         """Nothing to pull."""
@@ -129,7 +129,7 @@ class FakeChats:
         """Turns with a paragraph and a piece of code each."""
         meter = FakeMeter()
         end = Finished(0, 0, 0, 10**9, 0, "complete", "", "", "", 10, 0, 10, 0, 120)
-        energy, tokens, seconds = account([Leg(end)], meter.energy)
+        energy, tokens, seconds = compute_account([Leg(end)], meter.energy)
         made = (str(number) for number in range(EARLIER_TURNS))
         return [_record(name, f"Question {name}?", energy, tokens, seconds) for name in made]
 

@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks.figures import Figure, ratio_of, timed_in_turn
 from etui.arm import Arm
 from etui.chat import Query
-from etui.replay.judge import Table, judge
-from etui.replay.policy_replay import as_asked, replay_policy
-from etui.routing.accuracy.cross_fit import cross_fitted
+from etui.replay.judge import ReplayTable, judge
+from etui.replay.policy_replay import format_question, replay_policy
+from etui.routing.accuracy.cross_fit import cross_fit
 from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, fitted_text
+from etui.routing.accuracy.fitted_file import Provenance, format_fitted
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.accuracy.table import Graded
 from etui.routing.decide import decide
@@ -87,13 +87,13 @@ def quick() -> Iterator[Figure]:
     stated = np.tile(2.0 ** np.arange(QUICK_ARMS), (QUICK_QUESTIONS, 1))
     p = np.random.default_rng(2).beta(2, 2, table.correct.shape)
     few = np.arange(QUICK_QUESTIONS) < QUICK_QUESTIONS // 4
-    whole, part = Table(table, stated), Table(table.take(few), stated[few])
+    whole, part = ReplayTable(table, stated), ReplayTable(table.take(few), stated[few])
     pairs = timed_in_turn(
         lambda: judge(whole, {"made": p}), lambda: judge(part, {"made": p[few]}), 5
     )
     yield ratio_of("judge, four times the questions : once", pairs)
     policy = rules(table.arms)
-    queries = [Query(as_asked(question)) for question in table.questions]
+    queries = [Query(format_question(question)) for question in table.questions]
     pairs = timed_in_turn(
         lambda: replay_policy(policy, table, stated, label="stated"),
         lambda: [decide(query, policy, available={"m"}) for query in queries],
@@ -120,10 +120,14 @@ def main() -> None:
         1,
     )
     report: dict[str, float] = {}
-    judge(Table(table.take(np.arange(options.questions) < 100), stated[:100]), {"made": p[:100]})
-    report["judge, stated costs"], _ = seconds(lambda: judge(Table(table, stated), {"made": p}))
+    judge(
+        ReplayTable(table.take(np.arange(options.questions) < 100), stated[:100]), {"made": p[:100]}
+    )
+    report["judge, stated costs"], _ = seconds(
+        lambda: judge(ReplayTable(table, stated), {"made": p})
+    )
     report["judge, measured joules"], _ = seconds(
-        lambda: judge(Table(table, measured, "J", ("counter",)), {"made": p})
+        lambda: judge(ReplayTable(table, measured, "J", ("counter",)), {"made": p})
     )
     policy = rules(table.arms)
     report["policy by rules"], _ = seconds(
@@ -134,10 +138,10 @@ def main() -> None:
             fitted_at="", source=(), data_sha256="", n=len(table), excluded=0, etui=""
         )
         report["fit"], model = seconds(lambda: fit_heads(table, origin))
-        report["cross-fit"], _ = seconds(lambda: cross_fitted(table))
-        report["fitted file, MB"] = len(fitted_text(model)) / 1e6
+        report["cross-fit"], _ = seconds(lambda: cross_fit(table))
+        report["fitted file, MB"] = len(format_fitted(model)) / 1e6
         heads = AccuracyPredictor(model)
-        queries = [Query(as_asked(question)) for question in table.questions[:300]]
+        queries = [Query(format_question(question)) for question in table.questions[:300]]
         arms = [Arm(name, "m") for name in table.arms]
         spent, _ = seconds(lambda: [heads.accuracy(a, q, 0.9) for q in queries for a in arms])
         report["prediction over all arms, ms"] = 1e3 * spent / len(queries)

@@ -39,7 +39,7 @@ from etui.routing.accuracy.fitted_file import (
 )
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.decide import decide
-from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput, forecast
+from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput, predict_joules
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
@@ -206,7 +206,7 @@ def forecaster() -> Callable[[], object]:
     past = {ArmKey.of(THINK): PastOutput(45, 60.0)}
     facts = LoggedModelFacts(curve=curve, past=past, load_joules=30.0, load_seconds=2.0)
     text = TextFacts(Query("x" * 400))
-    return lambda: forecast(THINK, text, facts, resident=False)
+    return lambda: predict_joules(THINK, text, facts, resident=False)
 
 
 def predictor(heads: AccuracyPredictor) -> Callable[[], object]:

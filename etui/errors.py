@@ -163,6 +163,6 @@ class LogUnavailable(EtuiError):
     """The database cannot be opened: written by a newer etui, damaged, or not writable."""
 
 
-def fault_text(error: BaseException) -> str:
+def format_internal_error(error: BaseException) -> str:
     """Format an unexpected error, which is a bug in etui, as one line."""
     return f"internal error: {type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ class Option:
     text: str
 
 
-def options_of(text: str) -> tuple[Option, ...]:
+def parse_options(text: str) -> tuple[Option, ...]:
     """Parse the options ``A) ...``, ``(A) ...``, ``A. ...``, ``A: ...`` of a question, in order.
 
     The options are the longest run of the letters A, B, C, ...; of equally long runs the last, so

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.multiple_choice import Option, options_of
+from etui.multiple_choice import Option, parse_options
 
 EXPECTED = (Option("A", "one"), Option("B", "two words"), Option("C", "three"))
 
@@ -24,22 +24,22 @@ EXPECTED = (Option("A", "one"), Option("B", "two words"), Option("C", "three"))
     ],
 )
 def test_ways_to_write_options(text):
-    assert options_of(text) == EXPECTED
+    assert parse_options(text) == EXPECTED
 
 
 @pytest.mark.parametrize("text", ["", "A) alone", "B) two\nC) three", "Plan A: go. Plan B: stay."])
 def test_what_has_no_options(text):
-    assert options_of(text) == ()
+    assert parse_options(text) == ()
 
 
 @given(texts=st.lists(st.from_regex(r"[a-z]{2,8}( [a-z]{2,8}){0,3}", fullmatch=True), max_size=10))
 def test_what_is_written_is_read_again(texts):
     lines = [f"{letter}) {text}" for letter, text in zip("ABCDEFGHIJ", texts, strict=False)]
-    found = options_of("\n".join(["Which one?", *lines]))
+    found = parse_options("\n".join(["Which one?", *lines]))
     assert [option.text for option in found] == (texts if len(texts) > 1 else [])
 
 
 @given(st.text(max_size=300))
 def test_any_text_is_read(text):
-    letters = [option.letter for option in options_of(text)]
+    letters = [option.letter for option in parse_options(text)]
     assert letters == list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")[: len(letters)]

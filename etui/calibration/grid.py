@@ -95,7 +95,7 @@ def parse_grid(text: str, base: Grid) -> Grid:
     return replace(base, computed=computed, output=output)
 
 
-def fitted_into(grid: Grid, context_tokens: int) -> Grid:
+def fit_into_context(grid: Grid, context_tokens: int) -> Grid:
     """Return the grid without the lengths that do not fit into a context.
 
     Raises:
@@ -112,7 +112,7 @@ def fitted_into(grid: Grid, context_tokens: int) -> Grid:
     return replace(grid, computed=computed, output=output)
 
 
-def visits(grid: Grid, seed: int) -> tuple[Visit, ...]:
+def list_visits(grid: Grid, seed: int) -> tuple[Visit, ...]:
     """List every combination and its repeats, and held-out lengths between them, shuffled.
 
     The order is random, so that a machine that warms up or slows down does not distort the curve.

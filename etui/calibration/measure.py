@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from etui.arm import Sampling
 from etui.calibration.grid import Length, Visit
-from etui.curves.fit import TurnPoint, speed_of
+from etui.curves.fit import TurnPoint, compute_speed
 from etui.curves.operating_curve import Speed
 from etui.energy.types import Energy, Kind
 from etui.engine.session import Sampled, Session, TokenSequence
@@ -186,7 +186,7 @@ def warm_up(timer: TurnTimer, lengths: Sequence[Length]) -> Speed:
     """
     speed = Speed()
     for length in lengths:
-        speed = speed_of([timer.measure(Visit(length)).point])
+        speed = compute_speed([timer.measure(Visit(length)).point])
     return speed
 
 

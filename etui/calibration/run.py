@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from etui.calibration.checkpoint import PointsFile
-from etui.calibration.grid import Grid, Length, Visit, fitted_into, visits
+from etui.calibration.grid import Grid, Length, Visit, fit_into_context, list_visits
 from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
-from etui.curves.fit import TooFewPoints, curve_of_points, error_on
+from etui.curves.fit import TooFewPoints, compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, Speed
 from etui.energy.discovery import open_recorder
-from etui.energy.idle_baseline import load_baselines, use
+from etui.energy.idle_baseline import load_baselines, use_baseline
 from etui.energy.recorder import Recorder
 from etui.engine.residency import Residency
 from etui.engine.session import Session
 from etui.errors import EtuiError, Stopped
 from etui.events import Loaded
-from etui.log.curve_rows import curve_record
+from etui.log.curve_rows import build_curve_record
 from etui.runtime.provenance import conditions
-from etui.turn.build_record import load_record
+from etui.turn.build_record import build_load_record
 from etui.turn.ports import Meter
 
 if TYPE_CHECKING:
@@ -98,17 +98,17 @@ def measure_curve(
         _refuse_busy(recorder, force, note)
         now = conditions(config, recorder.selection.summed)
         with _in_memory(spec, path, config, recorder, writer) as (session, layers):
-            use(recorder, load_baselines(config), spec.name)
-            grid = fitted_into(grid, session.facts.context_tokens)
-            order = visits(grid, _SEED)
+            use_baseline(recorder, load_baselines(config), spec.name)
+            grid = fit_into_context(grid, session.facts.context_tokens)
+            order = list_visits(grid, _SEED)
             file = PointsFile(config, spec.name, spec.sha256, grid, now)
             done = [] if fresh else file.read(order)
             file.write(done)
             complete = visit_all(session, recorder, grid, order, done, file, show_progress)
-        curve = fit_curve(done, spec, now, recorder.idle_watts, layers, complete)
+        curve = fit_measured(done, spec, now, recorder.idle_watts, layers, complete)
     if complete:
         file.remove()
-    writer.save_curve(curve_record(curve))
+    writer.save_curve(build_curve_record(curve))
     if shared := sum(point.shared for point in done):
         note(f"other processes used a GPU during {shared} of {len(done)} points")
     return curve, complete
@@ -142,7 +142,7 @@ def visit_all(
     return True
 
 
-def fit_curve(
+def fit_measured(
     done: list[MeasuredPoint],
     spec: ModelSpec,
     measured_under: Conditions,
@@ -167,7 +167,7 @@ def fit_curve(
     off_grid = [measured.point for measured in done if measured.visit.held_out]
     kinds = [measured.kind for measured in done if measured.kind is not None]
     try:
-        curve = curve_of_points(
+        curve = fit_curve(
             on_grid,
             spec.name,
             spec.sha256,
@@ -182,7 +182,7 @@ def fit_curve(
             raise
         what = f"stopped after {len(done)} points: {error.what}"
         raise Stopped(what, "run the same command again to resume") from error
-    return replace(curve, held_out_mape=error_on(curve, off_grid))
+    return replace(curve, held_out_mape=compute_error(curve, off_grid))
 
 
 def _refuse_busy(recorder: Recorder, force: bool, note: Callable[[str], object]) -> None:
@@ -194,13 +194,13 @@ def _refuse_busy(recorder: Recorder, force: bool, note: Callable[[str], object])
     import psutil
 
     start_ns = time.monotonic_ns()
-    use = psutil.cpu_percent(interval=_BUSY_LOOK_S) / 100
+    cpu_share = psutil.cpu_percent(interval=_BUSY_LOOK_S) / 100
     end_ns = time.monotonic_ns()
     recorder.settle(end_ns)
     shared = recorder.energy(start_ns, end_ns).shared
-    if not shared and use <= _BUSY_SHARE:
+    if not shared and cpu_share <= _BUSY_SHARE:
         return
-    what = "other processes use a GPU" if shared else f"the CPUs are busy ({use:.0%})"
+    what = "other processes use a GPU" if shared else f"the CPUs are busy ({cpu_share:.0%})"
     if not force:
         raise EtuiError(
             f"the machine is not idle: {what}",
@@ -229,5 +229,5 @@ def _in_memory(
             if isinstance(event, Loaded):
                 layers = event.gpu_layers
                 recorder.settle(event.end_ns)
-                writer.save_load(load_record(event, spec.sha256, recorder.energy))
+                writer.save_load(build_load_record(event, spec.sha256, recorder.energy))
         yield session, layers

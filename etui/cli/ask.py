@@ -95,10 +95,10 @@ def ask(
     git diff | etui ask "Write a commit message for this change" --quiet
     """
     from etui.chat import Query
-    from etui.cli.prompt_input import read_question, standard_input
+    from etui.cli.prompt_input import open_standard_input, read_question
     from etui.runtime.overrides import Overrides
 
-    stdin, is_terminal = standard_input()
+    stdin, is_terminal = open_standard_input()
     question = read_question(prompt, stdin, is_terminal=is_terminal)
     show = _print_document
     if not as_json:

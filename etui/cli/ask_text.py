@@ -7,7 +7,7 @@ import sys
 import click
 
 from etui.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 from etui.routing.decision import Decision
 from etui.text.sanitize import sanitize
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
@@ -97,4 +97,4 @@ class AskText:
 def _may_change(decision: Decision, question: str) -> bool:
     """Return whether a later answer may replace the one that is being written."""
     asks_again = decision.fallbacks.no_answer == "ask_constrained"
-    return decision.cascade is not None or (asks_again and bool(options_of(question)))
+    return decision.cascade is not None or (asks_again and bool(parse_options(question)))

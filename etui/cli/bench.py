@@ -220,7 +220,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
-    from etui.cli.bench_progress import watching
+    from etui.cli.bench_progress import open_watcher
     from etui.config.config import make_home
     from etui.config.load import load_config
     from etui.runtime.open import open_runtime
@@ -232,7 +232,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     stopped = Event()
     with (
         stop_signals(stopped) as on_stop,
-        watching(stream=options["as_lines"], quiet=options["quiet"]) as audience,
+        open_watcher(stream=options["as_lines"], quiet=options["quiet"]) as audience,
         open_runtime(config, on_log_error=lambda error: audience.say(error.what)) as runtime,
     ):
         from etui.bench.run.runner import BenchRunner
@@ -241,13 +241,13 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
         if options["resume"] is not None:
             outcome = _resume(ctx, runner, options)
         else:
-            from etui.bench.run.plan import plan_of
+            from etui.bench.run.plan import make_plan
 
             if not options["suite"]:
                 raise UsageError(
                     "no questions given", "add --suite mmlu, --suite sample or --resume RUN"
                 )
-            plan = plan_of(_build_request(options), config, runtime.catalogue, audience.say)
+            plan = make_plan(_build_request(options), config, runtime.catalogue, audience.say)
             if plan.suite.notice:
                 audience.say(plan.suite.notice)
             if options["dry_run"]:
@@ -259,7 +259,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
 
 
 def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) -> RunOutcome:
-    from etui.bench.run.plan import plan_again
+    from etui.bench.run.plan import restore_plan
     from etui.bench.store.find import find_run
 
     allowed = {"resume", "fail_under", "max_joules", "as_json", "as_lines", "quiet"}
@@ -278,7 +278,7 @@ def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) ->
     runtime = runner.runtime
     return runner.resume(
         find_run(options["resume"], runtime.config),
-        lambda run: plan_again(run, runtime.config, runtime.catalogue),
+        lambda run: restore_plan(run, runtime.config, runtime.catalogue),
         options["max_joules"],
     )
 

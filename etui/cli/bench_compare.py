@@ -44,24 +44,24 @@ def compare(
     arm by arm. Only runs that ask the same questions in the same way can be compared. RUN is the
     run's folder, its id, or `last`.
     """
-    from etui.bench.analysis.against_mixture import against_mixtures
-    from etui.bench.analysis.comparable import check_comparable, worth_knowing
+    from etui.bench.analysis.against_mixture import compare_with_mixtures
+    from etui.bench.analysis.comparable import check_comparable, list_differences
     from etui.bench.analysis.compare_text import (
         comparison_document,
         comparison_lines,
         mixture_line,
         subject_lines,
     )
-    from etui.bench.analysis.select import pairs_of, read_systems
+    from etui.bench.analysis.select import choose_pairs, read_systems
     from etui.config.load import load_config
 
     chosen, notes = read_systems(runs, load_config())
-    pairs = pairs_of(chosen)
+    pairs = choose_pairs(chosen)
     systems = [system for run in chosen for system in run]
     check_comparable(systems)
-    notes += worth_knowing(systems)
+    notes += list_differences(systems)
     comparisons = _compare_pairs(pairs)
-    mixtures = against_mixtures(systems)
+    mixtures = compare_with_mixtures(systems)
     gate = _check_gate(comparisons, max_regression)
     if as_json:
         document = comparison_document(comparisons, mixtures, notes, gate)

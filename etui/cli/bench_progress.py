@@ -154,7 +154,7 @@ class Watcher:
 
 
 @contextmanager
-def watching(*, stream: bool, quiet: bool) -> Iterator[Watcher]:
+def open_watcher(*, stream: bool, quiet: bool) -> Iterator[Watcher]:
     """Yield a watcher that fits this terminal or pipe; with ``quiet`` it shows nothing."""
     if quiet:
         yield Watcher(lambda tally, subject: None, lambda text: None, stream=stream)

@@ -47,7 +47,7 @@ def report(
     from etui.atomic import write_text
     from etui.bench.analysis.summary import summarise
     from etui.bench.report.files import MARKDOWN_FILE, PAGE_FILE, result_files
-    from etui.bench.report.sources import labels_for, texts_for
+    from etui.bench.report.sources import load_labels, load_texts
     from etui.bench.store.find import find_run
     from etui.bench.store.run_folder import read_run
     from etui.config.load import load_config
@@ -61,10 +61,10 @@ def report(
     for edit in recorded.edited:
         click.echo(f"note: {run} was changed outside etui: {edit}", err=True)
     try:
-        texts = None if no_texts else texts_for(recorded.config, config, data)
+        texts = None if no_texts else load_texts(recorded.config, config, data)
         if texts is None and not no_texts:
             click.echo("note: texts of the questions not found; pass --data", err=True)
-        labels = labels_for(recorded.config, config, redux)
+        labels = load_labels(recorded.config, config, redux)
         summary = summarise(recorded.samples, recorded.config, labels)
         files = result_files(recorded.config, recorded.samples, summary, texts)
         for file, text in files.items():

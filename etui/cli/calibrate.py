@@ -162,29 +162,29 @@ def _find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
 
 def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:
     from etui.energy.discovery import open_recorder
-    from etui.log.curve_lookup import curve_of_log, turns_here
-    from etui.log.curve_rows import curve_record
+    from etui.log.curve_lookup import fit_logged_turns, select_comparable_turns
+    from etui.log.curve_rows import build_curve_record
     from etui.log.queries import LogReader
     from etui.runtime.provenance import conditions
 
     with closing(open_recorder(config)) as recorder, LogReader(config) as log:
         now = conditions(config, recorder.selection.summed)
-        turns = turns_here(log, spec.name, spec.sha256, now)
-        curve = curve_of_log(turns, spec.name, spec.sha256, now)
-    writer.save_curve(curve_record(curve))
+        turns = select_comparable_turns(log, spec.name, spec.sha256, now)
+        curve = fit_logged_turns(turns, spec.name, spec.sha256, now)
+    writer.save_curve(build_curve_record(curve))
     return curve
 
 
 def _print_curve(curve: OperatingCurve, form: Form, status: str) -> None:
     from etui.cli.calibrate_progress import print_json_line
     from etui.curves.text import doubt_text, fit_lines, points_text
-    from etui.log.curve_rows import curve_json
+    from etui.log.curve_rows import curve_document
 
     if form == "json":
-        click.echo(json.dumps({"status": status, **curve_json(curve)}, indent=2))
+        click.echo(json.dumps({"status": status, **curve_document(curve)}, indent=2))
         return
     if form == "jsonl":
-        print_json_line("curve", status=status, **curve_json(curve))
+        print_json_line("curve", status=status, **curve_document(curve))
         return
     click.echo(f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
     for line in fit_lines(curve):

@@ -17,10 +17,10 @@ from etui.text.tables import format_table
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.routing.library import Checked
+    from etui.routing.library import CheckedPolicy
 
 
-def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
+def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:
     """Load the settings, the models, and a function that tests whether a model is on this machine.
 
     Raises:
@@ -35,7 +35,7 @@ def load() -> tuple[Config, Catalogue, Callable[[str], bool]]:
     return config, catalogue, models_on_disk(config, catalogue)
 
 
-def say_problems(checked: Checked) -> None:
+def print_problems(checked: CheckedPolicy) -> None:
     """Print every error and warning on standard error, one per line."""
     for problem in checked.errors:
         click.echo(str(problem), err=True)

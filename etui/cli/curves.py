@@ -34,8 +34,8 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     for up to three prompt lengths. Lists what has changed since the curve was measured.
     """
     from etui.config.load import load_config
-    from etui.curves.measured_under import differences
-    from etui.log.curve_rows import curve_json
+    from etui.curves.measured_under import list_differences
+    from etui.log.curve_rows import curve_document
 
     config = load_config()
     found = _find_curves(config, model)
@@ -44,7 +44,7 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
         _draw(found, svg)
     if as_json:
         rows = [
-            {**curve_json(curve), "differences": list(differences(curve.conditions, now))}
+            {**curve_document(curve), "differences": list(list_differences(curve.conditions, now))}
             for curve in found
         ]
         click.echo(json.dumps({"curves": rows}, indent=2))
@@ -87,8 +87,8 @@ def _read_conditions(config: Config) -> Conditions:
 
 
 def _format_curves(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
-    from etui.curves.measured_under import differences
-    from etui.curves.text import age_text, drawing, fit_lines, points_text, r2_text
+    from etui.curves.measured_under import list_differences
+    from etui.curves.text import age_text, draw_curve, fit_lines, points_text, r2_text
     from etui.text.tables import format_table
     from etui.units import percent_text
 
@@ -110,9 +110,9 @@ def _format_curves(found: Sequence[OperatingCurve], now: Conditions) -> Iterator
     for curve in found:
         yield ""
         yield f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}"
-        for change in differences(curve.conditions, now):
+        for change in list_differences(curve.conditions, now):
             yield f"  not valid here: {change}"
-        yield from drawing(curve)
+        yield from draw_curve(curve)
         yield from fit_lines(curve)
 
 

@@ -124,17 +124,17 @@ def show(turn_id: str, as_json: bool) -> None:
 
     The first characters of its id are enough, if no other id begins with them.
     """
-    from etui.log.export import turn_document
-    from etui.log.text import turn_lines
+    from etui.log.export import build_turn_document
+    from etui.log.text import format_turn
 
     with _open_log() as log:
         turn = log.get_turn(turn_id)
         loads = log.loads(turn_id=turn.turn_id)
         unloads = log.unloads(turn_id=turn.turn_id)
     if as_json:
-        print_json(turn_document(turn))
+        print_json(build_turn_document(turn))
     else:
-        click.echo("\n".join(turn_lines(turn, loads, unloads)))
+        click.echo("\n".join(format_turn(turn, loads, unloads)))
 
 
 @logs.command()
@@ -182,10 +182,10 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
     Carbon and cost are included if config.yaml sets factors for them.
     """
     from etui.config.load import load_config
-    from etui.energy.carbon_cost import factors_of
+    from etui.energy.carbon_cost import read_factors
     from etui.log.text import format_totals
 
-    factors = factors_of(load_config())
+    factors = read_factors(load_config())
     with _open_log() as log:
         sums = log.totals(by, _build_filter(chosen))
         if as_json:
@@ -224,9 +224,9 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
         if chat_id is not None and form in ("markdown", "json"):
             chat, turns = log.get_chat(chat_id), list(log.turns(turn_filter))
             if form == "json":
-                print_json(writing.chat_document(chat, turns))
+                print_json(writing.build_chat_document(chat, turns))
             else:
-                click.echo(writing.chat_markdown(chat, turns, energy_line), nl=False)
+                click.echo(writing.format_chat(chat, turns, energy_line), nl=False)
         elif form == "csv":
             writing.write_csv(log.turns(turn_filter), sys.stdout)
         else:
@@ -248,13 +248,15 @@ def path() -> None:
 
 def _compute_costs(total: Total, factors: Factors | None) -> dict[str, CostDocument | None]:
     """Return carbon and cost of a total by the user's factors, readings and estimates apart."""
-    from etui.energy.carbon_cost import cost_document, cost_of
+    from etui.energy.carbon_cost import build_cost_document, compute_cost
 
     if factors is None:
         return {}
     sums = {"cost": total.joules, "estimated_cost": total.estimated_joules}
-    costs = {name: cost_of(joules, factors) for name, joules in sums.items()}
-    return {name: None if cost is None else cost_document(cost) for name, cost in costs.items()}
+    costs = {name: compute_cost(joules, factors) for name, joules in sums.items()}
+    return {
+        name: None if cost is None else build_cost_document(cost) for name, cost in costs.items()
+    }
 
 
 def _open_log() -> LogReader:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from etui import __version__
-from etui.errors import EtuiError, ExitCode, fault_text
+from etui.errors import EtuiError, ExitCode, format_internal_error
 
 
 class _Lazy(NamedTuple):
@@ -157,7 +157,7 @@ def run(args: Sequence[str]) -> int:
         if debug:
             raise
         _print_error(
-            f"etui: {fault_text(error)}",
+            f"etui: {format_internal_error(error)}",
             "run it again with --debug before the command and report the output",
         )
         return ExitCode.FAILED

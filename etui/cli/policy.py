@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load, print_json, print_table, say_problems
+from etui.cli.common import load_context, print_json, print_problems, print_table
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit
@@ -17,7 +17,7 @@ from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.routing.library import Checked, PolicyPlace
+    from etui.routing.library import CheckedPolicy, PolicyPlace
     from etui.routing.policy import Policy
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -38,7 +38,7 @@ def list_(as_json: bool) -> None:
     """List the shipped policies and your own."""
     from etui.routing.library import check_place, list_policies
 
-    config, catalogue, is_on_disk = load()
+    config, catalogue, is_on_disk = load_context()
     rows = []
     for place in list_policies(config):
         checked = check_place(place, catalogue.models, is_on_disk)
@@ -68,10 +68,10 @@ def list_(as_json: bool) -> None:
 def show(name: str) -> None:
     """Print a policy file unchanged."""
     from etui.config.load import load_config
-    from etui.routing.editing import text_of
+    from etui.routing.editing import read_text
     from etui.routing.library import find_policy
 
-    text = text_of(find_policy(name, load_config()).path)
+    text = read_text(find_policy(name, load_config()).path)
     click.echo(text, nl=not text.endswith("\n"))
 
 
@@ -88,7 +88,7 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     """
     from etui.routing.library import check_place, policy_names
 
-    config, catalogue, is_on_disk = load()
+    config, catalogue, is_on_disk = load_context()
     policies = policy_names(config)
     results = [
         check_place(
@@ -102,7 +102,7 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
         for place in _find_places(names, config)
     ]
     for result in results:
-        say_problems(result)
+        print_problems(result)
     if as_json:
         print_json({"policies": [_build_check(result) for result in results]})
     else:
@@ -126,7 +126,7 @@ def test(names: Sequence[str], as_json: bool) -> ExitCode:
     from etui.routing.library import load_policy
     from etui.routing.probes import run_probes
 
-    config, catalogue, _ = load()
+    config, catalogue, _ = load_context()
     rows: list[dict[str, Any]] = []
     for name in names or (config.policy,):
         loaded = load_policy(name, config, catalogue.models)
@@ -177,9 +177,9 @@ def _load_fitted_arms(place: PolicyPlace, config: Config) -> Callable[[str], boo
     """Return a test for the arms in a policy's fit; an unreadable fit has none."""
     from etui.errors import InvalidFile
     from etui.routing.accuracy.fitted_file import load_fitted
-    from etui.routing.accuracy.predictor import fitted_path
+    from etui.routing.accuracy.predictor import get_fitted_path
 
-    path = fitted_path(place, config)
+    path = get_fitted_path(place, config)
     try:
         arms = load_fitted(path).arms if path.is_file() else {}
     except InvalidFile:
@@ -204,7 +204,7 @@ def _format_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def _build_check(result: Checked) -> dict[str, Any]:
+def _build_check(result: CheckedPolicy) -> dict[str, Any]:
     return {
         "name": result.place.name,
         "path": str(result.place.path),

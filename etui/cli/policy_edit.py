@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load, print_json, say_problems
+from etui.cli.common import load_context, print_json, print_problems
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.diff import OtherAnswer
-    from etui.routing.library import Checked
+    from etui.routing.library import CheckedPolicy
     from etui.routing.signals.host_state import HostState
 
 
@@ -41,12 +41,12 @@ def new(name: str, origin: str) -> None:
 
     Prints the path of the new file.
     """
-    from etui.routing.editing import check_name, create, text_of
+    from etui.routing.editing import check_name, create, read_text
     from etui.routing.library import find_policy
 
-    config, _, _ = load()
+    config, _, _ = load_context()
     check_name(name)
-    target = create(name, text_of(find_policy(origin, config).path), config)
+    target = create(name, read_text(find_policy(origin, config).path), config)
     click.echo(target)
     click.echo(f"edit it with `etui policy edit {name}`", err=True)
 
@@ -61,19 +61,25 @@ def edit(name: str) -> ExitCode:
 
     A shipped policy is first copied into ETUI_HOME/policies; the copy replaces it.
     """
-    from etui.routing.editing import draft_of, file_to_change, make_folder, replace_text, text_of
+    from etui.routing.editing import (
+        choose_file_to_edit,
+        make_folder,
+        read_text,
+        replace_text,
+        write_draft,
+    )
     from etui.routing.library import PolicyPlace, check_text, find_policy, policy_names
 
-    config, catalogue, _ = load()
+    config, catalogue, _ = load_context()
     place = find_policy(name, config)
-    target = file_to_change(place, config)
+    target = choose_file_to_edit(place, config)
     if place.origin == "shipped":
         make_folder(config)
-    before = text_of(place.path)
-    draft = draft_of(target, before)
+    before = read_text(place.path)
+    draft = write_draft(target, before)
     while True:
         _run_editor(draft)
-        after = text_of(draft)
+        after = read_text(draft)
         if after == before:
             draft.unlink()
             click.echo("nothing changed", err=True)
@@ -82,7 +88,7 @@ def edit(name: str) -> ExitCode:
         checked = check_text(after, draft_place, catalogue.models, policy_names(config))
         if checked.policy is not None:
             break
-        say_problems(checked)
+        print_problems(checked)
         if not (sys.stdin.isatty() and click.confirm("edit again?", default=True, err=True)):
             click.echo(f"{target} was not changed; your text is in {draft}", err=True)
             return ExitCode.USAGE
@@ -119,19 +125,19 @@ def diff(
     The questions are the probes of both policies and those of --questions and --logged. They are
     decided as if every model were on this machine.
     """
-    from etui.routing.diff import changes, other_answers, probe_questions
+    from etui.routing.diff import find_changes, find_other_answers, list_probe_questions
     from etui.routing.diff_text import diff_lines
 
-    config, catalogue, _ = load()
+    config, catalogue, _ = load_context()
     first, second = (_load_valid(name, config, catalogue) for name in (before, after))
     assert first.policy is not None
     assert second.policy is not None
     assert first.file is not None
     assert second.file is not None
-    asked = probe_questions(first.policy, second.policy)
+    asked = list_probe_questions(first.policy, second.policy)
     asked += [*_read_questions(questions), *_read_logged(config, logged)]
-    differing = changes(first.file, second.file)
-    answers = other_answers(first.policy, second.policy, asked, lambda _: True)
+    differing = find_changes(first.file, second.file)
+    answers = find_other_answers(first.policy, second.policy, asked, lambda _: True)
     if as_json:
         document = {
             "before": str(first.place.path),
@@ -146,7 +152,7 @@ def diff(
         click.echo(line)
 
 
-def _load_valid(name: str, config: Config, catalogue: Catalogue) -> Checked:
+def _load_valid(name: str, config: Config, catalogue: Catalogue) -> CheckedPolicy:
     """Check a policy that must be valid.
 
     Raises:
@@ -181,10 +187,10 @@ def _run_editor(path: Path) -> None:
         )
 
 
-def _print_warnings(checked: Checked) -> None:
+def _print_warnings(checked: CheckedPolicy) -> None:
     from etui.routing.probes import run_probes
 
-    say_problems(checked)
+    print_problems(checked)
     assert checked.policy is not None
     failed = sum(bool(outcome.failures) for outcome in run_probes(checked.policy))
     if failed:
@@ -194,10 +200,10 @@ def _print_warnings(checked: Checked) -> None:
 
 def _read_questions(path: Path | None) -> Iterator[tuple[Query, HostState]]:
     from etui.chat import Query
-    from etui.routing.editing import text_of
+    from etui.routing.editing import read_text
     from etui.routing.signals.host_state import HostState
 
-    lines = text_of(path).splitlines() if path is not None else []
+    lines = read_text(path).splitlines() if path is not None else []
     yield from ((Query(line), HostState()) for line in lines if line.strip())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load, print_json, print_table
+from etui.cli.common import load_context, print_json, print_table
 from etui.errors import EtuiError, UsageError
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def fit(
     """
     from etui.cli.policy_names import split_names
     from etui.routing.accuracy.fit import fit_heads
-    from etui.routing.accuracy.predictor import fitted_path
+    from etui.routing.accuracy.predictor import get_fitted_path
 
-    config, catalogue, _ = load()
+    config, catalogue, _ = load_context()
     policies, folders = split_names(names, runs, config)
     if (outcomes is None) == (not folders):
         raise UsageError(
@@ -95,17 +95,17 @@ def fit(
         notes += arm_notes
     before = len(graded)
     if exclude_test is not None:
-        from etui.replay.question_texts import texts_of, without
+        from etui.replay.question_texts import drop_questions, read_texts
 
         if not graded.questions:
             raise UsageError(
                 "--exclude-test needs the texts of the questions", "pass their folder with --data"
             )
-        graded = without(graded, texts_of(exclude_test, "test").values())
+        graded = drop_questions(graded, read_texts(exclude_test, "test").values())
     model = fit_heads(graded, _build_provenance(graded, sources, sha256, before), seed=seed)
     if output is None:
         assert policy is not None  # without --output there is a policy, the default one at least
-        output = fitted_path(policy, config)
+        output = get_fitted_path(policy, config)
     _save(output, model)
     if as_json:
         print_json(_build_document(output, model, notes))
@@ -119,9 +119,9 @@ def _read_answers(
     """Return the answers, their sources, the SHA-256 of the data, and notes."""
     if outcomes is not None:
         from etui.replay.outcomes import read_outcomes
-        from etui.replay.question_texts import texts_of
+        from etui.replay.question_texts import read_texts
 
-        texts = texts_of(data, split) if data is not None else None
+        texts = read_texts(data, split) if data is not None else None
         graded, sha256 = read_outcomes(outcomes, texts)
         notes = (
             []
@@ -196,11 +196,11 @@ def _save(path: Path, model: FittedModel) -> None:
         EtuiError: The file cannot be written.
     """
     from etui.atomic import write_text
-    from etui.routing.accuracy.fitted_file import fitted_text
+    from etui.routing.accuracy.fitted_file import format_fitted
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, fitted_text(model))
+        write_text(path, format_fitted(model))
     except OSError as error:
         raise EtuiError(
             f"cannot write {path}: {error.strerror or error}", "choose another file with --output"

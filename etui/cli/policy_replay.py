@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load, print_json, print_table
+from etui.cli.common import load_context, print_json, print_table
 from etui.errors import EtuiError, UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.replay.documents import ReplayDocument
-    from etui.replay.judge import Table
+    from etui.replay.judge import ReplayTable
     from etui.routing.accuracy.predictor import AccuracyPredictor
     from etui.routing.policy import Policy
 
@@ -85,7 +85,7 @@ def replay(
     """
     from etui.cli.policy_names import split_names
 
-    config, catalogue, _ = load()
+    config, catalogue, _ = load_context()
     sources = [
         name
         for name in ("--outcomes", "--runs", "--log")
@@ -139,14 +139,14 @@ def _load_policy(name: str, config: Config, catalogue: Catalogue) -> Policy:
 
 def _read_outcomes(
     path: Path, costs: str | None, data: Path | None, split: str
-) -> tuple[Table, list[str]]:
+) -> tuple[ReplayTable, list[str]]:
     import numpy as np
 
-    from etui.replay.judge import Table
+    from etui.replay.judge import ReplayTable
     from etui.replay.outcomes import read_costs, read_outcomes
-    from etui.replay.question_texts import texts_of
+    from etui.replay.question_texts import read_texts
 
-    texts = texts_of(data, split) if data is not None else None
+    texts = read_texts(data, split) if data is not None else None
     graded, _ = read_outcomes(path, texts)
     if len(graded.arms) < 2:
         raise UsageError(f"{path} has only one arm: nothing to choose", "use two or more arms")
@@ -158,15 +158,15 @@ def _read_outcomes(
     notes = (
         [] if texts is not None else ["without --data there are no texts: only subjects are used"]
     )
-    return Table(graded, cost), notes
+    return ReplayTable(graded, cost), notes
 
 
 def _read_runs(
     folders: Sequence[Path], costs: str | None, data: Path | None, config: Config
-) -> tuple[Table, list[str]]:
+) -> tuple[ReplayTable, list[str]]:
     import numpy as np
 
-    from etui.replay.judge import Table
+    from etui.replay.judge import ReplayTable
     from etui.replay.outcomes import read_costs
     from etui.replay.runs import read_runs
 
@@ -177,12 +177,12 @@ def _read_runs(
     if costs is not None:
         stated = read_costs(costs, graded.arms)
         cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
-        return Table(graded, cost, repeats=found.repeats), list(found.notes)
+        return ReplayTable(graded, cost, repeats=found.repeats), list(found.notes)
     if graded.joules is None:
         raise UsageError(
             "the joules of these runs were not measured", "pass the costs: --costs ARM=N,..."
         )
-    return Table(graded, graded.joules, "J", found.kinds, found.repeats), list(found.notes)
+    return ReplayTable(graded, graded.joules, "J", found.kinds, found.repeats), list(found.notes)
 
 
 def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
@@ -198,7 +198,7 @@ def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
 
 
 def _judge(
-    table: Table,
+    table: ReplayTable,
     policies: Sequence[Policy],
     heads: Mapping[str, AccuracyPredictor],
     seed: int,
@@ -206,7 +206,7 @@ def _judge(
 ) -> ReplayDocument:
     from etui.replay.judge import judge
     from etui.replay.policy_replay import replay_policy
-    from etui.routing.accuracy.cross_fit import cross_fitted
+    from etui.routing.accuracy.cross_fit import cross_fit
 
     label = "measured joules of the runs, mean" if table.unit else "stated cost"
     routed = [
@@ -221,7 +221,7 @@ def _judge(
         )
         for policy in policies
     ]
-    routers = {} if policies else cross_fitted(table.graded, seed=seed, say=show)
+    routers = {} if policies else cross_fit(table.graded, seed=seed, say=show)
     show("")
     return judge(table, routers, routed, seed)
 
@@ -229,7 +229,7 @@ def _judge(
 def _replay_log(
     policies: Sequence[str], config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> None:
-    from etui.replay.log_replay import replay_log, turns_document
+    from etui.replay.log_replay import build_turns_document, replay_log
     from etui.replay.log_text import move_rows, replayed_lines
     from etui.runtime.open import open_runtime
 
@@ -237,7 +237,7 @@ def _replay_log(
         raise UsageError("the log is replayed with one policy at a time", "name only one")
     policy = _load_policy(policies[0], config, catalogue)
     with open_runtime(config) as runtime:
-        document = turns_document(policy.name, replay_log(policy, runtime))
+        document = build_turns_document(policy.name, replay_log(policy, runtime))
     if as_json:
         print_json(document)
         return

@@ -63,14 +63,14 @@ def power(
 @power.command()
 @click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def selftest(seconds: float, as_json: bool) -> int:
+def run_selftest(seconds: float, as_json: bool) -> int:
     """Check the meter on this machine; exit with code 4 if a check fails.
 
     Compares each counter with its integrated power, looks for gaps, and checks that the parts sum
     to the whole. The checks are more conclusive on a busy machine than on an idle one.
     """
-    from etui.energy.selftest import failed
-    from etui.energy.selftest import selftest as check
+    from etui.energy.selftest import any_failed
+    from etui.energy.selftest import run_selftest as check
 
     with _recording() as recorder:
         start_ns, end_ns = _measure(recorder, seconds)
@@ -80,12 +80,12 @@ def selftest(seconds: float, as_json: bool) -> int:
             {"name": c.name, "channel": c.channel, "passed": c.passed, "detail": c.detail}
             for c in checks
         ]
-        click.echo(json.dumps({"passed": not failed(checks), "checks": rows}, indent=2))
+        click.echo(json.dumps({"passed": not any_failed(checks), "checks": rows}, indent=2))
     else:
         marks = {True: "✓", False: "✗", None: "-"}
         for c in checks:
             click.echo(f"{marks[c.passed]} {c.name:<11} {c.channel or 'total'}: {c.detail}")
-    return ExitCode.GATE if failed(checks) else ExitCode.DONE
+    return ExitCode.GATE if any_failed(checks) else ExitCode.DONE
 
 
 @power.command()
@@ -100,13 +100,13 @@ def idle(model: str | None, seconds: float, as_json: bool) -> int:
     own baseline if there is one. Run nothing else during the measurement.
     """
     from etui.config.load import load_config
-    from etui.energy.idle_baseline import load_baselines, measure, save_baselines
+    from etui.energy.idle_baseline import load_baselines, measure_baseline, save_baselines
     from etui.units import watts_text
 
     config = load_config()
     with _recording() as recorder, _in_memory(model, config) as name:
         time.sleep(_WARM_UP_S if name is None else _AFTER_LOAD_S)
-        found = measure(recorder, seconds)
+        found = measure_baseline(recorder, seconds)
         kinds = {channel.id: channel.kind.value for channel in recorder.channels}
     if found is None:
         raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
@@ -157,7 +157,7 @@ def calibrate(seconds: float, as_json: bool) -> int:
     printed lines into config.yaml; they are used when the counter cannot be read (for example,
     without root).
     """
-    from etui.cli.power_text import calibration_lines
+    from etui.cli.power_text import format_calibration
     from etui.energy.cpu_estimate_fit import fit_range
 
     with _recording() as recorder:
@@ -178,7 +178,7 @@ def calibrate(seconds: float, as_json: bool) -> int:
         }
         click.echo(json.dumps(document, indent=2))
     else:
-        for line in calibration_lines(fitted):
+        for line in format_calibration(fitted):
             click.echo(line)
     return ExitCode.DONE
 
@@ -255,18 +255,18 @@ def replay(file: Path, as_json: bool) -> int:
 )
 def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
     """Export metrics to Prometheus and Grafana."""
-    from etui.energy.prometheus import exposition, registry_of
+    from etui.energy.prometheus import build_registry, format_metrics
 
     if listen is None:
         with _recording() as recorder:
             _measure(recorder, 1.0 if seconds is None else seconds)
-            click.echo(exposition(recorder), nl=False)
+            click.echo(format_metrics(recorder), nl=False)
         return ExitCode.DONE
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
         raise UsageError(f"--listen {listen!r} is not HOST:PORT", "for example 127.0.0.1:9595")
     with _recording() as recorder:
-        registry = registry_of(recorder)
+        registry = build_registry(recorder)
         from prometheus_client import start_http_server
 
         try:
@@ -330,18 +330,18 @@ def _print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: boo
     if as_json:
         print_json(_build_document(recorder, start_ns, end_ns))
         return
-    from etui.cli.power_text import table
+    from etui.cli.power_text import format_power
 
-    for line in table(_build_document(recorder, start_ns, end_ns)):
+    for line in format_power(_build_document(recorder, start_ns, end_ns)):
         click.echo(line)
 
 
 def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
     from etui.config.load import load_config
-    from etui.energy.carbon_cost import factors_of
+    from etui.energy.carbon_cost import read_factors
     from etui.energy.power_document import power_document
 
-    return power_document(recorder, start_ns, end_ns, factors_of(load_config()))
+    return power_document(recorder, start_ns, end_ns, read_factors(load_config()))
 
 
 def _print_lines(recorder: Recorder, seconds: float | None, interval: float) -> int:
@@ -362,7 +362,7 @@ def _print_lines(recorder: Recorder, seconds: float | None, interval: float) -> 
 
 def _watch(recorder: Recorder, interval: float) -> int:
     """Print a table and repaint it in place until Ctrl-C."""
-    from etui.cli.power_text import table
+    from etui.cli.power_text import format_power
 
     time.sleep(_WARM_UP_S)
     begin_ns = time.monotonic_ns()
@@ -372,7 +372,7 @@ def _watch(recorder: Recorder, interval: float) -> int:
             time.sleep(interval)
             end_ns = time.monotonic_ns()
             recorder.settle(end_ns)
-            lines = list(table(_build_document(recorder, begin_ns, end_ns)))
+            lines = list(format_power(_build_document(recorder, begin_ns, end_ns)))
             if drawn:
                 click.echo(f"\x1b[{drawn}F\x1b[J", nl=False)
             click.echo("\n".join(lines))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
 
 
-def table(document: PowerDocument) -> Iterator[str]:
+def format_power(document: PowerDocument) -> Iterator[str]:
     """Format a power document as lines of text: every channel, then the total."""
     rows = [_format_row(channel) for channel in document["channels"]]
     yield from format_table(rows, header=_HEAD)
@@ -32,7 +32,7 @@ def table(document: PowerDocument) -> Iterator[str]:
         yield _format_cost(cost)
 
 
-def calibration_lines(fitted: Calibration) -> Iterator[str]:
+def format_calibration(fitted: Calibration) -> Iterator[str]:
     """Format a fitted range as lines of config.yaml."""
     yield f"cpu_idle_watts: {fitted.idle_watts:.1f}"
     yield f"cpu_limit_watts: {fitted.limit_watts:.1f}"

@@ -37,7 +37,7 @@ def read_question(prompt: str | None, stdin: BinaryIO | None, *, is_terminal: bo
     return question
 
 
-def standard_input() -> tuple[BinaryIO | None, bool]:
+def open_standard_input() -> tuple[BinaryIO | None, bool]:
     """Return standard input as bytes, None if it is closed, and whether it is a terminal."""
     stream = sys.stdin
     if stream is None or stream.closed:

@@ -85,14 +85,14 @@ def _read_stats(config: Config, days: int) -> _Stats:
 
 def _measure_drifts(log: Any) -> list[Drift]:
     """Compare the newest curve of each model file with turns made under its conditions."""
-    from etui.log.curve_lookup import turns_here
+    from etui.log.curve_lookup import select_comparable_turns
     from etui.log.prediction_quality import measure_drift
 
     newest: dict[tuple[str, str | None], Drift] = {}
     for curve in log.curves():
         key = (curve.model, curve.model_sha256)
         if key not in newest:
-            turns = turns_here(log, curve.model, curve.model_sha256, curve.conditions)
+            turns = select_comparable_turns(log, curve.model, curve.model_sha256, curve.conditions)
             newest[key] = measure_drift(curve, [turn for turn in turns if turn.kind == curve.kind])
     return list(newest.values())
 

@@ -253,7 +253,7 @@ def _compute_band(joules: Vector, predicted: Vector, terms: int) -> tuple[float,
     return (widen * share, True) if proportional else (widen * constant, False)
 
 
-def curve_of_points(
+def fit_curve(
     points: Sequence[TurnPoint],
     model: str,
     sha256: str | None,
@@ -283,7 +283,7 @@ def curve_of_points(
         decode=decode,
         meter_share=meter_share(points),
         idle_watts=idle_watts,
-        speed=speed_of(points),
+        speed=compute_speed(points),
         held_out_mape=held_out_mape,
         points=tuple(
             Residual(
@@ -299,7 +299,7 @@ def curve_of_points(
     )
 
 
-def speed_of(points: Sequence[TurnPoint]) -> Speed:
+def compute_speed(points: Sequence[TurnPoint]) -> Speed:
     """Compute tokens per second and watts of all points together, by phase."""
     prefill = [p for p in points if p.prefill_seconds and p.computed_tokens > 0]
     decode = [p for p in points if p.decode_seconds and p.output_tokens > 1]
@@ -317,7 +317,7 @@ def _divide(amount: float, seconds: float) -> float | None:
     return amount / seconds if seconds > 0 else None
 
 
-def error_on(curve: OperatingCurve, points: Sequence[TurnPoint]) -> float | None:
+def compute_error(curve: OperatingCurve, points: Sequence[TurnPoint]) -> float | None:
     """Compute the mean absolute relative error of the curve on these turns; None for no turns."""
     predicted = [curve.joules(p.computed_tokens, p.cached_tokens, p.output_tokens) for p in points]
     return mape(

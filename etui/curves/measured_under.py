@@ -29,7 +29,7 @@ class Conditions:
     power_limit_watts: float | None = None
 
 
-def conditions_of(
+def parse_conditions(
     settings: Mapping[str, Any], channels: tuple[str, ...], power_limit_watts: float | None = None
 ) -> Conditions:
     """Read the conditions from a turn's ``settings``.
@@ -45,7 +45,7 @@ def conditions_of(
     )
 
 
-def differences(then: Conditions, now: Conditions) -> tuple[str, ...]:
+def list_differences(then: Conditions, now: Conditions) -> tuple[str, ...]:
     """List what has changed, each in a few words; empty while the curve is still valid.
 
     A value that is not known on one side is not a difference.

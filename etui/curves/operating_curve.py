@@ -176,11 +176,11 @@ class OperatingCurve:
             joules_per_token=self.decode.slope,
             joules_per_token_per_context=self.decode.bend,
             joules_per_prompt_token=self.prefill.slope,
-            source=source_words(self.source),
+            source=format_source(self.source),
         )
 
 
-def source_words(source: Source) -> str:
+def format_source(source: Source) -> str:
     """Return the source of a prediction: ``operating curve``, or ``operating curve of the log``."""
     return "operating curve" if source == "calibration" else "operating curve of the log"
 

@@ -66,7 +66,7 @@ def find_key(name: str, splits: Collection[str]) -> str | None:
     )
 
 
-def subject_of(name: str) -> str:
+def parse_subject(name: str) -> str:
     """Extract ``anatomy`` from ``test/anatomy_test.csv``."""
     return PurePosixPath(name).stem.rsplit("_", maxsplit=1)[0]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.datasets.archive import Files, read_files, subject_of
+from etui.datasets.archive import Files, parse_subject, read_files
 from etui.datasets.mmlu import KNOWN, SUBJECT_GROUPS
 from etui.datasets.questions import Question, Suite, group_by_subject, hash_files, read_questions
 from etui.errors import InvalidFile, UsageError
@@ -63,7 +63,7 @@ def _build_suite(name: str, split: str, files: Files) -> Suite:
     questions: dict[str, Sequence[Question]] = {}
     examples: dict[str, Sequence[Question]] = {}
     for key in sorted(files):
-        subject = subject_of(key)
+        subject = parse_subject(key)
         rows = read_questions(files[key], key, subject)
         if key.startswith("dev/"):
             examples[subject] = rows

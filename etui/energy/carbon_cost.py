@@ -35,14 +35,14 @@ class CarbonCost:
     currency: str
 
 
-def factors_of(config: Config) -> Factors | None:
+def read_factors(config: Config) -> Factors | None:
     """Return the factors in the config; None when it states none."""
     if config.carbon_g_per_kwh is None and config.price_per_kwh is None:
         return None
     return Factors(config.carbon_g_per_kwh, config.price_per_kwh, config.currency)
 
 
-def cost_of(joules: float | None, factors: Factors) -> CarbonCost | None:
+def compute_cost(joules: float | None, factors: Factors) -> CarbonCost | None:
     """Return the carbon and cost of an energy; None when it was not measured."""
     if joules is None:
         return None
@@ -65,7 +65,7 @@ class CostDocument(TypedDict):
     currency: NotRequired[str]
 
 
-def cost_document(cost: CarbonCost) -> CostDocument:
+def build_cost_document(cost: CarbonCost) -> CostDocument:
     """Build the JSON document of a cost."""
     found: CostDocument = {"kilowatt_hours": cost.kilowatt_hours}
     if cost.grams_co2e is not None:

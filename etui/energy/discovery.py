@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import load_baselines, use
+from etui.energy.idle_baseline import load_baselines, use_baseline
 from etui.energy.recorder import Recorder
 from etui.energy.scopes import COVERING, family, select_disjoint
 from etui.energy.sources.amdsmi import AmdSmiSource
@@ -25,7 +25,7 @@ from etui.units import count_text
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundSources:
     """The sources of a machine, the watch on its GPUs, and the scopes that no source can read."""
 
     sources: tuple[PowerSource, ...]
@@ -34,7 +34,7 @@ class Found:
     probes: tuple[ChannelProbe, ...]
 
 
-def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Found:
+def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> FoundSources:
     """Open every source; the caller closes them.
 
     Args:
@@ -63,7 +63,7 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
         if source not in sources:
             source.close()
     watch = GpuWatch(nvml, clock) if nvml.channels else None
-    return Found(tuple(sources), watch, unmeasured, tuple(probes))
+    return FoundSources(tuple(sources), watch, unmeasured, tuple(probes))
 
 
 def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
@@ -80,7 +80,7 @@ def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) 
         estimate=config.estimate,
         watch=found.watch,
     )
-    use(recorder, load_baselines(config))
+    use_baseline(recorder, load_baselines(config))
     return recorder
 
 

@@ -26,12 +26,12 @@ _UNSTEADY = 0.25
 _SLICES = 8
 _COVERED = 0.99
 Watts = Mapping[str, float]
-Which = Literal["loaded", "cold"]
+BaselineKind = Literal["loaded", "cold"]
 """Whether a baseline was measured with a model in memory or without."""
 
 
 @dataclass(frozen=True, slots=True)
-class Idle:
+class IdleBaseline:
     """One baseline.
 
     Attributes:
@@ -62,10 +62,12 @@ class Baselines:
         loaded: Model -> baseline with that model in memory.
     """
 
-    cold: Idle | None = None
-    loaded: Mapping[str, Idle] = field(default_factory=dict)
+    cold: IdleBaseline | None = None
+    loaded: Mapping[str, IdleBaseline] = field(default_factory=dict)
 
-    def of(self, model: str | None, channels: Collection[str]) -> tuple[Which, Idle] | None:
+    def of(
+        self, model: str | None, channels: Collection[str]
+    ) -> tuple[BaselineKind, IdleBaseline] | None:
         """Return the baseline for a model in memory, else the cold one, else None.
 
         Args:
@@ -73,20 +75,23 @@ class Baselines:
             channels: The channels of a total; a baseline that lacks one of them is skipped.
         """
         loaded = None if model is None else self.loaded.get(model)
-        found: tuple[tuple[Which, Idle | None], ...] = (("loaded", loaded), ("cold", self.cold))
+        found: tuple[tuple[BaselineKind, IdleBaseline | None], ...] = (
+            ("loaded", loaded),
+            ("cold", self.cold),
+        )
         for which, idle in found:
             if idle is not None and channels and set(channels) <= set(idle.watts):
                 return which, idle
         return None
 
-    def with_idle(self, idle: Idle, model: str | None) -> Baselines:
+    def with_idle(self, idle: IdleBaseline, model: str | None) -> Baselines:
         """Return a copy with a new baseline for a model; None replaces the cold one."""
         if model is None:
             return Baselines(idle, self.loaded)
         return Baselines(self.cold, {**self.loaded, model: idle})
 
 
-def measure(recorder: Recorder, seconds: float = 5.0) -> Idle | None:
+def measure_baseline(recorder: Recorder, seconds: float = 5.0) -> IdleBaseline | None:
     """Measure the current idle power and use it as the recorder's baseline.
 
     Args:
@@ -99,7 +104,7 @@ def measure(recorder: Recorder, seconds: float = 5.0) -> Idle | None:
     return _build_idle(recorder, recorder.measure_idle(seconds))
 
 
-def recorded(recorder: Recorder, start_ns: int, end_ns: int) -> Idle | None:
+def compute_baseline(recorder: Recorder, start_ns: int, end_ns: int) -> IdleBaseline | None:
     """Build a baseline from a recorded idle interval; the recorder's own baseline does not change.
 
     Returns:
@@ -109,7 +114,9 @@ def recorded(recorder: Recorder, start_ns: int, end_ns: int) -> Idle | None:
     return _build_idle(recorder, energy) if energy.coverage >= _COVERED else None
 
 
-def use(recorder: Recorder, baselines: Baselines, model: str | None = None) -> Which | None:
+def use_baseline(
+    recorder: Recorder, baselines: Baselines, model: str | None = None
+) -> BaselineKind | None:
     """Set the recorder's baseline to that of a model in memory, else to the cold one.
 
     Returns:
@@ -155,12 +162,12 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
         ) from error
 
 
-def _build_idle(recorder: Recorder, energy: Energy) -> Idle | None:
+def _build_idle(recorder: Recorder, energy: Energy) -> IdleBaseline | None:
     if energy.joules is None or not energy.channels:
         return None
     watts = {part.id: part.mean_watts for part in energy.channels}
     steady = _is_steady(recorder, energy) and not energy.shared
-    return Idle(watts, time.time(), energy.seconds, steady)
+    return IdleBaseline(watts, time.time(), energy.seconds, steady)
 
 
 def _is_steady(recorder: Recorder, energy: Energy) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import Idle, load_baselines, recorded, save_baselines
+from etui.energy.idle_baseline import IdleBaseline, compute_baseline, load_baselines, save_baselines
 from etui.energy.recorder import Recorder
 
 QUIET_SECONDS = 30.0
@@ -46,7 +46,7 @@ class IdleTracker:
         self._model = model
         self._since_ns = self._clock()
 
-    def end(self) -> Idle | None:
+    def end(self) -> IdleBaseline | None:
         """End the pause before new work, and save the model's baseline if it was long enough.
 
         A model is measured once; a pause in which something else ran is not used.
@@ -66,7 +66,7 @@ class IdleTracker:
         known = load_baselines(self._config)
         if model in known.loaded:
             return None
-        idle = recorded(self._recorder, start_ns, end_ns)
+        idle = compute_baseline(self._recorder, start_ns, end_ns)
         if idle is None or not idle.steady:
             return None
         save_baselines(self._config, known.with_idle(idle, model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from etui.energy.carbon_cost import CostDocument, Factors, cost_document, cost_of
+from etui.energy.carbon_cost import CostDocument, Factors, build_cost_document, compute_cost
 from etui.energy.documents import energy_document
 from etui.energy.types import ChannelEnergy, Kind
 
@@ -71,9 +71,9 @@ def power_document(
             for row in recorder.latest()
         ],
     }
-    cost = cost_of(energy.joules, factors) if factors else None
+    cost = compute_cost(energy.joules, factors) if factors else None
     if cost is not None:
-        document["cost"] = cost_document(cost)
+        document["cost"] = build_cost_document(cost)
     return document
 
 

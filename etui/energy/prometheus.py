@@ -46,7 +46,7 @@ class PowerCollector:
         return [joules, watts, missing]
 
 
-def registry_of(recorder: Recorder) -> CollectorRegistry:
+def build_registry(recorder: Recorder) -> CollectorRegistry:
     """Build a registry that holds only the recorder's metrics.
 
     Raises:
@@ -63,13 +63,13 @@ def registry_of(recorder: Recorder) -> CollectorRegistry:
     return registry
 
 
-def exposition(recorder: Recorder) -> str:
+def format_metrics(recorder: Recorder) -> str:
     """Return the metrics in Prometheus' text format.
 
     Raises:
         EtuiError: prometheus-client is not installed.
     """
-    registry = registry_of(recorder)
+    registry = build_registry(recorder)
     from prometheus_client import generate_latest
 
     return generate_latest(registry).decode()

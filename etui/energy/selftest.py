@@ -31,7 +31,7 @@ class Check:
     detail: str
 
 
-def selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check, ...]:
+def run_selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check, ...]:
     """Check a recorded interval.
 
     Args:
@@ -48,7 +48,7 @@ def selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check, ...
     return tuple(checks)
 
 
-def failed(checks: Sequence[Check]) -> bool:
+def any_failed(checks: Sequence[Check]) -> bool:
     """Return whether any check failed."""
     return any(check.passed is False for check in checks)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.curves.fit import TooFewPoints, TurnPoint, curve_of_points
-from etui.curves.measured_under import Conditions, conditions_of, differences
+from etui.curves.fit import TooFewPoints, TurnPoint, fit_curve
+from etui.curves.measured_under import Conditions, list_differences, parse_conditions
 from etui.curves.operating_curve import OperatingCurve
-from etui.log.curve_rows import curve_record
+from etui.log.curve_rows import build_curve_record
 from etui.log.records import CurveRecord
 
 if TYPE_CHECKING:
@@ -46,23 +46,25 @@ def find_curve(
     latest = valid[0] if valid else None
     if save is None:
         return latest
-    turns = turns_here(log, model, sha256, now)
+    turns = select_comparable_turns(log, model, sha256, now)
     if len(turns) < LEAST_TURNS or (latest and _count_newer(turns, latest) < LEAST_TURNS):
         return latest
     try:
-        curve = curve_of_log(turns, model, sha256, now)
+        curve = fit_logged_turns(turns, model, sha256, now)
     except TooFewPoints:
         return latest
-    save(curve_record(curve))
+    save(build_curve_record(curve))
     return curve
 
 
 def is_valid(curve: OperatingCurve, now: Conditions) -> bool:
     """Return whether nothing that the curve depends on has changed."""
-    return not differences(curve.conditions, now)
+    return not list_differences(curve.conditions, now)
 
 
-def turns_here(log: LogReader, model: str, sha256: str | None, now: Conditions) -> list[LoggedTurn]:
+def select_comparable_turns(
+    log: LogReader, model: str, sha256: str | None, now: Conditions
+) -> list[LoggedTurn]:
     """Read the model's last turns made under the same conditions, newest first.
 
     Excludes turns that shared a GPU with other processes, and those whose energy is of another
@@ -72,12 +74,13 @@ def turns_here(log: LogReader, model: str, sha256: str | None, now: Conditions) 
     alike = [
         turn
         for turn in turns
-        if not turn.shared and not differences(conditions_of(turn.settings, turn.channels), now)
+        if not turn.shared
+        and not list_differences(parse_conditions(turn.settings, turn.channels), now)
     ]
     return [turn for turn in alike if turn.kind == alike[0].kind]
 
 
-def curve_of_log(
+def fit_logged_turns(
     turns: Sequence[LoggedTurn], model: str, sha256: str | None, now: Conditions
 ) -> OperatingCurve:
     """Fit a curve to turns.
@@ -90,7 +93,7 @@ def curve_of_log(
     points = [turn.point for turn in turns]
     channels = now.channels or turns[0].channels
     conditions = Conditions(now.machine, now.build, now.threads, channels, now.power_limit_watts)
-    return curve_of_points(points, model, sha256, conditions, kind=turns[0].kind, source="log")
+    return fit_curve(points, model, sha256, conditions, kind=turns[0].kind, source="log")
 
 
 def _count_newer(turns: Sequence[LoggedTurn], curve: OperatingCurve) -> int:

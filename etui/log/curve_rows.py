@@ -54,7 +54,7 @@ class _Settings:
     speed: Speed
 
 
-def curve_record(curve: OperatingCurve) -> CurveRecord:
+def build_curve_record(curve: OperatingCurve) -> CurveRecord:
     """Build the row of a curve; coefficients have the names of the formula."""
     phases = {"prefill": curve.prefill, "decode": curve.decode}
     coefficients = {
@@ -133,9 +133,9 @@ def parse_curve(row: ReadRow) -> OperatingCurve | None:
         return None
 
 
-def curve_json(curve: OperatingCurve, *, points: bool = True) -> dict[str, Any]:
+def curve_document(curve: OperatingCurve, *, points: bool = True) -> dict[str, Any]:
     """Convert a curve to plain JSON values, named as in its row; ``points`` adds the residuals."""
-    record = curve_record(curve)
+    record = build_curve_record(curve)
     document = {f.name: getattr(record, f.name) for f in fields(CurveRecord)}
     if not points:
         document["residuals"] = {k: v for k, v in record.residuals.items() if k != "points"}

@@ -14,15 +14,15 @@ from etui.text.sanitize import sanitize
 from etui.turn.record import TurnRecord
 
 
-def turn_document(turn: TurnRecord) -> dict[str, Any]:
+def build_turn_document(turn: TurnRecord) -> dict[str, Any]:
     """Build the document of ``etui ask --json``, with the system prompt and the trace added."""
     return turn.to_json() | {"system": turn.system, "trace": turn.trace}
 
 
 def write_json_lines(turns: Iterable[TurnRecord], file: TextIO) -> None:
-    """Write each turn as one line of JSON, see :func:`turn_document`."""
+    """Write each turn as one line of JSON, see :func:`build_turn_document`."""
     for turn in turns:
-        file.write(json.dumps(turn_document(turn), ensure_ascii=False) + "\n")
+        file.write(json.dumps(build_turn_document(turn), ensure_ascii=False) + "\n")
 
 
 def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
@@ -39,18 +39,18 @@ def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
         writer.writerow(row)
 
 
-def chat_document(chat: ChatRecord, turns: Iterable[TurnRecord]) -> dict[str, Any]:
+def build_chat_document(chat: ChatRecord, turns: Iterable[TurnRecord]) -> dict[str, Any]:
     """Build one JSON document of a chat and its turns."""
     return {
         "chat_id": chat.chat_id,
         "created_at": chat.created_at,
         "name": chat.name,
         "system": chat.system,
-        "turns": [turn_document(turn) for turn in turns],
+        "turns": [build_turn_document(turn) for turn in turns],
     }
 
 
-def chat_markdown(
+def format_chat(
     chat: ChatRecord, turns: Sequence[TurnRecord], energy_line: Callable[[TurnRecord], str]
 ) -> str:
     """Format a chat as Markdown: each question as a quotation, its answer, and its energy.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from etui.curves.fit import speed_of
+from etui.curves.fit import compute_speed
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed
 from etui.log.curve_lookup import POINTS_SQL, find_curve, parse_logged_turns
@@ -53,7 +53,7 @@ _LOADS_SQL = """
 """
 
 
-def model_facts(
+def read_model_facts(
     log: LogReader,
     model: str,
     sha256: str | None,
@@ -93,7 +93,7 @@ def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditio
     ]
     if not turns:
         return None
-    return speed_of([turn.point for turn in turns if turn.kind == turns[0].kind])
+    return compute_speed([turn.point for turn in turns if turn.kind == turns[0].kind])
 
 
 def _group_output(rows: Sequence[sqlite3.Row]) -> Mapping[ArmKey, PastOutput]:

@@ -38,7 +38,7 @@ class Spending:
     unmeasured_turns: int
 
 
-def spent_since(log: LogReader, moment: datetime) -> Spending:
+def sum_joules_since(log: LogReader, moment: datetime) -> Spending:
     """Sum the joules of turns and loads since an aware time.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etui import units
-from etui.energy.carbon_cost import cost_of
+from etui.energy.carbon_cost import compute_cost
 from etui.text.sanitize import sanitize
 from etui.text.tables import count_cells, fit_cells, format_table, one_line
 from etui.text.timestamps import local_time
@@ -91,26 +91,26 @@ def _format_cost(total: Total, factors: Factors) -> str:
     """Format carbon and cost of a total; estimates are marked, and never added to readings."""
     parts = []
     for joules, mark in ((total.joules, ""), (total.estimated_joules, " (estimate)")):
-        cost = cost_of(joules, factors)
+        cost = compute_cost(joules, factors)
         if cost is not None:
             text = units.cost_text(cost.grams_co2e, cost.price, cost.currency)
             parts.append(f"~{text}{mark}" if mark else text)
     return " and ".join(parts) or units.UNMEASURED
 
 
-def turn_lines(
+def format_turn(
     turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
 ) -> list[str]:
     """Format one turn in full: route, tokens, seconds, energy by phase, then its texts."""
-    facts = turn_facts(turn, loads, unloads)
+    facts = list_facts(turn, loads, unloads)
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {text}" for name, text in facts]
-    for title, text in turn_texts(turn):
+    for title, text in list_texts(turn):
         lines += ["", f"{title}:", *(f"  {line}" for line in text.split("\n"))]
     return lines
 
 
-def turn_facts(
+def list_facts(
     turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
 ) -> list[tuple[str, str]]:
     """List the facts of a turn as pairs of name and text, one line each."""
@@ -147,7 +147,7 @@ def turn_facts(
     return facts
 
 
-def turn_texts(turn: TurnRecord) -> list[tuple[str, str]]:
+def list_texts(turn: TurnRecord) -> list[tuple[str, str]]:
     """List the texts of a turn as pairs of title and text; empty ones are omitted."""
     texts = (
         ("system prompt", turn.system),

@@ -10,7 +10,7 @@ from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.session import Session
 from etui.events import Answer, Event, Finished, Probe
-from etui.multiple_choice import Option, options_of
+from etui.multiple_choice import Option, parse_options
 from etui.reasoning.context_fit import Reserve, fit
 from etui.reasoning.control import Control
 from etui.reasoning.decoding import build_finished, open_prompt
@@ -35,7 +35,7 @@ def choices(
     Raises:
         ContextOverflow: The question alone does not fit into the context.
     """
-    options = options_of(messages[-1].content)
+    options = parse_options(messages[-1].content)
     tokens = letter_tokens(session, options) if options else None
     if tokens is not None:
         yield from _read(messages, arm, session, control, options, tokens)

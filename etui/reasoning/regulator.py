@@ -8,7 +8,7 @@ from dataclasses import replace
 from etui.arm import Arm, Sampling
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.events import Probe, Thought
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 from etui.reasoning.decoding import Ending, Run, mean_probability
 from etui.reasoning.depth import (
     JoulesSpent,
@@ -40,7 +40,7 @@ class Prober:
         self._session = session
         self._sequence = sequence
         self._question = question
-        self._options = options_of(question)
+        self._options = parse_options(question)
         self._letters = letter_tokens(session, self._options) if self._options else None
         self._bridge = session.tokenize(thinking.probe)
 

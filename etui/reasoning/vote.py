@@ -17,7 +17,7 @@ from etui.chat import Message
 from etui.engine.session import Session
 from etui.errors import CacheFull
 from etui.events import Answer, Batch, Event, Status, Thought, Vote
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 from etui.reasoning.ballot import Ballot, build_abandoned_vote, build_ballot
 from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS
 from etui.reasoning.control import BUDGET, Control
@@ -82,7 +82,7 @@ class _Election:
         self, question: str, arm: Arm, session: Session, plan: ThinkingPlan, opened: Opened
     ) -> None:
         self._question = question
-        self._options = options_of(question)
+        self._options = parse_options(question)
         self._arm = arm
         self._session = session
         self._plan = plan

@@ -35,7 +35,7 @@ from etui.replay.router_curve import (
     oracle_curve,
 )
 from etui.routing.accuracy.metrics import calibration_error
-from etui.stats.bootstrap import interval_of, resampled_means
+from etui.stats.bootstrap import compute_interval, resample_means
 from etui.stats.frontier import hull, mixture_accuracies, mixture_costs
 from etui.stats.tests import Interval, mcnemar, wilson
 
@@ -50,7 +50,7 @@ _NO_ROUTER: Router = {"apgr": None, "ece": {}, "curve": []}
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReplayTable:
     """Input of a replay.
 
     Attributes:
@@ -69,7 +69,7 @@ class Table:
 
 
 def judge(
-    table: Table,
+    table: ReplayTable,
     routers: Mapping[str, Floats],
     policies: Sequence[Routed] = (),
     seed: int = 0,
@@ -117,7 +117,7 @@ def judge(
     }
 
 
-def _judge_arm(table: Table, column: int) -> SingleArm:
+def _judge_arm(table: ReplayTable, column: int) -> SingleArm:
     right, cost = table.graded.correct[:, column], float(table.cost[:, column].mean())
     share = wilson(int(right.sum()), len(right))
     assert share.low is not None
@@ -130,7 +130,7 @@ def _judge_arm(table: Table, column: int) -> SingleArm:
     }
 
 
-def _judge_oracle(table: Table, ends: Ends) -> OracleFigures:
+def _judge_oracle(table: ReplayTable, ends: Ends) -> OracleFigures:
     import numpy as np
 
     graded, cost = table.graded, table.cost
@@ -161,7 +161,7 @@ def _compute_shares(graded: Graded, choices: Any) -> dict[str, float]:
     return {name: float(counts[column]) for column, name in enumerate(graded.arms)}
 
 
-def _judge_router(p: Floats, table: Table, ends: Ends, seed: int) -> Router:
+def _judge_router(p: Floats, table: ReplayTable, ends: Ends, seed: int) -> Router:
     import numpy as np
 
     graded, cost = table.graded, table.cost
@@ -191,7 +191,7 @@ def _judge_router(p: Floats, table: Table, ends: Ends, seed: int) -> Router:
     }
 
 
-def _compute_call_curve(p: Floats, table: Table, ends: Ends) -> tuple[RouterCurve, Ends]:
+def _compute_call_curve(p: Floats, table: ReplayTable, ends: Ends) -> tuple[RouterCurve, Ends]:
     """Compute the curve over the share of calls that the strong one of two arms gets."""
     import numpy as np
 
@@ -202,7 +202,7 @@ def _compute_call_curve(p: Floats, table: Table, ends: Ends) -> tuple[RouterCurv
 
 
 def _compute_area_interval(
-    p: Floats, table: Table, ends: Ends, seed: int
+    p: Floats, table: ReplayTable, ends: Ends, seed: int
 ) -> list[float | None] | None:
     if p.shape[1] != 2:
         return None
@@ -213,7 +213,7 @@ def _compute_area_interval(
 
 
 def _judge_energy(
-    p: Floats, curve: RouterCurve, table: Table, ends: Ends, seed: int
+    p: Floats, curve: RouterCurve, table: ReplayTable, ends: Ends, seed: int
 ) -> RouterEnergy:
     """Judge a router over cost, and at fixed budgets against the random mixture of equal cost."""
     import numpy as np
@@ -250,7 +250,7 @@ def _judge_energy(
 
 
 def against_mixture(
-    choices: Sequence[tuple[Flags, Floats]], table: Table, seed: int
+    choices: Sequence[tuple[Flags, Floats]], table: ReplayTable, seed: int
 ) -> list[RouterChoice]:
     """Compare choices with the best random mixtures of the arms of equal cost and accuracy.
 
@@ -265,7 +265,7 @@ def against_mixture(
     choice_columns = [part for right, cost in choices for part in (right, cost)]
     stacked = [table.cost, table.graded.correct, *choice_columns]
     columns = np.column_stack(stacked).astype(np.float64)
-    replicates = resampled_means(columns, seed)
+    replicates = resample_means(columns, seed)
     return [
         _compare_choice(
             columns, replicates, arms, 2 * arms + 2 * index, compare_with_arms(right, table.graded)
@@ -290,14 +290,16 @@ def _compare_choice(
     mean = columns.mean(axis=0)[None, :]
     accuracy, spent = float(mean[0, column]), float(mean[0, column + 1])
     reached = bool(np.isfinite(saved(mean)[0]))
-    difference = interval_of(columns, replicates, lambda means: means[:, column] - mixed(means))
+    difference = compute_interval(
+        columns, replicates, lambda means: means[:, column] - mixed(means)
+    )
     return {
         "accuracy": accuracy,
         "cost": spent,
         "cost_per_correct": spent / accuracy if accuracy else None,
         "mixture_accuracy": float(mixed(mean)[0]),
         "difference": _build_spread(difference),
-        "saved": _build_spread(interval_of(columns, replicates, saved)) if reached else None,
+        "saved": _build_spread(compute_interval(columns, replicates, saved)) if reached else None,
         "mcnemar": tests,
     }
 
@@ -319,7 +321,7 @@ def compare_with_arms(right: Flags, graded: Graded) -> dict[str, McNemar]:
     }
 
 
-def _judge_policy(routed: Routed, table: Table, seed: int) -> JudgedPolicy:
+def _judge_policy(routed: Routed, table: ReplayTable, seed: int) -> JudgedPolicy:
     (found,) = against_mixture([(routed.correct, routed.cost)], table, seed)
     return {
         **found,

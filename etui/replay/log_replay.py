@@ -151,7 +151,7 @@ def _predict_accuracy(predictor: Predictor, arm: Arm, query: Query) -> float | N
     return None if predicted is None else predicted.p
 
 
-def turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocument:
+def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocument:
     """Build the document of a replay of the log, of plain JSON values.
 
     Predicted joules are summed over the turns with both predictions, measured joules over all

@@ -14,7 +14,7 @@ def replayed_lines(document: TurnsDocument) -> Iterator[str]:
     """Yield the number of questions that would move, and joules and accuracy of both sides.
 
     Args:
-        document: The document from :func:`etui.replay.log_replay.turns_document`.
+        document: The document from :func:`etui.replay.log_replay.build_turns_document`.
     """
     if not document["n"]:
         yield "the log has no turns yet"

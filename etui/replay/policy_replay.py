@@ -21,7 +21,7 @@ from etui.routing.limits import Cascade
 from etui.routing.policy import CascadePlan, Objective, Policy
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.question_words import QuestionText
-from etui.turn.cascade import Outcome, advance, best_of, is_sure
+from etui.turn.cascade import Outcome, advance, find_best_outcome, is_sure
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.table import Graded
@@ -131,7 +131,7 @@ def replay_policy(
         predictor = TablePredictor(costs, fold_heads, label)
         for row in rows:
             decision = decide(
-                Query(as_asked(graded.questions[row])),
+                Query(format_question(graded.questions[row])),
                 policy,
                 available=is_available,
                 outlook=predictor,
@@ -159,7 +159,7 @@ def replay_policy(
     return Routed(policy.name, chosen, right, spent, hops, rules, tuple(notes))
 
 
-def as_asked(question: QuestionText) -> str:
+def format_question(question: QuestionText) -> str:
     """Format a question as a user would type it: the stem, then the options with letters."""
     lines = [f"{letter}. {text}" for letter, text in zip(_LETTERS, question.options, strict=False)]
     return "\n".join((question.stem, *lines)).strip() or "?"
@@ -171,13 +171,13 @@ def _folds(
     """Yield the rows of each fold, with heads fitted on the others; one fold without heads."""
     from etui.routing.accuracy.fit import LEAST_QUESTIONS, fit_heads
     from etui.routing.accuracy.fitted_file import Provenance
-    from etui.routing.accuracy.table import folds_of
+    from etui.routing.accuracy.table import assign_folds
 
     needs_heads = any(isinstance(rule.then, CascadePlan | Objective) for rule in policy.rules)
     if not needs_heads or len(graded) < 2 * LEAST_QUESTIONS:
         yield range(len(graded)), None
         return
-    folds = folds_of(graded, seed=seed)
+    folds = assign_folds(graded, seed=seed)
     count = int(folds.max()) + 1
     for fold in range(count):
         say(f"fold {fold + 1} of {count}")
@@ -228,7 +228,7 @@ def _walk_cascade(
         probability = predictor.calibrated(step.arm, confidence, margin)
         accepted = is_sure(cascade, confidence, probability)
         outcomes.append(Outcome(step.arm, probability, accepted))
-    best = best_of(outcomes)
+    best = find_best_outcome(outcomes)
     assert best is not None
     return graded.arms.index(outcomes[best].arm.name), len(outcomes), spent
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from etui.datasets.archive import read_files, subject_of
+from etui.datasets.archive import parse_subject, read_files
 from etui.datasets.questions import Question, read_questions
 from etui.routing.accuracy.table import Graded
 
 
-def texts_of(data: Path, split: str) -> dict[tuple[str, int], Question]:
+def read_texts(data: Path, split: str) -> dict[tuple[str, int], Question]:
     """Read the questions of one split; subjects of MMLU may be missing.
 
     Args:
@@ -26,13 +26,13 @@ def texts_of(data: Path, split: str) -> dict[tuple[str, int], Question]:
     """
     texts: dict[tuple[str, int], Question] = {}
     for name, raw in read_files(data, (split,)).items():
-        subject = subject_of(name)
+        subject = parse_subject(name)
         for question in read_questions(raw, name, subject):
             texts[subject, question.row] = question
     return texts
 
 
-def without(graded: Graded, others: Iterable[Question]) -> Graded:
+def drop_questions(graded: Graded, others: Iterable[Question]) -> Graded:
     """Drop the questions whose text occurs in one of the others of the same subject.
 
     The options are not compared: a question with its options in another order is the same one.

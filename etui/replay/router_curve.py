@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.stats.bootstrap import PLAIN_REPLICATES, multinomial_draw, percentiles, replicated
+from etui.stats.bootstrap import PLAIN_REPLICATES, compute_replicates, multinomial_draw, percentiles
 from etui.stats.tests import Interval
 
 if TYPE_CHECKING:
@@ -228,7 +228,9 @@ def apgr_interval(
     kind = (strong.astype(np.int64) - weak.astype(np.int64)) + 1
     counts = np.bincount(at * 3 + kind, minlength=3 * bins)
     draw = multinomial_draw(np.random.default_rng(seed), counts)
-    areas = replicated(draw, lambda drawn: _compute_areas(drawn.reshape(-1, bins, 3)), replicates)
+    areas = compute_replicates(
+        draw, lambda drawn: _compute_areas(drawn.reshape(-1, bins, 3)), replicates
+    )
     value = float(_compute_areas(counts.reshape(1, bins, 3))[0])
     return Interval(value, *percentiles(areas, "nearest"), "bootstrap")
 

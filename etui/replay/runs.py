@@ -56,7 +56,7 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
         UsageError: A folder is not a run, the runs use different data, or share no question.
         InvalidFile: A file cannot be read.
     """
-    from etui.bench.report.sources import texts_for
+    from etui.bench.report.sources import load_texts
     from etui.bench.store.run_folder import read_run
 
     recorded = [read_run(folder) for folder in folders]
@@ -81,7 +81,7 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
     if not arms:
         raise UsageError("the runs have no answers of an arm", "run `etui bench --arms A,B` first")
     keys = _find_common([versions[0] for versions in arms.values()])
-    texts = texts_for(first, config, data)
+    texts = load_texts(first, config, data)
     if texts is None:
         notes.append("the texts of the questions were not found: pass --data DIR")
     graded = replace(_build_table(arms, keys, 0, texts), facts=facts)

@@ -13,12 +13,12 @@ Available = Callable[[str], bool] | Collection[str]
 """The models on this machine: a test of a name, or the names."""
 
 
-def as_test(available: Available) -> Callable[[str], bool]:
+def build_availability_test(available: Available) -> Callable[[str], bool]:
     """Return a test that says whether the model of a name is on this machine."""
     return available if callable(available) else frozenset(available).__contains__
 
 
-def served(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm | None:
+def choose_served_arm(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm | None:
     """Return the arm with the first of its models that is available; None if none is."""
     for model in plan.models:
         if is_available(model):

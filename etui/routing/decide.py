@@ -9,10 +9,10 @@ from etui.chat import Query
 from etui.errors import EtuiError, UsageError
 from etui.routing.availability import (
     Available,
-    as_test,
+    build_availability_test,
     build_unavailable_error,
+    choose_served_arm,
     format_substitute,
-    served,
 )
 from etui.routing.conditions import first_failed, reasons_for
 from etui.routing.decision import Decision, Deferred, RuleTried, SignalValue
@@ -62,7 +62,7 @@ def decide(
     if every_signal:
         for name in situation:
             situation.holds(name)
-    is_available = as_test(available)
+    is_available = build_availability_test(available)
     fell_through: dict[int, str] = {}
     unserved: list[ArmPlan] = []
     for index, rule in enumerate(policy.rules):
@@ -107,8 +107,8 @@ def decide_arm(
             f"policy {policy.name!r} has no arm {name!r}",
             suggest(name, policy.arms) or f"known arms: {', '.join(policy.arms)}",
         )
-    is_available = as_test(available)
-    arm = served(plan, is_available)
+    is_available = build_availability_test(available)
+    arm = choose_served_arm(plan, is_available)
     if arm is None:
         raise build_unavailable_error(policy.name, [plan])
     joules = outlook.joules(arm, query) if outlook is not None and query is not None else None
@@ -169,7 +169,7 @@ def _build_decision(
         margin_joules=end.margin_joules,
         budget=policy.budget,
         fallbacks=Fallbacks(
-            served(load_failed, is_available) if load_failed is not None else None,
+            choose_served_arm(load_failed, is_available) if load_failed is not None else None,
             planned.context_overflow,
             planned.no_answer,
         ),
@@ -201,8 +201,12 @@ def cheapest_arm(
     Raises:
         ModelUnavailable: No arm has a model on this machine.
     """
-    is_available = as_test(available)
-    arms = {name: arm for name, plan in policy.arms.items() if (arm := served(plan, is_available))}
+    is_available = build_availability_test(available)
+    arms = {
+        name: arm
+        for name, plan in policy.arms.items()
+        if (arm := choose_served_arm(plan, is_available))
+    }
     if not arms:
         raise build_unavailable_error(policy.name, list(policy.arms.values()))
     if policy.degrade_to in arms:

@@ -42,7 +42,7 @@ class OtherAnswer:
     after: Decision | str
 
 
-def changes(before: PolicyFile, after: PolicyFile) -> tuple[Change, ...]:
+def find_changes(before: PolicyFile, after: PolicyFile) -> tuple[Change, ...]:
     """Return every value that differs between two files, in the order of the first.
 
     Rules are compared by name; ``rules.order`` changes when they are tried in another order.
@@ -50,7 +50,7 @@ def changes(before: PolicyFile, after: PolicyFile) -> tuple[Change, ...]:
     return tuple(_changes("", _comparable(before), _comparable(after)))
 
 
-def other_answers(
+def find_other_answers(
     before: Policy,
     after: Policy,
     questions: Iterable[tuple[Query, HostState]],
@@ -82,7 +82,7 @@ def _answer_key(decision: Decision | str) -> object:
     return None if isinstance(decision, str) else (decision.arm, decision.cascade)
 
 
-def probe_questions(*policies: Policy) -> list[tuple[Query, HostState]]:
+def list_probe_questions(*policies: Policy) -> list[tuple[Query, HostState]]:
     """Return the questions of the policies' probes, without duplicates."""
     asked = {(probe.query, probe.host): None for policy in policies for probe in policy.probes}
     return [(Query(text), host) for text, host in asked]

@@ -23,7 +23,7 @@ class ChangedOnDisk(EtuiError):
     """The file changed since it was read; nothing was written."""
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Read a whole text file, and keep its line endings.
 
     Raises:
@@ -50,14 +50,14 @@ def check_name(name: str) -> None:
         )
 
 
-def own_file(name: str, config: Config) -> Path:
+def get_own_path(name: str, config: Config) -> Path:
     """Return the path of the user's own policy of a name, whether it exists or not."""
     return config.policies_dir / f"{name}.yaml"
 
 
-def file_to_change(place: PolicyPlace, config: Config) -> Path:
+def choose_file_to_edit(place: PolicyPlace, config: Config) -> Path:
     """Return the file to write when a policy is edited; a shipped policy is edited in a copy."""
-    return own_file(place.path.stem, config) if place.origin == "shipped" else place.path
+    return get_own_path(place.path.stem, config) if place.origin == "shipped" else place.path
 
 
 def make_folder(config: Config) -> None:
@@ -86,7 +86,7 @@ def create(name: str, text: str, config: Config) -> Path:
         EtuiError: The file cannot be written.
     """
     check_name(name)
-    target = own_file(name, config)
+    target = get_own_path(name, config)
     make_folder(config)
     try:
         with target.open("x", encoding="utf-8", newline="") as file:
@@ -101,7 +101,7 @@ def create(name: str, text: str, config: Config) -> Path:
     return target
 
 
-def draft_of(target: Path, text: str) -> Path:
+def write_draft(target: Path, text: str) -> Path:
     """Write a text to a new draft file in the folder of the target, and return its path.
 
     Raises:
@@ -132,7 +132,7 @@ def replace_text(target: Path, text: str, like: Path) -> None:
         raise unwritable(target, error) from error
 
 
-def content(path: Path) -> bytes | None:
+def read_content(path: Path) -> bytes | None:
     """Read the bytes of a file; None if it does not exist.
 
     Raises:
@@ -165,7 +165,7 @@ def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
         EtuiError: The file cannot be written; it is unchanged.
     """
     target = Path(os.path.realpath(target))
-    if content(target) != before:
+    if read_content(target) != before:
         raise ChangedOnDisk(f"{target} changed on disk since it was read")
     replace_text(target, text, target if before is not None else like)
     return text.encode("utf-8")

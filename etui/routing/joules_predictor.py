@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from etui.arm import Arm
-from etui.curves.operating_curve import OperatingCurve, Speed, source_words
+from etui.curves.operating_curve import OperatingCurve, Speed, format_source
 from etui.routing.prediction import PredictedJoules
 from etui.routing.signals.text_measures import TextFacts
 from etui.units import significant
@@ -55,7 +55,7 @@ class ExpectedTokens:
     output: float
 
 
-def forecast(
+def predict_joules(
     arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool, cached_tokens: int = 0
 ) -> PredictedJoules | None:
     """Predict the joules an arm spends on a query; None without data about its model.
@@ -112,7 +112,7 @@ def _predict_by_curve(
 ) -> PredictedJoules:
     votes = predict_votes(arm)
     one = curve.joules(tokens.computed, tokens.cached, tokens.output / votes)
-    decode, source = votes * one.decode, source_words(curve.source)
+    decode, source = votes * one.decode, format_source(curve.source)
     if arm.reasoning == "vote":
         decode, source = _adjust_for_votes(decode, source, tokens, past)
     joules = one.prefill + decode

@@ -38,7 +38,7 @@ class PolicyPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedPolicy:
     """A policy file after its checks.
 
     Attributes:
@@ -117,7 +117,7 @@ def check_place(
     policies: Collection[str] | None = None,
     fitted: Callable[[str], bool] | None = None,
     thorough: bool = False,
-) -> Checked:
+) -> CheckedPolicy:
     """Check one policy file, and compile it if it has no errors.
 
     Args:
@@ -134,7 +134,7 @@ def check_place(
     try:
         located = load_yaml(place.path, PolicyFile)
     except InvalidFile as error:
-        return Checked(place, error.problems, (), None)
+        return CheckedPolicy(place, error.problems, (), None)
     return _check_located(place, located, models, is_available, policies, fitted, thorough)
 
 
@@ -143,7 +143,7 @@ def check_text(
     place: PolicyPlace,
     models: Collection[str],
     policies: Collection[str] | None = None,
-) -> Checked:
+) -> CheckedPolicy:
     """Check the text of a policy that is not saved yet, and compile it if it has no errors.
 
     Args:
@@ -158,7 +158,7 @@ def check_text(
     try:
         located = parse_yaml(text, PolicyFile, file=str(place.path))
     except InvalidFile as error:
-        return Checked(place, error.problems, (), None)
+        return CheckedPolicy(place, error.problems, (), None)
     return _check_located(place, located, models, None, policies)
 
 
@@ -170,7 +170,7 @@ def _check_located(
     policies: Collection[str] | None,
     fitted: Callable[[str], bool] | None = None,
     thorough: bool = False,
-) -> Checked:
+) -> CheckedPolicy:
     from etui.routing.check.checker import check_policy
     from etui.routing.compile import compile_policy
 
@@ -178,7 +178,7 @@ def _check_located(
         located, models, is_available, policies=policies, fitted=fitted, thorough=thorough
     )
     policy = None if findings.errors else compile_policy(located, place.name)
-    return Checked(place, findings.errors, findings.warnings, policy, located.model)
+    return CheckedPolicy(place, findings.errors, findings.warnings, policy, located.model)
 
 
 def _list_files(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from math import inf
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.routing.availability import format_substitute, join_with_verb, served
+from etui.routing.availability import choose_served_arm, format_substitute, join_with_verb
 from etui.routing.limits import Candidate
 from etui.routing.policy import ArmPlan, Objective
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules, Predictor
@@ -55,7 +55,9 @@ def weigh(
         outlook: Expected joules and accuracy of the arms; None leaves them unknown.
         resident: The model in memory; None if there is none, or it is unknown.
     """
-    ready = {name: arm for name in objective.arms if (arm := served(arms[name], is_available))}
+    ready = {
+        name: arm for name in objective.arms if (arm := choose_served_arm(arms[name], is_available))
+    }
     able = [_build_candidate(objective, arm, query, outlook) for arm in ready.values()]
     absent = [_build_absent(arms[name]) for name in objective.arms if name not in ready]
     candidates = (*sorted(able, key=_joules_or_inf), *absent)

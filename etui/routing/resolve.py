@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import EtuiError
-from etui.routing.availability import format_substitute, join_with_verb, served
+from etui.routing.availability import choose_served_arm, format_substitute, join_with_verb
 from etui.routing.limits import Candidate, Cascade
 from etui.routing.objective import ObjectiveResult, weigh
 from etui.routing.policy import ArmPlan, CascadePlan, Objective, Policy, Rule
@@ -84,7 +84,7 @@ def resolve_rule(
 def _resolve_arm(
     plan: ArmPlan, query: Query, is_available: Callable[[str], bool], outlook: Predictor | None
 ) -> Resolved | FallsThrough:
-    arm = served(plan, is_available)
+    arm = choose_served_arm(plan, is_available)
     if arm is None:
         return FallsThrough(f"{join_with_verb(plan.models)} not on this machine", (plan,))
     why = format_substitute(plan, arm).removeprefix("; ")
@@ -107,7 +107,7 @@ def _resolve_cascade(
     skipped: list[str] = []
     absent: list[ArmPlan] = []
     for name in plan.arms:
-        arm = served(policy.arms[name], is_available)
+        arm = choose_served_arm(policy.arms[name], is_available)
         if arm is None:
             absent.append(policy.arms[name])
             models = join_with_verb(policy.arms[name].models)
@@ -169,7 +169,9 @@ def _resolve_objective(
         fix = _UNFITTED[weighed.unfitted][1].format(policy=policy.name, arm=objective.arms[0])
         raise EtuiError(f"rule {rule.name!r} of policy {policy.name!r} cannot choose: {why}", fix)
     plans = [policy.arms[name] for name in objective.arms]
-    return FallsThrough(why, tuple(plan for plan in plans if served(plan, is_available) is None))
+    return FallsThrough(
+        why, tuple(plan for plan in plans if choose_served_arm(plan, is_available) is None)
+    )
 
 
 _UNFITTED = {

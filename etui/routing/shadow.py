@@ -21,7 +21,7 @@ LookAhead = Callable[[Policy], tuple[Predictor | None, Neighbours | None]]
 """A function from a policy to the predictions and the earlier questions that it uses."""
 
 
-def with_shadow(
+def add_shadow(
     decision: Decision,
     policy: Policy,
     query: Query,

@@ -71,13 +71,13 @@ class LogPredictor:
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
         """Predict the joules of an arm; None if nothing is known about its model."""
-        from etui.routing.joules_predictor import forecast
+        from etui.routing.joules_predictor import predict_joules
 
         facts = self._find_facts(arm.model)
         if facts is None:
             return None
         resident = arm.model == self._resident
-        return forecast(arm, self._measure_text(query), facts, resident=resident)
+        return predict_joules(arm, self._measure_text(query), facts, resident=resident)
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict the probability that an arm is right; None without a fit.
@@ -117,7 +117,7 @@ class LogPredictor:
 
         A log that cannot be read must not prevent an answer.
         """
-        from etui.log.model_facts import model_facts
+        from etui.log.model_facts import read_model_facts
         from etui.log.queries import LogReader
         from etui.models.files import recorded_sha256
         from etui.runtime.provenance import conditions
@@ -126,7 +126,7 @@ class LogPredictor:
             spec = self._catalogue.get(model)
             sha256 = spec.sha256 or recorded_sha256(spec, self._config)
             with LogReader(self._config) as log:
-                return model_facts(log, spec.name, sha256, conditions(self._config))
+                return read_model_facts(log, spec.name, sha256, conditions(self._config))
         except (LogUnavailable, UsageError):
             return None
 

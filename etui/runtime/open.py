@@ -220,13 +220,13 @@ class Runtime(Generic[B]):
         is_available: Callable[[str], bool],
         host: HostState | None,
     ) -> Decision:
-        from etui.routing.shadow import with_shadow
+        from etui.routing.shadow import add_shadow
 
         def collect(other: Policy) -> tuple[LogPredictor, EarlierQuestions | None]:
             known = self.collect_knowledge(other, host.resident if host is not None else None)
             return known.predictor, known.earlier
 
-        return with_shadow(
+        return add_shadow(
             decision,
             policy,
             query,
@@ -249,9 +249,9 @@ class Runtime(Generic[B]):
 
     def use_idle_baseline(self, model: str) -> str | None:
         """Use a model's idle baseline for net joules; return which one is used, None without."""
-        from etui.energy.idle_baseline import load_baselines, use
+        from etui.energy.idle_baseline import load_baselines, use_baseline
 
-        return use(self.recorder, load_baselines(self.config), model)
+        return use_baseline(self.recorder, load_baselines(self.config), model)
 
     def run_turn(
         self,

@@ -53,7 +53,7 @@ def compute_period_start(budget: PeriodBudget, now: datetime) -> datetime:
 
 
 def find_overruns(
-    budgets: Sequence[PeriodBudget], spent_since: Callable[[datetime], Spending], now: datetime
+    budgets: Sequence[PeriodBudget], sum_joules_since: Callable[[datetime], Spending], now: datetime
 ) -> tuple[Overrun, ...]:
     """Find the budgets that are spent.
 
@@ -62,7 +62,9 @@ def find_overruns(
         spent_since: Returns the energy used since a time with a zone.
         now: Local time, with its zone.
     """
-    found = [Overrun(budget, spent_since(compute_period_start(budget, now))) for budget in budgets]
+    found = [
+        Overrun(budget, sum_joules_since(compute_period_start(budget, now))) for budget in budgets
+    ]
     return tuple(each for each in found if each.spending.joules >= each.budget.joules)
 
 
@@ -75,11 +77,11 @@ def read_overruns(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Over
     if not budgets:
         return ()
     from etui.log.queries import LogReader
-    from etui.log.spending import spent_since
+    from etui.log.spending import sum_joules_since
 
     with LogReader(config) as log:
         now = datetime.now().astimezone()
-        return find_overruns(budgets, lambda moment: spent_since(log, moment), now)
+        return find_overruns(budgets, lambda moment: sum_joules_since(log, moment), now)
 
 
 def settle(spent: Sequence[Overrun], confirm: Confirm | None, over_budget: bool) -> str | None:

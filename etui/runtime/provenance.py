@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui import __version__
-from etui.curves.measured_under import Conditions, conditions_of
+from etui.curves.measured_under import Conditions, parse_conditions
 from etui.engine.library import default_threads
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def conditions(config: Config, channels: Sequence[Channel] = ()) -> Conditions:
         channels: The power channels that are summed; none if unknown.
     """
     ids = tuple(channel.id for channel in channels)
-    return conditions_of(provenance(config), ids, _sum_limits(channels))
+    return parse_conditions(provenance(config), ids, _sum_limits(channels))
 
 
 def _sum_limits(channels: Sequence[Channel]) -> float | None:

@@ -83,7 +83,7 @@ def other_route(
     """
     from etui.arm import Arm
     from etui.models.files import model_path
-    from etui.routing.availability import served
+    from etui.routing.availability import choose_served_arm
     from etui.routing.library import load_policy
     from etui.runtime.serving import models_on_disk
 
@@ -93,7 +93,11 @@ def other_route(
         return model_path(catalogue.get(model), config).stat().st_size if on_disk(model) else 0
 
     policy = load_policy(route.policy, config, catalogue.models)
-    arms = [arm for plan in policy.arms.values() if (arm := served(plan, on_disk)) is not None]
+    arms = [
+        arm
+        for plan in policy.arms.values()
+        if (arm := choose_served_arm(plan, on_disk)) is not None
+    ]
     rungs = [
         Rung(Route(route.policy, arm=arm.name), estimate_work(arm, size(arm.model))) for arm in arms
     ]

@@ -11,7 +11,7 @@ from etui.chat import Query
 from etui.errors import EtuiError, ModelUnavailable
 from etui.events import Loaded, Unloaded
 from etui.runtime.route import Route
-from etui.turn.build_record import load_record, unload_record
+from etui.turn.build_record import build_load_record, build_unload_record
 from etui.turn.events import TurnEvent, TurnFinished
 from etui.turn.record import REPLACES, TurnRecord
 
@@ -221,7 +221,7 @@ class TurnService:
                 loaded = event
                 self._residents.update(event, self._backend.pid)
                 self._recorder.settle(event.end_ns)
-                self._writer.save_load(load_record(event, spec.sha256, self._recorder.energy))
+                self._writer.save_load(build_load_record(event, spec.sha256, self._recorder.energy))
         self._resident = spec.name
         self._runtime.use_idle_baseline(spec.name)
         self._idle_tracker.begin(spec.name)
@@ -232,7 +232,7 @@ class TurnService:
         self._residents.update(event, self._backend.pid)
         self.on_unloaded(event.model)
         self._recorder.settle(event.end_ns)
-        self._writer.save_unload(unload_record(event, self._recorder.energy))
+        self._writer.save_unload(build_unload_record(event, self._recorder.energy))
 
     def likely_model(self, route: Route) -> str | None:
         """Return the model that a plain question would use; None if no model can answer."""

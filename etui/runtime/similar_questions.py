@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etui.datasets.questions import Suite
     from etui.log.queries import LogReader
     from etui.routing.policy import Policy
-    from etui.routing.signals.similarity import Earlier, EarlierQuestions
+    from etui.routing.signals.similarity import EarlierQuestion, EarlierQuestions
 
 _MOST_QUESTIONS = 2000
 """How many of the newest questions are read from the log, and from the runs."""
@@ -56,15 +56,15 @@ def read_neighbours(policy: Policy, config: Config) -> EarlierQuestions | None:
         return None  # the signals are then unknown, and the turn runs without them
 
 
-def _read_turns(log: LogReader) -> Iterator[Earlier]:
-    from etui.routing.signals.similarity import Earlier
+def _read_turns(log: LogReader) -> Iterator[EarlierQuestion]:
+    from etui.routing.signals.similarity import EarlierQuestion
 
     for row in log.select(_TURNS, (_MOST_QUESTIONS,)):
-        yield Earlier(row["query"], row["arm"])
+        yield EarlierQuestion(row["query"], row["arm"])
 
 
-def _read_graded(log: LogReader, config: Config) -> Iterator[Earlier]:
-    from etui.routing.signals.similarity import Earlier
+def _read_graded(log: LogReader, config: Config) -> Iterator[EarlierQuestion]:
+    from etui.routing.signals.similarity import EarlierQuestion
 
     suites: dict[tuple[str, str, str | None], Suite | None] = {}
     for row in log.select(_ANSWERS, (_MOST_QUESTIONS,)):
@@ -75,7 +75,7 @@ def _read_graded(log: LogReader, config: Config) -> Iterator[Earlier]:
         suite = suites[key]
         questions = suite.questions.get(row["subject"], ()) if suite is not None else ()
         if row["row"] < len(questions):
-            yield Earlier(questions[row["row"]].text, row["arm"], bool(row["correct"]))
+            yield EarlierQuestion(questions[row["row"]].text, row["arm"], bool(row["correct"]))
 
 
 def _load_run_suite(

@@ -1,12 +1,12 @@
 """Bootstrap over questions: intervals of sums, of means and of any figure of them.
 
-There is one loop, :func:`replicated`. It draws how often each question (or each kind of question)
-counts in a resample, and computes a figure from these weights. The draws differ in what the
-questions are a sample of:
+There is one loop, :func:`compute_replicates`. It draws how often each question (or each kind of
+question) counts in a resample, and computes a figure from these weights. The draws differ in what
+the questions are a sample of:
 
-- :func:`resampled_sums` draws within strata, by Rao and Wu's rescaled bootstrap: the questions of a
+- :func:`resample_sums` draws within strata, by Rao and Wu's rescaled bootstrap: the questions of a
   bench run are drawn subject by subject, and some subjects have few questions.
-- :func:`resampled_means` draws all questions together, as a plain bootstrap: a replay judges
+- :func:`resample_means` draws all questions together, as a plain bootstrap: a replay judges
   policies on one sample of questions. It counts equal rows together, or weights each question by a
   Poisson variable if nearly all rows differ.
 
@@ -38,7 +38,7 @@ _CHUNK = 1000
 _MOST_KINDS = 800
 
 
-def replicated(
+def compute_replicates(
     draw: Draw, figure: Callable[[Any], Any], replicates: int, chunk: int = _CHUNK
 ) -> Any:
     """Compute a figure of every resample, in chunks that bound the memory of the weights.
@@ -60,7 +60,7 @@ def replicated(
     )
 
 
-def resampled_sums(
+def resample_sums(
     columns: Any, strata: Sequence[str], seed: int, replicates: int = STRATIFIED_REPLICATES
 ) -> Floats:
     """Sum columns over resamples drawn within each stratum: the stratified bootstrap.
@@ -94,7 +94,7 @@ def resampled_sums(
     return sums
 
 
-def resampled_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICATES) -> Floats:
+def resample_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICATES) -> Floats:
     """Average columns over resamples of all rows: the plain bootstrap, without strata.
 
     Rows that agree in every column are counted together: a resample of n rows is then one
@@ -126,12 +126,12 @@ def resampled_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICAT
     return np.asarray(sums[:, :-1] / sums[:, -1:] + centre[:-1])
 
 
-def interval_of(columns: Floats, replicates: Floats, figure: Callable[[Any], Any]) -> Interval:
+def compute_interval(columns: Floats, replicates: Floats, figure: Callable[[Any], Any]) -> Interval:
     """Compute a figure of column means and its interval.
 
     Args:
         columns: Numbers, shape (questions, columns).
-        replicates: The result of ``resampled_means`` for these columns.
+        replicates: The result of ``resample_means`` for these columns.
         figure: Takes means, shape (k, columns), and returns the figure of each, shape (k,).
     """
     value = float(figure(columns.mean(axis=0)[None, :])[0])
@@ -210,7 +210,7 @@ def _make_poisson_draw(generator: np.random.Generator, size: int) -> Draw:
 
 def _sum_weighted(draw: Draw, values: Any, replicates: int, chunk: int) -> Any:
     """Sum the rows of ``values`` by weight, shape (replicates, columns)."""
-    return replicated(draw, lambda weights: weights @ values, replicates, chunk)
+    return compute_replicates(draw, lambda weights: weights @ values, replicates, chunk)
 
 
 def _pool_strata(labels: Sequence[str]) -> list[list[int]]:

@@ -16,14 +16,14 @@ from textual.binding import Binding, BindingType
 from textual.widgets import TextArea
 
 from etui.config.config import Config
-from etui.errors import EtuiError, fault_text
+from etui.errors import EtuiError, format_internal_error
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
 from etui.tui.app_messages import (
     AppRequest,
     BackendFailed,
     BackendOpened,
-    PoliciesThere,
+    PoliciesListed,
     RouteRequested,
     ShowsRoute,
     Unsaved,
@@ -102,7 +102,9 @@ class EtuiApp(App[None]):
         except EtuiError as error:
             self.post_message(BackendFailed(error.what, error.fix))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            self.post_message(BackendFailed(fault_text(error), "quit, and run `etui doctor`"))
+            self.post_message(
+                BackendFailed(format_internal_error(error), "quit, and run `etui doctor`")
+            )
 
     @work(thread=True, group="keys", exit_on_error=False)
     def _check_keys(self) -> None:
@@ -152,7 +154,7 @@ class EtuiApp(App[None]):
         match request.action:
             case RouteRequested(route=route):
                 self._take_route(route)
-            case PoliciesThere(names=names) if self.backend is not None:
+            case PoliciesListed(names=names) if self.backend is not None:
                 self.backend = replace(self.backend, policies=names)
             case Unsaved() as unsaved:
                 self._unsaved = unsaved

@@ -20,7 +20,7 @@ class RouteRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class PoliciesThere:
+class PoliciesListed:
     """Report of the policies that exist now, by name."""
 
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class Unsaved:
     keep: Callable[[], object] = field(default=lambda: None, compare=False)
 
 
-AppAction: TypeAlias = RouteRequested | PoliciesThere | Unsaved
+AppAction: TypeAlias = RouteRequested | PoliciesListed | Unsaved
 
 
 class AppRequest(Message):

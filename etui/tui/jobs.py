@@ -10,7 +10,7 @@ from pathlib import Path
 from textual.message import Message
 
 from etui import units
-from etui.errors import EtuiError, fault_text
+from etui.errors import EtuiError, format_internal_error
 from etui.models.download import Progress, Report
 from etui.text.sanitize import sanitize
 from etui.tui.services import ModelCatalogue, TurnRunner
@@ -54,7 +54,7 @@ JobFact = JobProgress | JobEnded
 Post = Callable[[JobFact], object]
 
 
-class JobNews(Message):
+class JobUpdated(Message):
     """A fact about the running job."""
 
     def __init__(self, fact: JobFact) -> None:
@@ -72,7 +72,7 @@ def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
         ended = JobEnded(what=error.what, fix=error.fix)
     except Exception as error:  # noqa: BLE001 - a fault must reach the screen and end the job
         fix = f"try again; the log files are in {log_dir}"
-        ended = JobEnded(what=fault_text(error), fix=fix)
+        ended = JobEnded(what=format_internal_error(error), fix=fix)
     post(ended)
 
 

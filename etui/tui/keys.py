@@ -25,7 +25,7 @@ def find_owners() -> Iterator[type[DOMNode]]:
                 yield owner
 
 
-def key_names() -> frozenset[str]:
+def list_key_names() -> frozenset[str]:
     """Return the names of all keys that can be rebound."""
     return frozenset(
         binding.id
@@ -37,7 +37,7 @@ def key_names() -> frozenset[str]:
 
 def find_keymap_faults(config: Config) -> Iterator[tuple[str, str]]:
     """Yield the error and its fix for each name in the user's keymap that no key has."""
-    for name, near in find_unknown_keys(config.keymap, key_names()):
+    for name, near in find_unknown_keys(config.keymap, list_key_names()):
         hint = format_suggestion([near] if near else [], quoted=False)
         fix = hint or "docs/screens.md lists all key names;"
         yield f"unknown key name {name!r}", f"{fix} fix `keymap` in {config.config_file}"

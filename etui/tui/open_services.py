@@ -20,7 +20,7 @@ from etui.models.download import Progress, Report
 from etui.runtime.route import Route
 from etui.runtime.service import TurnService
 from etui.tui.power.spending_text import spent_joules
-from etui.tui.services import BudgetState, ModelOnOffer, Services, SpendingTotals, Vitals
+from etui.tui.services import BudgetState, ListedModel, Services, SpendingTotals, Vitals
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ class InstalledModels:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def models(self) -> Sequence[ModelOnOffer]:
+    def models(self) -> Sequence[ListedModel]:
         """List every model, read from disk each time: another etui may have pulled one."""
         from etui.models.catalogue import load_catalogue
         from etui.runtime.serving import models_on_disk
 
         catalogue = load_catalogue(self._config)
         is_on_disk = models_on_disk(self._config, catalogue)
-        return [ModelOnOffer(spec.name, spec.size, is_on_disk(spec.name)) for spec in catalogue]
+        return [ListedModel(spec.name, spec.size, is_on_disk(spec.name)) for spec in catalogue]
 
     def pull(self, name: str, report: Report) -> None:
         """Download and verify a model."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelOnOffer:
+class ListedModel:
     """A model of models.yaml, as the app lists it."""
 
     name: str
@@ -168,7 +168,7 @@ class ChatLog(Protocol):
 class ModelCatalogue(Protocol):
     """The models of this machine."""
 
-    def models(self) -> Sequence[ModelOnOffer]:
+    def models(self) -> Sequence[ListedModel]:
         """List every model, and whether it is on disk."""
 
     def pull(self, name: str, report: Report) -> None:

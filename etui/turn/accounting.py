@@ -21,7 +21,7 @@ from etui.turn.ports import Meter
 from etui.turn.record import Seconds, Tokens, TurnEnergy
 
 
-def account(
+def compute_account(
     legs: Sequence[Leg], energy_of: EnergyOf, taken: int = -1
 ) -> tuple[TurnEnergy, Tokens, Seconds]:
     """Compute the energy, tokens and seconds of a turn.

@@ -12,7 +12,7 @@ from etui.energy.types import EnergyOf
 from etui.events import Loaded, Status, Unloaded
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
-from etui.turn.accounting import account, power_curve, split_vote_joules, sum_tokens
+from etui.turn.accounting import compute_account, power_curve, split_vote_joules, sum_tokens
 from etui.turn.accumulator import AnswerAccumulator
 from etui.turn.cascade import Hop, choose_hop, describe_hops
 from etui.turn.intervals import Leg, LegSpans, TimeInterval, compute_spans, energy_over
@@ -51,13 +51,13 @@ def build_leg(hop: Hop, seen: AnswerAccumulator) -> Leg:
     return Leg(hop.end, load, tuple(TimeInterval(u.start_ns, u.end_ns) for u in seen.unloads))
 
 
-def turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) -> TurnRecord:
+def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) -> TurnRecord:
     """Build the record of a turn that has ended and whose energy readings are complete."""
     hops, energy_of = ended.hops, meter.energy
     chosen = choose_hop(hops)
     index = next(i for i, hop in enumerate(hops) if hop is chosen)
     legs = [build_leg(hop, seen) for hop, seen in zip(hops, ended.so_far, strict=True)]
-    energy, tokens, seconds = account(legs, energy_of, index)
+    energy, tokens, seconds = compute_account(legs, energy_of, index)
     seen, end, arm = ended.so_far[index], chosen.end, chosen.arm
     vote_joules = split_vote_joules(seen.batches, energy_of)
     summary = describe_hops(decision, hops, chosen)
@@ -147,7 +147,7 @@ def _build_hop_record(
     )
 
 
-def load_record(
+def build_load_record(
     event: Loaded, model_sha256: str | None, energy_of: EnergyOf, turn_id: str | None = None
 ) -> LoadRecord:
     """Build the record of a load; ``turn_id`` is the turn that waited for it."""
@@ -167,7 +167,9 @@ def load_record(
     )
 
 
-def unload_record(event: Unloaded, energy_of: EnergyOf, turn_id: str | None = None) -> UnloadRecord:
+def build_unload_record(
+    event: Unloaded, energy_of: EnergyOf, turn_id: str | None = None
+) -> UnloadRecord:
     """Build the record of an unload; ``turn_id`` is the turn that needed the memory."""
     energy = energy_of(event.start_ns, event.end_ns)
     return UnloadRecord(

@@ -9,7 +9,7 @@ from typing import Literal
 from etui.arm import Arm
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Finished, Loaded
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
@@ -102,7 +102,7 @@ def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
     """Return whether there is an answer: a majority of votes, a letter for options, or any text."""
     if arm.reasoning == "vote":
         return end.confidence is not None
-    options = options_of(question)
+    options = parse_options(question)
     if not options:
         return bool(end.answer.strip())
     cut = end.status == "truncated"
@@ -160,7 +160,7 @@ def next_step(
 
 def find_best(hops: Sequence[Hop]) -> Hop | None:
     """Return the hop with the answer of a turn that was not stopped; None without any answer."""
-    index = best_of([hop.outcome for hop in hops])
+    index = find_best_outcome([hop.outcome for hop in hops])
     return None if index is None else hops[index]
 
 
@@ -239,7 +239,7 @@ def _ask_for_letter(
 ) -> AskConstrained | None:
     """Ask the same model for the letter only, if a multiple choice ended without one."""
     enabled = decision.fallbacks.no_answer == "ask_constrained"
-    if last.answered or not enabled or last.arm.readout == "choices" or not options_of(question):
+    if last.answered or not enabled or last.arm.readout == "choices" or not parse_options(question):
         return None
     arm = replace(last.arm, reasoning="direct", readout="choices")
     return AskConstrained(arm, f"{last.arm.name} named no option")
@@ -339,7 +339,7 @@ def advance(
     if not outcomes:
         return CascadeStep(cascade.arms[0])
     last = outcomes[-1]
-    if last.accepted or (last.failed is not None and best_of(outcomes) is not None):
+    if last.accepted or (last.failed is not None and find_best_outcome(outcomes) is not None):
         return CascadeStep()
     asked = {outcome.arm.name for outcome in outcomes}
     at = [index for index, arm in enumerate(cascade.arms) if arm.name in asked]
@@ -353,7 +353,7 @@ def advance(
     return _apply_limits(cascade, behind[0], len(at), spent or 0.0, predict)
 
 
-def best_of(outcomes: Sequence[Outcome]) -> int | None:
+def find_best_outcome(outcomes: Sequence[Outcome]) -> int | None:
     """Return the index of the answer of the turn; None if there is no answer.
 
     It is the accepted one, or the one most likely right; of equals the later one. Raw confidences

@@ -17,7 +17,13 @@ from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
 from etui.turn.accumulator import AnswerAccumulator
 from etui.turn.budget import BudgetMonitor, SpentBefore, find_spent_budget
-from etui.turn.build_record import Ended, build_leg, load_record, turn_record, unload_record
+from etui.turn.build_record import (
+    Ended,
+    build_leg,
+    build_load_record,
+    build_turn_record,
+    build_unload_record,
+)
 from etui.turn.cascade import (
     AskConstrained,
     Hop,
@@ -129,13 +135,13 @@ class TurnExecution:
             predicted_joules=self._predicted_joules(),
             settings={**settings, **(self._served.settings if self._served else {})},
         )
-        record = turn_record(self._query, self._decision, ended, self._meter)
+        record = build_turn_record(self._query, self._decision, ended, self._meter)
         for hop, seen in zip(self._hops, self._seen, strict=True):
             for unloaded in seen.unloads:
-                writer.save_unload(unload_record(unloaded, self._meter.energy, self._turn_id))
+                writer.save_unload(build_unload_record(unloaded, self._meter.energy, self._turn_id))
             if seen.load is not None:
                 sha256, energy_of = hop.sha256, self._meter.energy
-                writer.save_load(load_record(seen.load, sha256, energy_of, self._turn_id))
+                writer.save_load(build_load_record(seen.load, sha256, energy_of, self._turn_id))
         writer.save_turn(record)
         return record
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from etui.turn.events import TurnEvent
 
 
-def serving_one(spec: ModelSpec, path: Path, price: TokenCost | None = None) -> Serve:
+def serve_one_model(spec: ModelSpec, path: Path, price: TokenCost | None = None) -> Serve:
     """Create a ``serve`` for turns whose arms all use one model."""
 
     def serve(arm: Arm) -> Served:

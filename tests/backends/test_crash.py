@@ -23,7 +23,7 @@ from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn.events import TurnEvent, TurnFinished
-from etui.turn.run import run_turn, serving_one
+from etui.turn.run import run_turn, serve_one_model
 from tests.metering import Sliced
 
 SPEC = ModelSpec("starter", "135M", (), context=2048)
@@ -77,7 +77,7 @@ def turn(
     return run_turn(
         Query(text),
         Decision(Arm("quick", "starter", max_tokens=tokens), "frugal", "default", "nothing else"),
-        serve=serving_one(SPEC, path),
+        serve=serve_one_model(SPEC, path),
         answerer=child,
         meter=Meter10W(),
         writer=writer,

@@ -15,13 +15,13 @@ from etui.calibration.grid import (
     Visit,
     between,
     expected_seconds,
-    fitted_into,
+    fit_into_context,
+    list_visits,
     parse_grid,
     seconds_left,
-    visits,
 )
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
-from etui.curves.fit import curve_of_points, error_on
+from etui.curves.fit import compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed, mape
 from etui.errors import EtuiError, UsageError
@@ -43,13 +43,13 @@ def calibrated(gpu, grid=GRID):
     made = bench(gpu, grid.window_s)
     warm_up(made, [Length(64, 16)])
     points = []
-    for visit in visits(grid, seed=0):
+    for visit in list_visits(grid, seed=0):
         gpu.rest(grid.cool_down_s)
         points.append(made.measure(visit))
     on = [m.point for m in points if not m.visit.held_out]
     off = [m.point for m in points if m.visit.held_out]
-    curve = curve_of_points(on, "m", "ab", HERE, kind="counter", source="calibration")
-    return curve, error_on(curve, off)
+    curve = fit_curve(on, "m", "ab", HERE, kind="counter", source="calibration")
+    return curve, compute_error(curve, off)
 
 
 def real_turn(gpu, session, computed, output):
@@ -122,12 +122,12 @@ def test_a_machine_that_tells_nothing_is_no_bench():
 
 
 def test_every_length_is_visited_as_often_as_asked_and_those_between_once():
-    order = visits(Grid((10, 40), (8, 32, 128), repeats=2), seed=1)
+    order = list_visits(Grid((10, 40), (8, 32, 128), repeats=2), seed=1)
     assert sorted(v.length for v in order if not v.held_out) == sorted(
         2 * [Length(c, o) for c in (10, 40) for o in (8, 32, 128)]
     )
     assert {v.length for v in order if v.held_out} == {Length(20, 16), Length(20, 64)}
-    assert order == visits(Grid((10, 40), (8, 32, 128), repeats=2), seed=1)
+    assert order == list_visits(Grid((10, 40), (8, 32, 128), repeats=2), seed=1)
     assert list(order) != sorted(order, key=lambda v: v.length)
 
 
@@ -160,10 +160,10 @@ def test_no_text_is_a_traceback(text):
 
 
 def test_what_the_context_cannot_hold_is_left_out():
-    grid = fitted_into(Grid(), 512)
+    grid = fit_into_context(Grid(), 512)
     assert (grid.computed, grid.output) == ((32, 128), (16, 64, 192))
     with pytest.raises(UsageError, match="fit into a context"):
-        fitted_into(Grid(), 64)
+        fit_into_context(Grid(), 64)
 
 
 def test_the_expected_time_counts_windows_rests_and_lengths():
@@ -186,7 +186,7 @@ def test_the_time_left_is_stretched_by_the_pace_so_far():
 
 
 def test_a_stopped_calibration_goes_on_from_its_points(config):
-    order = visits(Grid((10, 40), (8, 32), repeats=1), seed=0)
+    order = list_visits(Grid((10, 40), (8, 32), repeats=1), seed=0)
     file = PointsFile(config, "m", "ab", GRID, HERE)
     made = bench(SimulatedGpu(GpuLoad()), window_s=0.1)
     first, second = made.measure(order[0]), made.measure(order[1])

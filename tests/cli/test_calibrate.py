@@ -11,13 +11,13 @@ import pytest
 
 from etui.calibration import run as calibration_run
 from etui.calibration.checkpoint import PointsFile
-from etui.calibration.grid import Grid, visits
+from etui.calibration.grid import Grid, list_visits
 from etui.calibration.run import fit_curve, visit_all
 from etui.cli.calibrate import _fit_log
 from etui.cli.calibrate_progress import show_progress
 from etui.curves.text import doubt_text
 from etui.errors import Stopped
-from etui.log.curve_rows import curve_record
+from etui.log.curve_rows import build_curve_record
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
@@ -120,7 +120,7 @@ def gpu(monkeypatch):
 
 
 def test_ctrl_c_keeps_the_points_and_the_next_run_goes_on(config, gpu, monkeypatch):
-    order = visits(SMALL, 0)
+    order = list_visits(SMALL, 0)
     file = PointsFile(config, "m", "ab", SMALL, NOW)
     file.write([])
     done = []
@@ -193,7 +193,7 @@ def test_without_a_curve_the_command_that_makes_one_is_named(etui):
 
 def test_a_curve_of_another_machine_says_what_differs(config, etui):
     with TurnWriter(config) as writer:
-        writer.save_curve(curve_record(CURVE))
+        writer.save_curve(build_curve_record(CURVE))
     done = etui("curves")
     assert "not valid here: another machine (a machine)" in done.stdout
     assert "not valid here: another build" in done.stdout
@@ -201,7 +201,7 @@ def test_a_curve_of_another_machine_says_what_differs(config, etui):
 
 def test_an_svg_that_cannot_be_written_is_said(config, etui, tmp_path):
     with TurnWriter(config) as writer:
-        writer.save_curve(curve_record(CURVE))
+        writer.save_curve(build_curve_record(CURVE))
     done = etui("curves", "--svg", str(tmp_path / "nowhere" / "c.svg"))
     assert done.returncode == 1
     assert "cannot write" in done.stderr
@@ -211,7 +211,7 @@ def test_stats_judge_predictions_shadows_and_curves(config, etui):
     shadow = {"policy": "frugal", "arm": "quick", "model": "m", "predicted_joules": 1.0}
     here = replace(CURVE, conditions=replace(conditions(config), channels=()))
     with TurnWriter(config) as writer:
-        writer.save_curve(curve_record(here))
+        writer.save_curve(build_curve_record(here))
         for turn in turns_on_the_curve(config, 20, factor=2.0, trace={"shadow": shadow}):
             writer.save_turn(turn)
     done = etui("stats", "--json")

@@ -9,7 +9,7 @@ import pytest
 
 from etui.cli.main import run
 from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, fitted_text
+from etui.routing.accuracy.fitted_file import Provenance, format_fitted
 from etui.routing.accuracy.predictor import FITTED_ENDING
 from tests.replay import made
 
@@ -31,7 +31,7 @@ def test_needs_stand_in_the_document_and_in_words(
         fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0"
     )
     fitted = fit_heads(made.graded(300), origin)
-    (tmp_path / f"mine{FITTED_ENDING}").write_text(fitted_text(fitted))
+    (tmp_path / f"mine{FITTED_ENDING}").write_text(format_fitted(fitted))
     assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
     (need,) = json.loads(capsys.readouterr().out)["needs"]
     assert (need["need"], need["base"], need["other"]) == ("larger_model", "weak", "strong")

@@ -17,7 +17,7 @@ import pytest
 from etui.config.config import Config
 from etui.energy.idle_baseline import load_baselines
 from etui.energy.recorder import Recorder
-from etui.energy.selftest import failed, selftest
+from etui.energy.selftest import any_failed, run_selftest
 from etui.testing.devices import SENSORS, FakeClock, FakeDevice
 from etui.testing.play import sample
 from etui.testing.power_curves import constant
@@ -247,8 +247,8 @@ def test_a_counter_and_an_integral_that_disagree_fail_the_selftest() -> None:
         recorder = Recorder([device], clock=clock)
         begin = clock.seconds
         sample(recorder, clock, 7, random.Random(1))
-        checks = selftest(recorder, clock.at(begin + 2), clock.at(begin + 6))
-        assert failed(checks) is not good
+        checks = run_selftest(recorder, clock.at(begin + 2), clock.at(begin + 6))
+        assert any_failed(checks) is not good
         found = {check.name: check.passed for check in checks}
         assert found["agreement"] is good
         assert found["additivity"]
@@ -259,8 +259,8 @@ def test_a_device_that_is_silent_fails_the_selftest() -> None:
     device = FakeDevice(constant(100.0, 9), clock, fails=lambda now: True)
     recorder = Recorder([device], clock=clock)
     sample(recorder, clock, 5, random.Random(1))
-    checks = selftest(recorder, clock.at(1), clock.at(4))
+    checks = run_selftest(recorder, clock.at(1), clock.at(4))
     found = {check.name: check.passed for check in checks}
-    assert failed(checks)
+    assert any_failed(checks)
     assert found["coverage"] is False
     assert found["additivity"] is None

@@ -38,7 +38,7 @@ from etui.events import (
 )
 from etui.models.schema import ModelsFile
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
-from etui.tui.keys import key_names
+from etui.tui.keys import list_key_names
 
 __all__ = [
     "Answer",
@@ -82,6 +82,6 @@ __all__ = [
     "cli",
     "decode",
     "encode",
-    "key_names",
+    "list_key_names",
     "run",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.contract.golden import check_json
-from tests.contract.internals import ExitCode, ModelsFile, Settings, key_names, run
+from tests.contract.internals import ExitCode, ModelsFile, Settings, list_key_names, run
 from tests.contract.machine import CHECKOUT
 
 BINDINGS = "names/bindings.json"
@@ -53,7 +53,7 @@ WRONG = (
 
 
 def test_binding_ids() -> None:
-    check_json(BINDINGS, sorted(key_names()))
+    check_json(BINDINGS, sorted(list_key_names()))
 
 
 def test_keys_of_config_yaml() -> None:

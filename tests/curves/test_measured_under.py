@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.curves.measured_under import Conditions, differences
+from etui.curves.measured_under import Conditions, list_differences
 
 THEN = Conditions("CPU A", "llama 1", 4, ("gpu:1",), 300.0)
 
@@ -22,10 +22,10 @@ THEN = Conditions("CPU A", "llama 1", 4, ("gpu:1",), 300.0)
     ],
 )
 def test_each_change_is_named(change, words):
-    assert differences(THEN, replace(THEN, **change)) == (words,)
+    assert list_differences(THEN, replace(THEN, **change)) == (words,)
 
 
 def test_what_is_the_same_or_unknown_is_no_change():
-    assert differences(THEN, THEN) == ()
-    assert differences(THEN, replace(THEN, power_limit_watts=301.0)) == ()
-    assert differences(THEN, replace(THEN, channels=(), power_limit_watts=None)) == ()
+    assert list_differences(THEN, THEN) == ()
+    assert list_differences(THEN, replace(THEN, power_limit_watts=301.0)) == ()
+    assert list_differences(THEN, replace(THEN, channels=(), power_limit_watts=None)) == ()

@@ -13,20 +13,20 @@ from etui.energy.discovery import open_recorder
 from etui.energy.gpu_sharing import GpuShare
 from etui.energy.idle_baseline import (
     Baselines,
-    Idle,
+    IdleBaseline,
     baseline_file,
     load_baselines,
-    measure,
+    measure_baseline,
     save_baselines,
-    use,
+    use_baseline,
 )
 from etui.energy.recorder import Recorder
 from etui.testing.devices import FakeClock, FakeDevice
 from etui.testing.play import sample
 from etui.testing.power_curves import WattCurve, constant, steps
 
-COLD = Idle({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
-LOADED = Idle({"gpu:FAKE": 60.0}, 2.0, 5.0, True)
+COLD = IdleBaseline({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
+LOADED = IdleBaseline({"gpu:FAKE": 60.0}, 2.0, 5.0, True)
 
 
 def running(curve: WattCurve) -> tuple[Recorder, FakeClock]:
@@ -43,7 +43,7 @@ def running(curve: WattCurve) -> tuple[Recorder, FakeClock]:
 
 def test_a_quiet_machine_gives_a_steady_baseline() -> None:
     recorder, _ = running(constant(45.0, 30))
-    idle = measure(recorder, 5)
+    idle = measure_baseline(recorder, 5)
     assert idle is not None
     assert idle.total_watts == pytest.approx(45, rel=0.02)
     assert idle.steady
@@ -52,30 +52,30 @@ def test_a_quiet_machine_gives_a_steady_baseline() -> None:
 
 def test_a_busy_machine_is_not_called_steady() -> None:
     recorder, _ = running(steps([(4, 45.0), (1, 250.0), (20, 45.0)]))
-    idle = measure(recorder, 5)
+    idle = measure_baseline(recorder, 5)
     assert idle is not None
     assert not idle.steady
 
 
 def test_no_meter_gives_no_baseline() -> None:
     recorder = Recorder([], sleep=lambda seconds: None)
-    assert measure(recorder, 1) is None
+    assert measure_baseline(recorder, 1) is None
 
 
 def test_a_loaded_model_has_a_baseline_of_its_own() -> None:
     recorder, _ = running(constant(45.0, 30))
     known = Baselines(COLD).with_idle(LOADED, "qwen3-8b")
-    assert use(recorder, known, "qwen3-8b") == "loaded"
+    assert use_baseline(recorder, known, "qwen3-8b") == "loaded"
     assert recorder.idle_watts == 60
-    assert use(recorder, known, "another") == "cold"
+    assert use_baseline(recorder, known, "another") == "cold"
     assert recorder.idle_watts == 20
-    assert use(recorder, known) == "cold"
+    assert use_baseline(recorder, known) == "cold"
 
 
 def test_a_loaded_baseline_of_other_hardware_gives_way_to_the_cold_one() -> None:
     recorder, _ = running(constant(45.0, 30))
-    other = Idle({"package:0": 9.0}, 1.0, 5.0, True)
-    assert use(recorder, Baselines(COLD, {"qwen3-8b": other}), "qwen3-8b") == "cold"
+    other = IdleBaseline({"package:0": 9.0}, 1.0, 5.0, True)
+    assert use_baseline(recorder, Baselines(COLD, {"qwen3-8b": other}), "qwen3-8b") == "cold"
     assert recorder.idle_watts == 20
 
 
@@ -86,16 +86,16 @@ def test_a_gpu_that_others_use_is_not_at_rest() -> None:
 
     recorder, _ = running(constant(45.0, 30))
     recorder.watch = Crowd()
-    idle = measure(recorder, 5)
+    idle = measure_baseline(recorder, 5)
     assert idle is not None
     assert not idle.steady
 
 
 def test_a_baseline_of_other_hardware_is_not_used() -> None:
     recorder, _ = running(constant(45.0, 30))
-    other = Baselines(Idle({"package:0": 9.0}, 1.0, 5.0, True))
+    other = Baselines(IdleBaseline({"package:0": 9.0}, 1.0, 5.0, True))
     recorder.set_idle({"gpu:FAKE": 1.0})
-    assert use(recorder, other) is None
+    assert use_baseline(recorder, other) is None
     assert recorder.idle_watts is None
 
 
@@ -115,5 +115,5 @@ def test_a_new_recorder_takes_the_kept_baseline(
     config: Config, powercap: Callable[..., Path]
 ) -> None:
     powercap("intel-rapl:0", "package-0")
-    save_baselines(config, Baselines(Idle({"package:0": 9.0}, 1.0, 5.0, True)))
+    save_baselines(config, Baselines(IdleBaseline({"package:0": 9.0}, 1.0, 5.0, True)))
     assert open_recorder(config).idle_watts == 9

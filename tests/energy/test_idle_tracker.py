@@ -7,7 +7,7 @@ import random
 import pytest
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import Baselines, Idle, load_baselines, save_baselines
+from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, save_baselines
 from etui.energy.idle_tracker import KEPT_SECONDS, MEASURED_SECONDS, QUIET_SECONDS, IdleTracker
 from etui.energy.recorder import Recorder
 from etui.testing.devices import FakeClock, FakeDevice
@@ -60,7 +60,7 @@ def test_a_short_pause_is_none(config: Config) -> None:
 
 
 def test_a_model_is_measured_once(config: Config) -> None:
-    first = Idle({"gpu:FAKE": 10.0}, 1.0, 5.0, True)
+    first = IdleBaseline({"gpu:FAKE": 10.0}, 1.0, 5.0, True)
     save_baselines(config, Baselines(None, {"m": first}))
     chat = Chat(config, constant(61.0, 200))
     for model in ("m", "other"):

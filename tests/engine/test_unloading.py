@@ -27,7 +27,7 @@ from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn.events import TurnFinished
-from etui.turn.run import run_turn, serving_one
+from etui.turn.run import run_turn, serve_one_model
 from tests.engine.opened import opened
 from tests.metering import Sliced
 
@@ -207,7 +207,7 @@ def test_a_turn_that_needs_room_logs_what_gave_way_and_its_load(
         for event in run_turn(
             Query("Hi"),
             Decision(Arm("quick", "two", max_tokens=2), "frugal", "default", "nothing else"),
-            serve=serving_one(TWO, starter_model),
+            serve=serve_one_model(TWO, starter_model),
             answerer=engine,
             meter=Meter10W(),
             writer=writer,

@@ -13,9 +13,9 @@ from etui.arm import Arm
 from etui.curves.fit import TooFewPoints
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Residual, Speed
-from etui.log.curve_lookup import LEAST_TURNS, curve_of_log, find_curve, turns_here
-from etui.log.curve_rows import curve_record
-from etui.log.model_facts import model_facts
+from etui.log.curve_lookup import LEAST_TURNS, find_curve, fit_logged_turns, select_comparable_turns
+from etui.log.curve_rows import build_curve_record
+from etui.log.model_facts import read_model_facts
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
@@ -64,7 +64,7 @@ def save(config, *turns, curves=(), loads=()):
         for made in turns:
             writer.save_turn(made)
         for curve in curves:
-            writer.save_curve(curve_record(curve))
+            writer.save_curve(build_curve_record(curve))
         for load in loads:
             writer.save_load(load)
 
@@ -173,12 +173,12 @@ def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, tu
     newest = turn(9)
     save(config, good, *others, newest)
     with LogReader(config) as log:
-        found = turns_here(log, "m", "ab", NOW)
+        found = select_comparable_turns(log, "m", "ab", NOW)
         assert [t.point.output_tokens for t in found] == [
             newest.tokens.output, good.tokens.output
         ]  # fmt: skip
         with pytest.raises(TooFewPoints, match="2 points of the log, but 20 are needed"):
-            curve_of_log(found, "m", "ab", NOW)
+            fit_logged_turns(found, "m", "ab", NOW)
 
 
 def test_turns_of_one_length_make_no_curve(config, turn):
@@ -199,8 +199,8 @@ def test_facts_of_a_model(config, turn):
     ]  # fmt: skip
     save(config, *asked, loads=loads)
     with LogReader(config) as log:
-        facts = model_facts(log, "m", "ab", NOW)
-        nothing = model_facts(log, "other", None, NOW)
+        facts = read_model_facts(log, "m", "ab", NOW)
+        nothing = read_model_facts(log, "other", None, NOW)
     assert facts.curve is None
     assert (facts.load_joules, facts.load_seconds) == (40.0, 3.0)
     assert facts.prompt_overhead == 35.0

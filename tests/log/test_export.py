@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from etui.log.export import chat_document, chat_markdown, write_csv, write_json_lines
+from etui.log.export import build_chat_document, format_chat, write_csv, write_json_lines
 from etui.log.records import ChatRecord
 from etui.turn.record import TurnRecord
 from etui.turn.text import energy_line
@@ -49,7 +49,7 @@ def test_csv_of_nothing_is_empty() -> None:
 def test_a_chat_to_read(make_turn: MakeTurn) -> None:
     failed = make_turn(2, answer="", status="error", error="the engine died", joules=None)
     turns = [make_turn(1, query="one\ntwo\x1b[31m", answer="**bold**"), failed]
-    text = chat_markdown(CHAT, turns, energy_line)
+    text = format_chat(CHAT, turns, energy_line)
     assert text.startswith("# Two lines\n\n")
     assert "2 turns, 12.3 J, 3.43 mWh" in text
     assert "> one\n> two␛[31m\n\n**bold**\n\n*smollm2-135m: 20 tokens" in text
@@ -61,12 +61,12 @@ def test_a_chat_to_read(make_turn: MakeTurn) -> None:
 def test_the_total_of_a_chat_labels_its_estimates(make_turn: MakeTurn) -> None:
     turn = make_turn(1, joules=100.0)
     estimated = replace(turn, energy=replace(turn.energy, kind="estimate"))
-    text = chat_markdown(CHAT, [turn, estimated], energy_line)
+    text = format_chat(CHAT, [turn, estimated], energy_line)
     assert "2 turns, 100 J, 27.8 mWh and ~100 J, ~28 mWh (estimate)" in text
-    assert "1 turn, unmeasured" in chat_markdown(CHAT, [make_turn(3, joules=None)], energy_line)
+    assert "1 turn, unmeasured" in format_chat(CHAT, [make_turn(3, joules=None)], energy_line)
 
 
 def test_a_chat_as_a_document(make_turn: MakeTurn) -> None:
-    document = json.loads(json.dumps(chat_document(CHAT, [make_turn(1)])))
+    document = json.loads(json.dumps(build_chat_document(CHAT, [make_turn(1)])))
     assert (document["chat_id"], document["system"]) == ("c1", "Be brief.")
     assert document["turns"][0]["energy"]["joules"] == 12.34

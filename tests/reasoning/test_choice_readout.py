@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Message
 from etui.events import Answer, Prefilled, Probe, Thought
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 from etui.reasoning.answer import answer
 from etui.reasoning.option_logits import letter_tokens, read_letters
 from tests.reasoning.scripted import GO_ON, FakeControl, FakeSession, plain_facts
@@ -100,7 +100,7 @@ def test_probabilities_sum_to_one_however_small(logprobs):
     session = FakeSession(plain_facts(), says_nothing, sees=lambda text, token: table[token])
     sequence = session.open(session.tokenize("q"), ARM.sampling)
     session.step([sequence])
-    tokens = letter_tokens(session, options_of(TEXT))
+    tokens = letter_tokens(session, parse_options(TEXT))
     assert tokens is not None
     reading = read_letters(session, sequence, tokens)
     assert math.fsum(p for _, p in reading.probabilities) == pytest.approx(1.0)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.multiple_choice import Option, options_of
+from etui.multiple_choice import Option, parse_options
 from etui.reasoning.extraction import extract, normal_text
 from etui.reasoning.numbers import last_number, normal_number
 
 QUESTION = "Which planet is red?\nA) Venus\nB) Mars\nC) The Sun\nD) A comet"
-OPTIONS = options_of(QUESTION)
+OPTIONS = parse_options(QUESTION)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.replay.outcomes import read_costs, read_outcomes
-from etui.replay.question_texts import texts_of, without
+from etui.replay.question_texts import drop_questions, read_texts
 from tests.replay import made
 
 
 def test_a_table_is_read_with_its_texts(tmp_path):
     outcomes, data = made.write(tmp_path, 30)
-    graded, sha256 = read_outcomes(outcomes, texts_of(data, "test"))
+    graded, sha256 = read_outcomes(outcomes, read_texts(data, "test"))
     assert graded.arms == ("weak", "strong")
     assert len(graded) == len(graded.questions) == 30
     expected = [[weak, strong] for *_, weak, strong in made.rows(30)]
@@ -53,7 +53,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, text, said):
     file = tmp_path / "wrong.csv"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InvalidFile) as raised:
-        read_outcomes(file, texts_of(data, "test"))
+        read_outcomes(file, read_texts(data, "test"))
     assert said in raised.value.what
     assert raised.value.what.startswith(str(file))
     assert raised.value.fix
@@ -101,13 +101,13 @@ def test_wrong_costs_are_refused(text, said):
 
 def test_questions_that_also_stand_in_another_split_are_left_out(tmp_path):
     outcomes, data = made.write(tmp_path, 30)
-    texts = texts_of(data, "test")
+    texts = read_texts(data, "test")
     graded, _ = read_outcomes(outcomes, texts)
     some = [texts["algebra", 0], texts["history", 3]]
-    left = without(graded, some)
+    left = drop_questions(graded, some)
     assert len(left) == 28
     assert ("algebra", 0) not in zip(left.subjects, left.rows, strict=True)
-    assert len(without(graded, [])) == 30
+    assert len(drop_questions(graded, [])) == 30
 
 
 def test_a_missing_file_is_said(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from etui.errors import UsageError
-from etui.replay.judge import Table, judge
+from etui.replay.judge import ReplayTable, judge
 from etui.replay.policy_replay import replay_policy
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance
@@ -70,7 +70,7 @@ def test_rules_send_each_question_to_their_arm():
 
 def test_a_good_policy_lies_above_the_mixture_and_a_random_one_does_not():
     table = made.graded(900, seed=4)
-    shown = Table(table, table.joules, "J", ("counter",))
+    shown = ReplayTable(table, table.joules, "J", ("counter",))
     routed = replay_policy(RULES, table, table.joules, label="J")
     found = judge(shown, {}, [routed])["policies"]["p"]
     assert found["difference"]["low"] > 0.02
@@ -148,7 +148,7 @@ def test_what_cannot_be_replayed_is_refused():
 def test_the_document_of_measured_joules():
     table = made.graded(300)
     again = made.graded(300, seed=8)
-    shown = Table(table, table.joules, "J", ("counter",), repeats=again)
+    shown = ReplayTable(table, table.joules, "J", ("counter",), repeats=again)
     p = np.column_stack([np.full(300, 0.5), 0.5 + 0.4 * ~table.correct[:, 0]])
     document = judge(shown, {"made": p})
     assert document["unit"] == "J"
@@ -169,6 +169,6 @@ def test_the_document_of_measured_joules():
 def test_a_dearer_arm_that_is_no_better_gives_nothing_to_gain():
     table = made.graded(100)
     flipped = replace(table, correct=table.correct[:, ::-1].copy())
-    document = judge(Table(flipped, table.joules, "J"), {"made": np.full((100, 2), 0.5)})
+    document = judge(ReplayTable(flipped, table.joules, "J"), {"made": np.full((100, 2), 0.5)})
     assert document["apgr"] is None
     assert [corner["arm"] for corner in document["hull"]] == ["weak"]

@@ -11,7 +11,7 @@ import pytest
 from etui.arm import Arm
 from etui.bench.store.run_folder import RunFolder
 from etui.errors import EtuiError, UsageError
-from etui.replay.log_replay import arm_from_turn, replay_turns, turns_document
+from etui.replay.log_replay import arm_from_turn, build_turns_document, replay_turns
 from etui.replay.runs import read_runs
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
@@ -117,7 +117,7 @@ def test_the_log_again():
 
     turns = [turn(1, "What is 17*23?"), turn(2, "Capital?"), turn(3, "Hi", joules=None)]
     replayed = replay_turns(turns, decide, Known())
-    document = turns_document("p", replayed)
+    document = build_turns_document("p", replayed)
     assert (document["n"], document["moved"], document["undecided"]) == (3, 1, 1)
     assert document["moves"] == [{"from": "quick on small", "to": "think on small", "n": 1}]
     joules = document["joules"]

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from etui.routing.library import Checked, PolicyPlace, check_text
+from etui.routing.library import CheckedPolicy, PolicyPlace, check_text
 from etui.routing.policy import Policy
 
 MODELS = ("tiny", "small-1b", "large-8b")
 
 Make = Callable[[str], Policy]
-Check = Callable[[str], Checked]
+Check = Callable[[str], CheckedPolicy]
 
 
-def _check(text: str) -> Checked:
+def _check(text: str) -> CheckedPolicy:
     return check_text(text, PolicyPlace("p", Path("p.yaml"), "file"), MODELS)
 
 

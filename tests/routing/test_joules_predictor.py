@@ -17,7 +17,7 @@ from etui.routing.joules_predictor import (
     ArmKey,
     LoggedModelFacts,
     PastOutput,
-    forecast,
+    predict_joules,
     predict_tokens,
 )
 from etui.routing.signals.text_measures import TextFacts
@@ -37,7 +37,7 @@ PLAIN = TextFacts(Query("x" * 400))
 
 
 def test_a_curve_prices_prompt_and_output():
-    said = forecast(DIRECT, PLAIN, FACTS, resident=True)
+    said = predict_joules(DIRECT, PLAIN, FACTS, resident=True)
     true = CURVE.joules(110, 0, 50)
     assert (said.load, said.prefill, said.decode) == (0.0, true.prefill, true.decode)
     assert said.uncertainty == pytest.approx(true.uncertainty)
@@ -47,31 +47,33 @@ def test_a_curve_prices_prompt_and_output():
 
 def test_a_high_limit_is_not_what_an_answer_takes():
     long, longer = (replace(DIRECT, max_tokens=most) for most in (1024, 4096))
-    said = forecast(long, PLAIN, FACTS, resident=True)
+    said = predict_joules(long, PLAIN, FACTS, resident=True)
     assert said.decode == CURVE.joules(110, 0, 150).decode
-    assert said == forecast(longer, PLAIN, FACTS, resident=True)
+    assert said == predict_joules(longer, PLAIN, FACTS, resident=True)
 
 
 def test_a_curve_of_the_log_says_so():
     facts = replace(FACTS, curve=replace(CURVE, source="log"))
-    assert forecast(DIRECT, PLAIN, facts, resident=True).source == "operating curve of the log"
+    assert (
+        predict_joules(DIRECT, PLAIN, facts, resident=True).source == "operating curve of the log"
+    )
 
 
 def test_the_load_of_a_model_that_is_not_there_is_part_of_the_price():
-    here, away = (forecast(DIRECT, PLAIN, FACTS, resident=r) for r in (True, False))
+    here, away = (predict_joules(DIRECT, PLAIN, FACTS, resident=r) for r in (True, False))
     assert away.total == pytest.approx(here.total + 30.0)
     assert away.seconds == pytest.approx(here.seconds + 2.0)
 
 
 def test_a_load_that_nobody_measured_is_said_and_not_passed_off_as_nothing():
-    said = forecast(DIRECT, PLAIN, replace(FACTS, load_joules=None), resident=False)
+    said = predict_joules(DIRECT, PLAIN, replace(FACTS, load_joules=None), resident=False)
     assert "load is unmeasured" in said.source
-    assert "load" not in forecast(DIRECT, PLAIN, FACTS, resident=False).source
+    assert "load" not in predict_joules(DIRECT, PLAIN, FACTS, resident=False).source
 
 
 def test_without_a_curve_speed_and_watts_tell_and_are_labelled():
     facts = LoggedModelFacts(speed=Speed(400.0, 38.2, 50.0, 45.4), prompt_overhead=0.0)
-    said = forecast(DIRECT, PLAIN, facts, resident=True)
+    said = predict_joules(DIRECT, PLAIN, facts, resident=True)
     assert said.source == "uncalibrated: 38 tok/s at 45 W"
     assert said.prefill == pytest.approx(100 / 400 * 50)
     assert said.decode == pytest.approx(49 / 38.2 * 45.4)
@@ -79,14 +81,14 @@ def test_without_a_curve_speed_and_watts_tell_and_are_labelled():
 
 
 def test_of_an_unknown_model_nothing_is_predicted():
-    assert forecast(DIRECT, PLAIN, LoggedModelFacts(), resident=True) is None
+    assert predict_joules(DIRECT, PLAIN, LoggedModelFacts(), resident=True) is None
     unmeasured = LoggedModelFacts(speed=Speed(400.0, 38.0, None, None))
-    assert forecast(DIRECT, PLAIN, unmeasured, resident=True) is None
+    assert predict_joules(DIRECT, PLAIN, unmeasured, resident=True) is None
 
 
 def test_a_choice_decodes_nothing_unless_there_is_nothing_to_choose():
-    assert forecast(CHOOSE, OPTIONS, FACTS, resident=True).decode == 0.0
-    assert forecast(CHOOSE, PLAIN, FACTS, resident=True).decode > 0.0
+    assert predict_joules(CHOOSE, OPTIONS, FACTS, resident=True).decode == 0.0
+    assert predict_joules(CHOOSE, PLAIN, FACTS, resident=True).decode > 0.0
 
 
 def test_what_is_cached_is_not_computed_again():
@@ -109,15 +111,15 @@ def test_the_past_of_an_arm_with_other_budgets_does_not_count():
 
 
 def test_votes_share_the_prefill_and_what_is_known_of_their_batches():
-    said = forecast(VOTE, PLAIN, FACTS, resident=True)
+    said = predict_joules(VOTE, PLAIN, FACTS, resident=True)
     one = CURVE.joules(110, 0, 65)
     assert said.prefill == one.prefill
     assert said.decode == pytest.approx(6 * one.decode)
     assert said.source == "operating curve, votes one by one"
     past = {ArmKey.of(VOTE): PastOutput(1000, 390.0, 0.1)}
-    batched = forecast(VOTE, PLAIN, replace(FACTS, past=past), resident=True)
+    batched = predict_joules(VOTE, PLAIN, replace(FACTS, past=past), resident=True)
     assert batched.decode == pytest.approx(0.1 * 390)
-    early = forecast(replace(VOTE, stop=VoteStop("flip")), PLAIN, FACTS, resident=True)
+    early = predict_joules(replace(VOTE, stop=VoteStop("flip")), PLAIN, FACTS, resident=True)
     assert early.decode == pytest.approx(said.decode * 2 / 3)
 
 
@@ -132,8 +134,10 @@ def test_no_part_is_negative_and_a_longer_question_is_never_cheaper(
     arm, words, cached, resident, overhead
 ):
     facts = replace(FACTS, prompt_overhead=overhead)
-    said = forecast(arm, TextFacts(Query(words)), facts, resident=resident, cached_tokens=cached)
+    said = predict_joules(
+        arm, TextFacts(Query(words)), facts, resident=resident, cached_tokens=cached
+    )
     longer = TextFacts(Query(words + "word " * 50))
     assert min(said.load, said.prefill, said.decode, said.uncertainty) >= 0
-    more = forecast(arm, longer, facts, resident=resident, cached_tokens=cached)
+    more = predict_joules(arm, longer, facts, resident=resident, cached_tokens=cached)
     assert more.total >= said.total - 1e-9

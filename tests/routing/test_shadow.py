@@ -13,7 +13,7 @@ from etui.routing.decision import Decision
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
 from etui.routing.prediction import PredictedAccuracy, Predictor
-from etui.routing.shadow import with_shadow
+from etui.routing.shadow import add_shadow
 from etui.runtime.choose import choose
 from etui.runtime.open import open_runtime
 from etui.runtime.overrides import Overrides
@@ -97,10 +97,10 @@ def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
         return Sure(), None
 
     decision = decide(QUERY, policy, available=models)
-    unknown = with_shadow(decision, policy, QUERY, config, models, available=models, host=None)
+    unknown = add_shadow(decision, policy, QUERY, config, models, available=models, host=None)
     assert unknown.shadow is not None
     assert unknown.shadow.why.startswith("rule 'near' of policy 'trial' cannot choose")
-    known = with_shadow(
+    known = add_shadow(
         decision, policy, QUERY, config, models, available=models, host=None, look_ahead=look_ahead
     )
     assert asked == ["trial"]

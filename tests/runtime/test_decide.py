@@ -15,7 +15,7 @@ from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, fitted_text
+from etui.routing.accuracy.fitted_file import Provenance, format_fitted
 from etui.routing.accuracy.predictor import FITTED_ENDING
 from etui.routing.accuracy.table import ArmFacts
 from etui.routing.library import load_policy
@@ -76,7 +76,7 @@ def test_what_was_fitted_counts_everywhere(config: Config, runtime: Runtime[Any]
         "weak": ArmFacts("smollm2-135m", "direct", 10),
         "strong": ArmFacts("qwen2.5-coder-1.5b", "direct", 20),
     }
-    fitted = fitted_text(fit_heads(replace(made.graded(300), facts=facts), origin))
+    fitted = format_fitted(fit_heads(replace(made.graded(300), facts=facts), origin))
     Path(config.home / f"mine{FITTED_ENDING}").write_text(fitted)
     assert every_way(BY_FIT, query, config, runtime) == ["strong"] * 3
 

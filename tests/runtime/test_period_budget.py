@@ -10,7 +10,7 @@ import pytest
 from etui.chat import Query
 from etui.errors import BudgetSpent, ExitCode
 from etui.log.queries import LogReader
-from etui.log.spending import Spending, spent_since
+from etui.log.spending import Spending, sum_joules_since
 from etui.log.writer import TurnWriter
 from etui.routing.limits import PeriodBudget
 from etui.runtime.choose import choose
@@ -124,7 +124,7 @@ def test_a_question_that_only_looks_spends_no_budget(spent, config):
 
 def test_a_log_that_is_not_there_has_spent_nothing(config):
     with LogReader(config) as log:
-        assert spent_since(log, datetime.now(UTC)) == Spending(0.0, False, 0)
+        assert sum_joules_since(log, datetime.now(UTC)) == Spending(0.0, False, 0)
 
 
 def test_periods_begin_an_hour_ago_and_at_midnight():

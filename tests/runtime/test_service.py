@@ -14,7 +14,7 @@ import pytest
 from etui.backends.base import AnswerRequest
 from etui.chat import Query
 from etui.config.config import Config
-from etui.energy.idle_baseline import Baselines, Idle, load_baselines, save_baselines
+from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, save_baselines
 from etui.energy.idle_tracker import IdleTracker
 from etui.energy.recorder import Recorder
 from etui.errors import EtuiError
@@ -222,7 +222,7 @@ def test_nothing_comes_or_goes_during_an_answer(here: Config) -> None:
 
 
 def test_the_cold_baseline_serves_until_there_is_a_loaded_one(here: Config) -> None:
-    cold = Idle({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
+    cold = IdleBaseline({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
     save_baselines(here, Baselines(cold))
     with closing(Chat(here)) as chat:
         turn = chat.ask()

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from etui.stats.bootstrap import (
     PLAIN_REPLICATES,
     STRATIFIED_REPLICATES,
-    interval_of,
+    compute_interval,
+    compute_replicates,
     multinomial_draw,
     percentiles,
     ratio,
-    replicated,
-    resampled_means,
-    resampled_sums,
+    resample_means,
+    resample_sums,
 )
 
 
@@ -30,7 +30,7 @@ def test_the_bootstrap_has_the_variance_of_a_stratified_sum(
     draw = np.random.default_rng(seed)
     values = draw.normal(size=(strata, size))
     labels = [f"s{at}" for at in range(strata) for _ in range(size)]
-    sums = resampled_sums(values.reshape(-1, 1), labels, seed, 6000)[:, 0]
+    sums = resample_sums(values.reshape(-1, 1), labels, seed, 6000)[:, 0]
     exact = sum(size * np.var(inside, ddof=1) for inside in values)
     assert np.var(sums) == pytest.approx(exact, rel=0.15)
     assert sums.mean() == pytest.approx(values.sum(), abs=5 * math.sqrt(exact / 6000) + 1e-9)
@@ -38,23 +38,21 @@ def test_the_bootstrap_has_the_variance_of_a_stratified_sum(
 
 def test_the_bootstrap_keeps_each_stratum_to_itself() -> None:
     columns = [[1.0], [1.0], [5.0], [5.0], [5.0]]
-    assert np.all(resampled_sums(columns, ["a", "a", "b", "b", "b"], 0, 50) == pytest.approx(17.0))
+    assert np.all(resample_sums(columns, ["a", "a", "b", "b", "b"], 0, 50) == pytest.approx(17.0))
 
 
 def test_single_questions_are_pooled_and_one_alone_has_no_spread() -> None:
-    pooled = resampled_sums([[0.0], [1.0], [2.0]], ["a", "b", "c"], 0, 500)
+    pooled = resample_sums([[0.0], [1.0], [2.0]], ["a", "b", "c"], 0, 500)
     assert np.var(pooled) > 0
-    joined = resampled_sums([[0.0], [1.0], [7.0]], ["a", "a", "b"], 0, 500)
+    joined = resample_sums([[0.0], [1.0], [7.0]], ["a", "a", "b"], 0, 500)
     assert np.var(joined) > 0
-    assert np.all(resampled_sums([[3.0]], ["a"], 0, 10) == 3.0)
+    assert np.all(resample_sums([[3.0]], ["a"], 0, 10) == 3.0)
 
 
 def test_equal_seeds_give_equal_samples() -> None:
     columns, labels = [[float(at)] for at in range(30)], [str(at % 3) for at in range(30)]
-    assert np.array_equal(resampled_sums(columns, labels, 7), resampled_sums(columns, labels, 7))
-    assert not np.array_equal(
-        resampled_sums(columns, labels, 7), resampled_sums(columns, labels, 8)
-    )
+    assert np.array_equal(resample_sums(columns, labels, 7), resample_sums(columns, labels, 7))
+    assert not np.array_equal(resample_sums(columns, labels, 7), resample_sums(columns, labels, 8))
 
 
 def test_an_infinite_end_is_none() -> None:
@@ -65,26 +63,26 @@ def test_an_infinite_end_is_none() -> None:
 
 def test_resamples_have_the_spread_of_a_mean():
     right = (np.arange(400) % 4 > 0).astype(float)[:, None]
-    means = resampled_means(right, seed=1)
+    means = resample_means(right, seed=1)
     assert means.shape == (10_000, 1)
     assert means.mean() == pytest.approx(0.75, abs=0.002)
     assert means.std() == pytest.approx((0.75 * 0.25 / 400) ** 0.5, rel=0.05)
-    assert (means == resampled_means(right, seed=1)).all()
+    assert (means == resample_means(right, seed=1)).all()
 
 
 def test_resamples_of_many_kinds_have_the_same_spread():
     columns = np.random.default_rng(0).lognormal(0, 1, (5000, 1))
-    means = resampled_means(columns, seed=1, replicates=2000)
+    means = resample_means(columns, seed=1, replicates=2000)
     assert means.mean() == pytest.approx(columns.mean(), rel=2e-3)
     assert means.std() == pytest.approx(columns.std() / 5000**0.5, rel=0.06)
-    assert (means == resampled_means(columns, seed=1, replicates=2000)).all()
+    assert (means == resample_means(columns, seed=1, replicates=2000)).all()
 
 
 def test_pairs_keep_their_correlation():
     one = np.random.default_rng(2).random(300) < 0.6
     columns = np.column_stack([one, one]).astype(float)
-    drawn = resampled_means(columns, seed=0)
-    same = interval_of(columns, drawn, lambda means: means[:, 0] - means[:, 1])
+    drawn = resample_means(columns, seed=0)
+    same = compute_interval(columns, drawn, lambda means: means[:, 0] - means[:, 1])
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
@@ -102,8 +100,8 @@ def test_one_seed_gives_one_set_of_replicates(rows: list[tuple[float, float]], s
     labels = [str(at % 3) for at in range(len(rows))]
     columns = np.array(rows)
     for draw in (
-        lambda: resampled_sums(columns, labels, seed, 60),
-        lambda: resampled_means(columns, seed, 60),
+        lambda: resample_sums(columns, labels, seed, 60),
+        lambda: resample_means(columns, seed, 60),
     ):
         assert draw().shape == (60, 2)
         assert np.array_equal(draw(), draw())
@@ -112,11 +110,11 @@ def test_one_seed_gives_one_set_of_replicates(rows: list[tuple[float, float]], s
 @settings(max_examples=25, deadline=None)
 @given(columns_of, seeds)
 def test_the_name_of_a_stratum_changes_nothing(rows: list[tuple[float, float]], seed: int) -> None:
-    one = resampled_sums(rows, ["a"] * len(rows), seed, 40)
-    assert np.array_equal(one, resampled_sums(rows, ["z"] * len(rows), seed, 40))
+    one = resample_sums(rows, ["a"] * len(rows), seed, 40)
+    assert np.array_equal(one, resample_sums(rows, ["z"] * len(rows), seed, 40))
     # Strata of one question each are pooled to a single stratum.
     assert np.array_equal(
-        one, resampled_sums(rows, [f"{at:03}" for at in range(len(rows))], seed, 40)
+        one, resample_sums(rows, [f"{at:03}" for at in range(len(rows))], seed, 40)
     )
 
 
@@ -124,8 +122,8 @@ def test_the_name_of_a_stratum_changes_nothing(rows: list[tuple[float, float]], 
 @given(st.integers(30, 120), seeds)
 def test_one_stratum_has_the_spread_of_the_plain_bootstrap(size: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=(size, 1))
-    sums = resampled_sums(values, ["all"] * size, seed) / size
-    means = resampled_means(values, seed)
+    sums = resample_sums(values, ["all"] * size, seed) / size
+    means = resample_means(values, seed)
     assert (len(sums), len(means)) == (STRATIFIED_REPLICATES, PLAIN_REPLICATES)
     # Rao and Wu's weights estimate the variance without bias, the plain ones are (n-1)/n of it.
     assert sums.std() == pytest.approx(means.std() * math.sqrt(size / (size - 1)), rel=0.07)
@@ -139,11 +137,11 @@ def test_the_interval_shrinks_with_the_root_of_the_questions(size: int, seed: in
     many = np.tile(few, (16, 1))
 
     def width(values: np.ndarray) -> float:
-        found = interval_of(values, resampled_means(values, seed, 4000), lambda m: m[:, 0])
+        found = compute_interval(values, resample_means(values, seed, 4000), lambda m: m[:, 0])
         assert found.low is not None
         assert found.high is not None
         assert found.low <= found.value <= found.high
-        sums = resampled_sums(values, ["all"] * len(values), seed) / len(values)
+        sums = resample_sums(values, ["all"] * len(values), seed) / len(values)
         low, high = percentiles(sums[:, 0])
         assert low is not None
         assert high is not None
@@ -157,7 +155,7 @@ def test_the_interval_shrinks_with_the_root_of_the_questions(size: int, seed: in
 @given(columns_of, seeds)
 def test_resamples_stay_within_the_values(rows: list[tuple[float, float]], seed: int) -> None:
     columns = np.array(rows)
-    means = resampled_means(columns, seed, 50)
+    means = resample_means(columns, seed, 50)
     assert (means >= columns.min(axis=0) - 1e-9).all()
     assert (means <= columns.max(axis=0) + 1e-9).all()
 
@@ -174,7 +172,7 @@ def test_every_resample_holds_as_many_questions(
         asked.append(rows)
         return draw(rows)
 
-    totals = replicated(counted, lambda weights: weights.sum(axis=1), replicates, chunk)
+    totals = compute_replicates(counted, lambda weights: weights.sum(axis=1), replicates, chunk)
     assert totals.tolist() == [sum(counts)] * replicates
     assert sum(asked) == replicates
     assert max(asked) <= chunk

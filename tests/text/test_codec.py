@@ -20,9 +20,9 @@ from etui.calibration.grid import Grid
 from etui.curves.fit import TurnPoint
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve
-from etui.energy.idle_baseline import Baselines, Idle
+from etui.energy.idle_baseline import Baselines, IdleBaseline
 from etui.energy.types import Channel, Kind, Reading
-from etui.log.curve_rows import curve_record, parse_curve
+from etui.log.curve_rows import build_curve_record, parse_curve
 from etui.models.files import FileRecord
 from etui.text.codec import DocumentError, from_document, to_document
 from etui.turn.record import HopRecord, ProbeRecord, Tokens, VoteRecord
@@ -34,7 +34,7 @@ JSON_VALUES = st.recursive(
 )
 NUMBERS = st.dictionaries(st.text(), st.floats(), max_size=3)
 COUNTS = st.dictionaries(st.text(), st.integers(), max_size=3)
-IDLES = st.builds(Idle, watts=NUMBERS)
+IDLES = st.builds(IdleBaseline, watts=NUMBERS)
 RUN_CONFIGS = st.builds(
     RunConfig,
     sizes=COUNTS,
@@ -104,7 +104,7 @@ def test_the_texts_of_files_are_those_of_before() -> None:
 
 @given(st.from_type(OperatingCurve))
 def test_a_curve_comes_back_from_its_row(curve: OperatingCurve) -> None:
-    record = curve_record(curve)
+    record = build_curve_record(curve)
     row = {name: getattr(record, name) for name in record.__slots__}
     for column in ("coefficients", "residuals", "settings"):
         row[column] = json.dumps(row[column])

@@ -26,8 +26,8 @@ from etui.models.files import Verified
 from etui.routing.decision import Decision
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.services import ModelOnOffer, Services, SpendingTotals, Vitals
-from etui.turn.accounting import account
+from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
+from etui.turn.accounting import compute_account
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.intervals import Leg
 from etui.turn.record import REPLACES, Seconds, Tokens, TurnEnergy, TurnRecord
@@ -186,7 +186,7 @@ class FakeRunner(FakeResidence):
             thinking_tokens=len(thoughts),
             output_tokens=len(thoughts) + len(answers),
         )
-        energy, tokens, seconds = account([Leg(end)], self.meter.energy)
+        energy, tokens, seconds = compute_account([Leg(end)], self.meter.energy)
         return TurnRecord(
             turn_id=f"turn-{len(self.saved)}",
             created_at="2026-01-01T00:00:00Z",
@@ -214,16 +214,16 @@ class FakeRunner(FakeResidence):
 class FakeShelf:
     """Models in memory; a pull runs through ``steps`` and puts the model there."""
 
-    on_offer: tuple[ModelOnOffer, ...] = (
-        ModelOnOffer(MODEL, "135M parameters, 98 MB", True),
-        ModelOnOffer("qwen3-0.6b", "0.6B parameters, 600 MB", False),
+    on_offer: tuple[ListedModel, ...] = (
+        ListedModel(MODEL, "135M parameters, 98 MB", True),
+        ListedModel("qwen3-0.6b", "0.6B parameters, 600 MB", False),
     )
     steps: tuple[int, ...] = (10_000_000, 98_000_000)
     error: EtuiError | None = None
     go_on: threading.Event = field(default_factory=threading.Event)
     pulled: list[str] = field(default_factory=list)
 
-    def models(self) -> Sequence[ModelOnOffer]:
+    def models(self) -> Sequence[ListedModel]:
         return self.on_offer
 
     def pull(self, name: str, report: Report) -> None:

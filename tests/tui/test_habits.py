@@ -16,7 +16,7 @@ from etui.log.queries import LogReader
 from etui.tui.app import EtuiApp
 from etui.tui.ascii import to_ascii
 from etui.tui.commands import OffersCommands
-from etui.tui.keys import find_owners, find_unknown_keys, key_names
+from etui.tui.keys import find_owners, find_unknown_keys, list_key_names
 from etui.tui.modes import MODE_BINDINGS
 from etui.tui.themes import DARK, LIGHT
 from etui.tui.widgets.text_box import TextBox
@@ -100,7 +100,7 @@ def test_every_key_has_a_name_and_the_documents_have_it() -> None:
                 assert isinstance(binding, Binding)
                 assert binding.id, f"{owner.__name__}: {binding.key}"
     said = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
-    assert [name for name in sorted(key_names()) if f"`{name}`" not in said] == []
+    assert [name for name in sorted(list_key_names()) if f"`{name}`" not in said] == []
 
 
 def test_names_that_no_key_has_are_found() -> None:

@@ -12,7 +12,7 @@ from etui.events import Answer, Finished, Loaded, Prefilled, Thought
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
-from etui.turn.run import run_turn, serving_one
+from etui.turn.run import run_turn, serve_one_model
 from tests.metering import Sliced
 
 S = 1_000_000_000
@@ -119,7 +119,7 @@ def turn(answerer, meter=None, saved=None, query=None, decision=DECISION):
     return run_turn(
         query or Query("2+2?"),
         decision,
-        serve=serving_one(SPEC, Path("m.gguf")),
+        serve=serve_one_model(SPEC, Path("m.gguf")),
         answerer=answerer,
         meter=meter or Meter10W(),
         writer=saved if saved is not None else Saved(),

@@ -6,7 +6,7 @@ import pytest
 
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Answer
-from etui.log.text import turn_lines
+from etui.log.text import format_turn
 from etui.turn.events import HopEnded, HopStarted, TurnFinished
 from etui.turn.text import energy_line
 from tests.turn.scripted import Meter10W, Saved
@@ -69,7 +69,7 @@ def test_hops_of_the_record_sum_to_the_turn_and_go_to_json():
     assert first["why"] == "25 % sure, 75 % required, continuing with large"
     assert record.predicted_joules == 60.0
     assert "2 hops: quick 30.0 J, large 55.0 J" in energy_line(record)
-    shown = "\n".join(turn_lines(record, []))
+    shown = "\n".join(format_turn(record, []))
     assert "quick (direct) on small; 25 % sure" in shown
     assert "✓ large (direct) on big" in shown
 

@@ -15,7 +15,7 @@ from etui.errors import EngineFailed
 from etui.replay.policy_replay import _walk_cascade
 from etui.routing.accuracy.table import Graded
 from etui.routing.limits import Cascade
-from etui.turn.cascade import CascadeStep, Outcome, advance, best_of, is_sure
+from etui.turn.cascade import CascadeStep, Outcome, advance, find_best_outcome, is_sure
 from tests.turn.stage import Known, Part, Stage, decided, play
 
 WATTS = 10
@@ -112,7 +112,7 @@ def replayed(case: Case) -> tuple[list[str], str, float]:
         probability = None if failed else case.known.calibrated(step.arm, each.confidence, None)
         sure = not failed and is_sure(case.cascade, each.confidence, probability)
         outcomes.append(Outcome(step.arm, probability, sure, usable=failed is None, failed=failed))
-    taken = best_of(outcomes)
+    taken = find_best_outcome(outcomes)
     names = [outcome.arm.name for outcome in outcomes]
     return names, names[-1 if taken is None else taken], spent
 

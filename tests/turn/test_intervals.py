@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.turn.accounting import account
+from etui.turn.accounting import compute_account
 from etui.turn.intervals import (
     Leg,
     TimeInterval,
@@ -46,7 +46,7 @@ def turns(draw) -> list[Leg]:
 
 @given(turns())
 def test_phases_sum_to_the_turn_and_the_turn_is_all_but_the_loads(legs):
-    energy, tokens, seconds = account(legs, Meter10W().energy)
+    energy, tokens, seconds = compute_account(legs, Meter10W().energy)
     away = sum(leg.load.seconds for leg in legs[1:] if leg.load)
     away += sum(gone.seconds for leg in legs[1:] for gone in leg.unloads)
     length = (legs[-1].end.end_ns - legs[0].end.start_ns) / S
@@ -61,7 +61,7 @@ def test_phases_sum_to_the_turn_and_the_turn_is_all_but_the_loads(legs):
 @given(turns())
 def test_hops_sum_to_the_turn(legs):
     spans = compute_spans(legs)
-    energy, _, seconds = account(legs, Meter10W().energy)
+    energy, _, seconds = compute_account(legs, Meter10W().energy)
     each = [energy_over((*leg.prefill, *leg.decode), Meter10W().energy).joules for leg in spans]
     assert sum(each) == pytest.approx(energy.joules)
     assert sum(leg.seconds for leg in spans) == pytest.approx(seconds.total)

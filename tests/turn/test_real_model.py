@@ -21,7 +21,7 @@ from etui.routing.decision import Decision
 from etui.routing.limits import Cascade, Fallbacks, TurnBudget
 from etui.turn.events import TurnFinished
 from etui.turn.ports import Unlogged
-from etui.turn.run import run_turn, serving_one
+from etui.turn.run import run_turn, serve_one_model
 from tests.turn.scripted import Meter10W
 
 QUESTION = (
@@ -47,7 +47,7 @@ def ask(engine: LocalBackend, path: Path, decision: Decision, config: Config, sa
     turn = run_turn(
         Query(f"{salt} {QUESTION}"),
         decision,
-        serve=serving_one(spec, path),
+        serve=serve_one_model(spec, path),
         answerer=engine,
         meter=Meter10W(),
         writer=Unlogged(),

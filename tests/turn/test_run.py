@@ -10,7 +10,7 @@ from etui.chat import Message, Query
 from etui.energy.types import Energy
 from etui.errors import EngineFailed
 from etui.events import Answer, Batch, Prefilled, Prefilling, Probe, Vote
-from etui.log.text import turn_lines
+from etui.log.text import format_turn
 from etui.text.tables import SEPARATOR
 from etui.turn.events import Decided, TurnFinished
 from etui.turn.text import energy_line
@@ -99,7 +99,7 @@ def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said):
     told = record.to_json()["energy"]
     assert (told["shared"], told["own_joules"], told["joules"]) == (True, own_joules, 50)
     assert said in energy_line(record).split(SEPARATOR)
-    assert f"shared {said}" in [" ".join(line.split()) for line in turn_lines(record, [])]
+    assert f"shared {said}" in [" ".join(line.split()) for line in format_turn(record, [])]
 
 
 def test_a_gpu_of_ones_own_is_not_called_shared():
@@ -109,7 +109,7 @@ def test_a_gpu_of_ones_own_is_not_called_shared():
     told = record.to_json()["energy"]
     assert (told["shared"], told["own_joules"]) == (False, None)
     assert "shared" not in energy_line(record)
-    assert "shared" not in "\n".join(turn_lines(record, []))
+    assert "shared" not in "\n".join(format_turn(record, []))
 
 
 def test_a_crash_keeps_the_text_and_the_joules_and_is_told():

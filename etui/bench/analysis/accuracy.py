@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from etui.bench.store.sample import Sample
 from etui.datasets.mmlu import GROUPS, find_group
-from etui.stats.bootstrap import percentiles, resampled_sums
+from etui.stats.bootstrap import percentiles, resample_sums
 from etui.stats.tests import Interval, wilson
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _compute_totals(samples: Sequence[Sample], seed: int) -> tuple[Interval, Int
         (float(sample.correct), sample.correct * weight)
         for sample, weight in zip(samples, weights, strict=True)
     ]
-    sums = resampled_sums(columns, subjects, seed)
+    sums = resample_sums(columns, subjects, seed)
     count = len(samples)
     values = (sum(row[0] for row in columns) / count, math.fsum(row[1] for row in columns))
     micro, macro = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.bench.analysis.comparable import System
-from etui.stats.bootstrap import percentiles, resampled_sums
+from etui.stats.bootstrap import percentiles, resample_sums
 from etui.stats.frontier import Point, hull, mixture_accuracy
 from etui.stats.tests import Interval
 
@@ -38,7 +38,7 @@ class AgainstMixture:
     difference: Interval
 
 
-def against_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
+def compare_with_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
     """Compare every system with a random mixture of the others.
 
     The interval comes from the paired bootstrap, and every resample has its own hull. Sensor errors
@@ -60,7 +60,7 @@ def against_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
         for row in zip(*(system.samples for system in systems), strict=True)
     ]
     subjects = [sample.subject for sample in systems[0].samples]
-    sums = resampled_sums(columns, subjects, systems[0].run.seed)
+    sums = resample_sums(columns, subjects, systems[0].run.seed)
     totals = [math.fsum(column) for column in zip(*columns, strict=True)]
     labels = [system.label for system in systems]
     points = _points(labels, totals)

@@ -91,7 +91,7 @@ def list_obstacles(first: System, other: System) -> list[str]:
     return found
 
 
-def worth_knowing(systems: Sequence[System]) -> list[str]:
+def list_differences(systems: Sequence[System]) -> list[str]:
     """List differences that do not prevent a comparison, one sentence each."""
     first = systems[0]
     found: dict[str, None] = {}

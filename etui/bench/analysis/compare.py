@@ -12,7 +12,7 @@ from etui.bench.analysis.comparable import System
 from etui.bench.analysis.cost import Figure, add_half_widths
 from etui.bench.store.sample import Sample
 from etui.datasets.mmlu import find_group
-from etui.stats.bootstrap import percentiles, resampled_sums
+from etui.stats.bootstrap import percentiles, resample_sums
 from etui.stats.tests import Interval, mcnemar, wilson
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _differences(pairs: _Pairs, discordant: int, seed: int) -> tuple[Interval, I
         (change / len(pairs), change * weight)
         for change, weight in zip(changes, weights, strict=True)
     ]
-    sums = resampled_sums(columns, subjects, seed)
+    sums = resample_sums(columns, subjects, seed)
     values = (math.fsum(row[0] for row in columns), math.fsum(row[1] for row in columns))
     # Fallback width if the bootstrap has no spread (for example, all answers are equal): the share
     # of disagreements that Wilson's interval still allows.
@@ -171,7 +171,7 @@ def _energy(pairs: _Pairs, seed: int) -> EnergyDifference | None:
         for side in zip(*measured, strict=True)
     ]
     changes = [[((two.joules or 0.0) - (one.joules or 0.0)) / count] for one, two in measured]
-    sums = resampled_sums(changes, [one.subject for one, _ in measured], seed)[:, 0]
+    sums = resample_sums(changes, [one.subject for one, _ in measured], seed)[:, 0]
     value = sides[1] - sides[0]
     both = [sample for pair in measured for sample in pair]
     width = add_half_widths(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from etui.bench.store.sample import Sample
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
-from etui.stats.bootstrap import percentiles, ratio, resampled_sums
+from etui.stats.bootstrap import percentiles, ratio, resample_sums
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats
@@ -85,7 +85,7 @@ def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
     uncertainty = add_half_widths([sample.uncertainty for sample in measured], subjects, kinds)
     columns = [_row(sample) for sample in measured]
     totals = [math.fsum(column) for column in zip(*columns, strict=True)]
-    sums = resampled_sums(columns, subjects, seed)
+    sums = resample_sums(columns, subjects, seed)
     joules = totals[_JOULES]
     relative = uncertainty / joules if uncertainty is not None and joules > 0 else None
 

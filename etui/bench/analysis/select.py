@@ -70,7 +70,7 @@ def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System
     return made, notes
 
 
-def pairs_of(runs: Sequence[Sequence[System]]) -> list[tuple[System, System]]:
+def choose_pairs(runs: Sequence[Sequence[System]]) -> list[tuple[System, System]]:
     """Choose the pairs of systems to compare.
 
     Every system is compared with the first one. If several runs have the same arms (more than one),

@@ -34,7 +34,7 @@ def result_files(
         run: Configuration of the run.
         samples: Answers in the order they were given; may be incomplete.
         summary: Summary of the samples.
-        texts: Texts of the questions (:func:`etui.bench.report.sources.texts_for`).
+        texts: Texts of the questions (:func:`etui.bench.report.sources.load_texts`).
 
     Returns:
         File name -> text.

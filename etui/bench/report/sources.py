@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
 
 
-def texts_for(run: RunConfig, config: Config, data: Path | None = None) -> Texts | None:
+def load_texts(run: RunConfig, config: Config, data: Path | None = None) -> Texts | None:
     """Load the questions of a run if exactly the same files are on this machine.
 
     Nothing is downloaded.
@@ -48,7 +48,7 @@ def texts_for(run: RunConfig, config: Config, data: Path | None = None) -> Texts
     }
 
 
-def labels_for(
+def load_labels(
     run: RunConfig, config: Config, redux: Path | None = None
 ) -> dict[str, dict[int, str]] | None:
     """Read the labels of MMLU-Redux from a given file, or from the data folder if it has them.

@@ -68,10 +68,10 @@ def choose_policy_arms(
 
 def list_policy_arms(policy: Policy, available: Available) -> dict[str, Arm]:
     """Return every arm of a policy that a model on this machine can serve."""
-    from etui.routing.availability import as_test, served
+    from etui.routing.availability import build_availability_test, choose_served_arm
 
-    is_available = as_test(available)
-    found = (served(plan, is_available) for plan in policy.arms.values())
+    is_available = build_availability_test(available)
+    found = (choose_served_arm(plan, is_available) for plan in policy.arms.values())
     return {arm.name: arm for arm in found if arm is not None}
 
 

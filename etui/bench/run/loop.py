@@ -61,7 +61,9 @@ def answer_all(
     return "complete"
 
 
-def done_rows(config: RunConfig, samples: Iterable[Sample]) -> dict[tuple[str, str], set[int]]:
+def collect_done_rows(
+    config: RunConfig, samples: Iterable[Sample]
+) -> dict[tuple[str, str], set[int]]:
     """Collect the answered rows: (system, subject) -> rows."""
     found: dict[tuple[str, str], set[int]] = {}
     for sample in samples:

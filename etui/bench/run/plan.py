@@ -98,7 +98,7 @@ class RunPlan:
         return sum(len(rows) for rows in self.drawn.values())
 
 
-def plan_of(
+def make_plan(
     ask: RunRequest,
     config: Config,
     catalogue: Catalogue,
@@ -143,7 +143,7 @@ def plan_of(
     )
 
 
-def plan_again(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPlan:
+def restore_plan(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPlan:
     """Make the plan of a resumed run from its configuration.
 
     Raises:

@@ -13,11 +13,11 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.arm import Arm
-from etui.bench.run.loop import Ending, answer_all, done_rows
+from etui.bench.run.loop import Ending, answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.run.setup import build_run_config, drained, load_models
+from etui.bench.run.setup import build_run_config, finish_load, load_models
 from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.log_rows import answer_record, run_record
@@ -163,7 +163,7 @@ class BenchRunner:
         summary: Summary | None = None
         try:
             try:
-                done = done_rows(config, before)
+                done = collect_done_rows(config, before)
                 ending = answer_all(plan, systems, done, sink, self.stopped.is_set, max_joules)
             finally:
                 sink.close()
@@ -202,7 +202,7 @@ class BenchRunner:
         def build_scoring_arm(arm: Arm) -> ScoringArm:
             def open_session() -> Any:
                 served = self.runtime.serve(arm)
-                return drained(self.runtime.backend.load(served.spec, served.path))[0]
+                return finish_load(self.runtime.backend.load(served.spec, served.path))[0]
 
             return ScoringArm(
                 arm.name, open_session, plan.format, reuse=plan.reuse, cancelled=stopped
@@ -215,11 +215,11 @@ class BenchRunner:
     ) -> Summary:
         from etui.bench.analysis.summary import summarise
         from etui.bench.report.files import result_files
-        from etui.bench.report.sources import labels_for, texts_for
+        from etui.bench.report.sources import load_labels, load_texts
 
         labels, texts = (
-            labels_for(config, self.runtime.config),
-            texts_for(config, self.runtime.config),
+            load_labels(config, self.runtime.config),
+            load_texts(config, self.runtime.config),
         )
         summary = summarise(samples, config, labels)
         for name, text in result_files(config, samples, summary, texts).items():

@@ -139,7 +139,7 @@ class ScoringArm:
         """
         session = self._open()
         start_ns = time.monotonic_ns()
-        prompts = prompts_of(session, self._format, work, reuse=self._reuse)
+        prompts = build_prompts(session, self._format, work, reuse=self._reuse)
         scorer = Scorer(session, self._cancelled)
         try:
             cost = None
@@ -164,7 +164,7 @@ class ScoringArm:
             self.computed_tokens += scorer.computed_tokens
 
 
-def prompts_of(
+def build_prompts(
     session: LlamaSession, format_: Format, work: SubjectWork, *, reuse: bool = True
 ) -> SubjectPrompts:
     """Build the prompts of a subject, in the tokens of a session's model."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from etui.bench.prompts.tokens import single_letters
 from etui.bench.run.arms import to_json
 from etui.bench.run.plan import RunPlan
-from etui.bench.run.scoring_arm import most_questions, prompts_of
+from etui.bench.run.scoring_arm import build_prompts, most_questions
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.run_config import BenchModel, RunConfig
 from etui.engine.llama_session import LlamaSession
@@ -50,7 +50,7 @@ def load_models(
     for name in plan.models:
         served = serve(name)
         say(f"loading {name}")
-        session, loaded = drained(answerer.load(served.spec, served.path))
+        session, loaded = finish_load(answerer.load(served.spec, served.path))
         options = session.options
         found.append(
             BenchModel(
@@ -69,7 +69,7 @@ def load_models(
     return tuple(found)
 
 
-def drained(
+def finish_load(
     loading: Generator[Residence, None, LlamaSession],
 ) -> tuple[LlamaSession, Loaded | None]:
     """Finish a load; return its session, and the load event if the model was not in memory."""
@@ -165,7 +165,7 @@ def _classify_letters(plan: RunPlan, session: LlamaSession) -> str | None:
         return None
     subject, questions = next(iter(plan.drawn.items()))
     work = SubjectWork(subject, questions[:1], frozenset(), plan.examples[subject])
-    prompts = prompts_of(session, plan.format, work).prompts
+    prompts = build_prompts(session, plan.format, work).prompts
     return "sequence" if single_letters(prompts) is None else "single"
 
 

@@ -15,7 +15,7 @@ from etui.chat import Message, Query
 from etui.datasets.questions import LETTERS, Question
 from etui.energy.types import EnergyOf
 from etui.errors import ContextOverflow, EngineFailed
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
 from etui.runtime.open import Choice
@@ -173,7 +173,7 @@ def build_sample(
 
 
 def _grade(record: TurnRecord, question: Question, asked: str) -> tuple[str | None, SampleStatus]:
-    options = options_of(asked)
+    options = parse_options(asked)
     found = extract(record.answer, asked, options, truncated=record.status == "truncated")
     if found.key in LETTERS:
         return found.key, "answered"

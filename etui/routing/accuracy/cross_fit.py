@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from etui.routing.accuracy.blas_threads import one_thread
 from etui.routing.accuracy.logistic import STRENGTHS, fit_linear, fit_scale, has_enough
 from etui.routing.accuracy.rates import compute_shrunken_rates, logits, number_bands
-from etui.routing.accuracy.table import Graded, folds_of, same_questions
+from etui.routing.accuracy.table import Graded, assign_folds, same_questions
 from etui.routing.accuracy.words import Corpus, build_corpus, compute_idf, compute_tf_idf
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ COMPONENTS = 50
 TREES = 200
 
 
-def cross_fitted(
+def cross_fit(
     graded: Graded, *, seed: int = 0, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Floats]:
     """Compute the probability that each arm is right, for each router.
@@ -51,7 +51,7 @@ def cross_fitted(
 def _cross_fit(graded: Graded, seed: int, say: Callable[[str], None]) -> dict[str, Floats]:
     import numpy as np
 
-    folds = folds_of(graded, FOLDS, seed)
+    folds = assign_folds(graded, FOLDS, seed)
     names, number = number_bands(graded.subjects)
     corpus = build_corpus(graded.questions, len(graded))
     found = {"subject": np.empty(graded.correct.shape)}
@@ -151,7 +151,7 @@ class _Fold:
             return logits(rates[number])
 
         found = of(self._used)
-        inner = folds_of(self._graded, FOLDS, self._seed + 1)
+        inner = assign_folds(self._graded, FOLDS, self._seed + 1)
         for fold in range(int(inner.max()) + 1):
             held = self._used & (inner == fold)
             found[held] = of(self._used & (inner != fold))[held]

@@ -14,7 +14,7 @@ from etui.routing.accuracy.rates import (
     logits,
     number_bands,
 )
-from etui.routing.accuracy.table import folds_of
+from etui.routing.accuracy.table import assign_folds
 from etui.routing.accuracy.words import (
     Corpus,
     compute_band_shares,
@@ -84,7 +84,7 @@ def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> 
         band = np.repeat(overall, len(graded), axis=0)
         return Design(idf, words, scale, columns, [], np.zeros((0, 0)), rates, counts, band)
     band, rates, counts, centroids = expected(used)
-    inner = folds_of(graded, FOLDS, seed + 1)
+    inner = assign_folds(graded, FOLDS, seed + 1)
     for fold in range(int(inner.max()) + 1):
         held = used & (inner == fold)
         others = used & (inner != fold)

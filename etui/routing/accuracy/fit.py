@@ -31,7 +31,7 @@ from etui.routing.accuracy.logistic import choose_strength, fit_linear
 from etui.routing.accuracy.metrics import compute_quality
 from etui.routing.accuracy.needs import fit_needs
 from etui.routing.accuracy.rates import compute_smoothed_rate
-from etui.routing.accuracy.table import ArmFacts, Graded, folds_of, same_questions
+from etui.routing.accuracy.table import ArmFacts, Graded, assign_folds, same_questions
 from etui.routing.accuracy.words import SHARPNESS, Corpus, build_corpus
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) 
         choose_strength(build_arm_columns(design, at), graded.correct[:, at], groups, seed)
         for at in range(len(graded.arms))
     ]
-    folds = folds_of(graded, FOLDS, seed)
+    folds = assign_folds(graded, FOLDS, seed)
     crossed = _cross_predict(graded, corpus, folds, strengths, seed) if assess else None
     arms = {
         name: _fit_arm_head(graded, at, design, strengths[at], folds, crossed)

@@ -252,7 +252,7 @@ def load_fitted(path: Path) -> FittedModel:
     return parse_fitted(text, str(path))
 
 
-def fitted_text(model: FittedModel) -> str:
+def format_fitted(model: FittedModel) -> str:
     """Format a model as the text of its file: one line of JSON."""
     return json.dumps(model.model_dump(mode="json"), separators=(",", ":")) + "\n"
 

@@ -161,7 +161,7 @@ class AccuracyPredictor:
         return sigmoid(z)
 
 
-def fitted_path(policy: Policy | PolicyPlace, config: Config) -> Path:
+def get_fitted_path(policy: Policy | PolicyPlace, config: Config) -> Path:
     """Return the path of a policy's fitted file.
 
     It is next to the policy, or in ETUI_HOME/policies for a shipped policy.
@@ -179,7 +179,7 @@ def load_heads(policy: Policy, config: Config) -> AccuracyPredictor | None:
     Raises:
         InvalidFile: The file is damaged, or of another etui version.
     """
-    path = fitted_path(policy, config)
+    path = get_fitted_path(policy, config)
     if not path.is_file():
         return None
     from etui.routing.accuracy.fitted_file import load_fitted

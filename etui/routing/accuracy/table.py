@@ -112,7 +112,7 @@ def same_questions(graded: Graded) -> Whole:
     return np.unique(np.asarray(keys, dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
-def folds_of(graded: Graded, count: int = 5, seed: int = 0) -> Whole:
+def assign_folds(graded: Graded, count: int = 5, seed: int = 0) -> Whole:
     """Assign each question to a fold at random: folds of even size, duplicates in the same fold.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 from etui.routing.signals.text_measures import TEXT_LIMIT
 
 BUCKETS = 2**11
@@ -46,7 +46,7 @@ def split_question(text: str) -> QuestionText:
     """Split a question into stem and options; a long one is first cut to its two ends."""
     if len(text) > TEXT_LIMIT:
         text = f"{text[: TEXT_LIMIT // 2]}\n{text[-TEXT_LIMIT // 2 :]}"
-    options = options_of(text)
+    options = parse_options(text)
     if not options:
         return QuestionText(text)
     starts = [label.start() for label in _FIRST_LABEL.finditer(text)]

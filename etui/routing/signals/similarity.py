@@ -15,7 +15,7 @@ _LOOKED_AT = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class EarlierQuestion:
     """An earlier question.
 
     Attributes:
@@ -75,9 +75,13 @@ class EarlierQuestions:
         runs: Graded answers of bench runs.
     """
 
-    def __init__(self, log: Sequence[Earlier] = (), runs: Sequence[Earlier] = ()) -> None:
+    def __init__(
+        self, log: Sequence[EarlierQuestion] = (), runs: Sequence[EarlierQuestion] = ()
+    ) -> None:
         self._known = {"log": log, "runs": runs}
-        self._tables: dict[tuple[str, str | None], tuple[tuple[Earlier, ...], SimilarityIndex]] = {}
+        self._tables: dict[
+            tuple[str, str | None], tuple[tuple[EarlierQuestion, ...], SimilarityIndex]
+        ] = {}
 
     def tally(self, asked: NeighbourQuery, text: str) -> NeighbourTally | None:
         """Count among the nearest earlier questions; None if there are no earlier questions.
@@ -100,7 +104,7 @@ class EarlierQuestions:
         return NeighbourTally(hits, len(nearest), sum(counted) / len(rows), len(rows))
 
 
-def _is_counted(asked: NeighbourQuery, row: Earlier) -> bool:
+def _is_counted(asked: NeighbourQuery, row: EarlierQuestion) -> bool:
     if asked.of == "log":
         return row.arm == asked.by
     return row.correct is (asked.was == "correct")

@@ -12,7 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from etui.chat import Query
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 
 TEXT_LIMIT = 8_000
 """Characters that all measures but the lengths use. A longer question is cut to its two ends,
@@ -79,12 +79,12 @@ class TextFacts:
     @cached_property
     def tokens(self) -> int:
         """Length of the question in tokens."""
-        return estimated_tokens(self.query.text)
+        return estimate_tokens(self.query.text)
 
     @cached_property
     def chat_tokens(self) -> int:
         """Length of the whole conversation in tokens, chat template excluded."""
-        earlier = sum(estimated_tokens(message.content) for message in self.query.messages()[:-1])
+        earlier = sum(estimate_tokens(message.content) for message in self.query.messages()[:-1])
         return earlier + self.tokens
 
     @cached_property
@@ -95,7 +95,7 @@ class TextFacts:
         return detect(self.text, self.words)
 
 
-def estimated_tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Estimate the tokens of a text without a tokenizer: UTF-8 bytes over four, rounded up.
 
     Byte-pair vocabularies average four bytes per token on English; other languages and code have
@@ -122,7 +122,7 @@ MEASURES: Mapping[str, Callable[[TextFacts], float]] = MappingProxyType(
         "sentences": lambda facts: len(_SENTENCE_END.findall(facts.text)),
         "lines": lambda facts: facts.text.count("\n") + 1,
         "turns": lambda facts: sum(m.role == "user" for m in facts.query.history) + 1,
-        "options": lambda facts: len(options_of(facts.text)),
+        "options": lambda facts: len(parse_options(facts.text)),
         "question_marks": lambda facts: len(_QUESTION.findall(facts.text)),
         "question_words": lambda facts: sum(word in _QUESTION_WORDS for word in facts.words),
         "negations": lambda facts: sum(

@@ -10,7 +10,7 @@ from typing import Literal
 from etui.atomic import write_text
 from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.log.export import chat_document, chat_markdown
+from etui.log.export import build_chat_document, format_chat
 from etui.log.records import ChatRecord
 from etui.turn.record import TurnRecord
 from etui.turn.text import energy_line
@@ -32,9 +32,9 @@ def export_chat(
         EtuiError: The file cannot be written.
     """
     if form == "markdown":
-        text = chat_markdown(chat, turns, energy_line)
+        text = format_chat(chat, turns, energy_line)
     else:
-        text = json.dumps(chat_document(chat, turns), ensure_ascii=False, indent=2) + "\n"
+        text = json.dumps(build_chat_document(chat, turns), ensure_ascii=False, indent=2) + "\n"
     path = config.home / "exports" / f"chat-{chat.chat_id}.{_ENDINGS[form]}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

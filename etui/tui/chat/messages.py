@@ -72,7 +72,7 @@ class TurnUpdated(Message):
         self.fact = fact
 
 
-class WarmUpNews(Message):
+class WarmUpUpdated(Message):
     """A fact about loading a model ahead of a question."""
 
     def __init__(self, fact: WarmUpFact) -> None:

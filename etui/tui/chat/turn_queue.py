@@ -29,7 +29,7 @@ from etui.tui.chat.messages import (
     TurnUpdated,
     WarmedUp,
     WarmingUp,
-    WarmUpNews,
+    WarmUpUpdated,
 )
 from etui.tui.chat.progress import TurnProgress, advance
 from etui.tui.chat.prompt import Prompt
@@ -223,11 +223,11 @@ class AnsweringScreen(Screen[None]):
         threads.warm_up(
             backend,
             route,
-            post=lambda fact: self.post_message(WarmUpNews(fact)),
+            post=lambda fact: self.post_message(WarmUpUpdated(fact)),
             log_dir=self._config.log_dir,
         )
 
-    def on_warm_up_news(self, news: WarmUpNews) -> None:
+    def on_warm_up_updated(self, news: WarmUpUpdated) -> None:
         """Show how loading a model ahead proceeds; afterwards start the next question."""
         match news.fact:
             case WarmingUp(model=model):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from etui.chat import Query
-from etui.errors import EngineFailed, EtuiError, fault_text
+from etui.errors import EngineFailed, EtuiError, format_internal_error
 from etui.runtime.route import Route
 from etui.tui.chat.batching import batch_events
 from etui.tui.chat.messages import TurnEnded, TurnFact, WarmedUp, WarmingUp, WarmUpFact
@@ -53,4 +53,4 @@ def warm_up(
 
 
 def _describe_fault(error: Exception, log_dir: Path) -> tuple[str, str]:
-    return fault_text(error), f"ask again; the log files are in {log_dir}"
+    return format_internal_error(error), f"ask again; the log files are in {log_dir}"

@@ -17,7 +17,7 @@ from textual.widgets import ContentSwitcher, DataTable, Footer, Input, Static
 
 from etui import units
 from etui.config.config import Config
-from etui.errors import EtuiError, fault_text
+from etui.errors import EtuiError, format_internal_error
 from etui.log.filters import Sort
 from etui.log.queries import LogReader
 from etui.text.sanitize import sanitize
@@ -283,5 +283,5 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
                 f"cannot write the export: {error}", "free some disk space, or fix the folder"
             )
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            fact = QueryFailed(fault_text(error), "press F3 to read again")
+            fact = QueryFailed(format_internal_error(error), "press F3 to read again")
         self.post_message(HistoryNews(fact))

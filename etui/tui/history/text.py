@@ -14,7 +14,7 @@ from textual.widgets import Static
 from etui import units
 from etui.log.filters import Sort
 from etui.log.queries import TurnSummary
-from etui.log.text import turn_facts, turn_texts
+from etui.log.text import list_facts, list_texts
 from etui.log.totals import Total
 from etui.plots.terminal import bar, bar_rows, scale_top
 from etui.text.tables import count_cells, fit_cells, one_line
@@ -176,14 +176,14 @@ class DetailView(Vertical):
 
 def _detail_lines(detail: Detail, width: int) -> list[str]:
     """Format the turn in full, each fact indented after its name."""
-    facts = turn_facts(detail.turn, detail.loads, detail.unloads)
+    facts = list_facts(detail.turn, detail.loads, detail.unloads)
     name_width = max(len(name) for name, _ in facts) + 2
     lines = []
     for name, text in facts:
         lines += wrap(f"{name:<{name_width}}{text}", width, subsequent_indent=" " * name_width) or [
             name
         ]
-    for title, text in turn_texts(detail.turn):
+    for title, text in list_texts(detail.turn):
         lines += ["", f"{title}:", text]
     return lines
 

@@ -15,9 +15,9 @@ from textual.worker import get_current_worker
 from etui.config.config import Config
 from etui.models.spec import STARTER
 from etui.text.sanitize import sanitize
-from etui.tui.jobs import JobEnded, JobFact, JobNews, JobProgress, pull, run_job
+from etui.tui.jobs import JobEnded, JobFact, JobProgress, JobUpdated, pull, run_job
 from etui.tui.notices import notice_text
-from etui.tui.services import ModelCatalogue, ModelOnOffer
+from etui.tui.services import ListedModel, ModelCatalogue
 
 
 class FirstRunScreen(Screen[bool]):
@@ -92,9 +92,9 @@ again after you have added a file or pulled a model in another terminal.
         )
 
     def _post(self, fact: JobFact) -> None:
-        self.post_message(JobNews(fact))
+        self.post_message(JobUpdated(fact))
 
-    def on_job_news(self, news: JobNews) -> None:
+    def on_job_updated(self, news: JobUpdated) -> None:
         """Show the progress of the pull; close the screen after a successful one."""
         match news.fact:
             case JobProgress(text=text, done=done, total=total):
@@ -132,5 +132,5 @@ again after you have added a file or pulled a model in another terminal.
         return "\n".join(["Other models that etui knows:", "", *map(_format_row, others)])
 
 
-def _format_row(model: ModelOnOffer) -> str:
+def _format_row(model: ListedModel) -> str:
     return f"  {sanitize(model.name):<20} {sanitize(model.size)}"

@@ -18,11 +18,11 @@ from textual.worker import get_current_worker
 
 from etui import units
 from etui.config.config import Config
-from etui.errors import EtuiError, fault_text
+from etui.errors import EtuiError, format_internal_error
 from etui.text.sanitize import sanitize
 from etui.tui import jobs
 from etui.tui.commands import Command
-from etui.tui.jobs import JobEnded, JobNews, JobProgress, run_job
+from etui.tui.jobs import JobEnded, JobProgress, JobUpdated, run_job
 from etui.tui.modals import ConfirmModal
 from etui.tui.models.calibration_job import calibrate
 from etui.tui.models.cards import CardReader, Cards, ModelCard
@@ -196,7 +196,7 @@ what was downloaded or measured is kept, and the same key resumes it.
         """Show the model under the cursor."""
         self._show_current()
 
-    def on_job_news(self, news: JobNews) -> None:
+    def on_job_updated(self, news: JobUpdated) -> None:
         """Show the progress or the end of the running job."""
         match news.fact:
             case JobProgress(text=text, done=done, total=total):
@@ -259,7 +259,7 @@ what was downloaded or measured is kept, and the same key resumes it.
         run_job(lambda: job(backend, lambda: worker.is_cancelled), self._post, self._config.log_dir)
 
     def _post(self, fact: jobs.JobFact) -> None:
-        self.post_message(JobNews(fact))
+        self.post_message(JobUpdated(fact))
 
     def _end_job(self, ended: JobEnded) -> None:
         self._running_job = ""
@@ -290,7 +290,9 @@ what was downloaded or measured is kept, and the same key resumes it.
         except EtuiError as error:
             self.post_message(CardsRead(None, error.what, error.fix))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            self.post_message(CardsRead(None, fault_text(error), "press r to read again"))
+            self.post_message(
+                CardsRead(None, format_internal_error(error), "press r to read again")
+            )
 
     def _poll_residents(self) -> None:
         if self.is_current and self._resident_names() != self._residents:

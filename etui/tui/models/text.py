@@ -10,7 +10,7 @@ from rich.text import Text
 
 from etui import units
 from etui.curves.operating_curve import OperatingCurve
-from etui.curves.text import age_text, doubt_text, drawing, kind_line, points_text, r2_text
+from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
 from etui.text.sanitize import sanitize
 from etui.text.timestamps import local_time
 from etui.tui.models.cards import Cards, ModelCard
@@ -151,7 +151,7 @@ def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
         return
     yield f"Operating curve, {points_text(curve)}, {age_text(curve.created_at)}"
     yield curve.conditions.machine
-    yield from drawing(curve, max(_LEAST_PLOT, width - _PLOT_MARGIN), height)
+    yield from draw_curve(curve, max(_LEAST_PLOT, width - _PLOT_MARGIN), height)
     shown_kind = curve.kind if curve.kind == "estimate" else None
     for name, phase, token in (
         ("prefill", curve.prefill, "prompt token"),

@@ -10,7 +10,7 @@ from textual.message import Message
 
 from etui.config.config import Config
 from etui.errors import Problem
-from etui.routing.library import Checked, PolicyPlace
+from etui.routing.library import CheckedPolicy, PolicyPlace
 
 if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
@@ -109,7 +109,7 @@ class CheckVerdict:
     """
 
     edit: int
-    checked: Checked
+    checked: CheckedPolicy
     failing: tuple[Problem, ...]
 
 

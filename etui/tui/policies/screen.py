@@ -19,9 +19,9 @@ from textual.widgets import Footer, OptionList
 
 from etui.config.config import Config, shipped_dir
 from etui.errors import UsageError
-from etui.routing.editing import check_name, own_file
+from etui.routing.editing import check_name, get_own_path
 from etui.runtime.route import Route
-from etui.tui.app_messages import AppRequest, PoliciesThere, RouteRequested
+from etui.tui.app_messages import AppRequest, PoliciesListed, RouteRequested
 from etui.tui.commands import Command
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.notices import notice_text
@@ -266,7 +266,7 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
         first = self._catalogue is None
         self._catalogue = catalogue
         self._pane.context = catalogue.context
-        self.post_message(AppRequest(PoliciesThere(catalogue.context.names)))
+        self.post_message(AppRequest(PoliciesListed(catalogue.context.names)))
         self._show_use()
         opened = self._pane.opened
         if first:
@@ -307,7 +307,7 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
             self._notify(error.what, error.fix)
             return
         draft = self._pane.build_draft(name, opened)
-        target = own_file(name, self._config)
+        target = get_own_path(name, self._config)
         if target != opened.target:
             draft = replace(draft, target=target, before=None)
         self._save(draft)

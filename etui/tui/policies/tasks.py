@@ -15,16 +15,16 @@ from etui.config.config import Config, shipped_dir
 from etui.errors import EtuiError, InvalidFile, Problem, UsageError
 from etui.routing.editing import (
     ChangedOnDisk,
-    content,
+    choose_file_to_edit,
     create,
-    file_to_change,
+    get_own_path,
     make_folder,
-    own_file,
+    read_content,
+    read_text,
     remove,
     save,
-    text_of,
 )
-from etui.routing.library import Checked, PolicyPlace, check_text, find_policy, list_policies
+from etui.routing.library import CheckedPolicy, PolicyPlace, check_text, find_policy, list_policies
 from etui.tui.policies.messages import (
     About,
     CheckVerdict,
@@ -82,7 +82,7 @@ def read_policies(config: Config, active: str) -> PolicyCatalogue:
     return PolicyCatalogue(PolicyContext(config, catalogue, names), tuple(entries))
 
 
-def _description(checked: Checked) -> str | None:
+def _description(checked: CheckedPolicy) -> str | None:
     return None if checked.policy is None else checked.policy.description
 
 
@@ -95,9 +95,9 @@ def open_policy(entry: PolicyEntry, config: Config) -> PolicyOpened:
     place = entry.place
     if place.path.is_file() and place.path.stat().st_size > MAX_BYTES:
         raise InvalidFile(f"{place.path}: larger than {MAX_BYTES:,} bytes, so it is not read")
-    text = text_of(place.path)
-    target = file_to_change(place, config)
-    before = text.encode("utf-8") if target == place.path else content(target)
+    text = read_text(place.path)
+    target = choose_file_to_edit(place, config)
+    before = text.encode("utf-8") if target == place.path else read_content(target)
     return PolicyOpened(entry.named, place, text, target, before)
 
 
@@ -109,7 +109,7 @@ def make_policy(name: str, template: PolicyEntry | None, config: Config) -> Poli
         EtuiError: The template cannot be read, or the file not be written.
     """
     like = shipped_dir() / "policies" / "blank.yml" if template is None else template.place.path
-    path = create(name, text_of(like), config)
+    path = create(name, read_text(like), config)
     place = PolicyPlace(name, path, "user")
     return open_policy(PolicyEntry(name, place, None), config)
 
@@ -140,11 +140,11 @@ def check(subject: Subject, edit: int) -> CheckVerdict:
     return CheckVerdict(edit, checked, failing)
 
 
-def _checked(subject: Subject) -> Checked:
+def _checked(subject: Subject) -> CheckedPolicy:
     place, context = subject.place, subject.context
     if len(subject.text.encode("utf-8", "replace")) > MAX_BYTES:
         message = f"larger than {MAX_BYTES:,} bytes: etui would not read it"
-        return Checked(place, (Problem(str(place.path), 0, 0, message),), (), None)
+        return CheckedPolicy(place, (Problem(str(place.path), 0, 0, message),), (), None)
     return check_text(subject.text, place, context.catalogue.models, context.names)
 
 
@@ -183,13 +183,13 @@ def replay(subject: Subject) -> Replayed:
         EtuiError: The text has errors, the log cannot be read, or the fitted file of the policy
             is damaged.
     """
-    from etui.replay.log_replay import replay_log, turns_document
+    from etui.replay.log_replay import build_turns_document, replay_log
     from etui.runtime.open import open_runtime
 
     policy = _require_policy(subject)
     with open_runtime(subject.context.config) as runtime:
         replayed = replay_log(policy, runtime, REPLAYED_TURNS)
-    return Replayed(turns_document(policy.name, replayed), len(replayed) >= REPLAYED_TURNS)
+    return Replayed(build_turns_document(policy.name, replayed), len(replayed) >= REPLAYED_TURNS)
 
 
 def compare(subject: Subject, other: Path, other_name: str) -> Compared:
@@ -198,19 +198,19 @@ def compare(subject: Subject, other: Path, other_name: str) -> Compared:
     Raises:
         InvalidFile: The file cannot be read.
     """
-    from etui.routing.diff import changes, other_answers, probe_questions
+    from etui.routing.diff import find_changes, find_other_answers, list_probe_questions
     from etui.routing.diff_text import diff_lines
 
-    before = text_of(other)
+    before = read_text(other)
     if before == subject.text:
         return Compared(other_name, ("no differences",))
     lines: list[str] = []
     place = replace(subject.place, path=other)
     one, two = _checked(replace(subject, text=before, place=place)), _checked(subject)
     if one.policy and two.policy and one.file and two.file:
-        differences = changes(one.file, two.file)
-        questions = probe_questions(one.policy, two.policy)
-        answers = other_answers(one.policy, two.policy, questions, lambda _: True)
+        differences = find_changes(one.file, two.file)
+        questions = list_probe_questions(one.policy, two.policy)
+        answers = find_other_answers(one.policy, two.policy, questions, lambda _: True)
         lines += [*diff_lines(differences, answers, len(questions)), ""]
     return Compared(other_name, (*lines, *_unified(before, subject.text)))
 
@@ -241,9 +241,9 @@ def save_draft(
     errors = _checked(Subject(draft.text, place, context)).errors
     if errors and not with_errors:
         return HasErrors(draft, len(errors))
-    if draft.target == own_file(draft.name, context.config):
+    if draft.target == get_own_path(draft.name, context.config):
         make_folder(context.config)
-    before = content(draft.target) if over else draft.before
+    before = read_content(draft.target) if over else draft.before
     try:
         return Saved(draft, save(draft.target, draft.text, before, draft.like))
     except ChangedOnDisk as clash:

@@ -16,7 +16,7 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
 from etui import units
-from etui.errors import fault_text
+from etui.errors import format_internal_error
 from etui.plots.terminal import plane_lines
 from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
@@ -133,7 +133,7 @@ opens the HTML report in a browser.
             fault = f"cannot read {self._runs_dir}: {error.strerror or error}"
             self.post_message(RunsRead([], fault))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            self.post_message(RunsRead([], fault_text(error)))
+            self.post_message(RunsRead([], format_internal_error(error)))
 
     def on_runs_read(self, read: RunsRead) -> None:
         """Fill the table and keep the cursor on its row."""

@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from etui.bench.analysis.against_mixture import against_mixtures
+from etui.bench.analysis.against_mixture import compare_with_mixtures
 from etui.bench.analysis.comparable import (
     System,
     build_labels,
     check_comparable,
+    list_differences,
     list_obstacles,
-    worth_knowing,
 )
 from etui.bench.analysis.compare import compare
-from etui.bench.analysis.select import pairs_of, read_systems, split_arm
+from etui.bench.analysis.select import choose_pairs, read_systems, split_arm
 from etui.bench.analysis.summary import group_by_system
 from etui.cli.bench_compare import compare as command
 from etui.errors import UsageError
@@ -83,7 +83,7 @@ def test_an_unmeasured_side_has_no_energy_difference() -> None:
         ARMS["large"], samples=[replace(row, joules=None) for row in ARMS["large"].samples]
     )
     assert compare(ARMS["direct"], bare).energy is None
-    assert against_mixtures([ARMS["direct"], ARMS["think"], bare]) == []
+    assert compare_with_mixtures([ARMS["direct"], ARMS["think"], bare]) == []
 
 
 @pytest.mark.parametrize(
@@ -118,19 +118,19 @@ def test_other_questions_are_refused() -> None:
 def test_another_machine_is_told_and_allowed() -> None:
     other = of("large", run_id="x", machine={"cpu": "Another"}, threads=16)
     assert list_obstacles(ARMS["direct"], other) == []
-    notes = " ".join(worth_knowing([ARMS["direct"], other]))
+    notes = " ".join(list_differences([ARMS["direct"], other]))
     assert "machine" in notes
     assert "threads" in notes
 
 
 def test_the_dearer_mixture_is_found_and_a_bad_arm_lies_below_it() -> None:
-    found = {one.label: one for one in against_mixtures(list(ARMS.values()))}
+    found = {one.label: one for one in compare_with_mixtures(list(ARMS.values()))}
     assert "direct" not in found  # nothing is cheaper
     vote = found["vote-5"]
     assert vote.mixture[-1] == "large"
     assert vote.difference.value == pytest.approx(vote.accuracy - vote.mixture_accuracy)
     assert vote.difference.low <= vote.difference.value <= vote.difference.high
-    assert against_mixtures(list(ARMS.values())[:2]) == []
+    assert compare_with_mixtures(list(ARMS.values())[:2]) == []
 
 
 def test_a_mixture_of_both_lies_on_their_line() -> None:
@@ -140,7 +140,7 @@ def test_a_mixture_of_both_lies_on_their_line() -> None:
         for at, (a, b) in enumerate(zip(ours, ARMS["large"].samples, strict=True))
     ]
     coin = System("coin", "coin", RUN, mixed)
-    found = {o.label: o for o in against_mixtures([ARMS["direct"], ARMS["large"], coin])}
+    found = {o.label: o for o in compare_with_mixtures([ARMS["direct"], ARMS["large"], coin])}
     assert found["coin"].difference.low < 0 < found["coin"].difference.high
 
 
@@ -161,11 +161,11 @@ def test_runs_of_the_same_arms_are_held_arm_by_arm(tmp_path, config) -> None:
     one = synthetic.write(tmp_path / "one", RUN, ROWS)
     two = synthetic.write(tmp_path / "two", replace(RUN, run_id="two"), ROWS)
     runs, _ = read_systems([str(one), str(two)], config)
-    assert [(a.name, b.name) for a, b in pairs_of(runs)] == [(n, n) for n in ARMS]
+    assert [(a.name, b.name) for a, b in choose_pairs(runs)] == [(n, n) for n in ARMS]
     runs, _ = read_systems([str(one)], config)
-    assert [b.name for _, b in pairs_of(runs)] == ["think", "vote-5", "large"]
+    assert [b.name for _, b in choose_pairs(runs)] == ["think", "vote-5", "large"]
     runs, _ = read_systems([f"{one}:think", str(two)], config)
-    assert len(pairs_of(runs)) == 4
+    assert len(choose_pairs(runs)) == 4
 
 
 def invoke(*args: object):

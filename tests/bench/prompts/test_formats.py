@@ -6,7 +6,7 @@ import pytest
 
 from etui.bench.prompts.formats import FORMATS, chat_messages, ending_weight, prompt_text, sha16
 from etui.datasets.questions import Question
-from etui.multiple_choice import options_of
+from etui.multiple_choice import parse_options
 
 ASKED = Question("high_school_physics", 0, " Which? \n", ("one", " two", "three ", "None"), "B")
 SHOWN = Question("high_school_physics", 1, "Who?", ("w", "x", "y", "z"), "D")
@@ -51,7 +51,7 @@ def test_examples_of_a_chat_are_earlier_turns_and_its_options_are_found():
     *examples, last = chat_messages(ASKED, [SHOWN])
     assert [message.role for message in examples] == ["user", "assistant"]
     assert examples[1].content == "D"
-    assert [option.letter for option in options_of(last.content)] == ["A", "B", "C", "D"]
+    assert [option.letter for option in parse_options(last.content)] == ["A", "B", "C", "D"]
 
 
 def test_a_format_that_generates_has_no_prompt_of_its_own():

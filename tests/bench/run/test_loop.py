@@ -10,8 +10,8 @@ import pytest
 from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.arms import ArmOverrides, build_arms, check_format, parse_arm, to_json
-from etui.bench.run.loop import answer_all, done_rows
-from etui.bench.run.plan import RunPlan, RunRequest, plan_of
+from etui.bench.run.loop import answer_all, collect_done_rows
+from etui.bench.run.plan import RunPlan, RunRequest, make_plan
 from etui.bench.run.runner import refuse_changes
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring import StopRequested
@@ -80,7 +80,7 @@ class Answerer:
 
 @pytest.fixture
 def plan(questions_csv, config: Config) -> RunPlan:
-    return plan_of(RunRequest(str(questions_csv), shots=2), config, load_catalogue(config))
+    return make_plan(RunRequest(str(questions_csv), shots=2), config, load_catalogue(config))
 
 
 def run_config(plan: RunPlan, *arms: str) -> RunConfig:
@@ -95,7 +95,7 @@ def run_config(plan: RunPlan, *arms: str) -> RunConfig:
 def go(folder: RunFolder, plan: RunPlan, contenders, samples=(), config=None, **limits):
     shown: list[Sample] = []
     sink = SampleWriter(folder, Meter(), shown.extend, sum(s.joules for s in samples))
-    done = done_rows(config, samples) if config else {}
+    done = collect_done_rows(config, samples) if config else {}
     try:
         ending = answer_all(plan, contenders, done, sink, lambda: False, **limits)
     finally:
@@ -140,7 +140,7 @@ def test_a_policys_answers_are_done_whichever_arm_gave_them(plan):
     )
     question = next(iter(plan.drawn.values()))[0]
     samples = [s for arm in ("small", "large") for s in One(arm, question).samples(Meter().energy)]
-    assert done_rows(config, samples) == {("p", question.subject): {question.row}}
+    assert collect_done_rows(config, samples) == {("p", question.subject): {question.row}}
 
 
 def test_joules_that_are_spent_end_the_run(plan, tmp_path):
@@ -234,7 +234,7 @@ def test_a_run_made_otherwise_is_refused_with_what_differs():
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_loaded(config, ask, said):
     with pytest.raises(EtuiError) as caught:
-        plan_of(ask, config, load_catalogue(config))
+        make_plan(ask, config, load_catalogue(config))
     assert said in str(caught.value)
 
 
@@ -260,8 +260,8 @@ def test_an_arm_comes_back_from_the_configuration():
 
 def test_shots_default_to_what_format_and_data_have(config, questions_csv, tmp_path):
     catalogue = load_catalogue(config)
-    assert plan_of(RunRequest("sample"), config, catalogue).shots == 5
-    assert plan_of(RunRequest("sample", format="cloze"), config, catalogue).shots == 0
-    assert plan_of(RunRequest(str(questions_csv)), config, catalogue).shots == 2
+    assert make_plan(RunRequest("sample"), config, catalogue).shots == 5
+    assert make_plan(RunRequest("sample", format="cloze"), config, catalogue).shots == 0
+    assert make_plan(RunRequest(str(questions_csv)), config, catalogue).shots == 2
     (Path(questions_csv).with_name("sums_dev.csv")).unlink()
-    assert plan_of(RunRequest(str(questions_csv)), config, catalogue).shots == 0
+    assert make_plan(RunRequest(str(questions_csv)), config, catalogue).shots == 0

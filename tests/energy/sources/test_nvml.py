@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import Baselines, Idle, save_baselines
+from etui.energy.idle_baseline import Baselines, IdleBaseline, save_baselines
 
 READ = """
 import collections, ctypes, json, random, sys, time
@@ -219,7 +219,7 @@ def test_an_answer_costs_the_curves_integral(
     fake_nvml_dir: Path, config: Config, starter_model: Path
 ) -> None:
     """The whole path: etui ask, a real model, and the fake GPU's known curve."""
-    idle = Idle({"gpu:GPU-fake-0": 60.0}, 1.0, 5.0, True)
+    idle = IdleBaseline({"gpu:GPU-fake-0": 60.0}, 1.0, 5.0, True)
     save_baselines(config, Baselines(loaded={"smollm2-135m": idle}))
     command = ["ask", "What is a joule?", "--model", "smollm2-135m", "--max-tokens", "8", "--json"]
     done = subprocess.run(

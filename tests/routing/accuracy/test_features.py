@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.replay.policy_replay import as_asked
+from etui.replay.policy_replay import format_question
 from etui.routing.accuracy.features import FEATURE_NAMES, compute_features
 from etui.routing.signals.question_words import (
     BUCKETS,
@@ -66,7 +66,7 @@ def test_tf_idf_has_length_one(text):
 
 
 def test_typed_and_tabled_questions_look_alike():
-    typed = split_question(as_asked(QUESTION) + "\nAnswer:")
+    typed = split_question(format_question(QUESTION) + "\nAnswer:")
     assert typed == QUESTION
     assert compute_features(typed) == compute_features(QUESTION)
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import InvalidFile, UsageError
-from etui.replay.policy_replay import as_asked
+from etui.replay.policy_replay import format_question
 from etui.routing.accuracy.confidence import evaluate_curve_array, fit_curve
 from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, fitted_text, load_fitted, parse_fitted
+from etui.routing.accuracy.fitted_file import Provenance, format_fitted, load_fitted, parse_fitted
 from etui.routing.accuracy.metrics import calibration_error
 from etui.routing.accuracy.needs import find_pairs
 from etui.routing.accuracy.predictor import AccuracyPredictor, evaluate_curve, wilson_low
-from etui.routing.accuracy.table import ArmFacts, folds_of, same_questions
+from etui.routing.accuracy.table import ArmFacts, assign_folds, same_questions
 from etui.routing.signals.question_words import QuestionText
 from tests.replay import made
 
@@ -36,14 +36,14 @@ def fitted():
 
 @pytest.fixture(scope="module")
 def heads(fitted):
-    return AccuracyPredictor(parse_fitted(fitted_text(fitted), "f"))
+    return AccuracyPredictor(parse_fitted(format_fitted(fitted), "f"))
 
 
 def asked(hard: bool, subject: str = "algebra") -> Query:
     tail = "where x = 17?" if hard else "is it?"
     words = made.WORDS[subject]
     stem = f"Which {' '.join(words[:4])} number 7 {tail}"
-    return Query(as_asked(QuestionText(stem, tuple(f"{word} 7" for word in words[4:]))))
+    return Query(format_question(QuestionText(stem, tuple(f"{word} 7" for word in words[4:]))))
 
 
 def test_a_hard_question_is_less_likely_right(heads):
@@ -67,7 +67,7 @@ def test_the_bound_holds_on_new_questions(heads):
     held = []
     for arm in (WEAK, STRONG):
         at = new.arms.index(arm.name)
-        found = [heads.accuracy(arm, Query(as_asked(q)), 0.9) for q in new.questions]
+        found = [heads.accuracy(arm, Query(format_question(q)), 0.9) for q in new.questions]
         for subject in made.WORDS:
             inside = [i for i, name in enumerate(new.subjects) if name == subject]
             bound = statistics.fmean(found[i].low for i in inside)
@@ -163,7 +163,7 @@ def test_duplicates_share_a_fold():
         correct=np.concatenate([table.correct] * 2),
     )
     assert len(set(same_questions(doubled).tolist())) == 60
-    folds = folds_of(doubled, 5, 3)
+    folds = assign_folds(doubled, 5, 3)
     assert (folds[:60] == folds[60:]).all()
     assert sorted(np.bincount(folds).tolist()) == [24] * 5
 
@@ -213,7 +213,7 @@ def test_a_question_is_looked_at_once_for_all_arms(heads):
 
 
 def test_the_file_holds_no_text(fitted):
-    text = fitted_text(fitted)
+    text = format_fitted(fitted)
     assert text.count("\n") == 1
     assert not any(word in text for words in made.WORDS.values() for word in words)
 
@@ -239,7 +239,7 @@ def _without(document, key):
 )
 def test_a_damaged_file_is_said(fitted, change, said, tmp_path):
     file = tmp_path / "p.fitted.json"
-    file.write_text(change(fitted_text(fitted)), encoding="utf-8")
+    file.write_text(change(format_fitted(fitted)), encoding="utf-8")
     with pytest.raises(InvalidFile) as raised:
         load_fitted(file)
     assert said in raised.value.what
@@ -250,7 +250,7 @@ def test_a_damaged_file_is_said(fitted, change, said, tmp_path):
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_cut_or_change_is_read_or_refused(fitted, data):
-    text = fitted_text(fitted)
+    text = format_fitted(fitted)
     at = data.draw(st.integers(0, len(text)))
     put = data.draw(st.text(max_size=3))
     changed = text[:at] + put + text[at + data.draw(st.integers(0, 20)) :]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.chat import Query
 from etui.routing.compile import compile_regex
-from etui.routing.library import Checked, PolicyPlace, check_text
+from etui.routing.library import CheckedPolicy, PolicyPlace, check_text
 from etui.routing.policy import Policy
 from tests.routing.seen import see_signals
 
-Check = Callable[[str], Checked]
+Check = Callable[[str], CheckedPolicy]
 
 HEAD = "version: 1\nmodels: {small: [tiny]}\narms:\n  quick: {model: small}\n"
 REST = "rules:\n  - {name: rest, use: quick}\n"

@@ -9,13 +9,13 @@ import pytest
 
 from etui.chat import Query
 from etui.routing.check.checker import check_policy
-from etui.routing.library import Checked
+from etui.routing.library import CheckedPolicy
 from etui.routing.policy import Policy
 from etui.routing.schema.policy_file import PolicyFile
 from etui.yaml.load import parse_yaml
 from tests.routing.seen import see_signals
 
-Check = Callable[[str], Checked]
+Check = Callable[[str], CheckedPolicy]
 
 HEAD = (
     "version: 1\nmodels: {small: [tiny], large: [large-8b]}\narms:\n"

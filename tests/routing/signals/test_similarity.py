@@ -19,7 +19,7 @@ from etui.log.writer import TurnWriter
 from etui.routing.decide import decide
 from etui.routing.policy import Policy
 from etui.routing.signals.similarity import (
-    Earlier,
+    EarlierQuestion,
     EarlierQuestions,
     NeighbourQuery,
     NeighbourTally,
@@ -43,11 +43,11 @@ rules:
   - {name: rest, use: quick}
 """
 
-LOG = [Earlier(f"prove the theorem number {n}", "large") for n in range(20)]
-LOG += [Earlier(f"write a poem about flowers {n}", "quick") for n in range(20)]
-RUNS = [Earlier(f"prove the theorem number {n}", "quick", False) for n in range(9)]
-RUNS += [Earlier(f"the capital of country {n}", "quick", True) for n in range(9)]
-RUNS += [Earlier(f"prove the theorem number {n}", "large", True) for n in range(9)]
+LOG = [EarlierQuestion(f"prove the theorem number {n}", "large") for n in range(20)]
+LOG += [EarlierQuestion(f"write a poem about flowers {n}", "quick") for n in range(20)]
+RUNS = [EarlierQuestion(f"prove the theorem number {n}", "quick", False) for n in range(9)]
+RUNS += [EarlierQuestion(f"the capital of country {n}", "quick", True) for n in range(9)]
+RUNS += [EarlierQuestion(f"prove the theorem number {n}", "large", True) for n in range(9)]
 
 
 def test_the_nearest_texts_share_the_rarest_words() -> None:

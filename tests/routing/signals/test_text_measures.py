@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from etui.chat import Message, Query
 from etui.routing.signals.language import LANGUAGES, detect
-from etui.routing.signals.text_measures import MEASURES, TEXT_LIMIT, TextFacts, estimated_tokens
+from etui.routing.signals.text_measures import MEASURES, TEXT_LIMIT, TextFacts, estimate_tokens
 
 
 def measure(name: str, text: str) -> float:
@@ -75,7 +75,7 @@ def test_a_chat_counts_the_tokens_of_all_its_messages() -> None:
 
 
 def test_the_estimate_is_four_bytes_a_token() -> None:
-    assert [estimated_tokens(t) for t in ("", "a", "abcd", "abcde", "日本")] == [0, 1, 1, 2, 2]
+    assert [estimate_tokens(t) for t in ("", "a", "abcd", "abcde", "日本")] == [0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_task_is_seen_before_and_behind_a_long_text() -> None:
     assert facts.folded.startswith("translate this: ")
     assert facts.folded.endswith("17*23?")
     assert len(facts.text) <= TEXT_LIMIT + 1
-    assert facts.tokens == estimated_tokens(text)
+    assert facts.tokens == estimate_tokens(text)
 
 
 @given(st.text())

@@ -15,7 +15,7 @@ from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.chat.transcript import MOST_TURNS, Transcript
 from etui.tui.chat.turn_view import TurnView
-from etui.tui.services import ModelOnOffer
+from etui.tui.services import ListedModel
 from tests.tui.fakes import House, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, text_of, turns
 
@@ -212,7 +212,7 @@ async def test_only_the_last_turns_stay_on_the_screen(house: House) -> None:
 
 
 async def test_a_model_named_like_markup_is_shown_as_it_is_called(house: House) -> None:
-    nasty = ModelOnOffer("[red]x[/nope]", "found file, 1 MB [/]", True)
+    nasty = ListedModel("[red]x[/nope]", "found file, 1 MB [/]", True)
     house.shelf.on_offer = (*house.shelf.on_offer, nasty)
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:

@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, ProgressBar, Static
 
 from etui.errors import DownloadFailed, EtuiError
-from etui.log.curve_rows import curve_record
+from etui.log.curve_rows import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.tui.app import EtuiApp
@@ -90,7 +90,7 @@ async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: Hous
     spec = load_catalogue(house.config).get(MODEL)
     writer = TurnWriter(house.config)
     writer.save_turn(replace(TURN, model=MODEL))
-    writer.save_curve(curve_record(replace(CURVE, model=MODEL, model_sha256=spec.sha256)))
+    writer.save_curve(build_curve_record(replace(CURVE, model=MODEL, model_sha256=spec.sha256)))
     writer.close()
     app = house.app()
     async with app.run_test(size=(140, 40)) as pilot:

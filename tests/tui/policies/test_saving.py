@@ -16,7 +16,7 @@ from textual.widgets import Input, TextArea
 from etui.config.config import Config
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
-from etui.tui.app_messages import PoliciesThere, RouteRequested, Unsaved
+from etui.tui.app_messages import PoliciesListed, RouteRequested, Unsaved
 from etui.tui.chat.prompt import Prompt
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.policies.modals import NewPolicyModal
@@ -87,7 +87,7 @@ async def test_a_shipped_policy_is_saved_as_a_copy(config: Config) -> None:
         assert (app.pane.opened.named, app.pane.opened.place.origin) == ("calm", "user")
     copy = config.policies_dir / "calm.yaml"
     assert copy.read_text() == shipped("balanced").replace("version: 1", "version: 1 # mine", 1)
-    assert [w.names for w in app.wishes if isinstance(w, PoliciesThere)][-1] == (
+    assert [w.names for w in app.wishes if isinstance(w, PoliciesListed)][-1] == (
         "balanced", "best", "calm", "frugal",
     )  # fmt: skip
 

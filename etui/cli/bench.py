@@ -307,7 +307,7 @@ def _build_request(options: dict[str, Any]) -> RunRequest:
         reasonings=tuple(dict.fromkeys(options["reasonings"])),
         arms=options["arms"],
         policy=options["policy"],
-        wish=ArmOverrides(
+        overrides=ArmOverrides(
             think_tokens=options["think_tokens"],
             votes=options["votes"],
             stop=options["stop"],

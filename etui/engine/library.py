@@ -194,3 +194,19 @@ def _open_log(path: Path) -> TextIO | None:
         return path.open("w" if large else "a", encoding="utf-8")
     except OSError:
         return None
+
+
+def describe_llama_cpp() -> str:
+    """Describe the build of llama.cpp: version, commit and instruction sets."""
+    from llama_cpp import llama_cpp as api
+
+    system_info = api.llama_print_system_info().decode("utf-8", "replace").strip(" |")
+    parts = []
+    for name in ("ggml_version", "ggml_commit"):
+        try:
+            function: Any = getattr(api._lib, name)
+        except AttributeError:
+            continue  # an older ggml does not have it
+        function.restype = ctypes.c_char_p
+        parts.append(f"{name} {function().decode('utf-8', 'replace')}")
+    return "; ".join([*parts, system_info])

@@ -59,7 +59,7 @@ def find_overruns(
 
     Args:
         budgets: The budgets of the policy.
-        spent_since: Returns the energy used since a time with a zone.
+        sum_joules_since: Returns the energy used since a time with a zone.
         now: Local time, with its zone.
     """
     found = [

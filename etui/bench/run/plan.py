@@ -42,7 +42,7 @@ class RunRequest:
         arms: Names of arms of the policy.
         policy: Decides for each question, unless ``arms`` selects some of its arms.
         format: One of :data:`FORMATS`; None is ``letters``, or ``chat`` if answers are generated.
-        wish: Settings that override those of the arms.
+        overrides: Settings that override those of the arms.
         reuse: Whether worked examples are computed once per subject.
     """
 
@@ -59,7 +59,7 @@ class RunRequest:
     reasonings: tuple[Reasoning, ...] = ()
     arms: tuple[str, ...] = ()
     policy: str | None = None
-    wish: ArmOverrides = _NO_OVERRIDES
+    overrides: ArmOverrides = _NO_OVERRIDES
     reuse: bool = True
 
 
@@ -204,7 +204,7 @@ def _check_request(ask: RunRequest) -> None:
     if ask.limit is not None and ask.per_subject is not None:
         raise UsageError("--limit and --per-subject cannot be combined", "pass only one of them")
     routed = ask.policy is not None and not ask.arms
-    if routed and ask.wish != _NO_OVERRIDES:
+    if routed and ask.overrides != _NO_OVERRIDES:
         raise UsageError(
             "options for arms cannot be used with a policy that chooses the arms",
             "change the policy, or select arms with --arms",
@@ -234,14 +234,14 @@ def _choose_arms(
         names = [catalogue_name(name, config, catalogue) for name in dict.fromkeys(requested)]
         for name in names:
             catalogue.get(name)  # report an unknown name before any energy is spent
-        arms = build_arms(names, ask.reasonings, ask.wish, format_)
+        arms = build_arms(names, ask.reasonings, ask.overrides, format_)
         return _set_seed(arms, ask.seed), None, None
     available = models_on_disk(config, catalogue)
     text = _read_policy(ask.policy or config.policy, config)
     policy = _compile_policy(text, catalogue)
     if ask.arms:
         return (
-            _set_seed(choose_policy_arms(policy, ask.arms, available, ask.wish), ask.seed),
+            _set_seed(choose_policy_arms(policy, ask.arms, available, ask.overrides), ask.seed),
             None,
             text,
         )

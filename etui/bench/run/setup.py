@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from etui.bench.prompts.tokens import single_letters
 from etui.bench.run.arms import to_json
@@ -13,6 +12,7 @@ from etui.bench.run.plan import RunPlan
 from etui.bench.run.scoring_arm import build_prompts, most_questions
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.run_config import BenchModel, RunConfig
+from etui.engine.library import describe_llama_cpp
 from etui.engine.llama_session import LlamaSession
 from etui.events import Loaded, Residence
 from etui.runtime.provenance import machine_name, provenance
@@ -141,22 +141,6 @@ def build_run_config(
         },
         idle=None if watts is None else {"which": idle, "watts": watts},
     )
-
-
-def describe_llama_cpp() -> str:
-    """Describe the build of llama.cpp: version, commit and instruction sets."""
-    from llama_cpp import llama_cpp as api
-
-    system_info = api.llama_print_system_info().decode("utf-8", "replace").strip(" |")
-    parts = []
-    for name in ("ggml_version", "ggml_commit"):
-        try:
-            function: Any = getattr(api._lib, name)
-        except AttributeError:
-            continue  # an older ggml does not have it
-        function.restype = ctypes.c_char_p
-        parts.append(f"{name} {function().decode('utf-8', 'replace')}")
-    return "; ".join([*parts, system_info])
 
 
 def _classify_letters(plan: RunPlan, session: LlamaSession) -> str | None:

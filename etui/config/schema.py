@@ -88,7 +88,7 @@ class Settings(Strict):
     )
 
     @model_validator(mode="after")
-    def _watts_in_order(self) -> Settings:
+    def _check_watts(self) -> Settings:
         idle, limit = self.cpu_idle_watts, self.cpu_limit_watts
         if idle is not None and limit is not None and limit <= idle:
             refuse(

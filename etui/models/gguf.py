@@ -70,12 +70,12 @@ class Gguf:
     @property
     def architecture(self) -> str:
         """``general.architecture``, such as ``llama`` or ``qwen2``; ``unknown`` if missing."""
-        return self._text("general.architecture") or "unknown"
+        return self._get_text("general.architecture") or "unknown"
 
     @property
     def name(self) -> str | None:
         """``general.name``, the model's name as given by its maker."""
-        return self._text("general.name")
+        return self._get_text("general.name")
 
     @property
     def parameters(self) -> int:
@@ -96,28 +96,28 @@ class Gguf:
     @property
     def context_tokens(self) -> int | None:
         """Context length the model was trained with, in tokens."""
-        return self._number("context_length")
+        return self._get_number("context_length")
 
     @property
     def layers(self) -> int | None:
         """Number of transformer blocks."""
-        return self._number("block_count")
+        return self._get_number("block_count")
 
     @property
     def embedding_length(self) -> int | None:
         """Width of the hidden state."""
-        return self._number("embedding_length")
+        return self._get_number("embedding_length")
 
     @property
     def vocabulary(self) -> int | None:
         """Number of tokens in the vocabulary."""
         tokens = self.metadata.get("tokenizer.ggml.tokens")
-        return tokens.count if isinstance(tokens, Array) else self._number("vocab_size")
+        return tokens.count if isinstance(tokens, Array) else self._get_number("vocab_size")
 
     @property
     def chat_template(self) -> str | None:
         """Jinja chat template; None for most base models."""
-        return self._text("tokenizer.chat_template") or None
+        return self._get_text("tokenizer.chat_template") or None
 
     def kv_bytes_per_token(self, kv_type: str = "f16") -> int | None:
         """Compute the KV cache bytes of one token over all layers; None if the header lacks facts.
@@ -126,26 +126,26 @@ class Gguf:
         recurrent layers take less.
         """
         layers, width = self.layers, self.embedding_length
-        heads = self._per_layer("attention.head_count")
+        heads = self._get_per_layer("attention.head_count")
         if not layers or not heads:
             return None
-        kv_heads = self._per_layer("attention.head_count_kv") or heads
+        kv_heads = self._get_per_layer("attention.head_count_kv") or heads
         head_width = (width or 0) // max(heads[0], 1)
-        key = self._number("attention.key_length") or head_width
-        value = self._number("attention.value_length") or head_width
+        key = self._get_number("attention.key_length") or head_width
+        value = self._get_number("attention.value_length") or head_width
         filled = kv_heads if len(kv_heads) > 1 else kv_heads * layers
         element = KV_TYPES.get(kv_type, KV_TYPES["f16"])[1]
         return math.ceil(sum(filled[:layers]) * (key + value) * element)
 
-    def _text(self, key: str) -> str | None:
+    def _get_text(self, key: str) -> str | None:
         value = self.metadata.get(key)
         return value if isinstance(value, str) else None
 
-    def _number(self, key: str) -> int | None:
+    def _get_number(self, key: str) -> int | None:
         value = self.metadata.get(f"{self.architecture}.{key}")
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
-    def _per_layer(self, key: str) -> tuple[int, ...]:
+    def _get_per_layer(self, key: str) -> tuple[int, ...]:
         value = self.metadata.get(f"{self.architecture}.{key}")
         if isinstance(value, Array):
             numbers = value.values or ()

@@ -45,7 +45,7 @@ class WheelEntry(Strict):
 
     @field_validator("package")
     @classmethod
-    def _pinned(cls, package: str) -> str:
+    def _check_package(cls, package: str) -> str:
         match = _PACKAGE.fullmatch(package)
         if match is None:
             refuse(f"package: {package!r} is not name==version or name{{1..4}}==version")
@@ -73,7 +73,7 @@ class HubEntry(Strict):
 
     @field_validator("file")
     @classmethod
-    def _gguf(cls, file: str) -> str:
+    def _check_file(cls, file: str) -> str:
         if not file.endswith(".gguf"):
             refuse(f"file: {file!r} is not a .gguf file")
         return file
@@ -87,7 +87,7 @@ class SourceEntry(Strict):
     path: Text | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> SourceEntry:
+    def _check_one_key(self) -> SourceEntry:
         if len(self.model_fields_set) != 1:
             refuse("a source has exactly one of the keys wheels, hf and path")
         return self
@@ -128,13 +128,13 @@ class ModelEntry(Strict):
 
     @field_validator("sha256")
     @classmethod
-    def _hash(cls, sha256: str | None) -> str | None:
+    def _check_sha256(cls, sha256: str | None) -> str | None:
         if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
             refuse(f"sha256: expected 64 hexadecimal digits, found {len(sha256)} characters")
         return sha256 and sha256.lower()
 
     @model_validator(mode="after")
-    def _agrees(self) -> ModelEntry:
+    def _check_combination(self) -> ModelEntry:
         if self.flash_attention == "off" and self.kv_type != "f16":
             refuse(f"kv_type {self.kv_type} needs flash attention", "flash_attention")
         if self.tensor_split and not sum(self.tensor_split):
@@ -179,7 +179,7 @@ class ModelsFile(Strict):
 
     @field_validator("models")
     @classmethod
-    def _names(cls, models: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+    def _check_names(cls, models: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
         for name in models:
             if not _NAME.fullmatch(name) or name.endswith((".gguf", ".")):
                 refuse(

@@ -30,7 +30,7 @@ def to_document(value: object) -> Any:
     """
     import msgspec
 
-    return msgspec.to_builtins(value, enc_hook=_plain)
+    return msgspec.to_builtins(value, enc_hook=_convert_plain)
 
 
 def from_document(
@@ -58,7 +58,7 @@ def from_document(
     return value
 
 
-def _plain(value: object) -> object:
+def _convert_plain(value: object) -> object:
     if isinstance(value, float):
         return float(value)
     if isinstance(value, Mapping):

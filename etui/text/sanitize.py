@@ -12,7 +12,7 @@ _LINE_SEPARATORS = (0x2028, 0x2029)
 _SURROGATES = range(0xD800, 0xE000)
 
 
-def _table() -> dict[int, str]:
+def _build_table() -> dict[int, str]:
     table = {code: chr(_CONTROL_PICTURES + code) for code in range(0x20)}
     del table[ord("\n")], table[ord("\t")]
     table[0x7F] = "\N{SYMBOL FOR DELETE}"
@@ -21,7 +21,7 @@ def _table() -> dict[int, str]:
     return table
 
 
-_SAFE = _table()
+_SAFE = _build_table()
 
 
 def sanitize(text: str) -> str:

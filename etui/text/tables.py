@@ -39,7 +39,7 @@ def format_table(
     if not lines:
         return []
     widths = [max(map(measure, column)) for column in zip(*lines, strict=True)]
-    sides = _sides(align, len(widths))
+    sides = _expand_align(align, len(widths))
 
     def pad(text: str, width: int, side: str) -> str:
         spaces = " " * (width - measure(text))
@@ -53,11 +53,11 @@ def format_markdown_table(rows: Sequence[Row], *, header: Row, align: str = "<")
 
     Cells are not escaped: the caller escapes any ``|`` in them.
     """
-    rules = [_MARKDOWN_RULES[side] for side in _sides(align, len(header))]
+    rules = [_MARKDOWN_RULES[side] for side in _expand_align(align, len(header))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rules, *rows))
 
 
-def _sides(align: str, columns: int) -> str:
+def _expand_align(align: str, columns: int) -> str:
     return align[:columns].ljust(columns, align[-1])
 
 

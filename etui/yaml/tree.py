@@ -104,7 +104,7 @@ def parse_tree(text: str, file: str) -> Node:
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         line, column = (at.line + 1, at.column + 1) if at else (1, 1)
-        raise YamlError(_syntax_problem(text, file, line, column, error)) from None
+        raise YamlError(_build_syntax_problem(text, file, line, column, error)) from None
     except yaml.YAMLError as error:
         raise YamlError(Problem(file, 1, 1, " ".join(str(error).split()))) from None
     problems = [*builder.problems, *_find_tabs(text, file, builder.scalar_lines)]
@@ -146,11 +146,11 @@ class _Builder:
             if self._documents > 1:
                 self._refuse(mark, "a second document begins here; a file may hold only one")
         elif isinstance(event, yaml.AliasEvent):
-            self._add(self._alias(event.anchor or "", mark), mark)
+            self._add(self._resolve_alias(event.anchor or "", mark), mark)
         elif isinstance(event, yaml.ScalarEvent):
-            self._scalar(event, mark)
+            self._add_scalar(event, mark)
         elif isinstance(event, yaml.CollectionStartEvent):
-            self._start(event, mark, isinstance(event, yaml.MappingStartEvent))
+            self._open_collection(event, mark, isinstance(event, yaml.MappingStartEvent))
         elif isinstance(event, yaml.CollectionEndEvent):
             node, anchor = self._open.pop()
             self._keys.pop()
@@ -158,7 +158,7 @@ class _Builder:
                 self._anchors[anchor] = node
             self._add(node, node.mark)
 
-    def _scalar(self, event: yaml.ScalarEvent, mark: Mark) -> None:
+    def _add_scalar(self, event: yaml.ScalarEvent, mark: Mark) -> None:
         assert event.end_mark is not None
         block = event.style in ("|", ">")
         after = event.end_mark.line + (1 if block else 2)
@@ -167,9 +167,9 @@ class _Builder:
             self._refuse(mark, f"tag {event.tag!r}: tags are not supported; quote the text instead")
         if any("\ud800" <= c <= "\udfff" for c in event.value):
             self._refuse(mark, "a lone surrogate is not allowed")
-        if self._waits_for_key():
+        if self._expects_key():
             key = str(event.value)
-            self._key(key, mark, plain=not event.style)
+            self._add_key(key, mark, plain=not event.style)
             return
         data = event.value if event.style else _parse_plain(event.value)
         node = Node(data, mark, size=1 + len(event.value) // _TEXT_PER_VALUE)
@@ -177,17 +177,17 @@ class _Builder:
             self._anchors[event.anchor] = node
         self._add(node, mark)
 
-    def _start(self, event: yaml.CollectionStartEvent, mark: Mark, mapping: bool) -> None:
+    def _open_collection(self, event: yaml.CollectionStartEvent, mark: Mark, mapping: bool) -> None:
         if event.tag:
             self._refuse(mark, f"tag {event.tag!r}: tags are not supported")
-        if self._waits_for_key():
+        if self._expects_key():
             self._refuse(mark, "a key must be text, not a list or a mapping")
         if len(self._open) >= MAX_DEPTH:
             self._refuse(mark, f"nested more than {MAX_DEPTH} levels deep")
         self._open.append((Node({} if mapping else [], mark), event.anchor))
         self._keys.append(None)
 
-    def _key(self, key: str, mark: Mark, *, plain: bool) -> None:
+    def _add_key(self, key: str, mark: Mark, *, plain: bool) -> None:
         if plain and key == "<<":
             self._refuse(mark, "merge keys (<<) are not supported; write the keys out")
         node = self._open[-1][0]
@@ -205,14 +205,14 @@ class _Builder:
         node.size += len(key) // _TEXT_PER_VALUE
         self._keys[-1] = (key, mark)
 
-    def _alias(self, anchor: str, mark: Mark) -> Node:
+    def _resolve_alias(self, anchor: str, mark: Mark) -> Node:
         if any(anchor == name for _, name in self._open):
             self._refuse(mark, f"*{anchor} refers to itself")
         node = self._anchors.get(anchor)
         if node is None:
             self._refuse(mark, f"*{anchor} has no anchor &{anchor} before it")
         assert node is not None
-        if self._waits_for_key():
+        if self._expects_key():
             self._refuse(mark, "a key must be text, not an alias")
         return node
 
@@ -234,7 +234,7 @@ class _Builder:
         parent.data[waiting[0]] = node.data
         self._keys[-1] = None
 
-    def _waits_for_key(self) -> bool:
+    def _expects_key(self) -> bool:
         return bool(
             self._open and isinstance(self._open[-1][0].data, dict) and self._keys[-1] is None
         )
@@ -289,7 +289,7 @@ def _find_tabs(text: str, file: str, inside: set[int]) -> list[Problem]:
 _TAB = "a tab; indent YAML with spaces"
 
 
-def _syntax_problem(
+def _build_syntax_problem(
     text: str, file: str, line: int, column: int, error: yaml.MarkedYAMLError
 ) -> Problem:
     lines = _BREAK.split(text)

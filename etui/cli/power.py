@@ -63,7 +63,7 @@ def power(
 @power.command()
 @click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def run_selftest(seconds: float, as_json: bool) -> int:
+def selftest(seconds: float, as_json: bool) -> int:
     """Check the meter on this machine; exit with code 4 if a check fails.
 
     Compares each counter with its integrated power, looks for gaps, and checks that the parts sum

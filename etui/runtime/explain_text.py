@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SIGNAL_HEAD = ("SIGNAL", "HOLDS", "VALUE", "TEST", "DISTANCE", "DETAIL")
 RULE_HEAD = ("RULE", "PRIORITY", "MATCHED", "FIRST CONDITION THAT FAILED")
 CANDIDATE_HEAD = (
-    "CANDIDATE", "MODEL", "RIGHT", "N", "JOULES", "LOAD", "PREFILL", "DECODE", "OUTCOME",
+    "CANDIDATE", "MODEL", "ACCURACY", "N", "JOULES", "LOAD", "PREFILL", "DECODE", "OUTCOME",
 )  # fmt: skip
 
 _YES = {True: "yes", False: "no"}
@@ -121,7 +121,7 @@ def _format_prediction(document: Explanation) -> str:
     if predicted["joules"] is not None:
         known.append(f"{predicted['joules']:.3g} J")
     if predicted["accuracy"] is not None:
-        known.append(f"right with probability {predicted['accuracy']:.2f}")
+        known.append(f"accuracy {predicted['accuracy']:.2f}")
     if margin is not None:
         more = "more" if margin >= 0 else "less"
         known.append(f"the next candidate would take {abs(margin):.2g} J {more}")

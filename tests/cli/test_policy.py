@@ -131,7 +131,7 @@ def test_explain_of_a_cascade_an_objective_and_budgets(capsys: Capture, tmp_path
     assert f"budget     {budget}" in lines
     assert "fallbacks  load failed: quick" in lines
     code, out, _ = call(capsys, "explain", "hello", "--policy", str(path))
-    assert "predicted  right with probability 0.60" in out
+    assert "predicted  accuracy 0.60" in out
     assert "based on the stated prior, no accuracy was fitted" in out
     code, document = call_json(capsys, "explain", "hello", "--policy", str(path))
     assert code == 0

@@ -63,6 +63,7 @@ opens the HTML report in a browser.
         super().__init__()
         self._runs_dir = runs_dir
         self._runs: list[RunEntry] = []
+        self._is_read = False  # before, "no runs" would be a guess
         self._table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=True, id="runs")
         self._picture = Static("", markup=False)
 
@@ -141,6 +142,7 @@ opens the HTML report in a browser.
             notify_error(self, read.fault, "fix it, then press r to read again")
             return
         row = self._table.cursor_row
+        self._is_read = True
         self._runs = read.runs
         self._table.clear()
         for run in self._runs:
@@ -159,7 +161,8 @@ opens the HTML report in a browser.
     def _show_current(self) -> None:
         run = self._current_run()
         if run is None:
-            self._picture.update(_NO_RUNS)
+            if self._is_read:
+                self._picture.update(_NO_RUNS)
             return
         lines = [run.name, "", *run.headline.splitlines()]
         if run.summary is not None:

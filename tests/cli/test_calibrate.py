@@ -12,7 +12,7 @@ import pytest
 from etui.calibration import run as calibration_run
 from etui.calibration.checkpoint import PointsFile
 from etui.calibration.grid import Grid, list_visits
-from etui.calibration.run import fit_curve, visit_all
+from etui.calibration.run import fit_measured, visit_all
 from etui.cli.calibrate import _fit_log
 from etui.cli.calibrate_progress import show_progress
 from etui.curves.text import doubt_text
@@ -137,14 +137,14 @@ def test_ctrl_c_keeps_the_points_and_the_next_run_goes_on(config, gpu, monkeypat
     assert run(config, gpu, file, order, done) is False
     assert len(done) == 2
     with pytest.raises(Stopped, match="stopped after 2 points") as stopped:
-        fit_curve(done, SPEC, NOW, None, 0, complete=False)
+        fit_measured(done, SPEC, NOW, None, 0, complete=False)
     assert stopped.value.exit_code == 3
     assert "to resume" in stopped.value.fix
     again = file.read(order)
     assert again == done
     assert run(config, gpu, file, order, again) is True
     assert len(again) == len(order)
-    assert fit_curve(again, SPEC, NOW, None, 0, complete=True).n == SMALL.points
+    assert fit_measured(again, SPEC, NOW, None, 0, complete=True).n == SMALL.points
 
 
 def turns_on_the_curve(config, count, factor=1.0, **changes):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from contextlib import suppress
 from functools import partial
@@ -53,7 +52,7 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | N
         OSError: The file cannot be written; the old content is kept.
     """
     # A random name: two processes writing the same file must not share a temporary file.
-    pending = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{secrets.token_hex(4)}.tmp")
+    pending = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.urandom(4).hex()}.tmp")
     # Owner only until the permissions of `like` are copied: the content may be private.
     mode = _NEW_FILE if like is None else _PRIVATE
     try:

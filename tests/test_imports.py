@@ -75,3 +75,8 @@ def test_the_answering_half_never_imports_textual():
         "import etui.bench.run.runner, etui.bench.report.files, etui.cli.bench_progress"
     )
     assert loaded(statement, ("textual",)) == []
+
+
+def test_the_app_paints_before_it_imports_the_meter_and_the_log():
+    suspects = ("etui.energy.recorder", "etui.log.writer", "etui.runtime.service", "llama_cpp")
+    assert loaded("import etui.tui.start", suspects) == []

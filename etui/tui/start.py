@@ -7,7 +7,7 @@ from etui.errors import EtuiError
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
 from etui.tui.exit_signals import leave_on_hangup
-from etui.tui.open_services import open_services
+from etui.tui.services import Services
 
 
 def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:
@@ -25,7 +25,7 @@ def run_app(config: Config, *, policy: str | None = None, model: str | None = No
         EtuiError: etui's folders cannot be written to, or the app failed.
     """
     make_home(config)
-    app = EtuiApp(config, Route(policy or config.policy, model or config.model), open_services)
+    app = EtuiApp(config, Route(policy or config.policy, model or config.model), _open_services)
     leave_on_hangup(app.save_and_close)
     app.run()
     if isinstance(app.fault, EtuiError):
@@ -36,3 +36,9 @@ def run_app(config: Config, *, policy: str | None = None, model: str | None = No
             "start etui again; `etui --debug` shows the traceback",
         ) from app.fault
     return app.return_code or 0
+
+
+def _open_services(config: Config) -> Services:
+    from etui.tui.open_services import open_services  # meter and log: 50 ms after the first paint
+
+    return open_services(config)

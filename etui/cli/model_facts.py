@@ -16,7 +16,8 @@ class ModelRow:
 
     Attributes:
         bytes: Size of its file; None if it is not known before the download.
-        state: See :data:`etui.models.files.FileState`.
+        state: See :data:`etui.models.files.FileState`; a file that cannot be used is refused too.
+        problem: Why the file cannot be used; empty if it can, or if there is none.
         fits: Whether the file fits into the free memory; None if its size is not known.
     """
 
@@ -25,6 +26,7 @@ class ModelRow:
     bytes: int | None
     on_disk: bool
     state: str
+    problem: str
     path: str
     fits: bool | None
     origin: str
@@ -98,18 +100,20 @@ class VerifiedFile:
 
 
 def build_model_row(spec: ModelSpec, config: Config, free_bytes: int) -> ModelRow:
-    """Describe a model by its entry and the size of its file, which is not read."""
-    from etui.models.files import file_state, model_path
+    """Describe a model by its entry, the size of its file, and the check of its header."""
+    from etui.models.files import file_size, file_state, find_file_problem, model_path
 
     path, state = model_path(spec, config), file_state(spec, config)
+    problem = find_file_problem(spec, config)
     on_disk = state != "absent"
-    size = path.stat().st_size if on_disk else spec.file_bytes
+    size = file_size(path) if on_disk else spec.file_bytes
     return ModelRow(
         name=spec.name,
         size=spec.size,
         bytes=size,
         on_disk=on_disk,
-        state=state,
+        state="refused" if problem else state,
+        problem=problem,
         path=str(path),
         fits=None if size is None else size <= free_bytes,
         origin=spec.origin,

@@ -34,7 +34,8 @@ def models() -> None:
 def list_(as_json: bool) -> None:
     """List all models and whether they are on disk and fit in memory.
 
-    A model fits if its file is not larger than the free memory.
+    A model fits if its file is not larger than the free memory. A file that cannot be used is
+    refused, with the reason.
     """
     import psutil
 
@@ -47,10 +48,12 @@ def list_(as_json: bool) -> None:
         folder = str(config.models_dir)
         print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows})
         return
-    print_table(
-        ("NAME", "SIZE", "ON DISK", "MEMORY"),
-        [(row.name, row.size, _STATE[row.state], _FITS[row.fits]) for row in rows],
-    )
+    head = ["NAME", "SIZE", "ON DISK", "MEMORY"]
+    cells = [[row.name, row.size, _STATE[row.state], _FITS[row.fits]] for row in rows]
+    if any(row.problem for row in rows):
+        head.append("PROBLEM")
+        cells = [[*line, row.problem] for line, row in zip(cells, rows, strict=True)]
+    print_table(head, cells)
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
 
 
@@ -200,6 +203,7 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
         ("model", row.name),
         ("size", row.size),
         ("on disk", state if gguf is None else f"{state}, {row.path}"),
+        *([("problem", row.problem)] if row.problem else []),
         (
             "file",
             f"{bytes_text(row.bytes)}, {_FITS[row.fits]}: {bytes_text(free_bytes)} free",

@@ -121,11 +121,7 @@ entry's."""
 
 def file_state(spec: ModelSpec, config: Config) -> FileState:
     """Return whether the model's file is on disk, and whether it is the right one."""
-    path = model_path(spec, config)
-    try:
-        size = path.stat().st_size if path.is_file() else None
-    except OSError:
-        size = None  # removed in between
+    size = file_size(model_path(spec, config))
     if size is None:
         return "absent"
     checked = recorded_sha256(spec, config)
@@ -134,6 +130,38 @@ def file_state(spec: ModelSpec, config: Config) -> FileState:
     ):
         return "refused"
     return "unchecked" if checked is None else "checked"
+
+
+def file_size(path: Path) -> int | None:
+    """Return the size of a file in bytes; None if there is no such file."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None  # removed in between
+
+
+def find_file_problem(spec: ModelSpec, config: Config) -> str:
+    """Find why the model's file cannot be used, from its size, its record and its header.
+
+    Returns:
+        The reason in one line; empty without a file, or if nothing speaks against it.
+    """
+    from etui.models.gguf import check_usable
+
+    state = file_state(spec, config)
+    path = model_path(spec, config)
+    if state == "absent" or (state == "checked" and is_known_good(spec)):
+        return ""
+    try:
+        check_usable(path)
+    except ModelUnavailable as error:
+        return error.what
+    return f"{path.name} is not the file of its entry" if state == "refused" else ""
+
+
+def is_known_good(spec: ModelSpec) -> bool:
+    """Return whether etui itself names the sha256 of the model, so that its header is known."""
+    return spec.origin == "shipped" and spec.sha256 is not None
 
 
 def model_path(spec: ModelSpec, config: Config) -> Path:

@@ -22,12 +22,37 @@ Scalar = int | float | bool | str
 _MAGIC = b"GGUF"
 _HEADER_BYTES = 24
 _MOST_KEYS = 1 << 16
-_MOST_TENSORS = 1 << 20
+_MOST_TENSORS = 1 << 17
 _MOST_ELEMENTS = 1 << 24  # in an array; the largest vocabularies have 2^18 tokens
 _MOST_STRING = 1 << 24
+_MOST_STRINGS = 1 << 22  # in all arrays together: a vocabulary and its merges
+_MOST_KEPT_BYTES = 1 << 26  # of all keys, texts and short arrays: most are chat templates
 _KEPT_ELEMENTS = 1024  # the values of longer arrays (vocabularies) are skipped
+_LEAST_KEY_BYTES = 8 + 4 + 1  # an empty key and a value of one byte
+_LEAST_TENSOR_BYTES = 8 + 4 + 4 + 8  # an empty name and no dimension
+_LEAST_STRING_BYTES = 8
+_MOST_WEIGHTS = 1 << 48  # of one tensor
+_BYTES_PER_VALUE = 64  # of a Python number in a tuple, generously
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
+
+_MOST_LAYERS = 1 << 12  # llama.cpp is compiled for 512
+_NUMBER_RANGES = {
+    "block_count": (1, _MOST_LAYERS),
+    "context_length": (1, 1 << 31),
+    "embedding_length": (1, 1 << 20),
+    "attention.head_count": (0, 1 << 16),
+    "attention.head_count_kv": (0, 1 << 16),
+    "attention.key_length": (1, 1 << 20),
+    "attention.value_length": (1, 1 << 20),
+}
+"""Key below the architecture -> least and largest number that a model can have.
+
+Layers without attention (recurrent ones of hybrid models) have no heads.
+"""
+
+_NO_TOKENIZERS = ("none", "no_vocab")
+"""Values of ``tokenizer.ggml.model`` of files without a vocabulary; llama.cpp aborts on a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +158,29 @@ class Gguf:
         head_width = (width or 0) // max(heads[0], 1)
         key = self._get_number("attention.key_length") or head_width
         value = self._get_number("attention.value_length") or head_width
-        filled = kv_heads if len(kv_heads) > 1 else kv_heads * layers
+        all_heads = sum(kv_heads[:layers]) if len(kv_heads) > 1 else kv_heads[0] * layers
         element = KV_TYPES.get(kv_type, KV_TYPES["f16"])[1]
-        return math.ceil(sum(filled[:layers]) * (key + value) * element)
+        return math.ceil(all_heads * (key + value) * element)
+
+    def find_fault(self) -> str:
+        """Find a value with which llama.cpp aborts the process or no model works.
+
+        Returns:
+            Why the model cannot run, after its name: ``is ...``, ``has ...``; empty if nothing
+            speaks against it.
+        """
+        tokenizer = self._get_text("tokenizer.ggml.model")
+        if tokenizer in _NO_TOKENIZERS:
+            return f"has no vocabulary (tokenizer.ggml.model is {tokenizer!r}), so it cannot answer"
+        prefix = f"{self.architecture}."
+        for key, (least, most) in _NUMBER_RANGES.items():
+            for number in self._get_per_layer(key):
+                if not least <= number <= most:
+                    return f"is damaged: {prefix[:80] + key!r} is {number}, not {least} to {most}"
+        for name, value in self.metadata.items():
+            if name.startswith(prefix) and not _are_usable(name, value):
+                return f"is damaged: {name[:80]!r} is no usable number"
+        return ""
 
     def _get_text(self, key: str) -> str | None:
         value = self.metadata.get(key)
@@ -152,6 +197,27 @@ class Gguf:
         else:
             numbers = () if value is None else (value,)
         return tuple(number for number in numbers if isinstance(number, int))
+
+
+def _are_usable(key: str, value: Scalar | Array) -> bool:
+    """Check that no number is NaN and no epsilon negative or infinite."""
+    numbers = (value.values or ()) if isinstance(value, Array) else (value,)
+    floats = [number for number in numbers if isinstance(number, float)]
+    if key.endswith("epsilon"):
+        return all(0 <= number < math.inf for number in floats)
+    return not any(map(math.isnan, floats))
+
+
+def check_usable(path: Path) -> Gguf:
+    """Read a GGUF header and check that llama.cpp can load the file without aborting.
+
+    Raises:
+        ModelUnavailable: As in :func:`check_gguf`, or the header describes no model that can run.
+    """
+    gguf = check_gguf(path)
+    if fault := gguf.find_fault():
+        raise _refuse(path, fault)
+    return gguf
 
 
 def check_gguf(path: Path) -> Gguf:
@@ -185,13 +251,14 @@ def parse(path: Path, data: bytes | mmap.mmap, size: int) -> Gguf:
     Raises:
         ModelUnavailable: As in :func:`check_gguf`.
     """
-    cursor = _Cursor(data)
     try:
-        return _parse(path, cursor, size)
+        return _parse(path, _Cursor(data), size)
     except _ImplausibleError as error:
         raise _refuse(path, f"is damaged: {error}") from None
-    except struct.error:
-        raise _refuse(path, f"is truncated: it ends at byte {size}, in its header") from None
+    except _EndError as error:
+        raise _refuse(
+            path, f"is truncated: it ends at byte {size}, in its header ({error})"
+        ) from None
 
 
 def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
@@ -201,8 +268,9 @@ def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
         kind = "is big endian" if swapped in (2, 3) else f"has GGUF version {version}"
         raise _refuse(path, f"{kind}; versions 2 and 3 (little endian) are supported")
-    tensor_count = cursor.count("tensors", _MOST_TENSORS)
-    key_count = cursor.count("metadata keys", _MOST_KEYS)
+    tensor_count = cursor.plausible("tensors", _MOST_TENSORS)
+    key_count = cursor.count("metadata keys", _MOST_KEYS, _LEAST_KEY_BYTES)
+    cursor.check_room("tensors", tensor_count, _LEAST_TENSOR_BYTES)
     metadata: dict[str, Scalar | Array] = {}
     for _ in range(key_count):
         key = cursor.string()
@@ -212,7 +280,7 @@ def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
     rows = [cursor.tensor() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise _ImplausibleError(f"its alignment is {alignment!r}, not a power of two")
+        raise _ImplausibleError(f"its alignment is {alignment!r:.40}, not a power of two")
     data_start = _pad(cursor.at, alignment)
     tensors = _locate_tensors(rows, data_start, alignment)
     ends = [tensor.offset + (tensor.size_bytes or 0) for tensor in tensors]
@@ -240,12 +308,15 @@ def _locate_tensors(rows: list[_Row], data_start: int, alignment: int) -> tuple[
             raise _ImplausibleError(
                 f"tensor {name[:80]!r} starts at {offset}, but {expected} is expected"
             )
+        elements = math.prod(shape)
+        if elements > _MOST_WEIGHTS:
+            raise _ImplausibleError(f"tensor {name[:80]!r} claims {elements} elements")
         label, block, block_bytes = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         if shape and shape[0] % block:
             raise _ImplausibleError(
                 f"tensor {name[:80]!r} has rows of {shape[0]}, not a multiple of {block}"
             )
-        bytes_ = math.prod(shape) // block * block_bytes if block_bytes else None
+        bytes_ = elements // block * block_bytes if block_bytes else None
         placed.append(Tensor(name, shape, label, data_start + offset, bytes_))
         expected = None if bytes_ is None else offset + _pad(bytes_, alignment)
     return tuple(placed)
@@ -255,15 +326,28 @@ class _ImplausibleError(Exception):
     """The header contains a value that no GGUF has."""
 
 
+class _EndError(Exception):
+    """The data ends before the header does."""
+
+
 class _Cursor:
-    """Reads little-endian values in sequence; raises ``struct.error`` at the end of the data."""
+    """Reads little-endian values in sequence; raises ``_EndError`` at the end of the data.
+
+    Every count and length is compared with the bytes that are left before it is used, so time and
+    memory are bounded by the size of the file and by the limits above.
+    """
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
         self.data = data
+        self.size = len(data)
         self.at = 0
+        self._kept_bytes = 0
+        self._strings = 0
 
     def scalar(self, layout: struct.Struct) -> int | float:
         """Read one number."""
+        if layout.size > self.size - self.at:
+            raise _EndError("a number is cut off")
         value: int | float = layout.unpack_from(self.data, self.at)[0]
         self.at += layout.size
         return value
@@ -272,19 +356,29 @@ class _Cursor:
         """Read an unsigned 32-bit integer."""
         return int(self.scalar(_U32))
 
-    def count(self, what: str, most: int) -> int:
+    def plausible(self, what: str, most: int) -> int:
         """Read a 64-bit count of ``what``; refuse one above ``most``."""
         number = int(self.scalar(_U64))
         if number > most:
             raise _ImplausibleError(f"it claims {number} {what}")
         return number
 
+    def count(self, what: str, most: int, least_bytes: int) -> int:
+        """Read a 64-bit count of ``what``, each of at least ``least_bytes``."""
+        number = self.plausible(what, most)
+        self.check_room(what, number, least_bytes)
+        return number
+
+    def check_room(self, what: str, number: int, least_bytes: int) -> None:
+        """Check that ``number`` of ``what`` fit into the data that is left."""
+        if number * least_bytes > self.size - self.at:
+            raise _EndError(f"it claims {number} {what}")
+
     def string(self) -> str:
         """Read a string."""
-        length = self.count("bytes in one string", _MOST_STRING)
+        length = self.count("bytes in one string", _MOST_STRING, 1)
+        self._keep(length)
         raw = self.data[self.at : self.at + length]
-        if len(raw) < length:
-            raise struct.error
         self.at += length
         return bytes(raw).decode("utf-8", "replace")
 
@@ -302,14 +396,16 @@ class _Cursor:
     def array(self) -> Array:
         """Read a metadata array; strings and long arrays are skipped, and only counted."""
         kind = self.u32()
-        count = self.count("elements in one array", _MOST_ELEMENTS)
+        count = self.plausible("elements in one array", _MOST_ELEMENTS)
         if kind == STRING:
             self._skip_strings(count)
             return Array(count, None)
         if kind not in SCALARS:
             raise _ImplausibleError(f"it has an array of unknown type {kind}")
         layout = SCALARS[kind]
+        self.check_room("elements in one array", count, layout.size)
         if count <= _KEPT_ELEMENTS:
+            self._keep(count * _BYTES_PER_VALUE)
             numbers = [self.scalar(layout) for _ in range(count)]
             return Array(count, tuple(map(bool, numbers) if kind == BOOL else numbers))
         self.at += count * layout.size
@@ -325,11 +421,24 @@ class _Cursor:
         kind = self.u32()
         return name, shape, kind, int(self.scalar(_U64))
 
+    def _keep(self, bytes_: int) -> None:
+        self._kept_bytes += bytes_
+        if self._kept_bytes > _MOST_KEPT_BYTES:
+            raise _ImplausibleError(f"its metadata has more than {_MOST_KEPT_BYTES} bytes")
+
     def _skip_strings(self, count: int) -> None:
+        self.check_room("strings in one array", count, _LEAST_STRING_BYTES)
+        self._strings += count
+        if self._strings > _MOST_STRINGS:
+            raise _ImplausibleError(f"it claims {self._strings} strings in arrays")
         # The only hot loop: a vocabulary and its merges are some 300,000 strings.
-        at, data, unpack = self.at, self.data, _U64.unpack_from
+        at, data, unpack, last = self.at, self.data, _U64.unpack_from, self.size - 8
         for _ in range(count):
+            if at > last:
+                raise _EndError(f"it claims {count} strings in one array")
             at += 8 + unpack(data, at)[0]
+        if at > self.size:
+            raise _EndError("a string in an array is cut off")
         self.at = at
 
 

@@ -128,8 +128,8 @@ def _check_offload(config: Config) -> Offload:
 
 def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...]:
     from etui.models.catalogue import load_catalogue
-    from etui.models.files import model_path
-    from etui.models.gguf import check_gguf
+    from etui.models.files import file_size, model_path
+    from etui.models.gguf import check_usable
 
     try:
         catalogue = load_catalogue(config)
@@ -139,14 +139,15 @@ def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...
     models = []
     for spec in catalogue:
         path = model_path(spec, config)
-        if not path.is_file():
+        size = file_size(path)
+        if size is None:
             continue
         problem = ""
         try:
-            check_gguf(path)
+            check_usable(path)
         except EtuiError as error:
             problem = error.what
-        models.append(ModelOnDisk(spec.name, str(path), path.stat().st_size, problem))
+        models.append(ModelOnDisk(spec.name, str(path), size, problem))
     return tuple(models)
 
 

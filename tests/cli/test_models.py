@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from etui.cli.main import run
 from etui.config.config import Config
 from etui.errors import ExitCode
 from etui.models.download import Progress
+from tests.contract.tiny_model import write_tiny_model
+from tests.models.test_gguf import UNUSABLE
 
 Make = Callable[[int], bytes]
 
@@ -83,6 +86,45 @@ def test_model_larger_than_the_memory_does_not_fit(
     run(["models", "list", "--json"])
     rows = {row["name"]: row for row in document(capsys)["models"]}
     assert rows["tiny"]["fits"] is False
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_list_and_doctor_show_a_bad_file_with_its_reason(
+    config: Config, tiny: bytes, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, says = UNUSABLE[name]
+    config.models_dir.mkdir()
+    (config.models_dir / "tiny.gguf").write_bytes(tiny)
+    write_tiny_model(config.models_dir / "bad.gguf", changes=changes)
+    assert run(["models", "list"]) == ExitCode.DONE
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[-1] == "PROBLEM"
+    (bad,) = [line for line in lines if line.startswith("bad ")]
+    assert "refused" in bad
+    assert says in bad
+    assert run(["models", "list", "--json"]) == ExitCode.DONE
+    rows = {row["name"]: row for row in document(capsys)["models"]}
+    assert (rows["tiny"]["state"], rows["tiny"]["problem"]) == ("unchecked", "")
+    assert rows["bad"]["state"] == "refused"
+    assert says in rows["bad"]["problem"]
+    assert run(["doctor", "--json"]) == ExitCode.DONE
+    found = {model["name"]: model["problem"] for model in document(capsys)["models"]}
+    assert found["tiny"] == ""
+    assert says in found["bad"]
+
+
+def test_a_string_of_two_to_the_63_bytes_breaks_no_command(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_dir.mkdir()
+    path = write_tiny_model(config.models_dir / "long.gguf")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 4 + 4 + 8
+    struct.pack_into("<Q", data, at, 2**63)
+    path.write_bytes(data)
+    for command in (["models", "list"], ["doctor"]):
+        assert run(command) == ExitCode.DONE
+        assert "long.gguf is truncated" in capsys.readouterr().out
 
 
 def test_pull_prints_the_path(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Mapping
 from pathlib import Path
 
 WIDTH = 288
@@ -26,13 +27,18 @@ _UINT32, _FLOAT32, _STRING, _ARRAY, _INT32 = 4, 6, 8, 9, 5
 _NORMAL_TOKEN, _CONTROL_TOKEN = 1, 3
 
 
-def write_tiny_model(path: Path, letter: str = "B") -> Path:
-    """Write the model; it answers every question with ``letter``."""
+def write_tiny_model(
+    path: Path, letter: str = "B", changes: Mapping[str, tuple[int, bytes]] | None = None
+) -> Path:
+    """Write the model; it answers every question with ``letter``.
+
+    ``changes`` replaces metadata by (type, bytes), for models that no one should load.
+    """
     tokens = _tokens()
     next_of = _next_tokens(tokens, letter)
     tensors = _tensors(tokens, next_of)
     header = bytearray(b"GGUF")
-    keys = _metadata(tokens)
+    keys = _metadata(tokens) | dict(changes or {})
     header += struct.pack("<IQQ", 3, len(tensors), len(keys))
     for key, (kind, value) in keys.items():
         header += _text(key) + struct.pack("<I", kind) + value

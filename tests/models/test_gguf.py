@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import struct
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.engine.offload import needs
 from etui.errors import ModelUnavailable
-from etui.models.gguf import Array, check_gguf, parse
+from etui.models.gguf import Array, Gguf, check_gguf, check_usable, parse
 from etui.models.gguf_types import TENSOR_TYPES
+from tests.contract.tiny_model import write_tiny_model
 
 
 def string(text: str) -> bytes:
@@ -93,11 +96,114 @@ def test_damage_anywhere_is_read_or_refused(damage: list[tuple[int, int]]) -> No
         gguf = parse(Path("tiny.gguf"), bytes(data), len(data))
     except ModelUnavailable:
         return
-    # What was accepted can be asked everything without another failure.
+    ask_everything(gguf)
+
+
+def ask_everything(gguf: Gguf) -> None:
+    """What was accepted can be asked everything without another failure."""
     assert gguf.architecture
     assert gguf.quantisation
     assert gguf.parameters >= 0
     gguf.kv_bytes_per_token()
+    gguf.find_fault()
+    need = needs(gguf, 4096, "f16")
+    assert isinstance(need.total_bytes, int)
+
+
+EXTREMES = [0, 1, 2**7, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
+FIELDS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, len(TINY) - 8), st.sampled_from([*FIELDS]), st.sampled_from(EXTREMES)
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 64),
+)
+def test_extreme_numbers_anywhere_are_read_or_refused(
+    fields: list[tuple[int, int, int]], cut: int
+) -> None:
+    data = bytearray(TINY)
+    for at, width, number in fields:
+        struct.pack_into(f"<{FIELDS[width]}", data, at, number & (256**width - 1))
+    whole = bytes(data[: len(data) - cut])
+    try:
+        gguf = parse(Path("tiny.gguf"), whole, len(whole))
+    except ModelUnavailable:
+        return
+    ask_everything(gguf)
+
+
+def test_every_number_of_the_header_may_be_extreme() -> None:
+    """All 8-byte fields in turn: the counts, the lengths of strings and arrays, the shapes."""
+    end = TINY.index(b"blk.0.w") + 64
+    for at in range(4, end):
+        for number in EXTREMES:
+            data = bytearray(TINY)
+            struct.pack_into("<Q", data, at, number)
+            try:
+                gguf = parse(Path("tiny.gguf"), bytes(data), len(data))
+            except ModelUnavailable:
+                continue
+            ask_everything(gguf)
+
+
+@pytest.mark.parametrize("length", [2**63 - 1, 2**63, 2**64 - 1])
+def test_a_string_longer_than_the_file_is_refused(length: int) -> None:
+    at = TINY.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 4 + 4 + 8
+    data = bytearray(TINY)
+    struct.pack_into("<Q", data, at, length)
+    with pytest.raises(ModelUnavailable, match="truncated"):
+        parse(Path("tiny.gguf"), bytes(data), len(data))
+
+
+def test_the_memory_of_a_header_is_bounded() -> None:
+    key_count = 1 << 16
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, key_count)
+    key = string("general.x") + struct.pack("<IIQ", 9, 0, 1024) + bytes(1024)
+    data = head + key.replace(b"general.x", b"general.y") + key * 2
+    with pytest.raises(ModelUnavailable, match=f"claims {key_count} metadata keys"):
+        parse(Path("large.gguf"), data, len(data))
+
+
+def number(value: int) -> tuple[int, bytes]:
+    return 4, struct.pack("<I", value)
+
+
+def real(value: float) -> tuple[int, bytes]:
+    return 6, struct.pack("<f", value)
+
+
+UNUSABLE = {
+    "no vocabulary": ({"tokenizer.ggml.model": (8, string("no_vocab"))}, "no vocabulary"),
+    "none": ({"tokenizer.ggml.model": (8, string("none"))}, "no vocabulary"),
+    "no layers": ({"llama.block_count": number(0)}, "block_count' is 0"),
+    "too many layers": ({"llama.block_count": number(2**31)}, "block_count"),
+    "nan": ({"llama.attention.layer_norm_rms_epsilon": real(math.nan)}, "no usable number"),
+    "infinite": ({"llama.attention.layer_norm_rms_epsilon": real(math.inf)}, "no usable number"),
+    "negative": ({"llama.attention.layer_norm_rms_epsilon": real(-1.0)}, "no usable number"),
+    "rope nan": ({"llama.rope.freq_base": real(math.nan)}, "no usable number"),
+    "context": ({"llama.context_length": number(0)}, "context_length' is 0"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_headers_that_abort_llama_cpp_are_refused(tmp_path: Path, name: str) -> None:
+    changes, says = UNUSABLE[name]
+    path = write_tiny_model(tmp_path / "bad.gguf", changes=changes)
+    ask_everything(check_gguf(path))
+    with pytest.raises(ModelUnavailable) as caught:
+        check_usable(path)
+    assert says in caught.value.what
+    assert caught.value.what.isprintable()
+
+
+def test_a_good_model_is_usable(tmp_path: Path) -> None:
+    assert check_usable(write_tiny_model(tmp_path / "good.gguf")).find_fault() == ""
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from etui.log.totals import Total
 from etui.models.catalogue import load_catalogue
 from etui.models.download import kept_bytes
 from etui.models.files import FileState, file_state, model_path, recorded_sha256
-from etui.models.gguf import Gguf, check_gguf
+from etui.models.gguf import Gguf, check_usable
 from etui.models.spec import ModelSpec
 from etui.runtime.host import read_host
 from etui.turn.record import LoadRecord, UnloadRecord
@@ -139,7 +139,7 @@ class CardReader:
             stat = path.stat()
             key = (path, stat.st_size, stat.st_mtime_ns)
             if key not in self._headers:
-                self._headers[key] = check_gguf(path)
+                self._headers[key] = check_usable(path)
             return self._headers[key]
         except EtuiError as error:
             return error.what

@@ -20,8 +20,10 @@ from etui.tui.modals import ConfirmModal
 from etui.tui.models import calibration_job as calibrating
 from etui.tui.models.cards import CardReader
 from etui.tui.models.screen import ModelsScreen
+from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.turns import TURN
 from tests.log.test_curve_rows import CURVE
+from tests.models.test_gguf import UNUSABLE
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
 
 MEASURES = """
@@ -112,6 +114,18 @@ async def test_a_damaged_file_says_so_and_how_to_mend_it(here: House) -> None:
         screen = await opened(pilot, app)
         assert row(screen)[1] == "damaged"
         await until(pilot, lambda: f"press p to pull {MODEL} again" in shown(screen))
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+async def test_a_header_that_aborts_llama_cpp_is_shown_as_damaged(house: House, name: str) -> None:
+    changes, says = UNUSABLE[name]
+    house.config.models_dir.mkdir(parents=True, exist_ok=True)
+    write_tiny_model(house.config.models_dir / f"{MODEL}.gguf", changes=changes)
+    app = house.app()
+    async with app.run_test(size=(140, 40)) as pilot:
+        screen = await opened(pilot, app)
+        assert row(screen)[1] == "damaged"
+        await until(pilot, lambda: says in shown(screen))
 
 
 async def test_a_file_that_is_removed_meanwhile_is_gone_at_the_next_look(here: House) -> None:

@@ -26,12 +26,17 @@ class LocalBackend:
     """Backend that runs llama.cpp in this process.
 
     One answer runs at a time; ``cancel`` and ``hurry`` may be called from any thread.
+
+    Args:
+        config: Folders and settings.
+        trials: Load a file that etui does not know in a process of its own first, so that a crash
+            of llama.cpp is an error of the answer and not the end of this process.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, trials: bool = False) -> None:
         from etui.engine.residency import Residency
 
-        self._residency = Residency(config)
+        self._residency = Residency(config, trials=trials)
         self._cancelled = threading.Event()
         self._spent = threading.Event()
 

@@ -218,7 +218,7 @@ def _in_memory(
     Yields:
         The model's session, and its number of layers on a GPU.
     """
-    with closing(Residency(config)) as residency:
+    with closing(Residency(config, trials=True)) as residency:
         loading, layers = residency.session(spec, path), 0
         while True:
             try:

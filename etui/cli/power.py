@@ -140,7 +140,7 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
 
     catalogue = load_catalogue(config)
     spec = catalogue.get(catalogue_name(model, config, catalogue))
-    with closing(LocalBackend(config)) as engine:
+    with closing(LocalBackend(config, trials=True)) as engine:
         list(engine.load(spec, require(spec, config)))  # the load runs while its events are read
         yield spec.name
 

@@ -22,9 +22,10 @@ from etui.engine.offload import (
 )
 from etui.engine.session import ModelFacts
 from etui.engine.template import PLAIN_STOP, ChatTemplate
+from etui.engine.trial import try_model
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
-from etui.models.gguf import Gguf, check_gguf
+from etui.models.gguf import Gguf, check_usable
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -58,10 +59,19 @@ class Residency:
     Args:
         config: Threads, limits on a context, and how long a model is kept after its last answer.
         clock: Monotonic clock in seconds.
+        trials: Load a file that etui does not know in a process of its own first; for processes
+            that must survive a crash of llama.cpp.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        trials: bool = False,
+    ) -> None:
         self._config = config
+        self._trials = trials
         self._clock = clock
         self._library: Library | None = None
         self._residents: dict[str, _Resident] = {}  # least recently used first
@@ -91,7 +101,10 @@ class Residency:
             resident.used_seconds = self._clock()
             return resident.session
         start_ns = time.monotonic_ns()
-        gguf = check_gguf(path)
+        gguf = check_usable(path)
+        if self._trials:
+            try_model(spec, path, self._config)
+            start_ns = time.monotonic_ns()
         library = self._open_library()
         context_tokens = _choose_context_tokens(self._config, spec, gguf)
         need = needs(gguf, context_tokens, spec.kv_type)

@@ -32,6 +32,7 @@ class FileRecord:
         sha256: Hash of the whole file.
         pinned: Whether the hash came from the hub, so that a file with another one is refused.
         source: Where the file was pulled from; empty for a file that was copied there by hand.
+        tried: Whether llama.cpp has loaded it once in a process of its own, without a crash.
     """
 
     path: str
@@ -40,6 +41,7 @@ class FileRecord:
     sha256: str
     pinned: bool = False
     source: str = ""
+    tried: bool = False
 
     @classmethod
     def of(

@@ -335,7 +335,7 @@ def open_runtime(
     def open_backend(config: Config) -> LocalBackend:
         from etui.backends.local import LocalBackend
 
-        return LocalBackend(config)
+        return LocalBackend(config, trials=True)
 
     def open_writer(config: Config) -> TurnWriter:
         from etui.log.writer import TurnWriter

@@ -11,6 +11,9 @@ import sys
 
 import pytest
 
+from tests.contract.tiny_model import write_tiny_model
+from tests.models.test_gguf import UNUSABLE, number
+
 LONG = "Write a long story about a lighthouse and the sea."
 
 
@@ -149,6 +152,34 @@ def test_a_damaged_model_is_refused_before_llama_cpp_sees_it(etui, starter_model
     assert done.returncode == 1
     assert "smollm2-135m.gguf" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+CRASHING = {**UNUSABLE, "experts": ({"llama.expert_count": number(2)}, "crashed")}
+
+
+@pytest.mark.parametrize("name", CRASHING)
+def test_a_model_that_aborts_llama_cpp_is_an_error_of_the_turn(etui, etui_home, tmp_path, name):
+    changes, says = CRASHING[name]
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    write_tiny_model(folder / "bad.gguf", changes=changes)
+    done = etui("ask", "x", "--model", "bad", models=folder)
+    assert done.returncode == 1, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    (row,) = rows(etui_home)
+    assert row["status"] == "error"
+    assert says in row["error"]
+
+
+def test_bench_refuses_a_model_that_aborts_llama_cpp(etui, tmp_path):
+    changes, says = CRASHING["experts"]
+    write_tiny_model(tmp_path / "bad.gguf", changes=changes)
+    done = etui(
+        "bench", "--suite", "sample", "--limit", "1", "--model", "bad", models=tmp_path
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert says in done.stderr
 
 
 def test_an_unwritable_home_is_said(etui, etui_home, tmp_path):

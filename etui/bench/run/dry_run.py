@@ -24,21 +24,24 @@ def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[st
         For formats that generate, these are the prompts' own tokens, without a chat template.
 
     Raises:
-        ModelUnavailable: A model is not on this machine.
+        ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
         ContextOverflow: A question does not fit, even without worked examples.
     """
     from etui.engine.library import Library
     from etui.engine.model import Model
-    from etui.models.gguf import check_gguf
+    from etui.engine.trial import try_model
+    from etui.models.gguf import check_usable
     from etui.runtime.serving import find_model_file
 
     counts: dict[str, dict[str, int]] = {}
     library = Library(config.log_dir)
     for name in plan.models:
         spec, path = find_model_file(Arm(name, name), config, catalogue)
+        gguf = check_usable(path)
+        try_model(spec, path, config)
         model = Model(library, path, vocabulary_only=True)
         try:
-            bounds = [spec.context, config.context_tokens, check_gguf(path).context_tokens]
+            bounds = [spec.context, config.context_tokens, gguf.context_tokens]
             counts[name] = _count_model_tokens(plan, model, min(bound for bound in bounds if bound))
         finally:
             model.free()

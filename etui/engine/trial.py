@@ -1,0 +1,136 @@
+"""Load a model in a process of its own before the first load in this one.
+
+llama.cpp aborts the whole process on some damaged files (``GGML_ASSERT``, a division by zero), and
+no check of the header finds all of them. ``python -m etui.engine.trial FILE`` loads a file on the
+CPU, decodes a few tokens and exits; a crash ends only that process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etui.errors import ModelUnavailable
+from etui.models.files import is_known_good, read_record, write_record
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.models.spec import ModelSpec
+
+TRIAL_SECONDS = 600.0
+"""Maximum time of a trial: a very large model on a slow disk."""
+
+_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "CUDA_VISIBLE_DEVICES": ""}
+"""Without them ggml starts a debugger for its stack dump, and the trial takes memory of a GPU."""
+
+_CONTEXT_TOKENS = 64
+_BATCH_TOKENS = 8
+_TEXT = "One two three."
+_REASON_CHARACTERS = 200
+
+
+def try_model(spec: ModelSpec, path: Path, config: Config) -> None:
+    """Load the model of a file once in a child process, and remember that this went well.
+
+    Nothing is done for a file whose sha256 etui itself names, and for one that was tried before and
+    has not changed since: the trial takes as long as a load.
+
+    Raises:
+        ModelUnavailable: llama.cpp crashed, or did not end in ``TRIAL_SECONDS``.
+    """
+    if is_known_good(spec):
+        return
+    record = read_record(spec.name, config.models_dir)
+    if record is not None and not record.describes(path):
+        record = None
+    if record is not None and record.tried:
+        return
+    try:
+        done = _run_trial(path)
+    except subprocess.TimeoutExpired:
+        raise _refuse(path, f"did not end in {TRIAL_SECONDS:g} s") from None
+    except OSError:
+        return  # no process can be started; the load itself says what is missing
+    if done.returncode < 0:
+        reason = _find_reason(done.stderr.decode("utf-8", "replace"))
+        raise _refuse(path, f"crashed with {_name_signal(-done.returncode)}{reason}")
+    if done.returncode == 0 and record is not None:
+        write_record(spec.name, config.models_dir, replace(record, tried=True))
+    # Any other code: llama.cpp refused the file, and does so again with a message.
+
+
+def _run_trial(path: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "etui.engine.trial", str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C in the terminal must not look like a crash
+        timeout=TRIAL_SECONDS,
+        env={**os.environ, **_ENVIRONMENT},
+        check=False,
+    )
+
+
+def _name_signal(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def _find_reason(log: str) -> str:
+    """Return the failed assertion in the last words of llama.cpp, without its source path."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    found = next((line for line in lines if "GGML_ASSERT" in line), lines[-1] if lines else "")
+    return f": {found.rsplit('/', 1)[-1][:_REASON_CHARACTERS]}" if found else ""
+
+
+def _refuse(path: Path, why: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{path.name} cannot be used: llama.cpp {why} in a trial load",
+        "the file is damaged, or needs a newer llama-cpp-python: use another model, or download "
+        "this one again",
+    )
+
+
+def _load(path: Path) -> None:
+    """Load a file and decode a few tokens, a batch and a single one."""
+    from etui.engine.context import Context, ContextOptions
+    from etui.engine.library import Library, default_threads
+    from etui.engine.model import Model
+
+    library = Library(Path(os.devnull) / "no-log")
+    model = Model(library, path)
+    options = ContextOptions(
+        context_tokens=_CONTEXT_TOKENS,
+        threads=default_threads(),
+        sequences=1,
+        batch_tokens=_BATCH_TOKENS,
+    )
+    context = Context(library, model, options)
+    tokens = model.tokenize(_TEXT, bos=True)[: _BATCH_TOKENS - 1] or [0]
+    for start, queued in ((0, tokens), (len(tokens), tokens[-1:])):
+        context.batch.clear()
+        row = context.batch.add(0, queued, start, with_logits=True)
+        context.decode()
+        model.piece(int(context.logits(row).argmax()))
+
+
+def main() -> None:
+    """Try the file named on the command line."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected
+    _load(Path(sys.argv[1]))
+    os._exit(0)  # the work is done: freeing the memory can wait for the system
+
+
+if __name__ == "__main__":
+    main()

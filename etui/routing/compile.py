@@ -90,16 +90,17 @@ def order_signals(signals: Mapping[str, SignalEntry]) -> list[str]:
     """Sort the names of signals so that a score follows its parts; leave out circular scores."""
     signal_by_name = map_condition_names(signals)
     order: dict[str, None] = {}
+    waiting = list(signals.items())
     while True:
         ready = [
             name
-            for name, entry in signals.items()
-            if name not in order
-            and all(signal_by_name.get(part) in order for part in entry.score or ())
+            for name, entry in waiting
+            if all(signal_by_name.get(part) in order for part in entry.score or ())
         ]
         if not ready:
             return list(order)
         order |= dict.fromkeys(ready)
+        waiting = [(name, entry) for name, entry in waiting if name not in order]
 
 
 def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:

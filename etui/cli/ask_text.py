@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from etui.cli.streams import control_stream, data_stream
 from etui.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
 from etui.multiple_choice import parse_options
 from etui.routing.decision import Decision
@@ -28,7 +29,6 @@ class AskText:
     def __init__(self, question: str, *, quiet: bool) -> None:
         self._question = question
         self._quiet = quiet
-        self._on_terminal = sys.stdout.isatty()
         self._held = False
         self._thinking_open = False
         self._answer_open = False
@@ -39,7 +39,7 @@ class AskText:
             case Decided(decision=decision):
                 self._held = _may_change(decision, self._question)
                 for notice in decision.notices:
-                    self._note(sanitize(notice), dim=False)
+                    self._note(notice, dim=False)
                 self._note(why_line(decision))
             case HopStarted(number=number) if number > 1:
                 self._note(f"hop {number}: {event.arm} ({event.reasoning}) on {event.model}")
@@ -52,7 +52,7 @@ class AskText:
                 self._note(f"the oldest {dropped} messages no longer fit and were left out")
             case Thought(text=text) if text and not self._quiet:
                 self._thinking_open = True
-                click.secho(sanitize(text), dim=True, nl=False, err=True)
+                self._print_styled(text, dim=True, nl=False)
             case Answer(text=text) if not self._held:
                 self._write(text)
             case Vote():
@@ -82,16 +82,19 @@ class AskText:
                 return
             self._end_thinking()
             self._answer_open = True
-        click.echo(sanitize(text) if self._on_terminal else text, nl=False)
+        click.echo(text, file=data_stream(), nl=False)
 
     def _note(self, text: str, *, dim: bool = True, bold: bool = False) -> None:
         if not self._quiet:
-            click.secho(text, dim=dim, bold=bold, err=True)
+            self._print_styled(text, dim=dim, bold=bold)
 
     def _end_thinking(self) -> None:
         if self._thinking_open:
             self._thinking_open = False
-            click.secho("", err=True)
+            click.echo(err=True)
+
+    def _print_styled(self, text: str, *, nl: bool = True, **style: bool) -> None:
+        click.secho(sanitize(text), file=control_stream(err=True), nl=nl, **style)
 
 
 def _may_change(decision: Decision, question: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import stop_signals
+from etui.cli.common import print_json, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -339,11 +339,10 @@ def _print_token_counts(
 def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:
     """Print the result and return the exit code."""
     from etui.bench.analysis.summary_text import headline
-    from etui.text.codec import to_document
 
     summary = outcome.summary
     if options["as_json"]:
-        click.echo(json.dumps(to_document(summary), ensure_ascii=False, indent=2))
+        print_json(summary)
     elif not options["as_lines"]:
         click.echo(headline(summary))
     if not options["quiet"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from etui.cli.common import print_json_line
 from etui.cli.progress import Bar, Lines, open_bar
 from etui.units import (
     accuracy_text,
@@ -149,7 +149,7 @@ class Watcher:
             self._tally.add(self._config.contender(sample.arm), sample)
             self._tally.new += 1
             if self._stream:
-                click.echo(json.dumps(sample.to_json(), ensure_ascii=False))
+                print_json_line(sample.to_json())
         self._show(self._tally, samples[-1].subject)
 
 

@@ -75,7 +75,7 @@ def _open_bar(
 
     start = time.monotonic()
     with open_bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]}"),

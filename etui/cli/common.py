@@ -52,9 +52,15 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output; dataclasses in it become objects."""
-    from etui.text.codec import to_document
+    print_json_line(document, indent=2)
 
-    click.echo(json.dumps(to_document(document), indent=2, ensure_ascii=False))
+
+def print_json_line(document: Any, indent: int | None = None) -> None:
+    """Print a JSON document on one line, or indented; its strings cannot reach the terminal."""
+    from etui.text.codec import to_document
+    from etui.text.sanitize import escape_json
+
+    click.echo(escape_json(json.dumps(to_document(document), indent=indent, ensure_ascii=False)))
 
 
 @contextmanager

@@ -84,14 +84,14 @@ def _format_channels(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _format_models(diagnosis: Diagnosis) -> Iterator[str]:
     from etui.models.spec import STARTER
+    from etui.text.tables import join_lines
     from etui.units import bytes_text
 
     yield "models on disk"
     for model in diagnosis.models:
-        problem = f"  {model.problem}" if model.problem else ""
-        yield (
-            f"  {_mark(not model.problem)} {model.name:<22}{bytes_text(model.file_bytes)}{problem}"
-        )
+        problem = f"  {join_lines(model.problem)}" if model.problem else ""
+        name = join_lines(model.name)
+        yield f"  {_mark(not model.problem)} {name:<22}{bytes_text(model.file_bytes)}{problem}"
     if not diagnosis.models:
         yield f"  - none; fix: etui models pull {STARTER}"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from etui.cli.common import print_json
+from etui.cli.streams import data_stream
 from etui.errors import UsageError
 from etui.text.codec import to_document
 
@@ -228,9 +229,9 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
             else:
                 click.echo(writing.format_chat(chat, turns, energy_line), nl=False)
         elif form == "csv":
-            writing.write_csv(log.turns(turn_filter), sys.stdout)
+            writing.write_csv(log.turns(turn_filter), data_stream())
         else:
-            writing.write_json_lines(log.turns(turn_filter), sys.stdout)
+            writing.write_json_lines(log.turns(turn_filter), data_stream())
         if not log.count_turns(turn_filter):
             _report_empty(log, filtered=any(chosen.values()) or search is not None)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from etui import __version__
+from etui.cli.streams import raw_streams, safe_streams
 from etui.errors import EtuiError, ExitCode, format_internal_error
 
 
@@ -120,7 +121,8 @@ def cli(
         from etui.tui.web import PORT, serve_app
 
         load_config()  # report an invalid setting in the terminal, not in the browser
-        ctx.exit(serve_app(policy=policy, model=model, port=web_port or PORT))
+        with raw_streams():
+            ctx.exit(serve_app(policy=policy, model=model, port=web_port or PORT))
     if web_port:
         raise click.UsageError("--web-port has no effect without --web")
     # With --web, textual-serve runs this without a terminal and sets its own driver.
@@ -128,11 +130,17 @@ def cli(
         raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
     from etui.tui.start import run_app  # textual: 300 ms, only for the chat
 
-    ctx.exit(run_app(load_config(), policy=policy, model=model))
+    with raw_streams():
+        ctx.exit(run_app(load_config(), policy=policy, model=model))
 
 
 def run(args: Sequence[str]) -> int:
     """Run the command line and return the exit code; errors become two lines on stderr."""
+    with safe_streams():
+        return _run(args)
+
+
+def _run(args: Sequence[str]) -> int:
     debug = "--debug" in args
     try:
         result: Any = cli.main(list(args), prog_name="etui", standalone_mode=False)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from etui.cli.common import print_json, print_table
+from etui.cli.streams import data_stream
 from etui.errors import EtuiError, ExitCode, Stopped
 from etui.text.codec import to_document
+from etui.text.tables import join_lines
 from etui.units import UNKNOWN, bytes_text, count_text, tokens_text
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
         size, digest = path.stat().st_size, recorded_sha256(spec, config)
         done.append(Pulled(spec.name, str(path), size, digest))
         if not as_json:
-            click.echo(str(path))
+            click.echo(str(path), file=data_stream())
         if not quiet:
             click.echo(f"{spec.name} is on disk and checked: {bytes_text(size)}", err=True)
     if as_json:
@@ -150,14 +152,14 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         except EtuiError as error:
             result = VerifiedFile(spec.name, location, False, None, spec.sha256, error.what)
             if not as_json:
-                click.echo(f"{spec.name}: refused: {error.what}")
+                click.echo(f"{join_lines(spec.name)}: refused: {join_lines(error.what)}")
                 click.echo(error.fix, err=True)
         else:
             digest, expected = checked.sha256, checked.expected
             result = VerifiedFile(spec.name, location, True, digest, expected, None)
             if not as_json:
                 comparison = "as expected" if expected else "no expected value known"
-                click.echo(f"{spec.name}: ok, sha256 {digest} ({comparison})")
+                click.echo(f"{join_lines(spec.name)}: ok, sha256 {digest} ({comparison})")
         results.append(result)
     if as_json:
         print_json({"models": results})
@@ -178,7 +180,7 @@ def path(name: str | None, as_json: bool) -> None:
     config, catalogue = _load_catalogue()
     if name is None:
         folder = str(config.models_dir)
-        click.echo(json.dumps({"models_dir": folder}) if as_json else folder)
+        click.echo(json.dumps({"models_dir": folder}) if as_json else folder, file=data_stream())
         return
     spec = catalogue.get(name)
     file = require(spec, config)
@@ -186,7 +188,7 @@ def path(name: str | None, as_json: bool) -> None:
         digest = recorded_sha256(spec, config)
         print_json({"name": spec.name, "path": str(file), "sha256": digest})
     else:
-        click.echo(str(file))
+        click.echo(str(file), file=data_stream())
 
 
 def _load_catalogue() -> tuple[Config, Catalogue]:
@@ -235,7 +237,7 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
         ]
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
-        click.echo(f"{label:{width}}  {text}")
+        click.echo(f"{label:{width}}  {join_lines(text)}")
     if gguf is None:
         click.echo(f"pull it with: etui models pull {row.name}", err=True)
 

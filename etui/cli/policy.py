@@ -12,6 +12,7 @@ from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
+from etui.cli.streams import data_stream
 from etui.errors import ExitCode, Problem
 from etui.text.sanitize import sanitize
 
@@ -72,7 +73,7 @@ def show(name: str) -> None:
     from etui.routing.library import find_policy
 
     text = read_text(find_policy(name, load_config()).path)
-    click.echo(text, nl=not text.endswith("\n"))
+    click.echo(text, file=data_stream(), nl=not text.endswith("\n"))
 
 
 @policy.command()

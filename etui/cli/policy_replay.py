@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import load_context, print_json, print_table
+from etui.cli.streams import control_stream
 from etui.errors import EtuiError, UsageError
 
 if TYPE_CHECKING:
@@ -267,7 +268,8 @@ def _show_progress(text: str) -> None:
     import sys
 
     if sys.stderr.isatty():
-        click.echo(f"\r{text:<20}" if text else "\r" + " " * 20 + "\r", nl=False, err=True)
+        line = f"\r{text:<20}" if text else "\r" + " " * 20 + "\r"
+        click.echo(line, file=control_stream(err=True), nl=False)
 
 
 def _ignore(text: str) -> None:

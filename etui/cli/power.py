@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import print_json
+from etui.cli.common import print_json, print_json_line
+from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -355,7 +356,7 @@ def _print_lines(recorder: Recorder, seconds: float | None, interval: float) -> 
             time.sleep(max((end_ns - time.monotonic_ns()) / 1e9, 0.0))
             recorder.settle(end_ns)
             document = _build_document(recorder, start_ns, end_ns)
-            click.echo(json.dumps(document, ensure_ascii=False))
+            print_json_line(document)
             start_ns = end_ns
     return ExitCode.DONE
 
@@ -374,7 +375,7 @@ def _watch(recorder: Recorder, interval: float) -> int:
             recorder.settle(end_ns)
             lines = list(format_power(_build_document(recorder, begin_ns, end_ns)))
             if drawn:
-                click.echo(f"\x1b[{drawn}F\x1b[J", nl=False)
+                click.echo(f"\x1b[{drawn}F\x1b[J", file=control_stream(), nl=False)
             click.echo("\n".join(lines))
             drawn = len(lines)
     return ExitCode.DONE

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.streams import control_stream
+from etui.text.sanitize import sanitize
+
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
@@ -25,7 +28,8 @@ def open_bar(*columns: ProgressColumn) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(file=control_stream(err=True))
+    with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(progress)
 
 
@@ -55,6 +59,7 @@ class Bar:
             step: A value other than the last one starts a new bar.
             fields: Values for the columns.
         """
+        description = sanitize(description)
         if self._task is not None and step != self._step:
             self._progress.remove_task(self._task)
             self._task = None
@@ -67,7 +72,7 @@ class Bar:
 
     def note(self, text: str, *, highlight: bool = False) -> None:
         """Print a line above the bar; ``highlight`` colours its numbers and names."""
-        self._progress.console.print(text, markup=False, highlight=highlight)
+        self._progress.console.print(sanitize(text), markup=False, highlight=highlight)
 
 
 class Lines:

@@ -46,7 +46,7 @@ def _open_bar() -> Iterator[Bar]:
     )
 
     with open_bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -5,6 +5,8 @@ Questions, answers, names and files can hold anything.
 
 from __future__ import annotations
 
+import re
+
 _CONTROL_PICTURES = 0x2400
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BIDI_OVERRIDES = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -32,6 +34,18 @@ def sanitize(text: str) -> str:
     what it says) become U+FFFD.
     """
     return text.replace("\r\n", "\n").translate(_SAFE)
+
+
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape_json(text: str) -> str:
+    """Escape what JSON leaves as it is and a terminal obeys; the value stays the same.
+
+    Args:
+        text: JSON, whose characters below U+0020 are already escaped.
+    """
+    return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def shorten(text: str, most_characters: int, most_lines: int) -> tuple[str, int]:

@@ -26,7 +26,7 @@ def format_table(
     """Format rows as lines with aligned columns and no trailing spaces.
 
     Args:
-        rows: Cells of one line each; every row has the same number of cells.
+        rows: Cells, shown on one line each; every row has the same number of cells.
         header: The row above them; an empty one is left out.
         align: ``<`` (left) or ``>`` (right) for each column; the last one also applies to all
             columns that follow.
@@ -35,7 +35,7 @@ def format_table(
     Returns:
         One line for the header and one for each row.
     """
-    lines = [header, *rows] if header else list(rows)
+    lines = [[join_lines(cell) for cell in row] for row in ([header] if header else []) + [*rows]]
     if not lines:
         return []
     widths = [max(map(measure, column)) for column in zip(*lines, strict=True)]
@@ -59,6 +59,11 @@ def format_markdown_table(rows: Sequence[Row], *, header: Row, align: str = "<")
 
 def _expand_align(align: str, columns: int) -> str:
     return align[:columns].ljust(columns, align[-1])
+
+
+def join_lines(text: str) -> str:
+    """Put a text with line breaks, such as the name of a file, on one line; keep its spaces."""
+    return text if text.isprintable() else sanitize(text).replace("\n", " ").replace("\t", " ")
 
 
 def one_line(text: str) -> str:

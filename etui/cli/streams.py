@@ -1,0 +1,82 @@
+"""The edge to the terminal: everything printed passes through ``SafeStream``.
+
+Names of files, headers of models, templates, policies, logs and the words of libraries can hold
+escape sequences. ``run`` puts a ``SafeStream`` over standard output and standard error, so no
+command has to think of it. Only etui's own control sequences (colours, bars, a repainted table) and
+data for a pipe use the stream below, through ``control_stream`` and ``data_stream``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from etui.text.sanitize import sanitize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class SafeStream:
+    """A text stream that replaces control characters in all that is written.
+
+    Args:
+        raw: The stream below.
+    """
+
+    def __init__(self, raw: TextIO) -> None:
+        self.raw = raw
+
+    def write(self, text: str) -> int:
+        """Write a text without its control characters; line breaks and tabs stay."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() takes a str, not {type(text).__name__}")
+        self.raw.write(sanitize(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw, name)
+
+
+@contextmanager
+def safe_streams() -> Iterator[None]:
+    """Put a ``SafeStream`` over standard output and standard error while the body runs."""
+    before = sys.stdout, sys.stderr
+    # A stream is None if the process was started with it closed.
+    sys.stdout, sys.stderr = (
+        stream if stream is None else cast("TextIO", SafeStream(stream)) for stream in before
+    )
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def raw_streams() -> Iterator[None]:
+    """Take the ``SafeStream`` off again for the app, which draws on the terminal itself."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = control_stream(), control_stream(err=True)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def control_stream(*, err: bool = False) -> TextIO:
+    """Return the stream for etui's own control sequences; other text in it must be sanitised."""
+    stream = sys.stderr if err else sys.stdout
+    return stream.raw if isinstance(stream, SafeStream) else stream
+
+
+def data_stream() -> TextIO:
+    """Return standard output for data: unchanged in a pipe or a file, safe on a terminal."""
+    raw = control_stream()
+    return sys.stdout if raw is None or raw.isatty() else raw

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.energy.tracks.counter_edges import Edge, EdgeClock, StepKind, unwrap
+from etui.energy.tracks.driver_clock import DriverClock
 from etui.energy.tracks.ring_buffer import Columns
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 _T, _E, _COVERED, _KNOWN, _HALF = range(5)
 _LONG_TICKS = 5
-_DRIVER_HALF_NS = 2_000_000
-"""A driver's timestamp is trusted to 2 ms: clocks drift, and it has coarse steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +92,7 @@ class CounterTrack:
         self._anchor_ns = 0
         self._gap = False
         self._still = False
-        self._stamp: int | None = None
-        self._stamp_votes = 0
+        self._driver = DriverClock()
         self.resets = 0
 
     def __len__(self) -> int:
@@ -123,7 +121,6 @@ class CounterTrack:
             return
         if self._raw is None:
             self._raw, self._read_ns, self._anchor_ns = joules, t_ns, t_ns
-            self._stamp = updated_ns
             return
         if t_ns <= self._read_ns:
             return
@@ -136,13 +133,12 @@ class CounterTrack:
         self._raw, self._read_ns = joules, t_ns
         if t_ns - before_ns > self._gap_ns:
             self._gap = True
-        self._judge_stamp(updated_ns, step.kind is StepKind.STILL)
         if step.kind is StepKind.STILL:
+            self._driver.still(updated_ns)
             self._still = True
             self._clock.still(before_ns, t_ns)
             return
         edge = self._locate_edge(before_ns, t_ns, updated_ns)
-        self._stamp = updated_ns
         self._append(edge, step.joules)
         self._anchor_ns = edge.t_ns
         self._still = self._gap = False
@@ -185,22 +181,10 @@ class CounterTrack:
     def _locate_edge(self, before_ns: int, now_ns: int, updated_ns: int | None) -> Edge:
         if self._gap:
             self._clock.lose()
-        trusted = self._stamp_votes >= 3 and updated_ns is not None
-        if trusted and updated_ns is not None:
-            slack = _DRIVER_HALF_NS
-            if before_ns - slack - int(self._clock.period_ns or 0) <= updated_ns <= now_ns + slack:
-                return self._clock.place(min(updated_ns, now_ns), _DRIVER_HALF_NS)
+        dated = self._driver.moved(before_ns, now_ns, updated_ns, self._clock.period_ns)
+        if dated is not None:
+            return self._clock.place(dated.t_ns, dated.half_ns)
         return self._clock.moved(before_ns, now_ns, stood_still=self._still)
-
-    def _judge_stamp(self, updated_ns: int | None, still: bool) -> None:
-        """Detect whether the driver's timestamp dates the edge: it then moves with the counter."""
-        if updated_ns is None or self._stamp is None or self._stamp_votes < 0:
-            return
-        same = abs(updated_ns - self._stamp) < _DRIVER_HALF_NS / 2
-        if still and not same:
-            self._stamp_votes = -1  # it is the time of the call, not of the refresh
-        elif still:
-            self._stamp_votes += 1
 
     def _append(self, edge: Edge, delta: float | None) -> None:
         if not len(self._knots):

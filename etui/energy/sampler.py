@@ -1,12 +1,14 @@
-"""The thread that reads every source, and survives sources that raise or hang."""
+"""The threads that read the sources, and survive sources that raise, hang or are slow."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from etui.energy.types import PowerSource, Reading
+from etui.energy.types import DividedSource, PowerSource, Reading
 
 Ingest = Callable[[PowerSource, Mapping[str, Reading]], None]
 
@@ -14,11 +16,14 @@ BURST_NS = 1_000_000_000
 BURST_INTERVAL_NS = 5_000_000
 """The first reads are frequent, so that the counters' periods are known from the start."""
 HURRY_INTERVAL_NS = 8_000_000
-_HUNG_NS = 1_000_000_000
 _DITHER = 0.4
 _GOLDEN = 0.6180339887498949
 _COST_SHARE = 0.05
-"""A slow source is read so rarely that it takes at most this share of one core."""
+"""All reads together take at most this share of the CPU time of one core, if possible."""
+_LONGEST_COST_PAUSE_NS = 250_000_000
+"""A longer pause would leave gaps in the record, however much CPU time a driver takes."""
+_COSTS = 5
+_SUSPENDED_NS = 500_000_000
 
 
 def dither_interval(interval_ns: int, beat: int) -> int:
@@ -30,16 +35,20 @@ def dither_interval(interval_ns: int, beat: int) -> int:
 
 
 class PowerSampler:
-    """Reads sources on one daemon thread.
+    """Reads each source on a daemon thread of its own; a source that is divided, each part.
 
-    A read that does not return within a second is abandoned: its thread is left behind, a new
-    thread continues with the other sources, and the source rejoins when its read returns.
+    A read that stalls delays no other source, and its own source continues as soon as the read
+    returns. The pause between two reads depends on the CPU time of reads, never on how long a
+    driver made them wait.
 
     Args:
         sources: Sources to read.
         interval_ns: Time between two reads, nanoseconds.
         clock: Monotonic clock in nanoseconds.
-        ingest: Called with each source's readings.
+        ingest: Called with each source's readings, by one thread at a time.
+        suspended: Time that the machine was suspended, nanoseconds; only differences count.
+        interrupt: Called before the first reading of a source after a suspend.
+        cpu_clock: CPU time of the calling thread, nanoseconds.
     """
 
     def __init__(
@@ -48,43 +57,58 @@ class PowerSampler:
         interval_ns: int,
         clock: Callable[[], int],
         ingest: Ingest,
+        *,
+        suspended: Callable[[], int] = lambda: 0,
+        interrupt: Callable[[PowerSource], None] = lambda source: None,
+        cpu_clock: Callable[[], int] = time.thread_time_ns,
     ) -> None:
-        self._sources = tuple(sources)
         self._interval_ns = interval_ns
         self._clock = clock
         self._ingest = ingest
+        self._suspended = suspended
+        self._interrupt = interrupt
+        self._cpu_clock = cpu_clock
         self._wake = threading.Condition()
+        self._ingesting = threading.Lock()
         self._running = False
         self._generation = 0
-        self._thread: threading.Thread | None = None
-        self._reading: tuple[int, int] | None = None
-        self._hung: set[int] = set()
+        self._threads: list[threading.Thread] = []
         self._hurry_until_ns = 0
-        self._cost_ns = [0.0] * len(self._sources)
-        self._slow_ns = [_compute_least_pause(source) for source in self._sources]
+        self._sources = [(source, _make_units(source, suspended())) for source in sources]
+        self._units = [unit for _, units in self._sources for unit in units]
 
     @property
     def running(self) -> bool:
-        """Whether the thread is supposed to run."""
+        """Whether the threads are supposed to run."""
         return self._running
 
     def start(self) -> None:
-        """Start the thread; do nothing when it is running already."""
+        """Start the threads; do nothing when they are running already."""
         with self._wake:
-            if self._running or not self._sources:
+            if self._running or not self._units:
                 return
             self._running = True
-            self._spawn()
+            self._generation += 1
+            self._threads = [
+                threading.Thread(
+                    target=self._run, args=(unit, self._generation), name="etui-power", daemon=True
+                )
+                for unit in self._units
+            ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, timeout_s: float = 1.0) -> None:
-        """Stop the thread, or leave it behind if it hangs in a driver (it is a daemon)."""
+        """Stop the threads, and leave behind those that hang in a driver (they are daemons)."""
         with self._wake:
             self._running = False
             self._generation += 1
-            thread, self._thread = self._thread, None
+            threads, self._threads = self._threads, []
             self._wake.notify_all()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout_s)
+        limit_s = time.monotonic() + timeout_s
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(limit_s - time.monotonic(), 0.0))
 
     def hurry(self, until_ns: int) -> None:
         """Read often until a time, because a caller waits for the next edge of a counter."""
@@ -92,100 +116,112 @@ class PowerSampler:
             self._hurry_until_ns = max(self._hurry_until_ns, until_ns)
             self._wake.notify_all()
 
-    def check(self) -> None:
-        """Replace the thread if it has been stuck in one read for a second."""
-        with self._wake:
-            reading = self._reading
-            if not self._running or reading is None:
-                return
-            index, since_ns = reading
-            if self._clock() - since_ns < _HUNG_NS:
-                return
-            self._hung.add(index)
-            self._reading = None
-            self._spawn()
-
     def read_once(self) -> None:
-        """Read every source now, on the calling thread."""
-        for index, source in enumerate(self._sources):
-            if index not in self._hung:
-                self._ingest(source, self._read(index))
-
-    def _spawn(self) -> None:
-        self._generation += 1
-        self._thread = threading.Thread(
-            target=self._run, args=(self._generation,), name="etui-power", daemon=True
-        )
-        self._thread.start()
-
-    def _read(self, index: int) -> Mapping[str, Reading]:
-        source = self._sources[index]
-        start_ns = self._clock()
-        try:
-            readings = source.read()
-        except Exception:  # noqa: BLE001  a driver may raise anything; it is only a failed read
-            now_ns = self._clock()
-            readings = {channel.id: Reading(now_ns, None) for channel in source.channels}
-        self._cost_ns[index] += 0.2 * (self._clock() - start_ns - self._cost_ns[index])
-        return readings
-
-    def _run(self, generation: int) -> None:
-        due_ns = [self._clock()] * len(self._sources)
-        burst_until_ns = self._clock() + BURST_NS
-        beat = 0
-        while generation == self._generation:
-            now_ns = self._clock()
-            for index, source in enumerate(self._sources):
-                if index in self._hung or due_ns[index] > now_ns:
-                    continue
-                self._reading = (index, self._clock())
-                readings = self._read(index)
-                if generation != self._generation:
-                    self._hung.discard(index)  # the read returned, but the thread was replaced
-                    return
-                self._reading = None
-                self._ingest(source, readings)
-                beat += 1
-                due_ns[index] = self._compute_due(index, beat, now_ns, burst_until_ns)
-            self._sleep(generation, due_ns)
-
-    def _compute_due(self, index: int, beat: int, now_ns: int, burst_until_ns: int) -> int:
-        least = max(int(self._cost_ns[index] / _COST_SHARE), self._slow_ns[index])
-        if now_ns < burst_until_ns:
-            return now_ns + max(BURST_INTERVAL_NS, least)
-        if now_ns < self._hurry_until_ns:
-            return now_ns + max(HURRY_INTERVAL_NS, least)
-        return now_ns + max(dither_interval(self._interval_ns, beat), least)
-
-    def _sleep(self, generation: int, due_ns: list[int]) -> None:
-        with self._wake:
-            if generation != self._generation:
-                return
-            now_ns = self._clock()
-            active = [due for index, due in enumerate(due_ns) if index not in self._hung]
-            pause_ns = max(min(active, default=now_ns + self._interval_ns) - now_ns, 0)
-            if now_ns < self._hurry_until_ns:
-                pause_ns = min(pause_ns, HURRY_INTERVAL_NS)
-                for index, due in enumerate(due_ns):
-                    due_ns[index] = min(due, now_ns + HURRY_INTERVAL_NS)
-            if pause_ns:
-                self._wake.wait(pause_ns / 1e9)
+        """Read every source now, on the calling thread; skip those that a thread is reading."""
+        for unit in self._units:
+            if unit.lock.acquire(blocking=False):
+                try:
+                    self._read(unit)
+                finally:
+                    unit.lock.release()
 
     def close(self) -> None:
-        """Stop, and close every source."""
+        """Stop, and close every source that does not hang in a read."""
         self.stop()
-        for index, source in enumerate(self._sources):
-            if index in self._hung:
+        for source, units in self._sources:
+            if any(unit.lock.locked() for unit in units):
                 continue
             with suppress(Exception):  # a failed shutdown no longer matters
                 source.close()
 
+    def _run(self, unit: _Unit, generation: int) -> None:
+        burst_until_ns = self._clock() + BURST_NS
+        beat = 0
+        while True:
+            with unit.lock:  # a thread that was left behind may still be reading
+                if generation != self._generation:
+                    return
+                start_ns, start_cpu_ns = self._clock(), self._cpu_clock()
+                self._read(unit)
+                end_ns = self._clock()
+                unit.costs_ns.append(self._cpu_clock() - start_cpu_ns)
+            beat += 1
+            often = unit.measures and start_ns < burst_until_ns
+            interval_ns = BURST_INTERVAL_NS if often else dither_interval(self._interval_ns, beat)
+            # A driver that is always slow is not called without a break.
+            rest_ns = min(end_ns - start_ns, self._interval_ns) // 2
+            self._sleep(unit, generation, start_ns, interval_ns, end_ns + rest_ns)
 
-def _compute_least_pause(source: PowerSource) -> int:
-    """Return a fifth of the shortest refresh that the channels declare, nanoseconds.
+    def _read(self, unit: _Unit) -> None:
+        source = unit.source
+        before_ns = self._suspended()
+        try:
+            readings = source.read()
+        except Exception:  # noqa: BLE001  a driver may raise anything; it is only a failed read
+            readings = _make_failed(source, self._clock())
+        with self._ingesting:
+            if self._suspended() - before_ns > _SUSPENDED_NS:
+                readings = _make_failed(source, self._clock())  # taken before or after: unknown
+            elif before_ns - unit.suspended_ns > _SUSPENDED_NS:
+                unit.suspended_ns = before_ns
+                self._interrupt(source)
+            self._ingest(source, readings)
 
-    More frequent reads show nothing new; 0 where a channel declares no refresh.
+    def _sleep(
+        self, unit: _Unit, generation: int, start_ns: int, interval_ns: int, earliest_ns: int
+    ) -> None:
+        """Wait until the next read is due; a call of ``hurry`` may bring it forward."""
+        least_ns = max(self._compute_cost_pause(), unit.least_ns)
+        earliest_ns = max(earliest_ns, start_ns + least_ns)
+        with self._wake:
+            while generation == self._generation:
+                now_ns = self._clock()
+                hurried = unit.measures and now_ns < self._hurry_until_ns
+                pause_ns = min(interval_ns, HURRY_INTERVAL_NS) if hurried else interval_ns
+                left_ns = max(start_ns + pause_ns, earliest_ns) - now_ns
+                if left_ns <= 0:
+                    return
+                self._wake.wait(left_ns / 1e9)
+
+    def _compute_cost_pause(self) -> int:
+        """Return the pause at which reads take the permitted share of CPU time, nanoseconds."""
+        cost_ns = sum(unit.typical_cost_ns for unit in self._units)
+        return min(int(cost_ns / _COST_SHARE), _LONGEST_COST_PAUSE_NS)
+
+
+class _Unit:
+    """What one thread reads: a source, or a part of one.
+
+    Attributes:
+        lock: Held during a read.
+        measures: Whether it has channels; a source that only watches is never in a hurry.
+        least_ns: A fifth of the shortest refresh that the channels declare, since more frequent
+            reads show nothing new; 0 where a channel declares no refresh.
+        costs_ns: CPU time of the newest reads.
+        suspended_ns: Time that the machine had been suspended at the last reading.
     """
-    periods = [channel.period_s for channel in source.channels]
-    known = [period for period in periods if period is not None]
-    return int(min(known) / 5 * 1e9) if known and len(known) == len(periods) else 0
+
+    def __init__(self, source: PowerSource, suspended_ns: int) -> None:
+        self.source = source
+        self.lock = threading.Lock()
+        self.measures = bool(source.channels)
+        periods = [channel.period_s for channel in source.channels]
+        known = [period for period in periods if period is not None]
+        self.least_ns = int(min(known) / 5 * 1e9) if known and len(known) == len(periods) else 0
+        self.costs_ns: deque[int] = deque(maxlen=_COSTS)
+        self.suspended_ns = suspended_ns
+
+    @property
+    def typical_cost_ns(self) -> int:
+        """The median of the newest costs, so that a single expensive read does not count."""
+        costs_ns = sorted(self.costs_ns)
+        return costs_ns[(len(costs_ns) - 1) // 2] if costs_ns else 0
+
+
+def _make_units(source: PowerSource, suspended_ns: int) -> list[_Unit]:
+    parts = source.parts if isinstance(source, DividedSource) else [source]
+    return [_Unit(part, suspended_ns) for part in parts]
+
+
+def _make_failed(source: PowerSource, now_ns: int) -> dict[str, Reading]:
+    return {channel.id: Reading(now_ns, None) for channel in source.channels}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Kind(StrEnum):
@@ -111,6 +111,15 @@ class PowerSource(Protocol):
 
     def close(self) -> None:
         """Release the driver."""
+
+
+@runtime_checkable
+class DividedSource(Protocol):
+    """A source whose parts can be read apart, so that a part that stalls delays no other."""
+
+    @property
+    def parts(self) -> Sequence[PowerSource]:
+        """Parts that can be read at the same time; closing the whole closes them."""
 
 
 @dataclass(frozen=True, slots=True)

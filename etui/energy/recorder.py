@@ -11,6 +11,7 @@ from typing import Protocol, Self
 from etui.energy.gpu_sharing import GpuShare
 from etui.energy.sampler import PowerSampler
 from etui.energy.scopes import Selection, select_disjoint, weakest
+from etui.energy.suspend import read_suspended_ns
 from etui.energy.tracks.channel_trace import ChannelTrace, CrossCheck
 from etui.energy.types import (
     Channel,
@@ -51,6 +52,8 @@ class Recorder:
         estimate: ``auto``, ``always`` or ``never``, as in the Config.
         sleep: Function that waits for a number of seconds.
         watch: Records who uses the GPUs; it must be one of the sources.
+        suspended: Time that the machine was suspended, nanoseconds; None asks the system where
+            the clock is the system's.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Recorder:
         estimate: str = "auto",
         sleep: Callable[[float], None] = time.sleep,
         watch: Watch | None = None,
+        suspended: Callable[[], int] | None = None,
     ) -> None:
         if not (math.isfinite(hz) and 0 < hz <= 200):
             raise UsageError(
@@ -81,7 +85,12 @@ class Recorder:
         keep = int(max(keep_seconds / crowd, min(keep_seconds, 600.0)) * hz)
         self._traces = {c.id: ChannelTrace(c, keep=keep, interval_s=1 / hz) for c in channels}
         self._lock = threading.Condition()
-        self._sampler = PowerSampler(self._sources, int(1e9 / hz), clock, self._ingest)
+        if suspended is None:
+            suspended = read_suspended_ns if clock is time.monotonic_ns else lambda: 0
+        self._sampler = PowerSampler(
+            self._sources, int(1e9 / hz), clock, self._ingest,
+            suspended=suspended, interrupt=self._interrupt,
+        )  # fmt: skip
         self._idle: dict[str, float] = {}
         self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
         """Functions that are called with all readings, such as the writer of a trace."""
@@ -305,6 +314,13 @@ class Recorder:
             self._lock.notify_all()
         for tap in self.taps:
             tap(readings)
+
+    def _interrupt(self, source: PowerSource) -> None:
+        """Note that the machine was suspended since the last readings of a source."""
+        now_ns = self._clock()
+        with self._lock:
+            for channel in source.channels:
+                self._traces[channel.id].interrupt(now_ns)
 
     def _settled(self, end_ns: int) -> bool:
         now_ns = self._clock()

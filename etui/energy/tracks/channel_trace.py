@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etui.energy.scopes import family
 from etui.energy.tracks.counter_track import CounterTrack, Point
 from etui.energy.tracks.power_track import PowerTrack
 from etui.energy.types import Channel, ChannelEnergy, Kind, Reading
@@ -17,9 +19,16 @@ GRID_JOULES = 2.0**-20
 """Energies are multiples of this (about a microjoule), so that sums of parts are exact in floating
 point: multiples of a power of two add without rounding up to 2**33 J."""
 
-_UNLIMITED_WATTS = 10_000.0
+_PLAUSIBLE_WATTS = {"gpu": 2000.0, "module": 4000.0, "package": 1500.0, "dram": 500.0}
+_PLAUSIBLE_ANYWHERE_WATTS = 3000.0
+"""Largest believed power of a channel without a stated limit, by family of scopes."""
+_LEAST_LIMIT_WATTS = 1000.0
+_UNLIMITED_WATTS = 4095.0
+"""The largest limit that RAPL can state; mainboards set it where they limit nothing."""
+_BREAKS = 256
 _DISAGREE = 0.05
 _COARSE_TICKS = 4
+_LONG_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,13 @@ class CrossCheck:
         return self.integral_joules / self.counter_joules - 1 if self.counter_joules else math.nan
 
 
+def find_plausible_watts(channel: Channel) -> float:
+    """Return the largest power of a channel that is believed: well above what hardware draws."""
+    if channel.limit_watts and channel.limit_watts < _UNLIMITED_WATTS:
+        return max(3 * channel.limit_watts, _LEAST_LIMIT_WATTS)
+    return _PLAUSIBLE_WATTS.get(family(channel.scope), _PLAUSIBLE_ANYWHERE_WATTS)
+
+
 class ChannelTrace:
     """The record of one channel.
 
@@ -47,14 +63,14 @@ class ChannelTrace:
     def __init__(self, channel: Channel, *, keep: int, interval_s: float) -> None:
         self.channel = channel
         gap_s = max(0.5, 5 * interval_s, 5 * (channel.period_s or 0.0))
-        limit = channel.limit_watts
+        self._most_watts = find_plausible_watts(channel)
         self.power = PowerTrack(
             keep=keep, gap_s=gap_s, average_s=channel.average_s, period_s=channel.period_s
         )
         self.counter = CounterTrack(
             keep=keep,
             gap_s=gap_s,
-            max_watts=max(3 * limit, 1000.0) if limit else _UNLIMITED_WATTS,
+            max_watts=self._most_watts,
             power=self.power,
             range_joules=channel.range_joules,
             period_s=channel.period_s,
@@ -65,12 +81,20 @@ class ChannelTrace:
         self._has_counter = False
         self._first_ns: int | None = None
         self._first_joules = 0.0
+        self._breaks: deque[tuple[int, int]] = deque(maxlen=_BREAKS)
+        """Intervals in which the counter does not show the energy, nanoseconds."""
 
     def observe(self, reading: Reading) -> None:
         """Add a reading; one without joules and watts is a failed read."""
         counted = self._by_counter
-        self.power.observe(reading.t_ns, reading.watts)
+        watts = reading.watts
+        self.power.observe(
+            reading.t_ns, None if watts is not None and watts > self._most_watts else watts
+        )
+        edge_ns, resets = self.counter.last_edge_ns, self.counter.resets
         self.counter.observe(reading.t_ns, reading.joules, reading.updated_ns)
+        if self.counter.resets > resets:
+            self._breaks.append((edge_ns or 0, self.counter.last_edge_ns or 0))
         if reading.joules is not None:
             self._has_counter = True
         if reading.joules is not None or reading.watts is not None:
@@ -79,6 +103,12 @@ class ChannelTrace:
                 self._first_ns = reading.t_ns
             if self._by_counter and not counted:
                 self._first_joules = self.joules_at(self._first_ns)
+
+    def interrupt(self, now_ns: int) -> None:
+        """Note that the machine was suspended since the last reading."""
+        self.power.observe(now_ns, None)
+        self.counter.interrupt(now_ns)
+        self._breaks.append((self._read_ns, now_ns))
 
     @property
     def last_read_ns(self) -> int:
@@ -148,15 +178,17 @@ class ChannelTrace:
             return ChannelEnergy(self.channel.id, self._choose_kind(start_ns), 0.0, 0.0, 1.0, 0.0)
         covered = min(max((last.covered_ns - first.covered_ns) / span, 0.0), 1.0)
         peak = self._find_peak(start_ns, end_ns)
+        half = self._compute_uncertainty(start_ns, end_ns, first, last)
+        apart = self._find_disagreement(start_ns, end_ns, half)
         return ChannelEnergy(
             id=self.channel.id,
             kind=self._choose_kind(start_ns),
             joules=joules,
-            uncertainty=self._compute_uncertainty(start_ns, end_ns, first, last),
+            uncertainty=max(half, apart),
             coverage=covered if covered < 0.999999 else 1.0,
             mean_watts=joules / (span / 1e9),
             peak_watts=peak,
-            flags=self._collect_flags(start_ns, end_ns, covered),
+            flags=self._collect_flags(start_ns, end_ns, covered, disagrees=apart > 0),
         )
 
     def watts_now(self, now_ns: int) -> float | None:
@@ -228,7 +260,22 @@ class ChannelTrace:
         unknown = 0.0
         if unknown_s > 0:
             unknown = unknown_s * max(self.power.max_watts, self._find_most_watts())
-        return math.hypot(ends, sampling, stated) + unknown + digits + GRID_JOULES
+        joined = self._compute_break_blur(start_ns, end_ns)
+        return math.hypot(ends, sampling, stated) + unknown + digits + joined + GRID_JOULES
+
+    def _compute_break_blur(self, start_ns: int, end_ns: int) -> float:
+        """Return the half width of the energy that power readings replace, joules."""
+        if not self._by_counter:
+            return 0.0
+        blur = 0.0
+        for first, last in self._find_breaks(start_ns, end_ns):
+            low, high = max(first, start_ns), min(last, end_ns)
+            ends = self.power.at(low).blur + self.power.at(high).blur
+            blur += ends + self.power.blur(low, high)
+        return blur
+
+    def _find_breaks(self, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
+        return [(a, b) for a, b in self._breaks if a < end_ns and b > start_ns]
 
     def _find_most_watts(self) -> float:
         first, last = self.counter.first_edge_ns, self.counter.last_edge_ns
@@ -243,33 +290,44 @@ class ChannelTrace:
         )
         return found[1] if found else None
 
-    def _collect_flags(self, start_ns: int, end_ns: int, covered: float) -> tuple[str, ...]:
+    def _collect_flags(
+        self, start_ns: int, end_ns: int, covered: float, *, disagrees: bool
+    ) -> tuple[str, ...]:
         flags = []
         period = self.counter.period_s if self._by_counter else (self.power.refresh_s or None)
         if period is not None and (end_ns - start_ns) / 1e9 < _COARSE_TICKS * period:
             flags.append("coarse")
         if self.channel.average_s and not self._by_counter:
             flags.append("lag")
-        if covered < 0.999:
+        if covered < 0.999 or self._find_breaks(start_ns, end_ns):
             flags.append("gap")
         if self._by_counter:
             edge = self.counter.last_edge_ns or 0
             if end_ns > edge:
                 flags.append("extrapolated")
-            if self._disagrees(start_ns, end_ns):
+            if disagrees:
                 flags.append("disagrees")
         elif self._has_counter and self.channel.kind is Kind.COUNTER:
             flags.append("no-counter")
         return tuple(flags)
 
-    def _disagrees(self, start_ns: int, end_ns: int) -> bool:
-        """Return whether counter and integral differ by over 5 % and over their uncertainty."""
-        if end_ns - start_ns < 2_000_000_000:
-            return False
-        check = self.cross_check(start_ns, end_ns)
+    def _find_disagreement(self, start_ns: int, end_ns: int, half: float) -> float:
+        """Return the ± at which counter and integral agree; 0 where they agree within theirs.
+
+        They differ if their difference is over 5 % and over their uncertainty.
+
+        Args:
+            start_ns: Start of the interval.
+            end_ns: End of the interval.
+            half: Half width of the counter's energy, joules; counts in a short interval.
+        """
+        check = self.cross_check(start_ns, end_ns) if self._by_counter else None
         if check is None:
-            return False
+            return 0.0
         gap = abs(check.counter_joules - check.integral_joules)
         first, last = self.power.at(start_ns), self.power.at(end_ns)
         blur = first.blur + last.blur + self.power.blur(start_ns, end_ns)
-        return gap > _DISAGREE * abs(check.counter_joules) and gap > blur
+        least = blur if end_ns - start_ns >= _LONG_NS else blur + half
+        if gap <= _DISAGREE * abs(check.counter_joules) or gap <= least:
+            return 0.0
+        return gap + blur

@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etui.energy.tracks.counter_edges import Edge, EdgeClock, StepKind, unwrap
+from etui.energy.tracks.counter_edges import CounterStep, Edge, EdgeClock, StepKind, unwrap
 from etui.energy.tracks.driver_clock import DriverClock
 from etui.energy.tracks.ring_buffer import Columns
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _T, _E, _COVERED, _KNOWN, _HALF = range(5)
 _LONG_TICKS = 5
+_RESUME_NS = 500_000_000
+"""What a counter adds in its first movements after a suspend may have been used before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class CounterTrack:
         self._gap = False
         self._still = False
         self._driver = DriverClock()
+        self._distrust_until_ns = 0
         self.resets = 0
 
     def __len__(self) -> int:
@@ -138,10 +141,17 @@ class CounterTrack:
             self._still = True
             self._clock.still(before_ns, t_ns)
             return
+        if t_ns < self._distrust_until_ns:
+            step = CounterStep(StepKind.RESET, None)
         edge = self._locate_edge(before_ns, t_ns, updated_ns)
         self._append(edge, step.joules)
         self._anchor_ns = edge.t_ns
         self._still = self._gap = False
+
+    def interrupt(self, now_ns: int) -> None:
+        """Note that the machine was suspended: what the counter adds then was not used now."""
+        self._distrust_until_ns = now_ns + _RESUME_NS
+        self._gap = True
 
     def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return times in nanoseconds and joules up to them: views, valid until the next read."""

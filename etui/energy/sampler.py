@@ -20,6 +20,8 @@ _DITHER = 0.4
 _GOLDEN = 0.6180339887498949
 _COST_SHARE = 0.05
 """All reads together take at most this share of the CPU time of one core, if possible."""
+_HURRY_SHARE = 4
+"""Frequent reads, which last a second at most, may take that many times as much."""
 _LONGEST_COST_PAUSE_NS = 250_000_000
 """A longer pause would leave gaps in the record, however much CPU time a driver takes."""
 _COSTS = 5
@@ -146,11 +148,14 @@ class PowerSampler:
                 end_ns = self._clock()
                 unit.costs_ns.append(self._cpu_clock() - start_cpu_ns)
             beat += 1
-            often = unit.measures and start_ns < burst_until_ns
-            interval_ns = BURST_INTERVAL_NS if often else dither_interval(self._interval_ns, beat)
+            interval_ns = dither_interval(self._interval_ns, beat)
             # A driver that is always slow is not called without a break.
             rest_ns = min(end_ns - start_ns, self._interval_ns) // 2
-            self._sleep(unit, generation, start_ns, interval_ns, end_ns + rest_ns)
+            often = unit.measures and start_ns < burst_until_ns
+            self._sleep(
+                unit, generation, start_ns, BURST_INTERVAL_NS if often else interval_ns,
+                end_ns + rest_ns, often=often,
+            )  # fmt: skip
 
     def _read(self, unit: _Unit) -> None:
         source = unit.source
@@ -168,17 +173,25 @@ class PowerSampler:
             self._ingest(source, readings)
 
     def _sleep(
-        self, unit: _Unit, generation: int, start_ns: int, interval_ns: int, earliest_ns: int
+        self,
+        unit: _Unit,
+        generation: int,
+        start_ns: int,
+        interval_ns: int,
+        rested_ns: int,
+        *,
+        often: bool,
     ) -> None:
         """Wait until the next read is due; a call of ``hurry`` may bring it forward."""
-        least_ns = max(self._compute_cost_pause(), unit.least_ns)
-        earliest_ns = max(earliest_ns, start_ns + least_ns)
+        cost_pause_ns = self._compute_cost_pause()
         with self._wake:
             while generation == self._generation:
                 now_ns = self._clock()
                 hurried = unit.measures and now_ns < self._hurry_until_ns
                 pause_ns = min(interval_ns, HURRY_INTERVAL_NS) if hurried else interval_ns
-                left_ns = max(start_ns + pause_ns, earliest_ns) - now_ns
+                cost_ns = cost_pause_ns // _HURRY_SHARE if often or hurried else cost_pause_ns
+                due_ns = start_ns + max(pause_ns, cost_ns, unit.least_ns)
+                left_ns = max(due_ns, rested_ns) - now_ns
                 if left_ns <= 0:
                     return
                 self._wake.wait(left_ns / 1e9)

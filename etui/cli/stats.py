@@ -76,8 +76,8 @@ def _read_stats(config: Config, days: int) -> _Stats:
     return _Stats(
         days,
         len(found),
-        group_accuracy(found, lambda outcome: outcome.model),
-        group_accuracy(found, lambda outcome: f"{outcome.arm} ({outcome.model})"),
+        group_accuracy(found, lambda outcome: outcome.models_text),
+        group_accuracy(found, lambda outcome: outcome.arms_text),
         summarise_shadows(found),
         drifts,
     )

@@ -233,6 +233,11 @@ _HOPS = ("ALTER TABLE turns ADD COLUMN hops TEXT NOT NULL DEFAULT '[]'",)
 
 _POWER_CURVE = ("ALTER TABLE turns ADD COLUMN power_watts TEXT NOT NULL DEFAULT '[]'",)
 
+_HOPS_INDEX = (
+    # Finds the few turns with hops without reading the wide rows, to charge each hop to its model.
+    "CREATE INDEX turns_with_hops ON turns (created_at) WHERE hops <> '[]'",
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -243,6 +248,7 @@ _STEPS = {
     "m007_unloads": _UNLOADS,
     "m008_hops": _HOPS,
     "m009_power_curve": _POWER_CURVE,
+    "m010_hops_index": _HOPS_INDEX,
 }
 
 NAMES = tuple(_STEPS)

@@ -20,6 +20,8 @@ DRIFT_TURNS = 20
 LEAST_DRIFT_TURNS = 8
 """With fewer turns, a curve is not judged."""
 
+_CHAIN = " → "
+
 
 @dataclass(frozen=True, slots=True)
 class PredictionOutcome:
@@ -27,6 +29,7 @@ class PredictionOutcome:
 
     Attributes:
         shadow: Decision of the policy on trial, from the trace; None without one.
+        hops: Arm and model of each hop, in order; empty without hops.
     """
 
     model: str
@@ -35,6 +38,18 @@ class PredictionOutcome:
     predicted_joules: float | None
     measured_joules: float | None
     shadow: dict[str, Any] | None
+    hops: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def models_text(self) -> str:
+        """The model, or those of all hops: the joules of a cascade are not its last model's."""
+        return _CHAIN.join(dict.fromkeys(model for _, model in self.hops)) or self.model
+
+    @property
+    def arms_text(self) -> str:
+        """The arm with its model, or those of all hops."""
+        answered_by = self.hops or ((self.arm, self.model),)
+        return _CHAIN.join(f"{arm} ({model})" for arm, model in answered_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +57,7 @@ class PredictionAccuracy:
     """Error of the predictions of a group of turns.
 
     Attributes:
-        key: Model or arm.
+        key: Model or arm; of turns with hops, those of all hops.
         n: Turns with both numbers.
         mape: Mean absolute error relative to the measured joules.
         bias: Sum of the predicted over the sum of the measured joules, minus 1; above 0 the
@@ -99,7 +114,7 @@ def outcomes_sql(where: Clause) -> str:
     """Build the statement for :func:`parse_outcomes`."""
     return f"""
         SELECT model, arm, energy_kind, predicted_joules, energy_joules,
-            json_extract(trace, '$.shadow') AS shadow
+            json_extract(trace, '$.shadow') AS shadow, hops
         {where.sql} ORDER BY created_at
     """
 
@@ -114,6 +129,7 @@ def parse_outcomes(rows: Sequence[sqlite3.Row]) -> list[PredictionOutcome]:
             row["predicted_joules"],
             row["energy_joules"],
             json.loads(row["shadow"]) if row["shadow"] else None,
+            tuple((hop["arm"], hop["model"]) for hop in json.loads(row["hops"])),
         )
         for row in rows
     ]

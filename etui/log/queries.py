@@ -175,7 +175,7 @@ class LogReader:
     def totals(self, by: str = "all", turn_filter: TurnFilter | None = None) -> list[Total]:
         """Sum joules, tokens and seconds per group, see :data:`etui.log.totals.GROUPS`."""
         where = build_clause(turn_filter or TurnFilter())
-        return [parse_total(row) for row in self._select(totals_sql(by, where), where.values)]
+        return [parse_total(row) for row in self._select(*totals_sql(by, where))]
 
     def price(self, model: str, sha256: str | None) -> TokenCost | None:
         """Average the joules per token of a model over its last turns; None without any."""
@@ -314,7 +314,7 @@ class LogReader:
         by_chat: dict[str, Total] = {}
         for chat_id in chat_ids:
             where = replace(build_clause(TurnFilter(chat_id=chat_id)), index="turns_by_chat")
-            for row in self._select(totals_sql("chat", where), where.values):
+            for row in self._select(*totals_sql("chat", where)):
                 by_chat[chat_id] = parse_total(row)
         return by_chat
 

@@ -1,4 +1,8 @@
-"""Sum joules per model, rule, day or chat, with readings and estimates apart."""
+"""Sum joules per model, rule, day or chat, with readings and estimates apart.
+
+A turn with hops was answered by several models, so a sum per model takes its hops apart and charges
+each to the model that answered it. The sums over all models are those over all turns.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,9 @@ _ESTIMATED = f"energy_joules IS NOT NULL AND energy_kind IS '{Kind.ESTIMATE}'"
 GROUPS = tuple(_GROUPS)
 """Ways to group turns for totals."""
 
+_HOPS_INDEX = "turns_with_hops"
+_HAS_HOPS = "hops <> '[]'"
+
 
 @dataclass(frozen=True, slots=True)
 class Total:
@@ -32,7 +39,7 @@ class Total:
 
     Attributes:
         key: The model, rule, day (local, ``2026-11-24``) or chat; empty for turns without one.
-        turns: All turns of the group.
+        turns: All turns of the group; a turn that several models answered counts for each.
         joules: Sum over the turns with a hardware reading; None when there is none.
         uncertainty: Sum of their half widths, which bounds the error even if all share its cause.
         kind: The weakest kind in ``joules``.
@@ -55,16 +62,21 @@ class Total:
     seconds: float
 
 
-def totals_sql(by: str, where: Clause) -> str:
+def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
     """Build the statement for :class:`Total`: most expensive group first, days newest first.
+
+    Returns:
+        The statement and its values.
 
     Raises:
         KeyError: ``by`` is not in :data:`GROUPS`.
     """
     # Without a named index, SQLite groups along a narrow one and looks up every wide row.
     where = replace(where, index=where.index or COVERING_INDEX)
+    source, values = _parts_by_model(where) if by == "model" else (where.sql, where.values)
     order = "key DESC" if by == "day" else "coalesce(joules, estimated_joules, -1) DESC, key"
-    return f"""
+    return (
+        f"""
         SELECT {_GROUPS[by]} AS key,
             count(*) AS turns,
             sum(energy_joules) FILTER (WHERE {_READ}) AS joules,
@@ -76,8 +88,50 @@ def totals_sql(by: str, where: Clause) -> str:
             sum(tokens_output) FILTER (WHERE {_READ}) AS read_tokens,
             sum(tokens_output) FILTER (WHERE {_ESTIMATED}) AS estimated_tokens,
             sum(seconds_total) AS seconds
-        {where.sql} GROUP BY 1 ORDER BY {order}
+        {source} GROUP BY 1 ORDER BY {order}
+        """,
+        values,
+    )
+
+
+def _parts_by_model(where: Clause) -> tuple[str, tuple[str, ...]]:
+    """Build ``FROM`` with one row per turn and model, with the columns that totals sum.
+
+    The conditions select turns, so they apply to whole turns and not to their hops.
+
+    Returns:
+        The text that follows ``SELECT columns``, and its values.
     """
+    # Only turns with hops are read in full: a partial index finds them.
+    with_hops = f"SELECT id FROM turns INDEXED BY {_HOPS_INDEX} WHERE {_HAS_HOPS}"
+    plain = replace(where, conditions=(*where.conditions, f"+id NOT IN ({with_hops})"))
+    hopped = replace(where, conditions=(*where.conditions, _HAS_HOPS), index=_HOPS_INDEX)
+    return (
+        f"""
+        FROM (
+            SELECT model, energy_joules, energy_uncertainty, energy_kind, tokens_output,
+                seconds_total
+            {plain.sql}
+            UNION ALL
+            SELECT model, CASE WHEN count(joules) = count(*) THEN sum(joules) END,
+                CASE WHEN count(joules) = count(*) THEN sum(uncertainty) END, kind,
+                sum(tokens), sum(seconds)
+            FROM (
+                SELECT turn.turn AS turn, turn.energy_kind AS kind,
+                    json_extract(hop.value, '$.model') AS model,
+                    CASE WHEN turn.known THEN json_extract(hop.value, '$.joules') END AS joules,
+                    json_extract(hop.value, '$.uncertainty') AS uncertainty,
+                    json_extract(hop.value, '$.tokens.output') AS tokens,
+                    json_extract(hop.value, '$.seconds') AS seconds
+                FROM (
+                    SELECT id AS turn, energy_joules IS NOT NULL AS known, energy_kind, hops
+                    {hopped.sql}
+                ) AS turn, json_each(turn.hops) AS hop
+            ) GROUP BY turn, model
+        )
+        """,
+        where.values * 2,
+    )
 
 
 def parse_total(row: sqlite3.Row) -> Total:

@@ -24,6 +24,7 @@ from etui.log.prediction_quality import (
 )
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
+from etui.turn.record import HopRecord, Tokens
 from tests.log.test_curve_rows import CURVE, DECODE, PREFILL
 
 QUICK = PredictionOutcome("m", "quick", "counter", 10.0, 8.0, None)
@@ -121,3 +122,24 @@ def test_outcomes_are_read_from_the_log(config, make_turn):
         "smollm2-135m", "think", "counter", 11.0, 12.34, trace["shadow"]
     )
     assert (second.measured_joules, second.shadow) == (None, None)
+
+
+def test_a_cascade_is_no_error_of_its_last_model(config, make_turn):
+    hops = tuple(
+        HopRecord(
+            arm, model, None, "direct", "", "complete", None, None, None, taken, taken,
+            Tokens(1, 0, 1, 0, 1), 6.0, 0.1, 0.0, 0.1, "",
+        )
+        for arm, model, taken in (("quick", "small", False), ("think", "large", True))
+    )  # fmt: skip
+    with TurnWriter(config) as writer:
+        writer.save_turn(make_turn(1, model="large"))
+        writer.save_turn(make_turn(2, model="large", hops=hops))
+    wanted = build_clause(TurnFilter())
+    with LogReader(config) as log:
+        found = parse_outcomes(log.select(outcomes_sql(wanted), wanted.values))
+    assert [outcome.models_text for outcome in found] == ["large", "small → large"]
+    assert [outcome.arms_text for outcome in found] == [
+        "think (large)",
+        "quick (small) → think (large)",
+    ]

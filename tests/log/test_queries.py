@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etui.chat import Message
@@ -19,9 +19,9 @@ from etui.log.filters import Sort, TurnFilter, build_clause, build_match
 from etui.log.migrations import migrations
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord
-from etui.log.totals import GROUPS
+from etui.log.totals import GROUPS, totals_sql
 from etui.log.writer import TurnWriter
-from etui.turn.record import TurnRecord
+from etui.turn.record import HopRecord, Tokens, TurnRecord
 
 MakeTurn = Callable[..., TurnRecord]
 Fill = Callable[..., LogReader]
@@ -254,6 +254,92 @@ def test_totals_of_every_group(fill: Fill, make_turn: MakeTurn) -> None:
     assert {total.key for total in log.totals("rule")} == {"", "math-thinks"}
     with pytest.raises(KeyError):
         log.totals("weather")
+
+
+def hop(model: str, joules: float | None, output: int, *, taken: bool = False) -> HopRecord:
+    return HopRecord(
+        arm="think", model=model, model_sha256=None, reasoning="cot", answer="", status="complete",
+        confidence=None, margin=None, probability=None, accepted=taken, taken=taken,
+        tokens=Tokens(40, 30, 10, 0, output), joules=joules,
+        uncertainty=None if joules is None else joules / 10,
+        load_joules=0.0, seconds=output / 10, why="",
+    )  # fmt: skip
+
+
+def cascade(turn: TurnRecord, *hops: HopRecord) -> TurnRecord:
+    """The turn as the result of hops, with their sums."""
+    known = [each.joules for each in hops if each.joules is not None]
+    joules = sum(known) if len(known) == len(hops) else None
+    output, seconds = sum(each.tokens.output for each in hops), sum(each.seconds for each in hops)
+    return replace(
+        turn,
+        model=hops[-1].model,
+        hops=hops,
+        energy=replace(turn.energy, joules=joules, uncertainty=joules and joules / 10),
+        tokens=replace(turn.tokens, output=output),
+        seconds=replace(turn.seconds, total=seconds),
+    )
+
+
+def test_totals_charge_each_hop_to_its_model(fill: Fill, make_turn: MakeTurn) -> None:
+    log = fill(
+        make_turn(1, joules=5.0, model="small"),
+        cascade(make_turn(2), hop("small", 44.0, 10), hop("large", 24.7, 20, taken=True)),
+        cascade(make_turn(3), hop("small", 1.0, 3), hop("small", 2.0, 4, taken=True)),
+        cascade(make_turn(4, joules=None), hop("small", 9.0, 1), hop("large", None, 2, taken=True)),
+    )
+    by_model = {total.key: total for total in log.totals("model")}
+    small, large = by_model["small"], by_model["large"]
+    assert small.joules == pytest.approx(5 + 44 + 3)
+    assert small.uncertainty == pytest.approx(0.41 + 4.4 + 0.3)
+    assert (small.turns, small.unmeasured_turns, small.output_tokens) == (4, 1, 20 + 10 + 7 + 1)
+    assert small.seconds == pytest.approx(0.6 + 1 + 0.7 + 0.1)
+    assert large.joules == pytest.approx(24.7)
+    assert (large.turns, large.unmeasured_turns, large.output_tokens) == (2, 1, 22)
+    assert large.joules_per_token == pytest.approx(24.7 / 20)
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 1e4)), min_size=1, max_size=4),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_totals_per_model_sum_to_the_total(
+    tmp_path_factory: pytest.TempPathFactory,
+    config: Config,
+    make_turn: MakeTurn,
+    turns: list[list[tuple[str, float]]],
+) -> None:
+    fresh = replace(config, home=tmp_path_factory.mktemp("home"))
+    with TurnWriter(fresh) as writer:
+        for number, hops in enumerate(turns):
+            made = [hop(model, joules, 5) for model, joules in hops]
+            writer.save_turn(cascade(make_turn(number), *made))
+    for wanted in (None, TurnFilter(model="a"), TurnFilter(search="joule")):
+        with LogReader(fresh) as log:
+            whole, parts = log.totals("all", wanted), log.totals("model", wanted)
+        assert sum(part.joules or 0.0 for part in parts) == pytest.approx(
+            sum(total.joules or 0.0 for total in whole)
+        )
+        assert sum(part.output_tokens for part in parts) == sum(
+            total.output_tokens for total in whole
+        )
+
+
+def test_totals_by_model_read_only_indexes_for_turns_without_hops(
+    fill: Fill, make_turn: MakeTurn
+) -> None:
+    where = build_clause(TurnFilter(model="smollm2-135m"))
+    sql, values = totals_sql("model", where)
+    plan = [
+        str(row["detail"]) for row in fill(make_turn(1)).select(f"EXPLAIN QUERY PLAN {sql}", values)
+    ]
+    reads = [step for step in plan if "turns" in step.split()[1:2]]
+    assert reads
+    assert all("turns_history" in step or "turns_with_hops" in step for step in reads)
 
 
 def test_chats_are_listed_by_their_last_turn(

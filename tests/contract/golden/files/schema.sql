@@ -7,6 +7,7 @@
 -- migration etui m007_unloads
 -- migration etui m008_hops
 -- migration etui m009_power_curve
+-- migration etui m010_hops_index
 CREATE INDEX chats_by_time ON chats (created_at);
 CREATE INDEX curves_by_model ON curves (model, created_at);
 -- idx__sqlite_migrations_migration_set_name
@@ -30,6 +31,7 @@ CREATE INDEX turns_by_status ON turns (status, created_at);
 CREATE INDEX turns_by_time ON turns (created_at);
 CREATE INDEX turns_by_tokens ON turns (tokens_output);
 CREATE INDEX turns_history ON turns ( created_at, model, rule, status, policy, chat_id, energy_joules, energy_uncertainty, energy_kind, energy_joules_per_token, seconds_total, tokens_output );
+CREATE INDEX turns_with_hops ON turns (created_at) WHERE hops <> '[]';
 CREATE INDEX unloads_by_time ON unloads (created_at);
 CREATE INDEX unloads_by_turn ON unloads (turn_id);
 -- _sqlite_migrations

@@ -14,6 +14,7 @@ from etui.energy.scopes import COVERING, family, select_disjoint
 from etui.energy.sources.amdsmi import AmdSmiSource
 from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
+from etui.energy.sources.cpu_watch import CpuWatch
 from etui.energy.sources.estimate import EstimateSource
 from etui.energy.sources.hwmon import HwmonSource
 from etui.energy.sources.nvml import NvmlSource
@@ -72,13 +73,16 @@ def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) 
     It uses the saved cold idle baseline, if that fits the channels.
     """
     found = find_sources(config, clock)
+    cpu_watch = CpuWatch(clock) if found.sources else None
+    watches = [watch for watch in (found.watch, cpu_watch) if watch is not None]
     recorder = Recorder(
-        (*found.sources, *([found.watch] if found.watch else [])),
+        (*found.sources, *watches),
         hz=config.sample_hz,
         clock=clock,
         unmeasured=found.unmeasured,
         estimate=config.estimate,
         watch=found.watch,
+        cpu_watch=cpu_watch,
     )
     use_baseline(recorder, load_baselines(config))
     return recorder

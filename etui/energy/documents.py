@@ -58,11 +58,11 @@ class EnergyFacts(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether other processes used a GPU of the sum."""
+        """Whether other processes used a GPU of the sum, or the CPUs of an estimate."""
 
     @property
     def own_joules(self) -> float | None:
-        """Joules of etui's own processes on a shared GPU; None when not known."""
+        """Joules of etui's own processes on shared hardware; None when not known."""
 
     @property
     def start_ns(self) -> int:

@@ -33,11 +33,11 @@ class GpuUse:
 
 @dataclass(frozen=True, slots=True)
 class GpuShare:
-    """Whether a GPU was shared in an interval, and etui's part of it.
+    """Whether a GPU, or the CPUs of an estimate, were shared in an interval, and etui's part.
 
     Attributes:
         shared: Another process used it.
-        own: etui's share of the SM time, 0..1; None when it cannot be determined.
+        own: etui's share of the SM or CPU time, 0..1; None when it cannot be determined.
     """
 
     shared: bool

@@ -31,10 +31,17 @@ SETTLE_OF_AVERAGE = 0.6
 
 
 class Watch(Protocol):
-    """A record of the processes that use the GPUs."""
+    """A record of the processes that use the GPUs, or the CPUs."""
 
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
-        """Return whether a GPU was shared in an interval, and etui's part of it."""
+        """Return whether a scope was shared in an interval, and etui's part of it."""
+
+
+class UseOfCpus(Watch, Protocol):
+    """A record of the processes that use the CPUs."""
+
+    def busy_share(self, start_ns: int, end_ns: int) -> float | None:
+        """Return the utilisation of all CPUs in an interval, 0..1; None if not recorded."""
 
 
 class Recorder:
@@ -54,6 +61,7 @@ class Recorder:
         watch: Records who uses the GPUs; it must be one of the sources.
         suspended: Time that the machine was suspended, nanoseconds; None asks the system where
             the clock is the system's.
+        cpu_watch: Records who uses the CPUs, in the same way.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Recorder:
         sleep: Callable[[float], None] = time.sleep,
         watch: Watch | None = None,
         suspended: Callable[[], int] | None = None,
+        cpu_watch: UseOfCpus | None = None,
     ) -> None:
         if not (math.isfinite(hz) and 0 < hz <= 200):
             raise UsageError(
@@ -78,6 +87,7 @@ class Recorder:
         self._clock = clock
         self._sleep = sleep
         self.watch = watch
+        self.cpu_watch = cpu_watch
         self._unmeasured = tuple(unmeasured)
         channels = [channel for source in self._sources for channel in source.channels]
         self.selection: Selection = select_disjoint(channels, estimate)
@@ -92,6 +102,7 @@ class Recorder:
             suspended=suspended, interrupt=self._interrupt,
         )  # fmt: skip
         self._idle: dict[str, float] = {}
+        self.set_idle(None)
         self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
         """Functions that are called with all readings, such as the writer of a trace."""
 
@@ -274,9 +285,13 @@ class Recorder:
         return idle
 
     def set_idle(self, watts_by_channel: Mapping[str, float] | None) -> None:
-        """Set the baseline to idle watts by channel id; None removes it."""
+        """Set the baseline to idle watts by channel id; None removes it.
+
+        The idle watts of an estimate are always those of its formula.
+        """
+        stated = {c.id: c.idle_watts for c in self.channels if c.idle_watts is not None}
         with self._lock:
-            self._idle = dict(watts_by_channel or {})
+            self._idle = {**(watts_by_channel or {}), **stated}
 
     @property
     def idle_by_channel(self) -> Mapping[str, float]:
@@ -342,13 +357,13 @@ class Recorder:
     def _compute_own(
         self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int
     ) -> tuple[bool, float | None]:
-        """Return whether a GPU of the sum was shared, and the joules that are etui's own."""
-        if self.watch is None:
-            return False, None
+        """Return whether a part of the sum was shared, and the joules that are etui's own."""
         shared, known, own = False, True, 0.0
         for part in summed:
-            share = self.watch.share(self._traces[part.id].channel.scope, start_ns, end_ns)
-            if not share.shared:
+            scope = self._traces[part.id].channel.scope
+            watch = self.cpu_watch if part.kind is Kind.ESTIMATE else self.watch
+            share = watch.share(scope, start_ns, end_ns) if watch is not None else None
+            if share is None or not share.shared:
                 own += part.joules
                 continue
             shared = True

@@ -39,6 +39,8 @@ class Channel:
         average_s: Seconds over which a power reading is averaged; 0 if it is instant.
         period_s: Expected seconds between two refreshes of the reading; None if it is learned.
         relative_error: Relative half width of the reading itself (0.4 for an estimate).
+        idle_watts: Idle power of an estimate, which its formula states; None for a channel whose
+            idle power has to be measured.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Channel:
     average_s: float = 0.0
     period_s: float | None = None
     relative_error: float = 0.0
+    idle_watts: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +160,9 @@ class Energy:
         unmeasured: Scopes of this machine without a reading.
         flags: Qualifications of the result (``coarse``, ``lag``, ``gap``, ``extrapolated``,
             ``disagrees``, ``no-counter``, ``shared``, ``unmeasured``).
-        own_joules: Joules of etui's own processes, where a GPU was shared and the driver reports
-            its use by process: energy above idle times etui's share of SM time; else None.
+        own_joules: Joules of etui's own processes, where others used a GPU or the CPUs of an
+            estimate: energy above idle times etui's share of SM or CPU time; None if nothing was
+            shared, or if the driver does not report the use of a shared GPU by process.
     """
 
     start_ns: int
@@ -183,7 +187,7 @@ class Energy:
 
     @property
     def shared(self) -> bool:
-        """Whether other processes used a GPU of the sum."""
+        """Whether other processes used a GPU of the sum, or the CPUs of an estimate."""
         return "shared" in self.flags
 
     @property

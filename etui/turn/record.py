@@ -38,7 +38,8 @@ class TurnEnergy:
 
     ``phases`` has the joules of load, prefill and decode; prefill + decode = ``joules``, which
     excludes the load. ``thinking_joules`` is the part of decode spent on thinking. ``shared`` is
-    True if other processes used a GPU; ``own_joules`` is then etui's share, None if unknown.
+    True if other processes used a GPU, or the CPUs of an estimate; ``own_joules`` is then etui's
+    share, None if unknown.
     """
 
     joules: float | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from etui import units
+from etui.energy.scopes import family
 from etui.events import Vote
 from etui.routing.decision import Decision
 from etui.text.tables import SEPARATOR
@@ -63,11 +64,20 @@ def vote_line(vote: Vote) -> str:
 
 
 def shared_text(energy: TurnEnergy) -> str:
-    """Format the notice of a shared GPU, with etui's own share of the board's joules if known."""
+    """Format the notice of shared hardware, with etui's own share of the joules if known."""
+    shared = f"shared {_name_shared(energy)}"
     if energy.own_joules is None:
-        return "shared GPU"
+        return shared
     kind = energy.kind if energy.kind == units.ESTIMATE else None
-    return f"shared GPU, own share {units.energy_text(energy.own_joules, None, kind)}"
+    return f"{shared}, own share {units.energy_text(energy.own_joules, None, kind)}"
+
+
+def _name_shared(energy: TurnEnergy) -> str:
+    """Name what can be shared: the CPU of an estimate, the GPUs, or both."""
+    families = {family(channel) for channel in energy.channels}
+    if "estimate" not in families:
+        return "GPU"
+    return "CPU" if families == {"estimate"} else "GPU or CPU"
 
 
 def hops_text(record: TurnRecord) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from etui.energy.sources.cpu_watch import read_cpu_seconds
 from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 
 CHANNEL_ID = "estimate:cpu"
@@ -53,7 +54,7 @@ class EstimateSource:
         stated = idle_watts is not None and limit_watts is not None
         self._stated = stated
         self._clock = clock
-        self._times = utilisation or _read_cpu_seconds
+        self._times = utilisation or read_cpu_seconds
         self._last: tuple[int, float, float] | None = None
         self._joules = 0.0
         self._channel = Channel(
@@ -64,6 +65,7 @@ class EstimateSource:
             label=f"CPU, {self._idle:g}-{self._limit:g} W x utilisation",
             period_s=0.001,
             relative_error=band,
+            idle_watts=self._idle,
         )
 
     @property
@@ -105,15 +107,3 @@ def _count_cores() -> int:
     import psutil
 
     return psutil.cpu_count(logical=True) or 1
-
-
-def _read_cpu_seconds() -> tuple[float, float]:
-    """Read the busy and total CPU seconds of all cores since boot."""
-    import psutil
-
-    times = psutil.cpu_times()
-    fields = times._asdict()
-    # User time includes guest time already (proc(5)); waiting for a disk counts as idle.
-    total = sum(v for k, v in fields.items() if k not in ("guest", "guest_nice"))
-    idle = fields.get("idle", 0.0) + fields.get("iowait", 0.0)
-    return total - idle, total

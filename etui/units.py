@@ -18,6 +18,9 @@ UNMEASURED = "unmeasured"
 UNKNOWN = "unknown"
 """Any other unknown quantity."""
 
+NOT_ABOVE_IDLE = "not above idle"
+"""Net joules of 0 or below."""
+
 ESTIMATE = "estimate"
 """The kind of a value without any hardware reading behind it."""
 
@@ -65,6 +68,19 @@ def energy_range_text(joules: float, low: float, high: float, kind: str | None =
     number = _plain(joules / step, digits - 1 - _exponent(joules / step, digits))
     ends = [_plain(end / step, 1 - _exponent(end / step, 2)) for end in (low, high)]
     return f"{mark}{number} {prefix}J, {'-'.join(ends)}{suffix}"
+
+
+def net_text(
+    net_joules: float | None, uncertainty: float | None = None, kind: str | None = None
+) -> str:
+    """Format net joules as :func:`energy_text`, or as ``not above idle`` from 0 down.
+
+    No work has negative energy: such a value only says that the work took less than the idle power
+    varies, or that the machine was not at rest when its idle power was measured.
+    """
+    if _known(net_joules) and net_joules <= 0:
+        return NOT_ABOVE_IDLE
+    return energy_text(net_joules, uncertainty, kind)
 
 
 def watt_hours_text(joules: float | None, kind: str | None = None) -> str:

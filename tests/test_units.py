@@ -22,6 +22,20 @@ def as_joules(number: str, unit: str) -> float:
     return float(number.replace(",", "").lstrip("~")) * STEPS[unit.removesuffix("J")]
 
 
+@given(anything, anything, kinds)
+def test_net_joules_are_never_written_below_zero(
+    value: float | None, width: float | None, kind: Kind | None
+) -> None:
+    text = units.net_text(value, width, kind)
+    assert "-" not in text
+    if value is None or not math.isfinite(value):
+        assert text == units.UNMEASURED
+    elif value <= 0:
+        assert text == "not above idle"
+    else:
+        assert text == units.energy_text(value, width, kind)
+
+
 @pytest.mark.parametrize(
     ("args", "text"),
     [

@@ -15,6 +15,7 @@ from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
 from etui.curves.fit import TooFewPoints, compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, Speed
+from etui.energy.at_rest import find_other_use
 from etui.energy.discovery import open_recorder
 from etui.energy.idle_baseline import load_baselines, use_baseline
 from etui.energy.recorder import Recorder
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 _SEED = 0
 _METER_WARM_UP_S = 1.2
 _BUSY_LOOK_S = 1.0
-_BUSY_SHARE = 0.2
-"""Utilisation of all CPUs above which other programs count as running."""
 
 
 class ShowProgress(Protocol):
@@ -110,7 +109,7 @@ def measure_curve(
         file.remove()
     writer.save_curve(build_curve_record(curve))
     if shared := sum(point.shared for point in done):
-        note(f"other processes used a GPU during {shared} of {len(done)} points")
+        note(f"other processes used a GPU or the CPUs during {shared} of {len(done)} points")
     return curve, complete
 
 
@@ -197,10 +196,9 @@ def _refuse_busy(recorder: Recorder, force: bool, note: Callable[[str], object])
     cpu_share = psutil.cpu_percent(interval=_BUSY_LOOK_S) / 100
     end_ns = time.monotonic_ns()
     recorder.settle(end_ns)
-    shared = recorder.energy(start_ns, end_ns).shared
-    if not shared and cpu_share <= _BUSY_SHARE:
+    what = find_other_use(recorder, start_ns, end_ns, cpu_share)
+    if not what:
         return
-    what = "other processes use a GPU" if shared else f"the CPUs are busy ({cpu_share:.0%})"
     if not force:
         raise EtuiError(
             f"the machine is not idle: {what}",

@@ -92,13 +92,15 @@ def selftest(seconds: float, as_json: bool) -> int:
 @power.command()
 @click.option("--model", metavar="NAME", help="Load this model first, and save its own baseline.")
 @click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
+@click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def idle(model: str | None, seconds: float, as_json: bool) -> int:
+def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     """Measure the idle power of the machine, the baseline of net joules.
 
     Net joules are gross joules minus idle power times duration. Without --model, the baseline is
     that of a machine with no model in memory; a loaded model draws more, and its answers use its
-    own baseline if there is one. Run nothing else during the measurement.
+    own baseline if there is one. Run nothing else during the measurement: a busy machine is
+    refused.
     """
     from etui.config.load import load_config
     from etui.energy.idle_baseline import load_baselines, measure_baseline, save_baselines
@@ -107,7 +109,7 @@ def idle(model: str | None, seconds: float, as_json: bool) -> int:
     config = load_config()
     with _recording() as recorder, _in_memory(model, config) as name:
         time.sleep(_WARM_UP_S if name is None else _AFTER_LOAD_S)
-        found = measure_baseline(recorder, seconds)
+        found = measure_baseline(recorder, seconds, force=force)
         kinds = {channel.id: channel.kind.value for channel in recorder.channels}
     if found is None:
         raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")

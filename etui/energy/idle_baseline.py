@@ -4,6 +4,9 @@ A cold baseline is measured without a model. Weights and a context in GPU memory
 model has a loaded baseline of its own. Baselines are saved in ``ETUI_HOME/idle.json`` by channel,
 and used only while the machine has the same channels. The meter records all the time, so a recorded
 idle interval can become a baseline afterwards (see :mod:`etui.energy.idle_tracker`).
+
+Only a machine at rest has a baseline: other programs would be subtracted from every answer. The
+idle power of an estimate is not measured, because its formula states it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Literal
 
 from etui.atomic import write_text
 from etui.config.config import Config, make_home
+from etui.energy.at_rest import find_other_use
 from etui.energy.recorder import Recorder
 from etui.energy.types import Energy
 from etui.errors import EtuiError
@@ -25,9 +29,12 @@ from etui.text.codec import from_document, to_document
 _UNSTEADY = 0.25
 _SLICES = 8
 _COVERED = 0.99
+_BELOW = 0.97
+"""A power counts as below a baseline if it is less than this share of it: sensors are noisy."""
+
 Watts = Mapping[str, float]
-BaselineKind = Literal["loaded", "cold"]
-"""Whether a baseline was measured with a model in memory or without."""
+BaselineKind = Literal["loaded", "cold", "formula"]
+"""Whether a baseline was measured with a model in memory, without, or is that of an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +45,8 @@ class IdleBaseline:
         watts: Channel id -> mean watts.
         measured_at: Seconds since 1970.
         seconds: Length of the measurement.
-        steady: Whether the power stayed within a quarter of its mean and no other process used a
-            GPU; False means that the machine was not idle.
+        steady: Whether the power stayed within a quarter of its mean and no other program used the
+            machine; False means that the machine was not idle.
     """
 
     watts: Watts
@@ -51,6 +58,16 @@ class IdleBaseline:
     def total_watts(self) -> float:
         """Watts of all channels together."""
         return sum(self.watts.values())
+
+    def is_below(self, other: IdleBaseline) -> bool:
+        """Return whether this power is clearly below that of another baseline's same channels."""
+        if not set(self.watts) <= set(other.watts):
+            return False
+        return self.total_watts < _BELOW * sum(other.watts[name] for name in self.watts)
+
+    def replaces(self, other: IdleBaseline) -> bool:
+        """Return whether another baseline is too high, or lacks a channel of this one."""
+        return self.is_below(other) or not set(self.watts) <= set(other.watts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +108,32 @@ class Baselines:
         return Baselines(self.cold, {**self.loaded, model: idle})
 
 
-def measure_baseline(recorder: Recorder, seconds: float = 5.0) -> IdleBaseline | None:
+def measure_baseline(
+    recorder: Recorder, seconds: float = 5.0, *, force: bool = False
+) -> IdleBaseline | None:
     """Measure the current idle power and use it as the recorder's baseline.
 
     Args:
         recorder: A running recorder.
         seconds: Length of the measurement; nothing else should run meanwhile.
+        force: Measure even if other programs use the machine.
 
     Returns:
         The baseline; None when nothing can be measured.
+
+    Raises:
+        EtuiError: Other programs used the machine; the recorder keeps its baseline.
     """
-    return _build_idle(recorder, recorder.measure_idle(seconds))
+    before = recorder.idle_by_channel
+    energy = recorder.measure_idle(seconds)
+    busy = find_other_use(recorder, energy.start_ns, energy.end_ns)
+    if busy and not force and list_measured(recorder):
+        recorder.set_idle(before)
+        raise EtuiError(
+            f"the machine is not idle: {busy}",
+            "end the other programs, or measure anyway with --force",
+        )
+    return _build_idle(recorder, energy)
 
 
 def compute_baseline(recorder: Recorder, start_ns: int, end_ns: int) -> IdleBaseline | None:
@@ -122,9 +154,17 @@ def use_baseline(
     Returns:
         Which baseline was set; None when there is none, which leaves the recorder without one.
     """
-    found = baselines.of(model, [channel.id for channel in recorder.selection.summed])
+    measured = list_measured(recorder)
+    found = baselines.of(model, measured)
     recorder.set_idle(found[1].watts if found else None)
+    if not measured and recorder.selection.summed:
+        return "formula"
     return found[0] if found else None
+
+
+def list_measured(recorder: Recorder) -> list[str]:
+    """List the channels of the total whose idle power has to be measured."""
+    return [c.id for c in recorder.selection.summed if c.idle_watts is None]
 
 
 def baseline_file(config: Config) -> Path:
@@ -165,8 +205,10 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
 def _build_idle(recorder: Recorder, energy: Energy) -> IdleBaseline | None:
     if energy.joules is None or not energy.channels:
         return None
-    watts = {part.id: part.mean_watts for part in energy.channels}
-    steady = _is_steady(recorder, energy) and not energy.shared
+    stated = {c.id: c.idle_watts for c in recorder.selection.summed if c.idle_watts is not None}
+    watts = {part.id: stated.get(part.id, part.mean_watts) for part in energy.channels}
+    at_rest = not find_other_use(recorder, energy.start_ns, energy.end_ns)
+    steady = not list_measured(recorder) or (_is_steady(recorder, energy) and at_rest)
     return IdleBaseline(watts, time.time(), energy.seconds, steady)
 
 

@@ -1,7 +1,8 @@
 """The loaded baseline of a model, measured in the pauses between two questions.
 
 No dedicated measurement is needed: the meter records all the time, so a pause that was long enough
-is evaluated afterwards, and a shorter one costs nothing.
+is evaluated afterwards, and a shorter one costs nothing. A pause whose power is below a saved
+baseline shows that the machine was not at rest when that was measured, so it replaces it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ import time
 from collections.abc import Callable
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import IdleBaseline, compute_baseline, load_baselines, save_baselines
+from etui.energy.idle_baseline import (
+    IdleBaseline,
+    compute_baseline,
+    list_measured,
+    load_baselines,
+    save_baselines,
+)
 from etui.energy.recorder import Recorder
 
 QUIET_SECONDS = 30.0
@@ -49,7 +56,9 @@ class IdleTracker:
     def end(self) -> IdleBaseline | None:
         """End the pause before new work, and save the model's baseline if it was long enough.
 
-        A model is measured once; a pause in which something else ran is not used.
+        A model is measured once, and again when a pause draws less power than its baseline, or has
+        other channels. The cold baseline is replaced as well if the machine draws less even with a
+        model in memory. A pause in which something else ran is not used.
 
         Returns:
             The saved baseline; None if there was none to save.
@@ -61,15 +70,19 @@ class IdleTracker:
         now_ns = self._clock()
         start_ns = max(self._since_ns + _ns(QUIET_SECONDS), now_ns - _ns(KEPT_SECONDS))
         end_ns = start_ns + _ns(MEASURED_SECONDS)
-        if model is None or end_ns > now_ns:
-            return None
-        known = load_baselines(self._config)
-        if model in known.loaded:
+        if model is None or end_ns > now_ns or not list_measured(self._recorder):
             return None
         idle = compute_baseline(self._recorder, start_ns, end_ns)
         if idle is None or not idle.steady:
             return None
-        save_baselines(self._config, known.with_idle(idle, model))
+        known = load_baselines(self._config)
+        loaded = known.loaded.get(model)
+        if loaded is not None and not idle.replaces(loaded):
+            return None
+        known = known.with_idle(idle, model)
+        if known.cold is not None and idle.is_below(known.cold):
+            known = known.with_idle(idle, None)
+        save_baselines(self._config, known)
         return idle
 
 

@@ -29,6 +29,9 @@ _LOADS_HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "REASON")
 _HEAD = ("ID", "TIME", "MODEL", "RULE", "TOKENS", "SECONDS", "ENERGY", "PER TOKEN", "QUESTION")
 
 
+_ESTIMATED = f" ({units.ESTIMATE})"
+
+
 _TOTALS_HEAD = ("TURNS", "TOKENS", "ENERGY", "ESTIMATED", "PER TOKEN", "UNMEASURED")
 
 
@@ -200,8 +203,8 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
         net = (
             "no idle baseline"
             if e.net_joules is None
-            else f"net {units.energy_text(e.net_joules, None, e.kind)} "
-            f"(idle {units.watts_text(e.idle_watts)})"
+            else f"net {units.net_text(e.net_joules, None, e.kind)} "
+            f"(idle {units.watts_text(e.idle_watts, e.kind).removesuffix(_ESTIMATED)})"
         )
         facts = [("energy", f"{gross}, {net}")]
         facts.append(("per token", units.per_token_text(e.joules_per_token, e.kind)))

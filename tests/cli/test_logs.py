@@ -106,6 +106,22 @@ def test_search_finds_and_says_when_it_does_not(capsys: Capture) -> None:
     assert run(["logs", "search", "  "]) == ExitCode.USAGE
 
 
+def test_show_writes_no_net_below_zero_and_marks_the_idle_power_of_an_estimate(
+    config: Config, save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
+) -> None:
+    turn = make_turn(1)
+    below = replace(turn.energy, net_joules=-1.4, idle_watts=18.0)
+    estimate = replace(turn.energy, kind="estimate", channels={"estimate:cpu": 12.34})
+    save(replace(turn, energy=below), replace(make_turn(2), energy=estimate))
+    assert run(["logs", "show", turn.turn_id]) == ExitCode.DONE
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "12.34 ± 0.41 J (counter), net not above idle (idle 18.0 W)" in shown
+    assert run(["logs", "show", make_turn(2).turn_id]) == ExitCode.DONE
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "net ~8.5 J (estimate) (idle ~3.2 W)" in shown
+    assert "shared CPU, own share ~9.9 J (estimate)" in shown
+
+
 def test_show_has_phases_tokens_route_and_load(
     config: Config, save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
 ) -> None:

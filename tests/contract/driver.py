@@ -6,7 +6,7 @@ named by the first argument and writes the result of each step to the file named
 
 A CPU package, where the machine has one, is a powercap zone below ``ETUI_SYSFS``: a thread advances
 its energy counter, and ``psutil.cpu_percent`` alternates between rest and full use, so that both
-agree with each other.
+agree with each other. The recorded use of the CPUs is always that of rest.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from etui.cli.main import run
+from etui.energy.sources import cpu_watch
 
 REST, FULL = 0.05, 0.95
 IDLE_WATTS, LIMIT_WATTS = 10.0, 60.0
@@ -92,6 +93,7 @@ def main(scenario: Path, results: Path) -> None:
     """Run every step, in order."""
     document = json.loads(scenario.read_text(encoding="utf-8"))
     package = Package(Path(document["package"])) if document["package"] else None
+    cpu_watch.read_cpu_seconds = lambda: (REST * time.monotonic(), time.monotonic())
     psutil.cpu_percent = lambda *args, **more: package.next_use() if package else 100 * REST
     os.chdir(document["folder"])
     found = {}

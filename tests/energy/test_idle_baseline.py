@@ -21,12 +21,27 @@ from etui.energy.idle_baseline import (
     use_baseline,
 )
 from etui.energy.recorder import Recorder
+from etui.energy.sources.estimate import EstimateSource
+from etui.errors import EtuiError
 from etui.testing.devices import FakeClock, FakeDevice
 from etui.testing.play import sample
 from etui.testing.power_curves import WattCurve, constant, steps
 
 COLD = IdleBaseline({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
 LOADED = IdleBaseline({"gpu:FAKE": 60.0}, 2.0, 5.0, True)
+
+
+class Busy:
+    """CPUs of which a share is used, by others than etui."""
+
+    def __init__(self, share: float | None) -> None:
+        self.used = share
+
+    def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
+        return GpuShare(bool(self.used), 0.0)
+
+    def busy_share(self, start_ns: int, end_ns: int) -> float | None:
+        return self.used
 
 
 def running(curve: WattCurve) -> tuple[Recorder, FakeClock]:
@@ -86,9 +101,66 @@ def test_a_gpu_that_others_use_is_not_at_rest() -> None:
 
     recorder, _ = running(constant(45.0, 30))
     recorder.watch = Crowd()
-    idle = measure_baseline(recorder, 5)
+    with pytest.raises(EtuiError, match="other processes use a GPU"):
+        measure_baseline(recorder, 5)
+    idle = measure_baseline(recorder, 5, force=True)
     assert idle is not None
     assert not idle.steady
+
+
+@pytest.mark.parametrize(("busy", "at_rest"), [(0.1, True), (0.85, False), (None, True)])
+def test_a_baseline_is_measured_only_at_rest(busy: float | None, at_rest: bool) -> None:
+    recorder, _ = running(constant(45.0, 30))
+    recorder.set_idle({"gpu:FAKE": 20.0})
+    recorder.cpu_watch = Busy(busy)
+    if at_rest:
+        idle = measure_baseline(recorder, 5)
+        assert idle is not None
+        assert idle.steady
+        assert recorder.idle_watts == pytest.approx(45, rel=0.02)
+        return
+    with pytest.raises(EtuiError, match=r"the CPUs are busy \(85%\)") as caught:
+        measure_baseline(recorder, 5)
+    assert "--force" in caught.value.fix
+    assert recorder.idle_watts == 20
+    forced = measure_baseline(recorder, 5, force=True)
+    assert forced is not None
+    assert not forced.steady
+
+
+def test_the_baseline_of_an_estimate_is_its_formula() -> None:
+    clock = FakeClock()
+    source = EstimateSource(
+        10.0, 110.0, clock=clock, utilisation=lambda: (0.4 * clock.seconds, clock.seconds)
+    )
+    recorder = Recorder(
+        [source], clock=clock, sleep=lambda s: sample(recorder, clock, s, random.Random(1))
+    )
+    recorder.cpu_watch = Busy(0.4)
+    assert use_baseline(recorder, Baselines(), "m") == "formula"
+    assert recorder.idle_watts == 10
+    learned = Baselines(IdleBaseline({"estimate:cpu": 18.0}, 1.0, 5.0, True))
+    assert use_baseline(recorder, learned) == "formula"
+    assert recorder.idle_watts == 10
+    idle = measure_baseline(recorder, 5)
+    assert idle is not None
+    assert idle.steady
+    assert dict(idle.watts) == {"estimate:cpu": 10.0}
+    energy = recorder.energy(clock.at(1), clock.at(4))
+    assert energy.joules is not None
+    assert energy.net_joules == pytest.approx(energy.joules - 30)
+
+
+def test_an_estimate_next_to_a_gpu_needs_no_baseline_of_its_own() -> None:
+    clock = FakeClock()
+    source = EstimateSource(10.0, 110.0, clock=clock, utilisation=lambda: (0.0, clock.seconds))
+    recorder = Recorder(
+        [FakeDevice(constant(45.0, 30), clock), source], clock=clock, estimate="always"
+    )
+    assert use_baseline(recorder, Baselines()) is None
+    assert recorder.idle_watts is None
+    assert use_baseline(recorder, Baselines(COLD)) == "cold"
+    assert recorder.idle_watts == 30
 
 
 def test_a_baseline_of_other_hardware_is_not_used() -> None:

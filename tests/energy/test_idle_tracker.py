@@ -10,9 +10,11 @@ from etui.config.config import Config
 from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, save_baselines
 from etui.energy.idle_tracker import KEPT_SECONDS, MEASURED_SECONDS, QUIET_SECONDS, IdleTracker
 from etui.energy.recorder import Recorder
+from etui.energy.sources.estimate import EstimateSource
 from etui.testing.devices import FakeClock, FakeDevice
 from etui.testing.play import sample
 from etui.testing.power_curves import WattCurve, constant, steps
+from tests.energy.test_idle_baseline import Busy
 
 NEEDED = QUIET_SECONDS + MEASURED_SECONDS
 
@@ -70,6 +72,63 @@ def test_a_model_is_measured_once(config: Config) -> None:
     loaded = load_baselines(config).loaded
     assert loaded["m"] == first
     assert loaded["other"].total_watts == pytest.approx(61, rel=0.02)
+
+
+def test_a_pause_below_the_known_baseline_replaces_it(config: Config) -> None:
+    learned = IdleBaseline({"gpu:FAKE": 95.0}, 1.0, 5.0, True)  # while other jobs ran
+    save_baselines(config, Baselines(learned, {"m": learned, "other": learned}))
+    chat = Chat(config, constant(61.0, 200))
+    chat.rest.begin("m")
+    chat.wait(NEEDED + 1)
+    kept = chat.rest.end()
+    assert kept is not None
+    assert kept.total_watts == pytest.approx(61, rel=0.02)
+    known = load_baselines(config)
+    assert known.loaded == {"m": kept, "other": learned}
+    assert known.cold == kept  # without a model the machine draws no more than with one
+
+
+def test_a_little_less_is_noise(config: Config) -> None:
+    first = IdleBaseline({"gpu:FAKE": 62.0}, 1.0, 5.0, True)
+    save_baselines(config, Baselines(first, {"m": first}))
+    chat = Chat(config, constant(61.0, 200))
+    chat.rest.begin("m")
+    chat.wait(NEEDED + 1)
+    assert chat.rest.end() is None
+    assert load_baselines(config) == Baselines(first, {"m": first})
+
+
+def test_a_baseline_of_other_hardware_is_replaced(config: Config) -> None:
+    other = IdleBaseline({"package:0": 9.0}, 1.0, 5.0, True)
+    save_baselines(config, Baselines(other, {"m": other}))
+    chat = Chat(config, constant(61.0, 200))
+    chat.rest.begin("m")
+    chat.wait(NEEDED + 1)
+    kept = chat.rest.end()
+    assert kept is not None
+    assert load_baselines(config) == Baselines(other, {"m": kept})
+
+
+def test_a_pause_with_busy_cpus_is_not_used(config: Config) -> None:
+    chat = Chat(config, constant(61.0, 200))
+    chat.recorder.cpu_watch = Busy(0.9)
+    chat.rest.begin("m")
+    chat.wait(NEEDED + 1)
+    assert chat.rest.end() is None
+    assert load_baselines(config) == Baselines()
+
+
+def test_nothing_is_measured_where_all_is_estimated(config: Config) -> None:
+    chat = Chat(config, constant(61.0, 200))
+    clock = chat.clock
+    source = EstimateSource(10.0, 110.0, clock=clock, utilisation=lambda: (0.0, clock.seconds))
+    chat.recorder = Recorder([source], clock=clock)
+    chat.rest = IdleTracker(chat.recorder, config, clock)
+    chat.wait(2)
+    chat.rest.begin("m")
+    chat.wait(NEEDED + 1)
+    assert chat.rest.end() is None
+    assert load_baselines(config) == Baselines()
 
 
 def test_a_pause_in_which_something_ran_is_not_used(config: Config) -> None:

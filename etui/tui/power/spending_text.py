@@ -24,7 +24,7 @@ def joules_text(energy: Energy | TurnEnergy, *, net: bool) -> str:
     if net and energy.joules is not None:
         if energy.net_joules is None:
             return NO_BASELINE
-        return units.energy_text(energy.net_joules, energy.uncertainty, kind)
+        return units.net_text(energy.net_joules, energy.uncertainty, kind)
     return units.energy_text(energy.joules, energy.uncertainty, kind)
 
 
@@ -40,7 +40,10 @@ def chat_text(records: Sequence[TurnRecord], *, net: bool) -> str:
     known = [value for value in joules if value is not None]
     estimated = any(energy.kind == units.ESTIMATE for energy in energies)
     kind = units.ESTIMATE if estimated else None
-    parts = [units.total_text(sum(known), None, kind) if known else NO_BASELINE, answers]
+    if net and known and sum(known) <= 0:
+        parts = [units.NOT_ABOVE_IDLE, answers]
+    else:
+        parts = [units.total_text(sum(known), None, kind) if known else NO_BASELINE, answers]
     if known and len(known) < len(energies):
         parts.append(f"{len(energies) - len(known)} of them without a baseline")
     if len(energies) < len(records):

@@ -48,6 +48,14 @@ def test_net_without_a_baseline_says_so() -> None:
     assert joules_text(energy, net=False) == "12.5 ± 0.5 J (counter)"
 
 
+def test_net_is_never_shown_below_zero() -> None:
+    below = turn_record(0, energy=replace(turn_record(0).energy, net_joules=-1.4))
+    assert joules_text(below.energy, net=True) == "not above idle"
+    assert chat_text([below], net=True) == "not above idle · 1 answer"
+    assert chat_text([below, turn_record(1)], net=True).startswith("8.60 J")
+    assert joules_text(below.energy, net=False) == "12.5 ± 0.5 J (counter)"
+
+
 def test_an_estimate_makes_the_sum_one() -> None:
     estimated = turn_record(1, energy=replace(turn_record(0).energy, kind="estimate"))
     assert chat_text([estimated], net=False) == "~12 J, ~3.5 mWh (estimate) · 1 answer"

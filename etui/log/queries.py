@@ -19,7 +19,7 @@ from etui.log.database import open_for_reading, translate_error
 from etui.log.filters import Sort, TurnFilter, build_clause, build_like_pattern, build_order
 from etui.log.records import ChatRecord
 from etui.log.rows import parse_chat, parse_load, parse_turn, parse_unload
-from etui.log.token_cost import COSTS_SQL, TURNS, TurnCost, mean_token_cost
+from etui.log.token_cost import COSTS_SQL, LOOKED_AT, TurnCost, mean_token_cost
 from etui.log.totals import Total, parse_total, totals_sql
 from etui.text.suggest import find_nearest, format_suggestion
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
@@ -179,7 +179,7 @@ class LogReader:
 
     def price(self, model: str, sha256: str | None) -> TokenCost | None:
         """Average the joules per token of a model over its last turns; None without any."""
-        rows = self._select(COSTS_SQL, (model, sha256, TURNS))
+        rows = self._select(COSTS_SQL, (model, sha256, LOOKED_AT))
         return mean_token_cost([TurnCost(*row) for row in rows])
 
     def curves(self, model: str | None = None, sha256: str | None = None) -> list[OperatingCurve]:

@@ -12,9 +12,13 @@ from etui.units import count_text
 TURNS = 20
 """Number of a model's last turns to average."""
 
+LOOKED_AT = 5 * TURNS
+"""Number of a model's last turns to choose from."""
+
 # Votes share each read of the weights, so their tokens cost less than those of one sequence.
 COSTS_SQL = """
-    SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind
+    SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind,
+        energy_shared
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND tokens_output > 0
         AND hops = '[]' AND energy_phases_decode > 0 AND energy_phases_prefill IS NOT NULL
@@ -24,25 +28,30 @@ COSTS_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class TurnCost:
-    """Measured joules and tokens of one turn, by phase, and how the energy is known."""
+    """Measured joules and tokens of one turn, by phase, and how the energy is known.
+
+    ``shared`` is true if other programs used the same hardware, so that it has joules of theirs.
+    """
 
     prefill_joules: float
     computed_tokens: int
     decode_joules: float
     output_tokens: int
     kind: str | None
+    shared: bool = False
 
 
 def mean_token_cost(turns: Sequence[TurnCost]) -> TokenCost | None:
-    """Average the joules per token of turns whose energy is of the same kind as the newest's.
+    """Average the joules per token of the last turns with energy of the same kind as the newest's.
 
-    None without turns. A mean does not depend on the length of the context, so the cost has no
-    term that grows with it.
+    Turns that shared the hardware count only if there are no others. None without turns. A mean
+    does not depend on the length of the context, so the cost has no term that grows with it.
 
     Args:
         turns: Newest first.
     """
     alike = [turn for turn in turns if turn.kind == turns[0].kind]
+    alike = ([turn for turn in alike if not turn.shared] or alike)[:TURNS]
     output = sum(turn.output_tokens for turn in alike)
     if not output:
         return None

@@ -43,6 +43,20 @@ def test_joules_are_divided_by_tokens_not_by_turns(config, spent):
     assert price == TokenCost(90.0 / 60, 0.0, 30.0 / 300, "the mean of 2 turns")
 
 
+def test_turns_beside_other_programs_count_only_without_others(config, spent):
+    def with_shared(turn, shared):
+        return replace(turn, energy=replace(turn.energy, shared=shared))
+
+    save(config, *(with_shared(spent(n, 1.0, 10, 12.0, 1), True) for n in range(1, 4)))
+    with LogReader(config) as log:
+        assert log.price(SPEC.name, SPEC.sha256).joules_per_token == pytest.approx(12.0)
+    alone = with_shared(spent(0, 1.0, 10, 6.6, 10), False)  # older than the others
+    save(config, alone)
+    with LogReader(config) as log:
+        price = log.price(SPEC.name, SPEC.sha256)
+    assert (price.joules_per_token, price.source) == (pytest.approx(0.66), "the mean of 1 turn")
+
+
 def test_votes_other_models_and_unmeasured_turns_do_not_count(config, spent, make_turn):
     save(
         config,

@@ -21,7 +21,7 @@ from etui.energy.sources.nvml import NvmlSource
 from etui.energy.sources.nvml_watch import GpuWatch
 from etui.energy.sources.pci import graphics_cards
 from etui.energy.sources.rapl import RaplSource
-from etui.energy.types import Channel, ChannelProbe, PowerSource
+from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource
 from etui.units import count_text
 
 
@@ -73,7 +73,8 @@ def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) 
     It uses the saved cold idle baseline, if that fits the channels.
     """
     found = find_sources(config, clock)
-    cpu_watch = CpuWatch(clock) if found.sources else None
+    estimated = any(c.kind is Kind.ESTIMATE for s in found.sources for c in s.channels)
+    cpu_watch = CpuWatch(clock, attribute=estimated) if found.sources else None
     watches = [watch for watch in (found.watch, cpu_watch) if watch is not None]
     recorder = Recorder(
         (*found.sources, *watches),

@@ -168,3 +168,18 @@ def test_the_meter_of_a_machine_watches_its_cpus(config: Config) -> None:
     recorder = open_recorder(config)
     assert [channel.kind for channel in recorder.selection.summed] == [Kind.ESTIMATE]
     assert recorder.cpu_watch in recorder.sources
+
+
+def test_processes_are_not_listed_where_nothing_is_estimated() -> None:
+    def list_processes() -> float:
+        raise AssertionError
+
+    clock = FakeClock()
+    watch = CpuWatch(
+        clock, list_processes, lambda: (3 * clock.seconds, 4 * clock.seconds), attribute=False
+    )
+    for _ in range(10):
+        watch.read()
+        clock.advance(0.25)
+    assert watch.busy_share(clock.at(0), clock.at(2)) == pytest.approx(0.75)
+    assert watch.share("package:0", clock.at(0), clock.at(2)) == GpuShare(False, None)

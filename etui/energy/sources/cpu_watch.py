@@ -64,6 +64,7 @@ class CpuWatch:
         clock: Monotonic clock in nanoseconds.
         own_seconds: CPU seconds of etui's own processes so far; None asks the system.
         cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
+        attribute: Whether etui's part is needed, which takes a list of all processes.
     """
 
     name = "cpu-watch"
@@ -73,8 +74,11 @@ class CpuWatch:
         clock: Callable[[], int] = time.monotonic_ns,
         own_seconds: Callable[[], float] | None = None,
         cpu_seconds: Callable[[], tuple[float, float]] | None = None,
+        *,
+        attribute: bool = True,
     ) -> None:
         self._clock = clock
+        self._attribute = attribute
         self._own_seconds = own_seconds or OwnProcesses(clock).seconds
         self._cpu_seconds = cpu_seconds or read_cpu_seconds
         self._uses: list[CpuUse] = []
@@ -99,7 +103,8 @@ class CpuWatch:
             busy, total = self._cpu_seconds()
         except (OSError, RuntimeError):
             return {}
-        self._uses.append(CpuUse(now_ns, self._own_seconds(), busy, total))
+        own = self._own_seconds() if self._attribute else 0.0
+        self._uses.append(CpuUse(now_ns, own, busy, total))
         if len(self._uses) > _LOOKS + _LOOKS // 4:
             self._uses = self._uses[-_LOOKS:]  # a new list: another thread may read the old one
         return {}
@@ -109,6 +114,8 @@ class CpuWatch:
 
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
         """Return whether other processes used the CPUs in an interval, and etui's part of it."""
+        if not self._attribute:
+            return GpuShare(False, None)
         return compute_cpu_share(self._uses, start_ns, end_ns)
 
     def busy_share(self, start_ns: int, end_ns: int) -> float | None:

@@ -1,35 +1,33 @@
 """The app in a browser on this machine: ``etui --web``, through the optional package textual-serve.
 
-Each tab runs its own etui, which ends when the tab is closed. The server listens only on 127.0.0.1.
-This keeps other machines out, but not other pages in the same browser. So requests for another host
-(a name made to resolve to this address) and requests from another page's script are refused, and
-the page itself may not request anything from outside.
+Each tab runs its own etui, which ends when the tab is closed. The server listens only on the
+loopback addresses, which every user of the machine reaches. So a request needs the token of the
+printed address, a request for another host (a name made to resolve to this address) or from
+another page's script is refused, and the page itself may not request anything from outside.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import secrets
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import urlsplit
 
 from etui.errors import EtuiError, ExitCode
 
 HOST = "127.0.0.1"
 PORT = 8000
 
-_LEAVE_SECONDS = 1.0
-"""How long Ctrl-C waits for open tabs before it ends them."""
+_HOST_6 = "::1"
+_TOKEN_BYTES = 32
 
-_NAMES = (HOST, "localhost")
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' {sockets}; "
-    "frame-ancestors 'none'"
-)
+_LEAVE_SECONDS = 1.0
+"""How long Ctrl-C waits for requests in progress after the tabs have ended."""
 
 
 def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
@@ -38,7 +36,7 @@ def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
     Args:
         policy: Policy for each tab, as on the command line of the app.
         model: Model for each tab, as on the command line of the app.
-        port: Port on 127.0.0.1.
+        port: Port on the loopback addresses.
 
     Returns:
         The exit code.
@@ -48,43 +46,33 @@ def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
     """
     try:
         from aiohttp import web
-        from textual_serve.server import Server
+
+        from etui.tui.web_server import LocalServer
     except ImportError as error:
         raise EtuiError(
             "etui --web needs textual-serve",
             f"install it: {sys.executable} -m pip install textual-serve",
         ) from error
 
-    class LocalServer(Server):  # type: ignore[misc] # an optional import
-        """Server that refuses other pages and does not write to stdout."""
-
-        async def on_startup(self, app: Any) -> None:
-            pass
-
-        async def _make_app(self) -> Any:
-            app = await super()._make_app()
-            app.middlewares.append(_build_guard(port))
-            return app
+    sockets = _listen(port)
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
 
     def announce(*_message: object) -> None:
-        sys.stderr.write(f"etui runs at http://{HOST}:{port} (Ctrl-C to stop)\n")
+        sys.stderr.write(f"etui runs at http://{HOST}:{port}/{token}/ (Ctrl-C to stop)\n")
         sys.stderr.flush()
 
-    server = LocalServer(build_command(policy, model), HOST, port, title="etui")
+    server = LocalServer(build_command(policy, model), HOST, port, token)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         web.run_app(
-            server._make_app(),
-            host=HOST,
-            port=port,
+            server.build_app(),
+            sock=sockets,
             print=announce,
             shutdown_timeout=_LEAVE_SECONDS,
+            access_log=None,  # its lines would contain the token
         )
-    except OSError as error:
-        raise EtuiError(
-            f"cannot listen on {HOST}:{port}: {error.strerror or error}",
-            "choose another port with --web-port",
-        ) from error
+    finally:
+        server.kill_sessions()
     return ExitCode.DONE
 
 
@@ -96,37 +84,29 @@ def build_command(policy: str | None, model: str | None) -> str:
     return _quote(arguments)
 
 
-def is_allowed(host: str | None, origin: str | None, port: int) -> bool:
-    """Return whether a request is for this server and comes from its own page.
+def _listen(port: int) -> list[socket.socket]:
+    """Open the sockets of the server.
 
-    Args:
-        host: ``Host`` header of the request.
-        origin: ``Origin`` header; browsers send none when a page is opened by hand.
-        port: Port of this server.
+    A browser tries ::1 first for ``localhost``. If etui did not listen there, a program of another
+    user could, and would be sent the token.
+
+    Raises:
+        EtuiError: The port is taken on one of the loopback addresses.
     """
-    hosts = {f"{name}:{port}" for name in _NAMES} | (set(_NAMES) if port == 80 else set())
-    if host not in hosts:
-        return False
-    return origin is None or (
-        urlsplit(origin).scheme == "http" and origin.removeprefix("http://") == host
-    )
-
-
-def _build_guard(port: int) -> Any:
-    from aiohttp import web
-
-    sockets = " ".join(f"ws://{name}:{port}" for name in _NAMES)
-
-    @web.middleware  # type: ignore[untyped-decorator, unused-ignore]
-    async def guard(request: Any, handler: Any) -> Any:
-        if not is_allowed(request.headers.get("Host"), request.headers.get("Origin"), port):
-            return web.Response(status=403, text="etui accepts requests from its own page only\n")
-        response = await handler(request)
-        if not response.prepared:
-            response.headers["Content-Security-Policy"] = _POLICY.format(sockets=sockets)
-        return response
-
-    return guard
+    sockets = []
+    for family, host in ((socket.AF_INET, HOST), (socket.AF_INET6, _HOST_6)):
+        try:
+            sockets.append(socket.create_server((host, port), family=family))
+        except OSError as error:
+            if family == socket.AF_INET6 and error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                continue  # this machine has no IPv6
+            for opened in sockets:
+                opened.close()
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise EtuiError(
+                f"cannot listen on {host}:{port}: {why}", "choose another port with --web-port"
+            ) from error
+    return sockets
 
 
 def _quote(arguments: Sequence[str]) -> str:

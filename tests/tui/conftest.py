@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import psutil
 import pytest
 
 from etui.config.config import Config
-from tests.tui.fakes import FakeChats, FakeMeter, FakeRunner, FakeShelf, House
+from tests.tui.fakes import DEADLINE_SECONDS, FakeChats, FakeMeter, FakeRunner, FakeShelf, House
 
 
 @pytest.fixture
@@ -15,3 +25,35 @@ def house(config: Config, monkeypatch: pytest.MonkeyPatch) -> House:
     meter = FakeMeter()
     runner = FakeRunner(meter)
     return House(config, meter, runner, FakeShelf(), FakeChats(runner))
+
+
+@pytest.fixture
+def web_address() -> Iterator[str]:
+    """The address that an ``etui --web`` prints, on a machine without a model.
+
+    It is ended with Ctrl-C.
+    """
+    pytest.importorskip("textual_serve")
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = int(probe.getsockname()[1])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "etui", "--web", "--web-port", str(free)],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stderr=subprocess.PIPE,
+    )
+    assert server.stderr is not None
+    line = server.stderr.readline().decode()
+    printed = re.search(rf"http://127\.0\.0\.1:{free}/[\w-]{{43}}/", line)
+    assert printed is not None, line
+    yield printed[0]
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    server.send_signal(signal.SIGINT)
+    server.wait(DEADLINE_SECONDS)
+    _gone, alive = psutil.wait_procs(family, timeout=DEADLINE_SECONDS)
+    for process in alive:
+        with suppress(psutil.Error):
+            process.kill()
+    assert alive == [], "no etui may outlive its server"
+    assert server.stderr.read() == b""
+    server.stderr.close()

@@ -6,15 +6,42 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 from etui.config.config import Config, make_home
 from etui.errors import EtuiError, LogUnavailable
 from etui.log.migrations import NAMES, SET_NAME, migrations
+from etui.text.tables import one_line
 
 BUSY_SECONDS = 5.0
 """How long to wait for another etui that is writing."""
 
 _ELSEWHERE = "set ETUI_HOME to another folder"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""Codes of damage; a general error means that our own statements do not fit the tables."""
+
+_NOT_UTF_8 = "Could not decode to UTF-8"  # raised by sqlite3 itself, without a code
+_MOST_CHARACTERS = 200
+
+
+class _Connection(sqlite3.Connection):
+    """Connection whose errors are all ``sqlite3.Error``.
+
+    sqlite3 raises UnicodeDecodeError if the error message of SQLite quotes damaged bytes.
+    """
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Execute one statement.
+
+        Raises:
+            sqlite3.Error: The statement failed.
+        """
+        try:
+            return super().execute(sql, parameters)
+        except UnicodeDecodeError as error:
+            damaged = sqlite3.DatabaseError(error.object.decode("utf-8", "replace"))
+            damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damaged from error
 
 
 def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
@@ -37,7 +64,9 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
         raise translate_error(path, sqlite3.OperationalError("the file is read-only"))
     connection = None
     try:
-        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+        connection = sqlite3.connect(
+            path, timeout=busy_seconds, isolation_level=None, factory=_Connection
+        )
         connection.row_factory = sqlite3.Row
         if _pending(connection, path):
             _migrate(connection, path, busy_seconds)
@@ -77,25 +106,30 @@ def open_for_reading(config: Config) -> sqlite3.Connection | None:
 
 def translate_error(path: Path, error: sqlite3.Error) -> LogUnavailable:
     """Translate an SQLite error into one that the user can act on."""
-    message = str(error)
+    # The column's text follows, whatever its length.
+    message = str(error).partition(" with text ")[0]
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) & 0xFF  # without details
     if path.is_dir():
         return LogUnavailable(f"the log {path} is a folder", f"move it away, or {_ELSEWHERE}")
-    damage = ("not a database", "malformed", "unsupported file format")
-    if any(text in message for text in damage):
-        return LogUnavailable(
-            f"the log {path} is not a database, or is damaged: {message}",
-            f"move it away (etui starts a new one), or {_ELSEWHERE}",
-        )
-    if "locked" in message or "busy" in message:
+    if code in _DAMAGED or message.startswith(_NOT_UTF_8):
+        return _build_damage(path, message)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LogUnavailable(
             f"the log {path} is locked by another program",
             "close the program that holds it (an open transaction in a database browser?)",
         )
-    if "full" in message:
+    if code == sqlite3.SQLITE_FULL:
         return LogUnavailable(f"no space for the log {path}: {message}", "free space on that disk")
     return LogUnavailable(
         f"cannot open or write the log {path}: {message}",
         f"make the file and its folder writable, or {_ELSEWHERE}",
+    )
+
+
+def _build_damage(path: Path, message: str) -> LogUnavailable:
+    return LogUnavailable(
+        f"the log {path} is not a database, or is damaged: {one_line(message)[:_MOST_CHARACTERS]}",
+        f"move it away (etui starts a new one), or {_ELSEWHERE}",
     )
 
 
@@ -104,7 +138,11 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
     uri = path.absolute().as_uri()
     for query in ("mode=ro", "mode=ro&immutable=1"):
         connection = sqlite3.connect(
-            f"{uri}?{query}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False
+            f"{uri}?{query}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            check_same_thread=False,
+            factory=_Connection,
         )
         connection.row_factory = sqlite3.Row
         try:
@@ -123,7 +161,7 @@ def _pending(connection: sqlite3.Connection, path: Path) -> bool:
     """Return whether migrations are missing.
 
     Raises:
-        LogUnavailable: The database is from a newer etui, or of another program.
+        LogUnavailable: The database is from a newer etui, damaged, or of another program.
     """
     tables = {
         row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -135,6 +173,9 @@ def _pending(connection: sqlite3.Connection, path: Path) -> bool:
         )
         applied = {row[0] for row in rows}
     unknown = sorted(applied - set(NAMES))
+    if unknown and not applied.issuperset(NAMES):
+        # A newer etui has applied ours too.
+        raise _build_damage(path, f"unknown migrations {', '.join(unknown)}")
     if unknown:
         raise LogUnavailable(
             f"the log {path} was written by a newer etui ({', '.join(unknown)})",

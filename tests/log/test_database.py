@@ -15,7 +15,7 @@ from sqlite_utils import Database
 
 from etui.config.config import Config
 from etui.errors import LogUnavailable
-from etui.log.database import open_for_reading, open_for_writing
+from etui.log.database import open_for_reading, open_for_writing, translate_error
 from etui.log.filters import TurnFilter
 from etui.log.migrations import NAMES, SET_NAME, migrations
 from etui.log.queries import LogReader
@@ -159,6 +159,49 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(
             open_it(config)
         assert "move it away" in caught.value.fix
     assert config.database.read_bytes() == content
+
+
+def damage(config: Config, old: bytes, new: bytes) -> None:
+    """Create a database and replace bytes of its file."""
+    connection = open_for_writing(config)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content = config.database.read_bytes()
+    assert old in content
+    config.database.write_bytes(content.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"m002_full_text_search", b"m002_full_text_sear\xff\xff"),  # a row that is no UTF-8
+        (b"m002_full_text_search", b"m002_full_text_sear\x1b["),  # a row that nobody wrote
+        (b"CREATE TABLE turns", b"CREATE TABL\xff turns"),  # an error message that is no UTF-8
+        (b"CREATE TABLE turns", b"CREATE full! turns"),
+        (b"CREATE TABLE turns", b'CREATE "\n\n   " turns'),  # a message of two lines
+        (b"migration_set", b"migration_sex"),  # a column that is not ours
+    ],
+)
+def test_a_damaged_database_is_not_a_full_disk(config: Config, old: bytes, new: bytes) -> None:
+    damage(config, old, new)
+    before = config.database.read_bytes()
+    for open_it in (open_for_writing, open_for_reading):
+        with pytest.raises(LogUnavailable, match="is damaged") as caught:
+            open_it(config)
+        assert caught.value.fix.startswith("move it away")
+        assert caught.value.what.isprintable()
+        assert len(caught.value.what) < 400
+    assert config.database.read_bytes() == before
+
+
+def test_a_full_disk_is_a_full_disk(config: Config) -> None:
+    connection = open_for_writing(config)
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        connection.execute("CREATE TABLE more (full_text TEXT)")
+    connection.close()
+    assert translate_error(config.database, full.value).fix == "free space on that disk"
 
 
 def test_the_database_of_another_program_is_refused(config: Config) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -71,7 +72,9 @@ class LocalServer(Server):  # type: ignore[misc] # an optional import
             session.kill()
 
     async def on_startup(self, app: web.Application) -> None:
-        """Write nothing: stdout is for data."""
+        """End at the end of the terminal as with Ctrl-C; write nothing, stdout is for data."""
+        if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.request_exit)
 
     async def on_shutdown(self, app: web.Application) -> None:
         """End every session."""

@@ -14,6 +14,7 @@ import psutil
 from textual_serve.app_service import AppService
 
 from etui.text.sanitize import sanitize
+from etui.tui.web_driver import DRIVER
 
 _STARTED = b"__GANGLION__\n"
 _LINES_BEFORE = 10
@@ -147,6 +148,10 @@ class Session(AppService):  # type: ignore[misc] # an optional import
             return False
         self.stdin.write(self.encode_packet(kind, payload))
         return True
+
+    def _build_environment(self, width: int = 80, height: int = 24) -> dict[str, str]:
+        environment: dict[str, str] = super()._build_environment(width, height)
+        return {**environment, "TEXTUAL_DRIVER": DRIVER}
 
     async def _open_app_process(self, width: int = 80, height: int = 24) -> Any:
         """Start the process, in a session of its own: the server decides what Ctrl-C means."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import socket
 import sys
 from contextlib import closing
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -86,3 +88,21 @@ async def test_the_app_appears_with_the_token_and_not_without(web_address: str) 
                     message = await tab.receive()
                     assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT)
                     drawn += message.data if isinstance(message.data, bytes) else b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
+async def test_the_app_ends_however_its_server_ends(web_address: str, name: str) -> None:
+    aiohttp = pytest.importorskip("aiohttp")
+    async with (
+        aiohttp.ClientSession() as browser,
+        browser.ws_connect(web_address.replace("http:", "ws:") + "ws?width=80&height=24") as tab,
+        asyncio.timeout(DEADLINE_SECONDS),
+    ):
+        while (await tab.receive()).type != aiohttp.WSMsgType.BINARY:
+            pass  # until the app has started
+        [server] = [child for child in psutil.Process().children() if "--web" in child.cmdline()]
+        [app] = server.children()
+        server.send_signal(getattr(signal, name))
+        while app.is_running() and app.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)

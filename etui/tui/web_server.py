@@ -20,6 +20,7 @@ from etui.tui.web_session import Limits, Session, bound, bound_size
 
 _HEARTBEAT_SECONDS = 15.0
 _CLOSE_SECONDS = 1.0
+_PATIENCE_SECONDS = 1.0
 _FONT_SIZE = 16
 _FONT_SIZES = (4, 64)
 _PING_CHARACTERS = 64
@@ -77,10 +78,17 @@ class LocalServer(Server):  # type: ignore[misc] # an optional import
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.request_exit)
 
     async def on_shutdown(self, app: web.Application) -> None:
-        """End every session."""
+        """End every session; a second Ctrl-C ends the wait for them."""
         for session in self._sessions:
             session.finish()
-        await asyncio.gather(*(session.stop() for session in self._sessions))
+        stops = [asyncio.create_task(session.stop()) for session in self._sessions]
+        if not stops:
+            return
+        _stopped, waiting = await asyncio.wait(stops, timeout=_PATIENCE_SECONDS)
+        if waiting:
+            sys.stderr.write("etui: waiting for open tabs to leave (Ctrl-C again kills them)\n")
+            sys.stderr.flush()
+            await asyncio.wait(waiting)
 
     async def handle_index(self, request: web.Request) -> web.Response:
         """Answer with the page, whose addresses are those of the host it was opened with."""

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from textual_serve.app_service import AppService
 
+from etui.runtime.service import LEAVE_SECONDS
 from etui.text.sanitize import sanitize
 from etui.tui.web_driver import DRIVER
 
@@ -34,7 +35,7 @@ class Limits:
         error_bytes: End of the app's stderr that is kept.
         resident_bytes: Memory of the app's process; models are in another process.
         check_seconds: Time between two looks at the memory.
-        leave_seconds: Time in which the app may save its turn and end.
+        leave_seconds: Time in which the app may save its turn and end; it limits itself to less.
     """
 
     columns: int = 1000
@@ -45,7 +46,7 @@ class Limits:
     error_bytes: int = 16 << 10
     resident_bytes: int = 2 << 30
     check_seconds: float = 0.5
-    leave_seconds: float = 5.0
+    leave_seconds: float = 2 * LEAVE_SECONDS + 5.0
 
 
 class Session(AppService):  # type: ignore[misc] # an optional import
@@ -211,11 +212,8 @@ class Session(AppService):  # type: ignore[misc] # an optional import
         """Stop the tasks of the session and the app, and wait for the process."""
         process = self._process
         assert process.stdout is not None
-        tasks = [task for task in (self._task, self._watch) if task is not None]
         try:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancel(self._task)
             await self._download_manager.cancel_app_downloads(app_service_id=self.app_service_id)
             await self._ask_to_leave()
             with contextlib.suppress(TimeoutError):
@@ -224,6 +222,7 @@ class Session(AppService):  # type: ignore[misc] # an optional import
                     await process.wait()
         finally:
             self.kill()
+            await _cancel(self._watch)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.leave_seconds):
                 await _drain(process.stdout)  # asyncio closes the pipes after their ends are read
@@ -252,6 +251,12 @@ def bound(value: object, default: int, least: int, most: int) -> int:
 def bound_size(width: object, height: object, limits: Limits) -> tuple[int, int]:
     """Return the size of a terminal, in columns and rows, within the limits."""
     return bound(width, 80, 2, limits.columns), bound(height, 24, 1, limits.rows)
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _drain(stream: asyncio.StreamReader) -> None:

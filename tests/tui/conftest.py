@@ -28,8 +28,8 @@ def house(config: Config, monkeypatch: pytest.MonkeyPatch) -> House:
 
 
 @pytest.fixture
-def web_address() -> Iterator[str]:
-    """The address that an ``etui --web`` prints, on a machine without a model.
+def web_server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """An ``etui --web`` on a machine without a model, and the address that it prints.
 
     It is ended with Ctrl-C.
     """
@@ -46,8 +46,11 @@ def web_address() -> Iterator[str]:
     line = server.stderr.readline().decode()
     printed = re.search(rf"http://127\.0\.0\.1:{free}/[\w-]{{43}}/", line)
     assert printed is not None, line
-    yield printed[0]
-    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    yield server, printed[0]
+    family = []
+    with suppress(psutil.NoSuchProcess):  # the test has ended it
+        family.append(psutil.Process(server.pid))
+        family += family[0].children(recursive=True)
     server.send_signal(signal.SIGINT)
     server.wait(DEADLINE_SECONDS)
     _gone, alive = psutil.wait_procs(family, timeout=DEADLINE_SECONDS)
@@ -55,5 +58,11 @@ def web_address() -> Iterator[str]:
         with suppress(psutil.Error):
             process.kill()
     assert alive == [], "no etui may outlive its server"
-    assert server.stderr.read() == b""
+    assert b"Traceback" not in server.stderr.read()
     server.stderr.close()
+
+
+@pytest.fixture
+def web_address(web_server: tuple[subprocess.Popen[bytes], str]) -> str:
+    """The address that an ``etui --web`` prints, on a machine without a model."""
+    return web_server[1]

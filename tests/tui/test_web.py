@@ -6,8 +6,11 @@ import asyncio
 import shlex
 import signal
 import socket
+import subprocess
 import sys
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from typing import Any
 
 import psutil
 import pytest
@@ -90,19 +93,48 @@ async def test_the_app_appears_with_the_token_and_not_without(web_address: str) 
                     drawn += message.data if isinstance(message.data, bytes) else b""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
-async def test_the_app_ends_however_its_server_ends(web_address: str, name: str) -> None:
+@asynccontextmanager
+async def running_app(server: subprocess.Popen[bytes], address: str) -> AsyncIterator[Any]:
+    """The app of a tab that has started."""
     aiohttp = pytest.importorskip("aiohttp")
     async with (
         aiohttp.ClientSession() as browser,
-        browser.ws_connect(web_address.replace("http:", "ws:") + "ws?width=80&height=24") as tab,
+        browser.ws_connect(address.replace("http:", "ws:") + "ws?width=80&height=24") as tab,
         asyncio.timeout(DEADLINE_SECONDS),
     ):
         while (await tab.receive()).type != aiohttp.WSMsgType.BINARY:
-            pass  # until the app has started
-        [server] = [child for child in psutil.Process().children() if "--web" in child.cmdline()]
-        [app] = server.children()
+            pass
+        [app] = psutil.Process(server.pid).children()
+        yield app
+
+
+async def wait_for_end(app: psutil.Process) -> None:
+    while app.is_running() and app.status() != psutil.STATUS_ZOMBIE:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
+async def test_the_app_ends_however_its_server_ends(
+    web_server: tuple[subprocess.Popen[bytes], str], name: str
+) -> None:
+    server, address = web_server
+    async with running_app(server, address) as app:
         server.send_signal(getattr(signal, name))
-        while app.is_running() and app.status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.01)
+        await wait_for_end(app)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+async def test_a_second_ctrl_c_kills_an_app_that_hangs(
+    web_server: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    server, address = web_server
+    assert server.stderr is not None
+    async with running_app(server, address) as app:
+        app.suspend()
+        server.send_signal(signal.SIGINT)
+        line = await asyncio.to_thread(server.stderr.readline)
+        assert b"Ctrl-C again" in line
+        server.send_signal(signal.SIGINT)
+        await wait_for_end(app)
+        assert await asyncio.to_thread(server.wait, DEADLINE_SECONDS) != 0

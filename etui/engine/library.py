@@ -11,6 +11,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -59,6 +60,7 @@ class Library:
         self.api: Any = api
         self._errors: deque[str] = deque(maxlen=_LAST_LINES)
         self._level = 0
+        self._closed = False
         self.log_path = log_dir / "llama.log"
         self._file = _open_log(self.log_path)
         self._callback = api.llama_log_callback(self._log)
@@ -74,9 +76,12 @@ class Library:
         if self._level == _ERROR and line.strip():
             self._errors.append(line.strip())
         if self._file is not None:
-            self._file.write(line)
-            if self._level == _ERROR:
-                self._file.flush()  # llama.cpp may abort the process next (GPU out of memory)
+            try:
+                self._file.write(line)
+            except OSError:
+                self._drop_file()
+        if self._level == _ERROR:
+            self.flush()  # llama.cpp may abort the process next (GPU out of memory)
 
     def forget_errors(self) -> None:
         """Clear the recorded errors before a call, so that :meth:`errors` returns only new ones."""
@@ -87,9 +92,19 @@ class Library:
         return " | ".join(list(self._errors)[-count:]) or f"see {self.log_path}"
 
     def flush(self) -> None:
-        """Flush the log file."""
+        """Flush the log file; a full disk ends the log, and nothing else."""
         if self._file is not None:
-            self._file.flush()
+            try:
+                self._file.flush()
+            except OSError:
+                self._drop_file()
+
+    def _drop_file(self) -> None:
+        """Close the log file; lines that cannot be written are lost."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # closing flushes once more
+                file.close()
 
     @property
     def offloads(self) -> bool:
@@ -129,8 +144,9 @@ class Library:
 
     def close(self) -> None:
         """Discard further log lines of llama.cpp and close the log file."""
-        if self._file is None:
+        if self._closed:
             return
+        self._closed = True
         current, data = self.api.llama_log_callback(), ctypes.c_void_p()
         self.api.llama_log_get(ctypes.byref(current), ctypes.byref(data))
         if _address(current) == _address(self._callback):
@@ -139,8 +155,7 @@ class Library:
 
             logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
             self.api.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
-        self._file.close()
-        self._file = None
+        self._drop_file()
 
 
 def select_model_gpus(gpus: Iterable[Device]) -> tuple[Device, ...]:

@@ -125,7 +125,11 @@ class RunFolder:
             document = {**config.to_json(), "config_sha256": config.sha256}
             text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
             write_text(folder / CONFIG, text, errors="surrogatepass")
-            return cls(folder, lock, (folder / SAMPLES).open("ab", buffering=0), b"")
+            run = cls(folder, lock, (folder / SAMPLES).open("ab", buffering=0), b"")
+            # The first answers are written before their seal. With a seal of nothing they are what
+            # a crash left behind it; without any, somebody may have removed it.
+            run._write_seal()
+            return run
         except OSError as error:
             if lock is not None:
                 lock.release()
@@ -153,7 +157,9 @@ class RunFolder:
             file = (folder / SAMPLES).open("ab", buffering=0)
             file.truncate(recorded.good_bytes)
             whole = (folder / SAMPLES).read_bytes()
-            return cls(folder, lock, file, whole), recorded
+            run = cls(folder, lock, file, whole)
+            run._write_seal()
+            return run, recorded
         except OSError as error:
             lock.release()
             raise _write_error(folder, error) from error
@@ -179,8 +185,7 @@ class RunFolder:
             self._bytes += len(line)
         try:
             os.fsync(self._file.fileno())
-            seal = {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
-            write_text(self.path / _SEAL, json.dumps(seal) + "\n", sync=False)
+            self._write_seal()
         except OSError as error:
             raise _write_error(self.path, error) from error
 
@@ -205,6 +210,10 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _write_seal(self) -> None:
+        seal = {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+        write_text(self.path / _SEAL, json.dumps(seal) + "\n", sync=False)
 
     def _write(self, line: bytes) -> None:
         left = memoryview(line)

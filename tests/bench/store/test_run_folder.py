@@ -70,6 +70,36 @@ def test_a_line_behind_the_seal_is_kept(folder):
     assert [s.row for s in recorded.samples] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"arm": "dir'])
+def test_a_kill_between_the_first_answers_and_their_seal_is_resumed(tmp_path, monkeypatch, torn):
+    place = tmp_path / "run"
+    run = RunFolder.create(place, CONFIG)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.append([sample(0), sample(1)])
+    run.close()
+    with (place / "samples.jsonl").open("ab") as file:
+        file.write(torn)
+    again, recorded = RunFolder.reopen(place)
+    with again:
+        assert recorded.samples == (sample(0), sample(1))
+        again.append([sample(2)])
+    assert read_run(place).samples == (sample(0), sample(1), sample(2))
+    assert read_run(place).edited == ()
+
+
+def test_a_resumed_run_seals_what_it_found(tmp_path):
+    """The seal covers it before the next answer: it can no longer be changed unnoticed."""
+    place = tmp_path / "run"
+    RunFolder.create(place, CONFIG).close()
+    line = json.dumps(sample(0).to_json()).encode() + b"\n"
+    (place / "samples.jsonl").write_bytes(line)
+    RunFolder.reopen(place)[0].close()
+    edit_sample(place)
+    assert read_run(place).edited
+
+
 def edit_sample(folder: Path) -> None:
     path = folder / "samples.jsonl"
     path.write_text(path.read_text().replace('"correct": false', '"correct": true ', 1))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import click
 
 from etui import __version__
-from etui.cli.streams import raw_streams, safe_streams
+from etui.cli.streams import (
+    is_output_error,
+    open_streams,
+    raw_streams,
+    release_streams,
+    safe_streams,
+)
 from etui.errors import EtuiError, ExitCode, format_internal_error
 
 
@@ -136,6 +144,9 @@ def cli(
 
 def run(args: Sequence[str]) -> int:
     """Run the command line and return the exit code; errors become two lines on stderr."""
+    if not open_streams():
+        _print_error("etui: standard output is closed")
+        return ExitCode.FAILED
     with safe_streams():
         return _run(args)
 
@@ -152,26 +163,38 @@ def _run(args: Sequence[str]) -> int:
         _print_error(f"etui: {error.what}", error.fix)
         return error.exit_code
     except click.ClickException as error:
-        error.show(sys.stderr)
+        with suppress(OSError):
+            error.show(sys.stderr)
         return ExitCode.USAGE if isinstance(error, click.UsageError) else ExitCode.FAILED
     except (KeyboardInterrupt, click.Abort):
         _print_error("etui: stopped")
         return ExitCode.PARTIAL
     except BrokenPipeError:
         # The reader of the pipe has closed it (`etui logs list | head`); nothing can be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except Exception as error:
         if debug:
             raise
+        if is_output_error(error):
+            _print_error(f"etui: cannot write to standard output: {error.strerror}")
+            return ExitCode.FAILED
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            name = str(error.filename)
+            _print_error(
+                f"etui: {name[:40]!r}... ({len(name):,} characters) is too long for a file"
+            )
+            return ExitCode.USAGE
         _print_error(
             f"etui: {format_internal_error(error)}",
             "run it again with --debug before the command and report the output",
         )
         return ExitCode.FAILED
+    finally:
+        release_streams()
 
 
 def _print_error(*lines: str) -> None:
     for line in lines:
         if line:
-            click.echo(line, err=True)
+            with suppress(OSError):  # standard error is on a full disk, or its reader is gone
+                click.echo(line, err=True)

@@ -220,13 +220,19 @@ def record(file: Path, seconds: float) -> int:
     except OSError as error:
         what = f"cannot write {file}: {error.strerror or error}"
         raise EtuiError(what, "name a new file in a writable folder") from error
-    with out, _recording(start=False) as recorder:
-        writer = TraceWriter(out, recorder.channels, recorder.unmeasured)
-        recorder.taps.append(writer.write)
-        recorder.start()
-        with _until_stopped():
-            time.sleep(seconds)
-        recorder.stop()
+    try:
+        with out, _recording(start=False) as recorder:
+            writer = TraceWriter(out, recorder.channels, recorder.unmeasured)
+            recorder.taps.append(writer.write)
+            recorder.start()
+            with _until_stopped():
+                time.sleep(seconds)
+            recorder.stop()
+            if writer.error is not None:
+                raise writer.error
+    except OSError as error:
+        what = f"cannot write {file}: {error.strerror or error}"
+        raise EtuiError(what, "free some space, or name a file on another disk") from error
     click.echo(
         f"{writer.readings} readings of {len(recorder.channels)} channels in {file}", err=True
     )
@@ -248,7 +254,9 @@ def replay(file: Path, as_json: bool) -> int:
 @power.command()
 @click.option("--prometheus", is_flag=True, help="Print the metrics once (the default).")
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Serve the metrics at http://HOST:PORT/metrics."
+    "--listen",
+    metavar="HOST:PORT",
+    help="Serve the metrics at http://HOST:PORT/metrics.",
 )
 @click.option(
     "--seconds",

@@ -2,21 +2,28 @@
 
 Names of files, headers of models, templates, policies, logs and the words of libraries can hold
 escape sequences. ``run`` puts a ``SafeStream`` over standard output and standard error, so no
-command has to think of it. Only etui's own control sequences (colours, bars, a repainted table) and
-data for a pipe use the stream below, through ``control_stream`` and ``data_stream``.
+command has to think of it. Only etui's own control sequences (colours, bars, a repainted table)
+and data for a pipe use the stream below, through ``control_stream`` and ``data_stream``. Closed
+streams, full disks and characters that do not fit are handled here, too.
 """
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
 from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 class SafeStream:
@@ -80,3 +87,51 @@ def data_stream() -> TextIO:
     """Return standard output for data: unchanged in a pipe or a file, safe on a terminal."""
     raw = control_stream()
     return sys.stdout if raw is None or raw.isatty() else raw
+
+
+def open_streams() -> bool:
+    """Replace a closed standard input or error by an empty one (``2>&-``).
+
+    Python sets a closed stream to None. Text that cannot be encoded, such as a file name that is
+    not UTF-8, is written with backslashes on standard output too, as on standard error.
+
+    Returns:
+        Whether standard output is open.
+    """
+    if _is_closed(sys.stdin):
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open until the end
+    is_open = not _is_closed(sys.stdout)
+    if _is_closed(sys.stderr):
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    return is_open
+
+
+def is_output_error(error: BaseException) -> TypeGuard[OSError]:
+    """Check whether an error is one of writing to standard output.
+
+    An error of opening or replacing a file names the file, and errors of writing etui's own files
+    are reported as an EtuiError where they are written.
+    """
+    return isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS
+
+
+def release_streams() -> None:
+    """Discard what a standard stream still holds and cannot write.
+
+    Without it, Python writes it once more at exit, prints an error and exits with 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if _is_closed(stream):
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):  # a stream in memory has no file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _is_closed(stream: TextIO | None) -> bool:
+    return stream is None

@@ -39,9 +39,21 @@ class TraceWriter:
         }
         self._line(header)
         self.readings = 0
+        self.error: OSError | None = None
 
     def write(self, readings: Mapping[str, Reading]) -> None:
-        """Write readings; meant to be added to ``Recorder.taps``."""
+        """Write readings; meant to be added to ``Recorder.taps``.
+
+        A failure is kept in ``error`` and ends the writing: the sampler's thread must go on.
+        """
+        if self.error is not None:
+            return
+        try:
+            self._write(readings)
+        except OSError as error:
+            self.error = error
+
+    def _write(self, readings: Mapping[str, Reading]) -> None:
         for channel_id, reading in readings.items():
             found = {key: value for key, value in to_document(reading).items() if value is not None}
             self._line({"id": channel_id, **found})

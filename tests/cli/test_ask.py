@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,23 @@ def test_the_answer_is_stdout_and_the_price_is_stderr(etui, models):
     assert "smollm2-135m" in price
     for part in ("tokens", "tok/s", "TTFT", "J (estimate)", "J/token", "W"):
         assert part in price
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("form", ["-q", "--json"])
+def test_an_answer_for_a_full_disk_is_in_the_log(models, etui_home, form):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "etui", "ask", "Name a colour.", "--max-tokens", "8", form],
+            env={**os.environ, "ETUI_MODELS": str(models)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=120,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "etui: cannot write to standard output: No space left on device\n"
+    assert len(rows(etui_home)) == 1
 
 
 def test_quiet_prints_the_answer_only(etui, models):

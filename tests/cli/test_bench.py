@@ -117,6 +117,31 @@ def test_a_kill_in_the_middle_loses_nothing_that_was_answered(whole, models, etu
     assert answers == 6
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_costs_neither_the_library_nor_the_reader_an_answer(
+    models, etui_home, tmp_path
+):
+    (etui_home / "logs").mkdir()
+    (etui_home / "logs" / "llama.log").symlink_to("/dev/full")
+    out = tmp_path / "full"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "etui", "bench", *SMALL, "--out", str(out), "--jsonl", "-q"],
+            env={**os.environ, "ETUI_MODELS": str(models)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=300,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "etui: cannot write to standard output: No space left on device\n"
+    assert 1 <= len(read_run(out).samples) < 6
+    done = run(etui_home, "--resume", str(out), "-q", models=models)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(read_run(out).samples) == 6
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_ends_a_run_that_can_go_on(models, etui_home, tmp_path):
     out = tmp_path / "stopped"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import print_json, stop_signals
+from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("prompt", required=False)
-@click.option("-m", "--model", metavar="NAME", help="Model that answers, without a policy.")
-@click.option("-p", "--policy", metavar="NAME|FILE", help="Policy that chooses the arm.")
-@click.option("-a", "--arm", metavar="NAME", help="Arm of the policy; its rules are skipped.")
+@click.argument("prompt", type=TEXT, required=False)
+@click.option(
+    "-m", "--model", type=TEXT, metavar="NAME", help="Model that answers, without a policy."
+)
+@click.option("-p", "--policy", type=TEXT, metavar="NAME|FILE", help="Policy that chooses the arm.")
+@click.option(
+    "-a", "--arm", type=TEXT, metavar="NAME", help="Arm of the policy; its rules are skipped."
+)
 @click.option(
     "-r",
     "--reasoning",
@@ -33,13 +38,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--think-tokens",
-    type=click.IntRange(0, 100_000),
+    type=WholeNumber(0, 100_000),
     metavar="N",
     help="Maximum number of thinking tokens.",
 )
 @click.option(
     "--votes",
-    type=click.IntRange(1, 64),
+    type=WholeNumber(1, 64),
     metavar="N",
     help="Maximum number of votes (default: the policy's, or 7).",
 )
@@ -56,19 +61,19 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-tokens",
-    type=click.IntRange(1, 100_000),
+    type=WholeNumber(1, 100_000),
     metavar="N",
     help="Maximum number of answer tokens, thinking not included.",
 )
 @click.option(
     "-t",
     "--temperature",
-    type=click.FloatRange(0, 5),
+    type=FiniteNumber(0, 5),
     metavar="T",
     help="Sampling temperature; 0 picks the most likely token. Votes default to 0.7.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Sampling seed.")
-@click.option("-s", "--system", metavar="TEXT", help="System prompt.")
+@click.option("--seed", type=WholeNumber(0, 2**32 - 1), metavar="N", help="Sampling seed.")
+@click.option("-s", "--system", type=TEXT, metavar="TEXT", help="System prompt.")
 @click.option(
     "--over-budget", is_flag=True, help="Do not ask when an hourly or daily budget is spent."
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import print_json, stop_signals
+from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ def _parse_limit(ctx: click.Context, param: click.Parameter, value: str | None) 
     """Parse a number of questions or ``all``; None for all."""
     if value in (None, "all"):
         return None
-    if not value or not value.isascii() or not value.isdigit() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is not a number above 0 or 'all'", ctx, param)
-    return int(value)
+    if not value or not value.isascii() or not value.isdigit() or not value.strip("0"):
+        shown = repr(value if len(value) <= 20 else f"{value[:20]}...")
+        raise click.BadParameter(f"{shown} is not a number above 0 or 'all'", ctx, param)
+    return WholeNumber(1).convert(value, param, ctx)
 
 
 def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -67,11 +69,13 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.group(cls=BenchGroup, invoke_without_command=True)
 @click.option(
     "--suite",
+    type=TEXT,
     metavar="mmlu|sample|FILE",
     help="Questions: MMLU, the built-in sample, or a CSV file.",
 )
 @click.option(
     "--data",
+    type=TEXT,
     metavar="DIR|ARCHIVE",
     help="Folder or archive of MMLU; without it, MMLU is downloaded once.",
 )
@@ -83,7 +87,13 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
     help="Split of the questions: tune on val, evaluate on test.",
 )
 @click.option(
-    "-m", "--model", "models", multiple=True, metavar="NAME", help="Model to measure; repeatable."
+    "-m",
+    "--model",
+    "models",
+    type=TEXT,
+    multiple=True,
+    metavar="NAME",
+    help="Model to measure; repeatable.",
 )
 @click.option(
     "-r",
@@ -96,12 +106,17 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option(
     "-a",
     "--arms",
+    type=TEXT,
     callback=_parse_names,
     metavar="A,B",
     help="Arms of the policy to measure, on the same questions.",
 )
 @click.option(
-    "-p", "--policy", metavar="NAME|FILE", help="Policy that chooses an arm for each question."
+    "-p",
+    "--policy",
+    type=TEXT,
+    metavar="NAME|FILE",
+    help="Policy that chooses an arm for each question.",
 )
 @click.option(
     "-f",
@@ -111,27 +126,30 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option(
     "--shots",
-    type=click.IntRange(0, 5),
+    type=WholeNumber(0, 5),
     metavar="0..5",
     help="Number of worked examples (default: by the format).",
 )
 @click.option(
     "-n",
     "--limit",
+    type=TEXT,
     callback=_parse_limit,
     metavar="N|all",
     help="Number of questions, drawn in proportion to the sizes of the subjects.",
 )
 @click.option(
     "--per-subject",
-    type=click.IntRange(1),
+    type=WholeNumber(1),
     metavar="N",
     help="Number of questions drawn from each subject.",
 )
-@click.option("--subjects", callback=_parse_names, metavar="S,T", help="Only these subjects.")
+@click.option(
+    "--subjects", type=TEXT, callback=_parse_names, metavar="S,T", help="Only these subjects."
+)
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=WholeNumber(0, 2**32 - 1),
     default=0,
     show_default=True,
     metavar="N",
@@ -139,11 +157,11 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option(
     "--think-tokens",
-    type=click.IntRange(0, 100_000),
+    type=WholeNumber(0, 100_000),
     metavar="N",
     help="Maximum number of thinking tokens.",
 )
-@click.option("--votes", type=click.IntRange(1, 64), metavar="N", help="Maximum number of votes.")
+@click.option("--votes", type=WholeNumber(1, 64), metavar="N", help="Maximum number of votes.")
 @click.option(
     "--stop",
     type=click.Choice(["all", "lead", "flip", "adaptive"]),
@@ -151,12 +169,12 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option(
     "--max-tokens",
-    type=click.IntRange(1, 100_000),
+    type=WholeNumber(1, 100_000),
     metavar="N",
     help="Maximum number of answer tokens.",
 )
 @click.option(
-    "-t", "--temperature", type=click.FloatRange(0, 5), metavar="T", help="Sampling temperature."
+    "-t", "--temperature", type=FiniteNumber(0, 5), metavar="T", help="Sampling temperature."
 )
 @click.option(
     "--prefix-reuse/--no-prefix-reuse",
@@ -167,16 +185,18 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the run."
 )
-@click.option("--resume", metavar="RUN", help="Resume a run: its folder, its id, or 'last'.")
+@click.option(
+    "--resume", type=TEXT, metavar="RUN", help="Resume a run: its folder, its id, or 'last'."
+)
 @click.option(
     "--fail-under",
-    type=click.FloatRange(0, 100),
+    type=FiniteNumber(0, 100),
     metavar="PERCENT",
     help="Exit with code 4 if the micro-averaged accuracy of any arm is lower.",
 )
 @click.option(
     "--max-joules",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteNumber(0, MOST_JOULES, open_low=True),
     metavar="J",
     help="Stop once this many joules are used; exit with code 3.",
 )

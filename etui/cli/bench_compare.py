@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from etui.cli.common import print_json
+from etui.cli.param_types import TEXT, FiniteNumber
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN[:ARM]...")
+@click.argument("runs", type=TEXT, nargs=-1, required=True, metavar="RUN[:ARM]...")
 @click.option(
     "--max-regression",
-    type=click.FloatRange(0),
+    type=FiniteNumber(0, 100),
     metavar="POINTS",
     help="Exit with code 4 if the measured accuracy (micro) drops by more than POINTS percentage "
     "points; its confidence interval is ignored.",

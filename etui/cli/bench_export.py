@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from etui.cli.param_types import TEXT
+
 
 @click.command()
-@click.argument("run", metavar="RUN[:ARM]")
+@click.argument("run", type=TEXT, metavar="RUN[:ARM]")
 @click.option(
     "--lm-eval", "lm_eval", is_flag=True, help="Use the format of lm-evaluation-harness results."
 )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from etui.cli.param_types import TEXT
+
 
 @click.command()
-@click.argument("name", metavar="RUN")
+@click.argument("name", type=TEXT, metavar="RUN")
 @click.option(
     "--figures",
     type=click.Path(path_type=Path, file_okay=False),

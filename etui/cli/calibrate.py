@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from etui.cli.common import stop_signals
+from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -26,21 +27,22 @@ Form = Literal["text", "json", "jsonl"]
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=TEXT)
 @click.option(
     "--grid",
+    type=TEXT,
     metavar="P,P,..xO,O,..",
     help="Prompt and output lengths in tokens, for example 32,128,512x16,64,192.",
 )
 @click.option(
     "--repeats",
-    type=click.IntRange(1, 50),
+    type=WholeNumber(1, 50),
     metavar="N",
     help="Number of measurements of each length.",
 )
 @click.option(
     "--window",
-    type=click.FloatRange(0, 60),
+    type=FiniteNumber(0, 60),
     metavar="S",
     help="Repeat each phase back to back for at least S seconds (default 2; with --quick 0.5).",
 )

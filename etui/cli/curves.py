@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from etui.cli.param_types import TEXT
 from etui.errors import EtuiError, ExitCode
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", type=TEXT, required=False)
 @click.option(
     "--svg",
     type=click.Path(dir_okay=False, path_type=Path),

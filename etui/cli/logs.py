@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from etui.cli.common import print_json
+from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.streams import data_stream
 from etui.errors import UsageError
 from etui.text.codec import to_document
@@ -32,17 +33,25 @@ def _add_filter_options(command: _Command) -> _Command:
     """Add the options that select turns."""
     for option in reversed(
         (
-            click.option("--model", metavar="NAME", help="Only turns that this model answered."),
-            click.option("--rule", metavar="NAME", help="Only turns that this rule routed."),
-            click.option("--policy", metavar="NAME", help="Only turns that this policy routed."),
+            click.option(
+                "--model", type=TEXT, metavar="NAME", help="Only turns that this model answered."
+            ),
+            click.option(
+                "--rule", type=TEXT, metavar="NAME", help="Only turns that this rule routed."
+            ),
+            click.option(
+                "--policy", type=TEXT, metavar="NAME", help="Only turns that this policy routed."
+            ),
             click.option(
                 "--status",
+                type=TEXT,
                 metavar="STATUS",
                 help="Only turns of this status: complete, stopped, truncated, budget or error.",
             ),
-            click.option("--chat", metavar="ID", help="Only turns of this chat."),
+            click.option("--chat", type=TEXT, metavar="ID", help="Only turns of this chat."),
             click.option(
                 "--since",
+                type=TEXT,
                 metavar="WHEN",
                 help="Only turns since WHEN: today, 12h, 7d, or a date or time.",
             ),
@@ -58,7 +67,7 @@ def _add_list_options(command: _Command) -> _Command:
         (
             click.option(
                 *("-n", "--limit"),
-                type=click.IntRange(0),
+                type=WholeNumber(0),
                 default=20,
                 show_default=True,
                 metavar="N",
@@ -98,7 +107,7 @@ def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | N
 
 
 @logs.command()
-@click.argument("text")
+@click.argument("text", type=TEXT)
 @_add_filter_options
 @_add_list_options
 @as_json
@@ -118,7 +127,7 @@ def search(
 
 
 @logs.command()
-@click.argument("turn_id", metavar="ID|last")
+@click.argument("turn_id", type=TEXT, metavar="ID|last")
 @as_json
 def show(turn_id: str, as_json: bool) -> None:
     """Show one turn in full.
@@ -141,7 +150,7 @@ def show(turn_id: str, as_json: bool) -> None:
 @logs.command()
 @click.option(
     *("-n", "--limit"),
-    type=click.IntRange(0),
+    type=WholeNumber(0),
     default=20,
     show_default=True,
     metavar="N",
@@ -200,7 +209,7 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
 
 @logs.command()
 @_add_filter_options
-@click.option("--search", metavar="TEXT", help="Only turns that contain these words.")
+@click.option("--search", type=TEXT, metavar="TEXT", help="Only turns that contain these words.")
 @click.option(
     "--format",
     "form",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import click
 
 from etui import __version__
+from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.streams import (
     is_output_error,
     open_streams,
@@ -92,12 +93,14 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, invoke_without_command=True)
 @click.version_option(__version__, "-V", "--version", message="etui %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.option("--policy", metavar="NAME|FILE", help="Policy for the chat (without a command).")
-@click.option("--model", metavar="NAME", help="Model for the chat, instead of a policy.")
+@click.option(
+    "--policy", type=TEXT, metavar="NAME|FILE", help="Policy for the chat (without a command)."
+)
+@click.option("--model", type=TEXT, metavar="NAME", help="Model for the chat, instead of a policy.")
 @click.option("--web", is_flag=True, help="Serve the chat to a browser on this machine.")
 @click.option(
     "--web-port",
-    type=click.IntRange(1, 65535),
+    type=WholeNumber(1, 65535),
     metavar="PORT",
     help="Port for --web (default 8000).",
 )

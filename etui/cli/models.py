@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from etui.cli.common import print_json, print_table
+from etui.cli.param_types import TEXT
 from etui.cli.streams import data_stream
 from etui.errors import EtuiError, ExitCode, Stopped
 from etui.text.codec import to_document
@@ -64,7 +65,7 @@ _FITS = {True: "fits", False: "does not fit", None: UNKNOWN}
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", type=TEXT)
 @as_json
 def info(name: str, as_json: bool) -> None:
     """Show a model's settings and the facts in its GGUF header.
@@ -86,7 +87,7 @@ def info(name: str, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", type=TEXT, metavar="[NAME]...", nargs=-1)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @as_json
 def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
@@ -125,7 +126,7 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", type=TEXT, metavar="[NAME]...", nargs=-1)
 @as_json
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
@@ -168,7 +169,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("name", required=False)
+@click.argument("name", type=TEXT, required=False)
 @as_json
 def path(name: str | None, as_json: bool) -> None:
     """Check a model's file and print its path.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import load_context, print_json, print_problems, print_table
+from etui.cli.param_types import TEXT
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit
@@ -65,7 +66,7 @@ def list_(as_json: bool) -> None:
 
 
 @policy.command()
-@click.argument("name")
+@click.argument("name", type=TEXT)
 def show(name: str) -> None:
     """Print a policy file unchanged."""
     from etui.config.load import load_config
@@ -77,7 +78,7 @@ def show(name: str) -> None:
 
 
 @policy.command()
-@click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
+@click.argument("names", type=TEXT, nargs=-1, metavar="[NAME|FILE]...")
 @as_json
 def check(names: Sequence[str], as_json: bool) -> ExitCode:
     """Check policies and report every error with its line.
@@ -115,7 +116,7 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
 
 
 @policy.command()
-@click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
+@click.argument("names", type=TEXT, nargs=-1, metavar="[NAME|FILE]...")
 @as_json
 def test(names: Sequence[str], as_json: bool) -> ExitCode:
     """Run the probes of policies.

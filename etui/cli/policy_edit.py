@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import load_context, print_json, print_problems
+from etui.cli.param_types import TEXT, WholeNumber
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=TEXT)
 @click.option(
     "--from",
     "origin",
+    type=TEXT,
     metavar="NAME|FILE",
     default="balanced",
     show_default=True,
@@ -52,7 +54,7 @@ def new(name: str, origin: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=TEXT)
 def edit(name: str) -> ExitCode:
     """Edit a policy and check it before it is used.
 
@@ -100,8 +102,8 @@ def edit(name: str) -> ExitCode:
 
 
 @click.command()
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", type=TEXT, metavar="A")
+@click.argument("after", type=TEXT, metavar="B")
 @click.option(
     "--questions",
     type=click.Path(path_type=Path),
@@ -110,7 +112,7 @@ def edit(name: str) -> ExitCode:
 )
 @click.option(
     "--logged",
-    type=click.IntRange(1, 1_000_000),
+    type=WholeNumber(1, 1_000_000),
     metavar="N",
     help="Decide the last N questions of the log with both policies.",
 )

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from etui.cli.common import print_json, print_table
+from etui.cli.param_types import TEXT
 
 if TYPE_CHECKING:
     from etui.runtime.explain import Explanation
 
 
 @click.command()
-@click.argument("query")
-@click.option("--policy", "name", metavar="NAME|FILE", help="Default: the policy of config.yaml.")
+@click.argument("query", type=TEXT)
+@click.option(
+    "--policy", "name", type=TEXT, metavar="NAME|FILE", help="Default: the policy of config.yaml."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def explain(query: str, name: str | None, as_json: bool) -> None:
     """Explain which arm would answer, and why.

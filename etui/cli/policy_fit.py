@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import load_context, print_json, print_table
+from etui.cli.param_types import TEXT, WholeNumber
 from etui.errors import EtuiError, UsageError
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[POLICY]")
+@click.argument("names", type=TEXT, nargs=-1, metavar="[POLICY]")
 @click.option(
     "--outcomes",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right.",
 )
-@click.option("--runs", multiple=True, metavar="RUN", help="Bench run; repeatable.")
+@click.option("--runs", type=TEXT, multiple=True, metavar="RUN", help="Bench run; repeatable.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -54,9 +55,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Output file. Default: NAME.fitted.json next to the policy.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Random seed of the folds."
-)
+@click.option("--seed", type=WholeNumber(0, 2**32 - 1), default=0, help="Random seed of the folds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def fit(
     names: Sequence[str],

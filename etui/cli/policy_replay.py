@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import load_context, print_json, print_table
+from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, UsageError
 
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[POLICY]")
+@click.argument("names", type=TEXT, nargs=-1, metavar="[POLICY]")
 @click.option(
     "--outcomes",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right.",
 )
-@click.option("--costs", metavar="ARM=N,...", help="Cost of a question on each arm.")
-@click.option("--runs", multiple=True, metavar="RUN", help="Bench run; repeatable.")
+@click.option("--costs", type=TEXT, metavar="ARM=N,...", help="Cost of a question on each arm.")
+@click.option("--runs", type=TEXT, multiple=True, metavar="RUN", help="Bench run; repeatable.")
 @click.option("--log", "of_log", is_flag=True, help="Replay the questions of the log (default).")
 @click.option(
     "--data",
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=WholeNumber(0, 2**32 - 1),
     default=0,
     help="Random seed of folds and resampling.",
 )

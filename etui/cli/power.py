@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from etui.cli.common import print_json, print_json_line
+from etui.cli.param_types import TEXT, FiniteNumber
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
 
@@ -25,7 +27,7 @@ _WARM_UP_S = 0.3
 _AFTER_LOAD_S = 2.0
 """A GPU keeps its clocks high for a moment after the last copy."""
 
-Seconds = click.FloatRange(0.1, 86_400)
+Seconds = FiniteNumber(0.1, 86_400)
 
 
 @click.group(invoke_without_command=True)
@@ -90,7 +92,9 @@ def selftest(seconds: float, as_json: bool) -> int:
 
 
 @power.command()
-@click.option("--model", metavar="NAME", help="Load this model first, and save its own baseline.")
+@click.option(
+    "--model", type=TEXT, metavar="NAME", help="Load this model first, and save its own baseline."
+)
 @click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
 @click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -255,6 +259,7 @@ def replay(file: Path, as_json: bool) -> int:
 @click.option("--prometheus", is_flag=True, help="Print the metrics once (the default).")
 @click.option(
     "--listen",
+    type=TEXT,
     metavar="HOST:PORT",
     help="Serve the metrics at http://HOST:PORT/metrics.",
 )
@@ -274,7 +279,7 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
             click.echo(format_metrics(recorder), nl=False)
         return ExitCode.DONE
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
+    if not host or re.fullmatch("[0-9]{1,5}", port) is None or int(port) > 65_535:
         raise UsageError(f"--listen {listen!r} is not HOST:PORT", "for example 127.0.0.1:9595")
     with _recording() as recorder:
         registry = build_registry(recorder)

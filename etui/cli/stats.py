@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.param_types import WholeNumber
 from etui.errors import ExitCode
 from etui.text.codec import to_document
 
@@ -31,7 +32,7 @@ class _Stats:
 @click.command()
 @click.option(
     "--days",
-    type=click.IntRange(1, 36_500),
+    type=WholeNumber(1, 36_500),
     default=30,
     show_default=True,
     metavar="N",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from etui.errors import UsageError
 
@@ -34,7 +34,9 @@ def parse_since(text: str, now: datetime) -> datetime:
         if ago:
             return now - timedelta(**{_STEPS[ago[2]]: int(ago[1])})
         moment = datetime.fromisoformat(text.strip())
-        return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+        moment.astimezone(UTC)  # which the years 1 and 9999 may not have
+        return moment
     except (ValueError, OverflowError) as error:
         raise UsageError(
             f"not a time: {text!r}",

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from etui.yaml.load import Strict, refuse
 
+_LEAST_HZ = 0.001
+"""A reading every quarter of an hour; the period of a slower one need not fit into an integer."""
+
 Watts = Annotated[float, Field(ge=0, le=10_000)]
 
 
@@ -67,7 +70,10 @@ class Settings(Strict):
         "carbon is shown.",
     )
     price_per_kwh: float | None = Field(
-        None, ge=0, description="Price of a kilowatt-hour; without it no cost is shown."
+        None,
+        ge=0,
+        le=1_000_000_000,
+        description="Price of a kilowatt-hour; without it no cost is shown.",
     )
     currency: str = Field("", max_length=8, description="Currency of price_per_kwh.")
     theme: str = Field(
@@ -86,6 +92,12 @@ class Settings(Strict):
         default_factory=dict,
         description="Binding id -> the keys that trigger it, separated by commas.",
     )
+
+    @model_validator(mode="after")
+    def _check_rate(self) -> Settings:
+        if self.sample_hz < _LEAST_HZ:
+            refuse(f"sample_hz must be at least {_LEAST_HZ}, found {self.sample_hz:g}", "sample_hz")
+        return self
 
     @model_validator(mode="after")
     def _check_watts(self) -> Settings:

@@ -116,8 +116,8 @@ class ModelEntry(Strict):
     bytes: Annotated[int, Field(gt=0)] | None = None
     sha256: str | None = None
     sources: Annotated[list[SourceEntry], Field(min_length=1)]
-    context: Annotated[int, Field(ge=64)] = FOUND_CONTEXT_TOKENS
-    gpu_layers: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = "auto"
+    context: Annotated[int, Field(ge=64, le=10_000_000)] = FOUND_CONTEXT_TOKENS
+    gpu_layers: Annotated[int, Field(ge=0, le=100_000)] | Literal["auto", "all"] = "auto"
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
     split: SplitMode = "layer"

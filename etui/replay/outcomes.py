@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ Texts = Mapping[tuple[str, int], "Question"]
 
 _MAX_PROBLEMS = 10
 _MAX_BYTES = 200_000_000
+_LARGEST_COST = 1e12
 
 _COSTS_FIX = "write --costs {example}: a number above 0 for each arm, joules or any other unit"
 _FIX = "the first line is subject,row,ARM,ARM...; each other line holds 1 or 0 for each arm"
@@ -206,8 +206,9 @@ def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:
             cost = float(value)
         except ValueError:
             raise UsageError(f"--costs: {value[:20]!r} of {name} is not a number", fix) from None
-        if not (math.isfinite(cost) and cost > 0):
-            raise UsageError(f"--costs: {value[:20]} of {name} is not above 0", fix)
+        if not 0 < cost <= _LARGEST_COST:  # false for nan too
+            limits = f"above 0 and at most {_LARGEST_COST:g}"
+            raise UsageError(f"--costs: {value[:20]} of {name} is not {limits}", fix)
         costs[name] = cost
     missing = [arm for arm in arms if arm not in costs]
     if missing:

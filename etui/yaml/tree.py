@@ -23,6 +23,9 @@ MAX_DEPTH = 40
 MAX_NODES = 200_000
 """Limit on the number of values in a file, with every alias expanded."""
 
+MAX_NUMBER = 10**18
+"""Limit on the magnitude of a number; sums and products of those below it stay finite."""
+
 _TEXT_PER_VALUE = 50
 """Number of characters of text that count as one more value."""
 
@@ -172,6 +175,10 @@ class _Builder:
             self._add_key(key, mark, plain=not event.style)
             return
         data = event.value if event.style else _parse_plain(event.value)
+        if _is_too_large(data):
+            shown = event.value if len(event.value) <= 30 else f"{event.value[:27]}..."
+            message = f"the number {shown} is too large; quote it if it is text"
+            self.problems.append(Problem(self.file, mark.line, mark.column, message))
         node = Node(data, mark, size=1 + len(event.value) // _TEXT_PER_VALUE)
         if event.anchor:
             self._anchors[event.anchor] = node
@@ -265,6 +272,13 @@ def _parse_plain(text: str) -> Any:
     if len(text) <= 300 and _FLOAT.match(text):
         return float(text)
     return text
+
+
+def _is_too_large(data: Any) -> bool:
+    """Check whether a value is a finite number beyond the limit; a schema refuses infinite ones."""
+    if isinstance(data, bool) or not isinstance(data, int | float):
+        return False
+    return MAX_NUMBER < abs(data) < float("inf")
 
 
 def _find_mark(text: str, index: int) -> Mark:

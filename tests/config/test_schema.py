@@ -76,6 +76,20 @@ def test_schema_and_config_share_their_defaults(etui_home: Path) -> None:
         ("threads: two\n", ":1:10: threads: expected a whole number, found 'two'"),
         ("sample_hz: .inf\n", ":1:12: sample_hz: expected a finite number, found inf"),
         ("sample_hz: 0\n", ":1:12: sample_hz: must be greater than 0.0, found 0"),
+        ("sample_hz: 1e-300\n", ":1:12: sample_hz must be at least 0.001, found 1e-300"),
+        ("sample_hz: .nan\n", ":1:12: sample_hz: expected a finite number, found nan"),
+        (
+            f"price_per_kwh: {'9' * 250}\n",
+            f":1:16: the number {'9' * 27}... is too large; quote it if it is text",
+        ),
+        (
+            f"price_per_kwh: {'9' * 400}\n",
+            f":1:16: price_per_kwh: expected a number, found '{'9' * 56}...",
+        ),
+        (
+            "price_per_kwh: 1e17\n",
+            ":1:16: price_per_kwh: must be at most 1000000000.0, found 1e+17",
+        ),
         (
             "estimate: alway\n",
             ":1:11: estimate: 'alway' is not one of auto, always, never, did you mean 'always'?",

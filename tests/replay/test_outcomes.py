@@ -85,6 +85,7 @@ def test_costs_are_read_in_the_order_of_the_arms():
         ("a=1,b=-3", "-3 of b is not above 0"),
         ("a=1,b=inf", "inf of b is not above 0"),
         ("a=1,b=nan", "nan of b is not above 0"),
+        ("a=1,b=1e300", "1e300 of b is not above 0 and at most 1e"),
         ("a=1,b=ten", "'ten' of b is not a number"),
         ("a=1,a=2,b=1", "a is named twice"),
         ("a=1,c=2", "no arm 'c'"),

@@ -84,6 +84,23 @@ def test_content_and_places() -> None:
             "f.yaml:2:26: joules: expected a finite number, found -inf",
         ),
         (
+            "name: a\nbudgets: {hour: {joules: .nan}}\n",
+            "f.yaml:2:26: joules: expected a finite number, found nan",
+        ),
+        (
+            "name: a\nbudgets: {hour: {joules: 1e400}}\n",
+            "f.yaml:2:26: joules: expected a finite number, found inf",
+        ),
+        (
+            "name: a\nbudgets: {hour: {joules: 1e300}}\n",
+            "f.yaml:2:26: the number 1e300 is too large; quote it if it is text",
+        ),
+        (
+            f"name: a\ncount: -{'9' * 300}\n",
+            f"f.yaml:2:8: the number -{'9' * 26}... is too large; quote it if it is text",
+        ),
+        ("name: a\ncount: .nan\n", "f.yaml:2:8: count: expected a whole number, found nan"),
+        (
             "name: a\nbudgets: {hour: {when: degrad}}\n",
             "f.yaml:2:24: when: 'degrad' is not one of degrade, refuse, did you mean 'degrade'?",
         ),

@@ -1,0 +1,167 @@
+"""Every number of the command line is finite and bounded, and every text is text."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from pathlib import Path as FilePath
+
+import click
+import pytest
+
+from etui.cli.main import run
+from etui.cli.param_types import FiniteNumber, Text, WholeNumber
+from etui.errors import ExitCode
+from tests.contract.commands import Path, walk
+
+NO_NUMBERS = ("nan", "inf", "-inf", "1e400", "9" * 400, "9" * 5000, "\udcff", "", "1\udcff")
+SURROGATES = ("\udcff", "a\ud800b")
+WORDS = ("nan", "-inf", "1e400", "9" * 400, "9" * 5000, "\udcff", "0x10", "²", "a\nb", "\x1b[31m")
+"""What is no number, or is one that nobody can use, where text is expected."""
+
+Case = tuple[Path, click.Command, click.Parameter]
+
+CASES = [(path, command, param) for path, command in walk() for param in command.params]
+NUMBERS = [case for case in CASES if isinstance(case[2].type, click.IntRange | click.FloatRange)]
+TEXTS = [
+    case
+    for case in CASES
+    if not isinstance(case[2].type, click.Path | click.Choice | click.types.BoolParamType)
+    and case not in NUMBERS
+]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath) -> None:
+    """A command that takes the value after all writes its files into a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+
+
+def name_of(case: Case) -> str:
+    path, _, param = case
+    return " ".join(("etui", *path, param.opts[0]))
+
+
+def line(case: Case, value: str) -> list[str]:
+    """A command line with the value, and a word for everything else that is required."""
+    path, command, param = case
+    words = [
+        "word"
+        for other in command.params
+        if other.required and other is not param and isinstance(other, click.Argument)
+    ]
+    if isinstance(param, click.Argument):
+        return [*path, "--", *words, value]
+    return [*path, f"{param.opts[-1]}={value}", *words]
+
+
+def check_refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The value is refused with one line, before anything else happens."""
+    assert run(args) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    reasons = [line for line in err.splitlines() if line.startswith(("Error: ", "etui: "))]
+    assert len(reasons) == 1, err
+    assert err.splitlines()[-1] == reasons[0] or reasons[0].startswith("etui: ")
+    assert len(reasons[0]) < 300
+    assert "internal error" not in err
+    assert "Traceback" not in err
+
+
+def test_every_number_and_every_text_has_a_type_of_etui() -> None:
+    others = (click.Path, click.Choice, click.types.BoolParamType)
+    known = (WholeNumber, FiniteNumber, Text, *others)
+    foreign = [name_of(case) for case in CASES if not isinstance(case[2].type, known)]
+    assert foreign == []
+    for case in NUMBERS:
+        assert case[2].type.min is not None, name_of(case)
+        assert case[2].type.max is not None, name_of(case)
+    assert len(NUMBERS) > 20
+    assert len(TEXTS) > 40
+
+
+@pytest.mark.parametrize("case", NUMBERS, ids=name_of)
+def test_no_option_takes_what_is_no_number(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    for value in NO_NUMBERS:
+        check_refused(line(case, value), capsys)
+
+
+@pytest.mark.parametrize("case", TEXTS, ids=name_of)
+def test_no_option_takes_bytes_that_are_no_text(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in SURROGATES:
+        check_refused(line(case, value), capsys)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case not in NUMBERS and not getattr(case[2], "is_flag", False)],
+    ids=name_of,
+)
+def test_no_text_is_a_fault_in_etui(
+    case: Case,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setenv("EDITOR", "true")
+    for value in WORDS:
+        code = run(line(case, value))
+        out, err = capsys.readouterr()
+        assert code in set(ExitCode), value
+        assert "internal error" not in err, value
+        assert "Traceback" not in out + err, value
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("bench", "--suite", "sample", "--model", "smollm2-135m", "--fail-under", "nan"),
+        ("bench", "--suite", "sample", "--model", "smollm2-135m", "--max-joules", "nan"),
+        ("bench", "--suite", "sample", "--model", "smollm2-135m", "--limit", "9" * 400),
+        ("bench", "--suite", "sample", "--model", "smollm2-135m", "--limit", "9" * 5000),
+        ("bench", "compare", "a", "--max-regression", "nan"),
+        ("ask", "Why?", "--temperature", "nan"),
+        ("curves", "\udcff"),
+        ("logs", "show", "\udcff"),
+        ("logs", "list", "--limit", "9" * 400),
+        ("logs", "list", "--limit", str(2**63)),
+        ("logs", "loads", "--limit", str(2**64)),
+        ("logs", "list", "--since", "\udcff"),
+        ("logs", "list", "--since", "9" * 400),
+        ("logs", "list", "--since", "0001-01-01T00:00:00+14:00"),
+        ("logs", "list", "--since", "9999-12-31T23:59:59-14:00"),
+        ("power", "--json", "--seconds", "nan"),
+        ("power", "export", "--listen", "127.0.0.1:²"),
+        ("power", "export", "--listen", "127.0.0.1:" + "9" * 5000),
+        ("calibrate", "smollm2-135m", "--window", "nan"),
+        ("calibrate", "smollm2-135m", "--grid", "9" * 400 + "x1"),
+    ],
+    ids=lambda args: " ".join(args)[:60].encode("ascii", "backslashreplace").decode(),
+)
+def test_what_was_a_fault_or_no_limit_is_refused(
+    args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(args) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "internal error" not in err
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "9" * 5000])
+def test_the_id_of_a_turn_may_be_any_word(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["logs", "show", value]) in (ExitCode.FAILED, ExitCode.USAGE)
+    assert "internal error" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
+def test_a_file_may_have_a_name_that_is_no_text(
+    capfd: pytest.CaptureFixture[str], tmp_path: FilePath
+) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.svg")
+    assert run(["curves", "--svg", name]) == ExitCode.FAILED
+    assert "no operating curve" in capfd.readouterr().err

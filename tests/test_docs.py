@@ -56,6 +56,12 @@ def test_every_command_and_option_has_help(path):
             assert parameter.help, f"{path} {parameter.opts[0]}"
 
 
+@pytest.mark.parametrize("path", ["etui", *ALL])
+def test_examples_in_the_help_keep_their_lines(path):
+    help_text = ALL[path].help if path in ALL else cli.help
+    assert "\\b" not in help_text  # in a raw docstring, click's marker would be text
+
+
 @pytest.mark.parametrize("name", list(_COMMANDS))
 def test_the_line_in_the_help_is_the_commands_own(name):
     assert ALL[f"etui {name}"].get_short_help_str(200) == _COMMANDS[name].summary

@@ -88,7 +88,7 @@ def ask(
     quiet: bool,
     **overrides: Any,
 ) -> int:
-    r"""Answer one question and show what it cost.
+    """Answer one question and show what it cost.
 
     Standard input is appended to the prompt. The answer streams to stdout; the thinking, the
     routing reason and the cost (tokens, tok/s, time to first token, joules with their uncertainty
@@ -98,7 +98,7 @@ def ask(
     etui ask "What is a joule?"
     etui ask --reasoning cot --think-tokens 128 "What is 17 * 23?"
     git diff | etui ask "Write a commit message for this change" --quiet
-    """
+    """  # noqa: D301
     from etui.chat import Query
     from etui.cli.prompt_input import open_standard_input, read_question
     from etui.runtime.overrides import Overrides

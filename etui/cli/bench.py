@@ -206,7 +206,7 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option("-q", "--quiet", is_flag=True, help="Do not show progress.")
 @click.pass_context
 def bench(ctx: click.Context, /, **options: Any) -> None:
-    r"""Measure accuracy and joules on multiple-choice questions.
+    """Measure accuracy and joules on multiple-choice questions.
 
     \b
     etui bench --suite sample --model smollm2-135m
@@ -224,7 +224,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     With fewer than a thousand questions, differences of one to three points between two runs are
     not visible, unless both answered the same questions: `etui bench compare` is paired and needs
     far fewer.
-    """
+    """  # noqa: D301
     if ctx.invoked_subcommand is not None:
         given = [
             name

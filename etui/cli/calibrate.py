@@ -68,7 +68,7 @@ def calibrate(
     as_json: bool,
     jsonl: bool,
 ) -> int:
-    r"""Measure what a model's tokens cost on this machine.
+    """Measure what a model's tokens cost on this machine.
 
     Measures prompts and outputs of several lengths repeatedly and in random order, and fits a
     curve: joules as a function of tokens, separately for prefill and decode. Routing predicts
@@ -78,7 +78,7 @@ def calibrate(
     \b
     etui calibrate smollm2-135m
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
-    """
+    """  # noqa: D301
     from etui.calibration.run import measure_curve
     from etui.cli.calibrate_progress import (
         print_json_line,

@@ -41,6 +41,11 @@ _COMMANDS = {
     "calibrate": _Lazy(
         "etui.cli.calibrate", "calibrate", "Measure what a model's tokens cost on this machine."
     ),
+    "completion": _Lazy(
+        "etui.cli.completion",
+        "completion",
+        "Print a script that completes etui's commands and options.",
+    ),
     "curves": _Lazy("etui.cli.curves", "curves", "List and draw operating curves."),
     "doctor": _Lazy(
         "etui.cli.doctor", "doctor", "Report what etui finds: GPU, power channels, models, folders."
@@ -77,7 +82,8 @@ class LazyGroup(click.Group):
         Raises:
             click.UsageError: There is no such command.
         """
-        if args and args[0] not in _COMMANDS:
+        # While a shell completes a line, an unknown command has no completions and is no error.
+        if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
             from etui.text.suggest import suggest
 
             hint = suggest(args[0], _COMMANDS) or "see `etui --help`"

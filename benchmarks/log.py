@@ -1,4 +1,4 @@
-"""How fast the log is with many turns: writing, opening, sorting, searching, totals.
+"""How fast the log is with many turns: writing, opening, sorting, searching, totals, export.
 
     python -m benchmarks.log [--turns 100000] [--json]
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -19,8 +20,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.figures import Figure, in_turn, ratio_of, timed_in_turn
+from benchmarks.figures import Figure, in_turn, ratio_of, seconds_of, timed_in_turn
 from etui.config.config import Config
+from etui.log.export import write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
@@ -154,6 +156,15 @@ def measure(config: Config, repeats: int = 5) -> dict[str, float]:
     return results
 
 
+def export_seconds(config: Config) -> dict[str, float]:
+    """Format -> seconds of ``etui logs export`` of every turn, without starting Python."""
+    seconds = {}
+    for form, write in (("jsonl", write_json_lines), ("csv", write_csv)):
+        with LogReader(config) as log, open(os.devnull, "w", encoding="utf-8", newline="") as file:
+            seconds[form] = seconds_of(lambda w=write, f=file, o=log: w(o.turns(), f))
+    return seconds
+
+
 def cold_open_ms(config: Config) -> float:
     """From ``import`` to an open writer in a new process, in milliseconds."""
     return min(float(_python(_OPEN, config)) for _ in range(5))
@@ -191,6 +202,8 @@ def quick() -> Iterator[Figure]:
                 f"{what} query of the history, 5,000 : 500 turns",
                 [(pick(ours.values()), pick(theirs.values())) for ours, theirs in rounds],
             )
+        pairs = timed_in_turn(lambda: export_seconds(large), lambda: export_seconds(small), 5)
+        yield ratio_of("export as JSON lines and CSV, 5,000 : 500 turns", pairs)
         pairs = timed_in_turn(
             lambda: _python(_OPEN, large), lambda: _python("import sqlite3, json", large), 5
         )
@@ -209,6 +222,7 @@ def main() -> None:
         rate = None if config.database.exists() else fill(config, options.turns)
         times = measure(config)
         opened = cold_open_ms(config)
+        exported = export_seconds(config)
         size = config.database.stat().st_size
     slowest = max(times, key=lambda name: times[name])
     if options.json:
@@ -217,6 +231,7 @@ def main() -> None:
             "written_per_second": rate,
             "database_bytes": size,
             "cold_open_ms": opened,
+            "export_seconds": exported,
             "times_ms": times,
             "target_ms": _TARGET_MS,
             "slowest": slowest,
@@ -226,6 +241,8 @@ def main() -> None:
     for name, milliseconds in times.items():
         print(f"{milliseconds:9.1f} ms  {name}")
     print(f"{opened:9.1f} ms  import, open for writing and close, in a new process")
+    for form, seconds in exported.items():
+        print(f"{seconds:9.2f} s   export every turn as {form}")
     print(f"slowest {times[slowest]:.1f} ms ({slowest}), target {_TARGET_MS:.0f} ms")
     if rate is not None:
         print(f"{rate:,.0f} turns written a second; {size / 1e6:,.0f} MB")

@@ -1,9 +1,10 @@
 """How long a replay takes, and a prediction of fitted heads.
 
-Run ``python -m benchmarks.replay [--json] [--questions 14000] [--arms 6] [--fit]``. Questions and
-answers are made up here. ``judge`` is the replay itself: curve, hull, oracle, intervals of 10,000
-resamples. ``policy by rules`` decides every question by its text. Fits come before a replay and are
-not counted as one.
+Run ``python -m benchmarks.replay [--json] [--questions 14000] [--arms 6] [--fit] [--turns N]``.
+Questions and answers are made up here. ``judge`` is the replay itself: curve, hull, oracle,
+intervals of 10,000 resamples. ``policy by rules`` decides every question by its text. Fits come
+before a replay and are not counted as one. With ``--turns`` a log of so many turns is replayed
+under ``balanced``, of which one model is on disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +21,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Figure, ratio_of, timed_in_turn
+from benchmarks.log import fill
 from etui.arm import Arm
 from etui.chat import Query
+from etui.config.config import Config
+from etui.log.queries import LogReader
+from etui.models.catalogue import load_catalogue
+from etui.models.spec import STARTER
 from etui.replay.judge import ReplayTable, judge
+from etui.replay.log_replay import replay_log
 from etui.replay.policy_replay import format_question, replay_policy
 from etui.routing.accuracy.cross_fit import cross_fit
 from etui.routing.accuracy.fit import fit_heads
@@ -29,9 +37,10 @@ from etui.routing.accuracy.fitted_file import Provenance, format_fitted
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.accuracy.table import Graded
 from etui.routing.decide import decide
-from etui.routing.library import PolicyPlace, check_text
+from etui.routing.library import PolicyPlace, check_text, load_policy
 from etui.routing.policy import Policy
 from etui.routing.signals.question_words import QuestionText
+from etui.runtime.open import open_runtime
 
 SUBJECTS = 57
 VOCABULARY = 6000
@@ -78,7 +87,32 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
-QUICK_QUESTIONS, QUICK_ARMS = 2_000, 4
+def made_log(home: Path, turns: int) -> Config:
+    """Folders with a log of so many turns and one model file, which is empty."""
+    config = Config(home=home, models_dir=home / "models")
+    config.models_dir.mkdir(parents=True, exist_ok=True)
+    (config.models_dir / f"{STARTER}.gguf").touch()
+    if not config.database.exists():
+        fill(config, turns)
+    return config
+
+
+def replay_balanced(config: Config) -> int:
+    """Replay the log under ``balanced``; returns the number of turns."""
+    with open_runtime(config) as runtime:
+        policy = load_policy("balanced", config, runtime.catalogue.models)
+        return len(replay_log(policy, runtime))
+
+
+def decide_logged(config: Config) -> None:
+    """Decide the questions of the log under ``balanced``, alone and without predictions."""
+    policy = load_policy("balanced", config, load_catalogue(config).models)
+    with LogReader(config) as log:
+        for row in log.select("SELECT query FROM turns"):
+            decide(Query(row[0]), policy, available={STARTER})
+
+
+QUICK_QUESTIONS, QUICK_ARMS, QUICK_TURNS = 2_000, 4, 2_000
 
 
 def quick() -> Iterator[Figure]:
@@ -100,6 +134,10 @@ def quick() -> Iterator[Figure]:
         3,
     )
     yield ratio_of("replay of a policy by rules : its decisions alone", pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        config = made_log(Path(folder), QUICK_TURNS)
+        pairs = timed_in_turn(lambda: replay_balanced(config), lambda: decide_logged(config), 5)
+        yield ratio_of("replay of a log, 2,000 turns : their decisions alone", pairs)
 
 
 def main() -> None:
@@ -109,6 +147,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=14_000)
     parser.add_argument("--arms", type=int, default=6)
     parser.add_argument("--fit", action="store_true", help="also time fits (a minute or more)")
+    parser.add_argument("--turns", type=int, help="also replay a log of so many turns")
+    parser.add_argument("--home", type=Path, help="keep that log here, or reuse it")
     options = parser.parse_args()
     table = made(options.questions, options.arms)
     stated = np.tile(2.0 ** np.arange(options.arms), (options.questions, 1))
@@ -145,6 +185,11 @@ def main() -> None:
         arms = [Arm(name, "m") for name in table.arms]
         spent, _ = seconds(lambda: [heads.accuracy(a, q, 0.9) for q in queries for a in arms])
         report["prediction over all arms, ms"] = 1e3 * spent / len(queries)
+    if options.turns:
+        with tempfile.TemporaryDirectory() as folder:
+            config = made_log(options.home or Path(folder), options.turns)
+            report["log"], count = seconds(lambda: replay_balanced(config))
+            assert count == options.turns
     if options.json:
         print(
             json.dumps({"questions": options.questions, "arms": options.arms, **report}, indent=2)

@@ -12,6 +12,7 @@ import click
 
 from etui.cli.common import print_json
 from etui.cli.param_types import TEXT, WholeNumber
+from etui.cli.progress import count_progress
 from etui.cli.streams import data_stream
 from etui.errors import UsageError
 from etui.text.codec import to_document
@@ -237,10 +238,11 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
                 print_json(writing.build_chat_document(chat, turns))
             else:
                 click.echo(writing.format_chat(chat, turns, energy_line), nl=False)
-        elif form == "csv":
-            writing.write_csv(log.turns(turn_filter), data_stream())
         else:
-            writing.write_json_lines(log.turns(turn_filter), data_stream())
+            write = writing.write_csv if form == "csv" else writing.write_json_lines
+            # In a terminal the turns themselves show the progress.
+            with count_progress("exporting turns", shown=not sys.stdout.isatty()) as report:
+                write(log.turns(turn_filter, report=report), data_stream())
         if not log.count_turns(turn_filter):
             _report_empty(log, filtered=any(chosen.values()) or search is not None)
 

@@ -10,6 +10,7 @@ import click
 
 from etui.cli.common import load_context, print_json, print_table
 from etui.cli.param_types import TEXT, WholeNumber
+from etui.cli.progress import count_progress
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, UsageError
 
@@ -238,8 +239,8 @@ def _replay_log(
     if len(policies) > 1:
         raise UsageError("the log is replayed with one policy at a time", "name only one")
     policy = _load_policy(policies[0], config, catalogue)
-    with open_runtime(config) as runtime:
-        document = build_turns_document(policy.name, replay_log(policy, runtime))
+    with open_runtime(config) as runtime, count_progress("replaying turns") as report:
+        document = build_turns_document(policy.name, replay_log(policy, runtime, report=report))
     if as_json:
         print_json(document)
         return

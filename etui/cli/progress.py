@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +32,44 @@ def open_bar(*columns: ProgressColumn) -> Iterator[Bar]:
     console = Console(file=control_stream(err=True))
     with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(progress)
+
+
+@contextmanager
+def count_progress(description: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of a number of things are done, as a bar in a terminal and nowhere else.
+
+    The bar opens with the first count that is not the last one, so short work shows none.
+
+    Args:
+        description: Text of the bar.
+        shown: Whether a bar may be shown at all.
+
+    Yields:
+        A function that takes the number of things done and the number of all.
+    """
+    with ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars and done < total and shown and sys.stderr.isatty():
+                bars.append(stack.enter_context(_open_count_bar()))
+            for bar in bars:
+                bar.show(description, done, total)
+
+        yield show
+
+
+@contextmanager
+def _open_count_bar() -> Iterator[Bar]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    with open_bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ) as bar:
+        yield bar
 
 
 class Bar:

@@ -34,9 +34,9 @@ def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
     for turn in turns:
         row = build_row(turn)
         if writer is None:
-            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(row)
+        writer.writerow(row.values())
 
 
 def build_chat_document(chat: ChatRecord, turns: Iterable[TurnRecord]) -> dict[str, Any]:

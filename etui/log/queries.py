@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,7 +18,14 @@ from etui.log.curve_rows import CURVES_SQL, parse_curve
 from etui.log.database import open_for_reading, translate_error
 from etui.log.filters import Sort, TurnFilter, build_clause, build_like_pattern, build_order
 from etui.log.records import ChatRecord
-from etui.log.rows import parse_chat, parse_load, parse_turn, parse_unload
+from etui.log.rows import (
+    TURN_COLUMNS,
+    WITHOUT_DETAILS,
+    parse_chat,
+    parse_load,
+    parse_turn,
+    parse_unload,
+)
 from etui.log.token_cost import COSTS_SQL, LOOKED_AT, TurnCost, mean_token_cost
 from etui.log.totals import Total, parse_total, totals_sql
 from etui.text.suggest import find_nearest, format_suggestion
@@ -88,6 +95,11 @@ _SUMMARY_COLUMNS = ", ".join(
 )
 
 
+_COLUMNS_WITHOUT_DETAILS = ", ".join(
+    ("id", *(WITHOUT_DETAILS.get(column, column) for column in TURN_COLUMNS))
+)
+
+
 class LogReader:
     """Reads the log; several threads may use it, one at a time.
 
@@ -136,13 +148,34 @@ class LogReader:
         rows = self._select_page(_SUMMARY_COLUMNS, turn_filter, sort, descending, limit, offset)
         return [TurnSummary(*row) for row in rows]
 
-    def turns(self, turn_filter: TurnFilter | None = None) -> Iterator[TurnRecord]:
-        """Yield whole turns, oldest first, for export and replay; they are read in pages."""
-        for offset in itertools.count(step=_PAGE_ROWS):
-            rows = self._select_page("turns.*", turn_filter, Sort.TIME, False, _PAGE_ROWS, offset)
-            yield from map(parse_turn, rows)
-            if len(rows) < _PAGE_ROWS:
-                return
+    def turns(
+        self,
+        turn_filter: TurnFilter | None = None,
+        *,
+        details: bool = True,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Iterator[TurnRecord]:
+        """Yield the turns that are in the log now, oldest first, for export and replay.
+
+        They are read in pages; a turn that is deleted meanwhile is left out.
+
+        Args:
+            turn_filter: Which turns; None reads all.
+            details: Whether votes, probes, channels, power and the routing decision are read; they
+                are empty else. They are most of the bytes of a turn.
+            report: Called with the number of turns read and the number of all, after each page.
+        """
+        where = build_clause(turn_filter or TurnFilter())
+        order = build_order(Sort.TIME, descending=False)
+        ids = [row[0] for row in self._select(f"SELECT id {where.sql} {order}", where.values)]
+        columns = "*" if details else _COLUMNS_WITHOUT_DETAILS
+        sql = f"SELECT {columns} FROM turns WHERE id IN (SELECT value FROM json_each(?))"
+        for start in range(0, len(ids), _PAGE_ROWS):
+            page = ids[start : start + _PAGE_ROWS]
+            found = {row["id"]: row for row in self._select(sql, (json.dumps(page),))}
+            yield from (parse_turn(found[id_]) for id_ in page if id_ in found)
+            if report is not None:
+                report(start + len(page), len(ids))
 
     def count_turns(self, turn_filter: TurnFilter | None = None) -> int:
         """Count the turns of a filter."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -53,6 +53,9 @@ _JSON_COLUMNS = (
     *("energy_channels", "energy_unmeasured", "energy_flags"),
     *("votes", "probes", "hops", "power_watts", "settings", "trace"),
 )
+_NUMBERS = frozenset({int, float, bool, type(None)})
+"""Types of values that SQLite takes as they are."""
+
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -68,19 +71,25 @@ def build_row(record: Record) -> Row:
     becomes U+FFFD.
     """
     flat = _flatten_turn(record) if isinstance(record, TurnRecord) else _flatten(record)
-    return {name: _to_storable(value) for name, value in flat.items()}
+    return {
+        name: value if type(value) in _NUMBERS else _to_storable(value)
+        for name, value in flat.items()
+    }
 
 
 def parse_turn(row: ReadRow) -> TurnRecord:
     """Parse a row of ``turns``."""
-    read = {name: json.loads(row[name]) for name in _JSON_COLUMNS}
+    if isinstance(row, sqlite3.Row):
+        # A Row finds a name by comparing all of them, which takes longer than the rest of this.
+        row = dict(zip(row.keys(), row, strict=True))
+    read = {name: _parse_json(row[name]) for name in _JSON_COLUMNS}
     return TurnRecord(
         **{name: row[name] for name in _PLAIN_OF_TURN},
-        tokens=Tokens(**{f.name: row[f"tokens_{f.name}"] for f in fields(Tokens)}),
-        seconds=Seconds(**{f.name: row[f"seconds_{f.name}"] for f in fields(Seconds)}),
+        tokens=Tokens(*[row[column] for _, column in _TOKEN_COLUMNS]),
+        seconds=Seconds(*[row[column] for _, column in _SECOND_COLUMNS]),
         energy=TurnEnergy(
-            **{name: row[f"energy_{name}"] for name in _PLAIN_OF_ENERGY},
-            phases={phase: row[f"energy_phases_{phase}"] for phase in _PHASES},
+            **{name: row[column] for name, column in _ENERGY_COLUMNS},
+            phases={phase: row[column] for phase, column in _PHASE_COLUMNS},
             channels=read["energy_channels"],
             unmeasured=tuple(read["energy_unmeasured"]),
             flags=tuple(read["energy_flags"]),
@@ -119,14 +128,45 @@ _PLAIN_OF_ENERGY = tuple(
     for f in fields(TurnEnergy)
     if f.name not in {"phases", "channels", "unmeasured", "flags", "shared"}
 )
+_TOKEN_COLUMNS = tuple((f.name, f"tokens_{f.name}") for f in fields(Tokens))
+_SECOND_COLUMNS = tuple((f.name, f"seconds_{f.name}") for f in fields(Seconds))
+_ENERGY_COLUMNS = tuple((name, f"energy_{name}") for name in _PLAIN_OF_ENERGY)
+_PHASE_COLUMNS = tuple((phase, f"energy_phases_{phase}") for phase in _PHASES)
+TURN_COLUMNS = (
+    *_PLAIN_OF_TURN,
+    *(column for _, column in _TOKEN_COLUMNS),
+    *(column for _, column in _SECOND_COLUMNS),
+    *(column for _, column in _ENERGY_COLUMNS),
+    *(column for _, column in _PHASE_COLUMNS),
+    "energy_shared",
+    *_JSON_COLUMNS,
+)
+"""The columns of ``turns`` that :func:`parse_turn` reads."""
+
+WITHOUT_DETAILS: Mapping[str, str] = {
+    **{
+        column: f"'[]' AS {column}"
+        for column in ("energy_unmeasured", "energy_flags", "votes", "probes", "power_watts")
+    },
+    **{column: f"'{{}}' AS {column}" for column in ("energy_channels", "trace")},
+}
+"""Column -> the empty value to select in its place, where the details of a turn are not needed."""
+
+_EMPTY: Mapping[str, Callable[[], Any]] = {"[]": list, "{}": dict}
+"""Most lists and objects of a turn are empty; these are not worth a parser."""
+
+
+def _parse_json(text: str) -> Any:
+    make = _EMPTY.get(text) if len(text) == 2 else None
+    return json.loads(text) if make is None else make()
 
 
 def _flatten_turn(record: TurnRecord) -> Row:
     row = {name: getattr(record, name) for name in _PLAIN_OF_TURN}
-    row |= {f"tokens_{f.name}": getattr(record.tokens, f.name) for f in fields(Tokens)}
-    row |= {f"seconds_{f.name}": getattr(record.seconds, f.name) for f in fields(Seconds)}
-    row |= {f"energy_{name}": getattr(record.energy, name) for name in _PLAIN_OF_ENERGY}
-    row |= {f"energy_phases_{phase}": record.energy.phases.get(phase) for phase in _PHASES}
+    row |= {column: getattr(record.tokens, name) for name, column in _TOKEN_COLUMNS}
+    row |= {column: getattr(record.seconds, name) for name, column in _SECOND_COLUMNS}
+    row |= {column: getattr(record.energy, name) for name, column in _ENERGY_COLUMNS}
+    row |= {column: record.energy.phases.get(phase) for phase, column in _PHASE_COLUMNS}
     document = record.to_json()
     return row | {
         "energy_channels": record.energy.channels,
@@ -148,8 +188,10 @@ def _flatten(record: Record) -> Row:
 
 def _to_storable(value: Any) -> Any:
     if isinstance(value, str):
-        return _LONE_SURROGATES.sub("\ufffd", value)
+        return value if value.isascii() else _LONE_SURROGATES.sub("\ufffd", value)
     if isinstance(value, dict | list | tuple):
+        if not value:
+            return "{}" if isinstance(value, dict) else "[]"
         text = json.dumps(value, ensure_ascii=False, default=str)
         return _LONE_SURROGATES.sub("\ufffd", text)
     return value

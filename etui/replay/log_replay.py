@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm, Reasoning
@@ -88,14 +89,25 @@ def replay_turns(
 def arm_from_turn(turn: TurnRecord) -> Arm:
     """Rebuild the arm that answered a turn, as far as the log records it."""
     settings = turn.settings
+    think_tokens, max_tokens, votes = (
+        int(settings.get(name) or 0) for name in ("think_tokens", "max_tokens", "votes")
+    )
+    return _build_arm(turn.arm, turn.model, turn.reasoning, think_tokens, max_tokens, votes)
+
+
+@lru_cache(maxsize=256)
+def _build_arm(
+    name: str, model: str, reasoning: str, think_tokens: int, max_tokens: int, votes: int
+) -> Arm:
+    """Build an arm; a limit of 0 is not recorded. A log repeats the same few arms."""
     reasonings: dict[str, Reasoning] = {"cot": "cot", "vote": "vote"}
-    plain = Arm(turn.arm, turn.model)
+    plain = Arm(name, model)
     return replace(
         plain,
-        reasoning=reasonings.get(turn.reasoning, "direct"),
-        think_tokens=int(settings.get("think_tokens") or 0) or plain.think_tokens,
-        max_tokens=int(settings.get("max_tokens") or 0) or plain.max_tokens,
-        votes=int(settings.get("votes") or 0) or plain.votes,
+        reasoning=reasonings.get(reasoning, "direct"),
+        think_tokens=think_tokens or plain.think_tokens,
+        max_tokens=max_tokens or plain.max_tokens,
+        votes=votes or plain.votes,
     )
 
 
@@ -121,6 +133,10 @@ def _replay_turn(
             after = before  # keep the token budget of the turn, or it would look like a change
     except EtuiError as error:
         why = error.what.splitlines()[0]
+    predicted_before, right_before = _predict(predictor, before, query)
+    predicted_after, right_after = predicted_before, right_before
+    if after is not before:
+        predicted_after, right_after = _predict(predictor, after, query)
     return TurnReplay(
         turn.turn_id,
         turn.query,
@@ -128,13 +144,22 @@ def _replay_turn(
         None if after is None else _arm_and_model(after),
         turn.energy.joules,
         turn.energy.kind,
-        _predict_joules(predictor, before, query),
-        None if after is None else _predict_joules(predictor, after, query),
+        predicted_before,
+        predicted_after,
         why,
-        _predict_accuracy(predictor, before, query),
-        None if after is None else _predict_accuracy(predictor, after, query),
+        right_before,
+        right_after,
         cascade,
     )
+
+
+def _predict(
+    predictor: Predictor, arm: Arm | None, query: Query
+) -> tuple[float | None, float | None]:
+    """Predict joules and accuracy; both are None without an arm."""
+    if arm is None:
+        return None, None
+    return _predict_joules(predictor, arm, query), _predict_accuracy(predictor, arm, query)
 
 
 def _arm_and_model(arm: Arm) -> tuple[str, str]:
@@ -222,7 +247,10 @@ def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocume
 
 
 def replay_log(
-    policy: Policy, runtime: Runtime[Any], newest: int | None = None
+    policy: Policy,
+    runtime: Runtime[Any],
+    newest: int | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> list[TurnReplay]:
     """Decide the turns of the log again under a policy, which need not be saved.
 
@@ -233,20 +261,26 @@ def replay_log(
         policy: The policy.
         runtime: The runtime of this machine, whose log is read.
         newest: Number of newest turns to replay; None replays all.
+        report: Called now and then with the number of turns replayed and the number of all.
 
     Raises:
         EtuiError: The log cannot be read, or the fitted file of the policy is damaged.
     """
     from etui.log.queries import LogReader
+    from etui.runtime.serving import models_on_disk
 
     knowledge = replace(runtime.collect_knowledge(policy), earlier=None)
+    # Each model is looked up once: an arm may name a dozen, and that takes longer than deciding.
+    available = cache(models_on_disk(runtime.config, runtime.catalogue))
 
     def decide(query: Query) -> Decision:
-        choice = runtime.decide(query, policy, host=None, knowledge=knowledge, shadow=False)
+        choice = runtime.decide(
+            query, policy, host=None, knowledge=knowledge, available=available, shadow=False
+        )
         return choice.decision
 
     with LogReader(runtime.config) as log:
-        turns = log.turns(_filter_newest(log, newest))
+        turns = log.turns(_filter_newest(log, newest), details=False, report=report)
         return replay_turns(turns, decide, knowledge.predictor)
 
 

@@ -67,6 +67,8 @@ def predict_joules(
         resident: Whether the model is in memory; its load costs nothing then.
         cached_tokens: Tokens of the conversation that are in its cache.
     """
+    if facts.curve is None and facts.speed is None:
+        return None
     tokens = predict_tokens(arm, text, facts, cached_tokens)
     past = facts.past.get(ArmKey.of(arm))
     predicted: PredictedJoules | None = None

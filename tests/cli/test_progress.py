@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
-from etui.cli.progress import Lines, open_bar
+from etui.cli.progress import Lines, count_progress, open_bar
 from etui.cli.pull_progress import show_progress
 from etui.models.download import Progress
 
@@ -49,3 +52,34 @@ def test_a_new_step_begins_a_new_bar() -> None:
         bar.show("two", 0, None, step=2)
         (task,) = bar._progress.tasks
         assert (task.description, task.completed, task.total) == ("two", 0, None)
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_counts_are_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with count_progress("replaying turns") as show:
+        show(500, 1200)
+        show(1000, 1200)
+        show(1200, 1200)
+    assert "replaying turns" in terminal.getvalue()
+    assert "1200/1200" in terminal.getvalue()
+
+
+def test_counts_are_not_shown_where_they_would_disturb(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with count_progress("exporting turns") as show:
+        show(3, 3)  # done before there was anything to wait for
+    with count_progress("exporting turns", shown=False) as show:
+        show(500, 1200)
+    monkeypatch.setattr(sys, "stderr", pipe)
+    with count_progress("exporting turns") as show:
+        show(500, 1200)
+    assert terminal.getvalue() == pipe.getvalue() == ""

@@ -416,6 +416,62 @@ def test_turns_come_whole_in_pages(
     assert list(fill(*made).turns()) == made
 
 
+def test_turns_of_one_moment_come_in_the_order_they_were_saved(
+    fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
+    made = [make_turn(n, created_at="2026-11-24T10:00:00.000+00:00") for n in (3, 1, 4, 2, 5)]
+    assert list(fill(*made).turns()) == made
+
+
+def test_each_page_of_turns_is_reported_and_a_turn_deleted_meanwhile_is_left_out(
+    config: Config, fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
+    made = [make_turn(n) for n in range(5)]
+    log = fill(*made)
+    reports: list[tuple[int, int]] = []
+    turns = log.turns(report=lambda done, total: reports.append((done, total)))
+    assert next(turns) == made[0]
+    with sqlite3.connect(config.database) as other:
+        other.execute("DELETE FROM turns WHERE turn_id = ?", (made[2].turn_id,))
+    other.close()
+    assert list(turns) == [made[1], made[3], made[4]]
+    assert reports == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_turns_without_details_lack_only_these(fill: Fill, make_turn: MakeTurn) -> None:
+    turn = make_turn(1)
+    energy = replace(turn.energy, channels={}, unmeasured=(), flags=())
+    bare = replace(turn, energy=energy, votes=(), probes=(), power_watts=(), trace={})
+    assert list(fill(turn).turns(details=False)) == [bare]
+
+
+def test_four_times_the_turns_take_four_times_the_steps_to_read(
+    fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
+
+    def count_steps(log: LogReader) -> int:
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        assert log._connection is not None
+        log._connection.set_progress_handler(count, 10)
+        assert sum(1 for _ in log.turns()) == log.count_turns()
+        log._connection.set_progress_handler(None, 0)
+        return steps
+
+    moments = [datetime.fromtimestamp(60.0 * n, UTC).isoformat() for n in range(480)]
+    made = [make_turn(n, created_at=moment) for n, moment in enumerate(moments)]
+    few = count_steps(fill(*made[:120]))
+    assert count_steps(fill(*made[120:])) < 5 * few
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_log_on_a_disk_without_write_access_is_read(
     config: Config, fill: Fill, make_turn: MakeTurn

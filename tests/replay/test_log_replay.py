@@ -21,18 +21,49 @@ rules: [{name: all, use: quick}]
 """
 
 
+def _policy(config):
+    catalogue = load_catalogue(config)
+    policy = check_text(POLICY, find_policy("balanced", config), catalogue.models).policy
+    assert policy is not None
+    return policy
+
+
+def _save(config, count):
+    with TurnWriter(config) as writer:
+        for number in range(count):
+            time = f"2026-11-24T10:{number // 60:02}:{number % 60:02}.000+00:00"
+            writer.save_turn(replace(TURN, turn_id=f"id{number:010}", created_at=time))
+
+
+def test_the_disk_is_searched_once_for_each_model(config, monkeypatch):
+    _save(config, 20)
+    asked = []
+
+    def on_disk(config, catalogue):
+        return lambda name: not asked.append(name)
+
+    monkeypatch.setattr("etui.runtime.open.models_on_disk", on_disk)
+    monkeypatch.setattr("etui.runtime.serving.models_on_disk", on_disk)
+    replayed = replay_log(_policy(config), open_runtime(config))
+    assert {again.after for again in replayed} == {("quick", "smollm2-135m")}
+    assert asked == ["smollm2-135m"]
+
+
+def test_the_progress_of_a_replay_is_reported_page_by_page(config, monkeypatch):
+    monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
+    _save(config, 5)
+    reports = []
+    replay_log(_policy(config), open_runtime(config), report=lambda *counts: reports.append(counts))
+    assert reports == [(2, 5), (4, 5), (5, 5)]
+
+
 def test_the_newest_turns_are_replayed_by_rules_that_are_not_saved(config):
     catalogue = load_catalogue(config)
     file = model_path(catalogue.get("smollm2-135m"), config)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"")
-    writer = TurnWriter(config)
-    for number in range(5):
-        time = f"2026-11-24T10:00:0{number}.000+00:00"
-        writer.save_turn(replace(TURN, turn_id=f"id{number:010}", created_at=time))
-    writer.close()
-    policy = check_text(POLICY, find_policy("balanced", config), catalogue.models).policy
-    assert policy is not None
+    _save(config, 5)
+    policy = _policy(config)
     replayed = replay_log(policy, open_runtime(config), newest=2)
     assert [again.turn_id for again in replayed] == ["id0000000003", "id0000000004"]
     assert {again.after for again in replayed} == {("quick", "smollm2-135m")}

@@ -101,7 +101,8 @@ def estimate_tokens(text: str) -> int:
     Byte-pair vocabularies average four bytes per token on English; other languages and code have
     up to half as many tokens again.
     """
-    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return -(-size // _BYTES_PER_TOKEN)
 
 
 def _count_code_blocks(text: str) -> int:

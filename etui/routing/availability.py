@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
-from functools import lru_cache
 
 from etui.arm import Arm
 from etui.errors import ModelUnavailable
@@ -21,16 +19,10 @@ def build_availability_test(available: Available) -> Callable[[str], bool]:
 
 def choose_served_arm(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm | None:
     """Return the arm with the first of its models that is available; None if none is."""
-    for model in plan.models:
+    for model, arm in zip(plan.models, plan.arms, strict=True):
         if is_available(model):
-            return plan.arm if model == plan.arm.model else _move_arm(plan.arm, model)
+            return arm
     return None
-
-
-@lru_cache(maxsize=256)
-def _move_arm(arm: Arm, model: str) -> Arm:
-    """Return an arm on another model; every decision asks for the same few."""
-    return replace(arm, model=model)
 
 
 def format_substitute(plan: ArmPlan, arm: Arm) -> str:

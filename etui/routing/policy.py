@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,13 @@ class ArmPlan:
     asked: str
     models: tuple[str, ...]
     arm: Arm
+    arms: tuple[Arm, ...] = field(init=False, repr=False, compare=False)
+    """The arm with each of the models, built once because every decision needs some of them."""
+
+    def __post_init__(self) -> None:
+        arm = self.arm
+        arms = (arm if name == arm.model else replace(arm, model=name) for name in self.models)
+        object.__setattr__(self, "arms", tuple(arms))
 
     @property
     def name(self) -> str:

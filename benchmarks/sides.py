@@ -22,6 +22,7 @@ from etui.engine.model import ALL_LAYERS, Model
 from etui.engine.residency import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from etui.engine.session import ModelFacts, Step, TokenSequence
 from etui.engine.template import ChatTemplate
+from etui.engine.template_process import TemplateProcess
 from etui.models.gguf import check_gguf
 from etui.models.spec import STARTER
 
@@ -115,7 +116,7 @@ def make_session(
     )
     context = Context(library, model, options)
     source = model.metadata("tokenizer.chat_template")
-    template = ChatTemplate("bench", source, model.bos_text, model.eos_text)
+    template = ChatTemplate(TemplateProcess(), "bench", source, model.bos_text, model.eos_text)
     facts = ModelFacts("bench", context_tokens, None, None, None, (), bool(source))
     return TimedSession(model, context, facts, template)
 

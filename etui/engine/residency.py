@@ -22,6 +22,7 @@ from etui.engine.offload import (
 )
 from etui.engine.session import ModelFacts
 from etui.engine.template import PLAIN_STOP, ChatTemplate
+from etui.engine.template_process import TemplateProcess
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
@@ -74,6 +75,7 @@ class Residency:
         self._trials = trials
         self._clock = clock
         self._library: Library | None = None
+        self._templates = TemplateProcess()
         self._residents: dict[str, _Resident] = {}  # least recently used first
 
     @property
@@ -159,6 +161,8 @@ class Residency:
         resident = self._residents.pop(name)
         start_ns = time.monotonic_ns()
         resident.session.free()
+        if not self._residents:
+            self._templates.close()
         end_ns = time.monotonic_ns()
         return Unloaded(name, resident.sha256, start_ns, end_ns, reason, resident.bytes)
 
@@ -166,6 +170,7 @@ class Residency:
         """Free every model."""
         while self._residents:
             self._residents.popitem()[1].session.free()
+        self._templates.close()
         if self._library is not None:
             self._library.close()
             self._library = None
@@ -214,11 +219,14 @@ class Residency:
         layers = self._choose_layers(library, spec, need)
         while True:
             try:
-                return self._create_session(library, spec, path, context_tokens, layers), layers
+                model, context = self._create_context(library, spec, path, context_tokens, layers)
+                break
             except (ModelUnavailable, EngineFailed):
                 if layers == 0 or spec.gpu_layers != "auto":
                     raise
                 layers = fewer_layers(layers)
+        # A template fails with any number of layers.
+        return self._create_session(spec, model, context), layers
 
     def _choose_layers(self, library: Library, spec: ModelSpec, need: Needs) -> int:
         """Choose how many layers to put on the GPUs, from their currently free memory."""
@@ -233,16 +241,15 @@ class Residency:
             return layers_that_fit(need, usable)
         return min(int(spec.gpu_layers), need.layers + 1)
 
-    def _create_session(
+    def _create_context(
         self, library: Library, spec: ModelSpec, path: Path, context_tokens: int, layers: int
-    ) -> LlamaSession:
+    ) -> tuple[Model, Context]:
         tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
         # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
+        self._templates.start()  # it becomes ready while the weights are loaded
         model = Model(library, path, layers, split, shown=tags)
         try:
-            source = model.metadata("tokenizer.chat_template")
-            template = ChatTemplate(spec.name, source, model.bos_text, model.eos_text)
             options = ContextOptions(
                 context_tokens=context_tokens,
                 threads=self._config.threads or default_threads(),
@@ -252,19 +259,30 @@ class Residency:
                 flash_attention=_choose_flash_attention(spec, layers),
                 offload_kv=layers > 0,
             )
-            context = Context(library, model, options)
+            return model, Context(library, model, options)
         except EtuiError:
+            model.free()
+            raise
+
+    def _create_session(self, spec: ModelSpec, model: Model, context: Context) -> LlamaSession:
+        source = model.metadata("tokenizer.chat_template")
+        try:
+            template = ChatTemplate(
+                self._templates, spec.name, source, model.bos_text, model.eos_text
+            )
+        except EtuiError:
+            context.free()
             model.free()
             raise
         facts = ModelFacts(
             name=spec.name,
-            context_tokens=context_tokens,
+            context_tokens=context.options.context_tokens,
             think_open=spec.think_open,
             think_close=spec.think_close,
             thinking_switch=spec.thinking_switch,
             stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
             has_template=bool(source),
-            batch_tokens=options.batch_tokens,
+            batch_tokens=context.options.batch_tokens,
         )
         return LlamaSession(model, context, facts, template)
 

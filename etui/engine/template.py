@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from etui.chat import Message
-from etui.engine.template_sandbox import (
-    OUTPUT_CHARACTERS,
-    TemplateLimit,
-    TemplateRaised,
-    compile_template,
-    limited,
-)
+from etui.engine.template_process import TemplateFailed, TemplateProcess
+from etui.engine.template_sandbox import TemplateLimit, TemplateRaised
 from etui.errors import ModelUnavailable
 
 PLAIN_TEMPLATE = """\
@@ -38,26 +32,33 @@ PLAIN_STOP = ("\nUser:",)
 
 
 class ChatTemplate:
-    """A compiled chat template.
+    """A chat template, compiled and rendered in a process of its own.
 
     Args:
+        process: The process that renders it; it must outlive the template.
         model: Name of the model, for messages.
         source: Jinja source from the GGUF; None uses ``PLAIN_TEMPLATE``.
         bos_text, eos_text: Texts of the begin and end tokens, which templates write themselves.
 
     Raises:
         ModelUnavailable: The source is not a valid template.
+        EngineFailed: The process cannot be started.
     """
 
     def __init__(
-        self, model: str, source: str | None, bos_text: str = "", eos_text: str = ""
+        self,
+        process: TemplateProcess,
+        model: str,
+        source: str | None,
+        bos_text: str = "",
+        eos_text: str = "",
     ) -> None:
+        self._source = source or PLAIN_TEMPLATE
+        self._process = process
         self._model = model
         self._tokens = {"bos_token": bos_text, "eos_token": eos_text}
         with self._guard():
-            self._render: Callable[[Mapping[str, Any]], Iterator[str]] = compile_template(
-                source or PLAIN_TEMPLATE
-            )
+            process.compile(self._source)
 
     def render(
         self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
@@ -92,22 +93,14 @@ class ChatTemplate:
             "documents": None,
             **variables,
         }
-        pieces: list[str] = []
-        length = 0
-        with limited():
-            for piece in self._render(given):
-                pieces.append(piece)
-                length += len(piece)
-                if length > OUTPUT_CHARACTERS:
-                    raise TemplateLimit(f"it wrote more than {OUTPUT_CHARACTERS} characters")
-        return "".join(pieces)
+        return self._process.render(self._source, given)
 
     def _guard(self) -> _TemplateGuard:
         return _TemplateGuard(self._model)
 
 
 class _TemplateGuard:
-    """Turn any exception of a template into ``ModelUnavailable``."""
+    """Turn what a template raises or exceeds into ``ModelUnavailable``."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -120,10 +113,10 @@ class _TemplateGuard:
             why, fix = f"rejects these messages: {error}", "change the system prompt or the chat"
         elif isinstance(error, TemplateLimit):
             why, fix = f"was stopped: {error}", "use another GGUF of this model"
-        elif isinstance(error, Exception):
+        elif isinstance(error, TemplateFailed):
             # A template is a program: it can raise anything, and any exception means it is broken.
             message = " ".join(str(error).split())[:200]
-            why = f"fails with {type(error).__name__}: {message}"
+            why = f"fails with {error.kind}: {message}"
             fix = "use another GGUF of this model"
         else:
             return

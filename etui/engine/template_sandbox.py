@@ -1,38 +1,52 @@
-"""A Jinja environment for untrusted chat templates, with limits on time, memory and output.
+"""A Jinja environment for untrusted chat templates, and the process that renders them.
 
-Jinja's sandbox prevents access to Python's internals and changes to the template's arguments. It
-does not prevent endless loops or excessive memory use, so this module adds:
+A template is a program: Jinja's sandbox keeps it away from Python's internals, but not from endless
+loops, deep nesting or texts of any size. So this file is run as a script in a process of its own
+(:mod:`etui.engine.template_process` starts it), whose limits the kernel enforces:
 
-- a deadline, checked by a trace function at every line of the compiled template and at every
-  Python function it calls; this needs no second thread or process, and nothing keeps running;
-- an allow-list of the filters and string methods that chat templates use; those that can enlarge
-  a text are checked before the call, as are ``*``, ``**``, ``+`` and ``%``;
-- a limit on the growth of the process's memory, checked in the same trace function, for all other
-  operations (``~`` in a loop at most doubles a text between two checks);
-- limits on the length of the source and of the output.
+- CPU time of one request, by a profiling timer that kills the process;
+- memory, by the size of its address space;
+- files, of which it can write none, and core dumps.
+
+Inside, an allow-list of the filters and string methods that chat templates use, and checks of
+``*``, ``**``, ``+`` and ``%``, turn most mistakes into a message before they reach a limit.
+
+The script imports only the standard library and jinja2. Requests and replies are JSON documents,
+each behind its length in four bytes. A request has the ``id`` of a template, its ``source`` to
+compile it, and ``variables`` to render it; a reply has ``text``, or the ``kind`` of an error and a
+``message``. The process ends when its standard input is closed, so it ends with its parent.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import struct
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 SECONDS = 2.0
+"""CPU time of a request."""
+
+MEMORY_BYTES = 512_000_000
+"""Memory that a request may take in addition to the interpreter's."""
+
 SOURCE_CHARACTERS = 1_000_000
 OUTPUT_CHARACTERS = 8_000_000
-GROWTH_BYTES = 512_000_000
-_MEMORY_CHECK_SECONDS = 0.005  # reading the memory takes some 20 us, too long for every line
+
+LENGTH = struct.Struct(">I")
+"""Length of a message in bytes, sent before it."""
+
+LIMIT, RAISED = "limit", "raised"
+"""Kinds of errors; any other kind is the name of an exception."""
 
 _FILTER_NAMES = (
     "abs capitalize count d default dictsort e escape first float groupby indent int items join "
@@ -58,40 +72,8 @@ class TemplateRaised(Exception):
     """The template called ``raise_exception`` with this message."""
 
 
-@contextmanager
-def limited(seconds: float = SECONDS) -> Iterator[None]:
-    """Limit the time and memory of template code that runs in the block.
-
-    Raises:
-        TemplateLimit: The code ran longer than ``seconds``, or took too much memory.
-    """
-    import psutil
-
-    resident = psutil.Process().memory_info
-    started = checked = time.monotonic()
-    most = resident().rss + GROWTH_BYTES
-
-    def check(frame: FrameType, _event: str, _arg: object) -> Callable[..., Any] | None:
-        nonlocal checked
-        now = time.monotonic()
-        if now > started + seconds:
-            raise TemplateLimit(f"it ran for more than {seconds:g} s")
-        if now > checked + _MEMORY_CHECK_SECONDS:
-            checked = now
-            if resident().rss > most:
-                raise TemplateLimit(f"it took more than {GROWTH_BYTES // 1_000_000} MB of memory")
-        return check if frame.f_code.co_filename == _FILENAME else None
-
-    before = sys.gettrace()
-    sys.settrace(check)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-
-
 def compile_template(source: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
-    """Compile ``source`` into a function that renders in pieces; call it inside ``limited``.
+    """Compile ``source`` into a function that renders in pieces.
 
     Raises:
         jinja2.TemplateError: The source is not a valid template.
@@ -183,7 +165,8 @@ def _build_environment() -> ImmutableSandboxedEnvironment:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    # The optimizer would run filters at compile time, where the limits do not apply.
+    # Without the optimizer nothing is computed at compile time: what is too much, or an error, is
+    # found when the template is rendered.
     environment = _create_sandbox_class()(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -216,3 +199,124 @@ def _raise(message: str) -> None:
 
 def _strftime_now(format_: str) -> str:
     return datetime.now().strftime(str(format_)[:200])
+
+
+class Renderer:
+    """Compile and render templates for one parent.
+
+    Args:
+        requests, replies: The pipes from and to the parent.
+        seconds: CPU time of a request, after which the kernel kills this process.
+        memory_bytes: Memory that a request may take, for messages.
+    """
+
+    def __init__(
+        self, requests: IO[bytes], replies: IO[bytes], seconds: float, memory_bytes: int
+    ) -> None:
+        self._requests = requests
+        self._replies = replies
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._templates: dict[int, Callable[[Mapping[str, Any]], Iterator[str]]] = {}
+
+    def run(self) -> None:
+        """Answer requests until the parent closes the pipe."""
+        while (request := read_message(self._requests)) is not None:
+            _set_timer(self._seconds)
+            try:
+                reply = {"text": self._answer(request)}
+            except TemplateLimit as error:
+                reply = {"kind": LIMIT, "message": str(error)}
+            except MemoryError:
+                reply = {"kind": LIMIT, "message": describe_memory(self._memory_bytes)}
+            except TemplateRaised as error:
+                reply = {"kind": RAISED, "message": str(error)}
+            except Exception as error:  # noqa: BLE001 - a template can raise anything
+                reply = {"kind": type(error).__name__, "message": str(error)[:500]}
+            write_message(self._replies, reply)
+            _set_timer(0.0)
+
+    def _answer(self, request: Mapping[str, Any]) -> str:
+        number = request["id"]
+        if "source" in request:
+            self._templates[number] = compile_template(request["source"])
+        if "variables" not in request:
+            return ""
+        pieces: list[str] = []
+        length = 0
+        for piece in self._templates[number](request["variables"]):
+            pieces.append(piece)
+            length += len(piece)
+            if length > OUTPUT_CHARACTERS:
+                raise TemplateLimit(f"it wrote more than {OUTPUT_CHARACTERS} characters")
+        return "".join(pieces)
+
+
+def describe_memory(most_bytes: int) -> str:
+    """Say that a template took too much memory."""
+    return f"it took more than {most_bytes // 1_000_000} MB of memory"
+
+
+def read_message(stream: IO[bytes]) -> Any:
+    """Read a message; None at the end of the stream."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    length = LENGTH.unpack(head)[0]
+    body = stream.read(length)
+    return json.loads(body) if len(body) == length else None
+
+
+def write_message(stream: IO[bytes], message: object) -> None:
+    """Write a message and flush it."""
+    body = json.dumps(message).encode()
+    stream.write(LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+def _set_timer(seconds: float) -> None:
+    """Let the kernel kill this process after so much CPU time; 0 stops the timer."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _limit_process(memory_bytes: int) -> None:
+    """Limit the address space of this process, and let it write no file and no core dump."""
+    if hasattr(signal, "SIGPROF"):
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    try:
+        import resource
+    except ImportError:
+        return  # the parent's limits remain
+    for limit, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_AS, _address_space() + memory_bytes),
+    ):
+        try:
+            hard = resource.getrlimit(limit)[1]
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(limit, (most, most))
+        except (OSError, ValueError):
+            continue  # macOS limits no address space; the parent watches the memory
+
+
+def _address_space() -> int:
+    """Return the bytes of this process's address space; a guess where there is no /proc."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 256_000_000
+
+
+def main() -> None:
+    """Render for the parent on standard input and output; the arguments are the limits."""
+    _build_environment()  # imports jinja2 before the limits apply
+    seconds, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
+    _limit_process(memory_bytes)
+    Renderer(sys.stdin.buffer, sys.stdout.buffer, seconds, memory_bytes).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ from etui.config.config import Config
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Answer, Event, Finished, Loaded, Prefilling, Unloaded
 from etui.models.spec import ModelSpec
+from tests.engine.tampered import with_template
 
 SPEC = ModelSpec("starter", "135M", (), context=2048)
 
@@ -178,6 +179,19 @@ def test_the_log_ends_the_message_of_a_crash(
     child = ProcessBackend(config)
     with pytest.raises(EngineFailed, match=r"exited with code 1; end of its log: .*no such luck"):
         child.start()
+
+
+def test_a_hostile_template_ends_the_answer_and_not_the_process(
+    child: ProcessBackend, starter_model: Path, tmp_path: Path
+) -> None:
+    source = "{% set c = [[[[['a'*99]*99]*99]*99]*99]*99 %}{{ c | string }}"
+    hostile = with_template(starter_model, tmp_path / "hostile.gguf", source)
+    child.start()
+    engine = child.pid
+    with pytest.raises(ModelUnavailable, match="the chat template of starter was stopped: it "):
+        list(child.answer(request(hostile)))
+    assert finished(list(child.answer(request(starter_model)))).output_tokens == 8
+    assert child.pid == engine
 
 
 def test_the_child_dies_with_its_parents_pipe(child: ProcessBackend) -> None:

@@ -14,6 +14,7 @@ from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
 from etui.engine.session import ModelFacts
 from etui.engine.template import ChatTemplate
+from etui.engine.template_process import TemplateProcess
 
 OPTIONS = ContextOptions(context_tokens=1024, threads=1, sequences=8, batch_tokens=128)
 
@@ -38,6 +39,7 @@ def model(library: Library, starter_model: Path) -> Iterator[Model]:
 def make_session(library: Library, model: Model) -> Iterator[MakeSession]:
     """Makes sessions over the starter model; keywords are those of ContextOptions."""
     contexts: list[Context] = []
+    templates = TemplateProcess()
 
     def make(**options: int) -> LlamaSession:
         chosen = replace(OPTIONS, **options)
@@ -45,10 +47,11 @@ def make_session(library: Library, model: Model) -> Iterator[MakeSession]:
         contexts.append(context)
         facts = ModelFacts("starter", chosen.context_tokens, None, None, None, (), True)
         source = model.metadata("tokenizer.chat_template")
-        template = ChatTemplate("starter", source, model.bos_text, model.eos_text)
+        template = ChatTemplate(templates, "starter", source, model.bos_text, model.eos_text)
         return LlamaSession(model, context, facts, template)
 
     yield make
+    templates.close()
     for context in contexts:
         context.free()
 

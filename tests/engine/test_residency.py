@@ -27,6 +27,7 @@ from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Finished
 from etui.models.spec import ModelSpec
 from tests.engine.opened import opened
+from tests.engine.tampered import with_template
 
 SPEC = ModelSpec("one", "135M", (), context=512, sha256="ab" * 32)
 
@@ -188,21 +189,16 @@ def test_a_context_that_finds_no_room_on_the_gpu_steps_down_too(
     assert session.step([session.open(session.tokenize("Hi", bos=True), Sampling())]).sampled
 
 
-KEY = b"tokenizer.chat_template"
-
-
-def with_template(source: Path, target: Path, template: str | None) -> Path:
-    """A copy of a GGUF with another chat template of the same length, or with none."""
-    data = bytearray(source.read_bytes())
-    at = data.index(KEY)
-    if template is None:
-        data[at : at + len(KEY)] = b"tokenizer.chat_tampered"
-    else:
-        at += len(KEY) + 4  # the type of the value
-        length = int.from_bytes(data[at : at + 8], "little")
-        data[at + 8 : at + 8 + length] = template.encode().ljust(length)
-    target.write_bytes(data)
-    return target
+def test_a_template_that_fails_is_not_tried_with_fewer_layers(
+    residency: Residency,
+    starter_model: Path,
+    tmp_path: Path,
+    asked: list[tuple[int, Split | None]],
+) -> None:
+    path = with_template(starter_model, tmp_path / "odd.gguf", "{% if %}")
+    with pytest.raises(ModelUnavailable, match="TemplateSyntaxError"):
+        opened(residency, SPEC, path)
+    assert len(asked) == 1
 
 
 def test_a_model_without_a_template_gets_the_plain_one_and_its_stop(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import psutil
+from collections.abc import Callable, Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message
-from etui.engine import template_sandbox as sandbox
 from etui.engine.template import PLAIN_STOP, ChatTemplate
+from etui.engine.template_process import TemplateProcess
 from etui.errors import ModelUnavailable
 
 CHATML = (
@@ -32,36 +33,50 @@ DOUBLING = (
     "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}"
     "{% endfor %}"
 )
+NESTED = "{% set c = [[[[['a'*99]*99]*99]*99]*99]*99 %}"
+"""A list of 150 bytes of source, whose text has ten billion characters."""
+
 CHAT = (Message("system", "Be brief."), Message("user", "Hi"))
 
 
-def render(source: str | None, *messages: Message, **variables: object) -> str:
-    return ChatTemplate("m", source, "<s>", "</s>").render(messages or CHAT, variables)
+Render = Callable[..., str]
 
 
-def test_chatml() -> None:
+@pytest.fixture(scope="module")
+def render() -> Iterator[Render]:
+    process = TemplateProcess()
+
+    def render(source: str | None, *messages: Message, **variables: object) -> str:
+        template = ChatTemplate(process, "m", source, "<s>", "</s>")
+        return template.render(messages or CHAT, variables)
+
+    yield render
+    process.close()
+
+
+def test_chatml(render: Render) -> None:
     assert render(CHATML) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 
 
-def test_the_thinking_switch_reaches_the_template() -> None:
+def test_the_thinking_switch_reaches_the_template(render: Render) -> None:
     assert render(SWITCHED).endswith("assistant:")
     assert render(SWITCHED, enable_thinking=False).endswith("assistant:<think></think>")
 
 
-def test_a_refused_system_prompt_goes_into_the_first_question() -> None:
+def test_a_refused_system_prompt_goes_into_the_first_question(render: Render) -> None:
     assert render(NO_SYSTEM) == "<s>[user]Be brief.\n\nHi"
 
 
-def test_what_a_template_refuses_is_told_in_its_words() -> None:
+def test_what_a_template_refuses_is_told_in_its_words(render: Render) -> None:
     source = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ModelUnavailable, match="of m rejects these messages: roles must alternate"):
         render(source)
 
 
-def test_a_model_without_a_template_gets_the_plain_one() -> None:
+def test_a_model_without_a_template_gets_the_plain_one(render: Render) -> None:
     chat = (*CHAT, Message("assistant", "Hello."), Message("user", "Who?"))
     text = render(None, *chat)
     assert text == "Be brief.\n\nUser: Hi\nAssistant: Hello.\n\nUser: Who?\nAssistant:"
@@ -69,7 +84,7 @@ def test_a_model_without_a_template_gets_the_plain_one() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=4))
-def test_a_message_is_never_read_as_a_template(texts: list[str]) -> None:
+def test_a_message_is_never_read_as_a_template(render: Render, texts: list[str]) -> None:
     messages = [Message("user", text) for text in texts]
     text = render("{% for m in messages %}({{ m.content }}){% endfor %}", *messages)
     assert text == "".join(f"({text})" for text in texts)
@@ -90,7 +105,7 @@ def test_a_message_is_never_read_as_a_template(texts: list[str]) -> None:
         ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
     ],
 )
-def test_what_chat_templates_use_works(source: str, expected: str) -> None:
+def test_what_chat_templates_use_works(render: Render, source: str, expected: str) -> None:
     assert render(source) == expected
 
 
@@ -125,7 +140,9 @@ def test_what_chat_templates_use_works(source: str, expected: str) -> None:
         ("x" * 1_000_001, "was stopped: it has 1000001 characters"),
     ],
 )
-def test_templates_that_raise_loop_or_reach_out_are_refused(source: str, says: str) -> None:
+def test_templates_that_raise_loop_or_reach_out_are_refused(
+    render: Render, source: str, says: str
+) -> None:
     with pytest.raises(ModelUnavailable) as caught:
         render(source)
     assert caught.value.what.startswith("the chat template of m ")
@@ -133,25 +150,55 @@ def test_templates_that_raise_loop_or_reach_out_are_refused(source: str, says: s
     assert "\n" not in caught.value.what
 
 
-def test_a_template_that_takes_too_much_memory_is_stopped_whatever_time_it_has(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    limit = 64_000_000
-    monkeypatch.setattr(sandbox, "GROWTH_BYTES", limit)
-    grow = sandbox.compile_template(DOUBLING.replace("99", "30"))  # a gigabyte, were it let
-    before = psutil.Process().memory_info().rss
-    with (
-        pytest.raises(sandbox.TemplateLimit, match="it took more than 64 MB of memory"),
-        sandbox.limited(seconds=3600),
-    ):
-        list(grow({}))
-    # Between two looks a text at most doubles, and the one it came from is there beside it.
-    assert psutil.Process().memory_info().rss < before + 4 * limit
+@pytest.fixture(scope="module")
+def strict() -> Iterator[TemplateProcess]:
+    """A process with small limits, so that reaching them takes little time."""
+    process = TemplateProcess(seconds=0.5, memory_bytes=128_000_000)
+    yield process
+    process.close()
 
 
-def test_memory_that_is_given_back_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "GROWTH_BYTES", 64_000_000)
+@pytest.mark.parametrize(
+    "source",
+    [
+        NESTED + "{{ c | string }}",
+        NESTED + "{{ c }}",
+        NESTED + "{{ c | tojson }}",
+        NESTED + "{{ c | join }}",
+        NESTED + "{{ c ~ c }}",
+        NESTED + "{% set d = [[[[['a'*99]*99]*99]*99]*99]*99 %}{{ c == d }}",
+        NESTED + "{{ 'b' in c | string }}",
+        "{% set c = [[[[[0]*999]*999]*999]*999]*999 %}{{ [1] in c }}{{ c | sort }}{{ c | string }}",
+        "{% set c = [[['a'*99]*999]*999]*99 %}{{ (c | sum(start=[])) | string }}",
+        "{% set x = 'a' * 7999999 %}{{ " + " ~ ".join("x" * 99) + " }}",
+        "{% for i in range(99999) %}{{ range(99999) | list | sort | unique | list | length }}"
+        "{% endfor %}",
+        "".join(f"{{%macro m{i}(a)%}}{{{{a}}}}{{%endmacro%}}" for i in range(25_000)),
+        "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
+        "{{ " + "not " * 200_000 + "1 }}",
+    ],
+)
+def test_no_template_outgrows_its_process(strict: TemplateProcess, source: str) -> None:
+    with pytest.raises(ModelUnavailable, match=r"the chat template of m (was stopped: it|fails)"):
+        ChatTemplate(strict, "m", source).render(CHAT)
+    # The next template finds a process again.
+    assert ChatTemplate(strict, "m", CHATML).render(CHAT).endswith("assistant\n")
+
+
+def test_memory_is_limited_whatever_time_a_template_has() -> None:
+    process = TemplateProcess(seconds=3600, memory_bytes=64_000_000)
+    try:
+        with pytest.raises(ModelUnavailable, match="stopped: it took more than 64 MB of memory"):
+            ChatTemplate(process, "m", DOUBLING).render(CHAT)
+    finally:
+        process.close()
+
+
+def test_memory_that_is_given_back_is_not_counted() -> None:
+    process = TemplateProcess(seconds=3600, memory_bytes=64_000_000)
     # Eight megabytes a hundred times, one after another.
     source = "{% for i in range(100) %}{% set x = 'abcdefgh' * 1000000 %}{% endfor %}done"
-    with sandbox.limited(seconds=3600):
-        assert "".join(sandbox.compile_template(source)({})) == "done"
+    try:
+        assert ChatTemplate(process, "m", source).render(CHAT) == "done"
+    finally:
+        process.close()

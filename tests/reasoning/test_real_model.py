@@ -16,6 +16,7 @@ from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
 from etui.engine.session import ModelFacts
 from etui.engine.template import ChatTemplate
+from etui.engine.template_process import TemplateProcess
 from etui.events import Answer, Prefilled, Probe, Thought, Vote
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON
@@ -41,6 +42,7 @@ def make_session(
     library = Library(tmp_path_factory.mktemp("logs"))
     model = Model(library, starter_model)
     contexts: list[Context] = []
+    templates = TemplateProcess()
 
     def make(**options: int) -> LlamaSession:
         values = {"context_tokens": 512, "threads": 2, "sequences": 8, "batch_tokens": 128}
@@ -48,10 +50,11 @@ def make_session(
         contexts.append(context)
         facts = ModelFacts("starter", context.capacity, None, None, None, (), True)
         source = model.metadata("tokenizer.chat_template")
-        template = ChatTemplate("starter", source, model.bos_text, model.eos_text)
+        template = ChatTemplate(templates, "starter", source, model.bos_text, model.eos_text)
         return LlamaSession(model, context, facts, template)
 
     yield make
+    templates.close()
     for context in contexts:
         context.free()
     model.free()

@@ -1,0 +1,229 @@
+"""The process that renders chat templates: started once, limited, killed if a template hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui.engine.template_sandbox import (
+    LIMIT,
+    MEMORY_BYTES,
+    RAISED,
+    SECONDS,
+    SOURCE_CHARACTERS,
+    TemplateLimit,
+    TemplateRaised,
+    describe_memory,
+    read_message,
+    write_message,
+)
+from etui.errors import EngineFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WALL_SECONDS = 20.0
+"""Longest wait for a reply. The limit on CPU time is much shorter; this one is for a process that
+does not run at all, and generous, because a machine can be busy."""
+
+_LOOK_SECONDS = 0.05
+_INTERPRETER_BYTES = 64_000_000
+_SCRIPT = Path(__file__).with_name("template_sandbox.py")
+
+
+class TemplateFailed(Exception):
+    """The template raised an exception.
+
+    Args:
+        kind: Name of the exception's class.
+        message: Its text.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class TemplateProcess:
+    """Compile and render templates in a child process; used from one thread at a time.
+
+    The process is started on first use and again after it was killed. It is a ``subprocess``,
+    because ``multiprocessing`` cannot start inside a running Textual app.
+
+    Args:
+        seconds: CPU time of a request.
+        memory_bytes: Memory of a request.
+    """
+
+    def __init__(self, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers: dict[str, int] = {}
+        self._compiled: set[str] = set()  # in the running process
+        self._works = False  # it has answered
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child; None if it is not running."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Start the process without waiting until it is ready, unless it is running.
+
+        Raises:
+            EngineFailed: It cannot be started.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        try:
+            self._process = subprocess.Popen(
+                # -P: a module in the user's folder must not replace one of these.
+                [sys.executable, "-P", str(_SCRIPT), str(self._seconds), str(self._memory_bytes)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in the terminal is handled by the parent
+            )
+        except OSError as error:
+            raise EngineFailed(
+                f"the process for chat templates could not be started: {error}",
+                "close other programs, and ask again",
+            ) from error
+
+    def compile(self, source: str) -> None:
+        """Compile a template, unless the process has compiled it already.
+
+        Raises:
+            TemplateLimit: It exceeded a limit.
+            TemplateFailed: The source is not a valid template.
+            EngineFailed: The process cannot be started.
+        """
+        if len(source) > SOURCE_CHARACTERS:
+            raise TemplateLimit(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
+        self.start()
+        if source not in self._compiled:
+            self._request(source, {})
+
+    def render(self, source: str, variables: Mapping[str, object]) -> str:
+        """Render a template, which is compiled first if necessary.
+
+        Raises:
+            TemplateLimit: It exceeded a limit.
+            TemplateRaised: It called ``raise_exception``.
+            TemplateFailed: It raised another exception.
+            EngineFailed: The process cannot be started.
+        """
+        self.compile(source)
+        return self._request(source, {"variables": variables})
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        self._works = False
+        self._compiled.clear()
+        if process is None:
+            return
+        process.kill()  # it has no state to save
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _request(self, source: str, request: dict[str, Any]) -> str:
+        request["id"] = self._numbers.setdefault(source, len(self._numbers))
+        if source not in self._compiled:
+            request["source"] = source
+        reply = self._exchange(request)
+        kind = reply.get("kind")
+        if kind == LIMIT:
+            self.close()  # its memory may be full
+            raise TemplateLimit(reply["message"])
+        if kind == RAISED:
+            raise TemplateRaised(reply["message"])
+        if kind is not None:
+            raise TemplateFailed(kind, reply["message"])
+        self._compiled.add(source)
+        text: str = reply["text"]
+        return text
+
+    def _exchange(self, request: Mapping[str, Any]) -> Any:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        watch = _Watch(process, self._memory_bytes)
+        try:
+            with contextlib.suppress(OSError):  # its end is seen when reading
+                write_message(process.stdin, request)
+            reply = read_message(process.stdout)
+        except BaseException:
+            self.close()  # a later reply would be taken for that of another request
+            raise
+        finally:
+            watch.end()
+        if reply is None:
+            code, works = process.wait(), self._works
+            self.close()
+            if code > 0 and not works:
+                raise EngineFailed(
+                    f"the process for chat templates exited with code {code}",
+                    f"see what {sys.executable} {_SCRIPT} {self._seconds:g} "
+                    f"{self._memory_bytes} prints",
+                )
+            raise TemplateLimit(watch.verdict or self._describe_exit(code))
+        self._works = True
+        return reply
+
+    def _describe_exit(self, code: int) -> str:
+        if code >= 0:
+            return f"its process exited with code {code}"
+        names = [known.name for known in signal.Signals if known == -code]
+        if names == ["SIGPROF"]:
+            return f"it ran for more than {self._seconds:g} s"
+        return f"its process was killed by {names[0] if names else f'signal {-code}'}"
+
+
+class _Watch:
+    """Kill a process that takes too long or too much memory, where the kernel does not."""
+
+    def __init__(self, process: subprocess.Popen[bytes], memory_bytes: int) -> None:
+        self.verdict = ""
+        self._process = process
+        self._memory_bytes = memory_bytes
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="template watch", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        import psutil
+
+        last = time.monotonic() + WALL_SECONDS
+        while not self._ended.wait(_LOOK_SECONDS):
+            if time.monotonic() > last:
+                self._kill(f"it ran for more than {WALL_SECONDS:g} s")
+                return
+            try:
+                taken = psutil.Process(self._process.pid).memory_info().rss
+            except psutil.Error:
+                return  # it has ended
+            if taken > self._memory_bytes + _INTERPRETER_BYTES:
+                self._kill(describe_memory(self._memory_bytes))
+                return
+
+    def _kill(self, verdict: str) -> None:
+        self.verdict = verdict
+        self._process.kill()

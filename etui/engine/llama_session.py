@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling
@@ -14,6 +15,7 @@ from etui.engine.model import Model
 from etui.engine.prefix_cache import Donor, Reuse, choose_reuse
 from etui.engine.sampler import Sampler
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
+from etui.engine.special_tokens import SpecialTokens
 from etui.engine.template import ChatTemplate
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 
@@ -60,6 +62,7 @@ class LlamaSession:
         self._context = context
         self._facts = facts
         self._template = template
+        self._special = SpecialTokens(model.special_tokens())
         self._free_slots = list(range(context.options.sequences))[::-1]
         self._live: dict[int, LlamaSequence] = {}
         self._donors: list[LlamaSequence] = []  # closed, oldest first
@@ -92,14 +95,37 @@ class LlamaSession:
         return len(self._free_slots) + len(self._donors)
 
     def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
-        """Render the prompt up to and including the assistant's header."""
+        """Render the prompt up to and including the assistant's header.
+
+        Stand-ins replace the characters of special tokens in the messages, so that only what the
+        template writes becomes one; :meth:`tokenize` puts the characters back.
+        """
         switch = self._facts.thinking_switch
         variables = {} if thinking is None or switch is None else {switch: thinking}
-        return self._template.render(messages, variables)
+
+        def render(conceal: Callable[[str], str]) -> str:
+            concealed = [replace(each, content=conceal(each.content)) for each in messages]
+            return self._template.render(concealed, variables)
+
+        text = render(self._special.conceal)
+        if any(self._special.has_edges(message.content) for message in messages):
+            # A template could join parts of a message to a special token.
+            safe = render(self._special.conceal_edges)
+            if self._special.written(safe) != self._special.written(text):
+                return safe
+        return text
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one."""
-        return self._model.tokenize(text, bos=bos, special=special)
+        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one.
+
+        With ``special``, the text may be a rendered one with stand-ins in it.
+        """
+        if not special:
+            return self._model.tokenize(text, bos=bos, special=False)
+        tokens = self._special.tokenize(
+            text, lambda piece, parsed: self._model.tokenize(piece, special=parsed)
+        )
+        return self._model.with_bos(tokens) if bos else tokens
 
     def open(self, tokens: Sequence[int], sampling: Sampling) -> LlamaSequence:
         """Open a sequence, reusing the longest common token prefix in the cache.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from etui.engine.library import Library
+from etui.engine.special_tokens import SpecialToken
 from etui.errors import ModelUnavailable
 
 ALL_LAYERS = -1
@@ -106,9 +108,13 @@ class Model:
         if isinstance(found, int):
             retry = self._tokenize(raw, found, special)
             found = [] if isinstance(retry, int) else retry
-        if bos and self.adds_bos and self.bos is not None and found[:1] != [self.bos]:
-            return [self.bos, *found]
-        return found
+        return self.with_bos(found) if bos else found
+
+    def with_bos(self, tokens: list[int]) -> list[int]:
+        """Prepend the begin token, if the model uses one and the tokens have none."""
+        if self.adds_bos and self.bos is not None and tokens[:1] != [self.bos]:
+            return [self.bos, *tokens]
+        return tokens
 
     def _tokenize(self, raw: bytes, capacity: int, special: bool) -> list[int] | int:
         """Return the tokens, or the capacity needed for them."""
@@ -133,6 +139,26 @@ class Model:
             buffer = ctypes.create_string_buffer(-length)
             length = int(api.llama_token_to_piece(self.vocab, token, buffer, -length, 0, shown))
         return buffer.raw[:length], bool(api.llama_vocab_is_eog(self.vocab, token))
+
+    def special_tokens(self) -> list[SpecialToken]:
+        """Return the tokens that llama.cpp finds in a text before it splits the rest."""
+        api = self._api
+        if api.llama_vocab_type(self.vocab) == api.LLAMA_VOCAB_TYPE_NONE:
+            return []  # llama.cpp would abort
+        control = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
+        special = control | api.LLAMA_TOKEN_ATTR_USER_DEFINED
+        # With 262,144 tokens this takes some 70 ms; a loop would take half as long again.
+        attributes = map(api.llama_vocab_get_attr, repeat(self.vocab), range(self.vocabulary))
+        return [
+            SpecialToken(
+                self.token_text(token),
+                control=bool(attribute & control),
+                strips_left=bool(attribute & api.LLAMA_TOKEN_ATTR_LSTRIP),
+                strips_right=bool(attribute & api.LLAMA_TOKEN_ATTR_RSTRIP),
+            )
+            for token, attribute in enumerate(attributes)
+            if attribute & special
+        ]
 
     def token_text(self, token: int | None) -> str:
         """Return the text of a control token (``<s>``); empty for None."""

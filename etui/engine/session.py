@@ -109,11 +109,17 @@ class Session(Protocol):
     def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
         """Render the chat template, up to and including the assistant's header.
 
+        Only what the template writes may become special tokens: an engine may put stand-ins for
+        characters of the messages into the text, which ``tokenize`` puts back.
+
         ``thinking`` sets the template's switch if the model has one; None keeps its default.
         """
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one."""
+        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one.
+
+        ``special`` reads special tokens, for texts from ``render`` and for etui's own.
+        """
 
     def open(self, tokens: Sequence[int], sampling: Sampling) -> TokenSequence:
         """Open a sequence, reusing the longest common token prefix in the cache.

@@ -8,6 +8,9 @@ from itertools import pairwise
 class Sliced:
     """A power curve of a meter that only knows the energy of intervals."""
 
+    def mark(self, t_ns: int) -> None:
+        """Ignore it: the energy of every interval is known."""
+
     def power_curve(
         self, start_ns: int, end_ns: int, points: int
     ) -> list[tuple[int, float | None]]:

@@ -93,7 +93,7 @@ class TurnTimer:
             EtuiError: Nothing can be measured on this machine, or the engine failed.
         """
         length = visit.length
-        start_ns = self._clock()
+        start_ns = self._mark()
         prefill = _Window([])
         while True:
             sequence, drawn = self._prefill(length)
@@ -102,6 +102,7 @@ class TurnTimer:
             if prefill.seconds >= self._window_s:
                 break
             self._session.close(sequence, keep=False)
+        self._meter.mark(prefill.intervals[-1][1])
         decode = self._decode(sequence, drawn, length)
         self._meter.settle(decode.intervals[-1][1])
         return self._build_point(visit, prefill, decode)
@@ -127,10 +128,11 @@ class TurnTimer:
         begun = True
         while not done.runs or done.seconds < self._window_s:
             if not begun and not self._roll_back(sequence, length):
+                self._meter.mark(done.intervals[-1][1])
                 self._session.close(sequence, keep=False)
                 sequence, drawn = self._prefill(length)
                 begun = True
-            start_ns = self._clock() if begun else done.intervals.pop()[0]
+            start_ns = self._mark() if begun else done.intervals.pop()[0]
             if begun:
                 self._queue(sequence, drawn)
             for _ in range(length.output - 1):
@@ -138,8 +140,15 @@ class TurnTimer:
             done.intervals.append((start_ns, self._clock()))
             done.runs += 1
             begun = False
+        self._meter.mark(done.intervals[-1][1])
         self._session.close(sequence, keep=False)
         return done
+
+    def _mark(self) -> int:
+        """Return the time, and note that the power steps now."""
+        now_ns = self._clock()
+        self._meter.mark(now_ns)
+        return now_ns
 
     def _roll_back(self, sequence: TokenSequence, length: Length) -> bool:
         return self._session.rollback(sequence, len(sequence.tokens) - length.computed)

@@ -22,9 +22,12 @@ from etui.energy.types import (
     PowerSource,
     Reading,
 )
+from etui.energy.uncertainty import combine
 from etui.errors import UsageError
 
 _PEAK_BINS = 600
+_QUICK_PERIOD_S = 0.005
+"""A counter refreshed this often is read once more at each mark."""
 SETTLE_S = 0.4
 SETTLE_OF_AVERAGE = 0.6
 """Longest wait for an interval to settle, seconds; a running average of A s adds 0.6 A to it."""
@@ -101,6 +104,7 @@ class Recorder:
             self._sources, int(1e9 / hz), clock, self._ingest,
             suspended=suspended, interrupt=self._interrupt,
         )  # fmt: skip
+        self._quick = tuple(source for source in self._sources if _is_quick(source))
         self._idle: dict[str, float] = {}
         self.set_idle(None)
         self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
@@ -146,6 +150,26 @@ class Recorder:
     def sample_now(self) -> None:
         """Read every source once, on the calling thread."""
         self._sampler.read_once()
+
+    def mark(self, t_ns: int) -> None:
+        """Note that the power steps at a time: where an answer, its decode or its pause begins.
+
+        The energy at a mark is fitted to the readings around it. Counters that are refreshed every
+        few milliseconds are read now as well, since a call comes soon after its mark.
+        """
+        with self._lock:
+            for trace in self._traces.values():
+                trace.mark(t_ns)
+        for source in self._quick:
+            try:
+                readings = source.read()
+            except Exception:  # noqa: BLE001  the sampler's next read reports the failure
+                continue
+            with self._lock:
+                for channel_id, reading in readings.items():
+                    if reading.joules is not None:
+                        self._traces[channel_id].observe(reading, added=True)
+                self._lock.notify_all()
 
     def settle(self, end_ns: int, timeout_s: float | None = None) -> bool:
         """Wait until readings past ``end_ns`` exist, so that its energy no longer changes.
@@ -203,7 +227,7 @@ class Recorder:
             start_ns=start_ns,
             end_ns=end_ns,
             joules=joules,
-            uncertainty=math.hypot(*(part.uncertainty for part in summed)),
+            uncertainty=combine([part.half_widths for part in summed]),
             kind=weakest(part.kind for part in summed),
             coverage=0.0 if missing else min(part.coverage for part in summed),
             idle_watts=sum(known_idle) if len(known_idle) == len(idle) else None,
@@ -385,3 +409,11 @@ class Recorder:
             self._traces[part.id].slice_watts(start_ns, end_ns, slice_ns) for part in summed
         )
         return float(max(total))  # type: ignore[arg-type]
+
+
+def _is_quick(source: PowerSource) -> bool:
+    """Return whether all channels of a source are counters that are refreshed all the time."""
+    return bool(source.channels) and all(
+        c.kind is Kind.COUNTER and c.period_s is not None and c.period_s <= _QUICK_PERIOD_S
+        for c in source.channels
+    )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from etui.energy.uncertainty import HalfWidths
+
 
 class Kind(StrEnum):
     """How the energy of a channel is determined, best first."""
@@ -130,7 +132,8 @@ class ChannelEnergy:
     """Energy of one channel over an interval.
 
     ``uncertainty`` is a half width in joules at 95 %; ``coverage`` the share of the interval that
-    was recorded (0..1); ``flags`` qualify the result (``coarse``, ``lag``, ``gap``).
+    was recorded (0..1); ``flags`` qualify the result (``coarse``, ``lag``, ``gap``);
+    ``half_widths`` are the parts of ``uncertainty``.
     """
 
     id: str
@@ -141,6 +144,7 @@ class ChannelEnergy:
     mean_watts: float
     peak_watts: float | None = None
     flags: tuple[str, ...] = ()
+    half_widths: HalfWidths = field(default_factory=HalfWidths)
 
 
 @dataclass(frozen=True, slots=True)

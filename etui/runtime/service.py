@@ -13,6 +13,7 @@ from etui.events import Loaded, Unloaded
 from etui.runtime.route import Route
 from etui.turn.build_record import build_load_record, build_unload_record
 from etui.turn.events import TurnEvent, TurnFinished
+from etui.turn.intervals import find_marks
 from etui.turn.record import REPLACES, TurnRecord
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class TurnService:
             else:
                 loaded = event
                 self._residents.update(event, self._backend.pid)
-                self._recorder.settle(event.end_ns)
+                self._settle(event)
                 self._writer.save_load(build_load_record(event, spec.sha256, self._recorder.energy))
         self._resident = spec.name
         self._runtime.use_idle_baseline(spec.name)
@@ -231,8 +232,13 @@ class TurnService:
         """Save the energy of an unload, and notify the listener."""
         self._residents.update(event, self._backend.pid)
         self.on_unloaded(event.model)
-        self._recorder.settle(event.end_ns)
+        self._settle(event)
         self._writer.save_unload(build_unload_record(event, self._recorder.energy))
+
+    def _settle(self, event: Loaded | Unloaded) -> None:
+        for mark_ns in find_marks(event):
+            self._recorder.mark(mark_ns)
+        self._recorder.settle(event.end_ns)
 
     def likely_model(self, route: Route) -> str | None:
         """Return the model that a plain question would use; None if no model can answer."""

@@ -114,6 +114,10 @@ class SimulatedGpu:
         """Do nothing for a while."""
         self._spend(seconds, self.load.idle_watts)
 
+    def mark(self, t_ns: int) -> None:
+        """Give the meter a mark, as the engine's events do."""
+        self.recorder.mark(t_ns)
+
     def settle(self, end_ns: int) -> bool:
         """Advance the clock until the meter has settled ``end_ns``, as a real one waits."""
         while not self.recorder.settle(end_ns):

@@ -38,7 +38,7 @@ from etui.turn.cascade import (
     next_step,
 )
 from etui.turn.events import HopEnded, HopStarted
-from etui.turn.intervals import Leg, compute_spans, energy_over, sum_of_known
+from etui.turn.intervals import Leg, compute_spans, energy_over, find_marks, sum_of_known
 from etui.turn.ports import Meter, Serve, Served, Writer
 from etui.turn.record import TurnRecord
 
@@ -158,8 +158,11 @@ class TurnExecution:
         try:
             served = self._served = self._serve(arm)
             self._record_prediction(arm)
+            self._meter.mark(self._clock_ns())
             for event in self._answerer.answer(self._request(arm, served)):
                 so_far.add(event)
+                for mark_ns in find_marks(event):
+                    self._meter.mark(mark_ns)
                 if self._budget is None:
                     self._budget = monitor.find_spent(so_far, self._clock_ns())
                     if self._budget is not None:
@@ -194,6 +197,8 @@ class TurnExecution:
     ) -> None:
         arm, so_far = running
         end = so_far.build_finished(max(self._clock_ns(), so_far.started_ns), status, why)
+        if so_far.finished is None:
+            self._meter.mark(end.end_ns)
         if (failure is not None or self._fault is not None) and end.status != "error":
             end = replace(end, status="error", why=why)
         if self._budget is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from etui.energy.scopes import weakest
 from etui.energy.types import ChannelEnergy, Energy, EnergyOf
-from etui.events import Finished
+from etui.events import Event, Finished, Loaded, Prefilled, Unloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,23 @@ def compute_spans(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
         spans.append(LegSpans(subtract(prefill, leg.excluded), (decode,)))
         begin_ns = decode.end_ns
     return tuple(spans)
+
+
+def find_marks(event: Event) -> tuple[int, ...]:
+    """Return the times at which an event says that the power stepped, monotonic nanoseconds.
+
+    A load and an unload begin and end, the work of an answer begins after them, decode begins with
+    the first token, and after the last token the machine rests.
+    """
+    match event:
+        case Loaded() | Unloaded():
+            return event.start_ns, event.end_ns
+        case Prefilled():
+            return (event.end_ns,)
+        case Finished():
+            return (event.end_ns,)
+        case _:
+            return ()
 
 
 def subtract(whole: TimeInterval, excluded: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:

@@ -26,6 +26,9 @@ class Meter(Protocol):
     ) -> Sequence[tuple[int, float | None]]:
         """Return (middle in ns, mean watts) of equal slices; None for a slice without readings."""
 
+    def mark(self, t_ns: int) -> None:
+        """Note that the power steps at a time, such as the start of an answer."""
+
     def settle(self, end_ns: int) -> object:
         """Wait until the energy up to ``end_ns`` is final."""
 

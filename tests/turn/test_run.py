@@ -258,3 +258,28 @@ def test_every_vote_goes_into_the_log_and_their_tokens_count_in_a_crash():
     ]
     assert record.tokens.output == 7
     assert record.to_json()["votes"][0]["choice"] == "B"
+
+
+class MarkedMeter(Meter10W):
+    """Remembers the marks it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks: list[int] = []
+
+    def mark(self, t_ns: int) -> None:
+        self.marks.append(t_ns)
+
+
+def test_the_meter_is_given_the_times_at_which_the_power_steps():
+    meter = MarkedMeter()
+    list(turn(Scripted([*EVENTS, finished()]), meter))
+    start_ns = 16 * S  # the clock of the test: when the engine is asked
+    assert meter.marks == [start_ns, LOADED.start_ns, LOADED.end_ns, 11 * S, 15 * S]
+
+
+def test_an_answer_that_breaks_off_marks_its_end():
+    meter = MarkedMeter()
+    with pytest.raises(EngineFailed):
+        list(turn(Scripted(EVENTS, EngineFailed("gone")), meter))
+    assert meter.marks[-1] == 16 * S

@@ -11,6 +11,7 @@ from etui.energy.scopes import family
 from etui.energy.tracks.counter_track import CounterTrack, Point
 from etui.energy.tracks.power_track import PowerTrack
 from etui.energy.types import Channel, ChannelEnergy, Kind, Reading
+from etui.energy.uncertainty import HalfWidths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,15 +85,20 @@ class ChannelTrace:
         self._breaks: deque[tuple[int, int]] = deque(maxlen=_BREAKS)
         """Intervals in which the counter does not show the energy, nanoseconds."""
 
-    def observe(self, reading: Reading) -> None:
-        """Add a reading; one without joules and watts is a failed read."""
+    def observe(self, reading: Reading, *, added: bool = False) -> None:
+        """Add a reading; one without joules and watts is a failed read.
+
+        Args:
+            reading: The reading.
+            added: Whether it was added at a mark, close to another read.
+        """
         counted = self._by_counter
         watts = reading.watts
         self.power.observe(
             reading.t_ns, None if watts is not None and watts > self._most_watts else watts
         )
         edge_ns, resets = self.counter.last_edge_ns, self.counter.resets
-        self.counter.observe(reading.t_ns, reading.joules, reading.updated_ns)
+        self.counter.observe(reading.t_ns, reading.joules, reading.updated_ns, added=added)
         if self.counter.resets > resets:
             self._breaks.append((edge_ns or 0, self.counter.last_edge_ns or 0))
         if reading.joules is not None:
@@ -109,6 +115,10 @@ class ChannelTrace:
         self.power.observe(now_ns, None)
         self.counter.interrupt(now_ns)
         self._breaks.append((self._read_ns, now_ns))
+
+    def mark(self, t_ns: int) -> None:
+        """Note that the power steps at a time."""
+        self.counter.mark(t_ns)
 
     @property
     def last_read_ns(self) -> int:
@@ -129,7 +139,9 @@ class ChannelTrace:
         if self._by_counter:
             edge = self.counter.last_edge_ns or 0
             period_ns = int((self.counter.period_s or 0.1) * 1e9)
-            return edge >= end_ns or self._read_ns > max(edge, end_ns) + 3 * period_ns
+            if self._read_ns > max(edge, end_ns) + 3 * period_ns:
+                return True
+            return edge >= end_ns and not self.counter.is_pending(end_ns)
         newest = self.power.newest_ns
         if (self.channel.period_s or 0.0) >= 1.0:
             return newest is not None  # a battery: waiting for its next reading takes too long
@@ -178,17 +190,19 @@ class ChannelTrace:
             return ChannelEnergy(self.channel.id, self._choose_kind(start_ns), 0.0, 0.0, 1.0, 0.0)
         covered = min(max((last.covered_ns - first.covered_ns) / span, 0.0), 1.0)
         peak = self._find_peak(start_ns, end_ns)
-        half = self._compute_uncertainty(start_ns, end_ns, first, last)
-        apart = self._find_disagreement(start_ns, end_ns, half)
+        half_widths = self._compute_half_widths(start_ns, end_ns, first, last)
+        apart = self._find_disagreement(start_ns, end_ns, half_widths.total)
+        half_widths = half_widths.widen(apart)
         return ChannelEnergy(
             id=self.channel.id,
             kind=self._choose_kind(start_ns),
             joules=joules,
-            uncertainty=max(half, apart),
+            uncertainty=half_widths.total,
             coverage=covered if covered < 0.999999 else 1.0,
             mean_watts=joules / (span / 1e9),
             peak_watts=peak,
             flags=self._collect_flags(start_ns, end_ns, covered, disagrees=apart > 0),
+            half_widths=half_widths,
         )
 
     def watts_now(self, now_ns: int) -> float | None:
@@ -245,23 +259,26 @@ class ChannelTrace:
         edge = self.counter.last_edge_ns
         return Kind.COUNTER if edge is not None and start_ns < edge else Kind.INTEGRATED
 
-    def _compute_uncertainty(self, start_ns: int, end_ns: int, first: Point, last: Point) -> float:
+    def _compute_half_widths(
+        self, start_ns: int, end_ns: int, first: Point, last: Point
+    ) -> HalfWidths:
         span = float(end_ns - start_ns)
-        ends = math.hypot(first.blur, last.blur)
-        sampling = 0.0
+        shared = math.hypot(first.blur, last.blur)
+        ends = math.hypot(first.blur + first.noise, last.blur + last.noise)
+        own = math.sqrt(max(ends**2 - shared**2, 0.0))
         unknown_s = max(span - (last.known_ns - first.known_ns), 0.0) / 1e9
-        digits = 0.0
+        unknown = GRID_JOULES
         if not self._by_counter:
-            sampling = self.power.blur(start_ns, end_ns)
-            digits = self.power.resolution_watts() / 2 * span / 1e9
+            shared = math.hypot(shared, self.power.lag_blur(start_ns, end_ns))
+            own = math.hypot(own, self.power.sampling_blur(start_ns, end_ns))
+            unknown += self.power.resolution_watts() / 2 * span / 1e9
             uncovered_s = max(span - (last.covered_ns - first.covered_ns), 0.0) / 1e9
             unknown_s = max(unknown_s, uncovered_s)
-        stated = self.channel.relative_error * abs(last.joules - first.joules)
-        unknown = 0.0
         if unknown_s > 0:
-            unknown = unknown_s * max(self.power.max_watts, self._find_most_watts())
-        joined = self._compute_break_blur(start_ns, end_ns)
-        return math.hypot(ends, sampling, stated) + unknown + digits + joined + GRID_JOULES
+            unknown += unknown_s * max(self.power.max_watts, self._find_most_watts())
+        unknown += self._compute_break_blur(start_ns, end_ns)
+        stated = self.channel.relative_error * abs(last.joules - first.joules)
+        return HalfWidths(shared, own, stated, unknown)
 
     def _compute_break_blur(self, start_ns: int, end_ns: int) -> float:
         """Return the half width of the energy that power readings replace, joules."""
@@ -271,7 +288,9 @@ class ChannelTrace:
         for first, last in self._find_breaks(start_ns, end_ns):
             low, high = max(first, start_ns), min(last, end_ns)
             ends = self.power.at(low).blur + self.power.at(high).blur
-            blur += ends + self.power.blur(low, high)
+            blur += ends + math.hypot(
+                self.power.sampling_blur(low, high), self.power.lag_blur(low, high)
+            )
         return blur
 
     def _find_breaks(self, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
@@ -326,7 +345,10 @@ class ChannelTrace:
             return 0.0
         gap = abs(check.counter_joules - check.integral_joules)
         first, last = self.power.at(start_ns), self.power.at(end_ns)
-        blur = first.blur + last.blur + self.power.blur(start_ns, end_ns)
+        blur = first.blur + last.blur
+        blur += math.hypot(
+            self.power.sampling_blur(start_ns, end_ns), self.power.lag_blur(start_ns, end_ns)
+        )
         least = blur if end_ns - start_ns >= _LONG_NS else blur + half
         if gap <= _DISAGREE * abs(check.counter_joules) or gap <= least:
             return 0.0

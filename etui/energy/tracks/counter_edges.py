@@ -93,6 +93,7 @@ class EdgeClock:
     def __init__(self, period_s: float | None = None) -> None:
         self._hint_ns = None if period_s is None else period_s * 1e9
         self._first: list[float] = []
+        self._first_half = 0.0
         self._learned_ns: float | None = None
         self._measured_ns = 0.0
         self._low: float | None = None
@@ -162,12 +163,17 @@ class EdgeClock:
                 self._forget()  # the learned period spanned several refreshes
             elif not single or half > 0.3 * between:
                 self._first = [] if self._learned_ns is None else self._first
-            elif self._learned_ns is not None and between > 1.5 * self._learned_ns:
+            elif self._learned_ns is not None and between > 3.5 * self._learned_ns:
                 return
+        if len(self._first) >= 3 and half > 1.5 * self._first_half:
+            return  # the dense reads are over: sparse ones would move the period by percents
         if len(self._first) < self._FIRST_EDGES:
+            self._first_half = half if not self._first else max(self._first_half, half)
             self._first.append(middle)
             if len(self._first) >= 3:
                 count = len(self._first) - 1
+                if self._learned_ns is not None:
+                    count = round((self._first[-1] - self._first[0]) / self._learned_ns)
                 self._learned_ns = (self._first[-1] - self._first[0]) / count
                 self._measured_ns = self._learned_ns
 

@@ -16,18 +16,31 @@ plus P times the uncertainty of the time of the edge itself.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.energy.tracks.counter_edges import CounterStep, Edge, EdgeClock, StepKind, unwrap
 from etui.energy.tracks.driver_clock import DriverClock
 from etui.energy.tracks.ring_buffer import Columns
+from etui.energy.tracks.step_fit import EdgeSample, fit_steps
 
 if TYPE_CHECKING:
     import numpy as np
 
-_T, _E, _COVERED, _KNOWN, _HALF = range(5)
+_T, _E, _COVERED, _KNOWN, _HALF, _NOISE, _SHARED, _ADDED = range(8)
 _LONG_TICKS = 5
+_EDGES_AFTER = 2
+"""Edges after a mark that its fit waits for: one full tick after the step."""
+_FIT_EDGES = 4
+_MOST_MARKS = 1000
+_SAME_MARK_NS = 1_000_000
+_SIGMAS = 2.5
+"""Half width of a fitted mark in standard deviations, which are themselves estimated."""
+_JITTER_TICKS = 20
+_MARK_HALF_S = 0.002
+"""Time by which the power may step before or after the engine's event, seconds."""
 _RESUME_NS = 500_000_000
 """What a counter adds in its first movements after a suspend may have been used before."""
 
@@ -40,7 +53,9 @@ class Point:
         joules: Energy since the first knot.
         covered_ns: Time that was recorded.
         known_ns: Time whose energy is known, bridged gaps included.
-        blur: Half width of ``joules``, joules.
+        blur: Half width of ``joules`` that does not depend on the device: what the power did
+            between two refreshes, and when it stepped at a mark.
+        noise: Half width of ``joules`` that is the device's own: when its counter moved.
         variance: Accumulated variance of sampling, J^2 (power readings only).
     """
 
@@ -49,6 +64,7 @@ class Point:
     known_ns: float
     blur: float
     variance: float = 0.0
+    noise: float = 0.0
 
 
 class Power(Protocol):
@@ -83,7 +99,7 @@ class CounterTrack:
         range_joules: float | None = None,
         period_s: float | None = None,
     ) -> None:
-        self._knots = Columns(("i8", "f8", "f8", "f8", "f8"), keep)
+        self._knots = Columns(("i8", "f8", "f8", "f8", "f8", "f8", "f8", "i1"), keep)
         self._clock = EdgeClock(period_s)
         self._gap_ns = gap_s * 1e9
         self._max_watts = max_watts
@@ -96,6 +112,7 @@ class CounterTrack:
         self._still = False
         self._driver = DriverClock()
         self._distrust_until_ns = 0
+        self._marks: list[int] = []
         self.resets = 0
 
     def __len__(self) -> int:
@@ -117,8 +134,34 @@ class CounterTrack:
         """Time of the oldest movement on record; None without one."""
         return int(self._knots.row(0)[_T]) if len(self._knots) else None
 
-    def observe(self, t_ns: int, joules: float | None, updated_ns: int | None = None) -> None:
-        """Add a reading; None, NaN, infinite and negative values are failed reads."""
+    def mark(self, t_ns: int) -> None:
+        """Note that the power steps at a time; the energy there is fitted when it is surrounded."""
+        at = bisect_left(self._marks, t_ns)
+        if all(abs(near - t_ns) > _SAME_MARK_NS for near in self._marks[max(at - 1, 0) : at + 1]):
+            self._marks.insert(at, t_ns)
+            del self._marks[:-_MOST_MARKS]
+        self._place_marks()
+
+    def is_pending(self, end_ns: int) -> bool:
+        """Return whether a mark up to a time waits for edges after it."""
+        return bool(self._marks) and self._marks[0] <= end_ns
+
+    def observe(
+        self,
+        t_ns: int,
+        joules: float | None,
+        updated_ns: int | None = None,
+        *,
+        added: bool = False,
+    ) -> None:
+        """Add a reading; None, NaN, infinite and negative values are failed reads.
+
+        Args:
+            t_ns: Time of the read.
+            joules: The counter.
+            updated_ns: The driver's time of the refresh; None if unknown.
+            added: Whether the read was added at a mark, close to another read.
+        """
         if joules is None or not math.isfinite(joules) or joules < 0:
             self._gap = True
             return
@@ -144,9 +187,10 @@ class CounterTrack:
         if t_ns < self._distrust_until_ns:
             step = CounterStep(StepKind.RESET, None)
         edge = self._locate_edge(before_ns, t_ns, updated_ns)
-        self._append(edge, step.joules)
+        self._append(edge, step.joules, added)
         self._anchor_ns = edge.t_ns
         self._still = self._gap = False
+        self._place_marks()
 
     def interrupt(self, now_ns: int) -> None:
         """Note that the machine was suspended: what the counter adds then was not used now."""
@@ -167,15 +211,20 @@ class CounterTrack:
         upper = self._knots.search(_T, t_ns)
         if upper == 0:
             return self._before_first(t_ns)
-        t0, e0, c0, k0, h0 = self._knots.row(upper - 1)
+        t0, e0, c0, k0, h0, n0, s0, _ = self._knots.row(upper - 1)
         if upper == len(self._knots):
             return self._after_last(t_ns)
-        t1, e1, c1, k1, h1 = self._knots.row(upper)
+        t1, e1, c1, k1, h1, n1, s1, _ = self._knots.row(upper)
         share = (t_ns - t0) / (t1 - t0)
         watts = (e1 - e0) / (t1 - t0) * 1e9
-        blur = self._tick_blur(upper, share)
-        blur += watts * ((1 - share) * h0 + share * h1) / 1e9
-        return Point(e0 + share * (e1 - e0), c0 + share * (c1 - c0), k0 + share * (k1 - k0), blur)
+        left = 1 - share
+        return Point(
+            e0 + share * (e1 - e0),
+            c0 + share * (c1 - c0),
+            k0 + share * (k1 - k0),
+            self._tick_blur(upper, share) + left * s0 + share * s1,
+            noise=watts * (left * h0 + share * h1) / 1e9 + left * n0 + share * n1,
+        )
 
     def slopes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
         """Return the smallest and largest mean watts of the ticks that overlap an interval."""
@@ -183,10 +232,20 @@ class CounterTrack:
         high = min(self._knots.search(_T, end_ns) + 1, len(self._knots))
         if high - low < 2:
             return None
-        times = self._knots.column(_T)[low:high]
-        joules = self._knots.column(_E)[low:high]
-        watts = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
-        return float(watts.min()), float(watts.max())
+        watts = self._tick_watts(low, high)
+        return (float(watts.min()), float(watts.max())) if len(watts) else None
+
+    def _tick_watts(self, low: int, high: int) -> np.ndarray[Any, Any]:
+        """Return the mean watts of the ticks between two knots, marks and added reads aside."""
+        while low > 0 and self._knots.row(low)[_ADDED]:
+            low -= 1
+        while high < len(self._knots) and self._knots.row(high - 1)[_ADDED]:
+            high += 1
+        regular = self._knots.column(_ADDED)[low:high] == 0
+        times = self._knots.column(_T)[low:high][regular]
+        joules = self._knots.column(_E)[low:high][regular]
+        watts: np.ndarray[Any, Any] = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
+        return watts
 
     def _locate_edge(self, before_ns: int, now_ns: int, updated_ns: int | None) -> Edge:
         if self._gap:
@@ -196,34 +255,111 @@ class CounterTrack:
             return self._clock.place(dated.t_ns, dated.half_ns)
         return self._clock.moved(before_ns, now_ns, stood_still=self._still)
 
-    def _append(self, edge: Edge, delta: float | None) -> None:
-        if not len(self._knots):
-            self._knots.append(edge.t_ns, 0.0, 0.0, 0.0, edge.half_ns)
+    def _place_marks(self) -> None:
+        """Fit the energy at the marks that have enough edges after them, and keep it as a knot.
+
+        A knot at a mark is final, so that an interval that has settled does not change.
+        """
+        while self._marks and len(self._knots) >= 3:
+            mark_ns = self._marks[0]
+            upper = self._knots.search(_T, mark_ns)
+            if len(self._knots) - upper < _EDGES_AFTER:
+                return
+            self._marks.pop(0)
+            if upper:
+                self._place_mark(mark_ns, upper)
+
+    def _place_mark(self, mark_ns: int, upper: int) -> None:
+        t0, e0, c0, k0, _, _, _, _ = self._knots.row(upper - 1)
+        if t0 == mark_ns:
             return
-        t0, e0, c0, k0, _ = self._knots.row(-1)
+        low, high = self._find_fit_range(upper)
+        rows = [self._knots.row(index) for index in range(low, high)]
+        if any(b[_COVERED] - a[_COVERED] < b[_T] - a[_T] for a, b in pairwise(rows)):
+            return  # a gap or a reset: how the power went is not known
+        marks = [mark_ns]
+        marks += [each for each in self._marks if mark_ns < each < rows[-1][_T]]
+        uneven_s = self._estimate_jitter(upper)
+        edges = [
+            EdgeSample(
+                seconds=(row[_T] - t0) / 1e9,
+                joules=row[_E] - e0,
+                sigma_s=math.hypot(row[_HALF] / 1e9 / math.sqrt(3), uneven_s),
+                sigma_joules=row[_NOISE] / _SIGMAS,
+            )
+            for row in rows
+        ]
+        found = fit_steps([(each - t0) / 1e9 for each in marks], edges)[0]
+        t1, e1, c1, k1 = self._knots.row(upper)[:4]
+        share = (mark_ns - t0) / (t1 - t0)
+        joules = e0 + min(max(found.joules, 0.0), e1 - e0)
+        self._knots.insert(
+            upper,
+            mark_ns,
+            joules,
+            c0 + share * (c1 - c0),
+            k0 + share * (k1 - k0),
+            0.0,
+            _SIGMAS * found.sigma_joules,
+            abs(found.step_watts) * _MARK_HALF_S,
+            1,
+        )
+
+    def _find_fit_range(self, upper: int) -> tuple[int, int]:
+        """Return the knots around a tick to fit, from the last mark before it."""
+        low = upper - 1
+        while low > 0 and upper - low < _FIT_EDGES and not self._is_mark(low):
+            low -= 1
+        return low, min(upper + _EDGES_AFTER, len(self._knots))
+
+    def _estimate_jitter(self, upper: int) -> float:
+        """Estimate how far edges are off their times, from the ticks before, seconds.
+
+        At constant power P a tick of T seconds between edges that are off by s each has a mean
+        power off by P s sqrt(2) / T, and the step to the next tick one off by P s sqrt(6) / T. The
+        median does not see the few steps that are real.
+        """
+        low = max(upper - _JITTER_TICKS, 0)
+        watts = self._tick_watts(low, upper)
+        if len(watts) < 5:
+            return 0.0
+        steps = sorted((abs(watts[1:] - watts[:-1]) / (watts[1:] + watts[:-1]) * 2).tolist())
+        period_s = (self._clock.period_ns or 1e8) / 1e9
+        return float(1.8 * steps[len(steps) // 2] * period_s / math.sqrt(6))
+
+    def _is_mark(self, index: int) -> bool:
+        row = self._knots.row(index)
+        return bool(row[_ADDED] and row[_HALF] == 0.0)
+
+    def _append(self, edge: Edge, delta: float | None, added: bool) -> None:
+        if not len(self._knots):
+            self._knots.append(edge.t_ns, 0.0, 0.0, 0.0, edge.half_ns, 0.0, 0.0, 0)
+            return
+        t0, e0, c0, k0 = self._knots.row(-1)[:4]
         t_ns = max(edge.t_ns, t0 + 1)
         span = t_ns - t0
         if delta is None:
             self.resets += 1
             self._clock.lose()
             joules, known = self._power.between(t0, t_ns)
-            self._knots.append(t_ns, e0 + joules, c0, k0 + known, edge.half_ns)
+            self._knots.append(t_ns, e0 + joules, c0, k0 + known, edge.half_ns, 0.0, 0.0, 0)
             return
         covered = 0.0 if self._gap else span
-        self._knots.append(t_ns, e0 + delta, c0 + covered, k0 + span, edge.half_ns)
+        self._knots.append(t_ns, e0 + delta, c0 + covered, k0 + span, edge.half_ns, 0.0, 0.0, added)
 
     def _before_first(self, t_ns: int) -> Point:
         if not len(self._knots):
             return Point(0.0, 0.0, 0.0, 0.0)
-        t0, e0, c0, k0, _ = self._knots.row(0)
+        t0, e0, c0, k0 = self._knots.row(0)[:4]
         joules, known = self._power.between(t_ns, t0)
         return Point(e0 - joules, c0 - known, k0 - known, self._spread(t_ns, t0) * 0.1)
 
     def _after_last(self, t_ns: int) -> Point:
-        t0, e0, c0, k0, half = self._knots.row(-1)
+        t0, e0, c0, k0, half = self._knots.row(-1)[:5]
         span = float(t_ns - t0)
+        noise = self._slope() * half / 1e9
         if span == 0:
-            return Point(e0, c0, k0, self._slope() * half / 1e9)
+            return Point(e0, c0, k0, 0.0, noise=noise)
         joules, known = self._power.between(t0, t_ns)
         period = self._clock.period_ns or 1e8
         if known < span:
@@ -232,15 +368,14 @@ class CounterTrack:
                 joules, known = self._slope() * reach / 1e9, reach
         read = 0.0 if self._gap else float(max(min(t_ns, self._read_ns) - t0, 0))
         blur = self._spread(t0, t_ns) * min(span, 2 * period) / 1e9
-        blur += self._slope() * half / 1e9 + 0.05 * abs(joules)
-        return Point(e0 + joules, c0 + read, k0 + known, blur)
+        blur += 0.05 * abs(joules)
+        return Point(e0 + joules, c0 + read, k0 + known, blur, noise=noise)
 
     def _slope(self) -> float:
         if len(self._knots) < 2:
             return 0.0
-        t0, e0 = self._knots.row(-2)[:2]
-        t1, e1 = self._knots.row(-1)[:2]
-        return float((e1 - e0) / (t1 - t0) * 1e9)
+        watts = self._tick_watts(len(self._knots) - 2, len(self._knots))
+        return float(watts[-1]) if len(watts) else 0.0
 
     def _spread(self, start_ns: int, end_ns: int) -> float:
         low, high = self._estimate_range(start_ns, end_ns)
@@ -290,8 +425,6 @@ class CounterTrack:
         low, high = max(upper - 6, 0), min(upper + 6, len(self._knots))
         if high - low < 4:
             return 0.0
-        times = self._knots.column(_T)[low:high]
-        joules = self._knots.column(_E)[low:high]
-        watts = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
+        watts = self._tick_watts(low, high)
         steps = watts[1:] - watts[:-1]
-        return math.sqrt(float((steps * steps).mean()) / 2)
+        return math.sqrt(float((steps * steps).mean()) / 2) if len(steps) else 0.0

@@ -162,11 +162,14 @@ class PowerTrack:
         """Return the resolution of the readings: 1 W when all are whole watts, else 0.001 W."""
         return 1.0 if self._whole and len(self._rows) >= 10 else 0.001
 
-    def blur(self, start_ns: int, end_ns: int) -> float:
-        """Compute the half width of an interval's energy from sampling and the readings' lag."""
+    def sampling_blur(self, start_ns: int, end_ns: int) -> float:
+        """Compute the half width of an interval's energy from changes between samples."""
+        return _SIGMAS * math.sqrt(self._sampling_variance(start_ns, end_ns))
+
+    def lag_blur(self, start_ns: int, end_ns: int) -> float:
+        """Compute the half width of an interval's energy from the lag of the readings."""
         late_s = (self.refresh_s or _TYPICAL_REFRESH_S) / 2 + self._average_s / 10
-        lag = late_s * abs(self._find_watts(end_ns) - self._find_watts(start_ns))
-        return math.hypot(_SIGMAS * math.sqrt(self._sampling_variance(start_ns, end_ns)), lag)
+        return late_s * abs(self._find_watts(end_ns) - self._find_watts(start_ns))
 
     def _find_watts(self, t_ns: int) -> float:
         upper = self._rows.search(_T, t_ns)

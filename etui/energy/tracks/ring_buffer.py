@@ -41,6 +41,13 @@ class Columns:
             array[self._end] = value
         self._end += 1
 
+    def insert(self, index: int, *row: float) -> None:
+        """Add a row before the row at ``index``, which is one of the newest."""
+        later = [self.row(at) for at in range(index, self._end)]
+        self._end = index
+        for each in (row, *later):
+            self.append(*each)
+
     def column(self, index: int) -> np.ndarray[Any, Any]:
         """Return a view of one column, oldest row first; valid until the next append."""
         view: np.ndarray[Any, Any] = self._arrays[index][: self._end]

@@ -80,3 +80,23 @@ def test_a_wrong_hint_gives_way_to_a_counter_that_stands() -> None:
     clock = EdgeClock(0.001)
     clock.still(0, 50_000_000)
     assert clock.period_ns is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_sparse_reads_do_not_spoil_the_period_that_dense_reads_gave(seed: int) -> None:
+    """A counter with 100 ms shows 9 or 10 edges in the first second; the next have 50 ms reads."""
+    rng = random.Random(seed)
+    clock = EdgeClock()
+    period = 100e6
+    now, before, still, periods = rng.uniform(0, period), 0.0, False, []
+    begin = now
+    while now < begin + 6e9:
+        before, now = now, now + (5e6 if now < begin + 1e9 else rng.uniform(30e6, 70e6))
+        if now // period == before // period:
+            still = True
+            continue
+        clock.moved(int(before), int(now), stood_still=still)
+        still = False
+        if now > begin + 1.5e9:
+            periods.append(clock.period_ns)
+    assert periods == pytest.approx([period] * len(periods), rel=0.008)

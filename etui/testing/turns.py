@@ -1,0 +1,142 @@
+"""Play turns to the meter: rest, prefill, decode, rest, with the marks of the engine's events.
+
+Random windows say little about turns: the power steps up exactly where an answer starts, and down
+where it ends.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S, Recorder
+from etui.energy.sampler import BURST_INTERVAL_NS, BURST_NS, HURRY_INTERVAL_NS, dither_interval
+from etui.testing.devices import FakeClock, FakeDevice, Sensor
+from etui.testing.play import EnergyWindow
+from etui.testing.power_curves import steps
+
+PREFILL_SECONDS = {0.3: 0.06, 1.0: 0.15, 2.0: 0.25, 10.0: 0.6}
+"""Length of a turn -> length of its prefill, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLoad:
+    """The load of a turn.
+
+    Attributes:
+        seconds: Length of the turn.
+        prefill_seconds: Length of its prefill.
+        rest_watts, prefill_watts, decode_watts: Power before and after, and in the phases.
+        late_s: The power steps up to this much after the start of a phase, and up to this much
+            before the end of the turn, at random.
+    """
+
+    seconds: float
+    prefill_seconds: float
+    rest_watts: float = 40.0
+    prefill_watts: float = 300.0
+    decode_watts: float = 180.0
+    late_s: float = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedTurn:
+    """The windows of a turn: the whole, and its phases."""
+
+    total: EnergyWindow
+    prefill: EnergyWindow
+    decode: EnergyWindow
+
+
+class _Sampler:
+    """Reads the recorder as its thread would: often in the first second, and sometimes late."""
+
+    def __init__(self, recorder: Recorder, clock: FakeClock, rng: random.Random) -> None:
+        self._recorder = recorder
+        self._clock = clock
+        self._rng = rng
+        self._beat = 0
+        self._due_ns = self._began_ns = clock.now_ns
+
+    def run(self, until_ns: int) -> None:
+        """Sample until a time, and set the clock to it."""
+        while self._due_ns <= until_ns:
+            self._clock.now_ns = max(self._clock.now_ns, self._due_ns)
+            self._recorder.sample_now()
+            self._beat += 1
+            young = self._clock.now_ns - self._began_ns < BURST_NS
+            interval_ns = round(1e9 / self._recorder.hz)
+            pause_ns = BURST_INTERVAL_NS if young else dither_interval(interval_ns, self._beat)
+            late_s = self._rng.expovariate(2000)
+            late_s += self._rng.uniform(0, 0.03) if self._rng.random() < 0.01 else 0
+            self._due_ns = self._clock.now_ns + pause_ns + round(late_s * 1e9)
+        self._clock.now_ns = max(self._clock.now_ns, until_ns)
+
+    def settle(self, end_ns: int) -> None:
+        """Read often until the energy up to a time is final, or for the longest wait."""
+        late_s = max(channel.average_s for channel in self._recorder.channels)
+        limit_ns = end_ns + round((SETTLE_S + SETTLE_OF_AVERAGE * late_s) * 1e9)
+        while not self._recorder.settle(end_ns) and self._clock.now_ns < limit_ns:
+            self._clock.advance(HURRY_INTERVAL_NS / 1e9)
+        self._due_ns = self._clock.now_ns
+
+
+def play_turns(
+    sensors: Sequence[Sensor],
+    load: TurnLoad,
+    count: int,
+    rng: random.Random,
+    *,
+    marked: bool = True,
+    device: Callable[..., FakeDevice] = FakeDevice,
+) -> list[PlayedTurn]:
+    """Play turns with pauses of random length, and measure each when it has settled.
+
+    Args:
+        sensors: One per device; all devices have the same load, each its own phase.
+        load: The load of each turn.
+        count: Number of turns.
+        rng: Source of the phases, pauses and delays.
+        marked: Whether the recorder is given the marks of the engine's events.
+        device: Makes a device, for faults.
+    """
+    levels: list[tuple[float, float]] = []
+    marks: list[tuple[float, float, float]] = []
+    now = 0.0
+    for _ in range(count):
+        rest = rng.uniform(1.6, 2.4)
+        late = [rng.uniform(0, load.late_s) for _ in range(3)]
+        start = now + rest
+        first, end = start + load.prefill_seconds, start + load.seconds
+        levels += [
+            (rest + late[0], load.rest_watts),
+            (load.prefill_seconds - late[0] + late[1], load.prefill_watts),
+            (load.seconds - load.prefill_seconds - late[1] - late[2], load.decode_watts),
+            (late[2], load.rest_watts),
+        ]
+        marks.append((start, first, end))
+        now = end
+    curve = steps([*levels, (3.0, load.rest_watts)])
+    clock = FakeClock()
+    devices = [
+        device(curve, clock, replace(s, phase_s=rng.uniform(0, 0.1)), scope=f"gpu:{index}")
+        for index, s in enumerate(sensors)
+    ]
+    recorder = Recorder(devices, clock=clock)
+    sampler = _Sampler(recorder, clock, rng)
+    found = []
+    for turn in marks:
+        for mark in turn:
+            sampler.run(clock.at(mark))
+            if marked:
+                recorder.mark(clock.now_ns)
+        sampler.settle(clock.at(turn[2]))
+        total, prefill, decode = (
+            EnergyWindow(
+                recorder.energy(clock.at(a), clock.at(b)), len(sensors) * curve.between(a, b)
+            )
+            for a, b in ((turn[0], turn[2]), turn[:2], turn[1:])
+        )
+        found.append(PlayedTurn(total, prefill, decode))
+    return found

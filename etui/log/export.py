@@ -21,8 +21,9 @@ def build_turn_document(turn: TurnRecord) -> dict[str, Any]:
 
 def write_json_lines(turns: Iterable[TurnRecord], file: TextIO) -> None:
     """Write each turn as one line of JSON, see :func:`build_turn_document`."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     for turn in turns:
-        file.write(json.dumps(build_turn_document(turn), ensure_ascii=False) + "\n")
+        file.write(encode(build_turn_document(turn)) + "\n")
 
 
 def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:

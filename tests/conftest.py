@@ -6,9 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from etui.config.config import Config
 from etui.config.load import load_config
+
+# How fast an example runs says something about the machine and nothing about etui. The profile is
+# loaded before any test is collected, so that it holds for all of them in any order.
+settings.register_profile("etui", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("etui")
 
 pytest_plugins = [
     "tests.fixtures.models",

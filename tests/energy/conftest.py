@@ -1,4 +1,4 @@
-"""A powercap tree in the test's own sysfs, and slow machines taken as they are."""
+"""A powercap tree in the test's own sysfs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-# A busy machine is slow, not wrong.
-settings.register_profile("energy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("energy")
-
 
 Zone = Callable[..., Path]
 

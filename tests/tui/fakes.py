@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from textual.css.query import NoMatches
 from textual.pilot import Pilot
 
 from etui.arm import Arm
@@ -33,16 +34,28 @@ from etui.turn.intervals import Leg
 from etui.turn.record import REPLACES, Seconds, Tokens, TurnEnergy, TurnRecord
 from tests.tui.fake_residence import FakeResidence
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 120.0
+"""How long to wait for the app; only a guard against hangs, also on a busy machine."""
+
 MODEL = "smollm2-135m"
 WATTS = 50.0
 TOKENS_PER_SECOND = 200
 
 
 async def until(pilot: Pilot[Any], predicate: Callable[[], object]) -> None:
-    """Let the app run until ``predicate`` holds; fails after a long while."""
+    """Let the app run until ``predicate`` holds; fails after a long while.
+
+    A widget that is not mounted yet is waited for too.
+    """
+
+    def holds() -> bool:
+        try:
+            return bool(predicate())
+        except NoMatches:
+            return False
+
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not predicate():
+    while not holds():
         assert time.monotonic() < deadline, "what was waited for never came"
         await pilot.pause(0.01)
 

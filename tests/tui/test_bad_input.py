@@ -34,7 +34,7 @@ async def through_all_sizes(pilot: Pilot[Any]) -> None:
     for size in SIZES:
         await pilot.resize_terminal(*size)
         await pilot.pause()
-        assert pilot.app.size == size
+        await until(pilot, lambda size=size: pilot.app.size == size)
         assert pilot.app.is_running
 
 

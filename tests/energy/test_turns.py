@@ -28,6 +28,15 @@ DEVICES: dict[str, tuple[Sensor, ...]] = {
     "8 counters": (COUNTER,) * 8,
     "32 counters": (COUNTER,) * 32,
     "counter and RAPL": (COUNTER, SENSORS["RAPL, wraps at 3 kJ"]),
+    "power, 20 ms": (SENSORS["power, instant 20 ms"],),
+    "power, 25 % duty": (SENSORS["power, 25 % duty"],),
+    "power, 1 s average": (SENSORS["power, 1 s average"],),
+    "8 averages": (SENSORS["power, 1 s average"],) * 8,
+    "counter, RAPL and average": (
+        COUNTER,
+        SENSORS["RAPL, wraps at 3 kJ"],
+        SENSORS["power, 1 s average"],
+    ),
 }
 
 
@@ -57,6 +66,9 @@ def bias(windows: Sequence[EnergyWindow]) -> float:
         ("counter, 20 ms", 0.3, 0.03, 0.10),
         ("counter, 20 ms", 2.0, 0.005, 0.03),
         ("counter, jitter 45 ms", 2.0, 0.005, 0.03),
+        ("power, 1 s average", 0.3, 0.05, 1.0),
+        ("power, 1 s average", 2.0, 0.05, 0.05),
+        ("power, 20 ms", 2.0, 0.005, 0.03),
         ("RAPL", 0.3, 0.01, 0.03),
         ("RAPL", 2.0, 0.003, 0.01),
     ],
@@ -83,10 +95,14 @@ def test_the_phases_of_a_turn_sum_to_it_exactly(device: str) -> None:
         assert parts == turn.total.energy.joules
 
 
-def test_a_settled_turn_does_not_change_with_later_marks_and_readings() -> None:
+@pytest.mark.parametrize(
+    "name", ["counter 100 ms", "RAPL, wraps at 3 kJ", "power, 20 ms", "power, 1 s average"]
+)
+def test_a_settled_turn_does_not_change_with_later_marks_and_readings(name: str) -> None:
+    sensor = SENSORS.get(name) or DEVICES[name][0]
     clock = FakeClock()
     curve = steps([(3.037, 40.0), (0.061, 300.0), (0.24, 180.0), (5.0, 40.0)])
-    recorder = Recorder([FakeDevice(curve, clock, COUNTER)], clock=clock)
+    recorder = Recorder([FakeDevice(curve, clock, sensor)], clock=clock)
     rng = random.Random(1)
     marks = [clock.at(seconds) for seconds in (3.037, 3.098, 3.338)]
     for mark_ns in marks:

@@ -118,7 +118,10 @@ class ChannelTrace:
 
     def mark(self, t_ns: int) -> None:
         """Note that the power steps at a time."""
-        self.counter.mark(t_ns)
+        if self.channel.kind is Kind.COUNTER:
+            self.counter.mark(t_ns)
+        elif self.channel.kind in (Kind.INTEGRATED, Kind.MODEL):
+            self.power.mark(t_ns)
 
     @property
     def last_read_ns(self) -> int:
@@ -148,7 +151,8 @@ class ChannelTrace:
         if newest is None or self.channel.kind is Kind.ESTIMATE:
             return newest is not None and newest >= end_ns
         # A jump at the very end appears only in the refresh after it.
-        return newest >= end_ns + self.power.longest_wait_ns
+        late_ns = end_ns + self.power.longest_wait_ns
+        return newest >= late_ns and not self.power.is_pending(end_ns)
 
     def joules_at(self, t_ns: int) -> float:
         """Return the energy up to a time, on the grid; only differences are meaningful."""
@@ -270,7 +274,11 @@ class ChannelTrace:
         unknown = GRID_JOULES
         if not self._by_counter:
             shared = math.hypot(shared, self.power.lag_blur(start_ns, end_ns))
-            own = math.hypot(own, self.power.sampling_blur(start_ns, end_ns))
+            sampling = self.power.sampling_blur(start_ns, end_ns)
+            if self.channel.average_s:
+                shared = math.hypot(shared, sampling)  # averages blur the same load the same way
+            else:
+                own = math.hypot(own, sampling)
             unknown += self.power.resolution_watts() / 2 * span / 1e9
             uncovered_s = max(span - (last.covered_ns - first.covered_ns), 0.0) / 1e9
             unknown_s = max(unknown_s, uncovered_s)

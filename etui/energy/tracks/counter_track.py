@@ -16,13 +16,13 @@ plus P times the uncertainty of the time of the edge itself.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.energy.tracks.counter_edges import CounterStep, Edge, EdgeClock, StepKind, unwrap
 from etui.energy.tracks.driver_clock import DriverClock
+from etui.energy.tracks.pending_marks import PendingMarks
 from etui.energy.tracks.ring_buffer import Columns
 from etui.energy.tracks.step_fit import EdgeSample, fit_steps
 
@@ -34,8 +34,6 @@ _LONG_TICKS = 5
 _EDGES_AFTER = 2
 """Edges after a mark that its fit waits for: one full tick after the step."""
 _FIT_EDGES = 4
-_MOST_MARKS = 1000
-_SAME_MARK_NS = 1_000_000
 _SIGMAS = 2.5
 """Half width of a fitted mark in standard deviations, which are themselves estimated."""
 _JITTER_TICKS = 20
@@ -112,7 +110,7 @@ class CounterTrack:
         self._still = False
         self._driver = DriverClock()
         self._distrust_until_ns = 0
-        self._marks: list[int] = []
+        self._marks = PendingMarks()
         self.resets = 0
 
     def __len__(self) -> int:
@@ -136,15 +134,12 @@ class CounterTrack:
 
     def mark(self, t_ns: int) -> None:
         """Note that the power steps at a time; the energy there is fitted when it is surrounded."""
-        at = bisect_left(self._marks, t_ns)
-        if all(abs(near - t_ns) > _SAME_MARK_NS for near in self._marks[max(at - 1, 0) : at + 1]):
-            self._marks.insert(at, t_ns)
-            del self._marks[:-_MOST_MARKS]
+        self._marks.add(t_ns)
         self._place_marks()
 
     def is_pending(self, end_ns: int) -> bool:
         """Return whether a mark up to a time waits for edges after it."""
-        return bool(self._marks) and self._marks[0] <= end_ns
+        return self._marks.is_pending(end_ns)
 
     def observe(
         self,
@@ -261,11 +256,11 @@ class CounterTrack:
         A knot at a mark is final, so that an interval that has settled does not change.
         """
         while self._marks and len(self._knots) >= 3:
-            mark_ns = self._marks[0]
+            mark_ns = self._marks.first_ns
             upper = self._knots.search(_T, mark_ns)
             if len(self._knots) - upper < _EDGES_AFTER:
                 return
-            self._marks.pop(0)
+            self._marks.drop(1)
             if upper:
                 self._place_mark(mark_ns, upper)
 
@@ -277,8 +272,7 @@ class CounterTrack:
         rows = [self._knots.row(index) for index in range(low, high)]
         if any(b[_COVERED] - a[_COVERED] < b[_T] - a[_T] for a, b in pairwise(rows)):
             return  # a gap or a reset: how the power went is not known
-        marks = [mark_ns]
-        marks += [each for each in self._marks if mark_ns < each < rows[-1][_T]]
+        marks = [mark_ns, *self._marks.before(rows[-1][_T])]
         uneven_s = self._estimate_jitter(upper)
         edges = [
             EdgeSample(

@@ -13,10 +13,14 @@ without a reading (at most the largest power measured).
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etui.energy.tracks.counter_track import Point
+from etui.energy.tracks.level_fit import fit_levels
+from etui.energy.tracks.pending_marks import PendingMarks
 from etui.energy.tracks.ring_buffer import Columns
 
 if TYPE_CHECKING:
@@ -25,9 +29,60 @@ if TYPE_CHECKING:
 _T, _W, _E, _COVERED, _KNOWN, _VARIANCE = range(6)
 _LONGEST_REFRESH_S = 0.25
 _TYPICAL_REFRESH_S = 0.1
+_APART_NS = 250_000_000
+_AVERAGE_SEEN = 0.32
+"""Share of the averaging time after which a step is fitted: half of it would show all."""
+_FIT_SIGMAS = 4.5
+"""Reads of one running average are wrong together, so that their number says too much."""
+_MARK_HALF_S = 0.01
+"""Time by which marks and readings may be apart, seconds."""
+_ROW_S = 0.05
+_WINDOW_S = 0.025
+"""Time that an instant reading may average (25 ms on an A100)."""
+_MOST_REPAIRS = 1000
+_MOST_PLACED = 8
 _VARIANCE_NS = 8_000_000_000
 _SIGMAS = 2.5
 """Half width of the sampling part: the power between samples has a heavy tail (spikes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Repair:
+    """What levels fitted around marks change about the readings.
+
+    Attributes:
+        times: Times in nanoseconds, in order.
+        joules: Joules to add to those of the readings; constant before and after.
+        blur: Half width of the fitted energy since the first time, joules.
+        keep: Share of the half width of the readings that it has at least.
+        variance: Variance of sampling that the fit replaces, less its own, J^2.
+    """
+
+    times: np.ndarray[Any, Any]
+    joules: np.ndarray[Any, Any]
+    blur: np.ndarray[Any, Any]
+    keep: float
+    variance: float
+
+    def end_at(self) -> int:
+        return int(self.times[-1])
+
+    def covers(self, t_ns: int) -> bool:
+        return bool(self.times[0] < t_ns < self.times[-1])
+
+    def apply(self, point: Point, t_ns: int) -> Point:
+        """Return the totals at a time before the end, with what the fit changes."""
+        import numpy as np
+
+        if t_ns <= self.times[0]:
+            return point
+        since, at = self.times - self.times[0], t_ns - int(self.times[0])
+        return replace(
+            point,
+            joules=point.joules + float(np.interp(at, since, self.joules)),
+            variance=point.variance - self.variance * at / float(since[-1]),
+            blur=max(float(np.interp(at, since, self.blur)), self.keep * point.blur),
+        )
 
 
 class PowerTrack:
@@ -55,6 +110,10 @@ class PowerTrack:
         self._whole = True
         self._read_ns = 0
         self._refresh_s = 0.0
+        self._marks = PendingMarks()
+        self._placed: list[int] = []
+        self._repairs: list[_Repair] = []
+        self._repaired: list[tuple[float, float]] = []
         self.max_watts = 0.0
 
     def __len__(self) -> int:
@@ -102,6 +161,16 @@ class PowerTrack:
         at_ns = t_ns - int((self._average_s / 2 + self.refresh_s / 2) * 1e9)
         self._append(at_ns, watts)
         self._failed = False
+        self._place_marks()
+
+    def mark(self, t_ns: int) -> None:
+        """Note that the power steps at a time; the levels around it are fitted when they show."""
+        self._marks.add(t_ns)
+        self._place_marks()
+
+    def is_pending(self, end_ns: int) -> bool:
+        """Return whether a mark up to a time waits for readings after it."""
+        return self._marks.is_pending(end_ns)
 
     def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return times in nanoseconds and joules up to them: views, valid until the next read."""
@@ -114,6 +183,20 @@ class PowerTrack:
 
     def at(self, t_ns: int) -> Point:
         """Return the running totals at a time; constant where nothing is known."""
+        point = self._read_at(t_ns)
+        if not self._repairs or t_ns <= self._repairs[0].times[0]:
+            return point
+        # Repairs do not overlap: of those before, only their sums count.
+        next_one = bisect_right(self._repairs, t_ns, key=_Repair.end_at)
+        if next_one:
+            joules, variance = self._repaired[next_one - 1]
+            point = replace(point, joules=point.joules + joules, variance=point.variance - variance)
+        if next_one < len(self._repairs):
+            point = self._repairs[next_one].apply(point, t_ns)
+        return point
+
+    def _read_at(self, t_ns: int) -> Point:
+        """Return the running totals of the readings as they are."""
         upper = self._rows.search(_T, t_ns)
         if upper == 0:
             if not len(self._rows):
@@ -168,8 +251,15 @@ class PowerTrack:
 
     def lag_blur(self, start_ns: int, end_ns: int) -> float:
         """Compute the half width of an interval's energy from the lag of the readings."""
+        if self._average_s and self._is_repaired(start_ns) and self._is_repaired(end_ns):
+            return 0.0  # the marks, and not the readings, say when the power changed
         late_s = (self.refresh_s or _TYPICAL_REFRESH_S) / 2 + self._average_s / 10
         return late_s * abs(self._find_watts(end_ns) - self._find_watts(start_ns))
+
+    def _is_repaired(self, t_ns: int) -> bool:
+        """Return whether fitted levels replace the readings at a time."""
+        at = bisect_right(self._repairs, t_ns, key=_Repair.end_at)
+        return at < len(self._repairs) and self._repairs[at].covers(t_ns)
 
     def _find_watts(self, t_ns: int) -> float:
         upper = self._rows.search(_T, t_ns)
@@ -187,7 +277,7 @@ class PowerTrack:
             return max(inside, 0.0)
         low, high = start_ns - lack // 2, end_ns + lack // 2
         around = self.at(high).variance - self.at(low).variance
-        return max(inside, around * (end_ns - start_ns) / _VARIANCE_NS)
+        return max(inside, around * (end_ns - start_ns) / _VARIANCE_NS, 0.0)
 
     def _learn(self, before_ns: int, t_ns: int, watts: float) -> None:
         """Learn the refresh from the shortest recurring times between changes of the reading."""
@@ -223,6 +313,67 @@ class PowerTrack:
             k0 + (span if known else 0.0),
             v0 + variance,
         )
+
+    def _place_marks(self) -> None:
+        """Replace the energy of the readings around marks by that of fitted levels.
+
+        Marks that are closer than the readings can tell apart are fitted together. The result is
+        final, so that an interval that has settled does not change.
+        """
+        width_s = (self._average_s or _WINDOW_S) + (self.refresh_s or _TYPICAL_REFRESH_S)
+        width_ns = int(width_s * 1e9)
+        while self._marks and len(self._rows) >= 3:
+            group = self._marks.first_group(max(width_ns, _APART_NS))
+            late_s = _AVERAGE_SEEN * self._average_s + self.longest_wait_ns / 2e9
+            if not self._average_s:
+                late_s += _ROW_S
+            if self._rows.row(-1)[_T] < group[-1] + late_s * 1e9:
+                return
+            self._marks.drop(len(group))
+            self._repair(group, width_ns)
+
+    def _repair(self, group: list[int], width_ns: int) -> None:
+        import numpy as np
+
+        edge_ns = self._repairs[-1].end_at() if self._repairs else 0
+        low = max(self._rows.search(_T, group[0] - width_ns // 2) - 1, 0)
+        high = min(self._rows.search(_T, group[-1] + width_ns // 2) + 1, len(self._rows))
+        start_ns = max(int(self._rows.row(low)[_T]), edge_ns)
+        end_ns = int(self._rows.row(high - 1)[_T])
+        reach = max(width_ns, 3 * _APART_NS // 2)
+        first = self._rows.search(_T, group[0] - reach)
+        last = self._rows.search(_T, group[-1] + reach)
+        if last - first < 2 or start_ns >= group[0] or end_ns <= group[-1]:
+            return
+        known = self._rows.column(_COVERED)[low:high]
+        times = self._rows.column(_T)
+        if known[-1] - known[0] < times[high - 1] - times[low]:
+            return  # a gap: how the power went is not known
+        near = [m for m in self._placed if times[first] - width_ns / 2 < m < group[0]]
+        marks = [(each - group[0]) / 1e9 for each in (*near, *group)]
+        fit = fit_levels(
+            marks,
+            (times[first:last] - group[0]) / 1e9,
+            self._rows.column(_W)[first:last],
+            self._average_s,
+            (self.refresh_s or _TYPICAL_REFRESH_S) + (0.0 if self._average_s else _WINDOW_S),
+        )
+        inside = [int(t) for t in times[low:high] if start_ns < t < end_ns]
+        knots = np.array(sorted({start_ns, *inside, *group, end_ns}))
+        fitted, sigma = fit.joules((knots - group[0]) / 1e9)
+        read = np.array([self._read_at(int(t)).joules for t in knots])
+        lost = self._read_at(end_ns).variance - self._read_at(start_ns).variance
+        if not self._average_s:
+            lost = 0.0  # which readings are older than a step is not known: keep their bounds
+        lost -= float(sigma[-1]) ** 2  # what the fit may be off by, in place of the readings
+        keep = 0.0 if self._average_s else 1.0
+        blur = _FIT_SIGMAS * sigma + _MARK_HALF_S * float(np.ptp(fit.watts))
+        repair = _Repair(knots, fitted - (read - read[0]), blur, keep, lost)
+        joules, variance = self._repaired[-1] if self._repaired else (0.0, 0.0)
+        self._repairs.append(repair)
+        self._repaired.append((joules + float(repair.joules[-1]), variance + lost))
+        del self._repairs[:-_MOST_REPAIRS], self._repaired[:-_MOST_REPAIRS]
+        self._placed = [*near, *group][-_MOST_PLACED:]
 
     def _hold_ns(self) -> float:
         """Return how long the newest reading may be used for the time after it."""

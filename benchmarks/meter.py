@@ -2,10 +2,11 @@
 
     python -m benchmarks.meter [--json] [--quick]
 
-Three parts: the recorder's cost at 20 Hz in percent of one core (on this machine's sources, and on
-a model of one GPU with a counter); the time of one `energy()` over an hour of samples; and for each
+Four parts: the recorder's cost at 20 Hz in percent of one core (on this machine's sources, and on
+a model of one GPU with a counter); the time of one `energy()` over an hour of samples; for each
 device model and window length the median and worst error against the known integral, the median
-stated uncertainty, and the share of windows that it holds.
+stated uncertainty, and the share of windows that it holds; and the same for turns (rest at 40 W,
+prefill at 300 W, decode at 180 W, rest), where the bias counts: the power steps at their ends.
 """
 
 from __future__ import annotations
@@ -30,8 +31,31 @@ from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource, Reading
 from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
 from etui.testing.play import EnergyWindow, record, windows
 from etui.testing.power_curves import CURVES, bursts
+from etui.testing.turns import PREFILL_SECONDS, PlayedTurn, TurnLoad, play_turns
 
 LENGTHS_S = ((0.1, 0.3), (0.3, 0.6), (0.6, 2.0), (2.0, 5.0), (5.0, 30.0))
+
+
+COUNTER = SENSORS["counter 100 ms + instant power"]
+RAPL = SENSORS["RAPL, wraps at 3 kJ"]
+AVERAGE = SENSORS["power, 1 s average"]
+TURN_DEVICES: dict[str, tuple[Sensor, ...]] = {
+    "counter 100 ms": (SENSORS["counter 100 ms"],),
+    "counter 100 ms + instant power": (COUNTER,),
+    "2 of them": (COUNTER,) * 2,
+    "8 of them": (COUNTER,) * 8,
+    "32 of them": (COUNTER,) * 32,
+    "counter 100 ms, jitter 20 ms": (replace(COUNTER, jitter_s=0.02),),
+    "counter 100 ms, jitter 45 ms": (replace(COUNTER, jitter_s=0.045),),
+    "counter 20 ms": (SENSORS["counter 20 ms"],),
+    "RAPL": (RAPL,),
+    "2 x RAPL": (RAPL,) * 2,
+    "power, instant 20 ms": (SENSORS["power, instant 20 ms"],),
+    "power, 25 % duty": (SENSORS["power, 25 % duty"],),
+    "power, 1 s average": (AVERAGE,),
+    "8 x power, 1 s average": (AVERAGE,) * 8,
+    "counter, RAPL, 1 s average": (COUNTER, RAPL, AVERAGE),
+}
 
 
 class CheapGpu:
@@ -147,6 +171,37 @@ def error_table(
     return rows
 
 
+def turn_table(
+    seeds: int,
+    count: int,
+    devices: Mapping[str, tuple[Sensor, ...]] = TURN_DEVICES,
+    lengths_s: Sequence[float] = tuple(PREFILL_SECONDS),
+) -> list[dict[str, Any]]:
+    """Bias, median stated uncertainty and share inside, of turns and their phases."""
+    rows = []
+    for name, sensors in devices.items():
+        for seconds in lengths_s:
+            load = TurnLoad(seconds, PREFILL_SECONDS[seconds])
+            turns: list[PlayedTurn] = []
+            for seed in range(seeds):
+                share = max(count // len(sensors), 4)
+                turns += play_turns(sensors, load, share, random.Random(seed))
+            row: dict[str, Any] = {"device": name, "turn_seconds": seconds, "turns": len(turns)}
+            for part in ("total", "prefill", "decode"):
+                judged: list[EnergyWindow] = [getattr(turn, part) for turn in turns]
+                measured = sum(window.energy.joules or 0.0 for window in judged)
+                stated = [(w.energy.uncertainty or 0.0) / w.truth for w in judged]
+                errors = sorted(window.error for window in judged)
+                row[part] = {
+                    "bias": measured / sum(window.truth for window in judged) - 1,
+                    "error_95": errors[int(0.95 * len(errors))],
+                    "median_uncertainty": median(stated),
+                    "inside": sum(window.inside for window in judged) / len(judged),
+                }
+            rows.append(row)
+    return rows
+
+
 QUICK_SENSORS = ("counter 100 ms", "power, instant 20 ms", "power, 1 s average")
 QUICK_LENGTH_S = (0.6, 2.0)
 
@@ -158,6 +213,10 @@ def quick() -> Iterator[Figure]:
     for row in error_table(1, 20, sensors, [QUICK_LENGTH_S]):
         label = f"joules measured : true, median error, {row['device']}, {low:g}-{high:g} s"
         yield Figure(label, 100 * row["median_error"], "%", n=row["windows"])
+    [row] = turn_table(1, 20, {"": TURN_DEVICES["counter 100 ms"]}, [0.3])
+    for part in ("total", "prefill"):
+        label = f"joules measured : true, bias of turns of 0.3 s, {part}, counter 100 ms"
+        yield Figure(label, 100 * abs(row[part]["bias"]), "%", n=row["turns"])
     recorder, clock = hour_recorder(random.Random(1))
     pairs = timed_in_turn(
         lambda: recorder.energy(clock.at(5.0), clock.at(3595.0)),
@@ -180,6 +239,7 @@ def main() -> None:
         "recorder_percent_of_one_core": recorder_costs(3 if options.quick else 15, config),
         "query": query_seconds(),
         "errors": error_table(1 if options.quick else 4, 20 if options.quick else 60),
+        "turns": turn_table(1 if options.quick else 8, 20),
     }
     if options.json:
         print(json.dumps(document, indent=2))
@@ -200,6 +260,18 @@ def main() -> None:
         keys = ("median_error", "error_95", "worst_error", "median_uncertainty", "inside")
         cells += [f"{100 * row[key]:.2f}" for key in keys]
         print(f"  {row['device']:<32}" + "".join(f"{cell:>10}" for cell in cells))
+    print_turns(document["turns"])
+
+
+def print_turns(rows: Sequence[Mapping[str, Any]]) -> None:
+    print("turns (rest, prefill, decode, rest), in percent: bias, stated, inside")
+    head = "".join(f"{part:>27}" for part in ("total", "prefill", "decode"))
+    print(f"  {'device':<32}{'turn s':>7}{'turns':>7}{head}")
+    for row in rows:
+        parts = [row[part] for part in ("total", "prefill", "decode")]
+        keys = ("bias", "median_uncertainty", "inside")
+        cells = "".join(f"{100 * part[key]:>9.2f}" for part in parts for key in keys)
+        print(f"  {row['device']:<32}{row['turn_seconds']:>7g}{row['turns']:>7}{cells}")
 
 
 if __name__ == "__main__":

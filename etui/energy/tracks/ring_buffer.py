@@ -42,11 +42,14 @@ class Columns:
         self._end += 1
 
     def insert(self, index: int, *row: float) -> None:
-        """Add a row before the row at ``index``, which is one of the newest."""
-        later = [self.row(at) for at in range(index, self._end)]
-        self._end = index
-        for each in (row, *later):
-            self.append(*each)
+        """Add a row before the row at ``index``."""
+        later = self._end - index
+        self.append(*row)  # which may drop old rows, so that the index changes
+        end = self._end
+        start = max(end - 1 - later, 0)
+        for array, value in zip(self._arrays, row, strict=True):
+            array[start + 1 : end] = array[start : end - 1].copy()
+            array[start] = value
 
     def column(self, index: int) -> np.ndarray[Any, Any]:
         """Return a view of one column, oldest row first; valid until the next append."""

@@ -51,10 +51,12 @@ def test_a_step_follows_from_the_edge_on_its_low_side() -> None:
     assert sorted(errors)[25] < 0.4
 
 
-def test_a_row_is_inserted_before_the_newest() -> None:
+def test_a_row_is_inserted_before_another() -> None:
     columns = Columns(("i8", "f8"), 4)
-    for value in range(6):
+    for value in range(8):
         columns.append(10 * value, value)
-    columns.insert(5, 45, 4.5)
-    assert columns.column(0).tolist()[-3:] == [40, 45, 50]
-    assert columns.row(-1) == (50, 5.0)
+    columns.insert(7, 65, 6.5)  # there is no room: only the newest rows stay
+    assert columns.column(0).tolist()[-4:] == [50, 60, 65, 70]
+    assert columns.row(-1) == (70, 7.0)
+    columns.insert(len(columns) - 2, 62, 6.2)
+    assert columns.column(0).tolist()[-5:] == [50, 60, 62, 65, 70]

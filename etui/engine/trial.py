@@ -30,7 +30,7 @@ _ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "CUDA_VISIBLE_DEVICES": ""}
 """Without them ggml starts a debugger for its stack dump, and the trial takes memory of a GPU."""
 
 _CONTEXT_TOKENS = 64
-_BATCH_TOKENS = 8
+_BATCH_TOKENS = 2
 _TEXT = "One two three."
 _REASON_CHARACTERS = 200
 
@@ -102,19 +102,19 @@ def _refuse(path: Path, why: str) -> ModelUnavailable:
 def _load(path: Path) -> None:
     """Load a file and decode a few tokens, a batch and a single one."""
     from etui.engine.context import Context, ContextOptions
-    from etui.engine.library import Library, default_threads
+    from etui.engine.library import Library
     from etui.engine.model import Model
 
     library = Library(Path(os.devnull) / "no-log")
     model = Model(library, path)
     options = ContextOptions(
         context_tokens=_CONTEXT_TOKENS,
-        threads=default_threads(),
+        threads=1,  # several wait for each other where other programs run
         sequences=1,
         batch_tokens=_BATCH_TOKENS,
     )
     context = Context(library, model, options)
-    tokens = model.tokenize(_TEXT, bos=True)[: _BATCH_TOKENS - 1] or [0]
+    tokens = model.tokenize(_TEXT, bos=True)[:_BATCH_TOKENS] or [0]
     for start, queued in ((0, tokens), (len(tokens), tokens[-1:])):
         context.batch.clear()
         row = context.batch.add(0, queued, start, with_logits=True)

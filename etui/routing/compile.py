@@ -89,18 +89,27 @@ def map_condition_names(signals: Mapping[str, SignalEntry]) -> dict[str, str]:
 def order_signals(signals: Mapping[str, SignalEntry]) -> list[str]:
     """Sort the names of signals so that a score follows its parts; leave out circular scores."""
     signal_by_name = map_condition_names(signals)
-    order: dict[str, None] = {}
-    waiting = list(signals.items())
-    while True:
-        ready = [
-            name
-            for name, entry in waiting
-            if all(signal_by_name.get(part) in order for part in entry.score or ())
-        ]
-        if not ready:
-            return list(order)
-        order |= dict.fromkeys(ready)
-        waiting = [(name, entry) for name, entry in waiting if name not in order]
+    missing = {
+        name: {signal_by_name.get(part) for part in entry.score or ()}
+        for name, entry in signals.items()
+    }
+    users: dict[str | None, list[str]] = {}
+    for name, parts in missing.items():
+        for part in parts:
+            users.setdefault(part, []).append(name)
+    place = {name: index for index, name in enumerate(signals)}
+    order: list[str] = []
+    ready = [name for name, parts in missing.items() if not parts]
+    while ready:
+        order += ready
+        freed: list[str] = []
+        for name in ready:
+            for user in users.get(name, ()):
+                missing[user].discard(name)
+                if not missing[user]:
+                    freed.append(user)
+        ready = sorted(freed, key=place.__getitem__)
+    return order
 
 
 def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:

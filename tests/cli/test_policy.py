@@ -44,30 +44,6 @@ def test_check_of_the_shipped_ones(capsys: Capture) -> None:
     assert [entry["valid"] for entry in document["policies"]] == [True] * 3
 
 
-def test_a_long_chain_of_scores_is_evaluated(capsys: Capture, tmp_path: Path) -> None:
-    """Each score counts the one after it in the file, which is the deepest way to write a chain."""
-    links = 3_000
-    scores = "".join(
-        f"  s{at}: {{score: {{s{at + 1}: 1}}, at_least: 1}}\n" for at in range(links - 1)
-    )
-    path = tmp_path / "chain.yaml"
-    path.write_text(
-        f"version: 1\nsignals:\n{scores}  s{links - 1}: {{keywords: [add]}}\n"
-        "arms: {quick: {model: smollm2-135m}, slow: {model: qwen3-0.6b}}\n"
-        "rules:\n  - {name: a, when: s0, use: slow}\n  - {name: b, use: quick}\n"
-        "probes:\n  - {query: add it, rule: a}\n  - {query: what, rule: b}\n"
-    )
-    code, _, err = call(capsys, "check", str(path))
-    assert code == 0, err
-    code, out, err = call(capsys, "test", str(path))
-    assert code == 0, err
-    assert "2 of 2 probes passed" in out
-    code, document = call_json(capsys, "explain", "add it", "--policy", str(path))
-    assert code == 0
-    assert document["rule"] == "a"
-    assert len(document["signals"]) == links
-
-
 def test_check_names_every_fault(capsys: Capture, broken: Path) -> None:
     code, out, err = call(capsys, "check", str(broken), "frugal")
     assert code == 2

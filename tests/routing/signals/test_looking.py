@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
+import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,3 +94,21 @@ def test_the_look_ahead_of_a_pattern_changes_no_count(make: Make) -> None:
     seen = see_signals(Query("no 12, no 13"), policy)["digits"]
     assert (seen.holds, seen.value) == (True, 2)
     assert see_signals(Query("none"), policy)["digits"].value == 0
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_long_chain_of_scores_is_evaluated(make: Make, step: int) -> None:
+    """3,000 scores, each of which counts the next or the previous one in the file."""
+    names = [f"s{at}" for at in range(3_000)][::step]
+    scores = [f"  {a}: {{score: {{{b}: 1}}, at_least: 1}}" for a, b in pairwise(names)]
+    last = f"  {names[-1]}: {{keywords: [add]}}"
+    lines = [*scores, last] if step == 1 else [last, *scores]
+    policy = make(
+        "version: 1\narms: {quick: {model: tiny}}\nsignals:\n"
+        + "\n".join(lines)
+        + f"\nrules:\n  - {{name: a, when: {names[0]}, use: quick}}\n  - {{name: b, use: quick}}\n"
+    )
+    assert decide(Query("add it"), policy, available={"tiny"}).rule == "a"
+    decision = decide(Query("what"), policy, available={"tiny"})
+    assert decision.rule == "b"
+    assert [value.name for value in decision.signals] == names[::-1]

@@ -42,7 +42,7 @@ async def test_the_terminal_is_resized_in_every_state(house: House) -> None:
     house.runner.hold = True
     house.runner.slow_load = True
     house.runner.thoughts = ("hm, ", "France")
-    house.runner.pieces = ("Paris ",) * 60
+    house.runner.pieces = ("Paris ",) * 400  # longer than the longest time between two draws
     house.chats.keep("Named", [turn_record(n) for n in range(30)])
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
@@ -131,12 +131,12 @@ async def test_quiet_mode_draws_less_often_by_key_and_by_config(house: House) ->
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
         assert isinstance(app.screen, ChatScreen)
-        assert app.screen._drawing.usual is QUIET
+        assert app.screen._queue.pace is QUIET
         await until(pilot, lambda: "quiet mode" in panel_text(app))
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
         await pilot.press("f8")
-        assert app.screen._drawing.usual is USUAL
+        assert app.screen._queue.pace is USUAL
         await until(pilot, lambda: "quiet mode" not in panel_text(app))
 
 

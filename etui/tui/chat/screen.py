@@ -10,25 +10,38 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.screen import Screen
 from textual.widgets import Footer
 
+from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.rerun import Direction
+from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
 from etui.tui.chat.chat_list import ChatsLeft, ChatsScreen
 from etui.tui.chat.conversation import Asking, Conversation, new_chat
 from etui.tui.chat.export import ExportFormat, export_chat
+from etui.tui.chat.messages import (
+    BudgetConfirm,
+    ModelLoaded,
+    ModelUnloaded,
+    TurnUpdated,
+    WarmUpUpdated,
+)
 from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.turn_queue import AnsweringScreen
+from etui.tui.chat.transcript import Transcript
+from etui.tui.chat.turn_queue import TurnQueue
 from etui.tui.chat.turn_view import TurnAction, TurnView
 from etui.tui.commands import Command
 from etui.tui.modals import TextModal
 from etui.tui.notices import notify_error
 from etui.tui.pacing import QUIET, USUAL
+from etui.tui.power.panel import PowerPanel
+from etui.tui.services import Services
 
 
-class ChatScreen(AnsweringScreen):
+class ChatScreen(Screen[None]):
     """The transcript, the power panel and the prompt."""
 
     AUTO_FOCUS = "Prompt"
@@ -44,6 +57,64 @@ class ChatScreen(AnsweringScreen):
         Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
         Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
     ]
+
+    def __init__(self, config: Config, route: Route) -> None:
+        super().__init__()
+        self._config = config
+        self._transcript = Transcript()
+        self._panel = PowerPanel()
+        self._prompt = Prompt()
+        self._queue = TurnQueue(self, config, route, self._transcript, self._panel, self._prompt)
+
+    @property
+    def conversation(self) -> Conversation:
+        """The chat that is shown."""
+        return self._queue.conversation
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is running."""
+        return self._queue.busy
+
+    def on_mount(self) -> None:
+        """Show the route and start the redraw timer."""
+        self._queue.start()
+
+    def attach(self, services: Services) -> None:
+        """Use these services for the questions of this chat."""
+        self._queue.attach(services)
+
+    def take_route(self, route: Route) -> None:
+        """Use this route for the next questions."""
+        self._queue.take_route(route)
+
+    def leave(self) -> None:
+        """Stop the running answer and exit once it is in the log."""
+        self._queue.leave()
+
+    async def on_turn_updated(self, news: TurnUpdated) -> None:
+        """Show what happened in the running turn."""
+        await self._queue.take_turn_fact(news.fact)
+
+    def on_warm_up_updated(self, news: WarmUpUpdated) -> None:
+        """Show how loading a model ahead proceeds."""
+        self._queue.take_warm_up_fact(news.fact)
+
+    def on_budget_confirm(self, request: BudgetConfirm) -> None:
+        """Ask whether to exceed a budget."""
+        self._queue.confirm_budget(request)
+
+    def on_model_loaded(self, news: ModelLoaded) -> None:
+        """Show the loaded model."""
+        self._panel.show_loaded(news.loaded)
+
+    def on_model_unloaded(self, news: ModelUnloaded) -> None:
+        """Remove the unloaded model from the panel."""
+        self._panel.show_unloaded(news.model)
+
+    def on_text_area_changed(self) -> None:
+        """Draw answers less often while the user types."""
+        self._queue.note_typing()
 
     def compose(self) -> ComposeResult:
         """Lay out the transcript, the power panel, the prompt and the footer."""
@@ -80,7 +151,7 @@ class ChatScreen(AnsweringScreen):
 
     async def on_prompt_sent(self, sent: Prompt.Sent) -> None:
         """Queue the question."""
-        await self.ask(Asking(sent.text, replaces=sent.replaces))
+        await self._queue.ask(Asking(sent.text, replaces=sent.replaces))
 
     async def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
         """Carry out the action on the answer that asked for it."""
@@ -93,7 +164,7 @@ class ChatScreen(AnsweringScreen):
         elif self._prompt.editing is not None and not self.busy:
             self._prompt.end_edit()
         else:
-            super().action_stop()
+            self._queue.stop()
 
     def action_choose_turn(self) -> None:
         """Focus the answer before the focused one, or the last one."""
@@ -114,8 +185,8 @@ class ChatScreen(AnsweringScreen):
 
     def action_toggle_quiet(self) -> None:
         """Switch between quiet mode, which redraws less often, and the usual pace."""
-        quiet = self._drawing.usual is not QUIET
-        self._take_pace(QUIET if quiet else USUAL)
+        quiet = self._queue.pace is not QUIET
+        self._queue.take_pace(QUIET if quiet else USUAL)
         self.notify(f"quiet mode is {'on' if quiet else 'off'}")
 
     async def action_page(self, pages: int) -> None:
@@ -125,15 +196,17 @@ class ChatScreen(AnsweringScreen):
     async def action_new_chat(self) -> None:
         """Start a chat without the answers so far; keep the system prompt."""
         if self._check_idle():
-            await self._take_chat(new_chat(self._conversation.chat.system))
+            await self._take_chat(new_chat(self._queue.conversation.chat.system))
 
     @work(exclusive=True, group="chats")
     async def action_chats(self) -> None:
         """Show the list of chats, and apply its result."""
-        if self._backend is None:
+        if self._queue.services is None:
             self.notify("the log is not open yet", severity="warning")
             return
-        left = await self.app.push_screen_wait(ChatsScreen(self._config, self._backend.chats))
+        left = await self.app.push_screen_wait(
+            ChatsScreen(self._config, self._queue.services.chats)
+        )
         await self._return_from(left)
 
     @work(exclusive=True, group="chats")
@@ -141,11 +214,14 @@ class ChatScreen(AnsweringScreen):
         """Rename this chat."""
         name = await self.app.push_screen_wait(
             TextModal(
-                "Name of the chat", self._conversation.name, "Enter accepts the name", one_line=True
+                "Name of the chat",
+                self._queue.conversation.name,
+                "Enter accepts the name",
+                one_line=True,
             )
         )
         if name:
-            await self._change(replace(self._conversation.named, name=name))
+            await self._change(replace(self._queue.conversation.named, name=name))
 
     @work(exclusive=True, group="chats")
     async def action_system_prompt(self) -> None:
@@ -153,17 +229,17 @@ class ChatScreen(AnsweringScreen):
         text = await self.app.push_screen_wait(
             TextModal(
                 "System prompt of this chat",
-                self._conversation.chat.system or "",
+                self._queue.conversation.chat.system or "",
                 "The model reads this first. Ctrl+S accepts, Esc cancels; empty for none.",
             )
         )
         if text is not None:
-            await self._change(replace(self._conversation.named, system=text or None))
+            await self._change(replace(self._queue.conversation.named, system=text or None))
 
     @work(exclusive=True, group="export")
     async def action_export(self, form: ExportFormat) -> None:
         """Write this chat to a file."""
-        chat, records = self._conversation.named, self._conversation.records
+        chat, records = self._queue.conversation.named, self._queue.conversation.records
         try:
             path = await asyncio.to_thread(export_chat, self._config, chat, records, form)
         except EtuiError as error:
@@ -196,12 +272,12 @@ class ChatScreen(AnsweringScreen):
 
     @work(exclusive=True, group="again")
     async def _ask_again(self, view: TurnView, direction: Direction) -> None:
-        backend, record = self._backend, view.record
+        backend, record = self._queue.services, view.record
         if backend is None or record is None:
             return
         try:
             route = await asyncio.to_thread(
-                backend.runner.other_route, record, self._route, direction
+                backend.runner.other_route, record, self._queue.route, direction
             )
         except EtuiError as error:
             notify_error(self, error.what, error.fix)
@@ -212,32 +288,32 @@ class ChatScreen(AnsweringScreen):
             )
             return
         self._prompt.focus()
-        await self.ask(Asking(record.query, route, record.turn_id))
+        await self._queue.ask(Asking(record.query, route, record.turn_id))
 
     async def _return_from(self, left: ChatsLeft | None) -> None:
         if left is None:
             return
-        current_id = self._conversation.chat.chat_id
+        current_id = self._queue.conversation.chat.chat_id
         for chat in left.renamed:
             if chat.chat_id == current_id:
-                self._conversation = replace(self._conversation, chat=chat)
+                self._queue.conversation = replace(self._queue.conversation, chat=chat)
         if left.resume is not None and left.resume.chat_id != current_id:
             await self._resume(left.resume)
         elif current_id in left.deleted and self._check_idle():
-            await self._take_chat(new_chat(self._conversation.chat.system))
+            await self._take_chat(new_chat(self._queue.conversation.chat.system))
 
     async def _resume(self, chat: ChatRecord) -> None:
-        if self._backend is None or not self._check_idle():
+        if self._queue.services is None or not self._check_idle():
             return
         try:
-            records = await asyncio.to_thread(self._backend.chats.turns, chat.chat_id)
+            records = await asyncio.to_thread(self._queue.services.chats.turns, chat.chat_id)
         except EtuiError as error:
             notify_error(self, error.what, error.fix)
             return
         await self._take_chat(Conversation(chat, tuple(records)))
 
     async def _take_chat(self, conversation: Conversation) -> None:
-        self._conversation = conversation
+        self._queue.conversation = conversation
         records = conversation.records
         self._panel.show_chat(records)
         self._prompt.remember([record.query for record in records])
@@ -246,16 +322,16 @@ class ChatScreen(AnsweringScreen):
 
     async def _change(self, chat: ChatRecord) -> None:
         """Store a new name or system prompt; a chat without turns is saved once it has a name."""
-        self._conversation = replace(self._conversation, chat=chat)
-        if self._backend is None or not (self._conversation.records or chat.name):
+        self._queue.conversation = replace(self._queue.conversation, chat=chat)
+        if self._queue.services is None or not (self._queue.conversation.records or chat.name):
             return
         try:
-            await asyncio.to_thread(self._backend.chats.save, chat)
+            await asyncio.to_thread(self._queue.services.chats.save, chat)
         except EtuiError as error:
             notify_error(self, error.what, error.fix)
 
     def _check_idle(self) -> bool:
-        if self.busy or self._waiting:
+        if not self._queue.is_empty:
             self.notify("an answer is running: stop it with Esc first", severity="warning")
             return False
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
@@ -15,6 +16,9 @@ from etui.turn.record import TurnRecord
 
 _SCROLL_CORRECTIONS = 4
 """How often the scroll position is corrected after turns were mounted or removed."""
+
+_LATE_CHECKS, _LATE_CHECK_SECONDS = 20, 0.05
+"""A slow machine draws Markdown later than the refreshes of these corrections."""
 
 
 WELCOME = """\
@@ -177,6 +181,22 @@ their uncertainty and how they were measured, joules per token, mean watts.
             repeat and self.call_after_refresh(self._keep_in_place, view, place, corrections - 1)
         ):
             self._moving = False
+            self._keep_later(view, place, self.scroll_y)
+
+    def _keep_later(
+        self, view: TurnView, place: int, scroll_y: float, checks: int = _LATE_CHECKS
+    ) -> None:
+        """Correct the position for a while, until the reader scrolls or more turns are mounted."""
+        if self._moving or not view.is_mounted or self.scroll_y != scroll_y:
+            return
+        if view.region.y != place:
+            self._moving = True
+            y = self.scroll_y + view.region.y - place
+            self.scroll_to(y=y, animate=False, force=True, immediate=True)
+            self._moving = False
+        if checks > 1:
+            again = partial(self._keep_later, view, place, self.scroll_y, checks - 1)
+            self.set_timer(_LATE_CHECK_SECONDS, again)
 
     async def _mount_and_remove(self, window: TurnWindow) -> None:
         records = self._records[window.first : window.end]

@@ -288,8 +288,9 @@ class TurnQueue:
 
     def _look_up_spending(self) -> None:
         if self.services is not None:
+            # Not a coroutine: one that is cancelled before its start would never be awaited.
             self._screen.run_worker(
-                self._show_spending(self.services, self.route),
+                partial(self._show_spending, self.services, self.route),
                 exclusive=True,
                 group="spending",
                 exit_on_error=False,

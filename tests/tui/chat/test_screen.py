@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -253,3 +254,18 @@ async def test_a_short_chat_begins_at_the_top_and_a_long_answer_is_followed(hous
         await until(pilot, lambda: turns(app)[-1].ended)
         await pilot.press("ctrl+n")
         await until(pilot, lambda: transcript.scroll_y == 0 and not turns(app))
+
+
+async def test_a_look_up_of_the_spending_may_be_cancelled_before_it_starts(
+    house: House, recwarn: pytest.WarningsRecorder
+) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: house.runner.warmed)
+        assert isinstance(app.screen, ChatScreen)
+        # The second replaces the first in the same turn of the event loop.
+        app.screen.take_route(Route("balanced"))
+        app.screen.take_route(Route("balanced"))
+        await pilot.pause()
+    gc.collect()
+    assert not [w for w in recwarn if "never awaited" in str(w.message)]

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 
 from textual.screen import Screen
 from textual.timer import Timer
+from textual.worker import Worker
 
 from etui.chat import Query
 from etui.config.config import Config
@@ -289,11 +290,9 @@ class TurnQueue:
     def _look_up_spending(self) -> None:
         if self.services is not None:
             # Not a coroutine: one that is cancelled before its start would never be awaited.
-            self._screen.run_worker(
-                partial(self._show_spending, self.services, self.route),
-                exclusive=True,
-                group="spending",
-                exit_on_error=False,
+            job = partial(self._show_spending, self.services, self.route)
+            _worker: Worker[None] = self._screen.run_worker(
+                job, exclusive=True, group="spending", exit_on_error=False
             )
 
     async def _show_spending(self, backend: Services, route: Route) -> None:

@@ -145,6 +145,24 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadsChanged:
+    """The number of llama.cpp's threads has changed, between two batches.
+
+    It is also sent at the start of an answer whose counts are not those of the settings. Without
+    one, the whole answer ran with the turn's setting ``threads``.
+
+    Attributes:
+        decode_threads, prefill_threads: Threads of the batches that follow.
+        why: Reason, in a few words.
+    """
+
+    t_ns: int
+    decode_threads: int
+    prefill_threads: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of every answer, however it ended.
 
@@ -186,4 +204,15 @@ class Finished:
 Residence = Loaded | Unloaded
 """Loads and unloads, before an answer or between answers."""
 
-Event = Residence | Prefilling | Prefilled | Thought | Answer | Vote | Batch | Probe | Finished
+Event = (
+    Residence
+    | Prefilling
+    | Prefilled
+    | Thought
+    | Answer
+    | Vote
+    | Batch
+    | Probe
+    | ThreadsChanged
+    | Finished
+)

@@ -56,8 +56,11 @@ class LocalBackend:
         self._cancelled.clear()
         self._spent.clear()
         session = yield from self._residency.session(request.model, request.path)
+        session.threads.begin_answer()
         try:
-            yield from answer(request.messages, request.arm, session, self, request.price)
+            for event in answer(request.messages, request.arm, session, self, request.price):
+                yield from session.threads.take_changes()
+                yield event
         finally:
             self._residency.answered(request.model.name)
 

@@ -21,7 +21,8 @@ class Config:
         sysfs_dir: Root of every sysfs read (``ETUI_SYSFS``, else ``/sys``).
         policy: Policy that routes when none is named.
         model: Model that answers every question without a policy; None leaves it to the policy.
-        threads: Number of llama.cpp threads; None uses the number of physical cores.
+        threads: Number of llama.cpp threads; None (``auto``) uses at most the number of physical
+            cores, and fewer while other processes use them.
         context_tokens: Upper limit on a context in tokens, to save memory; None uses the model's.
         keep_warm_seconds: How long the app keeps a model in memory after its last answer; None
             keeps it until another model needs the memory.

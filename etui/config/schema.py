@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from etui.yaml.load import Strict, refuse
 
@@ -33,7 +33,8 @@ class Settings(Strict):
         None,
         ge=1,
         le=1024,
-        description="Number of llama.cpp threads; default: the number of physical cores.",
+        description="Number of llama.cpp threads, at most one for each CPU; auto, the default: at "
+        "most the number of physical cores, and fewer while other processes use them.",
     )
     context_tokens: int | None = Field(
         None,
@@ -92,6 +93,11 @@ class Settings(Strict):
         default_factory=dict,
         description="Binding id -> the keys that trigger it, separated by commas.",
     )
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _read_auto(cls, value: object) -> object:
+        return None if value == "auto" else value
 
     @model_validator(mode="after")
     def _check_rate(self) -> Settings:

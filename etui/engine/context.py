@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etui.engine.library import Library
 from etui.engine.model import Model
+from etui.engine.thread_control import ThreadControl
 from etui.errors import EngineFailed
 from etui.models.gguf_types import KV_TYPES
 
@@ -32,7 +33,7 @@ class ContextOptions:
         sequences: Maximum number of sequences, prefix donors included.
         batch_tokens: Maximum number of tokens in one batch. Needed to repeat a result: chunking a
             prompt differently changes the last bits of its logits.
-        threads: Threads of prefill and decode.
+        threads: Threads of prefill and decode; the most of them where a ThreadControl adapts them.
         unified: One cache for all sequences, so that prefixes are shared without a copy.
         donors: Maximum number of closed sequences kept as prefix donors. Without flash attention
             each of their tokens, although masked, slows the other sequences down a little.
@@ -59,14 +60,27 @@ class ContextOptions:
 class Context:
     """A context of one model.
 
+    Args:
+        library: llama.cpp.
+        model: The model.
+        options: Size and settings.
+        threads: Adapts the number of threads to the load; None keeps that of the options.
+
     Raises:
         EngineFailed: llama.cpp could not create it (out of memory, an unsupported KV type).
     """
 
-    def __init__(self, library: Library, model: Model, options: ContextOptions) -> None:
+    def __init__(
+        self,
+        library: Library,
+        model: Model,
+        options: ContextOptions,
+        threads: ThreadControl | None = None,
+    ) -> None:
         self.api: Any = library.api
         self._library = library
         self.options = options
+        self.threads = threads or ThreadControl(options.threads, adapt=False)
         self.vocabulary = model.vocabulary
         library.forget_errors()
         self.handle: Any = self.api.llama_init_from_model(
@@ -89,9 +103,16 @@ class Context:
 
     def decode(self) -> int:
         """Compute the batch, wait for the device, and return the code of ``llama_decode``."""
+        return self.threads.compute(self.batch.size, self._set_threads, self._compute)
+
+    def _compute(self) -> int:
         code = int(self._decode(self.handle, self.batch.struct()))
         self._synchronize(self.handle)
         return code
+
+    def _set_threads(self, single: int, batch: int) -> None:
+        """Set the threads of batches of one token, and of all others."""
+        self.api.llama_set_n_threads(self.handle, single, batch)
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Return the logits of batch entry ``row``, as a view that the next decode overwrites."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from etui.engine.cpu_limits import count_cores, cpu_affinity, read_cpu_quota
 from etui.errors import EngineFailed
 
 _DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level
@@ -186,15 +186,29 @@ def built_for_gpu(folder: Path | None) -> bool:
 
 def usable_cpus() -> int:
     """Count the logical CPUs this process may run on."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return allowed or 1
+    return len(cpu_affinity())
 
 
-def default_threads() -> int:
-    """Count the physical cores this process may run on; more threads slow decoding down."""
-    import psutil
+def default_threads(sysfs_dir: Path = Path("/sys")) -> int:
+    """Return the most threads that ``threads: auto`` uses.
 
-    return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cpus()))
+    That is the number of physical cores this process may run on, or the CPU quota of its control
+    group if that is lower: more threads slow decoding down.
+
+    Args:
+        sysfs_dir: Where sysfs is mounted.
+    """
+    cores = count_cores(sysfs_dir, cpu_affinity())
+    quota = read_cpu_quota(sysfs_dir)
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def choose_threads(threads: int | None, sysfs_dir: Path = Path("/sys")) -> int:
+    """Return the most threads under a setting: None is ``auto``, a number is limited by the CPUs.
+
+    Threads that share a CPU wait for each other at every operation, whole time slices long.
+    """
+    return default_threads(sysfs_dir) if threads is None else max(1, min(threads, usable_cpus()))
 
 
 def _address(callback: Any) -> int | None:

@@ -17,6 +17,7 @@ from etui.engine.sampler import Sampler
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.template import ChatTemplate
+from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class LlamaSession:
     def options(self) -> ContextOptions:
         """Settings of the context, on which results depend in addition to the model."""
         return self._context.options
+
+    @property
+    def threads(self) -> ThreadControl:
+        """The thread counts, which may follow the load of the machine."""
+        return self._context.threads
 
     @property
     def free_tokens(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.engine.context import Context, ContextOptions
-from etui.engine.library import Device, Library, default_threads
+from etui.engine.library import Device, Library, choose_threads
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model, Split
 from etui.engine.offload import (
@@ -23,6 +23,7 @@ from etui.engine.offload import (
 from etui.engine.session import ModelFacts
 from etui.engine.template import PLAIN_STOP, ChatTemplate
 from etui.engine.template_process import TemplateProcess
+from etui.engine.thread_control import ThreadControl
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
@@ -247,19 +248,22 @@ class Residency:
         tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
         # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
+        threads = _choose_thread_control(self._config, layers)
         self._templates.start()  # it becomes ready while the weights are loaded
         model = Model(library, path, layers, split, shown=tags)
         try:
             options = ContextOptions(
                 context_tokens=context_tokens,
-                threads=self._config.threads or default_threads(),
+                threads=threads.limit,
                 sequences=RECURRENT_SEQUENCES if model.recurrent else SEQUENCES,
                 batch_tokens=GPU_BATCH_TOKENS if layers else CPU_BATCH_TOKENS,
                 kv_type=spec.kv_type,
                 flash_attention=_choose_flash_attention(spec, layers),
                 offload_kv=layers > 0,
             )
-            return model, Context(library, model, options)
+            context = Context(library, model, options, threads)
+            threads.loaded()
+            return model, context
         except EtuiError:
             model.free()
             raise
@@ -313,6 +317,18 @@ def _check_split(spec: ModelSpec, gpus: Sequence[Device]) -> None:
 
 def _choose_flash_attention(spec: ModelSpec, layers: int) -> FlashAttention:
     return "off" if spec.flash_attention == "auto" and not layers else spec.flash_attention
+
+
+def _choose_thread_control(config: Config, layers: int) -> ThreadControl:
+    """Choose the most threads, and whether they adapt to the load.
+
+    With layers on a GPU the threads wait for it, which looks like waiting for a core.
+    """
+    limit = choose_threads(config.threads, config.sysfs_dir)
+    note = ""
+    if config.threads is not None and config.threads > limit:
+        note = f"this process may run on {limit} of the {config.threads} CPUs that `threads` needs"
+    return ThreadControl(limit, adapt=config.threads is None and not layers, note=note)
 
 
 def _choose_context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui import __version__
 from etui.curves.measured_under import Conditions, parse_conditions
-from etui.engine.library import default_threads
+from etui.engine.library import choose_threads
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -29,7 +29,8 @@ def provenance(config: Config) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "machine": machine_name(),
         "cpus": os.cpu_count(),
-        "threads": config.threads or default_threads(),
+        "threads": choose_threads(config.threads, config.sysfs_dir),
+        "threads_setting": config.threads or "auto",
         "context_tokens": config.context_tokens,
         "sample_hz": config.sample_hz,
     }

@@ -162,7 +162,7 @@ def open_services(config: Config) -> Services:
         InvalidFile: models.yaml or a setting cannot be used.
     """
     from etui.energy.idle_tracker import IdleTracker
-    from etui.engine.library import default_threads, usable_cpus
+    from etui.engine.library import choose_threads, usable_cpus
     from etui.log.queries import LogReader
     from etui.routing.library import list_policies
     from etui.runtime.open import open_process_runtime
@@ -182,6 +182,6 @@ def open_services(config: Config) -> Services:
         InstalledModels(config),
         LoggedChats(config, LogReader(config), runtime.writer),
         tuple(place.name for place in list_policies(config)),
-        config.threads or default_threads(),
+        choose_threads(config.threads, config.sysfs_dir),
         usable_cpus(),
     )

@@ -14,6 +14,7 @@ from etui.events import (
     Prefilling,
     Probe,
     Thought,
+    ThreadsChanged,
     Unloaded,
     Vote,
 )
@@ -39,6 +40,7 @@ class AnswerAccumulator:
     votes: list[VoteRecord] = field(default_factory=list)
     probes: list[ProbeRecord] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
+    threads: list[ThreadsChanged] = field(default_factory=list)
     finished: Finished | None = None
 
     def add(self, event: Event) -> None:
@@ -69,6 +71,8 @@ class AnswerAccumulator:
                 probe = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
                 self.probes.append(probe)
                 self.last_ns = event.t_ns
+            case ThreadsChanged():
+                self.threads.append(event)
             case Finished():
                 self.finished = event
             case _:

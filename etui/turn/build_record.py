@@ -105,9 +105,33 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
             "seed": arm.sampling.seed,
             "dropped_messages": seen.prefilled.dropped_messages if seen.prefilled else 0,
             "batch_tokens": seen.prefilled.batch_tokens if seen.prefilled else None,
+            **describe_threads(seen, ended.settings.get("threads")),
         },
         trace=decision.trace(),
     )
+
+
+def describe_threads(seen: AnswerAccumulator, threads: int | None) -> dict[str, Any]:
+    """Describe the threads of an answer as settings of its turn.
+
+    Args:
+        seen: The events of the answer.
+        threads: Threads of the settings, which hold without an event; None if unknown.
+    """
+    last = seen.threads[-1] if seen.threads else None
+    return {
+        "decode_threads": last.decode_threads if last else threads,
+        "prefill_threads": last.prefill_threads if last else threads,
+        "thread_changes": [
+            {
+                "seconds": max(0, change.t_ns - seen.started_ns) / 1e9,
+                "decode_threads": change.decode_threads,
+                "prefill_threads": change.prefill_threads,
+                "why": change.why,
+            }
+            for change in seen.threads
+        ],
+    }
 
 
 def _build_hop_records(

@@ -24,6 +24,21 @@ def test_no_file_and_empty_file_change_nothing(etui_home: Path) -> None:
     assert load_config() == default
 
 
+def test_threads_auto_is_the_default(etui_home: Path) -> None:
+    write(etui_home, "threads: auto\n")
+    assert load_config().threads is None
+    write(etui_home, "threads: 3\n")
+    assert load_config().threads == 3
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "1025", "many", "1.5", "true", "[2]", "AUTO"])
+def test_other_threads_are_refused(etui_home: Path, threads: str) -> None:
+    write(etui_home, f"threads: {threads}\n")
+    with pytest.raises(InvalidFile, match=r"config\.yaml:1:") as caught:
+        load_config()
+    assert "threads" in caught.value.what
+
+
 def test_every_key_reaches_the_config(etui_home: Path) -> None:
     values = {
         "policy": "frugal",

@@ -33,6 +33,7 @@ from etui.events import (
     Prefilling,
     Probe,
     Thought,
+    ThreadsChanged,
     Unloaded,
     Vote,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "Probe",
     "Settings",
     "Thought",
+    "ThreadsChanged",
     "TokenCost",
     "Unload",
     "Unloaded",

@@ -17,7 +17,7 @@ _MACHINE = {"system", "machine"}
 _HASHES = {"config_sha256"}
 _INTS = {
     *("cpus", "threads", "memory_bytes", "free_memory_bytes", "batch_tokens", "sequences"),
-    *("group_questions", "driver_us"),
+    *("group_questions", "driver_us", "decode_threads", "prefill_threads"),
 }
 _STEADY_FLOATS = {
     *("temperature", "top_p", "min_p", "sample_hz", "weight", "eps", "threshold", "chance"),
@@ -32,6 +32,8 @@ _WHOLE: Mapping[str, str] = {
     "steady": "<bool>",
     "passed": "<bool>",
     "detail": "<text>",
+    # Depends on the load of the machine.
+    "thread_changes": "<changes>",
     # Depends on the memory and on the build of llama.cpp.
     "fits": "<bool>",
     "offload": "<offload>",

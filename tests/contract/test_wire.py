@@ -44,6 +44,7 @@ EVENTS = (
     etui.Answer(1, "Grüße", 2),
     etui.Vote(1, 0, "B", "hm", 4, 0.5, "b"),
     etui.Batch(1, 2, ((0, 1), (1, 1))),
+    etui.ThreadsChanged(2, 1, 1, "2 threads got 1.1 cores"),
     etui.Probe(1, 48, (("A", 0.25), ("B", 0.75)), 2),
     etui.Finished(
         start_ns=1,

@@ -115,7 +115,7 @@ EVENTS = [
 ]
 
 
-def turn(answerer, meter=None, saved=None, query=None, decision=DECISION):
+def turn(answerer, meter=None, saved=None, query=None, decision=DECISION, settings=None):
     return run_turn(
         query or Query("2+2?"),
         decision,
@@ -123,5 +123,6 @@ def turn(answerer, meter=None, saved=None, query=None, decision=DECISION):
         answerer=answerer,
         meter=meter or Meter10W(),
         writer=saved if saved is not None else Saved(),
+        settings=settings,
         clock_ns=lambda: 16 * S,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.errors import EngineFailed
-from etui.events import Unloaded
+from etui.events import ThreadsChanged, Unloaded
 from tests.turn.scripted import EVENTS, S, Saved, Scripted, finished, turn
 
 GONE = Unloaded("big", "cd" * 32, 4 * S, 6 * S, "room", 5_000_000_000)
@@ -35,3 +35,27 @@ def test_a_load_that_fails_leaves_the_unload_in_the_log():
     (failed,) = saved.turns
     assert failed.status == "error"
     assert failed.energy.start_ns == GONE.end_ns
+
+
+def test_changes_of_the_thread_counts_are_settings_of_the_turn():
+    saved = Saved()
+    changes = [
+        ThreadsChanged(5 * S, 4, 4, "4.0 cores are free"),
+        ThreadsChanged(int(11.5 * S), 3, 4, "4 threads got 3.5 cores"),
+    ]
+    list(turn(Scripted([*EVENTS[:1], *changes, *EVENTS[1:], finished()]), saved=saved))
+    settings = saved.turns[0].settings
+    assert (settings["decode_threads"], settings["prefill_threads"]) == (3, 4)
+    first, second = settings["thread_changes"]
+    assert first["seconds"] <= second["seconds"]
+    assert first["seconds"] >= 0
+    assert second["why"] == "4 threads got 3.5 cores"
+    assert (second["decode_threads"], second["prefill_threads"]) == (3, 4)
+
+
+def test_without_a_change_the_threads_are_those_of_the_settings():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved, settings={"threads": 6}))
+    settings = saved.turns[0].settings
+    assert (settings["decode_threads"], settings["prefill_threads"]) == (6, 6)
+    assert settings["thread_changes"] == []

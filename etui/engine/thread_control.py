@@ -1,0 +1,156 @@
+"""Set the thread counts of a context between two batches, and record every change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from etui.engine import thread_count
+from etui.engine.cpu_limits import SpareCpu
+from etui.engine.thread_count import MOST_ROWS, StepTimes, advance, follow
+from etui.events import ThreadsChanged
+
+_PAUSE_NS = 5_000_000
+"""Time between two batches after which the threads sleep: libgomp's spin for longer than this."""
+
+_KEPT_CHANGES = 1000
+"""Changes to keep for a caller that does not collect them."""
+
+
+class ThreadControl:
+    """The thread counts of one context: a decode and a prefill count.
+
+    llama.cpp has a count for batches of one token and one for all others. Several votes or a draft
+    to verify are short batches and run with the decode count.
+
+    Args:
+        limit: Most threads.
+        adapt: Whether to follow the load of the machine; False keeps ``limit``.
+        note: Why the limit is not what the settings ask for; reported with the first changes.
+        spare: The idle CPUs of the machine.
+        cpu_clock: CPU time of this process, nanoseconds.
+        clock: Monotonic clock in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        adapt: bool = True,
+        note: str = "",
+        spare: SpareCpu | None = None,
+        cpu_clock: Callable[[], int] = time.process_time_ns,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.limit = limit
+        self.adapts = adapt and limit > 1
+        self._note = note
+        self._spare = spare or SpareCpu()
+        self._cpu_clock, self._clock = cpu_clock, clock
+        self._decode = self._prefill = thread_count.start(limit)
+        self._applied = (limit, limit)
+        self._began = (0, 0)
+        self._ended = (0, 0)
+        self._changes: list[ThreadsChanged] = []
+        if self.adapts:
+            self._began = clock(), cpu_clock()
+            self._spare.look(self._began[0])
+
+    @property
+    def decode_threads(self) -> int:
+        """Threads of the next short batch."""
+        return self._decode.count
+
+    @property
+    def prefill_threads(self) -> int:
+        """Threads of the next long batch."""
+        return self._prefill.count
+
+    def loaded(self) -> None:
+        """Choose the first counts by the CPUs that were free while the model was loaded."""
+        if not self.adapts:
+            return
+        now_ns = self._clock()
+        idle = self._spare.look(now_ns)
+        if idle is None:
+            return  # loaded too fast or too slowly for a look
+        own = (self._cpu_clock() - self._began[1]) / max(1, now_ns - self._began[0])
+        self._decode = self._prefill = thread_count.start(self.limit, idle + own)
+
+    def compute(
+        self, rows: int, set_threads: Callable[[int, int], None], run: Callable[[], int]
+    ) -> int:
+        """Compute a batch with the threads for its length, and choose those of the next.
+
+        Args:
+            rows: Tokens in the batch.
+            set_threads: Sets the threads of batches of one token, and of all others.
+            run: Computes the batch and returns a code, 0 for success.
+
+        Returns:
+            The code.
+        """
+        is_short = rows <= MOST_ROWS
+        count = self._decode.count if is_short else self._prefill.count
+        counts = (self._decode.count, count)
+        if counts != self._applied:
+            set_threads(*counts)
+            self._applied = counts
+        if not self.adapts:
+            return run()
+        cpu_ns, start_ns = self._cpu_clock(), self._clock()
+        code = run()
+        self._measure(rows, start_ns, cpu_ns, failed=code != 0)
+        return code
+
+    def _measure(self, rows: int, start_ns: int, cpu_ns: int, *, failed: bool) -> None:
+        """Advance the rule by the batch that has ended now.
+
+        A thread that falls asleep between two batches has its CPU time counted there. So the CPU
+        time is that since the end of the last batch, less the work of this thread in between.
+        """
+        end_ns, cpu_end_ns = self._clock(), self._cpu_clock()
+        between_ns = start_ns - self._ended[0]
+        is_pause = between_ns > _PAUSE_NS
+        used_ns = cpu_end_ns - (cpu_ns if is_pause else self._ended[1] + between_ns)
+        self._ended = end_ns, cpu_end_ns
+        if failed:
+            return
+        spare = self._spare.look(end_ns)
+        step = StepTimes(end_ns, end_ns - start_ns, used_ns, rows, spare, after_pause=is_pause)
+        self._advance(step, is_short=rows <= MOST_ROWS)
+
+    def _advance(self, step: StepTimes, *, is_short: bool) -> None:
+        before = self._decode.count, self._prefill.count
+        if is_short:
+            own = self._decode
+            leader = self._decode = advance(own, step)
+        else:
+            own = self._prefill
+            leader = self._prefill = advance(own, step)
+        if leader.count == own.count:
+            return
+        if is_short:
+            self._prefill = follow(self._prefill, leader, step.end_ns)
+        else:
+            self._decode = follow(self._decode, leader, step.end_ns)
+        if before != (self._decode.count, self._prefill.count):
+            self._record(step.end_ns, leader.why)
+
+    def begin_answer(self) -> None:
+        """Record the counts at the start of an answer where they are not the limit."""
+        self._changes.clear()
+        if self._note:
+            self._record(self._clock(), self._note)
+        elif (self._decode.count, self._prefill.count) != (self.limit, self.limit):
+            self._record(self._clock(), self._decode.why)
+
+    def take_changes(self) -> tuple[ThreadsChanged, ...]:
+        """Return the changes since the last call, and forget them."""
+        changes = tuple(self._changes)
+        self._changes.clear()
+        return changes
+
+    def _record(self, t_ns: int, why: str) -> None:
+        change = ThreadsChanged(t_ns, self._decode.count, self._prefill.count, why)
+        self._changes = [*self._changes[-_KEPT_CHANGES:], change]

@@ -1,0 +1,271 @@
+"""How many threads compute the next batch: a pure rule over the times of the last ones.
+
+The threads of llama.cpp meet at a barrier after every operation, several hundred times a token.
+When another process takes one of their cores, all of them wait for the one that is not scheduled:
+on two cores, two threads are then slower than one. The rule removes a thread when steps become late
+*and* their threads were not scheduled, and adds one when cores have been idle.
+
+Measured on two cores beside a spinning process, Qwen2.5-Coder 1.5B: 2 threads take 0.7 to 2.8 s a
+token, 1 thread 0.15 s, and a quiet machine 0.08 s.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+WINDOW_NS = 60e6
+"""Time constant of the window: a disturbed step counts for a few short steps or one long one."""
+
+PRESSED_CORES, PRESSED_NS = 0.3, 10e6
+"""Cores, and CPU time within the window, that other processes took from these threads."""
+
+TICK_NS = 10e6
+"""Longest tick of a scheduler: the CPU time of a thread on another core may be that old.
+
+After a pause, one tick for each of these threads may seem lost; then the clocks follow.
+"""
+
+CALM_CORES = 0.2
+"""Below this loss, a step counts as undisturbed, and its time as typical."""
+
+LATE = 1.2
+"""A step is late from this multiple of the typical time on."""
+
+FASTER, SLOWER_NS = 0.1, 1e9
+"""Weight of a faster step in a typical time, and time constant for slower ones.
+
+A typical time follows the growth of a context, but not the first steps beside another process,
+whose loss does not fill the window yet.
+"""
+
+SPARE_CORES = 0.7
+"""Idle cores that allow one more thread; short-lived processes use the rest."""
+
+FAILED_NS = 400_000_000
+"""A thread that is removed within this time of its addition was a failed attempt."""
+
+FIRST_HOLD_NS, LONGEST_HOLD_NS = 250_000_000, 1_000_000_000
+"""Waiting times after failed attempts: each doubles the last one, up to the second value.
+
+With one look at the machine (:data:`etui.engine.spare_cpu.LOOK_NS`) before the attempt, a core that
+becomes free is used within 1.2 s.
+"""
+
+MOST_ROWS = 16
+"""Rows up to which a batch decodes; the time of a longer one is per row, and it is a prefill."""
+
+_TYPICAL = 32
+"""Typical times to keep, the least recently used dropped first."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Times of one computed batch, in nanoseconds.
+
+    Attributes:
+        end_ns: Its end on the monotonic clock.
+        wall_ns: Its duration.
+        cpu_ns: CPU time that the process used for it, in all threads.
+        rows: Tokens in the batch.
+        spare_cores: Mean number of idle cores since the last look; None without a new look.
+        after_pause: Whether the threads slept before it.
+    """
+
+    end_ns: int
+    wall_ns: int
+    cpu_ns: int
+    rows: int = 1
+    spare_cores: float | None = None
+    after_pause: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Typical:
+    """Time of an undisturbed batch (of one row, if ``rows`` is 0) with a number of threads."""
+
+    threads: int
+    rows: int
+    wall_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadCount:
+    """The number of threads, and what the rule remembers.
+
+    Attributes:
+        limit: Most threads: what the process may run on.
+        count: Threads of the next batch, 1 to ``limit``.
+        why: Reason for the last change; empty before the first.
+        wall_ns, lost_ns, expected_ns: Sums over the window: durations of the steps, CPU time that
+            their threads did not get, and the longest durations that are not late.
+        lag_ns: CPU time in ``lost_ns`` that may be late and not lost.
+        typical: Typical times, the last used at the end.
+        raised_ns: When a thread was added last.
+        spare_cores: Idle cores at the last look; None before one with this count.
+        hold_ns: Waiting time after the last failed attempt.
+        not_before_ns: When the next thread may be added.
+    """
+
+    limit: int
+    count: int
+    why: str = ""
+    wall_ns: float = 0.0
+    lost_ns: float = 0.0
+    expected_ns: float = 0.0
+    lag_ns: float = 0.0
+    typical: tuple[Typical, ...] = ()
+    raised_ns: int | None = None
+    spare_cores: float | None = None
+    hold_ns: int = 0
+    not_before_ns: int = 0
+
+    @property
+    def lost_cores(self) -> float:
+        """Cores that these threads needed and did not get, mean over the window."""
+        return max(0.0, self.lost_ns / self.wall_ns) if self.wall_ns else 0.0
+
+
+def start(limit: int, capacity_cores: float | None = None) -> ThreadCount:
+    """Choose the first count.
+
+    Args:
+        limit: Number of threads that the process may use at most.
+        capacity_cores: Cores that were idle or used by this process shortly before; None if
+            unknown.
+    """
+    if capacity_cores is None:
+        return ThreadCount(limit, limit)
+    count = min(limit, max(1, math.floor(capacity_cores + 1 - SPARE_CORES)))
+    why = f"{capacity_cores:.1f} cores are free" if count < limit else ""
+    return ThreadCount(limit, count, why)
+
+
+def advance(state: ThreadCount, step: StepTimes) -> ThreadCount:
+    """Return the state after one batch, with the number of threads for the next one."""
+    if state.limit == 1 or step.wall_ns <= 0:
+        return state
+    if step.after_pause or not state.wall_ns:
+        state = _forget_window(state)
+    state = _observe(state, step)
+    if step.spare_cores is not None:
+        state = replace(state, spare_cores=step.spare_cores)
+    if state.count > 1 and _is_pressed(state):
+        return _lower(state, step)
+    if (
+        state.count < state.limit
+        and step.spare_cores is not None
+        and step.spare_cores >= SPARE_CORES
+        and step.end_ns >= state.not_before_ns
+    ):
+        return _raise(state, step, step.spare_cores)
+    return state
+
+
+def _observe(state: ThreadCount, step: StepTimes) -> ThreadCount:
+    rows, wall_ns = _unit(step)
+    known = _find(state.typical, state.count, rows)
+    fewer = _find(state.typical, state.count - 1, rows)
+    kept = math.exp(-step.wall_ns / WINDOW_NS)
+    # Not cut off at 0: a CPU time that comes a tick late is made up for by the next step.
+    lost_ns = state.count * step.wall_ns - step.cpu_ns
+    expected = max(LATE * known, fewer or 0.0) if known else 0.0
+    state = replace(
+        state,
+        wall_ns=state.wall_ns * kept + step.wall_ns,
+        lost_ns=state.lost_ns * kept + lost_ns,
+        lag_ns=state.lag_ns * kept,
+        expected_ns=state.expected_ns * kept + expected * (step.wall_ns / wall_ns),
+    )
+    if state.lost_cores > CALM_CORES:
+        return state
+    if known is not None:
+        weight = FASTER if wall_ns < known else -math.expm1(-step.wall_ns / SLOWER_NS)
+        wall_ns = known + weight * (wall_ns - known)
+    others = tuple(t for t in state.typical if (t.threads, t.rows) != (state.count, rows))
+    return replace(state, typical=(*others, Typical(state.count, rows, wall_ns))[-_TYPICAL:])
+
+
+def _unit(step: StepTimes) -> tuple[int, float]:
+    """Return what a step is compared with, and its time: long batches compare per row."""
+    if step.rows <= MOST_ROWS:
+        return step.rows, float(step.wall_ns)
+    return 0, step.wall_ns / step.rows
+
+
+def _find(typical: tuple[Typical, ...], threads: int, rows: int) -> float | None:
+    return next((t.wall_ns for t in typical if t.threads == threads and t.rows == rows), None)
+
+
+def _is_pressed(state: ThreadCount) -> bool:
+    """Check whether the threads were not scheduled, and the steps late for it.
+
+    Without typical times the first is enough. A step that a longer context made late has lost no
+    CPU time, and a thread that waits for others without being late does no harm. Where cores are
+    idle, no other process takes them: the threads waited for the disk, as in the first batch of a
+    model.
+    """
+    return (
+        (state.spare_cores is None or state.spare_cores < SPARE_CORES)
+        and state.lost_ns - state.lag_ns >= PRESSED_NS
+        and state.lost_cores >= PRESSED_CORES
+        and state.wall_ns > state.expected_ns
+    )
+
+
+def follow(state: ThreadCount, leader: ThreadCount, end_ns: int) -> ThreadCount:
+    """Return the state after the other kind of batch has changed its count.
+
+    Both kinds run on the same cores: what a prefill found out also holds for the decode after it,
+    and must not be paid for twice. Typical times stay its own.
+    """
+    count = min(state.limit, leader.count)
+    if count == state.count:
+        return state
+    changed = replace(
+        state,
+        count=count,
+        why=leader.why,
+        raised_ns=end_ns if count > state.count else None,
+        hold_ns=leader.hold_ns,
+        not_before_ns=leader.not_before_ns,
+    )
+    return _forget_window(changed)
+
+
+def _lower(state: ThreadCount, step: StepTimes) -> ThreadCount:
+    """Remove a thread for every core lost, at least one: a process takes half a core or more."""
+    lost = state.lost_cores
+    failed = state.raised_ns is not None and step.end_ns - state.raised_ns < FAILED_NS
+    hold_ns = min(max(FIRST_HOLD_NS, 2 * state.hold_ns), LONGEST_HOLD_NS) if failed else 0
+    changed = replace(
+        state,
+        count=max(1, state.count - max(1, round(lost))),
+        why=f"{state.count} threads got {state.count - lost:.1f} cores",
+        hold_ns=hold_ns,
+        not_before_ns=step.end_ns + hold_ns,
+    )
+    return _forget_window(changed)
+
+
+def _raise(state: ThreadCount, step: StepTimes, spare_cores: float) -> ThreadCount:
+    more = max(1, math.floor(spare_cores + 1 - SPARE_CORES))
+    changed = replace(
+        state,
+        count=min(state.limit, state.count + more),
+        why=f"{spare_cores:.1f} cores were idle",
+        raised_ns=step.end_ns,
+    )
+    return _forget_window(changed)
+
+
+def _forget_window(state: ThreadCount) -> ThreadCount:
+    """Forget what was measured before a pause, or with another count."""
+    return replace(
+        state,
+        wall_ns=0.0,
+        lost_ns=0.0,
+        expected_ns=0.0,
+        lag_ns=(state.count - 1) * TICK_NS,
+        spare_cores=None,
+    )

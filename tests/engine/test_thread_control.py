@@ -1,0 +1,196 @@
+"""The thread counts of a context: set between batches, recorded, and without effect on results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etui.arm import Arm
+from etui.backends.base import AnswerRequest
+from etui.backends.local import LocalBackend
+from etui.chat import Message
+from etui.config.config import Config
+from etui.engine import residency as module
+from etui.engine.context import Context
+from etui.engine.cpu_limits import SpareCpu
+from etui.engine.library import Library
+from etui.engine.model import Model
+from etui.engine.thread_control import ThreadControl
+from etui.events import Event, Finished, ThreadsChanged
+from etui.models.spec import ModelSpec
+from tests.engine.conftest import OPTIONS
+from tests.engine.simulated_cores import SimulatedCores
+
+Answer = Callable[[int | None], list[Event]]
+SPEC = ModelSpec("one", "135M", (), context=512, sha256="ab" * 32)
+
+
+class Simulated:
+    """A control over a simulated machine: batches take the time that its cores need."""
+
+    def __init__(
+        self, cores: SimulatedCores, limit: int, *, adapt: bool = True, note: str = ""
+    ) -> None:
+        self.cores = cores
+        self.set: list[tuple[int, int]] = []
+        self._single = self._batch = limit
+        self._cpu_ns = 0
+        self.control = ThreadControl(
+            limit,
+            adapt=adapt,
+            note=note,
+            spare=SpareCpu(range(cores.cores), read_idle_seconds=lambda: cores.idle_ns / 1e9),
+            cpu_clock=lambda: self._cpu_ns,
+            clock=lambda: cores.now_ns,
+        )
+
+    def compute(self, rows: int = 1, times: int = 1, code: int = 0) -> None:
+        def set_threads(single: int, batch: int) -> None:
+            self.set.append((single, batch))
+            self._single, self._batch = single, batch
+
+        def run() -> int:
+            step = self.cores.compute(self._single if rows == 1 else self._batch, rows)
+            self._cpu_ns += step.cpu_ns
+            return code
+
+        for _ in range(times):
+            assert self.control.compute(rows, set_threads, run) == code
+
+
+def test_a_busy_core_and_its_return_are_set_and_recorded() -> None:
+    machine = Simulated(SimulatedCores(2), 2)
+    machine.compute(times=100)
+    assert machine.set == []
+    machine.cores.busy = 1
+    machine.compute(times=20)
+    machine.cores.busy = 0
+    machine.compute(times=60)
+    assert machine.set == [(1, 1), (2, 2)]
+    lowered, raised = machine.control.take_changes()
+    assert (lowered.decode_threads, lowered.prefill_threads) == (1, 1)
+    assert lowered.why == "2 threads got 1.7 cores"
+    assert (raised.decode_threads, raised.prefill_threads) == (2, 2)
+    assert raised.why == "1.0 cores were idle"
+    assert lowered.t_ns < raised.t_ns
+    assert machine.control.take_changes() == ()
+
+
+def test_what_a_prefill_found_out_holds_for_the_decode() -> None:
+    machine = Simulated(SimulatedCores(4, busy=1), 4)
+    machine.compute(rows=128, times=4)
+    assert machine.control.prefill_threads == 3
+    machine.compute(rows=1)
+    assert machine.set == [(3, 3)]
+
+
+def test_short_batches_run_with_the_decode_count() -> None:
+    machine = Simulated(SimulatedCores(4, busy=1), 4)
+    machine.compute(rows=4, times=20)
+    assert machine.control.decode_threads == 3
+    assert machine.set == [(3, 3)]
+
+
+def test_a_fixed_count_is_kept() -> None:
+    machine = Simulated(SimulatedCores(2, busy=1), 2, adapt=False)
+    machine.compute(times=50)
+    machine.control.begin_answer()
+    assert machine.set == []
+    assert machine.control.take_changes() == ()
+
+
+def test_a_batch_that_failed_teaches_nothing() -> None:
+    machine = Simulated(SimulatedCores(2, busy=1), 2)
+    machine.compute(times=50, code=1)
+    assert machine.control.decode_threads == 2
+
+
+def test_the_load_of_a_model_shows_what_is_free() -> None:
+    machine = Simulated(SimulatedCores(4, busy=2), 4)
+    machine.cores.run_fixed(1, 0.3)  # loading: one thread works, one core is idle
+    machine._cpu_ns = machine.cores.now_ns
+    machine.control.loaded()
+    assert machine.control.decode_threads == machine.control.prefill_threads == 2
+    machine.control.begin_answer()
+    (event,) = machine.control.take_changes()
+    assert (event.decode_threads, event.why) == (2, "2.0 cores are free")
+
+
+def test_a_limit_below_the_setting_is_told_with_every_answer() -> None:
+    machine = Simulated(SimulatedCores(2), 2, adapt=False, note="fewer CPUs than threads")
+    for _ in range(2):
+        machine.control.begin_answer()
+        (event,) = machine.control.take_changes()
+        assert (event.decode_threads, event.why) == (2, "fewer CPUs than threads")
+
+
+# With llama.cpp.
+
+
+def logits_with(library: Library, model: Model, threads: int) -> np.ndarray:
+    context = Context(library, model, replace(OPTIONS, threads=threads))
+    with closing(_Freed(context)):
+        tokens = model.tokenize("Once upon a time there was a small village", bos=True)
+        context.batch.add(0, tokens, 0, with_logits=True)
+        assert context.decode() == 0
+        return np.array(context.logits(len(tokens) - 1))
+
+
+class _Freed:
+    def __init__(self, context: Context) -> None:
+        self.close = context.free
+
+
+def test_results_do_not_depend_on_the_count_beyond_the_last_bits(
+    library: Library, model: Model
+) -> None:
+    one, two = logits_with(library, model, 1), logits_with(library, model, 2)
+    assert one.argmax() == two.argmax()
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_the_count_takes_effect_between_batches(library: Library, model: Model) -> None:
+    control = ThreadControl(2, spare=SpareCpu(read_idle_seconds=lambda: 0.0))
+    context = Context(library, model, replace(OPTIONS, threads=2), control)
+    with closing(_Freed(context)):
+        counts = lambda: (  # noqa: E731
+            library.api._lib.llama_n_threads(context.handle),
+            library.api._lib.llama_n_threads_batch(context.handle),
+        )
+        assert counts() == (2, 2)
+        control._decode = replace(control._decode, count=1)
+        context.batch.add(0, [10], 0, with_logits=True)
+        assert context.decode() == 0
+        assert counts() == (1, 1)  # one row, with the decode count
+
+
+@pytest.fixture
+def answer(config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Answers one question with a number of threads, on a machine of two CPUs."""
+    monkeypatch.setattr(module, "choose_threads", lambda threads, sysfs: min(threads or 2, 2))
+
+    def run(threads: int | None) -> list[Event]:
+        arm = Arm("quick", "one", max_tokens=2)
+        request = AnswerRequest(SPEC, starter_model, (Message("user", "Hi"),), arm)
+        with closing(LocalBackend(replace(config, threads=threads))) as engine:
+            return list(engine.answer(request))
+
+    return run
+
+
+def test_an_answer_reports_a_setting_that_is_held_to_the_cpus(answer: Answer) -> None:
+    events = answer(999)
+    (change,) = (event for event in events if isinstance(event, ThreadsChanged))
+    assert (change.decode_threads, change.prefill_threads) == (2, 2)
+    assert change.why == "this process may run on 2 of the 999 CPUs that `threads` needs"
+    assert isinstance(events[-1], Finished)
+
+
+def test_an_answer_with_a_count_that_can_be_had_reports_nothing(answer: Answer) -> None:
+    events = answer(1)
+    assert not any(isinstance(event, ThreadsChanged) for event in events)

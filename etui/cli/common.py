@@ -52,15 +52,33 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output; dataclasses in it become objects."""
-    print_json_line(document, indent=2)
+    click.echo(format_json(document))
 
 
-def print_json_line(document: Any, indent: int | None = None) -> None:
-    """Print a JSON document on one line, or indented; its strings cannot reach the terminal."""
+def print_json_line(document: Any) -> None:
+    """Print a JSON document on one line; its strings cannot reach the terminal."""
     from etui.text.codec import to_document
     from etui.text.sanitize import escape_json
 
-    click.echo(escape_json(json.dumps(to_document(document), indent=indent, ensure_ascii=False)))
+    click.echo(escape_json(json.dumps(to_document(document), ensure_ascii=False)))
+
+
+def format_json(document: Any) -> str:
+    """Format a JSON document, indented by two spaces; its strings cannot reach the terminal.
+
+    The standard library indents in Python, which takes twice the time and four times the memory.
+    """
+    import msgspec
+
+    from etui.text.codec import to_document
+    from etui.text.sanitize import escape_json
+
+    plain = to_document(document)
+    try:
+        line = escape_json(json.dumps(plain, ensure_ascii=False))
+        return msgspec.json.format(line, indent=2)
+    except msgspec.DecodeError:  # NaN, an infinity or a lone surrogate, which only ``json`` takes
+        return escape_json(json.dumps(plain, ensure_ascii=False, indent=2))
 
 
 @contextmanager

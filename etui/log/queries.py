@@ -17,12 +17,12 @@ from etui.errors import EtuiError
 from etui.log.curve_rows import CURVES_SQL, parse_curve
 from etui.log.database import open_for_reading, translate_error
 from etui.log.filters import Sort, TurnFilter, build_clause, build_like_pattern, build_order
-from etui.log.records import ChatRecord
+from etui.log.records import ChatRecord, LoggedQuestion
 from etui.log.rows import (
-    TURN_COLUMNS,
-    WITHOUT_DETAILS,
+    QUESTION_COLUMNS,
     parse_chat,
     parse_load,
+    parse_question,
     parse_turn,
     parse_unload,
 )
@@ -95,11 +95,6 @@ _SUMMARY_COLUMNS = ", ".join(
 )
 
 
-_COLUMNS_WITHOUT_DETAILS = ", ".join(
-    ("id", *(WITHOUT_DETAILS.get(column, column) for column in TURN_COLUMNS))
-)
-
-
 class LogReader:
     """Reads the log; several threads may use it, one at a time.
 
@@ -152,28 +147,44 @@ class LogReader:
         self,
         turn_filter: TurnFilter | None = None,
         *,
-        details: bool = True,
         report: Callable[[int, int], None] | None = None,
     ) -> Iterator[TurnRecord]:
-        """Yield the turns that are in the log now, oldest first, for export and replay.
+        """Yield the turns that are in the log now, oldest first, for export.
 
         They are read in pages; a turn that is deleted meanwhile is left out.
 
         Args:
             turn_filter: Which turns; None reads all.
-            details: Whether votes, probes, channels, power and the routing decision are read; they
-                are empty else. They are most of the bytes of a turn.
             report: Called with the number of turns read and the number of all, after each page.
         """
+        return map(parse_turn, self._iter_rows("*", turn_filter, report))
+
+    def questions(
+        self,
+        turn_filter: TurnFilter | None = None,
+        *,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Iterator[LoggedQuestion]:
+        """Yield the questions of the turns, as :meth:`turns` yields the turns, for a replay."""
+        columns = ", ".join(QUESTION_COLUMNS)
+        rows = self._iter_rows(columns, turn_filter, report)
+        return (parse_question(row[1:]) for row in rows)
+
+    def _iter_rows(
+        self,
+        columns: str,
+        turn_filter: TurnFilter | None,
+        report: Callable[[int, int], None] | None,
+    ) -> Iterator[sqlite3.Row]:
+        """Yield the ``id`` and the columns of the turns, read as :meth:`turns` says."""
         where = build_clause(turn_filter or TurnFilter())
         order = build_order(Sort.TIME, descending=False)
         ids = [row[0] for row in self._select(f"SELECT id {where.sql} {order}", where.values)]
-        columns = "*" if details else _COLUMNS_WITHOUT_DETAILS
-        sql = f"SELECT {columns} FROM turns WHERE id IN (SELECT value FROM json_each(?))"
+        sql = f"SELECT id, {columns} FROM turns WHERE id IN (SELECT value FROM json_each(?))"
         for start in range(0, len(ids), _PAGE_ROWS):
             page = ids[start : start + _PAGE_ROWS]
-            found = {row["id"]: row for row in self._select(sql, (json.dumps(page),))}
-            yield from (parse_turn(found[id_]) for id_ in page if id_ in found)
+            found = {row[0]: row for row in self._select(sql, (json.dumps(page),))}
+            yield from (found[id_] for id_ in page if id_ in found)
             if report is not None:
                 report(start + len(page), len(ids))
 

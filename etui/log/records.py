@@ -17,6 +17,28 @@ class ChatRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedQuestion:
+    """A question of the log and what answered it: the part of a turn that a replay reads.
+
+    The fields are those of ``TurnRecord``, ``joules`` and ``kind`` those of its energy.
+    ``first_hop`` is the arm and the model of the first hop; None without hops.
+    """
+
+    turn_id: str
+    chat_id: str | None
+    query: str
+    system: str | None
+    answer: str
+    arm: str
+    model: str
+    reasoning: str
+    joules: float | None
+    kind: str | None
+    settings: dict[str, Any] = field(default_factory=dict)
+    first_hop: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One bench run: its settings and results in short; the folder has the details."""
 

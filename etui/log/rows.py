@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
+from etui.log.records import (
+    AnswerRecord,
+    ChatRecord,
+    CurveRecord,
+    LoggedQuestion,
+    RunRecord,
+)
 from etui.turn.record import (
     HopRecord,
     LoadRecord,
@@ -104,6 +110,23 @@ def parse_turn(row: ReadRow) -> TurnRecord:
     )
 
 
+QUESTION_COLUMNS = (
+    *("turn_id", "chat_id", "query", "system", "answer", "arm", "model", "reasoning"),
+    *("energy_joules", "energy_kind", "settings", "hops"),
+)
+"""The columns of ``turns`` that :func:`parse_question` reads, in its order."""
+
+
+def parse_question(values: Sequence[Any]) -> LoggedQuestion:
+    """Parse the values of ``QUESTION_COLUMNS``."""
+    *plain, settings, hops = values
+    first_hop = None
+    if hops != "[]":
+        hop = json.loads(hops)[0]
+        first_hop = hop["arm"], hop["model"]
+    return LoggedQuestion(*[*plain, _parse_json(settings), first_hop])
+
+
 def parse_chat(row: ReadRow) -> ChatRecord:
     """Parse a row of ``chats``."""
     return ChatRecord(**{f.name: row[f.name] for f in fields(ChatRecord)})
@@ -132,26 +155,6 @@ _TOKEN_COLUMNS = tuple((f.name, f"tokens_{f.name}") for f in fields(Tokens))
 _SECOND_COLUMNS = tuple((f.name, f"seconds_{f.name}") for f in fields(Seconds))
 _ENERGY_COLUMNS = tuple((name, f"energy_{name}") for name in _PLAIN_OF_ENERGY)
 _PHASE_COLUMNS = tuple((phase, f"energy_phases_{phase}") for phase in _PHASES)
-TURN_COLUMNS = (
-    *_PLAIN_OF_TURN,
-    *(column for _, column in _TOKEN_COLUMNS),
-    *(column for _, column in _SECOND_COLUMNS),
-    *(column for _, column in _ENERGY_COLUMNS),
-    *(column for _, column in _PHASE_COLUMNS),
-    "energy_shared",
-    *_JSON_COLUMNS,
-)
-"""The columns of ``turns`` that :func:`parse_turn` reads."""
-
-WITHOUT_DETAILS: Mapping[str, str] = {
-    **{
-        column: f"'[]' AS {column}"
-        for column in ("energy_unmeasured", "energy_flags", "votes", "probes", "power_watts")
-    },
-    **{column: f"'{{}}' AS {column}" for column in ("energy_channels", "trace")},
-}
-"""Column -> the empty value to select in its place, where the details of a turn are not needed."""
-
 _EMPTY: Mapping[str, Callable[[], Any]] = {"[]": list, "{}": dict}
 """Most lists and objects of a turn are empty; these are not worth a parser."""
 

@@ -16,11 +16,11 @@ from etui.replay.documents import TurnsDocument
 if TYPE_CHECKING:
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
+    from etui.log.records import LoggedQuestion
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.prediction import Predictor
     from etui.runtime.open import Runtime
-    from etui.turn.record import TurnRecord
 
 
 _CONFIDENCE = 0.9
@@ -64,7 +64,7 @@ class TurnReplay:
 
 
 def replay_turns(
-    turns: Iterable[TurnRecord],
+    turns: Iterable[LoggedQuestion],
     decide: Callable[[Query], Decision],
     predictor: Predictor,
 ) -> list[TurnReplay]:
@@ -86,7 +86,7 @@ def replay_turns(
     return replayed
 
 
-def arm_from_turn(turn: TurnRecord) -> Arm:
+def arm_from_turn(turn: LoggedQuestion) -> Arm:
     """Rebuild the arm that answered a turn, as far as the log records it."""
     settings = turn.settings
     think_tokens, max_tokens, votes = (
@@ -112,7 +112,7 @@ def _build_arm(
 
 
 def _replay_turn(
-    turn: TurnRecord,
+    turn: LoggedQuestion,
     query: Query,
     decide: Callable[[Query], Decision],
     before: Arm,
@@ -123,11 +123,7 @@ def _replay_turn(
     try:
         decision = decide(query)
         after, why, cascade = decision.arm, decision.why, decision.cascade is not None
-        if (
-            cascade
-            and turn.hops
-            and (turn.hops[0].arm, turn.hops[0].model) == _arm_and_model(after)
-        ):
+        if cascade and turn.first_hop == _arm_and_model(after):
             after = before  # the same cascade would start and continue in the same way
         elif _arm_and_model(after) == _arm_and_model(before):
             after = before  # keep the token budget of the turn, or it would look like a change
@@ -142,8 +138,8 @@ def _replay_turn(
         turn.query,
         _arm_and_model(before),
         None if after is None else _arm_and_model(after),
-        turn.energy.joules,
-        turn.energy.kind,
+        turn.joules,
+        turn.kind,
         predicted_before,
         predicted_after,
         why,
@@ -280,7 +276,7 @@ def replay_log(
         return choice.decision
 
     with LogReader(runtime.config) as log:
-        turns = log.turns(_filter_newest(log, newest), details=False, report=report)
+        turns = log.questions(_filter_newest(log, newest), report=report)
         return replay_turns(turns, decide, knowledge.predictor)
 
 

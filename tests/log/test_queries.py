@@ -18,7 +18,7 @@ from etui.log.database import open_for_reading
 from etui.log.filters import Sort, TurnFilter, build_clause, build_match
 from etui.log.migrations import migrations
 from etui.log.queries import LogReader, UnknownId
-from etui.log.records import ChatRecord
+from etui.log.records import ChatRecord, LoggedQuestion
 from etui.log.totals import GROUPS, totals_sql
 from etui.log.writer import TurnWriter
 from etui.turn.record import HopRecord, Tokens, TurnRecord
@@ -440,11 +440,27 @@ def test_each_page_of_turns_is_reported_and_a_turn_deleted_meanwhile_is_left_out
     assert reports == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_turns_without_details_lack_only_these(fill: Fill, make_turn: MakeTurn) -> None:
-    turn = make_turn(1)
-    energy = replace(turn.energy, channels={}, unmeasured=(), flags=())
-    bare = replace(turn, energy=energy, votes=(), probes=(), power_watts=(), trace={})
-    assert list(fill(turn).turns(details=False)) == [bare]
+def test_questions_are_the_part_of_the_turns_that_a_replay_reads(
+    fill: Fill, make_turn: MakeTurn
+) -> None:
+    made = [make_turn(number, system=("Be brief.", None)[number % 2]) for number in range(3)]
+    made[0] = cascade(made[0], hop("small", 2.0, 10), hop("large", 4.0, 20, taken=True))
+    made[1] = replace(made[1], settings={}, energy=replace(made[1].energy, joules=None))
+    made[2] = replace(made[2], settings={"think_tokens": 64, "build": {"cuda": False}})
+    reports: list[tuple[int, int]] = []
+    log = fill(*made)
+    questions = list(log.questions(report=lambda done, total: reports.append((done, total))))
+    assert questions == [
+        LoggedQuestion(
+            *(turn.turn_id, turn.chat_id, turn.query, turn.system, turn.answer),
+            *(turn.arm, turn.model, turn.reasoning, turn.energy.joules, turn.energy.kind),
+            dict(turn.settings),
+            (turn.hops[0].arm, turn.hops[0].model) if turn.hops else None,
+        )
+        for turn in made
+    ]
+    assert [question.first_hop for question in questions] == [("think", "small"), None, None]
+    assert reports == [(3, 3)]
 
 
 def test_four_times_the_turns_take_four_times_the_steps_to_read(

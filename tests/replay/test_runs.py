@@ -87,8 +87,9 @@ def turn(number, query, arm="quick", joules=5.0, answer="yes", chat="c", hops=()
         model="small",
         reasoning="direct",
         settings={},
-        hops=hops,
-        energy=SimpleNamespace(joules=joules, kind="counter" if joules else None),
+        first_hop=hops[0] if hops else None,
+        joules=joules,
+        kind="counter" if joules else None,
     )
 
 
@@ -136,7 +137,7 @@ def test_a_cascade_that_would_begin_as_it_began_moves_nothing():
     def decide(query):
         return Decision(arms[0], "p", "r", "why", cascade=Cascade(arms, 0.75, 2, None))
 
-    hops = tuple(SimpleNamespace(arm=arm.name, model=arm.model) for arm in arms)
+    hops = tuple((arm.name, arm.model) for arm in arms)
     turns = [turn(1, "up?", arm="think", hops=hops), turn(2, "direct?", arm="think")]
     went_up, did_not = replay_turns(turns, decide, Known())
     assert (went_up.moves, went_up.predicted_after) == (False, 31.0)

@@ -14,6 +14,7 @@ Readout = Literal["text", "choices"]
 StopRuleName = Literal["all", "lead", "flip", "adaptive"]
 VoteWeight = Literal["none", "probability"]
 ContextOverflow = Literal["truncate_thought", "drop_history", "fail"]
+Speculate = Literal["off", "lookup", "draft", "mtp", "auto"]
 
 DEFAULT_VOTES = 7
 VOTE_TEMPERATURE = 0.7
@@ -96,6 +97,9 @@ class Arm:
         context_overflow: What is cut when the conversation, the thinking and the answer do not
             all fit: the thinking budget (then the oldest messages, once it is 0), the oldest
             messages first, or nothing.
+        speculate: Where drafted tokens come from, which the model verifies in batches: ``lookup``
+            copies them from the prompt and the answer so far, ``draft`` asks a second model,
+            ``mtp`` the model's own heads; ``auto`` takes what pays. Votes are never speculated.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Arm:
     exchange: float | None = None
     max_joules: float | None = None
     context_overflow: ContextOverflow = "truncate_thought"
+    speculate: Speculate = "off"
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,27 @@ class ThreadsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Verified:
+    """One batch verified drafted tokens.
+
+    Attributes:
+        start_ns, end_ns: Start and end of the verification batch.
+        draft_start_ns: Start of the drafting; equal to ``start_ns`` if it took no model.
+        method: ``lookup``, ``draft`` or ``mtp``.
+        rows: Tokens in the batch: the last token and the drafted ones.
+        drafted, accepted: Drafted tokens, and those of them that the model drew too.
+    """
+
+    start_ns: int
+    end_ns: int
+    draft_start_ns: int
+    method: str
+    rows: int
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of every answer, however it ended.
 
@@ -215,4 +236,5 @@ Event = (
     | Probe
     | ThreadsChanged
     | Finished
+    | Verified
 )

@@ -107,16 +107,27 @@ TURNS = 500
 # Excluded, because they are not on the curve of a single sequence: votes share each read of the
 # weights, probes of the thinking cost tokens that are not counted as output, and a cascade is
 # several turns in one.
-POINTS_SQL = """
+_POINTS_SQL = """
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
         energy_kind, energy_channels, energy_shared, settings, created_at
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
+        AND {speculation}
         AND status IN ('complete', 'truncated') AND tokens_computed > 0
         AND energy_phases_prefill IS NOT NULL AND energy_phases_decode IS NOT NULL
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
+
+# A batch that verifies drafts gives several tokens for one read of the weights, and how many of
+# them depends on the text.
+POINTS_SQL = _POINTS_SQL.format(speculation="speculation_method IS NULL")
+"""Turns without drafted tokens, which are points of an operating curve."""
+
+SPECULATED_SQL = _POINTS_SQL.format(
+    speculation="coalesce(json_extract(settings, '$.speculate'), 'off') <> 'off'"
+)
+"""Turns of arms that speculate, whether or not anything was drafted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,6 +238,24 @@ _HOPS_INDEX = (
     "CREATE INDEX turns_with_hops ON turns (created_at) WHERE hops <> '[]'",
 )
 
+_SPECULATION = (
+    # NULL in a turn that drafted nothing.
+    "ALTER TABLE turns ADD COLUMN speculation_method TEXT",
+    *(
+        f"ALTER TABLE turns ADD COLUMN speculation_{name} INTEGER"
+        for name in ("batches", "rows", "drafted", "accepted")
+    ),
+    *(
+        f"ALTER TABLE turns ADD COLUMN speculation_{name} REAL"
+        for name in (
+            *("verify_seconds", "draft_seconds"),
+            *("verify_joules", "verify_uncertainty", "draft_joules", "draft_uncertainty"),
+            *("accepted_joules", "accepted_uncertainty", "waste_joules", "waste_uncertainty"),
+            *("joules_per_accepted_token", "joules_per_accepted_token_uncertainty"),
+        )
+    ),
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -249,6 +267,7 @@ _STEPS = {
     "m008_hops": _HOPS,
     "m009_power_curve": _POWER_CURVE,
     "m010_hops_index": _HOPS_INDEX,
+    "m011_speculation": _SPECULATION,
 }
 
 NAMES = tuple(_STEPS)

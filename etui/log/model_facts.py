@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from etui.curves.fit import compute_speed
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed
-from etui.log.curve_lookup import POINTS_SQL, find_curve, parse_logged_turns
+from etui.log.curve_lookup import (
+    POINTS_SQL,
+    SPECULATED_SQL,
+    LoggedTurn,
+    find_curve,
+    parse_logged_turns,
+)
 from etui.log.records import CurveRecord
 from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput
 
@@ -81,16 +87,34 @@ def read_model_facts(
         load_seconds=_mean([row["seconds"] for row in loads]),
         past=_group_output(past),
         prompt_overhead=_median_overhead(past),
+        speculated=_measure_speculated(log, model, sha256, now),
     )
 
 
 def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> Speed | None:
     """Compute the speed from the last turns on this machine, or on an unrecorded one."""
-    turns = [
-        turn
-        for turn in parse_logged_turns(log.select(POINTS_SQL, (model, sha256, _SPEED_TURNS)))
-        if turn.settings.get("machine") in (None, now.machine)
-    ]
+    rows = log.select(POINTS_SQL, (model, sha256, _SPEED_TURNS))
+    return _compute_speed(_select_here(parse_logged_turns(rows), now))
+
+
+def _measure_speculated(
+    log: LogReader, model: str, sha256: str | None, now: Conditions
+) -> Mapping[str, Speed]:
+    """Compute the speed of each setting of ``speculate`` from its last turns on this machine."""
+    rows = log.select(SPECULATED_SQL, (model, sha256, PAST_TURNS))
+    by_setting: dict[str, list[LoggedTurn]] = {}
+    for turn in _select_here(parse_logged_turns(rows), now):
+        by_setting.setdefault(str(turn.settings["speculate"]), []).append(turn)
+    speeds = {name: _compute_speed(turns[:_SPEED_TURNS]) for name, turns in by_setting.items()}
+    return {name: speed for name, speed in speeds.items() if speed is not None}
+
+
+def _select_here(turns: Sequence[LoggedTurn], now: Conditions) -> list[LoggedTurn]:
+    return [turn for turn in turns if turn.settings.get("machine") in (None, now.machine)]
+
+
+def _compute_speed(turns: Sequence[LoggedTurn]) -> Speed | None:
+    """Compute the speed of turns whose energy is of the same kind as that of the newest."""
     if not turns:
         return None
     return compute_speed([turn.point for turn in turns if turn.kind == turns[0].kind])

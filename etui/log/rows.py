@@ -21,11 +21,13 @@ from etui.turn.record import (
     LoadRecord,
     ProbeRecord,
     Seconds,
+    SpeculationRecord,
     Tokens,
     TurnEnergy,
     TurnRecord,
     UnloadRecord,
     VoteRecord,
+    parse_speculation,
 )
 
 Record = (
@@ -103,10 +105,11 @@ def parse_turn(row: ReadRow) -> TurnRecord:
         ),
         votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
         probes=tuple(ProbeRecord(**probe) for probe in read["probes"]),
-        hops=tuple(HopRecord(**hop | {"tokens": Tokens(**hop["tokens"])}) for hop in read["hops"]),
+        hops=tuple(_parse_hop(hop) for hop in read["hops"]),
         power_watts=tuple(read["power_watts"]),
         settings=read["settings"],
         trace=read["trace"],
+        speculation=_parse_speculation(row),
     )
 
 
@@ -127,6 +130,18 @@ def parse_question(values: Sequence[Any]) -> LoggedQuestion:
     return LoggedQuestion(*[*plain, _parse_json(settings), first_hop])
 
 
+def _parse_hop(hop: dict[str, Any]) -> HopRecord:
+    """Parse one of the ``hops``; an older etui recorded no speculation."""
+    speculation = parse_speculation(hop.get("speculation"))
+    return HopRecord(**hop | {"tokens": Tokens(**hop["tokens"]), "speculation": speculation})
+
+
+def _parse_speculation(row: ReadRow) -> SpeculationRecord | None:
+    if row["speculation_method"] is None:
+        return None
+    return SpeculationRecord(**{name: row[column] for name, column in _SPECULATION_COLUMNS})
+
+
 def parse_chat(row: ReadRow) -> ChatRecord:
     """Parse a row of ``chats``."""
     return ChatRecord(**{f.name: row[f.name] for f in fields(ChatRecord)})
@@ -144,6 +159,7 @@ def parse_unload(row: ReadRow) -> UnloadRecord:
 
 _NESTED = {
     *("tokens", "seconds", "energy", "votes", "probes", "hops", "power_watts", "settings", "trace"),
+    "speculation",
 }
 _PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NESTED)
 _PLAIN_OF_ENERGY = tuple(
@@ -154,6 +170,9 @@ _PLAIN_OF_ENERGY = tuple(
 _TOKEN_COLUMNS = tuple((f.name, f"tokens_{f.name}") for f in fields(Tokens))
 _SECOND_COLUMNS = tuple((f.name, f"seconds_{f.name}") for f in fields(Seconds))
 _ENERGY_COLUMNS = tuple((name, f"energy_{name}") for name in _PLAIN_OF_ENERGY)
+_SPECULATION_COLUMNS = tuple((f.name, f"speculation_{f.name}") for f in fields(SpeculationRecord))
+_DERIVED_OF_SPECULATION = ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty")
+"""Values that follow from the others; they have columns, so that SQL can sort by them."""
 _PHASE_COLUMNS = tuple((phase, f"energy_phases_{phase}") for phase in _PHASES)
 _EMPTY: Mapping[str, Callable[[], Any]] = {"[]": list, "{}": dict}
 """Most lists and objects of a turn are empty; these are not worth a parser."""
@@ -182,7 +201,14 @@ def _flatten_turn(record: TurnRecord) -> Row:
         "power_watts": record.power_watts,
         "settings": record.settings,
         "trace": record.trace,
+        **_flatten_speculation(record.speculation),
     }
+
+
+def _flatten_speculation(speculation: SpeculationRecord | None) -> Row:
+    document = speculation.to_json() if speculation is not None else {}
+    names = (*(name for name, _ in _SPECULATION_COLUMNS), *_DERIVED_OF_SPECULATION)
+    return {f"speculation_{name}": document.get(name) for name in names}
 
 
 def _flatten(record: Record) -> Row:

@@ -11,7 +11,7 @@ from etui.text.sanitize import sanitize
 from etui.text.tables import count_cells, fit_cells, format_table, one_line
 from etui.text.timestamps import local_time
 from etui.turn.record import LoadRecord, UnloadRecord
-from etui.turn.text import shared_text
+from etui.turn.text import shared_text, speculation_text
 
 if TYPE_CHECKING:
     from etui.energy.carbon_cost import Factors
@@ -129,6 +129,7 @@ def list_facts(
         ("tokens", _format_tokens(turn)),
         ("seconds", _format_seconds(turn)),
         *_list_energy(turn),
+        *_list_speculation(turn),
         *(("unload", _format_unload(unload)) for unload in unloads),
         *(("load", _format_load(load)) for load in loads),
     ]
@@ -171,6 +172,8 @@ def _format_hop(hop: HopRecord, turn: TurnRecord) -> str:
         f"{hop.tokens.cached:,} of {hop.tokens.prompt:,} prompt tokens cached",
         units.energy_text(hop.joules, None, kind),
     ]
+    if hop.speculation is not None:
+        parts.append(speculation_text(hop.speculation, turn.energy.kind))
     if hop.load_joules:
         parts.append(f"load {units.energy_text(hop.load_joules, None, kind)}")
     return ("✓ " if hop.taken else "") + "; ".join(parts)
@@ -227,6 +230,31 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
         facts.append(("unmeasured", ", ".join(one_line(scope) for scope in e.unmeasured)))
     if e.flags:
         facts.append(("flags", ", ".join(e.flags)))
+    return facts
+
+
+def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
+    s, kind = turn.speculation, turn.energy.kind
+    if s is None:
+        return []
+    counts = f"drafted {s.drafted:,}, accepted {s.accepted:,}"
+    share = units.percent_text(s.accepted / s.drafted)
+    batches = units.count_text(s.batches, "batch", "batches")
+    facts = [("speculation", f"{s.method}: {counts} ({share}) in {batches}")]
+    joules = (
+        ("verify", s.verify_joules, s.verify_uncertainty),
+        ("draft", s.draft_joules, s.draft_uncertainty),
+        ("waste", s.waste_joules, s.waste_uncertainty),
+    )
+    facts += [
+        (f"  {name}", units.energy_text(value, half, kind, spread=True))
+        for name, value, half in joules
+    ]
+    each, half = s.joules_per_accepted_token, s.joules_per_accepted_token_uncertainty
+    if each is not None:
+        facts.append(
+            ("  per accepted", units.per_token_text(each, kind, half, spread=True)),
+        )
     return facts
 
 

@@ -15,13 +15,15 @@ TURNS = 20
 LOOKED_AT = 5 * TURNS
 """Number of a model's last turns to choose from."""
 
-# Votes share each read of the weights, so their tokens cost less than those of one sequence.
+# Votes share each read of the weights, so their tokens cost less than those of one sequence, and
+# what drafted tokens cost depends on the text.
 COSTS_SQL = """
     SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind,
         energy_shared
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND tokens_output > 0
-        AND hops = '[]' AND energy_phases_decode > 0 AND energy_phases_prefill IS NOT NULL
+        AND hops = '[]' AND speculation_method IS NULL
+        AND energy_phases_decode > 0 AND energy_phases_prefill IS NOT NULL
     ORDER BY created_at DESC LIMIT ?
 """
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from etui.arm import Speculate
+
 STARTER = "smollm2-135m"
 """The model that a first run downloads, and the default model."""
 
@@ -89,6 +91,8 @@ class ModelSpec:
         stop: Strings that end an answer, in addition to the end tokens of the vocabulary.
         origin: ``shipped``, ``user`` (ETUI_HOME/models.yaml) or ``found`` (a GGUF file that no
             entry names).
+        draft: Name of the model in models.yaml that drafts tokens for it; None for none.
+        speculate: Speculation of arms that do not say; None is ``off``.
     """
 
     name: str
@@ -108,3 +112,5 @@ class ModelSpec:
     thinking_switch: str | None = None
     stop: tuple[str, ...] = ()
     origin: Origin = "shipped"
+    draft: str | None = None
+    speculate: Speculate | None = None

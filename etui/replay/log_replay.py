@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from etui.arm import Arm, Reasoning
+from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
 from etui.errors import EtuiError
 from etui.replay.documents import TurnsDocument
@@ -92,15 +92,25 @@ def arm_from_turn(turn: LoggedQuestion) -> Arm:
     think_tokens, max_tokens, votes = (
         int(settings.get(name) or 0) for name in ("think_tokens", "max_tokens", "votes")
     )
-    return _build_arm(turn.arm, turn.model, turn.reasoning, think_tokens, max_tokens, votes)
+    speculate = str(settings.get("speculate") or "off")
+    return _build_arm(
+        turn.arm, turn.model, turn.reasoning, think_tokens, max_tokens, votes, speculate
+    )
 
 
 @lru_cache(maxsize=256)
 def _build_arm(
-    name: str, model: str, reasoning: str, think_tokens: int, max_tokens: int, votes: int
+    name: str,
+    model: str,
+    reasoning: str,
+    think_tokens: int,
+    max_tokens: int,
+    votes: int,
+    speculate: str,
 ) -> Arm:
     """Build an arm; a limit of 0 is not recorded. A log repeats the same few arms."""
     reasonings: dict[str, Reasoning] = {"cot": "cot", "vote": "vote"}
+    methods: dict[str, Speculate] = {name: name for name in get_args(Speculate)}
     plain = Arm(name, model)
     return replace(
         plain,
@@ -108,6 +118,7 @@ def _build_arm(
         think_tokens=think_tokens or plain.think_tokens,
         max_tokens=max_tokens or plain.max_tokens,
         votes=votes or plain.votes,
+        speculate=methods.get(speculate, "off"),
     )
 
 

@@ -1,7 +1,8 @@
 """Predict the joules an arm spends on a query: pure arithmetic over facts already read.
 
 The model's operating curve is used if there is one, else the tokens per second and the watts of
-its last turns; the ``source`` of a prediction says which.
+its last turns; the ``source`` of a prediction says which. An arm that speculates is predicted from
+the last turns with the same setting, if there are any.
 """
 
 from __future__ import annotations
@@ -67,15 +68,22 @@ def predict_joules(
         resident: Whether the model is in memory; its load costs nothing then.
         cached_tokens: Tokens of the conversation that are in its cache.
     """
-    if facts.curve is None and facts.speed is None:
+    speculated = facts.speculated.get(arm.speculate)
+    if facts.curve is None and facts.speed is None and speculated is None:
         return None
     tokens = predict_tokens(arm, text, facts, cached_tokens)
     past = facts.past.get(ArmKey.of(arm))
     predicted: PredictedJoules | None = None
-    if facts.curve is not None:
+    if speculated is not None:
+        predicted = _predict_by_speed(speculated, arm, tokens, past)
+    if predicted is not None:
+        predicted = replace(predicted, source=f"{predicted.source}, speculation {arm.speculate}")
+    elif facts.curve is not None:
         predicted = _predict_by_curve(facts.curve, arm, tokens, past)
     elif facts.speed is not None:
         predicted = _predict_by_speed(facts.speed, arm, tokens, past)
+    if predicted is not None and arm.speculate != "off" and speculated is None:
+        predicted = replace(predicted, source=f"{predicted.source}, without speculation")
     return None if predicted is None else _add_load(predicted, facts, resident)
 
 
@@ -223,6 +231,8 @@ class LoggedModelFacts:
         past: Arm settings -> output of past turns.
         prompt_overhead: Tokens of a prompt beyond the estimate from its text: the chat template
             plus the error of the estimate.
+        speculated: Setting of ``Arm.speculate`` -> tokens per second and watts of the last turns
+            with it, which no curve describes: what drafted tokens save depends on the text.
     """
 
     curve: OperatingCurve | None = None
@@ -231,3 +241,4 @@ class LoggedModelFacts:
     load_seconds: float | None = None
     past: Mapping[ArmKey, PastOutput] = field(default_factory=dict)
     prompt_overhead: float | None = None
+    speculated: Mapping[str, Speed] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from etui.events import (
     Thought,
     ThreadsChanged,
     Unloaded,
+    Verified,
     Vote,
 )
 from etui.turn.record import ProbeRecord, VoteRecord
@@ -42,6 +43,7 @@ class AnswerAccumulator:
     batches: list[Batch] = field(default_factory=list)
     threads: list[ThreadsChanged] = field(default_factory=list)
     finished: Finished | None = None
+    verified: list[Verified] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
         """Add one event."""
@@ -66,6 +68,9 @@ class AnswerAccumulator:
                 self.last_ns = event.t_ns
             case Batch():
                 self.batches.append(event)
+                self.last_ns = event.end_ns
+            case Verified():
+                self.verified.append(event)
                 self.last_ns = event.end_ns
             case Probe():
                 probe = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)

@@ -17,7 +17,14 @@ from etui.turn.accumulator import AnswerAccumulator
 from etui.turn.cascade import Hop, choose_hop, describe_hops
 from etui.turn.intervals import Leg, LegSpans, TimeInterval, compute_spans, energy_over
 from etui.turn.ports import Meter
-from etui.turn.record import HopRecord, LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.record import (
+    HopRecord,
+    LoadRecord,
+    SpeculationRecord,
+    TurnRecord,
+    UnloadRecord,
+)
+from etui.turn.speculation import account_speculation, sum_speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,10 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
     energy, tokens, seconds = compute_account(legs, energy_of, index)
     seen, end, arm = ended.so_far[index], chosen.end, chosen.arm
     vote_joules = split_vote_joules(seen.batches, energy_of)
+    speculations = [
+        account_speculation(seen.verified, spans.decode, energy_of)
+        for seen, spans in zip(ended.so_far, compute_spans(legs), strict=True)
+    ]
     summary = describe_hops(decision, hops, chosen)
     several = len(hops) > 1 or decision.cascade is not None
     return TurnRecord(
@@ -88,7 +99,7 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         votes=tuple(replace(vote, joules=vote_joules.get(vote.index)) for vote in seen.votes),
         probes=tuple(seen.probes),
         power_watts=power_curve(energy.start_ns, energy.end_ns, meter),
-        hops=_build_hop_records(hops, legs, chosen, energy_of) if several else (),
+        hops=_build_hop_records(hops, legs, speculations, chosen, energy_of) if several else (),
         settings={
             **ended.settings,
             "ended": end.why,
@@ -103,11 +114,13 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
             "top_k": arm.sampling.top_k,
             "min_p": arm.sampling.min_p,
             "seed": arm.sampling.seed,
+            "speculate": arm.speculate,
             "dropped_messages": seen.prefilled.dropped_messages if seen.prefilled else 0,
             "batch_tokens": seen.prefilled.batch_tokens if seen.prefilled else None,
             **describe_threads(seen, ended.settings.get("threads")),
         },
         trace=decision.trace(),
+        speculation=sum_speculation(speculations),
     )
 
 
@@ -135,16 +148,27 @@ def describe_threads(seen: AnswerAccumulator, threads: int | None) -> dict[str, 
 
 
 def _build_hop_records(
-    hops: Sequence[Hop], legs: Sequence[Leg], chosen: Hop, energy_of: EnergyOf
+    hops: Sequence[Hop],
+    legs: Sequence[Leg],
+    speculations: Sequence[SpeculationRecord | None],
+    chosen: Hop,
+    energy_of: EnergyOf,
 ) -> tuple[HopRecord, ...]:
     return tuple(
-        _build_hop_record(hop, leg, spans, hop is chosen, energy_of)
-        for hop, leg, spans in zip(hops, legs, compute_spans(legs), strict=True)
+        _build_hop_record(hop, leg, spans, speculation, hop is chosen, energy_of)
+        for hop, leg, spans, speculation in zip(
+            hops, legs, compute_spans(legs), speculations, strict=True
+        )
     )
 
 
 def _build_hop_record(
-    hop: Hop, leg: Leg, spans: LegSpans, is_taken: bool, energy_of: EnergyOf
+    hop: Hop,
+    leg: Leg,
+    spans: LegSpans,
+    speculation: SpeculationRecord | None,
+    is_taken: bool,
+    energy_of: EnergyOf,
 ) -> HopRecord:
     energy = energy_over((*spans.prefill, *spans.decode), energy_of)
     load_joules = 0.0 if energy.joules is not None else None
@@ -168,6 +192,7 @@ def _build_hop_record(
         load_joules=load_joules,
         seconds=spans.seconds,
         why=hop.why,
+        speculation=speculation,
     )
 
 

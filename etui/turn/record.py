@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from etui.energy.documents import energy_document
@@ -94,6 +94,73 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationRecord:
+    """Drafted tokens of an answer and the joules of verifying them; joules are None if unmeasured.
+
+    Attributes:
+        method: ``lookup``, ``draft`` or ``mtp``; several are joined by ``+``.
+        batches, rows: Verified batches and their tokens: in each the last token of the answer and
+            the drafted ones. A batch gives one token more than it accepts.
+        drafted, accepted: Drafted tokens, and those of them that the model drew too.
+        verify_seconds, draft_seconds: Durations of these batches, and of drafting by a model.
+        verify_joules: Joules of these batches, a part of the decode phase.
+        draft_joules: Joules of drafting by a model, another part of it; 0.0 for ``lookup``.
+        accepted_joules, waste_joules: Shares of ``verify_joules``, split by the rows of each batch:
+            those of accepted and those of rejected tokens. The remaining rows are the tokens that
+            are computed without speculation too.
+
+    Each ``_uncertainty`` is a half width in joules.
+    """
+
+    method: str
+    batches: int
+    rows: int
+    drafted: int
+    accepted: int
+    verify_seconds: float
+    draft_seconds: float
+    verify_joules: float | None
+    verify_uncertainty: float | None
+    draft_joules: float | None
+    draft_uncertainty: float | None
+    accepted_joules: float | None
+    accepted_uncertainty: float | None
+    waste_joules: float | None
+    waste_uncertainty: float | None
+
+    @property
+    def joules_per_accepted_token(self) -> float | None:
+        """Joules of all drafted rows and of the drafting, per accepted token; None without one."""
+        return self._per_accepted(self.accepted_joules, self.waste_joules, self.draft_joules)
+
+    @property
+    def joules_per_accepted_token_uncertainty(self) -> float | None:
+        """Half width of ``joules_per_accepted_token``, as if its parts had the same cause."""
+        return self._per_accepted(
+            self.accepted_uncertainty, self.waste_uncertainty, self.draft_uncertainty
+        )
+
+    def _per_accepted(self, *parts: float | None) -> float | None:
+        known = [part for part in parts if part is not None]
+        return sum(known) / self.accepted if self.accepted and len(known) == len(parts) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Build the document ``speculation`` of ``etui ask --json``."""
+        return {
+            **asdict(self),
+            "joules_per_accepted_token": self.joules_per_accepted_token,
+            "joules_per_accepted_token_uncertainty": self.joules_per_accepted_token_uncertainty,
+        }
+
+
+def parse_speculation(document: Mapping[str, Any] | None) -> SpeculationRecord | None:
+    """Parse the document of ``SpeculationRecord.to_json``, or None; derived values are ignored."""
+    if document is None:
+        return None
+    return SpeculationRecord(**{f.name: document[f.name] for f in fields(SpeculationRecord)})
+
+
+@dataclass(frozen=True, slots=True)
 class HopRecord:
     """The part of one arm in a turn with several arms, or in a cascade.
 
@@ -120,6 +187,13 @@ class HopRecord:
     load_joules: float | None
     seconds: float
     why: str
+    speculation: SpeculationRecord | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Build the document of one of the ``hops``."""
+        speculation = self.speculation.to_json() if self.speculation is not None else None
+        document: dict[str, Any] = to_document(self)
+        return document | {"speculation": speculation}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +232,8 @@ class TurnRecord:
     """Decode parameters, build and machine, as needed to repeat the turn."""
     trace: Mapping[str, object] = field(default_factory=dict)
     """The complete routing decision."""
+    speculation: SpeculationRecord | None = None
+    """Drafted tokens of all hops; None if nothing was drafted."""
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of ``etui ask --json``."""
@@ -206,7 +282,7 @@ class TurnRecord:
                 }
                 for p in self.probes
             ],
-            "hops": [to_document(hop) for hop in self.hops],
+            "hops": [hop.to_json() for hop in self.hops],
             "power_watts": list(self.power_watts),
             "confidence": self.confidence,
             "seconds": {
@@ -224,6 +300,7 @@ class TurnRecord:
                     "thinking_joules": energy.thinking_joules,
                 },
             ),
+            "speculation": self.speculation.to_json() if self.speculation is not None else None,
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
             "settings": self.settings,
         }

@@ -8,7 +8,7 @@ from etui.events import Vote
 from etui.routing.decision import Decision
 from etui.text.tables import SEPARATOR
 from etui.turn.events import HopEnded
-from etui.turn.record import TurnEnergy, TurnRecord
+from etui.turn.record import SpeculationRecord, TurnEnergy, TurnRecord
 
 _ENDINGS = {
     "stopped": "■ stopped",
@@ -87,6 +87,22 @@ def hops_text(record: TurnRecord) -> str:
     return f"{units.count_text(len(record.hops), 'hop')}: {', '.join(each)}"
 
 
+def speculation_text(speculation: SpeculationRecord, kind: str | None) -> str:
+    """Format ``drafted 120, accepted 96 (80 %), 0.21 J per accepted token``.
+
+    Args:
+        speculation: The drafted tokens, at least one.
+        kind: Kind of the turn's energy; an estimate is marked with ``~``.
+    """
+    share = units.percent_text(speculation.accepted / speculation.drafted)
+    parts = [f"drafted {speculation.drafted:,}", f"accepted {speculation.accepted:,} ({share})"]
+    each = speculation.joules_per_accepted_token
+    if each is not None:
+        joules = about_joules(each) if kind == units.ESTIMATE else units.energy_text(each)
+        parts.append(f"{joules} per accepted token")
+    return ", ".join(parts)
+
+
 def energy_line(record: TurnRecord) -> str:
     """Format the cost of an answer: tokens, tok/s, TTFT, joules ± kind, J/token, watts, sharing."""
     energy, tokens, seconds = record.energy, record.tokens, record.seconds
@@ -107,6 +123,8 @@ def energy_line(record: TurnRecord) -> str:
             parts.append(f"{units.watts_text(energy.mean_watts, energy.kind)} mean")
         if energy.shared:
             parts.append(shared_text(energy))
+    if record.speculation is not None:
+        parts.append(speculation_text(record.speculation, energy.kind))
     if len(record.hops) > 1:
         parts.append(hops_text(record))
     ending = _ENDINGS.get(record.status)

@@ -35,6 +35,7 @@ from etui.events import (
     Thought,
     ThreadsChanged,
     Unloaded,
+    Verified,
     Vote,
 )
 from etui.models.schema import ModelsFile
@@ -78,6 +79,7 @@ __all__ = [
     "TokenCost",
     "Unload",
     "Unloaded",
+    "Verified",
     "Vote",
     "WheelPart",
     "WheelsSource",

@@ -46,6 +46,7 @@ EVENTS = (
     etui.Batch(1, 2, ((0, 1), (1, 1))),
     etui.ThreadsChanged(2, 1, 1, "2 threads got 1.1 cores"),
     etui.Probe(1, 48, (("A", 0.25), ("B", 0.75)), 2),
+    etui.Verified(2, 3, 1, "lookup", 5, 4, 3),
     etui.Finished(
         start_ns=1,
         prefill_end_ns=2,

@@ -23,6 +23,7 @@ from etui.routing.joules_predictor import ArmKey
 from etui.runtime.provenance import conditions
 from etui.runtime.serving import refit_curve, token_cost_for
 from etui.turn.record import LoadRecord, Seconds, Tokens
+from tests.fixtures.turns import SPECULATION
 
 NOW = Conditions("a machine", "llama-cpp-python 9", 2, ("gpu:GPU-1",), 300.0)
 SETTINGS = {"machine": "a machine", "llama_cpp_python": "9", "threads": 2}
@@ -169,6 +170,7 @@ def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, tu
         turn(6, settings={}),
         turn(7, model_sha256="cd"),
         turn(8, kind="estimate"),
+        turn(10, speculation=SPECULATION),
     ]
     newest = turn(9)
     save(config, good, *others, newest)
@@ -217,6 +219,30 @@ def test_facts_of_a_model(config, turn):
         None,
         {},
     )
+
+
+def test_turns_with_and_without_speculation_are_not_mixed(config, turn):
+    plain = [turn(i, output=21) for i in range(3)]
+    settings = {**SETTINGS, "speculate": "auto"}
+    drafted = [
+        turn(i, output=21, factor=0.5, settings=settings, speculation=SPECULATION)
+        for i in range(3, 6)
+    ]
+    without_drafts = turn(6, output=21, factor=0.5, settings=settings)
+    save(config, *plain, *drafted)
+    with LogReader(config) as log:
+        facts = read_model_facts(log, "m", "ab", NOW)
+        cost = log.price("m", "ab")
+    watts = facts.speed.decode_watts
+    assert set(facts.speculated) == {"auto"}
+    assert facts.speculated["auto"].decode_watts == pytest.approx(watts / 2, rel=0.05)
+    plain_joules = sum(made.energy.phases["decode"] for made in plain)
+    assert cost.joules_per_token == pytest.approx(plain_joules / (3 * 21))
+    save(config, without_drafts)  # a plain turn, and one of an arm that speculates
+    with LogReader(config) as log:
+        facts = read_model_facts(log, "m", "ab", NOW)
+    assert facts.speed.decode_watts < watts
+    assert set(facts.speculated) == {"auto"}
 
 
 def test_thought_is_priced_by_the_curve_before_the_mean_of_turns(config, turn):

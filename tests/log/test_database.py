@@ -21,7 +21,9 @@ from etui.log.migrations import NAMES, SET_NAME, migrations
 from etui.log.queries import LogReader
 from etui.log.records import AnswerRecord, CurveRecord, RunRecord
 from etui.log.rows import build_row
+from etui.log.writer import TurnWriter
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from tests.fixtures.turns import SPECULATION
 
 ROOT = Path(__file__).parents[2]
 MakeTurn = Callable[..., TurnRecord]
@@ -59,7 +61,7 @@ def test_columns_are_the_names_of_the_json_document_flattened(
         return names
 
     connection = open_for_writing(config)
-    assert flat(make_turn().to_json()) <= columns(connection, "turns")
+    assert flat(make_turn(speculation=SPECULATION).to_json()) <= columns(connection, "turns")
     connection.close()
 
 
@@ -107,7 +109,7 @@ def test_turns_of_before_shared_gpus_had_columns_are_read_by_their_flags(
     for number, flags in ((1, ()), (2, ("gap", "shared"))):
         turn = make_turn(number)
         row = build_row(replace(turn, energy=replace(turn.energy, flags=flags)))
-        for later in ("energy_shared", "energy_own_joules", "probes", "hops", "power_watts"):
+        for later in row.keys() - {column.name for column in database["turns"].columns}:
             del row[later]
         database["turns"].insert(row)
     database.close()
@@ -119,6 +121,30 @@ def test_turns_of_before_shared_gpus_had_columns_are_read_by_their_flags(
     assert first.energy.own_joules is second.energy.own_joules is None
     assert first.energy.joules == 12.34
     assert len(found) == 2
+
+
+def test_turns_of_before_speculation_are_read_without_it(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    database = made_before(config, "m011_speculation")
+    row = build_row(make_turn())
+    for later in row.keys() - {column.name for column in database["turns"].columns}:
+        del row[later]
+    database["turns"].insert(row)
+    database.close()
+    with TurnWriter(config) as writer:
+        writer.save_turn(make_turn(2, speculation=SPECULATION))
+    with LogReader(config) as log:
+        assert log.get_turn(make_turn(1).turn_id) == make_turn(1)
+        assert log.get_turn(make_turn(2).turn_id) == make_turn(2, speculation=SPECULATION)
+    connection = open_for_reading(config)
+    assert connection is not None
+    drafted = connection.execute(
+        "SELECT speculation_method, speculation_waste_joules, "
+        "speculation_joules_per_accepted_token AS each FROM turns ORDER BY created_at"
+    ).fetchall()
+    assert [tuple(found) for found in drafted] == [(None, None, None), ("lookup+draft", 1.2, 0.7)]
+    connection.close()
 
 
 @pytest.mark.parametrize("count", range(1, len(NAMES)))

@@ -161,6 +161,8 @@ def test_the_arm_from_turn_a_turn_keeps_its_budget():
     logged = turn(1, "q")
     logged.reasoning, logged.settings = "cot", {"think_tokens": 64, "max_tokens": 32, "votes": 0}
     assert arm_from_turn(logged) == Arm("quick", "small", "cot", think_tokens=64, max_tokens=32)
+    logged.settings["speculate"] = "lookup"
+    assert arm_from_turn(logged).speculate == "lookup"
 
 
 def test_numbers_are_of_the_same_question(tmp_path, config):

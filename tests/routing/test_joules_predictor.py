@@ -80,6 +80,24 @@ def test_without_a_curve_speed_and_watts_tell_and_are_labelled():
     assert said.uncertainty == pytest.approx(said.total / 2)
 
 
+def test_an_arm_that_speculates_is_predicted_from_its_own_turns():
+    arm = replace(DIRECT, speculate="lookup")
+    facts = replace(FACTS, speculated={"lookup": Speed(1000.0, 100.0, 30.0, 50.0)})
+    said = predict_joules(arm, PLAIN, facts, resident=True)
+    assert said.decode == pytest.approx(49 / 100 * 50)
+    assert said.source == "uncalibrated: 100 tok/s at 50 W, speculation lookup"
+    plain = predict_joules(DIRECT, PLAIN, facts, resident=True)
+    assert plain == predict_joules(DIRECT, PLAIN, FACTS, resident=True)
+
+
+def test_speculation_that_was_never_measured_is_said():
+    arm = replace(DIRECT, speculate="auto")
+    facts = replace(FACTS, speculated={"lookup": Speed(1000.0, 100.0, 30.0, 50.0)})
+    said = predict_joules(arm, PLAIN, facts, resident=True)
+    assert said.decode == predict_joules(DIRECT, PLAIN, FACTS, resident=True).decode
+    assert said.source == "operating curve, without speculation"
+
+
 def test_of_an_unknown_model_nothing_is_predicted():
     assert predict_joules(DIRECT, PLAIN, LoggedModelFacts(), resident=True) is None
     unmeasured = LoggedModelFacts(speed=Speed(400.0, 38.0, None, None))

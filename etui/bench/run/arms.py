@@ -114,8 +114,13 @@ def check_format(arms: Mapping[str, Arm], format_: Format) -> None:
 
 
 def to_json(arm: Arm) -> dict[str, Any]:
-    """Return all settings of an arm as plain JSON values."""
+    """Return all settings of an arm as plain JSON values.
+
+    ``speculate`` is left out if it is ``off``, so that runs of an etui without it keep their hash.
+    """
     document: dict[str, Any] = to_document(arm)
+    if arm.speculate == "off":
+        del document["speculate"]
     return document
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from etui.events import Answer, Batch, Finished, Probe, Thought, ThreadsChanged
+from etui.events import Answer, Batch, Finished, Probe, Thought, ThreadsChanged, Verified
 from etui.tui.chat.messages import TextBatch, TurnFact
 from etui.tui.pacing import USUAL, Pace
 from etui.tui.widgets.code_fences import FenceTracker
@@ -54,7 +54,7 @@ def batch_events(
                     answer.append(text)
                     answer_tokens += tokens
                     fence.feed(text)
-                case Probe() | Batch() | ThreadsChanged() | Finished():
+                case Probe() | Batch() | ThreadsChanged() | Finished() | Verified():
                     continue
                 case _:
                     yield from flush()

@@ -1,0 +1,254 @@
+"""Count the drafted tokens of an answer, and assign joules to verifying and drafting them.
+
+A batch that verifies drafts has r rows: the last token of the answer and the r - 1 drafted ones.
+If the model drew a of the drafts too, the batch gives a + 1 tokens. Its joules are split by rows,
+which is a convention and not a measurement: 1/r belongs to the token that the model would have
+computed anyway, a/r to the accepted drafts, and the rest is waste.
+
+A batch is often shorter than the time between two refreshes of a meter. Consecutive batches are
+therefore measured together in windows of up to a tenth of a second, whose joules are split by time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from etui.energy.types import Energy, EnergyOf
+from etui.events import Verified
+from etui.turn.intervals import TimeInterval, energy_over, sum_of_known
+from etui.turn.record import SpeculationRecord
+
+WINDOW_NS = 100_000_000
+"""Longest window of several batches: counters are refreshed about ten times a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The work of one event, clipped so that no time is counted twice."""
+
+    draft: TimeInterval
+    verify: TimeInterval
+    event: Verified
+
+    @property
+    def accepted_share(self) -> float:
+        """Share of the rows that were accepted drafts."""
+        return self.event.accepted / self.event.rows
+
+    @property
+    def waste_share(self) -> float:
+        """Share of the rows that were rejected drafts."""
+        return (self.event.drafted - self.event.accepted) / self.event.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Joules of a part of the work, with their half width; both None if unmeasured."""
+
+    joules: float | None = 0.0
+    uncertainty: float | None = 0.0
+
+    def scale(self, share: float) -> _Part:
+        """Return a share of it."""
+        return _Part(
+            None if self.joules is None else self.joules * share,
+            None if self.uncertainty is None else self.uncertainty * share,
+        )
+
+
+def account_speculation(
+    events: Sequence[Verified], decode: Sequence[TimeInterval], energy_of: EnergyOf
+) -> SpeculationRecord | None:
+    """Count the drafts of one answer and assign joules to them.
+
+    The joules are a part of those of the decode phase and never exceed them. Half widths of windows
+    are added. They are limited by the half width of the whole decode plus the joules of the
+    remaining work, because no more than these can have been counted for the wrong work.
+
+    Args:
+        events: The verified batches of the answer, in any order; those without drafts are ignored.
+        decode: Intervals of its decode phase; batches are clipped to their outer ends.
+        energy_of: Returns the energy of an interval.
+
+    Returns:
+        The record; None if nothing was drafted.
+    """
+    events = [event for event in events if event.drafted]
+    if not events:
+        return None
+    works = _clip(events, TimeInterval(decode[0].start_ns, decode[-1].end_ns))
+    whole = energy_over(decode, energy_of)
+    windows = [_measure(window, energy_of) for window in _iter_windows(works)]
+    verify = _limit(_sum(part for window in windows for part in window.verify), whole)
+    draft = _limit(_sum(window.draft for window in windows), whole, verify.joules)
+    pairs = [pair for window in windows for pair in zip(window.works, window.verify, strict=True)]
+    accepted = _limit_share(
+        _sum(part.scale(work.accepted_share) for work, part in pairs),
+        max(work.accepted_share for work in works),
+        verify,
+    )
+    waste = _limit_share(
+        _sum(part.scale(work.waste_share) for work, part in pairs),
+        max(work.waste_share for work in works),
+        verify,
+        accepted.joules,
+    )
+    return SpeculationRecord(
+        method="+".join(dict.fromkeys(event.method for event in events)),
+        batches=len(works),
+        rows=sum(event.rows for event in events),
+        drafted=sum(event.drafted for event in events),
+        accepted=sum(event.accepted for event in events),
+        verify_seconds=math.fsum(work.verify.seconds for work in works),
+        draft_seconds=math.fsum(work.draft.seconds for work in works),
+        verify_joules=verify.joules,
+        verify_uncertainty=verify.uncertainty,
+        draft_joules=draft.joules,
+        draft_uncertainty=draft.uncertainty,
+        accepted_joules=accepted.joules,
+        accepted_uncertainty=accepted.uncertainty,
+        waste_joules=waste.joules,
+        waste_uncertainty=waste.uncertainty,
+    )
+
+
+def sum_speculation(records: Iterable[SpeculationRecord | None]) -> SpeculationRecord | None:
+    """Sum the records of several answers; None if none of them drafted.
+
+    Half widths are added. A sum is None if one of its parts is unmeasured.
+    """
+    known = [record for record in records if record is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+
+    def total(name: str) -> float | None:
+        return sum_of_known([getattr(record, name) for record in known])
+
+    return SpeculationRecord(
+        method="+".join(dict.fromkeys(m for record in known for m in record.method.split("+"))),
+        batches=sum(record.batches for record in known),
+        rows=sum(record.rows for record in known),
+        drafted=sum(record.drafted for record in known),
+        accepted=sum(record.accepted for record in known),
+        verify_seconds=math.fsum(record.verify_seconds for record in known),
+        draft_seconds=math.fsum(record.draft_seconds for record in known),
+        verify_joules=total("verify_joules"),
+        verify_uncertainty=total("verify_uncertainty"),
+        draft_joules=total("draft_joules"),
+        draft_uncertainty=total("draft_uncertainty"),
+        accepted_joules=total("accepted_joules"),
+        accepted_uncertainty=total("accepted_uncertainty"),
+        waste_joules=total("waste_joules"),
+        waste_uncertainty=total("waste_uncertainty"),
+    )
+
+
+def _clip(events: Sequence[Verified], decode: TimeInterval) -> list[_Work]:
+    """Clip the batches to the decode, so that none begins before the one before it has ended."""
+    works = []
+    begin_ns = decode.start_ns
+    for event in sorted(events, key=lambda event: event.start_ns):
+        draft_ns = _clamp(event.draft_start_ns, begin_ns, decode.end_ns)
+        start_ns = _clamp(event.start_ns, draft_ns, decode.end_ns)
+        begin_ns = _clamp(event.end_ns, start_ns, decode.end_ns)
+        works.append(
+            _Work(TimeInterval(draft_ns, start_ns), TimeInterval(start_ns, begin_ns), event)
+        )
+    return works
+
+
+def _clamp(t_ns: int, low_ns: int, high_ns: int) -> int:
+    return max(low_ns, min(t_ns, high_ns))
+
+
+def _iter_windows(works: Sequence[_Work]) -> Iterator[list[_Work]]:
+    """Yield consecutive batches that end within a window of the first one's start."""
+    window: list[_Work] = []
+    for work in works:
+        if window and work.verify.end_ns > window[0].draft.start_ns + WINDOW_NS:
+            yield window
+            window = []
+        window.append(work)
+    if window:
+        yield window
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The joules of a window: those of each verification, and of the drafting together."""
+
+    works: Sequence[_Work]
+    verify: Sequence[_Part]
+    draft: _Part
+
+
+def _measure(works: Sequence[_Work], energy_of: EnergyOf) -> _Window:
+    """Measure a window; a single batch is measured by itself, several are split by time."""
+    if len(works) == 1:
+        return _Window(works, [_read(works[0].verify, energy_of)], _read(works[0].draft, energy_of))
+    span = TimeInterval(works[0].draft.start_ns, works[-1].verify.end_ns)
+    energy = energy_of(span.start_ns, span.end_ns)
+    verify_s = math.fsum(work.verify.seconds for work in works)
+    draft_s = math.fsum(work.draft.seconds for work in works)
+    verify = _split(energy, verify_s, span.seconds)
+    return _Window(
+        works,
+        [verify.scale(work.verify.seconds / verify_s if verify_s else 0.0) for work in works],
+        _split(energy, draft_s, span.seconds),
+    )
+
+
+def _read(interval: TimeInterval, energy_of: EnergyOf) -> _Part:
+    if interval.start_ns == interval.end_ns:
+        return _Part()
+    energy = energy_of(interval.start_ns, interval.end_ns)
+    return _Part(energy.joules, energy.uncertainty)
+
+
+def _split(energy: Energy, seconds: float, whole_s: float) -> _Part:
+    """Return the part of a window's energy for the work that took ``seconds`` of it.
+
+    The power may have been between 0 and twice its mean while the other work ran, so the joules of
+    the other work are added to the half width.
+    """
+    if not seconds:
+        return _Part()
+    share = min(seconds / whole_s, 1.0)
+    if energy.joules is None:
+        return _Part(None, None)
+    part = energy.joules * share
+    if energy.uncertainty is None:
+        return _Part(part, None)
+    return _Part(part, energy.uncertainty * share + (energy.joules - part))
+
+
+def _sum(parts: Iterable[_Part]) -> _Part:
+    found = list(parts)
+    joules = sum_of_known([part.joules for part in found])
+    if joules is None:
+        return _Part(None, None)
+    return _Part(joules, sum_of_known([part.uncertainty for part in found]))
+
+
+def _limit(part: _Part, whole: Energy, taken: float | None = 0.0) -> _Part:
+    """Limit a part of the decode to what the decode has left, and its half width likewise."""
+    if part.joules is None or whole.joules is None or taken is None:
+        return _Part(None, None)
+    joules = max(0.0, min(part.joules, whole.joules - taken))
+    if part.uncertainty is None or whole.uncertainty is None:
+        return _Part(joules, part.uncertainty)
+    return _Part(joules, min(part.uncertainty, whole.uncertainty + whole.joules - joules))
+
+
+def _limit_share(
+    part: _Part, largest_share: float, verify: _Part, taken: float | None = 0.0
+) -> _Part:
+    """Limit a share of the verification to what it has left, and its half width likewise."""
+    if part.joules is None or verify.joules is None or taken is None:
+        return _Part(None, None)
+    joules = max(0.0, min(part.joules, verify.joules - taken))
+    if part.uncertainty is None or verify.uncertainty is None:
+        return _Part(joules, part.uncertainty)
+    return _Part(joules, min(part.uncertainty, largest_share * verify.uncertainty))

@@ -1,0 +1,59 @@
+"""Speculation in the text of a turn, and in its exports."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from etui.log.export import write_csv, write_json_lines
+from etui.log.text import list_facts
+from tests.fixtures.turns import SPECULATION
+
+
+@pytest.fixture
+def drafted(make_turn):
+    return make_turn(speculation=SPECULATION)
+
+
+def test_the_facts_of_a_turn_tell_verify_draft_and_waste_apart(drafted) -> None:
+    facts = dict(list_facts(drafted, []))
+    assert facts["speculation"] == "lookup+draft: drafted 12, accepted 9 (75 %) in 3 batches"
+    assert facts["  verify"] == "6.0 ± 0.3 J (counter)"
+    assert facts["  draft"] == "1.5 ± 0.2 J (counter)"
+    assert facts["  waste"] == "1.20 ± 0.06 J (counter)"
+    assert facts["  per accepted"] == "0.700 ± 0.049 J/token"
+
+
+def test_unmeasured_speculation_is_written_so(make_turn) -> None:
+    nothing = {
+        f"{name}_{what}": None
+        for name in ("verify", "draft", "accepted", "waste")
+        for what in ("joules", "uncertainty")
+    }
+    turn = make_turn(joules=None, speculation=replace(SPECULATION, **nothing))
+    facts = dict(list_facts(turn, []))
+    assert facts["  verify"] == facts["  draft"] == facts["  waste"] == "unmeasured"
+    assert "  per accepted" not in facts
+
+
+def test_a_turn_without_speculation_has_no_such_facts(make_turn) -> None:
+    assert not {"speculation", "  verify"} & dict(list_facts(make_turn(), [])).keys()
+
+
+def test_exports_have_the_drafts_and_leave_them_empty_without(drafted, make_turn) -> None:
+    lines, table = io.StringIO(), io.StringIO()
+    write_json_lines([drafted, make_turn(2)], lines)
+    first, second = map(json.loads, lines.getvalue().splitlines())
+    assert first["speculation"] == SPECULATION.to_json()
+    assert second["speculation"] is None
+    write_csv([drafted, make_turn(2)], table)
+    with_drafts, without = csv.DictReader(io.StringIO(table.getvalue()))
+    assert with_drafts["speculation_method"] == "lookup+draft"
+    assert with_drafts["speculation_verify_joules"] == "6.0"
+    names = [name for name in without if name.startswith("speculation_")]
+    assert len(names) == 17
+    assert {without[name] for name in names} == {""}

@@ -26,6 +26,8 @@ class AnswerRequest:
         arm: How to answer.
         chat_id: Id of the chat, to reuse its cache; None for a single question.
         price: Joules per token of this model on this machine; None if unknown.
+        draft: The model that drafts tokens for it and its GGUF file, already verified; None if the
+            arm uses none, or there is none on this machine.
     """
 
     model: ModelSpec
@@ -34,6 +36,7 @@ class AnswerRequest:
     arm: Arm
     chat_id: str | None = None
     price: TokenCost | None = None
+    draft: tuple[ModelSpec, Path] | None = None
 
 
 class Answerer(Protocol):

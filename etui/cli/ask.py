@@ -73,6 +73,13 @@ if TYPE_CHECKING:
     help="Sampling temperature; 0 picks the most likely token. Votes default to 0.7.",
 )
 @click.option("--seed", type=WholeNumber(0, 2**32 - 1), metavar="N", help="Sampling seed.")
+@click.option(
+    "--speculate",
+    type=click.Choice(["off", "lookup", "draft", "mtp", "auto"]),
+    help="Where drafted tokens come from: the prompt and the answer so far (lookup), the model's "
+    "draft model, its own heads (mtp), or whatever pays (auto). Default: the policy's or the "
+    "model's, or off.",
+)
 @click.option("-s", "--system", type=TEXT, metavar="TEXT", help="System prompt.")
 @click.option(
     "--over-budget", is_flag=True, help="Do not ask when an hourly or daily budget is spent."

@@ -177,6 +177,14 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
     "-t", "--temperature", type=FiniteNumber(0, 5), metavar="T", help="Sampling temperature."
 )
 @click.option(
+    "--speculate",
+    "speculates",
+    multiple=True,
+    type=click.Choice(["off", "lookup", "draft", "mtp", "auto"]),
+    help="Where drafted tokens come from; repeatable, each arm is then measured with each of them. "
+    "Default: the policy's or the model's, or off.",
+)
+@click.option(
     "--prefix-reuse/--no-prefix-reuse",
     default=True,
     show_default=True,
@@ -304,9 +312,8 @@ def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) ->
 
 
 def _format_option(name: str) -> str:
-    return {"models": "--model", "reasonings": "--reasoning"}.get(
-        name, f"--{name.replace('_', '-')}"
-    )
+    singular = {"models": "--model", "reasonings": "--reasoning", "speculates": "--speculate"}
+    return singular.get(name, f"--{name.replace('_', '-')}")
 
 
 def _build_request(options: dict[str, Any]) -> RunRequest:
@@ -335,6 +342,7 @@ def _build_request(options: dict[str, Any]) -> RunRequest:
             temperature=options["temperature"],
         ),
         reuse=options["prefix_reuse"],
+        speculates=tuple(dict.fromkeys(options["speculates"])),
     )
 
 

@@ -75,6 +75,8 @@ class ModelFacts:
     thinking: ThinkingTags | None
     stop: tuple[str, ...]
     gguf: GgufFacts | None
+    draft: str | None = None
+    speculate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ def read_model_facts(spec: ModelSpec, config: Config) -> ModelFacts:
         thinking=_read_thinking(spec),
         stop=spec.stop,
         gguf=_read_gguf_facts(spec, config) if model_path(spec, config).is_file() else None,
+        draft=spec.draft,
+        speculate=spec.speculate,
     )
 
 

@@ -218,6 +218,10 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
     if tags := facts.thinking:
         switch = f", switched by {tags.switch}" if tags.switch else ""
         lines.append(("thinking", f"{tags.open} ... {tags.close}{switch}"))
+    if facts.draft:
+        lines.append(("draft model", facts.draft))
+    if facts.speculate:
+        lines.append(("speculate", facts.speculate))
     if gguf is None:
         lines += [("source", source) for source in row.sources]
     else:

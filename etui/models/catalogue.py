@@ -70,15 +70,18 @@ def load_catalogue(config: Config) -> Catalogue:
         InvalidFile: An entry of ``models.yaml`` is not valid; the message says where and why.
     """
     from etui.config.config import shipped_dir
-    from etui.models.schema import read_models  # pydantic takes 100 ms to import
+    from etui.models.schema import check_drafts, read_models  # pydantic takes 100 ms to import
 
-    models = {spec.name: spec for spec in read_models(shipped_dir() / "models.yaml", "shipped")}
+    files = [read_models(shipped_dir() / "models.yaml", "shipped")]
     if config.models_file.is_file():
-        models |= {spec.name: spec for spec in read_models(config.models_file, "user")}
+        files.append(read_models(config.models_file, "user"))
+    models = {spec.name: spec for file in files for spec in file.specs}
     if config.models_dir.is_dir():
         for path in sorted(config.models_dir.glob("*.gguf")):
             if path.stem not in models and not _LATER_SHARD.search(path.stem) and path.is_file():
                 models[path.stem] = build_found_spec(path)
+    for file in files:
+        check_drafts(file, models)
     return Catalogue(models)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from etui.arm import Speculate
+from etui.errors import InvalidFile
 from etui.models.spec import (
     FOUND_CONTEXT_TOKENS,
     FlashAttention,
@@ -22,7 +25,8 @@ from etui.models.spec import (
     WheelPart,
     WheelsSource,
 )
-from etui.yaml.load import Strict, load_yaml, refuse
+from etui.text.suggest import did_you_mean
+from etui.yaml.load import Located, Strict, load_yaml, refuse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """A name is also a file name, so it contains nothing special to a path or a shell."""
@@ -125,6 +129,8 @@ class ModelEntry(Strict):
     tensor_split: tuple[Share, ...] = ()
     thinking: ThinkingEntry | None = None
     stop: tuple[Text, ...] = ()
+    draft: Text | None = None
+    speculate: Speculate | None = None
 
     @field_validator("sha256")
     @classmethod
@@ -141,6 +147,8 @@ class ModelEntry(Strict):
             refuse("at least one share must be greater than 0", "tensor_split")
         if self.tensor_split and self.split == "none":
             refuse("tensor_split has no effect with `split: none`", "tensor_split")
+        if self.speculate == "draft" and self.draft is None:
+            refuse("speculate: draft needs a draft model; add `draft: NAME`", "speculate")
         return self
 
     def spec(self, name: str, folder: Path, origin: Origin) -> ModelSpec:
@@ -169,6 +177,8 @@ class ModelEntry(Strict):
             thinking_switch=self.thinking.switch if self.thinking else None,
             stop=self.stop,
             origin=origin,
+            draft=self.draft,
+            speculate=self.speculate,
         )
 
 
@@ -190,12 +200,61 @@ class ModelsFile(Strict):
         return models
 
 
-def read_models(path: Path, origin: Origin) -> list[ModelSpec]:
-    """Read the entries of a models.yaml, in the order of the file.
+@dataclass(frozen=True, slots=True)
+class ModelsRead:
+    """The entries of a models.yaml, and where they are in it.
+
+    Attributes:
+        specs: The entries, in the order of the file.
+        located: The file.
+    """
+
+    specs: tuple[ModelSpec, ...]
+    located: Located[ModelsFile]
+
+
+def read_models(path: Path, origin: Origin) -> ModelsRead:
+    """Read the entries of a models.yaml.
 
     Raises:
         InvalidFile: The file cannot be read or an entry is not valid; the message says where and
             why.
     """
-    file = load_yaml(path, ModelsFile).model
-    return [entry.spec(name, path.parent, origin) for name, entry in file.models.items()]
+    located = load_yaml(path, ModelsFile)
+    entries = located.model.models.items()
+    return ModelsRead(
+        tuple(entry.spec(name, path.parent, origin) for name, entry in entries), located
+    )
+
+
+def check_drafts(read: ModelsRead, models: Mapping[str, ModelSpec]) -> None:
+    """Check the draft models that the entries of a file name.
+
+    Args:
+        read: The file.
+        models: Every model by name, those of other files and found ones included.
+
+    Raises:
+        InvalidFile: A draft does not exist, is the model itself, or has a draft model itself.
+    """
+    problems = []
+    for spec in read.specs:
+        if spec.draft is None or models[spec.name] is not spec:
+            continue  # replaced by the user's entry
+        message = _refuse_draft(spec.name, spec.draft, models)
+        if message is not None:
+            problems.append(read.located.problem(("models", spec.name, "draft"), message))
+    if problems:
+        raise InvalidFile.of(problems, "fix the file at each place named")
+
+
+def _refuse_draft(name: str, draft: str, models: Mapping[str, ModelSpec]) -> str | None:
+    """Return why a model cannot have a draft model; None if it can."""
+    if draft == name:
+        return f"draft: {name} cannot draft for itself; name a smaller model of the same vocabulary"
+    if draft not in models:
+        return f"draft: unknown model {draft!r}{did_you_mean(draft, models, listed=0)}"
+    own = models[draft].draft
+    if own is not None:
+        return f"draft: {draft} has a draft model itself ({own}); name a model without one"
+    return None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
-from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
+from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, Speculate, VoteStop
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
 from etui.routing.limits import PeriodBudget, TurnBudget
 from etui.routing.policy import (
@@ -46,14 +46,41 @@ from etui.routing.signals.text_measures import MEASURES
 from etui.yaml.load import Located
 
 
-def compile_policy(located: Located[PolicyFile], name: str) -> Policy:
-    """Compile the policy that a file describes; the file must have passed ``check_policy``."""
+class ModelSettings(Protocol):
+    """Settings of an entry of models.yaml that arms of a policy follow."""
+
+    @property
+    def draft(self) -> str | None:
+        """Name of its draft model; None for none."""
+
+    @property
+    def speculate(self) -> Speculate | None:
+        """Speculation of arms that do not say; None is ``off``."""
+
+
+def find_settings(models: Collection[str], name: str) -> ModelSettings | None:
+    """Return the settings of a model; None if only names of models are known, or not this one."""
+    entry: ModelSettings | None = models.get(name) if isinstance(models, Mapping) else None
+    return entry
+
+
+def compile_policy(located: Located[PolicyFile], name: str, models: Collection[str] = ()) -> Policy:
+    """Compile the policy that a file describes; the file must have passed ``check_policy``.
+
+    Args:
+        located: The file.
+        name: Name of the policy.
+        models: Models of models.yaml by name, whose settings apply to arms that do not say; mere
+            names have no settings.
+    """
     file = located.model
     return Policy(
         name=name,
         path=Path(located.file),
         description=file.description,
-        arms={arm: _compile_arm(arm, entry, file.models) for arm, entry in file.arms.items()},
+        arms={
+            arm: _compile_arm(arm, entry, file.models, models) for arm, entry in file.arms.items()
+        },
         signals={
             signal.name: signal
             for name in order_signals(file.signals)
@@ -273,7 +300,9 @@ def _has_word_edges(letter: str) -> bool:
     return (letter.isalnum() or letter == "_") and not unspaced
 
 
-def _compile_arm(name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]]) -> ArmPlan:
+def _compile_arm(
+    name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]], known: Collection[str]
+) -> ArmPlan:
     models = roles.get(entry.model, (entry.model,))
     plain = (
         *("reasoning", "think_tokens", "max_tokens", "style", "readout", "votes", "batch"),
@@ -288,8 +317,16 @@ def _compile_arm(name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]
     if temperature is None:
         temperature = VOTE_TEMPERATURE if entry.reasoning == "vote" else 0.0
     sampling = Sampling(temperature, entry.top_p, entry.top_k, entry.min_p, entry.seed)
-    arm = Arm(name=name, model=models[0], sampling=sampling, **given)
-    return ArmPlan(entry.model, models, arm)
+    speculate = tuple(_choose_speculation(entry, find_settings(known, model)) for model in models)
+    arm = Arm(name=name, model=models[0], sampling=sampling, speculate=speculate[0], **given)
+    return ArmPlan(entry.model, models, arm, speculate)
+
+
+def _choose_speculation(entry: ArmEntry, settings: ModelSettings | None) -> Speculate:
+    """Choose that of the arm, else that of the model; votes are never speculated."""
+    if entry.speculate is not None or entry.reasoning == "vote" or settings is None:
+        return entry.speculate or "off"
+    return settings.speculate or "off"
 
 
 def _compile_probe(entry: ProbeEntry, line: int) -> PolicyProbe:

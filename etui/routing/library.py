@@ -97,7 +97,7 @@ def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
     Args:
         name: Name or path.
         config: Holds the folder of the user's own policies.
-        models: Names of models.yaml.
+        models: Models of models.yaml by name, or only their names.
 
     Raises:
         UsageError: There is no policy of that name.
@@ -122,7 +122,7 @@ def check_place(
 
     Args:
         place: The file.
-        models: Names of models.yaml.
+        models: Models of models.yaml by name, or only their names.
         is_available: Whether a model is on this machine; None skips this check.
         policies: Valid names of a shadow policy; None skips this check.
         fitted: Whether an accuracy was fitted for an arm; None skips this check.
@@ -149,7 +149,7 @@ def check_text(
     Args:
         text: The YAML text.
         place: The file it belongs to.
-        models: Names of models.yaml.
+        models: Models of models.yaml by name, or only their names.
         policies: Valid names of a shadow policy; None skips this check.
     """
     from etui.routing.schema.policy_file import PolicyFile
@@ -177,7 +177,7 @@ def _check_located(
     findings: Findings = check_policy(
         located, models, is_available, policies=policies, fitted=fitted, thorough=thorough
     )
-    policy = None if findings.errors else compile_policy(located, place.name)
+    policy = None if findings.errors else compile_policy(located, place.name, models)
     return CheckedPolicy(place, findings.errors, findings.warnings, policy, located.model)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from etui.arm import Arm
+from etui.arm import Arm, Speculate
 from etui.routing.conditions import Condition
 from etui.routing.limits import OnContextOverflow, OnNoAnswer, PeriodBudget, TurnBudget
 from etui.routing.signals.host_state import HostState
@@ -22,17 +22,26 @@ class ArmPlan:
         asked: The role or model the policy names.
         models: Models to choose from, best first.
         arm: The arm with the first of these models.
+        speculate: Its ``speculate`` with each of them, where the policy leaves it to the model;
+            empty if it is the same with all.
     """
 
     asked: str
     models: tuple[str, ...]
     arm: Arm
+    speculate: tuple[Speculate, ...] = ()
     arms: tuple[Arm, ...] = field(init=False, repr=False, compare=False)
     """The arm with each of the models, built once because every decision needs some of them."""
 
     def __post_init__(self) -> None:
         arm = self.arm
-        arms = (arm if name == arm.model else replace(arm, model=name) for name in self.models)
+        methods = self.speculate or (arm.speculate,) * len(self.models)
+        arms = (
+            arm
+            if (name, method) == (arm.model, arm.speculate)
+            else replace(arm, model=name, speculate=method)
+            for name, method in zip(self.models, methods, strict=True)
+        )
         object.__setattr__(self, "arms", tuple(arms))
 
     @property

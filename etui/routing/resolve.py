@@ -135,7 +135,7 @@ def _resolve_cascade(
 
 def _gives_same_answer(arm: Arm, other: Arm) -> bool:
     """Check whether two arms would only repeat each other's answer."""
-    plain = {"name": "", "max_tokens": 1, "max_joules": None}
+    plain = {"name": "", "max_tokens": 1, "max_joules": None, "speculate": "off"}
     return replace(arm, **plain) == replace(other, **plain)  # type: ignore[arg-type]
 
 

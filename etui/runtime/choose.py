@@ -12,7 +12,7 @@ from etui.errors import ModelUnavailable, UsageError
 from etui.routing.decision import Decision
 from etui.runtime.open import Choice, Runtime
 from etui.runtime.overrides import apply_overrides
-from etui.runtime.serving import catalogue_name, models_on_disk
+from etui.runtime.serving import catalogue_name, choose_speculation, models_on_disk
 
 if TYPE_CHECKING:
     from etui.routing.policy import Policy
@@ -54,9 +54,10 @@ def choose(
     model = overrides.model or (config.model if not (overrides.policy or overrides.arm) else None)
     if model:
         model = catalogue_name(model, config, catalogue)
-        catalogue.get(model)  # report an unknown name before any energy is used
+        spec = catalogue.get(model)  # report an unknown name before any energy is used
         named = "--model" if overrides.model else "`model` in config.yaml"
-        arm = Arm(overrides.reasoning or "direct", model)
+        way = overrides.reasoning or "direct"
+        arm = Arm(way, model, speculate=choose_speculation(spec, way))
         return Choice(apply_overrides(Decision(arm, None, None, f"{named} {model}"), overrides))
     policy = _load_policy(overrides, runtime)
     degraded = None

@@ -19,7 +19,12 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
-from etui.runtime.serving import find_model_file, models_on_disk, token_cost_for
+from etui.runtime.serving import (
+    find_draft_file,
+    find_model_file,
+    models_on_disk,
+    token_cost_for,
+)
 from etui.turn.ports import Served
 
 if TYPE_CHECKING:
@@ -241,11 +246,13 @@ class Runtime(Generic[B]):
         """Find the model file of an arm, and use its idle baseline for net joules from now on.
 
         Raises:
-            ModelUnavailable: The file is missing, damaged, or has another sha256.
+            ModelUnavailable: The file, or that of the draft model that the arm needs, is missing,
+                damaged, or has another sha256.
         """
         spec, path = find_model_file(arm, self.config, self.catalogue)
+        draft = find_draft_file(arm, spec, self.config, self.catalogue)
         settings = {"idle_baseline": self.use_idle_baseline(spec.name)}
-        return Served(spec, path, token_cost_for(arm, spec, self.config), settings)
+        return Served(spec, path, token_cost_for(arm, spec, self.config), settings, draft)
 
     def use_idle_baseline(self, model: str) -> str | None:
         """Use a model's idle baseline for net joules; return which one is used, None without."""

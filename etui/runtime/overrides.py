@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from etui.arm import VOTE_TEMPERATURE, Arm, Reasoning, StopRuleName, Style
+from etui.arm import VOTE_TEMPERATURE, Arm, Reasoning, Speculate, StopRuleName, Style
 from etui.errors import UsageError
 from etui.routing.decision import Decision
 
@@ -33,6 +33,7 @@ class Overrides:
     temperature: float | None = None
     seed: int | None = None
     over_budget: bool = False
+    speculate: Speculate | None = None
 
 
 def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
@@ -78,6 +79,7 @@ def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
         sampling=replace(
             arm.sampling, temperature=temperature, seed=_or(overrides.seed, arm.sampling.seed)
         ),
+        speculate="off" if reasoning == "vote" else overrides.speculate or arm.speculate,
     )
 
 
@@ -97,6 +99,11 @@ def _check_effect(arm: Arm, overrides: Overrides) -> None:
         raise UsageError(
             f"{option} has no effect on a single answer ({arm.reasoning})",
             "add --reasoning vote, or remove it",
+        )
+    if arm.reasoning == "vote" and overrides.speculate not in (None, "off"):
+        raise UsageError(
+            "--speculate and votes exclude each other: votes share each batch already",
+            "remove --speculate, or add --reasoning direct or cot",
         )
     if arm.reasoning == "vote" and arm.votes > 1 and arm.sampling.temperature == 0:
         raise UsageError(

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.arm import Arm, TokenCost
-from etui.errors import LogUnavailable
+from etui.arm import Arm, Reasoning, Speculate, TokenCost
+from etui.errors import LogUnavailable, ModelUnavailable
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -82,6 +82,41 @@ def find_model_file(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[Mod
     spec = catalogue.get(arm.model)
     path = require(spec, config)
     return replace(spec, sha256=spec.sha256 or recorded_sha256(spec, config)), path
+
+
+def find_draft_file(
+    arm: Arm, spec: ModelSpec, config: Config, catalogue: Catalogue
+) -> tuple[ModelSpec, Path] | None:
+    """Find the draft model of an arm and its file; None if the arm uses none.
+
+    ``speculate: auto`` goes on without a draft model that is not on this machine.
+
+    Raises:
+        ModelUnavailable: The arm has ``speculate: draft``, and the model has no draft model, or its
+            file is missing, damaged, or has another sha256.
+    """
+    if arm.reasoning == "vote" or arm.speculate not in ("draft", "auto"):
+        return None
+    if spec.draft is None:
+        if arm.speculate == "auto":
+            return None
+        raise ModelUnavailable(
+            f"{spec.name} has no draft model, which speculate: draft needs",
+            "add `draft: NAME` to its entry in models.yaml, or use lookup or auto",
+        )
+    try:
+        return find_model_file(replace(arm, model=spec.draft), config, catalogue)
+    except ModelUnavailable as error:
+        if arm.speculate == "auto":
+            return None
+        raise ModelUnavailable(
+            f"the draft model of {spec.name} cannot be used: {error.what}", error.fix
+        ) from error
+
+
+def choose_speculation(spec: ModelSpec, reasoning: Reasoning) -> Speculate:
+    """Return the speculation of an arm that does not say; votes are never speculated."""
+    return "off" if reasoning == "vote" else spec.speculate or "off"
 
 
 def models_on_disk(config: Config, catalogue: Catalogue) -> Callable[[str], bool]:

@@ -180,7 +180,13 @@ class TurnExecution:
     def _request(self, arm: Arm, served: Served) -> AnswerRequest:
         query = self._query
         return AnswerRequest(
-            served.spec, served.path, query.messages(), arm, query.chat_id, served.price
+            served.spec,
+            served.path,
+            query.messages(),
+            arm,
+            query.chat_id,
+            served.price,
+            served.draft,
         )
 
     def _record_prediction(self, arm: Arm) -> None:

@@ -68,12 +68,14 @@ class Served:
         path: The model file.
         price: Energy cost of its tokens, which limits the thinking; None if unknown.
         settings: Settings of the turn that depend on the model (its idle baseline).
+        draft: The model that drafts tokens for it, and its file; None for none.
     """
 
     spec: ModelSpec
     path: Path
     price: TokenCost | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    draft: tuple[ModelSpec, Path] | None = None
 
 
 Serve = Callable[[Arm], Served]

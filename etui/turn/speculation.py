@@ -64,8 +64,8 @@ def account_speculation(
     """Count the drafts of one answer and assign joules to them.
 
     The joules are a part of those of the decode phase and never exceed them. Half widths of windows
-    are added. They are limited by the half width of the whole decode plus the joules of the
-    remaining work, because no more than these can have been counted for the wrong work.
+    are added. They are limited by the half width of the whole decode plus the joules that can have
+    been counted for the wrong work, see :func:`_find_confusable`.
 
     Args:
         events: The verified batches of the answer, in any order; those without drafts are ignored.
@@ -82,7 +82,7 @@ def account_speculation(
     whole = energy_over(decode, energy_of)
     windows = [_measure(window, energy_of) for window in _iter_windows(works)]
     verify = _limit(_sum(part for window in windows for part in window.verify), whole)
-    draft = _limit(_sum(window.draft for window in windows), whole, verify.joules)
+    draft = _limit(_sum(window.draft for window in windows), whole, verify.joules, light=True)
     pairs = [pair for window in windows for pair in zip(window.works, window.verify, strict=True)]
     accepted = _limit_share(
         _sum(part.scale(work.accepted_share) for work, part in pairs),
@@ -196,7 +196,7 @@ def _measure(works: Sequence[_Work], energy_of: EnergyOf) -> _Window:
     return _Window(
         works,
         [verify.scale(work.verify.seconds / verify_s if verify_s else 0.0) for work in works],
-        _split(energy, draft_s, span.seconds),
+        _split(energy, draft_s, span.seconds, light=True),
     )
 
 
@@ -207,11 +207,14 @@ def _read(interval: TimeInterval, energy_of: EnergyOf) -> _Part:
     return _Part(energy.joules, energy.uncertainty)
 
 
-def _split(energy: Energy, seconds: float, whole_s: float) -> _Part:
+def _split(energy: Energy, seconds: float, whole_s: float, *, light: bool = False) -> _Part:
     """Return the part of a window's energy for the work that took ``seconds`` of it.
 
-    The power may have been between 0 and twice its mean while the other work ran, so the joules of
-    the other work are added to the half width.
+    Args:
+        energy: Energy of the window.
+        seconds: Time of the work.
+        whole_s: Length of the window in seconds.
+        light: As for :func:`_find_confusable`.
     """
     if not seconds:
         return _Part()
@@ -221,7 +224,18 @@ def _split(energy: Energy, seconds: float, whole_s: float) -> _Part:
     part = energy.joules * share
     if energy.uncertainty is None:
         return _Part(part, None)
-    return _Part(part, energy.uncertainty * share + (energy.joules - part))
+    confusable = _find_confusable(part, energy.joules, light=light)
+    return _Part(part, energy.uncertainty * share + confusable)
+
+
+def _find_confusable(part: float, whole: float, *, light: bool) -> float:
+    """Return the joules of a part that may belong to the rest of the whole, or the reverse.
+
+    Where the meter cannot resolve the two, the power is taken as equal. Verifying draws no less
+    than the work between two batches, so at most the joules of the rest are its own. Drafting, the
+    ``light`` work, may have drawn anything between nothing and the whole.
+    """
+    return max(part, whole - part) if light else whole - part
 
 
 def _sum(parts: Iterable[_Part]) -> _Part:
@@ -232,14 +246,15 @@ def _sum(parts: Iterable[_Part]) -> _Part:
     return _Part(joules, sum_of_known([part.uncertainty for part in found]))
 
 
-def _limit(part: _Part, whole: Energy, taken: float | None = 0.0) -> _Part:
+def _limit(part: _Part, whole: Energy, taken: float | None = 0.0, *, light: bool = False) -> _Part:
     """Limit a part of the decode to what the decode has left, and its half width likewise."""
     if part.joules is None or whole.joules is None or taken is None:
         return _Part(None, None)
     joules = max(0.0, min(part.joules, whole.joules - taken))
     if part.uncertainty is None or whole.uncertainty is None:
         return _Part(joules, part.uncertainty)
-    return _Part(joules, min(part.uncertainty, whole.uncertainty + whole.joules - joules))
+    confusable = _find_confusable(joules, whole.joules, light=light)
+    return _Part(joules, min(part.uncertainty, whole.uncertainty + confusable))
 
 
 def _limit_share(

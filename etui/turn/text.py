@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from etui import units
 from etui.energy.scopes import family
 from etui.events import Vote
 from etui.routing.decision import Decision
 from etui.text.tables import SEPARATOR
 from etui.turn.events import HopEnded
-from etui.turn.record import SpeculationRecord, TurnEnergy, TurnRecord
+from etui.turn.record import TurnEnergy, TurnRecord
 
 _ENDINGS = {
     "stopped": "■ stopped",
@@ -87,12 +89,28 @@ def hops_text(record: TurnRecord) -> str:
     return f"{units.count_text(len(record.hops), 'hop')}: {', '.join(each)}"
 
 
-def speculation_text(speculation: SpeculationRecord, kind: str | None) -> str:
+class Drafts(Protocol):
+    """Drafted and accepted tokens, of an answer or of many."""
+
+    @property
+    def drafted(self) -> int:
+        """Drafted tokens, at least one."""
+
+    @property
+    def accepted(self) -> int:
+        """Those that the model drew too."""
+
+    @property
+    def joules_per_accepted_token(self) -> float | None:
+        """Joules per accepted token; None if unmeasured or without one."""
+
+
+def speculation_text(speculation: Drafts, kind: str | None) -> str:
     """Format ``drafted 120, accepted 96 (80 %), 0.21 J per accepted token``.
 
     Args:
-        speculation: The drafted tokens, at least one.
-        kind: Kind of the turn's energy; an estimate is marked with ``~``.
+        speculation: The drafted tokens.
+        kind: Kind of the energy; an estimate is marked with ``~``.
     """
     share = units.percent_text(speculation.accepted / speculation.drafted)
     parts = [f"drafted {speculation.drafted:,}", f"accepted {speculation.accepted:,} ({share})"]

@@ -203,6 +203,21 @@ def test_info_reads_the_gguf(
     assert "chat template    none" in lines
 
 
+def test_info_shows_the_draft_model_and_the_speculation(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_file.write_text(
+        "models:\n  mine: {size: s, draft: smollm2-135m, speculate: auto, sources: [{path: x}]}\n"
+    )
+    assert run(["models", "info", "mine"]) == ExitCode.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert "draft model   smollm2-135m" in lines
+    assert "speculate     auto" in lines
+    assert run(["models", "info", "mine", "--json"]) == ExitCode.DONE
+    facts = document(capsys)
+    assert (facts["draft"], facts["speculate"]) == ("smollm2-135m", "auto")
+
+
 def test_info_of_a_damaged_file_says_so(
     config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,35 @@ def test_an_entry_says_how_the_model_lies_on_gpus(config: Config) -> None:
     assert spec.tensor_split == ()
 
 
+def test_an_entry_names_its_draft_model_and_its_speculation(config: Config) -> None:
+    entry(
+        config,
+        "models:\n  a: {size: s, draft: smollm2-135m, speculate: auto, sources: [{path: x}]}\n"
+        "  b: {size: s, speculate: off, sources: [{path: x}]}\n"
+        "  c: {size: s, draft: found, sources: [{path: x}]}",
+    )
+    config.models_dir.mkdir()
+    (config.models_dir / "found.gguf").touch()
+    catalogue = load_catalogue(config)
+    spec = catalogue.get("a")
+    assert (spec.draft, spec.speculate) == ("smollm2-135m", "auto")
+    assert (catalogue.get("b").draft, catalogue.get("b").speculate) == (None, "off")
+    assert catalogue.get("c").draft == "found"
+    assert catalogue.get("qwen3-4b").speculate is None
+
+
+def test_a_replaced_entry_is_not_judged_by_the_draft_it_had(config: Config) -> None:
+    # The user's smollm2-135m has a draft of its own; only who drafts with it is refused.
+    entry(
+        config,
+        "models:\n  smollm2-135m: {size: s, draft: gemma-3-270m, sources: [{path: x}]}\n"
+        "  a: {size: s, draft: smollm2-135m, sources: [{path: x}]}",
+    )
+    with pytest.raises(InvalidFile) as caught:
+        load_catalogue(config)
+    assert [(p.line, p.column) for p in caught.value.problems] == [(3, 23)]
+
+
 def test_unknown_name_offers_the_nearest(config: Config) -> None:
     with pytest.raises(UsageError) as caught:
         load_catalogue(config).get("Smollm-135m")
@@ -157,6 +186,32 @@ def test_unknown_name_offers_the_nearest(config: Config) -> None:
             "not a range",
         ),
         ("models:\n  a: {size: s, sources: [{hf: {repo: a, file: c.gguf}}]}", "2:38", "repo"),
+        (
+            "models:\n  a: {size: s, speculate: fast, sources: [{path: x}]}",
+            "2:27",
+            "off, lookup, draft, mtp, auto",
+        ),
+        (
+            "models:\n  a: {size: s, speculate: draft, sources: [{path: x}]}",
+            "2:27",
+            "speculate: draft needs a draft model",
+        ),
+        (
+            "models:\n  a: {size: s, draft: a, sources: [{path: x}]}",
+            "2:23",
+            "a cannot draft for itself",
+        ),
+        (
+            "models:\n  a: {size: s, draft: smollm-135m, sources: [{path: x}]}",
+            "2:23",
+            "unknown model 'smollm-135m', did you mean 'smollm2-135m'?",
+        ),
+        (
+            "models:\n  a: {size: s, draft: b, sources: [{path: x}]}\n"
+            "  b: {size: s, draft: smollm2-135m, sources: [{path: x}]}",
+            "2:23",
+            "b has a draft model itself (smollm2-135m)",
+        ),
         ("models: [", "2:1", "parsing"),
         ("models:\n  a: 1", "2:6", "mapping"),
     ],

@@ -12,7 +12,7 @@ from etui.models.catalogue import load_catalogue
 from etui.runtime.choose import choose
 from etui.runtime.open import open_runtime
 from etui.runtime.overrides import Overrides
-from etui.runtime.serving import find_model_file, models_on_disk
+from etui.runtime.serving import find_draft_file, find_model_file, models_on_disk
 
 QUERY = Query("What is a joule?")
 
@@ -158,6 +158,7 @@ def test_a_vote_without_a_temperature_gets_one(machine):
         ({"votes": 5}, "--votes has no effect"),
         ({"reasoning": "cot", "stop": "lead"}, "--stop has no effect"),
         ({"reasoning": "vote", "temperature": 0.0}, "all the same"),
+        ({"reasoning": "vote", "speculate": "auto"}, "--speculate and votes exclude each other"),
     ],
 )
 def test_overrides_without_effect_are_refused(machine, overrides, what):
@@ -180,6 +181,58 @@ def climbing(machine):
     machine.config.policies_dir.mkdir()
     (machine.config.policies_dir / "mine.yaml").write_text(CASCADE)
     return machine
+
+
+DRAFTED = "models:\n  mine: {size: s, draft: drafter, speculate: %s, sources: [{path: m.gguf}]}\n"
+DRAFTER = "  drafter: {size: s, sources: [{path: d.gguf}]}\n"
+
+
+def test_an_arm_without_a_policy_follows_its_model(machine):
+    machine.config.models_file.write_text(DRAFTED % "auto" + DRAFTER)
+    assert machine.choose(model="mine").arm.speculate == "auto"
+    assert machine.choose(model="mine", reasoning="cot").arm.speculate == "auto"
+    assert machine.choose(model="mine", reasoning="vote").arm.speculate == "off"
+    assert machine.choose(model="mine", speculate="lookup").arm.speculate == "lookup"
+    assert machine.choose(model="smollm2-135m").arm.speculate == "off"
+
+
+def test_speculation_applies_to_every_arm_of_a_cascade(climbing):
+    decision = climbing.choose(policy="mine", speculate="lookup")
+    assert [arm.speculate for arm in decision.cascade.arms] == ["lookup", "lookup"]
+
+
+def test_the_file_of_the_draft_model_goes_with_the_answer(machine, make_gguf):
+    config = machine.config
+    config.models_file.write_text(DRAFTED % "draft" + DRAFTER)
+    (config.home / "m.gguf").write_bytes(make_gguf(8))
+    (config.home / "d.gguf").write_bytes(make_gguf(4))
+    runtime = open_runtime(config)
+    arm = machine.choose(model="mine").arm
+    spec, path = find_draft_file(arm, runtime.catalogue.get("mine"), config, runtime.catalogue)
+    assert (spec.name, path) == ("drafter", config.home / "d.gguf")
+    for other in ("off", "lookup", "mtp"):
+        plain = replace(arm, speculate=other)
+        assert (
+            find_draft_file(plain, runtime.catalogue.get("mine"), config, runtime.catalogue) is None
+        )
+
+
+def test_a_draft_model_that_is_not_here_is_an_error_for_draft_and_none_for_auto(machine):
+    config = machine.config
+    config.models_file.write_text(
+        "models:\n  mine: {size: s, draft: gemma-3-270m, sources: [{path: m.gguf}]}\n"
+        "  alone: {size: s, sources: [{path: m.gguf}]}\n"
+    )
+    catalogue = machine.catalogue
+    arm = machine.choose(model="mine", speculate="draft").arm
+    with pytest.raises(ModelUnavailable, match="the draft model of mine cannot be used") as caught:
+        find_draft_file(arm, catalogue.get("mine"), config, catalogue)
+    assert "etui models pull gemma-3-270m" in caught.value.fix
+    with pytest.raises(ModelUnavailable, match="alone has no draft model"):
+        find_draft_file(arm, catalogue.get("alone"), config, catalogue)
+    auto = replace(arm, speculate="auto")
+    assert find_draft_file(auto, catalogue.get("mine"), config, catalogue) is None
+    assert find_draft_file(auto, catalogue.get("alone"), config, catalogue) is None
 
 
 def test_overrides_for_every_answer_change_every_arm_of_a_cascade(climbing):

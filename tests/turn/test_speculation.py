@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.chat import Query
 from etui.energy.types import Energy, Kind
 from etui.events import Answer, Prefilled, Verified
+from etui.models.spec import ModelSpec
 from etui.turn.intervals import TimeInterval
+from etui.turn.ports import Served
 from etui.turn.record import parse_speculation
+from etui.turn.run import run_turn
 from etui.turn.speculation import WINDOW_NS, account_speculation, sum_speculation
 from etui.turn.text import energy_line, speculation_text
-from tests.turn.scripted import Meter10W, S, Saved, Scripted, finished, turn
+from tests.turn.scripted import DECISION, SPEC, Meter10W, S, Saved, Scripted, finished, turn
 from tests.turn.stage import LARGE, QUICK, Part, Stage, decided, play
 
 MS = 1_000_000
@@ -287,6 +292,23 @@ def test_a_turn_records_its_drafts_and_its_phases_still_sum() -> None:
     assert parse_speculation(document) == record.speculation
     assert "drafted 8, accepted 4 (50 %), 4.00 J per accepted token" in energy_line(record)
     assert record.settings["speculate"] == "off"  # that of the arm, which is part of a script here
+
+
+def test_the_draft_model_goes_to_the_backend() -> None:
+    small = ModelSpec("small", "tiny", ())
+    answerer = Scripted(EVENTS)
+    served = Served(SPEC, Path("m.gguf"), draft=(small, Path("d.gguf")))
+    events = run_turn(
+        Query("2+2?"),
+        DECISION,
+        serve=lambda arm: served,
+        answerer=answerer,
+        meter=Meter10W(),
+        writer=Saved(),
+        clock_ns=lambda: 16 * S,
+    )
+    list(events)
+    assert answerer.request.draft == (small, Path("d.gguf"))
 
 
 def test_a_stopped_turn_keeps_the_drafts_it_had() -> None:

@@ -20,6 +20,7 @@ from etui.bench.analysis.oracle import Oracle, oracle
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 from etui.stats.frontier import hull
+from etui.turn.speculation import sum_speculation
 
 SUMMARY_VERSION = 1
 
@@ -40,6 +41,37 @@ class TokenTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationTotals:
+    """Drafted tokens of a system's answers; see :class:`etui.turn.record.SpeculationRecord`.
+
+    Attributes:
+        questions: Questions with drafted tokens; all values are sums over these.
+        method: Methods that drafted, joined by ``+``.
+        batches, drafted, accepted: Verified batches, their drafted and their accepted tokens.
+        acceptance: ``accepted`` over ``drafted``.
+        verify_joules, draft_joules, waste_joules: None if one of the questions is unmeasured.
+        joules_per_accepted_token: Joules of drafted rows and of the drafting, per accepted token.
+
+    Each ``_uncertainty`` is a half width in joules; those of the questions are added.
+    """
+
+    questions: int
+    method: str
+    batches: int
+    drafted: int
+    accepted: int
+    acceptance: float
+    verify_joules: float | None
+    verify_uncertainty: float | None
+    draft_joules: float | None
+    draft_uncertainty: float | None
+    waste_joules: float | None
+    waste_uncertainty: float | None
+    joules_per_accepted_token: float | None
+    joules_per_accepted_token_uncertainty: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ArmSummary:
     """Results of one system.
 
@@ -52,6 +84,7 @@ class ArmSummary:
         fewer_shots: Number of prompts with fewer worked examples than requested.
         routes: Arm -> number of questions it answered; empty unless a policy decided.
         rules: Rule of the policy -> number of questions it matched.
+        speculation: Drafted tokens; None if nothing was drafted.
     """
 
     accuracy: Accuracy
@@ -62,6 +95,7 @@ class ArmSummary:
     fewer_shots: int
     routes: dict[str, int]
     rules: dict[str, int]
+    speculation: SpeculationTotals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +218,30 @@ def _arm(
         fewer_shots=sum(sample.shots < run.shots for sample in samples),
         routes=dict(sorted(routes.items())),
         rules=dict(sorted(rules.items())),
+        speculation=_sum_speculation(samples),
+    )
+
+
+def _sum_speculation(samples: Sequence[Sample]) -> SpeculationTotals | None:
+    records = [sample.speculation for sample in samples if sample.speculation is not None]
+    total = sum_speculation(records)
+    if total is None:
+        return None
+    return SpeculationTotals(
+        questions=len(records),
+        method=total.method,
+        batches=total.batches,
+        drafted=total.drafted,
+        accepted=total.accepted,
+        acceptance=total.accepted / total.drafted,
+        verify_joules=total.verify_joules,
+        verify_uncertainty=total.verify_uncertainty,
+        draft_joules=total.draft_joules,
+        draft_uncertainty=total.draft_uncertainty,
+        waste_joules=total.waste_joules,
+        waste_uncertainty=total.waste_uncertainty,
+        joules_per_accepted_token=total.joules_per_accepted_token,
+        joules_per_accepted_token_uncertainty=total.joules_per_accepted_token_uncertainty,
     )
 
 

@@ -12,6 +12,7 @@ from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.bench.store.run_config import RunConfig
 from etui.stats.tests import Interval
 from etui.text.tables import format_markdown_table
+from etui.turn.text import speculation_text
 
 _SUITES = {"mmlu": "MMLU"}
 
@@ -150,6 +151,8 @@ def _arm_line(arm: ArmSummary) -> str:
         parts.append(cost_text(energy.per_question, "question", energy.kind))
         if energy.per_correct is not None:
             parts.append(cost_text(energy.per_correct, "correct", energy.kind))
+    if arm.speculation is not None:
+        parts.append(speculation_text(arm.speculation, energy.kind if energy else None))
     return "; ".join(parts)
 
 

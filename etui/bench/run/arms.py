@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from etui.arm import VOTE_TEMPERATURE, Arm, Reasoning, StopRuleName
+from etui.arm import VOTE_TEMPERATURE, Arm, Reasoning, Speculate, StopRuleName
 from etui.bench.prompts.formats import Format
 from etui.errors import UsageError
 from etui.text.codec import from_document, to_document
@@ -47,6 +47,32 @@ def build_arms(
             arms[name] = replace(arm, name=name)
     _check_effect(arms.values(), overrides)
     return arms
+
+
+def speculate_arms(arms: Mapping[str, Arm], methods: Sequence[Speculate]) -> dict[str, Arm]:
+    """Set the speculation of arms; with several methods, each arm becomes one for each of them.
+
+    Votes are never speculated and stay as they are.
+
+    Raises:
+        UsageError: Every arm votes, so that a method other than ``off`` has no effect.
+    """
+    if not methods:
+        return dict(arms)
+    if all(arm.reasoning == "vote" for arm in arms.values()) and set(methods) != {"off"}:
+        raise UsageError(
+            "--speculate and votes exclude each other: votes share each batch already",
+            "add --reasoning direct or cot, or remove the option",
+        )
+    made: dict[str, Arm] = {}
+    for name, arm in arms.items():
+        if arm.reasoning == "vote":
+            made[name] = arm
+            continue
+        for method in methods:
+            own = name if len(methods) == 1 else f"{name} {method}"
+            made[own] = replace(arm, name=own, speculate=method)
+    return made
 
 
 def choose_policy_arms(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etui.arm import Arm, Reasoning
+from etui.arm import Arm, Reasoning, Speculate
 from etui.bench.prompts.formats import FORMATS, Format
 from etui.bench.run.arms import (
     ArmOverrides,
@@ -16,6 +16,7 @@ from etui.bench.run.arms import (
     choose_policy_arms,
     list_policy_arms,
     parse_arm,
+    speculate_arms,
 )
 from etui.bench.store.run_config import BenchPolicy, RunConfig
 from etui.datasets.question_sample import draw, match_subjects
@@ -44,6 +45,8 @@ class RunRequest:
         format: One of :data:`FORMATS`; None is ``letters``, or ``chat`` if answers are generated.
         overrides: Settings that override those of the arms.
         reuse: Whether worked examples are computed once per subject.
+        speculates: Speculation of the arms; with several, each arm is measured with each of them.
+            Empty leaves it to the policy or the model.
     """
 
     suite: str
@@ -61,6 +64,7 @@ class RunRequest:
     policy: str | None = None
     overrides: ArmOverrides = _NO_OVERRIDES
     reuse: bool = True
+    speculates: tuple[Speculate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +208,7 @@ def _check_request(ask: RunRequest) -> None:
     if ask.limit is not None and ask.per_subject is not None:
         raise UsageError("--limit and --per-subject cannot be combined", "pass only one of them")
     routed = ask.policy is not None and not ask.arms
-    if routed and ask.overrides != _NO_OVERRIDES:
+    if routed and (ask.overrides != _NO_OVERRIDES or ask.speculates):
         raise UsageError(
             "options for arms cannot be used with a policy that chooses the arms",
             "change the policy, or select arms with --arms",
@@ -227,7 +231,7 @@ def _choose_arms(
     ask: RunRequest, format_: Format, config: Config, catalogue: Catalogue
 ) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
     from etui.models.spec import STARTER
-    from etui.runtime.serving import catalogue_name, models_on_disk
+    from etui.runtime.serving import catalogue_name, choose_speculation, models_on_disk
 
     if not (ask.policy or ask.arms):
         requested = ask.models or ((config.model or STARTER),)
@@ -235,16 +239,25 @@ def _choose_arms(
         for name in names:
             catalogue.get(name)  # report an unknown name before any energy is spent
         arms = build_arms(names, ask.reasonings, ask.overrides, format_)
-        return _set_seed(arms, ask.seed), None, None
+        if format_.generates:
+            arms = {
+                name: replace(
+                    arm, speculate=choose_speculation(catalogue.get(arm.model), arm.reasoning)
+                )
+                for name, arm in arms.items()
+            }
+        elif ask.speculates:
+            raise UsageError(
+                f"--speculate has no effect on format {format_.name}, which decodes nothing",
+                "add --reasoning direct or cot, or remove it",
+            )
+        return _set_seed(speculate_arms(arms, ask.speculates), ask.seed), None, None
     available = models_on_disk(config, catalogue)
     text = _read_policy(ask.policy or config.policy, config)
     policy = _compile_policy(text, catalogue)
     if ask.arms:
-        return (
-            _set_seed(choose_policy_arms(policy, ask.arms, available, ask.overrides), ask.seed),
-            None,
-            text,
-        )
+        arms = choose_policy_arms(policy, ask.arms, available, ask.overrides)
+        return _set_seed(speculate_arms(arms, ask.speculates), ask.seed), None, text
     return list_policy_arms(policy, available), policy, text
 
 

@@ -169,6 +169,7 @@ def build_sample(
         rule=record.rule,
         hops=tuple(hop.arm for hop in record.hops[:-1]),
         error=error or record.error,
+        speculation=record.speculation,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from etui.text.codec import from_document, to_document
-from etui.turn.record import Tokens
+from etui.turn.record import SpeculationRecord, Tokens
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
 
@@ -39,6 +39,7 @@ class Sample:
         rule: Matching rule of the policy; None without a policy.
         hops: Arms that answered before the last one, in order; empty without a cascade.
         error: Error message, for status ``error``.
+        speculation: Drafted tokens and their joules; None if nothing was drafted.
     """
 
     arm: str
@@ -66,6 +67,7 @@ class Sample:
     rule: str | None = None
     hops: tuple[str, ...] = ()
     error: str | None = None
+    speculation: SpeculationRecord | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -73,8 +75,10 @@ class Sample:
         return self.arm, self.subject, self.row
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values in the order of the fields."""
+        """Return plain JSON values in the order of the fields, without ``speculation`` if None."""
         document: dict[str, Any] = to_document(self)
+        if self.speculation is None:
+            del document["speculation"]
         return document
 
 

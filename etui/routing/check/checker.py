@@ -12,6 +12,7 @@ from etui.errors import Problem
 from etui.routing.check.rules import check_known, check_rules
 from etui.routing.check.warnings import (
     find_slow_patterns,
+    find_undrafted,
     find_unfitted,
     find_unserved,
     find_unused,
@@ -45,7 +46,7 @@ def check_policy(
 
     Args:
         located: The file.
-        models: Names of models.yaml.
+        models: Models of models.yaml by name, or only their names.
         is_available: Whether a model is on this machine; None skips this check.
         policies: Names of all policies; None skips this check.
         fitted: Whether an accuracy was fitted for an arm; None skips this check.
@@ -61,6 +62,7 @@ def check_policy(
     ]
     warnings = [*find_unused(located), *find_unserved(located, is_available)]
     if not errors:
+        warnings += find_undrafted(located, models)
         warnings += find_unfitted(located, fitted)
         warnings += find_slow_patterns(located) if thorough else ()
     return Findings(_sorted(errors), _sorted(warnings))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from etui.errors import Problem
-from etui.routing.compile import compile_condition, compile_regex, map_condition_names, sort_rules
+from etui.routing.compile import (
+    compile_condition,
+    compile_regex,
+    find_settings,
+    map_condition_names,
+    sort_rules,
+)
 from etui.routing.conditions import iter_signal_names
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.signals.kinds import REGEX_SECONDS
@@ -54,6 +60,27 @@ def find_unserved(
                 f"no model of arm '{arm}' is on this machine: {', '.join(models)}; "
                 f"run `etui models pull {models[-1]}`",
             )
+
+
+def find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+    """Yield the arms that ask for a draft model on a model without one.
+
+    Args:
+        located: The file.
+        models: Models of models.yaml by name, or only their names, which skips this check.
+    """
+    file = located.model
+    for arm, entry in file.arms.items():
+        if entry.speculate != "draft":
+            continue
+        for model in file.models.get(entry.model, (entry.model,)):
+            settings = find_settings(models, model)
+            if settings is not None and settings.draft is None:
+                yield located.problem(
+                    ("arms", arm, "speculate"),
+                    f"{model} has no draft model; add `draft: NAME` to its entry in models.yaml, "
+                    "or use speculate: lookup",
+                )
 
 
 def find_unfitted(

@@ -129,6 +129,12 @@ class ArmEntry(Strict):
     max_joules: Joules | None = Field(
         None, description="The most one answer may spend; at the limit it is ended early."
     )
+    speculate: Literal["off", "lookup", "draft", "mtp", "auto"] | None = Field(
+        None,
+        description="Where drafted tokens come from, which the model verifies in batches (direct, "
+        "cot): lookup copies them from the prompt and the answer, draft asks the model's draft "
+        "model, mtp its own heads, auto takes what pays; default that of the model, else off.",
+    )
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
@@ -142,4 +148,10 @@ class ArmEntry(Strict):
             refuse("think_tokens: 0 means no thinking; use reasoning: direct", "think_tokens")
         if self.reasoning == "vote" and self.votes != 1 and self.temperature == 0:
             refuse("votes drawn at temperature 0 are identical; use about 0.7", "temperature")
+        if self.reasoning == "vote" and self.speculate not in (None, "off"):
+            refuse(
+                f"speculate: {self.speculate} and reasoning: vote exclude each other: votes share "
+                "each batch already; remove one of them",
+                "speculate",
+            )
         return self

@@ -129,6 +129,9 @@ def fact_lines(card: ModelCard, cards: Cards, *, resident: bool) -> Iterator[str
         yield f"template  {'yes' if gguf.chat_template else 'none: plain text'}"
     if spec.think_open is not None:
         yield f"thinking  {spec.think_open} … {spec.think_close}"
+    if spec.draft is not None or spec.speculate is not None:
+        drafter = f", drafts from {spec.draft}" if spec.draft is not None else ""
+        yield f"speculate {spec.speculate or 'off'}{drafter}"
     yield f"log       {_log_text(card)}"
     if card.loads:
         yield ""

@@ -17,6 +17,7 @@ from etui.datasets.mmlu import GROUPS, SUBJECT_GROUPS, find_group, read_labels
 from etui.errors import InvalidFile
 from etui.text.codec import from_document, to_document
 from tests.bench import synthetic
+from tests.fixtures.turns import SPECULATION
 
 RUN = synthetic.config(per_subject=3)
 ROWS = synthetic.samples(RUN)
@@ -186,6 +187,22 @@ def test_the_headline_has_both_accuracies_and_both_costs(summary: Summary) -> No
     estimate = [replace(row, kind="estimate") for row in rows]
     assert "J/correct (estimate)" in headline(summarise(estimate, run))
     assert len(headline(summary).splitlines()) == 4
+
+
+def test_drafted_tokens_are_summed_over_the_answers_that_had_any() -> None:
+    first, second, *others = (row for row in ROWS if row.arm == RUN.contenders[0])
+    drafted = [replace(row, speculation=SPECULATION) for row in (first, second)]
+    found = summarise([*drafted, *others], RUN)
+    arm = found.arms[RUN.contenders[0]]
+    assert arm.speculation is not None
+    assert (arm.speculation.questions, arm.speculation.drafted) == (2, 24)
+    assert arm.speculation.acceptance == 0.75
+    assert arm.speculation.waste_joules == pytest.approx(2.4)
+    assert arm.speculation.joules_per_accepted_token == pytest.approx(0.7)
+    assert from_document(Summary, json.loads(json.dumps(to_document(found)))) == found
+    first_line = headline(found).splitlines()[0]
+    assert first_line.endswith("drafted 24, accepted 18 (75 %), 0.700 J per accepted token")
+    assert summarise(ROWS, RUN).arms[RUN.contenders[0]].speculation is None
 
 
 def test_the_table_per_subject_is_csv(summary: Summary) -> None:

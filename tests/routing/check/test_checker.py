@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.chat import Query
+from etui.models.spec import ModelSpec
+from etui.routing.availability import choose_served_arm
 from etui.routing.compile import compile_regex
 from etui.routing.library import CheckedPolicy, PolicyPlace, check_text
 from etui.routing.policy import Policy
@@ -235,6 +237,15 @@ def test_warnings(check: Check) -> None:
         ),
         ("weight: one", "weight: 'one' is not one of none, probability, did you mean 'none'?"),
         (
+            "reasoning: vote, speculate: auto",
+            "speculate: auto and reasoning: vote exclude each other: votes share each batch "
+            "already; remove one of them",
+        ),
+        (
+            "speculate: fast",
+            "speculate: 'fast' is not one of off, lookup, draft, mtp, auto",
+        ),
+        (
             "early_exit: {}, reasoning: vote",
             "early_exit has no effect with reasoning: vote; use cot",
         ),
@@ -244,6 +255,50 @@ def test_faults_of_arms(check: Check, arm: str, fault: str) -> None:
     checked = check(HEAD.replace("model: small", f"model: small, {arm}") + REST)
     assert checked.policy is None
     assert [problem.message for problem in checked.errors] == [fault]
+
+
+def test_speculation_of_votes_is_refused_at_its_place(check: Check) -> None:
+    arm = "model: small, reasoning: vote, speculate: lookup"
+    (problem,) = check(HEAD.replace("model: small", arm) + REST).errors
+    assert (problem.line, problem.column) == (4, 53)
+
+
+SPECS = {
+    "tiny": ModelSpec("tiny", "s", (), draft="mini", speculate="auto"),
+    "small-1b": ModelSpec("small-1b", "s", ()),
+}
+
+
+def check_arms(arms: str) -> CheckedPolicy:
+    text = f"version: 1\nmodels: {{role: [tiny, small-1b]}}\narms: {{{arms}}}\n"
+    rules = "rules: [{name: rest, use: a}]\n"
+    return check_text(text + rules, PolicyPlace("p", Path("p.yaml"), "file"), SPECS)
+
+
+def test_an_arm_that_does_not_say_follows_its_model() -> None:
+    checked = check_arms("a: {model: role}, b: {model: role, speculate: off}")
+    assert checked.policy is not None
+    plans = checked.policy.arms
+    assert [(arm.model, arm.speculate) for arm in plans["a"].arms] == [
+        ("tiny", "auto"),
+        ("small-1b", "off"),
+    ]
+    assert [arm.speculate for arm in plans["b"].arms] == ["off", "off"]
+    assert choose_served_arm(plans["a"], {"small-1b"}.__contains__) == plans["a"].arms[1]
+
+
+def test_the_speculation_of_a_model_is_ignored_for_votes() -> None:
+    checked = check_arms("a: {model: tiny, reasoning: vote}")
+    assert checked.policy is not None
+    assert checked.policy.arms["a"].arm.speculate == "off"
+
+
+def test_a_draft_model_that_is_not_there_is_warned_of() -> None:
+    checked = check_arms("a: {model: role, speculate: draft}")
+    assert [str(problem) for problem in checked.warnings] == [
+        "p.yaml:3:36: small-1b has no draft model; add `draft: NAME` to its entry in models.yaml, "
+        "or use speculate: lookup"
+    ]
 
 
 def test_a_shadow_is_a_policy_there_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,11 +16,13 @@ from etui.errors import DownloadFailed, EtuiError
 from etui.log.curve_rows import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
+from etui.models.spec import ModelSpec
 from etui.tui.app import EtuiApp
 from etui.tui.modals import ConfirmModal
 from etui.tui.models import calibration_job as calibrating
-from etui.tui.models.cards import CardReader
+from etui.tui.models.cards import CardReader, Cards, ModelCard
 from etui.tui.models.screen import ModelsScreen
+from etui.tui.models.text import fact_lines
 from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.turns import TURN
 from tests.log.test_curve_rows import CURVE
@@ -106,6 +109,13 @@ async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: Hous
         assert row(screen, "qwen3-8b")[-1] == "uncalibrated"
         await until(pilot, lambda: "output tokens" in shown(screen))
         assert "turns off the grid: 4 % mean error" in shown(screen)
+
+
+def test_the_facts_name_the_draft_model() -> None:
+    spec = ModelSpec("m", "tiny", (), draft="small", speculate="auto")
+    card = ModelCard(spec, Path("m.gguf"), "absent", None)
+    lines = list(fact_lines(card, Cards((card,)), resident=False))
+    assert "speculate auto, drafts from small" in lines
 
 
 async def test_a_damaged_file_says_so_and_how_to_mend_it(here: House) -> None:

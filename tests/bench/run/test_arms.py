@@ -1,0 +1,72 @@
+"""Speculation of the arms of a run, and their form in ``config.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from etui.arm import Arm
+from etui.bench.run.arms import parse_arm, speculate_arms, to_json
+from etui.bench.run.plan import RunRequest, make_plan
+from etui.bench.store.run_config import parse_run_config
+from etui.errors import UsageError
+from etui.models.catalogue import load_catalogue
+
+OLD_RUN = Path(__file__).parents[2] / "contract" / "old_run" / "config.json"
+ARMS = {"m direct": Arm("m direct", "m"), "m vote": Arm("m vote", "m", "vote")}
+
+
+def test_one_method_keeps_the_names_and_several_add_theirs() -> None:
+    (one, vote) = speculate_arms(ARMS, ["lookup"]).values()
+    assert (one.name, one.speculate, vote.speculate) == ("m direct", "lookup", "off")
+    both = speculate_arms(ARMS, ["off", "auto"])
+    assert [(name, arm.name, arm.speculate) for name, arm in both.items()] == [
+        ("m direct off", "m direct off", "off"),
+        ("m direct auto", "m direct auto", "auto"),
+        ("m vote", "m vote", "off"),
+    ]
+    assert speculate_arms(ARMS, []) == ARMS
+
+
+def test_votes_alone_cannot_speculate() -> None:
+    votes = {"m vote": ARMS["m vote"]}
+    with pytest.raises(UsageError, match="exclude each other"):
+        speculate_arms(votes, ["auto"])
+    assert speculate_arms(votes, ["off"]) == votes
+
+
+def test_an_arm_without_speculation_has_the_document_it_had() -> None:
+    assert "speculate" not in to_json(ARMS["m direct"])
+    drafted = speculate_arms(ARMS, ["lookup"])["m direct"]
+    assert to_json(drafted)["speculate"] == "lookup"
+    assert parse_arm(to_json(drafted)) == drafted
+
+
+def test_the_arms_of_an_old_run_keep_its_hash() -> None:
+    document = json.loads(OLD_RUN.read_text(encoding="utf-8"))
+    config = parse_run_config(document)
+    assert config.sha256 == document["config_sha256"]
+    for settings in config.arms.values():
+        assert to_json(parse_arm(settings)) == settings
+
+
+def plan(config, **ask):
+    return make_plan(RunRequest("sample", limit=4, **ask), config, load_catalogue(config)).arms
+
+
+def test_a_run_follows_the_model_unless_the_command_line_says(config) -> None:
+    config.models_file.write_text(
+        "models:\n  mine: {size: s, speculate: lookup, sources: [{path: m.gguf}]}\n"
+    )
+    generated = {"models": ("mine",), "reasonings": ("direct", "vote")}
+    (direct, vote) = plan(config, **generated).values()
+    assert (direct.speculate, vote.speculate) == ("lookup", "off")
+    (direct, vote) = plan(config, **generated, speculates=("off",)).values()
+    assert (direct.speculate, vote.speculate) == ("off", "off")
+    # Letters are read and nothing is decoded.
+    (letters,) = plan(config, models=("mine",)).values()
+    assert letters.speculate == "off"
+    with pytest.raises(UsageError, match="decodes nothing"):
+        plan(config, models=("mine",), speculates=("lookup",))

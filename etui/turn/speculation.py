@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from etui.energy.types import Energy, EnergyOf
 from etui.events import Verified
-from etui.turn.intervals import TimeInterval, energy_over, sum_of_known
+from etui.turn.intervals import TimeInterval, energy_over, sum_of_known, sum_seconds
 from etui.turn.record import SpeculationRecord
 
 WINDOW_NS = 100_000_000
@@ -64,8 +64,8 @@ def account_speculation(
     """Count the drafts of one answer and assign joules to them.
 
     The joules are a part of those of the decode phase and never exceed them. Half widths of windows
-    are added. They are limited by the half width of the whole decode plus the joules that can have
-    been counted for the wrong work, see :func:`_find_confusable`.
+    are added. They are limited by the half width of the whole decode plus what can have been
+    counted for the wrong work in it, see :func:`_find_bounds`.
 
     Args:
         events: The verified batches of the answer, in any order; those without drafts are ignored.
@@ -81,8 +81,13 @@ def account_speculation(
     works = _clip(events, TimeInterval(decode[0].start_ns, decode[-1].end_ns))
     whole = energy_over(decode, energy_of)
     windows = [_measure(window, energy_of) for window in _iter_windows(works)]
-    verify = _limit(_sum(part for window in windows for part in window.verify), whole)
-    draft = _limit(_sum(window.draft for window in windows), whole, verify.joules, light=True)
+    times = _Times(
+        math.fsum(work.verify.seconds for work in works),
+        math.fsum(work.draft.seconds for work in works),
+        sum_seconds(decode),
+    )
+    verify = _limit(_sum(part for window in windows for part in window.verify), whole, times)
+    draft = _limit(_sum(window.draft for window in windows), whole, times.swap(), verify.joules)
     pairs = [pair for window in windows for pair in zip(window.works, window.verify, strict=True)]
     accepted = _limit_share(
         _sum(part.scale(work.accepted_share) for work, part in pairs),
@@ -101,8 +106,8 @@ def account_speculation(
         rows=sum(event.rows for event in events),
         drafted=sum(event.drafted for event in events),
         accepted=sum(event.accepted for event in events),
-        verify_seconds=math.fsum(work.verify.seconds for work in works),
-        draft_seconds=math.fsum(work.draft.seconds for work in works),
+        verify_seconds=times.own_s,
+        draft_seconds=times.other_s,
         verify_joules=verify.joules,
         verify_uncertainty=verify.uncertainty,
         draft_joules=draft.joules,
@@ -185,57 +190,71 @@ class _Window:
 
 
 def _measure(works: Sequence[_Work], energy_of: EnergyOf) -> _Window:
-    """Measure a window; a single batch is measured by itself, several are split by time."""
-    if len(works) == 1:
-        return _Window(works, [_read(works[0].verify, energy_of)], _read(works[0].draft, energy_of))
+    """Measure a window and split it by time; measure a single batch by itself if that is better."""
     span = TimeInterval(works[0].draft.start_ns, works[-1].verify.end_ns)
-    energy = energy_of(span.start_ns, span.end_ns)
-    verify_s = math.fsum(work.verify.seconds for work in works)
-    draft_s = math.fsum(work.draft.seconds for work in works)
-    verify = _split(energy, verify_s, span.seconds)
-    return _Window(
-        works,
-        [verify.scale(work.verify.seconds / verify_s if verify_s else 0.0) for work in works],
-        _split(energy, draft_s, span.seconds, light=True),
+    times = _Times(
+        math.fsum(work.verify.seconds for work in works),
+        math.fsum(work.draft.seconds for work in works),
+        span.seconds,
     )
+    energy = energy_of(span.start_ns, span.end_ns)
+    verify, draft = _split(energy, times), _split(energy, times.swap())
+    if len(works) == 1 and times.other_s and verify.uncertainty is not None:
+        alone = _read(works[0].verify, energy_of)
+        if alone.uncertainty is not None and alone.uncertainty < verify.uncertainty:
+            verify, draft = alone, _read(works[0].draft, energy_of)
+    shares = [work.verify.seconds / times.own_s if times.own_s else 0.0 for work in works]
+    return _Window(works, [verify.scale(share) for share in shares], draft)
 
 
 def _read(interval: TimeInterval, energy_of: EnergyOf) -> _Part:
-    if interval.start_ns == interval.end_ns:
-        return _Part()
     energy = energy_of(interval.start_ns, interval.end_ns)
     return _Part(energy.joules, energy.uncertainty)
 
 
-def _split(energy: Energy, seconds: float, whole_s: float, *, light: bool = False) -> _Part:
-    """Return the part of a window's energy for the work that took ``seconds`` of it.
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Seconds of a work, of the other work (drafting or verifying), and of everything."""
 
-    Args:
-        energy: Energy of the window.
-        seconds: Time of the work.
-        whole_s: Length of the window in seconds.
-        light: As for :func:`_find_confusable`.
-    """
-    if not seconds:
+    own_s: float
+    other_s: float
+    whole_s: float
+
+    def swap(self) -> _Times:
+        """Return the times as seen from the other work."""
+        return _Times(self.other_s, self.own_s, self.whole_s)
+
+
+def _split(energy: Energy, times: _Times) -> _Part:
+    """Return the part of a window's energy for a work, by its share of the time."""
+    if not times.own_s:
         return _Part()
-    share = min(seconds / whole_s, 1.0)
     if energy.joules is None:
         return _Part(None, None)
+    share = times.own_s / times.whole_s
     part = energy.joules * share
     if energy.uncertainty is None:
         return _Part(part, None)
-    confusable = _find_confusable(part, energy.joules, light=light)
-    return _Part(part, energy.uncertainty * share + confusable)
+    return _Part(part, energy.uncertainty * share + _find_spread(part, energy.joules, times))
 
 
-def _find_confusable(part: float, whole: float, *, light: bool) -> float:
-    """Return the joules of a part that may belong to the rest of the whole, or the reverse.
+def _find_spread(part: float, joules: float, times: _Times) -> float:
+    """Return how far a part may be from what the work took, because no meter resolves it."""
+    low, high = _find_bounds(joules, times)
+    return max(high - part, part - low, 0.0)
 
-    Where the meter cannot resolve the two, the power is taken as equal. Verifying draws no less
-    than the work between two batches, so at most the joules of the rest are its own. Drafting, the
-    ``light`` work, may have drawn anything between nothing and the whole.
+
+def _find_bounds(joules: float, times: _Times) -> tuple[float, float]:
+    """Return the least and the most joules of a work among others, of the joules of all.
+
+    Verifying and drafting are both limited by the memory of the same device, so the power of one is
+    taken to be at least half and at most twice that of the other. The remaining work, mostly
+    sampling on the CPU, draws anything from nothing to as much as this one.
     """
-    return max(part, whole - part) if light else whole - part
+    own_s, other_s = times.own_s, times.other_s
+    rest_s = max(times.whole_s - own_s - other_s, 0.0)
+    least, most = own_s + 2 * other_s + rest_s, own_s + other_s / 2
+    return joules * own_s / least, joules * own_s / most
 
 
 def _sum(parts: Iterable[_Part]) -> _Part:
@@ -246,15 +265,17 @@ def _sum(parts: Iterable[_Part]) -> _Part:
     return _Part(joules, sum_of_known([part.uncertainty for part in found]))
 
 
-def _limit(part: _Part, whole: Energy, taken: float | None = 0.0, *, light: bool = False) -> _Part:
+def _limit(part: _Part, whole: Energy, times: _Times, taken: float | None = 0.0) -> _Part:
     """Limit a part of the decode to what the decode has left, and its half width likewise."""
     if part.joules is None or whole.joules is None or taken is None:
         return _Part(None, None)
     joules = max(0.0, min(part.joules, whole.joules - taken))
     if part.uncertainty is None or whole.uncertainty is None:
         return _Part(joules, part.uncertainty)
-    confusable = _find_confusable(joules, whole.joules, light=light)
-    return _Part(joules, min(part.uncertainty, whole.uncertainty + confusable))
+    if not times.own_s:
+        return _Part(joules, part.uncertainty)
+    spread = _find_spread(joules, whole.joules, times)
+    return _Part(joules, min(part.uncertainty, whole.uncertainty + spread))
 
 
 def _limit_share(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import EngineFailed
-from etui.events import Answer, Event, Prefilled, Probe, Thought
+from etui.events import Answer, Event, Prefilled, Probe, Thought, Verified
 from etui.tui.chat.batching import batch_events
 from etui.tui.chat.messages import TextBatch
 from etui.tui.pacing import SPARE_CORE_SHARE, USUAL, next_easing
@@ -47,6 +47,14 @@ def batches(events: list[Event], step_ms: int) -> list[TextBatch]:
 def test_200_tokens_a_second_make_ten_batches_a_second() -> None:
     made = batches(answers(*["word "] * 400), step_ms=5)
     assert 19 <= len(made) <= 22
+    assert sum(batch.answer_tokens for batch in made) == 400
+
+
+def test_verified_drafts_do_not_make_more_batches() -> None:
+    verified = Verified(0, 1, 0, "lookup", 3, 2, 1)
+    events = [event for word in answers(*["word "] * 400) for event in (word, verified)]
+    made = batches(events, step_ms=5)
+    assert 38 <= len(made) <= 44
     assert sum(batch.answer_tokens for batch in made) == 400
 
 

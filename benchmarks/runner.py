@@ -31,6 +31,7 @@ NAMES = (
     "probes",
     "replay",
     "routing",
+    "speculation",
     "threads",
     "tui",
     "votes",

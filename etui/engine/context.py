@@ -43,6 +43,7 @@ class ContextOptions:
         kv_type: Type of the KV cache (``f16``, ``q8_0``, ...).
         full_window: Keep all tokens of sliding-window models, so that sequences can be rolled back.
         offload_kv: Keep the KV cache on the GPU if layers are offloaded.
+        verify_rows: Maximum number of rows of a batch that verifies drafted tokens.
     """
 
     context_tokens: int
@@ -55,6 +56,7 @@ class ContextOptions:
     kv_type: str = "f16"
     full_window: bool = True
     offload_kv: bool = True
+    verify_rows: int = 16
 
 
 class Context:
@@ -202,6 +204,12 @@ class DecodeBatch:
         self._with_logits[last] = with_logits
         return last
 
+    def want_logits(self, rows: int) -> int:
+        """Compute the logits of the last ``rows`` entries; returns the first of them."""
+        first = self.size - rows
+        self._with_logits[first : self.size] = [1] * rows
+        return first
+
     def struct(self) -> Any:
         """Return the ``llama_batch`` to pass to ``llama_decode``."""
         self._struct.n_tokens = self.size
@@ -225,8 +233,9 @@ def _build_params(api: Any, options: ContextOptions) -> Any:
     params.n_batch = options.batch_tokens
     params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.sequences
-    # One output per sequence and batch is read; the default reserves vocabulary x n_batch.
-    params.n_outputs_max = min(options.sequences, options.batch_tokens)
+    # One output per sequence and batch is read, or one per row of a verification; the default
+    # reserves vocabulary x n_batch.
+    params.n_outputs_max = min(max(options.sequences, options.verify_rows), options.batch_tokens)
     params.n_threads = options.threads
     params.n_threads_batch = options.threads
     params.flash_attn_type = flash

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from etui.arm import Sampling
+from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.model import Model
@@ -16,9 +16,14 @@ from etui.engine.prefix_cache import Donor, Reuse, choose_reuse
 from etui.engine.sampler import Sampler
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.special_tokens import SpecialTokens
+from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
+from etui.engine.speculation.draft_model import Vocabulary
+from etui.engine.speculation.speculator import Drafter, Speculation, Speculator
+from etui.engine.speculation.verify import Verification
 from etui.engine.template import ChatTemplate
 from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
+from etui.events import Verified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +33,19 @@ if TYPE_CHECKING:
 class LlamaSequence:
     """One sequence: ``tokens[:computed]`` are in the cache, the rest is queued."""
 
-    __slots__ = ("cached", "cells", "computed", "epoch", "id", "row", "sampler", "slot", "tokens")
+    __slots__ = (
+        "cached",
+        "cells",
+        "computed",
+        "epoch",
+        "id",
+        "row",
+        "sampler",
+        "slot",
+        "speculation",
+        "tokens",
+        "verified",
+    )
 
     def __init__(self, id_: int, slot: int, tokens: list[int], sampler: Sampler) -> None:
         self.id = id_
@@ -42,6 +59,8 @@ class LlamaSequence:
         ] = []  # one number per computed token; shared cells have the same number
         self.row = 0
         self.epoch = -1  # the decode whose output ``row`` holds the logits after tokens[:computed]
+        self.speculation: Speculation | None = None
+        self.verified: list[Verified] = []  # settled, and not yet reported
 
     @property
     def pending(self) -> int:
@@ -71,6 +90,10 @@ class LlamaSession:
         self._next_cell = 0
         self._epoch = 0
         self._log_sum = LogSum(context.vocabulary)
+        self._speculator = Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE))
+        self._no_speculation = _refuse_speculation(model, context.options)
+        self._draft_note = ""
+        self._verifying: tuple[LlamaSequence, Verification] | None = None
 
     @property
     def facts(self) -> ModelFacts:
@@ -86,6 +109,24 @@ class LlamaSession:
     def threads(self) -> ThreadControl:
         """The thread counts, which may follow the load of the machine."""
         return self._context.threads
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Vocabulary, with which that of a draft model must agree."""
+        return self._model
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the weights."""
+        return self._model.size_bytes
+
+    def add_drafter(self, drafter: Drafter) -> None:
+        """Let a model draft; it is freed with the session."""
+        self._speculator.add(drafter)
+
+    def note_missing_draft(self, why: str) -> None:
+        """Set the reason why there is no draft model, for arms that ask for it."""
+        self._draft_note = why
 
     @property
     def free_tokens(self) -> int:
@@ -189,6 +230,7 @@ class LlamaSession:
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> LlamaSequence:
         """Fork a sequence: computed tokens are shared, queued tokens are copied."""
         parent = self._find(sequence)
+        self._drop_draft(parent)
         child = self._create(self._take_slot(), list(parent.tokens), sampling)
         if parent.computed:
             self._context.copy(parent.slot, child.slot)
@@ -200,7 +242,9 @@ class LlamaSession:
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
-        self._find(sequence).tokens.extend(tokens)
+        own = self._find(sequence)
+        self._drop_draft(own)
+        own.tokens.extend(tokens)
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
         """Remove the last ``count`` tokens; False if the model does not support partial removal."""
@@ -208,9 +252,12 @@ class LlamaSession:
         keep = len(own.tokens) - count
         if count < 0 or keep < 0:
             raise ValueError(f"cannot remove {count} of {len(own.tokens)} tokens")
+        self._drop_draft(own)
         if keep < own.computed and not self._truncate(own, keep):
             return False
         del own.tokens[keep:]
+        if own.speculation is not None and own.speculation.index is not None:
+            own.speculation.index.truncate(keep)
         return True
 
     def _truncate(self, sequence: LlamaSequence, keep: int) -> bool:
@@ -244,9 +291,14 @@ class LlamaSession:
         sampled = [self._draw(s) for s in ready] if draw else []
         known = {s.id for s in ready}
         plan = self._plan([s for s in own if s.id not in known])
+        if plan:
+            self._drop_draft()  # the batch overwrites the logits of its rows
+            self._draft(plan, alone=draw and len(own) == 1)
         start_ns = time.monotonic_ns()
         plan = self._decode(plan) if plan else plan
         end_ns = time.monotonic_ns()
+        if plan:
+            self._learn(plan, start_ns, end_ns)
         for sequence, count in plan:
             sequence.computed += count
             sequence.cells.extend(range(self._next_cell, self._next_cell + count))
@@ -256,7 +308,8 @@ class LlamaSession:
                 if draw:
                     sampled.append(self._draw(sequence))
         computed = {sequence.id: count for sequence, count in plan}
-        return Step(start_ns, end_ns, computed, tuple(sampled))
+        verified = tuple(event for s in own for event in self._take_verified(s))
+        return Step(start_ns, end_ns, computed, tuple(sampled), verified)
 
     def _plan(self, sequences: Sequence[LlamaSequence]) -> list[tuple[LlamaSequence, int]]:
         """Plan how many queued tokens of which sequence this batch computes."""
@@ -301,7 +354,9 @@ class LlamaSession:
                     "if memory ran out, lower `context` or `gpu_layers` of the model in "
                     "models.yaml; see llama.log in ETUI_HOME/logs",
                 )
-            if self._donors:
+            if self._verifying is not None:
+                self._verifying = None  # a draft is worth less than anything in the cache
+            elif self._donors:
                 self._evict(self._donors[0])
             elif len(plan) > 1:
                 plan = plan[: len(plan) // 2]
@@ -317,10 +372,18 @@ class LlamaSession:
             at = sequence.computed
             at_end = at + count == len(sequence.tokens)
             queued = sequence.tokens[at : at + count]
+            if self._verifying is not None:
+                verification = self._verifying[1]
+                batch.add(
+                    sequence.slot, [*queued, *verification.proposal.tokens], at, with_logits=True
+                )
+                sequence.row = batch.want_logits(verification.rows)
+                return
             sequence.row = batch.add(sequence.slot, queued, at, with_logits=at_end)
 
     def _restore(self, plan: Sequence[tuple[LlamaSequence, int]]) -> None:
         # A fatal error leaves parts of the batch in the cache.
+        self._verifying = None
         for sequence, _ in plan:
             self._context.remove(sequence.slot, sequence.computed)
             sequence.epoch = -1
@@ -336,6 +399,8 @@ class LlamaSession:
         if not ends:
             sequence.tokens.append(token)
         logprob = float(logits[token]) - self._log_sum(logits)
+        if self._verifying is not None:
+            self._judge(sequence, token, ends=ends)
         return Sampled(sequence.id, token, piece, logprob, ends)
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
@@ -355,9 +420,11 @@ class LlamaSession:
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
         """Close a sequence; with ``keep`` its tokens stay cached as a prefix for later ones."""
-        own = self._live.pop(sequence.id, None)
+        own = self._live.get(sequence.id)
         if own is None:
             return
+        self._drop_draft(own)
+        del self._live[own.id]
         own.sampler.free()
         del own.tokens[own.computed :]
         if keep and own.computed:
@@ -376,8 +443,98 @@ class LlamaSession:
         """Free the context and the model."""
         for sequence in list(self._live.values()):
             self.close(sequence, keep=False)
+        self._speculator.free()
         self._context.free()
         self._model.free()
+
+    def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
+        """Let steps of this sequence alone verify drafted tokens; what it draws is unchanged.
+
+        Exactness is argued in :mod:`etui.engine.speculation.verify`.
+
+        Returns:
+            Why there will be no speculation; empty if there will be.
+        """
+        if method == "off":
+            return ""
+        if self._no_speculation:
+            return self._no_speculation
+        if method != "auto" and method not in self._speculator.methods:
+            return (method == "draft" and self._draft_note) or _MISSING[method]
+        self._find(sequence).speculation = self._speculator.start(method)
+        return ""
+
+    def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
+        """Drop the drafted tokens not drawn yet; return the verifications not yet reported."""
+        own = self._find(sequence)
+        self._drop_draft(own)
+        return self._take_verified(own)
+
+    @staticmethod
+    def _take_verified(sequence: LlamaSequence) -> tuple[Verified, ...]:
+        if not sequence.verified:
+            return ()
+        taken = tuple(sequence.verified)
+        sequence.verified.clear()
+        return taken
+
+    def _draft(self, plan: list[tuple[LlamaSequence, int]], *, alone: bool) -> None:
+        """Plan to verify a draft if the plan is the last drawn token of a speculating sequence."""
+        sequence, count = plan[0]
+        own = sequence.speculation
+        if not alone or own is None or count != 1 or sequence.pending != 1:
+            return
+        options = self._context.options
+        room = min(
+            self._facts.context_tokens - len(sequence.tokens),
+            min(options.verify_rows, options.batch_tokens) - 1,
+        )
+        proposal = self._speculator.propose(own, sequence.tokens, room) if room > 0 else None
+        if proposal is not None:
+            self._verifying = (sequence, Verification(proposal))
+
+    def _learn(self, plan: list[tuple[LlamaSequence, int]], start_ns: int, end_ns: int) -> None:
+        """Let the speculator learn from a batch of one sequence that speculates."""
+        sequence, count = plan[0]
+        own = sequence.speculation
+        if own is None or len(plan) != 1 or count != 1:
+            return
+        if self._verifying is None:
+            self._speculator.observe_single(own, end_ns - start_ns)
+            return
+        verification = self._verifying[1]
+        verification.start_ns, verification.end_ns = start_ns, end_ns
+        self._speculator.observe_batch(own, verification)
+
+    def _judge(self, sequence: LlamaSequence, token: int, *, ends: bool) -> None:
+        """Compare a drawn token with the drafted one; if they agree, it is computed already."""
+        assert self._verifying is not None
+        verifying, verification = self._verifying
+        if verifying is not sequence:
+            return
+        if verification.judge(token) and not ends:
+            sequence.computed += 1
+            sequence.cells.append(self._next_cell)
+            self._next_cell += 1
+            sequence.row += 1
+        if verification.done or ends:
+            self._drop_draft(sequence)
+
+    def _drop_draft(self, sequence: LlamaSequence | None = None) -> None:
+        """Remove drafted tokens that were not drawn from the cache; of one sequence, or of any."""
+        if self._verifying is None or sequence not in (None, self._verifying[0]):
+            return
+        own, verification = self._verifying
+        self._verifying = None
+        own.verified.append(verification.event())
+        if own.speculation is not None:
+            self._speculator.settle(own.speculation, verification)
+        if not self._context.remove(own.slot, own.computed):
+            self._no_speculation = "this model cannot remove a part of its cache"
+            own.speculation = None
+            self._context.remove(own.slot, 0)  # compute all of it again
+            own.computed, own.epoch = 0, -1
+            own.cells.clear()
 
     def _find(self, sequence: TokenSequence) -> LlamaSequence:
         own = self._live.get(sequence.id)
@@ -407,6 +564,21 @@ class LlamaSession:
     def _release(self, sequence: LlamaSequence) -> None:
         self._context.remove(sequence.slot, 0)
         self._free_slots.append(sequence.slot)
+
+
+_MISSING = {
+    "draft": "no `draft` is set for this model in models.yaml",
+    "mtp": "the file has no heads for multi-token prediction",
+}
+
+
+def _refuse_speculation(model: Model, options: ContextOptions) -> str:
+    """Say why rejected tokens could not be removed from the cache; empty if they can."""
+    if model.recurrent:
+        return "a recurrent model cannot take back a part of its state"
+    if model.sliding_window > 0 and not options.full_window:
+        return "a cache that keeps only the sliding window cannot be rolled back"
+    return ""
 
 
 class LogSum:

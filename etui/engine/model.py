@@ -61,6 +61,7 @@ class Model:
         self._library = library
         self._api: Any = api
         self.path = path
+        self.offloaded = gpu_layers != 0 and bool(library.gpus())
         params = api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
@@ -176,6 +177,20 @@ class Model:
     def eos_text(self) -> str:
         """Text of the end token; empty if there is none."""
         return self.token_text(int(self._api.llama_vocab_eos(self.vocab)))
+
+    @property
+    def vocabulary_type(self) -> int:
+        """Kind of tokenizer, as llama.cpp numbers them."""
+        return int(self._api.llama_vocab_type(self.vocab))
+
+    @property
+    def boundary_tokens(self) -> tuple[int, int, bool]:
+        """Begin token, end token (-1 without one), and whether prompts begin with the first."""
+        return (
+            -1 if self.bos is None else self.bos,
+            int(self._api.llama_vocab_eos(self.vocab)),
+            self.adds_bos,
+        )
 
     def metadata(self, key: str) -> str | None:
         """Return a metadata value of the GGUF as text; None if it is missing."""

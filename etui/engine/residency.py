@@ -21,6 +21,7 @@ from etui.engine.offload import (
     usable_bytes,
 )
 from etui.engine.session import ModelFacts
+from etui.engine.speculation.load_draft import DraftRequest, NoDraft, load_draft
 from etui.engine.template import PLAIN_STOP, ChatTemplate
 from etui.engine.template_process import TemplateProcess
 from etui.engine.thread_control import ThreadControl
@@ -116,9 +117,8 @@ class Residency:
             yield unloaded
             start_ns = time.monotonic_ns()
         session, layers = self._load(library, spec, path, need, context_tokens)
-        self._residents[spec.name] = _Resident(
-            session, key, spec.sha256, need.total_bytes, self._clock()
-        )
+        bytes_ = need.total_bytes + self._load_draft(library, spec, session, layers)
+        self._residents[spec.name] = _Resident(session, key, spec.sha256, bytes_, self._clock())
         yield Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
         return session
 
@@ -229,6 +229,37 @@ class Residency:
         # A template fails with any number of layers.
         return self._create_session(spec, model, context), layers
 
+    def _load_draft(
+        self, library: Library, spec: ModelSpec, session: LlamaSession, layers: int
+    ) -> int:
+        """Load the draft model of a model, if it names one; return its bytes.
+
+        One that is missing or does not fit into what is left is not loaded, and arms that ask for
+        it say so: their answers are the same without it.
+
+        Raises:
+            ModelUnavailable: It has another vocabulary.
+        """
+        if spec.draft is None:
+            return 0
+        try:
+            drafter, bytes_ = load_draft(
+                DraftRequest(spec.draft, spec.name, spec.kv_type),
+                session,
+                self._config,
+                library,
+                on_gpu=layers > 0,
+                trial=(lambda own, at: try_model(own, at, self._config)) if self._trials else None,
+            )
+        except NoDraft as missing:
+            session.note_missing_draft(str(missing))
+            return 0
+        except EtuiError:
+            session.free()
+            raise
+        session.add_drafter(drafter)
+        return bytes_
+
     def _choose_layers(self, library: Library, spec: ModelSpec, need: Needs) -> int:
         """Choose how many layers to put on the GPUs, from their currently free memory."""
         gpus = library.gpus()
@@ -302,6 +333,7 @@ def _session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
         spec.split,
         spec.main_gpu,
         spec.tensor_split,
+        spec.draft,
     )
 
 

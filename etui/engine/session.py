@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from etui.arm import Sampling
+from etui.arm import Sampling, Speculate
 from etui.chat import Message
+from etui.events import Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,15 @@ class Step:
         start_ns, end_ns: Start and end of the decode on the monotonic clock.
         computed: Number of tokens in this batch, by sequence id.
         sampled: One token for each sequence whose queue became empty in this batch.
+        verified: Verification batches whose last drafted token was drawn or dropped since the
+            previous step.
     """
 
     start_ns: int
     end_ns: int
     computed: dict[int, int]
     sampled: tuple[Sampled, ...]
+    verified: tuple[Verified, ...] = ()
 
 
 class Session(Protocol):
@@ -130,6 +134,19 @@ class Session(Protocol):
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
         """Fork a sequence: computed tokens are shared, queued tokens are copied."""
+
+    def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
+        """Let steps of this sequence alone verify drafted tokens; what it draws is unchanged.
+
+        A step still draws one token; tokens that a batch has verified are drawn by the next steps,
+        which compute nothing.
+
+        Returns:
+            Why there will be no speculation; empty if there will be.
+        """
+
+    def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
+        """Drop the drafted tokens not drawn yet; return the verifications not yet reported."""
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""

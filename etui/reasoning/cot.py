@@ -17,7 +17,15 @@ from etui.reasoning.context_fit import (
     fit,
 )
 from etui.reasoning.control import BUDGET, Control
-from etui.reasoning.decoding import Decoded, Ending, build_finished, describe_ending, open_prompt
+from etui.reasoning.decoding import (
+    Decoded,
+    Ending,
+    build_finished,
+    describe_ending,
+    end_speculation,
+    open_prompt,
+    start_speculation,
+)
 from etui.reasoning.depth import JoulesSpent
 from etui.reasoning.prompts import (
     Thinking,
@@ -77,6 +85,7 @@ def chain_of_thought(
             if not sampled[0].ends:
                 session.rollback(sequence, 1)  # the drawn token would be thinking
             sampled = ()
+        refused = start_speculation(session, sequence, arm)
         run = ThinkingRun(session, sequence, plan, facts)
         if sampled and not sampled[0].ends:
             yield from regulator.probe_first(drawn=1)
@@ -95,7 +104,9 @@ def chain_of_thought(
             if run.thinking and regulator.due(run.thinking_tokens):
                 yield from regulator.decide(run)
             step = session.step([sequence])
+            yield from step.verified
             sampled, at_ns = step.sampled, step.end_ns
+        yield from end_speculation(session, sequence, arm)
         thought, reply = run.thought, run.reply
         if reply is None:
             yield build_finished(
@@ -106,6 +117,7 @@ def chain_of_thought(
         if thought is not None and thought.ending is Ending.BUDGET and status == "complete":
             status = "budget"
         why = why or regulator.why or _explain_cut(thought, plan.think_tokens, arm)
+        why = "; ".join(part for part in (why, refused) if part)
         yield build_finished(opened, thought, reply, status=status, why=why)
     finally:
         session.close(sequence)

@@ -11,7 +11,7 @@ from enum import Enum
 from etui.arm import Arm
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.engine.text_stream import TextStream
-from etui.events import Answer, Event, Finished, Prefilled, Prefilling, Status
+from etui.events import Answer, Event, Finished, Prefilled, Prefilling, Status, Verified
 from etui.reasoning.context_fit import FittedPrompt
 from etui.reasoning.control import BUDGET, Control
 
@@ -148,6 +148,26 @@ class Run:
         )
 
 
+def start_speculation(session: Session, sequence: TokenSequence, arm: Arm) -> str:
+    """Let the arm's speculation begin on a sequence after its prefill.
+
+    Returns:
+        Why the method that the arm names cannot be used; empty for ``auto``, which may use none.
+    """
+    if arm.speculate == "off":
+        return ""
+    refused = session.speculate(sequence, arm.speculate)
+    return f"no speculation: {refused}" if refused and arm.speculate != "auto" else ""
+
+
+def end_speculation(
+    session: Session, sequence: TokenSequence, arm: Arm
+) -> Generator[Verified, None, None]:
+    """Drop what was drafted and not drawn; yield the verifications not yet reported."""
+    if arm.speculate != "off":
+        yield from session.settle(sequence)
+
+
 def decode(
     session: Session,
     sequence: TokenSequence,
@@ -178,6 +198,7 @@ def decode(
             yield Answer(at_ns, text, tokens)
         if run.ending is None:
             step = session.step([sequence])
+            yield from step.verified
             sampled, at_ns = step.sampled[0], step.end_ns
     return run.decoded()
 

@@ -11,7 +11,15 @@ from etui.engine.session import Session
 from etui.events import Event
 from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS, FittedPrompt, Reserve, fit
 from etui.reasoning.control import Control
-from etui.reasoning.decoding import Run, build_finished, decode, describe_ending, open_prompt
+from etui.reasoning.decoding import (
+    Run,
+    build_finished,
+    decode,
+    describe_ending,
+    end_speculation,
+    open_prompt,
+    start_speculation,
+)
 from etui.reasoning.prompts import direct_prompt
 
 
@@ -36,6 +44,7 @@ def direct(
                 opened, None, None, status="stopped", why="stopped while computing the prompt"
             )
             return
+        refused = start_speculation(session, opened.sequence, arm)
         reply = yield from decode(
             session,
             opened.sequence,
@@ -43,7 +52,9 @@ def direct(
             Run(min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)), facts.stop),
             control,
         )
+        yield from end_speculation(session, opened.sequence, arm)
         status, why = describe_ending(reply, arm)
+        why = "; ".join(part for part in (why, refused) if part)
         yield build_finished(opened, None, reply, status=status, why=why)
     finally:
         session.close(opened.sequence)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from etui.arm import Sampling
+from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.errors import ContextOverflow
+from etui.events import Verified
 from etui.testing.gpu import SimulatedGpu
 
 _END_EVERY = 37
@@ -87,6 +88,14 @@ class SimulatedSession:
         self._made += 1
         own = _require_simulated(sequence)
         return SimulatedSequence(self._made, list(own.tokens), own.computed, own.computed)
+
+    def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
+        """Refuse: words without meaning cannot be foreseen."""
+        return "a simulated model cannot be foreseen"
+
+    def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
+        """Return nothing: nothing was drafted."""
+        return ()
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens."""

@@ -1,0 +1,1 @@
+"""Speculation: draft several tokens, verify them in one batch, keep what the model draws too."""

@@ -1,0 +1,164 @@
+"""Whole answers with speculation end as those without it: budgets, stop strings, cancels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from etui.arm import Arm, EarlyExit, Sampling, Speculate
+from etui.chat import Message
+from etui.engine.llama_session import LlamaSession
+from etui.events import Answer, Event, Finished, Probe, Thought, Verified
+from etui.reasoning.answer import answer
+from tests.engine.speculation.fakes import FakeContext, FakeDrafter, make_fake_session, written
+
+END = 255
+ROUND = "the cat sat on the mat and the dog sat on the log; "
+QUESTION = "Which letter? A) cat B) dog"
+ANSWER = ROUND * 3 + "END of it"
+THINKING = f"<think>{ROUND * 3}</think>So: {ROUND}it is A. {ROUND}"
+
+
+@dataclass
+class Flags:
+    """A control whose flags are set once so many tokens have been shown."""
+
+    cancel_after: int | None = None
+    spent_after: int | None = None
+    seen: int = 0
+
+    def cancelled(self) -> bool:
+        return self.cancel_after is not None and self.seen >= self.cancel_after
+
+    def spent(self) -> bool:
+        return self.spent_after is not None and self.seen >= self.spent_after
+
+
+def ask(
+    text: str,
+    arm: Arm,
+    *,
+    flags: Callable[[], Flags] = Flags,
+    **session: Any,
+) -> tuple[list[Event], FakeContext, LlamaSession]:
+    """The events of an answer of a model that writes ``text``."""
+    own, context = make_fake_session(written("[assistant]", text, END), 256, end=END, **session)
+    if arm.speculate == "draft":
+        own.add_drafter(FakeDrafter(lambda tokens, count: foresee(text, tokens, count)))
+    own._speculator.cost.observe(1, 1_000)
+    control, events = flags(), []
+    for event in answer((Message("user", QUESTION),), arm, own, control):
+        events.append(event)
+        if isinstance(event, Thought | Answer):
+            control.seen += event.tokens
+    return events, context, own
+
+
+def foresee(text: str, tokens: Any, count: int) -> list[int]:
+    """Drafts what the model writes next; now and then it errs."""
+    _, _, done = "".join(map(chr, tokens)).rpartition("[assistant]")
+    drafted = [ord(c) for c in text[len(done) : len(done) + count]]
+    if len(done) % 5 == 0 and len(drafted) > 3:
+        drafted[3] = ord("#")
+    return drafted or [ord("#")]
+
+
+def told(events: list[Event]) -> list[object]:
+    """The events without times, and without what speculation adds or saves."""
+    untimed: list[object] = []
+    for event in events:
+        if isinstance(event, Thought | Answer):
+            untimed.append((type(event), event.text, event.tokens))
+        elif isinstance(event, Probe):
+            untimed.append((event.thinking_tokens, event.probabilities))
+        elif isinstance(event, Finished):
+            zero = dict.fromkeys(
+                ("start_ns", "prefill_end_ns", "thinking_end_ns", "end_ns", "first_token_ns"), 0
+            )
+            untimed.append(replace(event, **zero))
+    return untimed
+
+
+DIRECT = Arm("arm", "fake", max_tokens=200)
+COT = Arm("arm", "fake", reasoning="cot", think_tokens=400, max_tokens=200, style="native")
+
+CASES: dict[str, tuple[str, Arm, dict[str, Any]]] = {
+    "direct": (ANSWER, DIRECT, {}),
+    "max_tokens in a batch": (ANSWER, replace(DIRECT, max_tokens=93), {}),
+    "stop string in a batch": (ANSWER, DIRECT, {"stop": ("log; the cat sat on the mat a",)}),
+    "context fills": (ANSWER, DIRECT, {"context_tokens": 140}),
+    "cancel in a verify": (ANSWER, DIRECT, {"flags": lambda: Flags(cancel_after=77)}),
+    "budget in a verify": (ANSWER, DIRECT, {"flags": lambda: Flags(spent_after=81)}),
+    "thinking": (THINKING, COT, {"thinking": True}),
+    "thinking budget": (THINKING, replace(COT, think_tokens=101), {"thinking": True}),
+    "thinking cancelled": (
+        THINKING,
+        COT,
+        {"thinking": True, "flags": lambda: Flags(cancel_after=111)},
+    ),
+    "thinking over budget": (
+        THINKING,
+        COT,
+        {"thinking": True, "flags": lambda: Flags(spent_after=111)},
+    ),
+    "early exit": (
+        THINKING,
+        replace(COT, early_exit=EarlyExit(every=37, min_p=0.99, stable=9)),
+        {"thinking": True},
+    ),
+    "early exit that ends": (
+        THINKING,
+        replace(COT, early_exit=EarlyExit(every=37, min_p=0.0, stable=2)),
+        {"thinking": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["lookup", "draft", "auto"])
+@pytest.mark.parametrize("case", CASES)
+def test_an_answer_is_the_same_with_speculation(case: str, method: Speculate) -> None:
+    text, arm, options = CASES[case]
+    expected, plain, _ = ask(text, arm, **options)
+    events, context, session = ask(text, replace(arm, speculate=method), **options)
+    assert told(events) == told(expected)
+    batches = [event for event in events if isinstance(event, Verified)]
+    assert sum(batch.accepted for batch in batches) > 10, "nothing was speculated"
+    assert len(context.decodes) < len(plain.decodes)
+    assert isinstance(events[-1], Finished)
+    assert not session._live
+    for donor in session._donors:  # the cache holds what the sequence says
+        assert context.slots[donor.slot] == donor.tokens
+        assert len(donor.cells) == donor.computed == len(donor.tokens)
+
+
+def test_without_speculation_nothing_is_verified() -> None:
+    events, context, _ = ask(ANSWER, DIRECT)
+    assert not [event for event in events if isinstance(event, Verified)]
+    assert max(context.decodes[2:]) == 1
+
+
+@pytest.mark.parametrize("arm", [DIRECT, COT], ids=["direct", "cot"])
+def test_an_arm_that_asks_for_a_method_learns_why_it_is_not_used(arm: Arm) -> None:
+    text = ANSWER if arm is DIRECT else THINKING
+    options = {} if arm is DIRECT else {"thinking": True}
+    *_, finished = ask(text, replace(arm, speculate="mtp"), **options)[0]
+    assert isinstance(finished, Finished)
+    assert finished.why.startswith("no speculation: the file has no heads")
+    *_, plain = ask(text, replace(arm, speculate="auto"), **options)[0]
+    assert isinstance(plain, Finished)
+    assert plain.why == ""
+
+
+def test_the_next_question_reuses_all_of_a_speculated_answer() -> None:
+    _, context, session = ask(ANSWER, replace(DIRECT, speculate="lookup"))
+    (donor,) = session._donors
+    said = "".join(map(chr, donor.tokens))
+    assert said.endswith((ANSWER, ANSWER[:-1]))
+    longer = session.tokenize(said + "[user]And now?[assistant]")
+    sequence = session.open(longer, Sampling())
+    assert sequence.cached == len(said)
+    session.step([sequence])
+    assert context.slots[sequence.slot][: len(longer)] == longer

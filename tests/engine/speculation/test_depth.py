@@ -1,0 +1,260 @@
+"""The depth with the most tokens for a unit of cost, and a limit to what drafts may lose."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from etui.engine.speculation.acceptance import Acceptance
+from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
+from etui.engine.speculation.depth import MARGIN, Credit, choose_depth
+from etui.engine.speculation.speculator import Speculation, Speculator
+from etui.engine.speculation.verify import Verification
+
+CPU = BatchCost(CPU_CURVE, learns=False)
+GPU = BatchCost(GPU_CURVE, learns=False)
+
+
+def expected_tokens(probabilities: list[float], depth: int) -> float:
+    """By enumeration: how many tokens a batch gives, over all outcomes of the drafted ones."""
+    total = 0.0
+    for outcome in itertools.product((True, False), repeat=depth):
+        chance, accepted, going = 1.0, 0, True
+        for good, probability in zip(outcome, probabilities, strict=False):
+            chance *= probability if good else 1 - probability
+            going = going and good
+            accepted += going
+        total += chance * (1 + accepted)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_other_depth_has_a_better_rate(seed: int) -> None:
+    rng = random.Random(seed)
+    probabilities = [rng.uniform(0.2, 1.0) for _ in range(7)]
+    cost, draft = rng.choice((CPU, GPU)), rng.choice((0.0, 0.1, 0.6))
+    depth = choose_depth(probabilities, cost.relative, draft_cost=draft)
+    rates = [1.0] + [
+        expected_tokens(probabilities, k) / (cost.relative(k + 1) + k * draft) for k in range(1, 8)
+    ]
+    assert depth.rate == pytest.approx(max(rates)) or (
+        depth.tokens == 0 and max(rates) <= 1 + MARGIN
+    )
+    assert depth.rate == pytest.approx(rates[depth.tokens])
+
+
+@pytest.mark.parametrize(
+    ("probability", "cost", "draft_cost", "least", "most"),
+    [
+        (0.99, CPU, 0.0, 15, 15),  # copied text: as deep as a batch allows
+        (0.5, CPU, 0.0, 0, 0),  # two rows cost 1.8, and give 1.5
+        (0.5, GPU, 0.0, 2, 7),
+        (0.8, CPU, 0.6, 0, 0),  # a draft model of more than half the size never pays on a CPU
+        (0.8, GPU, 0.1, 3, 8),
+        (0.0, GPU, 0.0, 0, 0),
+    ],
+)
+def test_depth_follows_acceptance_and_cost(
+    probability: float, cost: BatchCost, draft_cost: float, least: int, most: int
+) -> None:
+    depth = choose_depth([probability] * 15, cost.relative, draft_cost=draft_cost)
+    assert least <= depth.tokens <= most
+
+
+def test_a_drafter_that_is_behind_must_catch_up_first() -> None:
+    assert choose_depth([0.9] * 4, GPU.relative, start_cost=0.2).tokens
+    assert not choose_depth([0.9] * 4, GPU.relative, start_cost=9.0).tokens
+
+
+def test_joules_by_rows_decide_where_they_are_given() -> None:
+    flat = BatchCost({1: 1.0, 2: 1.0, 16: 1.0}, learns=False)
+    steep = BatchCost({1: 1.0, 2: 2.0, 16: 16.0}, learns=False)
+    for cost in (flat, steep):
+        cost.observe(1, 100)
+        cost.observe(8, 5_000)
+    assert choose_depth([0.9] * 15, flat.relative).tokens == 15
+    assert choose_depth([0.9] * 15, steep.relative).tokens == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_lost_stays_within_the_credit(seed: int) -> None:
+    rng = random.Random(seed)
+    credit, tokens, spent = Credit(), 0, 0.0
+    for _ in range(600):
+        depth = choose_depth([rng.random()] * 15, GPU.relative, credit=credit.left)
+        accepted = min(depth.tokens, rng.choice((0, 0, 0, 1, 15)))
+        if depth.tokens:
+            credit.spend(0, depth.cost)
+            credit.spend(accepted + 1, 0.0)
+            credit.judge(accepted)
+        else:
+            credit.resume()
+            credit.spend(1, 1.0)
+        tokens += accepted + 1 if depth.tokens else 1
+        spent += depth.cost
+        assert spent <= (1 + Credit.SHARE) * tokens + Credit.START + 1e-9
+
+
+def test_pauses_double_after_each_draft_of_which_nothing_was_accepted() -> None:
+    credit = Credit()
+    pauses = []
+    for _ in range(9):
+        credit.judge(0)
+        pauses.append(0)
+        while not credit.left:
+            credit.resume()
+            pauses[-1] += 1
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+    credit.judge(2)
+    assert credit.left > 0
+    credit.judge(0)
+    credit.resume()
+    assert credit.left > 0
+
+
+def test_costs_are_learned_and_never_decrease_with_the_rows() -> None:
+    cost = BatchCost(CPU_CURVE)
+    for _ in range(30):
+        cost.observe(1, 10_000)
+        assert cost.observe(8, 20_000) >= 2.0
+    assert cost.relative(8) == pytest.approx(2.0, rel=0.1)
+    assert cost.relative(16) < CPU_CURVE[16]  # batches of nearly as many rows cost less too
+    assert cost.relative(2) > cost.relative(1) == 1.0
+    curve = [cost.relative(rows) for rows in range(1, 40)]
+    assert curve == sorted(curve)
+
+
+def test_a_pause_of_the_process_counts_little() -> None:
+    cost = BatchCost(CPU_CURVE)
+    cost.observe(1, 10_000)
+    cost.observe(1, 90_000_000)
+    assert cost.one_row_ns is not None
+    assert cost.one_row_ns < 20_000
+    assert cost.observe(4, 10**12) <= 2 * CPU_CURVE[4]
+
+
+def test_acceptance_follows_the_trials_and_forgets() -> None:
+    acceptance = Acceptance([0.5, 0.5])
+    for _ in range(60):
+        acceptance.observe([0, 1, 1], 1, rejected=True)
+    assert acceptance.probability(0) > 0.9
+    assert acceptance.probability(1) < 0.1
+    assert acceptance.probability(7) == acceptance.probability(1)
+    acceptance.relax(1.0)
+    assert acceptance.probability(0) == 0.5
+
+
+def test_a_draft_cut_short_does_not_count_as_rejected() -> None:
+    acceptance = Acceptance([0.5])
+    acceptance.observe([0, 0], 1, rejected=False)
+    assert acceptance.probability(0) > 0.5
+
+
+class Costly:
+    """A drafter that costs as much as the model, and is always right."""
+
+    method = "draft"
+
+    def __init__(self, token_cost: float, start_cost: float = 0.0) -> None:
+        self._token_cost, self._start_cost = token_cost, start_cost
+
+    def start_cost(self, tokens: object, one_row_ns: float) -> float:
+        return self._start_cost
+
+    def token_cost(self, one_row_ns: float) -> float:
+        return self._token_cost
+
+    def propose(self, tokens: list[int], count: int) -> list[int]:
+        return [7] * count
+
+    def free(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("drafter", "tokens", "method"),
+    [
+        (Costly(0.05), [1, 2, 3, 4, 5, 6], "draft"),  # nothing to look up
+        (Costly(0.9), [1, 2, 3, 4, 5, 6], None),
+        (Costly(0.05), [5, 6] + [1, 2, 3, 4, 5, 6, 7, 8, 9] * 5, "lookup"),  # free and as good
+        (Costly(0.05, 1_000.0), [1, 2, 3, 4, 5, 6], None),  # a long prompt to compute first
+    ],
+)
+def test_auto_takes_the_drafter_of_the_largest_gain(
+    drafter: Costly, tokens: list[int], method: str | None
+) -> None:
+    speculator = Speculator(BatchCost(GPU_CURVE, learns=False))
+    speculator.add(drafter)  # type: ignore[arg-type]
+    own = speculator.start("auto")
+    speculator.observe_single(own, 1_000_000)
+    proposal = speculator.propose(own, tokens, 15)
+    assert (proposal.method if proposal else None) == method
+
+
+@pytest.mark.parametrize("curve", [CPU_CURVE, GPU_CURVE], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("words", [3, 8, 40, 1_000])
+@pytest.mark.parametrize("answers", [1, 5])
+def test_auto_costs_at_most_three_percent_on_unpredictable_text(
+    curve: dict[int, float], words: int, answers: int
+) -> None:
+    """Random tokens of few words match all the time, and are never what follows."""
+    rng = random.Random(words)
+    speculator = Speculator(BatchCost(curve, learns=False))
+    tokens_drawn, cost = 0, 0.0
+    for _ in range(answers):
+        own = speculator.start("auto")
+        tokens = [rng.randrange(words) for _ in range(400)]
+        for _ in range(300):
+            proposal = speculator.propose(own, tokens, 15)
+            follows = rng.randrange(words)
+            if proposal is None:
+                speculator.observe_single(own, 1_000_000)
+                cost += 1.0
+            else:
+                follows = (proposal.tokens[0] + 1) % words  # the worst case
+                verification = Verification(proposal)
+                verification.judge(follows)
+                verification.end_ns = round(speculator.cost.relative(verification.rows) * 1e6)
+                speculator.observe_batch(own, verification)
+                speculator.settle(own, verification)
+                cost += speculator.cost.relative(verification.rows)
+            tokens.append(follows)
+            tokens_drawn += 1
+    assert cost <= 1.03 * tokens_drawn
+
+
+def test_auto_copies_at_full_depth_within_a_few_batches() -> None:
+    text = list(range(100, 500))
+    speculator = Speculator(BatchCost(CPU_CURVE, learns=False))
+    own = speculator.start("auto")
+    tokens = [*text, 1, 2, *text[:4]]
+    batches = 0
+    speculator.observe_single(own, 1_000_000)
+    while len(tokens) < len(text) + 300:
+        batches += 1
+        at = len(tokens) - len(text) - 2
+        proposal = speculator.propose(own, tokens, 15)
+        if proposal is None:
+            speculator.observe_single(own, 1_000_000)
+            tokens.append(text[at])
+            continue
+        verification = Verification(proposal)
+        verification.end_ns = round(speculator.cost.relative(verification.rows) * 1e6)
+        speculator.observe_batch(own, verification)
+        for token in text[at : at + len(proposal.tokens)]:
+            assert verification.judge(token)
+        speculator.settle(own, verification)
+        tokens += text[at : at + len(proposal.tokens) + 1]
+    assert batches < 300 / 5
+
+
+def test_a_method_that_is_named_is_the_only_one() -> None:
+    speculator = Speculator(BatchCost(GPU_CURVE, learns=False))
+    speculator.add(Costly(0.05))  # type: ignore[arg-type]
+    own = speculator.start("lookup")
+    assert isinstance(own, Speculation)
+    speculator.observe_single(own, 1_000_000)
+    assert own.credit is None
+    assert speculator.propose(own, [1, 2, 3, 4, 5, 6], 15) is None

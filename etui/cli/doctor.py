@@ -55,8 +55,11 @@ def _format_offload(diagnosis: Diagnosis) -> Iterator[str]:
     yield "GPU offload"
     if offload.problem:
         yield f"  {_mark(False)} {offload.problem}"
+    elif offload.why_not:
+        yield f"  {_mark(False)} {offload.why_not}: models run on the CPU"
     elif offload.compiled_in:
-        yield f"  {_mark(True)} compiled into llama.cpp"
+        names = f": {', '.join(offload.backends)}" if offload.backends else ""
+        yield f"  {_mark(True)} compiled into llama.cpp{names}"
     elif offload.graphics_cards:
         yield f"  {_mark(False)} not compiled into llama.cpp: models run on the CPU"
     else:

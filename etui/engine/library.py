@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections import deque
+import re
+from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +25,31 @@ _LAST_LINES = 40
 _LOG_BYTES = 4_000_000  # a larger log is overwritten
 
 
-_GPU_BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "cann")
+_GPU_BACKENDS = {
+    "cuda": "CUDA",
+    "hip": "ROCm",
+    "musa": "MUSA",
+    "vulkan": "Vulkan",
+    "metal": "Metal",
+    "sycl": "SYCL",
+    "opencl": "OpenCL",
+    "cann": "CANN",
+}
+"""GPU backends of ggml: the part of their library's file name, and the name people know."""
+
+_REGISTERED = {"MTL": "Metal"} | {name: name for name in _GPU_BACKENDS.values()}
+"""Names of GPU backends in ggml's registry, and the names people know."""
+
+_SHARED_LIBRARIES = {
+    "libvulkan.so": "install the Vulkan loader: sudo apt-get install libvulkan1",
+    "libcuda.so": "install the NVIDIA driver; in a container: docker run --gpus all",
+    "libcudart.so": "install the CUDA runtime that this build was compiled with",
+    "libcublas": "install the CUDA runtime that this build was compiled with",
+    "libamdhip64.so": "install the ROCm runtime that this build was compiled with",
+}
+"""Libraries that a build with a GPU backend needs, and where they come from."""
+
+_LAYER_PLACED = re.compile(r"layer\s+\d+ assigned to device (\S+?),")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +79,11 @@ class Library:
             from llama_cpp import llama_cpp as api
         except (ImportError, OSError, RuntimeError) as error:
             raise EngineFailed(
-                f"llama-cpp-python cannot be loaded: {error}",
-                "reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+                f"llama-cpp-python cannot be loaded: {error}", fix_load_error(str(error))
             ) from error
         self.api: Any = api
         self._errors: deque[str] = deque(maxlen=_LAST_LINES)
+        self._placed: Counter[str] = Counter()
         self._level = 0
         self._closed = False
         self.log_path = log_dir / "llama.log"
@@ -71,6 +96,9 @@ class Library:
         if level != _CONTINUED:
             self._level = level
         if self._level == _DEBUG:
+            placed = _LAYER_PLACED.search(text.decode("utf-8", "replace"))
+            if placed is not None:
+                self._placed[placed[1]] += 1
             return
         line = text.decode("utf-8", "replace")
         if self._level == _ERROR and line.strip():
@@ -86,6 +114,21 @@ class Library:
     def forget_errors(self) -> None:
         """Clear the recorded errors before a call, so that :meth:`errors` returns only new ones."""
         self._errors.clear()
+
+    def forget_placement(self) -> None:
+        """Clear the recorded placement of layers before a load."""
+        self._placed.clear()
+
+    @property
+    def gpu_layers_placed(self) -> int | None:
+        """Layers of the last load that llama.cpp put on a GPU, by its log; None if it is silent.
+
+        It counts the output matrix as a layer. The number that was asked for says nothing:
+        llama.cpp reports that one as offloaded even where there is no device.
+        """
+        if not self._placed:
+            return None
+        return sum(layers for device, layers in self._placed.items() if device != "CPU")
 
     def errors(self, count: int = 2) -> str:
         """Return the last errors that llama.cpp logged, joined into one line."""
@@ -108,8 +151,24 @@ class Library:
 
     @property
     def offloads(self) -> bool:
-        """Whether this build of llama.cpp can use a GPU."""
+        """Whether llama.cpp has a GPU to use; a build with a GPU backend that sees none has not."""
         return bool(self.api.llama_supports_gpu_offload())
+
+    def gpu_backends(self) -> tuple[str, ...]:
+        """Return the GPU backends of this build (``CUDA``, ``Vulkan``), with or without a device.
+
+        A backend registers itself even if it finds no device, but not if its driver cannot be
+        started at all; then its library is still next to llama.cpp's others.
+        """
+        lib = self.api._lib  # llama_cpp does not declare ggml's registry
+        lib.ggml_backend_reg_count.restype = ctypes.c_size_t
+        lib.ggml_backend_reg_get.restype = ctypes.c_void_p
+        lib.ggml_backend_reg_get.argtypes = [ctypes.c_size_t]
+        lib.ggml_backend_reg_name.restype = ctypes.c_char_p
+        lib.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
+        handles = [lib.ggml_backend_reg_get(i) for i in range(lib.ggml_backend_reg_count())]
+        registered = [(lib.ggml_backend_reg_name(handle) or b"").decode() for handle in handles]
+        return name_gpu_backends(registered, library_folder())
 
     def gpus(self) -> tuple[Device, ...]:
         """Return the GPUs that llama.cpp puts models on, with their currently free memory."""
@@ -158,6 +217,12 @@ class Library:
         self._drop_file()
 
 
+def fix_load_error(error: str) -> str:
+    """Return the fix for a library of llama.cpp that cannot be loaded, from the loader's words."""
+    reinstall = "reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python"
+    return next((fix for name, fix in _SHARED_LIBRARIES.items() if name in error), reinstall)
+
+
 def select_model_gpus(gpus: Iterable[Device]) -> tuple[Device, ...]:
     """Select the GPUs that llama.cpp splits a model over: integrated ones only without others."""
     found = tuple(gpus)
@@ -178,10 +243,25 @@ def built_for_gpu(folder: Path | None) -> bool:
     ``Library.offloads`` is exact, but loads all libraries: the app leaves that to its child
     process.
     """
-    if folder is None or not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    return any(f"ggml-{backend}" in name for name in names for backend in _GPU_BACKENDS)
+    return bool(name_gpu_backends((), folder))
+
+
+def name_gpu_backends(registered: Iterable[str], folder: Path | None) -> tuple[str, ...]:
+    """Name the GPU backends of a build by ggml's registry and by the files of its libraries.
+
+    Args:
+        registered: Names in ggml's registry, those of CPU backends included.
+        folder: Folder of the libraries; None if it is unknown.
+    """
+    found = {_REGISTERED[name] for name in registered if name in _REGISTERED}
+    if folder is not None and folder.is_dir():
+        files = {path.name for path in folder.iterdir()}
+        found |= {
+            name
+            for part, name in _GPU_BACKENDS.items()
+            if any(f"ggml-{part}" in file for file in files)
+        }
+    return tuple(sorted(found))
 
 
 def usable_cpus() -> int:

@@ -25,11 +25,14 @@ class Offload:
     """Whether llama.cpp can use a GPU, and how to enable it.
 
     Attributes:
-        compiled_in: Whether this build of llama.cpp has a GPU backend.
+        compiled_in: Whether this build of llama.cpp has a GPU backend, with or without a device.
         devices: GPUs that llama.cpp can use, with their memory, as text.
         graphics_cards: Vendors of the GPUs on the bus, whether or not they are used.
-        fix: The command that reinstalls llama.cpp with offload; empty when none is needed.
+        fix: The command that reinstalls llama.cpp with offload, or makes its backend find a device;
+            empty when none is needed.
         problem: Why llama.cpp cannot be loaded; empty if it can.
+        backends: GPU backends of this build (``CUDA``, ``Vulkan``).
+        why_not: Why a build with a GPU backend sees no device; empty if it sees one.
     """
 
     compiled_in: bool
@@ -37,6 +40,8 @@ class Offload:
     graphics_cards: tuple[str, ...]
     fix: str
     problem: str = ""
+    backends: tuple[str, ...] = ()
+    why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def diagnose(config: Config) -> Diagnosis:
     names = ("etui", "llama_cpp_python", "python", "system")
     return Diagnosis(
         versions={name: facts[name] for name in names},
-        offload=_check_offload(config),
+        offload=check_offload(config),
         channels=found.probes,
         unmeasured=found.unmeasured,
         models=_check_models(config, problems),
@@ -105,9 +110,11 @@ def build_reinstall_command(vendors: Sequence[str], python: str = sys.executable
     )
 
 
-def _check_offload(config: Config) -> Offload:
+def check_offload(config: Config) -> Offload:
+    """Check which GPU backends llama.cpp was built with, and which devices they find."""
     from etui.energy.sources.pci import graphics_cards
     from etui.engine.library import Library
+    from etui.runtime.gpu_devices import explain_missing_device, read_driver_facts
     from etui.units import bytes_text
 
     cards = tuple(card.vendor for card in graphics_cards(config.sysfs_dir))
@@ -120,8 +127,14 @@ def _check_offload(config: Config) -> Offload:
             f"{d.description}: {bytes_text(d.free_bytes)} of {bytes_text(d.total_bytes)} free"
             for d in library.gpus()
         )
-        fix = "" if library.offloads else build_reinstall_command(cards)
-        return Offload(library.offloads, devices, cards, fix)
+        backends = library.gpu_backends()
+        if devices or library.offloads:
+            return Offload(True, devices, cards, "", backends=backends)
+        if not backends:
+            return Offload(False, (), cards, build_reinstall_command(cards))
+        facts = read_driver_facts(backends[0])
+        missing = explain_missing_device(backends[0], cards, facts)
+        return Offload(True, (), cards, missing.fix, backends=backends, why_not=missing.why)
     finally:
         library.close()
 

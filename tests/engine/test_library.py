@@ -12,8 +12,16 @@ import psutil
 import pytest
 
 from etui.config.config import Config
+from etui.engine import library as library_module
 from etui.engine import residency as module
-from etui.engine.library import Device, Library, built_for_gpu, library_folder
+from etui.engine.library import (
+    Device,
+    Library,
+    built_for_gpu,
+    fix_load_error,
+    library_folder,
+    name_gpu_backends,
+)
 from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
 from etui.models.spec import ModelSpec
@@ -38,10 +46,15 @@ class Native:
 class Ggml:
     """ggml with these devices: (type, name, free bytes); a handle is the index and one."""
 
+    registered: tuple[str, ...] = ("Vulkan", "CPU")
+
     def __init__(self, *devices: tuple[int, str, int]) -> None:
         def memory(handle: int, free: Any, total: Any) -> None:
             free._obj.value, total._obj.value = devices[handle - 1][2], 16 * GB
 
+        self.ggml_backend_reg_count = Native(lambda: len(self.registered))
+        self.ggml_backend_reg_get = Native(lambda index: index + 1)
+        self.ggml_backend_reg_name = Native(lambda handle: self.registered[handle - 1].encode())
         self.ggml_backend_dev_count = Native(lambda: len(devices))
         self.ggml_backend_dev_get = Native(lambda index: index + 1)
         self.ggml_backend_dev_type = Native(lambda handle: devices[handle - 1][0])
@@ -139,6 +152,63 @@ def test_a_build_for_a_gpu_is_told_by_its_files(
     for name in names:
         (tmp_path / name).touch()
     assert built_for_gpu(tmp_path) is found
+
+
+@pytest.mark.parametrize(
+    ("registered", "files", "names"),
+    [
+        (("CPU",), (), ()),
+        (("Vulkan", "CPU"), (), ("Vulkan",)),
+        (("MTL", "BLAS", "CPU"), ("libggml-metal.dylib",), ("Metal",)),
+        # A backend whose driver cannot be started is not registered, but its library is there.
+        (("CPU",), ("libggml-vulkan.so", "libggml-cpu.so"), ("Vulkan",)),
+        (("CUDA", "CPU"), ("libggml-cuda.so", "libggml-vulkan.so"), ("CUDA", "Vulkan")),
+    ],
+)
+def test_the_backends_of_a_build_are_named_with_and_without_a_device(
+    library: Library,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    registered: tuple[str, ...],
+    files: tuple[str, ...],
+    names: tuple[str, ...],
+) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    ggml = Ggml()
+    ggml.registered = registered
+    monkeypatch.setattr(library, "api", SimpleNamespace(_lib=ggml))
+    monkeypatch.setattr(library_module, "library_folder", lambda: tmp_path)
+    assert library.gpu_backends() == names
+
+
+def test_the_registry_of_this_build_is_read(library: Library) -> None:
+    assert library.gpu_backends() == name_gpu_backends((), library_folder())
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        ("libvulkan.so.1: cannot open shared object file", "libvulkan1"),
+        ("libcuda.so.1: cannot open shared object file", "NVIDIA driver"),
+        ("undefined symbol: llama_decode", "pip install --force-reinstall"),
+    ],
+)
+def test_a_library_that_is_missing_is_told_by_its_name(error: str, fix: str) -> None:
+    assert fix in fix_load_error(error)
+
+
+def log(library: Library, level: int, text: str) -> None:
+    library._log(level, text.encode(), None)
+
+
+def test_the_log_says_where_the_layers_are(library: Library) -> None:
+    library.forget_placement()
+    assert library.gpu_layers_placed is None
+    for layer, device in enumerate(("CPU", "CPU", "Vulkan0", "CUDA1")):
+        log(library, 1, f"load_tensors: layer {layer:3d} assigned to device {device}, is_swa = 0\n")
+    assert library.gpu_layers_placed == 2
+    library.forget_placement()
 
 
 def test_a_missing_library_is_built_for_no_gpu(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""A build with a GPU backend that finds no device: the reason, and its fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etui.runtime.gpu_devices import DriverFacts, explain_missing_device, read_driver_facts
+
+MESA = ("intel_icd.x86_64", "lvp_icd.x86_64", "radeon_icd.x86_64")
+NODE = "/dev/dri/renderD128"
+
+
+@pytest.mark.parametrize(
+    ("backend", "cards", "facts", "why", "fix"),
+    [
+        (
+            "Vulkan",
+            ["AMD"],
+            DriverFacts("GGML_VK_VISIBLE_DEVICES=", MESA, (NODE,)),
+            "GGML_VK_VISIBLE_DEVICES= selects none",
+            "unset GGML_VK_VISIBLE_DEVICES",
+        ),
+        (
+            "CUDA",
+            ["NVIDIA"],
+            DriverFacts("CUDA_VISIBLE_DEVICES=-1"),
+            "CUDA_VISIBLE_DEVICES=-1 selects none",
+            "unset CUDA_VISIBLE_DEVICES",
+        ),
+        (
+            "Vulkan",
+            ["AMD"],
+            DriverFacts("", MESA, (NODE,), (NODE,)),
+            f"may not open {NODE}",
+            "sudo usermod -aG render,video",
+        ),
+        (
+            "Vulkan",
+            [],
+            DriverFacts("", MESA),
+            "no graphics card is on the bus",
+            "--device /dev/dri",
+        ),
+        (
+            "Vulkan",
+            ["Intel"],
+            DriverFacts("", (), (NODE,)),
+            "no Vulkan driver for the Intel card",
+            "sudo apt-get install mesa-vulkan-drivers",
+        ),
+        (
+            "Vulkan",
+            ["NVIDIA"],
+            DriverFacts("", ("lvp_icd.x86_64",), (NODE,)),
+            "no Vulkan driver for the NVIDIA card",
+            "nvidia-vulkan-icd",
+        ),
+        ("Vulkan", ["AMD"], DriverFacts("", MESA), "no render node", "kernel driver"),
+        ("Vulkan", ["AMD"], DriverFacts("", MESA, (NODE,)), "knows the AMD card", "vulkaninfo"),
+        ("CUDA", [], DriverFacts(), "no graphics card is on the bus", "docker run --gpus all"),
+        ("CUDA", ["NVIDIA"], DriverFacts(), "NVIDIA driver is missing", "nvidia-smi"),
+        ("ROCm", ["AMD"], DriverFacts(), "/dev/kfd", "rocminfo"),
+        ("SYCL", ["Intel"], DriverFacts("", (), (NODE,)), "no SYCL device", "SYCL driver"),
+    ],
+)
+def test_each_reason_has_its_fix(
+    backend: str, cards: list[str], facts: DriverFacts, why: str, fix: str
+) -> None:
+    missing = explain_missing_device(backend, cards, facts)
+    assert missing.why.startswith(f"built with {backend}, but no {backend} device was found")
+    assert why in missing.why
+    assert fix in missing.fix
+
+
+@pytest.mark.parametrize(("drivers", "offered"), [(MESA, True), (("radeon_icd.x86_64",), False)])
+def test_the_software_device_is_offered_only_where_it_is(
+    drivers: tuple[str, ...], offered: bool
+) -> None:
+    missing = explain_missing_device("Vulkan", [], DriverFacts("", drivers))
+    assert ("GGML_VK_VISIBLE_DEVICES=0" in missing.why) is offered
+
+
+def test_the_facts_are_read_from_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "dri").mkdir()
+    for node in ("renderD128", "card0"):
+        (tmp_path / "dri" / node).touch()
+    drivers = tmp_path / "icd.d"
+    drivers.mkdir()
+    (drivers / "radeon_icd.x86_64.json").write_text("{}")
+    (drivers / "README").touch()
+    environment = {"GGML_VK_VISIBLE_DEVICES": "7", "PATH": "/bin"}
+    facts = read_driver_facts("Vulkan", environment, tmp_path, [drivers, tmp_path / "none"])
+    assert facts.hidden_by == "GGML_VK_VISIBLE_DEVICES=7"
+    assert facts.vulkan_drivers == ("radeon_icd.x86_64",)
+    assert facts.nodes == (str(tmp_path / "dri" / "renderD128"),)
+    assert facts.forbidden_nodes == ()
+    assert read_driver_facts("CUDA", {}, tmp_path, []) == DriverFacts()

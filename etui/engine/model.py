@@ -39,6 +39,8 @@ class Model:
         library: The library that loads it; it must outlive the model.
         path: The GGUF file.
         gpu_layers: Layers on the GPU, ``ALL_LAYERS`` for all; ignored by a build without offload.
+            With 0 no GPU is used at all: by default llama.cpp would still compute long batches on
+            it, and fail where its memory is full.
         split: Distribution over several GPUs; None takes the defaults.
         shown: Texts (think tags) that stay visible even if they are control tokens.
         vocabulary_only: Load no weights; enough to tokenize.
@@ -66,10 +68,14 @@ class Model:
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
         shares = _apply_split(api, params, split or Split())
-        # The shares are read during the call only.
+        no_device = (ctypes.c_void_p * 1)(None)  # a list of devices ends with a null pointer
+        if gpu_layers == 0:
+            params.devices = ctypes.addressof(no_device)
+        # The shares and devices are read during the call only.
         library.forget_errors()
+        library.forget_placement()
         handle = api.llama_model_load_from_file(str(path).encode(), params)
-        del shares
+        del shares, no_device
         library.flush()
         if not handle:
             raise ModelUnavailable(

@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 TRIAL_SECONDS = 600.0
 """Maximum time of a trial: a very large model on a slow disk."""
 
-_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "CUDA_VISIBLE_DEVICES": ""}
-"""Without them ggml starts a debugger for its stack dump, and the trial takes memory of a GPU."""
+_ENVIRONMENT = {
+    "GGML_NO_BACKTRACE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "",
+    "GGML_VK_VISIBLE_DEVICES": "",
+}
+"""Without them ggml starts a debugger for its stack dump, and the trial wakes a GPU, whose driver
+may fail for reasons that have nothing to do with the file."""
 
 _CONTEXT_TOKENS = 64
 _BATCH_TOKENS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +210,24 @@ def test_the_log_says_where_the_layers_are(library: Library) -> None:
         log(library, 1, f"load_tensors: layer {layer:3d} assigned to device {device}, is_swa = 0\n")
     assert library.gpu_layers_placed == 2
     library.forget_placement()
+
+
+def test_a_model_without_gpu_layers_is_given_no_device(
+    library: Library, starter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a list of devices llama.cpp would take all, and compute long batches there."""
+    given: dict[int, bool] = {}
+    load = library.api.llama_model_load_from_file
+
+    def spy(path: bytes, params: Any) -> Any:
+        first = ctypes.c_void_p.from_address(params.devices).value if params.devices else None
+        given[params.n_gpu_layers] = bool(params.devices) and first is None
+        return load(path, params)
+
+    monkeypatch.setattr(library.api, "llama_model_load_from_file", spy)
+    for layers in (0, 3):
+        module.Model(library, starter_model, layers, vocabulary_only=True).free()
+    assert given == {0: True, 3: False}
 
 
 def test_a_missing_library_is_built_for_no_gpu(tmp_path: Path) -> None:

@@ -7,29 +7,73 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import print_json
+from etui.cli.common import print_json, stop_signals
+from etui.cli.param_types import TEXT
+from etui.errors import ExitCode
 
 if TYPE_CHECKING:
     from etui.runtime.doctor import Diagnosis
 
 
 @click.command()
+@click.option(
+    "--try-gpu",
+    "model",
+    type=TEXT,
+    metavar="[MODEL]",
+    is_flag=False,
+    flag_value="",
+    help="Run a model (the smallest on this machine) with and without the GPU, and compare.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def doctor(as_json: bool) -> None:
+def doctor(model: str | None, as_json: bool) -> int:
     """Report what etui finds: GPU, power channels, models, folders.
 
     For every power channel, shows whether it was found and is readable and, if not, the exact
     command or line that fixes it.
+
+    With --try-gpu, loads a model with all, none and `auto` of its layers on the GPU, shows answers,
+    tokens/s, J/token and memory side by side, and says in one line what is wrong, if anything is.
+    The exit code is then 1 if something is wrong.
     """
     from etui.config.load import load_config
+
+    if model is not None:
+        return _try_gpu(model, as_json)
     from etui.runtime.doctor import diagnose
 
     diagnosis = diagnose(load_config())
     if as_json:
         print_json(diagnosis)
-        return
+        return ExitCode.DONE
     for line in format_diagnosis(diagnosis):
         click.echo(line)
+    return ExitCode.DONE
+
+
+def _try_gpu(model: str, as_json: bool) -> int:
+    """Try the GPU with a model; an empty name takes the smallest."""
+    from etui.cli.try_gpu_text import build_document, format_trial
+    from etui.config.load import load_config
+    from etui.energy.discovery import open_recorder
+    from etui.models.catalogue import load_catalogue
+    from etui.models.files import require
+    from etui.runtime.try_gpu import choose_model, look_at_offload, try_gpu
+
+    def report(layers: str, stage: str) -> None:
+        click.echo(f"layers {layers}: {stage}", err=True)
+
+    config = load_config()
+    spec = choose_model(model, config, load_catalogue(config))
+    require(spec, config)
+    with stop_signals(), open_recorder(config) as meter:
+        trial = try_gpu(spec, look_at_offload(), meter, report)
+    if as_json:
+        print_json(build_document(trial))
+    else:
+        for line in format_trial(trial):
+            click.echo(line)
+    return ExitCode.DONE if trial.verdict.ok else ExitCode.FAILED
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> Iterator[str]:

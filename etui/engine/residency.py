@@ -122,6 +122,19 @@ class Residency:
         yield Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
         return session
 
+    def gpus(self) -> tuple[Device, ...]:
+        """Return the GPUs that models are put on, with their currently free memory.
+
+        Raises:
+            EngineFailed: llama.cpp is missing.
+        """
+        return self._open_library().gpus()
+
+    @property
+    def gpu_layers_placed(self) -> int | None:
+        """Layers of the last load that llama.cpp put on a GPU; None if its log does not say."""
+        return self._library.gpu_layers_placed if self._library is not None else None
+
     def answered(self, name: str) -> None:
         """Restart the keep-warm time of a model at the end of its answer."""
         if name in self._residents:

@@ -1,0 +1,173 @@
+"""``etui doctor``: what it says of GPUs, and what ``--try-gpu`` prints and returns."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.cli.doctor import format_diagnosis
+from etui.cli.main import run
+from etui.cli.try_gpu_text import build_document, format_trial
+from etui.config.config import Config
+from etui.errors import ExitCode
+from etui.runtime import try_gpu as trying
+from etui.runtime.doctor import Diagnosis, Offload
+from etui.runtime.gpu_run import FreeBytes, GreedyAnswer, RunResult, Timed
+from etui.runtime.gpu_verdict import Attempt, PerToken, judge
+from etui.runtime.try_gpu import GpuTrial
+from tests.contract.tiny_model import write_tiny_model
+
+DEVICE = Offload(True, ("A100: 80 GB of 80 GB free",), ("NVIDIA",), "", backends=("CUDA",))
+SECOND = 10**9
+
+
+def result(layers: int, tokens_per_second: int) -> RunResult:
+    return RunResult(
+        gpu_layers=layers,
+        placed=layers,
+        layers=31,
+        load_seconds=0.5,
+        prefill=Timed(1000, 0, SECOND),
+        decode=Timed(tokens_per_second, 0, SECOND),
+        letters=((-0.5, -1.5, -2.0, -4.0),),
+        answers=(GreedyAnswer((5, 6), (-0.1, -0.2), "Hi there", (-0.1, -0.3)),),
+        free=FreeBytes(8 * 10**9, 7 * 10**9, 8 * 10**9),
+    )
+
+
+def trial(whole: int) -> GpuTrial:
+    spent = PerToken(0.5, None, "counter")
+    attempts = (
+        Attempt("none", result(0, 10), "", PerToken(1.0, None, "counter"), spent, True),
+        Attempt("all", result(31, whole), "", spent, spent, True),
+        Attempt("auto", None, "llama.cpp crashed with SIGSEGV (stage load)"),
+    )
+    return GpuTrial("one", DEVICE, attempts, judge(attempts))
+
+
+@pytest.mark.parametrize(
+    ("offload", "line"),
+    [
+        (DEVICE, "✓ compiled into llama.cpp: CUDA"),
+        (
+            Offload(True, (), (), "unset X", "", ("Vulkan",), "built with Vulkan, but no device"),
+            "✗ built with Vulkan, but no device: models run on the CPU",
+        ),
+        (Offload(False, (), ("AMD",), "fix it"), "✗ not compiled into llama.cpp"),
+        (Offload(False, (), (), ""), "- not compiled into llama.cpp, and no GPU was found"),
+    ],
+)
+def test_a_build_without_a_device_is_told_from_one_without_a_backend(
+    offload: Offload, line: str
+) -> None:
+    lines = list(format_diagnosis(Diagnosis({}, offload, (), (), (), (), ())))
+    start = lines.index("GPU offload")
+    assert line in lines[start + 1]
+    fixes = [text for text in lines if text.strip().startswith("fix: ")]
+    assert bool(offload.fix) == any(offload.fix in text for text in fixes)
+
+
+def test_the_runs_are_side_by_side() -> None:
+    lines = list(format_trial(trial(30)))
+    table = {line[: line.index("  ")]: line.split() for line in lines if "  " in line}
+    assert table["gpu_layers"][-3:] == ["0", "all", "auto"]
+    assert "0 of 31" in " ".join(table["layers on the GPU"])
+    assert table["layers on the GPU"][-1] == "failed"
+    assert table["device memory"][-3:-1] == ["1.00", "GB"]
+    assert any("SIGSEGV" in line and line.startswith("✗ layers auto") for line in lines)
+    assert lines[-1].startswith("✗ `gpu_layers: auto` failed")
+
+
+def test_the_document_has_every_run() -> None:
+    document = json.loads(json.dumps(build_document(trial(30)), allow_nan=False))
+    assert set(document) == {"model", "offload", "runs", "verdict"}
+    none, whole, auto = document["runs"]
+    assert " ".join(whole) == (
+        "gpu_layers failure layers layers_on_gpu load_seconds prefill decode gpu_measured "
+        "device_memory letters answers difference"
+    )
+    assert set(whole["decode"]) == {
+        *("tokens", "seconds", "tokens_per_second", "joules_per_token", "uncertainty", "kind")
+    }
+    assert set(whole["difference"]) == {
+        *("letters_nats", "tokens_nats", "split_margin_nats", "rounding")
+    }
+    assert set(document["verdict"]) == {"ok", "code", "text", "fix"}
+    assert (none["gpu_layers"], none["difference"]) == (0, None)
+    assert whole["layers_on_gpu"] == 31
+    assert whole["decode"]["tokens_per_second"] == 30
+    assert whole["difference"]["tokens_nats"] == pytest.approx(0.1)
+    assert whole["answers"] == ["Hi there"]
+    assert auto == {"gpu_layers": "auto", "failure": "llama.cpp crashed with SIGSEGV (stage load)"}
+    assert document["verdict"]["code"] == "auto_failed"
+
+
+@pytest.fixture
+def tiny(config: Config) -> Path:
+    config.models_dir.mkdir(parents=True)
+    return write_tiny_model(config.models_dir / "tiny.gguf")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, offload: Offload, outcome: Any) -> None:
+    monkeypatch.setattr(trying, "look_at_offload", lambda: offload)
+
+    def act(*_: object, **__: object) -> GpuTrial:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(trying, "try_gpu", act)
+
+
+@pytest.mark.parametrize(("auto", "code"), [(True, ExitCode.DONE), (False, ExitCode.FAILED)])
+def test_the_exit_code_is_the_verdict(
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    auto: bool,
+    code: ExitCode,
+) -> None:
+    found = trial(30)
+    if auto:
+        attempts = (*found.attempts[:2], replace(found.attempts[1], layers="auto"))
+        found = replace(found, attempts=attempts, verdict=judge(attempts))
+    pretend(monkeypatch, DEVICE, found)
+    assert run(["doctor", "--try-gpu", "tiny"]) == code
+    assert ("everything right" in capsys.readouterr().out) is auto
+    assert run(["doctor", "--try-gpu", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["verdict"]["ok"] is auto
+
+
+def test_without_a_device_it_says_so(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = Offload(False, (), ("AMD",), "CMAKE_ARGS=...")
+    monkeypatch.setattr(trying, "look_at_offload", lambda: nothing)
+    assert run(["doctor", "--try-gpu"]) == ExitCode.FAILED
+    out = capsys.readouterr().out
+    assert "✗ llama.cpp is built without a GPU backend for the AMD card" in out
+    assert "fix: CMAKE_ARGS=..." in out
+
+
+def test_bad_usage(tiny: Path, config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--try-gpu", "tinny"]) == ExitCode.USAGE
+    assert "no model is called 'tinny'" in capsys.readouterr().err
+    assert run(["doctor", "--try-gpu", "tiny", "more"]) == ExitCode.USAGE
+    tiny.unlink()
+    assert run(["doctor", "--try-gpu"]) == ExitCode.FAILED
+    assert "no model is on this machine" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_traceback(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    pretend(monkeypatch, DEVICE, KeyboardInterrupt())
+    assert run(["doctor", "--try-gpu"]) == ExitCode.PARTIAL
+    assert capsys.readouterr().err.splitlines()[-1] == "etui: stopped"
+    assert signal.getsignal(signal.SIGTERM) == before

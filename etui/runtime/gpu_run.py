@@ -27,6 +27,7 @@ from etui.errors import EtuiError
 from etui.text.codec import from_document, to_document
 
 if TYPE_CHECKING:
+    from etui.config.config import Config
     from etui.engine.llama_session import LlamaSession
     from etui.engine.residency import Residency
 
@@ -58,7 +59,8 @@ PASSAGE = (
 """Text whose tokens are computed to measure the speed; what the model makes of it is not used."""
 
 ANSWER_TOKENS = 24
-PREFILL_TOKENS = 512
+PREFILL_TOKENS, SHORT_TOKENS = 512, 32
+"""Tokens of the prompt, and of the one that shows how long it would take."""
 DECODE_TOKENS = 128
 LEAST_DECODED = 4
 """Tokens that are decoded even on a device that is far too slow."""
@@ -157,11 +159,14 @@ class RunResult:
     free: FreeBytes | None
 
 
-def run(order: Order, residency: Residency, report: Callable[[str], None]) -> RunResult:
+def run(
+    order: Order, config: Config, residency: Residency, report: Callable[[str], None]
+) -> RunResult:
     """Load the model as ordered, measure it, and unload it.
 
     Args:
         order: The model and its layers.
+        config: Folders and settings.
         residency: An empty one; it is left empty.
         report: Called with the name of each stage when it begins.
 
@@ -169,14 +174,12 @@ def run(order: Order, residency: Residency, report: Callable[[str], None]) -> Ru
         ModelUnavailable: The model cannot be loaded.
         EngineFailed: llama.cpp failed.
     """
-    from etui.config.load import load_config
     from etui.events import Loaded
     from etui.models.catalogue import load_catalogue
     from etui.models.files import require
     from etui.models.gguf import check_usable
 
     report("load")
-    config = load_config()
     spec = load_catalogue(config).get(order.model)
     path = require(spec, config)
     spec = replace(spec, gpu_layers=0 if order.layers == "none" else order.layers)
@@ -236,12 +239,15 @@ def _fill(tokens: Sequence[int], count: int) -> list[int]:
 def time_prefill(session: LlamaSession, passage: Sequence[int], order: Order) -> Timed:
     """Compute a prompt again and again, without reuse, until the time is over.
 
-    The first pass compiles the kernels of the device, so it counts only where it alone takes a
-    quarter of the time or more.
+    The first passes compile the kernels of the device and do not count. On a very slow device the
+    prompt is shortened: a batch cannot be interrupted.
     """
-    first = _prefill_once(session, passage, order.part_seconds)
-    if first.seconds > order.part_seconds / 4:
-        return first
+    _prefill_once(session, passage[:SHORT_TOKENS], order.part_seconds)
+    short = _prefill_once(session, passage[:SHORT_TOKENS], order.part_seconds)
+    room = max(SHORT_TOKENS, int(short.tokens_per_second * order.part_seconds / 2))
+    if room < len(passage):
+        return _prefill_once(session, passage[:room], order.part_seconds)
+    _prefill_once(session, passage, order.part_seconds)
     start_ns = time.monotonic_ns()
     tokens = 0
     while not tokens or time.monotonic_ns() - start_ns < order.busy_seconds * 1e9:
@@ -362,7 +368,7 @@ def main() -> None:
                 return
             residency = Residency(config)
             order = from_document(Order, ordered)
-            result = run(order, residency, lambda stage: send(stage=stage))
+            result = run(order, config, residency, lambda stage: send(stage=stage))
             residency.close()
             send(result=to_document(result))
         except EtuiError as error:

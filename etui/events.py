@@ -17,7 +17,10 @@ UnloadReason = Literal["room", "idle", "changed", "asked"]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model was loaded for this answer (absent if it was in memory already)."""
+    """A model was loaded for this answer (absent if it was in memory already).
+
+    If the engine's process had to be started first, ``start_ns`` is the start of that.
+    """
 
     model: str
     start_ns: int
@@ -32,7 +35,7 @@ class Unloaded:
 
     Attributes:
         reason: ``room`` made for another model (comes before that model's ``Loaded``), ``idle``
-            after ``keep_warm_seconds`` without an answer (between answers), ``changed`` if its
+            after its ``keep_warm`` time without an answer (between answers), ``changed`` if its
             entry in models.yaml changed and it is loaded again, ``asked`` if the user unloaded it.
         freed_bytes: Estimated size in memory: weights, KV cache and buffers.
     """

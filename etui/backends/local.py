@@ -103,6 +103,10 @@ class LocalBackend:
         """Return whether the running answer has spent its joules."""
         return self._spent.is_set()
 
+    def keep_warm(self, model: str, seconds: float | None) -> None:
+        """Set how long a model is kept after its last answer; None keeps it."""
+        self._residency.keep_warm(model, seconds)
+
     def seconds_to_unload(self) -> float | None:
         """Return the seconds until the next idle unload; None if none is due."""
         return self._residency.seconds_to_unload()

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from etui.backends.wire import (
@@ -25,6 +26,7 @@ from etui.backends.wire import (
     Failed,
     Hello,
     Hurry,
+    KeepWarm,
     Load,
     Unload,
     WireError,
@@ -32,7 +34,7 @@ from etui.backends.wire import (
     encode,
 )
 from etui.errors import EngineFailed
-from etui.events import Event, Residence, Unloaded
+from etui.events import Event, Loaded, Residence, Unloaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,11 +150,26 @@ class ProcessBackend:
             if isinstance(event, Residence):
                 yield event
 
+    def keep_warm(self, model: str, seconds: float | None) -> None:
+        """Set how long a model is kept after its last answer.
+
+        A new child starts without these times, so set them after each load and answer.
+
+        Args:
+            model: Name of the model.
+            seconds: The time; None keeps it until another model needs the memory.
+        """
+        child = self._child
+        if child is not None:
+            child.send(KeepWarm(model, seconds))
+
     def _request(self, build_message: Callable[[int], Ask | Load | Unload]) -> Iterator[Event]:
         """Send a message and yield the events that answer it."""
+        pid, began_ns = self.pid, time.monotonic_ns()
         self.start()
         child = self._child
         assert child is not None
+        is_new = child.process.pid != pid
         with self._lock:
             self._number += 1
             number = self._running = self._number
@@ -165,7 +182,10 @@ class ProcessBackend:
                 if getattr(message, "number", None) != number:
                     continue  # from an abandoned answer
                 if isinstance(message, EngineEvent):
-                    yield message.event
+                    event = message.event
+                    if is_new and isinstance(event, Loaded):  # its start is a part of the load
+                        event = replace(event, start_ns=min(began_ns, event.start_ns))
+                    yield event
                 elif isinstance(message, Failed):
                     number = 0
                     raise message.error()
@@ -197,7 +217,10 @@ class ProcessBackend:
             self.on_unloaded(event)
 
     def close(self) -> None:
-        """End the child; all of its memory is free when this returns."""
+        """End the child; all of its memory is free when this returns.
+
+        The next request starts another one.
+        """
         if self._child is not None:
             self._child.stop()
             self._child = None

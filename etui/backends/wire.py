@@ -73,6 +73,19 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepWarm:
+    """To the child: keep a model so long after its last answer; there is no reply.
+
+    Attributes:
+        model: Name of the model, in memory or not.
+        seconds: The time; None keeps it until another model needs the memory.
+    """
+
+    model: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """To the child: end answer ``number`` within one batch."""
 
@@ -183,7 +196,8 @@ def _classes() -> Mapping[str, Any]:
     from etui.backends.base import AnswerRequest
     from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 
-    lines = (Hello, Heartbeat, Ask, Load, Unload, Cancel, Hurry, EngineEvent, Done, Failed)
+    to_child = (Ask, Load, Unload, KeepWarm, Cancel, Hurry)
+    lines = (Hello, Heartbeat, *to_child, EngineEvent, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, VoteStop, EarlyExit, TokenCost)
     requests = (AnswerRequest, ModelSpec, Message, Config)

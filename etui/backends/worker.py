@@ -27,6 +27,7 @@ from etui.backends.wire import (
     Heartbeat,
     Hello,
     Hurry,
+    KeepWarm,
     Load,
     Unload,
     WireError,
@@ -64,7 +65,7 @@ class Worker:
         self._writing = threading.Lock()
         self._held = bytearray()
         self._sent_seconds = 0.0
-        self._asked: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Request | KeepWarm] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._running: int | None = None
         self._engine: LocalBackend | None = None
@@ -87,7 +88,10 @@ class Worker:
             for unloaded in engine.unload_idle():
                 self._send(unloaded)
             with contextlib.suppress(queue.Empty):
-                return self._asked.get(timeout=engine.seconds_to_unload())
+                asked = self._asked.get(timeout=engine.seconds_to_unload())
+                if not isinstance(asked, KeepWarm):
+                    return asked
+                engine.keep_warm(asked.model, asked.seconds)
 
     def _answer(self, engine: LocalBackend, ask: Request) -> None:
         number = self._running = ask.number
@@ -118,7 +122,7 @@ class Worker:
             except WireError:
                 traceback.print_exc()  # the parent shows the end of the log
                 os._exit(1)  # the parent would wait for an answer forever
-            if isinstance(message, Request):
+            if isinstance(message, Request | KeepWarm):
                 self._asked.put(message)
             elif isinstance(message, Cancel):
                 self._cancelled.add(message.number)

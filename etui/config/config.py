@@ -24,8 +24,9 @@ class Config:
         threads: Number of llama.cpp threads; None (``auto``) uses at most the number of physical
             cores, and fewer while other processes use them.
         context_tokens: Upper limit on a context in tokens, to save memory; None uses the model's.
-        keep_warm_seconds: How long the app keeps a model in memory after its last answer; None
-            keeps it until another model needs the memory.
+        keep_warm: How long the app keeps a model in memory after its last answer, in seconds;
+            ``always`` keeps it until another model needs the memory, ``auto`` until idling has
+            cost more joules than loading it again (:mod:`etui.energy.keep_warm`).
         sample_hz: Readings per second of every power channel.
         cpu_idle_watts, cpu_limit_watts: Range of the CPU power estimate on a machine without power
             readings; None uses a documented default for the number of cores.
@@ -48,7 +49,7 @@ class Config:
     model: str | None = None
     threads: int | None = None
     context_tokens: int | None = None
-    keep_warm_seconds: float | None = None
+    keep_warm: float | Literal["auto", "always"] = "always"
     sample_hz: float = 20.0
     cpu_idle_watts: float | None = None
     cpu_limit_watts: float | None = None

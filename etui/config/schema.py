@@ -13,6 +13,7 @@ _LEAST_HZ = 0.001
 """A reading every quarter of an hour; the period of a slower one need not fit into an integer."""
 
 Watts = Annotated[float, Field(ge=0, le=10_000)]
+Seconds = Annotated[float, Field(ge=1, le=10_000_000)]
 
 
 class Settings(Strict):
@@ -42,12 +43,14 @@ class Settings(Strict):
         le=10_000_000,
         description="Upper limit on a context in tokens, to save memory; default: the model's.",
     )
-    keep_warm_seconds: float | None = Field(
-        None,
-        ge=1,
-        le=10_000_000,
-        description="How long the app keeps a model in memory after its last answer; default: "
-        "until another model needs the memory.",
+    keep_warm: Seconds | Literal["auto", "always"] = Field(
+        "always",
+        description="How long the app keeps a model in memory after its last answer: seconds, "
+        "always (until another model needs the memory), or auto (until idling has cost more "
+        "joules than loading it again).",
+    )
+    keep_warm_seconds: Seconds | None = Field(
+        None, description="Earlier name of keep_warm, for seconds only."
     )
     sample_hz: float = Field(
         20.0, gt=0, le=200, description="Readings per second of every power channel."
@@ -103,6 +106,15 @@ class Settings(Strict):
     def _check_rate(self) -> Settings:
         if self.sample_hz < _LEAST_HZ:
             refuse(f"sample_hz must be at least {_LEAST_HZ}, found {self.sample_hz:g}", "sample_hz")
+        return self
+
+    @model_validator(mode="after")
+    def _check_keep_warm(self) -> Settings:
+        if {"keep_warm", "keep_warm_seconds"} <= self.model_fields_set:
+            refuse(
+                "keep_warm_seconds is the earlier name of keep_warm: pass only one of them",
+                "keep_warm_seconds",
+            )
         return self
 
     @model_validator(mode="after")

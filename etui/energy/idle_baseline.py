@@ -12,22 +12,29 @@ idle power of an estimate is not measured, because its formula states it.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import stdev
 from typing import Literal
 
 from etui.atomic import write_text
 from etui.config.config import Config, make_home
 from etui.energy.at_rest import find_other_use
+from etui.energy.keep_warm import Measured
 from etui.energy.recorder import Recorder
 from etui.energy.types import Energy
+from etui.energy.uncertainty import combine
 from etui.errors import EtuiError
 from etui.text.codec import from_document, to_document
 
 _UNSTEADY = 0.25
 _SLICES = 8
+_T_OF_SLICES = 2.365
+"""Quantile of Student's t for a mean of eight slices, at 95 %."""
+
 _COVERED = 0.99
 _BELOW = 0.97
 """A power counts as below a baseline if it is less than this share of it: sensors are noisy."""
@@ -47,17 +54,24 @@ class IdleBaseline:
         seconds: Length of the measurement.
         steady: Whether the power stayed within a quarter of its mean and no other program used the
             machine; False means that the machine was not idle.
+        uncertainty: Half width of the total at 95 %, watts; None in a file of an earlier etui.
     """
 
     watts: Watts
     measured_at: float
     seconds: float
     steady: bool
+    uncertainty: float | None = None
 
     @property
     def total_watts(self) -> float:
         """Watts of all channels together."""
         return sum(self.watts.values())
+
+    @property
+    def total(self) -> Measured:
+        """Watts of all channels together, with their half width."""
+        return Measured(self.total_watts, self.uncertainty)
 
     def is_below(self, other: IdleBaseline) -> bool:
         """Return whether this power is clearly below that of another baseline's same channels."""
@@ -100,6 +114,17 @@ class Baselines:
             if idle is not None and channels and set(channels) <= set(idle.watts):
                 return which, idle
         return None
+
+    def extra_watts(self, model: str) -> Measured | None:
+        """Return how many watts more the machine draws with a model in memory than without.
+
+        Returns:
+            The difference; None without both baselines over the same channels.
+        """
+        loaded = self.loaded.get(model)
+        if loaded is None or self.cold is None or set(loaded.watts) != set(self.cold.watts):
+            return None
+        return loaded.total.minus(self.cold.total)
 
     def with_idle(self, idle: IdleBaseline, model: str | None) -> Baselines:
         """Return a copy with a new baseline for a model; None replaces the cold one."""
@@ -144,6 +169,17 @@ def compute_baseline(recorder: Recorder, start_ns: int, end_ns: int) -> IdleBase
     """
     energy = recorder.energy(start_ns, end_ns)
     return _build_idle(recorder, energy) if energy.coverage >= _COVERED else None
+
+
+def measure_idle_watts(recorder: Recorder, start_ns: int, end_ns: int) -> Measured | None:
+    """Compute the idle watts of a recorded interval, to compare with a baseline's total.
+
+    Returns:
+        The watts; None if nothing can be measured (an estimate has no idle power of its own), a
+        part of the interval was not recorded, or another program used the machine.
+    """
+    idle = compute_baseline(recorder, start_ns, end_ns) if list_measured(recorder) else None
+    return idle.total if idle is not None and idle.steady else None
 
 
 def use_baseline(
@@ -209,7 +245,22 @@ def _build_idle(recorder: Recorder, energy: Energy) -> IdleBaseline | None:
     watts = {part.id: stated.get(part.id, part.mean_watts) for part in energy.channels}
     at_rest = not find_other_use(recorder, energy.start_ns, energy.end_ns)
     steady = not list_measured(recorder) or (_is_steady(recorder, energy) and at_rest)
-    return IdleBaseline(watts, time.time(), energy.seconds, steady)
+    uncertainty = _compute_uncertainty(recorder, energy, watts.keys() - stated.keys())
+    return IdleBaseline(watts, time.time(), energy.seconds, steady, uncertainty)
+
+
+def _compute_uncertainty(recorder: Recorder, energy: Energy, names: Collection[str]) -> float:
+    """Combine the meter's half width with the spread of the power itself over the interval.
+
+    The idle power of an estimate is stated and the same at any time, so it adds nothing.
+    """
+    if not names or not energy.seconds:
+        return 0.0
+    parts = [part.half_widths for part in energy.channels if part.id in names]
+    curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
+    watts = [value for _, value in curve if value is not None]
+    spread = _T_OF_SLICES * stdev(watts) / math.sqrt(len(watts)) if len(watts) > 1 else 0.0
+    return math.hypot(combine(parts) / energy.seconds, spread)
 
 
 def _is_steady(recorder: Recorder, energy: Energy) -> bool:

@@ -1,4 +1,6 @@
-"""The loaded baseline of a model, measured in the pauses between two questions.
+"""The idle baselines of a front end, measured in the pauses between two questions.
+
+A pause with a model in memory gives that model's baseline, one without any model the cold one.
 
 No dedicated measurement is needed: the meter records all the time, so a pause that was long enough
 is evaluated afterwards, and a shorter one costs nothing. A pause whose power is below a saved
@@ -37,6 +39,9 @@ class IdleTracker:
         recorder: A recorder that runs all the time.
         config: Configuration with the folder of the baselines.
         clock: Monotonic clock in nanoseconds, the same as the recorder's.
+
+    Attributes:
+        clock: The same.
     """
 
     def __init__(
@@ -44,14 +49,23 @@ class IdleTracker:
     ) -> None:
         self._recorder = recorder
         self._config = config
-        self._clock = clock
+        self.clock = clock
         self._model: str | None = None
-        self._since_ns = 0
+        self._since_ns: int | None = None
 
-    def begin(self, model: str) -> None:
-        """Start a pause: an answer or a load has ended with this model in memory."""
+    @property
+    def since_ns(self) -> int | None:
+        """Start of the running pause on the monotonic clock; None outside of one."""
+        return self._since_ns
+
+    def begin(self, model: str | None) -> None:
+        """Start a pause: an answer or a load has ended with this model in memory.
+
+        Args:
+            model: Name of the model; None without any, and without a process of the engine.
+        """
         self._model = model
-        self._since_ns = self._clock()
+        self._since_ns = self.clock()
 
     def end(self) -> IdleBaseline | None:
         """End the pause before new work, and save the model's baseline if it was long enough.
@@ -66,18 +80,20 @@ class IdleTracker:
         Raises:
             EtuiError: The baseline cannot be written.
         """
-        model, self._model = self._model, None
-        now_ns = self._clock()
-        start_ns = max(self._since_ns + _ns(QUIET_SECONDS), now_ns - _ns(KEPT_SECONDS))
+        since_ns, self._since_ns = self._since_ns, None
+        if since_ns is None:
+            return None
+        model, now_ns = self._model, self.clock()
+        start_ns = max(since_ns + _ns(QUIET_SECONDS), now_ns - _ns(KEPT_SECONDS))
         end_ns = start_ns + _ns(MEASURED_SECONDS)
-        if model is None or end_ns > now_ns or not list_measured(self._recorder):
+        if end_ns > now_ns or not list_measured(self._recorder):
             return None
         idle = compute_baseline(self._recorder, start_ns, end_ns)
         if idle is None or not idle.steady:
             return None
         known = load_baselines(self._config)
-        loaded = known.loaded.get(model)
-        if loaded is not None and not idle.replaces(loaded):
+        before = known.cold if model is None else known.loaded.get(model)
+        if before is not None and not idle.replaces(before):
             return None
         known = known.with_idle(idle, model)
         if known.cold is not None and idle.is_below(known.cold):

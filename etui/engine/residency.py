@@ -79,6 +79,7 @@ class Residency:
         self._library: Library | None = None
         self._templates = TemplateProcess()
         self._residents: dict[str, _Resident] = {}  # least recently used first
+        self._keep_seconds: dict[str, float | None] = {}
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -140,21 +141,40 @@ class Residency:
         if name in self._residents:
             self._residents[name].used_seconds = self._clock()
 
+    def keep_warm(self, name: str, seconds: float | None) -> None:
+        """Set how long a model is kept after its last answer, instead of the configured time.
+
+        Args:
+            name: Name of the model, in memory or not.
+            seconds: The time; None keeps it until another model needs the memory.
+        """
+        self._keep_seconds[name] = seconds
+
+    def _get_keep_seconds(self, name: str) -> float | None:
+        """Return how long a model is kept; ``auto`` keeps it until a time is set."""
+        configured = self._config.keep_warm
+        return self._keep_seconds.get(
+            name, configured if isinstance(configured, int | float) else None
+        )
+
     def seconds_to_unload(self) -> float | None:
         """Return the seconds until the next idle unload; None if none is due."""
-        keep = self._config.keep_warm_seconds
-        if keep is None or not self._residents:
-            return None
-        oldest = min(resident.used_seconds for resident in self._residents.values())
-        return max(0.0, oldest + keep - self._clock())
+        due = [
+            resident.used_seconds + keep
+            for name, resident in self._residents.items()
+            if (keep := self._get_keep_seconds(name)) is not None
+        ]
+        return max(0.0, min(due) - self._clock()) if due else None
 
     def unload_idle(self) -> tuple[Unloaded, ...]:
         """Unload the models whose keep-warm time is over; never call it during an answer."""
-        keep = self._config.keep_warm_seconds
-        if keep is None:
-            return ()
         now = self._clock()
-        idle = [name for name, r in self._residents.items() if now - r.used_seconds >= keep]
+        idle = [
+            name
+            for name, resident in self._residents.items()
+            if (keep := self._get_keep_seconds(name)) is not None
+            and now - resident.used_seconds >= keep
+        ]
         return tuple(self._unload(name, "idle") for name in idle)
 
     def forget(self) -> None:

@@ -256,6 +256,12 @@ _SPECULATION = (
     ),
 )
 
+_KEEP_WARM = tuple(
+    f"ALTER TABLE unloads ADD COLUMN idle_{when}_{what} REAL"
+    for when in ("before", "after", "cold")
+    for what in ("watts", "uncertainty")
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -268,6 +274,7 @@ _STEPS = {
     "m009_power_curve": _POWER_CURVE,
     "m010_hops_index": _HOPS_INDEX,
     "m011_speculation": _SPECULATION,
+    "m012_keep_warm": _KEEP_WARM,
 }
 
 NAMES = tuple(_STEPS)

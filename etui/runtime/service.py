@@ -8,13 +8,14 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from etui.chat import Query
-from etui.errors import EtuiError, ModelUnavailable
+from etui.errors import EtuiError, LogUnavailable, ModelUnavailable
 from etui.events import Loaded, Unloaded
+from etui.runtime.cooling import CallLater, Cooling, start_timer
 from etui.runtime.route import Route
-from etui.turn.build_record import build_load_record, build_unload_record
+from etui.turn.build_record import build_load_record
 from etui.turn.events import TurnEvent, TurnFinished
 from etui.turn.intervals import find_marks
-from etui.turn.record import REPLACES, TurnRecord
+from etui.turn.record import REPLACES, TurnRecord, UnloadRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,9 @@ class TurnService:
 
     Args:
         runtime: This machine, with llama.cpp in a child process; closed with the service.
-        idle_tracker: Measures the idle baseline of a loaded model between turns.
+        idle_tracker: Measures the idle baseline of a loaded model between turns, and of the machine
+            without any.
+        call_later: Calls a function after some seconds, to measure the power after an unload.
 
     Attributes:
         confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
@@ -46,7 +49,12 @@ class TurnService:
         on_unloaded: Called with the name of each model that was unloaded.
     """
 
-    def __init__(self, runtime: Runtime[ProcessBackend], idle_tracker: IdleTracker) -> None:
+    def __init__(
+        self,
+        runtime: Runtime[ProcessBackend],
+        idle_tracker: IdleTracker,
+        call_later: CallLater = start_timer,
+    ) -> None:
         self._runtime = runtime
         self._config = runtime.config
         self._backend = runtime.backend
@@ -65,6 +73,10 @@ class TurnService:
         self.on_loaded: Callable[[Loaded], object] = lambda _loaded: None
         self.on_unloaded: Callable[[str], object] = lambda _model: None
         self._backend.on_unloaded = self._handle_unload
+        self._cooling = Cooling(
+            self._recorder, self._config, self._writer.save_unload, idle_tracker.clock, call_later
+        )
+        self._idle_tracker.begin(None)
 
     def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
         """Decide, answer and save, once the turn before has ended; yield the turn's events.
@@ -114,6 +126,7 @@ class TurnService:
                 if self._resident is not None:
                     self._idle_tracker.begin(self._resident)
             self._writer.flush()
+            self._update_keep_warm()
 
     def warm_up(self, route: Route) -> Loaded | None:
         """Load the model that the route would most likely use, after checking its file."""
@@ -149,6 +162,7 @@ class TurnService:
             EtuiError: An answer or a load is running.
         """
         with self._exclusive():
+            rested_ns = self._idle_tracker.since_ns
             if model == self._resident:
                 self._end_idle()
                 self._resident = None
@@ -156,7 +170,8 @@ class TurnService:
             for event in self._backend.unload(model):
                 if isinstance(event, Unloaded):
                     unloaded = event
-                    self._record_unload(event)
+                    record = self._record_unload(event, rested_ns)
+                    self._end_empty_process(record)
             return unloaded
 
     def residents(self) -> tuple[str, ...]:
@@ -224,16 +239,54 @@ class TurnService:
                 self._settle(event)
                 self._writer.save_load(build_load_record(event, spec.sha256, self._recorder.energy))
         self._resident = spec.name
+        self._update_keep_warm()
         self._runtime.use_idle_baseline(spec.name)
         self._idle_tracker.begin(spec.name)
         return loaded
 
-    def _record_unload(self, event: Unloaded) -> None:
-        """Save the energy of an unload, and notify the listener."""
+    def _record_unload(self, event: Unloaded, rested_ns: int | None = None) -> UnloadRecord:
+        """Save the energy of an unload, and notify the listener.
+
+        Args:
+            event: The unload.
+            rested_ns: End of the work before it; None if it was not idle before.
+        """
         self._residents.update(event, self._backend.pid)
         self.on_unloaded(event.model)
         self._settle(event)
-        self._writer.save_unload(build_unload_record(event, self._recorder.energy))
+        return self._cooling.record_unload(event, rested_ns)
+
+    def _end_empty_process(self, unloaded: UnloadRecord) -> None:
+        """End the engine's process after its last model, and measure the power after it.
+
+        The process alone would keep a context on the GPU, and the GPU warm.
+        """
+        if self.residents() or self._resident is not None:
+            return
+        self._backend.close()
+        self._cooling.begin(unloaded)
+        self._idle_tracker.begin(None)
+
+    def _update_keep_warm(self) -> None:
+        """Send the times that ``keep_warm: auto`` chooses now to the engine."""
+        if self._config.keep_warm != "auto":
+            return
+        from etui.log.queries import LogReader
+        from etui.runtime.keep_warm import read_model_idle
+
+        with suppress(LogUnavailable), LogReader(self._config) as log:
+            for name in self.residents():
+                sha256 = self._find_sha256(name)
+                keep = read_model_idle(log, self._config, name, sha256).keep_seconds
+                self._backend.keep_warm(name, keep)
+
+    def _find_sha256(self, name: str) -> str | None:
+        from etui.models.files import recorded_sha256
+
+        if name not in self._runtime.catalogue:
+            return None
+        spec = self._runtime.catalogue.get(name)
+        return spec.sha256 or recorded_sha256(spec, self._config)
 
     def _settle(self, event: Loaded | Unloaded) -> None:
         for mark_ns in find_marks(event):
@@ -286,19 +339,21 @@ class TurnService:
                 self._idle.release()
 
     def _handle_unload(self, event: Unloaded) -> None:
-        """End the idle measurement of a model that the engine has unloaded by itself."""
-        self._record_unload(event)
+        """Record an unload by the engine itself, and end its process after the last model."""
+        record = self._record_unload(event, self._idle_tracker.since_ns)
         if not self._idle.acquire(blocking=False):
             return  # a turn has started, which has ended the idle measurement
         try:
             if event.model == self._resident:
                 self._end_idle()
                 self._resident = None
+            self._end_empty_process(record)
         finally:
             self._idle.release()
 
     def _end_idle(self) -> None:
-        """End the idle measurement, and save its baseline if it was long enough."""
+        """End the idle measurements, and save their results if they were long enough."""
+        self._cooling.end()
         with suppress(EtuiError):  # a baseline that cannot be saved must not prevent the answer
             self._idle_tracker.end()
 

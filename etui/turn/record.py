@@ -330,7 +330,10 @@ class LoadRecord:
 class UnloadRecord:
     """An unload; ``reason`` and ``freed_bytes`` as in :class:`etui.events.Unloaded`.
 
-    ``turn_id`` is the turn that needed the memory; None if no turn did.
+    ``turn_id`` is the turn that needed the memory; None if no turn did. The idle watts are those
+    of the machine in the last seconds before the unload, in a few seconds after the engine's
+    process has ended (only after the last model), and of the cold baseline at that time; half
+    widths at 95 %. They are None if they were not measured.
     """
 
     unload_id: str
@@ -344,6 +347,12 @@ class UnloadRecord:
     uncertainty: float | None
     kind: str | None
     freed_bytes: int
+    idle_before_watts: float | None = None
+    idle_before_uncertainty: float | None = None
+    idle_after_watts: float | None = None
+    idle_after_uncertainty: float | None = None
+    idle_cold_watts: float | None = None
+    idle_cold_uncertainty: float | None = None
 
 
 REPLACES = "replaces"

@@ -122,7 +122,7 @@ def test_a_hung_child_is_killed(config: Config, starter_model: Path) -> None:
 def test_a_model_is_unloaded_between_answers_and_comes_back(
     config: Config, starter_model: Path
 ) -> None:
-    child = ProcessBackend(replace(config, threads=1, keep_warm_seconds=0.05))
+    child = ProcessBackend(replace(config, threads=1, keep_warm=0.05))
     gone: queue.SimpleQueue[Unloaded] = queue.SimpleQueue()
     child.on_unloaded = gone.put
     # The answer itself takes longer than that, and is not cut.
@@ -134,6 +134,30 @@ def test_a_model_is_unloaded_between_answers_and_comes_back(
     events = list(child.answer(request(starter_model)))
     assert isinstance(events[0], Loaded)
     assert finished(events).output_tokens == 8
+    child.close()
+
+
+def test_a_time_set_later_applies_at_once_and_the_next_load_includes_the_process(
+    config: Config, starter_model: Path
+) -> None:
+    child = ProcessBackend(replace(config, threads=1, keep_warm="auto"))
+    gone: queue.SimpleQueue[Unloaded] = queue.SimpleQueue()
+    child.on_unloaded = gone.put
+    child.keep_warm("starter", 1)  # without a process there is nothing to set
+    before = time.monotonic_ns()
+    first = list(child.load(SPEC, starter_model))[-1]
+    assert isinstance(first, Loaded)
+    pid = child.pid
+    assert pid is not None
+    created = psutil.Process(pid).create_time() - time.time() + time.monotonic()
+    assert before <= first.start_ns <= created * 1e9 + 0.1e9, "its start is a part of the load"
+    child.keep_warm("starter", 0.01)  # while the worker waits for a request
+    assert gone.get(timeout=30).model == "starter"
+    child.close()
+    assert not psutil.pid_exists(pid)
+    (again,) = child.load(SPEC, starter_model)  # another process
+    assert isinstance(again, Loaded)
+    assert child.pid not in (None, pid)
     child.close()
 
 

@@ -45,7 +45,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "model": "smollm2-135m",
         "threads": 2,
         "context_tokens": 2048,
-        "keep_warm_seconds": 600.0,
+        "keep_warm": 600.0,
         "sample_hz": 10.0,
         "cpu_idle_watts": 5.0,
         "cpu_limit_watts": 65.0,
@@ -58,11 +58,11 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "ascii": "always",
         "keymap": {"stop": "ctrl+x"},
     }
-    assert set(values) == set(Settings.model_fields)
+    assert {*values, "keep_warm_seconds"} == set(Settings.model_fields)
     write(
         etui_home,
         "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"
-        "keep_warm_seconds: 600\nsample_hz: 10\n"
+        "keep_warm: 600\nsample_hz: 10\n"
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
         "quiet: true\nascii: always\n"
         "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\n"
@@ -75,18 +75,72 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
 
 def test_schema_and_config_share_their_defaults(etui_home: Path) -> None:
     config, settings = load_config(), Settings()
+    earlier = {"keep_warm_seconds"}
     for name, info in Settings.model_fields.items():
-        assert getattr(config, name) == getattr(settings, name)
+        if name not in earlier:
+            assert getattr(config, name) == getattr(settings, name)
         assert info.description
         assert info.description.endswith(".")
     folders = {"home", "models_dir", "sysfs_dir"}
-    assert {f.name for f in fields(config)} == set(Settings.model_fields) | folders
+    assert {f.name for f in fields(config)} == (set(Settings.model_fields) - earlier) | folders
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", "always"),
+        ("keep_warm: auto\n", "auto"),
+        ("keep_warm: always\n", "always"),
+        ("keep_warm: 90\n", 90.0),
+        ("keep_warm_seconds: 600\n", 600.0),
+        ("keep_warm_seconds: null\n", "always"),
+    ],
+)
+def test_an_earlier_file_keeps_its_keep_warm_time(
+    etui_home: Path, text: str, kept: float | str
+) -> None:
+    write(etui_home, text)
+    assert load_config().keep_warm == kept
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("polcy: best\n", ":1:1: unknown key 'polcy', did you mean 'policy'?"),
+        (
+            "keep_warm: 0\n",
+            ":1:12: keep_warm: must be at least 1.0, found 0; "
+            "or keep_warm: 0 is not one of auto, always",
+        ),
+        (
+            "keep_warm: -5\n",
+            ":1:12: keep_warm: must be at least 1.0, found -5; "
+            "or keep_warm: -5 is not one of auto, always",
+        ),
+        (
+            "keep_warm: .inf\n",
+            ":1:12: keep_warm: expected a finite number, found inf; "
+            "or keep_warm: inf is not one of auto, always",
+        ),
+        (
+            "keep_warm: true\n",
+            ":1:12: keep_warm: expected a number, found true; "
+            "or keep_warm: true is not one of auto, always",
+        ),
+        (
+            "keep_warm: null\n",
+            ":1:12: keep_warm: expected a number, found nothing; "
+            "or keep_warm: nothing is not one of auto, always",
+        ),
+        (
+            "keep_warm: never\n",
+            ":1:12: keep_warm: expected a number, found 'never'; "
+            "or keep_warm: 'never' is not one of auto, always",
+        ),
+        (
+            "keep_warm: auto\nkeep_warm_seconds: 60\n",
+            ":2:20: keep_warm_seconds is the earlier name of keep_warm: pass only one of them",
+        ),
         ("threads: 0\n", ":1:10: threads: must be at least 1, found 0"),
         ("threads: two\n", ":1:10: threads: expected a whole number, found 'two'"),
         ("sample_hz: .inf\n", ":1:12: sample_hz: expected a finite number, found inf"),

@@ -73,6 +73,7 @@ MESSAGES = (
     etui.Ask(1, REQUEST),
     etui.Load(2, MODEL, PATH),
     etui.Unload(3, "tiny"),
+    etui.KeepWarm("tiny", 8.5),
     etui.Cancel(1),
     etui.Hurry(1),
     *(etui.EngineEvent(1, event) for event in EVENTS),

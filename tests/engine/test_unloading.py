@@ -149,7 +149,7 @@ def test_a_model_that_filled_the_gpu_gives_way(
 
 def test_a_model_is_kept_until_its_time_is_up(config: Config, starter_model: Path) -> None:
     now = 100.0
-    own = Residency(replace(config, threads=1, keep_warm_seconds=60), clock=lambda: now)
+    own = Residency(replace(config, threads=1, keep_warm=60), clock=lambda: now)
     assert own.seconds_to_unload() is None
     opened(own, SPEC, starter_model)
     now = 150
@@ -172,6 +172,25 @@ def test_a_model_is_kept_until_its_time_is_up(config: Config, starter_model: Pat
     assert own.seconds_to_unload() is None
     _, loaded, _ = opened(own, SPEC, starter_model)
     assert loaded is not None
+    own.close()
+
+
+def test_each_model_may_have_its_own_time(config: Config, starter_model: Path) -> None:
+    now = 0.0
+    own = Residency(replace(config, threads=1, keep_warm="auto"), clock=lambda: now)
+    opened(own, SPEC, starter_model)
+    assert own.seconds_to_unload() is None, "auto keeps it until a time is known"
+    opened(own, TWO, starter_model)
+    own.keep_warm("one", 8.5)
+    own.keep_warm("two", 100)
+    assert own.seconds_to_unload() == 8.5
+    now = 10
+    assert [gone.model for gone in own.unload_idle()] == ["one"]
+    assert own.seconds_to_unload() == 90
+    own.keep_warm("two", None)
+    now = 1e9
+    assert own.seconds_to_unload() is None
+    assert own.unload_idle() == ()
     own.close()
 
 

@@ -1,0 +1,195 @@
+"""How long to keep a model in memory: watts of idling against the joules of loading it again.
+
+A model in memory that answers nothing draws ``extra_watts`` more than the machine without it; a
+model that was unloaded costs ``load_joules`` at the next question. Both are equal after
+
+    T* = load_joules / extra_watts
+
+seconds. Unloading after T* is the best deterministic rule for gaps that nobody knows: it never
+costs more than twice the joules of one that knows every gap in advance (the ski rental problem;
+Karlin, Manasse, Rudolph, Sleator, "Competitive snoopy caching", Algorithmica 3, 1988). If earlier
+gaps between questions are known, the time with the least mean joules over them is better (Karlin,
+Manasse, McGeoch, Owicki, "Competitive randomized algorithms for nonuniform problems", Algorithmica
+11, 1994): a user who never asks within T* should not pay for T* of idling each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+LEAST_SECONDS = 1.0
+"""The shortest time that is chosen, and that config.yaml accepts."""
+
+FEW_GAPS = 8
+"""With fewer gaps than this, the time is T*: their best time would be one of a few accidents."""
+
+RECENT_GAPS = 240
+"""Only this many of the last gaps count."""
+
+HALF_LIFE_GAPS = 60
+"""A gap counts half as much as one that many gaps later, so that new habits are learned."""
+
+_SPREAD = 0.35
+"""Each gap stands for others of a similar length: standard deviation of the natural logarithm.
+
+Without it, the time would end exactly at the longest pause of a conversation seen so far, and the
+next slightly longer one would cost both the idling and the load.
+"""
+
+_POINTS = tuple(math.exp(_SPREAD * NormalDist().inv_cdf((i + 0.5) / 5)) for i in range(5))
+
+Basis = Literal["gaps", "break_even", "no_extra", "unknown"]
+"""Which rule gave a time; see :class:`KeepWarm`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A measured number with its half width at 95 %, in the same unit; None if that is unknown."""
+
+    value: float
+    uncertainty: float | None = None
+
+    def minus(self, other: Measured) -> Measured:
+        """Return the difference; the half width is unknown if one of the two is."""
+        if self.uncertainty is None or other.uncertainty is None:
+            return Measured(self.value - other.value)
+        return Measured(self.value - other.value, math.hypot(self.uncertainty, other.uncertainty))
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """The time after which idling has cost as much as loading again.
+
+    Attributes:
+        seconds: T*; infinite if a model in memory draws no more than none.
+        low, high: Interval at 95 %; ``high`` is infinite if the extra watts may be 0.
+    """
+
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeepWarm:
+    """How long to keep a model after its last answer.
+
+    Attributes:
+        seconds: The time; None keeps it until the memory is needed.
+        basis: ``gaps`` has the least mean joules over earlier gaps, ``break_even`` is T* because
+            there are too few gaps, ``no_extra`` keeps it because idling costs nothing measurable,
+            ``unknown`` keeps it because a number is missing.
+        why: The same in one clause.
+        break_even: T* with its interval; None if a number is missing.
+    """
+
+    seconds: float | None
+    basis: Basis
+    why: str
+    break_even: BreakEven | None = None
+
+
+def compute_break_even(load_joules: Measured, extra_watts: Measured) -> BreakEven:
+    """Compute T* with its interval.
+
+    The interval of the ratio is Fieller's ("Some problems in interval estimation", 1954) for
+    independent errors: all t with ``(L - t W)^2 <= u_L^2 + t^2 u_W^2``. Unknown half widths count
+    as 0.
+
+    Args:
+        load_joules: Joules of loading the model again, above 0.
+        extra_watts: Idle watts with the model in memory minus those without.
+    """
+    load, watts = load_joules.value, extra_watts.value
+    load_error, watt_error = load_joules.uncertainty or 0.0, extra_watts.uncertainty or 0.0
+    # The roots of a t^2 - 2 b t + c, whose values are not positive inside the interval.
+    a, b, c = watts**2 - watt_error**2, load * watts, load**2 - load_error**2
+    root = math.sqrt(max(b * b - a * c, 0.0))
+    seconds = load / watts if watts > 0 else math.inf
+    if watts > 0 and a > 0:
+        return BreakEven(seconds, max((b - root) / a, 0.0), (b + root) / a)
+    largest = watts + watt_error
+    return BreakEven(seconds, max(load - load_error, 0.0) / largest if largest > 0 else math.inf,
+                     math.inf)  # fmt: skip
+
+
+def compute_gap_joules(
+    gap: float, keep_seconds: float, load_joules: float, extra_watts: float
+) -> float:
+    """Compute the joules of one gap above cold idle: idling, and the load if it was unloaded.
+
+    Args:
+        gap: Seconds from an answer to the next question to the same model.
+        keep_seconds: How long it is kept; infinite never unloads it.
+        load_joules: Joules of loading it again.
+        extra_watts: Watts above cold idle while it is in memory.
+    """
+    idling = min(gap, keep_seconds) * extra_watts
+    return idling + load_joules if gap > keep_seconds else idling
+
+
+def choose_keep_warm(
+    gaps: Sequence[float], load_joules: Measured | None, extra_watts: Measured | None
+) -> KeepWarm:
+    """Choose how long to keep a model, from the gaps between its questions so far.
+
+    Args:
+        gaps: Earlier gaps in seconds, oldest first.
+        load_joules: Joules of loading it again; None if unknown.
+        extra_watts: Idle watts with it in memory minus those without; None if unknown.
+    """
+    if load_joules is None or extra_watts is None:
+        missing = "the joules of a load" if load_joules is None else "its idle power"
+        return KeepWarm(None, "unknown", f"kept until memory is needed: {missing} is not known")
+    if load_joules.value <= 0:
+        return KeepWarm(None, "unknown", "kept until memory is needed: its load has no joules")
+    even = compute_break_even(load_joules, extra_watts)
+    if math.isinf(even.high):
+        why = "kept until memory is needed: idling costs nothing that can be measured"
+        return KeepWarm(None, "no_extra", why, even)
+    if len(gaps) < FEW_GAPS:
+        why = f"break-even, as there are fewer than {FEW_GAPS} gaps between its questions"
+        return KeepWarm(max(even.seconds, LEAST_SECONDS), "break_even", why, even)
+    seconds = find_cheapest_time(gaps, load_joules.value, extra_watts.value)
+    return KeepWarm(seconds, "gaps", "least joules over the gaps between its questions", even)
+
+
+def find_cheapest_time(gaps: Sequence[float], load_joules: float, extra_watts: float) -> float:
+    """Find the time with the least mean joules over recent gaps, which stand for similar ones.
+
+    Later gaps weigh more. The result is finite: a time beyond all gaps costs no more than never.
+
+    Args:
+        gaps: Gaps in seconds, oldest first; at least one.
+        load_joules: Joules of a load, above 0.
+        extra_watts: Extra watts of idling, above 0.
+    """
+    recent = gaps[-RECENT_GAPS:]
+    newest = len(recent) - 1
+    weighted = sorted(
+        (gap * point, weight)
+        for gap, weight in zip(recent, _weigh(newest), strict=True)
+        for point in _POINTS
+    )
+    longer = sum(weight for _, weight in weighted)
+    shorter_joules, best_seconds, best_joules = 0.0, LEAST_SECONDS, math.inf
+    # The best time is the shortest or ends at a gap: any later one only adds idling.
+    for index, (gap, weight) in enumerate(weighted):
+        if gap > LEAST_SECONDS and not math.isfinite(best_joules):
+            rest = sum(weight for _, weight in weighted[index:])
+            best_joules = shorter_joules + rest * (LEAST_SECONDS * extra_watts + load_joules)
+        shorter_joules += weight * gap * extra_watts
+        longer -= weight
+        if gap > LEAST_SECONDS:
+            joules = shorter_joules + max(longer, 0.0) * (gap * extra_watts + load_joules)
+            if joules < best_joules:
+                best_seconds, best_joules = gap, joules
+    return best_seconds
+
+
+def _weigh(newest: int) -> list[float]:
+    return [0.5 ** ((newest - index) / HALF_LIFE_GAPS) for index in range(newest + 1)]

@@ -1,0 +1,121 @@
+"""How long the models of this machine are kept warm, from the log and the idle baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from etui.energy.cool_down import CoolDown
+from etui.energy.idle_baseline import Baselines, load_baselines
+from etui.energy.keep_warm import KeepWarm, Measured, choose_keep_warm
+from etui.log.gaps import LoadCost, Use, compute_gaps, read_load_cost, read_uses
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.log.queries import LogReader
+    from etui.turn.record import UnloadRecord
+
+Setting = float | Literal["auto", "always"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdle:
+    """What is known of keeping one model warm on this machine.
+
+    Attributes:
+        model: Name of the model.
+        load: Cost of loading it; None if no load with joules is in the log.
+        loaded_watts: Idle power with it in memory; None if not measured.
+        cold_watts: Idle power without any model; None if not measured.
+        extra_watts: The difference; None unless both cover the same channels.
+        channels: Channel id -> idle watts (with the model, cold) of the channels of both.
+        gaps: Seconds between its questions in the log, oldest first.
+        choice: What ``keep_warm: auto`` chooses.
+        setting: The ``keep_warm`` of config.yaml.
+        last_unload: Its last unload; None without one.
+    """
+
+    model: str
+    load: LoadCost | None
+    loaded_watts: Measured | None
+    cold_watts: Measured | None
+    extra_watts: Measured | None
+    channels: dict[str, tuple[float, float]]
+    gaps: tuple[float, ...]
+    choice: KeepWarm
+    setting: Setting
+    last_unload: UnloadRecord | None = None
+
+    @property
+    def keep_seconds(self) -> float | None:
+        """How long the model is kept after its last answer; None until memory is needed."""
+        if self.setting == "auto":
+            return self.choice.seconds
+        return None if self.setting == "always" else self.setting
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was measured or logged."""
+        return any((self.load, self.loaded_watts, self.gaps, self.last_unload))
+
+
+def read_model_idle(
+    log: LogReader,
+    config: Config,
+    model: str,
+    sha256: str | None,
+    *,
+    baselines: Baselines | None = None,
+    uses: Sequence[Use] | None = None,
+    last_unload: UnloadRecord | None = None,
+) -> ModelIdle:
+    """Read what is known of keeping a model warm, and choose its time.
+
+    Args:
+        log: The log.
+        config: Folders and settings.
+        model: Name of the model.
+        sha256: SHA-256 of its file; None takes the loads of any file.
+        baselines: The idle baselines; None reads them.
+        uses: The turns of chats; None reads them.
+        last_unload: The model's last unload, if the caller has it.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    known = load_baselines(config) if baselines is None else baselines
+    gaps = compute_gaps(read_uses(log) if uses is None else uses, model)
+    load = read_load_cost(log, model, sha256)
+    loaded, extra = known.loaded.get(model), known.extra_watts(model)
+    seconds = tuple(gap.seconds for gap in gaps)
+    cold = known.cold
+    return ModelIdle(
+        model=model,
+        load=load,
+        loaded_watts=None if loaded is None else loaded.total,
+        cold_watts=None if cold is None else cold.total,
+        extra_watts=extra,
+        channels={
+            name: (watts, cold.watts[name])
+            for name, watts in (loaded.watts if loaded is not None else {}).items()
+            if cold is not None and name in cold.watts
+        },
+        gaps=seconds,
+        choice=choose_keep_warm(seconds, load.joules if load is not None else None, extra),
+        setting=config.keep_warm,
+        last_unload=last_unload,
+    )
+
+
+def build_cool_down(unload: UnloadRecord) -> CoolDown:
+    """Build the comparison of idle powers around a logged unload."""
+
+    def join(watts: float | None, uncertainty: float | None) -> Measured | None:
+        return None if watts is None else Measured(watts, uncertainty)
+
+    return CoolDown(
+        join(unload.idle_before_watts, unload.idle_before_uncertainty),
+        join(unload.idle_after_watts, unload.idle_after_uncertainty),
+        join(unload.idle_cold_watts, unload.idle_cold_uncertainty),
+    )

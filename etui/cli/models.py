@@ -16,9 +16,13 @@ from etui.text.tables import join_lines
 from etui.units import UNKNOWN, bytes_text, count_text, tokens_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from etui.cli.model_facts import ModelFacts, ModelRow
+    from etui.cli.model_status import Status
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
+    from etui.runtime.keep_warm import ModelIdle
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -190,6 +194,65 @@ def path(name: str | None, as_json: bool) -> None:
         print_json({"name": spec.name, "path": str(file), "sha256": digest})
     else:
         click.echo(str(file), file=data_stream())
+
+
+@models.command()
+@as_json
+def status(as_json: bool) -> None:
+    """Show what keeping each model warm costs.
+
+    Shows the joules of a load, the idle power with the model in memory and without, the break-even
+    time T* (joules of a load divided by the difference of the two), how long keep_warm keeps the
+    model, and whether the machine went back to cold after its last unload. Which models are in
+    memory now is only known to the running app.
+    """
+    from etui.cli.model_status import read_status
+    from etui.log.queries import LogReader
+
+    config, catalogue = _load_catalogue()
+    with LogReader(config) as log:
+        document, known = read_status(log, config, catalogue)
+    if as_json:
+        print_json(document)
+    else:
+        _print_status(document, known)
+
+
+def _print_status(document: Status, known: Sequence[ModelIdle]) -> None:
+    from etui.runtime.keep_warm_text import (
+        break_even_text,
+        dated_unload_text,
+        keep_text,
+        load_text,
+        power_text,
+    )
+
+    if known:
+        head = ["MODEL", "LOAD", "IDLE LOADED", "IDLE COLD", "BREAK-EVEN", "KEPT", "LAST UNLOAD"]
+        print_table(head, [
+            [join_lines(idle.model), load_text(idle), power_text(idle.loaded_watts),
+             power_text(idle.cold_watts), break_even_text(idle), keep_text(idle),
+             dated_unload_text(idle.last_unload)]
+            for idle in known
+        ])  # fmt: skip
+    else:
+        click.echo("no model was loaded or measured yet", err=True)
+    if document.device is not None:
+        since = "; a model was loaded since" if document.device.loaded_since else ""
+        click.echo(f"after the last unload: {document.device.last_unload.text}{since}", err=True)
+    for idle in known:
+        if idle.setting == "auto":
+            click.echo(f"{join_lines(idle.model)}: {idle.choice.why}", err=True)
+    if known and known[0].cold_watts is None:
+        click.echo("measure the cold idle power with: etui power idle", err=True)
+    missing = [idle.model for idle in known if idle.loaded_watts is None]
+    if missing:
+        name = join_lines(missing[0])
+        click.echo(
+            f"a pause of 35 s after an answer in the app measures a model's idle power, and so "
+            f"does: etui power idle --model {name}",
+            err=True,
+        )
 
 
 def _load_catalogue() -> tuple[Config, Catalogue]:

@@ -15,15 +15,21 @@ from etui.energy.keep_warm import Measured
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
 
-RECENT_TURNS = 4000
+RECENT_TURNS = 2000
 """Number of the last turns of chats whose gaps are read."""
 
 _LOADS = 10
 
 # A question of `etui ask` ends with its process: only the turns of chats keep a model warm.
 _USES_SQL = """
-    SELECT created_at, model, hops, seconds_load, seconds_total FROM turns
+    SELECT id, created_at, model, seconds_load, seconds_total FROM turns
     WHERE chat_id IS NOT NULL ORDER BY created_at DESC, id DESC LIMIT ?
+"""
+
+# The hops come after the texts in a row, so they are read only where there are any.
+_HOPS_SQL = """
+    SELECT id, hops FROM turns INDEXED BY turns_with_hops
+    WHERE hops <> '[]' ORDER BY created_at DESC LIMIT ?
 """
 
 _LOADS_SQL = """
@@ -86,14 +92,17 @@ def read_uses(log: LogReader, limit: int = RECENT_TURNS) -> list[Use]:
     Raises:
         LogUnavailable: The log cannot be read.
     """
+    hops = {
+        row["id"]: [hop["model"] for hop in json.loads(row["hops"])]
+        for row in log.select(_HOPS_SQL, (limit,))
+    }
     uses: list[Use] = []
     for row in reversed(log.select(_USES_SQL, (limit,))):
         try:
             start = datetime.fromisoformat(row["created_at"]).timestamp()
         except ValueError:
             continue
-        hops = [] if row["hops"] == "[]" else json.loads(row["hops"])
-        models = frozenset((row["model"], *(hop["model"] for hop in hops)))
+        models = frozenset((row["model"], *hops.get(row["id"], ())))
         uses.append(Use(models, start, start + row["seconds_load"] + row["seconds_total"]))
     return uses
 

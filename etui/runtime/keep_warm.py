@@ -14,7 +14,11 @@ from etui.log.gaps import LoadCost, Use, compute_gaps, read_load_cost, read_uses
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.queries import LogReader
+    from etui.models.catalogue import Catalogue
     from etui.turn.record import UnloadRecord
+
+_UNLOADS = 500
+"""Number of newest unloads searched for the last one of each model."""
 
 Setting = float | Literal["auto", "always"]
 
@@ -119,3 +123,53 @@ def build_cool_down(unload: UnloadRecord) -> CoolDown:
         join(unload.idle_after_watts, unload.idle_after_uncertainty),
         join(unload.idle_cold_watts, unload.idle_cold_uncertainty),
     )
+
+
+def read_all_idle(log: LogReader, config: Config, catalogue: Catalogue) -> list[ModelIdle]:
+    """Read what is known of keeping each model warm, in the order of the catalogue.
+
+    Models of the log that have no entry any more come last.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.models.files import recorded_sha256
+
+    baselines, uses = load_baselines(config), read_uses(log)
+    last: dict[str, UnloadRecord] = {}
+    for unload in log.unloads(_UNLOADS):  # newest first
+        last.setdefault(unload.model, unload)
+    used = {name for use in uses for name in use.models}
+    names = [spec.name for spec in catalogue]
+    names += sorted({*used, *last, *baselines.loaded} - set(names))
+    found = []
+    for name in names:
+        spec = catalogue.get(name) if name in catalogue else None
+        found.append(
+            read_model_idle(
+                log,
+                config,
+                name,
+                None if spec is None else spec.sha256 or recorded_sha256(spec, config),
+                baselines=baselines,
+                uses=uses,
+                last_unload=last.get(name),
+            )
+        )
+    return found
+
+
+def find_last_cool_down(log: LogReader) -> tuple[UnloadRecord, bool] | None:
+    """Find the unload after which the engine's process ended last.
+
+    Returns:
+        The unload, and whether a model was loaded since; None without an unload.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    unload = next(iter(log.unloads(1)), None)
+    if unload is None:
+        return None
+    load = next(iter(log.loads(1)), None)
+    return unload, load is not None and load.created_at > unload.created_at

@@ -178,6 +178,10 @@ class TurnService:
         """Return the names of the models in memory."""
         return self._residents.names(self._backend.pid)
 
+    def cool_downs(self) -> int:
+        """Return how often the power after the last unload was measured."""
+        return self._cooling.measured
+
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
         """Unload every model, end the engine process, and refuse questions meanwhile.

@@ -82,6 +82,9 @@ class TurnRunner(Protocol):
     def residents(self) -> Sequence[str]:
         """Return the names of the models in memory."""
 
+    def cool_downs(self) -> int:
+        """Return how often the idle power after an unload was measured; it is in the log then."""
+
     def at_rest(self, why: str) -> AbstractContextManager[Callable[[], bool]]:
         """Unload all models, and refuse every request inside the context with the reason ``why``.
 

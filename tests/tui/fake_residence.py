@@ -24,6 +24,7 @@ class FakeResidence:
     resting: list[str] = field(default_factory=list)
     refusal: EtuiError | None = None
     closed: bool = False
+    cooled: int = 0
 
     on_loaded: Callable[[Loaded], object] = lambda _loaded: None
     on_unloaded: Callable[[str], object] = lambda _model: None
@@ -49,6 +50,9 @@ class FakeResidence:
 
     def residents(self) -> Sequence[str]:
         return tuple(self.held)
+
+    def cool_downs(self) -> int:
+        return self.cooled
 
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:

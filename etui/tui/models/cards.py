@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
+from etui.energy.cool_down import describe_cool_down
 from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import Needs, needs
 from etui.errors import EtuiError
@@ -19,6 +20,12 @@ from etui.models.files import FileState, file_state, model_path, recorded_sha256
 from etui.models.gguf import Gguf, check_usable
 from etui.models.spec import ModelSpec
 from etui.runtime.host import read_host
+from etui.runtime.keep_warm import (
+    ModelIdle,
+    build_cool_down,
+    find_last_cool_down,
+    read_all_idle,
+)
 from etui.turn.record import LoadRecord, UnloadRecord
 
 _LOADS = 200
@@ -42,6 +49,7 @@ class ModelCard:
         curve: The newest operating curve of this file.
         total: Totals of its turns in the log.
         loads: Its last loads and unloads, newest first.
+        idle: What keeping it warm costs; None if nothing was measured or logged.
     """
 
     spec: ModelSpec
@@ -55,6 +63,7 @@ class ModelCard:
     curve: OperatingCurve | None = None
     total: Total | None = None
     loads: tuple[LoadRecord | UnloadRecord, ...] = ()
+    idle: ModelIdle | None = None
 
     @property
     def has_file(self) -> bool:
@@ -71,12 +80,14 @@ class ModelCard:
 class Cards:
     """All models, and the free memory of the machine in bytes; None if unknown.
 
-    ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use.
+    ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down`` says
+    whether the machine went back to cold after the last unload; empty without one.
     """
 
     models: tuple[ModelCard, ...]
     ram_bytes: float | None = None
     gpu_bytes: float | None = None
+    cool_down: str = ""
 
 
 class CardReader:
@@ -105,12 +116,23 @@ class CardReader:
             *self._log.unloads(_LOADS),
         ]
         loads.sort(key=lambda record: record.created_at, reverse=True)
+        catalogue = load_catalogue(self._config)
+        idle = {
+            found.model: found
+            for found in read_all_idle(self._log, self._config, catalogue)
+            if found.is_known
+        }
         models = [
-            self._card(spec, totals.get(spec.name), loads) for spec in load_catalogue(self._config)
+            replace(self._card(spec, totals.get(spec.name), loads), idle=idle.get(spec.name))
+            for spec in catalogue
         ]
+        last = find_last_cool_down(self._log)
         on_gpu = host.gpu_free_memory_gb if self._gpu else None
         return Cards(
-            tuple(models), _gigabytes_to_bytes(host.free_memory_gb), _gigabytes_to_bytes(on_gpu)
+            tuple(models),
+            _gigabytes_to_bytes(host.free_memory_gb),
+            _gigabytes_to_bytes(on_gpu),
+            "" if last is None or last[1] else describe_cool_down(build_cool_down(last[0])),
         )
 
     def _card(

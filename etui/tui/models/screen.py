@@ -85,6 +85,7 @@ what was downloaded or measured is kept, and the same key resumes it.
         self._reader: CardReader | None = None
         self._cards = Cards(())
         self._residents: tuple[str, ...] = ()
+        self._cool_downs = 0
         self._running_job = ""
         self._status_shows_job = False  # instead of free memory and the folder
         self._retry_with_force: Callable[[], object] = lambda: None
@@ -214,6 +215,7 @@ what was downloaded or measured is kept, and the same key resumes it.
         current = self._current_card()
         self._cards = read.cards
         self._residents = self._resident_names()
+        self._cool_downs = self._count_cool_downs()
         self._table.clear()
         for card in read.cards.models:
             resident = card.spec.name in self._residents
@@ -222,9 +224,11 @@ what was downloaded or measured is kept, and the same key resumes it.
         if current is not None and current.spec.name in names:
             self._table.move_cursor(row=names.index(current.spec.name))
         if not self._status_shows_job:
+            cooled = "" if self._residents else read.cards.cool_down
             self._status.update(
                 f"{units.bytes_text(read.cards.ram_bytes)} of memory free · "
                 f"models in {sanitize(str(self._config.models_dir))}"
+                f"{f' · after the last unload: {cooled}' if cooled else ''}"
             )
         self._show_current()
 
@@ -295,12 +299,17 @@ what was downloaded or measured is kept, and the same key resumes it.
             )
 
     def _poll_residents(self) -> None:
-        if self.is_current and self._resident_names() != self._residents:
+        seen = (self._residents, self._cool_downs)
+        if self.is_current and (self._resident_names(), self._count_cool_downs()) != seen:
             self._read_cards()
 
     def _resident_names(self) -> tuple[str, ...]:
         backend = self._backend()
         return () if backend is None else tuple(backend.runner.residents())
+
+    def _count_cool_downs(self) -> int:
+        backend = self._backend()
+        return 0 if backend is None else backend.runner.cool_downs()
 
     def _current_card(self) -> ModelCard | None:
         row, models = self._table.cursor_row, self._cards.models

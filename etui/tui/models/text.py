@@ -11,6 +11,14 @@ from rich.text import Text
 from etui import units
 from etui.curves.operating_curve import OperatingCurve
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
+from etui.runtime.keep_warm import ModelIdle
+from etui.runtime.keep_warm_text import (
+    break_even_text,
+    keep_text,
+    load_text,
+    power_text,
+    unload_text,
+)
 from etui.text.sanitize import sanitize
 from etui.text.timestamps import local_time
 from etui.tui.models.cards import Cards, ModelCard
@@ -133,6 +141,8 @@ def fact_lines(card: ModelCard, cards: Cards, *, resident: bool) -> Iterator[str
         drafter = f", drafts from {spec.draft}" if spec.draft is not None else ""
         yield f"speculate {spec.speculate or 'off'}{drafter}"
     yield f"log       {_log_text(card)}"
+    if card.idle is not None:
+        yield from _idle_lines(card.idle)
     if card.loads:
         yield ""
         yield "Last loads"
@@ -169,6 +179,18 @@ def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
     yield kind_line(curve)
     if doubt := doubt_text(curve):
         yield f"! {doubt}"
+
+
+def _idle_lines(idle: ModelIdle) -> Iterator[str]:
+    """Yield the cost of keeping a model warm, and whether the machine went back to cold."""
+    yield f"warm      {load_text(idle)} to load"
+    if idle.loaded_watts is not None or idle.cold_watts is not None:
+        yield f"          idle {power_text(idle.loaded_watts)}, cold {power_text(idle.cold_watts)}"
+    if idle.choice.break_even is not None:
+        yield f"          break-even {break_even_text(idle)}"
+    yield f"          kept: {keep_text(idle)}"
+    if idle.last_unload is not None:
+        yield f"unloaded  {unload_text(idle.last_unload)}"
 
 
 def _per_token_text(card: ModelCard) -> str:

@@ -25,6 +25,7 @@ from etui.tui.models.screen import ModelsScreen
 from etui.tui.models.text import fact_lines
 from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.turns import TURN
+from tests.log.idle_log import write_baselines, write_residence
 from tests.log.test_curve_rows import CURVE
 from tests.models.test_gguf import UNUSABLE
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
@@ -200,6 +201,24 @@ async def test_models_come_into_memory_and_leave_it(here: House) -> None:
         here.runner.refusal = EtuiError("an answer or a load is on its way", "wait for its end")
         await pilot.press("u")
         await until(pilot, lambda: "→ wait for its end" in notices(app))
+
+
+async def test_the_cost_of_keeping_warm_and_the_way_back_to_cold_are_shown(here: House) -> None:
+    spec = load_catalogue(here.config).get(MODEL)
+    write_baselines(here.config, MODEL)
+    here.runner.held = [MODEL]
+    app = here.app()
+    async with app.run_test(size=(160, 48)) as pilot:
+        screen = await opened(pilot, app)
+        await until(pilot, lambda: "idle 45.0 ± 0.4 W, cold 10.0 ± 0.2 W" in shown(screen))
+        assert "break-even" not in shown(screen), "no load is in the log"
+        write_residence(here.config, 1_795_000_000.0, MODEL, sha256=spec.sha256)
+        here.runner.held.clear()
+        here.runner.cooled += 1  # the screen notices by itself
+        await until(pilot, lambda: "after the last unload: back to cold" in shown(screen))
+        await until(pilot, lambda: "break-even 8.57 s (7.83-9.31 s)" in shown(screen))
+        assert "kept: always" in shown(screen)
+        assert "unloaded  45.2 W before, 10.1 W after: back to cold" in shown(screen)
 
 
 async def test_v_checks_the_whole_file(here: House) -> None:

@@ -9,6 +9,7 @@
 -- migration etui m009_power_curve
 -- migration etui m010_hops_index
 -- migration etui m011_speculation
+-- migration etui m011_keep_warm
 CREATE INDEX chats_by_time ON chats (created_at);
 CREATE INDEX curves_by_model ON curves (model, created_at);
 -- idx__sqlite_migrations_migration_set_name
@@ -47,7 +48,7 @@ CREATE VIRTUAL TABLE turns_fts USING fts5 ( query, answer, content=turns, conten
 -- turns_fts_data
 -- turns_fts_docsize
 -- turns_fts_idx
-CREATE TABLE unloads ( id INTEGER PRIMARY KEY, unload_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, turn_id TEXT, reason TEXT NOT NULL, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, freed_bytes INTEGER NOT NULL );
+CREATE TABLE unloads ( id INTEGER PRIMARY KEY, unload_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, turn_id TEXT, reason TEXT NOT NULL, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, freed_bytes INTEGER NOT NULL , idle_before_watts REAL, idle_before_uncertainty REAL, idle_after_watts REAL, idle_after_uncertainty REAL, idle_cold_watts REAL, idle_cold_uncertainty REAL);
 CREATE TRIGGER turns_fts_delete AFTER DELETE ON turns BEGIN INSERT INTO turns_fts (turns_fts, rowid, query, answer) VALUES ('delete', old.id, old.query, old.answer); END;
 CREATE TRIGGER turns_fts_insert AFTER INSERT ON turns BEGIN INSERT INTO turns_fts (rowid, query, answer) VALUES (new.id, new.query, new.answer); END;
 CREATE TRIGGER turns_fts_update AFTER UPDATE OF query, answer ON turns BEGIN INSERT INTO turns_fts (turns_fts, rowid, query, answer) VALUES ('delete', old.id, old.query, old.answer); INSERT INTO turns_fts (rowid, query, answer) VALUES (new.id, new.query, new.answer); END;

@@ -31,6 +31,10 @@ class Sampling:
         top_k: Candidates kept; 0 keeps all.
         min_p: Smallest probability kept, relative to the most likely token; 0 keeps all.
         seed: Random seed; the same seed on the same machine and build repeats an answer.
+        repeat_penalty: Divides the positive logits of repeated tokens, and multiplies the negative
+            ones; 1 leaves them as they are.
+        repeat_last_n: Last tokens of prompt and answer in which a token counts as repeated; -1 is
+            the whole context, 0 none.
     """
 
     temperature: float = 0.0
@@ -38,6 +42,37 @@ class Sampling:
     top_k: int = 40
     min_p: float = 0.05
     seed: int = 0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+
+
+SamplingOrigin = Literal[
+    "arm", "option", "models.yaml", "models.yaml thinking", "gguf", "vote", "default"
+]
+"""Where a value of a sampling comes from.
+
+``arm`` is the policy or a bench run, ``option`` a command-line option, ``gguf`` the metadata of the
+model file, ``vote`` the default of majority votes, which are never greedy.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingFrom:
+    """Where each value of a :class:`Sampling` comes from, by its name.
+
+    A value with ``default`` or ``vote`` is open: the model's own recommendation replaces it.
+    """
+
+    temperature: SamplingOrigin = "arm"
+    top_p: SamplingOrigin = "arm"
+    top_k: SamplingOrigin = "arm"
+    min_p: SamplingOrigin = "arm"
+    repeat_penalty: SamplingOrigin = "arm"
+    repeat_last_n: SamplingOrigin = "arm"
+
+
+OPEN_SAMPLING = SamplingFrom(*("default",) * 6)
+"""Every value is left to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +125,7 @@ class Arm:
             tags, else ``plain``.
         readout: ``text`` decodes the answer, ``choices`` reads the option letters' logits.
         sampling: How tokens are sampled.
+        sampling_from: Where its values come from, and which of them the model may replace.
         early_exit: When ``cot`` stops before its budget; None disables it.
         exchange: Joules that one percentage point of confidence is worth: a chunk of thinking that
             is expected to cost more is not started. None disables the comparison.
@@ -119,6 +155,7 @@ class Arm:
     max_joules: float | None = None
     context_overflow: ContextOverflow = "truncate_thought"
     speculate: Speculate = "off"
+    sampling_from: SamplingFrom = SamplingFrom()
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,13 +192,20 @@ def _from_plain(value: Any) -> Any:
 
 @cache
 def _classes() -> Mapping[str, Any]:
-    from etui.arm import Arm, EarlyExit, Sampling, TokenCost, VoteStop
+    from etui.arm import Arm, EarlyExit, Sampling, SamplingFrom, TokenCost, VoteStop
     from etui.backends.base import AnswerRequest
-    from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
+    from etui.models.spec import (
+        HubSource,
+        ModelSampling,
+        ModelSpec,
+        PathSource,
+        WheelPart,
+        WheelsSource,
+    )
 
     to_child = (Ask, Load, Unload, KeepWarm, Cancel, Hurry)
     lines = (Hello, Heartbeat, *to_child, EngineEvent, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
-    arms = (Arm, Sampling, VoteStop, EarlyExit, TokenCost)
-    requests = (AnswerRequest, ModelSpec, Message, Config)
+    arms = (Arm, Sampling, SamplingFrom, VoteStop, EarlyExit, TokenCost)
+    requests = (AnswerRequest, ModelSpec, ModelSampling, Message, Config)
     return {c.__name__: c for c in (*lines, *sources, *arms, *requests, *get_args(Event))}

@@ -70,7 +70,8 @@ if TYPE_CHECKING:
     "--temperature",
     type=FiniteNumber(0, 5),
     metavar="T",
-    help="Sampling temperature; 0 picks the most likely token. Votes default to 0.7.",
+    help="Sampling temperature; 0 picks the most likely token. Default: what the model asks for, "
+    "else 0, for votes 0.7.",
 )
 @click.option("--seed", type=WholeNumber(0, 2**32 - 1), metavar="N", help="Sampling seed.")
 @click.option(

@@ -174,7 +174,11 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
     help="Maximum number of answer tokens.",
 )
 @click.option(
-    "-t", "--temperature", type=FiniteNumber(0, 5), metavar="T", help="Sampling temperature."
+    "-t",
+    "--temperature",
+    type=FiniteNumber(0, 5),
+    metavar="T",
+    help="Sampling temperature. Default: the arm's, else 0, for votes 0.7.",
 )
 @click.option(
     "--speculate",

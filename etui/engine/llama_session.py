@@ -394,7 +394,7 @@ class LlamaSession:
         if sampler.greedy:
             token = int(logits.argmax())
         else:
-            token = sampler.draw(self._context.handle, sequence.row)
+            token = sampler.draw(self._context.handle, sequence.row, sequence.tokens)
         piece, ends = self._model.piece(token)
         if not ends:
             sequence.tokens.append(token)
@@ -544,7 +544,10 @@ class LlamaSession:
 
     def _create(self, slot: int, tokens: list[int], sampling: Sampling) -> LlamaSequence:
         self._next_id += 1
-        return LlamaSequence(self._next_id, slot, tokens, Sampler(self._context.api, sampling))
+        sampler = Sampler(
+            self._context.api, sampling, self._context.vocabulary, self._facts.context_tokens
+        )
+        return LlamaSequence(self._next_id, slot, tokens, sampler)
 
     def _take_slot(self) -> int:
         """Take a free slot, evicting the oldest donor if there is none."""

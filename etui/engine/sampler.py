@@ -2,41 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from etui.arm import Sampling
+
+_NO_FREQUENCY = 0.0
+_NO_PRESENCE = 0.0
 
 
 class Sampler:
     """Token sampler of one sequence.
 
-    The chain is top-k, top-p, min-p, temperature, draw, in the order of llama.cpp's own tools. At
-    temperature 0 there is no chain: the argmax of the logits is the same token, and cheaper than
-    llama.cpp's copy of the whole vocabulary.
+    The chain is penalties, top-k, top-p, min-p, temperature, draw, in the order of llama.cpp's own
+    tools. At temperature 0 without a penalty there is no chain: the argmax of the logits is the
+    same token, and cheaper than llama.cpp's copy of the whole vocabulary.
+
+    The penalties look at the last tokens of the sequence, prompt included. They are compared with
+    the sequence before each draw, so they are right after a fork, a rollback, and tokens that the
+    model did not draw.
+
+    Args:
+        api: The bindings of llama.cpp.
+        sampling: How to sample.
+        vocabulary: Number of tokens in the vocabulary.
+        context_tokens: Maximum length of the sequence, which is the window of the penalties for
+            ``repeat_last_n: -1``.
     """
 
-    def __init__(self, api: Any, sampling: Sampling) -> None:
+    def __init__(
+        self, api: Any, sampling: Sampling, vocabulary: int = 0, context_tokens: int = 0
+    ) -> None:
         self._api = api
-        self._chain: Any = None if sampling.temperature <= 0 else _build_chain(api, sampling)
+        window = context_tokens if sampling.repeat_last_n < 0 else sampling.repeat_last_n
+        self._window = 0 if sampling.repeat_penalty == 1 else window
+        self._recent: list[int] = []  # what the penalties have seen, at most a window of it
+        self._penalties: Any = None
+        self._chain: Any = None
+        if self._window:
+            self._penalties = api.llama_sampler_init_penalties(
+                vocabulary, self._window, sampling.repeat_penalty, _NO_FREQUENCY, _NO_PRESENCE
+            )
+        if self._window or sampling.temperature > 0:
+            self._chain = _build_chain(api, sampling, self._penalties)
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
+        """Whether the token with the highest logit is always taken."""
         return self._chain is None
 
-    def draw(self, context: Any, row: int) -> int:
-        """Draw from output ``row`` of the last batch; not for a greedy sampler."""
-        return int(self._api.llama_sampler_sample(self._chain, context, row))
+    def draw(self, context: Any, row: int, tokens: Sequence[int] = ()) -> int:
+        """Draw from output ``row`` of the last batch; not for a greedy sampler.
+
+        Args:
+            context: The llama.cpp context.
+            row: Output of its last batch.
+            tokens: The tokens of the sequence so far, which the penalties look at.
+        """
+        if self._window:
+            self._show(tokens)
+        token = int(self._api.llama_sampler_sample(self._chain, context, row))
+        if self._window:  # llama.cpp has accepted the token already
+            self._recent = [*self._recent, token][-self._window :]
+        return token
+
+    def _show(self, tokens: Sequence[int]) -> None:
+        """Let the penalties see the last tokens, unless they have seen just these.
+
+        Only the penalties start again: a reset of the whole chain would restart its random numbers.
+        """
+        last = list(tokens[-self._window :])
+        if last == self._recent:
+            return
+        self._api.llama_sampler_reset(self._penalties)
+        for token in last:
+            self._api.llama_sampler_accept(self._penalties, token)
+        self._recent = last
 
     def free(self) -> None:
-        """Free the chain."""
+        """Free the chain, which owns the penalties."""
         if self._chain is not None:
             self._api.llama_sampler_free(self._chain)
-            self._chain = None
+            self._chain = self._penalties = None
 
 
-def _build_chain(api: Any, sampling: Sampling) -> Any:
+def _build_chain(api: Any, sampling: Sampling, penalties: Any) -> Any:
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+    links = [] if penalties is None else [penalties]
+    if sampling.temperature <= 0:
+        links.append(api.llama_sampler_init_greedy())
+    else:
+        links += _build_draw(api, sampling)
+    for link in links:
+        api.llama_sampler_chain_add(chain, link)
+    return chain
+
+
+def _build_draw(api: Any, sampling: Sampling) -> list[Any]:
     links = []
     if sampling.top_k > 0:
         links.append(api.llama_sampler_init_top_k(sampling.top_k))
@@ -47,6 +109,4 @@ def _build_chain(api: Any, sampling: Sampling) -> Any:
     links.append(api.llama_sampler_init_temp(sampling.temperature))
     # llama.cpp takes 2^32 - 1 as "random seed", hence 31 bits.
     links.append(api.llama_sampler_init_dist(sampling.seed & 0x7FFFFFFF))
-    for link in links:
-        api.llama_sampler_chain_add(chain, link)
-    return chain
+    return links

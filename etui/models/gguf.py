@@ -13,9 +13,11 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from etui.errors import ModelUnavailable
 from etui.models.gguf_types import ARRAY, BOOL, FILE_TYPES, KV_TYPES, SCALARS, STRING, TENSOR_TYPES
+from etui.models.spec import ModelSampling
 
 Scalar = int | float | bool | str
 
@@ -50,6 +52,16 @@ _NUMBER_RANGES = {
 
 Layers without attention (recurrent ones of hybrid models) have no heads.
 """
+
+_SAMPLING_KEYS = {
+    "temperature": ("temp", 0, 5),
+    "top_p": ("top_p", 1e-6, 1),
+    "top_k": ("top_k", 0, 1_000_000),
+    "min_p": ("min_p", 0, 1),
+    "repeat_penalty": ("penalty_repeat", 1e-6, 10),
+    "repeat_last_n": ("penalty_last_n", -1, 10_000_000),
+}
+"""Name in models.yaml -> key below ``general.sampling`` (gguf-py's constants.py) and range."""
 
 _NO_TOKENIZERS = ("none", "no_vocab")
 """Values of ``tokenizer.ggml.model`` of files without a vocabulary; llama.cpp aborts on a text."""
@@ -143,6 +155,27 @@ class Gguf:
     def chat_template(self) -> str | None:
         """Jinja chat template; None for most base models."""
         return self._get_text("tokenizer.chat_template") or None
+
+    @property
+    def sampling(self) -> ModelSampling | None:
+        """How the model asks to be sampled (``general.sampling.*``, as llama.cpp reads it).
+
+        Keys of samplers that etui does not have (mirostat, xtc, the order of the chain) and
+        values outside their range are ignored. None without any value.
+        """
+        values: dict[str, Any] = {
+            name: value
+            for name, (key, least, most) in _SAMPLING_KEYS.items()
+            if (value := self.metadata.get(f"general.sampling.{key}")) is not None
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and least <= value <= most
+        }
+        for name, value in values.items():
+            is_count = name in ("top_k", "repeat_last_n")
+            # A float32 has seven digits: 0.6 is stored as 0.6000000238.
+            values[name] = int(value) if is_count else float(f"{value:.7g}")
+        return ModelSampling(**values) if values else None
 
     def kv_bytes_per_token(self, kv_type: str = "f16") -> int | None:
         """Compute the KV cache bytes of one token over all layers; None if the header lacks facts.

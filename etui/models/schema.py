@@ -17,6 +17,7 @@ from etui.models.spec import (
     FlashAttention,
     HubSource,
     KvType,
+    ModelSampling,
     ModelSpec,
     Origin,
     PathSource,
@@ -113,6 +114,37 @@ class ThinkingEntry(Strict):
     switch: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = None
 
 
+class SamplingValues(Strict):
+    """Sampling values that a model asks for; a key that is left out keeps its default."""
+
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=10_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _check_given(self) -> SamplingValues:
+        for name in self.model_fields_set:
+            if getattr(self, name) is None:
+                refuse(f"{name} has no value; remove the key to keep the default", name)
+        return self
+
+
+class SamplingEntry(SamplingValues):
+    """How a model asks to be sampled, and what differs while it thinks."""
+
+    thinking: SamplingValues | None = None
+
+    def sampling(self) -> ModelSampling:
+        """Convert the entry."""
+        values = self.model_dump(exclude={"thinking"})
+        given = self.thinking
+        thinking = None if given is None else ModelSampling(**given.model_dump())
+        return ModelSampling(**values, thinking=thinking)
+
+
 class ModelEntry(Strict):
     """One model."""
 
@@ -131,6 +163,7 @@ class ModelEntry(Strict):
     stop: tuple[Text, ...] = ()
     draft: Text | None = None
     speculate: Speculate | None = None
+    sampling: SamplingEntry | None = None
 
     @field_validator("sha256")
     @classmethod
@@ -176,6 +209,7 @@ class ModelEntry(Strict):
             think_close=self.thinking.close if self.thinking else None,
             thinking_switch=self.thinking.switch if self.thinking else None,
             stop=self.stop,
+            sampling=self.sampling.sampling() if self.sampling else None,
             origin=origin,
             draft=self.draft,
             speculate=self.speculate,

@@ -67,6 +67,25 @@ Source = HubSource | WheelsSource | PathSource
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSampling:
+    """How a model asks to be sampled; None leaves a value to the defaults.
+
+    Attributes:
+        temperature, top_p, top_k, min_p, repeat_penalty, repeat_last_n: As in
+            :class:`etui.arm.Sampling`.
+        thinking: What differs while the model thinks; None without a difference.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    thinking: ModelSampling | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One entry of models.yaml.
 
@@ -89,6 +108,7 @@ class ModelSpec:
         thinking_switch: Variable of the chat template that turns thinking on or off
             (``enable_thinking``); None if there is none.
         stop: Strings that end an answer, in addition to the end tokens of the vocabulary.
+        sampling: How the model asks to be sampled; None leaves it to the metadata of its file.
         origin: ``shipped``, ``user`` (ETUI_HOME/models.yaml) or ``found`` (a GGUF file that no
             entry names).
         draft: Name of the model in models.yaml that drafts tokens for it; None for none.
@@ -111,6 +131,7 @@ class ModelSpec:
     think_close: str | None = None
     thinking_switch: str | None = None
     stop: tuple[str, ...] = ()
+    sampling: ModelSampling | None = None
     origin: Origin = "shipped"
     draft: str | None = None
     speculate: Speculate | None = None

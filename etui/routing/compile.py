@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
 
-from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, Speculate, VoteStop
+from etui.arm import (
+    OPEN_SAMPLING,
+    VOTE_TEMPERATURE,
+    Arm,
+    EarlyExit,
+    Sampling,
+    SamplingFrom,
+    SamplingOrigin,
+    Speculate,
+    VoteStop,
+)
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
 from etui.routing.limits import PeriodBudget, TurnBudget
 from etui.routing.policy import (
@@ -313,12 +324,16 @@ def _compile_arm(
         given["stop"] = VoteStop(**entry.stop.model_dump(exclude_none=True))
     if entry.early_exit is not None:
         given["early_exit"] = EarlyExit(**entry.early_exit.model_dump())
-    temperature = entry.temperature
-    if temperature is None:
-        temperature = VOTE_TEMPERATURE if entry.reasoning == "vote" else 0.0
-    sampling = Sampling(temperature, entry.top_p, entry.top_k, entry.min_p, entry.seed)
+    sampling, origin = _compile_sampling(entry)
     speculate = tuple(_choose_speculation(entry, find_settings(known, model)) for model in models)
-    arm = Arm(name=name, model=models[0], sampling=sampling, speculate=speculate[0], **given)
+    arm = Arm(
+        name=name,
+        model=models[0],
+        sampling=sampling,
+        speculate=speculate[0],
+        sampling_from=origin,
+        **given,
+    )
     return ArmPlan(entry.model, models, arm, speculate)
 
 
@@ -327,6 +342,16 @@ def _choose_speculation(entry: ArmEntry, settings: ModelSettings | None) -> Spec
     if entry.speculate is not None or entry.reasoning == "vote" or settings is None:
         return entry.speculate or "off"
     return settings.speculate or "off"
+
+
+def _compile_sampling(entry: ArmEntry) -> tuple[Sampling, SamplingFrom]:
+    """Return the sampling of an arm and which of its values the model may replace."""
+    names = [field.name for field in fields(SamplingFrom)]
+    given = {name: value for name in names if (value := getattr(entry, name)) is not None}
+    stated: dict[str, SamplingOrigin] = dict.fromkeys(given, "arm")
+    if entry.reasoning == "vote" and entry.temperature is None:
+        given["temperature"], stated["temperature"] = VOTE_TEMPERATURE, "vote"
+    return Sampling(**given, seed=entry.seed), replace(OPEN_SAMPLING, **stated)
 
 
 def _compile_probe(entry: ProbeEntry, line: int) -> PolicyProbe:

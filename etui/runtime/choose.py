@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from etui.arm import Arm
+from etui.arm import OPEN_SAMPLING, Arm
 from etui.chat import Query
 from etui.errors import ModelUnavailable, UsageError
 from etui.routing.decision import Decision
@@ -57,7 +57,12 @@ def choose(
         spec = catalogue.get(model)  # report an unknown name before any energy is used
         named = "--model" if overrides.model else "`model` in config.yaml"
         way = overrides.reasoning or "direct"
-        arm = Arm(way, model, speculate=choose_speculation(spec, way))
+        arm = Arm(
+            way,
+            model,
+            speculate=choose_speculation(spec, way),
+            sampling_from=OPEN_SAMPLING,
+        )
         return Choice(apply_overrides(Decision(arm, None, None, f"{named} {model}"), overrides))
     policy = _load_policy(overrides, runtime)
     degraded = None

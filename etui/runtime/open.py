@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -23,6 +24,8 @@ from etui.runtime.serving import (
     find_draft_file,
     find_model_file,
     models_on_disk,
+    read_file_sampling,
+    sample_as_asked,
     token_cost_for,
 )
 from etui.turn.ports import Served
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from etui.backends.process import ProcessBackend
     from etui.energy.recorder import Recorder
     from etui.log.writer import TurnWriter
+    from etui.models.spec import ModelSampling
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.signals.host_state import HostState
@@ -96,6 +100,7 @@ class Runtime(Generic[B]):
         self._open_backend = open_backend
         self._open_recorder = open_recorder
         self._open_writer = open_writer
+        self._file_sampling: dict[tuple[Path, int, int], ModelSampling | None] = {}
         self.catalogue: Catalogue = load_catalogue(config)
 
     @cached_property
@@ -252,7 +257,24 @@ class Runtime(Generic[B]):
         spec, path = find_model_file(arm, self.config, self.catalogue)
         draft = find_draft_file(arm, spec, self.config, self.catalogue)
         settings = {"idle_baseline": self.use_idle_baseline(spec.name)}
-        return Served(spec, path, token_cost_for(arm, spec, self.config), settings, draft)
+        sampled = sample_as_asked(arm, spec, self._read_sampling(path))
+        price = token_cost_for(arm, spec, self.config)
+        return Served(spec, path, price, settings, draft, sampled)
+
+    def _read_sampling(self, path: Path) -> Callable[[], ModelSampling | None]:
+        """Return a function that reads what a model file asks for, once for each state of it."""
+
+        def read() -> ModelSampling | None:
+            try:
+                state = path.stat()
+            except OSError:
+                return None  # the load reports it
+            key = (path, state.st_size, state.st_mtime_ns)
+            if key not in self._file_sampling:
+                self._file_sampling[key] = read_file_sampling(path)
+            return self._file_sampling[key]
+
+        return read
 
     def use_idle_baseline(self, model: str) -> str | None:
         """Use a model's idle baseline for net joules; return which one is used, None without."""

@@ -66,8 +66,9 @@ def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
 def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
     reasoning = overrides.reasoning or arm.reasoning
     temperature = _or(overrides.temperature, arm.sampling.temperature)
+    origin = arm.sampling_from.temperature if overrides.temperature is None else "option"
     if reasoning == "vote" and temperature == 0 and overrides.temperature is None:
-        temperature = VOTE_TEMPERATURE
+        temperature, origin = VOTE_TEMPERATURE, "vote"
     return replace(
         arm,
         reasoning=reasoning,
@@ -80,6 +81,7 @@ def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
             arm.sampling, temperature=temperature, seed=_or(overrides.seed, arm.sampling.seed)
         ),
         speculate="off" if reasoning == "vote" else overrides.speculate or arm.speculate,
+        sampling_from=replace(arm.sampling_from, temperature=origin),
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.records import CurveRecord
     from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSpec
+    from etui.models.spec import ModelSampling, ModelSpec
     from etui.turn.record import TurnRecord
 
 
@@ -117,6 +117,40 @@ def find_draft_file(
 def choose_speculation(spec: ModelSpec, reasoning: Reasoning) -> Speculate:
     """Return the speculation of an arm that does not say; votes are never speculated."""
     return "off" if reasoning == "vote" else spec.speculate or "off"
+
+
+def sample_as_asked(
+    arm: Arm, spec: ModelSpec, read_file: Callable[[], ModelSampling | None]
+) -> Arm:
+    """Resolve an arm's open sampling values: by models.yaml, or else by the model file.
+
+    Args:
+        arm: The arm.
+        spec: The entry of its model. A ``sampling:`` of its own, even an empty one, is all that
+            the model asks for.
+        read_file: Reads what the file asks for; called only if it is needed.
+    """
+    from etui.turn.sampling import has_open_sampling, resolve_sampling
+
+    if not has_open_sampling(arm):
+        return arm
+    tags = spec.think_close is not None
+    if spec.sampling is not None:
+        return resolve_sampling(arm, spec.sampling, "models.yaml", tags=tags)
+    return resolve_sampling(arm, read_file(), "gguf", tags=tags)
+
+
+def read_file_sampling(path: Path) -> ModelSampling | None:
+    """Read ``general.sampling.*`` of a model file; None if it has none or cannot be read.
+
+    A damaged header is reported by the load of the model, with the fix.
+    """
+    from etui.models.gguf import check_gguf
+
+    try:
+        return check_gguf(path).sampling
+    except ModelUnavailable:
+        return None
 
 
 def models_on_disk(config: Config, catalogue: Catalogue) -> Callable[[str], bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -115,6 +115,9 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
             "min_p": arm.sampling.min_p,
             "seed": arm.sampling.seed,
             "speculate": arm.speculate,
+            "repeat_penalty": arm.sampling.repeat_penalty,
+            "repeat_last_n": arm.sampling.repeat_last_n,
+            "sampling_from": asdict(arm.sampling_from),
             "dropped_messages": seen.prefilled.dropped_messages if seen.prefilled else 0,
             "batch_tokens": seen.prefilled.batch_tokens if seen.prefilled else None,
             **describe_threads(seen, ended.settings.get("threads")),

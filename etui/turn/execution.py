@@ -157,6 +157,9 @@ class TurnExecution:
         cancel_sent = False
         try:
             served = self._served = self._serve(arm)
+            if served.arm is not None:
+                arm = served.arm
+                self._running = (arm, so_far)
             self._record_prediction(arm)
             self._meter.mark(self._clock_ns())
             for event in self._answerer.answer(self._request(arm, served)):

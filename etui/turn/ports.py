@@ -69,6 +69,7 @@ class Served:
         price: Energy cost of its tokens, which limits the thinking; None if unknown.
         settings: Settings of the turn that depend on the model (its idle baseline).
         draft: The model that drafts tokens for it, and its file; None for none.
+        arm: The arm with the sampling that its model asks for; None leaves the arm as it is.
     """
 
     spec: ModelSpec
@@ -76,6 +77,7 @@ class Served:
     price: TokenCost | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     draft: tuple[ModelSpec, Path] | None = None
+    arm: Arm | None = None
 
 
 Serve = Callable[[Arm], Served]

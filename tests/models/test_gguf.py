@@ -16,6 +16,7 @@ from etui.engine.offload import needs
 from etui.errors import ModelUnavailable
 from etui.models.gguf import Array, Gguf, check_gguf, check_usable, parse
 from etui.models.gguf_types import TENSOR_TYPES
+from etui.models.spec import ModelSampling
 from tests.contract.tiny_model import write_tiny_model
 
 
@@ -24,7 +25,7 @@ def string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def tiny_gguf() -> bytes:
+def tiny_gguf(*more: tuple[str, int, bytes]) -> bytes:
     """A whole GGUF: two layers, a vocabulary of three, two tensors (one quantised)."""
     keys: list[tuple[str, int, bytes]] = [
         ("general.architecture", 8, string("llama")),
@@ -38,6 +39,7 @@ def tiny_gguf() -> bytes:
         ("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 3) + string("a") + string("b") * 2),
         ("tokenizer.ggml.add_bos_token", 7, b"\1"),
         ("tokenizer.chat_template", 8, string("{{ messages }}")),
+        *more,
     ]
     tensors = [("token_embd.weight", (64, 3), 0, 0), ("blk.0.w", (32, 2), 8, 768)]
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
@@ -252,3 +254,44 @@ def test_tensor_types_are_those_of_llama_cpp() -> None:
         for kind in TENSOR_TYPES
     }
     assert theirs == TENSOR_TYPES
+
+
+def asks(name: str, kind: int, value: bytes) -> tuple[str, int, bytes]:
+    return (f"general.sampling.{name}", kind, value)
+
+
+def f32(value: float) -> bytes:
+    return struct.pack("<f", value)
+
+
+def test_the_sampling_that_a_file_asks_for(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(
+        tiny_gguf(
+            asks("temp", 6, f32(0.6)),
+            asks("top_p", 6, f32(0.95)),
+            asks("top_k", 5, struct.pack("<i", 20)),
+            asks("min_p", 6, f32(0.0)),
+            asks("penalty_repeat", 6, f32(1.05)),
+            asks("penalty_last_n", 5, struct.pack("<i", -1)),
+            asks("mirostat", 5, struct.pack("<i", 2)),
+            asks("sequence", 8, string("kpt")),
+        )
+    )
+    assert check_gguf(path).sampling == ModelSampling(0.6, 0.95, 20, 0.0, 1.05, -1)
+
+
+def test_values_that_cannot_be_used_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(TINY)
+    assert check_gguf(path).sampling is None
+    path.write_bytes(
+        tiny_gguf(
+            asks("temp", 6, f32(math.nan)),
+            asks("top_p", 6, f32(0.0)),
+            asks("top_k", 5, struct.pack("<i", -3)),
+            asks("min_p", 7, b"\1"),
+            asks("penalty_repeat", 8, string("1.1")),
+        )
+    )
+    assert check_gguf(path).sampling is None

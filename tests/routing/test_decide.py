@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from etui.arm import Arm, Sampling
+from etui.arm import OPEN_SAMPLING, Arm, Sampling
 from etui.chat import Message, Query
 from etui.errors import ModelUnavailable, UsageError
 from etui.routing.decide import decide, decide_arm
@@ -68,6 +69,7 @@ def test_the_arm_carries_what_the_file_says(make: Make) -> None:
         reasoning="cot",
         think_tokens=64,
         sampling=Sampling(temperature=0.6),
+        sampling_from=replace(OPEN_SAMPLING, temperature="arm"),
         max_joules=50.0,
     )
     assert decision.policy == "p"

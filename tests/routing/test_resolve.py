@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from etui.arm import Arm
+from etui.arm import OPEN_SAMPLING, Arm
 from etui.chat import Query
 from etui.errors import EtuiError, ModelUnavailable
 from etui.routing.decide import cheapest_arm, decide, decide_arm
@@ -276,7 +276,8 @@ def test_budgets_and_fallbacks(make: Make) -> None:
     policy = make(BASE + "rules: [{name: rest, use: large}]\n" + BUDGETS)
     decision = chosen(policy)
     assert decision.budget == TurnBudget(400.0, 2000, 60.0)
-    assert decision.fallbacks == Fallbacks(Arm("quick", "small-1b"), "drop_history", "next_arm")
+    quick = Arm("quick", "small-1b", sampling_from=OPEN_SAMPLING)
+    assert decision.fallbacks == Fallbacks(quick, "drop_history", "next_arm")
     assert policy.period_budgets == (
         PeriodBudget("hour", 20000.0, "degrade"),
         PeriodBudget("day", 90000.0, "refuse"),

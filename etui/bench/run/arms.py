@@ -6,13 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from etui.arm import VOTE_TEMPERATURE, Arm, Reasoning, Speculate, StopRuleName
+from etui.arm import (
+    VOTE_TEMPERATURE,
+    Arm,
+    Reasoning,
+    Sampling,
+    SamplingFrom,
+    Speculate,
+    StopRuleName,
+)
 from etui.bench.prompts.formats import Format
 from etui.errors import UsageError
 from etui.text.codec import from_document, to_document
 
 if TYPE_CHECKING:
     from etui.routing.availability import Available
+    from etui.routing.decision import Decision
     from etui.routing.policy import Policy
 
 ANSWER_TOKENS = 64
@@ -87,7 +96,7 @@ def choose_policy_arms(
     from etui.routing.decide import decide_arm
 
     chosen = [decide_arm(policy, name, available=available).arm for name in dict.fromkeys(names)]
-    arms = {arm.name: apply_overrides(arm, overrides) for arm in chosen}
+    arms = {arm.name: apply_overrides(close_sampling(arm), overrides) for arm in chosen}
     _check_effect(arms.values(), overrides)
     return arms
 
@@ -98,7 +107,23 @@ def list_policy_arms(policy: Policy, available: Available) -> dict[str, Arm]:
 
     is_available = build_availability_test(available)
     found = (choose_served_arm(plan, is_available) for plan in policy.arms.values())
-    return {arm.name: arm for arm in found if arm is not None}
+    return {arm.name: close_sampling(arm) for arm in found if arm is not None}
+
+
+def close_sampling(arm: Arm) -> Arm:
+    """Keep the values that the arm has: a run samples as its model asks only if it is stated.
+
+    Answers stay greedy by default, so that a run can be repeated and its arms compared.
+    """
+    return replace(arm, sampling_from=SamplingFrom())
+
+
+def close_decision(decision: Decision) -> Decision:
+    """Apply :func:`close_sampling` to every arm of a decision."""
+    cascade = decision.cascade
+    if cascade is not None:
+        cascade = replace(cascade, arms=tuple(close_sampling(arm) for arm in cascade.arms))
+    return replace(decision, arm=close_sampling(decision.arm), cascade=cascade)
 
 
 def apply_overrides(arm: Arm, overrides: ArmOverrides) -> Arm:
@@ -140,13 +165,16 @@ def check_format(arms: Mapping[str, Arm], format_: Format) -> None:
 
 
 def to_json(arm: Arm) -> dict[str, Any]:
-    """Return all settings of an arm as plain JSON values.
-
-    ``speculate`` is left out if it is ``off``, so that runs of an etui without it keep their hash.
-    """
+    """Return all settings of an arm as plain JSON values."""
     document: dict[str, Any] = to_document(arm)
+    # Later additions appear only where they are used: an older run keeps its hash and resumes.
     if arm.speculate == "off":
         del document["speculate"]
+    if arm.sampling_from == SamplingFrom():
+        del document["sampling_from"]
+    for name in ("repeat_penalty", "repeat_last_n"):
+        if getattr(arm.sampling, name) == getattr(Sampling(), name):
+            del document["sampling"][name]
     return document
 
 

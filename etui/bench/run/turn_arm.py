@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.prompts.formats import chat_messages, messages_sha
+from etui.bench.run.arms import close_decision
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.sample import Sample, SampleStatus
@@ -200,6 +201,7 @@ def decide_by_policy(policy: Policy, runtime: Runtime[Any]) -> Decide:
 
     def decide(query: Query) -> Choice:
         host = read_host(runtime.config)
-        return runtime.decide(query, policy, host=host, knowledge=knowledge, shadow=False)
+        choice = runtime.decide(query, policy, host=host, knowledge=knowledge, shadow=False)
+        return replace(choice, decision=close_decision(choice.decision))
 
     return decide

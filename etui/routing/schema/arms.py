@@ -113,17 +113,42 @@ class ArmEntry(Strict):
         None,
         ge=0,
         le=5,
-        description="0 takes the most probable token; default 0, for vote 0.7.",
+        description="0 takes the most probable token; default: what the model asks for, else 0, "
+        "for vote 0.7.",
     )
-    top_p: float = Field(
-        0.95, gt=0, le=1, description="Probability mass of the nucleus; 1 keeps all tokens."
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Probability mass of the nucleus; 1 keeps all tokens. Default: what the model "
+        "asks for, else 0.95.",
     )
-    top_k: int = Field(40, ge=0, le=1_000_000, description="Tokens kept; 0 keeps all.")
-    min_p: float = Field(
-        0.05,
+    top_k: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Tokens kept; 0 keeps all. Default: what the model asks for, else 40.",
+    )
+    min_p: float | None = Field(
+        None,
         ge=0,
         le=1,
-        description="Minimum probability, relative to the most probable token; 0 keeps all.",
+        description="Minimum probability, relative to the most probable token; 0 keeps all. "
+        "Default: what the model asks for, else 0.05.",
+    )
+    repeat_penalty: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="Makes tokens that were used lately less probable; 1 is off. Default: what "
+        "the model asks for, else 1.",
+    )
+    repeat_last_n: int | None = Field(
+        None,
+        ge=-1,
+        le=10_000_000,
+        description="Last tokens of prompt and answer in which repeat_penalty looks; -1 is the "
+        "whole context. Default: what the model asks for, else 64.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Random seed of the sampler.")
     max_joules: Joules | None = Field(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
+from etui.arm import OPEN_SAMPLING, VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.chat import Query
 from etui.models.spec import ModelSpec
 from etui.routing.availability import choose_served_arm
@@ -323,6 +324,7 @@ def test_an_arm_that_votes(make: Callable[[str], Policy]) -> None:
         votes=5,
         batch=3,
         think_tokens=0,
+        sampling_from=replace(OPEN_SAMPLING, temperature="vote"),
         weight="probability",
         stop=VoteStop(rule="adaptive", threshold=0.9),
         sampling=Sampling(temperature=VOTE_TEMPERATURE),

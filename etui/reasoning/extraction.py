@@ -1,7 +1,8 @@
-"""Extract the answer from a text: an option's letter, a number, or the statement itself.
+"""Extract the answer from a text: a letter, a number with its unit, a date, yes or no, or words.
 
-Votes are counted by its ``key``: answers with the same meaning have the same key. A missing answer,
-one cut off before it was written, and a wrong answer are three different results.
+Votes are counted by its ``key``: answers with the same meaning have the same key, and the key
+depends on the answer and the question alone, so that votes stay exchangeable for the stop rules.
+A missing answer, one cut off before it was written, and a wrong answer are three different results.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from functools import cache
 from typing import Literal
 
 from etui.multiple_choice import Option
-from etui.reasoning.numbers import NUMBER, last_number, normal_number
+from etui.reasoning.dates import asks_for_date, asks_for_time, date_key, time_key
+from etui.reasoning.number_answer import is_number, number_key
+from etui.reasoning.plain_math import plain_math
+from etui.reasoning.wording import asks_yes_or_no, fact_key, yes_or_no
 
 ExtractionStatus = Literal["answered", "no_answer", "truncated"]
 
@@ -29,6 +33,24 @@ _ASKS_FOR_NUMBER = re.compile(
     r"|\d\s*[-+*/×÷^=−]\s*\d",
     re.I,
 )
+_ASKS_FOR_MEASURE = re.compile(
+    r"\b(?:what|which|was)(?:['’]s|\s+(?:is|are|was|were|will be|would be|ist|sind|war))\s+"
+    r"(?:the|its|his|her|their|die|der|das)\s+(?:[\w'’-]+\s+){0,2}?"
+    r"(?:speed|velocity|distance|area|volume|perimeter|circumference|length|width|height|depth|weight|"
+    r"mass|temperature|duration|cost|price|sum|difference|product|quotient|average|mean|median|total|"
+    r"remainder|value|age|rate|ratio|angle|amount|radius|diameter|population|interest|profit|number|"
+    r"probability|chance|square root|cube root|derivative|integral|boiling point|freezing point|"
+    r"geschwindigkeit|fläche|umfang|höhe|summe|differenz|produkt|preis|temperatur|länge|strecke)\b"
+    r"|\bsolve\b.*\bfor [a-z]\b|\bfind [a-z]\b",
+    re.I,
+)
+_SEVERAL = re.compile(
+    r"=[^=\n]{0,40}(?:\b(?:or|oder)\b|±|(?:,|\b(?:and|und)\b)\s*(?:[a-z]\s*=\s*)?[-−]?\d[\d./]*\s*$)"
+)
+"""Several solutions: a single number would stand for the last of them."""
+_EMPHASIS = re.compile(r"\*{2,3}|(?<![\s\d)])\*|\*(?![\s\d(])|[_`]")
+_SPACES = re.compile(r"[^\S\n]+")
+_ALGEBRA = re.compile(r"(?=.*[\^+*/=-])(?:[\d\s^+*/=().,√π-]|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))+")
 _MARKUP = re.compile(r"[*_`$]|\\(?:text|mathrm|mathbf)\b|\\[()\[\]]")
 _ARTICLES = re.compile(r"\b(?:a|an|the|der|die|das|ein|eine)\b")
 _NOT_WORDS = re.compile(r"[^\w\s%/+.-]|(?<!\d)[.-]|\.(?!\d)")
@@ -54,17 +76,15 @@ def extract(
 
     Args:
         text: The answer as the model wrote it, without the thinking.
-        question: The question, which shows whether a number is expected.
+        question: The question, which shows what is expected: a number, and in which unit, a date,
+            a time, yes or no, or a fact.
         options: The question's options; if given, only a letter is an answer.
         truncated: Whether a limit cut off the text.
     """
-    plain = _MARKUP.sub("", unicodedata.normalize("NFKC", text)).strip()
     if options:
-        key = _letter(plain, options)
-    elif _ASKS_FOR_NUMBER.search(question) or NUMBER.fullmatch(_statement(plain)):
-        key = _number(plain, cut=truncated)
+        key = _letter(_MARKUP.sub("", unicodedata.normalize("NFKC", text)).strip(), options)
     else:
-        key = None if truncated else normal_text(_statement(plain)) or None
+        key = _open_answer(text, question, cut=truncated)
     if key is not None:
         return Extracted(key, "answered")
     return Extracted(None, "truncated" if truncated else "no_answer")
@@ -77,6 +97,37 @@ def normal_text(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", words).split()) or words
 
 
+def _open_answer(text: str, question: str, *, cut: bool) -> str | None:
+    """Return the key of an answer without options; None without an answer."""
+    # NFKC writes m² as m2, so it follows the units of the LaTeX.
+    plain = _SPACES.sub(" ", plain_math(_EMPHASIS.sub("", _keep_powers(text)))).strip()
+    statement = _statement(plain)
+    if _ASKS_FOR_NUMBER.search(question):
+        return _number(plain, question, cut=cut)
+    one_number = _ASKS_FOR_MEASURE.search(question) and not _SEVERAL.search(statement)
+    if one_number and (key := _number(plain, question, cut=cut)):
+        return key
+    if cut:
+        return None
+    if asks_for_date(question) and (key := date_key(statement, question)):
+        return key
+    if asks_for_time(question) and (key := time_key(statement)):
+        return key
+    if asks_yes_or_no(question) and (key := yes_or_no(statement, question)):
+        return key
+    if is_number(statement):
+        return _number(plain, question, cut=False)
+    if _ALGEBRA.fullmatch(statement):
+        return re.sub(r"[\s*]", "", statement)
+    return fact_key(statement, question) or normal_text(statement) or None
+
+
+def _keep_powers(text: str) -> str:
+    """Normalize compatibility characters (full width, ligatures), but not squared units."""
+    parts = re.split(r"([²³°Ω¢£])", text)
+    return "".join(p if i % 2 else unicodedata.normalize("NFKC", p) for i, p in enumerate(parts))
+
+
 def _statement(text: str) -> str:
     """Return what follows the last ``the answer is``, up to the end of its line; else the text."""
     *_, last = [None, *_STATEMENT.finditer(text)]
@@ -86,15 +137,11 @@ def _statement(text: str) -> str:
     return stated.rstrip(".} ") or text.rstrip(".")
 
 
-def _number(text: str, *, cut: bool) -> str | None:
-    """Find the number stated last; ``cut`` ignores one at the end, which may be incomplete."""
+def _number(text: str, question: str, *, cut: bool) -> str | None:
+    """Find the number stated; ``cut`` ignores one at the end, which may be incomplete."""
     if cut:
         text = re.sub(r"[\d.,/%]+$", "", text)
-    statements = [match.end() for match in _STATEMENT.finditer(text)]
-    for start in reversed(statements):
-        if first := NUMBER.search(text, start, start + 80):
-            return normal_number(first[0])
-    return last_number(text)
+    return number_key(text, question, [match.end() for match in _STATEMENT.finditer(text)])
 
 
 def _letter(text: str, options: Sequence[Option]) -> str | None:

@@ -49,14 +49,6 @@ def normal_number(text: str) -> str | None:
     return (written.rstrip("0").rstrip(".") if "." in written else written) + percent
 
 
-def last_number(text: str) -> str | None:
-    """Find the last number of a text, in its normal form; None without any."""
-    found = None
-    for match in NUMBER.finditer(text):
-        found = normal_number(match[0]) or found
-    return found
-
-
 def _point_decimal(digits: str) -> str:
     """Remove thousands separators and write the decimal sign as a point."""
     sign = "-" if digits.startswith("-") else ""

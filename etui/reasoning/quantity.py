@@ -1,0 +1,303 @@
+"""Numbers with units in answers, as keys that are equal for equal quantities.
+
+The key is canonical: each unit is converted exactly to the reference unit of its dimension, so
+equality of keys is an equivalence and votes can be counted by it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+
+from etui.reasoning.numbers import NUMBER, normal_number
+from etui.reasoning.plain_math import compute
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit: ``value * factor + offset`` is the value in the reference unit of its dimension."""
+
+    dimension: str
+    reference: str
+    factor: Fraction
+    offset: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number found in a text.
+
+    Attributes:
+        value: Its value in its own unit; a float only for roots and multiples of π.
+        unit: Its unit; None for a bare number.
+        percent: Whether it is a percentage.
+        start, end: Where it is in the text.
+    """
+
+    value: Fraction | float
+    unit: Unit | None
+    percent: bool
+    start: int
+    end: int
+
+
+_TABLE = """
+length m: 1 m meter meters metre metres; 1000 km kilometer kilometers kilometre kilometres;
+  1/100 cm centimeter centimeters centimetre centimetres; 1/1000 mm millimeter millimeters
+  millimetre millimetres; 1609344/1000 mi mile miles Meile Meilen; 9144/10000 yd yard yards;
+  3048/10000 ft foot feet; 254/10000 inch inches
+time s: 1 s sec secs second seconds Sekunde Sekunden; 60 min mins minute minutes Minute Minuten;
+  3600 h hr hrs hour hours Stunde Stunden Std; 86400 day days Tag Tage Tagen; 604800 week weeks
+  Woche Wochen; 1/1000 ms millisecond milliseconds
+months months: 1 month months Monat Monate Monaten; 12 yr yrs year years Jahr Jahre Jahren
+mass kg: 1 kg kilogram kilograms kilo kilos kilogramme; 1/1000 g gram grams gramme grammes
+  Gramm; 1/1000000 mg milligram milligrams; 1000 t ton tonne tonnes Tonne Tonnen;
+  45359237/100000000 lb lbs pound pounds; 45359237/1600000000 oz ounce ounces
+volume L: 1 l L liter liters litre litres; 1/1000 ml mL milliliter milliliters millilitre
+  millilitres; 1/100 cl cL; 1000 m^3 m³; 1/1000 cm^3 cm³ cc; 3785411784/1000000000 gallon
+  gallons gal
+area m²: 1 m^2 m² sqm; 1000000 km^2 km²; 1/10000 cm^2 cm²; 10000 ha hectare hectares;
+  9290304/100000000 ft^2 ft²; 64516/100000000 in^2 in²; 1/1000000 mm^2 mm²
+speed km/h: 1 km/h kmh km/hr kph; 36/10 m/s mps; 1609344/1000000 mph mi/h; 60 km/min; 3600 km/s
+energy J: 1 J joule joules; 1000 kJ kilojoule kilojoules; 1000000 MJ; 3600 Wh; 3600000 kWh;
+  4184/1000 cal; 4184 kcal
+power W: 1 W watt watts; 1000 kW kilowatt kilowatts; 1000000 MW megawatt megawatts; 1/1000 mW
+force N: 1 N newton newtons; 1000 kN
+voltage V: 1 V volt volts; 1000 kV; 1/1000 mV
+current A: 1 A ampere amperes amps amp; 1/1000 mA
+resistance Ω: 1 Ω ohm ohms; 1000 kΩ
+frequency Hz: 1 Hz hertz; 1000 kHz; 1000000 MHz; 1000000000 GHz
+data B: 1 byte bytes B; 1000 kB KB; 1000000 MB megabyte megabytes; 1000000000 GB gigabyte
+  gigabytes; 1000000000000 TB; 1024 KiB; 1048576 MiB; 1073741824 GiB
+angle °: 1 ° degree degrees
+acceleration m/s²: 1 m/s^2 m/s²
+density kg/m³: 1 kg/m^3 kg/m³; 1000 g/cm^3 g/cm³ kg/L g/mL
+dollars $: 1 $ dollar dollars USD; 1/100 cent cents ¢
+euros €: 1 € euro euros EUR
+sterling £: 1 £ GBP
+temperature K: 1 K kelvin kelvins
+"""  # fmt: skip
+_CELSIUS = Unit("temperature", "K", Fraction(1), Fraction(27315, 100))
+_FAHRENHEIT = Unit("temperature", "K", Fraction(5, 9), Fraction(45967, 180))
+_OFFSETS = {
+    **dict.fromkeys(("°C", "° C", "ºC", "Celsius", "degrees Celsius", "degree Celsius"), _CELSIUS),
+    **dict.fromkeys(("°F", "° F", "ºF", "Fahrenheit", "degrees Fahrenheit"), _FAHRENHEIT),
+}
+_LONG_FORMS = {
+    r"\s*(?:per|an|a|pro|/)\s*(?:hour|hr|h|Stunde)\b": "/h",
+    r"\s*(?:per|a|pro|/)\s*(?:second|sec|s|Sekunde)\b(?:\s+squared\b)?": "/s",
+    r"\s*(?:per|a|pro|/)\s*(?:minute|min)\b": "/min",
+}
+_LENGTHS = {
+    "kilometers": "km", "kilometres": "km", "kilometer": "km", "kilometre": "km", "km": "km",
+    "meters": "m", "metres": "m", "meter": "m", "metre": "m", "m": "m",
+    "miles": "mi", "mile": "mi", "mi": "mi",
+}  # fmt: skip
+_SPEED_WORDS = re.compile(
+    rf"(?<![\w])({'|'.join(sorted(_LENGTHS, key=len, reverse=True))})"
+    rf"({'|'.join(_LONG_FORMS)})"
+)
+_POWER_WORDS = re.compile(r"\b(square|cubic)\s+(kilometers?|kilometres?|meters?|metres?|"
+                          r"centimeters?|centimetres?|feet|foot|inches|inch|miles?)\b")  # fmt: skip
+_SHORT = {"kilom": "km", "centi": "cm", "meter": "m", "metre": "m", "inche": "in", "inch": "in"}
+_NEGATED = re.compile(
+    r"\b(?:not|isn['’]t|never|rather than|instead of|nicht|statt|anstatt|keine?)\s+"
+    r"(?:(?:be|is|the|about|exactly|just|only|at)\s+){0,2}[$€£]?$",
+    re.I,
+)
+_SCIENTIFIC = re.compile(
+    r"(?<![\w.])(\d+(?:[.,]\d+)?)\s*[*×·x]\s*10\s?\^\s?\(?([-−]?\d{1,2})\)?(?!\d)"
+)
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b", re.I)
+_CURRENCY = re.compile(r"[$€£]")
+_MIXED = re.compile(r"(\d+)\s+(\d+)/(\d+)$")
+
+
+@cache
+def named_units() -> dict[str, Unit]:
+    """Return the unit of each name; names of one letter are case-sensitive."""
+    found: dict[str, Unit] = dict(_OFFSETS)
+    for line in re.sub(r"\n {2}", " ", _TABLE.strip()).split("\n"):
+        head, _, entries = line.partition(":")
+        dimension, reference = head.split()
+        for entry in entries.split(";"):
+            factor, *names = entry.split()
+            for name in names:
+                found[name] = Unit(dimension, reference, Fraction(factor))
+    return found
+
+
+@cache
+def _unit_pattern() -> re.Pattern[str]:
+    names = sorted(named_units(), key=len, reverse=True)
+    words = [
+        f"(?i:{re.escape(name)})" if len(name) > 2 and name.isalpha() else re.escape(name)
+        for name in names
+    ]
+    return re.compile(rf"\s*-?\s*({'|'.join(words)})(?![\w²³^])")
+
+
+def spell_units(text: str) -> str:
+    """Write units of several words as one: ``kilometers per hour`` -> ``km/h``."""
+    text = _SCIENTIFIC.sub(r"\1e\2", text)
+    text = _SPEED_WORDS.sub(_shorten_speed, text)
+    return _POWER_WORDS.sub(_shorten_power, text)
+
+
+def _shorten_speed(match: re.Match[str]) -> str:
+    length = _LENGTHS[match[1]]
+    if "squared" in match[2]:
+        return f"{length}/s²"
+    per = next(short for long, short in _LONG_FORMS.items() if re.fullmatch(long, match[2]))
+    return f"{length}{per}"
+
+
+def _shorten_power(match: re.Match[str]) -> str:
+    word, power = match[2], "²" if match[1] == "square" else "³"
+    for long, short in (("kilo", "km"), ("centi", "cm"), ("mile", "mi"), ("f", "ft"), ("i", "in")):
+        if word.startswith(long):
+            return short + power
+    return "m" + power
+
+
+def find_quantities(text: str) -> list[Quantity]:
+    """Find the numbers of a text with their units, in order; negated ones are left out.
+
+    ``not 40 km/h but 60 km/h`` has one. The text has its units spelled by :func:`spell_units`.
+    """
+    return [
+        each
+        for each in _scan(text)
+        if not _NEGATED.search(text[max(0, each.start - 40) : each.start])
+    ]
+
+
+def _scan(text: str) -> Iterator[Quantity]:
+    for match in NUMBER.finditer(text):
+        raw = match[0]
+        value = number_value(raw.rstrip("%").strip() if "%" in raw else raw)
+        if value is None:
+            continue
+        unit, end = None, match.end()
+        if scale := _SCALE.match(text, end):
+            value, end = value * _SCALES[scale[1].lower()], scale.end()
+        if currency := _CURRENCY.search(raw):
+            unit = named_units()[currency[0]]
+        elif "%" not in raw and (named := _unit_pattern().match(text, end)):
+            unit, end = _find_unit(named[1]), named.end()
+        percent = "%" in raw or bool(re.match(r"\s*(?:percent|per cent|Prozent)\b", text[end:]))
+        start = match.start() + len(raw) - len(raw.lstrip())
+        yield Quantity(value, unit, percent, start, end)
+
+
+def _find_unit(name: str) -> Unit | None:
+    units = named_units()
+    return units.get(name) or units.get(name.lower()) or units.get(name.capitalize())
+
+
+def number_value(text: str) -> Fraction | None:
+    """Read a number as :func:`etui.reasoning.numbers.normal_number` does; a fraction is a quotient.
+
+    Returns:
+        The exact value; None if it is not a number.
+    """
+    # Three digits after "0," are not a group of thousands.
+    normal = normal_number(re.sub(r"^(\s*[-−–+]?\s*0),(?=\d+$)", r"\1.", text.strip()))
+    if normal is None:
+        return None
+    try:
+        return Fraction(normal.removesuffix("%"))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def unit_asked_for(question: str) -> tuple[Unit | None, bool]:
+    """Find the unit of a bare number in the answer, from the question.
+
+    It is the unit that is asked for (``in km/h``, ``how many minutes``); for a speed, that of the
+    distance and the time in the question; else the only unit in the question.
+
+    Returns:
+        The unit, None if the question does not settle it; and whether a percentage is asked for.
+    """
+    text = spell_units(question)
+    if re.search(r"\b(?:what|which|how many|as a|wie viel)\s+(?:percent|%|Prozent)", text, re.I):
+        return None, True
+    asked = re.search(r"\bhow (?:many|much)\s+|\bwie ?viele?\s+", text, re.I)
+    if asked and (named := _unit_pattern().match(text, asked.end())):
+        return _find_unit(named[1]), False
+    for found in re.finditer(r"\b(?:in|as)\s+(?!\d)", text):
+        named = _unit_pattern().match(text, found.end())
+        if named and (len(named[1]) > 1 or named[1] in "mshgL"):
+            return _find_unit(named[1]), False
+    units = [each.unit for each in _scan(text) if each.unit is not None]
+    if re.search(r"\bspeed\b|\bhow fast\b|\bwie schnell\b|\bgeschwindigkeit\b", text, re.I):
+        return _speed_of(text, units), False
+    if asked and "how many" in asked[0].lower():
+        return None, False  # how many apples, whatever they cost
+    different = {(unit.dimension, unit.factor, unit.offset): unit for unit in units}
+    return (next(iter(different.values())) if len(different) == 1 else None), False
+
+
+def _speed_of(text: str, units: list[Unit]) -> Unit | None:
+    speeds = [unit for unit in units if unit.dimension == "speed"]
+    lengths = {unit.factor for unit in units if unit.dimension == "length"}
+    times = {unit.factor for unit in units if unit.dimension == "time"}
+    if len({unit.factor for unit in speeds}) == 1:
+        return speeds[0]
+    if speeds or len(lengths) != 1 or len(times) != 1:
+        return None
+    return Unit("speed", "km/h", lengths.pop() / times.pop() * Fraction(36, 10))
+
+
+def quantity_key(found: Quantity, asked: Unit | None, *, percentage: bool) -> str:
+    """Return the key of a quantity: its value in the reference unit of its dimension.
+
+    A bare number has the unit that is asked for; without one it stays a bare number.
+    """
+    value, unit = found.value, found.unit or (None if found.percent else asked)
+    if found.percent or (percentage and unit is None):
+        return f"{format_value(value)}%"
+    if unit is None:
+        return format_value(value)
+    if isinstance(value, float):
+        return f"{format_value(value * float(unit.factor) + float(unit.offset))} {unit.reference}"
+    return f"{format_value(value * unit.factor + unit.offset)} {unit.reference}"
+
+
+def format_value(value: Fraction | float) -> str:
+    """Write a value: as a decimal if that is exact, as a fraction if not; 12 digits of a float."""
+    if isinstance(value, float):
+        return f"≈{value:.12g}"
+    rest = value.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    digits = max(len(str(value.denominator)) * 4, 1)
+    if digits > 400:
+        return f"{value.numerator}/{value.denominator}"
+    return _exact_decimal(value)
+
+
+def _exact_decimal(value: Fraction) -> str:
+    from decimal import Context
+
+    context = Context(prec=max(28, len(str(value.numerator)) + 4 * len(str(value.denominator))))
+    decimal = context.divide(Decimal(value.numerator), Decimal(value.denominator))
+    written = f"{decimal:f}"
+    return written.rstrip("0").rstrip(".") if "." in written else written
+
+
+def expression_value(text: str) -> Fraction | float | None:
+    """Compute what a text states after its last ``=``, if that is an expression of numbers."""
+    mixed = _MIXED.match(text.strip())
+    if mixed and int(mixed[3]):
+        return int(mixed[1]) + Fraction(int(mixed[2]), int(mixed[3]))
+    return compute(text)

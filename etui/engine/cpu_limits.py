@@ -93,11 +93,12 @@ class SpareCpu:
         self._read = read_idle_seconds or self._read_idle_seconds
         self._last: tuple[int, float] | None = None
 
-    def look(self, now_ns: int) -> float | None:
+    def look(self, now_ns: int, longest_ns: int | None = _STALE_NS) -> float | None:
         """Return the mean number of idle CPUs since the last look.
 
         Args:
             now_ns: Time on the monotonic clock.
+            longest_ns: Longest time since the last look; None is any.
 
         Returns:
             0 to the number of CPUs; None if the last look is too short or too long ago. Where the
@@ -111,7 +112,7 @@ class SpareCpu:
             self._last = (now_ns, 0.0)
             return float(len(self._cpus))
         last, self._last = self._last, (now_ns, idle)
-        if last is None or now_ns - last[0] > _STALE_NS:
+        if last is None or (longest_ns is not None and now_ns - last[0] > longest_ns):
             return None
         return min(max(0.0, (idle - last[1]) * 1e9 / (now_ns - last[0])), float(len(self._cpus)))
 

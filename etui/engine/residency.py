@@ -314,6 +314,7 @@ class Residency:
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
         threads = _choose_thread_control(self._config, layers)
         self._templates.start()  # it becomes ready while the weights are loaded
+        helper_seconds = _read_cpu_seconds(self._templates.pid)
         model = Model(library, path, layers, split, shown=tags)
         try:
             options = ContextOptions(
@@ -326,7 +327,7 @@ class Residency:
                 offload_kv=layers > 0,
             )
             context = Context(library, model, options, threads)
-            threads.loaded()
+            threads.loaded(_read_cpu_seconds(self._templates.pid) - helper_seconds)
             return model, context
         except EtuiError:
             model.free()
@@ -394,6 +395,17 @@ def _choose_thread_control(config: Config, layers: int) -> ThreadControl:
     if config.threads is not None and config.threads > limit:
         note = f"this process may run on {limit} of the {config.threads} CPUs that `threads` needs"
     return ThreadControl(limit, adapt=config.threads is None and not layers, note=note)
+
+
+def _read_cpu_seconds(pid: int | None) -> float:
+    """Read the CPU seconds of a child process; 0 if there is none."""
+    import psutil
+
+    try:
+        times = psutil.Process(pid).cpu_times() if pid is not None else None
+    except psutil.Error:
+        return 0.0
+    return 0.0 if times is None else float(times.user + times.system)
 
 
 def _choose_context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 
 from etui.engine import thread_count
-from etui.engine.cpu_limits import SpareCpu
+from etui.engine.cpu_limits import LOOK_NS, SpareCpu
 from etui.engine.thread_count import MOST_ROWS, StepTimes, advance, follow
 from etui.events import ThreadsChanged
 
 _PAUSE_NS = 5_000_000
 """Time between two batches after which the threads sleep: libgomp's spin for longer than this."""
+
+_REST_NS = 1_000_000_000
+"""Time without a batch after which the use of the CPUs meanwhile says what is free."""
 
 _KEPT_CHANGES = 1000
 """Changes to keep for a caller that does not collect them."""
@@ -49,12 +52,11 @@ class ThreadControl:
         self._cpu_clock, self._clock = cpu_clock, clock
         self._decode = self._prefill = thread_count.start(limit)
         self._applied = (limit, limit)
-        self._began = (0, 0)
-        self._ended = (0, 0)
+        self._ended = (0, 0)  # the last batch: both clocks
         self._changes: list[ThreadsChanged] = []
         if self.adapts:
-            self._began = clock(), cpu_clock()
-            self._spare.look(self._began[0])
+            self._ended = clock(), cpu_clock()
+            self._spare.look(self._ended[0])
 
     @property
     def decode_threads(self) -> int:
@@ -66,16 +68,26 @@ class ThreadControl:
         """Threads of the next long batch."""
         return self._prefill.count
 
-    def loaded(self) -> None:
-        """Choose the first counts by the CPUs that were free while the model was loaded."""
-        if not self.adapts:
-            return
+    def loaded(self, helper_seconds: float = 0.0) -> None:
+        """Choose the first counts by the CPUs that were free while the model was loaded.
+
+        Args:
+            helper_seconds: CPU time that other processes of etui used meanwhile: they are done.
+        """
+        self._restart(helper_seconds)
+
+    def _restart(self, helper_seconds: float = 0.0) -> None:
+        """Choose the counts by the CPUs that were free since the last batch or the creation."""
         now_ns = self._clock()
-        idle = self._spare.look(now_ns)
+        if not self.adapts or now_ns - self._ended[0] < LOOK_NS:
+            return
+        idle = self._spare.look(now_ns, longest_ns=None)
         if idle is None:
-            return  # loaded too fast or too slowly for a look
-        own = (self._cpu_clock() - self._began[1]) / max(1, now_ns - self._began[0])
-        self._decode = self._prefill = thread_count.start(self.limit, idle + own)
+            return
+        own_ns = self._cpu_clock() - self._ended[1] + helper_seconds * 1e9
+        capacity = idle + own_ns / (now_ns - self._ended[0])
+        self._decode = thread_count.restart(self._decode, capacity)
+        self._prefill = thread_count.restart(self._prefill, capacity)
 
     def compute(
         self, rows: int, set_threads: Callable[[int, int], None], run: Callable[[], int]
@@ -138,8 +150,13 @@ class ThreadControl:
             self._record(step.end_ns, leader.why)
 
     def begin_answer(self) -> None:
-        """Record the counts at the start of an answer where they are not the limit."""
+        """Choose the counts after a pause, and record them where they are not the limit.
+
+        A long prefill beside a busy core would find out within a batch, which can take seconds.
+        """
         self._changes.clear()
+        if self._clock() - self._ended[0] >= _REST_NS:
+            self._restart()
         if self._note:
             self._record(self._clock(), self._note)
         elif (self._decode.count, self._prefill.count) != (self.limit, self.limit):

@@ -131,14 +131,24 @@ def start(limit: int, capacity_cores: float | None = None) -> ThreadCount:
 
     Args:
         limit: Number of threads that the process may use at most.
-        capacity_cores: Cores that were idle or used by this process shortly before; None if
-            unknown.
+        capacity_cores: As in :func:`restart`; None if unknown.
     """
-    if capacity_cores is None:
-        return ThreadCount(limit, limit)
-    count = min(limit, max(1, math.floor(capacity_cores + 1 - SPARE_CORES)))
-    why = f"{capacity_cores:.1f} cores are free" if count < limit else ""
-    return ThreadCount(limit, count, why)
+    state = ThreadCount(limit, limit)
+    return state if capacity_cores is None else restart(state, capacity_cores)
+
+
+def restart(state: ThreadCount, capacity_cores: float) -> ThreadCount:
+    """Choose the count after a time in which the threads slept.
+
+    Args:
+        state: The state before; its typical times are kept.
+        capacity_cores: Cores that were idle or used by this process, mean over that time.
+    """
+    count = min(state.limit, max(1, math.floor(capacity_cores + 1 - SPARE_CORES)))
+    if count == state.count:
+        return state
+    why = f"{capacity_cores:.1f} cores are free"
+    return _forget_window(replace(state, count=count, why=why, hold_ns=0, not_before_ns=0))
 
 
 def advance(state: ThreadCount, step: StepTimes) -> ThreadCount:

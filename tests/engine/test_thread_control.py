@@ -121,6 +121,50 @@ def test_the_load_of_a_model_shows_what_is_free() -> None:
     assert (event.decode_threads, event.why) == (2, "2.0 cores are free")
 
 
+def test_what_etui_starts_for_a_load_is_not_the_load_of_others() -> None:
+    machine = Simulated(SimulatedCores(2, busy=1), 2)
+    machine.cores.run_fixed(1, 0.3)  # the template process keeps the other core busy
+    machine._cpu_ns = machine.cores.now_ns
+    machine.control.loaded(helper_seconds=0.29)
+    assert machine.control.decode_threads == 2
+
+
+def test_an_answer_after_a_rest_starts_with_what_was_free_meanwhile() -> None:
+    machine = Simulated(SimulatedCores(4), 4)
+    machine.compute(times=50)
+    machine.cores.busy = 2
+    rest_ns = 60_000_000_000
+    machine.cores.now_ns += rest_ns
+    machine.cores.idle_ns += 2 * rest_ns
+    machine.control.begin_answer()
+    (event,) = machine.control.take_changes()
+    assert (event.decode_threads, event.prefill_threads) == (2, 2)
+    assert event.why == "2.0 cores are free"
+    machine.cores.busy = 0
+    machine.cores.now_ns += rest_ns
+    machine.cores.idle_ns += 4 * rest_ns
+    machine.control.begin_answer()
+    assert machine.control.take_changes() == ()
+    machine.compute(times=50)
+    assert machine.control.decode_threads == 4
+
+
+def test_a_short_pause_keeps_the_counts() -> None:
+    machine = Simulated(SimulatedCores(4), 4)
+    machine.compute(times=50)
+    machine.cores.now_ns += 500_000_000  # nothing idle meanwhile
+    machine.control.begin_answer()
+    assert machine.control.decode_threads == 4
+
+
+def test_a_load_of_many_seconds_shows_what_is_free() -> None:
+    machine = Simulated(SimulatedCores(4, busy=3), 4)
+    machine.cores.run_fixed(1, 20)
+    machine._cpu_ns = machine.cores.now_ns
+    machine.control.loaded()
+    assert machine.control.prefill_threads == 1
+
+
 def test_a_limit_below_the_setting_is_told_with_every_answer() -> None:
     machine = Simulated(SimulatedCores(2), 2, adapt=False, note="fewer CPUs than threads")
     for _ in range(2):

@@ -135,7 +135,8 @@ class Bench:
 
     def _open(self, library: Library, control: ThreadControl) -> LlamaSession:
         options = ContextOptions(CONTEXT_TOKENS, self.most, batch_tokens=CPU_BATCH_TOKENS)
-        context = Context(library, self._model, options, control)
+        context = Context(library, self._model, options)
+        context.threads = control
         template = ChatTemplate(
             self._templates, "bench", None, self._model.bos_text, self._model.eos_text
         )
@@ -401,7 +402,7 @@ def main() -> None:
     """Measure the models that are there, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()

@@ -62,27 +62,18 @@ class ContextOptions:
 class Context:
     """A context of one model.
 
-    Args:
-        library: llama.cpp.
-        model: The model.
-        options: Size and settings.
-        threads: Adapts the number of threads to the load; None keeps that of the options.
+    Attributes:
+        threads: Keeps the number of threads of the options; another control may adapt it.
 
     Raises:
         EngineFailed: llama.cpp could not create it (out of memory, an unsupported KV type).
     """
 
-    def __init__(
-        self,
-        library: Library,
-        model: Model,
-        options: ContextOptions,
-        threads: ThreadControl | None = None,
-    ) -> None:
+    def __init__(self, library: Library, model: Model, options: ContextOptions) -> None:
         self.api: Any = library.api
         self._library = library
         self.options = options
-        self.threads = threads or ThreadControl(options.threads, adapt=False)
+        self.threads = ThreadControl(options.threads, adapt=False)
         self.vocabulary = model.vocabulary
         library.forget_errors()
         self.handle: Any = self.api.llama_init_from_model(

@@ -326,7 +326,8 @@ class Residency:
                 flash_attention=_choose_flash_attention(spec, layers),
                 offload_kv=layers > 0,
             )
-            context = Context(library, model, options, threads)
+            context = Context(library, model, options)
+            context.threads = threads
             threads.loaded(_read_cpu_seconds(self._templates.pid) - helper_seconds)
             return model, context
         except EtuiError:

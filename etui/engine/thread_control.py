@@ -32,6 +32,7 @@ class ThreadControl:
         note: Why the limit is not what the settings ask for; reported with the first changes.
         spare: The idle CPUs of the machine.
         cpu_clock: CPU time of this process, nanoseconds.
+        thread_clock: CPU time of the calling thread, nanoseconds.
         clock: Monotonic clock in nanoseconds.
     """
 
@@ -43,16 +44,18 @@ class ThreadControl:
         note: str = "",
         spare: SpareCpu | None = None,
         cpu_clock: Callable[[], int] = time.process_time_ns,
+        thread_clock: Callable[[], int] = time.thread_time_ns,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.limit = limit
         self.adapts = adapt and limit > 1
         self._note = note
         self._spare = spare or SpareCpu()
-        self._cpu_clock, self._clock = cpu_clock, clock
+        self._cpu_clock, self._thread_clock, self._clock = cpu_clock, thread_clock, clock
         self._decode = self._prefill = thread_count.start(limit)
         self._applied = (limit, limit)
-        self._ended = (0, 0)  # the last batch: both clocks
+        self._ended = (0, 0)  # the last batch: clock and CPU clock
+        self._ended_thread_ns = 0
         self._changes: list[ThreadsChanged] = []
         if self.adapts:
             self._ended = clock(), cpu_clock()
@@ -110,12 +113,13 @@ class ThreadControl:
             self._applied = counts
         if not self.adapts:
             return run()
+        own_ns = self._thread_clock() - self._ended_thread_ns
         cpu_ns, start_ns = self._cpu_clock(), self._clock()
         code = run()
-        self._measure(rows, start_ns, cpu_ns, failed=code != 0)
+        self._measure(rows, start_ns, cpu_ns, own_ns, failed=code != 0)
         return code
 
-    def _measure(self, rows: int, start_ns: int, cpu_ns: int, *, failed: bool) -> None:
+    def _measure(self, rows: int, start_ns: int, cpu_ns: int, own_ns: int, *, failed: bool) -> None:
         """Advance the rule by the batch that has ended now.
 
         A thread that falls asleep between two batches has its CPU time counted there. So the CPU
@@ -124,8 +128,10 @@ class ThreadControl:
         end_ns, cpu_end_ns = self._clock(), self._cpu_clock()
         between_ns = start_ns - self._ended[0]
         is_pause = between_ns > _PAUSE_NS
-        used_ns = cpu_end_ns - (cpu_ns if is_pause else self._ended[1] + between_ns)
+        between_own_ns = min(max(0, own_ns), between_ns)  # another thread may have come before
+        used_ns = cpu_end_ns - (cpu_ns if is_pause else self._ended[1] + between_own_ns)
         self._ended = end_ns, cpu_end_ns
+        self._ended_thread_ns = self._thread_clock()
         if failed:
             return
         spare = self._spare.look(end_ns)

@@ -39,13 +39,14 @@ class Simulated:
         self.cores = cores
         self.set: list[tuple[int, int]] = []
         self._single = self._batch = limit
-        self._cpu_ns = 0
+        self._cpu_ns = self.between_ns = 0
         self.control = ThreadControl(
             limit,
             adapt=adapt,
             note=note,
             spare=SpareCpu(range(cores.cores), read_idle_seconds=lambda: cores.idle_ns / 1e9),
-            cpu_clock=lambda: self._cpu_ns,
+            cpu_clock=lambda: self._cpu_ns + self.between_ns,
+            thread_clock=lambda: self.between_ns,
             clock=lambda: cores.now_ns,
         )
 
@@ -79,6 +80,17 @@ def test_a_busy_core_and_its_return_are_set_and_recorded() -> None:
     assert raised.why == "1.0 cores were idle"
     assert lowered.t_ns < raised.t_ns
     assert machine.control.take_changes() == ()
+
+
+@pytest.mark.parametrize("is_working", [False, True])
+def test_time_between_two_batches_is_not_lost(is_working: bool) -> None:
+    machine = Simulated(SimulatedCores(2), 2)
+    for _ in range(200):
+        machine.compute()
+        machine.cores.now_ns += 3_000_000  # a token is written, or waits for its reader
+        machine.between_ns += 3_000_000 * is_working
+    assert machine.control.decode_threads == 2
+    assert machine.set == []
 
 
 def test_what_a_prefill_found_out_holds_for_the_decode() -> None:
@@ -200,7 +212,8 @@ def test_results_do_not_depend_on_the_count_beyond_the_last_bits(
 
 def test_the_count_takes_effect_between_batches(library: Library, model: Model) -> None:
     control = ThreadControl(2, spare=SpareCpu(read_idle_seconds=lambda: 0.0))
-    context = Context(library, model, replace(OPTIONS, threads=2), control)
+    context = Context(library, model, replace(OPTIONS, threads=2))
+    context.threads = control
     with closing(_Freed(context)):
         counts = lambda: (  # noqa: E731
             library.api._lib.llama_n_threads(context.handle),

@@ -54,7 +54,7 @@ class ThreadControl:
         self._cpu_clock, self._thread_clock, self._clock = cpu_clock, thread_clock, clock
         self._decode = self._prefill = thread_count.start(limit)
         self._applied = (limit, limit)
-        self._ended = (0, 0)  # the last batch: clock and CPU clock
+        self._ended = (0, 0)  # the last batch or choice: clock and CPU clock
         self._ended_thread_ns = 0
         self._changes: list[ThreadsChanged] = []
         if self.adapts:
@@ -87,8 +87,10 @@ class ThreadControl:
         idle = self._spare.look(now_ns, longest_ns=None)
         if idle is None:
             return
-        own_ns = self._cpu_clock() - self._ended[1] + helper_seconds * 1e9
+        cpu_ns = self._cpu_clock()
+        own_ns = cpu_ns - self._ended[1] + helper_seconds * 1e9
         capacity = idle + own_ns / (now_ns - self._ended[0])
+        self._ended, self._ended_thread_ns = (now_ns, cpu_ns), self._thread_clock()
         self._decode = thread_count.restart(self._decode, capacity)
         self._prefill = thread_count.restart(self._prefill, capacity)
 

@@ -161,6 +161,18 @@ def test_an_answer_after_a_rest_starts_with_what_was_free_meanwhile() -> None:
     assert machine.control.decode_threads == 4
 
 
+def test_the_work_of_a_load_is_not_capacity_of_the_rest_after_it() -> None:
+    machine = Simulated(SimulatedCores(4), 4)
+    machine.cores.run_fixed(1, 9)
+    machine._cpu_ns = machine.cores.now_ns
+    machine.control.loaded()
+    assert machine.control.decode_threads == 4
+    machine.cores.now_ns += 2_000_000_000
+    machine.cores.idle_ns += 2 * 2_000_000_000
+    machine.control.begin_answer()
+    assert machine.control.decode_threads == 2
+
+
 def test_a_short_pause_keeps_the_counts() -> None:
     machine = Simulated(SimulatedCores(4), 4)
     machine.compute(times=50)

@@ -127,7 +127,7 @@ def parse_question(values: Sequence[Any]) -> LoggedQuestion:
     if hops != "[]":
         hop = json.loads(hops)[0]
         first_hop = hop["arm"], hop["model"]
-    return LoggedQuestion(*[*plain, _parse_json(settings), first_hop])
+    return LoggedQuestion._make([*plain, _parse_json(settings), first_hop])
 
 
 def _parse_hop(hop: dict[str, Any]) -> HopRecord:

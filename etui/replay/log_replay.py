@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
@@ -27,9 +27,10 @@ _CONFIDENCE = 0.9
 """Confidence of the predicted bounds; only the middle value is used here."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnReplay:
+class TurnReplay(NamedTuple):
     """A logged turn, and the arm that would answer it under the policy.
+
+    A named tuple for the same reason as ``LoggedQuestion``.
 
     Attributes:
         turn_id, query: The turn.
@@ -278,11 +279,18 @@ def replay_log(
 
     knowledge = replace(runtime.collect_knowledge(policy), earlier=None)
     # Each model is looked up once: an arm may name a dozen, and that takes longer than deciding.
-    available = cache(models_on_disk(runtime.config, runtime.catalogue))
+    is_on_disk = models_on_disk(runtime.config, runtime.catalogue)
+    models = {model for plan in policy.arms.values() for model in plan.models}
+    on_disk = frozenset(filter(is_on_disk, models))
 
     def decide(query: Query) -> Decision:
         choice = runtime.decide(
-            query, policy, host=None, knowledge=knowledge, available=available, shadow=False
+            query,
+            policy,
+            host=None,
+            knowledge=knowledge,
+            available=on_disk.__contains__,
+            shadow=False,
         )
         return choice.decision
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 # "A) x", "(A) x" anywhere; "A. x", "A: x" only at a line's start: "Plan A: go" is no option.
+_LABEL_END = re.compile(r"[).:]\s")
 _LABEL = re.compile(r"(?:(?<=\s)|^)(?:\(([A-Za-z])\)|([A-Za-z])\))\s|^[ \t]*([A-Z])[.:]\s", re.M)
 
 
@@ -28,6 +29,8 @@ def parse_options(text: str) -> tuple[Option, ...]:
     Returns:
         The options; empty if there are fewer than two.
     """
+    if _LABEL_END.search(text) is None:  # most questions have no label, and this is quick to see
+        return ()
     best: list[re.Match[str]] = []
     run: list[re.Match[str]] = []
     for found in _LABEL.finditer(text):

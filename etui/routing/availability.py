@@ -19,8 +19,8 @@ def build_availability_test(available: Available) -> Callable[[str], bool]:
 
 def choose_served_arm(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm | None:
     """Return the arm with the first of its models that is available; None if none is."""
-    for model, arm in zip(plan.models, plan.arms, strict=True):
-        if is_available(model):
+    for arm in plan.arms:
+        if is_available(arm.model):
             return arm
     return None
 

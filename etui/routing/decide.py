@@ -26,6 +26,8 @@ from etui.routing.signals.similarity import Neighbours
 from etui.routing.signals.text_measures import TextFacts
 from etui.text.suggest import suggest
 
+_UNKNOWN = HostState()
+
 
 def decide(
     query: Query,
@@ -57,7 +59,7 @@ def decide(
             pull.
         EtuiError: A rule needs a prediction that was not fitted; the fix says how to fit it.
     """
-    state = host or HostState()
+    state = host or _UNKNOWN
     situation = Situation(policy.signals, TextFacts(query), state, neighbours)
     if every_signal:
         for name in situation:

@@ -61,10 +61,11 @@ def weigh(
     able = [_build_candidate(objective, arm, query, outlook) for arm in ready.values()]
     absent = [_build_absent(arms[name]) for name in objective.arms if name not in ready]
     candidates = (*sorted(able, key=_joules_or_inf), *absent)
-    ranked = sorted((c for c in able if c.failed is None), key=_build_rank_key(objective))
-    if not ranked:
+    qualified = [c for c in able if c.failed is None]
+    if not qualified:
         why = _format_none_qualifies(candidates)
         return ObjectiveResult(None, candidates, None, why, _find_unfitted(objective, able))
+    ranked = sorted(qualified, key=_build_rank_key(objective))
     best = ranked[0]
     winner = _prefer_resident(objective, ranked, resident)
     runner_up = best if winner is not best else next(iter(ranked[1:]), None)

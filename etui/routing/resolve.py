@@ -160,11 +160,14 @@ def _resolve_objective(
         )
     why = _UNFITTED[weighed.unfitted][0] if weighed.unfitted else weighed.why
     if objective.otherwise is not None:
-        end = _resolve_arm(policy.arms[objective.otherwise], query, is_available, outlook)
-        if isinstance(end, FallsThrough):
-            return replace(end, why=f"{why}; {end.why}")
-        why = f"{objective.otherwise}, because {why}" + (f"; {end.why}" if end.why else "")
-        return replace(end, why=why, candidates=weighed.candidates)
+        plan = policy.arms[objective.otherwise]
+        arm = choose_served_arm(plan, is_available)
+        if arm is None:
+            absent = f"{join_with_verb(plan.models)} not on this machine"
+            return FallsThrough(f"{why}; {absent}", (plan,))
+        why = f"{plan.name}, because {why}{format_substitute(plan, arm)}"
+        joules = _predict_joules(outlook, arm, query)
+        return Resolved(arm, why, joules, candidates=weighed.candidates)
     if weighed.unfitted is not None:
         fix = _UNFITTED[weighed.unfitted][1].format(policy=policy.name, arm=objective.arms[0])
         raise EtuiError(f"rule {rule.name!r} of policy {policy.name!r} cannot choose: {why}", fix)

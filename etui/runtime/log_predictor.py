@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import LogUnavailable, UsageError
+from etui.routing.joules_predictor import predict_joules
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.text_measures import TextFacts
 
@@ -71,8 +72,6 @@ class LogPredictor:
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
         """Predict the joules of an arm; None if nothing is known about its model."""
-        from etui.routing.joules_predictor import predict_joules
-
         facts = self._find_facts(arm.model)
         if facts is None:
             return None

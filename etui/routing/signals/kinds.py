@@ -62,10 +62,7 @@ class Situation(Mapping[str, SignalValue]):
     def holds(self, name: str) -> bool:
         """Check whether a signal holds, and evaluate it on the first call."""
         truth = self._truth.get(name)
-        if truth is None:
-            self._evaluate(name)
-            truth = self._truth[name]
-        return truth
+        return self._evaluate(name) if truth is None else truth
 
     def count_regex_seconds_left(self) -> float:
         """Compute the CPU seconds that the patterns of this decision may still take.
@@ -81,20 +78,25 @@ class Situation(Mapping[str, SignalValue]):
             return ALL_REGEX_SECONDS - (now - wall)
         return ALL_REGEX_SECONDS - (time.thread_time() - cpu)
 
-    def _evaluate(self, name: str) -> None:
-        """Evaluate a signal after the parts of its score; chains of scores may be of any length."""
-        waiting = [name]
+    def _evaluate(self, name: str) -> bool:
+        """Evaluate a signal, after the parts of its score."""
+        signal = self._signals[name]
+        if isinstance(signal.kind, Score):
+            self._evaluate_parts(signal.kind)
+        found = self._found[name] = signal.kind.see(self)
+        truth = self._truth[name] = signal.test.holds(found[0])
+        return truth
+
+    def _evaluate_parts(self, score: Score) -> None:
+        """Evaluate the parts of a score, without recursion: scores may form long chains."""
+        waiting = list(reversed(score.parts_not_in(self._truth)))
         while waiting:
-            current = waiting[-1]
-            kind = self._signals[current].kind
-            missing = () if not isinstance(kind, Score) else kind.parts_not_in(self._truth)
+            kind = self._signals[waiting[-1]].kind
+            missing = kind.parts_not_in(self._truth) if isinstance(kind, Score) else ()
             if missing:
                 waiting.extend(reversed(missing))  # the first part is evaluated first
-                continue
-            waiting.pop()
-            if current not in self._truth:
-                found = self._found[current] = kind.see(self)
-                self._truth[current] = self._signals[current].test.holds(found[0])
+            else:
+                self.holds(waiting.pop())
 
     def looked_at(self) -> tuple[str, ...]:
         """Return the names of the signals that were evaluated so far."""
@@ -208,11 +210,13 @@ class Score:
 
     def parts_not_in(self, known: Collection[str]) -> tuple[str, ...]:
         """Return the parts that were not evaluated yet."""
-        return tuple(name for name, _ in self.weights if name not in known)
+        return tuple([name for name, _ in self.weights if name not in known])
 
     def see(self, situation: Situation) -> tuple[Value, Found]:
         """Add up the weights of the signals that hold."""
         holding = [(name, w) for name, w in self.weights if situation.holds(name)]
+        if not holding:
+            return 0, ""
         # Rounded so that 0.1 + 0.2 reaches a boundary of 0.3.
         total = round(sum(weight for _, weight in holding), 9)
         return total, lambda: " ".join(f"{name} {weight:+g}" for name, weight in holding)

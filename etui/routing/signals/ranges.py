@@ -24,6 +24,8 @@ class Bound:
     words: str = field(init=False)
     _ends: tuple[float, ...] = field(init=False, repr=False)
     _over_midnight: bool = field(init=False, repr=False)
+    _floor: float | None = field(init=False, repr=False)
+    """``at_least`` where it is the only end, as in most signals."""
 
     def __post_init__(self) -> None:
         # Computed once, because every decision needs them for every signal.
@@ -39,11 +41,14 @@ class Bound:
         object.__setattr__(self, "words", words)
         object.__setattr__(self, "_ends", tuple(end for _, end in given))
         object.__setattr__(self, "_over_midnight", over)
+        object.__setattr__(self, "_floor", self.at_least if len(given) == 1 else None)
 
     def holds(self, value: float | str | None) -> bool:
         """Check whether a value is a number within the range."""
         if value is None or isinstance(value, str):
             return False
+        if self._floor is not None:
+            return value >= self._floor
         over = (self.at_least is None or value >= self.at_least) and (
             self.above is None or value > self.above
         )

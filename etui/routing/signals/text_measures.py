@@ -48,23 +48,23 @@ class TextFacts:
 
     Args:
         query: The user's question and its conversation.
+
+    Attributes:
+        text: The question; only its two ends if it is long.
     """
 
     def __init__(self, query: Query) -> None:
         self.query = query
+        text, half = query.text, TEXT_LIMIT // 2
+        self.text = text if len(text) <= TEXT_LIMIT else f"{text[:half]}\n{text[-half:]}"
         self._measured: dict[str, float] = {}
 
     def measure(self, name: str) -> float:
         """Compute one of ``MEASURES``, and cache it."""
-        if name not in self._measured:
-            self._measured[name] = MEASURES[name](self)
-        return self._measured[name]
-
-    @cached_property
-    def text(self) -> str:
-        """The question; only its two ends if it is long."""
-        text, half = self.query.text, TEXT_LIMIT // 2
-        return text if len(text) <= TEXT_LIMIT else f"{text[:half]}\n{text[-half:]}"
+        value = self._measured.get(name)
+        if value is None:
+            value = self._measured[name] = MEASURES[name](self)
+        return value
 
     @cached_property
     def folded(self) -> str:
@@ -84,8 +84,8 @@ class TextFacts:
     @cached_property
     def chat_tokens(self) -> int:
         """Length of the whole conversation in tokens, chat template excluded."""
-        earlier = sum(estimate_tokens(message.content) for message in self.query.messages()[:-1])
-        return earlier + self.tokens
+        earlier = sum(estimate_tokens(message.content) for message in self.query.history)
+        return estimate_tokens(self.query.system or "") + earlier + self.tokens
 
     @cached_property
     def language(self) -> str | None:

@@ -4,14 +4,19 @@ Run ``python -m benchmarks.replay [--json] [--questions 14000] [--arms 6] [--fit
 Questions and answers are made up here. ``judge`` is the replay itself: curve, hull, oracle,
 intervals of 10,000 resamples. ``policy by rules`` decides every question by its text. Fits come
 before a replay and are not counted as one. With ``--turns`` a log of so many turns is replayed
-under ``balanced``, of which one model is on disk.
+under ``balanced``, of which one model is on disk: ``log`` is the replay alone, ``log, command`` the
+whole of ``etui policy replay --log balanced --json``, and ``log, command, user`` its user CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +29,13 @@ from benchmarks.figures import Figure, ratio_of, timed_in_turn
 from benchmarks.log import fill
 from etui.arm import Arm
 from etui.chat import Query
+from etui.cli.common import format_json
 from etui.config.config import Config
 from etui.log.queries import LogReader
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.replay.judge import ReplayTable, judge
-from etui.replay.log_replay import replay_log
+from etui.replay.log_replay import build_turns_document, replay_log
 from etui.replay.policy_replay import format_question, replay_policy
 from etui.routing.accuracy.cross_fit import cross_fit
 from etui.routing.accuracy.fit import fit_heads
@@ -104,6 +110,28 @@ def replay_balanced(config: Config) -> int:
         return len(replay_log(policy, runtime))
 
 
+def replay_command(config: Config) -> dict[str, float]:
+    """Run ``etui policy replay --json`` over the log; returns its seconds, wall and user CPU."""
+    environment = os.environ | {
+        "ETUI_HOME": str(config.home),
+        "ETUI_MODELS": str(config.models_dir),
+    }
+    command = [sys.executable, "-m", "etui", "policy", "replay", "--log", "balanced", "--json"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    wall, _ = seconds(
+        lambda: subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    )
+    user = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    return {"log, command": wall, "log, command, user": user}
+
+
+def replay_as_json(config: Config) -> int:
+    """Replay the log under ``balanced`` and format the document; returns its length."""
+    with open_runtime(config) as runtime:
+        policy = load_policy("balanced", config, runtime.catalogue.models)
+        return len(format_json(build_turns_document(policy.name, replay_log(policy, runtime))))
+
+
 def decide_logged(config: Config) -> None:
     """Decide the questions of the log under ``balanced``, alone and without predictions."""
     policy = load_policy("balanced", config, load_catalogue(config).models)
@@ -138,6 +166,8 @@ def quick() -> Iterator[Figure]:
         config = made_log(Path(folder), QUICK_TURNS)
         pairs = timed_in_turn(lambda: replay_balanced(config), lambda: decide_logged(config), 5)
         yield ratio_of("replay of a log, 2,000 turns : their decisions alone", pairs)
+        pairs = timed_in_turn(lambda: replay_as_json(config), lambda: decide_logged(config), 5)
+        yield ratio_of("the same as JSON : their decisions alone", pairs)
 
 
 def main() -> None:
@@ -190,6 +220,7 @@ def main() -> None:
             config = made_log(options.home or Path(folder), options.turns)
             report["log"], count = seconds(lambda: replay_balanced(config))
             assert count == options.turns
+            report |= replay_command(config)
     if options.json:
         print(
             json.dumps({"questions": options.questions, "arms": options.arms, **report}, indent=2)

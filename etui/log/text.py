@@ -241,11 +241,10 @@ def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
     share = units.percent_text(s.accepted / s.drafted)
     batches = units.count_text(s.batches, "batch", "batches")
     facts = [("speculation", f"{s.method}: {counts} ({share}) in {batches}")]
-    joules = (
-        ("verify", s.verify_joules, s.verify_uncertainty),
-        ("draft", s.draft_joules, s.draft_uncertainty),
-        ("waste", s.waste_joules, s.waste_uncertainty),
-    )
+    joules = [("verify", s.verify_joules, s.verify_uncertainty)]
+    if s.draft_seconds:  # a lookup takes no model
+        joules.append(("draft", s.draft_joules, s.draft_uncertainty))
+    joules.append(("waste", s.waste_joules, s.waste_uncertainty))
     facts += [
         (f"  {name}", units.energy_text(value, half, kind, spread=True))
         for name, value, half in joules

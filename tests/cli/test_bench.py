@@ -231,6 +231,17 @@ def test_generated_answers_are_turns(models, etui_home, tmp_path):
         (["--suite", "mmlu", "--data", "/nowhere"], "/nowhere does not exist", 2),
         (["--resume", "none"], "there is no run 'none'", 2),
         (["--resume", "none", "--seed", "3"], "--seed cannot be used with --resume", 2),
+        (["--resume", "none", "--speculate", "off"], "--speculate cannot be used with", 2),
+        (
+            ["--suite", "sample", "--speculate", "lookup"],
+            "--speculate has no effect on format letters",
+            2,
+        ),
+        (
+            [*("--suite", "sample", "-m", "smollm2-135m", "-r", "vote"), "--speculate", "auto"],
+            "--speculate and votes exclude each other",
+            2,
+        ),
         (["--seed", "3", "compare"], "--seed before 'compare' has no effect", 2),
     ],
 )
@@ -240,6 +251,20 @@ def test_bad_input_has_a_message_and_an_exit_code(etui_home, tmp_path, args, sai
     assert said in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+def test_a_draft_model_that_is_not_here_ends_a_run_before_it_begins(etui_home, models, tmp_path):
+    (etui_home / "models.yaml").write_text(
+        "models:\n  mine:\n    size: s\n    draft: gemma-3-270m\n"
+        f"    sources: [{{path: {next(models.glob('*.gguf'))}}}]\n"
+    )
+    out = tmp_path / "run"
+    args = ("-m", "mine", "-r", "direct", "--speculate", "draft", "--out", str(out))
+    done = run(etui_home, *SMALL, *args, models=models)
+    assert done.returncode == 1, done.stderr
+    assert "the draft model of mine cannot be used" in done.stderr
+    assert "etui models pull gemma-3-270m" in done.stderr
+    assert not out.exists()
 
 
 def test_the_help_states_the_half_widths(etui_home):

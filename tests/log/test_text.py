@@ -28,6 +28,13 @@ def test_the_facts_of_a_turn_tell_verify_draft_and_waste_apart(drafted) -> None:
     assert facts["  per accepted"] == "0.700 ± 0.049 J/token"
 
 
+def test_a_lookup_has_no_joules_of_drafting(make_turn) -> None:
+    lookup = replace(SPECULATION, method="lookup", draft_seconds=0.0, draft_joules=0.0)
+    facts = dict(list_facts(make_turn(speculation=lookup), []))
+    assert "  draft" not in facts
+    assert "  verify" in facts
+
+
 def test_unmeasured_speculation_is_written_so(make_turn) -> None:
     nothing = {
         f"{name}_{what}": None

@@ -126,6 +126,9 @@ class BenchRunner:
 
     def _configure(self, plan: RunPlan, run_id: str) -> RunConfig:
         runtime = self.runtime
+        if plan.policy is None:
+            for arm in plan.arms.values():
+                runtime.serve(arm)  # report a draft model that is missing before any energy is used
         runtime.recorder.start()
         self.on_stop(runtime.backend.cancel)
         models = load_models(

@@ -218,9 +218,8 @@ def measure(
     results: list[Result] = []
     rows: dict[str, dict[int, float]] = {}
     for name, path in there.items():
-        with opened(path, chosen.threads) as session:
-            copying = name == COPIER or COPIER not in there
-            if "copy" in parts and copying:
+        if "copy" in parts and (name == COPIER or COPIER not in there):
+            with opened(path, chosen.threads) as session:
                 prompt = prompt_of(session, COPY)
                 for method, rounds in (("lookup", chosen.rounds), ("auto", 1)):
                     results.append(
@@ -228,6 +227,7 @@ def measure(
                             session, f"copy, {method}, {name}", prompt, COPY_TOKENS, method, rounds
                         )
                     )
+        with ignored_ends(), opened(path, chosen.threads) as session:
             if "prose" in parts:
                 prompt = prompt_of(session, PROSE)
                 results.append(

@@ -60,7 +60,7 @@ class ContextOptions:
 
 
 class Context:
-    """A context of one model.
+    """A context of one model, or with ``heads`` of its layers for multi-token prediction.
 
     Attributes:
         threads: Keeps the number of threads of the options; another control may adapt it.
@@ -69,16 +69,19 @@ class Context:
         EngineFailed: llama.cpp could not create it (out of memory, an unsupported KV type).
     """
 
-    def __init__(self, library: Library, model: Model, options: ContextOptions) -> None:
+    def __init__(
+        self, library: Library, model: Model, options: ContextOptions, *, heads: bool = False
+    ) -> None:
         self.api: Any = library.api
         self._library = library
         self.options = options
         self.threads = ThreadControl(options.threads, adapt=False)
         self.vocabulary = model.vocabulary
         library.forget_errors()
-        self.handle: Any = self.api.llama_init_from_model(
-            model.handle, _build_params(self.api, options)
-        )
+        params = _build_params(self.api, options)
+        if heads:
+            params.ctx_type = self.api.LLAMA_CONTEXT_TYPE_MTP
+        self.handle: Any = self.api.llama_init_from_model(model.handle, params)
         library.flush()
         if not self.handle:
             raise EngineFailed(
@@ -200,6 +203,10 @@ class DecodeBatch:
         first = self.size - rows
         self._with_logits[first : self.size] = [1] * rows
         return first
+
+    def attach_embeddings(self, address: int) -> None:
+        """Give each entry a row of floats, as the heads for multi-token prediction need."""
+        self._struct.embd = ctypes.cast(address, type(self._struct.embd))
 
     def struct(self) -> Any:
         """Return the ``llama_batch`` to pass to ``llama_decode``."""

@@ -18,6 +18,7 @@ from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_model import Vocabulary
+from etui.engine.speculation.mtp import MtpDrafter, load_heads
 from etui.engine.speculation.speculator import Drafter, Speculation, Speculator
 from etui.engine.speculation.verify import Verification
 from etui.engine.template import ChatTemplate
@@ -28,6 +29,8 @@ from etui.events import Verified
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from etui.engine.library import Library
 
 
 class LlamaSequence:
@@ -93,6 +96,7 @@ class LlamaSession:
         self._speculator = Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE))
         self._no_speculation = _refuse_speculation(model, context.options)
         self._draft_note = ""
+        self._heads: MtpDrafter | None = None
         self._verifying: tuple[LlamaSequence, Verification] | None = None
 
     @property
@@ -123,6 +127,12 @@ class LlamaSession:
     def add_drafter(self, drafter: Drafter) -> None:
         """Let a model draft; it is freed with the session."""
         self._speculator.add(drafter)
+
+    def open_heads(self, library: Library) -> None:
+        """Let the model's own heads draft, if its file has any and this build can use them."""
+        self._heads = load_heads(library, self._model, self._context)
+        if self._heads is not None:
+            self._speculator.add(self._heads)
 
     def note_missing_draft(self, why: str) -> None:
         """Set the reason why there is no draft model, for arms that ask for it."""
@@ -424,6 +434,8 @@ class LlamaSession:
         if own is None:
             return
         self._drop_draft(own)
+        if self._heads is not None and own.speculation is not None:
+            self._heads.stop()
         del self._live[own.id]
         own.sampler.free()
         del own.tokens[own.computed :]
@@ -461,7 +473,10 @@ class LlamaSession:
             return self._no_speculation
         if method != "auto" and method not in self._speculator.methods:
             return (method == "draft" and self._draft_note) or _MISSING[method]
-        self._find(sequence).speculation = self._speculator.start(method)
+        own = self._find(sequence)
+        own.speculation = self._speculator.start(method)
+        if self._heads is not None and self._heads.method in own.speculation.methods:
+            self._heads.start()
         return ""
 
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
@@ -497,7 +512,13 @@ class LlamaSession:
         """Let the speculator learn from a batch of one sequence that speculates."""
         sequence, count = plan[0]
         own = sequence.speculation
-        if own is None or len(plan) != 1 or count != 1:
+        if own is None or len(plan) != 1:
+            return
+        if self._heads is not None and self._heads.method in own.methods:
+            at = sequence.computed
+            drafted = self._verifying[1].proposal.tokens if self._verifying is not None else ()
+            self._heads.follow([*sequence.tokens[at : at + count], *drafted], at)
+        if count != 1:
             return
         if self._verifying is None:
             self._speculator.observe_single(own, end_ns - start_ns)

@@ -44,6 +44,7 @@ class Model:
         split: Distribution over several GPUs; None takes the defaults.
         shown: Texts (think tags) that stay visible even if they are control tokens.
         vocabulary_only: Load no weights; enough to tokenize.
+        heads: Load the layers for multi-token prediction too, if this build can.
 
     Raises:
         ModelUnavailable: llama.cpp rejected the file, or memory ran out.
@@ -58,6 +59,7 @@ class Model:
         shown: Sequence[str] = (),
         *,
         vocabulary_only: bool = False,
+        heads: bool = False,
     ) -> None:
         api = library.api
         self._library = library
@@ -67,6 +69,11 @@ class Model:
         params = api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
+        heads = heads and all(
+            (hasattr(params, "load_mtp"), hasattr(api, "llama_model_n_layer_nextn"))
+        )
+        if heads:
+            params.load_mtp = True
         shares = _apply_split(api, params, split or Split())
         no_device = (ctypes.c_void_p * 1)(None)  # a list of devices ends with a null pointer
         if gpu_layers == 0:
@@ -88,6 +95,8 @@ class Model:
         self.size_bytes = int(api.llama_model_size(handle))
         self.trained_context = int(api.llama_model_n_ctx_train(handle))
         self.layers = int(api.llama_model_n_layer(handle))
+        self.width = int(api.llama_model_n_embd(handle))
+        self.heads = int(api.llama_model_n_layer_nextn(handle)) if heads else 0
         self.recurrent = bool(
             api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle)
         )

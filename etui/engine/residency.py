@@ -117,7 +117,8 @@ class Residency:
         for unloaded in self._make_room(library, spec, need):
             yield unloaded
             start_ns = time.monotonic_ns()
-        session, layers = self._load(library, spec, path, need, context_tokens)
+        heads = gguf.nextn_layers > 0
+        session, layers = self._load(library, spec, path, need, context_tokens, heads=heads)
         bytes_ = need.total_bytes + self._load_draft(library, spec, session, layers)
         self._residents[spec.name] = _Resident(session, key, spec.sha256, bytes_, self._clock())
         yield Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
@@ -247,20 +248,31 @@ class Residency:
         return ram_bytes(need, 0 if shared else layers) <= psutil.virtual_memory().available
 
     def _load(
-        self, library: Library, spec: ModelSpec, path: Path, need: Needs, context_tokens: int
+        self,
+        library: Library,
+        spec: ModelSpec,
+        path: Path,
+        need: Needs,
+        context_tokens: int,
+        *,
+        heads: bool,
     ) -> tuple[LlamaSession, int]:
         """Load with the configured GPU layers; ``auto`` retries with fewer after a failure."""
         layers = self._choose_layers(library, spec, need)
         while True:
             try:
-                model, context = self._create_context(library, spec, path, context_tokens, layers)
+                model, context = self._create_context(
+                    library, spec, path, context_tokens, layers, heads=heads
+                )
                 break
             except (ModelUnavailable, EngineFailed):
                 if layers == 0 or spec.gpu_layers != "auto":
                     raise
                 layers = fewer_layers(layers)
         # A template fails with any number of layers.
-        return self._create_session(spec, model, context), layers
+        session = self._create_session(spec, model, context)
+        session.open_heads(library)
+        return session, layers
 
     def _load_draft(
         self, library: Library, spec: ModelSpec, session: LlamaSession, layers: int
@@ -307,7 +319,14 @@ class Residency:
         return min(int(spec.gpu_layers), need.layers + 1)
 
     def _create_context(
-        self, library: Library, spec: ModelSpec, path: Path, context_tokens: int, layers: int
+        self,
+        library: Library,
+        spec: ModelSpec,
+        path: Path,
+        context_tokens: int,
+        layers: int,
+        *,
+        heads: bool,
     ) -> tuple[Model, Context]:
         tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
         # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
@@ -315,7 +334,7 @@ class Residency:
         threads = _choose_thread_control(self._config, layers)
         self._templates.start()  # it becomes ready while the weights are loaded
         helper_seconds = _read_cpu_seconds(self._templates.pid)
-        model = Model(library, path, layers, split, shown=tags)
+        model = Model(library, path, layers, split, shown=tags, heads=heads)
         try:
             options = ContextOptions(
                 context_tokens=context_tokens,

@@ -141,6 +141,11 @@ class Gguf:
         return self._get_number("block_count")
 
     @property
+    def nextn_layers(self) -> int:
+        """Number of layers for multi-token prediction; 0 for most models."""
+        return self._get_number("nextn_predict_layers") or 0
+
+    @property
     def embedding_length(self) -> int | None:
         """Width of the hidden state."""
         return self._get_number("embedding_length")

@@ -38,7 +38,7 @@ class BatchCost:
 
     Args:
         curve: Relative cost by rows, with an entry for 1 row of cost 1; interpolated in between.
-        learns: Whether :meth:`observe` changes the costs.
+        learns: Whether times change the costs.
     """
 
     def __init__(self, curve: Mapping[int, float], *, learns: bool = True) -> None:
@@ -62,7 +62,8 @@ class BatchCost:
     def observe(self, rows: int, elapsed_ns: int) -> float:
         """Learn from a batch, and return its cost in units of one row.
 
-        Before a batch of one row is measured, the cost is the expected one.
+        The cost is the expected one before a batch of one row is measured, and if times say
+        nothing about it.
         """
         if rows == 1:
             before = self._one_row_ns
@@ -73,15 +74,14 @@ class BatchCost:
                 self._one_row_ns = _ONE_ROW_MEMORY * before + (1 - _ONE_ROW_MEMORY) * bounded
             return 1.0
         expected = self.relative(rows)
-        if self._one_row_ns is None or elapsed_ns <= 0:
+        if not self._learns or self._one_row_ns is None or elapsed_ns <= 0:
             return expected
         measured = elapsed_ns / self._one_row_ns
         measured = min(max(measured, expected / _LARGEST_STEP, 1.0), expected * _LARGEST_STEP)
-        if self._learns:
-            weight, total = self._sums.get(rows, (0.0, 0.0))
-            error = math.log(measured / _interpolate(self._curve, rows))
-            self._sums[rows] = (_MEMORY * weight + 1.0, _MEMORY * total + error)
-            del self._table[2:]
+        weight, total = self._sums.get(rows, (0.0, 0.0))
+        error = math.log(measured / _interpolate(self._curve, rows))
+        self._sums[rows] = (_MEMORY * weight + 1.0, _MEMORY * total + error)
+        del self._table[2:]
         return measured
 
     def _estimate(self, rows: int) -> float:

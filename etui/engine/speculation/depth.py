@@ -13,7 +13,7 @@ power they are proportional (:mod:`etui.engine.speculation.batch_cost`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 MARGIN = 0.03
@@ -36,7 +36,7 @@ class Depth:
 
 
 def choose_depth(
-    probabilities: Sequence[float],
+    probabilities: Iterable[float],
     batch_cost: Callable[[int], float],
     *,
     draft_cost: float = 0.0,
@@ -46,7 +46,8 @@ def choose_depth(
     """Choose the depth with the most expected tokens per cost.
 
     Args:
-        probabilities: Probability that each drafted token is accepted if all before are.
+        probabilities: Probability that each drafted token is accepted if all before are; read as
+            far as the credit goes.
         batch_cost: Cost of a batch by its rows, 1 for one row.
         draft_cost: Cost of drafting one token.
         start_cost: Cost of the drafter before its first token.

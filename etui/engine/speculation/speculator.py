@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -23,8 +24,11 @@ Optimistic: a drafter is tried where it would pay if it were good, and the trial
 """
 
 _FORGOTTEN_PER_ANSWER = 0.5
-_FORGOTTEN_PER_TOKEN = 0.002
+_FORGOTTEN_PER_ROUND = 0.05
 """Shares of the trials forgotten, so that a method that failed is tried again in another text."""
+
+_ROUND = 32
+"""Single tokens between two roundings of what is forgotten."""
 
 _AMORTISED = 16
 """Batches over which the first computation of a drafter's context is spread."""
@@ -57,12 +61,14 @@ class Speculation:
         methods: Methods that may draft.
         index: Index of the sequence's n-grams; None without lookup.
         credit: Limit of the losses; None without a limit.
+        singles: Tokens decoded without a draft.
     """
 
     def __init__(self, methods: Sequence[str], *, limited: bool) -> None:
         self.methods = frozenset(methods)
         self.index = LookupIndex() if "lookup" in methods else None
         self.credit = Credit() if limited else None
+        self.singles = 0
 
 
 class Speculator:
@@ -118,8 +124,10 @@ class Speculator:
         Returns:
             The draft; None if decoding without one is expected to cost less.
         """
-        match = own.index.find(tokens) if own.index is not None else None
         credit = own.credit.left if own.credit is not None else None
+        if credit is not None and credit < self.cost.relative(2) - 1.0:
+            return None  # not even one drafted token may fail
+        match = own.index.find(tokens) if own.index is not None else None
         best, chosen, method = Depth(), match, ""
         if match is not None:
             best, method = self._lookup_depth(match, most, credit), "lookup"
@@ -133,7 +141,7 @@ class Speculator:
         start_ns = self._clock_ns()
         if chosen is not None:
             drafted = continue_match(tokens, chosen, best.tokens)
-            classes = _match_classes(chosen, len(drafted))
+            classes = tuple(_match_class(chosen.length + i) for i in range(len(drafted)))
             return Proposal(method, tuple(drafted), classes, start_ns, start_ns)
         drafted = self._drafters[method].propose(tokens, best.tokens)
         end_ns = self._clock_ns()
@@ -144,8 +152,10 @@ class Speculator:
     def observe_single(self, own: Speculation, elapsed_ns: int) -> None:
         """Learn from a batch of one row."""
         self.cost.observe(1, elapsed_ns)
-        for acceptance in self._acceptance.values():
-            acceptance.relax(_FORGOTTEN_PER_TOKEN)
+        own.singles += 1
+        if own.singles % _ROUND == 0:
+            for acceptance in self._acceptance.values():
+                acceptance.relax(_FORGOTTEN_PER_ROUND)
         if own.credit is not None:
             own.credit.resume()
             own.credit.spend(1, 1.0)
@@ -171,8 +181,8 @@ class Speculator:
             own.credit.judge(verification.accepted)
 
     def _lookup_depth(self, match: Match, most: int, credit: float | None) -> Depth:
-        acceptance = self._acceptance["lookup"]
-        chances = [acceptance.probability(class_) for class_ in _match_classes(match, most)]
+        probability = self._acceptance["lookup"].probability
+        chances = (probability(_match_class(match.length + i)) for i in range(most))
         return choose_depth(chances, self.cost.relative, credit=credit)
 
     def _drafter_depth(
@@ -185,7 +195,7 @@ class Speculator:
         spread = start / _AMORTISED
         acceptance = self._acceptance[name]
         return choose_depth(
-            [acceptance.probability(position) for position in range(most)],
+            map(acceptance.probability, range(most)),
             self.cost.relative,
             draft_cost=drafter.token_cost(one_row_ns),
             start_cost=spread,
@@ -193,9 +203,9 @@ class Speculator:
         )
 
 
-def _match_classes(match: Match, count: int) -> tuple[int, ...]:
-    """Return the class of each drafted token: each accepted one makes the match longer."""
-    shortest = [length for length, _ in _MATCH_PRIORS]
-    return tuple(
-        max(0, sum(match.length + i >= length for length in shortest) - 1) for i in range(count)
-    )
+_SHORTEST = tuple(length for length, _ in _MATCH_PRIORS)
+
+
+def _match_class(length: int) -> int:
+    """Return the class of a token after a match; each accepted token makes the match longer."""
+    return bisect_right(_SHORTEST, length) - 1

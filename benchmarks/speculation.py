@@ -104,7 +104,6 @@ FUNCTION = '''def summarise_readings(readings, limit, unit="W"):
         "text": text,
     }
 '''
-"""60 lines and more."""
 
 COPY = (
     "Repeat this function with the argument `limit` renamed to `threshold`, and change nothing "
@@ -156,22 +155,18 @@ class Result:
 
 def quick() -> Iterator[Figure]:
     """The starter: a list that goes on as it began, and prose; a few short pairs each."""
-    session = make_session(starter(), default_threads(), CONTEXT_TOKENS)
-    try:
-        with ignored_ends():
-            for name, question, method in (
-                ("a repeated list, auto", "Repeat: " + "red, green, blue, white; " * 12, "auto"),
-                ("prose, auto", PROSE, "auto"),
-            ):
-                prompt = prompt_of(session, question)
-                ask(session, prompt, 8, method)
-                pairs = pairs_of(session, prompt, 64, method, 5)
-                yield ratio_of(
-                    f"seconds a token, {name} : off",
-                    [(own.token_seconds, off.token_seconds) for own, off in pairs],
-                )
-    finally:
-        session.free()
+    with ignored_ends(), opened(starter(), default_threads()) as session:
+        for name, question, method in (
+            ("a repeated list, auto", "Repeat: " + "red, green, blue, white; " * 12, "auto"),
+            ("prose, auto", PROSE, "auto"),
+        ):
+            prompt = prompt_of(session, question)
+            ask(session, prompt, 8, method)
+            pairs = pairs_of(session, prompt, 64, method, 5)
+            yield ratio_of(
+                f"seconds a token, {name} : off",
+                [(own.token_seconds, off.token_seconds) for own, off in pairs],
+            )
 
 
 def main() -> None:

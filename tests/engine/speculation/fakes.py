@@ -129,12 +129,12 @@ class FakeContext:
 class FakeSampler:
     """Draws with random numbers of its seed; a token that it accepted lately is less likely."""
 
-    def __init__(self, api: object, sampling: Any) -> None:
+    def __init__(self, api: object, sampling: Any, *_: object) -> None:
         self.greedy = sampling.temperature <= 0
         self._random = random.Random(sampling.seed)
         self._accepted: list[int] = []
 
-    def draw(self, context: FakeContext, row: int) -> int:
+    def draw(self, context: FakeContext, row: int, *_: object) -> int:
         logits = context.logits(row).astype(float)
         for token in self._accepted[-4:]:
             logits[token] -= 0.5

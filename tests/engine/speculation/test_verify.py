@@ -122,7 +122,7 @@ def test_the_probability_of_every_answer_is_the_models(
     length, total = 4, 0.0
     for answer in itertools.product(range(V), repeat=length):
         forced = Forced(answer)
-        monkeypatch.setattr(llama_session, "Sampler", lambda api, sampling, own=forced: own)
+        monkeypatch.setattr(llama_session, "Sampler", lambda *_, own=forced: own)
         session, _ = make_fake_session(logits_of, V)
         session.add_drafter(FakeDrafter(DRAFTS[drafts]))
         sequence = session.open(PROMPT, SAMPLED)
@@ -150,7 +150,7 @@ class Forced:
         self.draws = 0
         self.probability = 1.0
 
-    def draw(self, context: FakeContext, row: int) -> int:
+    def draw(self, context: FakeContext, row: int, *_: object) -> int:
         token = self._answer[self.draws]
         self.draws += 1
         self.probability *= softmax(context.logits(row).tolist())[token]

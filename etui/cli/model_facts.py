@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.models.spec import ModelSpec
+    from etui.models.spec import ModelSampling, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,10 @@ class GgufFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What ``info`` adds to the row: settings of the entry; ``gguf`` is None without a file."""
+    """What ``info`` adds to the row: settings of the entry; ``gguf`` is None without a file.
+
+    ``sampling`` is how the model asks to be sampled; None leaves it to the defaults.
+    """
 
     sha256: str | None
     context: int
@@ -77,6 +80,8 @@ class ModelFacts:
     gguf: GgufFacts | None
     draft: str | None = None
     speculate: str | None = None
+    sampling: ModelSampling | None = None
+    sampling_from: Literal["models.yaml", "gguf"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,13 @@ def read_model_facts(spec: ModelSpec, config: Config) -> ModelFacts:
         ModelUnavailable: The file is damaged.
     """
     from etui.models.files import model_path, recorded_sha256
+    from etui.models.gguf import check_gguf
 
+    path = model_path(spec, config)
+    sampling = spec.sampling
+    origin: Literal["models.yaml", "gguf"] | None = None if sampling is None else "models.yaml"
+    if sampling is None and path.is_file() and (sampling := check_gguf(path).sampling) is not None:
+        origin = "gguf"
     return ModelFacts(
         sha256=spec.sha256 or recorded_sha256(spec, config),
         context=spec.context,
@@ -142,9 +153,11 @@ def read_model_facts(spec: ModelSpec, config: Config) -> ModelFacts:
         tensor_split=spec.tensor_split,
         thinking=_read_thinking(spec),
         stop=spec.stop,
-        gguf=_read_gguf_facts(spec, config) if model_path(spec, config).is_file() else None,
+        gguf=_read_gguf_facts(spec, config) if path.is_file() else None,
         draft=spec.draft,
         speculate=spec.speculate,
+        sampling=sampling,
+        sampling_from=origin,
     )
 
 

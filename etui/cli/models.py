@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from etui.cli.model_status import Status
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSampling
     from etui.runtime.keep_warm import ModelIdle
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -285,6 +286,8 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
         lines.append(("draft model", facts.draft))
     if facts.speculate:
         lines.append(("speculate", facts.speculate))
+    if facts.sampling is not None:
+        lines.append(("sampling", f"{_sampling_text(facts.sampling)} ({facts.sampling_from})"))
     if gguf is None:
         lines += [("source", source) for source in row.sources]
     else:
@@ -308,6 +311,17 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
         click.echo(f"{label:{width}}  {join_lines(text)}")
     if gguf is None:
         click.echo(f"pull it with: etui models pull {row.name}", err=True)
+
+
+def _sampling_text(sampling: ModelSampling) -> str:
+    """Write the values that a model asks for: ``temperature 0.7, top_p 0.8; thinking: ...``."""
+    from dataclasses import asdict
+
+    values = {name: value for name, value in asdict(sampling).items() if name != "thinking"}
+    given = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
+    if sampling.thinking is not None:
+        given += f"; thinking: {_sampling_text(sampling.thinking)}"
+    return given or "the defaults"
 
 
 def _missing_hash_text(row: ModelRow) -> str:

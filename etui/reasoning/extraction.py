@@ -15,10 +15,6 @@ from functools import cache
 from typing import Literal
 
 from etui.multiple_choice import Option
-from etui.reasoning.dates import asks_for_date, asks_for_time, date_key, time_key
-from etui.reasoning.number_answer import is_number, number_key
-from etui.reasoning.plain_math import plain_math
-from etui.reasoning.wording import asks_yes_or_no, fact_key, yes_or_no
 
 ExtractionStatus = Literal["answered", "no_answer", "truncated"]
 
@@ -98,7 +94,16 @@ def normal_text(text: str) -> str:
 
 
 def _open_answer(text: str, question: str, *, cut: bool) -> str | None:
-    """Return the key of an answer without options; None without an answer."""
+    """Return the key of an answer without options; None without an answer.
+
+    Its modules are imported on the first use: their patterns take as long to compile as all other
+    modules of a turn.
+    """
+    from etui.reasoning.dates import asks_for_date, asks_for_time, date_key, time_key
+    from etui.reasoning.number_answer import is_number
+    from etui.reasoning.plain_math import plain_math
+    from etui.reasoning.wording import asks_yes_or_no, fact_key, yes_or_no
+
     # NFKC writes m² as m2, so it follows the units of the LaTeX.
     plain = _SPACES.sub(" ", plain_math(_EMPHASIS.sub("", _keep_powers(text)))).strip()
     statement = _statement(plain)
@@ -139,6 +144,8 @@ def _statement(text: str) -> str:
 
 def _number(text: str, question: str, *, cut: bool) -> str | None:
     """Find the number stated; ``cut`` ignores one at the end, which may be incomplete."""
+    from etui.reasoning.number_answer import number_key
+
     if cut:
         text = re.sub(r"[\d.,/%]+$", "", text)
     return number_key(text, question, [match.end() for match in _STATEMENT.finditer(text)])

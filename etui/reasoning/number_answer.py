@@ -79,8 +79,11 @@ def number_key(text: str, question: str, stated_at: list[int]) -> str | None:
     asked, percentage = unit_asked_for(question)
     count = asked is None and not percentage and _COUNT.search(question) is not None
     wanted = (asked.dimension,) if asked is not None else _dimensions(question)
+    given = {each.value for each in find_quantities(spell_units(question))}
     for start in reversed(stated_at):
         piece = spell_units(_first_line(text[start : start + 120]))
+        if _repeats(piece, given):  # "the result of the multiplication of 17 by 23"
+            continue
         if key := _piece_key(piece, wanted, asked, question, percentage, count, first=True):
             return key
     whole = spell_units(text)
@@ -92,7 +95,9 @@ def number_key(text: str, question: str, stated_at: list[int]) -> str | None:
         return key
     sentences = [sentence for sentence in _SENTENCE.split(whole) if sentence.strip()]
     with_unit = [s for s in sentences if any(_is_wanted(q, wanted) for q in find_quantities(s))]
-    for sentence in [*reversed(with_unit[-1:]), *reversed(sentences)]:
+    last_first = [*reversed(with_unit[-1:]), *reversed(sentences)]
+    # A sentence that only repeats numbers of the question comes after all others.
+    for sentence in sorted(last_first, key=lambda sentence: _repeats(sentence, given)):
         if key := _piece_key(sentence, wanted, asked, question, percentage, count):
             return key
     return _words_key(text, asked, percentage)
@@ -180,6 +185,11 @@ def _is_share(found: Quantity, question: str) -> bool:
     """Return whether a bare number is a probability, which is counted as a percentage."""
     bare = found.unit is None and not found.percent
     return bare and 0 <= found.value <= 1 and _PROBABILITY.search(question) is not None
+
+
+def _repeats(sentence: str, given: set[Fraction | float]) -> bool:
+    values = {each.value for each in find_quantities(sentence)}
+    return len(values) > 1 and values <= given
 
 
 def _dimensions(question: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ NAMES = (
     "curves",
     "decode",
     "first_token",
+    "idle",
     "log",
     "meter",
     "probes",

@@ -127,17 +127,17 @@ def build_status(idle: ModelIdle) -> ModelStatus:
     load, even, last = idle.load, idle.choice.break_even, idle.last_unload
     return ModelStatus(
         name=idle.model,
-        load_joules=_figure(None if load is None else load.joules),
+        load_joules=build_figure(None if load is None else load.joules),
         load_seconds=None if load is None else load.seconds,
         load_kind=None if load is None else load.kind,
         loads=0 if load is None else load.loads,
-        loaded_idle_watts=_figure(idle.loaded_watts),
-        cold_idle_watts=_figure(idle.cold_watts),
-        extra_watts=_figure(idle.extra_watts),
+        loaded_idle_watts=build_figure(idle.loaded_watts),
+        cold_idle_watts=build_figure(idle.cold_watts),
+        extra_watts=build_figure(idle.extra_watts),
         channels=tuple(ChannelIdle(name, *watts) for name, watts in idle.channels.items()),
-        break_even_seconds=None if even is None else _finite(even.seconds),
-        break_even_low=None if even is None else _finite(even.low),
-        break_even_high=None if even is None else _finite(even.high),
+        break_even_seconds=None if even is None else drop_infinite(even.seconds),
+        break_even_low=None if even is None else drop_infinite(even.low),
+        break_even_high=None if even is None else drop_infinite(even.high),
         gaps=len(idle.gaps),
         keep_warm=idle.setting,
         keep_seconds=idle.keep_seconds,
@@ -155,18 +155,20 @@ def build_last_unload(unload: UnloadRecord) -> LastUnload:
         unload.created_at,
         unload.model,
         unload.reason,
-        _figure(found.before),
-        _figure(found.after),
-        _figure(found.cold),
-        _figure(found.above_cold),
+        build_figure(found.before),
+        build_figure(found.after),
+        build_figure(found.cold),
+        build_figure(found.above_cold),
         found.state,
         describe_cool_down(found),
     )
 
 
-def _figure(found: Measured | None) -> Figure:
+def build_figure(found: Measured | None) -> Figure:
+    """Build the figure of a measured number; of None, one without a value."""
     return Figure(None, None) if found is None else Figure(found.value, found.uncertainty)
 
 
-def _finite(value: float) -> float | None:
+def drop_infinite(value: float) -> float | None:
+    """Return a number as JSON can hold it: None if it is infinite."""
     return value if math.isfinite(value) else None

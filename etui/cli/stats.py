@@ -38,16 +38,28 @@ class _Stats:
     metavar="N",
     help="Only turns of the last N days.",
 )
+@click.option(
+    "--idle",
+    is_flag=True,
+    help="Replay idling and loads under several keep-warm times instead.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def stats(days: int, as_json: bool) -> int:
+def stats(days: int, idle: bool, as_json: bool) -> int:
     """Compare predicted with measured joules.
 
     Shows the mean error and the bias of the predictions per model and per arm, and what a policy
     on trial would have done. Compares each operating curve with the latest turns; for a curve that
     no longer fits, prints the command that fixes it.
+
+    With --idle, replays the gaps between the questions of chats: the joules of idling and of loads
+    with keep_warm of 1, 5, 15 and 60 minutes, always, the break-even time T* and auto, and with the
+    best fixed time found in hindsight.
     """
     from etui.config.load import load_config
 
+    if idle:
+        _print_idle(load_config(), days, as_json)
+        return ExitCode.DONE
     found = _read_stats(load_config(), days)
     if as_json:
         click.echo(json.dumps(_build_document(found), indent=2))
@@ -58,6 +70,21 @@ def stats(days: int, as_json: bool) -> int:
         if drift.drifted:
             click.echo(_format_warning(drift), err=True)
     return ExitCode.DONE
+
+
+def _print_idle(config: Config, days: int, as_json: bool) -> None:
+    from etui.cli.common import print_json
+    from etui.cli.stats_idle import ASSUMPTIONS, build_document, format_replays, read_replays
+
+    found = read_replays(config, days)
+    if as_json:
+        print_json(build_document(found, days))
+        return
+    for line in format_replays(found, days):
+        click.echo(line)
+    if any(model.whole for model in found):
+        for assumption in ASSUMPTIONS:
+            click.echo(f"assumed: {assumption}", err=True)
 
 
 def _read_stats(config: Config, days: int) -> _Stats:

@@ -53,6 +53,7 @@ def _ask(name: str, question: str, *options: str) -> Case:
 CHAT = (
     Case("logs-list-empty", ("logs", "list", "--json")),
     Case("stats-empty", ("stats", "--json")),
+    Case("stats-idle-empty", ("stats", "--idle", "--json")),
     Case("policy-replay-log-empty", ("policy", "replay", "--json"), floats=True),
     Case("models-pull", ("models", "pull", "tiny-b", "tiny-c", "--quiet", "--json")),
     Case("models-verify", ("models", "verify", "--json")),
@@ -84,6 +85,7 @@ CHAT = (
     Case("logs-totals", ("logs", "totals", "--by", "policy", "--json")),
     Case("logs-export", ("logs", "export"), "lines"),
     Case("stats", ("stats", "--json")),
+    Case("stats-idle", ("stats", "--idle", "--json")),
     Case("curves", ("curves", "--json")),
     Case("policy-replay-log", ("policy", "replay", "trial", "--log", "--json")),
     Case("policy-diff-logged", ("policy", "diff", "mine", "trial", "--logged", "9", "--json")),

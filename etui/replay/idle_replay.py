@@ -1,0 +1,176 @@
+"""Replay the gaps between questions under several keep-warm times: joules of idling and loads.
+
+A gap is the time from the end of an answer to the next question to the same model. The app is
+assumed to run during all of them, and each model is counted as if it were the only one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from etui.energy.keep_warm import (
+    LEAST_SECONDS,
+    Measured,
+    choose_keep_warm,
+    compute_break_even,
+    compute_gap_joules,
+)
+
+FIXED_SECONDS: Mapping[str, float] = {
+    "1 min": 60.0,
+    "5 min": 300.0,
+    "15 min": 900.0,
+    "60 min": 3600.0,
+    "never": math.inf,
+}
+"""Name -> keep-warm time that is compared with the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdleCost:
+    """What a model costs on this machine while it answers nothing.
+
+    Attributes:
+        load_joules: Joules of loading it again.
+        extra_watts: Idle watts with it in memory minus those without.
+        cold_watts: Idle watts without it.
+    """
+
+    load_joules: Measured
+    extra_watts: Measured
+    cold_watts: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedTime:
+    """The gaps under one keep-warm time.
+
+    Attributes:
+        name: Name of the time: a fixed one, ``T*``, ``auto``, ``best fixed``.
+        seconds: The time; infinite for never, None if it changed from gap to gap (``auto``).
+        loads: Number of loads at the end of a gap.
+        warm_seconds: Seconds for which the model idled in memory.
+        extra: Joules above cold idle: idling with the model, and the loads.
+        joules: The same with the cold idle power of all gaps.
+    """
+
+    name: str
+    seconds: float | None
+    loads: int
+    warm_seconds: float
+    extra: Measured
+    joules: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class IdleReplay:
+    """All times over the same gaps.
+
+    Attributes:
+        gaps: Number of gaps.
+        gap_seconds: Their sum.
+        times: The fixed times, ``T*``, ``auto`` and ``best fixed``, in this order.
+    """
+
+    gaps: int
+    gap_seconds: float
+    times: tuple[ReplayedTime, ...]
+
+    def get(self, name: str) -> ReplayedTime:
+        """Return the time of a name."""
+        return next(time for time in self.times if time.name == name)
+
+
+def replay_gaps(
+    gaps: Sequence[float],
+    cost: IdleCost,
+    before: Sequence[float] = (),
+    chosen: Sequence[float] | None = None,
+) -> IdleReplay:
+    """Replay gaps under the fixed times, under T*, under ``auto``, and the best fixed time.
+
+    Args:
+        gaps: The replayed gaps in seconds, oldest first.
+        cost: What the model costs.
+        before: Gaps before them, from which ``auto`` has learned.
+        chosen: The times of ``auto``, if they were computed already.
+    """
+    load, watts = cost.load_joules.value, cost.extra_watts.value
+    even = max(compute_break_even(cost.load_joules, cost.extra_watts).seconds, LEAST_SECONDS)
+    fixed = {**FIXED_SECONDS, "T*": even}
+    chosen = choose_times(gaps, cost, before) if chosen is None else chosen
+    best = find_best_fixed(gaps, load, watts)
+    times = [
+        *((name, seconds, [seconds] * len(gaps)) for name, seconds in fixed.items()),
+        ("auto", None, chosen),
+        ("best fixed", best, [best] * len(gaps)),
+    ]
+    return IdleReplay(
+        len(gaps),
+        math.fsum(gaps),
+        tuple(_replay(name, seconds, gaps, keeps, cost) for name, seconds, keeps in times),
+    )
+
+
+def choose_times(
+    gaps: Sequence[float], cost: IdleCost, before: Sequence[float] = ()
+) -> list[float]:
+    """Choose the time of each gap as ``auto`` would: from earlier gaps only.
+
+    Returns:
+        Seconds, one for each gap; infinite where the model is kept.
+    """
+    known = list(before)
+    chosen: list[float] = []
+    for gap in gaps:
+        keep = choose_keep_warm(known, cost.load_joules, cost.extra_watts).seconds
+        chosen.append(math.inf if keep is None else keep)
+        known.append(gap)
+    return chosen
+
+
+def find_best_fixed(gaps: Sequence[float], load_joules: float, extra_watts: float) -> float:
+    """Find the fixed time with the least joules, knowing all gaps.
+
+    The best time is the shortest one or ends with a gap: any time between two gaps only adds
+    idling, and one beyond the longest gap equals never.
+    """
+    best = LEAST_SECONDS
+    best_joules = math.fsum(compute_gap_joules(gap, best, load_joules, extra_watts) for gap in gaps)
+    shorter_joules, ordered = 0.0, sorted(gaps)
+    for index, gap in enumerate(ordered):
+        shorter_joules += gap * extra_watts
+        longer = len(ordered) - index - 1
+        joules = shorter_joules + longer * (gap * extra_watts + load_joules)
+        if gap > LEAST_SECONDS and joules < best_joules:
+            best, best_joules = gap, joules
+    return best
+
+
+def _replay(
+    name: str,
+    seconds: float | None,
+    gaps: Sequence[float],
+    keeps: Sequence[float],
+    cost: IdleCost,
+) -> ReplayedTime:
+    pairs = list(zip(gaps, keeps, strict=True))
+    loads = sum(gap > keep for gap, keep in pairs)
+    warm = math.fsum(min(gap, keep) for gap, keep in pairs)
+    extra = _sum((loads, cost.load_joules), (warm, cost.extra_watts))
+    joules = _sum(
+        (loads, cost.load_joules), (warm, cost.extra_watts), (math.fsum(gaps), cost.cold_watts)
+    )
+    return ReplayedTime(name, seconds, loads, warm, extra, joules)
+
+
+def _sum(*parts: tuple[float, Measured]) -> Measured:
+    """Add up measured numbers times counts or seconds; their errors are independent."""
+    value = math.fsum(count * part.value for count, part in parts)
+    errors = [part.uncertainty for _, part in parts]
+    if any(error is None for error in errors):
+        return Measured(value)
+    spread = [count * (part.uncertainty or 0.0) for count, part in parts]
+    return Measured(value, math.hypot(*spread))

@@ -1,0 +1,107 @@
+"""`etui stats --idle`: logged days replayed under several keep-warm times."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from etui.cli.main import run
+from etui.config.config import Config
+from etui.errors import ExitCode
+from etui.testing.idle_days import DAYS, draw_times, flatten
+from tests.log.idle_log import MODEL, write_baselines, write_residence, write_turns
+
+DAY = 86_400
+
+
+def idle(capsys: pytest.CaptureFixture[str], *options: str) -> Any:
+    assert run(["stats", "--idle", "--json", *options]) == ExitCode.DONE
+    return json.loads(capsys.readouterr().out)
+
+
+def report(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    assert run(["stats", "--idle"]) == ExitCode.DONE
+    shown = capsys.readouterr()
+    return shown.out, shown.err
+
+
+def test_an_empty_log_has_nothing_to_replay(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert idle(capsys)["models"] == []
+    assert report(capsys) == ("no questions in chats in the last 30 days\n", "")
+
+
+def test_the_days_of_the_log_under_each_time(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = time.time() - 6 * DAY
+    times = [begin + t for t in flatten(draw_times(DAYS["all day"], 5, 1))]
+    write_turns(config, times)
+    write_residence(config, begin)
+    write_baselines(config)
+    (model,) = idle(capsys)["models"]
+    assert (model["name"], model["missing"], model["gaps"]) == (MODEL, "", len(times) - 1)
+    by_name = {row["name"]: row for row in model["times"]}
+    assert list(by_name) == [
+        "1 min", "5 min", "15 min", "60 min", "never", "T*", "auto", "best fixed",
+    ]  # fmt: skip
+    never, auto, best = (by_name[name] for name in ("never", "auto", "best fixed"))
+    assert (never["loads"], never["seconds"], auto["seconds"]) == (0, None, None)
+    assert never["extra_joules"]["value"] == pytest.approx(model["gap_seconds"] * 35, rel=1e-6)
+    assert never["joules"]["value"] == pytest.approx(model["gap_seconds"] * 45, rel=1e-6)
+    assert by_name["T*"]["seconds"] == pytest.approx(model["break_even_seconds"])
+    fixed = [row["joules"]["value"] for row in model["times"] if row["seconds"] is not None]
+    assert best["joules"]["value"] <= min(fixed)
+    assert model["ratio"] == pytest.approx(auto["joules"]["value"] / best["joules"]["value"])
+    assert model["ratio"] <= 1.1
+    assert all(row["joules"]["uncertainty"] > 0 for row in model["times"])
+    assert sum(day["gaps"] for day in model["days"]) == model["gaps"]
+    assert len(model["days"]) in (5, 6)
+    assert model["channels"] == [{"id": "gpu:FAKE", "loaded_watts": 45.0, "cold_watts": 10.0}]
+    # A shorter window is replayed with what was learned before it.
+    shorter = idle(capsys, "--days", "3")["models"][0]
+    assert 0 < shorter["gaps"] < model["gaps"]
+    out, err = report(capsys)
+    assert "x the joules of the best fixed time found in hindsight" in out
+    assert err.count("assumed: ") == 3
+
+
+@pytest.mark.parametrize(
+    ("loads", "loaded", "missing"),
+    [
+        (False, 45.0, "the joules of a load not measured"),
+        (True, None, "its idle power and the cold idle power not measured"),
+        (True, 9.0, "idling costs nothing"),
+    ],
+)
+def test_what_is_missing_is_named(
+    config: Config,
+    capsys: pytest.CaptureFixture[str],
+    loads: bool,
+    loaded: float | None,
+    missing: str,
+) -> None:
+    begin = time.time() - DAY
+    write_turns(config, [begin, begin + 60])
+    if loads:
+        write_residence(config, begin)
+    if loaded is not None:
+        write_baselines(config, loaded=loaded)
+    (model,) = idle(capsys)["models"]
+    assert model["missing"].startswith(missing)
+    assert (model["times"], model["ratio"]) == ([], None)
+    out, err = report(capsys)
+    assert f"{MODEL}: no replay: {missing}" in out
+    assert err == ""
+
+
+def test_one_question_has_no_gap(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    write_turns(config, [time.time() - 100])
+    write_residence(config, time.time() - 1000)
+    write_baselines(config)
+    (model,) = idle(capsys)["models"]
+    assert model["missing"] == "no two questions in this time"

@@ -221,9 +221,9 @@ class ProcessBackend:
 
         The next request starts another one.
         """
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
+        child, self._child = self._child, None
+        if child is not None:
+            child.stop()
 
     def _build_failure(self, child: _Child, why: str) -> EngineFailed:
         child.stop()

@@ -265,7 +265,7 @@ class TurnService:
 
         The process alone would keep a context on the GPU, and the GPU warm.
         """
-        if self.residents() or self._resident is not None:
+        if self._closed or self.residents() or self._resident is not None:
             return
         self._backend.close()
         self._cooling.begin(unloaded)

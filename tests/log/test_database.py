@@ -147,6 +147,18 @@ def test_turns_of_before_speculation_are_read_without_it(
     connection.close()
 
 
+def test_unloads_of_before_idle_powers_had_columns_are_read_without_them(config: Config) -> None:
+    database = made_before(config, "m012_keep_warm")
+    row = build_row(UnloadRecord("u", "2026", "m", None, None, "idle", 0.2, None, None, None, 9))
+    database["unloads"].insert({k: v for k, v in row.items() if not k.startswith("idle_")})
+    database.close()
+    open_for_writing(config).close()
+    with LogReader(config) as log:
+        (unload,) = log.unloads()
+    assert (unload.unload_id, unload.freed_bytes) == ("u", 9)
+    assert unload.idle_before_watts is unload.idle_after_watts is unload.idle_cold_watts is None
+
+
 @pytest.mark.parametrize("count", range(1, len(NAMES)))
 def test_an_etui_of_before_a_migration_refuses_the_database(
     config: Config, monkeypatch: pytest.MonkeyPatch, count: int

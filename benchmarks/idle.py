@@ -1,6 +1,6 @@
 """Joules of replayed days under keep_warm: auto : the best fixed time found in hindsight.
 
-    python -m benchmarks.idle [--days 14] [--learn 7] [--seeds 5] [--cold 10] [--json]
+    python -m benchmarks.idle [--days 14] [--learn 7] [--seeds 3] [--cold 10] [--json]
 
 Synthetic days of several kinds, and machines of several costs: joules of a load, and watts that a
 model in memory draws above cold idle. ``auto`` has seen the gaps of some days before (``--learn``),
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--days", type=int, default=14, help="replayed days")
     parser.add_argument("--learn", type=int, default=7, help="days before them")
-    parser.add_argument("--seeds", type=int, default=5, help="users of each kind")
+    parser.add_argument("--seeds", type=int, default=3, help="users of each kind")
     parser.add_argument("--cold", type=float, default=COLD_WATTS, help="cold idle watts")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     chosen = parser.parse_args()

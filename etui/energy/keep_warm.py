@@ -112,9 +112,9 @@ def compute_break_even(load_joules: Measured, extra_watts: Measured) -> BreakEve
     seconds = load / watts if watts > 0 else math.inf
     if watts > 0 and a > 0:
         return BreakEven(seconds, max((b - root) / a, 0.0), (b + root) / a)
-    largest = watts + watt_error
-    return BreakEven(seconds, max(load - load_error, 0.0) / largest if largest > 0 else math.inf,
-                     math.inf)  # fmt: skip
+    largest = watts + watt_error  # the interval has no upper end
+    low = max(load - load_error, 0.0) / largest if largest > 0 else math.inf
+    return BreakEven(seconds, low, math.inf)
 
 
 def compute_gap_joules(

@@ -136,6 +136,8 @@ class Arm:
         speculate: Where drafted tokens come from, which the model verifies in batches: ``lookup``
             copies them from the prompt and the answer so far, ``draft`` asks a second model,
             ``mtp`` the model's own heads; ``auto`` takes what pays. Votes are never speculated.
+        loop_guard: Whether an answer that repeats itself is ended; None leaves it to the setting
+            of config.yaml, and without one it is not.
     """
 
     name: str
@@ -156,6 +158,7 @@ class Arm:
     context_overflow: ContextOverflow = "truncate_thought"
     speculate: Speculate = "off"
     sampling_from: SamplingFrom = SamplingFrom()
+    loop_guard: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

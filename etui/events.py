@@ -13,6 +13,8 @@ from typing import Literal
 Status = Literal["complete", "stopped", "truncated", "budget", "error"]
 VoteStatus = Literal["answered", "no_answer", "truncated", "uncounted", "abandoned"]
 UnloadReason = Literal["room", "idle", "changed", "asked"]
+Ended = Literal["", "repeats", "thinking_repeats"]
+"""Which part was ended because it repeats itself: the answer, or the thinking before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Vote:
         choice: The answer it counts for (a letter, a number, words); None without an answer.
         status: ``no_answer`` ended without one, ``truncated`` was cut off before one;
             ``uncounted`` ended after the vote was decided, ``abandoned`` was dropped unfinished.
+        ended, raw_answer, raw_thinking, saved_tokens: As in ``Finished``.
     """
 
     t_ns: int
@@ -117,6 +120,10 @@ class Vote:
     weight: float
     choice: str | None = None
     status: VoteStatus = "answered"
+    ended: Ended = ""
+    raw_answer: str = ""
+    raw_thinking: str = ""
+    saved_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +212,10 @@ class Finished:
         confidence: Raw confidence in 0..1: the probability of the answer's letter, the geometric
             mean probability of its tokens, or the agreement of votes; None if not available.
         margin: Lead of the first option or answer over the second, 0..1; None without two.
+        ended: Which part was ended because it repeats itself; its text is cut after the first
+            round.
+        raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was cut.
+        saved_tokens: Tokens that were not decoded because of it, up to the limits of the arm.
     """
 
     start_ns: int
@@ -223,6 +234,10 @@ class Finished:
     output_tokens: int
     confidence: float | None = None
     margin: float | None = None
+    ended: Ended = ""
+    raw_answer: str = ""
+    raw_thinking: str = ""
+    saved_tokens: int = 0
 
 
 Residence = Loaded | Unloaded

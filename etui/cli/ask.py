@@ -81,6 +81,11 @@ if TYPE_CHECKING:
     "draft model, its own heads (mtp), or whatever pays (auto). Default: the policy's or the "
     "model's, or off.",
 )
+@click.option(
+    "--loop-guard/--no-loop-guard",
+    default=None,
+    help="End an answer that repeats itself, or let it go on to its last token (default: on).",
+)
 @click.option("-s", "--system", type=TEXT, metavar="TEXT", help="System prompt.")
 @click.option(
     "--over-budget", is_flag=True, help="Do not ask when an hourly or daily budget is spent."

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from etui.cli.repeat_hold import RepeatHold
 from etui.cli.streams import control_stream, data_stream
 from etui.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
 from etui.multiple_choice import parse_options
@@ -19,7 +20,8 @@ from etui.units import seconds_text
 class AskText:
     """Prints the events of one turn as they arrive.
 
-    The answer streams, unless a later one may replace it: text on stdout cannot be taken back.
+    The answer streams, unless a later one may replace it: text on stdout cannot be taken back. For
+    the same reason, text that a loop guard may still cut is held back.
 
     Args:
         question: The user's question.
@@ -30,6 +32,8 @@ class AskText:
         self._question = question
         self._quiet = quiet
         self._held = False
+        self._hold: RepeatHold | None = None
+        self._printed = ""
         self._thinking_open = False
         self._answer_open = False
 
@@ -38,6 +42,7 @@ class AskText:
         match event:
             case Decided(decision=decision):
                 self._held = _may_change(decision, self._question)
+                self._hold = RepeatHold() if decision.arm.loop_guard else None
                 for notice in decision.notices:
                     self._note(notice, dim=False)
                 self._note(why_line(decision))
@@ -54,7 +59,7 @@ class AskText:
                 self._thinking_open = True
                 self._print_styled(text, dim=True, nl=False)
             case Answer(text=text) if not self._held:
-                self._write(text)
+                self._write(self._hold.push(text) if self._hold is not None else text)
             case Vote():
                 self._note(vote_line(event))
             case HopEnded():
@@ -68,6 +73,11 @@ class AskText:
         self._end_thinking()
         if self._held:
             self._write(record.answer)
+        elif self._hold is not None and record.ended == "repeats":
+            # What was printed is the beginning of the cut answer, or a few words more.
+            self._write(record.answer[len(self._printed) :])
+        elif self._hold is not None:
+            self._write(self._hold.finish())
         if record.answer:
             click.echo()
         self._note(energy_line(record), dim=False, bold=record.status == "complete")
@@ -82,6 +92,7 @@ class AskText:
                 return
             self._end_thinking()
             self._answer_open = True
+        self._printed += text
         click.echo(text, file=data_stream(), nl=False)
 
     def _note(self, text: str, *, dim: bool = True, bold: bool = False) -> None:

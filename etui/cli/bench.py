@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,11 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
     "Default: the policy's or the model's, or off.",
 )
 @click.option(
+    "--loop-guard/--no-loop-guard",
+    default=None,
+    help="End generated answers that repeat themselves (default: as the arm says, else off).",
+)
+@click.option(
     "--prefix-reuse/--no-prefix-reuse",
     default=True,
     show_default=True,
@@ -259,7 +265,8 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
 
     if options["as_json"] and options["as_lines"]:
         raise click.UsageError("--json and --jsonl cannot be combined")
-    config = load_config()
+    # Only the arms of a run decide, which its config.json records.
+    config = replace(load_config(), loop_guard=False)
     make_home(config)
     stopped = Event()
     with (
@@ -344,6 +351,7 @@ def _build_request(options: dict[str, Any]) -> RunRequest:
             stop=options["stop"],
             max_tokens=options["max_tokens"],
             temperature=options["temperature"],
+            loop_guard=options["loop_guard"],
         ),
         reuse=options["prefix_reuse"],
         speculates=tuple(dict.fromkeys(options["speculates"])),

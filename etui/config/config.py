@@ -27,6 +27,7 @@ class Config:
         keep_warm: How long the app keeps a model in memory after its last answer, in seconds;
             ``always`` keeps it until another model needs the memory, ``auto`` until idling has
             cost more joules than loading it again (:mod:`etui.energy.keep_warm`).
+        loop_guard: Whether an answer that repeats itself is ended, unless its arm decides.
         sample_hz: Readings per second of every power channel.
         cpu_idle_watts, cpu_limit_watts: Range of the CPU power estimate on a machine without power
             readings; None uses a documented default for the number of cores.
@@ -50,6 +51,7 @@ class Config:
     threads: int | None = None
     context_tokens: int | None = None
     keep_warm: float | Literal["auto", "always"] = "always"
+    loop_guard: bool = True
     sample_hz: float = 20.0
     cpu_idle_watts: float | None = None
     cpu_limit_watts: float | None = None

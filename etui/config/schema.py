@@ -52,6 +52,11 @@ class Settings(Strict):
     keep_warm_seconds: Seconds | None = Field(
         None, description="Earlier name of keep_warm, for seconds only."
     )
+    loop_guard: bool = Field(
+        True,
+        description="End an answer that has begun to repeat itself, and show its first round; an "
+        "arm of a policy can decide for itself.",
+    )
     sample_hz: float = Field(
         20.0, gt=0, le=200, description="Readings per second of every power channel."
     )

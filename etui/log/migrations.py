@@ -262,6 +262,11 @@ _KEEP_WARM = tuple(
     for what in ("watts", "uncertainty")
 )
 
+_LOOPS = (
+    "ALTER TABLE turns ADD COLUMN ended TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE turns ADD COLUMN loop TEXT NOT NULL DEFAULT '{}'",
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -275,6 +280,7 @@ _STEPS = {
     "m010_hops_index": _HOPS_INDEX,
     "m011_speculation": _SPECULATION,
     "m012_keep_warm": _KEEP_WARM,
+    "m013_loops": _LOOPS,
 }
 
 NAMES = tuple(_STEPS)

@@ -19,6 +19,7 @@ from etui.log.records import (
 from etui.turn.record import (
     HopRecord,
     LoadRecord,
+    LoopRecord,
     ProbeRecord,
     Seconds,
     SpeculationRecord,
@@ -59,7 +60,7 @@ _TABLE_OF: dict[type, str] = {
 _PHASES = ("load", "prefill", "decode")
 _JSON_COLUMNS = (
     *("energy_channels", "energy_unmeasured", "energy_flags"),
-    *("votes", "probes", "hops", "power_watts", "settings", "trace"),
+    *("votes", "probes", "hops", "power_watts", "settings", "trace", "loop"),
 )
 _NUMBERS = frozenset({int, float, bool, type(None)})
 """Types of values that SQLite takes as they are."""
@@ -110,6 +111,7 @@ def parse_turn(row: ReadRow) -> TurnRecord:
         settings=read["settings"],
         trace=read["trace"],
         speculation=_parse_speculation(row),
+        loop=LoopRecord(**read["loop"]) if read["loop"] else None,
     )
 
 
@@ -160,6 +162,7 @@ def parse_unload(row: ReadRow) -> UnloadRecord:
 _NESTED = {
     *("tokens", "seconds", "energy", "votes", "probes", "hops", "power_watts", "settings", "trace"),
     "speculation",
+    "loop",
 }
 _PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NESTED)
 _PLAIN_OF_ENERGY = tuple(
@@ -202,6 +205,7 @@ def _flatten_turn(record: TurnRecord) -> Row:
         "settings": record.settings,
         "trace": record.trace,
         **_flatten_speculation(record.speculation),
+        "loop": document["loop"] or {},
     }
 
 

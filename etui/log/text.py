@@ -11,7 +11,7 @@ from etui.text.sanitize import sanitize
 from etui.text.tables import count_cells, fit_cells, format_table, one_line
 from etui.text.timestamps import local_time
 from etui.turn.record import LoadRecord, UnloadRecord
-from etui.turn.text import shared_text, speculation_text
+from etui.turn.text import saved_text, shared_text, speculation_text
 
 if TYPE_CHECKING:
     from etui.energy.carbon_cost import Factors
@@ -125,6 +125,7 @@ def list_facts(
         ("model", one_line(turn.model)),
         ("arm", f"{one_line(turn.arm)} ({turn.reasoning})"),
         ("route", " › ".join(one_line(part) for part in (turn.policy, turn.rule) if part) or "-"),
+        *([("ended", one_line(ended))] if (ended := _format_ended(turn)) else []),
         ("why", one_line(turn.why) or "-"),
         ("tokens", _format_tokens(turn)),
         ("seconds", _format_seconds(turn)),
@@ -158,8 +159,18 @@ def list_texts(turn: TurnRecord) -> list[tuple[str, str]]:
         ("question", turn.query),
         ("thinking", turn.thinking),
         ("answer", turn.answer),
+        ("thinking with its repetition", turn.loop.raw_thinking if turn.loop else ""),
+        ("answer with its repetition", turn.loop.raw_answer if turn.loop else ""),
     )
     return [(title, sanitize(text)) for title, text in texts if text]
+
+
+def _format_ended(turn: TurnRecord) -> str:
+    """Say why the answer or its thinking ended, if a repetition ended it."""
+    if not turn.ended:
+        return ""
+    why = str(turn.settings.get("ended") or turn.ended)
+    return f"{why}{saved_text(turn)}"
 
 
 def _format_hop(hop: HopRecord, turn: TurnRecord) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.arm import VoteWeight
-from etui.events import Vote
+from etui.events import Ended, Vote
 from etui.multiple_choice import Option
-from etui.reasoning.decoding import Ending, mean_probability
+from etui.reasoning.decoding import Ending, describe_loops, mean_probability
 from etui.reasoning.extraction import Extracted, extract
 from etui.reasoning.stop_rules import Cast
 from etui.reasoning.thinking_run import ThinkingRun
@@ -24,6 +24,7 @@ class Ballot:
         extracted: The answer it counts for.
         weight: Weight in the count, 0..1.
         tokens: Decoded tokens.
+        ended, raw_answer, raw_thinking, saved_tokens: As in :class:`etui.events.Vote`.
     """
 
     index: int
@@ -32,6 +33,10 @@ class Ballot:
     extracted: Extracted
     weight: float
     tokens: int
+    ended: Ended = ""
+    raw_answer: str = ""
+    raw_thinking: str = ""
+    saved_tokens: int = 0
 
     @property
     def cast(self) -> Cast:
@@ -49,6 +54,10 @@ class Ballot:
             weight=self.weight,
             choice=self.extracted.key,
             status=self.extracted.status,
+            ended=self.ended,
+            raw_answer=self.raw_answer,
+            raw_thinking=self.raw_thinking,
+            saved_tokens=self.saved_tokens,
         )
 
 
@@ -70,6 +79,10 @@ def build_ballot(
         extracted=extract(reply.text, question, options, truncated=truncated),
         weight=1.0 if weight == "none" else mean_probability(reply) or 0.0,
         tokens=trace.tokens,
+        ended=describe_loops(thought, reply),
+        raw_answer=reply.whole.strip(),
+        raw_thinking=thought.whole.strip() if thought else "",
+        saved_tokens=reply.saved_tokens + (thought.saved_tokens if thought else 0),
     )
 
 

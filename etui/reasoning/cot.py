@@ -22,6 +22,7 @@ from etui.reasoning.decoding import (
     Ending,
     build_finished,
     describe_ending,
+    describe_repetition,
     end_speculation,
     open_prompt,
     start_speculation,
@@ -69,14 +70,15 @@ def chain_of_thought(
                 opened, None, None, status="stopped", why="stopped while computing the prompt"
             )
             return
-        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over)
+        question = messages[-1].content
+        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over, question)
         spending = JoulesSpent(
             price,
             arm.max_joules,
             len(prompt.tokens) - sequence.cached,
             min(plan.answer_tokens, LIKELY_ANSWER_TOKENS),
         )
-        prober = Prober(session, sequence, messages[-1].content, thinking)
+        prober = Prober(session, sequence, question, thinking)
         regulator = Regulator(arm, plan, spending, prober)
         plan = regulator.limit_plan(len(prompt.tokens))
         sampled: tuple[Sampled, ...] = (opened.first.next,)
@@ -154,6 +156,8 @@ def _explain_cut(thought: Decoded | None, budget: int, arm: Arm) -> str:
             limit = "the context" if budget < arm.think_tokens else "the thinking budget"
         case Ending.BUDGET:
             limit = BUDGET
+        case Ending.REPEATS if thought.repetition is not None:
+            return f"the thinking {describe_repetition(thought.repetition, thought.tokens)}"
         case _:
             return ""
     return f"{limit} ended the thinking after {thought.tokens} tokens"

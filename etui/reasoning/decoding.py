@@ -11,9 +11,11 @@ from enum import Enum
 from etui.arm import Arm
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.engine.text_stream import TextStream
-from etui.events import Answer, Event, Finished, Prefilled, Prefilling, Status, Verified
+from etui.events import Answer, Ended, Event, Finished, Prefilled, Prefilling, Status, Verified
 from etui.reasoning.context_fit import FittedPrompt
 from etui.reasoning.control import BUDGET, Control
+from etui.reasoning.loop_guard import LoopGuard, Repetition, keep_first_round
+from etui.units import count_text
 
 
 class Ending(Enum):
@@ -25,6 +27,7 @@ class Ending(Enum):
     BUDGET = "energy budget"
     CONFIDENT = "confident answer"
     DEPTH = "depth"
+    REPEATS = "repetition"
     CANCELLED = "cancelled"
 
 
@@ -33,13 +36,17 @@ class Decoded:
     """One run of tokens.
 
     Attributes:
-        text: Text before the stop string, whole characters only.
+        text: Text before the stop string, whole characters only; of a loop, its first round.
         rest: Text after the stop string, decoded with it; the next run starts with it.
         tokens: Number of decoded tokens, those of the stop string included.
         ending: Why the run ended.
         stop: The stop string that ended it; None if none did.
         first_ns, last_ns: Times of the first and the last token; None without tokens.
-        logprob_sum: Sum of the tokens' log-probabilities (nats); None without tokens.
+        logprob_sum: Sum of the log-probabilities (nats) of the tokens in ``text``; None without
+            tokens.
+        repetition: The loop that ended it; None if none did.
+        whole: The text with all rounds of the loop; empty without a loop.
+        saved_tokens: Tokens that a loop left unused of the run's limit.
     """
 
     text: str
@@ -50,6 +57,14 @@ class Decoded:
     first_ns: int | None
     last_ns: int | None
     logprob_sum: float | None
+    repetition: Repetition | None = None
+    whole: str = ""
+    saved_tokens: int = 0
+
+    @property
+    def kept_tokens(self) -> int:
+        """Number of tokens in ``text``."""
+        return self.tokens if self.repetition is None else self.repetition.kept_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +107,20 @@ class Run:
         limit: Maximum number of tokens; 0 takes none.
         stops: Strings that end the run and are not part of its text.
         opening: Text to start with, decoded after the stop string of the thinking.
+        guard: Ends the run when its text repeats itself; None never does.
 
     Attributes:
         ending: Why the run ended; None while it continues.
         tokens: Number of tokens taken.
     """
 
-    def __init__(self, limit: int, stops: Sequence[str], opening: str = "") -> None:
+    def __init__(
+        self,
+        limit: int,
+        stops: Sequence[str],
+        opening: str = "",
+        guard: LoopGuard | None = None,
+    ) -> None:
         self.ending: Ending | None = Ending.LIMIT if limit <= 0 else None
         self.tokens = 0
         self._limit = limit
@@ -106,7 +128,10 @@ class Run:
         self._shown = [opening]
         self._first_ns: int | None = None
         self._last_ns: int | None = None
-        self._logprob_sum = 0.0
+        self._stops = tuple(stops)
+        self._guard = guard
+        self._pieces: list[bytes] = []
+        self._logprobs: list[float] = []
 
     def take(self, sampled: Sampled, at_ns: int) -> str:
         """Take the token drawn at ``at_ns`` and return the text that is now final."""
@@ -116,11 +141,14 @@ class Run:
             return self._finish(Ending.TOKEN)
         self.tokens += 1
         self._first_ns, self._last_ns = self._first_ns or at_ns, at_ns
-        self._logprob_sum += sampled.logprob
+        self._logprobs.append(sampled.logprob)
+        self._pieces.append(sampled.piece)
         text = self._stream.push(sampled.piece)
         self._shown.append(text)
         if self._stream.stopped is not None:
             return text + self._finish(Ending.TEXT)
+        if self._guard is not None and self._guard.take(sampled.token, sampled.piece) is not None:
+            return text + self._finish(Ending.REPEATS)
         return text + self._finish(Ending.LIMIT) if self.tokens == self._limit else text
 
     def end(self, ending: Ending) -> str:
@@ -136,16 +164,29 @@ class Run:
     def decoded(self) -> Decoded:
         """Return the result of the run, which must have ended."""
         assert self.ending is not None
+        text, whole = "".join(self._shown), ""
+        loop = self._guard.found if self._guard and self.ending is Ending.REPEATS else None
+        kept = self.tokens
+        if loop is not None:
+            text, whole, kept = self._first_round(loop.kept_tokens), text, loop.kept_tokens
         return Decoded(
-            text="".join(self._shown),
+            text=text,
             rest=self._stream.remainder,
             tokens=self.tokens,
             ending=self.ending,
             stop=self._stream.stopped,
             first_ns=self._first_ns,
             last_ns=self._last_ns,
-            logprob_sum=self._logprob_sum if self.tokens else None,
+            logprob_sum=sum(self._logprobs[:kept]) if self.tokens else None,
+            repetition=loop,
+            whole=whole,
+            saved_tokens=self._limit - self.tokens if loop is not None else 0,
         )
+
+    def _first_round(self, kept: int) -> str:
+        stream = TextStream(self._stops)
+        text = [self._shown[0], *(stream.push(piece) for piece in self._pieces[:kept])]
+        return keep_first_round("".join([*text, stream.finish()]))
 
 
 def start_speculation(session: Session, sequence: TokenSequence, arm: Arm) -> str:
@@ -290,6 +331,10 @@ def build_finished(
         why=why,
         answer=reply.text.strip() if reply else "",
         thinking=thought.text.strip() if thought else "",
+        ended=describe_loops(thought, reply),
+        raw_answer=reply.whole.strip() if reply else "",
+        raw_thinking=thought.whole.strip() if thought else "",
+        saved_tokens=sum(run.saved_tokens for run in runs),
         prompt_tokens=opened.sequence.cached + computed,
         cached_tokens=opened.sequence.cached,
         computed_tokens=computed,
@@ -309,12 +354,27 @@ def describe_ending(reply: Decoded, arm: Arm) -> tuple[Status, str]:
         case Ending.LIMIT:
             limit = "max tokens" if reply.tokens >= arm.max_tokens else "the context"
             return "truncated", f"{limit} cut off the answer after {reply.tokens} tokens"
+        case Ending.REPEATS if reply.repetition is not None:
+            return "complete", f"the answer {describe_repetition(reply.repetition, reply.tokens)}"
         case _:
             return "complete", ""
+
+
+def describe_repetition(loop: Repetition, tokens: int) -> str:
+    """Say what was found and what was done: ``repeats itself (7 tokens, 6 times), ...``."""
+    period = count_text(loop.period_tokens, "token")
+    return f"repeats itself ({period}, {int(loop.rounds)} times), so it was ended after {tokens}"
+
+
+def describe_loops(thought: Decoded | None, reply: Decoded | None) -> Ended:
+    """Return which part of an answer was ended because it repeats itself; the answer counts."""
+    if reply is not None and reply.repetition is not None:
+        return "repeats"
+    return "thinking_repeats" if thought is not None and thought.repetition is not None else ""
 
 
 def mean_probability(run: Decoded | None) -> float | None:
     """Compute the geometric mean of the tokens' probabilities, 0..1; None without tokens."""
     if run is None or run.logprob_sum is None:
         return None
-    return math.exp(run.logprob_sum / run.tokens)
+    return math.exp(run.logprob_sum / run.kept_tokens)

@@ -20,6 +20,7 @@ from etui.reasoning.decoding import (
     open_prompt,
     start_speculation,
 )
+from etui.reasoning.loop_guard import build_guard
 from etui.reasoning.prompts import direct_prompt
 
 
@@ -49,7 +50,11 @@ def direct(
             session,
             opened.sequence,
             opened.first,
-            Run(min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)), facts.stop),
+            Run(
+                min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
+                facts.stop,
+                guard=build_guard(arm, messages[-1].content),
+            ),
             control,
         )
         yield from end_speculation(session, opened.sequence, arm)

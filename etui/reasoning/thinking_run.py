@@ -6,13 +6,16 @@ the answer, whose tokens are reserved. A bare cut costs more accuracy than not t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from etui.arm import Arm
 from etui.engine.session import ModelFacts, Sampled, Session, TokenSequence
 from etui.events import Answer, Thought
 from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS
 from etui.reasoning.decoding import Decoded, Ending, Run
+from etui.reasoning.loop_guard import LoopGuard, build_guard
 from etui.reasoning.prompts import Thinking
 
 
@@ -25,12 +28,15 @@ class ThinkingPlan:
         think_tokens: Maximum number of thinking tokens.
         answer_tokens: Maximum number of answer tokens.
         hand_over: Tokens of ``thinking.hand_over``.
+        guard: Builds the guard that ends the thinking or the answer if it repeats itself; None
+            has none.
     """
 
     thinking: Thinking | None
     think_tokens: int
     answer_tokens: int
     hand_over: tuple[int, ...] = ()
+    guard: Callable[[], LoopGuard | None] = lambda: None
 
     @property
     def tokens(self) -> int:
@@ -39,12 +45,18 @@ class ThinkingPlan:
 
 
 def build_plan(
-    arm: Arm, facts: ModelFacts, prompt_tokens: int, thinking: Thinking, hand_over: list[int]
+    arm: Arm,
+    facts: ModelFacts,
+    prompt_tokens: int,
+    thinking: Thinking,
+    hand_over: list[int],
+    question: str = "",
 ) -> ThinkingPlan:
     """Build the plan for thinking that fits into the context together with its answer."""
     budget = thinking_budget(arm, facts.context_tokens, prompt_tokens, len(hand_over))
     room = facts.context_tokens - prompt_tokens - len(hand_over) - budget
-    return ThinkingPlan(thinking, budget, min(arm.max_tokens, room), tuple(hand_over))
+    guard = partial(build_guard, arm, question)
+    return ThinkingPlan(thinking, budget, min(arm.max_tokens, room), tuple(hand_over), guard)
 
 
 def thinking_budget(
@@ -87,7 +99,9 @@ class ThinkingRun:
         if plan.thinking is None:
             self._reply = self._start_reply("")
             return
-        self._thought = Run(plan.think_tokens, (plan.thinking.marker, *facts.stop))
+        self._thought = Run(
+            plan.think_tokens, (plan.thinking.marker, *facts.stop), guard=plan.guard()
+        )
         if self._thought.ending is not None:
             self._queue_bridge(plan.thinking.hand_over, plan.hand_over)
 
@@ -207,7 +221,11 @@ class ThinkingRun:
             opening = decoded.rest.lstrip()
             self._reply = self._start_reply(opening)
             return [*events, Answer(at_ns, opening, 0)] if opening else events
-        if decoded.ending is Ending.LIMIT:
+        if decoded.ending is Ending.REPEATS:
+            # Without the loop in the context, the answer is less likely to continue it. A model
+            # that cannot remove tokens keeps it.
+            self._session.rollback(self.sequence, decoded.tokens - decoded.kept_tokens)
+        if decoded.ending in (Ending.LIMIT, Ending.REPEATS):
             self._queue_bridge(self._plan.thinking.hand_over, self._plan.hand_over)
         else:
             ended = self._plan.thinking.ended
@@ -223,4 +241,5 @@ class ThinkingRun:
 
     def _start_reply(self, opening: str) -> Run:
         room = self._facts.context_tokens - len(self.sequence.tokens)
-        return Run(min(self._plan.answer_tokens, room), self._facts.stop, opening)
+        limit = min(self._plan.answer_tokens, room)
+        return Run(limit, self._facts.stop, opening, self._plan.guard())

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from etui.arm import Arm
 from etui.chat import Message
@@ -24,6 +25,7 @@ from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.cot import thinking_prompt
 from etui.reasoning.decoding import Opened, build_finished, open_prompt
 from etui.reasoning.direct import answer_prompt
+from etui.reasoning.loop_guard import build_guard
 from etui.reasoning.prompts import build_thinking, choose_style
 from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun, build_plan
 from etui.reasoning.vote_count import Poll
@@ -45,22 +47,24 @@ def vote(
     """
     start_ns = time.monotonic_ns()
     facts = session.facts
+    question = messages[-1].content
     if arm.think_tokens:
         thinking = build_thinking(choose_style(arm, facts), facts)
         hand_over = session.tokenize(thinking.hand_over)
         prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over))
-        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over)
+        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over, question)
     else:
         prompt = answer_prompt(messages, arm, session)
         room = facts.context_tokens - len(prompt.tokens)
-        plan = ThinkingPlan(None, 0, min(arm.max_tokens, room))
+        guard = partial(build_guard, arm, question)
+        plan = ThinkingPlan(None, 0, min(arm.max_tokens, room), guard=guard)
     opened = yield from open_prompt(prompt, arm, session, control, start_ns, to_fork=True)
     try:
         if opened.first is None:
             why = "stopped while computing the prompt"
             yield build_finished(opened, None, None, status="stopped", why=why)
             return
-        election = _Election(messages[-1].content, arm, session, plan, opened)
+        election = _Election(question, arm, session, plan, opened)
         yield from election.run(control)
         yield from election.close(opened)
     finally:
@@ -94,6 +98,8 @@ class _Election:
         self._ended: Status = "complete"
         self._hurried = False
         self._cut_off = 0
+        self._looped = 0
+        self._saved_tokens = 0
         self._tokens: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
         self._first_ns: int | None = None
         self._thinking_end_ns = self._end_ns = self._batches_end_ns = opened.end_ns
@@ -128,7 +134,7 @@ class _Election:
         if status == "complete" and winner is not None and winner.extracted.status == "truncated":
             status = "truncated"
         started = self._arm.votes - len(self._waiting)
-        why = self._poll.why(started, self._cut_off)
+        why = self._poll.why(started, self._cut_off, self._looped)
         if status in ("stopped", "budget"):
             by = f"{BUDGET} ended the vote" if status == "budget" else "stopped"
             why = f"{by} after {state.count} of {self._arm.votes} votes; {why}"
@@ -141,6 +147,10 @@ class _Election:
             first_token_ns=self._first_ns,
             answer=winner.answer if winner else "",
             thinking=winner.thinking if winner else "",
+            ended=winner.ended if winner else "",
+            raw_answer=winner.raw_answer if winner else "",
+            raw_thinking=winner.raw_thinking if winner else "",
+            saved_tokens=self._saved_tokens,
             thinking_tokens=thinking,
             output_tokens=thinking + answer,
             confidence=None if silent else state.agreement,
@@ -205,7 +215,12 @@ class _Election:
     def _ballot(self, vote: _UnderWay) -> Ballot:
         self._live.remove(vote)
         self._session.close(vote.trace.sequence, keep=False)
-        return build_ballot(vote.index, vote.trace, self._question, self._options, self._arm.weight)
+        ballot = build_ballot(
+            vote.index, vote.trace, self._question, self._options, self._arm.weight
+        )
+        self._looped += bool(ballot.ended)
+        self._saved_tokens += ballot.saved_tokens
+        return ballot
 
     def _hurry(self) -> Iterator[Event]:
         """End the vote because the joules are spent: count what has ended, or finish one vote."""

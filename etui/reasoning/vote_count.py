@@ -83,12 +83,13 @@ class Poll:
         agreed = [*ended, *[Cast(leader)] * under_way]
         return not verdict(tally(agreed), left, self._stop).stop
 
-    def why(self, started: int, cut_off: int) -> str:
+    def why(self, started: int, cut_off: int, looped: int = 0) -> str:
         """Describe the result: ``flip: 3 of 3 votes agree, ...; 5 votes saved``.
 
         Args:
             started: Number of votes started.
             cut_off: Number of these that were dropped unfinished.
+            looped: Number of these that were ended because they repeat themselves.
         """
         state = self.tally
         count = count_text(state.count, "vote")
@@ -110,4 +111,6 @@ class Poll:
             parts.append(f"{count_text(saved, 'vote')} saved")
         if cut_off:
             parts.append(f"{count_text(cut_off, 'vote')} dropped unfinished")
+        if looped:
+            parts.append(f"{count_text(looped, 'vote')} ended in a repetition")
         return "; ".join(parts)

@@ -317,7 +317,7 @@ def _compile_arm(
     models = roles.get(entry.model, (entry.model,))
     plain = (
         *("reasoning", "think_tokens", "max_tokens", "style", "readout", "votes", "batch"),
-        *("weight", "exchange", "max_joules"),
+        *("weight", "exchange", "max_joules", "loop_guard"),
     )
     given = {key: value for key in plain if (value := getattr(entry, key)) is not None}
     if entry.stop is not None:

@@ -300,11 +300,12 @@ class Runtime(Generic[B]):
             settings: Settings of the turn, in addition to versions and threads.
             cancelled: Returns whether the user has stopped the turn.
         """
+        from etui.runtime.overrides import set_loop_guard
         from etui.turn.run import run_turn
 
         return run_turn(
             query,
-            choice.decision,
+            set_loop_guard(choice.decision, self.config.loop_guard),
             serve=self.serve,
             answerer=self.backend,
             meter=self.meter,

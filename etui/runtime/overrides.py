@@ -34,6 +34,7 @@ class Overrides:
     seed: int | None = None
     over_budget: bool = False
     speculate: Speculate | None = None
+    loop_guard: bool | None = None
 
 
 def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
@@ -63,6 +64,25 @@ def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
     return replace(decision, arm=arm, cascade=replace(cascade, arms=arms))
 
 
+def set_loop_guard(decision: Decision, default: bool) -> Decision:
+    """Return a decision whose arms say whether they have a loop guard: by default as given."""
+
+    def with_guard(arm: Arm) -> Arm:
+        return replace(arm, loop_guard=default) if arm.loop_guard is None else arm
+
+    cascade, instead = decision.cascade, decision.fallbacks.load_failed
+    if cascade is not None:
+        cascade = replace(cascade, arms=tuple(map(with_guard, cascade.arms)))
+    if instead is not None:
+        instead = with_guard(instead)
+    return replace(
+        decision,
+        arm=with_guard(decision.arm),
+        cascade=cascade,
+        fallbacks=replace(decision.fallbacks, load_failed=instead),
+    )
+
+
 def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
     reasoning = overrides.reasoning or arm.reasoning
     temperature = _or(overrides.temperature, arm.sampling.temperature)
@@ -77,6 +97,7 @@ def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
         stop=replace(arm.stop, rule=overrides.stop or arm.stop.rule),
         style=overrides.style or arm.style,
         max_tokens=_or(overrides.max_tokens, arm.max_tokens),
+        loop_guard=_or(overrides.loop_guard, arm.loop_guard),
         sampling=replace(
             arm.sampling, temperature=temperature, seed=_or(overrides.seed, arm.sampling.seed)
         ),

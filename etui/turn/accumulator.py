@@ -134,4 +134,7 @@ def _build_vote_record(vote: Vote) -> VoteRecord:
         weight=vote.weight,
         choice=vote.choice,
         status=vote.status,
+        ended=vote.ended,
+        raw_answer=vote.raw_answer,
+        raw_thinking=vote.raw_thinking,
     )

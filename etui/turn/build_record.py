@@ -9,10 +9,16 @@ from uuid import uuid4
 
 from etui.chat import Query
 from etui.energy.types import EnergyOf
-from etui.events import Loaded, Status, Unloaded
+from etui.events import Finished, Loaded, Status, Unloaded
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
-from etui.turn.accounting import compute_account, power_curve, split_vote_joules, sum_tokens
+from etui.turn.accounting import (
+    compute_account,
+    joules_per_token,
+    power_curve,
+    split_vote_joules,
+    sum_tokens,
+)
 from etui.turn.accumulator import AnswerAccumulator
 from etui.turn.cascade import Hop, choose_hop, describe_hops
 from etui.turn.intervals import Leg, LegSpans, TimeInterval, compute_spans, energy_over
@@ -20,6 +26,7 @@ from etui.turn.ports import Meter
 from etui.turn.record import (
     HopRecord,
     LoadRecord,
+    LoopRecord,
     SpeculationRecord,
     TurnRecord,
     UnloadRecord,
@@ -109,6 +116,7 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
             "probability": chosen.probability,
             "votes": arm.votes if arm.reasoning == "vote" else 0,
             "style": arm.style,
+            "loop_guard": bool(arm.loop_guard),
             "temperature": arm.sampling.temperature,
             "top_p": arm.sampling.top_p,
             "top_k": arm.sampling.top_k,
@@ -124,6 +132,20 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         },
         trace=decision.trace(),
         speculation=sum_speculation(speculations),
+        ended=end.ended,
+        loop=_build_loop_record(end, compute_spans(legs)[index], energy_of),
+    )
+
+
+def _build_loop_record(end: Finished, spans: LegSpans, energy_of: EnergyOf) -> LoopRecord | None:
+    if not end.ended and not end.saved_tokens:
+        return None
+    per_token = joules_per_token(energy_over(spans.decode, energy_of).joules, end.output_tokens)
+    return LoopRecord(
+        raw_answer=end.raw_answer,
+        raw_thinking=end.raw_thinking,
+        saved_tokens=end.saved_tokens,
+        saved_joules=None if per_token is None else per_token * end.saved_tokens,
     )
 
 

@@ -67,7 +67,7 @@ class VoteRecord:
     """One vote of a majority vote; ``choice`` and ``status`` as in :class:`etui.events.Vote`.
 
     ``joules`` is its share of the decode, by its tokens in each batch; the shared prefill is not
-    included. None if unmeasured.
+    included. None if unmeasured. ``raw_answer`` and ``raw_thinking`` hold all rounds of a loop.
     """
 
     index: int
@@ -78,6 +78,27 @@ class VoteRecord:
     choice: str | None = None
     status: str = "answered"
     joules: float | None = None
+    ended: str = ""
+    raw_answer: str = ""
+    raw_thinking: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRecord:
+    """What was left out of a turn, or not decoded, because its text repeats itself.
+
+    Attributes:
+        raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was cut.
+        saved_tokens: Tokens that were not decoded, up to the limits of the arm.
+        saved_joules: Estimate of their joules, at the turn's own joules per decoded token; None if
+            unmeasured. The model might have ended before its limit, so it is the most it would
+            have cost.
+    """
+
+    raw_answer: str
+    raw_thinking: str
+    saved_tokens: int
+    saved_joules: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +255,11 @@ class TurnRecord:
     """The complete routing decision."""
     speculation: SpeculationRecord | None = None
     """Drafted tokens of all hops; None if nothing was drafted."""
+    ended: str = ""
+    """``repeats`` if the answer was ended because it repeats itself, ``thinking_repeats`` if only
+    its thinking was."""
+    loop: LoopRecord | None = None
+    """The repetition that was cut; None if there was none."""
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of ``etui ask --json``."""
@@ -246,6 +272,7 @@ class TurnRecord:
             "answer": self.answer,
             "thinking": self.thinking,
             "status": self.status,
+            "ended": self.ended,
             "error": self.error,
             "model": self.model,
             "model_sha256": self.model_sha256,
@@ -271,6 +298,15 @@ class TurnRecord:
                     "choice": v.choice,
                     "status": v.status,
                     "joules": v.joules,
+                    **(
+                        {
+                            "ended": v.ended,
+                            "raw_answer": v.raw_answer,
+                            "raw_thinking": v.raw_thinking,
+                        }
+                        if v.ended
+                        else {}
+                    ),
                 }
                 for v in self.votes
             ],
@@ -302,6 +338,7 @@ class TurnRecord:
             ),
             "speculation": self.speculation.to_json() if self.speculation is not None else None,
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
+            "loop": to_document(self.loop),
             "settings": self.settings,
         }
 

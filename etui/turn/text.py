@@ -121,6 +121,32 @@ def speculation_text(speculation: Drafts, kind: str | None) -> str:
     return ", ".join(parts)
 
 
+_LOOPS = {
+    "repeats": "the answer repeats itself",
+    "thinking_repeats": "the thinking repeats itself",
+}
+
+
+def loop_text(record: TurnRecord) -> str:
+    """Say that a repetition was ended and what that saved; empty if none was."""
+    what = _LOOPS.get(record.ended)
+    if what is None:
+        return ""
+    if record.status != "complete":
+        return f"{_ENDINGS.get(record.status, record.status)}; {what}"
+    return f"■ ended: {what}{saved_text(record)}"
+
+
+def saved_text(record: TurnRecord) -> str:
+    """Format the cost that ending a repetition saved: `` (saved ~40 J, estimate)``."""
+    loop = record.loop
+    if loop is None or not loop.saved_tokens:
+        return ""
+    if loop.saved_joules is None:
+        return f" (saved up to {units.tokens_text(loop.saved_tokens)})"
+    return f" (saved up to {about_joules(loop.saved_joules)}, estimate)"
+
+
 def energy_line(record: TurnRecord) -> str:
     """Format the cost of an answer: tokens, tok/s, TTFT, joules ± kind, J/token, watts, sharing."""
     energy, tokens, seconds = record.energy, record.tokens, record.seconds
@@ -145,5 +171,5 @@ def energy_line(record: TurnRecord) -> str:
         parts.append(speculation_text(record.speculation, energy.kind))
     if len(record.hops) > 1:
         parts.append(hops_text(record))
-    ending = _ENDINGS.get(record.status)
+    ending = loop_text(record) or _ENDINGS.get(record.status)
     return SEPARATOR.join([ending, *parts] if ending else parts)

@@ -17,7 +17,7 @@ from etui.cli.time_option import parse_since
 from etui.config.config import Config
 from etui.errors import ExitCode, UsageError
 from etui.log.writer import TurnWriter
-from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.record import LoadRecord, LoopRecord, TurnRecord, UnloadRecord
 
 MakeTurn = Callable[..., TurnRecord]
 Capture = pytest.CaptureFixture[str]
@@ -292,3 +292,25 @@ def test_totals_cost_what_the_stated_factors_say_and_nothing_without(
     head, row = capsys.readouterr().out.splitlines()
     assert head.endswith("BY YOUR FACTORS")
     assert row.endswith("EUR (estimate)")
+
+
+def test_show_has_the_repetition_that_was_cut(
+    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
+) -> None:
+    why = "the answer repeats itself (7 tokens, 5 times), so it was ended after 50"
+    turn = replace(
+        make_turn(1),
+        ended="repeats",
+        loop=LoopRecord("la femme, la femme", "", 462, 43.2),
+        settings={"ended": why},
+    )
+    save(turn)
+    assert run(["logs", "show", "aaaa"]) == ExitCode.DONE
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"ended {why} (saved up to ~43 J, estimate)" in shown
+    assert "answer with its repetition: la femme, la femme" in shown
+    assert run(["logs", "show", "aaaa", "--json"]) == ExitCode.DONE
+    document = json.loads(capsys.readouterr().out)
+    turn_document = document.get("turn", document)
+    assert turn_document["ended"] == "repeats"
+    assert turn_document["loop"]["raw_answer"] == "la femme, la femme"

@@ -24,7 +24,7 @@ from etui.log.migrations import SET_NAME
 from etui.log.queries import LogReader
 from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
 from etui.log.writer import TurnWriter
-from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.record import LoadRecord, LoopRecord, TurnRecord, UnloadRecord, VoteRecord
 
 MakeTurn = Callable[..., TurnRecord]
 
@@ -347,3 +347,15 @@ def test_a_batch_longer_than_one_transaction(
         for number in range(50):
             log.save_turn(make_turn(number))
     assert len(saved(config)) == 50
+
+
+def test_a_repetition_comes_back_as_it_went_in(config: Config, make_turn: MakeTurn) -> None:
+    loop = LoopRecord("Paris. Paris.", "", 400, 31.5)
+    vote = VoteRecord(0, "A", "", 9, 1.0, ended="repeats", raw_answer="A A A", raw_thinking="hm hm")
+    turn = replace(make_turn(1), ended="repeats", loop=loop, votes=(vote,))
+    with TurnWriter(config) as log:
+        log.save_turn(turn)
+    assert saved(config) == {turn.turn_id: turn}
+    with sqlite3.connect(config.database) as connection:
+        (row,) = connection.execute("SELECT ended, json_extract(loop, '$.saved_tokens') FROM turns")
+    assert row == ("repeats", 400)

@@ -6,7 +6,9 @@ import pytest
 
 from etui.errors import EngineFailed
 from etui.events import ThreadsChanged, Unloaded
-from tests.turn.scripted import EVENTS, S, Saved, Scripted, finished, turn
+from etui.turn.record import LoopRecord
+from etui.turn.text import energy_line
+from tests.turn.scripted import EVENTS, Meter10W, S, Saved, Scripted, finished, turn
 
 GONE = Unloaded("big", "cd" * 32, 4 * S, 6 * S, "room", 5_000_000_000)
 
@@ -59,3 +61,46 @@ def test_without_a_change_the_threads_are_those_of_the_settings():
     settings = saved.turns[0].settings
     assert (settings["decode_threads"], settings["prefill_threads"]) == (6, 6)
     assert settings["thread_changes"] == []
+
+
+LOOP = {
+    "answer": "Paris.",
+    "ended": "repeats",
+    "raw_answer": "Paris. Paris. Paris.",
+    "saved_tokens": 100,
+}
+
+
+def test_a_repetition_is_recorded_with_an_estimate_of_what_it_saved():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished(**LOOP)]), saved=saved))
+    (record,) = saved.turns
+    per_token = record.energy.phases["decode"] / record.tokens.output
+    assert (record.status, record.ended, record.answer) == ("complete", "repeats", "Paris.")
+    assert record.loop == LoopRecord(
+        raw_answer="Paris. Paris. Paris.",
+        raw_thinking="",
+        saved_tokens=100,
+        saved_joules=pytest.approx(100 * per_token),
+    )
+    document = record.to_json()
+    assert document["ended"] == "repeats"
+    assert document["loop"]["raw_answer"] == "Paris. Paris. Paris."
+    assert energy_line(record).startswith("■ ended: the answer repeats itself (saved up to ~")
+    assert ", estimate) · " in energy_line(record)
+
+
+def test_without_a_meter_a_repetition_saves_tokens():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished(**LOOP)]), saved=saved, meter=Meter10W(False)))
+    (record,) = saved.turns
+    assert record.loop is not None
+    assert record.loop.saved_joules is None
+    assert "repeats itself (saved up to 100 tokens)" in energy_line(record)
+
+
+def test_a_turn_without_a_repetition_has_none():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
+    assert (saved.turns[0].ended, saved.turns[0].loop) == ("", None)
+    assert saved.turns[0].to_json()["loop"] is None

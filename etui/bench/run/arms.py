@@ -37,6 +37,7 @@ class ArmOverrides:
     stop: StopRuleName | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    loop_guard: bool | None = None
 
 
 def build_arms(
@@ -140,6 +141,7 @@ def apply_overrides(arm: Arm, overrides: ArmOverrides) -> Arm:
         votes=_default(overrides.votes if votes else None, arm.votes),
         stop=replace(arm.stop, rule=overrides.stop if overrides.stop and votes else arm.stop.rule),
         max_tokens=_default(overrides.max_tokens, arm.max_tokens),
+        loop_guard=arm.loop_guard if overrides.loop_guard is None else overrides.loop_guard,
         sampling=replace(arm.sampling, temperature=temperature),
     )
 
@@ -165,9 +167,12 @@ def check_format(arms: Mapping[str, Arm], format_: Format) -> None:
 
 
 def to_json(arm: Arm) -> dict[str, Any]:
-    """Return all settings of an arm as plain JSON values."""
+    """Return all settings of an arm as plain JSON values.
+
+    Later additions appear only where they are used, so that an older run keeps its hash and
+    resumes. Without ``loop_guard`` the guard is off in a bench.
+    """
     document: dict[str, Any] = to_document(arm)
-    # Later additions appear only where they are used: an older run keeps its hash and resumes.
     if arm.speculate == "off":
         del document["speculate"]
     if arm.sampling_from == SamplingFrom():
@@ -175,6 +180,8 @@ def to_json(arm: Arm) -> dict[str, Any]:
     for name in ("repeat_penalty", "repeat_last_n"):
         if getattr(arm.sampling, name) == getattr(Sampling(), name):
             del document["sampling"][name]
+    if arm.loop_guard is None:
+        del document["loop_guard"]
     return document
 
 

@@ -151,6 +151,10 @@ class ArmEntry(Strict):
         "whole context. Default: what the model asks for, else 64.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Random seed of the sampler.")
+    loop_guard: bool | None = Field(
+        None,
+        description="Whether an answer that repeats itself is ended; default: as in config.yaml.",
+    )
     max_joules: Joules | None = Field(
         None, description="The most one answer may spend; at the limit it is ended early."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from textual.pilot import Pilot
@@ -14,7 +15,7 @@ from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.turn_view import TurnView
 from etui.tui.modals import ConfirmModal
 from etui.turn.events import HopEnded, HopStarted
-from etui.turn.record import REPLACES
+from etui.turn.record import REPLACES, LoopRecord, TurnRecord
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, text_of, turns
 
@@ -181,3 +182,22 @@ async def test_a_model_given_up_between_answers_leaves_the_panel(house: House) -
         await until(pilot, lambda: "98.4 MB on the CPU" in panel_text(app))
         house.runner.on_unloaded(MODEL)
         await until(pilot, lambda: "no model" in panel_text(app))
+
+
+async def test_a_repetition_is_streamed_and_then_cut_with_its_reason(house: House) -> None:
+    house.runner.pieces = ["Paris.", *[" la Femme,"] * 20]
+    record = house.runner._record
+
+    def cut(*args: Any) -> TurnRecord:
+        loop = LoopRecord("Paris." + " la Femme," * 20, "", 491, 43.2)
+        return replace(record(*args), answer="Paris. la Femme,", ended="repeats", loop=loop)
+
+    house.runner._record = cut
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "What is the capital of France?")
+        await answered(pilot, house, 1)
+        view = turns(app)[0]
+        assert source_of(view) == "Paris. la Femme,"
+        ended = "■ ended: the answer repeats itself (saved up to ~43 J, estimate)"
+        await until(pilot, lambda: text_of(view, "energy").startswith(ended))

@@ -1,0 +1,38 @@
+"""Who decides about the loop guard: the option, else the arm, else config.yaml."""
+
+from __future__ import annotations
+
+import pytest
+
+from etui.arm import Arm
+from etui.routing.decision import Decision
+from etui.routing.limits import Cascade, Fallbacks
+from etui.runtime.overrides import Overrides, apply_overrides, set_loop_guard
+
+
+@pytest.mark.parametrize("default", [True, False])
+@pytest.mark.parametrize("own", [True, False, None])
+@pytest.mark.parametrize("option", [True, False, None])
+def test_the_option_comes_first_then_the_arm_then_the_config(option, own, default):
+    decision = Decision(Arm("a", "m", loop_guard=own), None, None, "")
+    decided = set_loop_guard(apply_overrides(decision, Overrides(loop_guard=option)), default)
+    expected = next(each for each in (option, own, default) if each is not None)
+    assert decided.arm.loop_guard is expected
+
+
+def test_every_arm_of_a_cascade_and_its_fallback_say_so():
+    arms = (Arm("a", "m"), Arm("b", "n", loop_guard=False))
+    decision = Decision(
+        arms[0],
+        None,
+        None,
+        "",
+        cascade=Cascade(arms, 0.5, 2),
+        fallbacks=Fallbacks(load_failed=Arm("c", "m")),
+    )
+    decided = set_loop_guard(decision, True)
+    assert decided.cascade is not None
+    assert [arm.loop_guard for arm in decided.cascade.arms] == [True, False]
+    assert decided.fallbacks.load_failed is not None
+    assert decided.fallbacks.load_failed.loop_guard is True
+    assert set_loop_guard(Decision(arms[0], None, None, ""), False).cascade is None

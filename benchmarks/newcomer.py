@@ -6,9 +6,10 @@ repeats itself if it has more than 150 tokens and a loop of three rounds, which 
 every period (:func:`benchmarks.loops.label`), not by the guard. Joules are those of the turn, from
 whatever this machine measures or estimates.
 
-    python -m benchmarks.newcomer [--model NAME] [--max-tokens N] [--json]
+    python -m benchmarks.newcomer [--model NAME] [--max-tokens N] [--temperature T] [--json]
 
-`--threads` and the like come from `config.yaml` in `ETUI_HOME`. Nothing is written to the log.
+`--temperature` is that of the second answer. Threads and the like come from `config.yaml` in
+`ETUI_HOME`. Nothing is written to the log.
 """
 
 from __future__ import annotations
@@ -87,14 +88,26 @@ class Asked:
     after: Side
 
 
-def ask_all(model: str, max_tokens: int | None, count: int = len(QUESTIONS)) -> Iterator[Asked]:
-    """Ask the first ``count`` questions on both sides; nothing is reused from one to the next."""
+def ask_all(
+    model: str,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    count: int = len(QUESTIONS),
+) -> Iterator[Asked]:
+    """Ask the first ``count`` questions on both sides; nothing is reused from one to the next.
+
+    Args:
+        model: Name of the model.
+        max_tokens: Most tokens of an answer; None is the default.
+        temperature: Of the second side; None is the default.
+        count: How many questions.
+    """
     config = load_config()
     make_home(config)
     with open_runtime(config) as runtime:
         ask(runtime, "Hi", Overrides(model=model, max_tokens=2))  # loads the model
         for question in QUESTIONS[:count]:
-            now = Overrides(model=model, max_tokens=max_tokens)
+            now = Overrides(model=model, max_tokens=max_tokens, temperature=temperature)
             before = replace(now, temperature=0.0, loop_guard=False)
             sides = []
             for overrides in (before, now):
@@ -130,7 +143,7 @@ def build_side(record: TurnRecord) -> Side:
 def quick() -> Iterator[Figure]:
     """The first questions with the starter: joules after : before, and answers that repeat."""
     starter()
-    asked = list(ask_all(STARTER, None, QUICK_QUESTIONS))
+    asked = list(ask_all(STARTER, count=QUICK_QUESTIONS))
     pairs = [
         (each.after.joules, each.before.joules)
         for each in asked
@@ -147,10 +160,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--model", default=STARTER)
     parser.add_argument("--max-tokens", type=int)
+    parser.add_argument("--temperature", type=float)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     asked = []
-    for each in ask_all(chosen.model, chosen.max_tokens):
+    for each in ask_all(chosen.model, chosen.max_tokens, chosen.temperature):
         asked.append(each)
         if not chosen.json:
             print(f"{each.question:<32} {_side(each.before)} -> {_side(each.after)}", flush=True)

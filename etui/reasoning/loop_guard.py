@@ -4,7 +4,7 @@ Text is stale where each run of :data:`GRAM` symbols has occurred before, at mos
 loop stays stale for as long as it lasts; a refrain, a table or similar lines of code do not,
 because a verse, a name or a number is new in between. For each of a geometric series of periods, a
 cumulative sum (Page, "Continuous Inspection Schemes", Biometrika 1954) follows the stale stretch:
-it tolerates a few changed symbols, and it starts anew where the text is new. The stretch is a loop
+it tolerates a few changed symbols, and starts again where the text is new. The stretch is a loop
 once it has gone on for :data:`ROUNDS` periods after the first, and is long enough for what it is
 made of: words repeat for no reason sooner than code does, and code sooner than digits and rules.
 

@@ -155,8 +155,10 @@ def advance(state: ThreadCount, step: StepTimes) -> ThreadCount:
     """Return the state after one batch, with the number of threads for the next one."""
     if state.limit == 1 or step.wall_ns <= 0:
         return state
-    if step.after_pause or not state.wall_ns:
+    if not state.wall_ns:
         state = _forget_window(state)
+    elif step.after_pause:  # the window stays: a slow reader pauses after every token
+        state = replace(state, lag_ns=(state.count - 1) * TICK_NS, spare_cores=None)
     state = _observe(state, step)
     if step.spare_cores is not None:
         state = replace(state, spare_cores=step.spare_cores)
@@ -270,7 +272,7 @@ def _raise(state: ThreadCount, step: StepTimes, spare_cores: float) -> ThreadCou
 
 
 def _forget_window(state: ThreadCount) -> ThreadCount:
-    """Forget what was measured before a pause, or with another count."""
+    """Forget what was measured with another count."""
     return replace(
         state,
         wall_ns=0.0,

@@ -93,6 +93,15 @@ def test_time_between_two_batches_is_not_lost(is_working: bool) -> None:
     assert machine.set == []
 
 
+def test_a_busy_core_is_noticed_where_every_token_waits_for_its_reader() -> None:
+    machine = Simulated(SimulatedCores(2), 2)
+    for number in range(80):
+        machine.cores.busy = int(number >= 40)
+        machine.compute()
+        machine.cores.now_ns += 30_000_000
+    assert machine.control.decode_threads == 1
+
+
 def test_what_a_prefill_found_out_holds_for_the_decode() -> None:
     machine = Simulated(SimulatedCores(4, busy=1), 4)
     machine.compute(rows=128, times=4)

@@ -218,6 +218,19 @@ def test_info_shows_the_draft_model_and_the_speculation(
     assert (facts["draft"], facts["speculate"]) == ("smollm2-135m", "auto")
 
 
+def test_info_shows_how_a_model_asks_to_be_sampled(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "info", "qwen3-4b", "--json"]) == ExitCode.DONE
+    facts = document(capsys)
+    assert (facts["sampling"]["temperature"], facts["sampling_from"]) == (0.7, "models.yaml")
+    assert facts["sampling"]["thinking"]["temperature"] == 0.6
+    assert run(["models", "info", "qwen3-4b"]) == ExitCode.DONE
+    line = next(each for each in capsys.readouterr().out.splitlines() if "sampling" in each)
+    assert line.endswith(
+        "temperature 0.7, top_p 0.8, top_k 20, min_p 0; "
+        "thinking: temperature 0.6, top_p 0.95 (models.yaml)"
+    )
+
+
 def test_info_of_a_damaged_file_says_so(
     config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

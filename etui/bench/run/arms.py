@@ -112,9 +112,9 @@ def list_policy_arms(policy: Policy, available: Available) -> dict[str, Arm]:
 
 
 def close_sampling(arm: Arm) -> Arm:
-    """Keep the values that the arm has: a run samples as its model asks only if it is stated.
+    """Keep the sampling that the arm has, so that its model is not asked for another.
 
-    Answers stay greedy by default, so that a run can be repeated and its arms compared.
+    Answers of a run stay greedy by default, so that a run can be repeated and its arms compared.
     """
     return replace(arm, sampling_from=SamplingFrom())
 

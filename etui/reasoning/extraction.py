@@ -148,7 +148,8 @@ def _number(text: str, question: str, *, cut: bool) -> str | None:
 
     if cut:
         text = re.sub(r"[\d.,/%]+$", "", text)
-    return number_key(text, question, [match.end() for match in _STATEMENT.finditer(text)])
+    stated_at = [match.end() for match in _STATEMENT.finditer(text)]
+    return number_key(text, question, stated_at, cut=cut)
 
 
 def _letter(text: str, options: Sequence[Option]) -> str | None:

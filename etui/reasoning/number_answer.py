@@ -61,7 +61,7 @@ _NUMBER_WORDS = re.compile(
 )
 
 
-def number_key(text: str, question: str, stated_at: list[int]) -> str | None:
+def number_key(text: str, question: str, stated_at: list[int], *, cut: bool = False) -> str | None:
     """Return the key of the number that an answer comes to.
 
     It is the number stated as the answer, or that at its beginning, or that of its last sentence:
@@ -72,6 +72,8 @@ def number_key(text: str, question: str, stated_at: list[int]) -> str | None:
         text: The answer without markup and LaTeX.
         question: The question, which shows the unit of a bare number.
         stated_at: Where the text states an answer (behind ``the answer is``), in order.
+        cut: Whether the text was cut off. Quantities of another dimension and numbers of the
+            question are then on the way to the answer.
 
     Returns:
         The key; None without a number.
@@ -96,8 +98,12 @@ def number_key(text: str, question: str, stated_at: list[int]) -> str | None:
     sentences = [sentence for sentence in _SENTENCE.split(whole) if sentence.strip()]
     with_unit = [s for s in sentences if any(_is_wanted(q, wanted) for q in find_quantities(s))]
     last_first = [*reversed(with_unit[-1:]), *reversed(sentences)]
-    # A sentence that only repeats numbers of the question comes after all others.
-    for sentence in sorted(last_first, key=lambda sentence: _repeats(sentence, given)):
+    # Sentences about another dimension, or with numbers of the question alone, come last.
+    order = [(_is_other(each, wanted), _repeats(each, given)) for each in last_first]
+    ranked = sorted(zip(order, last_first, strict=True), key=lambda each: each[0])
+    for (is_other, _), sentence in ranked:
+        if cut and (is_other or {each.value for each in find_quantities(sentence)} <= given):
+            continue  # 60 km and 1.5 h are on the way to a speed
         if key := _piece_key(sentence, wanted, asked, question, percentage, count):
             return key
     return _words_key(text, asked, percentage)
@@ -185,6 +191,13 @@ def _is_share(found: Quantity, question: str) -> bool:
     """Return whether a bare number is a probability, which is counted as a percentage."""
     bare = found.unit is None and not found.percent
     return bare and 0 <= found.value <= 1 and _PROBABILITY.search(question) is not None
+
+
+def _is_other(sentence: str, wanted: tuple[str, ...]) -> bool:
+    """Return whether a sentence has quantities, none of which is of a dimension asked for."""
+    found = find_quantities(sentence)
+    units = [each.unit for each in found if each.unit is not None]
+    return bool(wanted and units) and not any(_is_wanted(each, wanted) for each in found)
 
 
 def _repeats(sentence: str, given: set[Fraction | float]) -> bool:

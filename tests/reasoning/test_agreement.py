@@ -146,3 +146,13 @@ def test_a_number_cut_off_does_not_count() -> None:
     assert extract("The speed is 40 km/h", TRAIN, truncated=True).key == "40 km/h"
     assert extract("The answer is 4", TRAIN, truncated=True).status == "truncated"
     assert extract("The capital is", "What is the capital?", truncated=True).status == "truncated"
+
+
+def test_quantities_on_the_way_to_an_answer_are_none() -> None:
+    way = "The distance is 60 km and the time is 1.5 hours. Now we div"
+    assert extract(way, TRAIN, truncated=True).status == "truncated"
+    formula = "\\[ \\text{Average Speed} = \\frac{60}{1.5} ="
+    assert extract(formula, TRAIN, truncated=True).status == "truncated"
+    assert extract(formula + " 40 \\text{ km/h}", TRAIN, truncated=True).key == "40 km/h"
+    assert extract("It is 40 km/h. It took 1.5 hours.", TRAIN).key == "40 km/h"
+    assert extract("So it is 40. The time was 1.5 hours.", TRAIN).key == "40 km/h"

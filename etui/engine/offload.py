@@ -1,6 +1,7 @@
 """Estimate a model's memory and how many of its layers fit on the GPUs: pure arithmetic.
 
 llama.cpp counts the output matrix as one more layer than the model's blocks; so does this module.
+The first layer on a GPU is the output matrix, then follow the blocks from the last one.
 """
 
 from __future__ import annotations
@@ -73,10 +74,10 @@ def ram_bytes(need: Needs, gpu_layers: int) -> int:
 
     The input embeddings and the compute buffers always do.
     """
-    blocks = min(gpu_layers, need.layers)
-    moved = blocks * (need.layer_bytes + need.kv_bytes // need.layers)
-    if gpu_layers > need.layers:
-        moved += need.output_bytes
+    if gpu_layers <= 0:
+        return need.total_bytes
+    blocks = min(gpu_layers - 1, need.layers)
+    moved = need.output_bytes + blocks * (need.layer_bytes + need.kv_bytes // need.layers)
     return max(need.compute_bytes, need.total_bytes - moved)
 
 
@@ -104,13 +105,11 @@ def usable_bytes(
 
 def layers_that_fit(need: Needs, free_bytes: int) -> int:
     """Compute how many layers (0 to blocks + 1) and their KV cache fit into ``free_bytes``."""
-    room = free_bytes * (1 - _SPARE_SHARE) - need.compute_bytes
+    room = free_bytes * (1 - _SPARE_SHARE) - need.compute_bytes - need.output_bytes
     per_layer = need.layer_bytes + need.kv_bytes // need.layers
     if room <= 0:
         return 0
-    if room >= need.layers * per_layer + need.output_bytes:
-        return need.layers + 1
-    return min(need.layers, int(room // max(1, per_layer)))
+    return 1 + min(need.layers, int(room // max(1, per_layer)))
 
 
 def fewer_layers(layers: int) -> int:

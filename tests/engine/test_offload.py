@@ -71,6 +71,18 @@ def test_layers_fit_by_free_memory(free: float, layers: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("free", "layers"), [(3.9, 0), (4.3, 1), (5.2, 1), (5.3, 2), (9, 5), (14.7, 10), (14.8, 11)]
+)
+def test_the_output_matrix_goes_first(free: float, layers: int) -> None:
+    """As llama.cpp does: a vocabulary of 3 GB needs room before any block of 1 GB has it."""
+    need = Needs(10, GB // 2, 3 * GB, 9 * GB, 5 * GB, GB)
+    assert layers_that_fit(need, int(free * GB)) == layers
+    assert ram_bytes(need, 0) == 15 * GB
+    assert ram_bytes(need, 1) == 12 * GB
+    assert ram_bytes(need, 3) == 10 * GB
+
+
+@pytest.mark.parametrize(
     ("split", "main_gpu", "shares", "usable"),
     [
         ("layer", 0, (), 32),

@@ -45,7 +45,7 @@ def _format_runs(trial: GpuTrial) -> list[str]:
             return "-"
         same = sum(
             own.tokens[: len(other.tokens)] == other.tokens[: len(own.tokens)]
-            for own, other in zip(reference.answers, result.answers, strict=True)
+            for own, other in zip(reference.answers, result.answers, strict=False)
         )
         return f"{same} of {len(result.answers)}"
 
@@ -84,11 +84,17 @@ def _joules(energy: PerToken) -> str:
 
 
 def _memory(result: RunResult) -> str:
-    return "-" if result.free is None else bytes_text(result.free.before - result.free.loaded)
+    """Format what the model takes; some drivers do not report what is in use."""
+    if result.free is None:
+        return "-"
+    taken = result.free.before - result.free.loaded
+    return bytes_text(taken) if taken > 0 else "not reported" if result.gpu_layers else "-"
 
 
 def _left(result: RunResult) -> str:
-    return "-" if result.free is None else bytes_text(result.free.before - result.free.unloaded)
+    if result.free is None or result.free.before <= result.free.loaded:
+        return "-"
+    return bytes_text(max(0, result.free.before - result.free.unloaded))
 
 
 def build_document(trial: GpuTrial) -> dict[str, Any]:

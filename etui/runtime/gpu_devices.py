@@ -10,7 +10,7 @@ from pathlib import Path
 _VISIBLE = {
     "CUDA": ("CUDA_VISIBLE_DEVICES",),
     "ROCm": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
-    "Vulkan": ("GGML_VK_VISIBLE_DEVICES",),
+    "Vulkan": ("GGML_VK_VISIBLE_DEVICES", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"),
     "SYCL": ("ONEAPI_DEVICE_SELECTOR",),
 }
 """Environment variables that hide devices from a backend."""

@@ -59,7 +59,7 @@ PASSAGE = (
 """Text whose tokens are computed to measure the speed; what the model makes of it is not used."""
 
 ANSWER_TOKENS = 24
-PREFILL_TOKENS, SHORT_TOKENS = 512, 32
+PREFILL_TOKENS, SHORT_TOKENS = 512, 16
 """Tokens of the prompt, and of the one that shows how long it would take."""
 DECODE_TOKENS = 128
 LEAST_DECODED = 4
@@ -76,7 +76,8 @@ class Order:
         model: Name of the model, or the path of its file.
         layers: ``none``, ``all`` or ``auto``: the ``gpu_layers`` of this run.
         reference: Tokens of the greedy answers to compare with; empty in the first run.
-        part_seconds: Longest time of each part (prefill, decode, an answer).
+        part_seconds: Longest time of each part (prefill, decode, letters, answers), after which a
+            slow device is asked no more questions.
         busy_seconds: Time that prefill and decode are repeated for, so that a meter sees them.
     """
 
@@ -143,8 +144,8 @@ class RunResult:
         layers: Layers of the model, the output matrix included.
         load_seconds: Duration of the load.
         prefill, decode: The speed measurements.
-        letters: For each question the log-probability of each letter, nats.
-        answers: The greedy answers.
+        letters: For each question that was asked the log-probability of each letter, nats.
+        answers: The greedy answers, likewise.
         free: Free memory of the GPUs; None without any.
     """
 
@@ -201,11 +202,18 @@ def run(
     report("decode")
     decode = time_decode(session, passage, order)
     report("letters")
-    letters = tuple(score_letters(session, question) for question in QUESTIONS)
+    start_ns = time.monotonic_ns()
+    letters = tuple(
+        score_letters(session, question)
+        for question in QUESTIONS
+        if not _is_late(start_ns, QUESTIONS[0] == question, order)
+    )
     report("answers")
+    start_ns = time.monotonic_ns()
     answers = tuple(
         answer_greedily(session, prompt, order.reference[i] if order.reference else (), order)
         for i, prompt in enumerate(PROMPTS)
+        if not _is_late(start_ns, i == 0, order)
     )
     report("unload")
     placed = residency.gpu_layers_placed
@@ -230,6 +238,11 @@ def run(
 def _free_bytes(residency: Residency) -> int | None:
     gpus = residency.gpus()
     return sum(gpu.free_bytes for gpu in gpus) if gpus else None
+
+
+def _is_late(start_ns: int, first: bool, order: Order) -> bool:
+    """Return whether a part has taken its time; the first question is always asked."""
+    return not first and time.monotonic_ns() - start_ns > order.part_seconds * 1e9
 
 
 def _fill(tokens: Sequence[int], count: int) -> list[int]:

@@ -9,10 +9,11 @@ from typing import Literal
 
 from etui.runtime.gpu_run import GreedyAnswer, Layers, RunResult
 
-TOLERANCE_NATS = 0.5
+TOLERANCE_NATS = 1.5
 """Largest difference of a log-probability that rounding explains. Backends round activations to
-8, 16 or 32 bits: with four-bit weights the starter's letters differ by up to 0.1 nats. A kernel
-that computes something else is off by several."""
+8, 16 or 32 bits: for the letters of the starter (135M, four bits), kernels of one CPU differ by up
+to 0.5 nats, and Vulkan from them by up to 0.8. A kernel that computes something else is off by
+several: a uniform guess over its vocabulary is 10.8."""
 
 _AS_FAST = 0.95
 """Speed of the GPU, as a share of the CPU's, below which it counts as slower."""
@@ -103,12 +104,12 @@ class Verdict:
 
 
 def compare_runs(reference: RunResult, other: RunResult) -> Difference:
-    """Compare what two runs computed for the same questions."""
-    pairs = zip(reference.letters, other.letters, strict=True)
+    """Compare what two runs computed for the same questions; a slow one was asked fewer."""
+    pairs = zip(reference.letters, other.letters, strict=False)
     letters = max((_largest(a, b) for a, b in pairs), default=0.0)
     tokens = 0.0
     margins: list[float] = []
-    for own, answer in zip(reference.answers, other.answers, strict=True):
+    for own, answer in zip(reference.answers, other.answers, strict=False):
         tokens = max(tokens, _largest(own.logprobs, answer.reference_logprobs))
         margins.extend(_split_margins(own, answer))
     return Difference(letters, tokens, max(margins, default=None))

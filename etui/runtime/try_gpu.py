@@ -141,7 +141,7 @@ def try_gpu(
         report: Called when a stage of a run begins.
         command: The program of one run.
         run_seconds: Maximum time of one run.
-        part_seconds: Longest time of each part of a run (prefill, decode, an answer).
+        part_seconds: Longest time of each part of a run, as in :class:`Order`.
         busy_seconds: Time that prefill and decode are repeated for, so that a meter sees them.
     """
     early = judge_offload(offload)

@@ -85,14 +85,14 @@ def _joules(energy: PerToken) -> str:
 
 def _memory(result: RunResult) -> str:
     """Format what the model takes; some drivers do not report what is in use."""
-    if result.free is None:
+    if not result.gpu_layers:
         return "-"
-    taken = result.free.before - result.free.loaded
-    return bytes_text(taken) if taken > 0 else "not reported" if result.gpu_layers else "-"
+    taken = result.free.before - result.free.loaded if result.free is not None else 0
+    return bytes_text(taken) if taken > 0 else "not reported"
 
 
 def _left(result: RunResult) -> str:
-    if result.free is None or result.free.before <= result.free.loaded:
+    if not result.gpu_layers or result.free is None or result.free.before <= result.free.loaded:
         return "-"
     return bytes_text(max(0, result.free.before - result.free.unloaded))
 

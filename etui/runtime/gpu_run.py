@@ -146,7 +146,7 @@ class RunResult:
         prefill, decode: The speed measurements.
         letters: For each question that was asked the log-probability of each letter, nats.
         answers: The greedy answers, likewise.
-        free: Free memory of the GPUs; None without any.
+        free: Free memory of the GPUs; None without any, and where it is that of the machine.
     """
 
     gpu_layers: int
@@ -237,7 +237,9 @@ def run(
 
 def _free_bytes(residency: Residency) -> int | None:
     gpus = residency.gpus()
-    return sum(gpu.free_bytes for gpu in gpus) if gpus else None
+    if not gpus or any(gpu.integrated or "llvmpipe" in gpu.description for gpu in gpus):
+        return None  # its memory is the machine's, which every program changes
+    return sum(gpu.free_bytes for gpu in gpus)
 
 
 def _is_late(start_ns: int, first: bool, order: Order) -> bool:

@@ -79,6 +79,12 @@ def test_the_runs_are_side_by_side() -> None:
     assert "0 of 31" in " ".join(table["layers on the GPU"])
     assert table["layers on the GPU"][-1] == "failed"
     assert table["device memory"][-3:-1] == ["1.00", "GB"]
+    assert table["still used after unloading"][-3:] == ["0", "B", "failed"]
+    # Without layers on the GPU nothing is shown, and what the driver does not report is no figure.
+    assert table["device memory"][-4] == "-"
+    silent = replace(trial(30).attempts[1], result=replace(result(31, 30), free=None))
+    found = replace(trial(30), attempts=(trial(30).attempts[0], silent))
+    assert any("not reported" in line for line in format_trial(found))
     assert any("SIGSEGV" in line and line.startswith("✗ layers auto") for line in lines)
     assert lines[-1].startswith("✗ `gpu_layers: auto` failed")
 

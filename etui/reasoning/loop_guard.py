@@ -44,7 +44,7 @@ _WORDY, _WORDLESS = 0.5, 0.2
 _RULED = 0.04
 """Share of symbols with a character of :data:`_RULES` from which words are code or a table."""
 
-_RULES = frozenset("|<>{}[]=;_\\/~^")
+_RULES = frozenset("|<>{}=;_\\/~^")
 
 _PROSE_SYMBOLS, _CODE_SYMBOLS, _NUMBER_SYMBOLS = 32, 192, 360
 """Shortest loop of each kind, its first round included."""

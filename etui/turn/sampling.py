@@ -8,6 +8,10 @@ from typing import Any, Literal
 from etui.arm import Arm, SamplingOrigin
 from etui.models.spec import ModelSampling
 
+LEAST_VOTE_TEMPERATURE = 0.5
+"""Lowest temperature of a vote that a model may ask for: the lowest of those in Wang et al.,
+"Self-Consistency Improves Chain of Thought Reasoning in Language Models" (2022)."""
+
 _OPEN: tuple[SamplingOrigin, ...] = ("default", "vote")
 
 
@@ -21,7 +25,8 @@ def resolve_sampling(
 ) -> Arm:
     """Replace the open values of an arm's sampling by those that its model asks for.
 
-    A vote is never made greedy by its model: equal votes would cost joules and decide nothing.
+    A model that asks for less than ``LEAST_VOTE_TEMPERATURE`` does not set that of a vote: votes
+    drawn nearly greedily are equal, cost joules and decide nothing.
 
     Args:
         arm: The arm; values that the policy or an option states are kept.
@@ -45,8 +50,9 @@ def resolve_sampling(
     values: dict[str, Any] = {}
     sources: dict[str, Any] = {}
     for name, (value, source) in found.items():
-        greedy_vote = name == "temperature" and value == 0 and arm.reasoning == "vote"
-        if origins[name] in _OPEN and not (greedy_vote and arm.votes > 1):
+        votes = arm.reasoning == "vote" and arm.votes > 1
+        too_cool = votes and name == "temperature" and value < LEAST_VOTE_TEMPERATURE
+        if origins[name] in _OPEN and not too_cool:
             values[name], sources[name] = value, source
     return replace(
         arm,

@@ -89,11 +89,13 @@ def test_thinking_has_a_form_of_its_own(arm: Arm, tags: bool, thinks: bool) -> N
     assert origins["top_k"] == "models.yaml"
 
 
-def test_a_vote_is_as_warm_as_its_model_asks_but_never_greedy() -> None:
+def test_a_vote_is_as_warm_as_its_model_asks_but_never_nearly_greedy() -> None:
     assert resolve(VOTE, ModelSampling(temperature=1.0))[0].temperature == 1.0
     greedy = ModelSampling(temperature=0.0, top_k=3)
     sampling, origins = resolve(VOTE, greedy)
     assert (sampling.temperature, sampling.top_k, origins["temperature"]) == (0.7, 3, "vote")
+    assert resolve(VOTE, ModelSampling(temperature=0.2))[0].temperature == 0.7
+    assert resolve(VOTE, ModelSampling(temperature=0.5))[0].temperature == 0.5
     assert resolve(replace(VOTE, votes=1), greedy)[0].temperature == 0.0
     assert resolve(DIRECT, greedy)[0].temperature == 0.0
 

@@ -55,8 +55,10 @@ class Answerer(Protocol):
 class ModelHost(Answerer, Protocol):
     """Answers requests, and keeps models in memory between them."""
 
-    def load(self, model: ModelSpec, path: Path) -> Iterable[Residence]:
-        """Load a model before a question; yield loads and unloads as they happen.
+    def load(
+        self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
+    ) -> Iterable[Residence]:
+        """Load a model and its draft model before a question; yield loads and unloads.
 
         The work is done while the result is iterated. Nothing is yielded if the model is in memory
         already.

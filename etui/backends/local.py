@@ -55,7 +55,7 @@ class LocalBackend:
 
         self._cancelled.clear()
         self._spent.clear()
-        session = yield from self._residency.session(request.model, request.path)
+        session = yield from self._residency.session(request.model, request.path, request.draft)
         session.threads.begin_answer()
         try:
             for event in answer(request.messages, request.arm, session, self, request.price):
@@ -64,8 +64,15 @@ class LocalBackend:
         finally:
             self._residency.answered(request.model.name)
 
-    def load(self, model: ModelSpec, path: Path) -> Generator[Residence, None, LlamaSession]:
+    def load(
+        self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
+    ) -> Generator[Residence, None, LlamaSession]:
         """Load a model before a question is asked; the load runs while the iterator is read.
+
+        Args:
+            model: The model.
+            path: Its file.
+            draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:
             The models unloaded for room, and the load; nothing if the model is in memory.
@@ -77,7 +84,7 @@ class LocalBackend:
             ModelUnavailable: The model cannot be loaded.
             EngineFailed: llama.cpp failed.
         """
-        return (yield from self._residency.session(model, path))
+        return (yield from self._residency.session(model, path, draft))
 
     def unload(self, model: str) -> Iterator[Unloaded]:
         """Unload a model between two answers; yields nothing if it is not in memory."""

@@ -122,8 +122,15 @@ class ProcessBackend:
         """
         yield from self._request(lambda number: Ask(number, request))
 
-    def load(self, model: ModelSpec, path: Path) -> Iterator[Residence]:
+    def load(
+        self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
+    ) -> Iterator[Residence]:
         """Load a model before a question is asked; the load runs while the iterator is read.
+
+        Args:
+            model: The model.
+            path: Its file.
+            draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:
             The models unloaded for room, and the load; nothing if the model is in memory.
@@ -131,7 +138,7 @@ class ProcessBackend:
         Raises:
             EtuiError: As ``answer``.
         """
-        for event in self._request(lambda number: Load(number, model, path)):
+        for event in self._request(lambda number: Load(number, model, path, draft)):
             if isinstance(event, Residence):
                 yield event
 

@@ -58,6 +58,7 @@ class Load:
     number: int
     model: Any  # a ModelSpec
     path: Path
+    draft: Any = None  # a ModelSpec and its file, or None
 
 
 @dataclass(frozen=True, slots=True)

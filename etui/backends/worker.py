@@ -158,7 +158,7 @@ def _events(engine: LocalBackend, ask: Request) -> Iterator[Event]:
     if isinstance(ask, Ask):
         yield from engine.answer(ask.request)
     elif isinstance(ask, Load):
-        yield from engine.load(ask.model, ask.path)
+        yield from engine.load(ask.model, ask.path, ask.draft)
     else:
         yield from engine.unload(ask.model)
 

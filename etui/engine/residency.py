@@ -48,6 +48,8 @@ RECURRENT_SEQUENCES = 4
 class _Resident:
     session: LlamaSession
     key: tuple[object, ...]
+    draft: Path | None
+    """File of its draft model, even if that did not fit; None if none was needed so far."""
     sha256: str | None
     bytes: int
     used_seconds: float
@@ -86,10 +88,18 @@ class Residency:
         """Names of the models in memory, least recently used first."""
         return tuple(self._residents)
 
-    def session(self, spec: ModelSpec, path: Path) -> Generator[Residence, None, LlamaSession]:
+    def session(
+        self, spec: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
+    ) -> Generator[Residence, None, LlamaSession]:
         """Load a model unless it is in memory, and return its session.
 
-        A load starts after the last unload, so that no joule is counted twice.
+        A load starts after the last unload, so that no joule is counted twice. A model that is in
+        memory without the draft model is loaded again with it; one that has it keeps it.
+
+        Args:
+            spec: The model.
+            path: Its file.
+            draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:
             An event for each model unloaded for room, then one for the load; none if the model
@@ -101,7 +111,8 @@ class Residency:
         """
         key = _session_key(spec, path)
         resident = self._residents.get(spec.name)
-        if resident is not None and resident.key == key:
+        with_draft = draft is None or (resident is not None and resident.draft == draft[1])
+        if resident is not None and resident.key == key and with_draft:
             self._residents[spec.name] = self._residents.pop(spec.name)
             resident.used_seconds = self._clock()
             return resident.session
@@ -119,8 +130,13 @@ class Residency:
             start_ns = time.monotonic_ns()
         heads = gguf.nextn_layers > 0
         session, layers = self._load(library, spec, path, need, context_tokens, heads=heads)
-        bytes_ = need.total_bytes + self._load_draft(library, spec, session, layers)
-        self._residents[spec.name] = _Resident(session, key, spec.sha256, bytes_, self._clock())
+        bytes_ = need.total_bytes
+        if draft is not None:
+            bytes_ += self._load_draft(library, spec, draft, session, layers)
+        draft_path = None if draft is None else draft[1]
+        self._residents[spec.name] = _Resident(
+            session, key, draft_path, spec.sha256, bytes_, self._clock()
+        )
         yield Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
         return session
 
@@ -275,23 +291,25 @@ class Residency:
         return session, layers
 
     def _load_draft(
-        self, library: Library, spec: ModelSpec, session: LlamaSession, layers: int
+        self,
+        library: Library,
+        spec: ModelSpec,
+        draft: tuple[ModelSpec, Path],
+        session: LlamaSession,
+        layers: int,
     ) -> int:
-        """Load the draft model of a model, if it names one; return its bytes.
+        """Load the draft model of a model; return its bytes, 0 if it was left out.
 
-        One that is missing or does not fit into what is left is not loaded, and arms that ask for
-        it say so: their answers are the same without it.
+        One that cannot be loaded or does not fit into what is left is left out, and arms that ask
+        for it say so: their answers are the same without it.
 
         Raises:
             ModelUnavailable: It has another vocabulary.
         """
-        if spec.draft is None:
-            return 0
         try:
             drafter, bytes_ = load_draft(
-                DraftRequest(spec.draft, spec.name, spec.kv_type),
+                DraftRequest(*draft, spec.name, spec.kv_type),
                 session,
-                self._config,
                 library,
                 on_gpu=layers > 0,
                 trial=(lambda own, at: try_model(own, at, self._config)) if self._trials else None,
@@ -387,7 +405,6 @@ def _session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
         spec.split,
         spec.main_gpu,
         spec.tensor_split,
-        spec.draft,
     )
 
 

@@ -130,12 +130,13 @@ class TurnService:
 
     def warm_up(self, route: Route) -> Loaded | None:
         """Load the model that the route would most likely use, after checking its file."""
-        from etui.runtime.serving import find_model_file
+        from etui.runtime.serving import find_draft_file, find_model_file
 
         self._raise_if_refused()
         with self._idle:
-            arm = self._likely_arm(route)
-            return self._load(*find_model_file(arm, self._config, self._runtime.catalogue))
+            arm, catalogue = self._likely_arm(route), self._runtime.catalogue
+            spec, path = find_model_file(arm, self._config, catalogue)
+            return self._load(spec, path, find_draft_file(arm, spec, self._config, catalogue))
 
     def load(self, model: str) -> Loaded | None:
         """Load a model after checking its file; return None if it is in memory already.
@@ -231,10 +232,12 @@ class TurnService:
         if self._refusal:
             raise EtuiError(self._refusal, "wait until it ends, or stop it with Esc on its screen")
 
-    def _load(self, spec: ModelSpec, path: Path) -> Loaded | None:
+    def _load(
+        self, spec: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
+    ) -> Loaded | None:
         self._end_idle()
         loaded = None
-        for event in self._backend.load(spec, path):
+        for event in self._backend.load(spec, path, draft):
             if isinstance(event, Unloaded):
                 self._record_unload(event)
             else:

@@ -11,12 +11,15 @@ from etui.models.spec import ModelSpec
 
 
 def opened(
-    residency: Residency, spec: ModelSpec, path: Path
+    residency: Residency,
+    spec: ModelSpec,
+    path: Path,
+    draft: tuple[ModelSpec, Path] | None = None,
 ) -> tuple[LlamaSession, Loaded | None, list[Unloaded]]:
     """A model's session, its load if it was not there, and what gave way for it."""
     load: Loaded | None = None
     unloads: list[Unloaded] = []
-    events = residency.session(spec, path)
+    events = residency.session(spec, path, draft)
     while True:
         try:
             event = next(events)

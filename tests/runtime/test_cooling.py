@@ -53,7 +53,7 @@ class Child:
         end = self._gpu.clock()
         yield Finished(start, start, start, end, None, "complete", "", "Four.", "", 5, 0, 5, 0, 2)
 
-    def load(self, spec: Any, path: Path) -> Iterator[Residence]:
+    def load(self, spec: Any, path: Path, draft: Any = None) -> Iterator[Residence]:
         if self.pid is None:
             self._started += 1
             self.pid = 4710 + self._started

@@ -48,7 +48,7 @@ class Child:
         start = end - 10**9
         yield Finished(start, start, start, end, None, "complete", "", "Four.", "", 5, 0, 5, 0, 2)
 
-    def load(self, spec: object, path: Path) -> Iterator[Residence]:
+    def load(self, spec: object, path: Path, draft: object = None) -> Iterator[Residence]:
         end = self._clock()
         yield Unloaded("another", None, end - 2 * 10**9, end - 10**9, "room", 10**8)
         yield Loaded(STARTER, end - 10**9, end, 0, 98_000_000)

@@ -12,13 +12,10 @@ from etui.engine.library import Library
 from etui.engine.model import ALL_LAYERS, Model
 from etui.engine.offload import Needs, layers_that_fit, needs
 from etui.engine.speculation.draft_model import DraftModel, check_same_vocabulary
-from etui.errors import EngineFailed, EtuiError, ModelUnavailable, UsageError
-from etui.models.catalogue import load_catalogue
-from etui.models.files import require
+from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.models.gguf import check_usable
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.engine.llama_session import LlamaSession
     from etui.models.spec import ModelSpec
 
@@ -32,20 +29,25 @@ class DraftRequest:
     """The draft model to load.
 
     Attributes:
-        name: Its name in models.yaml.
+        spec, path: Its entry in models.yaml, and its file.
         target: The model that it drafts for.
         kv_type: Type of its KV cache.
     """
 
-    name: str
+    spec: ModelSpec
+    path: Path
     target: str
     kv_type: str
+
+    @property
+    def name(self) -> str:
+        """Name of the draft model in models.yaml."""
+        return self.spec.name
 
 
 def load_draft(
     request: DraftRequest,
     session: LlamaSession,
-    config: Config,
     library: Library,
     *,
     on_gpu: bool,
@@ -59,7 +61,6 @@ def load_draft(
     Args:
         request: The draft model.
         session: Session of the model that it drafts for.
-        config: Folders.
         library: The library of the session.
         on_gpu: Whether the model has layers on a GPU.
         trial: Loads a file that etui does not know in a process of its own first.
@@ -68,20 +69,18 @@ def load_draft(
         The draft model, and the estimate of its bytes.
 
     Raises:
-        NoDraft: It is missing, does not fit, or could not be loaded.
+        NoDraft: It does not fit, or could not be loaded.
         ModelUnavailable: Its vocabulary differs from the model's.
     """
     options = replace(session.options, sequences=1, donors=0, verify_rows=1)
     try:
-        spec = load_catalogue(config).get(request.name)
-        path = require(spec, config)
         if trial is not None:
-            trial(spec, path)
-        gguf = check_usable(path)
+            trial(request.spec, request.path)
+        gguf = check_usable(request.path)
         need = needs(gguf, options.context_tokens, request.kv_type, options.batch_tokens)
         _check_room(need, request, library, on_gpu=on_gpu)
-        model = Model(library, path, ALL_LAYERS if on_gpu else 0)
-    except (ModelUnavailable, UsageError) as error:
+        model = Model(library, request.path, ALL_LAYERS if on_gpu else 0)
+    except ModelUnavailable as error:
         raise NoDraft(f"the draft model {request.name} cannot be used: {error}") from error
     try:
         check_same_vocabulary(session.vocabulary, request.target, model, request.name)

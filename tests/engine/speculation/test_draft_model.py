@@ -29,6 +29,7 @@ from tests.engine.speculation.fakes import FakeContext, FakeModel
 
 V = 50
 SPEC = ModelSpec("large", "135M", (), context=512, draft=STARTER)
+DRAFT = ModelSpec(STARTER, "135M", (), context=512)
 
 
 def next_token(tokens: tuple[int, ...]) -> list[float]:
@@ -154,7 +155,7 @@ def residency(config: Config, starter_model: Path) -> Iterator[Residency]:
 def test_a_draft_model_comes_and_goes_with_its_model(
     residency: Residency, starter_model: Path
 ) -> None:
-    session, loaded, _ = opened(residency, SPEC, starter_model)
+    session, loaded, _ = opened(residency, SPEC, starter_model, (DRAFT, starter_model))
     assert loaded is not None
     sequence = session.open(session.tokenize("One two three four", bos=True), Sampling())
     session.step([sequence])
@@ -170,19 +171,34 @@ def test_a_draft_that_does_not_fit_is_left_out_and_said(
 ) -> None:
     free = chain((10**12,), repeat(10**8))  # what the model leaves
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=next(free)))
-    session, _, _ = opened(residency, SPEC, starter_model)
+    session, _, _ = opened(residency, SPEC, starter_model, (DRAFT, starter_model))
     sequence = session.open(session.tokenize("One two", bos=True), Sampling())
     reason = session.speculate(sequence, "draft")
     assert reason.startswith(f"the draft model {STARTER} does not fit into memory with large")
     assert session.speculate(sequence, "auto") == ""  # lookup remains
 
 
-def test_a_draft_that_is_not_on_disk_is_left_out_and_said(
+def test_a_draft_that_cannot_be_loaded_is_left_out_and_said(
+    residency: Residency, starter_model: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(b"GGUF")
+    session, _, _ = opened(residency, SPEC, starter_model, (DRAFT, damaged))
+    sequence = session.open(session.tokenize("One two", bos=True), Sampling())
+    assert f"{STARTER} cannot be used" in session.speculate(sequence, "draft")
+
+
+def test_a_draft_is_loaded_for_the_first_answer_that_needs_it(
     residency: Residency, starter_model: Path
 ) -> None:
-    session, _, _ = opened(residency, replace(SPEC, draft="no-such-model"), starter_model)
-    sequence = session.open(session.tokenize("One two", bos=True), Sampling())
-    assert "no-such-model cannot be used" in session.speculate(sequence, "draft")
+    with_draft = (DRAFT, starter_model)
+    alone, loaded, _ = opened(residency, SPEC, starter_model)
+    assert loaded is not None
+    session, loaded, _ = opened(residency, SPEC, starter_model, with_draft)
+    assert loaded is not None
+    assert session is not alone
+    assert opened(residency, SPEC, starter_model, with_draft)[:2] == (session, None)
+    assert opened(residency, SPEC, starter_model)[:2] == (session, None)  # it is kept
 
 
 def test_a_draft_of_another_vocabulary_ends_the_load(
@@ -199,7 +215,7 @@ def test_a_draft_of_another_vocabulary_ends_the_load(
 
     monkeypatch.setattr("etui.engine.model.Model.token_text", changing)
     with pytest.raises(ModelUnavailable, match=f"{STARTER} cannot draft for large"):
-        opened(residency, SPEC, starter_model)
+        opened(residency, SPEC, starter_model, (DRAFT, starter_model))
     assert not residency.resident
 
 
@@ -221,6 +237,7 @@ def test_real_answers_are_those_without_speculation(
                 starter_model,
                 question,
                 replace(arm, speculate=speculate),  # type: ignore[arg-type]
+                draft=(DRAFT, starter_model),
             )
             answers[speculate] = list(backend.answer(request))
             backend.forget()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Sampling
@@ -111,7 +111,6 @@ def test_the_begin_token_comes_once(model: Model) -> None:
         assert tokens.count(model.bos) == (1 if model.adds_bos or model.bos_text in text else 0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(text=st.text(st.characters(max_codepoint=0x1FFFF, exclude_categories=["C"])))
 def test_any_text_survives_tokenisation(model: Model, text: str) -> None:
     tokens = model.tokenize(text, special=False)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.chat import Message
@@ -306,7 +306,7 @@ def test_totals_charge_each_hop_to_its_model(fill: Fill, make_turn: MakeTurn) ->
         max_size=6,
     )
 )
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 def test_totals_per_model_sum_to_the_total(
     tmp_path_factory: pytest.TempPathFactory,
     config: Config,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.chat import Query
@@ -210,7 +210,6 @@ def test_any_text(text: str) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "p.yaml"
     path.write_bytes(raw)

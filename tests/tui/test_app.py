@@ -115,7 +115,7 @@ async def test_ctrl_c_copies_what_is_selected_and_else_quits(house: House) -> No
         prompt.text = "joules"
         prompt.select_all()
         await pilot.press("ctrl+c")
-        assert app.clipboard == "joules"
+        await until(pilot, lambda: app.clipboard == "joules")
         assert app.is_running
         prompt.text = ""
         await pilot.press("ctrl+c")

@@ -79,7 +79,7 @@ async def test_a_chat_is_resumed_with_its_turns_its_history_and_its_questions(
         await until(pilot, lambda: source_of(turns(app)[1]) == "Answer 3.")
         assert "25.0 J, 6.94 mWh · 2 answers" in panel_text(app)
         await pilot.press("up")
-        assert app.screen.query_one(Prompt).text == "Question 3?"
+        await until(pilot, lambda: app.screen.query_one(Prompt).text == "Question 3?")
         await ask(pilot, "And now?")
         await answered(pilot, stocked, 1)
         query, _route = stocked.runner.asked[0]

@@ -61,7 +61,7 @@ async def test_shift_enter_and_ctrl_j_break_the_line() -> None:
     app = PromptApp()
     async with app.run_test() as pilot:
         await pilot.press("a", "shift+enter", "b", "ctrl+j", "c")
-        assert app.query_one(Prompt).text == "a\nb\nc"
+        await until(pilot, lambda: app.query_one(Prompt).text == "a\nb\nc")
         await until(pilot, lambda: app.query_one(Prompt).size.height == 3)
         await pilot.press("enter")
         await until(pilot, lambda: app.sent == ["a\nb\nc"])
@@ -74,15 +74,15 @@ async def test_up_and_down_walk_through_earlier_questions_and_keep_the_draft() -
         await send(pilot, "first")
         await send(pilot, "second\nline")
         await pilot.press("d", "up")
-        assert prompt.text == "second\nline"
+        await until(pilot, lambda: prompt.text == "second\nline")
         await pilot.press("up")
         assert prompt.text == "second\nline", "the cursor moves up within the question first"
         await pilot.press("up")
-        assert prompt.text == "first"
+        await until(pilot, lambda: prompt.text == "first")
         await pilot.press("up")
         assert prompt.text == "first"
         await pilot.press("down", "down", "down")
-        assert prompt.text == "d"
+        await until(pilot, lambda: prompt.text == "d")
 
 
 async def test_a_paste_keeps_its_lines_and_loses_its_control_characters() -> None:

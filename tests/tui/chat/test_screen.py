@@ -126,7 +126,7 @@ async def test_the_thought_is_kept_apart_and_folds_when_the_answer_begins(house:
         assert text_of(turns(app)[0], "thought-text") == "France has one capital."
         assert "one capital" not in source_of(turns(app)[0])
         await pilot.press("ctrl+t")
-        assert not thought.collapsed  # type: ignore[attr-defined]
+        await until(pilot, lambda: not thought.collapsed)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,9 @@ def spawn(screen: Screen, starter_model: Path, etui_home: Path) -> Iterator[Spaw
             "TERM": "xterm-256color",
             **variables,
         }
-        environment.pop("NO_COLOR", None)
+        # pytest-xdist sets the size of a terminal of its own.
+        for name in ("NO_COLOR", "COLUMNS", "LINES"):
+            environment.pop(name, None)
         child = pexpect.spawn(
             sys.executable,
             ["-m", "etui", *arguments],

@@ -86,8 +86,12 @@ class Cooling:
     def begin(self, record: UnloadRecord) -> None:
         """Wait for the power after an unload: the engine's process has just ended."""
         with self._lock:
-            self._pending = (record, self._clock())
-        self._call_later(QUIET_SECONDS + MEASURED_SECONDS + SPARE_SECONDS, self.end)
+            pending = self._pending = (record, self._clock())
+        # The timer of an earlier wait, which new work has ended, must not end this one.
+        self._call_later(
+            QUIET_SECONDS + MEASURED_SECONDS + SPARE_SECONDS,
+            lambda: self.end() if self._pending is pending else None,
+        )
 
     def end(self) -> None:
         """Measure the power if enough time has passed since the process ended.

@@ -195,6 +195,25 @@ def test_a_question_in_between_leaves_the_power_unknown(here: Config) -> None:
     assert describe_cool_down(found) == "not known"
 
 
+def test_the_timer_of_an_ended_wait_does_not_end_the_next_one(here: Config) -> None:
+    with closing(App(here)) as app:
+        app.gpu.wait(40)
+        app.ask()
+        app.gpu.wait(10)
+        app.child.expire()
+        app.gpu.wait(4)
+        app.ask()
+        app.gpu.wait(3)
+        app.child.expire()
+        first, second = app.timers
+        app.gpu.wait(3)
+        first()  # in the middle of the second wait
+        app.gpu.wait(8)
+        second()
+        newest = app.unloads()[0]
+    assert build_cool_down(newest).state == "cold"
+
+
 def test_a_late_question_still_has_the_record_of_the_wait(here: Config) -> None:
     with closing(App(here)) as app:
         app.gpu.wait(40)

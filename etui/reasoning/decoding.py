@@ -225,22 +225,25 @@ def decode(
         run: Collects the tokens and decides when to stop.
         control: Polled between tokens.
     """
-    sampled, at_ns = primed.next, primed.at_ns
+    drawn: tuple[Sampled, ...] = (primed.next,)
+    at_ns = primed.at_ns
     while run.ending is None:
+        text, before = "", run.tokens
         if control.cancelled():
-            text, tokens = run.end(Ending.CANCELLED), 0
+            text = run.end(Ending.CANCELLED)
         elif run.tokens and control.spent():
-            text, tokens = run.end(Ending.BUDGET), 0
+            text = run.end(Ending.BUDGET)
         else:
-            before = run.tokens
-            text = run.take(sampled, at_ns)
-            tokens = run.tokens - before
+            for sampled in drawn:
+                text = run.take(sampled, at_ns)
+        tokens = run.tokens - before
         if text or tokens:
             yield Answer(at_ns, text, tokens)
         if run.ending is None:
             step = session.step([sequence])
             yield from step.verified
-            sampled, at_ns = step.sampled[0], step.end_ns
+            # None, while a cache that cannot remove drafted tokens is computed again.
+            drawn, at_ns = step.sampled, step.end_ns
     return run.decoded()
 
 

@@ -162,3 +162,33 @@ def test_the_next_question_reuses_all_of_a_speculated_answer() -> None:
     assert sequence.cached == len(said)
     session.step([sequence])
     assert context.slots[sequence.slot][: len(longer)] == longer
+
+
+@pytest.mark.parametrize("think", [0, 40])
+def test_an_answer_survives_a_cache_that_refuses_to_remove_a_part(think: int) -> None:
+    """All tokens are then computed again, which takes several batches after a long prompt."""
+    text = f"<think>{ROUND * 3}</think>{ANSWER}" if think else ANSWER * 2
+    arm = Arm("a", "m", "cot" if think else "direct", max_tokens=200, think_tokens=think)
+
+    class Refusing(Flags):
+        def cancelled(self) -> bool:
+            contexts[-1].refuses_removal = True
+            return False
+
+    contexts: list[FakeContext] = []
+
+    def finished(speculate: Speculate) -> Finished:
+        own, context = make_fake_session(
+            written("[assistant]", text, END), 256, end=END, thinking=bool(think)
+        )
+        contexts.append(context)
+        own.add_drafter(FakeDrafter(lambda tokens, count: foresee(text, tokens, count)))
+        own._speculator.cost.observe(1, 1_000)
+        question = (Message("user", "word " * 30 + QUESTION),)
+        events = list(answer(question, replace(arm, speculate=speculate), own, Refusing()))
+        assert isinstance(events[-1], Finished)
+        return events[-1]
+
+    drafted, plain = finished("draft"), finished("off")
+    assert (drafted.answer, drafted.thinking) == (plain.answer, plain.thinking)
+    assert (drafted.output_tokens, drafted.status) == (plain.output_tokens, plain.status)

@@ -36,6 +36,7 @@ arms:
   open: {model: asks}
   own: {model: asks, temperature: 0.1, repeat_last_n: 8}
   votes: {model: asks, reasoning: vote, think_tokens: 0}
+fallbacks: {load_failed: open}
 rules: [{name: rest, cascade: {arms: [open, own], accept_at: 0.5}}]
 """
 
@@ -120,7 +121,9 @@ def test_a_bench_run_is_greedy_unless_told(runtime: Runtime[Any], config: Config
     assert runtime.serve(direct["asks direct"]).arm == direct["asks direct"]
     decision = decide_by_policy(policy, runtime)(QUERY).decision
     assert decision.cascade is not None
-    for arm in (decision.arm, *decision.cascade.arms):
+    instead = decision.fallbacks.load_failed
+    assert instead is not None
+    for arm in (decision.arm, *decision.cascade.arms, instead):
         assert runtime.serve(arm).arm == arm
 
 

@@ -121,10 +121,13 @@ def close_sampling(arm: Arm) -> Arm:
 
 def close_decision(decision: Decision) -> Decision:
     """Apply :func:`close_sampling` to every arm of a decision."""
-    cascade = decision.cascade
+    cascade, fallbacks = decision.cascade, decision.fallbacks
     if cascade is not None:
         cascade = replace(cascade, arms=tuple(close_sampling(arm) for arm in cascade.arms))
-    return replace(decision, arm=close_sampling(decision.arm), cascade=cascade)
+    if fallbacks.load_failed is not None:
+        fallbacks = replace(fallbacks, load_failed=close_sampling(fallbacks.load_failed))
+    arm = close_sampling(decision.arm)
+    return replace(decision, arm=arm, cascade=cascade, fallbacks=fallbacks)
 
 
 def apply_overrides(arm: Arm, overrides: ArmOverrides) -> Arm:

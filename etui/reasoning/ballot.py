@@ -97,4 +97,8 @@ def build_abandoned_vote(index: int, trace: ThinkingRun, t_ns: int) -> Vote:
         tokens=trace.tokens,
         weight=0.0,
         status="abandoned",
+        ended=describe_loops(thought, reply),
+        raw_answer=reply.whole.strip() if reply else "",
+        raw_thinking=thought.whole.strip() if thought else "",
+        saved_tokens=thought.saved_tokens if thought else 0,
     )

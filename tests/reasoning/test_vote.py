@@ -190,6 +190,27 @@ def test_stopping_in_the_middle_counts_what_is_in(fake):
     assert session.kept == [0]
 
 
+def test_an_abandoned_vote_keeps_all_of_its_looping_thinking(fake):
+    loop = "We should check the units and the signs again. "
+
+    def says(so_far: str, seed: int) -> str:
+        tail = so_far.rpartition("[assistant")[2]
+        if "\nAnswer:" not in tail:
+            return loop[len(tail) % len(loop) :]
+        return " so so"[len(tail.rpartition(":")[2]) :] or " so"
+
+    session = fake(says, seeded=True)
+    arm = ballot(votes=1, think_tokens=900, loop_guard=True)
+
+    def answering() -> bool:
+        return "Answer: so so" in session.opened[-1].text.rpartition("[assistant")[2]
+
+    _, end, (vote,) = run(session, arm, FakeControl(answering))
+    assert (end.status, vote.status, vote.ended) == ("stopped", "abandoned", "thinking_repeats")
+    assert vote.raw_thinking.count("We should") > vote.thinking.count("We should")
+    assert vote.saved_tokens > 0
+
+
 def test_stopping_before_any_vote_is_in_leaves_no_answer(fake):
     session = fake(voters(*["so " * 50] * 3), seeded=True)
     _, end, votes = run(session, ballot(votes=3), FakeControl(lambda: session.steps > 5))

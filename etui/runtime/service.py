@@ -66,6 +66,7 @@ class TurnService:
         self._closed = False
         self._closing = threading.Lock()
         self._resident: str | None = None
+        self._ahead: str | None = None  # loaded ahead of a question that was not asked yet
         self._residents = Residents()
         self._refusal = ""
         self._idle_tracker = idle_tracker
@@ -108,6 +109,7 @@ class TurnService:
                 cancelled=self._cancelled.is_set,
             )
             self._resident = None  # until the turn has shown that the engine is alive
+            self._ahead = None
             self._answering = True
             try:
                 with closing(turn) as events:
@@ -246,6 +248,8 @@ class TurnService:
                 self._settle(event)
                 self._writer.save_load(build_load_record(event, spec.sha256, self._recorder.energy))
         self._resident = spec.name
+        if loaded is not None:
+            self._ahead = spec.name
         self._update_keep_warm()
         self._runtime.use_idle_baseline(spec.name)
         self._idle_tracker.begin(spec.name)
@@ -275,7 +279,11 @@ class TurnService:
         self._idle_tracker.begin(None)
 
     def _update_keep_warm(self) -> None:
-        """Send the times that ``keep_warm: auto`` chooses now to the engine."""
+        """Send the times that ``keep_warm: auto`` chooses now to the engine.
+
+        The gaps between questions say when to unload after an answer. The wait for the first
+        question after a load ahead is none of them, so that model is kept for at least T*.
+        """
         if self._config.keep_warm != "auto":
             return
         from etui.log.queries import LogReader
@@ -284,7 +292,10 @@ class TurnService:
         with suppress(LogUnavailable), LogReader(self._config) as log:
             for name in self.residents():
                 sha256 = self._find_sha256(name)
-                keep = read_model_idle(log, self._config, name, sha256).keep_seconds
+                idle = read_model_idle(log, self._config, name, sha256)
+                keep, even = idle.keep_seconds, idle.choice.break_even
+                if keep is not None and even is not None and name == self._ahead:
+                    keep = max(keep, even.seconds)
                 self._backend.keep_warm(name, keep)
 
     def _find_sha256(self, name: str) -> str | None:

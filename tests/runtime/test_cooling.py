@@ -20,6 +20,7 @@ from etui.energy.keep_warm import Measured
 from etui.events import Event, Finished, Loaded, Residence, Unloaded
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
+from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.runtime.keep_warm import build_cool_down, read_model_idle
 from etui.runtime.open import Runtime
@@ -28,6 +29,7 @@ from etui.runtime.service import TurnService
 from etui.testing.idle_gpu import IdlePower, IdlingGpu
 from etui.turn.record import UnloadRecord
 from tests.energy.test_idle_baseline import Busy
+from tests.log.idle_log import write_baselines, write_residence, write_turns
 
 SECOND = 10**9
 
@@ -275,6 +277,26 @@ def test_auto_learns_all_three_numbers_here_and_tells_the_engine(here: Config) -
     assert even.low <= joules / 35 <= even.high
     (gap,) = idle.gaps
     assert gap >= 0
+
+
+def test_a_load_ahead_waits_longer_for_its_question_than_an_answer_for_the_next(
+    here: Config,
+) -> None:
+    """The gaps say when to unload after an answer, not after the start of the app."""
+    here = replace(here, keep_warm="auto")
+    write_turns(here, [3600.0 * hour for hour in range(20)], STARTER)
+    write_residence(here, 72_000.0, STARTER, sha256=load_catalogue(here).get(STARTER).sha256)
+    write_baselines(here, STARTER)
+    with closing(App(here)) as app:
+        assert app.service.warm_up(Route("balanced", STARTER)) is not None
+        ahead = app.child.times[-1]
+        app.service.warm_up(Route("balanced", STARTER))  # it is there already
+        again = app.child.times[-1]
+        app.ask()
+        after = app.child.times[-1]
+    even = (STARTER, pytest.approx(300 / 35, rel=0.1))  # T*
+    assert (ahead, again) == (even, even)
+    assert after == (STARTER, 1.0)
 
 
 def test_fixed_times_are_the_engines_own(here: Config) -> None:

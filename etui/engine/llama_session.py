@@ -17,7 +17,7 @@ from etui.engine.sampler import Sampler
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
-from etui.engine.speculation.draft_model import Vocabulary
+from etui.engine.speculation.draft_model import DraftModel, Vocabulary
 from etui.engine.speculation.mtp import MtpDrafter, load_heads
 from etui.engine.speculation.speculator import Drafter, Speculation, Speculator
 from etui.engine.speculation.verify import Verification
@@ -126,6 +126,8 @@ class LlamaSession:
 
     def add_drafter(self, drafter: Drafter) -> None:
         """Let a model draft; it is freed with the session."""
+        if isinstance(drafter, DraftModel):
+            drafter.follow_threads(self._context.threads)
         self._speculator.add(drafter)
 
     def open_heads(self, library: Library) -> None:

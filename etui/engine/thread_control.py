@@ -108,8 +108,8 @@ class ThreadControl:
             The code.
         """
         is_short = rows <= MOST_ROWS
-        count = self._decode.count if is_short else self._prefill.count
-        counts = (self._decode.count, count)
+        decode = self.decode_threads
+        counts = (decode, decode if is_short else self.prefill_threads)
         if counts != self._applied:
             set_threads(*counts)
             self._applied = counts
@@ -179,3 +179,25 @@ class ThreadControl:
     def _record(self, t_ns: int, why: str) -> None:
         change = ThreadsChanged(t_ns, self._decode.count, self._prefill.count, why)
         self._changes = [*self._changes[-_KEPT_CHANGES:], change]
+
+
+class FollowedThreads(ThreadControl):
+    """The counts of another control, for a context that computes between its batches (drafts).
+
+    Args:
+        leader: The other control.
+    """
+
+    def __init__(self, leader: ThreadControl) -> None:
+        super().__init__(leader.limit, adapt=False)
+        self._leader = leader
+
+    @property
+    def decode_threads(self) -> int:
+        """Threads of the next short batch."""
+        return self._leader.decode_threads
+
+    @property
+    def prefill_threads(self) -> int:
+        """Threads of the next long batch."""
+        return self._leader.prefill_threads

@@ -9,6 +9,7 @@ from typing import Protocol
 from etui.engine.context import DECODED, Context
 from etui.engine.model import Model
 from etui.engine.prefix_cache import common_prefix
+from etui.engine.thread_control import FollowedThreads, ThreadControl
 from etui.errors import ModelUnavailable
 
 _SAMPLED_TEXTS = 2_000
@@ -99,6 +100,10 @@ class DraftModel:
         self._computed: list[int] = []
         self._token_ns: float | None = None
         self._prompt_token_ns: float | None = None
+
+    def follow_threads(self, leader: ThreadControl) -> None:
+        """Compute with the thread counts of the verifying model, which find out what is free."""
+        self._context.threads = FollowedThreads(leader)
 
     def start_cost(self, tokens: Sequence[int], one_row_ns: float) -> float:
         """Return the expected cost of computing the tokens it lacks, in batches of one row.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etui.engine.context import DECODED, Context
 from etui.engine.library import Library
 from etui.engine.model import Model
+from etui.engine.thread_control import FollowedThreads
 from etui.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -266,6 +267,7 @@ def load_heads(library: Library, model: Model, target: Context) -> MtpDrafter | 
         context = Context(library, model, options, heads=True)
     except EngineFailed:
         return None  # this architecture has no graph for its heads
+    context.threads = FollowedThreads(target.threads)
     return MtpDrafter(LlamaHeads(ext, model, target, context))
 
 

@@ -16,6 +16,7 @@ from etui.arm import Sampling
 from etui.engine.context import Context, ContextOptions, DecodeBatch
 from etui.engine.speculation import mtp
 from etui.engine.speculation.mtp import LlamaHeads, MtpDrafter, load_heads
+from etui.engine.thread_control import ThreadControl
 from tests.engine.speculation.fakes import FakeContext, make_fake_session
 
 V, WIDTH = 40, 3
@@ -215,7 +216,7 @@ def test_heads_are_opened_only_if_file_and_build_have_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = ContextOptions(64, threads=1)
-    target = SimpleNamespace(options=options, handle="model")
+    target = SimpleNamespace(options=options, handle="model", threads=ThreadControl(4, adapt=False))
     without = SimpleNamespace(heads=0, width=WIDTH)
     assert load_heads(None, without, target) is None  # type: ignore[arg-type]
     made: list[ContextOptions] = []

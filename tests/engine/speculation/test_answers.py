@@ -104,6 +104,17 @@ CASES: dict[str, tuple[str, Arm, dict[str, Any]]] = {
         COT,
         {"thinking": True, "flags": lambda: Flags(spent_after=111)},
     ),
+    "loop": (ROUND * 9, replace(DIRECT, max_tokens=900, loop_guard=True), {}),
+    "loop that the stop string ends": (
+        ROUND * 2 + "the end" + ROUND * 9,
+        replace(DIRECT, max_tokens=900, loop_guard=True),
+        {"stop": ("the end",)},
+    ),
+    "thinking in a loop": (
+        f"<think>{ROUND * 20}",
+        replace(COT, think_tokens=900, loop_guard=True),
+        {"thinking": True, "context_tokens": 2048},
+    ),
     "early exit": (
         THINKING,
         replace(COT, early_exit=EarlyExit(every=37, min_p=0.99, stable=9)),
@@ -132,6 +143,14 @@ def test_an_answer_is_the_same_with_speculation(case: str, method: Speculate) ->
     for donor in session._donors:  # the cache holds what the sequence says
         assert context.slots[donor.slot] == donor.tokens
         assert len(donor.cells) == donor.computed == len(donor.tokens)
+
+
+def test_a_looping_thought_is_removed_with_its_drafts() -> None:
+    text, arm, options = CASES["thinking in a loop"]
+    *_, finished = ask(text, replace(arm, speculate="draft"), **options)[0]
+    assert isinstance(finished, Finished)
+    assert finished.raw_thinking.count("cat") > finished.thinking.count("cat") > 0
+    assert finished.saved_tokens > 0
 
 
 def test_without_speculation_nothing_is_verified() -> None:

@@ -127,6 +127,9 @@ class TurnService:
                 self._answering = False
                 if self._resident is not None:
                     self._idle_tracker.begin(self._resident)
+                elif not self.residents():  # its load failed after the others were unloaded
+                    self._backend.close()
+                    self._idle_tracker.begin(None)
             self._writer.flush()
             self._update_keep_warm()
 

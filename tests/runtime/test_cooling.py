@@ -17,6 +17,7 @@ from etui.energy.cool_down import CoolDown, choose_before_interval, describe_coo
 from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, save_baselines
 from etui.energy.idle_tracker import IdleTracker
 from etui.energy.keep_warm import Measured
+from etui.errors import EngineFailed
 from etui.events import Event, Finished, Loaded, Residence, Unloaded
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
@@ -45,8 +46,12 @@ class Child:
         self._held = False
         self.pid: int | None = None
         self.times: list[tuple[str, float | None]] = []
+        self.load_fails = False
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        if self.load_fails:
+            yield self._free(request.model.name, "room")
+            raise EngineFailed("memory ran out")
         yield from self.load(request.model, request.path)
         start = self._gpu.clock()
         self._gpu.switch(200.0)
@@ -238,6 +243,21 @@ def test_another_program_leaves_the_power_unknown(here: Config) -> None:
         app.ring()
         found = measured(app)
     assert (found.before, found.after) == (None, None)
+
+
+def test_a_load_that_failed_after_the_last_unload_leaves_no_process(here: Config) -> None:
+    with closing(App(here)) as app:
+        app.ask()
+        app.child.load_fails = True
+        with pytest.raises(EngineFailed):
+            app.ask()
+        assert app.child.pid is None
+        app.gpu.wait(40)  # the cold baseline
+        app.child.load_fails = False
+        app.ask()
+        cold = load_baselines(here).cold
+    assert cold is not None
+    assert cold.total_watts == pytest.approx(10, rel=0.02)
 
 
 def test_closing_forgets_a_wait(here: Config) -> None:

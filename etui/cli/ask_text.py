@@ -42,7 +42,7 @@ class AskText:
         match event:
             case Decided(decision=decision):
                 self._held = _may_change(decision, self._question)
-                self._hold = RepeatHold() if decision.arm.loop_guard else None
+                self._hold = RepeatHold() if _may_be_cut(decision) else None
                 for notice in decision.notices:
                     self._note(notice, dim=False)
                 self._note(why_line(decision))
@@ -112,3 +112,9 @@ def _may_change(decision: Decision, question: str) -> bool:
     """Return whether a later answer may replace the one that is being written."""
     asks_again = decision.fallbacks.no_answer == "ask_constrained"
     return decision.cascade is not None or (asks_again and bool(parse_options(question)))
+
+
+def _may_be_cut(decision: Decision) -> bool:
+    """Return whether a loop guard may cut the answer: of the arm, or of the one in its place."""
+    instead = decision.fallbacks.load_failed
+    return bool(decision.arm.loop_guard or (instead is not None and instead.loop_guard))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from etui.cli.ask_text import AskText
 from etui.cli.repeat_hold import RepeatHold
 from etui.events import Answer
 from etui.routing.decision import Decision
+from etui.routing.limits import Fallbacks
 from etui.turn.events import Decided, TurnFinished
 from tests.turn.scripted import EVENTS, Saved, Scripted, finished, turn
 
@@ -36,12 +39,15 @@ def test_new_words_wait_only_until_they_are_complete():
     ]
 
 
-def shown(capsys: pytest.CaptureFixture[str], *, guarded: bool, **changes: object) -> str:
+def shown(
+    capsys: pytest.CaptureFixture[str], *, guarded: bool, instead: bool = False, **changes: object
+) -> str:
     saved = Saved()
     list(turn(Scripted([*EVENTS, finished(**changes)]), saved=saved))
     arm = Arm("quick", "m", loop_guard=guarded)
+    fallbacks = Fallbacks(load_failed=replace(arm, loop_guard=instead))
     text = AskText("Why?", quiet=True)
-    text.show(Decided(Decision(arm, None, None, "")))
+    text.show(Decided(Decision(arm, None, None, "", fallbacks=fallbacks)))
     for piece in ["Paris", *[ROUND] * 4]:
         text.show(Answer(1, piece, 5))
     text.show(TurnFinished(saved.turns[0]))
@@ -50,6 +56,11 @@ def shown(capsys: pytest.CaptureFixture[str], *, guarded: bool, **changes: objec
 
 def test_ask_prints_the_first_round(capsys):
     out = shown(capsys, guarded=True, answer="Paris" + ROUND, ended="repeats")
+    assert out == f"Paris{ROUND}\n"
+
+
+def test_ask_prints_the_first_round_of_the_arm_that_answers_instead(capsys):
+    out = shown(capsys, guarded=False, instead=True, answer="Paris" + ROUND, ended="repeats")
     assert out == f"Paris{ROUND}\n"
 
 

@@ -40,13 +40,21 @@ class Overrides:
 def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
     """Return a decision with its arms changed by the overrides.
 
-    Options for reasoning ask for a single answer, so they reduce a cascade to its first arm.
+    Options for reasoning ask for a single answer, so they reduce a cascade to its first arm. They
+    leave the arm that answers if a model cannot be loaded as it is; the other options change it.
 
     Raises:
         UsageError: An option has no effect.
     """
     arm = _override_arm(decision.arm, overrides)
     _check_effect(arm, overrides)
+    instead = decision.fallbacks.load_failed
+    if instead is not None:
+        plain = replace(
+            overrides, reasoning=None, think_tokens=None, votes=None, stop=None, style=None
+        )
+        fallbacks = replace(decision.fallbacks, load_failed=_override_arm(instead, plain))
+        decision = replace(decision, fallbacks=fallbacks)
     cascade = decision.cascade
     if cascade is None:
         return replace(decision, arm=arm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etui.arm import Arm
+from etui.arm import OPEN_SAMPLING, Arm
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade, Fallbacks
 from etui.runtime.overrides import Overrides, apply_overrides, set_loop_guard
@@ -36,3 +36,19 @@ def test_every_arm_of_a_cascade_and_its_fallback_say_so():
     assert decided.fallbacks.load_failed is not None
     assert decided.fallbacks.load_failed.loop_guard is True
     assert set_loop_guard(Decision(arms[0], None, None, ""), False).cascade is None
+
+
+def test_options_hold_for_the_arm_that_answers_if_a_load_fails():
+    other = Arm("b", "n", "cot", speculate="auto", sampling_from=OPEN_SAMPLING)
+    decision = Decision(Arm("a", "m"), None, None, "", fallbacks=Fallbacks(load_failed=other))
+    overrides = Overrides(
+        reasoning="direct", temperature=0.0, seed=3, speculate="off", loop_guard=False
+    )
+    decided = apply_overrides(decision, overrides)
+    instead = decided.fallbacks.load_failed
+    assert instead is not None
+    assert (instead.sampling.temperature, instead.sampling.seed) == (0.0, 3)
+    assert instead.sampling_from.temperature == "option"  # its model is not asked
+    assert (instead.speculate, instead.loop_guard) == ("off", False)
+    assert instead.reasoning == "cot"  # as in a cascade, of which only the chosen arm changes this
+    assert apply_overrides(decision, Overrides()).fallbacks == decision.fallbacks

@@ -46,6 +46,8 @@ def apply_settings(config: Config) -> Config:
 
     settings = load_yaml(config.config_file, Settings).model
     changes = {name: getattr(settings, name) for name in settings.model_fields_set}
+    if changes.get("threads") == "auto":
+        changes["threads"] = None
     if "keep_warm_seconds" in changes:
         changes["keep_warm"] = changes.pop("keep_warm_seconds") or "always"
     return replace(config, **changes)

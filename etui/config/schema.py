@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from etui.yaml.load import Strict, refuse
 
@@ -13,6 +13,7 @@ _LEAST_HZ = 0.001
 """A reading every quarter of an hour; the period of a slower one need not fit into an integer."""
 
 Watts = Annotated[float, Field(ge=0, le=10_000)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 Seconds = Annotated[float, Field(ge=1, le=10_000_000)]
 
 
@@ -30,10 +31,8 @@ class Settings(Strict):
         min_length=1,
         description="The model that answers every question, without a policy.",
     )
-    threads: int | None = Field(
+    threads: Threads | Literal["auto"] | None = Field(
         None,
-        ge=1,
-        le=1024,
         description="Number of llama.cpp threads, at most one for each CPU; auto, the default: at "
         "most the number of physical cores, and fewer while other processes use them.",
     )
@@ -101,11 +100,6 @@ class Settings(Strict):
         default_factory=dict,
         description="Binding id -> the keys that trigger it, separated by commas.",
     )
-
-    @field_validator("threads", mode="before")
-    @classmethod
-    def _read_auto(cls, value: object) -> object:
-        return None if value == "auto" else value
 
     @model_validator(mode="after")
     def _check_rate(self) -> Settings:

@@ -92,7 +92,7 @@ def choose_model(name: str, config: Config, catalogue: Catalogue) -> ModelSpec:
         spec for spec in catalogue if sizes[spec.name] and not find_file_problem(spec, config)
     ]
     if not usable:
-        raise ModelUnavailable("no model is on this machine", f"etui models pull {STARTER}")
+        raise ModelUnavailable("no model is on this machine", f"run: etui models pull {STARTER}")
     return min(usable, key=lambda spec: sizes[spec.name] or 0)
 
 

@@ -190,8 +190,12 @@ def _describe_errors(
             continue  # pydantic counted only the valid items; the invalid ones are reported anyway
         at_key = kind == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
         mark = _find_marks(root, loc)[1 if at_key else 0]
-        message = _format_message(detail, loc, schema, _format_key(root, loc))
         messages = found.setdefault((mark, kind == "missing"), [])
+        message = _format_message(detail, loc, schema, _format_key(root, loc))
+        if messages and kind == "literal_error":
+            # The other types of the union have named the key and the value already.
+            messages[-1] += f"; also allowed: {message.partition(' is not one of ')[2]}"
+            continue
         if message not in messages:
             messages.append(message)
     for (mark, missing), messages in sorted(

@@ -27,6 +27,8 @@ def test_no_file_and_empty_file_change_nothing(etui_home: Path) -> None:
 def test_threads_auto_is_the_default(etui_home: Path) -> None:
     write(etui_home, "threads: auto\n")
     assert load_config().threads is None
+    write(etui_home, "threads: null\n")
+    assert load_config().threads is None
     write(etui_home, "threads: 3\n")
     assert load_config().threads == 3
 
@@ -110,40 +112,42 @@ def test_an_earlier_file_keeps_its_keep_warm_time(
         ("polcy: best\n", ":1:1: unknown key 'polcy', did you mean 'policy'?"),
         (
             "keep_warm: 0\n",
-            ":1:12: keep_warm: must be at least 1.0, found 0; "
-            "or keep_warm: 0 is not one of auto, always",
+            ":1:12: keep_warm: must be at least 1.0, found 0; also allowed: auto, always",
         ),
         (
             "keep_warm: -5\n",
-            ":1:12: keep_warm: must be at least 1.0, found -5; "
-            "or keep_warm: -5 is not one of auto, always",
+            ":1:12: keep_warm: must be at least 1.0, found -5; also allowed: auto, always",
         ),
         (
             "keep_warm: .inf\n",
-            ":1:12: keep_warm: expected a finite number, found inf; "
-            "or keep_warm: inf is not one of auto, always",
+            ":1:12: keep_warm: expected a finite number, found inf; also allowed: auto, always",
         ),
         (
             "keep_warm: true\n",
-            ":1:12: keep_warm: expected a number, found true; "
-            "or keep_warm: true is not one of auto, always",
+            ":1:12: keep_warm: expected a number, found true; also allowed: auto, always",
         ),
         (
             "keep_warm: null\n",
-            ":1:12: keep_warm: expected a number, found nothing; "
-            "or keep_warm: nothing is not one of auto, always",
+            ":1:12: keep_warm: expected a number, found nothing; also allowed: auto, always",
         ),
         (
             "keep_warm: never\n",
-            ":1:12: keep_warm: expected a number, found 'never'; "
-            "or keep_warm: 'never' is not one of auto, always",
+            ":1:12: keep_warm: expected a number, found 'never'; also allowed: auto, always",
         ),
         (
             "keep_warm: auto\nkeep_warm_seconds: 60\n",
             ":2:20: keep_warm_seconds is the earlier name of keep_warm: pass only one of them",
         ),
-        ("threads: 0\n", ":1:10: threads: must be at least 1, found 0"),
-        ("threads: two\n", ":1:10: threads: expected a whole number, found 'two'"),
+        ("threads: 0\n", ":1:10: threads: must be at least 1, found 0; also allowed: auto"),
+        (
+            "threads: two\n",
+            ":1:10: threads: expected a whole number, found 'two'; also allowed: auto",
+        ),
+        (
+            "threads: automatic\n",
+            ":1:10: threads: expected a whole number, found 'automatic'; "
+            "also allowed: auto, did you mean 'auto'?",
+        ),
         ("sample_hz: .inf\n", ":1:12: sample_hz: expected a finite number, found inf"),
         ("sample_hz: 0\n", ":1:12: sample_hz: must be greater than 0.0, found 0"),
         ("sample_hz: 1e-300\n", ":1:12: sample_hz must be at least 0.001, found 1e-300"),

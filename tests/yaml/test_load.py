@@ -134,8 +134,7 @@ def test_all_faults_of_a_file_are_told_in_order() -> None:
         "f.yaml:1:1: unknown key 'nane', did you mean 'name'?",
         "f.yaml:1:1: missing key 'name'",
         "f.yaml:2:8: count: expected a whole number, found 'x'",
-        "f.yaml:3:9: layers: expected a whole number, found 'some'; "
-        "or layers: 'some' is not one of auto, all",
+        "f.yaml:3:9: layers: expected a whole number, found 'some'; also allowed: auto, all",
         "f.yaml:4:26: joules: must be greater than 0.0, found -1",
         "f.yaml:4:30: unknown key 'wen', did you mean 'when'?",
     ]

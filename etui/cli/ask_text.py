@@ -36,6 +36,7 @@ class AskText:
         self._printed = ""
         self._thinking_open = False
         self._answer_open = False
+        self._after: list[str] = []
 
     def show(self, event: TurnEvent) -> None:
         """Print one event."""
@@ -64,7 +65,10 @@ class AskText:
                 self._note(vote_line(event))
             case HopEnded():
                 self._end_thinking()
-                self._note(hop_line(event))
+                if self._answer_open:  # a note would break its last line
+                    self._after.append(hop_line(event))
+                else:
+                    self._note(hop_line(event))
             case TurnFinished():
                 self._finish(event)
 
@@ -80,6 +84,8 @@ class AskText:
             self._write(self._hold.finish())
         if record.answer:
             click.echo()
+        for note in self._after:
+            self._note(note)
         self._note(energy_line(record), dim=False, bold=record.status == "complete")
         ended = record.settings.get("ended")
         if ended and record.status != "error":

@@ -14,7 +14,7 @@ from etui.cli.repeat_hold import RepeatHold
 from etui.events import Answer
 from etui.routing.decision import Decision
 from etui.routing.limits import Fallbacks
-from etui.turn.events import Decided, TurnFinished
+from etui.turn.events import Decided, HopEnded, TurnFinished
 from tests.turn.scripted import EVENTS, Saved, Scripted, finished, turn
 
 ROUND = ", la femme au martyre"
@@ -73,3 +73,19 @@ def test_ask_prints_what_the_cut_kept_beyond_the_held_text(capsys):
 def test_ask_prints_all_where_nothing_was_cut(capsys, guarded):
     out = shown(capsys, guarded=guarded, answer="Paris" + ROUND * 4)
     assert out == f"Paris{ROUND * 4}\n"
+
+
+def test_the_result_of_a_hop_does_not_break_the_line_of_the_answer(capsys):
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished(answer="It is Paris.")]), saved=saved))
+    text = AskText("Why?", quiet=False)
+    text.show(Decided(Decision(Arm("quick", "m", loop_guard=True), None, None, "a rule")))
+    text.show(Answer(1, "It is Paris.", 5))
+    before = capsys.readouterr()
+    assert before.out == "It is Paris"
+    text.show(HopEnded(2, "quick", "m", 0.9, 0.9, True, 3.0, "90 % sure", True))
+    assert capsys.readouterr() == ("", "")
+    text.show(TurnFinished(saved.turns[0]))
+    after = capsys.readouterr()
+    assert after.out == ".\n"
+    assert after.err.startswith("quick on m: 90 % sure\n")

@@ -104,7 +104,10 @@ def judge_offload(offload: Offload) -> Verdict | None:
         cards = offload.graphics_cards
         rest = f" for the {cards[0]} card" if cards else ", and no GPU was found"
         return Verdict(
-            False, "no_backend", f"llama.cpp is built without a GPU backend{rest}", offload.fix
+            False,
+            "no_backend",
+            f"llama.cpp is built without a GPU backend{rest}",
+            offload.fix or "none is needed: models run on the CPU; docs/gpu.md has builds for GPUs",
         )
     if not offload.devices:
         return Verdict(False, "no_device", offload.why_not, offload.fix)

@@ -175,6 +175,13 @@ def test_without_a_device_nothing_is_run(offload: Offload, code: str, says: str)
     assert trial.verdict.fix == offload.fix
 
 
+def test_a_machine_without_a_gpu_needs_no_fix() -> None:
+    verdict = judge_offload(Offload(False, (), (), ""))
+    assert verdict is not None
+    assert verdict.text == "llama.cpp is built without a GPU backend, and no GPU was found"
+    assert verdict.fix.startswith("none is needed: models run on the CPU")
+
+
 def test_the_devices_are_read_in_a_process_of_its_own(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +219,7 @@ def test_the_smallest_usable_model_is_tried(models: Config) -> None:
 def test_no_model_is_a_clear_error(config: Config) -> None:
     with pytest.raises(ModelUnavailable, match="no model is on this machine") as caught:
         choose_model("", config, load_catalogue(config))
-    assert caught.value.fix.startswith("etui models pull ")
+    assert caught.value.fix.startswith("run: etui models pull ")
 
 
 def test_three_real_runs_without_a_device_are_told_by_their_layers(models: Config) -> None:

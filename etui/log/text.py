@@ -11,7 +11,7 @@ from etui.text.sanitize import sanitize
 from etui.text.tables import count_cells, fit_cells, format_table, one_line
 from etui.text.timestamps import local_time
 from etui.turn.record import LoadRecord, UnloadRecord
-from etui.turn.text import saved_text, shared_text, speculation_text
+from etui.turn.text import saved_text, shared_text, speculation_text, undrafted
 
 if TYPE_CHECKING:
     from etui.energy.carbon_cost import Factors
@@ -247,7 +247,8 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
 def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
     s, kind = turn.speculation, turn.energy.kind
     if s is None:
-        return []
+        idle = undrafted(turn)
+        return [("speculation", f"{idle}: nothing drafted")] if idle else []
     counts = f"drafted {s.drafted:,}, accepted {s.accepted:,}"
     share = units.percent_text(s.accepted / s.drafted)
     batches = units.count_text(s.batches, "batch", "batches")

@@ -121,6 +121,13 @@ def speculation_text(speculation: Drafts, kind: str | None) -> str:
     return ", ".join(parts)
 
 
+def undrafted(record: TurnRecord) -> str:
+    """Return the ``speculate`` of an answer for which nothing was drafted; empty without one."""
+    asked = str(record.settings.get("speculate", "off"))
+    decoded = record.tokens.output and record.status != "error" and record.reasoning != "vote"
+    return asked if asked != "off" and decoded and record.speculation is None else ""
+
+
 _LOOPS = {
     "repeats": "the answer repeats itself",
     "thinking_repeats": "the thinking repeats itself",
@@ -169,6 +176,8 @@ def energy_line(record: TurnRecord) -> str:
             parts.append(shared_text(energy))
     if record.speculation is not None:
         parts.append(speculation_text(record.speculation, energy.kind))
+    elif undrafted(record) not in ("", "auto"):  # ``auto`` is expected to draft nothing at times
+        parts.append("nothing drafted")
     if len(record.hops) > 1:
         parts.append(hops_text(record))
     ending = loop_text(record) or _ENDINGS.get(record.status)

@@ -11,6 +11,8 @@ import pytest
 
 from etui.log.export import write_csv, write_json_lines
 from etui.log.text import list_facts
+from etui.turn.record import Tokens
+from etui.turn.text import energy_line
 from tests.fixtures.turns import SPECULATION
 
 
@@ -49,6 +51,28 @@ def test_unmeasured_speculation_is_written_so(make_turn) -> None:
 
 def test_a_turn_without_speculation_has_no_such_facts(make_turn) -> None:
     assert not {"speculation", "  verify"} & dict(list_facts(make_turn(), [])).keys()
+
+
+@pytest.mark.parametrize("asked", ["lookup", "draft", "auto"])
+def test_a_turn_that_drafted_nothing_says_so(make_turn, asked) -> None:
+    turn = make_turn(settings={"speculate": asked})
+    assert dict(list_facts(turn, []))["speculation"] == f"{asked}: nothing drafted"
+    assert ("nothing drafted" in energy_line(turn)) == (asked != "auto")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {"speculate": "off"}},
+        {"reasoning": "vote"},
+        {"status": "error"},
+        {"tokens": Tokens(prompt=5, cached=0, computed=5, thinking=0, output=0)},
+    ],
+)
+def test_where_nothing_could_be_drafted_nothing_is_said(make_turn, changes) -> None:
+    turn = make_turn(**{"settings": {"speculate": "lookup"}, **changes})
+    assert "speculation" not in dict(list_facts(turn, []))
+    assert "drafted" not in energy_line(turn)
 
 
 def test_exports_have_the_drafts_and_leave_them_empty_without(drafted, make_turn) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from etui.arm import Speculate
 from etui.errors import ModelUnavailable
 from etui.routing.trace import DecisionTrace
 from etui.runtime.serving import models_on_disk
@@ -60,6 +61,8 @@ class Explanation(DecisionTrace):
     think_tokens: int | None
     votes: int | None
     max_tokens: int
+    speculate: Speculate
+    loop_guard: bool
     on_disk: bool
     models: list[ModelOfArm]
     period_budgets: list[PeriodLimit]
@@ -88,6 +91,8 @@ def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
         "think_tokens": arm.think_tokens if arm.reasoning != "direct" else None,
         "votes": arm.votes if arm.reasoning == "vote" else None,
         "max_tokens": arm.max_tokens,
+        "speculate": arm.speculate,
+        "loop_guard": runtime.config.loop_guard if arm.loop_guard is None else arm.loop_guard,
         "on_disk": on_disk(arm.model),
         "models": [{"model": m, "on_disk": on_disk(m)} for m in policy.arms[arm.name].models],
         "period_budgets": [

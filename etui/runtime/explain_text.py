@@ -29,11 +29,16 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
     method = document["reasoning"] + (f", {thinking} thinking tokens" if thinking else "")
     if document["votes"]:
         method += f", {document['votes']} votes"
+    method += f", {document['max_tokens']} answer tokens"
+    if document["speculate"] != "off":
+        method += f", speculation {document['speculate']}"
+    if not document["loop_guard"]:
+        method += ", no loop guard"
     missing = "" if document["on_disk"] else " (not on this machine)"
     facts = [
         ("policy", document["policy"]),
         ("rule", document["rule"]),
-        ("arm", f"{document['arm']}: {method}, {document['max_tokens']} answer tokens"),
+        ("arm", f"{document['arm']}: {method}"),
         ("model", document["model"] + missing),
         ("why", document["why"]),
         ("cascade", _format_cascade(document["cascade"])),

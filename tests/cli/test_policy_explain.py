@@ -39,3 +39,24 @@ def test_needs_stand_in_the_document_and_in_words(
     assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
     said = capsys.readouterr().out
     assert f"a larger model: strong instead of weak {need['gain']:+.2f}" in said
+
+
+def test_speculation_and_the_loop_guard_of_the_arm_are_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    for keys, speculate, guard, words in (
+        ("", "off", True, "weak: direct, 512 answer tokens\n"),
+        (
+            ", speculate: lookup, loop_guard: false",
+            "lookup",
+            False,
+            "weak: direct, 512 answer tokens, speculation lookup, no loop guard\n",
+        ),
+    ):
+        path.write_text(POLICY.replace("{model: smollm2-135m", f"{{model: smollm2-135m{keys}"))
+        assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["speculate"], document["loop_guard"]) == (speculate, guard)
+        assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
+        assert words in capsys.readouterr().out

@@ -12,7 +12,12 @@ from etui.errors import ModelUnavailable, UsageError
 from etui.routing.decision import Decision
 from etui.runtime.open import Choice, Runtime
 from etui.runtime.overrides import apply_overrides
-from etui.runtime.serving import catalogue_name, choose_speculation, models_on_disk
+from etui.runtime.serving import (
+    catalogue_name,
+    check_draft_option,
+    choose_speculation,
+    models_on_disk,
+)
 
 if TYPE_CHECKING:
     from etui.routing.policy import Policy
@@ -63,7 +68,9 @@ def choose(
             speculate=choose_speculation(spec, way),
             sampling_from=OPEN_SAMPLING,
         )
-        return Choice(apply_overrides(Decision(arm, None, None, f"{named} {model}"), overrides))
+        decision = apply_overrides(Decision(arm, None, None, f"{named} {model}"), overrides)
+        _check_draft(decision, overrides, runtime)
+        return Choice(decision)
     policy = _load_policy(overrides, runtime)
     degraded = None
     if within_budgets and policy.period_budgets:
@@ -73,7 +80,15 @@ def choose(
         degraded = settle(overruns, confirm, overrides.over_budget)
     host = read_host() if read_host is not None and not overrides.arm else None
     choice = runtime.decide(query, policy, host=host, arm=overrides.arm, degraded=degraded)
-    return replace(choice, decision=apply_overrides(choice.decision, overrides))
+    decision = apply_overrides(choice.decision, overrides)
+    _check_draft(decision, overrides, runtime)
+    return replace(choice, decision=decision)
+
+
+def _check_draft(decision: Decision, overrides: Overrides, runtime: Runtime[Any]) -> None:
+    if overrides.speculate == "draft":
+        arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
+        check_draft_option(arms, runtime.catalogue)
 
 
 def _load_policy(overrides: Overrides, runtime: Runtime[Any]) -> Policy:

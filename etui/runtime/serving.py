@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.arm import Arm, Reasoning, Speculate, TokenCost
-from etui.errors import LogUnavailable, ModelUnavailable
+from etui.errors import LogUnavailable, ModelUnavailable, UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -112,6 +112,20 @@ def find_draft_file(
         raise ModelUnavailable(
             f"the draft model of {spec.name} cannot be used: {error.what}", error.fix
         ) from error
+
+
+def check_draft_option(arms: Iterable[Arm], catalogue: Catalogue) -> None:
+    """Check before anything is loaded that ``--speculate draft`` can be followed.
+
+    Raises:
+        UsageError: The model of an arm that is to speculate with a draft model has none.
+    """
+    for arm in arms:
+        if arm.speculate == "draft" and catalogue.get(arm.model).draft is None:
+            raise UsageError(
+                f"{arm.model} has no draft model, which --speculate draft needs",
+                "add `draft: NAME` to its entry in models.yaml, or use lookup or auto",
+            )
 
 
 def choose_speculation(spec: ModelSpec, reasoning: Reasoning) -> Speculate:

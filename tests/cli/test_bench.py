@@ -242,6 +242,14 @@ def test_generated_answers_are_turns(models, etui_home, tmp_path):
             "--speculate and votes exclude each other",
             2,
         ),
+        (
+            [
+                *("--suite", "sample", "-m", "smollm2-135m", "-r", "direct"),
+                *("--speculate", "off", "--speculate", "draft"),
+            ],
+            "smollm2-135m has no draft model, which --speculate draft needs",
+            2,
+        ),
         (["--seed", "3", "compare"], "--seed before 'compare' has no effect", 2),
     ],
 )

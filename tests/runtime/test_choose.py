@@ -235,6 +235,14 @@ def test_a_draft_model_that_is_not_here_is_an_error_for_draft_and_none_for_auto(
     assert find_draft_file(auto, catalogue.get("alone"), config, catalogue) is None
 
 
+def test_a_draft_that_no_model_can_follow_is_refused_before_a_load(machine, climbing):
+    for overrides in ({"model": "smollm2-135m"}, {}):
+        with pytest.raises(UsageError, match="which --speculate draft needs") as caught:
+            machine.choose(speculate="draft", **overrides)
+        assert "add `draft: NAME`" in caught.value.fix
+    assert machine.choose(model="smollm2-135m", speculate="auto").arm.speculate == "auto"
+
+
 def test_overrides_for_every_answer_change_every_arm_of_a_cascade(climbing):
     cascade = climbing.choose(policy="mine", max_tokens=9, seed=3).cascade
     assert [(arm.max_tokens, arm.sampling.seed) for arm in cascade.arms] == [(9, 3), (9, 3)]

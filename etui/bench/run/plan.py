@@ -227,6 +227,16 @@ def _choose_format(ask: RunRequest) -> Format:
     return format_
 
 
+def _speculate(arms: Mapping[str, Arm], ask: RunRequest, catalogue: Catalogue) -> dict[str, Arm]:
+    """Set the speculation that the options state."""
+    from etui.runtime.serving import check_draft_option
+
+    made = speculate_arms(arms, ask.speculates)
+    if "draft" in ask.speculates:
+        check_draft_option(made.values(), catalogue)
+    return made
+
+
 def _choose_arms(
     ask: RunRequest, format_: Format, config: Config, catalogue: Catalogue
 ) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
@@ -251,13 +261,13 @@ def _choose_arms(
                 f"--speculate has no effect on format {format_.name}, which decodes nothing",
                 "add --reasoning direct or cot, or remove it",
             )
-        return _set_seed(speculate_arms(arms, ask.speculates), ask.seed), None, None
+        return _set_seed(_speculate(arms, ask, catalogue), ask.seed), None, None
     available = models_on_disk(config, catalogue)
     text = _read_policy(ask.policy or config.policy, config)
     policy = _compile_policy(text, catalogue)
     if ask.arms:
         arms = choose_policy_arms(policy, ask.arms, available, ask.overrides)
-        return _set_seed(speculate_arms(arms, ask.speculates), ask.seed), None, text
+        return _set_seed(_speculate(arms, ask, catalogue), ask.seed), None, text
     return list_policy_arms(policy, available), policy, text
 
 

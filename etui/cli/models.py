@@ -244,6 +244,8 @@ def _print_status(document: Status, known: Sequence[ModelIdle]) -> None:
     for idle in known:
         if idle.setting == "auto":
             click.echo(f"{join_lines(idle.model)}: {idle.choice.why}", err=True)
+    if any(idle.load is None for idle in known):
+        click.echo("the next load of a model measures its joules and seconds", err=True)
     if known and known[0].cold_watts is None:
         click.echo("measure the cold idle power with: etui power idle", err=True)
     missing = [idle.model for idle in known if idle.loaded_watts is None]

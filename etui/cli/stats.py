@@ -75,6 +75,7 @@ def stats(days: int, idle: bool, as_json: bool) -> int:
 def _print_idle(config: Config, days: int, as_json: bool) -> None:
     from etui.cli.common import print_json
     from etui.cli.stats_idle import ASSUMPTIONS, build_document, format_replays, read_replays
+    from etui.replay.idle_log import NOT_MEASURED
 
     found = read_replays(config, days)
     if as_json:
@@ -82,6 +83,8 @@ def _print_idle(config: Config, days: int, as_json: bool) -> None:
         return
     for line in format_replays(found, days):
         click.echo(line)
+    if any(model.missing.startswith(NOT_MEASURED) for model in found):
+        click.echo("how to measure it: etui models status", err=True)
     if any(model.whole for model in found):
         for assumption in ASSUMPTIONS:
             click.echo(f"assumed: {assumption}", err=True)

@@ -121,7 +121,7 @@ def format_replays(found: Sequence[ModelReplay], days: int) -> Iterator[str]:
 
     window = count_text(days, "day")
     if not found:
-        yield f"no questions in chats in the last {window}"
+        yield f"no questions in chats in the last {window} (those of `etui ask` do not count)"
         return
     yield f"idling and loads of the last {window}, replayed"
     for model in found:

@@ -143,8 +143,8 @@ def choose_keep_warm(
         extra_watts: Idle watts with it in memory minus those without; None if unknown.
     """
     if load_joules is None or extra_watts is None:
-        missing = "the joules of a load" if load_joules is None else "its idle power"
-        return KeepWarm(None, "unknown", f"kept until memory is needed: {missing} is not known")
+        missing = "the joules of a load are" if load_joules is None else "its idle power is"
+        return KeepWarm(None, "unknown", f"kept until memory is needed: {missing} not known")
     if load_joules.value <= 0:
         return KeepWarm(None, "unknown", "kept until memory is needed: its load has no joules")
     even = compute_break_even(load_joules, extra_watts)

@@ -96,6 +96,10 @@ def replay_model(idle: ModelIdle, gaps: Sequence[Gap], since_seconds: float) -> 
     return ModelReplay(idle, cost, replay_gaps(seconds, cost, chosen=chosen), tuple(days))
 
 
+NOT_MEASURED = "not measured yet: "
+"""Begins ``ModelReplay.missing`` where a measurement would enable the replay."""
+
+
 def _build_cost(idle: ModelIdle) -> IdleCost | None:
     if idle.load is None or idle.extra_watts is None or idle.cold_watts is None:
         return None
@@ -110,7 +114,7 @@ def _name_missing(idle: ModelIdle, cost: IdleCost | None, gaps: Sequence[Gap]) -
             ("the cold idle power", idle.cold_watts is None),
         )
         names = [name for name, is_missing in wanted if is_missing]
-        return f"{' and '.join(names) or 'the idle power over the same channels'} not measured"
+        return f"{NOT_MEASURED}{', '.join(names) or 'the idle power over the same channels'}"
     if cost.load_joules.value <= 0:
         return "its loads have no joules"
     if cost.extra_watts.value <= 0:

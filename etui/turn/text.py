@@ -125,7 +125,9 @@ def undrafted(record: TurnRecord) -> str:
     """Return the ``speculate`` of an answer for which nothing was drafted; empty without one."""
     asked = str(record.settings.get("speculate", "off"))
     decoded = record.tokens.output and record.status != "error" and record.reasoning != "vote"
-    return asked if asked != "off" and decoded and record.speculation is None else ""
+    said = "no speculation:" in str(record.settings.get("ended", ""))  # with the reason
+    silent = asked == "off" or said or record.speculation is not None
+    return asked if decoded and not silent else ""
 
 
 _LOOPS = {

@@ -32,7 +32,10 @@ def test_an_empty_log_has_nothing_to_replay(
     config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert idle(capsys)["models"] == []
-    assert report(capsys) == ("no questions in chats in the last 30 days\n", "")
+    assert report(capsys) == (
+        "no questions in chats in the last 30 days (those of `etui ask` do not count)\n",
+        "",
+    )
 
 
 def test_the_days_of_the_log_under_each_time(
@@ -73,8 +76,8 @@ def test_the_days_of_the_log_under_each_time(
 @pytest.mark.parametrize(
     ("loads", "loaded", "missing"),
     [
-        (False, 45.0, "the joules of a load not measured"),
-        (True, None, "its idle power and the cold idle power not measured"),
+        (False, 45.0, "not measured yet: the joules of a load"),
+        (True, None, "not measured yet: its idle power, the cold idle power"),
         (True, 9.0, "idling costs nothing"),
     ],
 )
@@ -96,7 +99,8 @@ def test_what_is_missing_is_named(
     assert (model["times"], model["ratio"]) == ([], None)
     out, err = report(capsys)
     assert f"{MODEL}: no replay: {missing}" in out
-    assert err == ""
+    how = "how to measure it: etui models status\n"
+    assert err == (how if missing.startswith("not measured yet") else "")
 
 
 def test_one_question_has_no_gap(config: Config, capsys: pytest.CaptureFixture[str]) -> None:

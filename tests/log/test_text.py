@@ -65,6 +65,7 @@ def test_a_turn_that_drafted_nothing_says_so(make_turn, asked) -> None:
     [
         {"settings": {"speculate": "off"}},
         {"reasoning": "vote"},
+        {"settings": {"speculate": "mtp", "ended": "no speculation: the file has no heads"}},
         {"status": "error"},
         {"tokens": Tokens(prompt=5, cached=0, computed=5, thinking=0, output=0)},
     ],

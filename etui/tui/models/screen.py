@@ -227,8 +227,9 @@ what was downloaded or measured is kept, and the same key resumes it.
             cooled = "" if self._residents else read.cards.cool_down
             self._status.update(
                 f"{units.bytes_text(read.cards.ram_bytes)} of memory free · "
+                f"{f'after the last unload: {cooled} · ' if cooled else ''}"
+                # The folder may be long, and a narrow screen cuts the end off.
                 f"models in {sanitize(str(self._config.models_dir))}"
-                f"{f' · after the last unload: {cooled}' if cooled else ''}"
             )
         self._show_current()
 

@@ -87,9 +87,11 @@ class AskText:
         for note in self._after:
             self._note(note)
         self._note(energy_line(record), dim=False, bold=record.status == "complete")
-        ended = record.settings.get("ended")
-        if ended and record.status != "error":
-            self._note(str(ended))
+        ended = str(record.settings.get("ended") or "")
+        # The cost line says that the answer repeats itself.
+        said = record.ended == "repeats" and "; " not in ended
+        if ended and record.status != "error" and not said:
+            self._note(ended)
 
     def _write(self, text: str) -> None:
         if not self._answer_open:

@@ -364,9 +364,9 @@ def describe_ending(reply: Decoded, arm: Arm) -> tuple[Status, str]:
 
 
 def describe_repetition(loop: Repetition, tokens: int) -> str:
-    """Say what was found and what was done: ``repeats itself (7 tokens, 6 times), ...``."""
+    """Say what was found and what was done: ``repeats itself (7 tokens, 5.6 times), ...``."""
     period = count_text(loop.period_tokens, "token")
-    return f"repeats itself ({period}, {int(loop.rounds)} times), so it was ended after {tokens}"
+    return f"repeats itself ({period}, {loop.rounds:.1f} times), so it was ended after {tokens}"
 
 
 def describe_loops(thought: Decoded | None, reply: Decoded | None) -> Ended:

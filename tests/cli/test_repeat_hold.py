@@ -89,3 +89,15 @@ def test_the_result_of_a_hop_does_not_break_the_line_of_the_answer(capsys):
     after = capsys.readouterr()
     assert after.out == ".\n"
     assert after.err.startswith("quick on m: 90 % sure\n")
+
+
+@pytest.mark.parametrize("more", ["", "no speculation: a reason"])
+def test_a_repetition_is_said_once(capsys, more):
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished(answer="Paris", ended="repeats")]), saved=saved))
+    why = "; ".join(filter(None, ["the answer repeats itself (7 tokens, 5.2 times)", more]))
+    record = replace(saved.turns[0], settings={"ended": why})
+    AskText("Why?", quiet=False).show(TurnFinished(record))
+    err = capsys.readouterr().err
+    assert err.count("the answer repeats itself") == (2 if more else 1)
+    assert more in err

@@ -41,7 +41,7 @@ def test_an_answer_that_repeats_is_ended_cut_and_kept_whole(fake):
     assert end.raw_answer == LOOP[: end.output_tokens]
     assert end.output_tokens < len(LOOP) / 4
     assert end.saved_tokens == 512 - end.output_tokens
-    assert end.why.startswith("the answer repeats itself (21 tokens, 2 times), so it was ended")
+    assert end.why.startswith("the answer repeats itself (21 tokens, 2.6 times), so it was ended")
     streamed = "".join(event.text for event in events if isinstance(event, Answer))
     assert streamed == end.raw_answer
     assert session.closed == [0]

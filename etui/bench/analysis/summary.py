@@ -272,6 +272,9 @@ def _warnings(arms: Mapping[str, ArmSummary], run: RunConfig) -> list[str]:
                 f"{name}: {arm.fewer_shots:,} of {count:,} prompts have fewer worked examples "
                 f"than {run.shots}, because the context is full"
             )
+        method = "off" if run.routed else run.arms.get(name, {}).get("speculate", "off")
+        if method != "off" and arm.tokens.output and arm.speculation is None:
+            found.append(f"{name}: nothing was drafted (speculate: {method})")
         if energy is not None and energy.questions < count:
             found.append(
                 f"{name}: the energy of {count - energy.questions:,} questions is unmeasured"

@@ -205,6 +205,16 @@ def test_drafted_tokens_are_summed_over_the_answers_that_had_any() -> None:
     assert summarise(ROWS, RUN).arms[RUN.contenders[0]].speculation is None
 
 
+def test_an_arm_that_speculates_and_drafts_nothing_is_warned_of() -> None:
+    name = "think"
+    run = replace(RUN, arms={**RUN.arms, name: {**RUN.arms[name], "speculate": "mtp"}})
+    warning = f"{name}: nothing was drafted (speculate: mtp)"
+    assert warning in summarise(ROWS, run).warnings
+    drafted = [replace(row, speculation=SPECULATION) for row in ROWS]
+    assert warning not in summarise(drafted, run).warnings
+    assert not any("drafted" in text for text in summarise(ROWS, RUN).warnings)
+
+
 def test_the_table_per_subject_is_csv(summary: Summary) -> None:
     rows = list(csv.DictReader(io.StringIO(per_subject_csv(summary))))
     assert len(rows) == 4 * 57

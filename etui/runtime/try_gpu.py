@@ -107,7 +107,8 @@ def judge_offload(offload: Offload) -> Verdict | None:
             False,
             "no_backend",
             f"llama.cpp is built without a GPU backend{rest}",
-            offload.fix or "none is needed: models run on the CPU; docs/gpu.md has builds for GPUs",
+            offload.fix
+            or "with a GPU, rebuild as docs/gpu.md says; without, models run on the CPU",
         )
     if not offload.devices:
         return Verdict(False, "no_device", offload.why_not, offload.fix)

@@ -73,6 +73,8 @@ class ModelStatus:
     loads: int
     loaded_idle_watts: Figure
     cold_idle_watts: Figure
+    loaded_idle_kind: str | None
+    cold_idle_kind: str | None
     extra_watts: Figure
     channels: tuple[ChannelIdle, ...]
     break_even_seconds: float | None
@@ -133,6 +135,8 @@ def build_status(idle: ModelIdle) -> ModelStatus:
         loads=0 if load is None else load.loads,
         loaded_idle_watts=build_figure(idle.loaded_watts),
         cold_idle_watts=build_figure(idle.cold_watts),
+        loaded_idle_kind=idle.loaded_kind,
+        cold_idle_kind=idle.cold_kind,
         extra_watts=build_figure(idle.extra_watts),
         channels=tuple(ChannelIdle(name, *watts) for name, watts in idle.channels.items()),
         break_even_seconds=None if even is None else drop_infinite(even.seconds),

@@ -231,8 +231,9 @@ def _print_status(document: Status, known: Sequence[ModelIdle]) -> None:
     if known:
         head = ["MODEL", "LOAD", "IDLE LOADED", "IDLE COLD", "BREAK-EVEN", "KEPT", "LAST UNLOAD"]
         print_table(head, [
-            [join_lines(idle.model), load_text(idle), power_text(idle.loaded_watts),
-             power_text(idle.cold_watts), break_even_text(idle), keep_text(idle),
+            [join_lines(idle.model), load_text(idle),
+             power_text(idle.loaded_watts, idle.loaded_kind),
+             power_text(idle.cold_watts, idle.cold_kind), break_even_text(idle), keep_text(idle),
              dated_unload_text(idle.last_unload)]
             for idle in known
         ])  # fmt: skip

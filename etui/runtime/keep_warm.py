@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from etui.energy.cool_down import CoolDown
-from etui.energy.idle_baseline import Baselines, load_baselines
+from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines
 from etui.energy.keep_warm import KeepWarm, Measured, choose_keep_warm
+from etui.energy.sources.estimate import CHANNEL_ID
 from etui.log.gaps import LoadCost, Use, compute_gaps, read_load_cost, read_uses
+from etui.units import ESTIMATE
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -38,6 +40,7 @@ class ModelIdle:
         choice: What ``keep_warm: auto`` chooses.
         setting: The ``keep_warm`` of config.yaml.
         last_unload: Its last unload; None without one.
+        loaded_kind, cold_kind: ``estimate`` if the idle power is that of the CPU estimate alone.
     """
 
     model: str
@@ -50,6 +53,8 @@ class ModelIdle:
     choice: KeepWarm
     setting: Setting
     last_unload: UnloadRecord | None = None
+    loaded_kind: str | None = None
+    cold_kind: str | None = None
 
     @property
     def keep_seconds(self) -> float | None:
@@ -109,7 +114,14 @@ def read_model_idle(
         choice=choose_keep_warm(seconds, load.joules if load is not None else None, extra),
         setting=config.keep_warm,
         last_unload=last_unload,
+        loaded_kind=_find_kind(loaded),
+        cold_kind=_find_kind(cold),
     )
+
+
+def _find_kind(baseline: IdleBaseline | None) -> str | None:
+    """Return ``estimate`` for a baseline without a measured channel."""
+    return ESTIMATE if baseline is not None and set(baseline.watts) == {CHANNEL_ID} else None
 
 
 def build_cool_down(unload: UnloadRecord) -> CoolDown:

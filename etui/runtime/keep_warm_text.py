@@ -23,9 +23,16 @@ def load_text(idle: ModelIdle) -> str:
     return f"{joules}, {seconds_text(load.seconds)}"
 
 
-def power_text(watts: Measured | None) -> str:
-    """Describe a power: ``45.0 ± 0.3 W``; ``unknown`` if it was not measured."""
-    return UNKNOWN if watts is None else watts_text(watts.value, uncertainty=watts.uncertainty)
+def power_text(watts: Measured | None, kind: str | None = None) -> str:
+    """Describe a power: ``45.0 ± 0.3 W``; ``unknown`` if it was not measured.
+
+    Args:
+        watts: The power.
+        kind: Its kind; an estimate is marked as such.
+    """
+    if watts is None:
+        return UNKNOWN
+    return watts_text(watts.value, kind, watts.uncertainty)
 
 
 def break_even_text(idle: ModelIdle) -> str:

@@ -103,3 +103,19 @@ def test_idling_that_costs_nothing_says_never(
     assert "auto: until memory is needed" in out
     assert "at least" in out
     assert "idling costs nothing that can be measured" in err
+
+
+def test_an_idle_power_that_is_only_estimated_is_labelled(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_residence(config, NOON)
+    write_baselines(config, channel="estimate:cpu")
+    (model,) = status(capsys)["models"]
+    assert (model["loaded_idle_kind"], model["cold_idle_kind"]) == ("estimate", "estimate")
+    out, _ = text(capsys)
+    assert "~45 W (estimate)" in out
+    assert "~10 W (estimate)" in out
+    write_baselines(config)
+    (model,) = status(capsys)["models"]
+    assert (model["loaded_idle_kind"], model["cold_idle_kind"]) == (None, None)
+    assert "45.0 ± 0.4 W" in text(capsys)[0]

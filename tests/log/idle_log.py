@@ -60,10 +60,12 @@ def write_residence(
         writer.save_unload(unload)
 
 
-def write_baselines(config: Config, model: str = MODEL, loaded: float = 45.0) -> None:
+def write_baselines(
+    config: Config, model: str = MODEL, loaded: float = 45.0, channel: str = "gpu:FAKE"
+) -> None:
     """Save a cold baseline of 10 W, and one with the model in memory."""
 
     def idle(watts: float, uncertainty: float) -> IdleBaseline:
-        return IdleBaseline({"gpu:FAKE": watts}, 1.0, 5.0, True, uncertainty)
+        return IdleBaseline({channel: watts}, 1.0, 5.0, True, uncertainty)
 
     save_baselines(config, Baselines(idle(10.0, 0.2), {model: idle(loaded, 0.4)}))

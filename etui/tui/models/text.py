@@ -185,7 +185,8 @@ def _idle_lines(idle: ModelIdle) -> Iterator[str]:
     """Yield the cost of keeping a model warm, and whether the machine went back to cold."""
     yield f"warm      {load_text(idle)} to load"
     if idle.loaded_watts is not None or idle.cold_watts is not None:
-        yield f"          idle {power_text(idle.loaded_watts)}, cold {power_text(idle.cold_watts)}"
+        loaded = power_text(idle.loaded_watts, idle.loaded_kind)
+        yield f"          idle {loaded}, cold {power_text(idle.cold_watts, idle.cold_kind)}"
     if idle.choice.break_even is not None:
         yield f"          break-even {break_even_text(idle)}"
     yield f"          kept: {keep_text(idle)}"

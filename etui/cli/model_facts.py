@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from etui.errors import ModelUnavailable
+
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSampling, ModelSpec
 
 
@@ -65,6 +68,7 @@ class ModelFacts:
     """What ``info`` adds to the row: settings of the entry; ``gguf`` is None without a file.
 
     ``sampling`` is how the model asks to be sampled; None leaves it to the defaults.
+    ``draft_problem`` is why the draft model cannot be used; None if the headers show no reason.
     """
 
     sha256: str | None
@@ -82,6 +86,7 @@ class ModelFacts:
     speculate: str | None = None
     sampling: ModelSampling | None = None
     sampling_from: Literal["models.yaml", "gguf"] | None = None
+    draft_problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +133,13 @@ def build_model_row(spec: ModelSpec, config: Config, free_bytes: int) -> ModelRo
     )
 
 
-def read_model_facts(spec: ModelSpec, config: Config) -> ModelFacts:
+def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> ModelFacts:
     """Read the entry of a model and, if it is on disk, the header of its file.
+
+    Args:
+        spec: The entry.
+        config: Folders and settings.
+        catalogue: Has the entry of the draft model.
 
     Raises:
         ModelUnavailable: The file is damaged.
@@ -158,7 +168,27 @@ def read_model_facts(spec: ModelSpec, config: Config) -> ModelFacts:
         speculate=spec.speculate,
         sampling=sampling,
         sampling_from=origin,
+        draft_problem=None
+        if spec.draft is None
+        else _check_draft(spec, spec.draft, config, catalogue),
     )
+
+
+def _check_draft(spec: ModelSpec, draft: str, config: Config, catalogue: Catalogue) -> str | None:
+    """Check by the headers whether a draft model can be used; the engine checks every token."""
+    from etui.models.files import model_path
+    from etui.models.gguf import check_gguf
+
+    drafter = model_path(catalogue.get(draft), config)
+    if not drafter.is_file():
+        return f"{draft} is not on this machine"
+    try:
+        kinds = [check_gguf(path).tokenizer for path in (drafter, model_path(spec, config))]
+    except ModelUnavailable as error:
+        return error.what
+    if None in kinds or kinds[0] == kinds[1]:
+        return None
+    return "its vocabulary has another kind of tokenizer"
 
 
 def _read_thinking(spec: ModelSpec) -> ThinkingTags | None:

@@ -84,7 +84,7 @@ def info(name: str, as_json: bool) -> None:
     config, catalogue = _load_catalogue()
     spec = catalogue.get(name)
     free = int(psutil.virtual_memory().available)
-    row, facts = build_model_row(spec, config, free), read_model_facts(spec, config)
+    row, facts = build_model_row(spec, config, free), read_model_facts(spec, config, catalogue)
     if as_json:
         print_json({**to_document(row), **to_document(facts)})
     else:
@@ -286,7 +286,8 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
         switch = f", switched by {tags.switch}" if tags.switch else ""
         lines.append(("thinking", f"{tags.open} ... {tags.close}{switch}"))
     if facts.draft:
-        lines.append(("draft model", facts.draft))
+        problem = f" (cannot be used: {facts.draft_problem})" if facts.draft_problem else ""
+        lines.append(("draft model", facts.draft + problem))
     if facts.speculate:
         lines.append(("speculate", facts.speculate))
     if facts.sampling is not None:

@@ -157,6 +157,11 @@ class Gguf:
         return tokens.count if isinstance(tokens, Array) else self._get_number("vocab_size")
 
     @property
+    def tokenizer(self) -> str | None:
+        """Kind of tokenizer, as llama.cpp names it (``gpt2``, ``llama``)."""
+        return self._get_text("tokenizer.ggml.model") or None
+
+    @property
     def chat_template(self) -> str | None:
         """Jinja chat template; None for most base models."""
         return self._get_text("tokenizer.chat_template") or None

@@ -211,11 +211,35 @@ def test_info_shows_the_draft_model_and_the_speculation(
     )
     assert run(["models", "info", "mine"]) == ExitCode.DONE
     lines = capsys.readouterr().out.splitlines()
-    assert "draft model   smollm2-135m" in lines
+    missing = "smollm2-135m is not on this machine"
+    assert f"draft model   smollm2-135m (cannot be used: {missing})" in lines
     assert "speculate     auto" in lines
     assert run(["models", "info", "mine", "--json"]) == ExitCode.DONE
     facts = document(capsys)
     assert (facts["draft"], facts["speculate"]) == ("smollm2-135m", "auto")
+    assert facts["draft_problem"] == missing
+
+
+def test_info_shows_a_draft_model_of_another_vocabulary(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_dir.mkdir(exist_ok=True)
+    mine = write_tiny_model(config.models_dir / "mine.gguf")
+    drafter = config.models_dir / "drafter.gguf"
+    config.models_file.write_text(
+        "models:\n  mine: {size: s, draft: drafter, sources: [{path: models/mine.gguf}]}\n"
+    )
+    write_tiny_model(drafter)
+    assert run(["models", "info", "mine", "--json"]) == ExitCode.DONE
+    assert document(capsys)["draft_problem"] is None
+    kind = struct.pack("<Q", 5) + b"llama"
+    write_tiny_model(drafter, changes={"tokenizer.ggml.model": (8, kind)})
+    assert run(["models", "info", "mine"]) == ExitCode.DONE
+    assert "(cannot be used: its vocabulary has another kind of" in capsys.readouterr().out
+    mine.unlink()
+    drafter.write_bytes(b"GGUF")
+    assert run(["models", "info", "mine", "--json"]) == ExitCode.DONE
+    assert "drafter.gguf" in document(capsys)["draft_problem"]
 
 
 def test_info_shows_how_a_model_asks_to_be_sampled(capsys: pytest.CaptureFixture[str]) -> None:

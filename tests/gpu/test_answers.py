@@ -118,6 +118,27 @@ def test_a_prefix_on_the_device_is_used_again(on_gpu: LlamaSession) -> None:
     on_gpu.forget()
 
 
+def test_drafted_tokens_are_verified_on_the_device(on_gpu: LlamaSession) -> None:
+    """Lookup drafts the rest of a list that repeats itself; the answer is that without drafts."""
+    text = "One two three four five six. One two three four five six. One two three"
+    plain = draw(on_gpu, 8, text)
+    on_gpu.forget()
+    sequence = on_gpu.open(on_gpu.tokenize(text, bos=True), GREEDY)
+    while sequence.pending > 1:
+        on_gpu.step([sequence], draw=False)
+    assert on_gpu.speculate(sequence, "lookup") == ""
+    drawn, verified = [], []
+    for _ in range(8):
+        step = on_gpu.step([sequence])
+        drawn += [each.token for each in step.sampled]
+        verified += step.verified
+    verified += on_gpu.settle(sequence)
+    on_gpu.close(sequence, keep=False)
+    assert drawn == plain
+    assert sum(each.accepted for each in verified) > 0
+    on_gpu.forget()
+
+
 def test_try_gpu_finds_the_device_right(config: Config) -> None:
     """The three runs of the command, with a model so small that it takes seconds."""
     config.models_dir.mkdir(parents=True)

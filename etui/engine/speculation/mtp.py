@@ -105,7 +105,11 @@ class MtpDrafter:
             position: Position of the first one.
         """
         start_ns = self._clock_ns()
-        states = self._heads.model_states(len(tokens))
+        try:
+            states = self._heads.model_states(len(tokens))
+        except EngineFailed:  # nothing is drafted after this batch; the answer needs no states
+            self._states = None
+            return
         before = self._state_before(position)
         if before is None:  # the first batch, or one that was not followed came between
             self._heads.remove(0)

@@ -17,6 +17,7 @@ from etui.engine.context import Context, ContextOptions, DecodeBatch
 from etui.engine.speculation import mtp
 from etui.engine.speculation.mtp import LlamaHeads, MtpDrafter, load_heads
 from etui.engine.thread_control import ThreadControl
+from etui.errors import EngineFailed
 from tests.engine.speculation.fakes import FakeContext, make_fake_session
 
 V, WIDTH = 40, 3
@@ -39,7 +40,7 @@ class FakeHeads:
         self.cells: dict[int, int] = {}
         self.watching = False
         self.batch: list[tuple[int, int]] = []  # token, position
-        self.fails = False
+        self.fails = self.keeps_none = False
         self.freed = False
 
     def watch(self, on: bool) -> None:
@@ -47,6 +48,8 @@ class FakeHeads:
 
     def model_states(self, rows: int) -> NDArray[np.float32]:
         assert self.watching
+        if self.keeps_none:
+            raise EngineFailed("no hidden states")
         return np.array([state_of(t, p) for t, p in self.batch[-rows:]], dtype=np.float32)
 
     def decode(
@@ -131,11 +134,12 @@ def test_heads_go_on_after_what_they_did_not_see() -> None:
     assert not heads.cells
 
 
-def test_failing_heads_leave_the_answer_alone() -> None:
+@pytest.mark.parametrize("fault", ["fails", "keeps_none"])
+def test_failing_heads_leave_the_answer_alone(fault: str) -> None:
     session, _, heads, sequence = speculating()
     for _ in range(5):
         session.step([sequence])
-    heads.fails = True
+    setattr(heads, fault, True)
     before = len(sequence.tokens)
     for _ in range(20):
         session.step([sequence])

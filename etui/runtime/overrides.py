@@ -53,6 +53,8 @@ def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
         plain = replace(
             overrides, reasoning=None, think_tokens=None, votes=None, stop=None, style=None
         )
+        if overrides.speculate == "draft":  # its model may have none, and its answer would fail too
+            plain = replace(plain, speculate=None)
         fallbacks = replace(decision.fallbacks, load_failed=_override_arm(instead, plain))
         decision = replace(decision, fallbacks=fallbacks)
     cascade = decision.cascade

@@ -52,3 +52,11 @@ def test_options_hold_for_the_arm_that_answers_if_a_load_fails():
     assert (instead.speculate, instead.loop_guard) == ("off", False)
     assert instead.reasoning == "cot"  # as in a cascade, of which only the chosen arm changes this
     assert apply_overrides(decision, Overrides()).fallbacks == decision.fallbacks
+
+
+def test_the_arm_that_answers_if_a_load_fails_needs_no_draft_model_for_an_option():
+    other = Arm("b", "n", speculate="lookup")
+    decision = Decision(Arm("a", "m"), None, None, "", fallbacks=Fallbacks(load_failed=other))
+    decided = apply_overrides(decision, Overrides(speculate="draft"))
+    assert decided.arm.speculate == "draft"
+    assert decided.fallbacks.load_failed == other

@@ -28,6 +28,9 @@ QUIET_SECONDS = 30.0
 MEASURED_SECONDS = 5.0
 """Length of the interval that is measured."""
 
+MEASURABLE_SECONDS = QUIET_SECONDS + MEASURED_SECONDS + 1.0
+"""A pause of this length is long enough for a baseline."""
+
 KEPT_SECONDS = 300.0
 """Only this last part of a pause is used; a recorder keeps at least ten minutes."""
 

@@ -285,10 +285,13 @@ class TurnService:
         """Send the times that ``keep_warm: auto`` chooses now to the engine.
 
         The gaps between questions say when to unload after an answer. The wait for the first
-        question after a load ahead is none of them, so that model is kept for at least T*.
+        question after a load ahead is none of them, so that model is kept for at least T*, and for
+        as long as measuring its idle power takes: with a short time the power would never be
+        measured again.
         """
         if self._config.keep_warm != "auto":
             return
+        from etui.energy.idle_tracker import MEASURABLE_SECONDS
         from etui.log.queries import LogReader
         from etui.runtime.keep_warm import read_model_idle
 
@@ -298,7 +301,7 @@ class TurnService:
                 idle = read_model_idle(log, self._config, name, sha256)
                 keep, even = idle.keep_seconds, idle.choice.break_even
                 if keep is not None and even is not None and name == self._ahead:
-                    keep = max(keep, even.seconds)
+                    keep = max(keep, even.seconds, MEASURABLE_SECONDS)
                 self._backend.keep_warm(name, keep)
 
     def _find_sha256(self, name: str) -> str | None:

@@ -95,7 +95,7 @@ def diagnose(config: Config) -> Diagnosis:
         unmeasured=found.unmeasured,
         models=_check_models(config, problems),
         folders=_check_folders(config),
-        problems=tuple(problems + _check_policy(config)),
+        problems=tuple(problems + _check_policy(config) + _check_threads(config)),
     )
 
 
@@ -137,6 +137,19 @@ def check_offload(config: Config) -> Offload:
         return Offload(True, (), cards, missing.fix, backends=backends, why_not=missing.why)
     finally:
         library.close()
+
+
+def _check_threads(config: Config) -> list[str]:
+    from etui.engine.library import choose_threads
+
+    used = choose_threads(config.threads, config.sysfs_dir)
+    if config.threads is None or config.threads <= used:
+        return []
+    cpus = "1 CPU" if used == 1 else f"{used:,} CPUs"
+    return [
+        f"threads: {config.threads:,} in {config.config_file}, but etui may run on {cpus} only, "
+        f"so it uses {used:,}\nset `threads: {used}` or `auto`"
+    ]
 
 
 def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...]:

@@ -14,6 +14,7 @@ from etui.cli.doctor import format_diagnosis
 from etui.cli.main import run
 from etui.cli.try_gpu_text import build_document, format_trial
 from etui.config.config import Config
+from etui.engine.library import usable_cpus
 from etui.errors import ExitCode
 from etui.runtime import try_gpu as trying
 from etui.runtime.doctor import Diagnosis, Offload
@@ -177,3 +178,17 @@ def test_ctrl_c_is_no_traceback(
     assert run(["doctor", "--try-gpu"]) == ExitCode.PARTIAL
     assert capsys.readouterr().err.splitlines()[-1] == "etui: stopped"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_more_threads_than_cpus_are_a_problem(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cpus = usable_cpus()
+    config.config_file.write_text(f"threads: {cpus}\n")
+    assert run(["doctor", "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["problems"] == []
+    config.config_file.write_text("threads: 1024\n")
+    assert run(["doctor"]) == ExitCode.DONE
+    out = capsys.readouterr().out
+    assert f"so it uses {cpus}" in out
+    assert f"set `threads: {cpus}` or `auto`" in out

@@ -14,7 +14,6 @@ from fractions import Fraction
 from functools import cache
 
 from etui.reasoning.numbers import NUMBER, normal_number
-from etui.reasoning.plain_math import compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,6 @@ _SCIENTIFIC = re.compile(
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})s?\b", re.I)
 _CURRENCY = re.compile(r"[$€£]")
-_MIXED = re.compile(r"(\d+)\s+(\d+)/(\d+)$")
 
 
 @cache
@@ -293,11 +291,3 @@ def _exact_decimal(value: Fraction) -> str:
     decimal = context.divide(Decimal(value.numerator), Decimal(value.denominator))
     written = f"{decimal:f}"
     return written.rstrip("0").rstrip(".") if "." in written else written
-
-
-def expression_value(text: str) -> Fraction | float | None:
-    """Compute what a text states after its last ``=``, if that is an expression of numbers."""
-    mixed = _MIXED.match(text.strip())
-    if mixed and int(mixed[3]):
-        return int(mixed[1]) + Fraction(int(mixed[2]), int(mixed[3]))
-    return compute(text)

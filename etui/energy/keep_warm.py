@@ -5,7 +5,7 @@ model that was unloaded costs ``load_joules`` at the next question. Both are equ
 
     T* = load_joules / extra_watts
 
-seconds. Unloading after T* is the best deterministic rule for gaps that nobody knows: it never
+seconds. Unloading after T* is the best deterministic rule for unknown gaps: it never
 costs more than twice the joules of one that knows every gap in advance (the ski rental problem;
 Karlin, Manasse, Rudolph, Sleator, "Competitive snoopy caching", Algorithmica 3, 1988). If earlier
 gaps between questions are known, the time with the least mean joules over them is better (Karlin,
@@ -34,7 +34,7 @@ HALF_LIFE_GAPS = 60
 """A gap counts half as much as one that many gaps later, so that new habits are learned."""
 
 _SPREAD = 0.35
-"""Each gap stands for others of a similar length: standard deviation of the natural logarithm.
+"""Each gap represents others of a similar length: standard deviation of the natural logarithm.
 
 Without it, the time would end exactly at the longest pause of a conversation seen so far, and the
 next slightly longer one would cost both the idling and the load.

@@ -160,7 +160,7 @@ class ThreadControl:
     def begin_answer(self) -> None:
         """Choose the counts after a pause, and record them where they are not the limit.
 
-        A long prefill beside a busy core would find out within a batch, which can take seconds.
+        A long prefill next to a busy core would find out within a batch, which can take seconds.
         """
         self._changes.clear()
         if self._clock() - self._ended[0] >= _REST_NS:

@@ -5,7 +5,7 @@ When another process takes one of their cores, all of them wait for the one that
 on two cores, two threads are then slower than one. The rule removes a thread when steps become late
 *and* their threads were not scheduled, and adds one when cores have been idle.
 
-Measured on two cores beside a spinning process, Qwen2.5-Coder 1.5B: 2 threads take 0.7 to 2.8 s a
+Measured on two cores next to a spinning process, Qwen2.5-Coder 1.5B: 2 threads take 0.7 to 2.8 s a
 token, 1 thread 0.15 s, and a quiet machine 0.08 s.
 """
 
@@ -35,7 +35,7 @@ LATE = 1.2
 FASTER, SLOWER_NS = 0.1, 1e9
 """Weight of a faster step in a typical time, and time constant for slower ones.
 
-A typical time follows the growth of a context, but not the first steps beside another process,
+A typical time follows the growth of a context, but not the first steps next to another process,
 whose loss does not fill the window yet.
 """
 

@@ -161,7 +161,7 @@ class Speculator:
             own.credit.spend(1, 1.0)
 
     def observe_batch(self, own: Speculation, verification: Verification) -> None:
-        """Learn the cost of a verification; what came of it follows in :meth:`settle`."""
+        """Learn the cost of a verification; the accepted tokens follow in :meth:`settle`."""
         proposal = verification.proposal
         cost = self.cost.observe(verification.rows, verification.end_ns - verification.start_ns)
         one_row_ns = self.cost.one_row_ns

@@ -1,0 +1,165 @@
+"""What a sweep has found: the input of the table, the report, the log and ``--apply``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from etui.stats.tests import Interval
+from etui.sweep.goal import Goal
+from etui.sweep.setting import AxisName, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A relative difference to a reference, from visits of the same blocks.
+
+    Attributes:
+        percent: Mean difference; -18 is 18 % less than the reference.
+        low, high: Ends of the interval at 95 %; None if an end is unknown (one block).
+        p: p-value, adjusted by Holm over the family; None without one.
+        blocks: Number of blocks.
+        is_claimed: Whether the difference is beyond noise (p below 0.05, an interval without 0) and
+            not below the detection floor.
+    """
+
+    percent: float
+    low: float | None
+    high: float | None
+    p: float | None
+    blocks: int
+    is_claimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Answers of a setting to the questions of a suite.
+
+    Attributes:
+        correct, questions: Counts.
+        share: Accuracy with Wilson's interval, in [0, 1].
+        difference_points: Accuracy less that of the baseline on the same questions, percentage
+            points, with a bootstrap interval; None for the baseline.
+        p: McNemar's p-value against the baseline, adjusted by Holm; None for the baseline.
+        measured_as: Key of the setting whose answers these are: settings that compute the same
+            numbers (other threads, another power limit) are not measured twice.
+    """
+
+    correct: int
+    questions: int
+    share: Interval
+    difference_points: Interval | None
+    p: float | None
+    measured_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingResult:
+    """One setting: its costs for one answer, and its differences to the baseline.
+
+    Attributes:
+        setting: Key of the setting.
+        values: Its values.
+        stage: ``confirm`` if the figures come from the confirming blocks alone, else ``race``.
+        blocks: Number of blocks.
+        joules, seconds: One answer; joules is None if unmeasured.
+        prefill_joules_per_token, decode_joules_per_token: By phase; None if unmeasured.
+        joules_difference, seconds_difference: Relative to the baseline; None for the baseline, and
+            where nothing is comparable.
+        accuracy: None without a suite.
+        dropped_after: Number of the block after which it was dropped; None if it was kept.
+        drop_reason: Why it was dropped, or could not run; empty if it was kept.
+        is_on_frontier: Whether no other kept setting is better in joules, seconds and accuracy.
+    """
+
+    setting: str
+    values: tuple[tuple[AxisName, Value], ...]
+    stage: Literal["race", "confirm"]
+    blocks: int
+    joules: Interval | None
+    seconds: Interval | None
+    prefill_joules_per_token: Interval | None
+    decode_joules_per_token: Interval | None
+    joules_difference: Difference | None
+    seconds_difference: Difference | None
+    accuracy: Accuracy | None
+    dropped_after: int | None
+    drop_reason: str
+    is_on_frontier: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AxisEffect:
+    """Effect of one value of an axis against another, averaged over the other axes."""
+
+    axis: AxisName
+    value: Value
+    reference: Value
+    joules: Difference | None
+    seconds: Difference | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """How far two values together differ from the product of their effects, where beyond noise."""
+
+    axes: tuple[AxisName, AxisName]
+    values: tuple[Value, Value]
+    references: tuple[Value, Value]
+    joules: Difference
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionFloor:
+    """The smallest difference that a sweep can show here, from the baseline against itself.
+
+    Attributes:
+        joules_percent, seconds_percent: Smallest difference; None if unmeasured.
+        measured_joules_percent, measured_seconds_percent: The difference that was found between
+            equal settings, which should be about 0.
+        blocks: Blocks of the comparison.
+        claim_blocks: Number of blocks for which the floor holds.
+    """
+
+    joules_percent: float | None
+    seconds_percent: float | None
+    measured_joules_percent: float | None
+    measured_seconds_percent: float | None
+    blocks: int
+    claim_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """The result of a sweep, or of the blocks so far.
+
+    Attributes:
+        baseline: Key of the setting in use before the sweep.
+        best: Key of the best setting by the goal; the baseline if no claim beats it, None before
+            the first race.
+        goal: What was minimized.
+        is_complete: Whether the sweep is finished.
+        floor: Detection floor; None before its blocks are measured.
+        settings: All settings, the baseline first, then by joules.
+        effects, interactions: Of the axes with at least two values.
+        blocks, visits: Number measured.
+        repeated: Why blocks were repeated, one line each.
+        notes: What a reader should know: a rounded cap, throttling, an estimate instead of a meter.
+        seconds: Duration so far.
+        full_grid_seconds: Predicted duration of the same sweep without dropping settings.
+    """
+
+    baseline: str
+    best: str | None
+    goal: Goal
+    is_complete: bool
+    floor: DetectionFloor | None
+    settings: tuple[SettingResult, ...]
+    effects: tuple[AxisEffect, ...]
+    interactions: tuple[Interaction, ...]
+    blocks: int
+    visits: int
+    repeated: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    full_grid_seconds: float | None

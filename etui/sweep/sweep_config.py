@@ -1,0 +1,59 @@
+"""The configuration of a sweep: all that is needed to resume, repeat and report it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from etui.sweep.design import SweepDesign
+from etui.sweep.setting import Axis
+
+CapMode = Literal["user", "set"]
+"""Who sets a power limit: the user, when asked, or etui itself (as root or through zeusd)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepConfig:
+    """The configuration of a sweep, ``config.json`` of its folder.
+
+    Attributes:
+        id: Name of the sweep, that of its folder unless ``--out`` names another.
+        created: Local time of the start, ISO 8601 with offset.
+        model: Name of the model of the baseline.
+        model_sha256: Hash of its file.
+        policy, arm: Name of the policy and of its arm; None if a model was given.
+        axes: The axes that were asked for, or chosen by default.
+        design: Settings, goal and seed.
+        workload: ``chat``, ``code``, ``long``, ``letters``, ``log``, or the path of a file.
+        workload_sha256: Hash of its texts.
+        output_tokens: Output tokens of each answer.
+        window_s: Least seconds of a phase of a visit.
+        cool_down_s: Least seconds of idle time before a visit.
+        cool_down_celsius: Temperature to wait for before a visit; None waits for the time alone.
+        cap: Who sets power limits; None if the sweep has no such axis.
+        suite: Questions that accuracy is measured on; None without accuracy.
+        questions: Number of them; 0 without accuracy.
+        channels: Power channels that are summed.
+        provenance: Versions, machine and llama.cpp settings, as in a turn's settings.
+    """
+
+    id: str
+    created: str
+    model: str
+    model_sha256: str | None
+    policy: str | None
+    arm: str | None
+    axes: tuple[Axis, ...]
+    design: SweepDesign
+    workload: str
+    workload_sha256: str
+    output_tokens: int
+    window_s: float
+    cool_down_s: float
+    cool_down_celsius: float | None
+    cap: CapMode | None
+    suite: str | None
+    questions: int
+    channels: tuple[str, ...]
+    provenance: Mapping[str, Any]

@@ -28,6 +28,8 @@ _VARIABLES = {
     "Default: the platform's data folder.",
     "ETUI_MODELS": "Folder of the model files. Default: models in ETUI_HOME.",
     "ETUI_SYSFS": "The sysfs tree that the meter reads. Default: /sys.",
+    "ZEUSD_SOCK_PATH": "The socket of a running zeusd, which sets power limits of GPUs.",
+    "ZEUSD_TOKEN": "The token of a zeusd that requires one.",
 }
 
 

@@ -148,6 +148,11 @@ def watts_text(
     return _measured(watts, uncertainty, kind if kind == ESTIMATE else None, "W", None)
 
 
+def limit_text(watts: float | None) -> str:
+    """Format a power limit with all its digits, to the milliwatt: ``350 W``; ``unknown``."""
+    return "unknown" if watts is None else f"{round(watts, 3):,.10g} W"
+
+
 def cost_text(grams_co2e: float | None, price: float | None, currency: str = "") -> str:
     """Format emissions and the price of electricity: ``1.2 g CO2e, 0.00091 EUR``.
 

@@ -85,6 +85,11 @@ class Config:
         return self.home / "models.yaml"
 
     @property
+    def power_limits_file(self) -> Path:
+        """The journal of changed power limits; it exists only while some may be changed."""
+        return self.home / "power_limits.json"
+
+    @property
     def config_file(self) -> Path:
         """The user's settings."""
         return self.home / "config.yaml"

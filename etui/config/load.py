@@ -23,14 +23,18 @@ def load_config(environ: Mapping[str, str] = os.environ) -> Config:
     Raises:
         InvalidFile: ``config.yaml`` has an unknown key or an invalid value.
     """
+    return apply_settings(find_folders(environ))
+
+
+def find_folders(environ: Mapping[str, str] = os.environ) -> Config:
+    """Return the Config of the environment alone, with the default of every setting."""
     home = _find_home(environ)
     models = environ.get("ETUI_MODELS")
-    config = Config(
+    return Config(
         home=home,
         models_dir=Path(models).expanduser().absolute() if models else home / "models",
         sysfs_dir=Path(environ.get("ETUI_SYSFS") or "/sys"),
     )
-    return apply_settings(config)
 
 
 def apply_settings(config: Config) -> Config:

@@ -13,6 +13,13 @@
  * FAKE_NVML_PIDS   "pid:sm,pid:sm": compute processes and their SM utilisation.
  * FAKE_NVML_INIT   error code of nvmlInit; default 0.
  * FAKE_NVML_MIG    1 when MIG is on.
+ * FAKE_NVML_LIMITS file with the power limit of each GPU in milliwatts, one per line, which survives
+ *                  the process as a real limit does; missing lines are the default, 450,000. It is
+ *                  replaced atomically. Without it, limits live as long as the process.
+ * FAKE_NVML_ROUND  the driver cuts limits to multiples of this, milliwatts; default 1.
+ * FAKE_NVML_DENY   "permission": no limit may be set; "silent": it returns success and sets nothing.
+ * FAKE_NVML_ENFORCED highest limit that is enforced, milliwatts (a second limit of the board).
+ * FAKE_NVML_REASONS bits of the clocks event reasons; default 0.
  *
  * A program that sets `fake_nvml_now_ns` takes both clocks over: time passes only when it says so.
  */
@@ -24,7 +31,7 @@
 #include <math.h>
 #include <time.h>
 
-enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, GPU_LOST = 15 };
+enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, INSUFFICIENT_SIZE = 7, GPU_LOST = 15 };
 
 typedef struct {
     unsigned fieldId, scopeId;
@@ -154,9 +161,84 @@ int nvmlDeviceGetArchitecture(void *device, unsigned *arch) {
     *arch = (unsigned)number("FAKE_NVML_ARCH", 8);
     return SUCCESS;
 }
-int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned *limit) {
+enum { MOST_GPUS = 64, DEFAULT_LIMIT = 450000, LEAST_LIMIT = 100000 };
+
+static unsigned limits[MOST_GPUS];
+
+static void load_limits(void) {
+    const char *path = getenv("FAKE_NVML_LIMITS");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    for (int i = 0; i < MOST_GPUS; i++)
+        if (path || !limits[i]) limits[i] = DEFAULT_LIMIT;
+    for (int i = 0; file && i < MOST_GPUS && fscanf(file, "%u", &limits[i]) == 1; i++);
+    if (file) fclose(file);
+}
+
+static int save_limits(void) {
+    const char *path = getenv("FAKE_NVML_LIMITS");
+    char pending[4096];
+    if (!path) return SUCCESS;
+    snprintf(pending, sizeof pending, "%s.new", path);
+    FILE *file = fopen(pending, "w");
+    if (!file) return 999;
+    for (int i = 0; i < (int)number("FAKE_NVML_GPUS", 1); i++) fprintf(file, "%u\n", limits[i]);
+    return fclose(file) || rename(pending, path) ? 999 : SUCCESS;
+}
+
+int nvmlDeviceGetPowerManagementLimit(void *device, unsigned *limit) {
+    if (missing("limit")) return NOT_SUPPORTED;
+    load_limits();
+    *limit = limits[index_of(device)];
+    return SUCCESS;
+}
+int nvmlDeviceGetPowerManagementDefaultLimit(void *device, unsigned *limit) {
     (void)device;
-    *limit = 450000;
+    if (missing("limit")) return NOT_SUPPORTED;
+    *limit = DEFAULT_LIMIT;
+    return SUCCESS;
+}
+int nvmlDeviceGetPowerManagementLimitConstraints(void *device, unsigned *least, unsigned *most) {
+    (void)device;
+    if (missing("limit")) return NOT_SUPPORTED;
+    *least = LEAST_LIMIT;
+    *most = DEFAULT_LIMIT;
+    return SUCCESS;
+}
+int nvmlDeviceSetPowerManagementLimit(void *device, unsigned limit) {
+    const char *deny = getenv("FAKE_NVML_DENY");
+    unsigned step = (unsigned)number("FAKE_NVML_ROUND", 1);
+    if (missing("limit")) return NOT_SUPPORTED;
+    if (deny && !strcmp(deny, "permission")) return NO_PERMISSION;
+    if (limit < LEAST_LIMIT || limit > DEFAULT_LIMIT) return INVALID;
+    if (deny && !strcmp(deny, "silent")) return SUCCESS;
+    load_limits();
+    limits[index_of(device)] = limit / step * step;
+    return save_limits();
+}
+int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned *limit) {
+    unsigned most = (unsigned)number("FAKE_NVML_ENFORCED", DEFAULT_LIMIT);
+    load_limits();
+    *limit = limits[index_of(device)] < most ? limits[index_of(device)] : most;
+    return SUCCESS;
+}
+int nvmlDeviceGetCurrentClocksEventReasons(void *device, unsigned long long *reasons) {
+    (void)device;
+    if (missing("reasons")) return NOT_SUPPORTED;
+    *reasons = (unsigned long long)number("FAKE_NVML_REASONS", 0);
+    return SUCCESS;
+}
+int nvmlDeviceGetIndex(void *device, unsigned *index) {
+    *index = index_of(device);
+    return SUCCESS;
+}
+typedef struct {
+    char legacy[16];
+    unsigned domain, bus, device, pci_device, pci_subsystem;
+    char bus_id[32];
+} pci_info;
+int nvmlDeviceGetPciInfo_v3(void *device, pci_info *info) {
+    memset(info, 0, sizeof *info);
+    info->bus = index_of(device) + 1;
     return SUCCESS;
 }
 int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {

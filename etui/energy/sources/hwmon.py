@@ -91,7 +91,7 @@ class HwmonSource:
 
     def _add(self, folder: Path, driver: str, without: Collection[str]) -> None:
         device = folder / "device"
-        scope = f"gpu:{_read_address(device) or folder.name}"
+        scope = f"gpu:{read_address(device) or folder.name}"
         if driver == "amdgpu" and is_apu(device):
             scope = "package:0"
         if scope in without:
@@ -136,7 +136,7 @@ def is_apu(device: Path) -> bool:
     return vram <= _MOST_APU_VRAM and not (device / "mem_info_vram_vendor").is_file()
 
 
-def _read_address(device: Path) -> str:
+def read_address(device: Path) -> str:
     """Read the PCI address of a device, the stable part of its id."""
     for line in text_or(device / "uevent").splitlines():
         if line.startswith("PCI_SLOT_NAME="):

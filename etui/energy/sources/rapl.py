@@ -121,7 +121,7 @@ def find_zones(root: Path) -> list[Zone]:
     and MMIO if both can.
     """
     best: dict[str, tuple[int, Zone]] = {}
-    for folder in _walk_zone_folders(root):
+    for folder in walk_zone_folders(root):
         zone = _read_zone(folder)
         if zone is None:
             continue
@@ -132,7 +132,7 @@ def find_zones(root: Path) -> list[Zone]:
     return [best[scope][1] for scope in sorted(best)]
 
 
-def _walk_zone_folders(root: Path) -> Iterator[Path]:
+def walk_zone_folders(root: Path) -> Iterator[Path]:
     """Yield the zone folders, whether the tree lists them flat (as sysfs does), nested, or both."""
     names: set[str] = set()
     pending = entries(root)
@@ -149,7 +149,7 @@ def _walk_zone_folders(root: Path) -> Iterator[Path]:
 
 
 def _read_zone(folder: Path) -> Zone | None:
-    scope = _read_scope(folder)
+    scope = read_scope(folder)
     if scope is None:
         return None
     span = int_or_none(folder / "max_energy_range_uj")
@@ -162,7 +162,8 @@ def _read_zone(folder: Path) -> Zone | None:
     )
 
 
-def _read_scope(folder: Path) -> str | None:
+def read_scope(folder: Path) -> str | None:
+    """Read the scope of a zone: ``package:0``, ``dram:0``, ``psys``; None for all others."""
     name = text_or(folder / "name")
     if name == "psys":
         return "psys"

@@ -1,0 +1,197 @@
+"""The journal of changed power limits: what to restore, written before the first change.
+
+It is a file in ``ETUI_HOME``, replaced atomically and flushed to the disk with its folder, so that
+it survives ``kill -9`` and a power cut. A lock file next to it is locked while a hold or a
+restoring start works; the kernel drops the lock with the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from etui.atomic import write_text
+from etui.config.config import Config
+from etui.energy.power_limits.process import (
+    PROC,
+    read_boot_id,
+    read_machine,
+    read_pid_namespace,
+    read_process_start,
+)
+from etui.energy.power_limits.types import Setter
+from etui.text.codec import DocumentError, from_document, to_document
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One changed value.
+
+    Attributes:
+        scope, label: The device.
+        knob: Name of the value in the device.
+        found_watts: The value before the first change.
+        set_watts: The value read back after the last change; None before the first one.
+        is_pending: Whether a change was in progress when the journal was written.
+        setter: Who could set it then.
+        command: The command with which a user restores it.
+    """
+
+    scope: str
+    label: str
+    knob: str
+    found_watts: float
+    set_watts: float | None
+    is_pending: bool
+    setter: Setter
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The journal of one hold.
+
+    Attributes:
+        version: Version of the format.
+        pid, process_start: The process of the hold.
+        boot_id, pid_namespace, machine: Where it runs.
+        created: Local time, ISO 8601 with offset.
+        zeusd_socket: Socket of the zeusd that set the limits; empty without.
+        limits: The changed values.
+    """
+
+    version: int
+    pid: int
+    process_start: str
+    boot_id: str
+    pid_namespace: str
+    machine: str
+    created: str
+    zeusd_socket: str
+    limits: tuple[JournalEntry, ...]
+
+
+class DamagedJournal(Exception):
+    """A journal that cannot be understood."""
+
+
+def new_journal(
+    limits: tuple[JournalEntry, ...], zeusd_socket: str = "", proc: Path = PROC
+) -> Journal:
+    """Make the journal of this process."""
+    return Journal(
+        version=VERSION,
+        pid=os.getpid(),
+        process_start=read_process_start(os.getpid(), proc),
+        boot_id=read_boot_id(proc),
+        pid_namespace=read_pid_namespace(proc),
+        machine=read_machine(),
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        zeusd_socket=zeusd_socket,
+        limits=limits,
+    )
+
+
+def write_journal(path: Path, journal: Journal) -> None:
+    """Write the journal, and wait until it is on the disk.
+
+    Raises:
+        OSError: It cannot be written; the old one is kept.
+    """
+    text = json.dumps(to_document(journal), indent=2, ensure_ascii=False) + "\n"
+    write_text(path, text, errors="replace")
+    sync_folder(path.parent)
+
+
+def read_journal(path: Path) -> Journal:
+    """Read the journal.
+
+    Raises:
+        DamagedJournal: It is not a journal of this version.
+        OSError: It cannot be read.
+    """
+    try:
+        journal = from_document(Journal, json.loads(path.read_bytes()), extra="ignore")
+    except (ValueError, RecursionError, DocumentError) as error:
+        raise DamagedJournal(str(error)) from error
+    if journal.version != VERSION:
+        raise DamagedJournal(f"version {journal.version} is unknown")
+    if any(not 0 < entry.found_watts < 1e6 for entry in journal.limits):
+        raise DamagedJournal("a limit in it is not a power")
+    return journal
+
+
+def remove_journal(path: Path) -> None:
+    """Remove the journal, and what an interrupted write has left.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    path.unlink(missing_ok=True)
+    for rest in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            rest.unlink()
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk, so that a new name in it survives a power cut."""
+    with suppress(OSError):  # Windows and some network file systems cannot
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def is_owner_alive(journal: Journal, proc: Path = PROC) -> bool:
+    """Return whether the process of a journal still runs.
+
+    A process of another PID namespace (container) cannot be seen; only its lock says that it runs.
+    """
+    return (
+        journal.boot_id == read_boot_id(proc)
+        and journal.pid_namespace == read_pid_namespace(proc)
+        and bool(journal.process_start)
+        and read_process_start(journal.pid, proc) == journal.process_start
+    )
+
+
+def is_same_machine(journal: Journal, proc: Path = PROC) -> bool:
+    """Return whether a journal is of this machine: ``ETUI_HOME`` may be shared by several."""
+    return journal.boot_id == read_boot_id(proc) or journal.machine == read_machine()
+
+
+class JournalBusy(Exception):
+    """Another etui holds power limits or restores them now."""
+
+
+@contextmanager
+def lock_journal(config: Config) -> Iterator[None]:
+    """Hold the lock of the journal.
+
+    Raises:
+        JournalBusy: Another process, or another hold of this one, has it.
+        OSError: The lock file cannot be opened.
+    """
+    from filelock import FileLock, Timeout
+
+    # Not thread-local: a hold may be left in another thread than it was entered.
+    lock = FileLock(config.power_limits_file.with_suffix(".lock"), thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as timeout:
+        raise JournalBusy from timeout
+    except NotImplementedError as error:  # a file system without locks
+        raise OSError(str(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,209 @@
+"""Power limits of CPU packages through the powercap tree (Intel RAPL).
+
+A package has a ``long_term`` limit (averaged over about 30 s on most machines) and a ``short_term``
+limit above it. With a long-term limit alone a processor may draw the short-term power for the
+whole of a short measurement, so both are set to the requested watts: the average over any window
+then stays below the limit, and ``short_term`` is never below ``long_term``. Both are restored.
+
+The kernel may show a package under the MSR and the MMIO interface; the processor obeys the lower
+of both. The MSR one is set, and what is enforced is the lowest of all.
+
+Format: Documentation/power/powercap/powercap.rst of Linux. Processors count in 1/8 W
+(MSR_RAPL_POWER_UNIT, Intel SDM vol. 3B, section 15.10.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etui.energy.power_limits.files import (
+    LimitFiles,
+    format_tee,
+    is_root,
+    read_positive_watts,
+    read_watts,
+    to_microwatts,
+)
+from etui.energy.power_limits.types import (
+    LimitPart,
+    LimitReasons,
+    PowerLimit,
+    Setter,
+    WriteRefused,
+)
+from etui.energy.sources.rapl import read_scope, walk_zone_folders
+from etui.energy.sources.sysfs import int_or_none, text_or
+from etui.units import limit_text
+
+LONG_TERM, SHORT_TERM = "long_term", "short_term"
+_UNIT_WATTS = 0.125
+_MOST_CONSTRAINTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """One limit of a zone: its name and the files that hold it."""
+
+    name: str
+    watts_file: Path
+    max_file: Path
+    window_file: Path
+
+    @property
+    def watts(self) -> float | None:
+        """The limit now."""
+        return read_watts(self.watts_file)
+
+
+class PackageLimit:
+    """The limit of one CPU package.
+
+    Args:
+        scope: ``package:N``, with a die where the kernel lists dies.
+        zones: Folders of the package with a long-term limit, the one to set first.
+        files: Access to the files.
+    """
+
+    unit_watts = _UNIT_WATTS
+
+    def __init__(self, scope: str, zones: Sequence[Path], files: LimitFiles) -> None:
+        self.scope = scope
+        number, _, die = scope.partition(":")[2].partition("/die:")
+        self.label = f"CPU package {number}" + (f" die {die}" if die else "")
+        self._files = files
+        self._zones = [(zone, find_constraints(zone)) for zone in zones]
+        self._knobs = {
+            name: constraint
+            for name, constraint in self._zones[0][1].items()
+            if name in (LONG_TERM, SHORT_TERM)
+        }
+
+    def read(self) -> PowerLimit:
+        """Read the limits of the package."""
+        parts = tuple(
+            LimitPart(
+                name,
+                constraint.watts,
+                read_positive_watts(constraint.max_file),
+                _read_seconds(constraint.window_file),
+            )
+            for name, constraint in self._knobs.items()
+        )
+        watts = self._knobs[LONG_TERM].watts
+        enforced = self._find_enforced()
+        stated = read_positive_watts(self._knobs[LONG_TERM].max_file)
+        # max_power_uw is the design power, which many machines exceed from the factory.
+        known = [value for value in (stated, watts) if value is not None]
+        return PowerLimit(
+            scope=self.scope,
+            label=self.label,
+            watts=watts,
+            enforced_watts=enforced[1] if enforced else None,
+            min_watts=None,
+            max_watts=max(known) if stated is not None else None,
+            default_watts=None,
+            setter=self._find_setter(),
+            command=self.format_command({k: v for k, v in self.read_knobs().items() if v}),
+            parts=parts,
+            note="" if self._is_enabled(self._zones[0][0]) else "the limit is switched off",
+        )
+
+    def read_knobs(self) -> Mapping[str, float | None]:
+        """Read the long-term limit, and the short-term limit if there is one."""
+        return {name: constraint.watts for name, constraint in self._knobs.items()}
+
+    def plan(self, watts: float) -> Mapping[str, float]:
+        """Set both limits to the same power."""
+        return dict.fromkeys(self._knobs, watts)
+
+    def write(self, knob: str, watts: float) -> None:
+        """Write one limit.
+
+        Raises:
+            WriteRefused: The kernel refused.
+        """
+        try:
+            self._files.write(self._knobs[knob].watts_file, to_microwatts(watts))
+        except WriteRefused as refused:
+            if refused.denied and is_root():
+                why = "the kernel refused it although etui is root: the firmware has locked it"
+                raise WriteRefused(why, denied=True) from refused
+            raise
+
+    def format_command(self, changes: Mapping[str, float]) -> str:
+        """Return the command that writes the limits; equal ones are written at once."""
+        by_value: dict[int, list[Path]] = {}
+        for knob, watts in changes.items():
+            by_value.setdefault(to_microwatts(watts), []).append(self._knobs[knob].watts_file)
+        return "; ".join(format_tee(value, paths) for value, paths in by_value.items())
+
+    def explain_lower(self) -> str:
+        """Name the limit that is the lowest."""
+        enforced = self._find_enforced()
+        return f"{enforced[0]} is {limit_text(enforced[1])}" if enforced else ""
+
+    def read_reasons(self, t_ns: int) -> LimitReasons:
+        """Return what is enforced; powercap does not say what lowers the clocks."""
+        enforced = self._find_enforced()
+        return LimitReasons(self.scope, t_ns, enforced[1] if enforced else None, None, None)
+
+    def _find_enforced(self) -> tuple[str, float] | None:
+        """Find the lowest limit of all interfaces that are switched on: its name and watts."""
+        found = [
+            (watts, name if index == 0 else f"{name} of {zone.name}")
+            for index, (zone, constraints) in enumerate(self._zones)
+            if self._is_enabled(zone)
+            for name, constraint in constraints.items()
+            if name in (LONG_TERM, SHORT_TERM) and (watts := constraint.watts)
+        ]
+        if not found:
+            return None
+        watts, name = min(found)
+        return name, watts
+
+    def _is_enabled(self, zone: Path) -> bool:
+        return int_or_none(zone / "enabled") != 0
+
+    def _find_setter(self) -> Setter:
+        writable = all(self._files.can_write(c.watts_file) for c in self._knobs.values())
+        return "etui" if writable else "user"
+
+
+def find_packages(sysfs_dir: Path, files: LimitFiles) -> list[PackageLimit]:
+    """Find the CPU packages that have a long-term limit, by scope."""
+    zones: dict[str, list[Path]] = {}
+    for folder in walk_zone_folders(sysfs_dir / "class" / "powercap"):
+        scope = read_scope(folder)
+        if scope and scope.startswith("package:") and LONG_TERM in find_constraints(folder):
+            zones.setdefault(scope, []).append(folder)
+    return [
+        PackageLimit(scope, sorted(found, key=_rank_interface), files)
+        for scope, found in sorted(zones.items())
+    ]
+
+
+def find_constraints(zone: Path) -> dict[str, Constraint]:
+    """Find the limits of a zone by name; a file that states a limit may be unreadable now."""
+    found: dict[str, Constraint] = {}
+    for number in range(_MOST_CONSTRAINTS):
+        watts_file = zone / f"constraint_{number}_power_limit_uw"
+        name = text_or(zone / f"constraint_{number}_name")
+        if name and watts_file.is_file():
+            found[name] = Constraint(
+                name,
+                watts_file,
+                zone / f"constraint_{number}_max_power_uw",
+                zone / f"constraint_{number}_time_window_us",
+            )
+    return found
+
+
+def _rank_interface(zone: Path) -> tuple[bool, str]:
+    return zone.name.startswith("intel-rapl-mmio"), zone.name
+
+
+def _read_seconds(path: Path) -> float | None:
+    microseconds = int_or_none(path)
+    return microseconds / 1e6 if microseconds is not None and microseconds > 0 else None

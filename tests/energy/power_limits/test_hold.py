@@ -1,0 +1,328 @@
+"""Whatever ends a hold, the limits found at the beginning are restored."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.config.config import Config
+from etui.energy.power_limits.hold import LimitHold
+from etui.energy.power_limits.journal import read_journal
+from etui.energy.power_limits.limits import PowerLimits
+from etui.energy.power_limits.restore import release_own, restore_left_over
+from etui.errors import EtuiError, Stopped
+from etui.testing.power_limits import read_package, write_amd_gpu, write_package
+from tests.energy.power_limits.conftest import Open, StubbornFiles
+from tests.energy.power_limits.fake_pynvml import FakeNvml
+
+GPU = "gpu:GPU-fake-0"
+
+
+def read_entries(config: Config) -> dict[str, Any]:
+    """Knob -> entry of the journal."""
+    document = json.loads(config.power_limits_file.read_text())
+    return {entry["knob"]: entry for entry in document["limits"]}
+
+
+def test_the_journal_is_complete_before_the_first_change(
+    open_limits: Open, config: Config, sysfs: Path
+) -> None:
+    write_package(sysfs)
+    seen: list[dict[str, Any]] = []
+
+    class Watching(StubbornFiles):
+        def write(self, path: Path, microwatts: int) -> None:
+            seen.append(read_entries(config))
+            super().write(path, microwatts)
+
+    with LimitHold(config, open_limits(files=Watching())) as hold:
+        assert not config.power_limits_file.exists(), "nothing was changed yet"
+        hold.apply("package:0", 40)
+        first = seen[0]
+        assert {knob: entry["found_watts"] for knob, entry in first.items()} == {
+            "long_term": 65.0,
+            "short_term": 120.0,
+        }
+        assert all(entry["is_pending"] for entry in first.values())
+        after = read_entries(config)
+        assert [entry["set_watts"] for entry in after.values()] == [40.0, 40.0]
+        assert not any(entry["is_pending"] for entry in after.values())
+        journal = read_journal(config.power_limits_file)
+        assert journal.pid == os.getpid()
+        assert journal.process_start
+        assert journal.boot_id
+        assert after["long_term"]["command"].startswith("echo 65000000 | sudo tee ")
+        assert "echo 120000000 | sudo tee " in after["long_term"]["command"]
+
+
+def test_several_devices_are_restored(open_limits: Open, config: Config, sysfs: Path) -> None:
+    package, card = write_package(sysfs), write_amd_gpu(sysfs)
+    nvml = FakeNvml(350_000, 320_000)
+    said: list[str] = []
+    with LimitHold(config, open_limits(nvml, root=True), say=said.append) as hold:
+        hold.apply(GPU, 300)
+        hold.apply("gpu:GPU-fake-1", 200)
+        hold.apply("gpu:0000:03:00.0", 120)
+        hold.apply("package:0", 30)
+        hold.apply(GPU, 200)
+    assert nvml.limits == [350_000, 320_000]
+    assert read_package(package) == (65, 120)
+    assert int((card / "power1_cap").read_text()) == 250_000_000
+    assert not config.power_limits_file.exists()
+    assert said == [
+        "restored the power limit of GPU 0 to 350 W (the sweep has ended)",
+        "restored the power limit of GPU 1 to 320 W (the sweep has ended)",
+        "restored the power limit of AMD GPU 0000:03:00.0 to 250 W (the sweep has ended)",
+        "restored the power limit of CPU package 0 to 65 W (the sweep has ended)",
+    ]
+
+
+def test_an_error_restores(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000)
+    limits = open_limits(nvml, root=True)
+
+    def fail() -> None:
+        with LimitHold(config, limits) as hold:
+            hold.apply(GPU, 300)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert nvml.limits == [350_000]
+    assert not config.power_limits_file.exists()
+
+
+def test_ctrl_c_in_the_middle_of_a_change_restores(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000)
+    limits = open_limits(nvml, root=True)
+    set_limit = nvml.set_limit
+
+    def interrupt(handle: int, limit: int) -> None:
+        set_limit(handle, limit)
+        nvml.set_limit = set_limit  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    nvml.set_limit = interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt), LimitHold(config, limits) as hold:
+        hold.apply(GPU, 300)
+    assert nvml.limits == [350_000]
+    assert not config.power_limits_file.exists()
+
+
+def test_a_signal_during_the_restoring_waits_for_its_end(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000, 320_000)
+    limits = open_limits(nvml, root=True)
+    set_limit = nvml.set_limit
+
+    def interrupt(handle: int, limit: int) -> None:
+        if limit == 350_000:
+            os.kill(os.getpid(), signal.SIGINT)
+        set_limit(handle, limit)
+
+    def end() -> None:
+        with LimitHold(config, limits) as hold:
+            hold.apply(GPU, 300)
+            hold.apply("gpu:GPU-fake-1", 300)
+            nvml.set_limit = interrupt  # type: ignore[method-assign]
+
+    with pytest.raises(KeyboardInterrupt):
+        end()
+    assert nvml.limits == [350_000, 320_000]
+    assert not config.power_limits_file.exists()
+
+
+CHILD = """
+import sys
+from etui.config.load import load_config
+from etui.energy.power_limits.hold import LimitHold
+from etui.energy.power_limits.limits import open_power_limits
+config = load_config()
+with open_power_limits(config, {}) as limits:
+    with LimitHold(config, limits, say=lambda line: print(line, flush=True)) as hold:
+        hold.apply("package:0", 40)
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, None), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_a_program_with_its_limits_restored(
+    config: Config, sysfs: Path, number: signal.Signals, code: int | None
+) -> None:
+    folder = write_package(sysfs)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        assert read_package(folder) == (40, 40)
+        child.send_signal(number)
+        rest = child.stdout.read()
+    assert child.returncode == (-number if code is None else code)
+    assert rest == "restored the power limit of CPU package 0 to 65 W (the sweep has ended)\n"
+    assert read_package(folder) == (65, 120)
+    assert not config.power_limits_file.exists()
+
+
+def test_the_signal_handlers_of_before_come_back(open_limits: Open, config: Config) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with LimitHold(config, open_limits(FakeNvml(350_000), root=True)) as hold:
+        hold.apply(GPU, 300)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_hold_works_in_another_thread(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000)
+    limits = open_limits(nvml, root=True)
+    during: list[int] = []
+
+    def work() -> None:
+        with LimitHold(config, limits) as hold:
+            hold.apply(GPU, 300)
+            during.extend(nvml.limits)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert during == [300_000]
+    assert nvml.limits == [350_000]
+
+
+def test_two_holds_at_once_are_refused(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000)
+    with LimitHold(config, open_limits(nvml, root=True)) as hold:
+        hold.apply(GPU, 300)
+        second = LimitHold(config, open_limits(nvml, root=True))
+        with pytest.raises(EtuiError, match="another etui on this machine changes power limits"):
+            second.__enter__()
+        assert restore_left_over(config) == (), "a hold of a live process is left alone"
+        assert nvml.limits == [300_000]
+    with LimitHold(config, open_limits(nvml, root=True)):
+        pass
+
+
+def test_a_limit_that_was_not_restored_bars_a_new_hold(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000)
+    said: list[str] = []
+    with LimitHold(config, open_limits(nvml, root=True), say=said.append) as hold:
+        hold.apply(GPU, 300)
+        nvml.denied = True
+    assert nvml.limits == [300_000]
+    assert "permission denied; run: sudo nvidia-smi -i GPU-fake-0 -pl 350" in said[0]
+    assert "the next start of etui tries again" in said[1]
+    again = LimitHold(config, open_limits(nvml, root=True))
+    with pytest.raises(EtuiError, match="of an earlier sweep are not restored yet"):
+        again.__enter__()
+
+
+def test_a_journal_that_cannot_be_written_changes_nothing(
+    open_limits: Open, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml = FakeNvml(350_000)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("etui.energy.power_limits.hold.write_journal", full)
+    with LimitHold(config, open_limits(nvml, root=True)) as hold:
+        with pytest.raises(EtuiError, match="No space left on device"):
+            hold.apply(GPU, 300)
+        assert nvml.limits == [350_000]
+
+
+def test_a_limit_that_cannot_be_read_is_not_changed(
+    open_limits: Open, config: Config, sysfs: Path
+) -> None:
+    folder = write_package(sysfs)
+    limits = open_limits()
+    (folder / "constraint_1_power_limit_uw").write_text("")
+    unreadable = pytest.raises(EtuiError, match=r"cannot be read \(short_term\)")
+    with LimitHold(config, limits) as hold, unreadable:
+        hold.apply("package:0", 40)
+    assert (folder / "constraint_0_power_limit_uw").read_text() == "65000000\n"
+    assert not config.power_limits_file.exists()
+
+
+def test_a_limit_that_the_user_changed_meanwhile_is_left(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000)
+    said: list[str] = []
+    with LimitHold(config, open_limits(nvml, root=True), say=said.append) as hold:
+        hold.apply(GPU, 300)
+        nvml.limits[0] = 275_000
+    assert nvml.limits == [275_000]
+    assert said == [
+        "left the power limit of GPU 0 at 275 W: it is neither the 350 W found before the sweep "
+        "nor what the sweep set, so it was changed meanwhile"
+    ]
+    assert not config.power_limits_file.exists()
+
+
+def test_a_user_who_stops_at_the_end_gets_the_command(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000, denied=True)
+    said: list[str] = []
+
+    def ask(request: Any) -> None:
+        if request.watts == 350:
+            raise Stopped("stopped")
+        nvml.limits[0] = round(request.watts * 1000)
+
+    with LimitHold(config, open_limits(nvml), ask=ask, say=said.append) as hold:
+        hold.apply(GPU, 300)
+    assert "run: sudo nvidia-smi -i GPU-fake-0 -pl 350" in said[0]
+    assert config.power_limits_file.exists()
+
+
+def test_after_an_error_the_user_is_not_asked(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000, denied=True)
+    asked: list[float] = []
+
+    def ask(request: Any) -> None:
+        asked.append(request.watts)
+        nvml.limits[0] = round(request.watts * 1000)
+
+    limits = open_limits(nvml)
+
+    def interrupt() -> None:
+        with LimitHold(config, limits, ask=ask) as hold:
+            hold.apply(GPU, 300)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert asked == [300]
+    assert config.power_limits_file.exists()
+
+
+def test_a_process_that_must_end_at_once_restores_its_own_hold(
+    open_limits: Open, config: Config, sysfs: Path
+) -> None:
+    folder = write_package(sysfs)
+
+    def reopen(config: Config, socket: str) -> PowerLimits:
+        return open_limits()
+
+    assert release_own(config) == ()
+    with LimitHold(config, open_limits()) as hold:
+        hold.apply("package:0", 40)
+        [line] = release_own(config, open_limits=reopen)
+        assert "restored the power limit of CPU package 0 to 65 W" in line
+        assert read_package(folder) == (65, 120)
+        hold.apply("package:0", 50)
+        assert config.power_limits_file.exists(), "the hold goes on and is safe again"
+    assert read_package(folder) == (65, 120)

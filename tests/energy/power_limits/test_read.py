@@ -1,0 +1,192 @@
+"""What is read of power limits without privileges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.config.config import Config
+from etui.energy.power_limits.files import format_tee
+from etui.energy.power_limits.limits import open_power_limits
+from etui.energy.power_limits.text import describe_limit
+from etui.energy.power_limits.types import LimitPart
+from etui.errors import UsageError
+from etui.testing.power_limits import write_amd_gpu, write_package
+from tests.energy.power_limits.conftest import Open, StubbornFiles
+from tests.energy.power_limits.fake_pynvml import FakeNvml
+
+
+def test_a_machine_without_devices_has_no_limits(config: Config) -> None:
+    with open_power_limits(config, {}) as limits:
+        assert limits.read() == ()
+        assert limits.describe() == ()
+        with pytest.raises(UsageError, match="no device of this machine has a power limit"):
+            limits.check("package:0", 30)
+
+
+def test_a_package_has_both_limits_with_their_windows(open_limits: Open, sysfs: Path) -> None:
+    folder = write_package(sysfs)
+    [limit] = open_limits().read()
+    assert limit.scope == "package:0"
+    assert limit.label == "CPU package 0"
+    assert (limit.watts, limit.enforced_watts, limit.max_watts) == (65.0, 65.0, 125.0)
+    assert limit.min_watts is None
+    assert limit.default_watts is None
+    assert limit.setter == "etui"
+    assert limit.parts == (
+        LimitPart("long_term", 65.0, 125.0, 27.983872),
+        LimitPart("short_term", 120.0, None, 0.00244),
+    )
+    long_file = folder / "constraint_0_power_limit_uw"
+    short_file = folder / "constraint_1_power_limit_uw"
+    assert limit.command == "; ".join(
+        [format_tee(65_000_000, [long_file]), format_tee(120_000_000, [short_file])]
+    )
+    assert "long_term 65 W over 28.0 s, short_term 120 W over 2.4 ms" in describe_limit(limit)
+
+
+def test_the_lowest_limit_of_both_interfaces_is_enforced(open_limits: Open, sysfs: Path) -> None:
+    write_package(sysfs)
+    write_package(sysfs, long_watts=45, short_watts=51, zone="intel-rapl-mmio:0")
+    [limit] = open_limits().read()
+    assert (limit.watts, limit.enforced_watts) == (65.0, 45.0)
+    assert "45 W enforced" in describe_limit(limit)
+
+
+def test_only_packages_have_limits_here(open_limits: Open, sysfs: Path) -> None:
+    write_package(sysfs)
+    write_package(sysfs, 1, name="psys")
+    write_package(sysfs, 2, name="package-1-die-1")
+    limits = open_limits().read()
+    assert [limit.scope for limit in limits] == ["package:0", "package:1/die:1"]
+    assert limits[1].label == "CPU package 1 die 1"
+
+
+def test_a_package_without_limits_is_not_listed(open_limits: Open, sysfs: Path) -> None:
+    zone = sysfs / "class" / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (zone / "energy_uj").write_text("1\n")
+    assert open_limits().read() == ()
+
+
+def test_a_package_that_states_no_highest_power_has_none(open_limits: Open, sysfs: Path) -> None:
+    write_package(sysfs, max_watts=0, short_watts=None)
+    [limit] = open_limits().read()
+    assert limit.max_watts is None
+    assert [part.name for part in limit.parts] == ["long_term"]
+
+
+def test_a_limit_above_the_design_power_stays_allowed(open_limits: Open, sysfs: Path) -> None:
+    write_package(sysfs, long_watts=200, max_watts=125)
+    [limit] = open_limits().read()
+    assert limit.max_watts == 200
+
+
+def test_a_switched_off_package_enforces_nothing(open_limits: Open, sysfs: Path) -> None:
+    write_package(sysfs, enabled=False)
+    [limit] = open_limits().read()
+    assert limit.watts == 65
+    assert limit.enforced_watts is None
+    assert limit.note == "the limit is switched off"
+
+
+def test_an_amd_gpu_has_a_range_and_no_enforced_limit(open_limits: Open, sysfs: Path) -> None:
+    folder = write_amd_gpu(sysfs)
+    [limit] = open_limits(files=StubbornFiles(writable=False)).read()
+    assert limit.scope == "gpu:0000:03:00.0"
+    assert (limit.watts, limit.min_watts, limit.max_watts) == (250.0, 100.0, 300.0)
+    assert limit.default_watts == 272.0
+    assert limit.enforced_watts is None
+    assert limit.setter == "user"
+    assert limit.command == f"echo 250000000 | sudo tee {folder}/power1_cap"
+    assert "only root may set it" in describe_limit(limit)
+
+
+def test_an_apu_has_the_scope_of_its_package(open_limits: Open, sysfs: Path) -> None:
+    write_amd_gpu(sysfs, vram_bytes=512 << 20, watts=28, min_watts=5, max_watts=54)
+    [limit] = open_limits().read()
+    assert limit.scope == "package:0"
+    write_package(sysfs)
+    assert [one.scope for one in open_limits().read()] == ["package:0/hwmon", "package:0"]
+
+
+@pytest.mark.parametrize(("root", "setter"), [(True, "etui"), (False, "user")])
+def test_an_nvidia_gpu_has_everything(open_limits: Open, root: bool, setter: str) -> None:
+    nvml = FakeNvml(350_000, 250_000, enforced=300_000)
+    limits = open_limits(nvml, root=root)
+    one, two = limits.read()
+    assert (one.scope, one.label) == ("gpu:GPU-fake-0", "GPU 0")
+    assert (one.watts, one.enforced_watts) == (350.0, 300.0)
+    assert (one.min_watts, one.max_watts, one.default_watts) == (100.0, 450.0, 450.0)
+    assert one.setter == setter
+    assert one.command == "sudo nvidia-smi -i GPU-fake-0 -pl 350"
+    assert (two.label, two.watts, two.enforced_watts) == ("GPU 1", 250.0, 250.0)
+    limits.close()
+    assert not nvml.is_open
+
+
+def test_a_gpu_without_limits_is_not_listed(open_limits: Open) -> None:
+    assert open_limits(FakeNvml(0)).read() == ()
+
+
+def test_values_that_the_driver_does_not_state_are_none(open_limits: Open) -> None:
+    class Terse(FakeNvml):
+        def __getattribute__(self, name: str) -> Any:
+            hidden = ("Default", "Constraints", "Enforced", "EventReasons", "GetIndex")
+            if any(part in name for part in hidden):
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    limits = open_limits(Terse(350_000))
+    [limit] = limits.read()
+    assert limit.watts == 350
+    assert limit.enforced_watts is None
+    assert limit.min_watts is None
+    assert limit.max_watts is None
+    assert limit.default_watts is None
+    reasons = limits.read_reasons("gpu:GPU-fake-0")
+    assert reasons.is_power_capped is None
+    assert reasons.is_hot is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "capped", "hot", "names"),
+    [
+        (0, False, False, ()),
+        (0x4, True, False, ("power limit",)),
+        (0x24, True, True, ("power limit", "heat (driver)")),
+        (0x40, False, True, ("heat (hardware)",)),
+        (0x81, False, False, ("idle", "power brake (power supply)")),
+        (None, None, None, ()),
+    ],
+)
+def test_the_reasons_for_lower_clocks_are_read(
+    open_limits: Open,
+    bits: int | None,
+    capped: bool | None,
+    hot: bool | None,
+    names: tuple[str, ...],
+) -> None:
+    limits = open_limits(FakeNvml(350_000, reasons=bits, enforced=320_000), clock=lambda: 7)
+    found = limits.read_reasons("gpu:GPU-fake-0")
+    assert (found.t_ns, found.enforced_watts) == (7, 320.0)
+    assert (found.is_power_capped, found.is_hot, found.reasons) == (capped, hot, names)
+
+
+def test_devices_without_reasons_say_nothing_of_heat(open_limits: Open, sysfs: Path) -> None:
+    write_package(sysfs)
+    write_amd_gpu(sysfs)
+    limits = open_limits()
+    assert limits.read_reasons("package:0").enforced_watts == 65
+    assert limits.read_reasons("package:0").is_hot is None
+    assert limits.read_reasons("gpu:0000:03:00.0").is_power_capped is None
+
+
+def test_an_unknown_device_names_the_nearest(open_limits: Open, sysfs: Path) -> None:
+    write_package(sysfs)
+    with pytest.raises(UsageError, match=r"no power limit of 'packge:0'") as error:
+        open_limits().check("packge:0", 30)
+    assert "package:0" in error.value.fix

@@ -1,0 +1,347 @@
+"""The next start restores what a killed process has left."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.config.config import Config
+from etui.energy.power_limits.journal import (
+    Journal,
+    JournalEntry,
+    lock_journal,
+    new_journal,
+    read_journal,
+    write_journal,
+)
+from etui.energy.power_limits.limits import PowerLimits
+from etui.energy.power_limits.process import (
+    read_boot_id,
+    read_machine,
+    read_pid_namespace,
+    read_process_start,
+)
+from etui.energy.power_limits.restore import decide, restore_left_over
+from etui.testing.power_limits import read_package, write_package
+from tests.energy.power_limits.conftest import Open, Serve, StubbornFiles
+from tests.energy.power_limits.fake_pynvml import FakeNvml
+
+GPU = "gpu:GPU-fake-0"
+COMMAND = "sudo nvidia-smi -i GPU-fake-0 -pl 350"
+ENTRY = JournalEntry(GPU, "GPU 0", "limit", 350.0, 300.0, False, "etui", COMMAND)
+PACKAGE = (
+    JournalEntry("package:0", "CPU package 0", "long_term", 65.0, 40.0, False, "etui", "long"),
+    JournalEntry("package:0", "CPU package 0", "short_term", 120.0, 40.0, False, "etui", "long"),
+)
+
+
+def leave(config: Config, *entries: JournalEntry, **changes: object) -> Journal:
+    """Write the journal of a process that is gone."""
+    journal = replace(new_journal(entries), process_start="1 ticks", **changes)
+    write_journal(config.power_limits_file, journal)
+    return journal
+
+
+class Start:
+    """The next start of etui, on a machine with the given limits."""
+
+    def __init__(self, config: Config, open_limits: Open) -> None:
+        self._config = config
+        self._open_limits = open_limits
+        self.nvml = FakeNvml(300_000)
+        self.files = StubbornFiles()
+        self.environ: dict[str, str] = {}
+
+    def __call__(self) -> tuple[str, ...]:
+        def reopen(config: Config, socket: str) -> PowerLimits:
+            return self._open_limits(
+                self.nvml, files=self.files, environ=self.environ, zeusd_socket=socket
+            )
+
+        return restore_left_over(self._config, open_limits=reopen)
+
+
+@pytest.fixture
+def start(config: Config, open_limits: Open) -> Start:
+    return Start(config, open_limits)
+
+
+def test_without_a_journal_nothing_is_opened(config: Config) -> None:
+    def refuse(config: Config, socket: str) -> PowerLimits:
+        raise AssertionError
+
+    assert restore_left_over(config, open_limits=refuse) == ()
+    assert list(config.home.iterdir()) == []
+
+
+def test_a_killed_sweep_is_restored_and_that_is_said(config: Config, start: Start) -> None:
+    leave(config, ENTRY)
+    assert start() == ("restored the power limit of GPU 0 to 350 W (an earlier sweep was killed)",)
+    assert start.nvml.limits == [350_000]
+    assert not config.power_limits_file.exists()
+    assert start() == ()
+
+
+def test_a_package_is_restored_whole(config: Config, start: Start, sysfs: Path) -> None:
+    folder = write_package(sysfs, long_watts=40, short_watts=40)
+    leave(config, *PACKAGE)
+    assert start() == (
+        "restored the power limit of CPU package 0 to 65 W (an earlier sweep was killed)",
+    )
+    assert read_package(folder) == (65, 120)
+
+
+def test_a_change_in_progress_is_restored_whatever_the_driver_made_of_it(
+    config: Config, start: Start
+) -> None:
+    start.nvml.limits = [287_000]  # neither found nor read back: rounded, and killed before that
+    leave(config, replace(ENTRY, is_pending=True))
+    assert len(start()) == 1
+    assert start.nvml.limits == [350_000]
+
+
+def test_a_value_that_cannot_be_read_is_restored(config: Config, start: Start, sysfs: Path) -> None:
+    folder = write_package(sysfs, long_watts=40, short_watts=40)
+    (folder / "constraint_0_power_limit_uw").write_text("")
+    leave(config, *(replace(entry, is_pending=True) for entry in PACKAGE))
+    assert len(start()) == 1
+    assert read_package(folder) == (65, 120)
+
+
+def test_limits_as_found_need_no_word(config: Config, start: Start) -> None:
+    start.nvml.limits = [350_000]
+    leave(config, ENTRY)
+    assert start() == ()
+    assert not config.power_limits_file.exists()
+
+
+def test_a_limit_that_the_user_changed_is_left(config: Config, start: Start) -> None:
+    start.nvml.limits = [400_000]
+    leave(config, ENTRY)
+    [line] = start()
+    assert line.startswith("left the power limit of GPU 0 at 400 W: it is neither the 350 W found")
+    assert start.nvml.limits == [400_000]
+    assert not config.power_limits_file.exists()
+
+
+def test_without_a_permission_the_journal_is_kept_with_the_command(
+    config: Config, start: Start
+) -> None:
+    start.nvml.denied = True
+    before = leave(config, ENTRY)
+    for _ in range(2):
+        assert start() == (
+            "cannot restore the power limit of GPU 0 to 350 W (an earlier sweep was killed): "
+            f"permission denied; run: {COMMAND}",
+        )
+        assert read_journal(config.power_limits_file) == before
+    start.nvml.denied = False
+    assert len(start()) == 1
+    assert start.nvml.limits == [350_000]
+
+
+def test_only_what_is_not_restored_is_kept(config: Config, start: Start, sysfs: Path) -> None:
+    folder = write_package(sysfs, long_watts=40, short_watts=40)
+    start.nvml.denied = True
+    leave(config, ENTRY, *PACKAGE)
+    lines = start()
+    assert len(lines) == 2
+    assert read_package(folder) == (65, 120)
+    assert read_journal(config.power_limits_file).limits == (ENTRY,)
+
+
+def test_a_device_that_is_gone_keeps_the_journal(config: Config, start: Start) -> None:
+    leave(config, replace(ENTRY, scope="gpu:GPU-other"))
+    [line] = start()
+    assert "the device is not found now" in line
+    assert config.power_limits_file.exists()
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_restored_value_is_read_back(config: Config, start: Start, silent: bool) -> None:
+    start.nvml.silent = silent
+    leave(config, ENTRY)
+    [line] = start()
+    assert ("it was set, but is not read back" in line) == silent
+    assert config.power_limits_file.exists() == silent
+
+
+def test_zeusd_is_found_again_without_the_environment(
+    config: Config, start: Start, zeusd: Serve
+) -> None:
+    start.nvml.denied = True
+    daemon = zeusd(start.nvml)
+    leave(config, replace(ENTRY, setter="zeusd"), zeusd_socket=str(daemon.socket_path))
+    assert start() == ("restored the power limit of GPU 0 to 350 W (an earlier sweep was killed)",)
+    assert start.nvml.limits == [350_000]
+
+
+def test_a_live_process_is_left_alone(config: Config, start: Start) -> None:
+    write_journal(config.power_limits_file, new_journal((ENTRY,)))
+    assert start() == ()
+    assert start.nvml.limits == [300_000]
+    assert config.power_limits_file.exists()
+
+
+def test_a_reused_pid_is_another_process(config: Config, start: Start) -> None:
+    journal = leave(config, ENTRY)
+    assert journal.pid == os.getpid()
+    assert len(start()) == 1
+
+
+def test_a_process_of_another_container_is_known_by_its_lock(config: Config, start: Start) -> None:
+    leave(config, ENTRY, pid_namespace="pid:[1]")
+    with lock_journal(config):
+        assert start() == ()
+        assert start.nvml.limits == [300_000]
+    assert len(start()) == 1
+
+
+@pytest.mark.parametrize(("now", "count"), [(350_000, 0), (450_000, 1)])
+def test_after_a_reboot_the_limit_is_set_where_it_differs(
+    config: Config, start: Start, now: int, count: int
+) -> None:
+    start.nvml.limits = [now]
+    leave(config, ENTRY, boot_id="another boot")
+    [line] = start()
+    assert "the machine was restarted during an earlier sweep" in line
+    assert ("restored the power limit of GPU 0 to 350 W" in line) == bool(count)
+    assert start.nvml.limits == [350_000]
+    assert not config.power_limits_file.exists()
+
+
+def test_a_journal_of_another_machine_is_left_alone(config: Config, start: Start) -> None:
+    leave(config, ENTRY, boot_id="another boot", machine="the other one")
+    [line] = start()
+    assert "power limits of another machine (the other one)" in line
+    assert start.nvml.limits == [300_000]
+    assert config.power_limits_file.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe\x00",
+        b'{"version": 1}',
+        b"[" * 100_000,
+        json.dumps({"limits": [{"found_watts": "many"}]}).encode(),
+    ],
+)
+def test_a_damaged_journal_is_moved_aside(config: Config, start: Start, damage: bytes) -> None:
+    config.power_limits_file.write_bytes(damage)
+    [line] = start()
+    assert "is damaged" in line
+    assert "power_limits.damaged.json" in line
+    assert "etui doctor" in line
+    assert "\n" not in line
+    aside = config.home / "power_limits.damaged.json"
+    assert aside.read_bytes() == damage
+    assert not config.power_limits_file.exists()
+    assert start() == ()
+
+
+@pytest.mark.parametrize("changes", [{"version": 2}, {"limits": (replace(ENTRY, found_watts=-1),)}])
+def test_a_journal_with_impossible_values_is_moved_aside(
+    config: Config, start: Start, changes: dict[str, object]
+) -> None:
+    leave(config, ENTRY, **changes)
+    [line] = start()
+    assert "is damaged" in line
+    assert start.nvml.limits == [300_000]
+
+
+def test_texts_of_the_journal_cannot_reach_the_terminal(config: Config, start: Start) -> None:
+    leave(config, replace(ENTRY, label="GPU \x1b[2J0"))
+    [line] = start()
+    assert "\x1b" not in line
+
+
+def test_the_journal_and_its_folder_are_flushed(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[bool] = []
+    fsync = os.fsync
+
+    def record(handle: int) -> None:
+        flushed.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_journal(config.power_limits_file, new_journal((ENTRY,)))
+    assert flushed == [False, True], "the file before it takes its name, then the folder"
+
+
+def test_an_interrupted_write_leaves_nothing_behind(config: Config, start: Start) -> None:
+    leave(config, ENTRY)
+    rest = config.home / ".power_limits.json.0badcafe.tmp"
+    rest.write_text("{")
+    start()
+    assert not rest.exists()
+
+
+@given(
+    found=st.floats(1, 1000),
+    was_set=st.one_of(st.none(), st.floats(1, 1000)),
+    now=st.one_of(st.none(), st.floats(1, 1000)),
+    pending=st.booleans(),
+    rebooted=st.booleans(),
+)
+def test_only_a_value_of_somebody_else_is_left(
+    found: float, was_set: float | None, now: float | None, pending: bool, rebooted: bool
+) -> None:
+    entry = replace(ENTRY, found_watts=found, set_watts=was_set, is_pending=pending)
+    decision = decide(entry, now, rebooted=rebooted)
+    if now is not None and abs(now - found) <= 0.01:
+        assert decision == "as_found"
+    elif now is None or pending or rebooted:
+        assert decision == "restore"
+    else:
+        own = was_set is not None and abs(now - was_set) <= 0.01
+        assert decision == ("restore" if own else "changed")
+
+
+def make_proc(tmp_path: Path, pid: int, stat: str) -> Path:
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "stat").write_text("")
+    (proc / str(pid)).mkdir()
+    (proc / str(pid) / "stat").write_text(stat)
+    return proc
+
+
+@pytest.mark.parametrize(
+    ("state", "name", "start_time"),
+    [("S", "python", "777 ticks"), ("R", "a) b (c", "777 ticks"), ("Z", "python", "")],
+)
+def test_the_start_of_a_process_is_its_22nd_field(
+    tmp_path: Path, state: str, name: str, start_time: str
+) -> None:
+    fields = " ".join(["0"] * 18 + ["777"] + ["0"] * 20)
+    proc = make_proc(tmp_path, 42, f"42 ({name}) {state} {fields}\n")
+    assert read_process_start(42, proc) == start_time
+    assert read_process_start(43, proc) == ""
+
+
+def test_this_process_and_this_boot_are_known() -> None:
+    assert read_process_start(os.getpid()) == read_process_start(os.getpid()) != ""
+    assert read_boot_id() == read_boot_id() != ""
+    assert read_machine() != ""
+
+
+def test_systems_without_proc_have_ids_too(tmp_path: Path) -> None:
+    assert read_boot_id(tmp_path).startswith("boot at ")
+    assert read_pid_namespace(tmp_path) == ""
+    assert read_process_start(os.getpid(), tmp_path).endswith(" s")
+    assert read_machine(tmp_path) != ""
+    (tmp_path / "machine-id").write_text("abc\n")
+    assert read_machine(tmp_path) == "abc"

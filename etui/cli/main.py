@@ -123,7 +123,9 @@ def cli(
 
     Without a command, etui opens the chat.
     """
+    notices = _restore_power_limits()
     if ctx.invoked_subcommand is not None:
+        _print_error(*(f"etui: {line}" for line in notices))
         if policy or model:
             raise click.UsageError(
                 f"--policy and --model before {ctx.invoked_subcommand!r} have no effect: "
@@ -138,6 +140,7 @@ def cli(
         from etui.tui.web import PORT, serve_app
 
         load_config()  # report an invalid setting in the terminal, not in the browser
+        _print_error(*(f"etui: {line}" for line in notices))
         with raw_streams():
             ctx.exit(serve_app(policy=policy, model=model, port=web_port or PORT))
     if web_port:
@@ -148,7 +151,25 @@ def cli(
     from etui.tui.start import run_app  # textual: 300 ms, only for the chat
 
     with raw_streams():
-        ctx.exit(run_app(load_config(), policy=policy, model=model))
+        ctx.exit(run_app(load_config(), policy=policy, model=model, notices=notices))
+
+
+def _restore_power_limits() -> tuple[str, ...]:
+    """Restore power limits that a killed sweep has left; return what was done.
+
+    Without a journal this is one look at the disk, and nothing else is imported.
+    """
+    from etui.config.load import find_folders
+
+    try:
+        config = find_folders()
+        if not os.path.exists(config.power_limits_file):
+            return ()
+        from etui.energy.power_limits.restore import restore_left_over
+
+        return restore_left_over(config)
+    except Exception as error:  # noqa: BLE001 - no command may fail because of it
+        return (f"cannot restore power limits: {format_internal_error(error)}",)
 
 
 def run(args: Sequence[str]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -42,6 +43,9 @@ from etui.tui.themes import THEMES
 LEAVE_SECONDS = 5.0
 """Longest wait on exit for the running answer to be stopped and saved."""
 
+NOTICE_SECONDS = 12.0
+"""How long a notice of the start is shown."""
+
 
 class EtuiApp(App[None]):
     """App in which local language models answer and every answer shows its energy in joules."""
@@ -62,11 +66,18 @@ class EtuiApp(App[None]):
         *MODE_BINDINGS,
     ]  # fmt: skip
 
-    def __init__(self, config: Config, route: Route, open_backend: OpenServices) -> None:
+    def __init__(
+        self,
+        config: Config,
+        route: Route,
+        open_backend: OpenServices,
+        notices: Sequence[str] = (),
+    ) -> None:
         super().__init__(driver_class=choose_driver(config.ascii))
         self._config = config
         self._route = route
         self._open_backend = open_backend
+        self._notices = notices
         self.backend: Services | None = None
         self.fault: BaseException | None = None
         self._unsaved = Unsaved("")
@@ -92,6 +103,8 @@ class EtuiApp(App[None]):
                 f"unknown theme {self._config.theme!r}",
                 f"set `theme` in {self._config.config_file} to a theme of the command palette",
             )
+        for line in self._notices:
+            self.notify(sanitize(line), timeout=NOTICE_SECONDS, markup=False)
         leave_on_terminate(lambda: self.call_later(self._leave_at_once))
         self._open()
 
@@ -172,6 +185,10 @@ class EtuiApp(App[None]):
         self._unsaved.keep()
         if self.backend is not None:
             self.backend.runner.close()
+        if os.path.exists(self._config.power_limits_file):
+            from etui.energy.power_limits.restore import release_own
+
+            release_own(self._config)
 
     def _leave_at_once(self) -> None:
         self._unsaved.keep()

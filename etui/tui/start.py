@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from etui.config.config import Config, make_home
 from etui.errors import EtuiError
 from etui.runtime.route import Route
@@ -10,13 +12,20 @@ from etui.tui.exit_signals import leave_on_hangup
 from etui.tui.services import Services
 
 
-def run_app(config: Config, *, policy: str | None = None, model: str | None = None) -> int:
+def run_app(
+    config: Config,
+    *,
+    policy: str | None = None,
+    model: str | None = None,
+    notices: Sequence[str] = (),
+) -> int:
     """Open the chat and run until the user leaves.
 
     Args:
         config: Folders and settings.
         policy: Policy that routes; None for the configured one.
         model: Model that answers regardless of the policy; None for the configured one.
+        notices: What to show at the start, such as a restored power limit.
 
     Returns:
         The exit code.
@@ -25,7 +34,8 @@ def run_app(config: Config, *, policy: str | None = None, model: str | None = No
         EtuiError: etui's folders cannot be written to, or the app failed.
     """
     make_home(config)
-    app = EtuiApp(config, Route(policy or config.policy, model or config.model), _open_services)
+    route = Route(policy or config.policy, model or config.model)
+    app = EtuiApp(config, route, _open_services, notices)
     leave_on_hangup(app.save_and_close)
     app.run()
     if isinstance(app.fault, EtuiError):

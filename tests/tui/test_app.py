@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from etui.energy.power_limits.journal import JournalEntry, new_journal, write_journal
 from etui.errors import EngineFailed, EtuiError
 from etui.runtime.route import Route
+from etui.testing.power_limits import read_package, write_package
 from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
 from etui.tui.start import run_app
@@ -88,6 +90,25 @@ async def test_a_backend_that_cannot_be_opened_is_a_notice(house: House) -> None
     app = EtuiApp(house.config, Route("balanced"), broken)
     async with app.run_test(size=WIDE) as pilot:
         await until(pilot, lambda: "upgrade etui" in notices(app))
+
+
+async def test_a_restored_power_limit_is_a_notice(house: House) -> None:
+    def broken(_config: object) -> Any:
+        raise EngineFailed("no backend is needed")
+
+    line = "restored the power limit of GPU 0 to 350 W (an earlier sweep was killed)"
+    app = EtuiApp(house.config, Route("balanced"), broken, [line])
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: line in notices(app))
+
+
+async def test_a_lost_terminal_restores_power_limits(house: House) -> None:
+    folder = write_package(house.config.sysfs_dir, long_watts=40)
+    entry = JournalEntry("package:0", "CPU package 0", "long_term", 65.0, 40.0, False, "etui", "")
+    write_journal(house.config.power_limits_file, new_journal((entry,)))
+    house.app().save_and_close()
+    assert read_package(folder) == (65, 120)
+    assert not house.config.power_limits_file.exists()
 
 
 async def test_f1_shows_help_and_hides_it(house: House) -> None:

@@ -30,7 +30,7 @@ def doctor(model: str | None, as_json: bool) -> int:
     """Report what etui finds: GPU, power channels, models, folders.
 
     For every power channel, shows whether it was found and is readable and, if not, the exact
-    command or line that fixes it.
+    command or line that fixes it. For every power limit, shows its range and who may set it.
 
     With --try-gpu, loads a model with all, none and `auto` of its layers on the GPU, shows answers,
     tokens/s, J/token and memory side by side, and says in one line what is wrong, if anything is.
@@ -83,6 +83,7 @@ def format_diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"  {name:<18}{value or 'not installed'}"
     yield from _format_offload(diagnosis)
     yield from _format_channels(diagnosis)
+    yield from _format_power_limits(diagnosis)
     yield from _format_models(diagnosis)
     yield "folders"
     for folder in diagnosis.folders:
@@ -127,6 +128,18 @@ def _format_channels(diagnosis: Diagnosis) -> Iterator[str]:
             yield from (f"      fix: {line}" for line in probe.fix.splitlines())
     if diagnosis.unmeasured:
         yield f"  unmeasured: {', '.join(diagnosis.unmeasured)}"
+
+
+def _format_power_limits(diagnosis: Diagnosis) -> Iterator[str]:
+    from etui.energy.power_limits.text import describe_limit
+
+    yield "power limits"
+    for limit in diagnosis.power_limits:
+        yield f"  {_mark(limit.setter != 'user')} {limit.scope}  {describe_limit(limit)}"
+        if limit.setter == "user" and limit.command:
+            yield f"      by hand: {limit.command}"
+    if not diagnosis.power_limits:
+        yield "  - none found: no GPU, and no CPU package with a limit in powercap"
 
 
 def _format_models(diagnosis: Diagnosis) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etui.config.config import Config
+from etui.energy.power_limits.types import PowerLimit
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
 
@@ -75,6 +76,7 @@ class Diagnosis:
     models: tuple[ModelOnDisk, ...]
     folders: tuple[Folder, ...]
     problems: tuple[str, ...]
+    power_limits: tuple[PowerLimit, ...] = ()
 
 
 def diagnose(config: Config) -> Diagnosis:
@@ -86,6 +88,7 @@ def diagnose(config: Config) -> Diagnosis:
     found = find_sources(config)
     for source in found.sources:
         source.close()
+    limits = _read_power_limits(config, problems)
     facts = provenance(config)
     names = ("etui", "llama_cpp_python", "python", "system")
     return Diagnosis(
@@ -96,6 +99,7 @@ def diagnose(config: Config) -> Diagnosis:
         models=_check_models(config, problems),
         folders=_check_folders(config),
         problems=tuple(problems + _check_policy(config) + _check_threads(config)),
+        power_limits=limits,
     )
 
 
@@ -137,6 +141,14 @@ def check_offload(config: Config) -> Offload:
         return Offload(True, (), cards, missing.fix, backends=backends, why_not=missing.why)
     finally:
         library.close()
+
+
+def _read_power_limits(config: Config, problems: list[str]) -> tuple[PowerLimit, ...]:
+    from etui.energy.power_limits.limits import open_power_limits
+
+    with open_power_limits(config) as limits:
+        problems.extend(limits.problems)
+        return limits.read()
 
 
 def _check_threads(config: Config) -> list[str]:

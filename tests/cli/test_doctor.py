@@ -14,6 +14,7 @@ from etui.cli.doctor import format_diagnosis
 from etui.cli.main import run
 from etui.cli.try_gpu_text import build_document, format_trial
 from etui.config.config import Config
+from etui.energy.power_limits.types import PowerLimit
 from etui.engine.library import usable_cpus
 from etui.errors import ExitCode
 from etui.runtime import try_gpu as trying
@@ -21,6 +22,7 @@ from etui.runtime.doctor import Diagnosis, Offload
 from etui.runtime.gpu_run import FreeBytes, GreedyAnswer, RunResult, Timed
 from etui.runtime.gpu_verdict import Attempt, PerToken, judge
 from etui.runtime.try_gpu import GpuTrial
+from etui.testing.power_limits import write_amd_gpu, write_package
 from tests.contract.tiny_model import write_tiny_model
 
 DEVICE = Offload(True, ("A100: 80 GB of 80 GB free",), ("NVIDIA",), "", backends=("CUDA",))
@@ -71,6 +73,48 @@ def test_a_build_without_a_device_is_told_from_one_without_a_backend(
     assert line in lines[start + 1]
     fixes = [text for text in lines if text.strip().startswith("fix: ")]
     assert bool(offload.fix) == any(offload.fix in text for text in fixes)
+
+
+def test_power_limits_say_who_may_set_them() -> None:
+    command = "sudo nvidia-smi -i 0 -pl 350"
+    limits = (
+        PowerLimit("gpu:0", "GPU 0", 350.0, 320.0, 100.0, 450.0, 450.0, "user", command),
+        PowerLimit("package:0", "CPU package 0", 65.0, 65.0, None, 125.0, None, "etui", "echo"),
+    )
+    lines = list(format_diagnosis(Diagnosis({}, DEVICE, (), (), (), (), (), limits)))
+    start = lines.index("power limits")
+    assert lines[start + 1 : start + 4] == [
+        "  ✗ gpu:0  GPU 0: 350 W (100 W to 450 W, default 450 W, 320 W enforced), "
+        "only root may set it",
+        f"      by hand: {command}",
+        "  ✓ package:0  CPU package 0: 65 W (at most 125 W), etui may set it",
+    ]
+
+
+def test_a_machine_without_power_limits_says_so() -> None:
+    lines = list(format_diagnosis(Diagnosis({}, DEVICE, (), (), (), (), ())))
+    assert "none found" in lines[lines.index("power limits") + 1]
+
+
+def test_doctor_lists_the_limits_of_this_machine(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_package(config.sysfs_dir)
+    assert run(["doctor", "--json"]) == ExitCode.DONE
+    [limit] = json.loads(capsys.readouterr().out)["power_limits"]
+    assert limit["scope"] == "package:0"
+    assert limit["watts"] == 65.0
+    assert limit["min_watts"] is None
+    assert [part["name"] for part in limit["parts"]] == ["long_term", "short_term"]
+
+
+def test_a_zeusd_that_cannot_help_is_a_problem(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_amd_gpu(config.sysfs_dir)
+    monkeypatch.setenv("ZEUSD_SOCK_PATH", "/nowhere/zeusd.sock")
+    assert run(["doctor"]) == ExitCode.DONE
+    assert "zeusd at /nowhere/zeusd.sock cannot set limits" in capsys.readouterr().out
 
 
 def test_the_runs_are_side_by_side() -> None:

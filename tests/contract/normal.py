@@ -34,6 +34,8 @@ _WHOLE: Mapping[str, str] = {
     "detail": "<text>",
     # Depends on the load of the machine.
     "thread_changes": "<changes>",
+    # Depends on the user who runs the tests.
+    "setter": "<setter>",
     # Depends on the memory and on the build of llama.cpp.
     "fits": "<bool>",
     "offload": "<offload>",

@@ -31,6 +31,7 @@ NAMES = (
     "loops",
     "meter",
     "newcomer",
+    "power_limits",
     "probes",
     "replay",
     "routing",

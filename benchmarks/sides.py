@@ -18,8 +18,8 @@ from etui.energy.recorder import Recorder
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Library, default_threads
 from etui.engine.llama_session import LlamaSession
+from etui.engine.load_settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from etui.engine.model import ALL_LAYERS, Model
-from etui.engine.residency import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from etui.engine.session import ModelFacts, Step, TokenSequence
 from etui.engine.template import ChatTemplate
 from etui.engine.template_process import TemplateProcess

@@ -95,7 +95,7 @@ def measure_curve(
         if not recorder.selection.summed:
             raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
         _refuse_busy(recorder, force, note)
-        now = conditions(config, recorder.selection.summed)
+        now = conditions(config, recorder.selection.summed, spec)
         with _in_memory(spec, path, config, recorder, writer) as (session, layers):
             use_baseline(recorder, load_baselines(config), spec.name)
             grid = fit_into_context(grid, session.facts.context_tokens)

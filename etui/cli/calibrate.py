@@ -170,7 +170,7 @@ def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCu
     from etui.runtime.provenance import conditions
 
     with closing(open_recorder(config)) as recorder, LogReader(config) as log:
-        now = conditions(config, recorder.selection.summed)
+        now = conditions(config, recorder.selection.summed, spec)
         turns = select_comparable_turns(log, spec.name, spec.sha256, now)
         curve = fit_logged_turns(turns, spec.name, spec.sha256, now)
     writer.save_curve(build_curve_record(curve))

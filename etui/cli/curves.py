@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,12 +40,15 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
 
     config = load_config()
     found = _find_curves(config, model)
-    now = _read_conditions(config)
+    now = _read_conditions(config, {curve.model for curve in found})
     if svg is not None:
         _draw(found, svg)
     if as_json:
         rows = [
-            {**curve_document(curve), "differences": list(list_differences(curve.conditions, now))}
+            {
+                **curve_document(curve),
+                "differences": list(list_differences(curve.conditions, now[curve.model])),
+            }
             for curve in found
         ]
         click.echo(json.dumps({"curves": rows}, indent=2))
@@ -79,15 +82,19 @@ def _find_curves(config: Config, model: str | None) -> list[OperatingCurve]:
     return list(newest.values())
 
 
-def _read_conditions(config: Config) -> Conditions:
+def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Conditions]:
+    """Read the conditions of this machine for each model, with the settings of its entry."""
     from etui.energy.discovery import open_recorder
+    from etui.models.catalogue import load_catalogue
     from etui.runtime.provenance import conditions
 
     with closing(open_recorder(config)) as recorder:
-        return conditions(config, recorder.selection.summed)
+        summed = recorder.selection.summed
+        entries = load_catalogue(config).models
+        return {model: conditions(config, summed, entries.get(model)) for model in models}
 
 
-def _format_curves(found: Sequence[OperatingCurve], now: Conditions) -> Iterator[str]:
+def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions]) -> Iterator[str]:
     from etui.curves.measured_under import list_differences
     from etui.curves.text import age_text, draw_curve, fit_lines, points_text, r2_text
     from etui.text.tables import format_table
@@ -111,7 +118,7 @@ def _format_curves(found: Sequence[OperatingCurve], now: Conditions) -> Iterator
     for curve in found:
         yield ""
         yield f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}"
-        for change in list_differences(curve.conditions, now):
+        for change in list_differences(curve.conditions, now[curve.model]):
             yield f"  not valid here: {change}"
         yield from draw_curve(curve)
         yield from fit_lines(curve)

@@ -87,6 +87,10 @@ class ModelFacts:
     sampling: ModelSampling | None = None
     sampling_from: Literal["models.yaml", "gguf"] | None = None
     draft_problem: str | None = None
+    threads: int | None = None
+    prefill_threads: int | None = None
+    batch_tokens: int | None = None
+    draft_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,10 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         draft_problem=None
         if spec.draft is None
         else _check_draft(spec, spec.draft, config, catalogue),
+        threads=spec.threads,
+        prefill_threads=spec.prefill_threads,
+        batch_tokens=spec.batch_tokens,
+        draft_tokens=spec.draft_tokens,
     )
 
 
@@ -198,12 +206,13 @@ def _read_thinking(spec: ModelSpec) -> ThinkingTags | None:
 
 
 def _read_gguf_facts(spec: ModelSpec, config: Config) -> GgufFacts:
+    from etui.engine.load_settings import GPU_BATCH_TOKENS
     from etui.engine.offload import needs
     from etui.models.files import model_path
     from etui.models.gguf import check_gguf
 
     gguf = check_gguf(model_path(spec, config))
-    need = needs(gguf, spec.context, spec.kv_type)
+    need = needs(gguf, spec.context, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
     return GgufFacts(
         name=gguf.name,
         architecture=gguf.architecture,

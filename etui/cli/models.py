@@ -282,6 +282,12 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
         ("context used", tokens_text(facts.context)),
         ("gpu layers", str(facts.gpu_layers)),
     ]
+    if (threads := facts.threads) or facts.prefill_threads:
+        prefill = facts.prefill_threads
+        decode = "as in config.yaml" if threads is None else str(threads)
+        lines.append(("threads", decode + (f", prefill {prefill}" if prefill else "")))
+    if facts.batch_tokens:
+        lines.append(("batch", count_text(facts.batch_tokens, "token")))
     if tags := facts.thinking:
         switch = f", switched by {tags.switch}" if tags.switch else ""
         lines.append(("thinking", f"{tags.open} ... {tags.close}{switch}"))
@@ -290,6 +296,8 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
         lines.append(("draft model", facts.draft + problem))
     if facts.speculate:
         lines.append(("speculate", facts.speculate))
+    if facts.draft_tokens:
+        lines.append(("draft depth", count_text(facts.draft_tokens, "token")))
     if facts.sampling is not None:
         lines.append(("sampling", f"{_sampling_text(facts.sampling)} ({facts.sampling_from})"))
     if gguf is None:

@@ -9,6 +9,13 @@ from typing import Any
 _SAME_LIMIT = 0.01
 """Power limits within this share are equal: drivers round them."""
 
+_MODEL_SETTINGS = {
+    "kv_type": "KV cache of type",
+    "flash_attention": "flash attention",
+    "batch_tokens": "tokens of a batch",
+}
+"""Settings of a model, and how they are named."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -17,9 +24,13 @@ class Conditions:
     Attributes:
         machine: Processor, number of CPUs and system, for people.
         build: Version of the engine.
-        threads: Threads of the engine.
+        threads: Most threads of the engine; with ``prefill_threads``, those of decode.
         channels: Ids of the power channels in a total; empty where not known.
         power_limit_watts: Sum of the limits of those channels; None if one has none.
+        prefill_threads: Most threads of prefill, where they differ from ``threads``.
+        kv_type, flash_attention: Type of the KV cache and of the attention, as configured; None if
+            unknown.
+        batch_tokens: Most tokens of a batch, as configured: a number or ``auto``; None if unknown.
     """
 
     machine: str
@@ -27,6 +38,10 @@ class Conditions:
     threads: int
     channels: tuple[str, ...] = ()
     power_limit_watts: float | None = None
+    prefill_threads: int | None = None
+    kv_type: str | None = None
+    flash_attention: str | None = None
+    batch_tokens: str | None = None
 
 
 def parse_conditions(
@@ -34,14 +49,21 @@ def parse_conditions(
 ) -> Conditions:
     """Read the conditions from a turn's ``settings``.
 
-    Values that an older etui did not record are ``unknown``, and differ from every known value.
+    A machine, a build and threads that an older etui did not record differ from every known value.
+    The settings of a model that it did not record are unknown, which is not a difference: they were
+    those of models.yaml.
     """
+    batch = settings.get("batch_tokens_setting")
     return Conditions(
         machine=settings.get("machine") or "unknown",
         build=f"llama-cpp-python {settings.get('llama_cpp_python') or 'unknown'}",
         threads=settings.get("threads") or 0,
         channels=channels,
         power_limit_watts=power_limit_watts,
+        prefill_threads=settings.get("prefill_limit"),
+        kv_type=settings.get("kv_type"),
+        flash_attention=settings.get("flash_attention"),
+        batch_tokens=None if batch is None else str(batch),
     )
 
 
@@ -57,6 +79,13 @@ def list_differences(then: Conditions, now: Conditions) -> tuple[str, ...]:
         found.append(f"another build ({then.build})")
     if then.threads != now.threads:
         found.append(f"{then.threads} threads, now {now.threads}")
+    prefill = then.prefill_threads or then.threads, now.prefill_threads or now.threads
+    if prefill[0] != prefill[1] and prefill != (then.threads, now.threads):
+        found.append(f"{prefill[0]} prefill threads, now {prefill[1]}")
+    for name, words in _MODEL_SETTINGS.items():
+        old, new = getattr(then, name), getattr(now, name)
+        if old is not None and new is not None and old != new:
+            found.append(f"{words} {old}, now {new}")
     if then.channels and now.channels and set(then.channels) != set(now.channels):
         found.append(f"other power channels ({', '.join(sorted(then.channels))})")
     before, after = then.power_limit_watts, now.power_limit_watts

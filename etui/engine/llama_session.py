@@ -115,6 +115,11 @@ class LlamaSession:
         return self._context.threads
 
     @property
+    def speculator(self) -> Speculator:
+        """The drafters, and how many tokens they draft."""
+        return self._speculator
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """Vocabulary, with which that of a draft model must agree."""
         return self._model

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.engine.context import Context, ContextOptions
-from etui.engine.library import Device, Library, choose_threads
+from etui.engine.library import Device, Library
 from etui.engine.llama_session import LlamaSession
+from etui.engine.load_settings import (
+    GPU_BATCH_TOKENS,
+    apply_settings,
+    check_split,
+    choose_batch_tokens,
+    choose_context_tokens,
+    choose_flash_attention,
+    read_cpu_seconds,
+    session_key,
+)
 from etui.engine.model import Model, Split
 from etui.engine.offload import (
     Needs,
@@ -25,20 +35,18 @@ from etui.engine.speculation.load_draft import DraftRequest, NoDraft, load_draft
 from etui.engine.template import PLAIN_STOP, ChatTemplate
 from etui.engine.template_process import TemplateProcess
 from etui.engine.thread_control import ThreadControl
+from etui.engine.thread_limits import choose_thread_limits
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
-from etui.models.gguf import Gguf, check_usable
+from etui.models.gguf import check_usable
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.models.spec import FlashAttention, ModelSpec
+    from etui.models.spec import ModelSpec
 
 SEQUENCES = 16
 """Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
-
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 128, 512
-"""Tokens of a batch: a cancel waits for one batch, and a CPU is no faster with longer ones."""
 
 RECURRENT_SEQUENCES = 4
 """The same for recurrent and hybrid models, which need one state per sequence."""
@@ -94,7 +102,8 @@ class Residency:
         """Load a model unless it is in memory, and return its session.
 
         A load starts after the last unload, so that no joule is counted twice. A model that is in
-        memory without the draft model is loaded again with it; one that has it keeps it.
+        memory without the draft model is loaded again with it; one that has it keeps it. Other
+        threads and another depth of drafts are set without a load.
 
         Args:
             spec: The model.
@@ -109,12 +118,13 @@ class Residency:
             ModelUnavailable: The file is no usable model, or llama.cpp rejected it.
             EngineFailed: llama.cpp is missing, or memory ran out.
         """
-        key = _session_key(spec, path)
+        key = session_key(spec, path)
         resident = self._residents.get(spec.name)
         with_draft = draft is None or (resident is not None and resident.draft == draft[1])
         if resident is not None and resident.key == key and with_draft:
             self._residents[spec.name] = self._residents.pop(spec.name)
             resident.used_seconds = self._clock()
+            apply_settings(resident.session, spec, self._config)
             return resident.session
         start_ns = time.monotonic_ns()
         gguf = check_usable(path)
@@ -122,9 +132,9 @@ class Residency:
             try_model(spec, path, self._config)
             start_ns = time.monotonic_ns()
         library = self._open_library()
-        context_tokens = _choose_context_tokens(self._config, spec, gguf)
-        need = needs(gguf, context_tokens, spec.kv_type)
-        _check_split(spec, library.gpus())
+        context_tokens = choose_context_tokens(self._config, spec, gguf)
+        need = needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
+        check_split(spec, library.gpus())
         for unloaded in self._make_room(library, spec, need):
             yield unloaded
             start_ns = time.monotonic_ns()
@@ -288,6 +298,7 @@ class Residency:
         # A template fails with any number of layers.
         session = self._create_session(spec, model, context)
         session.open_heads(library)
+        session.speculator.draft_tokens = spec.draft_tokens
         return session, layers
 
     def _load_draft(
@@ -349,23 +360,24 @@ class Residency:
         tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
         # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
-        threads = _choose_thread_control(self._config, layers)
+        limits = choose_thread_limits(spec, self._config, on_gpu=layers > 0)
+        threads = ThreadControl(limits.decode, limits.prefill, adapt=limits.adapt, note=limits.note)
         self._templates.start()  # it becomes ready while the weights are loaded
-        helper_seconds = _read_cpu_seconds(self._templates.pid)
+        helper_seconds = read_cpu_seconds(self._templates.pid)
         model = Model(library, path, layers, split, shown=tags, heads=heads)
         try:
             options = ContextOptions(
                 context_tokens=context_tokens,
                 threads=threads.limit,
                 sequences=RECURRENT_SEQUENCES if model.recurrent else SEQUENCES,
-                batch_tokens=GPU_BATCH_TOKENS if layers else CPU_BATCH_TOKENS,
+                batch_tokens=choose_batch_tokens(spec, layers),
                 kv_type=spec.kv_type,
-                flash_attention=_choose_flash_attention(spec, layers),
+                flash_attention=choose_flash_attention(spec, layers),
                 offload_kv=layers > 0,
             )
             context = Context(library, model, options)
             context.threads = threads
-            threads.loaded(_read_cpu_seconds(self._templates.pid) - helper_seconds)
+            threads.loaded(read_cpu_seconds(self._templates.pid) - helper_seconds)
             return model, context
         except EtuiError:
             model.free()
@@ -392,60 +404,3 @@ class Residency:
             batch_tokens=context.options.batch_tokens,
         )
         return LlamaSession(model, context, facts, template)
-
-
-def _session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
-    """Collect the settings a session depends on: a change to any of them requires a reload."""
-    return (
-        path,
-        spec.context,
-        spec.gpu_layers,
-        spec.kv_type,
-        spec.flash_attention,
-        spec.split,
-        spec.main_gpu,
-        spec.tensor_split,
-    )
-
-
-def _check_split(spec: ModelSpec, gpus: Sequence[Device]) -> None:
-    """Reject a split over missing GPUs; without any GPU there is nothing to split."""
-    asked = max(spec.main_gpu + 1, len(spec.tensor_split))
-    if gpus and asked > len(gpus):
-        raise ModelUnavailable(
-            f"{spec.name} is configured for {asked} GPUs, but llama.cpp sees {len(gpus)}",
-            "fix its `main_gpu` or `tensor_split` in models.yaml",
-        )
-
-
-def _choose_flash_attention(spec: ModelSpec, layers: int) -> FlashAttention:
-    return "off" if spec.flash_attention == "auto" and not layers else spec.flash_attention
-
-
-def _choose_thread_control(config: Config, layers: int) -> ThreadControl:
-    """Choose the most threads, and whether they adapt to the load.
-
-    With layers on a GPU the threads wait for it, which looks like waiting for a core.
-    """
-    limit = choose_threads(config.threads, config.sysfs_dir)
-    note = ""
-    if config.threads is not None and config.threads > limit:
-        note = f"this process may run on {limit} of the {config.threads} CPUs that `threads` needs"
-    return ThreadControl(limit, adapt=config.threads is None and not layers, note=note)
-
-
-def _read_cpu_seconds(pid: int | None) -> float:
-    """Read the CPU seconds of a child process; 0 if there is none."""
-    import psutil
-
-    try:
-        times = psutil.Process(pid).cpu_times() if pid is not None else None
-    except psutil.Error:
-        return 0.0
-    return 0.0 if times is None else float(times.user + times.system)
-
-
-def _choose_context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:
-    """Limit the configured context by the trained context and the user's `context_tokens`."""
-    bounds = [spec.context, gguf.context_tokens, config.context_tokens]
-    return min(bound for bound in bounds if bound)

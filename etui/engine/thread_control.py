@@ -27,8 +27,9 @@ class ThreadControl:
     to verify are short batches and run with the decode count.
 
     Args:
-        limit: Most threads.
-        adapt: Whether to follow the load of the machine; False keeps ``limit``.
+        limit: Most threads of decode.
+        prefill_limit: Most threads of prefill; None is ``limit``.
+        adapt: Whether to follow the load of the machine; False keeps the limits.
         note: Why the limit is not what the settings ask for; reported with the first changes.
         spare: The idle CPUs of the machine.
         cpu_clock: CPU time of this process, nanoseconds.
@@ -39,6 +40,7 @@ class ThreadControl:
     def __init__(
         self,
         limit: int,
+        prefill_limit: int | None = None,
         *,
         adapt: bool = True,
         note: str = "",
@@ -48,18 +50,37 @@ class ThreadControl:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.limit = limit
-        self.adapts = adapt and limit > 1
+        self.prefill_limit = limit if prefill_limit is None else prefill_limit
+        self.adapts = adapt and max(self.limit, self.prefill_limit) > 1
         self._note = note
         self._spare = spare or SpareCpu()
         self._cpu_clock, self._thread_clock, self._clock = cpu_clock, thread_clock, clock
-        self._decode = self._prefill = thread_count.start(limit)
-        self._applied = (limit, limit)
+        self._decode = thread_count.start(self.limit)
+        self._prefill = thread_count.start(self.prefill_limit)
+        self._applied = (limit, limit)  # as a context is created
         self._ended = (0, 0)  # the last batch or choice: clock and CPU clock
         self._ended_thread_ns = 0
         self._changes: list[ThreadsChanged] = []
         if self.adapts:
-            self._ended = clock(), cpu_clock()
-            self._spare.look(self._ended[0])
+            self._look_from_now()
+
+    def _look_from_now(self) -> None:
+        self._ended = self._clock(), self._cpu_clock()
+        self._spare.look(self._ended[0])
+
+    def set_limits(self, decode: int, prefill: int, *, adapt: bool, note: str = "") -> None:
+        """Change the limits between two answers, and begin with them; the model stays in memory.
+
+        Nothing happens if they are what they were: then the counts stay as the load left them.
+        """
+        adapts = adapt and max(decode, prefill) > 1
+        before = (self.limit, self.prefill_limit, self.adapts, self._note)
+        if (decode, prefill, adapts, note) == before:
+            return
+        if adapts and not self.adapts:
+            self._look_from_now()
+        self.limit, self.prefill_limit, self.adapts, self._note = decode, prefill, adapts, note
+        self._decode, self._prefill = thread_count.start(decode), thread_count.start(prefill)
 
     @property
     def decode_threads(self) -> int:
@@ -167,8 +188,8 @@ class ThreadControl:
             self._restart()
         if self._note:
             self._record(self._clock(), self._note)
-        elif (self._decode.count, self._prefill.count) != (self.limit, self.limit):
-            self._record(self._clock(), self._decode.why)
+        elif (self._decode.count, self._prefill.count) != (self.limit, self.prefill_limit):
+            self._record(self._clock(), self._decode.why or self._prefill.why)
 
     def take_changes(self) -> tuple[ThreadsChanged, ...]:
         """Return the changes since the last call, and forget them."""

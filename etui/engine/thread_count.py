@@ -229,9 +229,12 @@ def follow(state: ThreadCount, leader: ThreadCount, end_ns: int) -> ThreadCount:
     """Return the state after the other kind of batch has changed its count.
 
     Both kinds run on the same cores: what a prefill found out also holds for the decode after it,
-    and must not be paid for twice. Typical times stay its own.
+    and must not be paid for twice. Typical times stay its own. The limits may differ: a leader that
+    adds a thread within a low limit takes none from the other kind, and one that removes a thread
+    adds none.
     """
-    count = min(state.limit, leader.count)
+    is_raise = leader.raised_ns == end_ns
+    count = (max if is_raise else min)(state.count, min(state.limit, leader.count))
     if count == state.count:
         return state
     changed = replace(

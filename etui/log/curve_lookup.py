@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etui.curves.fit import TooFewPoints, TurnPoint, fit_curve
@@ -92,7 +92,7 @@ def fit_logged_turns(
         raise TooFewPoints("log", len(turns), LEAST_TURNS)
     points = [turn.point for turn in turns]
     channels = now.channels or turns[0].channels
-    conditions = Conditions(now.machine, now.build, now.threads, channels, now.power_limit_watts)
+    conditions = replace(now, channels=channels)
     return fit_curve(points, model, sha256, conditions, kind=turns[0].kind, source="log")
 
 

@@ -52,6 +52,10 @@ class _Settings:
     gpu_layers: int | None
     idle_watts: float | None
     speed: Speed
+    prefill_threads: int | None = None
+    kv_type: str | None = None
+    flash_attention: str | None = None
+    batch_tokens: str | None = None
 
 
 def build_curve_record(curve: OperatingCurve) -> CurveRecord:
@@ -92,6 +96,10 @@ def build_curve_record(curve: OperatingCurve) -> CurveRecord:
                 gpu_layers=curve.gpu_layers,
                 idle_watts=curve.idle_watts,
                 speed=curve.speed,
+                prefill_threads=curve.conditions.prefill_threads,
+                kv_type=curve.conditions.kv_type,
+                flash_attention=curve.conditions.flash_attention,
+                batch_tokens=curve.conditions.batch_tokens,
             )
         ),
     )
@@ -117,6 +125,10 @@ def parse_curve(row: ReadRow) -> OperatingCurve | None:
                 settings.threads,
                 settings.channels,
                 row["power_limit_watts"],
+                settings.prefill_threads,
+                settings.kv_type,
+                settings.flash_attention,
+                settings.batch_tokens,
             ),
             kind=row["kind"],
             source=row["source"],

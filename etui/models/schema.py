@@ -14,6 +14,10 @@ from etui.arm import Speculate
 from etui.errors import InvalidFile
 from etui.models.spec import (
     FOUND_CONTEXT_TOKENS,
+    LEAST_BATCH_TOKENS,
+    MOST_BATCH_TOKENS,
+    MOST_DRAFT_TOKENS,
+    MOST_THREADS,
     FlashAttention,
     HubSource,
     KvType,
@@ -40,6 +44,7 @@ _MOST_PARTS = 999
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Share = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 
 
 class WheelEntry(Strict):
@@ -164,6 +169,10 @@ class ModelEntry(Strict):
     draft: Text | None = None
     speculate: Speculate | None = None
     sampling: SamplingEntry | None = None
+    threads: Threads | None = None
+    prefill_threads: Threads | None = None
+    batch_tokens: Annotated[int, Field(ge=LEAST_BATCH_TOKENS, le=MOST_BATCH_TOKENS)] | None = None
+    draft_tokens: Annotated[int, Field(ge=1, le=MOST_DRAFT_TOKENS)] | None = None
 
     @field_validator("sha256")
     @classmethod
@@ -213,6 +222,10 @@ class ModelEntry(Strict):
             origin=origin,
             draft=self.draft,
             speculate=self.speculate,
+            threads=self.threads,
+            prefill_threads=self.prefill_threads,
+            batch_tokens=self.batch_tokens,
+            draft_tokens=self.draft_tokens,
         )
 
 

@@ -14,6 +14,13 @@ STARTER = "smollm2-135m"
 FOUND_CONTEXT_TOKENS = 4096
 """Context in tokens of a GGUF file without an entry; llama.cpp limits it to the model's own."""
 
+MOST_THREADS = 1024
+LEAST_BATCH_TOKENS, MOST_BATCH_TOKENS = 16, 4096
+"""Bounds of ``batch_tokens``. All sequences of a context, and all rows of a draft, fit into 16."""
+
+MOST_DRAFT_TOKENS = 15
+"""Drafted tokens that one batch verifies at most, which has a row more (``verify_rows``)."""
+
 KvType = Literal["f16", "q8_0", "q4_0"]
 SplitMode = Literal["none", "layer", "row"]
 FlashAttention = Literal["auto", "on", "off"]
@@ -113,6 +120,11 @@ class ModelSpec:
             entry names).
         draft: Name of the model in models.yaml that drafts tokens for it; None for none.
         speculate: Speculation of arms that do not say; None is ``off``.
+        threads: Most threads of its decode, and of its prefill if that has no own number; None
+            leaves them to the Config.
+        prefill_threads: Most threads of its prefill.
+        batch_tokens: Most tokens of a batch; None is the usual number of the device.
+        draft_tokens: Number of tokens to draft at a time; None chooses it by cost and acceptance.
     """
 
     name: str
@@ -135,3 +147,7 @@ class ModelSpec:
     origin: Origin = "shipped"
     draft: str | None = None
     speculate: Speculate | None = None
+    threads: int | None = None
+    prefill_threads: int | None = None
+    batch_tokens: int | None = None
+    draft_tokens: int | None = None

@@ -125,7 +125,7 @@ class LogPredictor:
             spec = self._catalogue.get(model)
             sha256 = spec.sha256 or recorded_sha256(spec, self._config)
             with LogReader(self._config) as log:
-                return read_model_facts(log, spec.name, sha256, conditions(self._config))
+                return read_model_facts(log, spec.name, sha256, conditions(self._config, spec=spec))
         except (LogUnavailable, UsageError):
             return None
 

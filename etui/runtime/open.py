@@ -254,9 +254,14 @@ class Runtime(Generic[B]):
             ModelUnavailable: The file, or that of the draft model that the arm needs, is missing,
                 damaged, or has another sha256.
         """
+        from etui.runtime.provenance import model_settings
+
         spec, path = find_model_file(arm, self.config, self.catalogue)
         draft = find_draft_file(arm, spec, self.config, self.catalogue)
-        settings = {"idle_baseline": self.use_idle_baseline(spec.name)}
+        settings = {
+            "idle_baseline": self.use_idle_baseline(spec.name),
+            **model_settings(spec, self.config),
+        }
         sampled = sample_as_asked(arm, spec, self._read_sampling(path))
         price = token_cost_for(arm, spec, self.config)
         return Served(spec, path, price, settings, draft, sampled)

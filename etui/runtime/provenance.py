@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from etui import __version__
 from etui.curves.measured_under import Conditions, parse_conditions
 from etui.engine.library import choose_threads
+from etui.engine.thread_limits import choose_thread_limits
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.energy.types import Channel
+    from etui.models.spec import ModelSpec
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -36,6 +38,26 @@ def provenance(config: Config) -> dict[str, Any]:
     }
 
 
+def model_settings(spec: ModelSpec, config: Config) -> dict[str, Any]:
+    """Collect the llama.cpp settings of one model, which replace those of the Config.
+
+    ``prefill_limit`` (most threads of prefill) is only there if it differs from ``threads``, and
+    ``threads`` and ``threads_setting`` only if the model has threads of its own.
+    """
+    settings: dict[str, Any] = {
+        "kv_type": spec.kv_type,
+        "flash_attention": spec.flash_attention,
+        "batch_tokens_setting": spec.batch_tokens or "auto",
+        "draft_tokens": spec.draft_tokens,
+    }
+    limits = choose_thread_limits(spec, config)
+    if spec.threads is not None:
+        settings |= {"threads": limits.decode, "threads_setting": spec.threads}
+    if limits.prefill != limits.decode:
+        settings["prefill_limit"] = limits.prefill
+    return settings
+
+
 def machine_name() -> str:
     """Describe the machine as far as joules depend on it: ``AMD EPYC, 2 CPUs, Linux x86_64``.
 
@@ -46,15 +68,19 @@ def machine_name() -> str:
     return f"{processor_name()}, {os.cpu_count()} CPUs, {system}"
 
 
-def conditions(config: Config, channels: Sequence[Channel] = ()) -> Conditions:
-    """Collect everything that joules per token depend on, except for the model.
+def conditions(
+    config: Config, channels: Sequence[Channel] = (), spec: ModelSpec | None = None
+) -> Conditions:
+    """Collect everything that joules per token depend on, except for the model's file.
 
     Args:
         config: Settings of llama.cpp.
         channels: The power channels that are summed; none if unknown.
+        spec: The model, whose own settings count; None leaves them unknown.
     """
     ids = tuple(channel.id for channel in channels)
-    return parse_conditions(provenance(config), ids, _sum_limits(channels))
+    settings = provenance(config) | ({} if spec is None else model_settings(spec, config))
+    return parse_conditions(settings, ids, _sum_limits(channels))
 
 
 def _sum_limits(channels: Sequence[Channel]) -> float | None:

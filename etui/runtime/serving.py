@@ -33,7 +33,7 @@ def token_cost_for(arm: Arm, spec: ModelSpec, config: Config) -> TokenCost | Non
 
     try:
         with LogReader(config) as log:
-            curve = find_curve(log, spec.name, spec.sha256, conditions(config))
+            curve = find_curve(log, spec.name, spec.sha256, conditions(config, spec=spec))
             return curve.to_decode_price() if curve else log.price(spec.name, spec.sha256)
     except LogUnavailable:
         return None
@@ -47,13 +47,15 @@ def refit_curve(record: TurnRecord, config: Config, save: Callable[[CurveRecord]
     """
     if record.hops or record.status not in ("complete", "truncated"):
         return
+    from etui.curves.measured_under import parse_conditions
     from etui.log.curve_lookup import find_curve
     from etui.log.queries import LogReader
-    from etui.runtime.provenance import conditions
+    from etui.runtime.provenance import provenance
 
+    now = parse_conditions({**provenance(config), **record.settings}, ())
     try:
         with LogReader(config) as log:
-            find_curve(log, record.model, record.model_sha256, conditions(config), save)
+            find_curve(log, record.model, record.model_sha256, now, save)
     except LogUnavailable:
         return
 

@@ -128,7 +128,9 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
             "sampling_from": asdict(arm.sampling_from),
             "dropped_messages": seen.prefilled.dropped_messages if seen.prefilled else 0,
             "batch_tokens": seen.prefilled.batch_tokens if seen.prefilled else None,
-            **describe_threads(seen, ended.settings.get("threads")),
+            **describe_threads(
+                seen, ended.settings.get("threads"), ended.settings.get("prefill_limit")
+            ),
         },
         trace=decision.trace(),
         speculation=sum_speculation(speculations),
@@ -149,17 +151,20 @@ def _build_loop_record(end: Finished, spans: LegSpans, energy_of: EnergyOf) -> L
     )
 
 
-def describe_threads(seen: AnswerAccumulator, threads: int | None) -> dict[str, Any]:
+def describe_threads(
+    seen: AnswerAccumulator, threads: int | None, prefill_threads: int | None = None
+) -> dict[str, Any]:
     """Describe the threads of an answer as settings of its turn.
 
     Args:
         seen: The events of the answer.
         threads: Threads of the settings, which hold without an event; None if unknown.
+        prefill_threads: Those of prefill, where they differ.
     """
     last = seen.threads[-1] if seen.threads else None
     return {
         "decode_threads": last.decode_threads if last else threads,
-        "prefill_threads": last.prefill_threads if last else threads,
+        "prefill_threads": last.prefill_threads if last else prefill_threads or threads,
         "thread_changes": [
             {
                 "seconds": max(0, change.t_ns - seen.started_ns) / 1e9,

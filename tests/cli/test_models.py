@@ -220,6 +220,31 @@ def test_info_shows_the_draft_model_and_the_speculation(
     assert facts["draft_problem"] == missing
 
 
+def test_info_shows_threads_batch_and_depth_of_drafts(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.models_file.write_text(
+        "models:\n"
+        "  both: {size: s, threads: 2, prefill_threads: 4, batch_tokens: 64, draft_tokens: 3,"
+        " sources: [{path: x}]}\n"
+        "  prefill: {size: s, prefill_threads: 4, sources: [{path: x}]}\n"
+        "  none: {size: s, sources: [{path: x}]}\n"
+    )
+    assert run(["models", "info", "both"]) == ExitCode.DONE
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["threads", "2, prefill 4"] in lines
+    assert ["batch", "64 tokens"] in lines
+    assert ["draft", "depth   3 tokens"] in [[a, b.strip()] for a, b in lines]
+    assert run(["models", "info", "prefill"]) == ExitCode.DONE
+    assert "as in config.yaml, prefill 4" in capsys.readouterr().out
+    assert run(["models", "info", "none"]) == ExitCode.DONE
+    assert "\nthreads" not in capsys.readouterr().out
+    assert run(["models", "info", "both", "--json"]) == ExitCode.DONE
+    facts = document(capsys)
+    names = ("threads", "prefill_threads", "batch_tokens", "draft_tokens")
+    assert [facts[name] for name in names] == [2, 4, 64, 3]
+
+
 def test_info_shows_a_draft_model_of_another_vocabulary(
     config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,16 @@ import pytest
 
 from etui.curves.measured_under import Conditions, list_differences
 
-THEN = Conditions("CPU A", "llama 1", 4, ("gpu:1",), 300.0)
+THEN = Conditions(
+    "CPU A",
+    "llama 1",
+    4,
+    ("gpu:1",),
+    300.0,
+    kv_type="f16",
+    flash_attention="auto",
+    batch_tokens="auto",
+)
 
 
 @pytest.mark.parametrize(
@@ -19,10 +28,30 @@ THEN = Conditions("CPU A", "llama 1", 4, ("gpu:1",), 300.0)
         ({"threads": 8}, "4 threads, now 8"),
         ({"channels": ("gpu:1", "package:0")}, "other power channels (gpu:1)"),
         ({"power_limit_watts": 200.0}, "power limit 300 W, now 200 W"),
+        ({"prefill_threads": 8}, "4 prefill threads, now 8"),
+        ({"kv_type": "q8_0"}, "KV cache of type f16, now q8_0"),
+        ({"flash_attention": "on"}, "flash attention auto, now on"),
+        ({"batch_tokens": "64"}, "tokens of a batch auto, now 64"),
     ],
 )
 def test_each_change_is_named(change, words):
     assert list_differences(THEN, replace(THEN, **change)) == (words,)
+
+
+def test_threads_of_both_phases_are_named_once_or_each():
+    other = replace(THEN, threads=2)
+    assert list_differences(THEN, other) == ("4 threads, now 2",)
+    other = replace(THEN, threads=2, prefill_threads=4)
+    assert list_differences(THEN, other) == ("4 threads, now 2",)
+    other = replace(THEN, threads=2, prefill_threads=8)
+    assert list_differences(THEN, other) == ("4 threads, now 2", "4 prefill threads, now 8")
+    assert list_differences(THEN, replace(THEN, prefill_threads=4)) == ()
+
+
+def test_settings_that_an_older_etui_did_not_record_are_no_change():
+    old = replace(THEN, kv_type=None, flash_attention=None, batch_tokens=None)
+    assert list_differences(old, THEN) == ()
+    assert list_differences(THEN, old) == ()
 
 
 def test_what_is_the_same_or_unknown_is_no_change():

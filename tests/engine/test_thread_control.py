@@ -15,7 +15,7 @@ from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
-from etui.engine import residency as module
+from etui.engine import thread_limits
 from etui.engine.context import Context
 from etui.engine.cpu_limits import SpareCpu
 from etui.engine.library import Library
@@ -34,7 +34,13 @@ class Simulated:
     """A control over a simulated machine: batches take the time that its cores need."""
 
     def __init__(
-        self, cores: SimulatedCores, limit: int, *, adapt: bool = True, note: str = ""
+        self,
+        cores: SimulatedCores,
+        limit: int,
+        prefill_limit: int | None = None,
+        *,
+        adapt: bool = True,
+        note: str = "",
     ) -> None:
         self.cores = cores
         self.set: list[tuple[int, int]] = []
@@ -42,6 +48,7 @@ class Simulated:
         self._cpu_ns = self.between_ns = 0
         self.control = ThreadControl(
             limit,
+            prefill_limit,
             adapt=adapt,
             note=note,
             spare=SpareCpu(range(cores.cores), read_idle_seconds=lambda: cores.idle_ns / 1e9),
@@ -115,6 +122,47 @@ def test_short_batches_run_with_the_decode_count() -> None:
     machine.compute(rows=4, times=20)
     assert machine.control.decode_threads == 3
     assert machine.set == [(3, 3)]
+
+
+def test_decode_and_prefill_have_limits_of_their_own() -> None:
+    machine = Simulated(SimulatedCores(4), 1, 4, adapt=False)
+    machine.compute(rows=128)
+    machine.compute(rows=1)
+    machine.compute(rows=4)  # short: with the decode count
+    assert machine.set == [(1, 4), (1, 1)]
+    machine.control.begin_answer()
+    assert machine.control.take_changes() == ()  # the limits are no change
+
+
+def test_a_prefill_with_more_threads_than_decode_gives_cores_back_and_takes_them_again() -> None:
+    machine = Simulated(SimulatedCores(4, busy=2), 2, 4)
+    machine.compute(rows=128, times=6)
+    assert machine.control.prefill_threads == 2
+    assert machine.control.decode_threads == 2  # its two threads have their cores
+    machine.cores.busy = 0
+    machine.compute(rows=128, times=6)
+    assert machine.control.prefill_threads == 4
+    assert machine.control.decode_threads == 2
+
+
+def test_limits_change_between_answers_and_counts_begin_with_them() -> None:
+    machine = Simulated(SimulatedCores(4), 4, adapt=False)
+    machine.compute(times=3)
+    machine.control.set_limits(1, 2, adapt=False)
+    machine.compute(rows=128)
+    machine.compute()
+    assert machine.set == [(1, 2), (1, 1)]
+    machine.control.set_limits(4, 4, adapt=True)
+    assert machine.control.adapts
+    machine.cores.busy = 1
+    machine.compute(times=40)
+    assert machine.control.decode_threads == 3
+    machine.control.set_limits(4, 4, adapt=True)  # the same: what was found out stays
+    assert machine.control.decode_threads == 3
+    machine.control.set_limits(4, 4, adapt=False, note="held")
+    machine.control.begin_answer()
+    (change,) = machine.control.take_changes()
+    assert (change.decode_threads, change.why) == (4, "held")
 
 
 def test_a_fixed_count_is_kept() -> None:
@@ -250,7 +298,9 @@ def test_the_count_takes_effect_between_batches(library: Library, model: Model) 
 @pytest.fixture
 def answer(config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch) -> Answer:
     """Answers one question with a number of threads, on a machine of two CPUs."""
-    monkeypatch.setattr(module, "choose_threads", lambda threads, sysfs: min(threads or 2, 2))
+    monkeypatch.setattr(
+        thread_limits, "choose_threads", lambda threads, sysfs: min(threads or 2, 2)
+    )
 
     def run(threads: int | None) -> list[Event]:
         arm = Arm("quick", "one", max_tokens=2)

@@ -189,6 +189,14 @@ def test_the_other_kind_of_batch_follows_within_its_own_limit() -> None:
     assert follow(replace(start(8), count=3), leader, 5).raised_ns is None
 
 
+def test_a_leader_with_a_low_limit_takes_no_thread_from_the_other_kind() -> None:
+    raised = ThreadCount(2, 2, "1.0 cores were idle", raised_ns=5)
+    assert follow(start(4), raised, 5) == start(4)
+    assert follow(replace(start(4), count=1), raised, 5).count == 2
+    lowered = ThreadCount(8, 5, "8 threads got 5.0 cores", raised_ns=1)
+    assert follow(replace(start(8), count=3), lowered, 5).count == 3
+
+
 # What the issue is about: speed beside a busy core, and joules, in numbers.
 
 

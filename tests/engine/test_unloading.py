@@ -19,6 +19,7 @@ from etui.config.config import Config
 from etui.energy.types import Energy, Kind
 from etui.engine import residency as module
 from etui.engine.library import Device, Library
+from etui.engine.load_settings import CPU_BATCH_TOKENS
 from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
 from etui.events import Event, Finished, Loaded, Unloaded
@@ -235,7 +236,7 @@ def test_a_turn_that_needs_room_logs_what_gave_way_and_its_load(
         last = events[-1]
         assert isinstance(last, TurnFinished)
         turn = last.record
-    assert turn.settings["batch_tokens"] == module.CPU_BATCH_TOKENS
+    assert turn.settings["batch_tokens"] == CPU_BATCH_TOKENS
     gone, load = events[1:3]
     assert isinstance(gone, Unloaded)
     assert isinstance(load, Loaded)

@@ -70,6 +70,35 @@ def save(config, *turns, curves=(), loads=()):
             writer.save_load(load)
 
 
+def test_a_curve_keeps_the_settings_of_its_model(config):
+    under = replace(NOW, prefill_threads=4, kv_type="q8_0", flash_attention="on", batch_tokens="64")
+    made = replace(CURVE, conditions=under)
+    save(config, curves=[made])
+    with LogReader(config) as log:
+        assert log.curves() == [made]
+        assert find_curve(log, "m", "ab", under) == made
+        for other in ({"kv_type": "f16"}, {"prefill_threads": None}, {"batch_tokens": "auto"}):
+            assert find_curve(log, "m", "ab", replace(under, **other)) is None
+
+
+def test_turns_at_other_threads_or_another_kv_type_are_not_mixed(config, turn):
+    settings = {**SETTINGS, "kv_type": "f16", "batch_tokens_setting": "auto"}
+    save(
+        config,
+        *(turn(i, settings=settings) for i in range(LEAST_TURNS)),
+        *(turn(30 + i, settings=settings | {"kv_type": "q8_0"}) for i in range(3)),
+        *(turn(40 + i, settings=settings | {"prefill_limit": 1}) for i in range(3)),
+        *(turn(50 + i, settings=settings | {"batch_tokens_setting": 64}) for i in range(3)),
+    )
+    now = replace(NOW, kv_type="f16", batch_tokens="auto")
+    with LogReader(config) as log:
+        count = lambda under: len(select_comparable_turns(log, "m", "ab", under))  # noqa: E731
+        assert count(now) == LEAST_TURNS
+        assert count(replace(now, kv_type="q8_0")) == 3
+        assert count(replace(now, prefill_threads=1)) == 3
+        assert count(replace(now, batch_tokens="64")) == 3
+
+
 def test_a_curve_comes_back_as_it_went_in(config):
     save(config, curves=[CURVE])
     with LogReader(config) as log:

@@ -125,6 +125,22 @@ def test_an_entry_names_its_draft_model_and_its_speculation(config: Config) -> N
     assert catalogue.get("qwen3-4b").speculate is None
 
 
+def test_an_entry_sets_threads_batch_and_depth_of_its_drafts(config: Config) -> None:
+    entry(
+        config,
+        "models:\n  a: {size: s, threads: 2, prefill_threads: 4, batch_tokens: 64,"
+        " draft_tokens: 3, sources: [{path: x}]}\n"
+        "  b: {size: s, threads: null, sources: [{path: x}]}",
+    )
+    catalogue = load_catalogue(config)
+    spec = catalogue.get("a")
+    assert (spec.threads, spec.prefill_threads) == (2, 4)
+    assert (spec.batch_tokens, spec.draft_tokens) == (64, 3)
+    spec = catalogue.get("b")
+    assert (spec.threads, spec.prefill_threads) == (None, None)
+    assert (spec.batch_tokens, spec.draft_tokens) == (None, None)
+
+
 def test_a_replaced_entry_is_not_judged_by_the_draft_it_had(config: Config) -> None:
     # The user's smollm2-135m has a draft of its own; only who drafts with it is refused.
     entry(
@@ -167,6 +183,12 @@ def test_unknown_name_offers_the_nearest(config: Config) -> None:
             "q8_0 needs flash attention",
         ),
         ("models:\n  a: {size: s, split: rows, sources: [{path: x}]}", "2:23", "row"),
+        ("models:\n  a: {size: s, threads: 0, sources: [{path: x}]}", "2:25", "at least 1"),
+        ("models:\n  a: {size: s, threads: two, sources: [{path: x}]}", "2:25", "whole number"),
+        ("models:\n  a: {size: s, prefill_threads: 1025, sources: [{path: x}]}", "2:33", "1024"),
+        ("models:\n  a: {size: s, batch_tokens: 8, sources: [{path: x}]}", "2:30", "at least 16"),
+        ("models:\n  a: {size: s, batch_tokens: 8192, sources: [{path: x}]}", "2:30", "4096"),
+        ("models:\n  a: {size: s, draft_tokens: 16, sources: [{path: x}]}", "2:30", "15"),
         ("models:\n  a: {size: s, main_gpu: -1, sources: [{path: x}]}", "2:26", "at least 0"),
         ("models:\n  a: {size: s, tensor_split: [0, 0], sources: [{path: x}]}", "2:30", "share"),
         (

@@ -55,6 +55,14 @@ def test_changes_of_the_thread_counts_are_settings_of_the_turn():
     assert (second["decode_threads"], second["prefill_threads"]) == (3, 4)
 
 
+def test_without_a_change_a_model_with_two_limits_has_both():
+    saved = Saved()
+    settings = {"threads": 2, "prefill_limit": 6}
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved, settings=settings))
+    found = saved.turns[0].settings
+    assert (found["decode_threads"], found["prefill_threads"]) == (2, 6)
+
+
 def test_without_a_change_the_threads_are_those_of_the_settings():
     saved = Saved()
     list(turn(Scripted([*EVENTS, finished()]), saved=saved, settings={"threads": 6}))

@@ -64,6 +64,9 @@ def load_models(
                 kv_type=options.kv_type,
                 flash_attention=options.flash_attention,
                 letters=_classify_letters(plan, session),
+                threads=served.spec.threads,
+                prefill_threads=served.spec.prefill_threads,
+                draft_tokens=served.spec.draft_tokens,
             )
         )
     return tuple(found)

@@ -30,6 +30,8 @@ class BenchModel:
         kv_type, flash_attention: Type of the KV cache and of the attention.
         letters: ``single`` if " A" to " D" are one token each after a prompt, ``sequence`` if they
             are scored as sequences; None if the format does not read letters.
+        threads, prefill_threads: Threads of its own; None for those of the run.
+        draft_tokens: Number of tokens to draft at a time; None chooses it at each step.
     """
 
     name: str
@@ -42,6 +44,13 @@ class BenchModel:
     kv_type: str
     flash_attention: str
     letters: str | None = None
+    threads: int | None = None
+    prefill_threads: int | None = None
+    draft_tokens: int | None = None
+
+
+_OPTIONAL = ("threads", "prefill_threads", "draft_tokens")
+"""Settings of a model that are left out where it has none, so that older runs keep their hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,10 @@ class RunConfig:
         """Return the document of ``config.json`` without its hash, as plain JSON values."""
         document: dict[str, Any] = to_document(self)
         document["subjects"] = None if self.subjects is None else list(self.subjects)
-        document["models"] = list(document["models"])
+        document["models"] = [
+            {k: v for k, v in model.items() if k not in _OPTIONAL or v is not None}
+            for model in document["models"]
+        ]
         return document
 
 

@@ -42,6 +42,8 @@ def choose_depth(
     draft_cost: float = 0.0,
     start_cost: float = 0.0,
     credit: float | None = None,
+    only: int | None = None,
+    always: bool = False,
 ) -> Depth:
     """Choose the depth with the most expected tokens per cost.
 
@@ -52,6 +54,8 @@ def choose_depth(
         draft_cost: Cost of drafting one token.
         start_cost: Cost of the drafter before its first token.
         credit: Largest loss that is allowed if nothing is accepted; None is no limit.
+        only: The only depth to choose from, in addition to 0; None allows every one.
+        always: Whether to choose ``only`` even if it is not expected to pay.
     """
     best = Depth()
     expected, reached = 1.0, 1.0
@@ -62,7 +66,9 @@ def choose_depth(
         if credit is not None and cost - 1.0 > credit:
             break  # deeper drafts cost more
         rate = expected / cost
-        if rate > best.rate and rate > 1.0 + MARGIN:
+        if tokens == only and always:
+            return Depth(tokens, rate, cost)
+        if only in (None, tokens) and rate > best.rate and rate > 1.0 + MARGIN:
             best = Depth(tokens, rate, cost)
     return best
 

@@ -77,10 +77,16 @@ class Speculator:
     Args:
         cost: Cost of batches by rows.
         clock_ns: Monotonic clock in nanoseconds.
+
+    Attributes:
+        draft_tokens: Number of tokens to draft at a time; None chooses it by cost and acceptance.
+            A method that was named then drafts at every step, whether it pays or not; ``auto``
+            still chooses whether to draft, and by which method.
     """
 
     def __init__(self, cost: BatchCost, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.cost = cost
+        self.draft_tokens: int | None = None
         self._drafters: dict[str, Drafter] = {}
         self._clock_ns = clock_ns
         self._acceptance = {"lookup": Acceptance([prior for _, prior in _MATCH_PRIORS])}
@@ -122,7 +128,7 @@ class Speculator:
             most: Maximum number of drafted tokens.
 
         Returns:
-            The draft; None if decoding without one is expected to cost less.
+            The draft; None if decoding without one is expected to cost less, or nothing matches.
         """
         credit = own.credit.left if own.credit is not None else None
         if credit is not None and credit < self.cost.relative(2) - 1.0:
@@ -134,7 +140,7 @@ class Speculator:
         for name, drafter in self._drafters.items():
             if name in own.methods:
                 depth = self._drafter_depth(name, drafter, tokens, most, credit)
-                if depth.rate > best.rate:
+                if depth.tokens and (depth.rate > best.rate or not best.tokens):
                     best, chosen, method = depth, None, name
         if not best.tokens:
             return None
@@ -183,14 +189,18 @@ class Speculator:
     def _lookup_depth(self, match: Match, most: int, credit: float | None) -> Depth:
         probability = self._acceptance["lookup"].probability
         chances = (probability(_match_class(match.length + i)) for i in range(most))
-        return choose_depth(chances, self.cost.relative, credit=credit)
+        only = self._limit_depth(most)
+        return choose_depth(
+            chances, self.cost.relative, credit=credit, only=only, always=credit is None
+        )
 
     def _drafter_depth(
         self, name: str, drafter: Drafter, tokens: Sequence[int], most: int, credit: float | None
     ) -> Depth:
         one_row_ns = self.cost.one_row_ns
-        if one_row_ns is None:
-            return Depth()  # nothing to compare the drafter with
+        only = self._limit_depth(most)
+        if one_row_ns is None:  # nothing to compare the drafter with
+            return Depth(only) if only and credit is None else Depth()
         start = drafter.start_cost(tokens, one_row_ns)
         spread = start / _AMORTISED
         acceptance = self._acceptance[name]
@@ -200,7 +210,12 @@ class Speculator:
             draft_cost=drafter.token_cost(one_row_ns),
             start_cost=spread,
             credit=None if credit is None else credit - (start - spread),
+            only=only,
+            always=credit is None,
         )
+
+    def _limit_depth(self, most: int) -> int | None:
+        return None if self.draft_tokens is None else min(self.draft_tokens, most)
 
 
 _SHORTEST = tuple(length for length, _ in _MATCH_PRIORS)

@@ -43,6 +43,17 @@ def folder(tmp_path) -> Path:
     return place
 
 
+def test_a_run_of_an_older_etui_keeps_its_hash():
+    # Its config.json has no threads of a model.
+    document = CONFIG.to_json()
+    assert not {"threads", "prefill_threads", "draft_tokens"} & document["models"][0].keys()
+    assert parse_run_config(document) == CONFIG
+    own = replace(CONFIG, models=(replace(CONFIG.models[0], threads=2),))
+    assert own.to_json()["models"][0]["threads"] == 2
+    assert own.sha256 != CONFIG.sha256
+    assert parse_run_config(own.to_json()) == own
+
+
 def test_what_was_written_is_read_again(folder):
     recorded = read_run(folder)
     assert recorded.config == CONFIG

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from etui.arm import Speculate
 from etui.engine.speculation.acceptance import Acceptance
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.depth import MARGIN, Credit, choose_depth
@@ -248,6 +249,56 @@ def test_auto_copies_at_full_depth_within_a_few_batches() -> None:
         speculator.settle(own, verification)
         tokens += text[at : at + len(proposal.tokens) + 1]
     assert batches < 300 / 5
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_fixed_depth_is_chosen_or_none(always: bool) -> None:
+    for probability, cost in ((0.99, CPU), (0.5, CPU), (0.5, GPU)):
+        chances = [probability] * 15
+        free = choose_depth(chances, cost.relative)
+        fixed = choose_depth(chances, cost.relative, only=4, always=always)
+        assert fixed.tokens in ((4,) if always else (0, 4))
+        if free.tokens == 0 and not always:
+            assert fixed.tokens == 0
+        if fixed.tokens:
+            rate = expected_tokens(chances, 4) / cost.relative(5)
+            assert fixed.rate == pytest.approx(rate)
+    assert choose_depth([0.9] * 3, GPU.relative, only=4, always=True).tokens == 0  # no room
+    assert choose_depth([0.9] * 15, CPU.relative, only=9, credit=0.5).tokens == 0
+
+
+@pytest.mark.parametrize("method", ["lookup", "draft"])
+@pytest.mark.parametrize("depth", [1, 3, 15])
+def test_a_named_method_drafts_the_fixed_number_though_it_never_pays(
+    method: Speculate, depth: int
+) -> None:
+    speculator = Speculator(BatchCost(CPU_CURVE, learns=False))
+    speculator.add(Costly(2.0))  # type: ignore[arg-type]
+    speculator.draft_tokens = depth
+    own = speculator.start(method)
+    tokens = [*range(20, 60), *range(20, 24)]
+    for attempt in range(20):
+        proposal = speculator.propose(own, tokens, 15)
+        assert proposal is not None
+        assert (proposal.method, len(proposal.tokens)) == (method, depth)
+        verification = Verification(proposal)
+        verification.judge(proposal.tokens[0] + 1)
+        speculator.observe_batch(own, verification)
+        speculator.settle(own, verification)
+        if attempt == 10:
+            speculator.observe_single(own, 1_000_000)
+    shorter = speculator.propose(own, tokens, 2)  # the context is nearly full
+    assert shorter is not None
+    assert len(shorter.tokens) == min(depth, 2)
+
+
+def test_auto_drafts_the_fixed_number_only_where_it_pays() -> None:
+    speculator = Speculator(BatchCost(CPU_CURVE, learns=False))
+    speculator.add(Costly(2.0))  # type: ignore[arg-type]
+    speculator.draft_tokens = 2
+    own = speculator.start("auto")
+    speculator.observe_single(own, 1_000_000)
+    assert speculator.propose(own, [1, 2, 3, 4, 5, 6], 15) is None
 
 
 def test_a_method_that_is_named_is_the_only_one() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from etui.errors import ModelUnavailable
-
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
@@ -148,6 +146,7 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     Raises:
         ModelUnavailable: The file is damaged.
     """
+    from etui.models.drafts import find_draft_problem
     from etui.models.files import model_path, recorded_sha256
     from etui.models.gguf import check_gguf
 
@@ -174,29 +173,12 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         sampling_from=origin,
         draft_problem=None
         if spec.draft is None
-        else _check_draft(spec, spec.draft, config, catalogue),
+        else find_draft_problem(spec, spec.draft, config, catalogue),
         threads=spec.threads,
         prefill_threads=spec.prefill_threads,
         batch_tokens=spec.batch_tokens,
         draft_tokens=spec.draft_tokens,
     )
-
-
-def _check_draft(spec: ModelSpec, draft: str, config: Config, catalogue: Catalogue) -> str | None:
-    """Check by the headers whether a draft model can be used; the engine checks every token."""
-    from etui.models.files import model_path
-    from etui.models.gguf import check_gguf
-
-    drafter = model_path(catalogue.get(draft), config)
-    if not drafter.is_file():
-        return f"{draft} is not on this machine"
-    try:
-        kinds = [check_gguf(path).tokenizer for path in (drafter, model_path(spec, config))]
-    except ModelUnavailable as error:
-        return error.what
-    if None in kinds or kinds[0] == kinds[1]:
-        return None
-    return "its vocabulary has another kind of tokenizer"
 
 
 def _read_thinking(spec: ModelSpec) -> ThinkingTags | None:

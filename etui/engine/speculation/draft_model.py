@@ -11,12 +11,10 @@ from etui.engine.model import Model
 from etui.engine.prefix_cache import common_prefix
 from etui.engine.thread_control import FollowedThreads, ThreadControl
 from etui.errors import ModelUnavailable
+from etui.models.drafts import VOCABULARY_PADDING
 
 _SAMPLED_TEXTS = 2_000
 """Token texts that are compared, spread over the vocabulary."""
-
-_PADDING = 512
-"""Vocabularies of one family differ by up to so many unused tokens at the end."""
 
 _PREFILL_SHARE = 0.3
 """Time of a prompt token, relative to a decoded one, before it is measured; on a GPU far less."""
@@ -54,7 +52,7 @@ def check_same_vocabulary(model: Vocabulary, name: str, draft: Vocabulary, draft
     difference = ""
     if model.vocabulary_type != draft.vocabulary_type:
         difference = "another kind of tokenizer"
-    elif abs(model.vocabulary - draft.vocabulary) > _PADDING:
+    elif abs(model.vocabulary - draft.vocabulary) > VOCABULARY_PADDING:
         difference = f"{draft.vocabulary:,} tokens, not {model.vocabulary:,}"
     elif model.boundary_tokens != draft.boundary_tokens:
         difference = "another begin or end token"

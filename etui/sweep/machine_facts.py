@@ -1,0 +1,297 @@
+"""What this machine and a model can do: the facts from which the axes of a sweep are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from etui.arm import Speculate
+from etui.engine.library import Device, default_threads, usable_cpus
+from etui.engine.load_settings import choose_batch_tokens, choose_context_tokens
+from etui.engine.offload import layers_that_fit, needs, usable_bytes
+from etui.engine.thread_limits import choose_thread_limits
+from etui.errors import EtuiError
+from etui.models.drafts import find_draft_problem
+from etui.models.files import model_path
+from etui.models.gguf import Gguf, check_usable
+from etui.sweep.setting import AxisName, Value
+from etui.sweep.work_shape import PLAIN_WORK, WorkShape
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSpec
+
+DRAFTERS: tuple[Speculate, ...] = ("lookup", "draft", "mtp")
+"""Methods of speculation that draft."""
+
+_RECURRENT_KEYS = (".ssm.", ".wkv.", ".shortconv.", ".kda.")
+"""Parts of the header keys of recurrent and hybrid models, which cannot take tokens back."""
+
+
+class LimitRange(Protocol):
+    """The power limit of a device; a value that the driver does not state is None."""
+
+    @property
+    def scope(self) -> str:
+        """Scope as in the meter's channels: ``gpu:GPU-…``, ``package:0``."""
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+
+    @property
+    def watts(self) -> float | None:
+        """The limit now."""
+
+    @property
+    def min_watts(self) -> float | None:
+        """Lowest limit."""
+
+    @property
+    def max_watts(self) -> float | None:
+        """Highest limit."""
+
+    @property
+    def default_watts(self) -> float | None:
+        """The limit after a reboot."""
+
+    @property
+    def setter(self) -> str:
+        """Who may set it now: ``user`` if etui cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerRange:
+    """The power limits that a sweep can set, the same on every swept device.
+
+    Attributes:
+        labels: Names of the devices.
+        watts: The limit now; None if unknown, or if the devices have different ones.
+        min_watts, max_watts: Range that all of them allow; None if unknown.
+        default_watts: The lowest of their defaults; None if unknown.
+        can_set: Whether etui may set it itself.
+        current: The limit of each device now.
+    """
+
+    labels: tuple[str, ...]
+    watts: float | None
+    min_watts: float | None
+    max_watts: float | None
+    default_watts: float | None
+    can_set: bool
+    current: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SweptModel:
+    """A model on this machine, as far as a sweep can vary it.
+
+    Attributes:
+        name: Name in models.yaml.
+        layers: Layers that can be put on a GPU: its blocks and the output matrix.
+        fitting_layers: How many of them fit on the GPUs now; 0 without a GPU.
+        obstacles: Method of speculation -> why it cannot be used; a method without an entry can.
+        values: Value of every axis now, without the power limit and the model.
+    """
+
+    name: str
+    layers: int
+    fitting_layers: int
+    obstacles: Mapping[str, str]
+    values: Mapping[AxisName, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """What a sweep can vary here.
+
+    Attributes:
+        model: Name of the baseline model.
+        models: Models on this machine by name; at least the baseline model.
+        known_models: Names of all models, on this machine or not.
+        cores: Physical cores that this process may use, its CPU quota considered.
+        cpus: Logical CPUs that it may run on: the most threads.
+        gpus: The GPUs that llama.cpp sees.
+        power: Power limits; None if no device has one that can be read.
+        shape: What one answer computes.
+    """
+
+    model: str
+    models: Mapping[str, SweptModel]
+    known_models: tuple[str, ...]
+    cores: int
+    cpus: int
+    gpus: tuple[Device, ...] = ()
+    power: PowerRange | None = None
+    shape: WorkShape = PLAIN_WORK
+    current: Mapping[AxisName, Value] = field(init=False)
+    """Value of every axis now; without ``power_limit`` where it is unknown."""
+
+    def __post_init__(self) -> None:
+        values: dict[AxisName, Value] = {"model": self.model, **self.baseline.values}
+        if self.power is not None and self.power.watts is not None:
+            values["power_limit"] = round_watts(self.power.watts)
+        if self.shape.sequences > 1 or self.shape.reads_letters:
+            values["speculate"] = "off"
+        object.__setattr__(self, "current", values)
+
+    @property
+    def baseline(self) -> SweptModel:
+        """The model of the baseline."""
+        return self.models[self.model]
+
+
+def round_watts(watts: float) -> int | float:
+    """Return whole watts as an integer, so that equal limits have equal names."""
+    return int(watts) if float(watts).is_integer() else float(watts)
+
+
+def read_machine_facts(
+    config: Config,
+    spec: ModelSpec,
+    path: Path,
+    catalogue: Catalogue,
+    *,
+    shape: WorkShape = PLAIN_WORK,
+    limits: Sequence[LimitRange] = (),
+    gpus: Sequence[Device] | None = None,
+) -> MachineFacts:
+    """Read what this machine and its models can do. Nothing is loaded.
+
+    Args:
+        config: Folders and settings.
+        spec: The model of the baseline.
+        path: Its file.
+        catalogue: All models.
+        shape: What one answer computes.
+        limits: The power limits of this machine.
+        gpus: The GPUs; None asks llama.cpp.
+
+    Raises:
+        EngineFailed: llama.cpp is missing.
+        ModelUnavailable: The file of the model is damaged.
+    """
+    found = tuple(_list_gpus(config) if gpus is None else gpus)
+    baseline = _read_model(spec, check_usable(path), config, catalogue, found)
+    others = dict(_read_others(spec.name, config, catalogue, found))
+    uses_gpu = bool(found) and baseline.values["gpu_layers"] != 0
+    return MachineFacts(
+        model=spec.name,
+        models={spec.name: baseline, **others},
+        known_models=tuple(dict.fromkeys((spec.name, *catalogue.models))),
+        cores=default_threads(config.sysfs_dir),
+        cpus=usable_cpus(),
+        gpus=found,
+        power=combine_limits(limits, "gpu" if uses_gpu else "package"),
+        shape=shape,
+    )
+
+
+def _list_gpus(config: Config) -> tuple[Device, ...]:
+    from etui.engine.residency import Residency
+
+    residency = Residency(config)
+    try:
+        return residency.gpus()
+    finally:
+        residency.close()
+
+
+def _read_others(
+    name: str, config: Config, catalogue: Catalogue, gpus: Sequence[Device]
+) -> Iterator[tuple[str, SweptModel]]:
+    """Read every other model on this machine, except for damaged files."""
+    for spec in catalogue:
+        path = model_path(spec, config)
+        if spec.name == name or not path.is_file():
+            continue
+        try:
+            yield spec.name, _read_model(spec, check_usable(path), config, catalogue, gpus)
+        except EtuiError:
+            continue
+
+
+def _read_model(
+    spec: ModelSpec, gguf: Gguf, config: Config, catalogue: Catalogue, gpus: Sequence[Device]
+) -> SweptModel:
+    layers = (gguf.layers or 1) + 1
+    fitting = _count_fitting_layers(spec, gguf, config, gpus)
+    asked = fitting if spec.gpu_layers == "auto" else spec.gpu_layers
+    on_gpu = 0 if not gpus else layers if asked == "all" else min(int(asked), layers)
+    threads = choose_thread_limits(spec, config, on_gpu=on_gpu > 0)
+    values: dict[AxisName, Value] = {
+        "threads": threads.decode,
+        "decode_threads": threads.decode,
+        "prefill_threads": threads.prefill,
+        "batch_tokens": choose_batch_tokens(spec, on_gpu),
+        "kv_type": spec.kv_type,
+        "flash_attention": resolve_flash(spec.flash_attention, spec.kv_type, on_gpu=on_gpu > 0),
+        "gpu_layers": "all" if on_gpu == layers else on_gpu,
+        "split": spec.split,
+        "speculate": spec.speculate or "off",
+        "draft_tokens": spec.draft_tokens or "auto",
+    }
+    return SweptModel(
+        spec.name, layers, fitting, _find_obstacles(spec, gguf, config, catalogue), values
+    )
+
+
+def resolve_flash(asked: Value, kv_type: Value, *, on_gpu: bool) -> str:
+    """Return the attention that the engine uses; ``auto`` where llama.cpp chooses on a GPU."""
+    if kv_type != "f16":
+        return "on"
+    return "off" if asked == "auto" and not on_gpu else str(asked)
+
+
+def _count_fitting_layers(
+    spec: ModelSpec, gguf: Gguf, config: Config, gpus: Sequence[Device]
+) -> int:
+    if not gpus:
+        return 0
+    need = needs(gguf, choose_context_tokens(config, spec, gguf), spec.kv_type)
+    free = [gpu.free_bytes for gpu in gpus]
+    return layers_that_fit(need, usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split))
+
+
+def _find_obstacles(
+    spec: ModelSpec, gguf: Gguf, config: Config, catalogue: Catalogue
+) -> dict[str, str]:
+    if any(part in key for key in gguf.metadata for part in _RECURRENT_KEYS):
+        why = f"{spec.name} is recurrent and cannot take tokens back"
+        return dict.fromkeys((*DRAFTERS, "auto"), why)
+    obstacles: dict[str, str] = {}
+    if spec.draft is None:
+        obstacles["draft"] = f"{spec.name} has no `draft` in models.yaml"
+    elif problem := find_draft_problem(spec, spec.draft, config, catalogue):
+        obstacles["draft"] = f"{spec.draft} cannot draft for {spec.name}: {problem}"
+    if not gguf.nextn_layers:
+        obstacles["mtp"] = f"the file of {spec.name} has no heads for multi-token prediction"
+    return obstacles
+
+
+def combine_limits(limits: Sequence[LimitRange], device: str) -> PowerRange | None:
+    """Combine the limits of the swept devices: the range that all of them allow.
+
+    Args:
+        limits: The limits of this machine.
+        device: What is swept, the kind of its scopes: ``gpu`` or ``package``.
+    """
+    swept = [limit for limit in limits if limit.scope.partition(":")[0] == device]
+    if not swept:
+        return None
+    now = tuple(limit.watts for limit in swept)
+    lows = [limit.min_watts for limit in swept if limit.min_watts is not None]
+    highs = [limit.max_watts for limit in swept if limit.max_watts is not None]
+    defaults = [limit.default_watts for limit in swept if limit.default_watts is not None]
+    return PowerRange(
+        labels=tuple(limit.label for limit in swept),
+        watts=now[0] if len(set(now)) == 1 else None,
+        min_watts=max(lows, default=None),
+        max_watts=min(highs, default=None),
+        default_watts=min(defaults, default=None),
+        can_set=all(limit.setter != "user" for limit in swept),
+        current=now,
+    )

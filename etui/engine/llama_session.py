@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
+from etui.engine.log_sum import LogSum
 from etui.engine.model import Model
 from etui.engine.prefix_cache import Donor, Reuse, choose_reuse
 from etui.engine.sampler import Sampler
@@ -18,18 +18,19 @@ from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_model import DraftModel, Vocabulary
-from etui.engine.speculation.mtp import MtpDrafter, load_heads
+from etui.engine.speculation.draft_verifier import (
+    DraftVerifier,
+    refuse_speculation,
+    take_verified,
+)
+from etui.engine.speculation.mtp import load_heads
 from etui.engine.speculation.speculator import Drafter, Speculation, Speculator
-from etui.engine.speculation.verify import Verification
 from etui.engine.template import ChatTemplate
 from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 from etui.events import Verified
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from etui.engine.library import Library
 
 
@@ -93,11 +94,12 @@ class LlamaSession:
         self._next_cell = 0
         self._epoch = 0
         self._log_sum = LogSum(context.vocabulary)
-        self._speculator = Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE))
-        self._no_speculation = _refuse_speculation(model, context.options)
-        self._draft_note = ""
-        self._heads: MtpDrafter | None = None
-        self._verifying: tuple[LlamaSequence, Verification] | None = None
+        self._drafts = DraftVerifier(
+            Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE)),
+            context,
+            facts.context_tokens,
+            refuse_speculation(model, context.options),
+        )
 
     @property
     def facts(self) -> ModelFacts:
@@ -117,7 +119,7 @@ class LlamaSession:
     @property
     def speculator(self) -> Speculator:
         """The drafters, and how many tokens they draft."""
-        return self._speculator
+        return self._drafts.speculator
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -133,17 +135,17 @@ class LlamaSession:
         """Let a model draft; it is freed with the session."""
         if isinstance(drafter, DraftModel):
             drafter.follow_threads(self._context.threads)
-        self._speculator.add(drafter)
+        self.speculator.add(drafter)
 
     def open_heads(self, library: Library) -> None:
         """Let the model's own heads draft, if its file has any and this build can use them."""
-        self._heads = load_heads(library, self._model, self._context)
-        if self._heads is not None:
-            self._speculator.add(self._heads)
+        heads = load_heads(library, self._model, self._context)
+        if heads is not None:
+            self._drafts.add_heads(heads)
 
     def note_missing_draft(self, why: str) -> None:
         """Set the reason why there is no draft model, for arms that ask for it."""
-        self._draft_note = why
+        self._drafts.missing_draft = why
 
     @property
     def free_tokens(self) -> int:
@@ -310,12 +312,12 @@ class LlamaSession:
         plan = self._plan([s for s in own if s.id not in known])
         if plan:
             self._drop_draft()  # the batch overwrites the logits of its rows
-            self._draft(plan, alone=draw and len(own) == 1)
+            self._drafts.plan(plan, alone=draw and len(own) == 1)
         start_ns = time.monotonic_ns()
         plan = self._decode(plan) if plan else plan
         end_ns = time.monotonic_ns()
         if plan:
-            self._learn(plan, start_ns, end_ns)
+            self._drafts.learn(plan, start_ns, end_ns)
         for sequence, count in plan:
             sequence.computed += count
             sequence.cells.extend(range(self._next_cell, self._next_cell + count))
@@ -325,7 +327,7 @@ class LlamaSession:
                 if draw:
                     sampled.append(self._draw(sequence))
         computed = {sequence.id: count for sequence, count in plan}
-        verified = tuple(event for s in own for event in self._take_verified(s))
+        verified = tuple(event for s in own for event in take_verified(s))
         return Step(start_ns, end_ns, computed, tuple(sampled), verified)
 
     def _plan(self, sequences: Sequence[LlamaSequence]) -> list[tuple[LlamaSequence, int]]:
@@ -371,8 +373,8 @@ class LlamaSession:
                     "if memory ran out, lower `context` or `gpu_layers` of the model in "
                     "models.yaml; see llama.log in ETUI_HOME/logs",
                 )
-            if self._verifying is not None:
-                self._verifying = None  # a draft is worth less than anything in the cache
+            if self._drafts.verification is not None:
+                self._drafts.forget()  # a draft is worth less than anything in the cache
             elif self._donors:
                 self._evict(self._donors[0])
             elif len(plan) > 1:
@@ -389,8 +391,7 @@ class LlamaSession:
             at = sequence.computed
             at_end = at + count == len(sequence.tokens)
             queued = sequence.tokens[at : at + count]
-            if self._verifying is not None:
-                verification = self._verifying[1]
+            if (verification := self._drafts.verification) is not None:
                 batch.add(
                     sequence.slot, [*queued, *verification.proposal.tokens], at, with_logits=True
                 )
@@ -400,7 +401,7 @@ class LlamaSession:
 
     def _restore(self, plan: Sequence[tuple[LlamaSequence, int]]) -> None:
         # A fatal error leaves parts of the batch in the cache.
-        self._verifying = None
+        self._drafts.forget()
         for sequence, _ in plan:
             self._context.remove(sequence.slot, sequence.computed)
             sequence.epoch = -1
@@ -416,7 +417,7 @@ class LlamaSession:
         if not ends:
             sequence.tokens.append(token)
         logprob = float(logits[token]) - self._log_sum(logits)
-        if self._verifying is not None:
+        if self._drafts.verification is not None:
             self._judge(sequence, token, ends=ends)
         return Sampled(sequence.id, token, piece, logprob, ends)
 
@@ -441,8 +442,7 @@ class LlamaSession:
         if own is None:
             return
         self._drop_draft(own)
-        if self._heads is not None and own.speculation is not None:
-            self._heads.stop()
+        self._drafts.stop(own)
         del self._live[own.id]
         own.sampler.free()
         del own.tokens[own.computed :]
@@ -462,7 +462,7 @@ class LlamaSession:
         """Free the context and the model."""
         for sequence in list(self._live.values()):
             self.close(sequence, keep=False)
-        self._speculator.free()
+        self.speculator.free()
         self._context.free()
         self._model.free()
 
@@ -474,95 +474,19 @@ class LlamaSession:
         Returns:
             Why there will be no speculation; empty if there will be.
         """
-        if method == "off":
-            return ""
-        if self._no_speculation:
-            return self._no_speculation
-        if method != "auto" and method not in self._speculator.methods:
-            return (method == "draft" and self._draft_note) or _MISSING[method]
-        own = self._find(sequence)
-        own.speculation = self._speculator.start(method)
-        if self._heads is not None and self._heads.method in own.speculation.methods:
-            self._heads.start()
-        return ""
+        return self._drafts.start(self._find(sequence), method)
 
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
         """Drop the drafted tokens not drawn yet; return the verifications not yet reported."""
         own = self._find(sequence)
         self._drop_draft(own)
-        return self._take_verified(own)
-
-    @staticmethod
-    def _take_verified(sequence: LlamaSequence) -> tuple[Verified, ...]:
-        if not sequence.verified:
-            return ()
-        taken = tuple(sequence.verified)
-        sequence.verified.clear()
-        return taken
-
-    def _draft(self, plan: list[tuple[LlamaSequence, int]], *, alone: bool) -> None:
-        """Plan to verify a draft if the plan is the last drawn token of a speculating sequence."""
-        sequence, count = plan[0]
-        own = sequence.speculation
-        if not alone or own is None or count != 1 or sequence.pending != 1:
-            return
-        options = self._context.options
-        room = min(
-            self._facts.context_tokens - len(sequence.tokens),
-            min(options.verify_rows, options.batch_tokens) - 1,
-        )
-        proposal = self._speculator.propose(own, sequence.tokens, room) if room > 0 else None
-        if proposal is not None:
-            self._verifying = (sequence, Verification(proposal))
-
-    def _learn(self, plan: list[tuple[LlamaSequence, int]], start_ns: int, end_ns: int) -> None:
-        """Let the speculator learn from a batch of one sequence that speculates."""
-        sequence, count = plan[0]
-        own = sequence.speculation
-        if own is None or len(plan) != 1:
-            return
-        if self._heads is not None and self._heads.method in own.methods:
-            at = sequence.computed
-            drafted = self._verifying[1].proposal.tokens if self._verifying is not None else ()
-            self._heads.follow([*sequence.tokens[at : at + count], *drafted], at)
-        if count != 1:
-            return
-        if self._verifying is None:
-            self._speculator.observe_single(own, end_ns - start_ns)
-            return
-        verification = self._verifying[1]
-        verification.start_ns, verification.end_ns = start_ns, end_ns
-        self._speculator.observe_batch(own, verification)
+        return take_verified(own)
 
     def _judge(self, sequence: LlamaSequence, token: int, *, ends: bool) -> None:
-        """Compare a drawn token with the drafted one; if they agree, it is computed already."""
-        assert self._verifying is not None
-        verifying, verification = self._verifying
-        if verifying is not sequence:
-            return
-        if verification.judge(token) and not ends:
-            sequence.computed += 1
-            sequence.cells.append(self._next_cell)
-            self._next_cell += 1
-            sequence.row += 1
-        if verification.done or ends:
-            self._drop_draft(sequence)
+        self._next_cell += self._drafts.judge(sequence, token, self._next_cell, ends=ends)
 
     def _drop_draft(self, sequence: LlamaSequence | None = None) -> None:
-        """Remove drafted tokens that were not drawn from the cache; of one sequence, or of any."""
-        if self._verifying is None or sequence not in (None, self._verifying[0]):
-            return
-        own, verification = self._verifying
-        self._verifying = None
-        own.verified.append(verification.event())
-        if own.speculation is not None:
-            self._speculator.settle(own.speculation, verification)
-        if not self._context.remove(own.slot, own.computed):
-            self._no_speculation = "this model cannot remove a part of its cache"
-            own.speculation = None
-            self._context.remove(own.slot, 0)  # compute all of it again
-            own.computed, own.epoch = 0, -1
-            own.cells.clear()
+        self._drafts.drop(sequence)
 
     def _find(self, sequence: TokenSequence) -> LlamaSequence:
         own = self._live.get(sequence.id)
@@ -595,36 +519,3 @@ class LlamaSession:
     def _release(self, sequence: LlamaSequence) -> None:
         self._context.remove(sequence.slot, 0)
         self._free_slots.append(sequence.slot)
-
-
-_MISSING = {
-    "draft": "no `draft` is set for this model in models.yaml",
-    "mtp": "the file has no heads for multi-token prediction",
-}
-
-
-def _refuse_speculation(model: Model, options: ContextOptions) -> str:
-    """Say why rejected tokens could not be removed from the cache; empty if they can."""
-    if model.recurrent:
-        return "a recurrent model cannot take back a part of its state"
-    if model.sliding_window > 0 and not options.full_window:
-        return "a cache that keeps only the sliding window cannot be rolled back"
-    return ""
-
-
-class LogSum:
-    """Log of the sum of exp(logits); the buffer avoids one vocabulary-sized array per token."""
-
-    def __init__(self, vocabulary: int) -> None:
-        import numpy as np
-
-        self._buffer = np.empty(vocabulary, dtype=np.float32)
-
-    def __call__(self, logits: NDArray[np.float32]) -> float:
-        """Return the log of the sum of exp(logits)."""
-        import numpy as np
-
-        most = logits.max()  # subtracted, so that nothing overflows
-        np.subtract(logits, most, out=self._buffer)
-        np.exp(self._buffer, out=self._buffer)
-        return float(most) + math.log(float(self._buffer.sum()))

@@ -191,7 +191,7 @@ def make_fake_session(
         facts,
         template,  # type: ignore[arg-type]
     )
-    session._speculator.cost = BatchCost({1: 1.0, 2: 1.0, 16: 1.0}, learns=False)
+    session.speculator.cost = BatchCost({1: 1.0, 2: 1.0, 16: 1.0}, learns=False)
     return session, context
 
 

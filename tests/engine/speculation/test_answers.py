@@ -48,7 +48,7 @@ def ask(
     own, context = make_fake_session(written("[assistant]", text, END), 256, end=END, **session)
     if arm.speculate == "draft":
         own.add_drafter(FakeDrafter(lambda tokens, count: foresee(text, tokens, count)))
-    own._speculator.cost.observe(1, 1_000)
+    own.speculator.cost.observe(1, 1_000)
     control, events = flags(), []
     for event in answer((Message("user", QUESTION),), arm, own, control):
         events.append(event)
@@ -202,7 +202,7 @@ def test_an_answer_survives_a_cache_that_refuses_to_remove_a_part(think: int) ->
         )
         contexts.append(context)
         own.add_drafter(FakeDrafter(lambda tokens, count: foresee(text, tokens, count)))
-        own._speculator.cost.observe(1, 1_000)
+        own.speculator.cost.observe(1, 1_000)
         question = (Message("user", "word " * 30 + QUESTION),)
         events = list(answer(question, replace(arm, speculate=speculate), own, Refusing()))
         assert isinstance(events[-1], Finished)

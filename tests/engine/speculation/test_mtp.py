@@ -91,13 +91,13 @@ def speculating() -> tuple[Any, WatchedContext, FakeHeads, Any]:
     context.__class__ = WatchedContext
     watched: WatchedContext = context  # type: ignore[assignment]
     watched.heads = FakeHeads()
-    session._heads = MtpDrafter(watched.heads)
-    session._speculator.add(session._heads)
+    drafter = MtpDrafter(watched.heads)
+    session._drafts.add_heads(drafter)
     # The clock is real: what the heads cost here says nothing.
-    session._heads.start_cost = lambda tokens, ns: (  # type: ignore[method-assign]
-        0.0 if session._heads._is_ready(tokens) else 1e9  # type: ignore[union-attr]
+    drafter.start_cost = lambda tokens, ns: (  # type: ignore[method-assign]
+        0.0 if drafter._is_ready(tokens) else 1e9
     )
-    session._heads.token_cost = lambda ns: 0.0  # type: ignore[method-assign]
+    drafter.token_cost = lambda ns: 0.0  # type: ignore[method-assign]
     sequence = session.open([1, 2, 3, 5], Sampling())
     session.step([sequence])
     assert session.speculate(sequence, "mtp") == ""

@@ -16,6 +16,7 @@ from etui.arm import Sampling
 from etui.engine import llama_session
 from etui.engine.llama_session import LlamaSequence, LlamaSession
 from etui.engine.session import Sampled
+from etui.engine.speculation import draft_verifier
 from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Verified
 from tests.engine.speculation.fakes import FakeContext, FakeDrafter, FakeSampler, make_fake_session
@@ -126,7 +127,7 @@ def test_the_probability_of_every_answer_is_the_models(
         session, _ = make_fake_session(logits_of, V)
         session.add_drafter(FakeDrafter(DRAFTS[drafts]))
         sequence = session.open(PROMPT, SAMPLED)
-        session._speculator.cost.observe(1, 1_000)
+        session.speculator.cost.observe(1, 1_000)
         session.speculate(sequence, "draft")
         drawn = [session.step([sequence]).sampled[0].token for _ in range(length)]
         assert tuple(drawn) == answer
@@ -321,7 +322,7 @@ def test_models_that_cannot_take_tokens_back_are_left_alone(
     session, context = make_fake_session(logits_of, V)
     monkeypatch.setattr(session._model, attribute, value)
     options = replace(context.options, full_window=False)
-    assert reason in llama_session._refuse_speculation(session._model, options)
+    assert reason in draft_verifier.refuse_speculation(session._model, options)
 
 
 def test_a_model_without_a_drafter_says_so() -> None:

@@ -1,0 +1,210 @@
+"""The drafts of one session: planned before a batch, judged token by token, dropped at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from etui.arm import Speculate
+from etui.engine.context import ContextOptions
+from etui.engine.speculation.mtp import MtpDrafter
+from etui.engine.speculation.speculator import Speculation, Speculator
+from etui.engine.speculation.verify import Verification
+from etui.events import Verified
+
+_MISSING = {
+    "draft": "no `draft` is set for this model in models.yaml",
+    "mtp": "the file has no heads for multi-token prediction",
+}
+
+
+class VerifiedSequence(Protocol):
+    """What a verification reads and changes of a sequence; see ``LlamaSequence``."""
+
+    slot: int
+    tokens: list[int]
+    computed: int
+    cells: list[int]
+    row: int
+    epoch: int
+    speculation: Speculation | None
+    verified: list[Verified]
+
+    @property
+    def pending(self) -> int:
+        """Tokens queued and not yet computed."""
+
+
+class Cache(Protocol):
+    """The context of a session, as far as drafts need it."""
+
+    @property
+    def options(self) -> ContextOptions:
+        """Its settings."""
+
+    def remove(self, sequence: int, start: int) -> bool:
+        """Remove positions from ``start`` on; False if the model cannot remove a part."""
+
+
+class RollbackFacts(Protocol):
+    """What decides whether rejected tokens can be removed from the cache of a model."""
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it has a state instead of a cache."""
+
+    @property
+    def sliding_window(self) -> int:
+        """Tokens of the sliding window; 0 without one."""
+
+
+class DraftVerifier:
+    """Verifies the drafts of one session, one at a time, each in a batch of its own.
+
+    Args:
+        speculator: The drafters, and how many tokens they draft.
+        cache: Context of the session.
+        context_tokens: Most tokens of a sequence.
+        refusal: Why drafts cannot be verified; empty if they can.
+
+    Attributes:
+        missing_draft: Why there is no draft model; empty if that is not known.
+    """
+
+    def __init__(
+        self, speculator: Speculator, cache: Cache, context_tokens: int, refusal: str
+    ) -> None:
+        self.speculator = speculator
+        self.missing_draft = ""
+        self._cache = cache
+        self._context_tokens = context_tokens
+        self._refusal = refusal
+        self._heads: MtpDrafter | None = None
+        self._verifying: tuple[VerifiedSequence, Verification] | None = None
+
+    @property
+    def verification(self) -> Verification | None:
+        """The draft that the next batch verifies, or the last one while tokens are drawn of it."""
+        return None if self._verifying is None else self._verifying[1]
+
+    def add_heads(self, heads: MtpDrafter) -> None:
+        """Let the model's own heads draft."""
+        self._heads = heads
+        self.speculator.add(heads)
+
+    def start(self, sequence: VerifiedSequence, method: Speculate) -> str:
+        """Start the speculation of a sequence; return why there will be none, empty if there is."""
+        if method == "off":
+            return ""
+        if self._refusal:
+            return self._refusal
+        if method != "auto" and method not in self.speculator.methods:
+            return (method == "draft" and self.missing_draft) or _MISSING[method]
+        sequence.speculation = self.speculator.start(method)
+        if self._heads is not None and self._heads.method in sequence.speculation.methods:
+            self._heads.start()
+        return ""
+
+    def stop(self, sequence: VerifiedSequence) -> None:
+        """End the speculation of a sequence that is closed."""
+        if self._heads is not None and sequence.speculation is not None:
+            self._heads.stop()
+
+    def plan(self, plan: Sequence[tuple[VerifiedSequence, int]], *, alone: bool) -> None:
+        """Plan to verify a draft if the plan is the last drawn token of a speculating sequence."""
+        sequence, count = plan[0]
+        own = sequence.speculation
+        if not alone or own is None or count != 1 or sequence.pending != 1:
+            return
+        options = self._cache.options
+        room = min(
+            self._context_tokens - len(sequence.tokens),
+            min(options.verify_rows, options.batch_tokens) - 1,
+        )
+        proposal = self.speculator.propose(own, sequence.tokens, room) if room > 0 else None
+        if proposal is not None:
+            self._verifying = (sequence, Verification(proposal))
+
+    def learn(
+        self, plan: Sequence[tuple[VerifiedSequence, int]], start_ns: int, end_ns: int
+    ) -> None:
+        """Let the speculator learn from a batch of one sequence that speculates."""
+        sequence, count = plan[0]
+        own = sequence.speculation
+        if own is None or len(plan) != 1:
+            return
+        verification = self.verification
+        if self._heads is not None and self._heads.method in own.methods:
+            at = sequence.computed
+            drafted = () if verification is None else verification.proposal.tokens
+            self._heads.follow([*sequence.tokens[at : at + count], *drafted], at)
+        if count != 1:
+            return
+        if verification is None:
+            self.speculator.observe_single(own, end_ns - start_ns)
+            return
+        verification.start_ns, verification.end_ns = start_ns, end_ns
+        self.speculator.observe_batch(own, verification)
+
+    def judge(self, sequence: VerifiedSequence, token: int, cell: int, *, ends: bool) -> bool:
+        """Compare a drawn token with the drafted one; if they agree, it is computed already.
+
+        Args:
+            sequence: The sequence that has drawn it.
+            token: The token.
+            cell: Number of the cell that it has in the cache if they agree.
+            ends: Whether it ends the answer.
+
+        Returns:
+            Whether they agree and the answer goes on, so that the cell is used.
+        """
+        assert self._verifying is not None
+        verifying, verification = self._verifying
+        if verifying is not sequence:
+            return False
+        agrees = verification.judge(token) and not ends
+        if agrees:
+            sequence.computed += 1
+            sequence.cells.append(cell)
+            sequence.row += 1
+        if verification.done or ends:
+            self.drop(sequence)
+        return agrees
+
+    def forget(self) -> None:
+        """Forget a draft whose batch was not computed."""
+        self._verifying = None
+
+    def drop(self, sequence: VerifiedSequence | None = None) -> None:
+        """Remove drafted tokens that were not drawn from the cache; of one sequence, or of any."""
+        if self._verifying is None or sequence not in (None, self._verifying[0]):
+            return
+        own, verification = self._verifying
+        self._verifying = None
+        own.verified.append(verification.event())
+        if own.speculation is not None:
+            self.speculator.settle(own.speculation, verification)
+        if not self._cache.remove(own.slot, own.computed):
+            self._refusal = "this model cannot remove a part of its cache"
+            own.speculation = None
+            self._cache.remove(own.slot, 0)  # compute all of it again
+            own.computed, own.epoch = 0, -1
+            own.cells.clear()
+
+
+def take_verified(sequence: VerifiedSequence) -> tuple[Verified, ...]:
+    """Take the verifications of a sequence that were not yet reported."""
+    if not sequence.verified:
+        return ()
+    taken = tuple(sequence.verified)
+    sequence.verified.clear()
+    return taken
+
+
+def refuse_speculation(model: RollbackFacts, options: ContextOptions) -> str:
+    """Say why rejected tokens could not be removed from the cache; empty if they can."""
+    if model.recurrent:
+        return "a recurrent model cannot take back a part of its state"
+    if model.sliding_window > 0 and not options.full_window:
+        return "a cache that keeps only the sliding window cannot be rolled back"
+    return ""

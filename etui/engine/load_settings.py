@@ -57,6 +57,16 @@ def choose_flash_attention(spec: ModelSpec, layers: int) -> FlashAttention:
     return "off" if spec.flash_attention == "auto" and not layers else spec.flash_attention
 
 
+def resolve_flash_attention(asked: str, kv_type: str, *, on_gpu: bool) -> str:
+    """Return the flash attention that a context uses; ``auto`` where llama.cpp chooses on a GPU.
+
+    A quantised cache needs it.
+    """
+    if kv_type != "f16":
+        return "on"
+    return "off" if asked == "auto" and not on_gpu else asked
+
+
 def choose_batch_tokens(spec: ModelSpec, layers: int) -> int:
     """Choose the most tokens of a batch: the model's own number, or the usual one by device."""
     return spec.batch_tokens or (GPU_BATCH_TOKENS if layers else CPU_BATCH_TOKENS)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+from etui.engine.load_settings import resolve_flash_attention
 from etui.errors import UsageError
 from etui.sweep.axis_values import refuse_value
-from etui.sweep.machine_facts import resolve_flash
 from etui.sweep.setting import AXES, Axis, AxisName, Setting, Value
 from etui.units import count_text
 
@@ -156,7 +156,7 @@ def resolve_values(values: Values, facts: MachineFacts) -> dict[AxisName, Value]
     kv_type = values.get("kv_type", model.values["kv_type"])
     flash = values.get("flash_attention", model.values["flash_attention"])
     if "kv_type" in values or "flash_attention" in values:
-        found["flash_attention"] = resolve_flash(flash, kv_type, on_gpu=on_gpu)
+        found["flash_attention"] = resolve_flash_attention(str(flash), str(kv_type), on_gpu=on_gpu)
     if values.get("speculate", facts.current["speculate"]) == "off":
         found.pop("draft_tokens", None)
     if not on_gpu:

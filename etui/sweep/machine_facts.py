@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Speculate
 from etui.engine.library import Device, default_threads, usable_cpus
-from etui.engine.load_settings import choose_batch_tokens, choose_context_tokens
+from etui.engine.load_settings import (
+    GPU_BATCH_TOKENS,
+    choose_batch_tokens,
+    choose_context_tokens,
+    resolve_flash_attention,
+)
 from etui.engine.offload import layers_that_fit, needs, usable_bytes
 from etui.engine.thread_limits import choose_thread_limits
 from etui.errors import EtuiError
@@ -228,7 +233,9 @@ def _read_model(
         "prefill_threads": threads.prefill,
         "batch_tokens": choose_batch_tokens(spec, on_gpu),
         "kv_type": spec.kv_type,
-        "flash_attention": resolve_flash(spec.flash_attention, spec.kv_type, on_gpu=on_gpu > 0),
+        "flash_attention": resolve_flash_attention(
+            spec.flash_attention, spec.kv_type, on_gpu=on_gpu > 0
+        ),
         "gpu_layers": "all" if on_gpu == layers else on_gpu,
         "split": spec.split,
         "speculate": spec.speculate or "off",
@@ -239,19 +246,13 @@ def _read_model(
     )
 
 
-def resolve_flash(asked: Value, kv_type: Value, *, on_gpu: bool) -> str:
-    """Return the attention that the engine uses; ``auto`` where llama.cpp chooses on a GPU."""
-    if kv_type != "f16":
-        return "on"
-    return "off" if asked == "auto" and not on_gpu else str(asked)
-
-
 def _count_fitting_layers(
     spec: ModelSpec, gguf: Gguf, config: Config, gpus: Sequence[Device]
 ) -> int:
     if not gpus:
         return 0
-    need = needs(gguf, choose_context_tokens(config, spec, gguf), spec.kv_type)
+    context_tokens = choose_context_tokens(config, spec, gguf)
+    need = needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
     free = [gpu.free_bytes for gpu in gpus]
     return layers_that_fit(need, usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split))
 

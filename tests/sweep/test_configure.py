@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.arm import Sampling
 from etui.config.config import Config
 from etui.engine import library, thread_limits
 from etui.engine.load_settings import session_key
+from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.spec import ModelSpec
@@ -20,6 +23,7 @@ from etui.sweep import configure as module
 from etui.sweep.axes import build_settings, choose_default_axes, read_machine_facts
 from etui.sweep.configure import Configured, configure
 from etui.sweep.setting import AXES, Setting
+from tests.engine.opened import opened
 from tests.models.test_gguf import tiny_gguf
 
 ENTRIES = """
@@ -232,3 +236,35 @@ def test_the_baseline_of_a_grid_runs_as_the_model_does_now(
     assert (found.spec.kv_type, found.spec.flash_attention) == ("f16", "off")
     configured = [configure(each, spec, config, catalogue) for each in settings]
     assert len(set(map(repr, configured))) == len(settings)
+
+
+def test_visits_switch_threads_and_drafts_in_memory_and_load_what_they_must(
+    config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_limits, "choose_threads", lambda threads, _: min(threads or 2, 2))
+    own = replace(config, models_dir=starter_model.parent, threads=1)
+    catalogue = load_catalogue(own)
+    spec = replace(catalogue.get("smollm2-135m"), context=512)
+    loads = []
+    with closing(Residency(configure(setting(), spec, own, catalogue).config)) as residency:
+        for values in (
+            {"threads": 1, "speculate": "off"},
+            {"threads": 2, "speculate": "off"},
+            {"threads": 2, "speculate": "lookup", "draft_tokens": 4},
+            {"threads": 2, "batch_tokens": 64},
+            {"threads": 1, "batch_tokens": 64, "kv_type": "q8_0"},
+        ):
+            found = configure(setting(**values), spec, own, catalogue)
+            session, loaded, _ = opened(residency, found.spec, found.path, found.draft)
+            loads.append(loaded is not None)
+            assert (session.threads.limit, session.threads.adapts) == (values["threads"], False)
+            assert session.speculator.draft_tokens == values.get("draft_tokens")
+            assert session.options.batch_tokens == values.get("batch_tokens", 128)
+            assert session.options.kv_type == values.get("kv_type", "f16")
+            sequence = session.open([100, 101, 102], Sampling())
+            session.step([sequence])
+            context = session._context
+            threads = context.api._lib.llama_n_threads(context.handle)
+            assert threads == values["threads"]
+            session.close(sequence)
+    assert loads == [True, False, False, True, True]

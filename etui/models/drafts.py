@@ -28,7 +28,7 @@ def find_draft_problem(
     if not drafter.is_file():
         return f"{draft} is not on this machine"
     try:
-        own, other = check_gguf(model_path(spec, config)), check_gguf(drafter)
+        other, own = check_gguf(drafter), check_gguf(model_path(spec, config))
     except ModelUnavailable as error:
         return error.what
     if own.tokenizer and other.tokenizer and own.tokenizer != other.tokenizer:

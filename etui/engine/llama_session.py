@@ -13,7 +13,7 @@ from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.log_sum import LogSum
 from etui.engine.model import Model
 from etui.engine.prefix_cache import Donor, Reuse, choose_reuse
-from etui.engine.sampler import Sampler
+from etui.engine.sampler import Sampler, Script
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
@@ -45,6 +45,7 @@ class LlamaSequence:
         "id",
         "row",
         "sampler",
+        "script",
         "slot",
         "speculation",
         "tokens",
@@ -63,6 +64,7 @@ class LlamaSequence:
         ] = []  # one number per computed token; shared cells have the same number
         self.row = 0
         self.epoch = -1  # the decode whose output ``row`` holds the logits after tokens[:computed]
+        self.script: Script | None = None
         self.speculation: Speculation | None = None
         self.verified: list[Verified] = []  # settled, and not yet reported
 
@@ -193,11 +195,18 @@ class LlamaSession:
         )
         return self._model.with_bos(tokens) if bos else tokens
 
-    def open(self, tokens: Sequence[int], sampling: Sampling) -> LlamaSequence:
+    def open(
+        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
+    ) -> LlamaSequence:
         """Open a sequence, reusing the longest common token prefix in the cache.
 
         All other closed sequences are evicted: the cells they hold would slow down the attention
         of each of its tokens.
+
+        Args:
+            tokens: Its first tokens, at least one.
+            sampling: How to sample.
+            script: Tokens to draw one after another, whatever the logits say; None draws freely.
 
         Raises:
             ContextOverflow: The tokens do not fit into the context.
@@ -225,6 +234,8 @@ class LlamaSession:
             sequence = self._create(self._take_slot(), new, sampling)
         else:
             sequence = self._reuse(reuse, donors[reuse.donor.slot], new, sampling)
+        if script is not None:
+            sequence.script = Script(len(new), tuple(script))
         self._live[sequence.id] = sequence
         return sequence
 
@@ -247,10 +258,11 @@ class LlamaSession:
         return sequence
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> LlamaSequence:
-        """Fork a sequence: computed tokens are shared, queued tokens are copied."""
+        """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""
         parent = self._find(sequence)
         self._drop_draft(parent)
         child = self._create(self._take_slot(), list(parent.tokens), sampling)
+        child.script = parent.script
         if parent.computed:
             self._context.copy(parent.slot, child.slot)
         child.computed = child.cached = parent.computed
@@ -413,7 +425,11 @@ class LlamaSession:
             token = int(logits.argmax())
         else:
             token = sampler.draw(self._context.handle, sequence.row, sequence.tokens)
+        # The draw is made in either case: a scripted token costs as much as any other.
+        scripted = sequence.script.find(len(sequence.tokens)) if sequence.script else None
+        token = token if scripted is None else scripted
         piece, ends = self._model.piece(token)
+        ends = ends and scripted is None
         if not ends:
             sequence.tokens.append(token)
         logprob = float(logits[token]) - self._log_sum(logits)

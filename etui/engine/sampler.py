@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from etui.arm import Sampling
 
 _NO_FREQUENCY = 0.0
 _NO_PRESENCE = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The tokens that a sequence draws, whatever its logits say; after the last, it draws its own.
+
+    The position decides which token is next, so a rolled back or forked sequence draws the same.
+
+    Attributes:
+        start: Length of the sequence before the first token.
+        tokens: The tokens; one that ends a text does not end the sequence.
+    """
+
+    start: int
+    tokens: tuple[int, ...]
+
+    def find(self, length: int) -> int | None:
+        """Return the token that a sequence of this length draws; None where it draws its own."""
+        at = length - self.start
+        return self.tokens[at] if 0 <= at < len(self.tokens) else None
 
 
 class Sampler:

@@ -125,15 +125,21 @@ class Session(Protocol):
         ``special`` reads special tokens, for texts from ``render`` and for etui's own.
         """
 
-    def open(self, tokens: Sequence[int], sampling: Sampling) -> TokenSequence:
+    def open(
+        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
+    ) -> TokenSequence:
         """Open a sequence, reusing the longest common token prefix in the cache.
+
+        With ``script``, steps draw its tokens one after another, whatever the logits say, and an
+        end token in it does not end the sequence; after its last token, steps draw freely. The work
+        is that of drawing freely: logits are computed, and drafts are verified, against the script.
 
         Raises:
             ContextOverflow: The tokens do not fit into the context.
         """
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
-        """Fork a sequence: computed tokens are shared, queued tokens are copied."""
+        """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""
 
     def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
         """Let steps of this sequence alone verify drafted tokens; what it draws is unchanged.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
+from etui.engine.sampler import Script
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.errors import ContextOverflow
 from etui.events import Verified
@@ -24,6 +25,7 @@ class SimulatedSequence:
     tokens: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0
+    script: Script | None = None
 
     @property
     def pending(self) -> int:
@@ -76,18 +78,25 @@ class SimulatedSession:
         """Return one number per word."""
         return [len(word) for word in text.split()]
 
-    def open(self, tokens: Sequence[int], sampling: Sampling) -> SimulatedSequence:
+    def open(
+        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
+    ) -> SimulatedSequence:
         """Start a sequence; nothing is reused."""
         if len(tokens) > self._facts.context_tokens:
             raise ContextOverflow(len(tokens), self._facts.context_tokens, 0)
         self._made += 1
-        return SimulatedSequence(self._made, list(tokens))
+        own = SimulatedSequence(self._made, list(tokens))
+        if script is not None:
+            own.script = Script(len(tokens), tuple(script))
+        return own
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> SimulatedSequence:
-        """Copy the computed and queued tokens."""
+        """Copy the computed and queued tokens, and the script."""
         self._made += 1
         own = _require_simulated(sequence)
-        return SimulatedSequence(self._made, list(own.tokens), own.computed, own.computed)
+        return SimulatedSequence(
+            self._made, list(own.tokens), own.computed, own.computed, own.script
+        )
 
     def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
         """Refuse: words without meaning cannot be foreseen."""
@@ -131,10 +140,12 @@ class SimulatedSession:
 
     def _draw(self, sequence: SimulatedSequence) -> Sampled:
         self._drawn += 1
-        ends = self._drawn % _END_EVERY == 0
+        scripted = sequence.script.find(len(sequence.tokens)) if sequence.script else None
+        ends = scripted is None and self._drawn % _END_EVERY == 0
+        token = 1 if scripted is None else scripted
         if not ends:
-            sequence.tokens.append(1)
-        return Sampled(sequence.id, 1, b" word", -1.0, ends)
+            sequence.tokens.append(token)
+        return Sampled(sequence.id, token, b" word", -1.0, ends)
 
 
 def _require_simulated(sequence: TokenSequence) -> SimulatedSequence:

@@ -1,0 +1,115 @@
+"""A scripted sequence draws its script at the cost of drawing freely."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.engine.llama_session import LlamaSession
+from etui.engine.sampler import Script
+from etui.engine.session import Step
+from tests.engine.conftest import MakeSession
+from tests.engine.driving import GREEDY, QUESTION, generate, prefill, prompt
+
+REPEATED = "def add(first, second):\n    total = first + second\n    return total\n"
+
+
+def _steps(session: LlamaSession, script: list[int] | None, count: int) -> list[Step]:
+    """Steps of a new sequence, until it has drawn ``count`` tokens."""
+    sequence = session.open(prompt(session, QUESTION), GREEDY, script)
+    steps: list[Step] = []
+    while sum(len(step.sampled) for step in steps) < count:
+        steps.append(session.step([sequence]))
+    session.close(sequence, keep=False)
+    return steps
+
+
+def _drawn(steps: list[Step]) -> list[int]:
+    return [sampled.token for step in steps for sampled in step.sampled]
+
+
+@given(
+    start=st.integers(0, 50),
+    tokens=st.lists(st.integers(0, 9), max_size=20).map(tuple),
+    length=st.integers(0, 90),
+)
+def test_the_length_of_a_sequence_decides_what_it_draws(start, tokens, length):
+    found = Script(start, tokens).find(length)
+    inside = start <= length < start + len(tokens)
+    assert found == (tokens[length - start] if inside else None)
+
+
+def test_the_script_is_drawn_in_as_many_steps_and_batches_as_any_text(
+    make_session: MakeSession,
+) -> None:
+    free = _steps(make_session(), None, 8)
+    session = make_session()
+    end = next(t for t in range(session.vocabulary.vocabulary) if session._model.piece(t)[1])
+    script = [*session.tokenize(REPEATED)[:3], end, *session.tokenize(REPEATED)[:4]]
+    scripted = _steps(session, script, 8)
+    assert _drawn(scripted) == script
+    assert not any(sampled.ends for step in scripted for sampled in step.sampled)
+
+    def batches(steps: list[Step]) -> list[list[int]]:
+        return [list(step.computed.values()) for step in steps]
+
+    assert batches(scripted) == batches(free)
+
+
+def test_logits_are_those_of_the_script(make_session: MakeSession) -> None:
+    session = make_session()
+    script = session.tokenize(REPEATED)[:6]
+    scripted = [s.logprob for step in _steps(session, script, 6) for s in step.sampled]
+    other = make_session()
+    sequence = other.open(prompt(other, QUESTION), GREEDY)
+    prefill(other, sequence)
+    other.rollback(sequence, sequence.pending)
+    expected = []
+    for token in script:
+        other.step([sequence], draw=False)
+        expected.append(other.logprobs(sequence, [token])[0])
+        other.extend(sequence, [token])
+    assert max(abs(a - b) for a, b in zip(scripted, expected, strict=True)) < 0.01
+
+
+def test_a_rolled_back_or_forked_sequence_draws_the_same_again(session: LlamaSession) -> None:
+    tokens = prompt(session, QUESTION)
+    script = session.tokenize(REPEATED)[:9]
+    sequence = session.open(tokens, GREEDY, script)
+    assert generate(session, sequence, 9) == script
+    session.rollback(sequence, len(sequence.tokens) - len(tokens) - 1)
+    assert generate(session, sequence, 8) == script[1:]
+    session.rollback(sequence, len(sequence.tokens) - len(tokens) - 1)
+    fork = session.fork(sequence, GREEDY)
+    for at in range(1, 9):
+        sampled = session.step([sequence, fork]).sampled
+        assert [each.token for each in sampled] == [script[at]] * 2
+
+
+def test_after_the_script_the_sequence_draws_its_own(make_session: MakeSession) -> None:
+    free = _drawn(_steps(make_session(), None, 8))
+    session = make_session()
+    sequence = session.open(prompt(session, QUESTION), GREEDY, free[:3])
+    assert generate(session, sequence, 8) == free
+    session.close(sequence)
+    assert session.open(prompt(session, QUESTION), GREEDY).script is None
+
+
+def test_drafts_that_equal_the_script_are_accepted(make_session: MakeSession) -> None:
+    session = make_session()
+    question = f"Write this function again:\n{REPEATED}"
+    tokens = prompt(session, question)
+    script = session.tokenize(REPEATED)
+    sequence = session.open(tokens, GREEDY, script)
+    prefill(session, sequence)
+    assert session.speculate(sequence, "lookup") == ""
+    drawn, batches, accepted = 1, 0, 0
+    while drawn < len(script):
+        step = session.step([sequence])
+        batches += bool(step.computed)
+        drawn += len(step.sampled)
+        accepted += sum(verified.accepted for verified in step.verified)
+    accepted += sum(verified.accepted for verified in session.settle(sequence))
+    assert sequence.tokens == [*tokens, *script]
+    assert accepted > 0
+    assert batches < len(script) - 1

@@ -15,7 +15,7 @@ from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
 from etui.curves.fit import TooFewPoints, compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, Speed
-from etui.energy.at_rest import find_other_use
+from etui.energy.at_rest import refuse_busy
 from etui.energy.discovery import open_recorder
 from etui.energy.idle_baseline import load_baselines, use_baseline
 from etui.energy.recorder import Recorder
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _SEED = 0
 _METER_WARM_UP_S = 1.2
-_BUSY_LOOK_S = 1.0
 
 
 class ShowProgress(Protocol):
@@ -94,7 +93,8 @@ def measure_curve(
         time.sleep(_METER_WARM_UP_S)
         if not recorder.selection.summed:
             raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
-        _refuse_busy(recorder, force, note)
+        consequence = "the curve will be too high"
+        refuse_busy(recorder, force=force, note=note, consequence=consequence)
         now = conditions(config, recorder.selection.summed, spec)
         with _in_memory(spec, path, config, recorder, writer) as (session, layers):
             use_baseline(recorder, load_baselines(config), spec.name)
@@ -182,29 +182,6 @@ def fit_measured(
         what = f"stopped after {len(done)} points: {error.what}"
         raise Stopped(what, "run the same command again to resume") from error
     return replace(curve, held_out_mape=compute_error(curve, off_grid))
-
-
-def _refuse_busy(recorder: Recorder, force: bool, note: Callable[[str], object]) -> None:
-    """Refuse a busy machine, because its other joules would be counted as the model's.
-
-    Raises:
-        EtuiError: Other programs use the machine.
-    """
-    import psutil
-
-    start_ns = time.monotonic_ns()
-    cpu_share = psutil.cpu_percent(interval=_BUSY_LOOK_S) / 100
-    end_ns = time.monotonic_ns()
-    recorder.settle(end_ns)
-    what = find_other_use(recorder, start_ns, end_ns, cpu_share)
-    if not what:
-        return
-    if not force:
-        raise EtuiError(
-            f"the machine is not idle: {what}",
-            "end the other programs, or measure anyway with --force",
-        )
-    note(f"the machine is not idle: {what}; the curve will be too high")
 
 
 @contextmanager

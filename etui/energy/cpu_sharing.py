@@ -58,6 +58,17 @@ def busy_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> float | No
     return min(max(busy / total, 0.0), 1.0) if total > 0 else None
 
 
+def others_use(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> tuple[float, float]:
+    """Compute what other processes used in an interval.
+
+    Returns:
+        CPU seconds, and their share of the time of all CPUs, 0..1; zeros if it was not recorded.
+    """
+    own, busy, total = _used(uses, start_ns, end_ns)
+    others = max(busy - own, 0.0)
+    return others, min(others / total, 1.0) if total > 0 else 0.0
+
+
 def _used(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> tuple[float, float, float]:
     """Compute own, busy and total seconds of an interval; zeros outside the record."""
     if len(uses) < 2:

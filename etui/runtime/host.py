@@ -30,7 +30,7 @@ def read_host(
         nvml: The ``pynvml`` module; None imports it.
     """
     temperature, gpu_free_bytes = _read_gpus(nvml)
-    percent, discharging = _read_battery(config.sysfs_dir / "class" / "power_supply")
+    percent, discharging = read_battery(config.sysfs_dir / "class" / "power_supply")
     now = time.localtime()
     return HostState(
         battery_percent=percent,
@@ -79,11 +79,11 @@ def _read_free_memory_gb() -> float | None:
         return None
 
 
-def _read_battery(supplies: Path) -> tuple[float | None, bool | None]:
+def read_battery(supplies: Path) -> tuple[float | None, bool | None]:
     """Read the charge in percent and whether the machine's first battery is discharging.
 
-    The source is sysfs on Linux and psutil on other systems. Batteries of a mouse or a headset have
-    ``scope: Device`` and do not count.
+    Each is None if unknown, or without a battery. The source is sysfs on Linux and psutil on other
+    systems. Batteries of a mouse or a headset have ``scope: Device`` and do not count.
     """
     if not supplies.is_dir():
         return _read_battery_by_psutil()

@@ -1,0 +1,100 @@
+"""Keep the model of the current setting in memory, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from etui.arm import Speculate
+from etui.engine.llama_session import LlamaSession
+from etui.engine.residency import Residency
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.models.spec import ModelSpec
+
+
+class RunnableSetting(Protocol):
+    """A setting as the engine takes it."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model, with the values of the setting."""
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+
+    @property
+    def config(self) -> Config:
+        """Folders and settings."""
+
+    @property
+    def draft(self) -> tuple[ModelSpec, Path] | None:
+        """The model that drafts tokens for it, and its file; None for none."""
+
+    @property
+    def speculate(self) -> Speculate:
+        """Where drafted tokens come from."""
+
+    @property
+    def power_limit_watts(self) -> float | None:
+        """Power limit; None leaves it as it is."""
+
+
+class Loader(Protocol):
+    """Puts the model of a setting into memory."""
+
+    def load(self, setting: RunnableSetting) -> LlamaSession:
+        """Return the session of a setting, which is loaded unless it is in memory.
+
+        Raises:
+            EtuiError: It cannot be loaded.
+        """
+
+    def unload(self) -> None:
+        """Free all memory."""
+
+
+class ModelLoader:
+    """Loads one model at a time: a second one in memory could take power, or slow the first down.
+
+    A setting that differs in what a session can change (threads, the depth of drafts) does not load
+    the model again.
+    """
+
+    def __init__(self) -> None:
+        self._residency: Residency | None = None
+        self._config: Config | None = None
+
+    def load(self, setting: RunnableSetting) -> LlamaSession:
+        """Return the session of a setting, without anything cached from earlier work.
+
+        Raises:
+            ModelUnavailable: The file is no usable model, or llama.cpp rejected it.
+            EngineFailed: llama.cpp is missing, or memory ran out.
+        """
+        if self._residency is None or setting.config != self._config:
+            self.unload()
+            self._residency = Residency(setting.config, trials=True)
+            self._config = setting.config
+        residency = self._residency
+        for name in residency.resident:
+            if name != setting.spec.name:
+                for _ in residency.unload(name):
+                    pass
+        loading = residency.session(setting.spec, setting.path, setting.draft)
+        while True:
+            try:
+                next(loading)
+            except StopIteration as end:
+                session: LlamaSession = end.value
+                break
+        session.forget()
+        return session
+
+    def unload(self) -> None:
+        """Free the model."""
+        if self._residency is not None:
+            self._residency.close()
+            self._residency = None

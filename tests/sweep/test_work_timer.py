@@ -1,0 +1,110 @@
+"""The cost of an answer, from windows of several jobs and runs; lengths of windows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.energy.types import Channel, Energy, Kind
+from etui.sweep.procedure import LEAST_WINDOW_S, MOST_WINDOW_S, choose_window_s
+from etui.sweep.work_timer import TimedWork, Window, compute_cost
+
+
+def meter(watts, relative=0.1, *, kind=Kind.COUNTER, missing=()):
+    """A meter of constant power; it has not recorded the intervals that start at ``missing``."""
+
+    def energy(start_ns, end_ns):
+        joules = None if start_ns in missing else watts * (end_ns - start_ns) / 1e9
+        uncertainty = None if joules is None else relative * joules
+        return Energy(start_ns, end_ns, joules, uncertainty, joules and kind, 1.0)
+
+    return energy
+
+
+lengths = st.integers(1_000, 10**10)
+
+
+@st.composite
+def works(draw):
+    """Windows one after another with pauses, some in several intervals."""
+    t_ns = 0
+
+    def window(intervals):
+        nonlocal t_ns
+        found = []
+        for _ in range(intervals):
+            start_ns = t_ns + draw(st.integers(0, 1000))
+            t_ns = start_ns + draw(lengths)
+            found.append((start_ns, t_ns))
+        return Window(tuple(found), draw(st.integers(1, 50)))
+
+    prefill = window(1)
+    decodes = tuple(window(draw(st.integers(1, 3))) for _ in range(draw(st.integers(0, 4))))
+    answers = max(1, len(decodes) + draw(st.integers(0, 2)))
+    return TimedWork(prefill, decodes, answers, 1000 * prefill.runs, (10,) * len(decodes))
+
+
+@given(works(), st.floats(1, 1000))
+def test_the_cost_is_power_times_time_of_one_answer(work, watts):
+    cost = compute_cost(work, meter(watts))
+    for phase in (cost.prefill, cost.decode):
+        assert phase.joules == pytest.approx(watts * phase.seconds)
+        assert phase.uncertainty == pytest.approx(0.1 * phase.joules)
+    once = work.prefill.seconds / work.prefill.runs
+    assert cost.prefill.seconds == pytest.approx(once / work.answers)
+    each = [window.seconds / window.runs for window in work.decodes]
+    assert cost.decode.seconds == pytest.approx(math.fsum(each) / work.answers)
+    assert cost.mean_watts == pytest.approx(watts)
+    assert cost.prefill.tokens == pytest.approx(1000 / work.answers)
+    assert cost.decode.tokens == pytest.approx(10 * len(work.decodes) / work.answers)
+    assert cost.kind is Kind.COUNTER
+
+
+@given(works(), st.data())
+def test_a_phase_without_a_record_is_unmeasured_and_the_other_is_not(work, data):
+    missing = data.draw(st.sampled_from(work.intervals))
+    cost = compute_cost(work, meter(100.0, missing={missing[0]}))
+    lost, kept = cost.prefill, cost.decode
+    if missing not in work.prefill.intervals:
+        lost, kept = kept, lost
+    assert (lost.joules, lost.uncertainty) == (None, None)
+    assert lost.seconds > 0
+    assert kept.joules is not None
+    assert (cost.kind, cost.mean_watts) == (None, None)
+
+
+def channel(kind=Kind.COUNTER, **changes):
+    return Channel("gpu:1", "gpu:1", kind, **changes)
+
+
+@pytest.mark.parametrize(
+    ("channels", "seconds"),
+    [
+        ([], 1.0),
+        ([channel(period_s=0.001)], 1.0),
+        ([channel()], 2.0),
+        ([channel(period_s=0.1), channel(period_s=0.001)], 2.0),
+        ([channel(Kind.INTEGRATED, average_s=1.0, period_s=0.05)], 4.0),
+        ([channel(Kind.BATTERY, period_s=5.0)], 10.0),
+        ([channel(Kind.ESTIMATE, period_s=0.001)], 1.0),
+    ],
+)
+def test_a_slower_meter_has_a_longer_window(channels, seconds):
+    assert choose_window_s(channels) == seconds
+
+
+@given(
+    st.lists(
+        st.builds(
+            channel,
+            st.sampled_from(Kind),
+            period_s=st.none() | st.floats(0, 100),
+            average_s=st.floats(0, 100),
+        )
+    )
+)
+def test_a_window_is_never_too_short_or_endless(channels):
+    assert LEAST_WINDOW_S <= choose_window_s(channels) <= MOST_WINDOW_S

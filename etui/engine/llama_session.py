@@ -470,9 +470,10 @@ class LlamaSession:
             self._release(own)
 
     def forget(self) -> None:
-        """Evict every closed sequence, so that nothing computed before is reused."""
+        """Forget closed sequences and what was drafted for any, so that nothing is reused."""
         while self._donors:
             self._evict(self._donors[0])
+        self.speculator.forget()
 
     def free(self) -> None:
         """Free the context and the model."""

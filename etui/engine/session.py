@@ -187,3 +187,6 @@ class Session(Protocol):
 
         Votes and probes are closed without ``keep``: they are never continued.
         """
+
+    def forget(self) -> None:
+        """Forget closed sequences and what was drafted for any, so that nothing is reused."""

@@ -138,6 +138,9 @@ class SimulatedSession:
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
         """Do nothing: nothing is cached."""
 
+    def forget(self) -> None:
+        """Do nothing: nothing is cached."""
+
     def _draw(self, sequence: SimulatedSequence) -> Sampled:
         self._drawn += 1
         scripted = sequence.script.find(len(sequence.tokens)) if sequence.script else None

@@ -178,6 +178,11 @@ class DraftModel:
         self._computed.extend(tokens)
         return row
 
+    def forget(self) -> None:
+        """Forget the tokens of earlier sequences: their common prefix is computed again."""
+        self._context.remove(0, 0)
+        self._computed.clear()
+
     def free(self) -> None:
         """Free the context and the model."""
         self._context.free()

@@ -97,6 +97,9 @@ class MtpDrafter:
         self._heads.remove(0)
         self._end, self._states, self._followed = 0, None, []
 
+    def forget(self) -> None:
+        """Do nothing: :meth:`start` forgets earlier sequences."""
+
     def follow(self, tokens: Sequence[int], position: int) -> None:
         """Take in a batch of the model.
 

@@ -50,6 +50,9 @@ class Drafter(Protocol):
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
         """Draft at most ``count`` tokens after ``tokens``, greedily; empty if it cannot."""
 
+    def forget(self) -> None:
+        """Forget what was computed for earlier sequences, so that nothing of it is reused."""
+
     def free(self) -> None:
         """Free the memory."""
 
@@ -95,6 +98,11 @@ class Speculator:
         """Add a drafter that takes a model."""
         self._drafters[drafter.method] = drafter
         self._acceptance[drafter.method] = Acceptance(_DRAFTER_PRIORS)
+
+    def forget(self) -> None:
+        """Let the drafters forget earlier sequences, but not what they have learned."""
+        for drafter in self._drafters.values():
+            drafter.forget()
 
     def free(self) -> None:
         """Free the drafters."""

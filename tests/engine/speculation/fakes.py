@@ -154,6 +154,7 @@ class FakeDrafter:
     drafts: Callable[[Sequence[int], int], list[int]]
     method: str = "draft"
     freed: bool = False
+    forgotten: int = 0
 
     def start_cost(self, tokens: Sequence[int], one_row_ns: float) -> float:
         return 0.0
@@ -163,6 +164,9 @@ class FakeDrafter:
 
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
         return self.drafts(tokens, count)[:count]
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def free(self) -> None:
         self.freed = True

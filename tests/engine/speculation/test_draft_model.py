@@ -106,6 +106,17 @@ def test_it_computes_only_what_differs_from_its_last_draft() -> None:
     assert draft.propose(other, 2) == foreseen(other, 2)
 
 
+def test_it_can_forget_so_that_a_repeated_answer_costs_as_much() -> None:
+    draft, context = make_draft()
+    tokens = list(range(1, 40))
+    first = draft.propose(tokens, 5)
+    before = list(context.decodes)
+    draft.forget()
+    assert draft.start_cost(tokens, 1_000.0) > 0
+    assert draft.propose(tokens, 5) == first
+    assert context.decodes == before * 2
+
+
 def test_its_costs_are_measured() -> None:
     draft, _ = make_draft()
     tokens = list(range(1, 30))

@@ -68,7 +68,7 @@ class ModelLoader:
         self._config: Config | None = None
 
     def load(self, setting: RunnableSetting) -> LlamaSession:
-        """Return the session of a setting, without anything cached from earlier work.
+        """Return the session of a setting, which is loaded unless it is in memory.
 
         Raises:
             ModelUnavailable: The file is no usable model, or llama.cpp rejected it.
@@ -89,9 +89,7 @@ class ModelLoader:
                 next(loading)
             except StopIteration as end:
                 session: LlamaSession = end.value
-                break
-        session.forget()
-        return session
+                return session
 
     def unload(self) -> None:
         """Free the model."""

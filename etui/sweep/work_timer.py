@@ -131,6 +131,7 @@ class WorkTimer:
             SettingFailed: The speculation asked for is impossible with this model.
             EtuiError: The engine failed.
         """
+        self._session.forget()
         prefill, computed, last = self._measure_prefill(jobs)
         answers = [job for job in jobs if len(job.output) > 1]
         least_s = self._window_s / max(len(answers), 1)
@@ -216,6 +217,7 @@ class WorkTimer:
         """Draw all tokens of an answer after the first, in every sequence."""
         verified: list[Verified] = []
         if self._speculate != "off":
+            self._session.forget()  # a draft model would still know the prompt, or the answer
             refused = self._session.speculate(group[0], self._speculate)
             if refused and self._speculate != "auto":
                 raise SettingFailed(f"no speculation: {refused}")

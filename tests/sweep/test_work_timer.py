@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.types import Channel, Energy, Kind
+from etui.sweep.jobs import Job
 from etui.sweep.procedure import LEAST_WINDOW_S, MOST_WINDOW_S, choose_window_s
-from etui.sweep.work_timer import TimedWork, Window, compute_cost
+from etui.sweep.work_timer import TimedWork, Window, WorkTimer, compute_cost
+from tests.engine.speculation.fakes import FakeDrafter, make_fake_session
 
 
 def meter(watts, relative=0.1, *, kind=Kind.COUNTER, missing=()):
@@ -22,6 +25,57 @@ def meter(watts, relative=0.1, *, kind=Kind.COUNTER, missing=()):
         return Energy(start_ns, end_ns, joules, uncertainty, joules and kind, 1.0)
 
     return energy
+
+
+class Clock:
+    """Moves on by 10 ms at each look."""
+
+    def __init__(self):
+        self.now_ns = 0
+
+    def __call__(self):
+        self.now_ns += 10_000_000
+        return self.now_ns
+
+
+NO_METER = SimpleNamespace(mark=lambda t_ns: None)
+PROMPT, OUTPUT = tuple(range(1, 40)), tuple((7 * i) % 50 for i in range(30))
+
+
+def draft_two_right(tokens, count):
+    """Drafts two tokens of the script and a wrong one."""
+    done = len(tokens) - len(PROMPT)
+    right = [*OUTPUT, 0, 0, 0][done : done + 2]
+    return [*right, 60][:count]
+
+
+def test_every_run_of_a_drafted_answer_costs_the_same():
+    session, context = make_fake_session(lambda tokens: [0.0] * 64, 64)
+    drafter = FakeDrafter(draft_two_right)
+    session.add_drafter(drafter)
+    session.speculator.cost.observe(1, 1_000)
+    timer = WorkTimer(session, NO_METER, 0.1, speculate="draft", clock=Clock())
+    timer.warm_up([Job(PROMPT, OUTPUT)])
+    begun = drafter.forgotten
+    work = timer.measure([Job(PROMPT, OUTPUT), Job(PROMPT[:9])])
+    (decode,) = work.decodes
+    assert decode.runs > 3
+    assert len(decode.intervals) == 1
+    assert drafter.forgotten == begun + 1 + decode.runs
+    # 29 tokens in rounds of three: two drafted ones, and the one that corrects the third.
+    assert work.accepted == (20.0,)
+    assert work.drafted[0] == pytest.approx(30, abs=2)
+    assert work.drawn == (29,)
+    assert work.computed == work.prefill.runs * (39 + 9)
+    assert not any(context.slots.values())
+    assert session.free_tokens == context.capacity
+
+
+def test_an_answer_of_one_token_is_drawn_by_the_prefill():
+    session, _ = make_fake_session(lambda tokens: [0.0] * 64, 64)
+    work = WorkTimer(session, NO_METER, 0.1, clock=Clock()).measure([Job(PROMPT, (5,))])
+    assert (work.decodes, work.drawn) == ((), ())
+    assert session.free_tokens == 2048
 
 
 lengths = st.integers(1_000, 10**10)

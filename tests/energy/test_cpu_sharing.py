@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from etui.config.config import Config
-from etui.energy.cpu_sharing import CpuUse, busy_share, compute_cpu_share
+from etui.energy.cpu_sharing import CpuUse, busy_share, compute_cpu_share, others_use
 from etui.energy.discovery import open_recorder
 from etui.energy.gpu_sharing import GpuShare
 from etui.energy.recorder import Recorder
@@ -31,6 +33,20 @@ IDLE, LIMIT = 10.0, 110.0
 def uses(own: float, busy: float, total: float = 10.0) -> list[CpuUse]:
     """Two samples, 100 ns apart, between which so many seconds were used."""
     return [CpuUse(0, 5.0, 50.0, 900.0), CpuUse(100, 5.0 + own, 50.0 + busy, 900.0 + total)]
+
+
+@given(own=st.floats(0, 10), others=st.floats(0, 10), idle=st.floats(0.01, 10))
+def test_what_others_use_is_the_rest_of_the_busy_time(own, others, idle):
+    total = own + others + idle
+    seconds, share = others_use(uses(own, own + others, total), 0, 100)
+    assert seconds == pytest.approx(others, abs=1e-9)
+    assert share == pytest.approx(others / total, abs=1e-9)
+
+
+def test_others_use_nothing_that_was_not_recorded_or_is_less_than_own():
+    assert others_use([], 0, 100) == (0.0, 0.0)
+    assert others_use(uses(0, 0, 0), 0, 100) == (0.0, 0.0)
+    assert others_use(uses(5.1, 5.0), 0, 100) == (0.0, 0.0)  # counted in ticks
 
 
 @pytest.mark.parametrize(

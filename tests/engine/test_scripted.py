@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +12,7 @@ from etui.engine.sampler import Script
 from etui.engine.session import Step
 from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, generate, prefill, prompt
+from tests.engine.speculation.fakes import FakeDrafter, make_fake_session
 
 REPEATED = "def add(first, second):\n    total = first + second\n    return total\n"
 
@@ -93,6 +96,35 @@ def test_after_the_script_the_sequence_draws_its_own(make_session: MakeSession) 
     assert generate(session, sequence, 8) == free
     session.close(sequence)
     assert session.open(prompt(session, QUESTION), GREEDY).script is None
+
+
+@given(
+    script=st.lists(st.integers(0, 4), min_size=1, max_size=40),
+    wrong=st.integers(1, 9),
+    longest=st.integers(1, 9),
+)
+def test_no_draft_changes_what_is_drawn(script, wrong, longest):
+    """The fourth token ends a text, every ``wrong``-th drafted one is wrong."""
+    tokens = [1, 2, 0]
+
+    def drafts(so_far: Sequence[int], count: int) -> list[int]:
+        done = len(so_far) - len(tokens)
+        at = range(done, len(script))
+        own = [script[i] if i % wrong else (script[i] + 1) % 5 for i in at]
+        return (own or [0])[: min(count, longest)]
+
+    session, context = make_fake_session(lambda so_far: [0.0, 1.0, 0.0, 0.0, 0.0], 5, end=4)
+    session.add_drafter(FakeDrafter(drafts))
+    sequence = session.open(tokens, GREEDY, script)
+    drawn = list(session.step([sequence]).sampled)
+    assert session.speculate(sequence, "draft") == ""
+    while len(drawn) < len(script):
+        drawn += session.step([sequence]).sampled
+    session.settle(sequence)
+    assert [sampled.token for sampled in drawn] == script
+    assert not any(sampled.ends for sampled in drawn)
+    assert sequence.tokens == [*tokens, *script]
+    assert context.slots[sequence.slot] == sequence.tokens[: sequence.computed]
 
 
 def test_drafts_that_equal_the_script_are_accepted(make_session: MakeSession) -> None:

@@ -235,19 +235,20 @@ class LocalRig:
         """
         try:
             yield
-        except (EngineFailed, ModelUnavailable, ContextOverflow, SettingFailed) as error:
-            self._loader.unload()
-            if setting == self._baseline:
-                if isinstance(error, SettingFailed):
-                    raise EtuiError(error.what, error.fix) from error
-                raise
-            raise SettingFailed(error.what, error.fix) from error
         except MemoryError as error:
             self._loader.unload()
-            raise SettingFailed("out of memory", "close other programs") from error
+            raise self._choose_error(setting)("out of memory", "close other programs") from error
+        except (EngineFailed, ModelUnavailable, ContextOverflow, SettingFailed) as error:
+            self._loader.unload()
+            if setting == self._baseline and not isinstance(error, SettingFailed):
+                raise
+            raise self._choose_error(setting)(error.what, error.fix) from error
         except BaseException:
             self._loader.unload()
             raise
+
+    def _choose_error(self, setting: Setting) -> type[EtuiError]:
+        return EtuiError if setting == self._baseline else SettingFailed
 
     def _require_scripts(self) -> tuple[Script, ...]:
         """Return the answers to replay; the first call records those that are not given.

@@ -292,6 +292,10 @@ def test_a_baseline_that_cannot_run_ends_the_sweep(machine):
     for setting in (BASELINE, OTHER):
         with pytest.raises(EngineFailed, match="is missing"):
             machine.rig().visit(setting, 0)
+    machine.fails = {"model": MemoryError()}
+    with pytest.raises(EtuiError, match="out of memory") as caught:
+        machine.rig().visit(BASELINE, 0)
+    assert not isinstance(caught.value, SettingFailed)
 
 
 def test_speculation_that_is_impossible_fails_its_setting_alone(machine):

@@ -242,6 +242,59 @@ def percent_text(share: float | None, uncertainty: float | None = None) -> str:
     return f"{_plain(percent, 0)} %"
 
 
+def change_text(
+    percent: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    signed: bool = True,
+) -> str:
+    """Format a relative difference with its interval: ``-18 % [-20, -16]``, ``+0.4 % [-0.2, 1]``.
+
+    The interval decides the digits: half of it keeps one significant digit, and an end that is not
+    0 is not rounded to 0. Without an interval the difference keeps one decimal below 10 %.
+
+    Args:
+        percent: Difference in per cent; None or not finite is unknown.
+        low: Lower end in per cent; the interval is omitted unless both ends are known.
+        high: Upper end in per cent.
+        signed: Whether a positive difference gets a plus sign.
+    """
+    if not _known(percent):
+        return UNKNOWN
+    sign = "+" if signed and percent > 0 else ""
+    if not _known(low) or not _known(high):
+        size = abs(percent)
+        decimals = 0 if size >= 9.95 else 1 if size >= 0.095 or size == 0 else -_exponent(size, 1)
+        return f"{_sign_of(sign, _short(percent, decimals))} %"
+    decimals = _interval_decimals(low, high)
+    ends = ", ".join(_short(end, decimals) for end in (low, high))
+    return f"{_sign_of(sign, _plain(percent, decimals))} % [{ends}]"
+
+
+def points_change_text(
+    points: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    signed: bool = True,
+) -> str:
+    """Format a difference of accuracies with its interval: ``-2.1 points [-3.4, -0.8]``.
+
+    Args:
+        points: Difference in percentage points; None or not finite is unknown.
+        low: Lower end; the interval is omitted unless both ends are known.
+        high: Upper end.
+        signed: As in :func:`change_text`.
+    """
+    if not _known(points):
+        return UNKNOWN
+    text = _sign_of("+" if signed and points > 0 else "", _plain(points, 1))
+    if not _known(low) or not _known(high):
+        return f"{text} points"
+    return f"{text} points [{_plain(low, 1)}, {_plain(high, 1)}]"
+
+
 def accuracy_text(share: float | None) -> str:
     """Format an accuracy with one decimal: ``61.2 %``; None is unknown."""
     return f"{share * 100:.1f} %" if _known(share) else UNKNOWN
@@ -282,6 +335,27 @@ def with_uncertainty(value: float, uncertainty: float) -> str:
     if decimals > 0 and rounded.endswith("0"):
         decimals -= 1
     return f"{_plain(value, decimals)} ± {_plain(uncertainty, decimals)}"
+
+
+def _interval_decimals(low: float, high: float) -> int:
+    """Return the decimals of an interval's ends: at most 2, and no end but 0 becomes 0."""
+    half = abs(high - low) / 2
+    decimals = 0 if half == 0 else max(0, min(2, -_exponent(half, 1)))
+    while decimals < 2 and any(
+        abs(end) >= 0.005 and round(end, decimals) == 0 for end in (low, high)
+    ):
+        decimals += 1
+    return decimals
+
+
+def _short(value: float, decimals: int) -> str:
+    """Round to ``decimals`` without the zeros behind the point of a whole number."""
+    return _plain(value, decimals).removesuffix("." + "0" * decimals)
+
+
+def _sign_of(sign: str, text: str) -> str:
+    """Put a plus sign before a number unless it was rounded to 0."""
+    return f"{sign}{text}" if text.strip("0.,") else text
 
 
 def _measured(

@@ -147,6 +147,7 @@ class SweepResult:
         notes: What a reader should know: a rounded cap, throttling, an estimate instead of a meter.
         seconds: Duration so far.
         full_grid_seconds: Predicted duration of the same sweep without dropping settings.
+        kind: How the energy was determined, the weakest kind of all visits; None if unmeasured.
     """
 
     baseline: str
@@ -163,3 +164,4 @@ class SweepResult:
     notes: tuple[str, ...]
     seconds: float
     full_grid_seconds: float | None
+    kind: str | None = None

@@ -41,6 +41,7 @@ from etui.events import (
 )
 from etui.models.schema import ModelsFile
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
+from etui.sweep.document import build_document
 from etui.tui.keys import list_key_names
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "Vote",
     "WheelPart",
     "WheelsSource",
+    "build_document",
     "cli",
     "decode",
     "encode",

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from tests.contract import test_files, test_help, test_json, test_names, test_wire
+from tests.contract import (
+    test_files,
+    test_help,
+    test_json,
+    test_names,
+    test_sweep_document,
+    test_wire,
+)
 from tests.contract.golden import GOLDEN, HOW, REDRAW
 
 
 def test_the_golden_files_are_those_of_the_tests() -> None:
     expected = {
         name
-        for module in (test_files, test_help, test_json, test_names, test_wire)
+        for module in (test_files, test_help, test_json, test_names, test_sweep_document, test_wire)
         for name in module.FILES
     }
     there = {path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file()}

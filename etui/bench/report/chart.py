@@ -14,25 +14,11 @@ from etui.bench.analysis.oracle import Oracle
 from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.bench.analysis.summary_text import ends, interval_text, joules_text
 from etui.bench.report import svg
+from etui.bench.report.layout import Size, box_around, place_label
 from etui.bench.report.svg import Axis
 
 _LOG_FROM = 8.0
 """Ratio of the most expensive to the cheapest arm above which the joules axis is logarithmic."""
-
-_GAP = 12.0
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Size of a drawing in user units (CSS pixels at full size), with margins for labels."""
-
-    width: float
-    height: float
-    left: float = 58
-    right: float = 26
-    top: float = 34
-    bottom: float = 56
-    class_: str = "wide"
 
 
 WIDE = Size(960, 470)
@@ -69,23 +55,23 @@ def draw_chart(summary: Summary, size: Size) -> Markup | None:
     if y.low <= summary.chance:
         parts.append(svg.line(x.start, chance, x.end, chance, "chance"))
         parts.append(svg.label(x.end, chance - 6, "chance", "note", "end"))
-    taken = [_box(x.at(dot.joules), y.at(dot.accuracy), 9, 9) for dot in dots]
+    taken = [box_around(x.at(dot.joules), y.at(dot.accuracy), 9, 9) for dot in dots]
     mixtures = _mixtures(dots, summary.hull, x, y)
     if mixtures:
         parts.append(svg.path(mixtures, "hull"))
-        taken += [_box(*point, 2, 2) for point in mixtures]
+        taken += [box_around(*point, 2, 2) for point in mixtures]
     if best is not None and best.joules_per_question is not None:
         at = (x.at(best.joules_per_question), y.at(best.accuracy))
-        taken.append(_box(*at, 9, 9))
+        taken.append(box_around(*at, 9, 9))
         text = f"oracle {units.accuracy_text(best.accuracy)}"
         parts.append(_oracle(at))
-        parts.append(_place_label(at, text, "note", taken, size))
+        parts.append(place_label(at, text, "note", taken, size))
     for dot in dots:
         parts.append(_mark(dot, x, y))
     for dot in sorted(dots, key=lambda dot: dot.joules):
         at = (x.at(dot.joules), y.at(dot.accuracy))
         text = f"{dot.name} {units.accuracy_text(dot.accuracy)}"
-        parts.append(_place_label(at, text, f"name arm-{dot.colour}", taken, size))
+        parts.append(place_label(at, text, f"name arm-{dot.colour}", taken, size))
     name = "Accuracy against joules per question: " + "; ".join(dot.title for dot in dots)
     return svg.drawing(size.width, size.height, parts, name, size.class_)
 
@@ -190,39 +176,3 @@ def _oracle(at: tuple[float, float]) -> Markup:
     corners = f"{x:.1f},{y - 7:.1f} {x + 7:.1f},{y:.1f} {x:.1f},{y + 7:.1f} {x - 7:.1f},{y:.1f}"
     shape = svg.element("polygon", points=corners, class_="oracle")
     return svg.group("oracle-mark", [shape], "the cheapest correct arm for each question")
-
-
-_Box = tuple[float, float, float, float]
-
-
-def _place_label(
-    at: tuple[float, float], text: str, class_: str, taken: list[_Box], size: Size
-) -> Markup:
-    """Place a label next to a mark where there is room: left or right, then further away."""
-    width = len(text) * svg.CHARACTER_WIDTH
-    x, y = at
-    options: list[tuple[float, float, str, _Box]] = []
-    for off in (0.0, 18.0, 36.0):
-        for right, left, row in (
-            (x + _GAP, x - _GAP - width, y - 9 - off),
-            (x + _GAP, x - _GAP - width, y + 16 + off),
-        ):
-            options.append((right, row, "start", (right, row - 11, right + width, row + 4)))
-            options.append((left + width, row, "end", (left, row - 11, left + width, row + 4)))
-    inside = [
-        option
-        for option in options
-        if option[3][0] >= size.left + 2 and option[3][2] <= size.width - 2 and option[3][1] > 0
-    ]
-    free = [option for option in inside if not any(_overlaps(option[3], box) for box in taken)]
-    best_x, best_y, anchor, box = (free or inside or options)[0]
-    taken.append(box)
-    return svg.label(best_x, best_y, text, class_, anchor)
-
-
-def _box(x: float, y: float, half_width: float, half_height: float) -> _Box:
-    return (x - half_width, y - half_height, x + half_width, y + half_height)
-
-
-def _overlaps(one: _Box, other: _Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import Any
 
 from etui import __version__, units
 from etui.bench.analysis.accuracy import OUTCOMES
@@ -12,6 +10,7 @@ from etui.bench.analysis.summary import Summary, group_by_system
 from etui.bench.analysis.summary_text import protocol
 from etui.bench.report import chart, power_chart, view
 from etui.bench.report.questions_json import Texts, embed_json, questions_json
+from etui.bench.report.render import read_resource, render_template
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 from etui.text.codec import to_document
@@ -34,16 +33,6 @@ def render_page(
         samples: Answers in the order they were given.
         texts: (subject, row) -> question; None if the texts are not available.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader(_PACKAGE, "."),
-        autoescape=True,
-        finalize=_sanitize_text,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     grouped = group_by_system(samples, run)
     series: dict[str, list[Sample]] = {name: [] for name in grouped}
     for sample in samples:
@@ -53,9 +42,10 @@ def render_page(
     )
     estimate = units.ESTIMATE in summary.kinds
     rows = view.subject_rows(summary)
-    return environment.get_template("template.html").render(
-        style=_read_resource("report.css"),
-        script=_read_resource("report.js"),
+    return render_template(
+        _PACKAGE,
+        style=read_resource(_PACKAGE, "report.css"),
+        script=read_resource(_PACKAGE, "theme.js") + read_resource(_PACKAGE, "report.js"),
         version=__version__,
         title=protocol(summary),
         summary=summary,
@@ -85,14 +75,3 @@ def render_page(
         estimate=estimate,
         warnings=[sanitize(text) for text in summary.warnings],
     )
-
-
-def _sanitize_text(value: Any) -> Any:
-    """Sanitise plain text that the template prints; markup passes unchanged."""
-    return sanitize(value) if type(value) is str else value
-
-
-def _read_resource(name: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup((files(_PACKAGE) / name).read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from etui import units
 from etui.bench.report import svg
-from etui.bench.report.chart import Size
+from etui.bench.report.layout import Size
 from etui.bench.report.svg import Axis
 from etui.bench.store.sample import Sample
 

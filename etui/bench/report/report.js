@@ -10,13 +10,6 @@
   };
   const legend = read("legend");
 
-  byId("theme").addEventListener("click", () => {
-    const root = document.documentElement;
-    const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-    const now = root.dataset.theme || system;
-    root.dataset.theme = now === "dark" ? "light" : "dark";
-  });
-
   // Subjects: the arm of the bar, and the sort order.
   const list = byId("subject-list");
   if (list) {

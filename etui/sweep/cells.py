@@ -38,18 +38,15 @@ def seconds_text(figure: Interval | None) -> str:
     return units.UNMEASURED if figure is None else units.seconds_text(figure.value)
 
 
-def difference_text(difference: Difference | None, kind: str | None = None) -> str:
+def difference_text(difference: Difference | None) -> str:
     """Format a difference: ``-18 % [-20, -16]``, in parentheses if it is not claimed.
 
-    Args:
-        difference: The difference; None is a dash.
-        kind: Kind of the joules, of which an estimate is marked by ``~``; None for times.
+    That a difference of joules is an estimate is left to the heading, as ``~-18 %`` is hard to
+    read. None is a dash.
     """
     if difference is None:
         return DASH
     text = units.change_text(difference.percent, difference.low, difference.high)
-    if kind == units.ESTIMATE:
-        text = f"~{text}"
     return text if difference.is_claimed else f"({text})"
 
 

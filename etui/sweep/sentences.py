@@ -43,7 +43,8 @@ def time_sentence(result: SweepResult) -> str:
     if not result.is_complete:
         text += " so far"
     full = result.full_grid_seconds
-    if full is None or full <= 0 or not any(one.dropped_after for one in result.settings):
+    dropped = any(one.dropped_after is not None for one in result.settings)
+    if full is None or full <= 0 or not dropped:
         return f"{text}."
     saved = 1 - result.seconds / full
     grid = f"{units.seconds_text(full)} predicted without dropping settings"

@@ -113,7 +113,7 @@ def _cost_columns(result: SweepResult) -> list[_Column]:
     mark = f" ({units.ESTIMATE})" if kind == units.ESTIMATE else ""
     return [
         (f"J/answer{mark}", ">", [joules_text(one.joules, kind) for one in rows]),
-        ("change", ">", [difference_text(one.joules_difference, kind) for one in rows]),
+        (f"change{mark}", ">", [difference_text(one.joules_difference) for one in rows]),
         ("time", ">", [seconds_text(one.seconds) for one in rows]),
         ("change", ">", [difference_text(one.seconds_difference) for one in rows]),
     ]
@@ -153,12 +153,13 @@ def _effect_lines(result: SweepResult) -> list[str]:
     rows = [
         [
             effect_name(one),
-            difference_text(one.joules, result.kind),
+            difference_text(one.joules),
             difference_text(one.seconds),
         ]
         for one in result.effects
     ]
-    header = ["effect of an axis, over the others", "joules", "time"]
+    mark = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
+    header = ["effect of an axis, over the others", f"joules{mark}", "time"]
     return tables.format_table(rows, header=header, align="<>", measure=tables.count_cells)
 
 

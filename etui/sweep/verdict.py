@@ -91,24 +91,31 @@ def _keep(result: SweepResult, base: SettingResult) -> str:
     """Say that nothing beats the setting in use, and what saves time at the same joules."""
     goal = result.goal.measure
     name, among = name_values(base.values), _limit_text(result.goal)
+    if goal != TIME and not _has_joules(result):
+        return (
+            f"joules are unmeasured, so no setting can beat the current one ({name})"
+            f"{_mention_faster(result, base)}"
+        )
     if among:
         text = f"{among}none beats the current one ({name})"
     else:
         text = f"nothing beats the current setting ({name})"
     smallest = floor_of(result.floor, goal)
-    if goal != TIME and not _has_joules(result):
-        text += ", as joules are unmeasured"
-    elif goal == "joules*time":
+    if goal == "joules*time":
         text += "; no saving of joules times seconds could be shown"
     elif smallest is None:
         text += f"; no saving of {goal} could be shown"
     else:
         text += f"; no saving of {goal} above {units.change_text(smallest, signed=False)} "
         text += "could be shown"
-    faster = _find_faster(result) if goal == JOULES else None
-    if faster is not None:
-        text += f"; {short_name(faster.values, base.values)} {_describe(result, faster, {JOULES})}"
-    return text
+    return text + _mention_faster(result, base)
+
+
+def _mention_faster(result: SweepResult, base: SettingResult) -> str:
+    faster = _find_faster(result) if result.goal.measure == JOULES else None
+    if faster is None:
+        return ""
+    return f"; {short_name(faster.values, base.values)} {_describe(result, faster, {JOULES})}"
 
 
 def _has_joules(result: SweepResult) -> bool:
@@ -167,7 +174,8 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
         claims.append(_accuracy_claim(one.accuracy))
     else:
         open_.append(_accuracy_kept(result, one.accuracy))
-    tail = f"; {' and '.join(unmeasured)} unmeasured" if unmeasured else ""
+    verb = "was" if unmeasured == ["accuracy"] else "were"
+    tail = f"; {' and '.join(unmeasured)} {verb} not measured" if unmeasured else ""
     if not claims:
         goal = result.goal.measure.replace("*", " times ")
         return f"is best by {goal}, but {_join(open_)}{tail}"

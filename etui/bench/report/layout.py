@@ -11,6 +11,8 @@ from etui.bench.report import svg
 _GAP = 12.0
 """Distance of a label from its mark."""
 
+_FURTHER = (0.0, 18.0, 36.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -40,6 +42,8 @@ def place_label(
 ) -> Markup:
     """Place a label next to a mark where there is room: left or right, then further away.
 
+    A label that is not needed stays close to its mark.
+
     Args:
         at: Position of the mark.
         text: The label.
@@ -51,7 +55,7 @@ def place_label(
     width = len(text) * svg.CHARACTER_WIDTH
     x, y = at
     options: list[tuple[float, float, str, Box]] = []
-    for off in (0.0, 18.0, 36.0):
+    for off in _FURTHER if needed else _FURTHER[:1]:
         for right, left, row in (
             (x + _GAP, x - _GAP - width, y - 9 - off),
             (x + _GAP, x - _GAP - width, y + 16 + off),

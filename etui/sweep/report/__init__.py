@@ -1,0 +1,7 @@
+"""The report of a sweep: one HTML file that stands alone."""
+
+from __future__ import annotations
+
+from etui.sweep.report.page import write_report
+
+__all__ = ["write_report"]

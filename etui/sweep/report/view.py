@@ -1,0 +1,230 @@
+"""View model of the page: plain values and texts, which the template only lays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etui import units
+from etui.stats.tests import Interval
+from etui.sweep.cells import (
+    DASH,
+    accuracy_change_text,
+    accuracy_text,
+    difference_text,
+    joules_text,
+    state_text,
+)
+from etui.sweep.names import find_setting
+from etui.sweep.report.roles import list_names, role_of
+from etui.sweep.result import Difference, SettingResult, SweepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of the table: its text, the number to sort by, and a CSS class.
+
+    Attributes:
+        text: What is shown.
+        note: Its interval, on a line of its own; empty without one.
+        order: Number to sort by; empty puts the row last.
+        class_: ``less`` or ``more`` for claimed differences, else empty.
+    """
+
+    text: str
+    note: str = ""
+    order: str = ""
+    class_: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A setting in the table.
+
+    Attributes:
+        name: Its values of the axes that differ.
+        role: Its role, for the colour.
+        state: What became of it.
+        cells: Figures, in the order of the headings.
+    """
+
+    name: str
+    role: str
+    state: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropRow:
+    """A setting that was dropped, or could not run, with the reason."""
+
+    name: str
+    when: str
+    reason: str
+
+
+def headings(result: SweepResult) -> list[str]:
+    """List the headings of the figures."""
+    mark = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
+    found = [
+        f"joules per answer{mark}",
+        f"change in joules{mark}",
+        "seconds per answer",
+        "change in time",
+        f"prefill, per token{mark}",
+        f"decode, per token{mark}",
+    ]
+    if _has_accuracy(result):
+        found += ["accuracy", "change in points"]
+    return found
+
+
+def table_rows(result: SweepResult) -> list[Row]:
+    """Build the table of settings, in the order of the result."""
+    names = list_names(result)
+    return [
+        Row(
+            name=names[one.setting],
+            role=role_of(result, one),
+            state=state_text(result, one),
+            cells=_cells(result, one),
+        )
+        for one in result.settings
+    ]
+
+
+def drop_rows(result: SweepResult) -> list[DropRow]:
+    """Build the table of dropped settings: those that could not run, then the first dropped."""
+    names = list_names(result)
+    gone = [one for one in result.settings if one.dropped_after is not None or one.drop_reason]
+
+    def when(one: SettingResult) -> int:
+        return -1 if one.dropped_after is None else one.dropped_after
+
+    return [
+        DropRow(
+            names[one.setting],
+            "could not run" if one.dropped_after is None else f"after block {one.dropped_after}",
+            one.drop_reason or DASH,
+        )
+        for one in sorted(gone, key=when)
+    ]
+
+
+def findings(result: SweepResult) -> list[tuple[str, str, str]]:
+    """Build the key figures of the best setting, each as label, figure and note."""
+    base, best = find_setting(result, result.baseline), find_setting(result, result.best)
+    found: list[tuple[str, str, str]] = []
+    if base is not None and best is not None and best is not base:
+        found.append(_finding("Joules", best.joules_difference, best.joules, result.kind))
+        found.append(_finding("Time", best.seconds_difference, None, None))
+        if best.accuracy is not None:
+            figure, ends = split_interval(accuracy_change_text(result, best))
+            note = f"points {ends}, " if ends else "numbers as in the baseline, "
+            found.append(("Accuracy", figure, f"{note}{accuracy_text(best.accuracy)}"))
+    elif best is not None and best.joules is not None:
+        found.append(
+            (
+                "Current setting",
+                joules_text(best.joules, result.kind),
+                "joules per answer, the best",
+            )
+        )
+    found.append(_floor_finding(result))
+    dropped = any(one.dropped_after is not None for one in result.settings)
+    if dropped and result.full_grid_seconds and result.is_complete:
+        saved = 1 - result.seconds / result.full_grid_seconds
+        if saved > 0:
+            full = units.seconds_text(result.full_grid_seconds)
+            note = f"of {full} without dropping settings (predicted)"
+            found.append(("Measuring saved", units.percent_text(saved), note))
+    return found[:4]
+
+
+def _finding(
+    label: str, change: Difference | None, figure: Interval | None, kind: str | None
+) -> tuple[str, str, str]:
+    if change is None:
+        return (label, DASH if label == "Time" else units.UNMEASURED, "")
+    text, ends = split_interval(difference_text(change))
+    note = f"95 % interval {ends} %" if ends else "no interval"
+    if not change.is_claimed:
+        return (label, text, f"not a claim; {note}")
+    if figure is not None:
+        note += f", {joules_text(figure, kind)} per answer"
+    return (label, f"{text} ({units.ESTIMATE})" if kind == units.ESTIMATE else text, note)
+
+
+def _floor_finding(result: SweepResult) -> tuple[str, str, str]:
+    floor = result.floor
+    joules = None if floor is None else floor.joules_percent
+    seconds = None if floor is None else floor.seconds_percent
+    note = "of the time" if joules is None else "of the joules"
+    shown = seconds if joules is None else joules
+    if shown is None:
+        return ("Detection floor", units.UNMEASURED, "no difference is claimed")
+    if joules is not None and seconds is not None:
+        note += f", {units.change_text(seconds, signed=False)} of the time"
+    return ("Detection floor", units.change_text(shown, signed=False), note)
+
+
+def _cells(result: SweepResult, one: SettingResult) -> tuple[Cell, ...]:
+    kind = result.kind
+    found = [
+        Cell(joules_text(one.joules, kind), order=_order(one.joules)),
+        _difference(one.joules_difference),
+        Cell(_seconds(one.seconds), order=_order(one.seconds)),
+        _difference(one.seconds_difference),
+    ]
+    for figure in (one.prefill_joules_per_token, one.decode_joules_per_token):
+        found.append(Cell(_token(figure, kind), order=_order(figure)))
+    if _has_accuracy(result):
+        accuracy = one.accuracy
+        share = None if accuracy is None else accuracy.share
+        change = None if accuracy is None else accuracy.difference_points
+        text, note = split_interval(accuracy_text(accuracy))
+        found.append(Cell(text, note, _order(share)))
+        text, note = split_interval(accuracy_change_text(result, one))
+        class_ = "unclaimed" if text.startswith("(") else ""
+        found.append(Cell(text, note, _order(change), class_))
+    return tuple(found)
+
+
+def split_interval(text: str) -> tuple[str, str]:
+    """Split a figure from its interval, so that ``(+1 % [0, 2])`` has ``(+1 %)`` and ``[0, 2]``."""
+    figure, bracket, ends = text.partition(" [")
+    if not bracket:
+        return text, ""
+    if ends.endswith("])"):
+        return f"{figure})", f"[{ends.removesuffix(')')}"
+    return figure, f"[{ends}"
+
+
+def _difference(change: Difference | None) -> Cell:
+    text, note = split_interval(difference_text(change))
+    if change is None:
+        return Cell(text, order="0")
+    class_ = ("less" if change.percent < 0 else "more") if change.is_claimed else "unclaimed"
+    return Cell(text, note, repr(float(change.percent)), class_)
+
+
+def _seconds(figure: Interval | None) -> str:
+    if figure is None:
+        return units.UNMEASURED
+    half = None
+    if figure.low is not None and figure.high is not None:
+        half = max(figure.value - figure.low, figure.high - figure.value)
+    if half is None or half <= 0 or figure.value >= 60:
+        return units.seconds_text(figure.value)
+    return f"{units.with_uncertainty(figure.value, half)} s"
+
+
+def _token(figure: Interval | None, kind: str | None) -> str:
+    return DASH if figure is None else joules_text(figure, kind)
+
+
+def _order(figure: Interval | None) -> str:
+    return "" if figure is None else repr(float(figure.value))
+
+
+def _has_accuracy(result: SweepResult) -> bool:
+    return any(one.accuracy is not None for one in result.settings)

@@ -242,6 +242,22 @@ def percent_text(share: float | None, uncertainty: float | None = None) -> str:
     return f"{_plain(percent, 0)} %"
 
 
+def accuracy_text(share: float | None) -> str:
+    """Format an accuracy with one decimal: ``61.2 %``; None is unknown."""
+    return f"{share * 100:.1f} %" if _known(share) else UNKNOWN
+
+
+def points_text(low: float, high: float) -> str:
+    """Format an interval of accuracies in per cent, without the sign: ``58.9-63.5``."""
+    return f"{low * 100:.1f}-{high * 100:.1f}"
+
+
+def difference_text(difference: float) -> str:
+    """Format a difference of accuracies in percentage points: ``+1.2``, ``-0.4``, ``0.0``."""
+    text = f"{difference * 100:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
 def change_text(
     percent: float | None,
     low: float | None = None,
@@ -293,22 +309,6 @@ def points_change_text(
     if not _known(low) or not _known(high):
         return f"{text} points"
     return f"{text} points [{_plain(low, 1)}, {_plain(high, 1)}]"
-
-
-def accuracy_text(share: float | None) -> str:
-    """Format an accuracy with one decimal: ``61.2 %``; None is unknown."""
-    return f"{share * 100:.1f} %" if _known(share) else UNKNOWN
-
-
-def points_text(low: float, high: float) -> str:
-    """Format an interval of accuracies in per cent, without the sign: ``58.9-63.5``."""
-    return f"{low * 100:.1f}-{high * 100:.1f}"
-
-
-def difference_text(difference: float) -> str:
-    """Format a difference of accuracies in percentage points: ``+1.2``, ``-0.4``, ``0.0``."""
-    text = f"{difference * 100:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def significant(value: float, digits: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from etui.stats.tests import Interval
@@ -38,6 +39,7 @@ def build_document(
         result: Its result.
         blocks: Its blocks, for the conditions; none leaves those unknown that only they have.
     """
+    result = replace(result, kind=find_kind(result, blocks))
     return {
         "version": VERSION,
         "id": config.id,
@@ -54,7 +56,7 @@ def build_document(
         },
         "baseline": result.baseline,
         "best": result.best,
-        "kind": find_kind(result, blocks),
+        "kind": result.kind,
         "floor": _floor(result.floor),
         "settings": [_setting(one) for one in result.settings],
         "effects": [_effect(one) for one in result.effects],

@@ -89,7 +89,9 @@ def test_the_kind_is_that_of_the_visits_if_the_result_has_none() -> None:
     first = sweep.blocks[0]
     mixed = replace(first, visits=(replace(first.visits[0], kind="estimate"), *first.visits[1:]))
     assert build_document(sweep.config, result, sweep.blocks)["kind"] == "counter"
-    assert build_document(sweep.config, result, (mixed,))["kind"] == "estimate"
+    estimated = build_document(sweep.config, result, (mixed,))
+    assert estimated["kind"] == "estimate"
+    assert "(estimate)" in estimated["verdict"]
     assert build_document(sweep.config, result)["kind"] is None
 
 

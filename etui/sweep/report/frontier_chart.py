@@ -60,7 +60,7 @@ def draw_frontier(result: SweepResult, size: Size) -> Markup | None:
     if line:
         parts.append(svg.path(line, "hull"))
     taken: list[Box] = [
-        box_around(x.at(dot.seconds.value), y.at(dot.joules.value), 7, 7) for dot in dots
+        box_around(x.at(dot.seconds.value), y.at(dot.joules.value), 9, 9) for dot in dots
     ]
     taken += [_around(*pair) for pair in pairwise(line)]
     for dot in reversed(dots):

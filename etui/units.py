@@ -265,7 +265,7 @@ def change_text(
     *,
     signed: bool = True,
 ) -> str:
-    """Format a relative difference with its interval: ``-18 % [-20, -16]``, ``+0.4 % [-0.2, 1]``.
+    """Format a relative difference with its interval: ``-18 % [-20, -16]``, ``+0.4 % [-0.2, 1.0]``.
 
     The interval decides the digits: half of it keeps one significant digit, and an end that is not
     0 is not rounded to 0. Without an interval the difference keeps one decimal below 10 %.
@@ -284,8 +284,11 @@ def change_text(
         decimals = 0 if size >= 9.95 else 1 if size >= 0.095 or size == 0 else -_exponent(size, 1)
         return f"{_sign_of(sign, _short(percent, decimals))} %"
     decimals = _interval_decimals(low, high)
-    ends = ", ".join(_short(end, decimals) for end in (low, high))
-    return f"{_sign_of(sign, _plain(percent, decimals))} % [{ends}]"
+    figure, *ends = (_plain(value, decimals) for value in (percent, low, high))
+    zeros = "." + "0" * decimals
+    if decimals and all(end.endswith(zeros) for end in ends):
+        figure, *ends = (_plain(value, 0) for value in (percent, low, high))
+    return f"{_sign_of(sign, figure)} % [{', '.join(ends)}]"
 
 
 def points_change_text(

@@ -26,6 +26,7 @@ from etui.text.tables import one_line
 _WIDTH = 120
 _SENTENCE_WIDTH = 100
 
+_MOST_NOTES = 8
 _MOST_DROPS = 16
 """Dropped settings whose reasons are printed."""
 
@@ -58,8 +59,8 @@ def format_table(result: SweepResult, width: int = _WIDTH) -> list[str]:
         _effect_lines(result),
         [f"interaction: {interaction_sentence(one, result.kind)}" for one in result.interactions],
         _drop_lines(result),
-        [time_sentence(result), *(f"repeated: {one_line(text)}" for text in result.repeated)],
-        [f"note: {one_line(text)}" for text in result.notes],
+        [time_sentence(result), *_shorten_list("repeated", result.repeated)],
+        _shorten_list("note", result.notes),
     ]
     found: list[str] = []
     for section in sections:
@@ -161,6 +162,13 @@ def _effect_lines(result: SweepResult) -> list[str]:
     mark = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
     header = ["effect of an axis, over the others", f"joules{mark}", "time"]
     return tables.format_table(rows, header=header, align="<>", measure=tables.count_cells)
+
+
+def _shorten_list(name: str, texts: Sequence[str]) -> list[str]:
+    lines = [f"{name}: {one_line(text)}" for text in texts[:_MOST_NOTES]]
+    if len(texts) > _MOST_NOTES:
+        lines.append(f"{name}: {len(texts) - _MOST_NOTES:,} more in the report and in --json")
+    return lines
 
 
 def _drop_lines(result: SweepResult) -> list[str]:

@@ -176,13 +176,22 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
         open_.append(_accuracy_kept(result, one.accuracy))
     verb = "was" if unmeasured == ["accuracy"] else "were"
     tail = f"; {' and '.join(unmeasured)} {verb} not measured" if unmeasured else ""
-    if not claims:
-        goal = result.goal.measure.replace("*", " times ")
-        return f"is best by {goal}, but {_join(open_)}{tail}"
     claims = _merge(claims)
+    if one.setting == result.best and not _is_goal_claimed(result, one):
+        goal = result.goal.measure.replace("*", " times ")
+        more = [f"it {_join(claims)}"] if claims else []
+        return f"ranks best by {goal}, but {_join([*open_, *more], clauses=True)}{tail}"
     if open_:
         return f"{', '.join([*claims, *open_[:-1]])}, and {open_[-1]}{tail}"
     return _join(claims) + tail
+
+
+def _is_goal_claimed(result: SweepResult, one: SettingResult) -> bool:
+    """Return whether a difference is claimed in the goal, or in a part of a product."""
+    parts = {JOULES: one.joules_difference, TIME: one.seconds_difference}
+    measure = result.goal.measure
+    wanted = [parts[measure]] if measure in parts else list(parts.values())
+    return any(part is not None and part.is_claimed for part in wanted)
 
 
 def _claim(what: str, difference: Difference, kind: str | None) -> str:
@@ -230,8 +239,9 @@ def _merge(claims: Sequence[str]) -> list[str]:
     return merged
 
 
-def _join(parts: Sequence[str]) -> str:
-    if len(parts) < 3:
+def _join(parts: Sequence[str], *, clauses: bool = False) -> str:
+    """Join parts of a sentence by commas and ``and``; two clauses get a comma too."""
+    if len(parts) < 3 and not (clauses and len(parts) == 2):
         return " and ".join(parts)
     return f"{', '.join(parts[:-1])}, and {parts[-1]}"
 

@@ -19,7 +19,7 @@ from etui.sweep.report.page import render_report
 from etui.sweep.report.power_chart import draw_power, place_visits, thin_watts
 from etui.sweep.report.race_chart import draw_race
 from etui.sweep.report.roles import fit_values, list_roles, shown_roles
-from etui.sweep.report.view import findings, split_interval, table_rows
+from etui.sweep.report.view import findings, split_interval, split_spread, table_rows
 from etui.sweep.result import SettingResult
 from etui.sweep.text import format_verdict
 from tests.sweep import results
@@ -138,7 +138,7 @@ def test_an_estimate_is_marked() -> None:
     assert "joules per answer (estimate)" in text
     assert "do not come from a sensor" in text
     assert "watts are estimates" in text
-    assert "~9.40 ± 0.19 J" in text
+    assert "~9.40 J<small>± 0.19 J" in text
     own = page_of(replace(sweep, result=replace(sweep.result, kind=None)))
     assert "estimate" not in own
 
@@ -355,6 +355,12 @@ def test_cells_split_their_interval() -> None:
     assert split_interval("(+0.8 % [-0.1, 1.7])") == ("(+0.8 %)", "[-0.1, 1.7]")
     assert split_interval("12.3 J") == ("12.3 J", "")
     assert split_interval("61.2 % [58.9-63.5]") == ("61.2 %", "[58.9-63.5]")
+
+
+def test_cells_split_their_half_width() -> None:
+    assert split_spread("9.40 ± 0.19 J") == ("9.40 J", "± 0.19 J")
+    assert split_spread("~9.40 ± 0.19 J") == ("~9.40 J", "± 0.19 J")
+    assert split_spread("unmeasured") == ("unmeasured", "")
 
 
 def test_the_table_sorts_by_numbers() -> None:

@@ -166,10 +166,21 @@ def test_an_unfinished_sweep_says_so() -> None:
     )
 
 
+def test_a_best_setting_that_is_not_claimed_only_ranks_best() -> None:
+    one = replace(
+        setting_result("threads=1", 12.1, 4.4, -1.2, 4.0),
+        joules_difference=Difference(-1.2, -4.1, 1.7, 0.15, 8, False),
+    )
+    assert verdict_of(one) == (
+        "threads=1 ranks best by joules, but no difference in joules could be shown (interval "
+        "[-4, 2] %), and it costs 4 % [3, 5] of the time; accuracy was not measured"
+    )
+
+
 def test_a_product_alone_claims_neither_part() -> None:
     one = setting_result("threads=1", 12.0, 4.1, -2.0, -2.0, claimed=False, time_claimed=False)
     text = verdict_of(one, goal=Goal("joules*time"))
-    assert text.startswith("threads=1 is best by joules times time, but no difference in joules")
+    assert text.startswith("threads=1 ranks best by joules times time, but no difference in joules")
     assert "saves" not in text
 
 
@@ -210,7 +221,9 @@ def test_only_claims_are_facts(
         seconds_difference=seconds,
     )
     text = verdict_of(one, goal=goal, floor=floor, best=best, is_complete=complete, kind=kind)
-    facts = re.findall(r"(?:saves|costs|gains) .*?(?=,(?: and)? no |,(?: and)? accuracy|;|$)", text)
+    facts = re.findall(
+        r"(?:saves|costs|gains) .*?(?=,(?: and)?(?: it)? no |,(?: and)? accuracy|;|$)", text
+    )
     found = " ".join(facts)
     claimed_joules = "of the joules" in found
     claimed_time = "of the time" in found
@@ -298,6 +311,14 @@ def test_lines_fit(make, width: int) -> None:
         assert count_cells(line) <= width, line
 
 
+def test_long_lists_are_cut() -> None:
+    notes = tuple(f"note {at}" for at in range(20))
+    lines = format_table(make_result(BASE, better(), notes=notes, repeated=notes[:8]))
+    assert lines.count("note: 12 more in the report and in --json") == 1
+    assert sum(line.startswith("note:") for line in lines) == 9
+    assert sum(line.startswith("repeated:") for line in lines) == 8
+
+
 def test_names_cannot_leave_their_line() -> None:
     base = setting_result("model=a\x1b[31m\nb")
     one = replace(better(dropped=3, reason="worse\x1b[2J\nthan"), values=(("model", "c"),))
@@ -342,6 +363,12 @@ def test_changes_keep_what_they_say(percent: float, down: float, up: float) -> N
     for end, value in zip(ends, (low, high), strict=True):
         assert abs(end - value) <= max(0.5, abs(high - low) / 4) + 1e-9
         assert (end == 0) == (abs(value) < 0.005) or abs(value) < 0.006
+
+
+def test_decimals_agree() -> None:
+    assert units.change_text(-35.8, -36.6, -34.96) == "-35.8 % [-36.6, -35.0]"
+    assert units.change_text(1.0, 0.0, 2.0) == "+1 % [0, 2]"
+    assert units.change_text(0.4, -0.2, 1.0) == "+0.4 % [-0.2, 1.0]"
 
 
 def test_changes_without_an_interval() -> None:

@@ -48,8 +48,8 @@ def draw_frontier(result: SweepResult, size: Size) -> Markup | None:
         return None
     count = len(dots)
     dots = _near(dots)
-    x = _axis([dot.seconds for dot in dots], size.left, size.width - size.right)
-    y = _axis([dot.joules for dot in dots], size.height - size.bottom, size.top)
+    x = _axis([_extent(dot, dot.seconds) for dot in dots], size.left, size.width - size.right)
+    y = _axis([_extent(dot, dot.joules) for dot in dots], size.height - size.bottom, size.top)
     tick_counts = (8, 6) if size.class_ == "wide" else (4, 6)
     parts = svg.frame(x, y, lambda v: f"{v:,g}", lambda v: f"{v:,g}", tick_counts)
     estimate = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
@@ -144,18 +144,26 @@ def _title(name: str, result: SweepResult, one: SettingResult) -> str:
     return ", ".join(parts)
 
 
-def _axis(figures: Sequence[Interval], start: float, end: float) -> Axis:
-    lows = [max(_low(figure), figure.value / 20) for figure in figures]
-    highs = [figure.value if figure.high is None else figure.high for figure in figures]
-    low, high = min(lows), max(highs)
+def _extent(dot: _Dot, figure: Interval) -> tuple[float, float]:
+    """Return what an axis has to show of a figure.
+
+    A dropped setting has few blocks, and so an interval that may be wider than all others: of it
+    the value alone counts. No interval counts beyond the value's own size.
+    """
+    value = figure.value
+    if dot.role == "dropped":
+        return value, value
+    low = value if figure.low is None else max(figure.low, 0.5 * value)
+    high = value if figure.high is None else min(figure.high, 2 * value)
+    return low, high
+
+
+def _axis(extents: Sequence[tuple[float, float]], start: float, end: float) -> Axis:
+    low, high = min(low for low, _ in extents), max(high for _, high in extents)
     if high / low > _LOG_FROM:
         return Axis(low / 1.15, high * 1.2, start, end, logarithmic=True)
     room = (high - low) * 0.1 or 0.1 * high
     return Axis(max(0.0, low - room), high + room, start, end)
-
-
-def _low(figure: Interval) -> float:
-    return figure.value if figure.low is None else figure.low
 
 
 def _staircase(result: SweepResult, x: Axis, y: Axis) -> list[tuple[float, float]]:
@@ -184,7 +192,8 @@ def _mark(dot: _Dot, x: Axis, y: Axis) -> Markup:
     at_x, at_y = x.at(dot.seconds.value), y.at(dot.joules.value)
     parts = []
     for figure, axis, flat in ((dot.seconds, x, True), (dot.joules, y, False)):
-        if figure.low is None or figure.high is None:
+        # A dropped setting has few blocks: its interval, in the tooltip, would cross the figure.
+        if figure.low is None or figure.high is None or dot.role == "dropped":
             continue
         low, high = axis.at(max(figure.low, axis.low)), axis.at(figure.high)
         ends = (low, at_y, high, at_y) if flat else (at_x, low, at_x, high)

@@ -170,13 +170,13 @@ def _floor_finding(result: SweepResult) -> tuple[str, str, str]:
 def _cells(result: SweepResult, one: SettingResult) -> tuple[Cell, ...]:
     kind = result.kind
     found = [
-        Cell(joules_text(one.joules, kind), order=_order(one.joules)),
+        Cell(*split_spread(joules_text(one.joules, kind)), order=_order(one.joules)),
         _difference(one.joules_difference),
-        Cell(_seconds(one.seconds), order=_order(one.seconds)),
+        Cell(*split_spread(_seconds(one.seconds)), order=_order(one.seconds)),
         _difference(one.seconds_difference),
     ]
     for figure in (one.prefill_joules_per_token, one.decode_joules_per_token):
-        found.append(Cell(_token(figure, kind), order=_order(figure)))
+        found.append(Cell(*split_spread(_token(figure, kind)), order=_order(figure)))
     if _has_accuracy(result):
         accuracy = one.accuracy
         share = None if accuracy is None else accuracy.share
@@ -197,6 +197,15 @@ def split_interval(text: str) -> tuple[str, str]:
     if ends.endswith("])"):
         return f"{figure})", f"[{ends.removesuffix(')')}"
     return figure, f"[{ends}"
+
+
+def split_spread(text: str) -> tuple[str, str]:
+    """Split a figure from its half width, so that ``9.4 ± 0.2 J`` has ``9.4 J`` and ``± 0.2 J``."""
+    figure, sign, rest = text.partition(" ± ")
+    if not sign:
+        return text, ""
+    _, _, unit = rest.partition(" ")
+    return f"{figure} {unit}", f"± {rest}"
 
 
 def _difference(change: Difference | None) -> Cell:

@@ -84,7 +84,7 @@ def build_document(
         },
         "suite": None
         if config.suite is None
-        else {"name": config.suite, "questions": config.questions},
+        else {"name": config.suite, "questions": config.questions, "sha256": config.suite_sha256},
         "design": {
             "seed": config.design.seed,
             "floor_blocks": config.design.floor_blocks,

@@ -143,19 +143,22 @@ def build_command(config: SweepConfig) -> str:
         words.append(config.model)
     for axis in config.axes:
         words += ["--axis", f"{axis.name}={','.join(map(str, axis.values))}"]
-    words += ["--workload", config.workload, "--output-tokens", str(config.output_tokens)]
+    words += ["--workload", config.workload]
+    if config.output_tokens:  # the workload of letters has none
+        words += ["--output-tokens", str(config.output_tokens)]
     words += ["--goal", goal.measure]
     if goal.within_percent is not None:
         words += ["--within", f"{goal.within_percent:g}"]
     if config.suite is not None:
         words += ["--suite", config.suite, "--limit", str(config.questions)]
+        words += [] if config.data is None else ["--data", config.data]
     if config.cap is not None:
         words += ["--cap", config.cap]
     words += ["--rounds", str(design.race_rounds), "--blocks", str(design.confirm_blocks)]
     words += [] if design.halving else ["--no-halving"]
     words += ["--window", f"{config.window_s:g}", "--cool-down", f"{config.cool_down_s:g}"]
     if config.cool_down_celsius is not None:
-        words += ["--cool-down-to", f"{config.cool_down_celsius:g}"]
+        words += ["--cool-to", f"{config.cool_down_celsius:g}"]
     return one_line(shlex.join([*words, "--seed", str(design.seed)]))
 
 

@@ -36,6 +36,8 @@ class SweepConfig:
         questions: Number of them; 0 without accuracy.
         channels: Power channels that are summed.
         provenance: Versions, machine and llama.cpp settings, as in a turn's settings.
+        data: Folder or archive of the suite; None if it needs none.
+        suite_sha256: Hash of the suite's files; None without accuracy.
     """
 
     id: str
@@ -57,3 +59,5 @@ class SweepConfig:
     questions: int
     channels: tuple[str, ...]
     provenance: Mapping[str, Any]
+    data: str | None = None
+    suite_sha256: str | None = None

@@ -181,6 +181,7 @@ def make_config(result: SweepResult, **fields: Any) -> SweepConfig:
         cap=None,
         suite="sample",
         questions=1140,
+        suite_sha256=SHA256,
         channels=("rapl:package-0", "rapl:dram-0"),
         provenance=PROVENANCE,
     )

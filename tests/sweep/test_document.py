@@ -140,5 +140,10 @@ def test_the_command_repeats_the_sweep() -> None:
     assert words[words.index("--suite") + 1] == "sample"
     assert words[words.index("--seed") + 1] == "7"
     assert "--no-halving" in words
+    bare = replace(config, output_tokens=0, data="/data/mmlu", cool_down_celsius=45.0)
+    words = shlex.split(build_command(bare))
+    assert "--output-tokens" not in words
+    assert words[words.index("--data") + 1] == "/data/mmlu"
+    assert words[words.index("--cool-to") + 1] == "45"
     routed = shlex.split(build_command(replace(config, policy="mine", arm="small")))
     assert routed[2:6] == ["--policy", "mine", "--arm", "small"]

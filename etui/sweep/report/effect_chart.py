@@ -73,8 +73,9 @@ def draw_effects(result: SweepResult, what: str, size: Size) -> Markup | None:
     kind = result.kind if what == JOULES else None
     ends = [end for _, one in rows for end in (one.low, one.percent, one.high) if end is not None]
     scale = _scale(ends, floor, size)
-    bottom = size.top + _ROW * len(rows)
-    parts = _background(scale, floor, size, bottom)
+    bottom = size.top + _ROW * len(rows) - 4
+    strips = [(size.top + _ROW * at + 22, size.top + _ROW * at + 42) for at in range(len(rows))]
+    parts = _background(scale, floor, strips)
     names = []
     for at, (name, one) in enumerate(rows):
         text = difference_text(one)
@@ -100,7 +101,7 @@ def draw_equal_pair(
     kind = result.kind if what == JOULES else None
     scale = _scale([percent for _, percent in found], floor, size)
     bottom = size.top + 44
-    parts = _background(scale, floor, size, bottom)
+    parts = _background(scale, floor, [(size.top, bottom)])
     for at, (number, percent) in enumerate(found):
         y = size.top + 10 + 6 * (at % 5)
         dot = svg.element("circle", cx=scale.at(percent), cy=y, r=4.5, class_="dot")
@@ -143,23 +144,32 @@ def _bend(percent: float) -> float:
     return math.log1p(max(percent, _LEAST_PERCENT) / 100)
 
 
-def _background(scale: _Scale, floor: float | None, size: Size, bottom: float) -> list[Markup]:
+def _background(
+    scale: _Scale, floor: float | None, strips: Sequence[tuple[float, float]]
+) -> list[Markup]:
+    """Draw the floor, zero and the grid in each strip, and the numbers below the last.
+
+    Args:
+        scale: The scale.
+        floor: Detection floor in per cent.
+        strips: Top and bottom of the places without text.
+    """
     parts = []
+    bottom = strips[-1][1]
     if floor:
         left, right = scale.at(-floor), scale.at(floor)
-        band = svg.element(
-            "rect",
-            x=left,
-            y=size.top,
-            width=right - left,
-            height=bottom - size.top,
-            class_="floor-band",
-        )
+        bands = [
+            svg.element(
+                "rect", x=left, y=top, width=right - left, height=end - top, class_="floor-band"
+            )
+            for top, end in strips
+        ]
         text = f"detection floor ±{units.change_text(floor, signed=False)}"
-        parts.append(svg.group("floor", [band], text))
+        parts.append(svg.group("floor", bands, text))
     for percent in scale.ticks():
         at = scale.at(percent)
-        parts.append(svg.line(at, size.top, at, bottom, "zero" if percent == 0 else "grid"))
+        class_ = "zero" if percent == 0 else "grid"
+        parts += [svg.line(at, top, at, end, class_) for top, end in strips]
         sign = "+" if percent > 0 else ""
         parts.append(svg.label(at, bottom + 18, f"{sign}{percent:g}", "tick", "middle"))
     return parts

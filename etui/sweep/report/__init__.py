@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML file that stands alone."""
+"""The report of a sweep: one HTML file that needs no other."""
 
 from __future__ import annotations
 

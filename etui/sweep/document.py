@@ -9,7 +9,8 @@ from typing import Any
 
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block
-from etui.sweep.energy_record import build_command, build_energy_record, find_kind
+from etui.sweep.energy_record import build_command, build_energy_record
+from etui.sweep.kinds import find_weakest_kind
 from etui.sweep.result import (
     Accuracy,
     AxisEffect,
@@ -39,7 +40,7 @@ def build_document(
         result: Its result.
         blocks: Its blocks, for the conditions; none leaves those unknown that only they have.
     """
-    result = replace(result, kind=find_kind(result, blocks))
+    result = replace(result, kind=result.kind or find_weakest_kind(blocks))
     return {
         "version": VERSION,
         "id": config.id,

@@ -13,6 +13,7 @@ from typing import Any
 
 from etui import units
 from etui.sweep.blocks import Block, Visit
+from etui.sweep.kinds import find_weakest_kind
 from etui.sweep.result import SweepResult
 from etui.sweep.setting import AxisName, Value
 from etui.sweep.sweep_config import SweepConfig
@@ -65,7 +66,7 @@ def build_energy_record(
         },
         "pue": 1.0,
         "method": {
-            "kind": find_kind(result, blocks),
+            "kind": result.kind or find_weakest_kind(blocks),
             "joules": "gross",
             "sample_hz": seen.get("sample_hz"),
             "window_seconds": config.window_s,
@@ -116,20 +117,6 @@ def describe_conditions(record: dict[str, Any], model: str) -> list[tuple[str, s
         ("Method", _describe_method(method)),
         ("Uncertainty", _describe_doubt(doubt)),
     ]
-
-
-def find_kind(result: SweepResult, blocks: Sequence[Block]) -> str | None:
-    """Return how the energy was determined: from the result, or the weakest kind of the visits."""
-    from etui.energy.scopes import weakest
-    from etui.energy.types import Kind
-
-    if result.kind is not None:
-        return result.kind
-    known = {kind.value for kind in Kind}
-    visits = [visit for block in blocks for visit in block.visits]
-    kinds = [Kind(visit.kind) for visit in visits if visit.kind in known]
-    found = weakest(kinds)
-    return None if found is None else found.value
 
 
 def build_command(config: SweepConfig) -> str:

@@ -15,8 +15,8 @@ from etui.sweep.energy_record import (
     build_command,
     build_energy_record,
     describe_conditions,
-    find_kind,
 )
+from etui.sweep.kinds import find_weakest_kind
 from etui.sweep.report import effect_chart, frontier_chart, power_chart, race_chart, view
 from etui.sweep.report.power_chart import VisitWatts
 from etui.sweep.report.roles import shown_roles
@@ -65,7 +65,7 @@ def render_report(
 
     Args: see :func:`write_report`.
     """
-    result = replace(result, kind=find_kind(result, blocks))
+    result = replace(result, kind=result.kind or find_weakest_kind(blocks))
     return render_template(
         _PACKAGE,
         style=read_resource(_BENCH, "report.css") + read_resource(_PACKAGE, "sweep.css"),

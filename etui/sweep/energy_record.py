@@ -20,6 +20,7 @@ from etui.sweep.sweep_config import SweepConfig
 from etui.text.tables import SEPARATOR, one_line
 
 _CONFIDENCE_PERCENT = 95
+_MOST_LIMITS = 6
 
 
 def build_energy_record(
@@ -41,6 +42,9 @@ def build_energy_record(
             "system": seen.get("system"),
             "cpus": seen.get("cpus"),
             "channels": list(config.channels),
+            "power_limit_watts": sorted(
+                {v.power_limit_watts for v in visits if v.power_limit_watts is not None}
+            ),
         },
         "model_version": {"model": config.model, "sha256": config.model_sha256},
         "precision": {
@@ -95,7 +99,14 @@ def describe_conditions(record: dict[str, Any], model: str) -> list[tuple[str, s
     versions = [f"{name} {version}" for name, version in framework.items() if version]
     shared = use["shared_visits"]
     return [
-        ("Hardware", _join(hardware["machine"], f"measured: {channels}")),
+        (
+            "Hardware",
+            _join(
+                hardware["machine"],
+                f"measured: {channels}",
+                _limits_text(hardware["power_limit_watts"]),
+            ),
+        ),
         ("Model version", _join(model, f"sha256 {version['sha256'] or units.UNKNOWN}")),
         ("Precision", _join(precision["weights"], _listed("KV cache", precision["kv_type"]))),
         ("Prompt length", _tokens(prompt, "on average")),
@@ -176,6 +187,16 @@ def _describe_doubt(doubt: dict[str, Any]) -> str:
         if meter is None
         else f"the meter itself ±{units.change_text(meter, signed=False)}, the same for all",
     )
+
+
+def _limits_text(watts: Sequence[float]) -> str | None:
+    """Format the power limits that were read back; None if none was."""
+    if not watts:
+        return None
+    if len(watts) > _MOST_LIMITS:
+        ends = f"{units.watts_text(watts[0])} to {units.watts_text(watts[-1])}"
+        return f"power limits read back: {len(watts)} from {ends}"
+    return f"power limit read back: {', '.join(map(units.watts_text, watts))}"
 
 
 def _values_of(config: SweepConfig, name: AxisName) -> list[Value] | None:

@@ -113,6 +113,23 @@ def test_all_eleven_conditions_are_there() -> None:
     assert all(lines.values())
 
 
+def test_power_limits_are_those_that_were_read_back() -> None:
+    sweep = results.two_settings()
+
+    def limited(*watts: float) -> str:
+        visits = tuple(
+            replace(sweep.blocks[0].visits[0], power_limit_watts=limit) for limit in watts
+        )
+        blocks = (replace(sweep.blocks[0], visits=visits),)
+        record = build_document(sweep.config, sweep.result, blocks)["conditions"]
+        assert record["hardware"]["power_limit_watts"] == sorted(set(watts))
+        return dict(describe_conditions(record, "m"))["Hardware"]
+
+    assert limited(250.0, 150.0, 250.0).endswith("power limit read back: 150 W, 250 W")
+    many = [100.0 + 10 * at for at in range(9)]
+    assert limited(*many).endswith("power limits read back: 9 from 100 W to 180 W")
+
+
 def test_unknown_conditions_say_so() -> None:
     sweep = results.not_begun()
     bare = replace(sweep.config, provenance={}, model_sha256=None, channels=())

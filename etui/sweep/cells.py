@@ -10,6 +10,9 @@ from etui.sweep.verdict import computes_same, is_accuracy_claimed
 DASH = "–"
 """Placeholder for a figure that does not exist."""
 
+_ESTIMATE = f" ({units.ESTIMATE})"
+_MINUTE = 60.0
+
 
 def joules_text(figure: Interval | None, kind: str | None) -> str:
     """Format joules with their interval: ``12.3 ± 0.4 J``; ``~12.3 ± 0.4 J`` for an estimate.
@@ -18,12 +21,32 @@ def joules_text(figure: Interval | None, kind: str | None) -> str:
     """
     if figure is None:
         return units.UNMEASURED
-    half = None
-    if figure.low is not None and figure.high is not None:
-        half = max(figure.value - figure.low, figure.high - figure.value)
+    half = half_width(figure)
     shown = kind if kind == units.ESTIMATE else None
-    text = units.energy_text(figure.value, half, shown, spread=True)
-    return text.removesuffix(f" ({units.ESTIMATE})")
+    if half is not None and half > figure.value / 2:
+        # Digits by such an uncertainty would leave nothing of the value.
+        text = units.energy_text(figure.value, None, shown).removesuffix(_ESTIMATE)
+        return f"{text} ± {units.energy_text(half)}"
+    return units.energy_text(figure.value, half, shown, spread=True).removesuffix(_ESTIMATE)
+
+
+def spread_seconds_text(figure: Interval | None) -> str:
+    """Format the seconds of an answer with their interval: ``4.20 ± 0.04 s``."""
+    if figure is None:
+        return units.UNMEASURED
+    half = half_width(figure)
+    if half is None or half <= 0:
+        return units.seconds_text(figure.value)
+    if figure.value >= _MINUTE or half > figure.value / 2:
+        return f"{units.seconds_text(figure.value)} ± {units.seconds_text(half)}"
+    return f"{units.with_uncertainty(figure.value, half)} s"
+
+
+def half_width(figure: Interval) -> float | None:
+    """Return the larger half of an interval; None if an end is unknown."""
+    if figure.low is None or figure.high is None:
+        return None
+    return max(figure.value - figure.low, figure.high - figure.value)
 
 
 def token_text(figure: Interval | None, kind: str | None) -> str:

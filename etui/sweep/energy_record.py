@@ -17,6 +17,7 @@ from etui.sweep.kinds import find_weakest_kind
 from etui.sweep.result import SweepResult
 from etui.sweep.setting import AxisName, Value
 from etui.sweep.sweep_config import SweepConfig
+from etui.sweep.verdict import floor_text
 from etui.text.tables import SEPARATOR, one_line
 
 _CONFIDENCE_PERCENT = 95
@@ -182,7 +183,7 @@ def _describe_doubt(doubt: dict[str, Any]) -> str:
         f"intervals at {doubt['confidence_percent']} %, bootstrap over the blocks",
         "detection floor unmeasured"
         if floor is None
-        else f"detection floor {units.change_text(floor, signed=False)} of the joules",
+        else f"detection floor {floor_text(floor)} of the joules",
         None
         if meter is None
         else f"the meter itself ±{units.change_text(meter, signed=False)}, the same for all",
@@ -200,7 +201,9 @@ def _limits_text(watts: Sequence[float]) -> str | None:
 
 
 def _values_of(config: SweepConfig, name: AxisName) -> list[Value] | None:
-    return next((list(axis.values) for axis in config.axes if axis.name == name), None)
+    """List the values of an axis over all settings; None if the sweep has no such axis."""
+    values = dict.fromkeys(setting.get(name) for setting in config.design.settings)
+    return [value for value in values if value is not None] or None
 
 
 def _known(value: object) -> list[object] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from etui import units
 from etui.sweep.result import AxisEffect, Interaction, SweepResult
+from etui.sweep.verdict import floor_text
 from etui.text.tables import one_line
 
 
@@ -13,7 +14,7 @@ def floor_sentence(result: SweepResult) -> str:
     if floor is None:
         return "Detection floor: not measured yet."
     shown = [
-        f"{units.change_text(percent, signed=False)} in {what}"
+        f"{floor_text(percent)} in {what}"
         for what, percent in (("joules", floor.joules_percent), ("time", floor.seconds_percent))
         if percent is not None
     ]

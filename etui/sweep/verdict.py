@@ -14,6 +14,9 @@ SIGNIFICANT = 0.05
 
 JOULES, TIME = "joules", "time"
 
+_WHOLE = 100.0
+"""Per cent; no saving is larger."""
+
 
 def format_verdict(result: SweepResult) -> str:
     """Format the result in one sentence, without a full stop.
@@ -71,6 +74,11 @@ def floor_of(floor: DetectionFloor | None, what: str) -> float | None:
     return floor.joules_percent if what == JOULES else floor.seconds_percent
 
 
+def floor_text(percent: float) -> str:
+    """Format a detection floor: ``1.3 %``; ``above 100 %`` if nothing at all can be shown."""
+    return "above 100 %" if percent > _WHOLE else units.change_text(percent, signed=False)
+
+
 def no_difference(what: str, difference: Difference | None, floor: DetectionFloor | None) -> str:
     """Format that no difference was shown, with what can be ruled out.
 
@@ -105,6 +113,8 @@ def _keep(result: SweepResult, base: SettingResult) -> str:
         text += "; no saving of joules times seconds could be shown"
     elif smallest is None:
         text += f"; no saving of {goal} could be shown"
+    elif smallest > _WHOLE:
+        text += f"; no saving of {goal} could be shown, as the detection floor is above 100 %"
     else:
         text += f"; no saving of {goal} above {units.change_text(smallest, signed=False)} "
         text += "could be shown"

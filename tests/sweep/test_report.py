@@ -20,7 +20,7 @@ from etui.sweep.report.power_chart import draw_power, place_visits, thin_watts
 from etui.sweep.report.race_chart import draw_race
 from etui.sweep.report.roles import fit_values, list_roles, shown_roles
 from etui.sweep.report.view import findings, split_interval, split_spread, table_rows
-from etui.sweep.result import SettingResult
+from etui.sweep.result import DetectionFloor, SettingResult
 from etui.sweep.text import format_verdict
 from tests.sweep import results
 from tests.sweep.results import Power, Sweep, make_result, make_sweep, setting_result
@@ -210,6 +210,16 @@ def test_what_is_not_claimed_is_an_empty_dot() -> None:
     assert draw_effects(results.two_settings().result, "joules", WIDE) is None
 
 
+def test_a_floor_above_all_differences_fills_the_figure() -> None:
+    result = results.sixteen_settings().result
+    floor = DetectionFloor(6606.0, 6606.0, 0.1, 0.1, 4, 2)
+    chart = draw_effects(replace(result, floor=floor), "joules", WIDE)
+    assert chart is not None
+    dots = sorted(float(x) for x in re.findall(r'<circle cx="([\d.]+)"', chart))
+    assert dots[-1] - dots[0] > 100
+    assert "detection floor above 100 %" in chart
+
+
 def test_equal_pairs_are_those_of_the_baseline() -> None:
     sweep = results.two_settings()
     found = compare_equals("threads=2", sweep.blocks, "joules")
@@ -360,6 +370,8 @@ def test_cells_split_their_interval() -> None:
 def test_cells_split_their_half_width() -> None:
     assert split_spread("9.40 ± 0.19 J") == ("9.40 J", "± 0.19 J")
     assert split_spread("~9.40 ± 0.19 J") == ("~9.40 J", "± 0.19 J")
+    assert split_spread("7.82 J ± 80.2 J") == ("7.82 J", "± 80.2 J")
+    assert split_spread("1 min 05 s ± 1 min 00 s") == ("1 min 05 s", "± 1 min 00 s")
     assert split_spread("unmeasured") == ("unmeasured", "")
 
 

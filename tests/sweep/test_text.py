@@ -105,6 +105,25 @@ def test_nothing_beats_the_setting_in_use() -> None:
     )
 
 
+def test_a_floor_that_shows_nothing() -> None:
+    floor = DetectionFloor(6606.4, 0.9, -3.6, 0.1, 8, 2)
+    worse = setting_result("threads=1", 14.0, 4.4, 14.0, 4.0, claimed=False)
+    result = make_result(BASE, worse, best="threads=2", floor=floor)
+    assert format_verdict(result).endswith(
+        "no saving of joules could be shown, as the detection floor is above 100 %"
+    )
+    text = "\n".join(format_table(result))
+    assert "differences from above 100 % in joules and 0.9 % in time" in text
+
+
+def test_a_figure_smaller_than_its_uncertainty_keeps_its_digits() -> None:
+    one = replace(better(), joules=Interval(7.82, -70.0, 88.0, "bootstrap"))
+    text = "\n".join(format_table(make_result(BASE, one)))
+    assert "7.82 J ± 80.2 J" in text
+    guessed = "\n".join(format_table(make_result(BASE, one, kind="estimate")))
+    assert "~7.8 J ± 80.2 J" in guessed
+
+
 def test_time_is_saved_but_no_joules() -> None:
     one = replace(
         setting_result("threads=4", 12.3, 3.4, 0.2, -19.0),
@@ -348,7 +367,11 @@ def test_numbers_are_written_by_units(joules, seconds, change, kind) -> None:
     text = "\n".join(format_table(result))
     half = max(joules.value - joules.low, joules.high - joules.value)
     shown = "estimate" if kind == "estimate" else None
-    energy = units.energy_text(joules.value, half, shown, spread=True)
+    if half > joules.value / 2:
+        energy = units.energy_text(joules.value, None, shown)
+        assert f"± {units.energy_text(half)}" in text
+    else:
+        energy = units.energy_text(joules.value, half, shown, spread=True)
     assert energy.removesuffix(" (estimate)") in text
     assert units.seconds_text(seconds.value) in text
     assert units.change_text(change.percent, change.low, change.high) in text

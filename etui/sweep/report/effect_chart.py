@@ -16,7 +16,7 @@ from etui.sweep.blocks import Block, Visit
 from etui.sweep.cells import difference_text
 from etui.sweep.result import Difference, SweepResult
 from etui.sweep.sentences import effect_name
-from etui.sweep.verdict import JOULES, floor_of
+from etui.sweep.verdict import JOULES, floor_of, floor_text
 from etui.text.tables import fit_cells
 
 WIDE = Size(480, 0, left=14, right=14, top=8, bottom=46)
@@ -130,7 +130,9 @@ def _figure(visit: Visit, what: str) -> float | None:
 
 
 def _scale(ends: Sequence[float], floor: float | None, size: Size) -> _Scale:
-    edge = floor or 0.0
+    # A floor far above all differences would make one spot of them: the band fills the figure.
+    largest = max(1.0, *(abs(end) for end in ends))
+    edge = min(floor or 0.0, 1.5 * largest)
     low = max(_LEAST_PERCENT, min(*ends, -edge, 0.0))
     high = max(*ends, edge, 0.0)
     by_ratio = max(-low, high) > _LINEAR_PERCENT
@@ -164,7 +166,7 @@ def _background(
             )
             for top, end in strips
         ]
-        text = f"detection floor ±{units.change_text(floor, signed=False)}"
+        text = f"detection floor {floor_text(floor)}"
         parts.append(svg.group("floor", bands, text))
     for percent in scale.ticks():
         at = scale.at(percent)

@@ -12,11 +12,13 @@ from etui.sweep.cells import (
     accuracy_text,
     difference_text,
     joules_text,
+    spread_seconds_text,
     state_text,
 )
 from etui.sweep.names import find_setting
 from etui.sweep.report.roles import list_names, role_of
 from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.verdict import floor_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,9 @@ def findings(result: SweepResult) -> list[tuple[str, str, str]]:
             note = f"points {ends}, " if ends else "numbers as in the baseline, "
             found.append(("Accuracy", figure, f"{note}{accuracy_text(best.accuracy)}"))
     elif best is not None and best.joules is not None:
-        found.append(
-            (
-                "Current setting",
-                joules_text(best.joules, result.kind),
-                "joules per answer, the best",
-            )
-        )
+        mark = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
+        text = joules_text(best.joules, result.kind) + mark
+        found.append(("Current setting", text, "per answer; nothing beats it"))
     found.append(_floor_finding(result))
     dropped = any(one.dropped_after is not None for one in result.settings)
     if dropped and result.full_grid_seconds and result.is_complete:
@@ -163,8 +161,8 @@ def _floor_finding(result: SweepResult) -> tuple[str, str, str]:
     if shown is None:
         return ("Detection floor", units.UNMEASURED, "no difference is claimed")
     if joules is not None and seconds is not None:
-        note += f", {units.change_text(seconds, signed=False)} of the time"
-    return ("Detection floor", units.change_text(shown, signed=False), note)
+        note += f", {floor_text(seconds)} of the time"
+    return ("Detection floor", floor_text(shown), note)
 
 
 def _cells(result: SweepResult, one: SettingResult) -> tuple[Cell, ...]:
@@ -172,7 +170,7 @@ def _cells(result: SweepResult, one: SettingResult) -> tuple[Cell, ...]:
     found = [
         Cell(*split_spread(joules_text(one.joules, kind)), order=_order(one.joules)),
         _difference(one.joules_difference),
-        Cell(*split_spread(_seconds(one.seconds)), order=_order(one.seconds)),
+        Cell(*split_spread(spread_seconds_text(one.seconds)), order=_order(one.seconds)),
         _difference(one.seconds_difference),
     ]
     for figure in (one.prefill_joules_per_token, one.decode_joules_per_token):
@@ -204,8 +202,9 @@ def split_spread(text: str) -> tuple[str, str]:
     figure, sign, rest = text.partition(" ± ")
     if not sign:
         return text, ""
-    _, _, unit = rest.partition(" ")
-    return f"{figure} {unit}", f"± {rest}"
+    if " " not in figure:
+        figure += " " + rest.rpartition(" ")[2]
+    return figure, f"± {rest}"
 
 
 def _difference(change: Difference | None) -> Cell:
@@ -214,17 +213,6 @@ def _difference(change: Difference | None) -> Cell:
         return Cell(text, order="0")
     class_ = ("less" if change.percent < 0 else "more") if change.is_claimed else "unclaimed"
     return Cell(text, note, repr(float(change.percent)), class_)
-
-
-def _seconds(figure: Interval | None) -> str:
-    if figure is None:
-        return units.UNMEASURED
-    half = None
-    if figure.low is not None and figure.high is not None:
-        half = max(figure.value - figure.low, figure.high - figure.value)
-    if half is None or half <= 0 or figure.value >= 60:
-        return units.seconds_text(figure.value)
-    return f"{units.with_uncertainty(figure.value, half)} s"
 
 
 def _token(figure: Interval | None, kind: str | None) -> str:

@@ -11,9 +11,10 @@ import psutil
 
 from etui.config.config import make_home
 from etui.config.load import load_config
+from etui.config.machine import processor_name
 from etui.engine.library import Library
 from etui.errors import EngineFailed
-from etui.runtime.provenance import package_version, processor_name
+from etui.runtime.provenance import package_version
 
 PACKAGES = ("textual", "llama-cpp-python", "numpy")
 

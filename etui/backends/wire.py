@@ -200,6 +200,7 @@ def _classes() -> Mapping[str, Any]:
         ModelSampling,
         ModelSpec,
         PathSource,
+        TunedBy,
         WheelPart,
         WheelsSource,
     )
@@ -208,5 +209,5 @@ def _classes() -> Mapping[str, Any]:
     lines = (Hello, Heartbeat, *to_child, EngineEvent, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, SamplingFrom, VoteStop, EarlyExit, TokenCost)
-    requests = (AnswerRequest, ModelSpec, ModelSampling, Message, Config)
+    requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, Message, Config)
     return {c.__name__: c for c in (*lines, *sources, *arms, *requests, *get_args(Event))}

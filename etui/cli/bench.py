@@ -276,6 +276,8 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     ):
         from etui.bench.run.runner import BenchRunner
 
+        if runtime.catalogue.problem:
+            audience.say(runtime.catalogue.problem)
         runner = BenchRunner(runtime, audience, stopped, on_stop)
         if options["resume"] is not None:
             outcome = _resume(ctx, runner, options)

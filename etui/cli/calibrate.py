@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from etui.cli.common import stop_signals
+from etui.cli.common import load_models, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, UsageError
 
@@ -154,10 +154,9 @@ def _build_grid(text: str | None, repeats: int | None, window: float | None, qui
 def _find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
     """Find the model, by its name in the log and with the hash of its file, and the file."""
     from etui.arm import Arm
-    from etui.models.catalogue import load_catalogue
     from etui.runtime.serving import catalogue_name, find_model_file
 
-    catalogue = load_catalogue(config)
+    catalogue = load_models(config)
     model = catalogue_name(name, config, catalogue)
     return find_model_file(Arm("direct", model), config, catalogue)
 

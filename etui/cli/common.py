@@ -27,12 +27,25 @@ def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:
         InvalidFile: config.yaml or models.yaml is not valid.
     """
     from etui.config.load import load_config
-    from etui.models.catalogue import load_catalogue
     from etui.runtime.serving import models_on_disk
 
     config = load_config()
-    catalogue = load_catalogue(config)
+    catalogue = load_models(config)
     return config, catalogue, models_on_disk(config, catalogue)
+
+
+def load_models(config: Config) -> Catalogue:
+    """Load the models; say on standard error why settings chosen by sweeps cannot be used.
+
+    Raises:
+        InvalidFile: models.yaml is not valid.
+    """
+    from etui.models.catalogue import load_catalogue
+
+    catalogue = load_catalogue(config)
+    if catalogue.problem:
+        click.echo(catalogue.problem, err=True)
+    return catalogue
 
 
 def print_problems(checked: CheckedPolicy) -> None:

@@ -85,6 +85,7 @@ def format_diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     yield from _format_channels(diagnosis)
     yield from _format_power_limits(diagnosis)
     yield from _format_models(diagnosis)
+    yield from _format_tuned(diagnosis)
     yield "folders"
     for folder in diagnosis.folders:
         note = f"  ({folder.why_not})" if folder.why_not else ""
@@ -154,6 +155,17 @@ def _format_models(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"  {_mark(not model.problem)} {name:<22}{bytes_text(model.file_bytes)}{problem}"
     if not diagnosis.models:
         yield f"  - none; fix: etui models pull {STARTER}"
+
+
+def _format_tuned(diagnosis: Diagnosis) -> Iterator[str]:
+    from etui.text.tables import join_lines
+
+    if diagnosis.tuned:
+        yield "settings chosen by sweeps"
+    for model in diagnosis.tuned:
+        first, *others = (join_lines(line) for line in model.lines)
+        yield f"  {_mark(model.used)} {join_lines(model.name):<22}{first}"
+        yield from (f"      {line}" for line in others)
 
 
 def _mark(good: bool) -> str:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSampling, ModelSpec
+    from etui.models.tuned import TunedKey, TunedSettings, TunedUse, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class ModelRow:
         state: See :data:`etui.models.files.FileState`; a file that cannot be used is refused too.
         problem: Why the file cannot be used; empty if it can, or if there is none.
         fits: Whether the file fits into the free memory; None if its size is not known.
+        tuned_by: Id of the sweep whose settings are used; None if they are those of the entry.
     """
 
     name: str
@@ -32,6 +36,7 @@ class ModelRow:
     fits: bool | None
     origin: str
     sources: tuple[str, ...]
+    tuned_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,29 @@ class GgufFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class TunedFacts:
+    """The settings that a sweep chose for a model, and what of them is used.
+
+    Attributes:
+        used: Key of models.yaml -> the value that replaces that of the entry.
+        why_not: Why none of the values is used; empty if they can be.
+        edited: Key -> the later value of models.yaml or config.yaml, which is used instead.
+        settings: What the sweep chose.
+    """
+
+    used: Mapping[TunedKey, Value]
+    why_not: str
+    edited: Mapping[TunedKey, Value]
+    settings: TunedSettings
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What ``info`` adds to the row: settings of the entry; ``gguf`` is None without a file.
 
     ``sampling`` is how the model asks to be sampled; None leaves it to the defaults.
     ``draft_problem`` is why the draft model cannot be used; None if the headers show no reason.
+    ``tuned`` is None without a sweep that was applied.
     """
 
     sha256: str | None
@@ -89,6 +112,7 @@ class ModelFacts:
     prefill_threads: int | None = None
     batch_tokens: int | None = None
     draft_tokens: int | None = None
+    tuned: TunedFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +156,7 @@ def build_model_row(spec: ModelSpec, config: Config, free_bytes: int) -> ModelRo
         fits=None if size is None else size <= free_bytes,
         origin=spec.origin,
         sources=tuple(str(source) for source in spec.sources),
+        tuned_by=None if spec.tuned is None else spec.tuned.sweep,
     )
 
 
@@ -178,7 +203,12 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         prefill_threads=spec.prefill_threads,
         batch_tokens=spec.batch_tokens,
         draft_tokens=spec.draft_tokens,
+        tuned=_build_tuned(catalogue.tuned.get(spec.name)),
     )
+
+
+def _build_tuned(use: TunedUse | None) -> TunedFacts | None:
+    return None if use is None else TunedFacts(use.values, use.why_not, use.edited, use.settings)
 
 
 def _read_thinking(spec: ModelSpec) -> ThinkingTags | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import print_json, print_table
+from etui.cli.common import load_models, print_json, print_table
 from etui.cli.param_types import TEXT
 from etui.cli.streams import data_stream
 from etui.errors import EtuiError, ExitCode, Stopped
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSampling
+    from etui.models.tuned import TunedUse
     from etui.runtime.keep_warm import ModelIdle
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -48,6 +49,7 @@ def list_(as_json: bool) -> None:
     import psutil
 
     from etui.cli.model_facts import build_model_row
+    from etui.models.tuned import describe_values
 
     config, catalogue = _load_catalogue()
     free = int(psutil.virtual_memory().available)
@@ -58,6 +60,11 @@ def list_(as_json: bool) -> None:
         return
     head = ["NAME", "SIZE", "ON DISK", "MEMORY"]
     cells = [[row.name, row.size, _STATE[row.state], _FITS[row.fits]] for row in rows]
+    if any(row.tuned_by for row in rows):
+        head.append("TUNED")
+        tuned = [describe_values(use.values) if (use := catalogue.tuned.get(row.name)) else ""
+                 for row in rows]  # fmt: skip
+        cells = [[*line, text] for line, text in zip(cells, tuned, strict=True)]
     if any(row.problem for row in rows):
         head.append("PROBLEM")
         cells = [[*line, row.problem] for line, row in zip(cells, rows, strict=True)]
@@ -75,7 +82,8 @@ _FITS = {True: "fits", False: "does not fit", None: UNKNOWN}
 def info(name: str, as_json: bool) -> None:
     """Show a model's settings and the facts in its GGUF header.
 
-    The header is shown if the model is on disk.
+    The header is shown if the model is on disk. Settings that `etui sweep --apply` chose are shown
+    with what they save, and whether they are used.
     """
     import psutil
 
@@ -88,7 +96,7 @@ def info(name: str, as_json: bool) -> None:
     if as_json:
         print_json({**to_document(row), **to_document(facts)})
     else:
-        _print_facts(row, facts, free)
+        _print_facts(row, facts, free, catalogue.tuned.get(spec.name))
 
 
 @models.command()
@@ -261,13 +269,14 @@ def _print_status(document: Status, known: Sequence[ModelIdle]) -> None:
 
 def _load_catalogue() -> tuple[Config, Catalogue]:
     from etui.config.load import load_config
-    from etui.models.catalogue import load_catalogue
 
     config = load_config()
-    return config, load_catalogue(config)
+    return config, load_models(config)
 
 
-def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
+def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int, use: TunedUse | None) -> None:
+    from etui.models.tuned import describe_use
+
     gguf, state = facts.gguf, _STATE[row.state]
     lines = [
         ("model", row.name),
@@ -318,11 +327,15 @@ def _print_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> None:
             ("memory", f"about {bytes_text(gguf.memory_bytes)} with cache and buffers"),
             ("chat template", count_text(len(template), "character") if template else "none"),
         ]
+    if use is not None:
+        lines += zip(("tuned", *[""] * 99), describe_use(use), strict=False)
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
         click.echo(f"{label:{width}}  {join_lines(text)}")
     if gguf is None:
         click.echo(f"pull it with: etui models pull {row.name}", err=True)
+    if use is not None:
+        click.echo(f"go back to models.yaml with: etui sweep --revert {row.name}", err=True)
 
 
 def _sampling_text(sampling: ModelSampling) -> str:

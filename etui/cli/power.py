@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import print_json, print_json_line
+from etui.cli.common import load_models, print_json, print_json_line
 from etui.cli.param_types import TEXT, FiniteNumber
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
@@ -141,11 +141,10 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
         yield None
         return
     from etui.backends.local import LocalBackend
-    from etui.models.catalogue import load_catalogue
     from etui.models.files import require
     from etui.runtime.serving import catalogue_name
 
-    catalogue = load_catalogue(config)
+    catalogue = load_models(config)
     spec = catalogue.get(catalogue_name(model, config, catalogue))
     with closing(LocalBackend(config, trials=True)) as engine:
         list(engine.load(spec, require(spec, config)))  # the load runs while its events are read

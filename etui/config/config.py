@@ -90,6 +90,11 @@ class Config:
         return self.home / "power_limits.json"
 
     @property
+    def tuned_file(self) -> Path:
+        """The settings that sweeps chose for models; etui writes it."""
+        return self.home / "tuned.json"
+
+    @property
     def config_file(self) -> Path:
         """The user's settings."""
         return self.home / "config.yaml"

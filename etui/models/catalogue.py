@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.errors import UsageError
+from etui.models.entries import build_found_spec, read_entries
 from etui.models.spec import ModelSpec, PathSource
+from etui.models.tuned import TunedUse, apply_tuned
 from etui.text.suggest import suggest
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-
-
-_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
-"""llama.cpp loads a split GGUF through its first shard, so the later shards are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +23,13 @@ class Catalogue:
 
     Attributes:
         models: Name -> model.
+        tuned: Name -> the settings that a sweep chose for it, and what of them is used.
+        problem: Why no such settings are used at all (a damaged file); empty if they can be.
     """
 
     models: Mapping[str, ModelSpec]
+    tuned: Mapping[str, TunedUse] = field(default_factory=dict)
+    problem: str = ""
 
     def __iter__(self) -> Iterator[ModelSpec]:
         return iter(self.models.values())
@@ -64,36 +65,13 @@ class Catalogue:
 
 
 def load_catalogue(config: Config) -> Catalogue:
-    """Load the shipped entries, the user's entries, and the files in the models folder.
+    """Load the entries of all models, with the values that sweeps chose on this machine.
 
     Raises:
         InvalidFile: An entry of ``models.yaml`` is not valid; the message says where and why.
     """
-    from etui.config.config import shipped_dir
-    from etui.models.schema import check_drafts, read_models  # pydantic takes 100 ms to import
-
-    files = [read_models(shipped_dir() / "models.yaml", "shipped")]
-    if config.models_file.is_file():
-        files.append(read_models(config.models_file, "user"))
-    models = {spec.name: spec for file in files for spec in file.specs}
-    if config.models_dir.is_dir():
-        for path in sorted(config.models_dir.glob("*.gguf")):
-            if path.stem not in models and not _LATER_SHARD.search(path.stem) and path.is_file():
-                models[path.stem] = build_found_spec(path)
-    for file in files:
-        check_drafts(file, models)
-    return Catalogue(models)
-
-
-def build_found_spec(path: Path) -> ModelSpec:
-    """Build an entry with default settings for a GGUF file that has none."""
-    from etui.units import bytes_text
-
-    size = path.stat().st_size
-    return ModelSpec(
-        name=path.stem,
-        size=f"found file, {bytes_text(size)}",
-        sources=(PathSource(path),),
-        file_bytes=size,
-        origin="found",
-    )
+    entries = read_entries(config)
+    if not config.tuned_file.exists():
+        return Catalogue(entries)
+    tuned = apply_tuned(entries, config)
+    return Catalogue(tuned.models, tuned.uses, tuned.problem)

@@ -15,7 +15,7 @@ from typing import Literal
 from etui.atomic import write_text
 from etui.config.config import Config
 from etui.errors import DownloadFailed, ModelUnavailable
-from etui.models.catalogue import load_catalogue
+from etui.models.entries import read_entries
 from etui.models.spec import ModelSpec, PathSource
 from etui.text.codec import from_document, to_document
 
@@ -280,7 +280,7 @@ def _describe_missing(spec: ModelSpec, path: Path, config: Config) -> ModelUnava
 def _describe_mismatch(
     spec: ModelSpec, path: Path, digest: str, expected: str, config: Config
 ) -> ModelUnavailable:
-    same = next((other for other in load_catalogue(config) if other.sha256 == digest), None)
+    same = next((one for one in read_entries(config).values() if one.sha256 == digest), None)
     named = f", which is {same.name}" if same is not None else ""
     if all(isinstance(source, PathSource) for source in spec.sources):
         fix = f"put the right file there, or fix the sha256 of {spec.name} in models.yaml"

@@ -93,6 +93,19 @@ class ModelSampling:
 
 
 @dataclass(frozen=True, slots=True)
+class TunedBy:
+    """Which values of a model come from a sweep, and not from its entry.
+
+    Attributes:
+        sweep: Id of the sweep.
+        values: Fields of :class:`ModelSpec` and their values.
+    """
+
+    sweep: str
+    values: tuple[tuple[str, str | int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One entry of models.yaml.
 
@@ -125,6 +138,7 @@ class ModelSpec:
         prefill_threads: Most threads of its prefill.
         batch_tokens: Most tokens of a batch; None is the usual number of the device.
         draft_tokens: Number of tokens to draft at a time; None chooses it by cost and acceptance.
+        tuned: The values that a sweep chose on this machine; None if all are those of the entry.
     """
 
     name: str
@@ -151,3 +165,4 @@ class ModelSpec:
     prefill_threads: int | None = None
     batch_tokens: int | None = None
     draft_tokens: int | None = None
+    tuned: TunedBy | None = None

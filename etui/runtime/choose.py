@@ -70,7 +70,7 @@ def choose(
         )
         decision = apply_overrides(Decision(arm, None, None, f"{named} {model}"), overrides)
         _check_draft(decision, overrides, runtime)
-        return Choice(decision)
+        return Choice(_note_problem(decision, catalogue.problem))
     policy = _load_policy(overrides, runtime)
     degraded = None
     if within_budgets and policy.period_budgets:
@@ -82,7 +82,12 @@ def choose(
     choice = runtime.decide(query, policy, host=host, arm=overrides.arm, degraded=degraded)
     decision = apply_overrides(choice.decision, overrides)
     _check_draft(decision, overrides, runtime)
-    return replace(choice, decision=decision)
+    return replace(choice, decision=_note_problem(decision, catalogue.problem))
+
+
+def _note_problem(decision: Decision, problem: str) -> Decision:
+    """Add why settings that a sweep chose are not used to the notices of a decision."""
+    return replace(decision, notices=(*decision.notices, problem)) if problem else decision
 
 
 def _check_draft(decision: Decision, overrides: Overrides, runtime: Runtime[Any]) -> None:

@@ -66,6 +66,21 @@ class ModelOnDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class TunedModel:
+    """The settings that a sweep chose for a model.
+
+    Attributes:
+        name: The model.
+        used: Whether they are used, at least in part.
+        lines: What is used, what it saves, and what to do, as text.
+    """
+
+    name: str
+    used: bool
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """The findings of ``etui doctor``; the document of ``etui doctor --json``."""
 
@@ -77,6 +92,7 @@ class Diagnosis:
     folders: tuple[Folder, ...]
     problems: tuple[str, ...]
     power_limits: tuple[PowerLimit, ...] = ()
+    tuned: tuple[TunedModel, ...] = ()
 
 
 def diagnose(config: Config) -> Diagnosis:
@@ -98,6 +114,7 @@ def diagnose(config: Config) -> Diagnosis:
         unmeasured=found.unmeasured,
         models=_check_models(config, problems),
         folders=_check_folders(config),
+        tuned=_check_tuned(config, problems),
         problems=tuple(problems + _check_policy(config) + _check_threads(config)),
         power_limits=limits,
     )
@@ -187,6 +204,22 @@ def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...
             problem = error.what
         models.append(ModelOnDisk(spec.name, str(path), size, problem))
     return tuple(models)
+
+
+def _check_tuned(config: Config, problems: list[str]) -> tuple[TunedModel, ...]:
+    from etui.models.catalogue import load_catalogue
+    from etui.models.tuned import describe_use
+
+    try:
+        catalogue = load_catalogue(config)
+    except EtuiError:
+        return ()  # reported with the models
+    if catalogue.problem:
+        problems.append(catalogue.problem)
+    return tuple(
+        TunedModel(name, not use.why_not, describe_use(use))
+        for name, use in catalogue.tuned.items()
+    )
 
 
 def _check_folders(config: Config) -> tuple[Folder, ...]:

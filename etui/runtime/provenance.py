@@ -6,10 +6,10 @@ import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui import __version__
+from etui.config.machine import machine_name
 from etui.curves.measured_under import Conditions, parse_conditions
 from etui.engine.library import choose_threads
 from etui.engine.thread_limits import choose_thread_limits
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.energy.types import Channel
     from etui.models.spec import ModelSpec
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def provenance(config: Config) -> dict[str, Any]:
@@ -58,16 +56,6 @@ def model_settings(spec: ModelSpec, config: Config) -> dict[str, Any]:
     return settings
 
 
-def machine_name() -> str:
-    """Describe the machine as far as joules depend on it: ``AMD EPYC, 2 CPUs, Linux x86_64``.
-
-    GPUs are not part of it: they are identified by their power channels, whose ids contain their
-    serial number.
-    """
-    system = f"{platform.system()} {platform.machine()}"
-    return f"{processor_name()}, {os.cpu_count()} CPUs, {system}"
-
-
 def conditions(
     config: Config, channels: Sequence[Channel] = (), spec: ModelSpec | None = None
 ) -> Conditions:
@@ -87,18 +75,6 @@ def _sum_limits(channels: Sequence[Channel]) -> float | None:
     limits = [channel.limit_watts for channel in channels]
     known = [watts for watts in limits if watts is not None]
     return sum(known) if known and len(known) == len(limits) else None
-
-
-def processor_name() -> str:
-    """Read the model name of the processor; ``unknown processor`` if the system gives none."""
-    try:
-        with _CPUINFO.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return " ".join(line.partition(":")[2].split())
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or "unknown processor"
 
 
 def package_version(package: str) -> str | None:

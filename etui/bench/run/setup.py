@@ -12,10 +12,11 @@ from etui.bench.run.plan import RunPlan
 from etui.bench.run.scoring_arm import build_prompts, most_questions
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.run_config import BenchModel, RunConfig
+from etui.config.machine import machine_name
 from etui.engine.library import describe_llama_cpp
 from etui.engine.llama_session import LlamaSession
 from etui.events import Loaded, Residence
-from etui.runtime.provenance import machine_name, provenance
+from etui.runtime.provenance import provenance
 from etui.text.timestamps import utc_now
 
 if TYPE_CHECKING:

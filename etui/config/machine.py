@@ -1,0 +1,31 @@
+"""The name of this machine, by which measurements of different machines are kept apart."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def machine_name() -> str:
+    """Describe the machine as far as joules depend on it: ``AMD EPYC, 2 CPUs, Linux x86_64``.
+
+    GPUs are not part of it: they are identified by their power channels, whose ids contain their
+    serial number.
+    """
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{processor_name()}, {os.cpu_count()} CPUs, {system}"
+
+
+def processor_name() -> str:
+    """Read the model name of the processor; ``unknown processor`` if the system gives none."""
+    try:
+        with _CPUINFO.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or "unknown processor"

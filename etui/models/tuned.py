@@ -1,0 +1,305 @@
+"""Settings that sweeps chose for models on this machine, and what of them is used.
+
+They are kept in ``ETUI_HOME/tuned.json``, apart from models.yaml, which belongs to the user. They
+apply where the catalogue is loaded, so that every front end runs a model with the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from etui.atomic import write_text
+from etui.config.machine import machine_name
+from etui.errors import EtuiError, InvalidFile
+from etui.models.files import recorded_sha256
+from etui.models.spec import ModelSpec, TunedBy
+from etui.text.codec import to_document
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+
+Value = str | int
+
+TunedKey = Literal[
+    "threads",
+    "prefill_threads",
+    "batch_tokens",
+    "kv_type",
+    "flash_attention",
+    "gpu_layers",
+    "split",
+    "speculate",
+    "draft_tokens",
+]
+"""A key of models.yaml, and field of ModelSpec, that a sweep can choose."""
+
+TUNED_KEYS: tuple[TunedKey, ...] = get_args(TunedKey)
+
+_WITHOUT_VALUE = "auto"
+"""Value of a key that neither the entry nor config.yaml sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerAdvice:
+    """A power limit that was part of the best setting; etui does not keep it between runs.
+
+    Attributes:
+        watts: The limit.
+        command: How to set it, as a command or a sentence.
+    """
+
+    watts: float
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class TunedSettings:
+    """The settings that a sweep chose for a model on one machine.
+
+    Attributes:
+        model: Name of the model.
+        sha256: Hash of its file.
+        machine: Name of the machine, as in a turn's settings.
+        values: What differs from the entry.
+        entry: Values of the same keys in models.yaml and config.yaml when this was applied.
+        sweep: Id of the sweep.
+        created: When it was applied, ISO 8601, UTC.
+        goal: What was minimized (``joules``, ``joules within 5 % of the best time``).
+        verdict: What the settings save, in one sentence.
+        power_limit: A power limit that belongs to the setting; None without one.
+        notes: What the user should know about the choice, one line each.
+    """
+
+    model: str
+    sha256: str
+    machine: str
+    values: Mapping[TunedKey, Value]
+    entry: Mapping[TunedKey, Value]
+    sweep: str
+    created: str
+    goal: str
+    verdict: str
+    power_limit: PowerAdvice | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TunedUse:
+    """What of a model's tuned settings is used.
+
+    Attributes:
+        settings: The settings.
+        values: Those that replace the values of the entry now.
+        edited: Key -> value of models.yaml or config.yaml, where it was changed after the sweep:
+            the later decision of the user is followed.
+        why_not: Why none of the values is used; empty if they can be.
+    """
+
+    settings: TunedSettings
+    values: Mapping[TunedKey, Value] = field(default_factory=dict)
+    edited: Mapping[TunedKey, Value] = field(default_factory=dict)
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModels:
+    """Models with their tuned settings.
+
+    Attributes:
+        models: Name -> model.
+        uses: Name -> what of its tuned settings is used; models without any are missing.
+        problem: Why the file cannot be read; empty if it can.
+    """
+
+    models: Mapping[str, ModelSpec]
+    uses: Mapping[str, TunedUse]
+    problem: str = ""
+
+
+def load_tuned(config: Config) -> tuple[TunedSettings, ...]:
+    """Read the tuned settings of all models and machines; none without a file.
+
+    Raises:
+        InvalidFile: The file is damaged; the message says where and why.
+    """
+    if not config.tuned_file.exists():
+        return ()
+    from etui.models.tuned_schema import read_tuned  # pydantic takes 100 ms to import
+
+    return read_tuned(config.tuned_file)
+
+
+def save_tuned(config: Config, settings: TunedSettings) -> None:
+    """Save the tuned settings of a model on a machine, in place of earlier ones.
+
+    Raises:
+        InvalidFile: The file is damaged, and is left as it is.
+        EtuiError: The file cannot be written.
+    """
+    kept = [one for one in load_tuned(config) if not _concerns(one, settings)]
+    _write(config, [*kept, settings])
+
+
+def remove_tuned(config: Config, model: str) -> TunedSettings | None:
+    """Remove the tuned settings of a model on this machine; return them, None without any.
+
+    Raises:
+        InvalidFile: The file is damaged, and is left as it is.
+        EtuiError: The file cannot be written.
+    """
+    every, machine = load_tuned(config), machine_name()
+    removed = [one for one in every if one.model == model and one.machine == machine]
+    if not removed:
+        return None
+    _write(config, [one for one in every if one not in removed])
+    return removed[-1]
+
+
+def read_entry_values(spec: ModelSpec, config: Config) -> dict[TunedKey, Value]:
+    """Return what an entry and config.yaml set for every key; ``auto`` where they leave it open."""
+    values: dict[TunedKey, Value] = {}
+    for key in TUNED_KEYS:
+        value = getattr(spec, key)
+        if value is None and key == "threads":
+            value = config.threads
+        if value is None:
+            value = "off" if key == "speculate" else _WITHOUT_VALUE
+        values[key] = value
+    return values
+
+
+def apply_tuned(models: Mapping[str, ModelSpec], config: Config) -> TunedModels:
+    """Apply the tuned settings of this machine to the entries of the models.
+
+    Nothing is applied from a damaged file, but the models can still be used.
+
+    Args:
+        models: Name -> entry.
+        config: Folders and settings.
+    """
+    try:
+        every = load_tuned(config)
+    except InvalidFile as error:
+        first = error.what.splitlines()[0]
+        problem = f"the settings that sweeps chose are not used: {first}; fix or remove that file"
+        return TunedModels(models, {}, problem)
+    machine = machine_name()
+    uses: dict[str, TunedUse] = {}
+    for settings in sorted(every, key=lambda one: one.machine == machine):  # this machine's last
+        if settings.model in models:
+            uses[settings.model] = check_use(settings, models[settings.model], config, machine)
+    changed = {name: apply_use(models[name], use) for name, use in uses.items()}
+    return TunedModels({**models, **changed}, uses)
+
+
+def check_use(settings: TunedSettings, spec: ModelSpec, config: Config, machine: str) -> TunedUse:
+    """Check which tuned settings of a model can be used.
+
+    Args:
+        settings: The tuned settings.
+        spec: The entry of the model.
+        config: Folders and settings.
+        machine: Name of this machine.
+    """
+    if settings.machine != machine:
+        return TunedUse(settings, why_not=f"they are of another machine ({settings.machine})")
+    sha256 = spec.sha256 or recorded_sha256(spec, config)
+    if sha256 is None:
+        return TunedUse(
+            settings,
+            why_not=f"the hash of the file is not known; run: etui models verify {spec.name}",
+        )
+    if sha256 != settings.sha256:
+        return TunedUse(settings, why_not="the model's file is another one now")
+    now = read_entry_values(spec, config)
+    edited = {key: now[key] for key, value in settings.entry.items() if now[key] != value}
+    values = {key: value for key, value in settings.values.items() if key not in edited}
+    problem = _find_conflict(replace(spec, **_as_fields(values)))
+    if problem:
+        return TunedUse(settings, edited=edited, why_not=problem)
+    return TunedUse(settings, values, edited)
+
+
+def apply_use(spec: ModelSpec, use: TunedUse) -> ModelSpec:
+    """Replace values of an entry by those of a sweep."""
+    if not use.values:
+        return spec
+    by = TunedBy(use.settings.sweep, tuple(use.values.items()))
+    return replace(spec, **_as_fields(use.values), tuned=by)
+
+
+def describe_values(values: Mapping[TunedKey, Value]) -> str:
+    """Write settings in one line: ``threads=1 kv_type=q8_0``."""
+    return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+def describe_use(use: TunedUse) -> tuple[str, ...]:
+    """Describe in a line each what a sweep chose, what of it is used, and what to do.
+
+    The first line is what is used now, the second what it saves.
+    """
+    settings, day = use.settings, use.settings.created[:10]
+    if use.why_not:
+        state = f"not used ({describe_values(settings.values)}): {use.why_not}"
+    else:
+        state = describe_values(use.values) or "nothing differs from models.yaml"
+    lines = [state, f"{settings.verdict} ({settings.goal}, sweep {settings.sweep}, {day})"]
+    for key, value in use.edited.items():
+        lines.append(
+            f"{key}={value} is used, not {settings.values.get(key)}: "
+            f"{_find_file(key)} was changed after the sweep"
+        )
+    if settings.power_limit is not None:
+        limit = settings.power_limit
+        lines.append(
+            f"belongs to a power limit of {limit.watts:g} W, which etui does not keep: "
+            f"{limit.command}"
+        )
+    return (*lines, *settings.notes)
+
+
+def _find_file(key: TunedKey) -> str:
+    return "models.yaml or config.yaml" if key == "threads" else "models.yaml"
+
+
+def _concerns(one: TunedSettings, other: TunedSettings) -> bool:
+    """Return whether two settings are of one model on one machine."""
+    return (one.model, one.machine) == (other.model, other.machine)
+
+
+def _as_fields(values: Mapping[TunedKey, Value]) -> dict[str, Any]:
+    """Convert values to fields of a ModelSpec."""
+    fields: dict[str, Any] = {str(key): value for key, value in values.items()}
+    if values.get("split") == "none":
+        fields["tensor_split"] = ()  # there is nothing to share
+    return fields
+
+
+def _find_conflict(spec: ModelSpec) -> str:
+    """Return why a combination of tuned and edited values cannot be used; empty if it can."""
+    if spec.flash_attention == "off" and spec.kv_type != "f16":
+        return f"kv_type {spec.kv_type} needs flash attention, which models.yaml turns off"
+    if spec.speculate == "draft" and spec.draft is None:
+        return "speculate=draft needs a draft model, and models.yaml names none"
+    return ""
+
+
+def _write(config: Config, every: Sequence[TunedSettings]) -> None:
+    document = {"tuned": [_build_document(one) for one in every]}
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    try:
+        config.home.mkdir(parents=True, exist_ok=True)
+        write_text(config.tuned_file, text, errors="replace")
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {config.tuned_file}: {error.strerror or error}",
+            "make the folder writable, or set ETUI_HOME to one that is",
+        ) from error
+
+
+def _build_document(settings: TunedSettings) -> dict[str, Any]:
+    document: dict[str, Any] = to_document(settings)
+    return {name: value for name, value in document.items() if value not in (None, (), [])}

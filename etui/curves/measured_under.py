@@ -16,6 +16,9 @@ _MODEL_SETTINGS = {
 }
 """Settings of a model, and how they are named."""
 
+_PLACEMENT = {"gpu_layers": "layers on the GPU", "split": "split over GPUs"}
+"""Settings that are compared only where a sweep chose them, and how they are named."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -31,6 +34,8 @@ class Conditions:
         kv_type, flash_attention: Type of the KV cache and of the attention, as configured; None if
             unknown.
         batch_tokens: Most tokens of a batch, as configured: a number or ``auto``; None if unknown.
+        tuned: Settings of the model that a sweep chose, and their values; the others are those of
+            models.yaml.
     """
 
     machine: str
@@ -42,6 +47,7 @@ class Conditions:
     kv_type: str | None = None
     flash_attention: str | None = None
     batch_tokens: str | None = None
+    tuned: tuple[tuple[str, str], ...] = ()
 
 
 def parse_conditions(
@@ -54,6 +60,7 @@ def parse_conditions(
     those of models.yaml.
     """
     batch = settings.get("batch_tokens_setting")
+    tuned = settings.get("tuned") or {}
     return Conditions(
         machine=settings.get("machine") or "unknown",
         build=f"llama-cpp-python {settings.get('llama_cpp_python') or 'unknown'}",
@@ -64,13 +71,14 @@ def parse_conditions(
         kv_type=settings.get("kv_type"),
         flash_attention=settings.get("flash_attention"),
         batch_tokens=None if batch is None else str(batch),
+        tuned=tuple((key, str(value)) for key, value in tuned.get("values", {}).items()),
     )
 
 
 def list_differences(then: Conditions, now: Conditions) -> tuple[str, ...]:
     """List what has changed, each in a few words; empty while the curve is still valid.
 
-    A value that is not known on one side is not a difference.
+    A value that is not known on one side is not a difference, unless a sweep has chosen it since.
     """
     found = []
     if then.machine != now.machine:
@@ -82,10 +90,17 @@ def list_differences(then: Conditions, now: Conditions) -> tuple[str, ...]:
     prefill = then.prefill_threads or then.threads, now.prefill_threads or now.threads
     if prefill[0] != prefill[1] and prefill != (then.threads, now.threads):
         found.append(f"{prefill[0]} prefill threads, now {prefill[1]}")
+    tuned = dict(now.tuned)
     for name, words in _MODEL_SETTINGS.items():
         old, new = getattr(then, name), getattr(now, name)
         if old is not None and new is not None and old != new:
             found.append(f"{words} {old}, now {new}")
+        elif old is None and name in tuned:
+            found.append(f"{words} unknown, now {new}")
+    for name, words in _PLACEMENT.items():
+        was, is_now = (dict(one.tuned).get(name, "as in models.yaml") for one in (then, now))
+        if was != is_now:
+            found.append(f"{words} {was}, now {is_now}")
     if then.channels and now.channels and set(then.channels) != set(now.channels):
         found.append(f"other power channels ({', '.join(sorted(then.channels))})")
     before, after = then.power_limit_watts, now.power_limit_watts

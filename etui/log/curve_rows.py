@@ -56,6 +56,7 @@ class _Settings:
     kv_type: str | None = None
     flash_attention: str | None = None
     batch_tokens: str | None = None
+    tuned: tuple[tuple[str, str], ...] = ()
 
 
 def build_curve_record(curve: OperatingCurve) -> CurveRecord:
@@ -100,6 +101,7 @@ def build_curve_record(curve: OperatingCurve) -> CurveRecord:
                 kv_type=curve.conditions.kv_type,
                 flash_attention=curve.conditions.flash_attention,
                 batch_tokens=curve.conditions.batch_tokens,
+                tuned=curve.conditions.tuned,
             )
         ),
     )
@@ -129,6 +131,7 @@ def parse_curve(row: ReadRow) -> OperatingCurve | None:
                 settings.kv_type,
                 settings.flash_attention,
                 settings.batch_tokens,
+                settings.tuned,
             ),
             kind=row["kind"],
             source=row["source"],

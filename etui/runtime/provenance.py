@@ -40,7 +40,8 @@ def model_settings(spec: ModelSpec, config: Config) -> dict[str, Any]:
     """Collect the llama.cpp settings of one model, which replace those of the Config.
 
     ``prefill_limit`` (most threads of prefill) is only there if it differs from ``threads``, and
-    ``threads`` and ``threads_setting`` only if the model has threads of its own.
+    ``threads`` and ``threads_setting`` only if the model has threads of its own. ``tuned`` is only
+    there if a sweep chose settings: its id, and their values.
     """
     settings: dict[str, Any] = {
         "kv_type": spec.kv_type,
@@ -53,6 +54,8 @@ def model_settings(spec: ModelSpec, config: Config) -> dict[str, Any]:
         settings |= {"threads": limits.decode, "threads_setting": spec.threads}
     if limits.prefill != limits.decode:
         settings["prefill_limit"] = limits.prefill
+    if spec.tuned is not None:
+        settings["tuned"] = {"sweep": spec.tuned.sweep, "values": dict(spec.tuned.values)}
     return settings
 
 

@@ -58,3 +58,20 @@ def test_what_is_the_same_or_unknown_is_no_change():
     assert list_differences(THEN, THEN) == ()
     assert list_differences(THEN, replace(THEN, power_limit_watts=301.0)) == ()
     assert list_differences(THEN, replace(THEN, channels=(), power_limit_watts=None)) == ()
+
+
+def test_a_setting_that_a_sweep_chose_differs_from_an_unrecorded_one():
+    old = replace(THEN, kv_type=None, flash_attention=None)
+    now = replace(THEN, kv_type="q8_0", tuned=(("kv_type", "q8_0"),))
+    assert list_differences(old, now) == ("KV cache of type unknown, now q8_0",)
+    assert list_differences(THEN, replace(THEN, tuned=(("kv_type", "f16"),))) == ()
+
+
+def test_where_a_sweep_put_the_layers_is_compared():
+    now = replace(THEN, tuned=(("gpu_layers", "20"), ("split", "row")))
+    assert list_differences(THEN, now) == (
+        "layers on the GPU as in models.yaml, now 20",
+        "split over GPUs as in models.yaml, now row",
+    )
+    assert list_differences(now, THEN)[0] == "layers on the GPU 20, now as in models.yaml"
+    assert list_differences(now, now) == ()

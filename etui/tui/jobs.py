@@ -25,11 +25,20 @@ class JobStopped(EtuiError):
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """Progress of a job; ``total`` is None if unknown."""
+    """Progress of a job.
+
+    Attributes:
+        text: One line.
+        done, total: How far it is; ``total`` is None if unknown.
+        subject: The model that ``details`` are about.
+        details: The progress in full, for the card of that model.
+    """
 
     text: str
     done: float = 0.0
     total: float | None = None
+    subject: str = ""
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +49,16 @@ class JobEnded:
         said: The result as text; empty on an error.
         what, fix: The error that ended the job.
         stopped: Whether the user stopped the job.
-        may_force: Whether the job was refused but can be forced.
+        question, question_details: What to ask the user before the next step of the job (a forced
+            one, if it was refused); empty without a question.
     """
 
     said: str = ""
     what: str = ""
     fix: str = ""
     stopped: bool = False
-    may_force: bool = False
+    question: str = ""
+    question_details: str = ""
 
 
 JobFact = JobProgress | JobEnded

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Footer, Static, TextArea
 
@@ -65,21 +65,30 @@ class TextModal(ModalScreen[str | None]):
 
 
 class ConfirmModal(ModalScreen[bool]):
-    """Dialog that asks whether to go on; only ``y`` confirms."""
+    """Dialog that asks whether to go on; only ``y`` confirms.
+
+    Args:
+        question: The question.
+        details: What the answer depends on, below it; empty for none.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", id="confirm.yes"),
         Binding("n,escape,enter", "answer(False)", "No", id="confirm.no", key_display="n"),
     ]
 
-    def __init__(self, question: str) -> None:
+    def __init__(self, question: str, details: str = "") -> None:
         super().__init__()
         self._question = question
+        self._details = details
 
     def compose(self) -> ComposeResult:
         """Lay out the question and its keys."""
         with Vertical(classes="box"):
             yield Static(sanitize(self._question), markup=False, classes="title")
+            if self._details:
+                with VerticalScroll(classes="details"):
+                    yield Static(sanitize(self._details), markup=False)
             yield Static("y yes · n no", markup=False, classes="help")
         yield Footer(show_command_palette=False)
 

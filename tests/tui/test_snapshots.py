@@ -25,9 +25,11 @@ from etui.tui.app import EtuiApp
 from etui.tui.chat import turn_queue as answering
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen
+from etui.tui.jobs import JobUpdated
 from etui.tui.models import cards as model_cards
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.models.screen import ModelsScreen
+from etui.tui.models.sweep_progress import SweepState, build_progress
 from etui.tui.pacing import Pace
 from etui.tui.policies.screen import PoliciesScreen
 from etui.tui.power.panel import PowerPanel
@@ -204,6 +206,25 @@ async def test_the_models(house: House, monkeypatch: pytest.MonkeyPatch) -> None
         await until(pilot, lambda: MODEL in _words(screen))
         await settled(pilot)
         matches(pilot.app, "models")  # type: ignore[arg-type]
+
+
+async def test_a_sweep_on_the_models_screen(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = replace(model_cards.read_host(house.config), free_memory_gb=16.0)
+    monkeypatch.setattr(model_cards, "read_host", lambda _config: host)
+    monkeypatch.setattr(model_cards, "built_for_gpu", lambda _folder: False)
+    house.config = replace(house.config, models_dir=NO_MODELS)
+    state = SweepState(
+        MODEL, settings=12, stage="race", block=7, blocks_left=7, remaining=9,
+        best="threads=1 kv_type=q8_0", seconds_left=240.0,
+        dropped=(("threads=2 kv_type=q4_0", "12.1 % [9.8, 14.5] more joules than threads=1"),),
+    )  # fmt: skip
+    async with opened(house, NARROW) as pilot:
+        screen = await switched(pilot, "f6", ModelsScreen)
+        await until(pilot, lambda: MODEL in _words(screen))
+        screen.post_message(JobUpdated(build_progress(state)))
+        await until(pilot, lambda: "Sweep running" in _words(screen))
+        await settled(pilot)
+        matches(pilot.app, "models-sweep")  # type: ignore[arg-type]
 
 
 def _words(screen: Any) -> str:

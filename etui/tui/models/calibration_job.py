@@ -1,27 +1,20 @@
 """Calibration from the app: run ``etui calibrate`` in a separate process and read its output.
 
-The app cannot measure by itself: drawing costs energy, and its engine process holds models. So all
-models are unloaded, questions are refused, and another process measures.
+All models are unloaded and questions are refused meanwhile.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import queue
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO
 
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, ExitCode
 from etui.text.codec import from_document
+from etui.tui.command_run import CommandEnd, build_environment, follow_command
 from etui.tui.jobs import JobEnded, JobProgress, JobStopped, Post
 from etui.tui.services import TurnRunner
 
@@ -42,15 +35,6 @@ class _FittedCurve:
     status: str
     n: int
     r2_decode: float | None
-
-
-_POLL_SECONDS = 0.1
-"""Interval between checks for a request to stop, in seconds."""
-
-_STOP_SECONDS = 20.0
-"""How long a stopped calibration may take to save its measurements, in seconds."""
-
-_FORCE = "--force"
 
 
 def calibrate(
@@ -75,92 +59,37 @@ def calibrate(
         EtuiError: An answer is running, or the calibration failed.
         JobStopped: It was stopped before the curve was complete.
     """
+    curve: _FittedCurve | None = None
+    stopping = False
+
+    def see(line: bytes) -> None:
+        nonlocal curve
+        fact = _parse_line(line)
+        if isinstance(fact, _FittedCurve):
+            curve = fact
+        elif fact is not None and not stopping:
+            post(_build_progress(name, fact))
+
+    def say_stopping() -> None:
+        nonlocal stopping
+        stopping = True
+        post(JobProgress(f"stopping the calibration of {name} …"))
+
     with runner.at_rest(f"a calibration of {name} is running") as leaving:
         post(JobProgress(f"calibrating {name} … loading the model"))
-        return _run_calibration(
+        end = follow_command(
             command(name, options),
-            environment(config),
-            name,
-            post,
+            build_environment(config),
+            see,
             lambda: stopped() or leaving(),
+            say_stopping,
         )
+    return _build_result(curve, end, name, stopped=stopping)
 
 
 def command(name: str, options: Sequence[str]) -> list[str]:
     """Return the command line that calibrates a model."""
     return [sys.executable, "-m", "etui", "calibrate", name, "--jsonl", *options]
-
-
-def environment(config: Config) -> dict[str, str]:
-    """Return an environment in which another etui uses the same folders."""
-    return {
-        **os.environ,
-        "ETUI_HOME": str(config.home),
-        "ETUI_MODELS": str(config.models_dir),
-        "ETUI_SYSFS": str(config.sysfs_dir),
-    }
-
-
-def _run_calibration(
-    arguments: Sequence[str],
-    env: dict[str, str],
-    name: str,
-    post: Post,
-    stopped: Callable[[], bool],
-) -> JobEnded:
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            arguments, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
-        )
-        assert process.stdout is not None
-        try:
-            lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-            threading.Thread(target=_queue_lines, args=(process.stdout, lines), daemon=True).start()
-            curve = _post_progress(process, lines, name, post, stopped)
-            code = process.wait(_STOP_SECONDS)
-        finally:
-            process.kill()  # it has ended already, or does not react to SIGTERM
-            process.wait()
-        errors.seek(0)
-        stderr_text = errors.read().decode("utf-8", "replace")
-    return _build_result(curve, code, stderr_text, name, stopped())
-
-
-def _queue_lines(stdout: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
-    with stdout:
-        for line in stdout:
-            lines.put(line)
-    lines.put(None)
-
-
-def _post_progress(
-    process: subprocess.Popen[bytes],
-    lines: queue.SimpleQueue[bytes | None],
-    name: str,
-    post: Post,
-    stopped: Callable[[], bool],
-) -> _FittedCurve | None:
-    """Post the progress until the output ends, and return the curve if there is one."""
-    curve: _FittedCurve | None = None
-    stop_sent_at: float | None = None
-    while True:
-        if stop_sent_at is None and stopped():
-            stop_sent_at = time.monotonic()
-            process.terminate()
-            post(JobProgress(f"stopping the calibration of {name} …"))
-        elif stop_sent_at is not None and time.monotonic() - stop_sent_at > _STOP_SECONDS:
-            process.kill()
-        try:
-            line = lines.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            continue
-        if line is None:
-            return curve
-        fact = _parse_line(line)
-        if isinstance(fact, _FittedCurve):
-            curve = fact
-        elif fact is not None and stop_sent_at is None:
-            post(_build_progress(name, fact))
 
 
 def _parse_line(line: bytes) -> _FittedCurve | _Progress | None:
@@ -184,25 +113,15 @@ def _build_progress(name: str, fact: _Progress) -> JobProgress:
 
 
 def _build_result(
-    curve: _FittedCurve | None, code: int, stderr_text: str, name: str, stopped: bool
+    curve: _FittedCurve | None, end: CommandEnd, name: str, *, stopped: bool
 ) -> JobEnded:
     if curve is not None and curve.status == "complete":
         r2 = curve.r2_decode
         fit = "" if r2 is None else f", R² {r2:.3f}"
         return JobEnded(f"calibrated {name}: {curve.n} points{fit}")
-    if curve is not None or stopped or code == ExitCode.PARTIAL:
+    if curve is not None or stopped or end.code == ExitCode.PARTIAL:
         raise JobStopped("stopped; the measurements are kept", "press c to resume")
-    what, fix = _parse_error(stderr_text)
-    if _FORCE in fix:
-        return JobEnded(what=what, fix="stop the other programs", may_force=True)
-    raise EtuiError(what or f"the calibration ended with exit code {code}", fix)
-
-
-def _parse_error(stderr_text: str) -> tuple[str, str]:
-    """Return the error and its fix: the last two lines that etui writes to stderr."""
-    lines = stderr_text.strip().splitlines()
-    starts = [n for n, line in enumerate(lines) if line.startswith("etui: ")]
-    if not starts:
-        return (lines[-1] if lines else ""), ""
-    what, *fix = lines[starts[-1] :]
-    return what.removeprefix("etui: "), " ".join(fix)
+    if end.may_force:
+        question = f"{end.what}.\nMeasure anyway? The curve will be too high."
+        return JobEnded(what=end.what, fix="stop the other programs", question=question)
+    raise EtuiError(end.what or f"the calibration ended with exit code {end.code}", end.fix)

@@ -19,6 +19,7 @@ from etui.models.download import kept_bytes
 from etui.models.files import FileState, file_state, model_path, recorded_sha256
 from etui.models.gguf import Gguf, check_usable
 from etui.models.spec import ModelSpec
+from etui.models.tuned import TunedUse
 from etui.runtime.host import read_host
 from etui.runtime.keep_warm import (
     ModelIdle,
@@ -26,6 +27,7 @@ from etui.runtime.keep_warm import (
     find_last_cool_down,
     read_all_idle,
 )
+from etui.tui.models.last_sweep import LastSweep, SweepResults
 from etui.turn.record import LoadRecord, UnloadRecord
 
 _LOADS = 200
@@ -50,6 +52,8 @@ class ModelCard:
         total: Totals of its turns in the log.
         loads: Its last loads and unloads, newest first.
         idle: What keeping it warm costs; None if nothing was measured or logged.
+        tuned: The settings that a sweep chose, and what of them is used; None without any.
+        sweep: Its newest sweep; None without one.
     """
 
     spec: ModelSpec
@@ -64,6 +68,15 @@ class ModelCard:
     total: Total | None = None
     loads: tuple[LoadRecord | UnloadRecord, ...] = ()
     idle: ModelIdle | None = None
+    tuned: TunedUse | None = None
+    sweep: LastSweep | None = None
+
+    @property
+    def can_apply(self) -> bool:
+        """Whether its newest sweep has a better setting that is not in use yet."""
+        if self.sweep is None or not self.sweep.is_better:
+            return False
+        return self.tuned is None or self.tuned.settings.sweep != self.sweep.id
 
     @property
     def has_file(self) -> bool:
@@ -81,13 +94,15 @@ class Cards:
     """All models, and the free memory of the machine in bytes; None if unknown.
 
     ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down`` says
-    whether the machine went back to cold after the last unload; empty without one.
+    whether the machine went back to cold after the last unload; empty without one. ``problem`` is
+    why no settings of sweeps are used; empty if they are.
     """
 
     models: tuple[ModelCard, ...]
     ram_bytes: float | None = None
     gpu_bytes: float | None = None
     cool_down: str = ""
+    problem: str = ""
 
 
 class CardReader:
@@ -98,6 +113,7 @@ class CardReader:
         self._log = LogReader(config)
         self._headers: dict[tuple[Path, int, int], Gguf | str] = {}
         self._gpu = built_for_gpu(library_folder())
+        self._sweeps = SweepResults(config.home / "sweeps")
 
     def close(self) -> None:
         """Close the log."""
@@ -122,8 +138,14 @@ class CardReader:
             for found in read_all_idle(self._log, self._config, catalogue)
             if found.is_known
         }
+        sweeps = self._sweeps.find_last()
         models = [
-            replace(self._card(spec, totals.get(spec.name), loads), idle=idle.get(spec.name))
+            replace(
+                self._card(spec, totals.get(spec.name), loads),
+                idle=idle.get(spec.name),
+                tuned=catalogue.tuned.get(spec.name),
+                sweep=sweeps.get(spec.name),
+            )
             for spec in catalogue
         ]
         last = find_last_cool_down(self._log)
@@ -133,6 +155,7 @@ class CardReader:
             _gigabytes_to_bytes(host.free_memory_gb),
             _gigabytes_to_bytes(on_gpu),
             "" if last is None or last[1] else describe_cool_down(build_cool_down(last[0])),
+            catalogue.problem,
         )
 
     def _card(

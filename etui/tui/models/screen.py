@@ -1,4 +1,4 @@
-"""The models screen: files, memory and energy cost; pull, load, verify and calibrate."""
+"""The models screen: files, memory and energy cost; pull, load, verify, calibrate and sweep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from etui.tui.jobs import JobEnded, JobProgress, JobUpdated, run_job
 from etui.tui.modals import ConfirmModal
 from etui.tui.models.calibration_job import calibrate
 from etui.tui.models.cards import CardReader, Cards, ModelCard
-from etui.tui.models.text import COLUMNS, curve_lines, fact_lines, model_cells
+from etui.tui.models.sweep_job import apply_sweep, plan_sweep, revert_tuned, run_sweep
+from etui.tui.models.text import COLUMNS, curve_lines, fact_lines, model_cells, wrap_facts
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import Services
 
@@ -63,6 +64,9 @@ class ModelsScreen(Screen[None]):
         Binding("u", "unload", "Unload", id="models.unload"),
         Binding("c", "calibrate", "Calibrate", id="models.calibrate"),
         Binding("C", "calibrate(True)", "Quick", id="models.calibrate_quick", show=False),
+        Binding("s", "sweep", "Sweep", id="models.sweep"),
+        Binding("a", "apply_sweep", "Apply", id="models.apply"),
+        Binding("R", "revert", "Revert", id="models.revert"),
         Binding("v", "verify", "Verify", id="models.verify"),
         Binding("r", "read", "Read again", id="models.read", show=False),
         Binding("escape", "stop", "Stop", id="models.stop"),
@@ -74,8 +78,11 @@ class ModelsScreen(Screen[None]):
 The entries of models.yaml and the files of the models folder. `p` pulls the model under the
 cursor, `l` loads it into memory and `u` unloads it, `v` checks the sha256 of the whole file. `c`
 measures what its tokens cost on this machine, `C` does so in less time and less precisely; all
-models are unloaded during a calibration, and questions are refused. `Esc` stops the running job:
-what was downloaded or measured is kept, and the same key resumes it.
+models are unloaded during a calibration, and questions are refused. `s` sweeps the settings of the
+model, to find those that cost the fewest joules; it says what it measures and how long it takes
+before it begins. `a` applies the best setting of the model's newest sweep, and `R` goes back to
+models.yaml. `Esc` stops the running job: what was downloaded or measured is kept, and the same key
+resumes it.
 """
 
     def __init__(self, config: Config, backend: Callable[[], Services | None]) -> None:
@@ -86,9 +93,11 @@ what was downloaded or measured is kept, and the same key resumes it.
         self._cards = Cards(())
         self._residents: tuple[str, ...] = ()
         self._cool_downs = 0
+        self._problem = ""
         self._running_job = ""
         self._status_shows_job = False  # instead of free memory and the folder
-        self._retry_with_force: Callable[[], object] = lambda: None
+        self._job_details: tuple[str, tuple[str, ...]] = ("", ())  # the model, and lines on it
+        self._next_step: Callable[[], object] = lambda: None
         self._table: DataTable[Text] = DataTable(
             cursor_type="row", zebra_stripes=True, id="models", header_height=1
         )
@@ -141,6 +150,11 @@ what was downloaded or measured is kept, and the same key resumes it.
                     self.action_calibrate),
             Command("models: calibrate quickly", "Measure in less time, less precisely",
                     partial(self.action_calibrate, True)),
+            Command("models: sweep", "Find the settings that cost the fewest joules here",
+                    self.action_sweep),
+            Command("models: apply sweep", "Use the best setting of its newest sweep",
+                    self.action_apply_sweep),
+            Command("models: revert", "Use the settings of models.yaml again", self.action_revert),
             Command("models: verify", "Check the sha256 of the whole file", self.action_verify),
             Command("models: stop", "Stop the running job; its progress is kept", self.action_stop),
             Command("models: read again", "Read the folder again", self.action_read),
@@ -189,6 +203,52 @@ what was downloaded or measured is kept, and the same key resumes it.
         if card := self._require_file():
             self._start_calibration(card.spec.name, ("--quick",) if quick else ())
 
+    def action_sweep(self) -> None:
+        """Plan a sweep of the model under the cursor, and measure it once it is confirmed."""
+        if card := self._require_file():
+            name = card.spec.name
+            self._start_job(
+                f"planning a sweep of {name} …",
+                lambda _services, stopped: plan_sweep(self._config, name, stopped),
+                partial(self._start_sweep, name, ()),
+            )
+
+    def action_apply_sweep(self) -> None:
+        """Apply the best setting of the newest sweep of the model under the cursor."""
+        card = self._current_card()
+        if card is None:
+            return
+        if card.sweep is None or not card.can_apply:
+            self._warn(f"no sweep of {card.spec.name} has a better setting", "s starts a sweep")
+            return
+        name, folder = card.spec.name, card.sweep.folder
+        self._start_job(
+            f"applying the sweep of {name} …",
+            lambda _services, stopped: apply_sweep(self._config, name, folder, stopped),
+        )
+
+    def action_revert(self) -> None:
+        """Use the settings of models.yaml again for the model under the cursor."""
+        card = self._current_card()
+        if card is None:
+            return
+        name = card.spec.name
+        if card.tuned is None:
+            self._warn(f"{name} has the settings of models.yaml")
+            return
+        self._start_job(
+            f"reverting {name} …", lambda _services, _stopped: revert_tuned(self._config, name)
+        )
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave out of the footer what cannot be done with the model under the cursor."""
+        card = self._current_card()
+        if action == "apply_sweep":
+            return card is not None and card.can_apply
+        if action == "revert":
+            return card is not None and card.tuned is not None
+        return True
+
     def action_stop(self) -> None:
         """Stop the running job."""
         self.workers.cancel_group(self, "job")
@@ -201,6 +261,7 @@ what was downloaded or measured is kept, and the same key resumes it.
         """Show the progress or the end of the running job."""
         match news.fact:
             case JobProgress(text=text, done=done, total=total):
+                self._show_details(news.fact.subject, news.fact.details)
                 self._status.update(sanitize(f"{text} (Esc stops)"))
                 self._bar.display = total is not None
                 self._bar.update(total=total, progress=done)
@@ -223,6 +284,9 @@ what was downloaded or measured is kept, and the same key resumes it.
         names = [card.spec.name for card in read.cards.models]
         if current is not None and current.spec.name in names:
             self._table.move_cursor(row=names.index(current.spec.name))
+        if read.cards.problem and read.cards.problem != self._problem:
+            notify_error(self, read.cards.problem)
+        self._problem = read.cards.problem
         if not self._status_shows_job:
             cooled = "" if self._residents else read.cards.cool_down
             self._status.update(
@@ -234,26 +298,42 @@ what was downloaded or measured is kept, and the same key resumes it.
         self._show_current()
 
     def _start_calibration(self, name: str, options: tuple[str, ...]) -> None:
-        self._retry_with_force = partial(self._start_calibration, name, (*options, "--force"))
         self._start_job(
             f"calibrating {name} …",
             lambda services, stopped: calibrate(
                 services.runner, self._config, name, self._post, stopped, options
             ),
+            partial(self._start_calibration, name, (*options, "--force")),
         )
 
-    def _start_job(self, job_text: str, job: Job) -> None:
+    def _start_sweep(self, name: str, options: tuple[str, ...]) -> None:
+        self._start_job(
+            f"sweeping {name} …",
+            lambda services, stopped: run_sweep(
+                services.runner, self._config, name, self._post, stopped, options
+            ),
+            partial(self._start_sweep, name, (*options, "--force")),
+        )
+
+    def _start_job(
+        self, job_text: str, job: Job, next_step: Callable[[], object] = lambda: None
+    ) -> None:
+        """Start a job unless one is running.
+
+        Args:
+            job_text: What it does, for the status line.
+            job: The job.
+            next_step: What to do if the job ends with a question and the user says yes.
+        """
         backend = self._backend()
         if backend is None:
             self.notify("etui is still starting: try again in a moment", severity="warning")
         elif self._running_job:
             running = self._running_job.removesuffix(" …")
-            self.notify(
-                notice_text(f"{running} is still running", "Esc stops it"),
-                severity="warning", markup=False,
-            )  # fmt: skip
+            self._warn(f"{running} is still running", "Esc stops it")
         else:
             self._running_job = job_text
+            self._next_step = next_step
             self._status_shows_job = True
             self._status.update(sanitize(job_text))
             self._run_job(backend, job)
@@ -269,9 +349,10 @@ what was downloaded or measured is kept, and the same key resumes it.
     def _end_job(self, ended: JobEnded) -> None:
         self._running_job = ""
         self._bar.display = False
-        if ended.may_force:
-            self._status.update(sanitize(ended.what))
-            self._ask_to_force(ended.what, self._retry_with_force)
+        self._show_details("", ())
+        if ended.question:
+            self._status.update(sanitize(ended.what or ended.said))
+            self._ask_for_next_step(ended, self._next_step)
         elif ended.what:
             self._status.update(sanitize(f"✗ {ended.what}"))
             notify_error(self, ended.what, ended.fix)
@@ -280,11 +361,13 @@ what was downloaded or measured is kept, and the same key resumes it.
             self._status.update(sanitize(text))
         self._read_cards()
 
-    @work(exclusive=True, group="force")
-    async def _ask_to_force(self, what: str, force: Callable[[], object]) -> None:
-        question = f"{what}.\nMeasure anyway? The curve will be too high."
-        if await self.app.push_screen_wait(ConfirmModal(question)):
-            force()
+    @work(exclusive=True, group="question")
+    async def _ask_for_next_step(self, ended: JobEnded, go_on: Callable[[], object]) -> None:
+        modal = ConfirmModal(ended.question, ended.question_details)
+        if await self.app.push_screen_wait(modal):
+            go_on()
+        else:
+            self._status.update("nothing was measured")
 
     @work(thread=True, exclusive=True, group="models-read", exit_on_error=False)
     def _read_cards(self) -> None:
@@ -321,18 +404,25 @@ what was downloaded or measured is kept, and the same key resumes it.
         card = self._current_card()
         if card is None or card.has_file:
             return card
-        self.notify(
-            notice_text(f"{card.spec.name} is not on this machine", "p pulls it"),
-            severity="warning", markup=False,
-        )  # fmt: skip
+        self._warn(f"{card.spec.name} is not on this machine", "p pulls it")
         return None
+
+    def _warn(self, what: str, fix: str = "") -> None:
+        self.notify(notice_text(what, fix), severity="warning", markup=False)
+
+    def _show_details(self, subject: str, details: tuple[str, ...]) -> None:
+        """Show or remove the progress of a job in the card of its model."""
+        if (subject, details) != self._job_details:
+            self._job_details = (subject, details)
+            self._show_current()
 
     def _show_current(self) -> None:
         card = self._current_card()
         if card is None:
             return
         resident = card.spec.name in self._residents
-        facts = list(fact_lines(card, self._cards, resident=resident))
+        running = self._job_details[1] if self._job_details[0] == card.spec.name else ()
+        facts = list(fact_lines(card, self._cards, resident=resident, running=running))
         has_curve_pane = self.query_one("#model-curve").display
         pane = self._curve if has_curve_pane else self._facts
         curve = list(curve_lines(card, pane.size.width, _PLOT_HEIGHT))
@@ -340,4 +430,5 @@ what was downloaded or measured is kept, and the same key resumes it.
             self._curve.update(sanitize("\n".join(curve)))
         else:
             facts += ["", *curve]
-        self._facts.update(sanitize("\n".join(facts)))
+        self._facts.update(sanitize("\n".join(wrap_facts(facts, self._facts.size.width))))
+        self.refresh_bindings()

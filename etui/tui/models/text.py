@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +12,7 @@ from rich.text import Text
 from etui import units
 from etui.curves.operating_curve import OperatingCurve
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
+from etui.models.tuned import TunedUse, describe_use
 from etui.runtime.keep_warm import ModelIdle
 from etui.runtime.keep_warm_text import (
     break_even_text,
@@ -22,6 +24,7 @@ from etui.runtime.keep_warm_text import (
 from etui.text.sanitize import sanitize
 from etui.text.timestamps import local_time
 from etui.tui.models.cards import Cards, ModelCard
+from etui.tui.models.last_sweep import LastSweep
 from etui.turn.record import LoadRecord, UnloadRecord
 
 UNCALIBRATED = "uncalibrated"
@@ -33,6 +36,10 @@ _STATES = {
 }
 _SOURCES = {"calibration": "measured", "log": "from the log"}
 _LEAST_PLOT = 24
+_LABEL = 10
+"""Width of the labels of facts, in cells."""
+
+_LEAST_WRAPPED = 24
 _PLOT_MARGIN = 8
 """Width of the axis to the left of the plot, in cells."""
 
@@ -101,12 +108,28 @@ def curve_cell(curve: OperatingCurve | None, now: datetime | None = None) -> str
     return f"R² {r2_text(curve.decode.r2)} {source}, {age_text(curve.created_at, now)}"
 
 
-def fact_lines(card: ModelCard, cards: Cards, *, resident: bool) -> Iterator[str]:
-    """Yield everything known about a model except its curve."""
+def fact_lines(
+    card: ModelCard, cards: Cards, *, resident: bool, running: Sequence[str] = ()
+) -> Iterator[str]:
+    """Yield everything known about a model except its curve.
+
+    Args:
+        card: The model.
+        cards: All models, and the free memory.
+        resident: Whether it is in memory.
+        running: Lines about a job that runs on it.
+    """
     spec, gguf = card.spec, card.gguf
     yield spec.name
     yield spec.size
     yield ""
+    if running:
+        yield from running
+        yield ""
+    if card.tuned is not None:
+        yield from _tuned_lines(card.tuned)
+    if card.sweep is not None:
+        yield from _sweep_lines(card, card.sweep)
     if card.fault:
         yield f"✗ {card.fault}"
         yield (
@@ -149,6 +172,24 @@ def fact_lines(card: ModelCard, cards: Cards, *, resident: bool) -> Iterator[str
         yield from (_format_load(load) for load in card.loads)
 
 
+def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
+    """Wrap long lines so that their rest is below their text, and not below their labels.
+
+    Args:
+        lines: Lines of a card; their text begins in a fixed column.
+        width: Cells of the pane; a narrow one is left to the terminal.
+    """
+    for line in lines:
+        label, text = line[:_LABEL], line[_LABEL:]
+        is_fact = label.endswith(" ") and bool(text)
+        if not is_fact or len(line) <= width or width < _LEAST_WRAPPED:
+            yield line
+            continue
+        first, *others = textwrap.wrap(text, width - _LABEL, break_on_hyphens=False)
+        yield label + first
+        yield from (" " * _LABEL + part for part in others)
+
+
 def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
     """Draw the operating curve and describe its fit."""
     curve = card.curve
@@ -179,6 +220,27 @@ def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
     yield kind_line(curve)
     if doubt := doubt_text(curve):
         yield f"! {doubt}"
+
+
+def _tuned_lines(use: TunedUse) -> Iterator[str]:
+    """Yield the settings that a sweep chose, what they save, and how to go back."""
+    first, *others = describe_use(use)
+    yield f"tuned     {first}"
+    yield from (f"          {line}" for line in others)
+    yield "          R goes back to models.yaml"
+
+
+def _sweep_lines(card: ModelCard, sweep: LastSweep) -> Iterator[str]:
+    """Yield the result of the newest sweep, and what can be done with it."""
+    is_applied = card.tuned is not None and card.tuned.settings.sweep == sweep.id
+    state = ", applied" if is_applied else "" if sweep.is_complete else ", stopped: s resumes it"
+    yield f"sweep     {local_time(sweep.created)[:16]}{state}"
+    if not is_applied:
+        yield f"          {sweep.verdict}"
+    if card.can_apply:
+        yield "          a applies the best setting"
+    if sweep.has_report:
+        yield f"          report: {sweep.report}"
 
 
 def _idle_lines(idle: ModelIdle) -> Iterator[str]:

@@ -70,6 +70,16 @@ class Config:
         return self.home / "etui.db"
 
     @property
+    def power_limits_file(self) -> Path:
+        """The journal of changed power limits; it exists only while some may be changed."""
+        return self.home / "power_limits.json"
+
+    @property
+    def tuned_file(self) -> Path:
+        """The settings that sweeps chose for models; etui writes it."""
+        return self.home / "tuned.json"
+
+    @property
     def log_dir(self) -> Path:
         """Folder for log files of llama.cpp and of the engine process."""
         return self.home / "logs"
@@ -83,16 +93,6 @@ class Config:
     def models_file(self) -> Path:
         """The user's model entries; one of the same name replaces a shipped entry."""
         return self.home / "models.yaml"
-
-    @property
-    def power_limits_file(self) -> Path:
-        """The journal of changed power limits; it exists only while some may be changed."""
-        return self.home / "power_limits.json"
-
-    @property
-    def tuned_file(self) -> Path:
-        """The settings that sweeps chose for models; etui writes it."""
-        return self.home / "tuned.json"
 
     @property
     def config_file(self) -> Path:

@@ -78,11 +78,11 @@ def choose_values(
                 values[key] = earlier[key]
             continue
         value = wanted[key]
-        if key not in _NUMBERS or entry[key] != _OPEN:
+        if entry[key] != _OPEN or entry[key] == value:
             is_change = entry[key] != value
         elif key in defaults:
             is_change = defaults[key] != value
-        else:  # what the default is depends on the device: the baseline has it, if untuned
+        else:  # what `auto` gives depends on the device: the baseline has it, if untuned
             is_change = usual.get(key) != value or earlier.get(key) == value
         if is_change and not (key in _NUMBERS and value == _OPEN):
             values[key] = value

@@ -298,6 +298,18 @@ def test_auto_is_a_value_of_some_keys_and_an_open_number_of_others(config: Confi
     assert choose_values(best, best, {}, spec, config) == {"gpu_layers": "auto"}
 
 
+def test_what_auto_gives_is_left_to_auto(config: Config) -> None:
+    # The baseline of a sweep names what is in use: on a CPU, `auto` is without flash attention.
+    spec = read_entries(config)[STARTER]
+    base: Any = {"threads": THREADS, "flash_attention": "off", "batch_tokens": 128}
+    best: Any = {"threads": THREADS + 1, "flash_attention": "off", "batch_tokens": 128}
+    assert choose_values(best, base, {}, spec, config) == {"threads": THREADS + 1}
+    on: Any = {**best, "flash_attention": "on"}
+    earlier = choose_values(on, base, {}, spec, config)
+    assert earlier == {"threads": THREADS + 1, "flash_attention": "on"}
+    assert choose_values(on, on, earlier, spec, config) == earlier
+
+
 def test_an_arm_may_have_speculation_of_its_own(config: Config) -> None:
     result = sweep(setting(speculate="off"), setting(-9.0, -3.0, speculate="lookup"))
     described_arm = described(result, policy="balanced", arm="quick")
@@ -342,8 +354,9 @@ def test_the_model_runs_as_the_setting_was_measured(
 ) -> None:
     """What a rig measured on top of an earlier sweep is what the entry gives afterwards."""
     entry = replace(read_entries(config)[STARTER], **fields)
-    earlier = choose_values(before, before, {}, entry, config)
+    earlier = choose_values(before, {}, {}, entry, config)
     in_use = replace(entry, **earlier)  # type: ignore[arg-type]
+    base: Any = {key: getattr(in_use, key) for key in ("kv_type", "flash_attention", "gpu_layers")}
     limits = choose_thread_limits(in_use, config)
     both = best.get("threads")
     expected = (
@@ -354,7 +367,7 @@ def test_the_model_runs_as_the_setting_was_measured(
         best.get("gpu_layers", in_use.gpu_layers),
         best.get("speculate", in_use.speculate or "off"),
     )
-    used = replace(entry, **choose_values(best, before, earlier, entry, config))  # type: ignore[arg-type]
+    used = replace(entry, **choose_values(best, base, earlier, entry, config))  # type: ignore[arg-type]
     found = choose_thread_limits(used, config)
     assert expected == (
         found.decode,

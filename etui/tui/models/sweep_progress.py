@@ -31,12 +31,14 @@ class SweepPlan:
         axes: Axis -> its values.
         workload: What is computed.
         seconds: Estimated time.
+        notes: What was left out, and why.
     """
 
     settings: tuple[str, ...]
     axes: Mapping[str, tuple[str | int | float, ...]]
     workload: str
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def describe_plan(plan: SweepPlan) -> list[str]:
     lines = [f"{axis}: {', '.join(str(v) for v in values)}" for axis, values in plan.axes.items()]
     return [
         *lines,
+        *plan.notes,
         "",
         f"{units.count_text(len(plan.settings), 'setting')}, workload {plan.workload}, about "
         f"{units.seconds_text(plan.seconds)} (an estimate before anything is measured).",

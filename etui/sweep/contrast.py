@@ -1,0 +1,244 @@
+"""Paired comparisons of settings: log ratios of visits of the same blocks.
+
+The log of a visit's figure is taken as setting + block + drift over the positions in the block +
+noise. A ratio of two settings of one block does not contain the block, and its mean over the two
+orders of a round does not contain a linear drift. The noise is pooled over all settings: two blocks
+of one setting alone say little about it, two blocks of twenty settings say enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement, pairwise
+from statistics import fmean, median
+
+from etui.stats.student_t import t_quantile
+from etui.sweep.blocks import Block, Visit
+
+Figure = Callable[[Visit], float | None]
+"""Takes a visit, returns a figure of one answer; None if it is unmeasured."""
+
+Cell = tuple[str, int]
+"""Key and copy of a setting."""
+
+_FENCE = 3.5
+"""Robust standard deviations beyond which a residual counts as an outlier, and is cut off."""
+_LEAST_FOR_FENCE = 8
+"""Fewest degrees of freedom at which the median of the residuals says what an outlier is."""
+_NORMAL_MEDIAN = 0.6745
+"""Median of the absolute value of a standard normal variable."""
+_LEAST_FOR_SLOPE = 4
+"""Fewest visits of a block from which a drift over the positions is removed."""
+_LEFT_OUT = 5
+"""One block of so many, rounded up, is left out of a contrast that must hold without its worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Spread of one visit.
+
+    Attributes:
+        variance: Variance of the log of a figure.
+        degrees: Degrees of freedom of the estimate; 0 if nothing is known.
+    """
+
+    variance: float
+    degrees: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Log ratio of two settings over their common blocks.
+
+    Attributes:
+        log_ratio: Hodges-Lehmann estimate (the median of the means of all pairs of blocks, each
+            with itself too), which one disturbed block of five hardly moves.
+        error: Standard error.
+        degrees: Degrees of freedom of the error.
+        blocks: Number of common blocks.
+        trimmed: Mean without the blocks that speak most for a ratio above 0; None with one block.
+        trimmed_error: Its standard error.
+    """
+
+    log_ratio: float
+    error: float
+    degrees: int
+    blocks: int
+    trimmed: float | None
+    trimmed_error: float
+
+    def margin(self, tail: float) -> float:
+        """Return the half width that the truth is beyond, on one side, with a probability."""
+        return t_quantile(tail, self.degrees) * self.error if self.degrees else math.inf
+
+    def exceeds(self, limit: float, tail: float) -> bool:
+        """Return whether the ratio is above a limit beyond doubt.
+
+        It must be so by more than the noise, and still be likely without its worst blocks: one
+        disturbed visit condemns no setting.
+
+        Args:
+            limit: Log ratio.
+            tail: Probability of a false yes if the ratio is just at the limit.
+        """
+        if self.trimmed is None or self.log_ratio - limit <= self.margin(tail):
+            return False
+        return self.trimmed - limit > 2 * self.trimmed_error
+
+    def percent(self, tail: float = 0.025) -> tuple[float, float, float]:
+        """Return the difference and both ends of its interval, in percent of the second setting."""
+        margin = self.margin(tail)
+        ends = (self.log_ratio, self.log_ratio - margin, self.log_ratio + margin)
+        value, low, high = (100 * math.expm1(min(end, 50.0)) for end in ends)
+        return value, low, high
+
+
+@dataclass(frozen=True, slots=True)
+class PairedLogs:
+    """Logs of one figure by block and setting.
+
+    Attributes:
+        blocks: For each block, the log of the figure of each measured visit.
+        noise: Spread of one visit.
+    """
+
+    blocks: tuple[Mapping[Cell, float], ...]
+    noise: Noise
+
+    def contrast(self, setting: str, reference: str) -> Contrast | None:
+        """Compare two settings; None without a block in which both are measured.
+
+        A setting with two copies in a block (the baseline) counts with their mean.
+        """
+        differences: list[float] = []
+        weight = 0.0
+        for block in self.blocks:
+            own, other = _copies(block, setting), _copies(block, reference)
+            if own and other:
+                differences.append(fmean(own) - fmean(other))
+                weight += 1 / len(own) + 1 / len(other)
+        n = len(differences)
+        if not n:
+            return None
+        weight /= n
+        kept = sorted(differences)[: n - math.ceil(n / _LEFT_OUT)]
+        variance = self.noise.variance * weight
+        return Contrast(
+            hodges_lehmann(differences),
+            math.sqrt(variance / n),
+            self.noise.degrees,
+            n,
+            fmean(kept) if kept else None,
+            math.sqrt(variance / len(kept)) if kept else math.inf,
+        )
+
+    def is_measured(self, setting: str) -> bool:
+        """Return whether any visit of a setting has the figure."""
+        return any(cell[0] == setting for block in self.blocks for cell in block)
+
+
+def pair_logs(blocks: Sequence[Block], figure: Figure) -> PairedLogs:
+    """Take the logs of a figure, and estimate their noise.
+
+    Args:
+        blocks: In order; those of the floor count for the noise.
+        figure: What is compared. A visit without a figure above 0 is left out.
+    """
+    logs = tuple(_read_logs(block, figure) for block in blocks)
+    return PairedLogs(logs, estimate_noise(blocks, logs))
+
+
+def estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]) -> Noise:
+    """Estimate the noise of a visit from pairs of blocks of one stage in opposite orders.
+
+    Within a pair, the differences of the same setting between both blocks hold no setting. Their
+    mean (the block) and, with enough visits, their slope over the positions (the drift) are
+    removed; the rest is noise of two visits. Outliers are cut off at 3.5 robust standard
+    deviations.
+
+    Args:
+        blocks: In order.
+        logs: Their figures.
+    """
+    residuals: list[float] = []
+    degrees = 0
+    for at in _list_pairs(blocks):
+        first, second = logs[at], logs[at + 1]
+        visited = ((visit.setting, visit.copy) for visit in blocks[at].visits)
+        cells = [cell for cell in visited if cell in first and cell in second]
+        if blocks[at].stage == "floor":
+            # Equal settings: the sum of both A/A differences holds neither setting nor drift.
+            if len(cells) == 2:
+                one, other = cells
+                residuals.append(math.fsum(log[one] - log[other] for log in (first, second)) / 2)
+                degrees += 1
+            continue
+        rest, own = _remove_line([first[cell] - second[cell] for cell in cells])
+        residuals += [residual / math.sqrt(2) for residual in rest]
+        degrees += own
+    if not degrees:
+        return Noise(0.0, 0)
+    fence = _find_fence(residuals, degrees)
+    squares = math.fsum(min(abs(residual), fence) ** 2 for residual in residuals)
+    return Noise(squares / degrees, degrees)
+
+
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """Return the median of the means of all pairs (Hodges and Lehmann, Ann. Math. Stat. 34, 1963).
+
+    Args:
+        values: At least one.
+    """
+    return median((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
+
+
+def _read_logs(block: Block, figure: Figure) -> dict[Cell, float]:
+    found = {}
+    for visit in block.visits:
+        value = figure(visit)
+        if value is not None and value > 0:
+            found[visit.setting, visit.copy] = math.log(value)
+    return found
+
+
+def _copies(block: Mapping[Cell, float], setting: str) -> list[float]:
+    return [block[setting, copy] for copy in (0, 1) if (setting, copy) in block]
+
+
+def _list_pairs(blocks: Sequence[Block]) -> list[int]:
+    """List the index of the first block of each pair of opposite orders."""
+    found: list[int] = []
+    for at, (first, second) in enumerate(pairwise(blocks)):
+        if first.stage == second.stage and (not found or found[-1] < at - 1):
+            found.append(at)
+    return found
+
+
+def _find_fence(residuals: Sequence[float], degrees: int) -> float:
+    """Return the size at which residuals are cut off; infinite if there are too few to know."""
+    spread = median(map(abs, residuals)) / _NORMAL_MEDIAN
+    if degrees < _LEAST_FOR_FENCE or not spread:
+        return math.inf
+    # Removing lines has shrunk the residuals by this much.
+    return _FENCE * spread * math.sqrt(len(residuals) / degrees)
+
+
+def _remove_line(values: Sequence[float]) -> tuple[list[float], int]:
+    """Remove the mean, and the slope over the index where there are enough values.
+
+    Returns:
+        The residuals and their degrees of freedom.
+    """
+    n = len(values)
+    if n < 2:
+        return [], 0
+    middle, centre = fmean(values), (n - 1) / 2
+    if n < _LEAST_FOR_SLOPE:
+        return [value - middle for value in values], n - 1
+    places = [at - centre for at in range(n)]
+    slope = math.fsum(p * v for p, v in zip(places, values, strict=True)) / math.fsum(
+        p * p for p in places
+    )
+    return [v - middle - slope * p for p, v in zip(places, values, strict=True)], n - 2

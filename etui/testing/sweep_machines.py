@@ -1,0 +1,232 @@
+"""Simulated machines for sweeps: the true joules and seconds of every setting are known.
+
+The formulas are simple models of what is published of such machines, with parameters drawn at
+random: decode saturates the memory bandwidth while more threads go on drawing watts; a power cap
+saves joules down to a knee, below which the time explodes; speculation gains with its depth until
+rejected drafts cost more than accepted ones save.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from etui.sweep.goal import Goal
+from etui.sweep.setting import Setting, Value
+
+PROMPT_TOKENS = 256
+OUTPUT_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TrueCost:
+    """True cost of one answer by phase, joules and seconds."""
+
+    prefill_joules: float
+    prefill_seconds: float
+    decode_joules: float
+    decode_seconds: float
+
+    @property
+    def joules(self) -> float:
+        """Joules of one answer."""
+        return self.prefill_joules + self.decode_joules
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one answer."""
+        return self.prefill_seconds + self.decode_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedMachine:
+    """A machine with a known truth.
+
+    Attributes:
+        kind: One of ``MACHINES``.
+        costs: Each setting and its cost; the baseline first.
+    """
+
+    kind: str
+    costs: Mapping[Setting, TrueCost]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """All settings, the baseline first."""
+        return tuple(self.costs)
+
+    def cost(self, key: str) -> TrueCost:
+        """Return the cost of a setting by its key."""
+        return next(cost for setting, cost in self.costs.items() if setting.key == key)
+
+    def figure(self, key: str, goal: Goal) -> float:
+        """Return the true figure that a goal minimizes; infinite if the setting is too slow."""
+        cost = self.cost(key)
+        if goal.within_percent is not None:
+            fastest = min(each.seconds for each in self.costs.values())
+            if cost.seconds > fastest * (1 + goal.within_percent / 100):
+                return math.inf
+        match goal.measure:
+            case "joules":
+                return cost.joules
+            case "time":
+                return cost.seconds
+            case "joules*time":
+                return cost.joules * cost.seconds
+
+    def find_best(self, goal: Goal) -> str:
+        """Return the key of the true best setting."""
+        return min((s.key for s in self.settings), key=lambda key: self.figure(key, goal))
+
+
+def draw_threads_machine(rng: random.Random) -> SimulatedMachine:
+    """Draw a CPU with a memory-bandwidth ceiling: threads x kv_type, 18 to 36 settings."""
+    cores = rng.randint(6, 12)
+    ceiling = rng.uniform(0.25, 0.8) * cores  # threads that saturate the memory
+    sharpness = rng.uniform(3, 6)
+    token_s = rng.uniform(0.05, 0.15)  # one thread, decode
+    static_w, thread_w = rng.uniform(4, 30), rng.uniform(2, 8)
+    contention = rng.uniform(0.0, 0.01)
+    kv = {
+        "f16": (1.0, 1.0),
+        "q8_0": (rng.uniform(0.93, 1.0), rng.uniform(1.0, 1.06)),
+        "q4_0": (rng.uniform(0.88, 0.98), rng.uniform(1.02, 1.15)),
+    }
+
+    def cost(threads: Value, kind: Value) -> TrueCost:
+        n = float(threads)
+        bytes_factor, work_factor = kv[str(kind)]
+        compute, memory = n / work_factor, ceiling / bytes_factor
+        gain = (compute**-sharpness + memory**-sharpness) ** (-1 / sharpness)
+        gain /= 1 + contention * n
+        decode_s = OUTPUT_TOKENS * token_s / gain
+        prefill_s = PROMPT_TOKENS * token_s / 12 * work_factor / n**0.95
+        watts = static_w + thread_w * n
+        return TrueCost(watts * 1.05 * prefill_s, prefill_s, watts * decode_s, decode_s)
+
+    grid = product(range(1, cores + 1), kv)
+    costs = {_setting(threads=n, kv_type=kind): cost(n, kind) for n, kind in grid}
+    return _with_baseline("threads", costs, _setting(threads=cores, kv_type="f16"))
+
+
+def draw_caps_machine(rng: random.Random) -> SimulatedMachine:
+    """Draw a GPU with power caps and a knee: power_limit, 16 to 24 settings."""
+    highest = rng.choice((180, 230, 300, 350, 450, 575))
+    steps = rng.randint(16, 24)
+    run = _draw_gpu(rng, highest)
+    lowest = rng.uniform(0.25, 0.4) * highest
+    watts = [round(lowest + (highest - lowest) * at / (steps - 1)) for at in range(steps)]
+    costs = {_setting(power_limit=cap): run(cap, 1.0, 1.0) for cap in watts}
+    return _with_baseline("caps", costs, _setting(power_limit=highest))
+
+
+def draw_speculation_machine(rng: random.Random) -> SimulatedMachine:
+    """Draw a GPU with a draft model: draft_tokens x kv_type, 18 to 34 settings; 0 drafts is off."""
+    depths = range(rng.randint(9, 17))
+    speculate = _draw_speculation(rng)
+    run = _draw_gpu(rng, 300)
+    kv = {"f16": 1.0, "q8_0": rng.uniform(0.96, 1.04)}
+    costs = {}
+    for depth, (kind, factor) in product(depths, kv.items()):
+        seconds, joules = speculate(depth)
+        costs[_setting(draft_tokens=depth, kv_type=kind)] = run(300, seconds * factor, joules)
+    return _with_baseline("speculation", costs, _setting(draft_tokens=0, kv_type="f16"))
+
+
+def draw_joint_machine(rng: random.Random) -> SimulatedMachine:
+    """Draw a GPU with caps and a draft model, 20 to 40 settings: the best cap moves with depth.
+
+    Verifying several tokens at once needs more compute, so it feels a cap sooner than plain decode.
+    """
+    highest = rng.choice((180, 230, 300, 350, 450, 575))
+    run = _draw_gpu(rng, highest)
+    speculate = _draw_speculation(rng)
+    lowest = rng.uniform(0.25, 0.4) * highest
+    caps = rng.randint(5, 8)
+    watts = [round(lowest + (highest - lowest) * at / (caps - 1)) for at in range(caps)]
+    costs = {}
+    for cap, depth in product(watts, (0, 1, 2, 4, 8)[: rng.randint(4, 5)]):
+        seconds, joules = speculate(depth)
+        demand = 1 + 0.06 * depth
+        costs[_setting(draft_tokens=depth, power_limit=cap)] = run(cap, seconds, joules, demand)
+    return _with_baseline("joint", costs, _setting(draft_tokens=0, power_limit=highest))
+
+
+def draw_flat_machine(rng: random.Random) -> SimulatedMachine:
+    """Draw a machine on which all settings are equal, 16 to 40 of them."""
+    prefill = (rng.uniform(5, 50), rng.uniform(0.2, 2))
+    cost = TrueCost(*prefill, rng.uniform(20, 200), rng.uniform(2, 9))
+    grid = product(range(1, rng.randint(8, 20) + 1), ("f16", "q8_0"))
+    costs = {_setting(threads=n, kv_type=kind): cost for n, kind in grid}
+    return _with_baseline("flat", costs, _setting(threads=4, kv_type="f16"))
+
+
+MACHINES: Mapping[str, Callable[[random.Random], SimulatedMachine]] = {
+    "threads": draw_threads_machine,
+    "caps": draw_caps_machine,
+    "speculation": draw_speculation_machine,
+    "joint": draw_joint_machine,
+    "flat": draw_flat_machine,
+}
+"""Kind -> draw of a machine; on ``flat`` every claim is false."""
+
+
+def _draw_gpu(rng: random.Random, highest: float) -> Callable[..., TrueCost]:
+    """Draw a GPU: cap in watts, factors of the decode's time, energy and power -> cost.
+
+    Below its demand the speed follows ((cap - static) / (demand - static)) ^ exponent, which has
+    the least joules at static / (1 - exponent) watts and explodes towards the static power.
+    """
+    static = rng.uniform(0.12, 0.22) * highest
+    exponent = rng.uniform(0.35, 0.6)
+    decode_w, prefill_w = rng.uniform(0.6, 0.95) * highest, rng.uniform(0.9, 1.0) * highest
+    prefill_s, decode_s = rng.uniform(0.05, 0.4), rng.uniform(1.0, 6.0)
+
+    def phase(cap: float, wanted_w: float, seconds: float) -> tuple[float, float]:
+        watts = min(cap, wanted_w)
+        taken = seconds * ((watts - static) / (wanted_w - static)) ** -exponent
+        return watts * taken, taken
+
+    def run(cap: float, seconds: float, joules: float, demand: float = 1.0) -> TrueCost:
+        """Return the cost; ``joules`` over ``seconds`` is the relative power of the decode."""
+        wanted = min(decode_w * demand * joules / seconds, 1.2 * highest)
+        prefill = phase(cap, prefill_w, prefill_s)
+        decode = phase(cap, wanted, decode_s * seconds)
+        return TrueCost(*prefill, *decode)
+
+    return run
+
+
+def _draw_speculation(rng: random.Random) -> Callable[[int], tuple[float, float]]:
+    """Draw an acceptance: depth -> seconds and joules per token relative to no speculation.
+
+    A round of depth d yields (1 - a^(d+1)) / (1 - a) tokens (Leviathan et al., ICML 2023).
+    """
+    accepted = rng.uniform(0.45, 0.88)
+    draft_s, verify_s = rng.uniform(0.03, 0.15), rng.uniform(0.01, 0.05)
+    draft_j, verify_j = draft_s * rng.uniform(0.8, 1.2), verify_s * rng.uniform(1.0, 2.0)
+
+    def speculate(depth: int) -> tuple[float, float]:
+        tokens = (1 - accepted ** (depth + 1)) / (1 - accepted)
+        return (
+            (1 + depth * (draft_s + verify_s)) / tokens,
+            (1 + depth * (draft_j + verify_j)) / tokens,
+        )
+
+    return speculate
+
+
+def _setting(**values: Value) -> Setting:
+    from etui.sweep.setting import AXES
+
+    return Setting(tuple((axis, values[axis]) for axis in AXES if axis in values))
+
+
+def _with_baseline(
+    kind: str, costs: Mapping[Setting, TrueCost], baseline: Setting
+) -> SimulatedMachine:
+    others: Sequence[Setting] = [setting for setting in costs if setting != baseline]
+    return SimulatedMachine(kind, {setting: costs[setting] for setting in (baseline, *others)})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement, pairwise
+from itertools import combinations, combinations_with_replacement, pairwise
 from statistics import fmean, median
 
 from etui.stats.student_t import t_quantile
@@ -154,7 +154,7 @@ def estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]
     """Estimate the noise of a visit from pairs of blocks of one stage in opposite orders.
 
     Within a pair, the differences of the same setting between both blocks hold no setting. Their
-    mean (the block) and, with enough visits, their slope over the positions (the drift) are
+    median (the block) and, with enough visits, their slope over the positions (the drift) are
     removed; the rest is noise of two visits. Outliers are cut off at 3.5 robust standard
     deviations.
 
@@ -226,7 +226,10 @@ def _find_fence(residuals: Sequence[float], degrees: int) -> float:
 
 
 def _remove_line(values: Sequence[float]) -> tuple[list[float], int]:
-    """Remove the mean, and the slope over the index where there are enough values.
+    """Remove the median, and the slope over the index where there are enough values.
+
+    Medians leave an outlier in its place: a mean would spread it over all residuals. The slope is
+    the median of those of all pairs (Sen, JASA 63, 1968).
 
     Returns:
         The residuals and their degrees of freedom.
@@ -234,11 +237,10 @@ def _remove_line(values: Sequence[float]) -> tuple[list[float], int]:
     n = len(values)
     if n < 2:
         return [], 0
-    middle, centre = fmean(values), (n - 1) / 2
-    if n < _LEAST_FOR_SLOPE:
-        return [value - middle for value in values], n - 1
-    places = [at - centre for at in range(n)]
-    slope = math.fsum(p * v for p, v in zip(places, values, strict=True)) / math.fsum(
-        p * p for p in places
-    )
-    return [v - middle - slope * p for p, v in zip(places, values, strict=True)], n - 2
+    slope, degrees = 0.0, n - 1
+    if n >= _LEAST_FOR_SLOPE:
+        pairs = combinations(enumerate(values), 2)
+        slope, degrees = median((b - a) / (j - i) for (i, a), (j, b) in pairs), n - 2
+    level = [value - slope * at for at, value in enumerate(values)]
+    middle = median(level)
+    return [value - middle for value in level], degrees

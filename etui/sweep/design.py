@@ -207,9 +207,10 @@ def _judge(progress: Progress) -> Progress:
     _check_baseline(standings)
     unmeasured = find_unmeasured(standings)
     progress = _drop(progress, dict.fromkeys(unmeasured, "its joules are unmeasured"), number)
-    if design.halving:
-        progress = _drop(progress, find_worse(_standings(progress), _tail(design)), number)
     rounds = progress.count("race") // 2
+    if design.halving:
+        worse = find_worse(_standings(progress), _tail(design))
+        progress = _drop(progress, worse, number)
     is_small = design.halving and len(progress.remaining) - 1 <= FINALISTS
     if rounds < design.race_rounds and not is_small:
         return progress

@@ -1,8 +1,10 @@
 """The rule of the race: which settings are worse beyond doubt, and how the rest are ranked.
 
-After each round every setting is compared with the current best. The true best is dropped by
-mistake in at most 5 % of sweeps: that probability is divided by the number of rounds (looks) and by
-the number of settings that could beat it by luck (Bonferroni), so it holds however often and
+After each round every setting is compared with the current best, and is dropped if it is beyond
+doubt not better by 1 %. With an indifference zone (Bechhofer, Ann. Math. Stat. 25, 1954) the race
+also ends between settings that are nearly equal. A setting that is better by 1 % or more is dropped
+by mistake in at most 5 % of sweeps: that probability is divided by the number of rounds (looks) and
+by the number of settings that could beat it by luck (Bonferroni), so it holds however often and
 between however many settings is looked. The differences between settings of a sweep are mostly many
 times the noise, and the bound costs little: ``t`` is about 4 where 2 would be used for one look.
 """
@@ -20,9 +22,14 @@ from etui.units import percent_interval_text
 
 MISTAKE = 0.05
 """Most probability of dropping the true best setting, over the whole race."""
+WORTH_PERCENT = 1.0
+"""A setting that is beyond doubt not better than the current best by this much is dropped: a smaller
+gain is not worth the time that it takes to prove. With the probability above, the choice is then
+within as much of the true best."""
 FINALISTS = 3
 """Most settings, without the baseline, that are confirmed."""
 
+_WORTH_LOG = math.log1p(WORTH_PERCENT / 100)
 _MORE: dict[Measure, str] = {
     "joules": "more joules than",
     "time": "more time than",
@@ -76,11 +83,11 @@ def find_unmeasured(standings: Standings) -> tuple[str, ...]:
 
 
 def find_worse(standings: Standings, tail: float) -> dict[str, str]:
-    """Find the settings that are worse than the current best beyond doubt.
+    """Find the settings that are worse than the current best, or hardly better, beyond doubt.
 
     With a limit of the time, a setting is dropped if it is slower than allowed beyond doubt, or if
-    it is costlier than one that is allowed beyond doubt. The fastest is kept, since the limit is
-    relative to it. The baseline is always kept.
+    it is costlier than one that is allowed beyond doubt. Those that may be the fastest are kept,
+    since the limit is relative to it. The baseline is always kept.
 
     Args:
         standings: Of the race.
@@ -96,24 +103,22 @@ def find_worse(standings: Standings, tail: float) -> dict[str, str]:
     fastest = find_fastest(standings)
     allowed_log = math.log1p(limit / 100)
     worse: dict[str, str] = {}
-    allowed: list[str] = []
+    allowed = [fastest]
+    judged: list[str] = []
     for key in standings.remaining:
-        if key == fastest:
-            allowed.append(key)
-            continue
         contrast = standings.seconds.contrast(key, fastest)
-        if contrast is None:
+        if key == fastest or contrast is None:
             continue
+        if contrast.exceeds(-_WORTH_LOG, tail):
+            judged.append(key)
         if contrast.log_ratio + contrast.margin(tail) <= allowed_log:
             allowed.append(key)
         elif key != standings.baseline and contrast.exceeds(allowed_log, tail):
             difference = percent_interval_text(*contrast.percent())
             worse[key] = f"{difference} slower than {fastest}, {limit:g} % is allowed"
-    if not allowed:
-        return worse
     best = min(allowed, key=lambda key: _cost(standings, key))
-    others = [key for key in standings.remaining if key not in worse and key != fastest]
-    return worse | _find_costlier(standings, best, others, tail)
+    judged = [key for key in judged if key not in worse]
+    return worse | _find_costlier(standings, best, judged, tail)
 
 
 def rank(standings: Standings) -> list[str]:
@@ -157,7 +162,7 @@ def _find_costlier(
         if key in (best, standings.baseline):
             continue
         contrast = standings.costs.contrast(key, best)
-        if contrast is not None and contrast.exceeds(0.0, tail):
+        if contrast is not None and contrast.exceeds(-_WORTH_LOG, tail):
             worse[key] = describe_more(contrast, standings.goal, best)
     return worse
 

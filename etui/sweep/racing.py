@@ -50,11 +50,13 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
     )
     rivals = len(progress.remaining if is_confirmed else design.settings) - 1
     looks = 1 if is_confirmed else design.race_rounds
+    # Two-sided tests at 5 % over all rivals, of which only the better side counts.
+    tail = MISTAKE / 2 / max(1, rivals) / looks
     for key in ranked[: ranked.index(baseline)]:
         contrast = judged.costs.contrast(key, baseline)
         if contrast is None:
             continue
-        if contrast.log_ratio + contrast.margin(MISTAKE / max(1, rivals) / looks) < 0:
+        if contrast.log_ratio + contrast.margin(tail) < 0:
             return key
     return baseline
 

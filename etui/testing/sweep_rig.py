@@ -16,7 +16,7 @@ _NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class VisitNoise:
+class SimulatedNoise:
     """What disturbs the visits of a simulated machine.
 
     Attributes:
@@ -44,13 +44,13 @@ class VisitNoise:
     quantum: float = 0.1
 
 
-QUIET = VisitNoise(0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+QUIET = SimulatedNoise(0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 """No noise at all: figures are the truth."""
 
 
-def draw_noise(rng: random.Random) -> VisitNoise:
+def draw_noise(rng: random.Random) -> SimulatedNoise:
     """Draw a noise between that of a quiet server and that of a laptop in use."""
-    return VisitNoise(
+    return SimulatedNoise(
         joules=math.exp(rng.uniform(math.log(0.003), math.log(0.02))),
         seconds=math.exp(rng.uniform(math.log(0.002), math.log(0.012))),
         uneven=rng.uniform(0.1, 0.4),
@@ -80,7 +80,7 @@ class SimulatedRig:
     """
 
     machine: SimulatedMachine
-    noise: VisitNoise = field(default_factory=VisitNoise)
+    noise: SimulatedNoise = field(default_factory=SimulatedNoise)
     seed: int = 0
     failing: Mapping[str, str] = field(default_factory=dict)
     unmeasured: frozenset[str] = frozenset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from etui.sweep.blocks import Block, Stage
+from etui.sweep.blocks import Block
 from etui.sweep.design import SweepDesign, follow
 from etui.sweep.elimination import FINALISTS
 
@@ -32,21 +32,22 @@ def estimate_seconds_left(
     """
     progress = follow(design, blocks)
     others = len(progress.remaining) - 1
-    pair = {stage: progress.count(stage) for stage in ("floor", "race", "confirm")}
-    visits = 2 * max(0, design.floor_blocks - pair["floor"])
+    done = {stage: progress.count(stage) for stage in ("floor", "race", "confirm")}
+    visits = 2 * max(0, design.floor_blocks - done["floor"])
     if not progress.is_race_over:
-        done = pair["race"]
-        while done < 2 * design.race_rounds:
+        for block in range(done["race"], 2 * design.race_rounds):
             visits += others + 2
-            done += 1
-            if done % 2 == 0 and design.halving:
+            if block % 2 and design.halving:
                 others = math.ceil(_KEPT * others)
                 if others <= FINALISTS:
                     break
     if others:
-        left = max(0, design.confirm_blocks - pair["confirm"])
+        left = max(0, design.confirm_blocks - done["confirm"])
         visits += left * (min(others, FINALISTS) + 2)
-    return visits * _mean_visit(blocks, ("race", "confirm"), visit_seconds)
+    stages = ("confirm",) if done["confirm"] else ("race",)
+    # The latest blocks: settings that were dropped may have been slower.
+    latest = [block for block in blocks if block.stage in stages][-2:]
+    return visits * (_mean_visit(latest) or _mean_visit(blocks) or visit_seconds)
 
 
 def estimate_full_grid_seconds(
@@ -69,31 +70,35 @@ def estimate_full_grid_seconds(
         EtuiError: The blocks are not of this design.
     """
     progress = follow(design, blocks)
-    floor = _mean_visit(blocks, ("floor",), visit_seconds)
-    first_round = [block for block in blocks if block.stage == "race"][:2]
-    race = _mean_visit(first_round, ("race",), floor if visit_seconds is None else visit_seconds)
-    if not race:
+    by_stage = {
+        stage: [block for block in blocks if block.stage == stage]
+        for stage in ("floor", "race", "confirm")
+    }
+    race = _mean_visit(by_stage["race"][:2]) or visit_seconds or _mean_visit(blocks)
+    if race is None:
         return None
-    confirm = _mean_visit(blocks, ("confirm",), race)
+    floor = _mean_visit(by_stage["floor"]) or race
+    confirm = _mean_visit(by_stage["confirm"]) or race
     others = len(design.settings) - 1
     finalists = (len(progress.remaining) - 1) if progress.is_race_over else min(others, FINALISTS)
     confirm_blocks = design.confirm_blocks if finalists else 0
     return math.fsum(
         (
-            2 * design.floor_blocks * (floor or race),
+            2 * design.floor_blocks * floor,
             2 * design.race_rounds * (others + 2) * race,
-            confirm_blocks * (finalists + 2) * (confirm or race),
+            confirm_blocks * (finalists + 2) * confirm,
         )
     )
 
 
-def _mean_visit(
-    blocks: Sequence[Block], stages: Sequence[Stage], visit_seconds: float | None
-) -> float:
-    """Return the mean seconds of a visit in some stages, or in all, or the given seconds."""
-    for chosen in ([block for block in blocks if block.stage in stages], blocks):
+def _mean_visit(blocks: Sequence[Block]) -> float | None:
+    """Return the mean seconds of a visit; None without any.
+
+    Blocks that were repeated count only if there are no others: their seconds contain the waits.
+    """
+    for chosen in ([block for block in blocks if not block.repeated], blocks):
         seconds = math.fsum(block.seconds for block in chosen)
         visits = sum(len(block.visits) for block in chosen)
         if visits and seconds:
             return seconds / visits
-    return visit_seconds or 0.0
+    return None

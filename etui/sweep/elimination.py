@@ -23,9 +23,9 @@ from etui.units import percent_interval_text
 MISTAKE = 0.05
 """Most probability of dropping the true best setting, over the whole race."""
 WORTH_PERCENT = 1.0
-"""A setting that is beyond doubt not better than the current best by this much is dropped: a smaller
-gain is not worth the time that it takes to prove. With the probability above, the choice is then
-within as much of the true best."""
+"""Least gain over the current best that is worth the time to prove it. A setting that beyond doubt
+gains less is dropped; except with the probability above, the choice is within as much of the true
+best."""
 FINALISTS = 3
 """Most settings, without the baseline, that are confirmed."""
 

@@ -116,10 +116,9 @@ def draw_caps_machine(rng: random.Random) -> SimulatedMachine:
     """Draw a GPU with power caps and a knee: power_limit, 16 to 24 settings."""
     highest = rng.choice((180, 230, 300, 350, 450, 575))
     steps = rng.randint(16, 24)
-    run = _draw_gpu(rng, highest)
-    lowest = rng.uniform(0.25, 0.4) * highest
-    watts = [round(lowest + (highest - lowest) * at / (steps - 1)) for at in range(steps)]
-    costs = {_setting(power_limit=cap): run(cap, 1.0, 1.0) for cap in watts}
+    gpu = _draw_gpu(rng, highest)
+    watts = _list_caps(rng, gpu, highest, steps)
+    costs = {_setting(power_limit=cap): gpu.run(cap, 1.0, 1.0) for cap in watts}
     return _with_baseline("caps", costs, _setting(power_limit=highest))
 
 
@@ -127,31 +126,30 @@ def draw_speculation_machine(rng: random.Random) -> SimulatedMachine:
     """Draw a GPU with a draft model: draft_tokens x kv_type, 18 to 34 settings; 0 drafts is off."""
     depths = range(rng.randint(9, 17))
     speculate = _draw_speculation(rng)
-    run = _draw_gpu(rng, 300)
+    gpu = _draw_gpu(rng, 300)
     kv = {"f16": 1.0, "q8_0": rng.uniform(0.96, 1.04)}
     costs = {}
     for depth, (kind, factor) in product(depths, kv.items()):
         seconds, joules = speculate(depth)
-        costs[_setting(draft_tokens=depth, kv_type=kind)] = run(300, seconds * factor, joules)
+        costs[_setting(draft_tokens=depth, kv_type=kind)] = gpu.run(300, seconds * factor, joules)
     return _with_baseline("speculation", costs, _setting(draft_tokens=0, kv_type="f16"))
 
 
 def draw_joint_machine(rng: random.Random) -> SimulatedMachine:
     """Draw a GPU with caps and a draft model, 20 to 40 settings: the best cap moves with depth.
 
-    Verifying several tokens at once needs more compute, so it feels a cap sooner than plain decode.
+    Plain decode waits for memory. Verifying several tokens at once is bound by compute, so that its
+    speed depends more on the power.
     """
     highest = rng.choice((180, 230, 300, 350, 450, 575))
-    run = _draw_gpu(rng, highest)
+    gpu = _draw_gpu(rng, highest)
     speculate = _draw_speculation(rng)
-    lowest = rng.uniform(0.25, 0.4) * highest
-    caps = rng.randint(5, 8)
-    watts = [round(lowest + (highest - lowest) * at / (caps - 1)) for at in range(caps)]
+    watts = _list_caps(rng, gpu, highest, rng.randint(5, 8))
     costs = {}
     for cap, depth in product(watts, (0, 1, 2, 4, 8)[: rng.randint(4, 5)]):
         seconds, joules = speculate(depth)
-        demand = 1 + 0.06 * depth
-        costs[_setting(draft_tokens=depth, power_limit=cap)] = run(cap, seconds, joules, demand)
+        bound = 1 + 0.12 * depth
+        costs[_setting(draft_tokens=depth, power_limit=cap)] = gpu.run(cap, seconds, joules, bound)
     return _with_baseline("joint", costs, _setting(draft_tokens=0, power_limit=highest))
 
 
@@ -174,30 +172,65 @@ MACHINES: Mapping[str, Callable[[random.Random], SimulatedMachine]] = {
 """Kind -> draw of a machine; on ``flat`` every claim is false."""
 
 
-def _draw_gpu(rng: random.Random, highest: float) -> Callable[..., TrueCost]:
-    """Draw a GPU: cap in watts, factors of the decode's time, energy and power -> cost.
+@dataclass(frozen=True, slots=True)
+class _Gpu:
+    """A GPU under a power cap.
 
     Below its demand the speed follows ((cap - static) / (demand - static)) ^ exponent, which has
     the least joules at static / (1 - exponent) watts and explodes towards the static power.
-    """
-    static = rng.uniform(0.12, 0.22) * highest
-    exponent = rng.uniform(0.35, 0.6)
-    decode_w, prefill_w = rng.uniform(0.6, 0.95) * highest, rng.uniform(0.9, 1.0) * highest
-    prefill_s, decode_s = rng.uniform(0.05, 0.4), rng.uniform(1.0, 6.0)
 
-    def phase(cap: float, wanted_w: float, seconds: float) -> tuple[float, float]:
-        watts = min(cap, wanted_w)
-        taken = seconds * ((watts - static) / (wanted_w - static)) ** -exponent
+    Attributes:
+        static_w: Power that computes nothing.
+        exponent: How much the speed of decode depends on the power; prefill depends more.
+        decode_w, prefill_w: Demand without a cap.
+        decode_s, prefill_s: Seconds of an answer without a cap.
+    """
+
+    static_w: float
+    exponent: float
+    decode_w: float
+    prefill_w: float
+    decode_s: float
+    prefill_s: float
+
+    def run(self, cap_w: float, seconds: float, joules: float, bound: float = 1.0) -> TrueCost:
+        """Return the cost of an answer.
+
+        Args:
+            cap_w: The power cap.
+            seconds: Factor of the seconds of decode without a cap.
+            joules: Factor of its joules.
+            bound: Factor of the exponent of decode.
+        """
+        demand = self.decode_w * joules / seconds
+        exponent = min(0.8, self.exponent * bound)
+        prefill = self._phase(cap_w, self.prefill_w, self.prefill_s, min(0.8, self.exponent * 1.2))
+        return TrueCost(*prefill, *self._phase(cap_w, demand, self.decode_s * seconds, exponent))
+
+    def _phase(
+        self, cap_w: float, demand_w: float, seconds: float, exponent: float
+    ) -> tuple[float, float]:
+        watts = min(cap_w, demand_w)
+        share = (watts - self.static_w) / (demand_w - self.static_w)
+        taken = seconds * share**-exponent
         return watts * taken, taken
 
-    def run(cap: float, seconds: float, joules: float, demand: float = 1.0) -> TrueCost:
-        """Return the cost; ``joules`` over ``seconds`` is the relative power of the decode."""
-        wanted = min(decode_w * demand * joules / seconds, 1.2 * highest)
-        prefill = phase(cap, prefill_w, prefill_s)
-        decode = phase(cap, wanted, decode_s * seconds)
-        return TrueCost(*prefill, *decode)
 
-    return run
+def _draw_gpu(rng: random.Random, highest_w: float) -> _Gpu:
+    return _Gpu(
+        static_w=rng.uniform(0.2, 0.32) * highest_w,
+        exponent=rng.uniform(0.3, 0.5),
+        decode_w=rng.uniform(0.65, 0.95) * highest_w,
+        prefill_w=rng.uniform(0.9, 1.0) * highest_w,
+        decode_s=rng.uniform(1.0, 6.0),
+        prefill_s=rng.uniform(0.05, 0.4),
+    )
+
+
+def _list_caps(rng: random.Random, gpu: _Gpu, highest_w: float, steps: int) -> list[int]:
+    """List caps from just above the static power to the highest."""
+    lowest = rng.uniform(1.1, 1.35) * gpu.static_w
+    return [round(lowest + (highest_w - lowest) * at / (steps - 1)) for at in range(steps)]
 
 
 def _draw_speculation(rng: random.Random) -> Callable[[int], tuple[float, float]]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement, pairwise
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 from etui.stats.student_t import t_quantile
 from etui.sweep.blocks import Block, Visit
@@ -31,6 +31,8 @@ _NORMAL_MEDIAN = 0.6745
 """Median of the absolute value of a standard normal variable."""
 _LEAST_FOR_SLOPE = 4
 """Fewest visits of a block from which a drift over the positions is removed."""
+_LEAST_TO_TRIM = 5
+"""Fewest blocks of which the highest and the lowest are not taken as they are."""
 _LEFT_OUT = 5
 """One block of so many, rounded up, is left out of a contrast that must hold without its worst."""
 
@@ -60,6 +62,9 @@ class Contrast:
         blocks: Number of common blocks.
         trimmed: Mean without the blocks that speak most for a ratio above 0; None with one block.
         trimmed_error: Its standard error.
+        own_error: Standard error of a trimmed mean by the scatter of these blocks alone; infinite
+            with one block.
+        own_degrees: Its degrees of freedom.
     """
 
     log_ratio: float
@@ -68,10 +73,21 @@ class Contrast:
     blocks: int
     trimmed: float | None
     trimmed_error: float
+    own_error: float
+    own_degrees: int
 
     def margin(self, tail: float) -> float:
         """Return the half width that the truth is beyond, on one side, with a probability."""
         return t_quantile(tail, self.degrees) * self.error if self.degrees else math.inf
+
+    def is_below_zero(self, tail: float) -> bool:
+        """Return whether the ratio is below 0 beyond doubt, by the pooled and by its own noise.
+
+        A setting may be noisier than the others: their noise alone would claim too much of it.
+        """
+        if not self.own_degrees or self.log_ratio + self.margin(tail) >= 0:
+            return False
+        return self.log_ratio + t_quantile(tail, self.own_degrees) * self.own_error < 0
 
     def exceeds(self, limit: float, tail: float) -> bool:
         """Return whether the ratio is above a limit beyond doubt.
@@ -132,6 +148,7 @@ class PairedLogs:
             n,
             fmean(kept) if kept else None,
             math.sqrt(variance / len(kept)) if kept else math.inf,
+            *_own_error(differences),
         )
 
     def is_measured(self, setting: str) -> bool:
@@ -192,6 +209,22 @@ def hodges_lehmann(values: Sequence[float]) -> float:
         values: At least one.
     """
     return median((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
+
+
+def _own_error(values: Sequence[float]) -> tuple[float, int]:
+    """Return the standard error of a trimmed mean and its degrees of freedom.
+
+    From five values, an eighth (at least one) is trimmed at either end; the error is that of the
+    winsorized values (Tukey and McLaughlin, Sankhya A 25, 1963).
+    """
+    n = len(values)
+    cut = max(1, n // 8) if n >= _LEAST_TO_TRIM else 0
+    if n < 2:
+        return math.inf, 0
+    ordered = sorted(values)
+    low, high = ordered[cut], ordered[n - 1 - cut]
+    spread = stdev(min(max(value, low), high) for value in ordered)
+    return spread * math.sqrt(n) / (n - 2 * cut), n - 2 * cut - 1
 
 
 def _read_logs(block: Block, figure: Figure) -> dict[Cell, float]:

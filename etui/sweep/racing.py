@@ -54,9 +54,7 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
     tail = MISTAKE / 2 / max(1, rivals) / looks
     for key in ranked[: ranked.index(baseline)]:
         contrast = judged.costs.contrast(key, baseline)
-        if contrast is None:
-            continue
-        if contrast.log_ratio + contrast.margin(tail) < 0:
+        if contrast is not None and contrast.is_below_zero(tail):
             return key
     return baseline
 

@@ -1,0 +1,326 @@
+"""Whether a sweep finds the best setting of simulated machines, and what its claims are worth.
+
+    python -m benchmarks.sweep [--sweeps 200] [--seed 0] [--goal joules] [--within 10] [--json]
+
+Each sweep runs on a machine of its own, with drawn costs of every setting and drawn noise: noisy
+visits, a machine that warms up and wanders, outliers that are not noticed, disturbances that are,
+and a coarse meter. It is run twice, with and without dropping settings that are worse beyond doubt.
+
+``within 2 %`` is the share of sweeps whose choice costs at most 2 % more than the true best, and
+``full`` the same without dropping. ``hold`` is the share of the claims (settings against the
+baseline, effects of axes, interactions) whose stated interval contains the truth, and ``any`` that
+of all stated intervals. ``false`` is the share of sweeps with a claim of the wrong sign; on the
+``flat`` machine every claim is false, and so is every choice but the baseline. ``saved`` is the
+mean share of the full grid's simulated time that dropping saves, ``half`` the share of sweeps in
+which it is at least half. ``stated`` is the full grid's time as the halved sweep states it,
+relative to the true one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+
+from benchmarks.figures import Figure
+from etui.sweep.analysis import analyse
+from etui.sweep.blocks import Block
+from etui.sweep.design import SweepDesign
+from etui.sweep.goal import Goal, Measure
+from etui.sweep.loop import measure_blocks
+from etui.sweep.racing import choose_best
+from etui.sweep.result import Difference, SweepResult
+from etui.sweep.setting import AxisName, Value
+from etui.testing.sweep_machines import MACHINES, SimulatedMachine, TrueCost
+from etui.testing.sweep_rig import SimulatedRig, draw_noise
+
+FLAT = "flat"
+CLOSE = 0.02
+AIMS = {"close": 0.95, "hold": 0.93, "false": 0.05, "saved": 0.5}
+_SLACK_PERCENT = 1.0
+"""A limit of the time cannot be kept more exactly than the time is measured: the choice may be this
+much slower than the limit, and is compared with the best setting that is as much below it."""
+
+Truth = Mapping[str, TrueCost]
+Effect = tuple[AxisName, Value, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A stated interval and the truth, percent."""
+
+    truth: float
+    low: float
+    high: float
+    is_claimed: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the interval contains the truth, within the rounding of floats."""
+        return self.low - 1e-9 <= self.truth <= self.high + 1e-9
+
+    @property
+    def is_false(self) -> bool:
+        """Whether the claim has the wrong sign, or there is no difference at all."""
+        side = self.low + self.high
+        return self.is_claimed and (abs(self.truth) < 1e-9 or self.truth * side < 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One sweep.
+
+    Attributes:
+        settings: Number of combinations.
+        excess, full_excess: How much more the choice costs than the true best, with and without
+            dropping; infinite for one that is too slow.
+        is_baseline: Whether the baseline was chosen.
+        seconds, full_seconds: Simulated seconds.
+        predicted_full_seconds: Those of the full grid as the halved sweep states them.
+        stated: Its intervals.
+    """
+
+    settings: int
+    excess: float
+    full_excess: float
+    is_baseline: bool
+    seconds: float
+    full_seconds: float
+    predicted_full_seconds: float
+    stated: tuple[Stated, ...]
+
+    @property
+    def saved(self) -> float:
+        """Share of the full grid's time that is saved."""
+        return 1 - self.seconds / self.full_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Sweeps of one kind of machine; see the module."""
+
+    kind: str
+    sweeps: int
+    settings: float
+    close: float
+    full_close: float
+    claims: int
+    hold: float | None
+    intervals: int
+    any_hold: float | None
+    false: float
+    moved: float
+    saved: float
+    half: float
+    predicted: float
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Aims that are missed."""
+        aims = {"false": self.false <= AIMS["false"]}
+        if self.kind != FLAT:
+            aims["close"] = self.close >= AIMS["close"]
+            aims["hold"] = self.hold is not None and self.hold >= AIMS["hold"]
+            aims["saved"] = self.saved >= AIMS["saved"]
+        return tuple(name for name, reached in aims.items() if not reached)
+
+
+def simulate(kind: str, number: int, seed: int, goal: Goal) -> Outcome:
+    """Run a sweep on a drawn machine, with and without dropping settings."""
+    rng = random.Random(f"{seed} {number} {kind}")
+    machine = MACHINES[kind](rng)
+    noise = draw_noise(rng)
+    design = SweepDesign(machine.settings, goal, seed=number)
+    rigs = [SimulatedRig(machine, noise, number) for _ in range(2)]
+    blocks = measure(design, rigs[0])
+    whole = replace(design, halving=False)
+    result = analyse(design, blocks)
+    full_best = choose_best(whole, measure(whole, rigs[1]))
+    return Outcome(
+        settings=len(machine.settings),
+        excess=compute_excess(machine, result.best, goal),
+        full_excess=compute_excess(machine, full_best, goal),
+        is_baseline=result.best == result.baseline,
+        seconds=rigs[0].now_s,
+        full_seconds=rigs[1].now_s,
+        predicted_full_seconds=result.full_grid_seconds or math.nan,
+        stated=tuple(list_stated(result, {s.key: cost for s, cost in machine.costs.items()})),
+    )
+
+
+def measure(design: SweepDesign, rig: SimulatedRig) -> list[Block]:
+    """Run a sweep to its end."""
+    return list(measure_blocks(design, rig, (), clock=rig.clock, sleep=rig.sleep))
+
+
+def compute_excess(machine: SimulatedMachine, chosen: str | None, goal: Goal) -> float:
+    """Return how much more a choice costs than the true best, as a share."""
+    if chosen is None:
+        return math.inf
+    if goal.within_percent is None:
+        best = machine.figure(machine.find_best(goal), goal)
+        return machine.figure(chosen, goal) / best - 1
+    strict = replace(goal, within_percent=max(0.0, goal.within_percent - _SLACK_PERCENT))
+    loose = replace(goal, within_percent=goal.within_percent + _SLACK_PERCENT)
+    return machine.figure(chosen, loose) / machine.figure(machine.find_best(strict), strict) - 1
+
+
+def list_stated(result: SweepResult, truth: Truth) -> Iterator[Stated]:
+    """List every interval of a result with its truth."""
+    base = truth[result.baseline]
+    logs = {
+        "joules": {key: math.log(cost.joules) for key, cost in truth.items()},
+        "seconds": {key: math.log(cost.seconds) for key, cost in truth.items()},
+    }
+    for one in result.settings:
+        cost = truth[one.setting]
+        yield from _state(one.joules_difference, math.log(cost.joules / base.joules))
+        yield from _state(one.seconds_difference, math.log(cost.seconds / base.seconds))
+    values = {one.setting: dict(one.values) for one in result.settings}
+    for effect in result.effects:
+        wanted = (effect.axis, effect.value, effect.reference)
+        yield from _state(effect.joules, average_effect(values, logs["joules"], wanted))
+        yield from _state(effect.seconds, average_effect(values, logs["seconds"], wanted))
+    for both in result.interactions:
+        (one_axis, other_axis), (one_value, other_value) = both.axes, both.values
+        parts = {
+            value: average_effect(
+                {key: own for key, own in values.items() if own.get(other_axis) == value},
+                logs["joules"],
+                (one_axis, one_value, both.references[0]),
+            )
+            for value in (other_value, both.references[1])
+        }
+        yield from _state(both.joules, parts[other_value] - parts[both.references[1]])
+
+
+def average_effect(
+    values: Mapping[str, Mapping[AxisName, Value]], logs: Mapping[str, float], effect: Effect
+) -> float:
+    """Return the true log ratio of two values of an axis, averaged over the other axes."""
+    axis, value, reference = effect
+    by_value = [
+        fmean(logs[key] for key, own in values.items() if own.get(axis) == wanted)
+        for wanted in (value, reference)
+    ]
+    return by_value[0] - by_value[1]
+
+
+def _state(difference: Difference | None, truth_log: float) -> Iterator[Stated]:
+    if difference is None or difference.low is None or difference.high is None:
+        return
+    yield Stated(
+        100 * math.expm1(truth_log), difference.low, difference.high, difference.is_claimed
+    )
+
+
+def summarize(kind: str, outcomes: Sequence[Outcome]) -> Summary:
+    """Summarize the sweeps of one kind of machine."""
+    stated = [one for outcome in outcomes for one in outcome.stated]
+    claims = [one for one in stated if one.is_claimed]
+    return Summary(
+        kind=kind,
+        sweeps=len(outcomes),
+        settings=fmean(one.settings for one in outcomes),
+        close=fmean(one.excess <= CLOSE for one in outcomes),
+        full_close=fmean(one.full_excess <= CLOSE for one in outcomes),
+        claims=len(claims),
+        hold=fmean(one.holds for one in claims) if claims else None,
+        intervals=len(stated),
+        any_hold=fmean(one.holds for one in stated) if stated else None,
+        false=fmean(
+            any(one.is_false for one in outcome.stated)
+            or (kind == FLAT and not outcome.is_baseline)
+            for outcome in outcomes
+        ),
+        moved=fmean(not one.is_baseline for one in outcomes),
+        saved=fmean(one.saved for one in outcomes),
+        half=fmean(one.saved >= AIMS["saved"] for one in outcomes),
+        predicted=fmean(one.predicted_full_seconds / one.full_seconds for one in outcomes),
+    )
+
+
+def quick() -> Iterator[Figure]:
+    """Ten sweeps of each kind of machine."""
+    by_kind = {kind: [simulate(kind, n, 0, Goal()) for n in range(10)] for kind in MACHINES}
+    for kind, outcomes in by_kind.items():
+        if kind == FLAT:
+            false = summarize(kind, outcomes).false
+            yield Figure("sweeps of equal settings with a false claim", 100 * false, "%", n=10)
+            continue
+        excess = sorted(one.excess for one in outcomes)
+        yield Figure(
+            f"joules of the choice : the true best, worst sweep, {kind}", 1 + excess[-1], n=10
+        )
+        yield Figure(
+            f"seconds of a sweep : the full grid, {kind}",
+            1 - fmean(one.saved for one in outcomes),
+            n=10,
+        )
+    stated = [one for outcomes in by_kind.values() for each in outcomes for one in each.stated]
+    claims = [one for one in stated if one.is_claimed]
+    missed = fmean(not one.holds for one in claims)
+    yield Figure("claims whose interval misses the truth", 100 * missed, "%", n=len(claims))
+
+
+def format_summaries(summaries: Sequence[Summary]) -> list[str]:
+    """Format the table."""
+    heads = (
+        "settings",
+        "within 2 %",
+        "full",
+        "claims",
+        "hold",
+        "any",
+        "false",
+        "saved",
+        "half",
+        "stated",
+    )
+    lines = [f"{'machine':<12}" + "".join(f"{head:>11}" for head in heads)]
+    for one in summaries:
+        shares = (
+            one.close, one.full_close, None, one.hold, one.any_hold, one.false, one.saved, one.half,
+            one.predicted,
+        )  # fmt: skip
+        cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
+        cells[2] = str(one.claims)
+        missed = f"  missed: {', '.join(one.missed)}" if one.missed else ""
+        row = f"{one.kind:<12}{one.settings:>11.1f}" + "".join(f"{cell:>11}" for cell in cells)
+        lines.append(row + missed)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sweeps", type=int, default=200, help="sweeps of each kind of machine")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the machines and the noise")
+    measures: tuple[Measure, ...] = ("joules", "time", "joules*time")
+    parser.add_argument("--goal", choices=measures, default="joules", help="what is minimized")
+    parser.add_argument("--within", type=float, help="limit of the time, percent of the fastest")
+    parser.add_argument("--kinds", nargs="+", choices=list(MACHINES), default=list(MACHINES))
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    chosen = parser.parse_args()
+    goal = Goal(chosen.goal, chosen.within)
+    summaries = [
+        summarize(
+            kind, [simulate(kind, number, chosen.seed, goal) for number in range(chosen.sweeps)]
+        )
+        for kind in chosen.kinds
+    ]
+    if chosen.json:
+        runs = [{**asdict(one), "missed": list(one.missed)} for one in summaries]
+        print(json.dumps({"aims": AIMS, "goal": asdict(goal), "runs": runs}, indent=2))
+        return
+    limit = "" if goal.within_percent is None else f", within {goal.within_percent:g} % of the time"
+    print(f"{chosen.sweeps} sweeps of each machine, seed {chosen.seed}, goal {goal.measure}{limit}")
+    print("aims: within 2 % >= 95 %, hold >= 93 %, false <= 5 %, saved >= 50 %")
+    print("\n".join(format_summaries(summaries)))
+
+
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,7 @@ NAMES = (
     "replay",
     "routing",
     "speculation",
+    "sweep",
     "threads",
     "tui",
     "votes",

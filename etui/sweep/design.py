@@ -4,9 +4,9 @@ Blocks come in pairs, the second in the reverse order of the first. Every settin
 visited once in a block, the baseline twice.
 
 - ``floor``: the baseline against itself.
-- ``race``: rounds of two blocks. After a round, settings that are worse beyond doubt are dropped
-  (:mod:`etui.sweep.elimination`), so the effort goes to the others. The race ends after its last
-  round, or as soon as no more are left than can be confirmed.
+- ``race``: rounds of two blocks. After a round, settings that are worse beyond doubt, or cannot be
+  better by much, are dropped (:mod:`etui.sweep.elimination`), so the effort goes to the others. The
+  race ends after its last round, or as soon as no more are left than can be confirmed.
 - ``confirm``: fresh blocks of the baseline and up to three finalists. The race's figures of its
   winner are too good, because it was chosen by them; these have chosen nothing.
 """

@@ -1,12 +1,13 @@
 """The rule of the race: which settings are worse beyond doubt, and how the rest are ranked.
 
 After each round every setting is compared with the current best, and is dropped if it is beyond
-doubt not better by 1 %. With an indifference zone (Bechhofer, Ann. Math. Stat. 25, 1954) the race
-also ends between settings that are nearly equal. A setting that is better by 1 % or more is dropped
-by mistake in at most 5 % of sweeps: that probability is divided by the number of rounds (looks) and
-by the number of settings that could beat it by luck (Bonferroni), so it holds however often and
-between however many settings is looked. The differences between settings of a sweep are mostly many
-times the noise, and the bound costs little: ``t`` is about 4 where 2 would be used for one look.
+doubt not better by 1.5 %. With such an indifference zone (Bechhofer, Ann. Math. Stat. 25, 1954) the
+race also ends between settings that are nearly equal. A setting that is better by 1.5 % or more is
+dropped by mistake in at most 5 % of sweeps: that probability is divided by the number of rounds
+(looks) and by the number of settings that could beat it by luck (Bonferroni), so it holds however
+often and between however many settings is looked. The differences between settings of a sweep are
+mostly many times the noise, and the bound costs little: ``t`` is about 4 where 2 would be used for
+one look.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from etui.units import percent_interval_text
 
 MISTAKE = 0.05
 """Most probability of dropping the true best setting, over the whole race."""
-WORTH_PERCENT = 1.0
+WORTH_PERCENT = 1.5
 """Least gain over the current best that is worth the time to prove it. A setting that beyond doubt
 gains less is dropped; except with the probability above, the choice is within as much of the true
 best."""

@@ -193,7 +193,7 @@ def test_what_is_far_worse_is_dropped_after_one_round_and_the_best_is_kept(seed)
     assert "threads=2" in [setting.key for setting in list_remaining(planned, blocks)]
 
 
-def test_a_race_between_equal_settings_ends_when_none_can_be_better_by_a_percent():
+def test_a_race_between_equal_settings_ends_when_none_can_be_much_better():
     made = machine([10.0] * 8)
     planned, blocks = sweep(made, replace(SOME_NOISE, joules=0.001, seconds=0.001))
     rounds = sum(block.stage == "race" for block in blocks) // 2

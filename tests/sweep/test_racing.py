@@ -126,12 +126,12 @@ def test_the_choice_is_within_two_percent_of_the_true_best(kind):
 
 @pytest.mark.parametrize("kind", ["threads", "caps", "speculation", "joint"])
 def test_the_true_best_is_rarely_dropped_by_more_than_it_is_worth(kind):
-    """At most 5 % of sweeps lose, in a round, a setting that is 1 % better than all that stay."""
+    """At most 5 % of sweeps lose a setting that is 1.5 % better than all that stay."""
     lost = 0
     for machine, planned, blocks in simulate(kind, 30):
         left = [setting.key for setting in list_remaining(planned, blocks)]
         best = machine.figure(machine.find_best(planned.goal), planned.goal)
-        lost += min(machine.figure(key, planned.goal) for key in left) > 1.015 * best
+        lost += min(machine.figure(key, planned.goal) for key in left) > 1.02 * best
     assert lost <= 2
 
 

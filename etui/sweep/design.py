@@ -25,7 +25,7 @@ from etui.sweep.elimination import (
     FINALISTS,
     MISTAKE,
     Standings,
-    describe_more,
+    describe_rank,
     find_unmeasured,
     find_worse,
     rank,
@@ -218,7 +218,7 @@ def _judge(progress: Progress) -> Progress:
     ranked = rank(standings)
     finalists = [key for key in ranked if key != progress.baseline][:FINALISTS]
     others = {
-        key: _describe_rank(standings, key, ranked[0])
+        key: describe_rank(standings, key, ranked[0])
         for key in progress.remaining[1:]
         if key not in finalists
     }
@@ -233,14 +233,6 @@ def _tail(design: SweepDesign) -> float:
 
 def _standings(progress: Progress) -> Standings:
     return read_standings(progress.design.goal, progress.keys, progress.remaining, progress.blocks)
-
-
-def _describe_rank(standings: Standings, setting: str, best: str) -> str:
-    text = f"not among the best {FINALISTS} after the race"
-    contrast = standings.costs.contrast(setting, best)
-    if contrast is None:
-        return text
-    return f"{text}: {describe_more(contrast, standings.goal, best)}"
 
 
 def _drop(progress: Progress, reasons: dict[str, str], number: int) -> Progress:

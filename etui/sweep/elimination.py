@@ -115,8 +115,7 @@ def find_worse(standings: Standings, tail: float) -> dict[str, str]:
         if contrast.log_ratio + contrast.margin(tail) <= allowed_log:
             allowed.append(key)
         elif key != standings.baseline and contrast.exceeds(allowed_log, tail):
-            difference = percent_interval_text(*contrast.percent())
-            worse[key] = f"{difference} slower than {fastest}, {limit:g} % is allowed"
+            worse[key] = _describe_slower(contrast, fastest, limit)
     best = min(allowed, key=lambda key: _cost(standings, key))
     judged = [key for key in judged if key not in worse]
     return worse | _find_costlier(standings, best, judged, tail)
@@ -150,8 +149,25 @@ def slower_by(standings: Standings, setting: str, reference: str) -> float:
     return _log_ratio(standings.seconds, setting, reference)
 
 
-def describe_more(contrast: Contrast, goal: Goal, reference: str) -> str:
-    """Write a difference of the goal's figure: ``12.1 % [9.8, 14.5] more joules than kv=f16``."""
+def describe_rank(standings: Standings, setting: str, best: str) -> str:
+    """Write why a setting is not among the finalists, though it is not worse beyond doubt."""
+    text = f"not among the best {FINALISTS} after the race"
+    limit = standings.goal.within_percent
+    if limit is not None:
+        fastest = find_fastest(standings)
+        slower = standings.seconds.contrast(setting, fastest)
+        if slower is not None and slower.log_ratio > math.log1p(limit / 100):
+            return f"{text}: {_describe_slower(slower, fastest, limit)}"
+    contrast = standings.costs.contrast(setting, best)
+    return text if contrast is None else f"{text}: {_describe_more(contrast, standings.goal, best)}"
+
+
+def _describe_slower(contrast: Contrast, fastest: str, limit: float) -> str:
+    difference = percent_interval_text(*contrast.percent())
+    return f"{difference} slower than {fastest}, {limit:g} % is allowed"
+
+
+def _describe_more(contrast: Contrast, goal: Goal, reference: str) -> str:
     return f"{percent_interval_text(*contrast.percent())} {_MORE[goal.measure]} {reference}"
 
 
@@ -164,7 +180,7 @@ def _find_costlier(
             continue
         contrast = standings.costs.contrast(key, best)
         if contrast is not None and contrast.exceeds(-_WORTH_LOG, tail):
-            worse[key] = describe_more(contrast, standings.goal, best)
+            worse[key] = _describe_more(contrast, standings.goal, best)
     return worse
 
 

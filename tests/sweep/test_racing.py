@@ -202,6 +202,21 @@ def test_the_first_estimate_counts_the_visits_of_a_halved_race():
     assert estimate_seconds_left(full, (), 1.0) == 4 * 2 + 10 * 10 + 8 * (FINALISTS + 2)
 
 
+def test_the_reason_of_a_setting_that_is_cheap_but_slow_is_its_time():
+    """Too close to the limit to be dropped in the race, and cheaper than the best that is kept."""
+    costs = [(20, 1.5), (30, 1.0), (9, 1.104), (10, 1.09), (10.1, 1.09), (10.2, 1.09), (10.3, 1.09)]
+    noise = replace(QUIET, joules=0.03, seconds=0.01)
+    reasons = []
+    for seed in range(10):
+        planned, blocks, _ = sweep(
+            given_machine(costs), noise, seed, goal=Goal("joules", within_percent=10)
+        )
+        reasons += [d.reason for d in list_drops(planned, blocks) if d.setting == "threads=3"]
+    late = [reason for reason in reasons if reason.startswith("not among the best 3")]
+    assert late
+    assert all(reason.endswith("slower than threads=2, 10 % is allowed") for reason in late)
+
+
 def test_reasons_name_a_setting_of_the_sweep():
     for _, planned, blocks in simulate("caps", 5, Goal("joules", within_percent=10)):
         keys = [setting.key for setting in planned.settings]

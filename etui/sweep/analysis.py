@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+from etui.stats.tests import Interval
+from etui.sweep.accuracy_statistics import compare_accuracies
 from etui.sweep.blocks import Block
-from etui.sweep.design import SweepDesign
-from etui.sweep.result import SweepResult
+from etui.sweep.costs import (
+    decode_joules_per_token,
+    joules,
+    prefill_joules_per_token,
+    seconds,
+)
+from etui.sweep.design import Progress, SweepDesign, follow, plan_next
+from etui.sweep.differences import (
+    LogDifference,
+    add_meter_uncertainty,
+    compare_in_race,
+    compare_with_baseline,
+    estimate_costs,
+    judge,
+    read_meter_uncertainty,
+)
+from etui.sweep.durations import estimate_full_grid_seconds
+from etui.sweep.effects import estimate_effects
+from etui.sweep.floor import SweepRepeatability, build_floor, measure_both
+from etui.sweep.frontier import choose_candidates, find_frontier, find_indistinct
+from etui.sweep.notes import list_notes
+from etui.sweep.racing import choose_best
+from etui.sweep.result import Difference, SettingResult, SweepResult
 
 Answers = Mapping[str, Sequence[bool]]
 """Key of a setting -> whether its answer to each question of the suite is correct, in one order."""
+
+_LEAST_CONFIRMED = 2
+"""Fewest confirming blocks from which the figures are theirs: one block has no interval."""
 
 
 def analyse(
@@ -20,10 +49,170 @@ def analyse(
 ) -> SweepResult:
     """Compute the result of the blocks measured so far.
 
+    Figures of the baseline and the finalists come from the confirming blocks alone once there are
+    two: the race has chosen the finalists by its figures, which are therefore too good. Figures of
+    the other settings are those of the race. Each of both is a family of tests, of joules and
+    seconds together, and the effects of the axes with their interactions are a third.
+
     Args:
         design: What the sweep measures.
         blocks: Complete blocks, in order.
         answers: Answers of the suite, by setting; None without a suite.
         measured_as: Key of a setting -> the key under which its answers are, where it differs.
+
+    Raises:
+        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
     """
-    raise NotImplementedError
+    progress = follow(design, blocks)
+    keys = [setting.key for setting in design.settings]
+    baseline, seed = progress.baseline, design.seed
+    noise = measure_both(blocks, baseline, seed)
+    accuracy = compare_accuracies(keys, answers or {}, measured_as or {}, seed)
+    race = _analyse_stage("race", blocks, keys, noise, seed)
+    confirm = _analyse_stage("confirm", blocks, keys, noise, seed)
+    stages = {key: confirm if _is_confirmed(confirm, key) else race for key in keys}
+    differences = race.judge(stages) | confirm.judge(stages)
+    joules_differences = {key: one for (name, key), one in differences.items() if name == "joules"}
+    seconds_differences = {
+        key: one for (name, key), one in differences.items() if name == "seconds"
+    }
+    candidates = choose_candidates(
+        progress.remaining, joules_differences, seconds_differences, accuracy
+    )
+    frontier = find_frontier(candidates) if progress.count("race") else ()
+    by_joules = sorted(frontier, key=lambda key: candidates[key].joules or 0.0)
+    behind = confirm if _is_confirmed(confirm, baseline) else race
+    indistinct = find_indistinct(by_joules, behind.blocks, joules, seed)
+    before_confirming = [block for block in blocks if block.stage != "confirm"]
+    effects, interactions = estimate_effects(design.settings, before_confirming, noise)
+    drops = {drop.setting: drop for drop in progress.drops}
+    settings = [
+        SettingResult(
+            setting=setting.key,
+            values=setting.values,
+            stage=stages[setting.key].name,
+            blocks=stages[setting.key].count(setting.key),
+            joules=stages[setting.key].joules.get(setting.key),
+            seconds=stages[setting.key].seconds.get(setting.key),
+            prefill_joules_per_token=stages[setting.key].prefill.get(setting.key),
+            decode_joules_per_token=stages[setting.key].decode.get(setting.key),
+            joules_difference=joules_differences.get(setting.key),
+            seconds_difference=seconds_differences.get(setting.key),
+            accuracy=accuracy.get(setting.key),
+            dropped_after=drops[setting.key].block if setting.key in drops else None,
+            drop_reason=drops[setting.key].reason if setting.key in drops else "",
+            is_on_frontier=setting.key in frontier,
+        )
+        for setting in design.settings
+    ]
+    return SweepResult(
+        baseline=baseline,
+        best=choose_best(design, blocks),
+        goal=design.goal,
+        is_complete=plan_next(progress) is None,
+        floor=build_floor(noise, _count_claim_blocks(progress)),
+        settings=(settings[0], *sorted(settings[1:], key=_sort_by_joules)),
+        effects=effects,
+        interactions=interactions,
+        blocks=len(blocks),
+        visits=sum(len(block.visits) for block in blocks),
+        repeated=tuple(line for block in blocks for line in block.repeated),
+        notes=list_notes(blocks, noise, accuracy, indistinct),
+        seconds=math.fsum(block.seconds for block in blocks),
+        full_grid_seconds=estimate_full_grid_seconds(design, blocks),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _StageFigures:
+    """Figures of one stage: costs by key, and differences by name of the figure and key."""
+
+    name: Literal["race", "confirm"]
+    blocks: tuple[Block, ...]
+    joules: dict[str, Interval]
+    seconds: dict[str, Interval]
+    prefill: dict[str, Interval]
+    decode: dict[str, Interval]
+    differences: dict[tuple[str, str], LogDifference]
+
+    def count(self, key: str) -> int:
+        """Count the blocks that a setting was measured in."""
+        return sum(any(visit.setting == key for visit in block.visits) for block in self.blocks)
+
+    def judge(self, stages: Mapping[str, _StageFigures]) -> dict[tuple[str, str], Difference]:
+        """Judge the differences of the settings whose figures come from this stage."""
+        own = {name: one for name, one in self.differences.items() if stages[name[1]] is self}
+        return judge(own)
+
+
+def _analyse_stage(
+    stage: Literal["race", "confirm"],
+    blocks: Sequence[Block],
+    keys: Sequence[str],
+    noise: SweepRepeatability,
+    seed: int,
+) -> _StageFigures:
+    """Compute the figures of one stage; before the race they are the baseline's in the floor."""
+    chosen = tuple(block for block in blocks if block.stage == stage)
+    if stage == "race" and not chosen:
+        chosen = tuple(blocks)
+    if stage == "confirm":
+        compared = {
+            "joules": compare_with_baseline(chosen, keys, joules, noise.joules, seed),
+            "seconds": compare_with_baseline(chosen, keys, seconds, noise.seconds, seed),
+        }
+    else:
+        before = [block for block in blocks if block.stage != "confirm"]
+        compared = {
+            "joules": compare_in_race(before, keys, joules, noise.joules),
+            "seconds": compare_in_race(before, keys, seconds, noise.seconds),
+        }
+    return _StageFigures(
+        name=stage,
+        blocks=chosen,
+        joules=_add_meter(
+            estimate_costs(chosen, keys, joules, seed), chosen, ("prefill", "decode")
+        ),
+        seconds=estimate_costs(chosen, keys, seconds, seed),
+        prefill=_add_meter(
+            estimate_costs(chosen, keys, prefill_joules_per_token, seed), chosen, ("prefill",)
+        ),
+        decode=_add_meter(
+            estimate_costs(chosen, keys, decode_joules_per_token, seed), chosen, ("decode",)
+        ),
+        differences={
+            (name, key): one for name, by_key in compared.items() for key, one in by_key.items()
+        },
+    )
+
+
+def _add_meter(
+    figures: Mapping[str, Interval], blocks: Sequence[Block], phases: Sequence[str]
+) -> dict[str, Interval]:
+    return {
+        key: add_meter_uncertainty(figure, read_meter_uncertainty(blocks, key, phases))
+        for key, figure in figures.items()
+    }
+
+
+def _is_confirmed(confirm: _StageFigures, key: str) -> bool:
+    return confirm.count(key) >= _LEAST_CONFIRMED
+
+
+def _count_claim_blocks(progress: Progress) -> int:
+    """Return the number of blocks behind the claims: of the confirmation, if one is planned."""
+    design = progress.design
+    if len(progress.remaining) == 1 and progress.is_race_over:
+        return progress.count("race")
+    if design.confirm_blocks >= _LEAST_CONFIRMED:
+        return design.confirm_blocks
+    return 2 * design.race_rounds
+
+
+def _sort_by_joules(one: SettingResult) -> tuple[bool, float]:
+    """Order by the difference in joules; settings without one follow, by their seconds."""
+    if one.joules_difference is not None:
+        return False, one.joules_difference.percent
+    if one.seconds_difference is not None:
+        return True, one.seconds_difference.percent
+    return True, math.inf

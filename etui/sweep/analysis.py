@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from etui.stats.tests import Interval
 from etui.sweep.accuracy_statistics import compare_accuracies
 from etui.sweep.blocks import Block
-from etui.sweep.costs import (
-    decode_joules_per_token,
-    joules,
-    prefill_joules_per_token,
-    seconds,
-)
+from etui.sweep.costs import joules
 from etui.sweep.design import Progress, SweepDesign, follow, plan_next
-from etui.sweep.differences import (
-    LogDifference,
-    add_meter_uncertainty,
-    compare_in_race,
-    compare_with_baseline,
-    estimate_costs,
-    judge,
-    read_meter_uncertainty,
-)
 from etui.sweep.durations import estimate_full_grid_seconds
 from etui.sweep.effects import estimate_effects
-from etui.sweep.floor import SweepRepeatability, build_floor, measure_both
+from etui.sweep.floor import build_floor, measure_both
 from etui.sweep.frontier import choose_candidates, find_frontier, find_indistinct
 from etui.sweep.notes import list_notes
 from etui.sweep.racing import choose_best
-from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.result import SettingResult, SweepResult
+from etui.sweep.stage_figures import StageFigures, estimate_confirmation, estimate_race
 
 Answers = Mapping[str, Sequence[bool]]
 """Key of a setting -> whether its answer to each question of the suite is correct, in one order."""
@@ -68,8 +52,8 @@ def analyse(
     baseline, seed = progress.baseline, design.seed
     noise = measure_both(blocks, baseline, seed)
     accuracy = compare_accuracies(keys, answers or {}, measured_as or {}, seed)
-    race = _analyse_stage("race", blocks, keys, noise, seed)
-    confirm = _analyse_stage("confirm", blocks, keys, noise, seed)
+    race = estimate_race(blocks, keys, noise, seed)
+    confirm = estimate_confirmation(blocks, keys, noise, seed)
     stages = {key: confirm if _is_confirmed(confirm, key) else race for key in keys}
     differences = race.judge(stages) | confirm.judge(stages)
     joules_differences = {key: one for (name, key), one in differences.items() if name == "joules"}
@@ -123,79 +107,7 @@ def analyse(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _StageFigures:
-    """Figures of one stage: costs by key, and differences by name of the figure and key."""
-
-    name: Literal["race", "confirm"]
-    blocks: tuple[Block, ...]
-    joules: dict[str, Interval]
-    seconds: dict[str, Interval]
-    prefill: dict[str, Interval]
-    decode: dict[str, Interval]
-    differences: dict[tuple[str, str], LogDifference]
-
-    def count(self, key: str) -> int:
-        """Count the blocks that a setting was measured in."""
-        return sum(any(visit.setting == key for visit in block.visits) for block in self.blocks)
-
-    def judge(self, stages: Mapping[str, _StageFigures]) -> dict[tuple[str, str], Difference]:
-        """Judge the differences of the settings whose figures come from this stage."""
-        own = {name: one for name, one in self.differences.items() if stages[name[1]] is self}
-        return judge(own)
-
-
-def _analyse_stage(
-    stage: Literal["race", "confirm"],
-    blocks: Sequence[Block],
-    keys: Sequence[str],
-    noise: SweepRepeatability,
-    seed: int,
-) -> _StageFigures:
-    """Compute the figures of one stage; before the race they are the baseline's in the floor."""
-    chosen = tuple(block for block in blocks if block.stage == stage)
-    if stage == "race" and not chosen:
-        chosen = tuple(blocks)
-    if stage == "confirm":
-        compared = {
-            "joules": compare_with_baseline(chosen, keys, joules, noise.joules, seed),
-            "seconds": compare_with_baseline(chosen, keys, seconds, noise.seconds, seed),
-        }
-    else:
-        before = [block for block in blocks if block.stage != "confirm"]
-        compared = {
-            "joules": compare_in_race(before, keys, joules, noise.joules),
-            "seconds": compare_in_race(before, keys, seconds, noise.seconds),
-        }
-    return _StageFigures(
-        name=stage,
-        blocks=chosen,
-        joules=_add_meter(
-            estimate_costs(chosen, keys, joules, seed), chosen, ("prefill", "decode")
-        ),
-        seconds=estimate_costs(chosen, keys, seconds, seed),
-        prefill=_add_meter(
-            estimate_costs(chosen, keys, prefill_joules_per_token, seed), chosen, ("prefill",)
-        ),
-        decode=_add_meter(
-            estimate_costs(chosen, keys, decode_joules_per_token, seed), chosen, ("decode",)
-        ),
-        differences={
-            (name, key): one for name, by_key in compared.items() for key, one in by_key.items()
-        },
-    )
-
-
-def _add_meter(
-    figures: Mapping[str, Interval], blocks: Sequence[Block], phases: Sequence[str]
-) -> dict[str, Interval]:
-    return {
-        key: add_meter_uncertainty(figure, read_meter_uncertainty(blocks, key, phases))
-        for key, figure in figures.items()
-    }
-
-
-def _is_confirmed(confirm: _StageFigures, key: str) -> bool:
+def _is_confirmed(confirm: StageFigures, key: str) -> bool:
     return confirm.count(key) >= _LEAST_CONFIRMED
 
 

@@ -161,6 +161,42 @@ def estimate_costs(
     }
 
 
+def estimate_race_costs(
+    blocks: Sequence[Block], keys: Sequence[str], figure: Figure, seed: int
+) -> dict[str, Interval]:
+    """Estimate a figure of each setting from blocks in which not all settings are.
+
+    A setting that was dropped after two blocks has next to no spread of its own. So its figure is
+    the baseline's in all blocks times the ratio of both, and their errors are added in quadrature.
+
+    Args:
+        blocks: Blocks of the floor and the race.
+        keys: Keys of the settings, the baseline first.
+        figure: The figure.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Key -> the figure, without settings that have none; no interval with one block.
+    """
+    import numpy as np
+
+    found = estimate_costs(blocks, keys[:1], figure, seed)
+    means = fit_setting_means(blocks, keys, figure)
+    if means is None:
+        return found
+    baseline = found[keys[0]]
+    for at, key in enumerate(means.keys[1:], start=1):
+        ratio, _, _ = means.estimate(np.eye(len(means.keys))[at])
+        value = baseline.value * math.exp(ratio.mean)
+        found[key] = Interval(
+            value,
+            _combine(value, ratio.mean, ratio.low, baseline.value, baseline.low, side=-1),
+            _combine(value, ratio.mean, ratio.high, baseline.value, baseline.high, side=1),
+            ratio.method,
+        )
+    return found
+
+
 def add_meter_uncertainty(figure: Interval, relative: float | None) -> Interval:
     """Add the meter's uncertainty to an interval, in quadrature and separately at each end.
 
@@ -202,6 +238,15 @@ def read_meter_uncertainty(
                 joules += phase.joules
                 widths += phase.uncertainty
     return widths / joules if joules > 0 else None
+
+
+def _combine(
+    value: float, log: float, log_end: float | None, base: float, base_end: float | None, side: int
+) -> float | None:
+    """Return an end of a product's interval, from the same ends of a log ratio and of its base."""
+    if log_end is None or base_end is None:
+        return None
+    return value * math.exp(side * math.hypot(log_end - log, math.log(base_end / base)))
 
 
 def _exp(log: float | None) -> float | None:

@@ -287,6 +287,11 @@ def test_dropped_settings_are_not_on_the_frontier():
         assert one.dropped_after is not None
         truth = 100 * (JOULES[dict(one.values)["threads"]] / 10 - 1)
         assert one.joules_difference.low < truth < one.joules_difference.high
+        # Two visits say little of their own noise, so the figure leans on the baseline's.
+        joules = JOULES[dict(one.values)["threads"]]
+        assert one.joules.low < joules < one.joules.high < 1.1 * joules
+        assert one.joules.low > 0.9 * joules
+        assert one.decode_joules_per_token.value == pytest.approx(joules * 3 / 4 / 50, rel=0.02)
 
 
 def test_intervals_are_finite_and_hold_their_figure():

@@ -9,14 +9,15 @@ from etui.sweep.accuracy_statistics import compare_accuracies
 from etui.sweep.blocks import Block
 from etui.sweep.costs import joules
 from etui.sweep.design import Progress, SweepDesign, follow, plan_next
+from etui.sweep.differences import judge, judge_together
 from etui.sweep.durations import estimate_full_grid_seconds
-from etui.sweep.effects import estimate_effects
+from etui.sweep.effects import build_effects, build_interactions, estimate_effects
 from etui.sweep.floor import build_floor, measure_both
 from etui.sweep.frontier import choose_candidates, find_frontier, find_indistinct
 from etui.sweep.notes import list_notes
 from etui.sweep.racing import choose_best
-from etui.sweep.result import SettingResult, SweepResult
-from etui.sweep.stage_figures import StageFigures, estimate_confirmation, estimate_race
+from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.stage_figures import Name, StageFigures, estimate_confirmation, estimate_race
 
 Answers = Mapping[str, Sequence[bool]]
 """Key of a setting -> whether its answer to each question of the suite is correct, in one order."""
@@ -35,8 +36,8 @@ def analyse(
 
     Figures of the baseline and the finalists come from the confirming blocks alone once there are
     two: the race has chosen the finalists by its figures, which are therefore too good. Figures of
-    the other settings are those of the race. Each of both is a family of tests, of joules and
-    seconds together, and the effects of the axes with their interactions are a third.
+    the other settings are those of the race. There are two families of tests: joules and seconds of
+    the confirming blocks; and those of the race, with the effects and interactions of the axes.
 
     Args:
         design: What the sweep measures.
@@ -55,11 +56,13 @@ def analyse(
     race = estimate_race(blocks, keys, noise, seed)
     confirm = estimate_confirmation(blocks, keys, noise, seed)
     stages = {key: confirm if _is_confirmed(confirm, key) else race for key in keys}
-    differences = race.judge(stages) | confirm.judge(stages)
-    joules_differences = {key: one for (name, key), one in differences.items() if name == "joules"}
-    seconds_differences = {
-        key: one for (name, key), one in differences.items() if name == "seconds"
-    }
+    before = [block for block in blocks if block.stage != "confirm"]
+    judged_race, effects = judge_together(
+        race.choose(stages), estimate_effects(design.settings, before, noise)
+    )
+    judged = judged_race | judge(confirm.choose(stages))
+    joules_differences = _pick(judged, "joules", keys)
+    seconds_differences = _pick(judged, "seconds", keys)
     candidates = choose_candidates(
         progress.remaining, joules_differences, seconds_differences, accuracy
     )
@@ -67,8 +70,6 @@ def analyse(
     by_joules = sorted(frontier, key=lambda key: candidates[key].joules or 0.0)
     behind = confirm if _is_confirmed(confirm, baseline) else race
     indistinct = find_indistinct(by_joules, behind.blocks, joules, seed)
-    before_confirming = [block for block in blocks if block.stage != "confirm"]
-    effects, interactions = estimate_effects(design.settings, before_confirming, noise)
     drops = {drop.setting: drop for drop in progress.drops}
     settings = [
         SettingResult(
@@ -96,8 +97,8 @@ def analyse(
         is_complete=plan_next(progress) is None,
         floor=build_floor(noise, _count_claim_blocks(progress)),
         settings=(settings[0], *sorted(settings[1:], key=_sort_by_joules)),
-        effects=effects,
-        interactions=interactions,
+        effects=build_effects(design.settings, effects),
+        interactions=build_interactions(design.settings, effects),
         blocks=len(blocks),
         visits=sum(len(block.visits) for block in blocks),
         repeated=tuple(line for block in blocks for line in block.repeated),
@@ -105,6 +106,13 @@ def analyse(
         seconds=math.fsum(block.seconds for block in blocks),
         full_grid_seconds=estimate_full_grid_seconds(design, blocks),
     )
+
+
+def _pick(
+    judged: Mapping[Name, Difference], figure: str, keys: Sequence[str]
+) -> dict[str, Difference]:
+    """Pick the differences of settings by a figure."""
+    return {key: judged[figure, key] for key in keys if (figure, key) in judged}
 
 
 def _is_confirmed(confirm: StageFigures, key: str) -> bool:

@@ -28,6 +28,7 @@ from etui.sweep.setting_means import fit_setting_means
 SIGNIFICANCE = 1 - CONFIDENCE
 
 _Name = TypeVar("_Name", bound=Hashable)
+_Other = TypeVar("_Other", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,23 @@ def judge(differences: Mapping[_Name, LogDifference]) -> dict[_Name, Difference]
     tested = {key: one.estimate.p for key, one in differences.items() if one.estimate.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     return {key: _judge(one, adjusted.get(key)) for key, one in differences.items()}
+
+
+def judge_together(
+    first: Mapping[_Name, LogDifference], second: Mapping[_Other, LogDifference]
+) -> tuple[dict[_Name, Difference], dict[_Other, Difference]]:
+    """Judge two groups of differences as one family.
+
+    Args:
+        first: Any names -> differences.
+        second: Any names -> differences.
+    """
+    judged = judge(dict(enumerate([*first.values(), *second.values()])))
+    results = list(judged.values())
+    return (
+        dict(zip(first, results[: len(first)], strict=True)),
+        dict(zip(second, results[len(first) :], strict=True)),
+    )
 
 
 def _judge(one: LogDifference, p: float | None) -> Difference:

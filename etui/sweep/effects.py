@@ -14,14 +14,17 @@ from itertools import combinations
 
 from etui.sweep.blocks import Block
 from etui.sweep.costs import joules, seconds
-from etui.sweep.differences import LogDifference, judge
+from etui.sweep.differences import LogDifference
 from etui.sweep.floor import Repeatability, SweepRepeatability
-from etui.sweep.result import AxisEffect, Interaction
+from etui.sweep.result import AxisEffect, Difference, Interaction
 from etui.sweep.setting import AXES, AxisName, Setting, Value
 from etui.sweep.setting_means import SettingMeans, fit_setting_means
 
 Column = tuple[tuple[AxisName, Value], ...]
 """One effect: values that a setting must have; two for an interaction."""
+
+EffectName = tuple[str, Column]
+"""``joules`` or ``seconds``, and an effect."""
 
 _ESTIMABLE = 1e-8
 
@@ -63,12 +66,10 @@ def estimate_effects(
     settings: Sequence[Setting],
     blocks: Sequence[Block],
     noise: SweepRepeatability,
-) -> tuple[tuple[AxisEffect, ...], tuple[Interaction, ...]]:
-    """Estimate the effect of every value of every axis, and find interactions of two axes.
+) -> dict[EffectName, LogDifference]:
+    """Estimate the effect of every value of every axis, and the interactions of two axes.
 
-    The interactions of two axes, in joules, are fitted together with the effects of all axes. The
-    joules and seconds of all effects, and all interactions that can be estimated, are one family
-    of tests.
+    The interactions of two axes, in joules, are fitted together with the effects of all axes.
 
     Args:
         settings: All settings, the baseline first.
@@ -76,26 +77,37 @@ def estimate_effects(
         noise: Noise of a visit, from the A/A comparison.
 
     Returns:
-        The effects against the axis' reference, and the interactions that are claimed.
+        The effects and interactions that the settings determine, not judged yet.
     """
     axes = list_axes(settings)
     keys = [setting.key for setting in settings]
     by_joules = fit_setting_means(blocks, keys, joules)
     by_seconds = fit_setting_means(blocks, keys, seconds)
     alone: list[Column] = [((one.axis, value),) for one in axes for value in one.others]
-    family: dict[tuple[str, Column], LogDifference] = {}
+    found: dict[EffectName, LogDifference] = {}
     for name, means, own in (
         ("joules", by_joules, noise.joules),
         ("seconds", by_seconds, noise.seconds),
     ):
-        found = _estimate(means, settings, alone, alone, own)
-        family |= {(name, column): one for column, one in found.items()}
+        effects = _estimate(means, settings, alone, alone, own)
+        found |= {(name, column): one for column, one in effects.items()}
     for one, other in combinations(axes, 2):
         both = _list_pairs(one, other)
-        found = _estimate(by_joules, settings, [*alone, *both], both, noise.joules)
-        family |= {("joules", column): difference for column, difference in found.items()}
-    judged = judge(family)
-    effects = tuple(
+        crossed = _estimate(by_joules, settings, [*alone, *both], both, noise.joules)
+        found |= {("joules", column): difference for column, difference in crossed.items()}
+    return found
+
+
+def build_effects(
+    settings: Sequence[Setting], judged: Mapping[EffectName, Difference]
+) -> tuple[AxisEffect, ...]:
+    """Build the effects of all axes; a figure that is not determined is None.
+
+    Args:
+        settings: All settings, the baseline first.
+        judged: Effects and interactions.
+    """
+    return tuple(
         AxisEffect(
             axis=one.axis,
             value=value,
@@ -103,11 +115,22 @@ def estimate_effects(
             joules=judged.get(("joules", ((one.axis, value),))),
             seconds=judged.get(("seconds", ((one.axis, value),))),
         )
-        for one in axes
+        for one in list_axes(settings)
         for value in one.others
     )
-    references = {one.axis: one.reference for one in axes}
-    return effects, tuple(
+
+
+def build_interactions(
+    settings: Sequence[Setting], judged: Mapping[EffectName, Difference]
+) -> tuple[Interaction, ...]:
+    """Build the interactions that are claimed.
+
+    Args:
+        settings: All settings, the baseline first.
+        judged: Effects and interactions.
+    """
+    references = {one.axis: one.reference for one in list_axes(settings)}
+    return tuple(
         Interaction(
             axes=(column[0][0], column[1][0]),
             values=(column[0][1], column[1][1]),

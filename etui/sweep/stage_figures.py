@@ -22,11 +22,9 @@ from etui.sweep.differences import (
     compare_with_baseline,
     estimate_costs,
     estimate_race_costs,
-    judge,
     read_meter_uncertainty,
 )
 from etui.sweep.floor import SweepRepeatability
-from etui.sweep.result import Difference
 
 Name = tuple[str, str]
 """``joules`` or ``seconds``, and the key of a setting."""
@@ -56,14 +54,13 @@ class StageFigures:
         """Count the blocks that a setting was measured in."""
         return sum(any(visit.setting == key for visit in block.visits) for block in self.blocks)
 
-    def judge(self, stages: Mapping[str, StageFigures]) -> dict[Name, Difference]:
-        """Judge the differences of the settings whose figures come from this stage, as a family.
+    def choose(self, stages: Mapping[str, StageFigures]) -> dict[Name, LogDifference]:
+        """Choose the differences of the settings whose figures come from this stage.
 
         Args:
             stages: Key of a setting -> the stage that its figures come from.
         """
-        own = {name: one for name, one in self.differences.items() if stages[name[1]] is self}
-        return judge(own)
+        return {name: one for name, one in self.differences.items() if stages[name[1]] is self}
 
 
 def estimate_race(

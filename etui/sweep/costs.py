@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ from etui.sweep.blocks import Block, PhaseCost, Visit
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats
+
+_LARGEST_LOG = 500.0
+"""Log of the largest factor: 1e217."""
 
 Figure = Callable[[Visit], float | None]
 """Takes a visit, returns a figure of one answer; None if it is unmeasured."""
@@ -47,8 +51,6 @@ def read_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure) -> F
     Returns:
         Shape (blocks, settings, 2 copies), NaN where a visit is missing.
     """
-    import math
-
     import numpy as np
 
     place = {key: at for at, key in enumerate(keys)}
@@ -86,11 +88,14 @@ def drop_missing(column: Floats) -> Floats:
     return np.asarray(column[np.isfinite(column)])
 
 
+def to_factor(log: float) -> float:
+    """Return e to the power of a log, which is finite for the interval of two wild visits too."""
+    return math.exp(min(log, _LARGEST_LOG))
+
+
 def to_percent(log_ratio: float) -> float:
     """Turn a log ratio into percent of the reference."""
-    import math
-
-    return 100 * math.expm1(log_ratio)
+    return 100 * math.expm1(min(log_ratio, _LARGEST_LOG))
 
 
 def _per_token(phase: PhaseCost) -> float | None:

@@ -20,7 +20,7 @@ from typing import TypeVar
 from etui.stats.small_samples import MeanEstimate, estimate_means
 from etui.stats.tests import CONFIDENCE, Interval, holm
 from etui.sweep.blocks import Block
-from etui.sweep.costs import Figure, average_copies, drop_missing, read_logs, to_percent
+from etui.sweep.costs import Figure, average_copies, drop_missing, read_logs, to_factor, to_percent
 from etui.sweep.floor import Repeatability
 from etui.sweep.result import Difference
 from etui.sweep.setting_means import fit_setting_means
@@ -174,7 +174,7 @@ def estimate_costs(
     found = {key: column for key, column in columns.items() if len(column)}
     estimates = estimate_means(list(found.values()), seed)
     return {
-        key: Interval(math.exp(one.mean), _exp(one.low), _exp(one.high), one.method)
+        key: Interval(to_factor(one.mean), _exp(one.low), _exp(one.high), one.method)
         for key, one in zip(found, estimates, strict=True)
     }
 
@@ -205,7 +205,7 @@ def estimate_race_costs(
     baseline = found[keys[0]]
     for at, key in enumerate(means.keys[1:], start=1):
         ratio, _, _ = means.estimate(np.eye(len(means.keys))[at])
-        value = baseline.value * math.exp(ratio.mean)
+        value = baseline.value * to_factor(ratio.mean)
         found[key] = Interval(
             value,
             _combine(value, ratio.mean, ratio.low, baseline.value, baseline.low, side=-1),
@@ -264,8 +264,8 @@ def _combine(
     """Return an end of a product's interval, from the same ends of a log ratio and of its base."""
     if log_end is None or base_end is None:
         return None
-    return value * math.exp(side * math.hypot(log_end - log, math.log(base_end / base)))
+    return value * to_factor(side * math.hypot(log_end - log, math.log(base_end / base)))
 
 
 def _exp(log: float | None) -> float | None:
-    return None if log is None else math.exp(log)
+    return None if log is None else to_factor(log)

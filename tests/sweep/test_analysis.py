@@ -301,3 +301,16 @@ def test_intervals_are_finite_and_hold_their_figure():
         for interval in (one.joules, one.seconds, one.prefill_joules_per_token):
             assert interval.low <= interval.value <= interval.high
             assert all(map(math.isfinite, (interval.low, interval.high)))
+
+
+def test_wild_figures_have_wide_intervals_and_no_claims():
+    """Two blocks whose figures differ by many powers of ten."""
+    design = SweepDesign(THREADS, floor_blocks=2)
+    blocks = Measured(lambda one, plan: (1.0, 1.0), noise=100.0).blocks(design, most=4)
+    result = analyse(design, blocks)
+    for one in result.settings:
+        assert math.isfinite(one.joules.high)
+        assert one.joules.low <= one.joules.value <= one.joules.high
+        if one.joules_difference is not None:
+            assert math.isfinite(one.joules_difference.high)
+            assert not one.joules_difference.is_claimed

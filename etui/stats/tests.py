@@ -20,7 +20,7 @@ class Interval:
         value: The figure.
         low, high: Ends of the interval; None if an end is unknown (one question; joules per
             correct answer if another sample might have none).
-        method: ``wilson``, ``bootstrap``, ``student`` or ``jackknife``; None without an interval.
+        method: ``wilson``, ``bootstrap`` or ``student``; None without an interval.
     """
 
     value: float

@@ -26,6 +26,7 @@ from etui.sweep.jobs import (
     write_scripts,
 )
 from etui.sweep.machine_watch import (
+    MOST_OTHERS,
     MachineState,
     MachineWatch,
     describe_state,
@@ -60,6 +61,8 @@ class LocalRig:
         procedure: Lengths of windows and cool-down.
         cap: Sets and reads the power limit; None where there is none.
         recording: File that keeps the recorded answers for a resumption; None keeps none.
+        most_others: Largest share of the CPUs or of a GPU that other programs may use in a visit; 1
+            takes every visit.
         note: Called with a line that a reader of the sweep should know.
         loader: Loads models; None loads them into this process.
         watch: Reads the state of the machine; None is that of this machine.
@@ -80,6 +83,7 @@ class LocalRig:
         procedure: Procedure | None = None,
         cap: CapControl | None = None,
         recording: Path | None = None,
+        most_others: float = MOST_OTHERS,
         note: Callable[[str], object] = lambda line: None,
         loader: Loader | None = None,
         watch: MachineWatch | None = None,
@@ -96,6 +100,7 @@ class LocalRig:
         self._procedure = procedure or Procedure()
         self._cap = cap or CapControl()
         self._recording = recording
+        self._most_others = most_others
         self._note = note
         self._loader: Loader = loader or ModelLoader()
         self._watch = watch or MachineWatch(sysfs_dir, recorder, clock=clock)
@@ -221,7 +226,9 @@ class LocalRig:
             drafted=sum(work.drafted) / work.answers,
             accepted=sum(work.accepted) / work.answers,
             shared=cost.shared,
-            disturbed=find_disturbance(before, after, gpus, coverage) or other_cap or no_phase,
+            disturbed=find_disturbance(before, after, gpus, coverage, self._most_others)
+            or other_cap
+            or no_phase,
             notes=tuple(dict.fromkeys(note for note in notes if note)),
         )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Speculate
 from etui.engine.llama_session import LlamaSession
 from etui.engine.residency import Residency
+from etui.events import Loaded
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -61,9 +63,13 @@ class ModelLoader:
 
     A setting that differs in what a session can change (threads, the depth of drafts) does not load
     the model again.
+
+    Args:
+        on_load: Called with each model that was loaded, and the event of its load.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_load: Callable[[ModelSpec, Loaded], object] | None = None) -> None:
+        self._on_load = on_load
         self._residency: Residency | None = None
         self._config: Config | None = None
 
@@ -86,10 +92,12 @@ class ModelLoader:
         loading = residency.session(setting.spec, setting.path, setting.draft)
         while True:
             try:
-                next(loading)
+                event = next(loading)
             except StopIteration as end:
                 session: LlamaSession = end.value
                 return session
+            if isinstance(event, Loaded) and self._on_load is not None:
+                self._on_load(setting.spec, event)
 
     def unload(self) -> None:
         """Free the model."""

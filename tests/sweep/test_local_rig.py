@@ -194,6 +194,16 @@ def test_other_programs_disturb_a_visit(machine):
     assert "other programs used" in rig.visit(BASELINE, 0).disturbed
 
 
+def test_a_forced_sweep_takes_visits_with_other_programs(machine):
+    rig = machine.rig(most_others=1.0)
+
+    def during():
+        machine.others_seconds += 0.009
+
+    machine.during = during
+    assert rig.visit(BASELINE, 0).disturbed == ""
+
+
 def test_a_suspend_disturbs_a_visit(machine):
     rig = machine.rig()
 

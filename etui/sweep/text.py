@@ -179,7 +179,7 @@ def _drop_lines(result: SweepResult) -> list[str]:
         reason = one_line(one.drop_reason)
         if one.dropped_after is not None:
             rows.append(
-                (one.dropped_after, f"dropped {name} after block {one.dropped_after}", reason)
+                (one.dropped_after, f"dropped {name} after block {one.dropped_after + 1}", reason)
             )
         elif reason:
             rows.append((-1, f"could not run {name}", reason))

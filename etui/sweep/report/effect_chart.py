@@ -105,7 +105,7 @@ def draw_equal_pair(
     for at, (number, percent) in enumerate(found):
         y = size.top + 10 + 6 * (at % 5)
         dot = svg.element("circle", cx=scale.at(percent), cy=y, r=4.5, class_="dot")
-        title = f"block {number}: {units.change_text(percent)}"
+        title = f"block {number + 1}: {units.change_text(percent)}"
         parts.append(svg.group("role-baseline", [dot], title))
     parts.append(_title(f"difference in {what}{_estimate(kind)}, %", size, bottom))
     label = f"The baseline against itself, difference in {what} by block"

@@ -140,7 +140,7 @@ def _title(name: str, result: SweepResult, one: SettingResult) -> str:
     if one.accuracy is not None:
         parts.append(f"accuracy {accuracy_text(one.accuracy)}")
     if one.dropped_after is not None:
-        parts.append(f"dropped after block {one.dropped_after}")
+        parts.append(f"dropped after block {one.dropped_after + 1}")
     return ", ".join(parts)
 
 

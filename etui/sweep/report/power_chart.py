@@ -113,7 +113,7 @@ def draw_power(result: SweepResult, power: Sequence[VisitWatts], size: Size) -> 
         role = roles.get(visit.power.setting, "dropped")
         lines = _lines(visit, thin_watts(visit.power.watts, most), x, y, scale)
         name = names.get(visit.power.setting, visit.power.setting)
-        title = f"block {visit.power.block}, {name}"
+        title = f"block {visit.power.block + 1}, {name}"
         parts.append(svg.group(f"role-{role}", [svg.path(at, "power") for at in lines], title))
     estimate = ", watts are estimates" if result.kind == units.ESTIMATE else ""
     middle = (size.left + size.width - size.right) / 2
@@ -165,9 +165,9 @@ def _blocks(visits: Sequence[PlacedVisit], x: Axis, size: Size, scale: float) ->
                 )
             )
         middle = (start + end) / 2
-        width = len(f"{number}") * svg.CHARACTER_WIDTH + 8
+        width = len(f"{number + 1}") * svg.CHARACTER_WIDTH + 8
         if middle - width / 2 >= free:
-            parts.append(svg.label(middle, size.top - 20, f"{number}", "note", "middle"))
+            parts.append(svg.label(middle, size.top - 20, f"{number + 1}", "note", "middle"))
             free = middle + width / 2
     parts.append(svg.label(6, size.top - 20, "block", "note"))
     return parts

@@ -53,7 +53,7 @@ def draw_race(result: SweepResult, blocks: Sequence[Block], size: Size) -> Marku
     step = max(1, round(len(blocks) / 12))
     for number in range(0, len(blocks), step):
         centre = (x.at(number) + x.at(number + 1)) / 2
-        parts.append(svg.label(centre, bottom + 17, f"{number}", "tick", "middle"))
+        parts.append(svg.label(centre, bottom + 17, f"{number + 1}", "tick", "middle"))
     middle = (size.left + size.width - size.right) / 2
     parts.append(svg.label(middle, bottom + 38, "block", "title", "middle"))
     label = "Blocks in which each setting took part: " + "; ".join(
@@ -127,7 +127,7 @@ def _cross(x: float, y: float) -> Markup:
 
 def _title(name: str, one: SettingResult) -> str:
     if one.dropped_after is not None:
-        return f"{name} was dropped after block {one.dropped_after}: {one.drop_reason}"
+        return f"{name} was dropped after block {one.dropped_after + 1}: {one.drop_reason}"
     if one.drop_reason:
         return f"{name} could not run: {one.drop_reason}"
     return f"{name} stayed to the end"

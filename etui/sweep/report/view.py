@@ -105,7 +105,9 @@ def drop_rows(result: SweepResult) -> list[DropRow]:
     return [
         DropRow(
             names[one.setting],
-            "could not run" if one.dropped_after is None else f"after block {one.dropped_after}",
+            "could not run"
+            if one.dropped_after is None
+            else f"after block {one.dropped_after + 1}",
             one.drop_reason or DASH,
         )
         for one in sorted(gone, key=when)

@@ -267,6 +267,64 @@ _LOOPS = (
     "ALTER TABLE turns ADD COLUMN loop TEXT NOT NULL DEFAULT '{}'",
 )
 
+_SWEEPS = (
+    """CREATE TABLE sweeps (
+        id INTEGER PRIMARY KEY,
+        sweep_id TEXT NOT NULL UNIQUE,
+        created_at TEXT NOT NULL,
+        folder TEXT NOT NULL,
+        model TEXT NOT NULL,
+        model_sha256 TEXT,
+        machine TEXT NOT NULL,
+        goal TEXT NOT NULL,
+        within_percent REAL,
+        baseline TEXT NOT NULL,
+        best TEXT,
+        verdict TEXT NOT NULL,
+        floor_joules_percent REAL,
+        floor_seconds_percent REAL,
+        blocks INTEGER NOT NULL,
+        visits INTEGER NOT NULL,
+        joules REAL,
+        kind TEXT,
+        seconds REAL NOT NULL,
+        complete INTEGER NOT NULL
+    )""",
+    """CREATE TABLE sweep_settings (
+        id INTEGER PRIMARY KEY,
+        sweep_id TEXT NOT NULL REFERENCES sweeps (sweep_id) ON DELETE CASCADE,
+        setting TEXT NOT NULL,
+        axes TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        blocks INTEGER NOT NULL,
+        joules REAL,
+        joules_low REAL,
+        joules_high REAL,
+        seconds REAL,
+        seconds_low REAL,
+        seconds_high REAL,
+        joules_percent REAL,
+        joules_percent_low REAL,
+        joules_percent_high REAL,
+        joules_claimed INTEGER NOT NULL,
+        seconds_percent REAL,
+        seconds_percent_low REAL,
+        seconds_percent_high REAL,
+        seconds_claimed INTEGER NOT NULL,
+        accuracy REAL,
+        accuracy_low REAL,
+        accuracy_high REAL,
+        accuracy_points REAL,
+        accuracy_points_low REAL,
+        accuracy_points_high REAL,
+        dropped_after INTEGER,
+        reason TEXT NOT NULL,
+        frontier INTEGER NOT NULL,
+        UNIQUE (sweep_id, setting)
+    )""",
+    "CREATE INDEX sweeps_by_model ON sweeps (model, created_at)",
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -281,6 +339,7 @@ _STEPS = {
     "m011_speculation": _SPECULATION,
     "m012_keep_warm": _KEEP_WARM,
     "m013_loops": _LOOPS,
+    "m014_sweeps": _SWEEPS,
 }
 
 NAMES = tuple(_STEPS)

@@ -112,3 +112,70 @@ class CurveRecord:
     coefficients: dict[str, float]
     residuals: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """One sweep: what it looked for, and what it has found so far; the folder has the details.
+
+    ``floor_joules_percent`` and ``floor_seconds_percent`` are the smallest differences that it
+    could show; ``joules`` is the sum over all measured answers, None if any is unmeasured.
+    """
+
+    sweep_id: str
+    created_at: str
+    folder: str
+    model: str
+    model_sha256: str | None
+    machine: str
+    goal: str
+    within_percent: float | None
+    baseline: str
+    best: str | None
+    verdict: str
+    floor_joules_percent: float | None
+    floor_seconds_percent: float | None
+    blocks: int
+    visits: int
+    joules: float | None
+    kind: str | None
+    seconds: float
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSettingRecord:
+    """One setting of a sweep: an answer's costs, and differences to the baseline in percent.
+
+    ``accuracy`` is a share in [0, 1], ``accuracy_points`` its difference in percentage points; all
+    ends are those of intervals at 95 %. ``dropped_after`` is the number of a block.
+    """
+
+    sweep_id: str
+    setting: str
+    axes: dict[str, Any]
+    stage: str
+    blocks: int
+    joules: float | None
+    joules_low: float | None
+    joules_high: float | None
+    seconds: float | None
+    seconds_low: float | None
+    seconds_high: float | None
+    joules_percent: float | None
+    joules_percent_low: float | None
+    joules_percent_high: float | None
+    joules_claimed: bool
+    seconds_percent: float | None
+    seconds_percent_low: float | None
+    seconds_percent_high: float | None
+    seconds_claimed: bool
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    accuracy_points: float | None
+    accuracy_points_low: float | None
+    accuracy_points_high: float | None
+    dropped_after: int | None
+    reason: str
+    frontier: bool

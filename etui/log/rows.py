@@ -15,6 +15,8 @@ from etui.log.records import (
     CurveRecord,
     LoggedQuestion,
     RunRecord,
+    SweepRecord,
+    SweepSettingRecord,
 )
 from etui.turn.record import (
     HopRecord,
@@ -32,7 +34,15 @@ from etui.turn.record import (
 )
 
 Record = (
-    TurnRecord | LoadRecord | UnloadRecord | ChatRecord | RunRecord | AnswerRecord | CurveRecord
+    TurnRecord
+    | LoadRecord
+    | UnloadRecord
+    | ChatRecord
+    | RunRecord
+    | AnswerRecord
+    | CurveRecord
+    | SweepRecord
+    | SweepSettingRecord
 )
 Row = dict[str, Any]
 ReadRow = Mapping[str, Any] | sqlite3.Row
@@ -45,6 +55,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("run_id",),
     "answers": ("run_id", "arm", "subject", "row"),
     "curves": ("curve_id",),
+    "sweeps": ("sweep_id",),
+    "sweep_settings": ("sweep_id", "setting"),
 }
 """Table -> the columns that identify a record."""
 
@@ -56,6 +68,8 @@ _TABLE_OF: dict[type, str] = {
     RunRecord: "runs",
     AnswerRecord: "answers",
     CurveRecord: "curves",
+    SweepRecord: "sweeps",
+    SweepSettingRecord: "sweep_settings",
 }
 _PHASES = ("load", "prefill", "decode")
 _JSON_COLUMNS = (

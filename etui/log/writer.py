@@ -20,7 +20,14 @@ from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.log import spool as unsaved
 from etui.log.database import BUSY_SECONDS, open_for_writing, translate_error
-from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
+from etui.log.records import (
+    AnswerRecord,
+    ChatRecord,
+    CurveRecord,
+    RunRecord,
+    SweepRecord,
+    SweepSettingRecord,
+)
 from etui.log.rows import Record, build_row, choose_table
 from etui.log.spool import UnsavedRow
 from etui.log.store import Store
@@ -110,6 +117,12 @@ class TurnWriter:
     def save_curve(self, record: CurveRecord) -> None:
         """Queue an operating curve."""
         self._put(record)
+
+    def save_sweep(self, record: SweepRecord, settings: Iterable[SweepSettingRecord] = ()) -> None:
+        """Queue a sweep and its settings; those of the same sweep get the new figures."""
+        self._put(record)
+        for setting in settings:
+            self._put(setting)
 
     def delete_chat(self, chat_id: str) -> None:
         """Queue the deletion of a chat and its turns; loads are kept, their energy was spent."""

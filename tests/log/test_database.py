@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -19,7 +20,13 @@ from etui.log.database import open_for_reading, open_for_writing, translate_erro
 from etui.log.filters import TurnFilter
 from etui.log.migrations import NAMES, SET_NAME, migrations
 from etui.log.queries import LogReader
-from etui.log.records import AnswerRecord, CurveRecord, RunRecord
+from etui.log.records import (
+    AnswerRecord,
+    CurveRecord,
+    RunRecord,
+    SweepRecord,
+    SweepSettingRecord,
+)
 from etui.log.rows import build_row
 from etui.log.writer import TurnWriter
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
@@ -27,6 +34,16 @@ from tests.fixtures.turns import SPECULATION
 
 ROOT = Path(__file__).parents[2]
 MakeTurn = Callable[..., TurnRecord]
+SWEEP = SweepRecord(
+    *("s", "2099", "sweeps/s", "m", None, "a machine", "joules", None, "threads=1", None, ""),
+    *(1.3, 0.4, 4, 8, 100.0, "counter", 60.0),
+    complete=False,
+)
+SETTING = SweepSettingRecord(
+    *("s", "threads=2 kv_type=f16", {"threads": 2, "kv_type": "f16"}, "race", 2),
+    *(10.0, 9.8, 10.2, 2.0, 1.9, 2.1, -18.0, -20.0, -16.0, True, 4.0, 3.0, 5.0, True),
+    *(None, None, None, None, None, None, None, "", True),
+)
 
 
 def columns(connection: sqlite3.Connection, table: str) -> set[str]:
@@ -45,6 +62,8 @@ def test_a_new_database_has_every_table_and_journals_ahead(
         (RunRecord, "runs"),
         (AnswerRecord, "answers"),
         (CurveRecord, "curves"),
+        (SweepRecord, "sweeps"),
+        (SweepSettingRecord, "sweep_settings"),
     ):
         assert columns(connection, table) == {"id", *(f.name for f in fields(record))}
     connection.close()
@@ -157,6 +176,28 @@ def test_unloads_of_before_idle_powers_had_columns_are_read_without_them(config:
         (unload,) = log.unloads()
     assert (unload.unload_id, unload.freed_bytes) == ("u", 9)
     assert unload.idle_before_watts is unload.idle_after_watts is unload.idle_cold_watts is None
+
+
+def test_a_database_of_before_sweeps_gets_their_tables_and_keeps_its_rows(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    database = made_before(config, "m014_sweeps")
+    database["turns"].insert(build_row(make_turn()))
+    database.close()
+    with TurnWriter(config) as writer:
+        writer.save_sweep(SWEEP, [SETTING])
+        # As after each block: the same sweep has other figures.
+        writer.save_sweep(
+            replace(SWEEP, blocks=9, complete=True), [replace(SETTING, reason="12 % more joules")]
+        )
+    with LogReader(config) as log:
+        assert log.get_turn(make_turn().turn_id) == make_turn()
+        (sweep,) = log.select("SELECT * FROM sweeps")
+        (setting,) = log.select("SELECT * FROM sweep_settings")
+    assert (sweep["blocks"], sweep["complete"], sweep["best"]) == (9, 1, None)
+    assert sweep["floor_joules_percent"] == 1.3
+    assert json.loads(setting["axes"]) == {"threads": 2, "kv_type": "f16"}
+    assert (setting["reason"], setting["accuracy"]) == ("12 % more joules", None)
 
 
 @pytest.mark.parametrize("count", range(1, len(NAMES)))

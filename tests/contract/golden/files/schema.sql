@@ -11,6 +11,7 @@
 -- migration etui m011_speculation
 -- migration etui m012_keep_warm
 -- migration etui m013_loops
+-- migration etui m014_sweeps
 CREATE INDEX chats_by_time ON chats (created_at);
 CREATE INDEX curves_by_model ON curves (model, created_at);
 -- idx__sqlite_migrations_migration_set_name
@@ -22,8 +23,11 @@ CREATE INDEX runs_by_time ON runs (created_at);
 -- sqlite_autoindex_curves_1
 -- sqlite_autoindex_loads_1
 -- sqlite_autoindex_runs_1
+-- sqlite_autoindex_sweep_settings_1
+-- sqlite_autoindex_sweeps_1
 -- sqlite_autoindex_turns_1
 -- sqlite_autoindex_unloads_1
+CREATE INDEX sweeps_by_model ON sweeps (model, created_at);
 CREATE INDEX turns_by_chat ON turns (chat_id, created_at);
 CREATE INDEX turns_by_joules ON turns (energy_joules);
 CREATE INDEX turns_by_joules_per_token ON turns (energy_joules_per_token);
@@ -43,6 +47,8 @@ CREATE TABLE chats ( id INTEGER PRIMARY KEY, chat_id TEXT NOT NULL UNIQUE, creat
 CREATE TABLE curves ( id INTEGER PRIMARY KEY, curve_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, machine TEXT NOT NULL, build TEXT NOT NULL, power_limit_watts REAL, kind TEXT, source TEXT NOT NULL, n INTEGER NOT NULL, r2_prefill REAL, r2_decode REAL, coefficients TEXT NOT NULL, residuals TEXT NOT NULL , settings TEXT NOT NULL DEFAULT '{}');
 CREATE TABLE loads ( id INTEGER PRIMARY KEY, load_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, turn_id TEXT, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, gpu_layers INTEGER NOT NULL, size_bytes INTEGER NOT NULL );
 CREATE TABLE runs ( id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, finished_at TEXT, status TEXT NOT NULL, folder TEXT NOT NULL, suite TEXT NOT NULL, format TEXT NOT NULL, shots INTEGER NOT NULL, seed INTEGER NOT NULL, data_sha256 TEXT, config_sha256 TEXT, questions INTEGER NOT NULL, correct INTEGER NOT NULL, joules REAL, uncertainty REAL, kind TEXT, seconds REAL NOT NULL, arms TEXT NOT NULL, config TEXT NOT NULL, summary TEXT NOT NULL );
+CREATE TABLE sweep_settings ( id INTEGER PRIMARY KEY, sweep_id TEXT NOT NULL REFERENCES sweeps (sweep_id) ON DELETE CASCADE, setting TEXT NOT NULL, axes TEXT NOT NULL, stage TEXT NOT NULL, blocks INTEGER NOT NULL, joules REAL, joules_low REAL, joules_high REAL, seconds REAL, seconds_low REAL, seconds_high REAL, joules_percent REAL, joules_percent_low REAL, joules_percent_high REAL, joules_claimed INTEGER NOT NULL, seconds_percent REAL, seconds_percent_low REAL, seconds_percent_high REAL, seconds_claimed INTEGER NOT NULL, accuracy REAL, accuracy_low REAL, accuracy_high REAL, accuracy_points REAL, accuracy_points_low REAL, accuracy_points_high REAL, dropped_after INTEGER, reason TEXT NOT NULL, frontier INTEGER NOT NULL, UNIQUE (sweep_id, setting) );
+CREATE TABLE sweeps ( id INTEGER PRIMARY KEY, sweep_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, folder TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, machine TEXT NOT NULL, goal TEXT NOT NULL, within_percent REAL, baseline TEXT NOT NULL, best TEXT, verdict TEXT NOT NULL, floor_joules_percent REAL, floor_seconds_percent REAL, blocks INTEGER NOT NULL, visits INTEGER NOT NULL, joules REAL, kind TEXT, seconds REAL NOT NULL, complete INTEGER NOT NULL );
 CREATE TABLE turns ( id INTEGER PRIMARY KEY, turn_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, chat_id TEXT REFERENCES chats (chat_id) ON DELETE CASCADE, status TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, arm TEXT NOT NULL, reasoning TEXT NOT NULL, policy TEXT, rule TEXT, tokens_prompt INTEGER NOT NULL, tokens_cached INTEGER NOT NULL, tokens_computed INTEGER NOT NULL, tokens_thinking INTEGER NOT NULL, tokens_output INTEGER NOT NULL, seconds_load REAL NOT NULL, seconds_prefill REAL NOT NULL, seconds_decode REAL NOT NULL, seconds_total REAL NOT NULL, seconds_ttft REAL, energy_joules REAL, energy_uncertainty REAL, energy_net_joules REAL, energy_idle_watts REAL, energy_kind TEXT, energy_coverage REAL NOT NULL, energy_mean_watts REAL, energy_peak_watts REAL, energy_joules_per_token REAL, energy_phases_load REAL, energy_phases_prefill REAL, energy_phases_decode REAL, energy_thinking_joules REAL, energy_start_ns INTEGER NOT NULL, energy_end_ns INTEGER NOT NULL, predicted_joules REAL, predicted_accuracy REAL, confidence REAL, energy_channels TEXT NOT NULL, energy_unmeasured TEXT NOT NULL, energy_flags TEXT NOT NULL, why TEXT NOT NULL, error TEXT, query TEXT NOT NULL, answer TEXT NOT NULL, thinking TEXT NOT NULL, system TEXT, votes TEXT NOT NULL, settings TEXT NOT NULL, trace TEXT NOT NULL , energy_shared INTEGER NOT NULL DEFAULT 0, energy_own_joules REAL, probes TEXT NOT NULL DEFAULT '[]', hops TEXT NOT NULL DEFAULT '[]', power_watts TEXT NOT NULL DEFAULT '[]', speculation_method TEXT, speculation_batches INTEGER, speculation_rows INTEGER, speculation_drafted INTEGER, speculation_accepted INTEGER, speculation_verify_seconds REAL, speculation_draft_seconds REAL, speculation_verify_joules REAL, speculation_verify_uncertainty REAL, speculation_draft_joules REAL, speculation_draft_uncertainty REAL, speculation_accepted_joules REAL, speculation_accepted_uncertainty REAL, speculation_waste_joules REAL, speculation_waste_uncertainty REAL, speculation_joules_per_accepted_token REAL, speculation_joules_per_accepted_token_uncertainty REAL, ended TEXT NOT NULL DEFAULT '', loop TEXT NOT NULL DEFAULT '{}');
 CREATE VIRTUAL TABLE turns_fts USING fts5 ( query, answer, content=turns, content_rowid=id, tokenize='unicode61 remove_diacritics 2', prefix='2 3' );
 -- turns_fts_config

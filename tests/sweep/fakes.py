@@ -1,0 +1,151 @@
+"""A rig, an audience and a workbench that need no machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from etui.log.records import SweepRecord, SweepSettingRecord
+from etui.sweep.accuracy import SettingAnswer
+from etui.sweep.blocks import BlockPlan, Failure, PhaseCost, Visit
+from etui.sweep.design import Drop
+from etui.sweep.measure import Instruments, SweepProgress
+from etui.sweep.plan import SweepPlan
+from etui.sweep.result import DetectionFloor
+from etui.sweep.setting import Setting
+from etui.sweep.sweep_config import SweepConfig
+from etui.sweep.visit_power import VisitPower
+
+
+@dataclass(slots=True)
+class FakeRig:
+    """Settings with known joules, and a noise of half a percent that repeats itself.
+
+    Attributes:
+        joules: Key of a setting -> joules of one answer.
+        before: Called before a visit with its number, from 1; may raise an error.
+        change: Changes a visit, by its number.
+    """
+
+    joules: Mapping[str, float]
+    before: Callable[[int], object] = lambda number: None
+    change: Callable[[int, Visit], Visit] = lambda number, visit: visit
+    visits: int = 0
+
+    def visit(self, setting: Setting, copy: int) -> Visit:
+        self.visits += 1
+        self.before(self.visits)
+        joules = self.joules[setting.key] * (1 + 0.005 * (-2, 1, 0, 2, -1)[self.visits % 5] / 2)
+        start = self.visits * 5_000_000_000
+        visit = Visit(
+            setting=setting.key,
+            copy=copy,
+            answers=2,
+            prefill=PhaseCost(20, joules / 4, joules / 400, 0.5),
+            decode=PhaseCost(32, joules * 3 / 4, joules / 300, 0.05 * joules),
+            start_ns=start,
+            end_ns=start + 4_000_000_000,
+            kind="counter",
+            mean_watts=joules / 2,
+        )
+        return self.change(self.visits, visit)
+
+
+@dataclass(slots=True)
+class Log:
+    """Keeps the last rows."""
+
+    sweep: SweepRecord | None = None
+    settings: list[SweepSettingRecord] = field(default_factory=list)
+
+    def save_sweep(self, record: SweepRecord, settings: Sequence[SweepSettingRecord] = ()) -> None:
+        self.sweep, self.settings = record, list(settings)
+
+
+@dataclass(slots=True)
+class Audience:
+    """Keeps what it is shown, as words and values."""
+
+    seen: list[tuple[str, object]] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[object]:
+        return [value for name, value in self.seen if name == kind]
+
+    def note(self, text: str) -> None:
+        self.seen.append(("note", text))
+
+    def begin(self, config: SweepConfig, folder: Path, progress: SweepProgress) -> None:
+        self.seen.append(("begin", progress))
+
+    def see_floor(self, floor: DetectionFloor) -> None:
+        self.seen.append(("floor", floor))
+
+    def see_visit(self, plan: BlockPlan, at: int, visit: Visit | Failure) -> None:
+        self.seen.append(("visit", visit))
+
+    def see_block(self, progress: SweepProgress) -> None:
+        self.seen.append(("block", progress))
+
+    def see_drop(self, drop: Drop) -> None:
+        self.seen.append(("drop", drop))
+
+    def see_answers(self, done: int, total: int) -> None:
+        self.seen.append(("answers", (done, total)))
+
+
+def make_answer(setting: Setting, number: int, *, correct: bool) -> SettingAnswer:
+    return SettingAnswer(setting.key, number, "logic", number, "A", correct)
+
+
+def read_no_power(block: int, visit: Visit) -> VisitPower:
+    return VisitPower(
+        block, visit.setting, visit.copy, visit.start_ns, visit.end_ns, (visit.mean_watts, None)
+    )
+
+
+@dataclass(slots=True)
+class FakeWorkbench:
+    """A machine whose settings cost what ``price`` says.
+
+    Attributes:
+        price: Joules of a setting.
+        channels: Power channels.
+        window_s: What the meter resolves.
+        busy: Raises an error if the machine is at work.
+        before, change: As in :class:`FakeRig`.
+        opened: How often it was opened to measure.
+    """
+
+    price: Callable[[Setting], float]
+    channels: tuple[str, ...] = ("gpu:1",)
+    window_s: float = 2.0
+    busy: Callable[[], None] = lambda: None
+    before: Callable[[int], object] = lambda number: None
+    change: Callable[[int, Visit], Visit] = lambda number, visit: visit
+    opened: int = 0
+
+    def check_idle(self) -> None:
+        self.busy()
+
+    @contextmanager
+    def open_instruments(
+        self, plan: SweepPlan, config: SweepConfig, place: Path
+    ) -> Iterator[Instruments]:
+        self.opened += 1
+        settings = config.design.settings
+        joules = {setting.key: self.price(setting) for setting in settings}
+        rig = FakeRig(joules, self.before, self.change)
+        count = 0 if plan.questions is None else plan.questions.count
+
+        def answer(
+            asked: Sequence[Setting], done: Sequence[SettingAnswer]
+        ) -> Iterator[SettingAnswer]:
+            there = {(line.setting, line.number) for line in done}
+            for setting in asked:
+                for number in range(count):
+                    if (setting.key, number) not in there:
+                        yield make_answer(setting, number, correct=number % 3 != 0)
+
+        yield Instruments(rig, read_no_power, answer if count else None)

@@ -55,6 +55,11 @@ _COMMANDS = {
     "policy": _Lazy("etui.cli.policy", "policy", "List, check, explain and edit routing policies."),
     "power": _Lazy("etui.cli.power", "power", "Show the watts and joules of every channel."),
     "stats": _Lazy("etui.cli.stats", "stats", "Compare predicted with measured joules."),
+    "sweep": _Lazy(
+        "etui.cli.sweep",
+        "sweep",
+        "Measure which settings of a model cost the fewest joules on this machine.",
+    ),
 }
 
 

@@ -13,6 +13,7 @@ BENCH = ("bench", "--suite", "sample", "--seed", "1", "--shots", "1", "--quiet")
 TWO_SUBJECTS = ("--subjects", "geometry,biology", "--per-subject", "2")
 GRID = ("--grid", "8,24x2,4,8", "--repeats", "1", "--window", "0")
 CALIBRATE = ("calibrate", "tiny-b", "--quick", *GRID)
+SWEEP = ("sweep", "tiny-b", "--axis", "kv_type=f16,q8_0", "--axis", "batch_tokens=32,64")
 COSTS = ("--costs", "quick=1,large=10")
 
 
@@ -178,8 +179,13 @@ METER = (
 CURVE = (
     Case("pull", ("models", "pull", "tiny-b", "--quiet"), "none"),
     Case("calibrate", (*CALIBRATE, "--json")),
+    # What a sweep measures depends on the machine; tests/cli/test_sweep.py has its lines and its
+    # document, files/sweep-result.json all keys of the document.
+    Case("sweep-plan", (*SWEEP, "--dry-run", "--json")),
+    Case("sweep-plan-lines", (*SWEEP, "--dry-run", "--jsonl"), "lines"),
+    Case("sweep-list", ("sweep", "--list", "--json")),
 )
-"""One operating curve."""
+"""One operating curve, and what a sweep would measure."""
 
 MACHINES: dict[str, tuple[Case, ...]] = {"chat": CHAT, "runs": RUNS, "meter": METER, "curve": CURVE}
 

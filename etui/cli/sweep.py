@@ -1,0 +1,333 @@
+"""``etui sweep``: measure which settings of a model cost the fewest joules on this machine."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.cli.common import print_json, stop_signals
+from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
+from etui.cli.sweep_options import AFTER, build_goal, build_request, find_mode
+from etui.errors import ExitCode, Stopped, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etui.config.config import Config
+    from etui.sweep.measure import SweepOutcome
+
+
+@click.command()
+@click.argument("model", type=TEXT, required=False)
+@click.option(
+    "--axis",
+    "axes",
+    type=TEXT,
+    multiple=True,
+    metavar="NAME=V,V",
+    help="Values of a setting to compare; repeatable, all combinations are measured. Default: "
+    "axes chosen for this machine and model.",
+)
+@click.option(
+    "-p", "--policy", type=TEXT, metavar="NAME|FILE", help="Policy whose --arm is measured."
+)
+@click.option(
+    "-a", "--arm", type=TEXT, metavar="NAME", help="Arm of the policy to measure, instead of MODEL."
+)
+@click.option(
+    "--workload",
+    type=TEXT,
+    default="chat",
+    show_default=True,
+    metavar="chat|code|long|letters|log|FILE",
+    help="Texts to compute: shipped ones, the latest questions of the log, or a file.",
+)
+@click.option(
+    "--goal",
+    type=click.Choice(["joules", "time", "joules*time"]),
+    default="joules",
+    show_default=True,
+    help="What the best setting has least of, for one answer.",
+)
+@click.option(
+    "--within",
+    type=FiniteNumber(0, 1000),
+    metavar="PERCENT",
+    help="With --goal joules: the best setting may be slower than the fastest by this much.",
+)
+@click.option(
+    "--suite",
+    type=TEXT,
+    metavar="sample|mmlu|FILE",
+    help="Also measure the accuracy of the best settings on these questions.",
+)
+@click.option("--data", type=TEXT, metavar="DIR|ARCHIVE", help="Folder or archive of --suite mmlu.")
+@click.option(
+    "-n",
+    "--limit",
+    type=WholeNumber(1, 100_000),
+    metavar="N",
+    help="Number of questions of --suite (default 100).",
+)
+@click.option(
+    "--cap",
+    type=click.Choice(["user", "set"]),
+    help="Who sets the values of a power_limit axis: you, when asked, or etui (as root, or through "
+    "zeusd). The limit found at the beginning is restored in any case.",
+)
+@click.option(
+    "--blocks",
+    type=WholeNumber(2, 1000),
+    metavar="N",
+    help="Blocks that confirm the best settings (default 8): more show smaller differences.",
+)
+@click.option(
+    "--rounds",
+    type=WholeNumber(1, 100),
+    metavar="N",
+    help="Most rounds in which settings are dropped (default 5).",
+)
+@click.option(
+    "--no-halving", is_flag=True, help="Keep all settings until the last round, however bad."
+)
+@click.option(
+    "--window",
+    type=FiniteNumber(0, 600, open_low=True),
+    metavar="S",
+    help="Measure each phase of a visit for at least S seconds (default: by the meter, 1 to 10).",
+)
+@click.option(
+    "--cool-down",
+    type=FiniteNumber(0, 3600),
+    metavar="S",
+    help="Idle seconds before each visit (default 0.5).",
+)
+@click.option(
+    "--cool-to",
+    type=FiniteNumber(0, 120),
+    metavar="CELSIUS",
+    help="Before each visit, also wait until the device is no hotter than this.",
+)
+@click.option(
+    "--output-tokens",
+    type=WholeNumber(1, 100_000),
+    metavar="N",
+    help="Output tokens of each answer (default: by the workload).",
+)
+@click.option(
+    "--seed",
+    type=WholeNumber(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the orders and of the drawn questions.",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the sweep."
+)
+@click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
+@click.option("--fresh", is_flag=True, help="Start over instead of resuming an interrupted sweep.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print settings, blocks and the expected time; measure nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+@click.option("--jsonl", is_flag=True, help="Print a JSON line per block, and the result last.")
+@click.option(
+    "--resume",
+    type=TEXT,
+    metavar="SWEEP",
+    help="Resume a sweep: its folder, its id or a prefix of it, or 'last'.",
+)
+@click.option("--list", "list_", is_flag=True, help="List the sweeps on this machine.")
+@click.option("--show", type=TEXT, metavar="SWEEP", help="Print the result of a sweep.")
+@click.option(
+    "--apply",
+    type=TEXT,
+    is_flag=False,
+    flag_value=AFTER,
+    metavar="[SWEEP]",
+    help="Use the best setting for this model on this machine from now on: that of SWEEP, or of "
+    "the sweep that this command measures.",
+)
+@click.option(
+    "--revert",
+    type=TEXT,
+    metavar="MODEL",
+    help="Undo --apply: use the settings of models.yaml and config.yaml again.",
+)
+@click.pass_context
+def sweep(ctx: click.Context, /, **options: Any) -> None:
+    """Measure which settings of a model cost the fewest joules on this machine.
+
+    All combinations of the axes' values are measured in blocks, in random order, on the same
+    tokens. Settings that are worse beyond doubt are dropped, and the best are confirmed against
+    the settings in use now. The smallest difference that can be shown is measured first. Ctrl-C
+    keeps what was measured, and the same command resumes.
+
+    \b
+    etui sweep smollm2-135m
+    etui sweep smollm2-135m --axis threads=1,2,4 --axis kv_type=f16,q8_0 --suite sample
+    etui sweep --policy balanced --arm quick --workload log --goal joules --within 10
+    etui sweep qwen2.5-coder-1.5b --axis power_limit=150,200,250 --cap user
+    etui sweep --apply last
+    etui sweep --revert smollm2-135m
+    """  # noqa: D301
+    ctx.exit(_run(ctx, options))
+
+
+def _run(ctx: click.Context, options: dict[str, Any]) -> int:
+    given = {
+        name.rstrip("_")
+        for name in options
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    applies_a_sweep = options["apply"] not in (None, AFTER)
+    mode = find_mode(given, applies_a_sweep)
+    if options["as_json"] and options["jsonl"]:
+        raise UsageError("--json and --jsonl cannot be combined", "pass only one of them")
+    if options["within"] is not None and options["goal"] != "joules":
+        raise UsageError(
+            f"--within {options['within']:g} cannot be used with --goal {options['goal']}",
+            "it limits the time of the setting with the fewest joules: use --goal joules",
+        )
+    from etui.config.load import load_config
+
+    config = load_config()
+    if mode == "list":
+        from etui.cli.sweep_text import print_sweeps
+
+        return print_sweeps(config, as_json=options["as_json"])
+    if mode == "show":
+        from etui.cli.sweep_text import print_sweep
+
+        return print_sweep(options["show"], config, as_json=options["as_json"])
+    if mode == "apply":
+        return _apply_recorded(options, given, config)
+    if mode == "revert":
+        return _revert(options["revert"], config, as_json=options["as_json"])
+    return _measure(mode, options, config)
+
+
+def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
+    from etui.cli.sweep_cap import open_question
+    from etui.cli.sweep_progress import open_audience
+    from etui.config.config import make_home
+    from etui.log.writer import TurnWriter
+    from etui.sweep.find import find_sweep
+    from etui.sweep.recorded_sweep import read_config
+    from etui.sweep.run import SweepRunner
+    from etui.sweep.workbench import open_workbench
+
+    begin: Callable[[SweepRunner], SweepOutcome]
+    if mode == "resume":
+        place = find_sweep(options["resume"], config)
+        cap = read_config(place).cap
+        begin = partial(SweepRunner.resume, place=place)
+    else:
+        request = build_request(options)
+        if options["dry_run"]:
+            from etui.cli.sweep_text import print_plan
+
+            return print_plan(request, config, as_json=options["as_json"], as_line=options["jsonl"])
+        cap = request.cap
+        begin = partial(
+            SweepRunner.start, request=request, out=options["out"], fresh=options["fresh"]
+        )
+    if cap == "user":
+        open_question(jsonl=options["jsonl"])  # report now that there is no one to ask
+    make_home(config)
+    with (
+        stop_signals(),
+        open_audience(jsonl=options["jsonl"]) as audience,
+        TurnWriter(config) as writer,
+    ):
+        writer.ready()
+        open_bench = partial(
+            open_workbench,
+            config,
+            writer,
+            audience.note,
+            lambda asked: open_question(jsonl=options["jsonl"])(asked),
+            force=options["force"],
+        )
+        outcome = begin(SweepRunner(config, audience, writer, open_bench))
+    return _print_outcome(outcome, options, config)
+
+
+def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Config) -> int:
+    """Print the result and return the exit code.
+
+    Raises:
+        Stopped: The sweep is not complete.
+    """
+    from etui.cli.calibrate_progress import print_json_line
+    from etui.sweep.document import build_document
+    from etui.sweep.recorded_sweep import REPORT
+    from etui.sweep.text import format_table, format_verdict
+
+    document = build_document(outcome.config, outcome.result, outcome.blocks)
+    if options["as_json"]:
+        print_json(document)
+    elif options["jsonl"]:
+        print_json_line("result", **document)
+    else:
+        for line in (format_verdict(outcome.result), "", *format_table(outcome.result)):
+            click.echo(line)
+    click.echo(f"report: {outcome.folder / REPORT}", err=True)
+    if outcome.why_stopped:
+        if options["apply"] is not None:
+            click.echo("nothing was applied: the sweep is not complete", err=True)
+        raise Stopped(
+            f"{outcome.why_stopped} after {outcome.result.blocks} blocks",
+            f"run the same command again, or: etui sweep --resume {outcome.folder}",
+        )
+    if options["apply"] is not None:
+        from etui.cli.sweep_text import apply_result
+
+        apply_result(config, outcome.config, outcome.result, outcome.result.goal)
+    return ExitCode.DONE
+
+
+def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) -> int:
+    from etui.cli.sweep_text import apply_result
+    from etui.sweep.find import find_sweep
+    from etui.sweep.recorded_sweep import read_sweep
+    from etui.sweep.run import analyse_folder
+
+    name = options["apply"]
+    try:
+        folder = find_sweep(name, config)
+    except UsageError as error:
+        raise UsageError(
+            error.what, f"{error.fix}; to sweep a model and apply: etui sweep {name} --apply"
+        ) from error
+    recorded = read_sweep(folder)
+    result = analyse_folder(recorded)
+    if not result.is_complete:
+        raise UsageError(
+            f"{folder.name} is not complete", f"resume it: etui sweep --resume {folder} --apply"
+        )
+    goal = build_goal(options) if given & {"goal", "within"} else recorded.config.design.goal
+    document = apply_result(config, recorded.config, result, goal)
+    if options["as_json"]:
+        print_json(document)
+    return ExitCode.DONE
+
+
+def _revert(model: str, config: Config, *, as_json: bool) -> int:
+    from etui.models.catalogue import load_catalogue
+    from etui.runtime.serving import catalogue_name
+    from etui.sweep.apply import revert
+
+    name = catalogue_name(model, config, load_catalogue(config))
+    tuned = revert(config, name)
+    if as_json:
+        print_json({"model": name, "reverted": tuned})
+    elif tuned is None:
+        click.echo(f"{name} has no settings of a sweep on this machine", err=True)
+    else:
+        click.echo(f"{name} uses the settings of models.yaml and config.yaml again", err=True)
+    return ExitCode.DONE

@@ -1,0 +1,159 @@
+"""Print what ``etui sweep`` does without measuring: plans, earlier sweeps, applied settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.cli.common import print_json, print_json_line, print_table
+from etui.errors import EtuiError, ExitCode
+from etui.units import count_text, seconds_text
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.models.tuned import TunedSettings
+    from etui.sweep.goal import Goal
+    from etui.sweep.plan import SweepRequest
+    from etui.sweep.result import SweepResult
+    from etui.sweep.sweep_config import SweepConfig
+
+
+def print_plan(
+    request: SweepRequest, config: Config, *, as_json: bool, as_line: bool = False
+) -> int:
+    """Print the settings, the blocks and the expected time of a sweep, without measuring."""
+    from etui.sweep.run import describe_plan
+
+    plan = describe_plan(request, config)
+    if as_json:
+        print_json(plan)
+        return ExitCode.DONE
+    if as_line:
+        print_json_line({"event": "plan", **plan})
+        return ExitCode.DONE
+    click.echo(f"{plan['model']}, workload {plan['workload']}, goal {plan['goal']}")
+    for number, key in enumerate(plan["settings"]):
+        click.echo(f"  {key}{'  (in use)' if number == 0 else ''}")
+    blocks = plan["blocks"]
+    click.echo(
+        f"{count_text(len(plan['settings']), 'setting')}: {blocks['floor']} blocks for the "
+        f"detection floor, at most {blocks['race']} in the race, {blocks['confirm']} to confirm"
+    )
+    if plan["questions"]:
+        click.echo(f"accuracy on {count_text(plan['questions'], 'question')} of {plan['suite']}")
+    for note in plan["notes"]:
+        click.echo(f"note: {note}", err=True)
+    click.echo(
+        f"about {seconds_text(plan['seconds'])} (an estimate before anything is measured; "
+        f"{seconds_text(plan['full_grid_seconds'])} if no setting were dropped)"
+    )
+    return ExitCode.DONE
+
+
+def print_sweeps(config: Config, *, as_json: bool) -> int:
+    """Print the sweeps of the default folder, the newest last."""
+    from etui.sweep.find import list_sweeps, sweeps_dir
+    from etui.sweep.recorded_sweep import read_sweep
+    from etui.text.timestamps import local_time
+
+    rows: list[dict[str, Any]] = []
+    for folder in list_sweeps(config):
+        try:
+            recorded = read_sweep(folder)
+        except EtuiError as error:
+            click.echo(f"note: {error.what}", err=True)
+            continue
+        rows.append(
+            {
+                "sweep": recorded.config.id,
+                "created": recorded.config.created,
+                "model": recorded.config.model,
+                "settings": len(recorded.config.design.settings),
+                "blocks": len(recorded.blocks),
+                "complete": recorded.is_finished,
+                "folder": str(folder),
+            }
+        )
+    if as_json:
+        print_json({"sweeps": rows})
+        return ExitCode.DONE
+    if not rows:
+        click.echo(f"there are no sweeps in {sweeps_dir(config)}", err=True)
+        return ExitCode.DONE
+    print_table(
+        ("sweep", "model", "settings", "blocks", "state", "started"),
+        [
+            (
+                row["sweep"],
+                row["model"],
+                str(row["settings"]),
+                str(row["blocks"]),
+                "complete" if row["complete"] else "not complete",
+                local_time(row["created"]),
+            )
+            for row in rows
+        ],
+    )
+    return ExitCode.DONE
+
+
+def print_sweep(name: str, config: Config, *, as_json: bool) -> int:
+    """Print the result of a recorded sweep, finished or not."""
+    from etui.sweep.document import build_document
+    from etui.sweep.find import find_sweep
+    from etui.sweep.recorded_sweep import REPORT, read_sweep
+    from etui.sweep.run import analyse_folder
+    from etui.sweep.text import format_table, format_verdict
+
+    recorded = read_sweep(find_sweep(name, config))
+    result = analyse_folder(recorded)
+    if as_json:
+        print_json(build_document(recorded.config, result, recorded.blocks))
+        return ExitCode.DONE
+    for line in (format_verdict(result), "", *format_table(result)):
+        click.echo(line)
+    if (recorded.folder / REPORT).exists():
+        click.echo(f"report: {recorded.folder / REPORT}", err=True)
+    return ExitCode.DONE
+
+
+def apply_result(
+    config: Config,
+    sweep_config: SweepConfig,
+    result: SweepResult,
+    goal: Goal,
+) -> dict[str, Any]:
+    """Apply the best setting of a sweep, and say on stderr what is used from now on.
+
+    Returns:
+        A document: ``applied`` has the settings, None if none is better than those in use, and
+        ``why`` says which of both it is.
+    """
+    from etui.sweep.apply import NothingToApply, apply_best
+
+    try:
+        tuned = apply_best(config, sweep_config, result, goal)
+    except NothingToApply as nothing:
+        click.echo(nothing.what, err=True)
+        return {"model": sweep_config.model, "applied": None, "why": nothing.what}
+    for line in _describe_applied(tuned):
+        click.echo(line, err=True)
+    return {"model": sweep_config.model, "applied": tuned, "why": tuned.verdict}
+
+
+def _describe_applied(tuned: TunedSettings) -> list[str]:
+    values = " ".join(f"{key}={value}" for key, value in tuned.values.items())
+    lines = [
+        f"{tuned.model} uses {values} on this machine from now on: {tuned.verdict}"
+        if values
+        else f"{tuned.model} needs no other settings than those of models.yaml, which are used",
+    ]
+    if tuned.power_limit is not None:
+        limit = tuned.power_limit
+        lines.append(
+            f"etui does not keep a power limit of {limit.watts:g} W; to set it: {limit.command}"
+        )
+    lines += tuned.notes
+    lines.append(f"undo it with: etui sweep --revert {tuned.model}")
+    return lines

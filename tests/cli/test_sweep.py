@@ -1,0 +1,379 @@
+"""``etui sweep`` as a user meets it, on a machine whose joules are known."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.cli.main import run
+from etui.config.config import Config
+from etui.errors import EtuiError
+from etui.sweep.find import list_sweeps
+from etui.sweep.recorded_sweep import read_sweep
+from etui.testing.power_limits import write_package
+from tests.contract.tiny_model import write_tiny_model
+from tests.sweep.fakes import FakeWorkbench
+from tests.sweep.test_run import price
+
+ROOT = Path(__file__).parents[2]
+ASKED = ("tiny", "--axis", "batch_tokens=64,128,256,512", "--blocks", "4", "--rounds", "2")
+
+Sweep = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def models(config: Config) -> Path:
+    config.models_dir.mkdir(parents=True, exist_ok=True)
+    return write_tiny_model(config.models_dir / "tiny.gguf")
+
+
+@pytest.fixture
+def bench() -> FakeWorkbench:
+    return FakeWorkbench(price)
+
+
+@pytest.fixture
+def sweep(
+    bench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Sweep:
+    """``sweep("tiny", ...)`` runs the command; returns its exit code, stdout and stderr."""
+
+    @contextmanager
+    def open_bench(*args: Any, **kwargs: Any) -> Iterator[FakeWorkbench]:
+        yield bench
+
+    monkeypatch.setattr("etui.sweep.workbench.open_workbench", open_bench)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        code = run(["sweep", *args])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def interrupt_at(visit: int) -> Callable[[int], None]:
+    def interrupt(number: int) -> None:
+        if number == visit:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_the_table_goes_to_stdout_and_the_rest_to_stderr(sweep: Sweep, config: Config) -> None:
+    code, out, err = sweep(*ASKED)
+    assert code == 0
+    assert out.startswith("batch_tokens=512 saves")
+    assert "batch_tokens=256" in out
+    for part in ("4 settings", "cannot be shown with 4 blocks", "% of the joules", "report: "):
+        assert part in err
+    (folder,) = list_sweeps(config)
+    assert str(folder) in err
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.json",
+        "blocks.jsonl",
+        "power.jsonl",
+        "result.json",
+        "report.html",
+    }
+
+
+def test_the_log_has_a_row_of_the_sweep_and_one_of_each_setting(
+    sweep: Sweep, config: Config
+) -> None:
+    _, out, _ = sweep(*ASKED)
+    with sqlite3.connect(config.database) as log:
+        (found,) = log.execute("SELECT model, best, verdict, complete FROM sweeps").fetchall()
+        settings = log.execute(
+            "SELECT setting, joules, joules_percent, dropped_after, reason FROM sweep_settings"
+        ).fetchall()
+    assert found == ("tiny", "batch_tokens=512", out.splitlines()[0], 1)
+    assert {row[0] for row in settings} == {f"batch_tokens={n}" for n in (64, 128, 256, 512)}
+    assert min(settings, key=lambda row: row[1])[0] == "batch_tokens=512"
+
+
+def test_json_is_one_document(sweep: Sweep) -> None:
+    code, out, _ = sweep(*ASKED, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert (document["best"], document["is_complete"]) == ("batch_tokens=512", True)
+
+
+def test_jsonl_tells_block_by_block(sweep: Sweep, config: Config) -> None:
+    code, out, _ = sweep(*ASKED, "--jsonl")
+    assert code == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    begun, *middle, result = [line for line in lines if line["event"] != "note"]
+    (folder,) = list_sweeps(config)
+    assert begun["event"] == "begun"
+    assert (begun["sweep"], begun["folder"], begun["model"]) == (folder.name, str(folder), "tiny")
+    assert begun["baseline"] == begun["settings"][0]
+    blocks = [line for line in middle if line["event"] == "block"]
+    assert [line["block"] for line in blocks] == list(range(1, len(blocks) + 1))
+    assert [line["stage"] for line in blocks[:5]] == ["floor"] * 4 + ["race"]
+    assert blocks[-1]["stage"] == "confirm"
+    assert (blocks[-1]["blocks_left"], blocks[-1]["seconds_left"]) == (0, 0)
+    assert blocks[-1]["best"] == "batch_tokens=512"
+    assert blocks[-1]["joules"] > blocks[0]["joules"] > 0
+    assert set(blocks[0]) == {
+        *("event", "stage", "block", "blocks_left", "remaining", "best"),
+        *("seconds_left", "joules"),
+    }
+    assert all(line["reason"] for line in middle if line["event"] == "dropped")
+    assert (result["event"], result["best"]) == ("result", "batch_tokens=512")
+    assert any("cannot be shown" in line["text"] for line in lines if line["event"] == "note")
+
+
+def test_ctrl_c_prints_what_there_is_and_the_same_command_resumes(
+    sweep: Sweep, bench: FakeWorkbench, config: Config
+) -> None:
+    bench.before = interrupt_at(14)
+    code, out, err = sweep(*ASKED)
+    assert code == 3
+    assert out
+    (folder,) = list_sweeps(config)
+    assert f"etui sweep --resume {folder}" in err
+    kept = len(read_sweep(folder).blocks)
+    bench.before = lambda number: None
+    code, out, err = sweep(*ASKED)
+    assert code == 0
+    assert f"({kept} blocks already measured)" in err
+    assert list_sweeps(config) == (folder,)
+    assert read_sweep(folder).is_finished
+
+
+def test_a_sweep_is_resumed_by_name(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
+    bench.before = interrupt_at(14)
+    sweep(*ASKED, "--goal", "time")
+    bench.before = lambda number: None
+    code, out, _ = sweep("--resume", "last", "--json")
+    assert code == 0
+    assert json.loads(out)["goal"]["measure"] == "time"
+
+
+def test_a_sweep_that_asks_for_limits_is_resumed_in_a_terminal_alone(
+    sweep: Sweep, bench: FakeWorkbench, config: Config
+) -> None:
+    write_package(config.sysfs_dir, long_watts=65.0, max_watts=125.0)
+    bench.price = lambda setting: float(setting.get("power_limit") or 0)
+    bench.before = interrupt_at(14)
+    code, _, err = sweep("tiny", "--axis", "power_limit=40,50", "--cap", "user", "--jsonl")
+    assert code == 3, err
+    bench.before = lambda number: None
+    code, _, err = sweep("--resume", "last")
+    assert code == 2
+    assert "needs a terminal" in err
+    assert sweep("--resume", "last", "--jsonl")[0] == 0
+
+
+def test_a_dry_run_measures_nothing(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
+    code, out, _ = sweep(*ASKED, "--dry-run")
+    assert code == 0
+    assert bench.opened == 0
+    assert list_sweeps(config) == ()
+    for part in ("batch_tokens=64", "(in use)", "4 settings", "4 to confirm", "about"):
+        assert part in out
+    _, out, _ = sweep(*ASKED, "--dry-run", "--json")
+    assert json.loads(out)["axes"] == {"batch_tokens": [64, 128, 256, 512]}
+
+
+def test_sweeps_are_listed_and_shown(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
+    code, out, err = sweep("--list")
+    assert (code, out) == (0, "")
+    assert "there are no sweeps" in err
+    bench.before = interrupt_at(14)
+    sweep(*ASKED)
+    (folder,) = list_sweeps(config)
+    code, out, _ = sweep("--list")
+    assert folder.name in out
+    assert "not complete" in out
+    (row,) = json.loads(sweep("--list", "--json")[1])["sweeps"]
+    assert (row["sweep"], row["model"], row["complete"]) == (folder.name, "tiny", False)
+    bench.before = lambda number: None
+    measured = sweep(*ASKED)[1]
+    assert "not complete" not in sweep("--list")[1]
+    assert sweep("--show", "last")[1] == measured
+    assert json.loads(sweep("--show", folder.name, "--json")[1])["best"] == "batch_tokens=512"
+
+
+def test_a_damaged_sweep_is_named_in_the_list(sweep: Sweep, config: Config) -> None:
+    sweep(*ASKED)
+    (folder,) = list_sweeps(config)
+    (folder / "config.json").write_text("{}")
+    code, out, err = sweep("--list")
+    assert code == 0
+    assert folder.name not in out
+    assert "is not a sweep configuration" in err
+
+
+def test_the_best_setting_is_applied_and_reverted(sweep: Sweep, config: Config) -> None:
+    code, out, err = sweep(*ASKED, "--apply")
+    assert code == 0
+    assert "tiny uses batch_tokens=512 on this machine from now on" in err
+    assert "etui sweep --revert tiny" in err
+    code, _, err = sweep("--revert", "tiny")
+    assert code == 0
+    assert "uses the settings of models.yaml" in err
+    code, _, err = sweep("--revert", "tiny")
+    assert "no settings of a sweep" in err
+    code, out, _ = sweep("--apply", "last", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["applied"]["values"] == {"batch_tokens": 512}
+    document = json.loads(sweep("--revert", "tiny", "--json")[1])
+    assert document["reverted"]["values"] == {"batch_tokens": 512}
+
+
+def test_nothing_is_applied_of_a_sweep_that_is_not_complete(
+    sweep: Sweep, bench: FakeWorkbench, config: Config
+) -> None:
+    bench.before = interrupt_at(14)
+    code, _, err = sweep(*ASKED, "--apply")
+    assert code == 3
+    assert "nothing was applied" in err
+    code, _, err = sweep("--apply", "last")
+    assert code == 2
+    assert "is not complete" in err
+    assert not config.tuned_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "fix"),
+    [
+        ((), "no model given", "etui sweep MODEL"),
+        (("--apply",), "no model given", "--apply SWEEP"),
+        (("--policy", "balanced"), "--policy needs the arm", "--arm"),
+        (("tiny", "--arm", "quick"), "cannot be combined", "only one"),
+        (("tiny", "--json", "--jsonl"), "cannot be combined", "only one"),
+        (("tiny", "--data", "x"), "--data has no effect", "--suite"),
+        (("tiny", "--limit", "5"), "--limit has no effect", "--suite"),
+        (("tiny", "--goal", "time", "--within", "5"), "--within 5 cannot", "--goal joules"),
+        (("tiny", "--resume", "last"), "MODEL cannot be used with --resume", "new sweep"),
+        (("--resume", "last", "--seed", "1"), "--seed cannot be used with --resume", "remove"),
+        (("--resume", "nothing"), "there is no sweep 'nothing'", "sweeps are in"),
+        (("--apply", "tiny"), "there is no sweep 'tiny'", "etui sweep tiny --apply"),
+        (("tiny", "--apply", "last"), "MODEL cannot be used with --apply", "put --apply last"),
+        (("--apply", "last", "--resume", "last"), "cannot be combined", "only one"),
+        (("--list", "--show", "last"), "cannot be combined", "only one"),
+        (("--show", "last", "--seed", "2"), "--seed cannot be used with --show", "remove"),
+        (("--revert", "tiny", "--force"), "--force cannot be used with --revert", "remove"),
+        (("--list", "tiny"), "MODEL cannot be used with --list", "remove"),
+        (("tiny", "--axis", "thread=1,2"), "did you mean 'threads'?", "axes are"),
+        (("tiny", "--axis", "kv_type=f16,q3"), "q3", ""),
+        (("tiny", "--axis", "kv_type=f16"), "only one combination", "another value"),
+        (("tiny", "--axis", "power_limit=100,200"), "power_limit", "--cap"),
+        (("tiny", "--axis", "power_limit=1,2", "--cap", "user"), "needs a terminal", "--cap set"),
+        (("tyni",), "no model is called 'tyni'", ""),
+    ],
+)
+def test_wrong_usage_says_what_and_how_to_fix_it(
+    sweep: Sweep, config: Config, bench: FakeWorkbench, args: tuple[str, ...], said: str, fix: str
+) -> None:
+    code, out, err = sweep(*args)
+    assert code == 2
+    assert out == ""
+    what, *fixes = err.strip().splitlines()
+    assert said in what
+    assert fix in " ".join(fixes)
+    assert list_sweeps(config) == ()
+    assert bench.opened == 0
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--blocks", "1"),
+        ("--window", "0"),
+        ("--cool-to", "nan"),
+        ("--goal", "watts"),
+        ("--seed", "-1"),
+        ("--cap", "me"),
+    ],
+)
+def test_values_out_of_range_are_wrong_usage(sweep: Sweep, args: tuple[str, ...]) -> None:
+    assert sweep("tiny", *args)[0] == 2
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it(sweep: Sweep) -> None:
+    code, _, err = sweep("smollm2-135m")
+    assert code == 1
+    assert "etui models pull smollm2-135m" in err
+
+
+def test_a_busy_machine_is_refused(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
+    def refuse() -> None:
+        raise EtuiError("the machine is not idle: the CPUs are busy (70%)", "add --force")
+
+    bench.busy = refuse
+    code, _, err = sweep(*ASKED)
+    assert code == 1
+    assert "not idle" in err
+    assert list_sweeps(config) == ()
+
+
+def start(*args: str, hang_at: int) -> subprocess.Popen[str]:
+    """Start the command on the simulated machine, and wait until it hangs in a visit."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "sweep" / "driver.py"), "sweep", *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SWEEP_HANG_AT": str(hang_at)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if line == "hanging\n":
+            return process
+    raise AssertionError("".join(seen))
+
+
+@pytest.mark.parametrize("hang_at", [8, 9, 13, 21])
+def test_kill_9_loses_one_block_at_most(sweep: Sweep, config: Config, hang_at: int) -> None:
+    process = start(*ASKED, hang_at=hang_at)
+    process.kill()
+    process.communicate()
+    (folder,) = list_sweeps(config)
+    blocks = read_sweep(folder).blocks
+    visits = sum(len(block.visits) for block in blocks)
+    most = len(read_sweep(folder).config.design.settings) + 1
+    assert hang_at - 1 - visits < most  # only those of the running block are lost
+    code, _, err = sweep(*ASKED)
+    assert code == 0
+    assert f"({len(blocks)} blocks already measured)" in err
+    assert list_sweeps(config) == (folder,)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_sigterm_keeps_the_blocks_and_exits_with_3(config: Config) -> None:
+    process = start(*ASKED, hang_at=14)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 3
+    (folder,) = list_sweeps(config)
+    assert f"etui sweep --resume {folder}" in err
+    assert out
+    assert len(read_sweep(folder).blocks) >= 5
+
+
+def test_two_at_once_cannot_write_one_sweep(sweep: Sweep, config: Config) -> None:
+    process = start(*ASKED, hang_at=14)
+    try:
+        code, _, err = sweep(*ASKED)
+        assert code == 1
+        assert "another etui is writing" in err
+    finally:
+        process.kill()
+        process.communicate()

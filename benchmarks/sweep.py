@@ -27,12 +27,12 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 from benchmarks.figures import Figure
-from etui.sweep.analysis import analyse
+from etui.sweep.analysis.analysis import analyse
 from etui.sweep.blocks import Block
-from etui.sweep.design import SweepDesign
 from etui.sweep.goal import Goal, Measure
-from etui.sweep.loop import measure_blocks
-from etui.sweep.racing import choose_best
+from etui.sweep.race.design import SweepDesign
+from etui.sweep.race.loop import measure_blocks
+from etui.sweep.race.racing import choose_best
 from etui.sweep.result import Difference, SweepResult
 from etui.sweep.setting import AxisName, Value
 from etui.testing.sweep_machines import MACHINES, SimulatedMachine, TrueCost

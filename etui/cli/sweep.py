@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etui.config.config import Config
-    from etui.sweep.measure import SweepOutcome
+    from etui.sweep.run.measure import SweepOutcome
 
 
 @click.command()
@@ -216,10 +216,10 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
     from etui.cli.sweep_progress import open_audience
     from etui.config.config import make_home
     from etui.log.writer import TurnWriter
-    from etui.sweep.find import find_sweep
-    from etui.sweep.recorded_sweep import read_config
-    from etui.sweep.run import SweepRunner
-    from etui.sweep.workbench import open_workbench
+    from etui.sweep.run.find import find_sweep
+    from etui.sweep.run.recorded_sweep import read_config
+    from etui.sweep.run.run import SweepRunner
+    from etui.sweep.run.workbench import open_workbench
 
     begin: Callable[[SweepRunner], SweepOutcome]
     if mode == "resume":
@@ -264,9 +264,9 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
         Stopped: The sweep is not complete.
     """
     from etui.cli.calibrate_progress import print_json_line
-    from etui.sweep.document import build_document
-    from etui.sweep.recorded_sweep import REPORT
-    from etui.sweep.text import format_table, format_verdict
+    from etui.sweep.report.document import build_document
+    from etui.sweep.report.text import format_table, format_verdict
+    from etui.sweep.run.recorded_sweep import REPORT
 
     document = build_document(outcome.config, outcome.result, outcome.blocks)
     if options["as_json"]:
@@ -293,9 +293,9 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
 
 def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) -> int:
     from etui.cli.sweep_text import apply_result
-    from etui.sweep.find import find_sweep
-    from etui.sweep.recorded_sweep import read_sweep
-    from etui.sweep.run import analyse_folder
+    from etui.sweep.run.find import find_sweep
+    from etui.sweep.run.recorded_sweep import read_sweep
+    from etui.sweep.run.run import analyse_folder
 
     name = options["apply"]
     try:
@@ -320,7 +320,7 @@ def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) ->
 def _revert(model: str, config: Config, *, as_json: bool) -> int:
     from etui.models.catalogue import load_catalogue
     from etui.runtime.serving import catalogue_name
-    from etui.sweep.apply import revert
+    from etui.sweep.run.apply import revert
 
     name = catalogue_name(model, config, load_catalogue(config))
     tuned = revert(config, name)

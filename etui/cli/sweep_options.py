@@ -9,7 +9,7 @@ from etui.errors import UsageError
 
 if TYPE_CHECKING:
     from etui.sweep.goal import Goal
-    from etui.sweep.plan import SweepRequest
+    from etui.sweep.run.plan import SweepRequest
 
 AFTER = ""
 """Value of ``--apply`` without a sweep: apply the one that this command measures."""
@@ -83,8 +83,8 @@ def build_request(options: dict[str, Any]) -> SweepRequest:
     Raises:
         UsageError: Options are missing, or have no effect.
     """
-    from etui.sweep.plan import SweepRequest
-    from etui.sweep.procedure import COOL_DOWN_S
+    from etui.sweep.machine.procedure import COOL_DOWN_S
+    from etui.sweep.run.plan import SweepRequest
 
     if options["suite"] is None:
         for name in ("data", "limit"):

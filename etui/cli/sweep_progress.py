@@ -18,9 +18,9 @@ from etui.units import count_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.sweep.blocks import BlockPlan, Failure, Visit
-    from etui.sweep.design import Drop
-    from etui.sweep.measure import SweepAudience, SweepProgress
+    from etui.sweep.race.design import Drop
     from etui.sweep.result import DetectionFloor
+    from etui.sweep.run.measure import SweepAudience, SweepProgress
     from etui.sweep.sweep_config import SweepConfig
 
 _LINE_EVERY_SECONDS = 10.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from etui.sweep.design import SweepDesign
+from etui.sweep.race.design import SweepDesign
 from etui.sweep.setting import Axis
 
 CapMode = Literal["user", "set"]

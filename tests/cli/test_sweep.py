@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sweep.run.test_run import price
 
 from etui.cli.main import run
 from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.sweep.find import list_sweeps
-from etui.sweep.recorded_sweep import read_sweep
+from etui.sweep.run.find import list_sweeps
+from etui.sweep.run.recorded_sweep import read_sweep
 from etui.testing.power_limits import write_package
 from tests.contract.tiny_model import write_tiny_model
 from tests.sweep.fakes import FakeWorkbench
-from tests.sweep.test_run import price
 
 ROOT = Path(__file__).parents[2]
 ASKED = ("tiny", "--axis", "batch_tokens=64,128,256,512", "--blocks", "4", "--rounds", "2")
@@ -52,7 +52,7 @@ def sweep(
     def open_bench(*args: Any, **kwargs: Any) -> Iterator[FakeWorkbench]:
         yield bench
 
-    monkeypatch.setattr("etui.sweep.workbench.open_workbench", open_bench)
+    monkeypatch.setattr("etui.sweep.run.workbench.open_workbench", open_bench)
 
     def call(*args: str) -> tuple[int, str, str]:
         code = run(["sweep", *args])

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.sweep.run.test_run import price
+
 from etui.cli.main import run
-from etui.sweep import workbench
+from etui.sweep.run import workbench
 from tests.sweep.fakes import FakeWorkbench
-from tests.sweep.test_run import price
 
 
 def hang(number: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etui.engine.library import Device
-from etui.sweep.machine_facts import MachineFacts, PowerRange, SweptModel
+from etui.sweep.axes.machine_facts import MachineFacts, PowerRange, SweptModel
 from etui.sweep.setting import AxisName, Value
 from etui.sweep.work_shape import PLAIN_WORK, WorkShape
 

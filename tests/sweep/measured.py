@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from etui.sweep.blocks import Block, BlockPlan, Failure, PhaseCost, Visit
-from etui.sweep.design import SweepDesign, next_block
+from etui.sweep.race.design import SweepDesign, next_block
 from etui.sweep.setting import Setting
 
 Cost = tuple[float, float]

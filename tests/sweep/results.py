@@ -10,8 +10,8 @@ from typing import Any
 
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Stage, Visit
-from etui.sweep.design import SweepDesign
 from etui.sweep.goal import Goal
+from etui.sweep.race.design import SweepDesign
 from etui.sweep.result import (
     Accuracy,
     AxisEffect,

@@ -11,10 +11,10 @@ from etui.arm import Speculate
 from etui.chat import Message
 from etui.config.config import Config
 from etui.models.spec import ModelSpec
-from etui.sweep.local_rig import LocalRig
-from etui.sweep.machine_watch import MachineWatch
+from etui.sweep.machine.local_rig import LocalRig
+from etui.sweep.machine.machine_watch import MachineWatch
+from etui.sweep.machine.workload import WorkItem, Workload, hash_items
 from etui.sweep.setting import Setting
-from etui.sweep.workload import WorkItem, Workload, hash_items
 from etui.testing.engine_session import SimulatedSequence, SimulatedSession
 from etui.testing.gpu import GpuLoad, SimulatedGpu
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etui.sweep.blocks import Block, PhaseCost, Stage, Visit
-from etui.sweep.design import SweepDesign
+from etui.sweep.race.design import SweepDesign
 from etui.sweep.setting import Axis, Setting
 from etui.sweep.sweep_config import SweepConfig
 

@@ -13,10 +13,10 @@ from etui.bench.report import svg
 from etui.bench.report.layout import Size
 from etui.bench.report.svg import Axis
 from etui.sweep.blocks import Block, Visit
-from etui.sweep.cells import difference_text
+from etui.sweep.report.cells import difference_text
+from etui.sweep.report.sentences import effect_name
+from etui.sweep.report.verdict import JOULES, floor_of, floor_text
 from etui.sweep.result import Difference, SweepResult
-from etui.sweep.sentences import effect_name
-from etui.sweep.verdict import JOULES, floor_of, floor_text
 from etui.text.tables import fit_cells
 
 WIDE = Size(480, 0, left=14, right=14, top=8, bottom=46)

@@ -13,7 +13,7 @@ from etui.bench.report import svg
 from etui.bench.report.layout import Box, Size, box_around, place_label
 from etui.bench.report.svg import Axis
 from etui.stats.tests import Interval
-from etui.sweep.cells import accuracy_text, difference_text, joules_text
+from etui.sweep.report.cells import accuracy_text, difference_text, joules_text
 from etui.sweep.report.roles import Role, list_names, list_short_names, role_of
 from etui.sweep.result import SettingResult, SweepResult
 from etui.text.tables import fit_cells

@@ -10,20 +10,20 @@ from etui import __version__, units
 from etui.atomic import write_text
 from etui.bench.report.render import read_resource, render_template
 from etui.bench.report.view import build_tree
+from etui.sweep.analysis.kinds import find_weakest_kind
 from etui.sweep.blocks import Block
-from etui.sweep.energy_record import (
+from etui.sweep.report import effect_chart, frontier_chart, power_chart, race_chart, view
+from etui.sweep.report.energy_record import (
     build_command,
     build_energy_record,
     describe_conditions,
 )
-from etui.sweep.kinds import find_weakest_kind
-from etui.sweep.report import effect_chart, frontier_chart, power_chart, race_chart, view
 from etui.sweep.report.power_chart import VisitWatts
 from etui.sweep.report.roles import shown_roles
+from etui.sweep.report.sentences import floor_sentence, interaction_sentence, time_sentence
+from etui.sweep.report.verdict import JOULES, TIME, format_verdict
 from etui.sweep.result import SweepResult
-from etui.sweep.sentences import floor_sentence, interaction_sentence, time_sentence
 from etui.sweep.sweep_config import SweepConfig
-from etui.sweep.verdict import JOULES, TIME, format_verdict
 from etui.text.codec import to_document
 from etui.text.tables import one_line
 

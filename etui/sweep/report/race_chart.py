@@ -11,7 +11,7 @@ from etui.bench.report import svg
 from etui.bench.report.layout import Size
 from etui.bench.report.svg import Axis
 from etui.sweep.blocks import Block, Stage
-from etui.sweep.names import list_varied_axes
+from etui.sweep.report.names import list_varied_axes
 from etui.sweep.report.roles import fit_values, list_names, list_value_texts, role_of
 from etui.sweep.result import SettingResult, SweepResult
 from etui.text.tables import fit_cells

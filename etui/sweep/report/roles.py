@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from etui.sweep.names import list_varied_axes, name_values, short_name
+from etui.sweep.report.names import list_varied_axes, name_values, short_name
 from etui.sweep.result import SettingResult, SweepResult
 from etui.text.tables import fit_cells, one_line
 

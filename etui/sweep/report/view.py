@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from etui import units
 from etui.stats.tests import Interval
-from etui.sweep.cells import (
+from etui.sweep.report.cells import (
     DASH,
     accuracy_change_text,
     accuracy_text,
@@ -15,10 +15,10 @@ from etui.sweep.cells import (
     spread_seconds_text,
     state_text,
 )
-from etui.sweep.names import find_setting
+from etui.sweep.report.names import find_setting
 from etui.sweep.report.roles import list_names, role_of
+from etui.sweep.report.verdict import floor_text
 from etui.sweep.result import Difference, SettingResult, SweepResult
-from etui.sweep.verdict import floor_text
 
 
 @dataclass(frozen=True, slots=True)

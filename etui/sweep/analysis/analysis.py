@@ -1,0 +1,143 @@
+"""The result of the blocks that a sweep has measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from etui.sweep.analysis.accuracy_statistics import compare_accuracies
+from etui.sweep.analysis.costs import joules
+from etui.sweep.analysis.differences import judge, judge_together
+from etui.sweep.analysis.effects import build_effects, build_interactions, estimate_effects
+from etui.sweep.analysis.floor import build_floor, measure_both
+from etui.sweep.analysis.frontier import choose_candidates, find_frontier, find_indistinct
+from etui.sweep.analysis.notes import list_notes
+from etui.sweep.analysis.stage_figures import (
+    Name,
+    StageFigures,
+    estimate_confirmation,
+    estimate_race,
+)
+from etui.sweep.blocks import Block
+from etui.sweep.race.design import Progress, SweepDesign, follow, plan_next
+from etui.sweep.race.durations import estimate_full_grid_seconds
+from etui.sweep.race.racing import choose_best
+from etui.sweep.result import Difference, SettingResult, SweepResult
+
+Answers = Mapping[str, Sequence[bool]]
+"""Key of a setting -> whether its answer to each question of the suite is correct, in one order."""
+
+_LEAST_CONFIRMED = 2
+"""Fewest confirming blocks from which the figures are theirs: one block has no interval."""
+
+
+def analyse(
+    design: SweepDesign,
+    blocks: Sequence[Block],
+    answers: Answers | None = None,
+    measured_as: Mapping[str, str] | None = None,
+) -> SweepResult:
+    """Compute the result of the blocks measured so far.
+
+    Figures of the baseline and the finalists come from the confirming blocks alone once there are
+    two: the race has chosen the finalists by its figures, which are therefore too good. Figures of
+    the other settings are those of the race. There are two families of tests: joules and seconds of
+    the confirming blocks; and those of the race, with the effects and interactions of the axes.
+
+    Args:
+        design: What the sweep measures.
+        blocks: Complete blocks, in order.
+        answers: Answers of the suite, by setting; None without a suite.
+        measured_as: Key of a setting -> the key under which its answers are, where it differs.
+
+    Raises:
+        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
+    """
+    progress = follow(design, blocks)
+    keys = [setting.key for setting in design.settings]
+    baseline, seed = progress.baseline, design.seed
+    noise = measure_both(blocks, baseline, seed)
+    accuracy = compare_accuracies(keys, answers or {}, measured_as or {}, seed)
+    race = estimate_race(blocks, keys, noise, seed)
+    confirm = estimate_confirmation(blocks, keys, noise, seed)
+    stages = {key: confirm if _is_confirmed(confirm, key) else race for key in keys}
+    before = [block for block in blocks if block.stage != "confirm"]
+    judged_race, effects = judge_together(
+        race.choose(stages), estimate_effects(design.settings, before, noise)
+    )
+    judged = judged_race | judge(confirm.choose(stages))
+    joules_differences = _pick(judged, "joules", keys)
+    seconds_differences = _pick(judged, "seconds", keys)
+    candidates = choose_candidates(
+        progress.remaining, joules_differences, seconds_differences, accuracy
+    )
+    frontier = find_frontier(candidates) if progress.count("race") else ()
+    by_joules = sorted(frontier, key=lambda key: candidates[key].joules or 0.0)
+    behind = confirm if _is_confirmed(confirm, baseline) else race
+    indistinct = find_indistinct(by_joules, behind.blocks, joules, seed)
+    drops = {drop.setting: drop for drop in progress.drops}
+    settings = [
+        SettingResult(
+            setting=setting.key,
+            values=setting.values,
+            stage=stages[setting.key].name,
+            blocks=stages[setting.key].count(setting.key),
+            joules=stages[setting.key].joules.get(setting.key),
+            seconds=stages[setting.key].seconds.get(setting.key),
+            prefill_joules_per_token=stages[setting.key].prefill.get(setting.key),
+            decode_joules_per_token=stages[setting.key].decode.get(setting.key),
+            joules_difference=joules_differences.get(setting.key),
+            seconds_difference=seconds_differences.get(setting.key),
+            accuracy=accuracy.get(setting.key),
+            dropped_after=drops[setting.key].block if setting.key in drops else None,
+            drop_reason=drops[setting.key].reason if setting.key in drops else "",
+            is_on_frontier=setting.key in frontier,
+        )
+        for setting in design.settings
+    ]
+    return SweepResult(
+        baseline=baseline,
+        best=choose_best(design, blocks),
+        goal=design.goal,
+        is_complete=plan_next(progress) is None,
+        floor=build_floor(noise, _count_claim_blocks(progress)),
+        settings=(settings[0], *sorted(settings[1:], key=_sort_by_joules)),
+        effects=build_effects(design.settings, effects),
+        interactions=build_interactions(design.settings, effects),
+        blocks=len(blocks),
+        visits=sum(len(block.visits) for block in blocks),
+        repeated=tuple(line for block in blocks for line in block.repeated),
+        notes=list_notes(blocks, noise, accuracy, indistinct),
+        seconds=math.fsum(block.seconds for block in blocks),
+        full_grid_seconds=estimate_full_grid_seconds(design, blocks),
+    )
+
+
+def _pick(
+    judged: Mapping[Name, Difference], figure: str, keys: Sequence[str]
+) -> dict[str, Difference]:
+    """Pick the differences of settings by a figure."""
+    return {key: judged[figure, key] for key in keys if (figure, key) in judged}
+
+
+def _is_confirmed(confirm: StageFigures, key: str) -> bool:
+    return confirm.count(key) >= _LEAST_CONFIRMED
+
+
+def _count_claim_blocks(progress: Progress) -> int:
+    """Return the number of blocks behind the claims: of the confirmation, if one is planned."""
+    design = progress.design
+    if len(progress.remaining) == 1 and progress.is_race_over:
+        return progress.count("race")
+    if design.confirm_blocks >= _LEAST_CONFIRMED:
+        return design.confirm_blocks
+    return 2 * design.race_rounds
+
+
+def _sort_by_joules(one: SettingResult) -> tuple[bool, float]:
+    """Order by the difference in joules; settings without one follow, by their seconds."""
+    if one.joules_difference is not None:
+        return False, one.joules_difference.percent
+    if one.seconds_difference is not None:
+        return True, one.seconds_difference.percent
+    return True, math.inf

@@ -1,0 +1,1 @@
+"""The settings that a sweep compares: axes, their values, and what this machine can run."""

@@ -1,0 +1,1 @@
+"""Measurement of settings on this machine."""

@@ -1,0 +1,89 @@
+"""The power limits of a sweep: one value for all swept devices, restored at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from etui.energy.power_limits.hold import LimitHold
+from etui.energy.power_limits.limits import PowerLimits, open_power_limits
+from etui.energy.power_limits.types import AppliedLimit, CapRequest
+from etui.sweep.machine.cap_control import CapControl
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.sweep.axes.machine_facts import MachineFacts
+    from etui.sweep.sweep_config import CapMode
+
+Ask = Callable[[CapRequest], None]
+"""Asks the user to set a limit, and returns when the user says that it is set."""
+
+
+@contextmanager
+def open_cap(
+    mode: CapMode | None,
+    facts: MachineFacts,
+    config: Config,
+    ask: Ask,
+    note: Callable[[str], None],
+) -> Iterator[CapControl]:
+    """Hold the power limits of the swept devices; at the end they are as found.
+
+    Args:
+        mode: Who sets them; None leaves them alone.
+        facts: Which devices are swept.
+        config: Folders and settings.
+        ask: Asks the user to set a limit.
+        note: Called with what was restored.
+    """
+    if mode is None:
+        yield CapControl()
+        return
+    with open_power_limits(config) as limits:
+        scopes = list_swept_scopes(limits, facts)
+        with LimitHold(config, limits, ask=ask if mode == "user" else None, say=note) as hold:
+            read = partial(read_enforced, limits, scopes)
+            yield CapControl(_SameCaps(hold, scopes), " ".join(scopes), read)
+
+
+def list_swept_scopes(limits: PowerLimits, facts: MachineFacts) -> tuple[str, ...]:
+    """List the devices whose power limit is swept: the GPUs if the model uses them, else CPUs."""
+    uses_gpu = bool(facts.gpus) and facts.current["gpu_layers"] != 0
+    kind = "gpu" if uses_gpu else "package"
+    return tuple(limit.scope for limit in limits.read() if limit.scope.partition(":")[0] == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _SameCaps:
+    """Sets one limit on several devices, and reports it as one."""
+
+    hold: LimitHold
+    scopes: tuple[str, ...]
+
+    def apply(self, scope: str, watts: float) -> AppliedLimit:
+        """Set the limit on every device; ``scope`` names all of them."""
+        applied = self.hold.apply_each(self.scopes, watts)
+        notes = dict.fromkeys(one.note for one in applied if one.note)
+        refused = [one for one in applied if one.is_refused]
+        first = (refused or list(applied))[0]
+        return AppliedLimit(
+            scope,
+            watts,
+            first.applied,
+            first.enforced,
+            "; ".join(notes),
+            is_refused=bool(refused),
+        )
+
+
+def read_enforced(limits: PowerLimits, scopes: Sequence[str]) -> float | None:
+    """Read the limit in force, the lowest of the devices; None if one is unknown."""
+    found = [limit for limit in limits.read() if limit.scope in scopes]
+    watts = [
+        limit.watts if limit.enforced_watts is None else limit.enforced_watts for limit in found
+    ]
+    known = [each for each in watts if each is not None]
+    return min(known) if known and len(known) == len(watts) else None

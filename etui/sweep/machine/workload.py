@@ -1,0 +1,288 @@
+"""The questions that a sweep computes under every setting, and the answers that are known.
+
+A workload is a fixed list: every setting computes the same prompts and the same answers, so that
+their joules can be compared. An answer that is not given is recorded once
+(:mod:`etui.sweep.machine.jobs`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui.chat import Message
+from etui.errors import EtuiError, InvalidFile, Problem, UsageError
+from etui.text.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.log.queries import LogReader
+
+LOG = "log"
+_OUTPUT_TOKENS = {"chat": 48, "code": 112, "long": 48, "letters": 0, LOG: 96}
+_FILE_OUTPUT_TOKENS = 64
+"""Default output tokens by workload: with them, a visit takes seconds and not minutes."""
+
+NAMES = tuple(_OUTPUT_TOKENS)
+"""The workloads that have a name; every other one is the path of a file."""
+
+LOGGED_QUESTIONS = 6
+"""Questions that the workload ``log`` takes, the latest ones."""
+
+MOST_ITEMS = 32
+"""Most prompts of a file: each visit computes all of them."""
+
+_MOST_BYTES = 4_000_000
+_PAGE = 50
+_MOST_LOOKED_AT = 1000
+_PLACE = Path(__file__).with_name("workloads")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One question of a workload.
+
+    Attributes:
+        messages: The conversation; the last message is the question.
+        answer: The answer to replay; None if it has to be recorded.
+        output_tokens: Most tokens of the answer; 0 computes the prompt alone.
+        reads_letters: Whether the question is a multiple choice, answered by an option letter.
+    """
+
+    messages: tuple[Message, ...]
+    answer: str | None = None
+    output_tokens: int = 0
+    reads_letters: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The questions of a sweep.
+
+    Attributes:
+        name: ``chat``, ``code``, ``long``, ``letters``, ``log``, or the path of a file.
+        sha256: Hash of its texts and lengths, by which a resumed sweep recognizes them.
+        items: The questions, at least one.
+        output_tokens: Most output tokens of an answer.
+    """
+
+    name: str
+    sha256: str
+    items: tuple[WorkItem, ...]
+    output_tokens: int = 0
+
+
+def load_workload(
+    name: str,
+    config: Config,
+    *,
+    output_tokens: int | None = None,
+    until: datetime | None = None,
+) -> Workload:
+    """Load the questions of a sweep.
+
+    Args:
+        name: The name of a workload, or the path of a text or JSONL file.
+        config: Names the log; its texts do not leave this machine.
+        output_tokens: Most tokens of each answer; None takes the default of the workload.
+        until: Only what was asked in the log before this time: the start of a resumed sweep.
+
+    Raises:
+        UsageError: There is no such workload or file, it has no prompts, or the length is invalid.
+        InvalidFile: The file is not text, or a line of it is not a prompt.
+        EtuiError: The log has no answered question, or it cannot be read.
+    """
+    length = _choose_output_tokens(name, output_tokens)
+    if name == LOG:
+        items = _read_log(config, length, until)
+    elif name in _OUTPUT_TOKENS:
+        items = _read_shipped(name, length)
+    else:
+        items = _read_file(_find_file(name), name, length)
+    return Workload(name, hash_items(items), items, max(item.output_tokens for item in items))
+
+
+def hash_items(items: Sequence[WorkItem]) -> str:
+    """Hash the texts and lengths of questions."""
+    document = json.dumps([asdict(item) for item in items], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def _choose_output_tokens(name: str, asked: int | None) -> int:
+    if asked is None:
+        return _OUTPUT_TOKENS.get(name, _FILE_OUTPUT_TOKENS)
+    if name == "letters" and asked:
+        raise UsageError(
+            f"letters computes prompts alone, and {asked} output tokens were asked for",
+            "leave the number out, or choose another workload",
+        )
+    if asked < 0 or (asked == 0 and name != "letters"):
+        raise UsageError(f"{asked} output tokens are too few", "give at least 1")
+    return asked
+
+
+def _read_shipped(name: str, output_tokens: int) -> tuple[WorkItem, ...]:
+    if name == "long":
+        text = (_PLACE / "long.txt").read_text(encoding="utf-8")
+        return (_make_item(text.strip(), None, output_tokens),)
+    path = _PLACE / f"{name}.jsonl"
+    items = _parse_jsonl(path.read_text(encoding="utf-8"), path.name, output_tokens)
+    if name != "letters":
+        return items
+    return tuple(WorkItem(item.messages, reads_letters=True) for item in items)
+
+
+def _make_item(prompt: str, answer: str | None, output_tokens: int) -> WorkItem:
+    return WorkItem((Message("user", prompt),), answer, output_tokens)
+
+
+def _find_file(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UsageError(f"the workload {name} is a folder", "give the path of a file")
+    what = f"there is no workload {name!r}{did_you_mean(name, NAMES)}"
+    raise UsageError(what, f"use {', '.join(NAMES)}, or the path of a text or JSONL file")
+
+
+def _read_file(path: Path, name: str, output_tokens: int) -> tuple[WorkItem, ...]:
+    """Read a file with a prompt per line, or with a JSON object per line.
+
+    Raises:
+        UsageError: The file has no prompts, or too many.
+        InvalidFile: The file is not text, or a line of it is not a prompt.
+    """
+    text = _read_text(path, name)
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        items = _parse_jsonl(text, name, output_tokens)
+    else:
+        items = tuple(
+            _make_item(line.strip(), None, output_tokens)
+            for line in text.splitlines()
+            if line.strip()
+        )
+    if not items:
+        raise UsageError(f"the workload {name} is empty", "write a prompt per line into it")
+    if len(items) > MOST_ITEMS:
+        raise UsageError(
+            f"the workload {name} has {len(items)} prompts, and every visit computes all of them",
+            f"keep at most {MOST_ITEMS}",
+        )
+    return items
+
+
+def _read_text(path: Path, name: str) -> str:
+    fix = "give a UTF-8 text file with a prompt per line, or a JSONL file"
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= _MOST_BYTES else b""
+    except OSError as error:
+        raise UsageError(f"cannot read the workload {name}: {error.strerror}", fix) from error
+    if size > _MOST_BYTES:
+        raise UsageError(f"the workload {name} has {size / 1e6:.0f} MB, at most 4 are read", fix)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InvalidFile.of([Problem(name, line, 1, "this is not UTF-8 text")], fix) from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise InvalidFile.of([Problem(name, line, 1, "this is not text but binary data")], fix)
+    return text
+
+
+def _parse_jsonl(text: str, name: str, output_tokens: int) -> tuple[WorkItem, ...]:
+    items: list[WorkItem] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt, answer = _parse_line(line)
+        except json.JSONDecodeError as error:
+            message = f"this is not JSON: {error.msg.lower()}"
+            problems.append(Problem(name, number, error.colno, message))
+        except RecursionError:
+            problems.append(Problem(name, number, 1, "this is nested too deeply"))
+        except ValueError as error:
+            problems.append(Problem(name, number, 1, str(error)))
+        else:
+            items.append(_make_item(prompt, answer, output_tokens))
+    if problems:
+        fix = 'each line is {"prompt": "...", "answer": "..."}; the answer may be left out'
+        raise InvalidFile.of(problems[:10], fix)
+    return tuple(items)
+
+
+def _parse_line(line: str) -> tuple[str, str | None]:
+    """Parse a line into a prompt and its answer, if it has one.
+
+    Raises:
+        ValueError: It is not JSON, or not such an object; the message says why.
+    """
+    entry: Any = json.loads(line)
+    if not isinstance(entry, dict):
+        raise ValueError("this is not an object with a `prompt`")
+    unknown = sorted(set(entry) - {"prompt", "answer"})
+    if "prompt" not in entry:
+        hint = did_you_mean(unknown[0], ["prompt", "answer"]) if unknown else ""
+        raise ValueError(f"there is no `prompt`{hint}")
+    for key in ("prompt", "answer"):
+        value = entry.get(key, "-")
+        if not isinstance(value, str) and not (key == "answer" and value is None):
+            raise ValueError(f"`{key}` is not text")
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"`{key}` is empty")
+        if isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value):
+            raise ValueError(f"`{key}` contains half of a surrogate pair")
+    return entry["prompt"], entry.get("answer")
+
+
+def _read_log(config: Config, output_tokens: int, until: datetime | None) -> tuple[WorkItem, ...]:
+    """Read the latest distinct questions of the log that have an answer, oldest first.
+
+    Each is taken alone, with the system message of its chat but without the messages before it.
+
+    Raises:
+        EtuiError: There is none, or the log cannot be read.
+    """
+    from etui.log.queries import LogReader
+
+    with LogReader(config) as log:
+        items: dict[tuple[str | None, str], WorkItem] = {}
+        for key, answer in _iter_answered(log, until):
+            if key not in items:
+                system = [Message("system", key[0])] if key[0] else []
+                messages = (*system, Message("user", key[1]))
+                items[key] = WorkItem(messages, answer, output_tokens)
+            if len(items) == LOGGED_QUESTIONS:
+                break
+    if not items:
+        raise EtuiError(
+            "the log has no answered question",
+            "ask something first, or use another workload, for example --workload chat",
+        )
+    return tuple(items.values())[::-1]
+
+
+def _iter_answered(
+    log: LogReader, until: datetime | None
+) -> Iterator[tuple[tuple[str | None, str], str]]:
+    """Yield system message, question and answer of complete turns, newest first."""
+    from etui.log.filters import TurnFilter
+
+    wanted = TurnFilter(status="complete", until=until)
+    for offset in range(0, _MOST_LOOKED_AT, _PAGE):
+        page = log.list_turns(wanted, limit=_PAGE, offset=offset)
+        for summary in page:
+            turn = log.get_turn(summary.turn_id)
+            if turn.query.strip() and turn.answer.strip():
+                yield (turn.system, turn.query), turn.answer
+        if len(page) < _PAGE:
+            return

@@ -1,0 +1,1 @@
+"""The order of a sweep: blocks, dropping settings, the best."""

@@ -1,0 +1,1 @@
+"""Planning, running, resuming and applying a sweep."""

@@ -1,0 +1,297 @@
+"""Apply the best setting of a sweep to its model on this machine, and revert it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from etui.config.machine import machine_name
+from etui.errors import EtuiError, ExitCode
+from etui.models.entries import read_entries
+from etui.models.files import recorded_sha256
+from etui.models.tuned import (
+    PowerAdvice,
+    TunedKey,
+    TunedSettings,
+    Value,
+    check_use,
+    load_tuned,
+    read_entry_values,
+    remove_tuned,
+    save_tuned,
+)
+from etui.sweep.result import SettingResult, SweepResult
+from etui.sweep.run.tuned_values import choose_values
+from etui.text.timestamps import utc_now
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.energy.power_limits.types import LimitDevice
+    from etui.models.spec import ModelSpec
+    from etui.sweep.goal import Goal
+    from etui.sweep.sweep_config import SweepConfig
+
+
+class LimitedDevices(Protocol):
+    """The power limits of this machine; :class:`etui.energy.power_limits.limits.PowerLimits`."""
+
+    def scopes(self, family: str) -> tuple[str, ...]:
+        """Return the devices of a family (``gpu``, ``package``) that have a limit."""
+
+    def device(self, scope: str) -> LimitDevice:
+        """Return one of them."""
+
+
+class NothingToApply(EtuiError):
+    """No setting of the sweep is a claimed improvement on the one in use; nothing was changed."""
+
+    exit_code = ExitCode.DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best setting of a sweep.
+
+    Attributes:
+        setting: The best setting of the model that was swept; None if no claim beats its baseline.
+        better_model: The best setting of another model of the sweep, where that beats ``setting``;
+            None if none does.
+    """
+
+    setting: SettingResult | None
+    better_model: SettingResult | None
+
+
+def apply_best(
+    config: Config, sweep_config: SweepConfig, result: SweepResult, goal: Goal
+) -> TunedSettings:
+    """Apply the best measured setting; every front end uses it from the next load on.
+
+    Values of an earlier sweep for axes that this one did not vary are kept.
+
+    Args:
+        config: Folders and settings.
+        sweep_config: The sweep.
+        result: Its result; the sweep must be finished.
+        goal: What to minimize; it may differ from the goal of the sweep.
+
+    Returns:
+        What is in use now. Without values and power limit, the settings of models.yaml are the
+        best, and earlier tuned ones were removed.
+
+    Raises:
+        NothingToApply: No setting is a claimed improvement.
+        EtuiError: The sweep is not finished, was of another machine or another file of the model,
+            or the settings cannot be saved.
+    """
+    spec = _check_sweep(config, sweep_config, result)
+    best = choose_best(result, goal)
+    base = result.settings[0]
+    if best.setting is None:
+        raise _nothing(result, goal, best)
+    chosen, earlier = best.setting, _read_earlier(config, spec)
+    values = choose_values(dict(chosen.values), dict(base.values), earlier, spec, config)
+    entry = read_entry_values(spec, config)
+    settings = TunedSettings(
+        model=spec.name,
+        sha256=sweep_config.model_sha256 or "",
+        machine=machine_name(),
+        values=values,
+        entry={key: entry[key] for key in values},
+        sweep=sweep_config.id,
+        created=utc_now("seconds"),
+        goal=describe_goal(goal),
+        verdict=_format_verdict(result, chosen, goal),
+        power_limit=_advise_power_limit(chosen, base, sweep_config.channels, config),
+        notes=tuple(_list_notes(best.better_model, goal, values, sweep_config)),
+    )
+    if settings.values or settings.power_limit is not None:
+        save_tuned(config, settings)
+    else:
+        remove_tuned(config, spec.name)
+    return settings
+
+
+def revert(config: Config, model: str) -> TunedSettings | None:
+    """Remove the tuned settings of a model on this machine, so that models.yaml counts again.
+
+    Returns:
+        What was removed; None if there was nothing.
+
+    Raises:
+        EtuiError: The file of tuned settings is damaged or cannot be written.
+    """
+    return remove_tuned(config, model)
+
+
+def choose_best(result: SweepResult, goal: Goal) -> Best:
+    """Choose the best setting by a goal, of those with a claimed improvement.
+
+    With the goal of the sweep it is the sweep's own choice, unless that is another model.
+
+    Args:
+        result: The result of a sweep, the baseline first.
+        goal: What to minimize.
+    """
+    base = result.settings[0]
+    chosen = next((one for one in result.settings if one.setting == result.best), None)
+    if goal != result.goal:
+        chosen = _minimize(result.settings, base, goal)
+    if chosen is None or chosen is base:
+        return Best(None, None)
+    if _same_model(chosen, base):
+        return Best(chosen, None)
+    own = [one for one in result.settings if _same_model(one, base)]
+    return Best(_minimize(own, base, goal), chosen)
+
+
+def describe_goal(goal: Goal) -> str:
+    """Name a goal: ``joules``, ``joules within 5 % of the best time``."""
+    if goal.within_percent is None:
+        return goal.measure
+    return f"{goal.measure} within {goal.within_percent:g} % of the best time"
+
+
+def _check_sweep(config: Config, sweep_config: SweepConfig, result: SweepResult) -> ModelSpec:
+    """Check that a sweep can be applied here; return the entry of its model."""
+    if not result.is_complete or result.best is None:
+        raise EtuiError(
+            f"the sweep {sweep_config.id} is not finished, so it claims nothing yet",
+            f"finish it with: etui sweep --resume {sweep_config.id}",
+        )
+    machine = sweep_config.provenance.get("machine")
+    if machine != machine_name():
+        raise EtuiError(
+            f"the sweep {sweep_config.id} was measured on another machine ({machine})",
+            "run the sweep on this one",
+        )
+    spec = read_entries(config).get(sweep_config.model)
+    if spec is None:
+        raise EtuiError(
+            f"the model of the sweep, {sweep_config.model}, is not in models.yaml any more",
+            "add its entry again, or run a sweep of another model",
+        )
+    if (spec.sha256 or recorded_sha256(spec, config)) != sweep_config.model_sha256:
+        raise EtuiError(
+            f"the file of {spec.name} is not the one of the sweep {sweep_config.id}",
+            f"check it with `etui models verify {spec.name}`, or run the sweep again",
+        )
+    return spec
+
+
+def _read_earlier(config: Config, spec: ModelSpec) -> Mapping[TunedKey, Value]:
+    machine = machine_name()
+    found = [one for one in load_tuned(config) if (one.model, one.machine) == (spec.name, machine)]
+    return check_use(found[-1], spec, config, machine).values if found else {}
+
+
+def _same_model(one: SettingResult, base: SettingResult) -> bool:
+    return dict(one.values).get("model") == dict(base.values).get("model")
+
+
+def _minimize(
+    settings: Sequence[SettingResult], base: SettingResult, goal: Goal
+) -> SettingResult | None:
+    """Find the setting with the largest claimed improvement on the baseline; None without one."""
+    changes = {
+        one.setting: change
+        for one in _fast_enough(settings, goal)
+        if one is not base and (change := _claimed_change(one, goal)) is not None
+    }
+    found = [one for one in settings if one.setting in changes]
+    return min(found, key=lambda one: changes[one.setting], default=None)
+
+
+def _fast_enough(settings: Sequence[SettingResult], goal: Goal) -> list[SettingResult]:
+    if goal.within_percent is None:
+        return list(settings)
+    times = {one.setting: one.seconds.value for one in settings if one.seconds is not None}
+    longest = min(times.values(), default=0.0) * (1 + goal.within_percent / 100)
+    return [one for one in settings if times.get(one.setting, float("inf")) <= longest]
+
+
+def _claimed_change(one: SettingResult, goal: Goal) -> float | None:
+    """Return the change of the goal's figure in per cent; None if it is no claimed improvement.
+
+    The product of joules and time has no test of its own, so it is claimed if one factor is, and if
+    even the upper ends of both intervals make it smaller.
+    """
+    joules, seconds = one.joules_difference, one.seconds_difference
+    if goal.measure == "joules*time":
+        if joules is None or seconds is None or joules.high is None or seconds.high is None:
+            return None
+        worst = (1 + joules.high / 100) * (1 + seconds.high / 100)
+        if worst >= 1 or not (joules.is_claimed or seconds.is_claimed):
+            return None
+        return 100 * ((1 + joules.percent / 100) * (1 + seconds.percent / 100) - 1)
+    difference = joules if goal.measure == "joules" else seconds
+    if difference is None or not difference.is_claimed or difference.percent >= 0:
+        return None
+    return difference.percent
+
+
+def _nothing(result: SweepResult, goal: Goal, best: Best) -> NothingToApply:
+    what = f"no setting beats the one in use by {describe_goal(goal)}, so nothing was changed"
+    if best.better_model is not None:
+        what += f"; {_describe_model(best.better_model, goal)}"
+    return NothingToApply(what)
+
+
+def _list_notes(
+    better_model: SettingResult | None,
+    goal: Goal,
+    values: Mapping[TunedKey, Value],
+    sweep_config: SweepConfig,
+) -> Iterator[str]:
+    if better_model is not None:
+        yield _describe_model(better_model, goal)
+    if sweep_config.arm is not None and {"speculate", "draft_tokens"} & values.keys():
+        yield (
+            f"if the arm {sweep_config.arm} of policy {sweep_config.policy} names its own "
+            "`speculate`, that comes first: change it in the policy"
+        )
+
+
+def _describe_model(better: SettingResult, goal: Goal) -> str:
+    model = dict(better.values)["model"]
+    change = _claimed_change(better, goal)
+    amount = "" if change is None else f" ({change:+.0f} %)"
+    return (
+        f"another model is better by {describe_goal(goal)}: {model}{amount}; etui does not replace "
+        f"a model by another, so ask for it with --model {model}"
+    )
+
+
+def _format_verdict(result: SweepResult, best: SettingResult, goal: Goal) -> str:
+    from etui.sweep.report.text import format_verdict
+
+    return format_verdict(replace(result, best=best.setting, goal=goal))
+
+
+def _advise_power_limit(
+    best: SettingResult, base: SettingResult, channels: Sequence[str], config: Config
+) -> PowerAdvice | None:
+    """Return how to set the power limit of the best setting; None if it is that of the baseline."""
+    limit = dict(best.values).get("power_limit")
+    if limit is None or limit == dict(base.values).get("power_limit"):
+        return None
+    from etui.energy.power_limits.limits import open_power_limits
+
+    watts = float(limit)
+    with open_power_limits(config) as limits:
+        return PowerAdvice(watts, build_limit_command(limits, channels, watts))
+
+
+def build_limit_command(limits: LimitedDevices, channels: Sequence[str], watts: float) -> str:
+    """Build the command with which a user sets a power limit.
+
+    Args:
+        limits: The power limits of this machine.
+        channels: Ids of the power channels of the sweep; with a GPU, its limit was swept.
+        watts: The limit.
+    """
+    family = "gpu" if any(name.startswith("gpu:") for name in channels) else "package"
+    devices = [limits.device(scope) for scope in limits.scopes(family)]
+    commands = [device.format_command(device.plan(watts)) for device in devices]
+    return " && ".join(commands) or "set it with the tool of the device"

@@ -1,0 +1,430 @@
+"""Visits of a simulated machine, whose joules are known, and whose state a test controls."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from etui.errors import ContextOverflow, EngineFailed, EtuiError, ModelUnavailable, Stopped
+from etui.sweep.machine.cap_control import CapControl
+from etui.sweep.machine.procedure import Procedure
+from etui.sweep.rig import SettingFailed
+from etui.sweep.setting import Setting
+from etui.sweep.work_shape import WorkShape
+from etui.testing.gpu import SimulatedGpu
+from tests.sweep.simulated_rig import (
+    BASELINE,
+    ITEMS,
+    OTHER,
+    QUIET,
+    Machine,
+    question,
+    write,
+)
+
+
+@pytest.fixture
+def machine(config, tmp_path):
+    return Machine(tmp_path / "sysfs", config)
+
+
+def test_a_visit_measures_what_the_answers_cost(machine):
+    visit = machine.rig().visit(BASELINE, 0)
+    prompts, outputs = (40, 90, 10), (20, 6, 20)
+    steps = [
+        (context, 1)
+        for prompt, output in zip(prompts, outputs, strict=True)
+        for context in range(prompt, prompt + output - 1)
+    ]
+    for phase, batches in ((visit.prefill, [(0, n) for n in prompts]), (visit.decode, steps)):
+        seconds = [QUIET.seconds(*batch) for batch in batches]
+        joules = [QUIET.watts(*batch) * QUIET.seconds(*batch) for batch in batches]
+        assert phase.joules == pytest.approx(sum(joules) / 3, rel=0.03)
+        assert phase.seconds == pytest.approx(sum(seconds) / 3, rel=0.01)
+        assert phase.uncertainty < 0.1 * phase.joules
+    assert visit.prefill.tokens == sum(prompts) / 3
+    assert visit.decode.tokens == sum(output - 1 for output in outputs) / 3
+    assert (visit.setting, visit.copy, visit.answers) == (BASELINE.key, 0, 3)
+    assert (visit.kind, visit.disturbed, visit.notes) == ("counter", "", ())
+    assert QUIET.idle_watts < visit.mean_watts < QUIET.limit_watts
+
+
+@pytest.mark.parametrize("window_s", [0.1, 3.0])
+def test_both_phases_last_at_least_a_window(machine, window_s):
+    rig = machine.rig(procedure=Procedure(window_s=window_s))
+    visit = rig.visit(BASELINE, 1)
+    assert visit.copy == 1
+    assert (visit.end_ns - visit.start_ns) / 1e9 >= 2 * window_s
+
+
+def test_every_setting_computes_the_same_tokens(machine):
+    rig = machine.rig()
+    rig.visit(BASELINE, 0)
+    first = set(machine.opened.closed)
+    machine.opened.closed.clear()
+    rig.visit(OTHER, 0)
+    assert not machine.opened.live
+    whole = {tokens for tokens in machine.opened.closed if len(tokens) > 50}
+    assert whole
+    assert whole <= first
+
+
+def test_every_prompt_is_computed_from_an_empty_cache(machine):
+    rig = machine.rig()
+    rig.visit(BASELINE, 0)
+    most_live = 0
+    original = machine.during
+
+    def during():
+        nonlocal most_live
+        most_live = max(most_live, len(machine.opened.live))
+        original()
+
+    machine.during = during
+    visit = rig.visit(BASELINE, 0)
+    assert most_live == 1
+    assert visit.prefill.tokens == pytest.approx(140 / 3)
+
+
+def test_a_model_that_cannot_be_rolled_back_costs_the_same(config, tmp_path):
+    usual, other = (
+        Machine(tmp_path / "sysfs", config, session={"rolls_back": rolls_back})
+        for rolls_back in (True, False)
+    )
+    one, two = (machine.rig().visit(BASELINE, 0) for machine in (usual, other))
+    assert two.decode.joules == pytest.approx(one.decode.joules, rel=0.05)
+    assert two.decode.seconds == pytest.approx(one.decode.seconds, rel=0.02)
+    assert two.decode.tokens == one.decode.tokens
+
+
+def test_prompts_alone_cost_nothing_in_decode(machine):
+    visit = machine.rig(shape=WorkShape(reads_letters=True)).visit(BASELINE, 0)
+    assert visit.decode == replace(
+        visit.decode, tokens=0.0, joules=0.0, uncertainty=0.0, seconds=0.0
+    )
+    assert visit.joules == visit.prefill.joules > 0
+
+
+def test_an_arm_that_thinks_draws_its_thinking_before_the_answer(machine):
+    plain = machine.rig().visit(BASELINE, 0)
+    shape = WorkShape(think_tokens=30, answer_tokens=6)
+    visit = machine.rig(shape=shape).visit(BASELINE, 0)
+    assert visit.decode.tokens == pytest.approx(35, abs=4)
+    assert visit.decode.joules > plain.decode.joules
+
+
+def test_without_a_meter_the_joules_are_missing_and_not_zero(machine):
+    rig = machine.rig()
+    machine.gpu.recorder.selection = replace(machine.gpu.recorder.selection, summed=())
+    visit = rig.visit(BASELINE, 0)
+    assert visit.seconds > 0
+    assert (visit.joules, visit.prefill.joules, visit.decode.uncertainty) == (None, None, None)
+    assert (visit.kind, visit.mean_watts, visit.disturbed) == (None, None, "")
+
+
+def test_the_cool_down_is_not_part_of_the_visit(machine):
+    rests = []
+
+    def sleep(seconds):
+        rests.append((machine.gpu.clock(), seconds))
+        machine.gpu.rest(seconds)
+
+    rig = machine.rig(sleep=sleep, procedure=Procedure(cool_down_s=7.0))
+    visit = rig.visit(BASELINE, 0)
+    assert [seconds for _, seconds in rests] == [7.0]
+    assert visit.start_ns >= rests[0][0] + 7e9
+
+
+def cooling(machine, celsius, per_second):
+    """A sleeper in which the CPU cools down."""
+    hwmon = machine.sysfs / "class" / "hwmon" / "hwmon3"
+    write(hwmon, name="k10temp", temp1_input=30_000)
+    state = {"celsius": celsius}
+
+    def sleep(seconds):
+        machine.gpu.rest(seconds)
+        state["celsius"] -= per_second * seconds
+        write(hwmon, temp1_input=round(state["celsius"] * 1000))
+
+    return sleep, state
+
+
+def on_cpu(machine):
+    """Measure the CPU in place of the GPU, which decides whose temperature counts."""
+    summed = tuple(replace(c, scope="package:0") for c in machine.gpu.recorder.selection.summed)
+    machine.gpu.recorder.selection = replace(machine.gpu.recorder.selection, summed=summed)
+
+
+def test_a_visit_waits_for_a_temperature(machine):
+    on_cpu(machine)
+    sleep, state = cooling(machine, 80, per_second=5)
+    rig = machine.rig(sleep=sleep, procedure=Procedure(cool_down_celsius=50))
+    visit = rig.visit(BASELINE, 0)
+    assert 45 <= state["celsius"] <= 50
+    assert visit.temperature_celsius == pytest.approx(state["celsius"], abs=0.01)
+    assert visit.notes == ()
+
+
+def test_the_wait_for_a_temperature_has_an_end(machine):
+    on_cpu(machine)
+    sleep, _ = cooling(machine, 80, per_second=0.1)
+    procedure = Procedure(cool_down_celsius=50, most_cool_down_s=20)
+    visit = machine.rig(sleep=sleep, procedure=procedure).visit(BASELINE, 0)
+    assert visit.notes == ("it was still at 78 °C after a cool-down of 20.5 s",)
+
+
+def test_a_temperature_that_cannot_be_read_is_told_once(machine):
+    with machine.rig(procedure=Procedure(cool_down_celsius=50)) as rig:
+        rig.visit(BASELINE, 0)
+    assert machine.notes == ["no temperature can be read: each cool-down lasts 0.5 s instead"]
+
+
+def test_other_programs_disturb_a_visit(machine):
+    rig = machine.rig()
+    assert rig.visit(BASELINE, 0).disturbed == ""
+
+    def during():
+        machine.others_seconds += 0.009  # a whole CPU of four
+
+    machine.during = during
+    assert "other programs used" in rig.visit(BASELINE, 0).disturbed
+
+
+def test_a_forced_sweep_takes_visits_with_other_programs(machine):
+    rig = machine.rig(most_others=1.0)
+
+    def during():
+        machine.others_seconds += 0.009
+
+    machine.during = during
+    assert rig.visit(BASELINE, 0).disturbed == ""
+
+
+def test_a_suspend_disturbs_a_visit(machine):
+    rig = machine.rig()
+
+    def during():
+        machine.suspended_ns = 65_000_000_000
+
+    machine.during = during
+    assert rig.visit(BASELINE, 0).disturbed == ""  # it was before: in the warm-up
+    machine.suspended_ns = 0
+    states = iter([0, 65_000_000_000])
+    rig._watch._suspended = lambda: next(states)
+    assert rig.visit(BASELINE, 0).disturbed == "the machine was suspended for 1 min 05 s"
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "least", "most"), [(0.7, 9, 0, 5), (1, 9, 10, 30), (1, 2, 40, 60)]
+)
+def test_a_gap_of_the_meter_disturbs_a_visit(machine, start_s, end_s, least, most):
+    rig = machine.rig()
+    rig.visit(BASELINE, 0)
+    begin_s = machine.gpu.clock.seconds
+    machine.gpu.recorder.sources[0].fails = lambda s: start_s < s - begin_s < end_s
+    disturbed = rig.visit(BASELINE, 0).disturbed
+    found = re.fullmatch(r"the meter recorded only ([\d.]+) % of it", disturbed)
+    assert found
+    assert least <= float(found[1]) <= most
+    machine.gpu.rest(9)
+    assert rig.visit(BASELINE, 0).disturbed == ""
+
+
+def test_a_battery_that_begins_to_discharge_stops_the_sweep(machine):
+    battery = machine.sysfs / "class" / "power_supply" / "BAT0"
+    write(battery, type="Battery", status="Charging", capacity=80)
+    with machine.rig() as rig:
+        assert rig.visit(BASELINE, 0).notes == ()
+
+        def during():
+            write(battery, status="Discharging")
+
+        machine.during = during
+        with pytest.raises(Stopped, match="battery began to discharge") as caught:
+            rig.visit(OTHER, 0)
+        assert "resume" in caught.value.fix
+        assert machine.loads[-1] == "unload"
+
+
+def test_a_sweep_on_battery_says_so(machine):
+    battery = machine.sysfs / "class" / "power_supply" / "BAT0"
+    write(battery, type="Battery", status="Discharging", capacity=80)
+    with machine.rig() as rig:
+        visit = rig.visit(BASELINE, 0)
+    assert visit.notes == ("the machine ran on its battery",)
+    assert machine.notes[0].startswith("the machine runs on its battery")
+
+
+def test_throttling_by_heat_is_noted(machine):
+    counts = machine.sysfs / "devices" / "system" / "cpu" / "cpu0" / "thermal_throttle"
+    write(counts, core_throttle_count=7, package_throttle_count=2)
+    rig = machine.rig()
+    assert rig.visit(BASELINE, 0).notes == ()
+    started = rig._watch.read
+
+    def read():
+        state = started()
+        write(counts, core_throttle_count=10)
+        return state
+
+    rig._watch.read = read
+    visit = rig.visit(BASELINE, 0)
+    assert visit.notes == ("the CPU was slowed down by heat 3 times",)
+    assert visit.disturbed == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineFailed("could not create a context of 4096 tokens", "lower `context`"),
+        ModelUnavailable("llama.cpp rejected the file"),
+        MemoryError(),
+    ],
+)
+def test_a_setting_that_cannot_run_fails_alone(machine, error):
+    machine.runnables = {OTHER.key: {"name": "other"}}
+    machine.fails = {"other": error}
+    rig = machine.rig()
+    rig.visit(BASELINE, 0)
+    with pytest.raises(SettingFailed) as caught:
+        rig.visit(OTHER, 0)
+    assert caught.value.what == getattr(error, "what", "out of memory")
+    assert machine.loads[-1] == "unload"
+    assert rig.visit(BASELINE, 0).disturbed == ""
+
+
+def test_a_baseline_that_cannot_run_ends_the_sweep(machine):
+    machine.fails = {"model": EngineFailed("llama.cpp is missing")}
+    for setting in (BASELINE, OTHER):
+        with pytest.raises(EngineFailed, match="is missing"):
+            machine.rig().visit(setting, 0)
+    machine.fails = {"model": MemoryError()}
+    with pytest.raises(EtuiError, match="out of memory") as caught:
+        machine.rig().visit(BASELINE, 0)
+    assert not isinstance(caught.value, SettingFailed)
+
+
+def test_speculation_that_is_impossible_fails_its_setting_alone(machine):
+    machine.runnables = {OTHER.key: {"speculate": "draft"}}
+    rig = machine.rig()
+    with pytest.raises(SettingFailed, match="no speculation: a simulated model"):
+        rig.visit(OTHER, 0)
+    machine.runnables = {OTHER.key: {"speculate": "auto"}}
+    assert machine.rig().visit(OTHER, 0).drafted == 0
+    machine.runnables = {BASELINE.key: {"speculate": "draft"}}
+    with pytest.raises(EtuiError, match="no speculation") as caught:
+        machine.rig().visit(BASELINE, 0)
+    assert not isinstance(caught.value, SettingFailed)
+
+
+def test_a_prompt_that_is_too_long_is_refused(config, tmp_path):
+    machine = Machine(tmp_path, config, session={"context_tokens": 100})
+    with pytest.raises(ContextOverflow, match="10 tokens too long"):
+        machine.rig((question(90),)).visit(BASELINE, 0)
+    given = question(90, "word " * 15, output_tokens=12)
+    with pytest.raises(ContextOverflow, match="2 tokens too long"):
+        machine.rig((given,)).visit(BASELINE, 0)
+
+
+def test_recorded_answers_outlast_an_interruption(machine, tmp_path):
+    path = tmp_path / "answers.json"
+    machine.rig(recording=path).visit(BASELINE, 0)
+    whole = {tokens for tokens in machine.opened.closed if len(tokens) > 59}
+    saved = path.read_bytes()
+    assert b"given words" not in saved  # what is given, from the log perhaps, is not copied
+    machine.opened = None
+    machine.gpu = SimulatedGpu(QUIET)
+    rig = machine.rig(recording=path)
+    rig.session_for(BASELINE)._drawn = 30  # it would end its answers elsewhere now
+    rig.visit(BASELINE, 0)
+    assert {tokens for tokens in machine.opened.closed if len(tokens) > 59} == whole
+    assert path.read_bytes() == saved
+    machine.rig((*ITEMS, question(5)), recording=path).visit(BASELINE, 0)
+    assert path.read_bytes() != saved
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": "", "answers": 3}', "[" * 100_000])
+def test_a_damaged_recording_is_made_again(machine, tmp_path, text):
+    path = tmp_path / "answers.json"
+    path.write_text(text)
+    machine.rig(recording=path).visit(BASELINE, 0)
+    assert path.read_text() != text
+
+
+@dataclass
+class FakeCaps:
+    """A driver that rounds to 10 W and refuses less than 100 W."""
+
+    watts: float = 300.0
+    requests: int = 0
+
+    def apply(self, scope, watts):
+        assert scope == "gpu:FAKE"
+        self.requests += 1
+        if watts < 100:
+            return SimpleNamespace(note="refused: out of range", is_refused=True)
+        self.watts = 10 * round(watts / 10)
+        note = "" if self.watts == watts else f"rounded to {self.watts} W"
+        return SimpleNamespace(note=note, is_refused=False)
+
+
+def capped(machine, *watts):
+    """A rig with a setting for each power limit."""
+    settings = [Setting((("power_limit", value),)) for value in watts]
+    machine.runnables = {s.key: {"power_limit_watts": s.get("power_limit")} for s in settings}
+    caps = FakeCaps()
+    cap = CapControl(caps, "gpu:FAKE", lambda: caps.watts)
+    return machine.rig(cap=cap), caps, settings
+
+
+def test_a_power_limit_is_set_once_for_visits_in_a_row(machine):
+    rig, caps, (low, high) = capped(machine, 150, 250)
+    visits = [rig.visit(setting, 0) for setting in (low, low, high, low)]
+    assert [visit.power_limit_watts for visit in visits] == [150, 150, 250, 150]
+    assert caps.requests == 3
+    assert rig.visit(BASELINE, 0).power_limit_watts == 150  # it has no limit of its own
+    assert caps.requests == 3
+
+
+def test_a_power_limit_that_was_rounded_is_noted_on_every_visit(machine):
+    rig, _, (odd,) = capped(machine, 153)
+    for _ in range(2):
+        visit = rig.visit(odd, 0)
+        assert (visit.power_limit_watts, visit.notes) == (150, ("rounded to 150 W",))
+
+
+def test_a_power_limit_that_is_refused_fails_its_setting(machine):
+    rig, caps, (low, fine) = capped(machine, 50, 150)
+    with pytest.raises(SettingFailed, match=r"50\.0 W: refused: out of range"):
+        rig.visit(low, 0)
+    rig.visit(fine, 0)
+    assert caps.watts == 150
+
+
+def test_a_power_limit_that_changes_in_the_middle_disturbs_the_visit(machine):
+    rig, caps, (low,) = capped(machine, 150)
+    rig.visit(low, 0)
+
+    def during():
+        caps.watts = 300.0
+
+    machine.during = during
+    assert rig.visit(low, 0).disturbed == "the power limit changed from 150 W to 300 W"
+    machine.during = lambda: None
+    again = rig.visit(low, 0)
+    assert (again.power_limit_watts, again.disturbed) == (150, "")
+
+
+def test_a_machine_at_work_is_refused(machine, monkeypatch):
+    rig = machine.rig()
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 3.0)
+    rig.check_idle()
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 64.0)
+    with pytest.raises(EtuiError, match=r"the machine is not idle: the CPUs are busy \(64%\)"):
+        rig.check_idle()
+    rig.check_idle(force=True)
+    assert machine.notes[-1].endswith("(64%); the joules will be too high")

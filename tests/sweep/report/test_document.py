@@ -1,0 +1,166 @@
+"""The JSON of a sweep."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from etui.stats.tests import Interval
+from etui.sweep.goal import Goal
+from etui.sweep.report.document import build_document
+from etui.sweep.report.energy_record import build_command, describe_conditions
+from etui.sweep.report.text import format_verdict
+from tests.sweep import results
+
+
+def document_of(make: Any) -> dict[str, Any]:
+    sweep = make()
+    return build_document(sweep.config, sweep.result, sweep.blocks)
+
+
+@pytest.mark.parametrize("make", results.ALL)
+def test_it_is_json_and_comes_back(make) -> None:
+    document = document_of(make)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["verdict"] == format_verdict(make().result)
+
+
+def test_figures_have_their_ends() -> None:
+    document = document_of(results.sixteen_settings)
+    best = next(one for one in document["settings"] if one["setting"] == document["best"])
+    assert best["values"] == {"threads": 4, "kv_type": "f16", "speculate": "lookup"}
+    assert best["joules"]["low"] < best["joules"]["value"] < best["joules"]["high"]
+    change = best["joules_difference"]
+    assert change["low_percent"] < change["percent"] < change["high_percent"] < 0
+    assert change["is_claimed"] is True
+    assert best["accuracy"]["measured_as"] == "threads=8 kv_type=f16 speculate=off"
+    assert document["settings"][0]["joules_difference"] is None
+    assert document["interactions"][0]["values"] == {"threads": 1, "speculate": "lookup"}
+
+
+def test_drops_have_when_and_why() -> None:
+    drops = document_of(results.sixteen_settings)["drops"]
+    assert [drop["after_block"] for drop in drops] == sorted(d["after_block"] for d in drops)
+    assert drops[0]["after_block"] == 5
+    assert "more joules than" in drops[0]["reason"]
+    failed = document_of(results.sixty_settings)["drops"][0]
+    assert failed["after_block"] is None
+    assert failed["reason"] == "not enough memory for 3.1 GB of KV cache"
+
+
+def test_missing_is_null() -> None:
+    document = document_of(results.unmeasured)
+    assert document["kind"] is None
+    assert document["floor"]["joules_percent"] is None
+    assert all(one["joules"] is None for one in document["settings"])
+    assert document["suite"] is None
+    empty = document_of(results.not_begun)
+    assert empty["floor"] is None
+    assert empty["best"] is None
+    assert empty["conditions"]["prompt_tokens"] is None
+
+
+def test_a_figure_that_is_no_number_is_null() -> None:
+    sweep = results.two_settings()
+    first, second = sweep.result.settings
+    broken = replace(second, joules=Interval(math.nan, -math.inf, math.inf, "bootstrap"))
+    document = build_document(sweep.config, replace(sweep.result, settings=(first, broken)))
+    assert document["settings"][1]["joules"] == {"value": None, "low": None, "high": None}
+
+
+def test_numpy_numbers_are_plain() -> None:
+    numpy = pytest.importorskip("numpy")
+    sweep = results.two_settings()
+    first, second = sweep.result.settings
+    value = numpy.float64(10.1)
+    strange = replace(second, joules=Interval(value, value, value, None))
+    document = build_document(sweep.config, replace(sweep.result, settings=(first, strange)))
+    assert type(document["settings"][1]["joules"]["value"]) is float
+
+
+def test_the_kind_is_that_of_the_visits_if_the_result_has_none() -> None:
+    sweep = results.two_settings()
+    result = replace(sweep.result, kind=None)
+    first = sweep.blocks[0]
+    mixed = replace(first, visits=(replace(first.visits[0], kind="estimate"), *first.visits[1:]))
+    assert build_document(sweep.config, result, sweep.blocks)["kind"] == "counter"
+    estimated = build_document(sweep.config, result, (mixed,))
+    assert estimated["kind"] == "estimate"
+    assert "(estimate)" in estimated["verdict"]
+    assert build_document(sweep.config, result)["kind"] is None
+
+
+def test_all_eleven_conditions_are_there() -> None:
+    document = document_of(results.sixteen_settings)
+    conditions = document["conditions"]
+    assert len(conditions) == 11
+    assert conditions["prompt_tokens"] == 180.0
+    assert conditions["hardware"]["machine"] == results.PROVENANCE["machine"]
+    assert conditions["precision"]["kv_type"] == ["f16", "q8_0"]
+    assert conditions["method"]["kind"] == "counter"
+    assert conditions["uncertainty"]["meter_percent"] == pytest.approx(3.0)
+    assert conditions["utilisation"]["repeated_blocks"] == 1
+    lines = dict(describe_conditions(conditions, document["model"]))
+    assert len(lines) == 11
+    assert lines["Output length"] == "128 tokens, the same for every setting"
+    assert "KV cache f16 and q8_0" in lines["Precision"]
+    assert "gross joules, kind counter · sampled at 20 Hz" in lines["Method"]
+    assert all(lines.values())
+
+
+def test_power_limits_are_those_that_were_read_back() -> None:
+    sweep = results.two_settings()
+
+    def limited(*watts: float) -> str:
+        visits = tuple(
+            replace(sweep.blocks[0].visits[0], power_limit_watts=limit) for limit in watts
+        )
+        blocks = (replace(sweep.blocks[0], visits=visits),)
+        record = build_document(sweep.config, sweep.result, blocks)["conditions"]
+        assert record["hardware"]["power_limit_watts"] == sorted(set(watts))
+        return dict(describe_conditions(record, "m"))["Hardware"]
+
+    assert limited(250.0, 150.0, 250.0).endswith("power limit read back: 150 W, 250 W")
+    many = [100.0 + 10 * at for at in range(9)]
+    assert limited(*many).endswith("power limits read back: 9 from 100 W to 180 W")
+
+
+def test_unknown_conditions_say_so() -> None:
+    sweep = results.not_begun()
+    bare = replace(sweep.config, provenance={}, model_sha256=None, channels=())
+    document = build_document(bare, sweep.result)
+    lines = dict(describe_conditions(document["conditions"], "m"))
+    assert lines["Prompt length"] == "unknown"
+    assert lines["Framework"] == "unknown"
+    assert lines["Hardware"] == "measured: no power channel"
+    assert lines["Method"].startswith("joules are unmeasured")
+    assert "sha256 unknown" in lines["Model version"]
+
+
+def test_the_command_repeats_the_sweep() -> None:
+    sweep = results.sixteen_settings()
+    config = replace(
+        sweep.config,
+        workload="my texts.txt",
+        design=replace(sweep.config.design, goal=Goal("joules", 5.0), halving=False, seed=7),
+    )
+    words = shlex.split(build_command(config))
+    assert words[:3] == ["etui", "sweep", "qwen2.5-coder-1.5b"]
+    assert "threads=8,4,2,1" in words
+    assert words[words.index("--workload") + 1] == "my texts.txt"
+    assert words[words.index("--within") + 1] == "5"
+    assert words[words.index("--suite") + 1] == "sample"
+    assert words[words.index("--seed") + 1] == "7"
+    assert "--no-halving" in words
+    bare = replace(config, output_tokens=0, data="/data/mmlu", cool_down_celsius=45.0)
+    words = shlex.split(build_command(bare))
+    assert "--output-tokens" not in words
+    assert words[words.index("--data") + 1] == "/data/mmlu"
+    assert words[words.index("--cool-to") + 1] == "45"
+    routed = shlex.split(build_command(replace(config, policy="mine", arm="small")))
+    assert routed[2:6] == ["--policy", "mine", "--arm", "small"]

@@ -1,0 +1,383 @@
+"""The page of a sweep: complete, by itself, and safe whatever the texts are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etui.stats.tests import Interval
+from etui.sweep.report import write_report
+from etui.sweep.report.effect_chart import WIDE, compare_equals, draw_effects, draw_equal_pair
+from etui.sweep.report.frontier_chart import draw_frontier
+from etui.sweep.report.page import render_report
+from etui.sweep.report.power_chart import draw_power, place_visits, thin_watts
+from etui.sweep.report.race_chart import draw_race
+from etui.sweep.report.roles import fit_values, list_roles, shown_roles
+from etui.sweep.report.text import format_verdict
+from etui.sweep.report.view import findings, split_interval, split_spread, table_rows
+from etui.sweep.result import DetectionFloor, SettingResult
+from tests.sweep import results
+from tests.sweep.results import Power, Sweep, make_result, make_sweep, setting_result
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \x1b[31m\x07 ' \" & \u202e"
+VOID = {"meta", "br", "img", "input", "link", "line", "circle", "rect", "path", "polygon"}
+
+
+class Page(HTMLParser):
+    """Tags and attributes; fails where an end tag does not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+    def count(self, tag: str) -> int:
+        return [name for name, _ in self.tags].count(tag)
+
+
+def page_of(sweep: Sweep) -> str:
+    return render_report(sweep.config, sweep.result, sweep.blocks, sweep.power)
+
+
+@pytest.mark.parametrize("make", results.ALL)
+def test_it_stands_alone(make) -> None:
+    text = page_of(make())
+    assert not re.search(r"(?i)\b(https?|wss?|ftp):|//[a-z0-9-]+\.[a-z]", text)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+    for tag, attributes in Page(text).tags:
+        assert tag not in ("link", "iframe", "img", "object", "embed", "base", "form")
+        assert not {"src", "href", "action", "srcset"} & set(attributes)
+        assert not any(name.startswith("on") for name in attributes)
+    assert "nan" not in re.findall(r'(?:d|x|y|cx|cy|x1)="([^"]*)"', text)
+
+
+def test_the_verdict_is_first() -> None:
+    sweep = results.sixteen_settings()
+    page = Page(page_of(sweep))
+    assert f"{format_verdict(sweep.result)}." in page.text
+    assert page.count("h1") == 1
+    assert page.text.index("saves 24 %") < page.text.index("Joules and time")
+
+
+def test_every_section_of_a_full_sweep() -> None:
+    text = page_of(results.sixteen_settings())
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "Joules and time",
+        "Settings",
+        "Effect of each axis",
+        "What this machine can show",
+        "How the race went",
+        "Watts over time",
+        "Conditions",
+        "Method",
+    ]
+    assert text.count("<svg") == 14
+    shown = Page(text).text
+    assert "8 dropped settings are far outside" in shown
+    assert "repeated: block 6: another process used 38 %" in shown
+    assert "threads=1 with speculate=lookup: 3 % [2, 4] more joules" in shown
+    assert "25.3 % [23.3, 27.3] more joules than threads=4" in shown
+    assert "dropping saved about 64 %" in shown
+    assert "--axis threads=8,4,2,1" in shown
+    for condition in ("Hardware", "Precision", "PUE", "Uncertainty", "Framework"):
+        assert f"<dt>{condition}</dt>" in text
+
+
+def test_every_setting_is_in_the_table() -> None:
+    text = page_of(results.sixty_settings())
+    table = text[text.index('id="settings-table"') : text.index("</table>")]
+    assert table.count("<tr") == 61
+    assert "could not run" in table
+    assert 'class="scroll tall"' in text
+
+
+@pytest.mark.parametrize("make", [results.not_begun, results.unmeasured])
+def test_what_is_not_there_has_no_figure(make) -> None:
+    text = page_of(make())
+    assert "Joules and time" not in text
+    assert "Watts over time" not in text
+    assert "unmeasured" in Page(text).text
+    assert ">0 J<" not in text
+
+
+def test_an_unfinished_sweep_says_so() -> None:
+    text = page_of(results.incomplete())
+    assert 'class="badge">unfinished' in text
+    assert "Unfinished after 6 blocks" in text
+
+
+def test_an_estimate_is_marked() -> None:
+    sweep = results.sixteen_settings()
+    text = page_of(replace(sweep, result=replace(sweep.result, kind="estimate")))
+    assert "joules per answer (estimate)" in text
+    assert "do not come from a sensor" in text
+    assert "watts are estimates" in text
+    assert "~9.40 J<small>± 0.19 J" in text
+    own = page_of(replace(sweep, result=replace(sweep.result, kind=None)))
+    assert "estimate" not in own
+
+
+def test_texts_cannot_leave_their_place() -> None:
+    evil = (("model", EVIL),)
+    first = replace(setting_result("threads=2"), values=evil, setting=EVIL)
+    second = replace(
+        setting_result("threads=1", 10.0, 4.0, -18.0, 4.0),
+        values=(("model", EVIL + "2"),),
+        setting=EVIL + "2",
+        drop_reason=EVIL,
+        dropped_after=5,
+    )
+    result = make_result(first, second, best=EVIL, notes=(EVIL,), repeated=(EVIL,), blocks=8)
+    sweep = make_sweep(
+        result,
+        model=EVIL,
+        workload=EVIL,
+        suite=EVIL,
+        policy=EVIL,
+        id=EVIL,
+        provenance={"machine": EVIL, EVIL: EVIL},
+        channels=(EVIL,),
+    )
+    text = page_of(sweep)
+    page = Page(text)
+    assert page.count("script") == 1
+    assert page.count("img") == 0
+    assert not any(name.startswith("on") for _, values in page.tags for name in values)
+    assert not any(mark in text for mark in ("\x1b", "\x07", "\u202e"))
+    assert "alert(1)</script>" not in text
+
+
+def test_the_file_is_written_whole(tmp_path: Path) -> None:
+    sweep, folder = results.two_settings(), tmp_path / "sweep"
+    folder.mkdir()
+    write_report(folder, sweep.config, sweep.result, sweep.blocks, sweep.power)
+    assert (folder / "report.html").read_text(encoding="utf-8") == page_of(sweep)
+    assert [path.name for path in folder.iterdir()] == ["report.html"]
+
+
+def test_a_lone_surrogate_is_replaced(tmp_path: Path) -> None:
+    sweep = results.two_settings()
+    strange = replace(sweep.config, model="a\udcff")
+    write_report(tmp_path, strange, sweep.result, sweep.blocks, sweep.power)
+    assert "a\ufffd" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_roles_follow_from_the_result() -> None:
+    sweep = results.sixteen_settings()
+    roles = list_roles(sweep.result)
+    assert roles["threads=4 kv_type=f16 speculate=lookup"] == "best"
+    assert roles["threads=8 kv_type=f16 speculate=off"] == "baseline"
+    assert roles["threads=8 kv_type=f16 speculate=lookup"] == "frontier"
+    assert roles["threads=1 kv_type=f16 speculate=off"] == "dropped"
+    kept = results.two_settings().result
+    assert list_roles(replace(kept, best=kept.baseline))["threads=2"] == "baseline"
+    assert [class_ for class_, _ in shown_roles(kept)] == ["role-best", "role-baseline"]
+
+
+def test_what_is_not_claimed_is_an_empty_dot() -> None:
+    chart = draw_effects(results.sixteen_settings().result, "time", WIDE)
+    assert chart is not None
+    assert chart.count('class="unclaimed"') == 1
+    assert chart.count('class="less"') == 1
+    assert chart.count('class="more"') == 3
+    assert 'class="floor-band"' in chart
+    assert draw_effects(results.two_settings().result, "joules", WIDE) is None
+
+
+def test_a_floor_above_all_differences_fills_the_figure() -> None:
+    result = results.sixteen_settings().result
+    floor = DetectionFloor(6606.0, 6606.0, 0.1, 0.1, 4, 2)
+    chart = draw_effects(replace(result, floor=floor), "joules", WIDE)
+    assert chart is not None
+    dots = sorted(float(x) for x in re.findall(r'<circle cx="([\d.]+)"', chart))
+    assert dots[-1] - dots[0] > 100
+    assert "detection floor above 100 %" in chart
+
+
+def test_equal_pairs_are_those_of_the_baseline() -> None:
+    sweep = results.two_settings()
+    found = compare_equals("threads=2", sweep.blocks, "joules")
+    assert [number for number, _ in found] == list(range(12))
+    first = sweep.blocks[0].visits
+    pair = {visit.copy: visit.joules for visit in first if visit.setting == "threads=2"}
+    assert found[0][1] == pytest.approx(100 * (pair[1] / pair[0] - 1))
+    assert compare_equals("threads=1", sweep.blocks, "time") == []
+    chart = draw_equal_pair(sweep.result, sweep.blocks, "time", WIDE)
+    assert chart is not None
+    assert chart.count("<circle") == 12
+    none = results.unmeasured()
+    assert draw_equal_pair(none.result, none.blocks, "joules", WIDE) is None
+
+
+def test_the_race_has_a_cell_for_each_visit() -> None:
+    from etui.sweep.report.race_chart import WIDE as SIZE
+
+    sweep = results.sixteen_settings()
+    chart = draw_race(sweep.result, sweep.blocks, SIZE)
+    assert chart is not None
+    inside = {(block.number, v.setting) for block in sweep.blocks for v in block.visits}
+    assert chart.count('class="cell"') == len(inside)
+    assert chart.count('class="cross"') == 10
+    assert draw_race(sweep.result, (), SIZE) is None
+
+
+def test_the_frontier_is_a_staircase() -> None:
+    from etui.sweep.report.frontier_chart import WIDE as SIZE
+
+    chart = draw_frontier(results.two_settings().result, SIZE)
+    assert chart is not None
+    line = re.search(r'd="([^"]*)" class="hull"', chart)
+    assert line is not None
+    points = re.findall(r"[ML]([\d.]+) ([\d.]+)", line[1])
+    assert len(points) == 3
+    assert points[0][1] == points[1][1]
+    assert points[1][0] == points[2][0]
+    one = make_result(setting_result("threads=2"))
+    assert draw_frontier(one, SIZE) is None
+
+
+def test_visits_follow_each_other_after_a_restart() -> None:
+    def visit(start: int, end: int) -> Power:
+        return Power(0, "a", 0, start, end, (1.0,))
+
+    second = 1_000_000_000
+    placed = place_visits([visit(0, second), visit(3 * second, 4 * second), visit(10, second)])
+    assert [(one.start_s, one.end_s) for one in placed[:2]] == [(0.0, 1.0), (3.0, 4.0)]
+    assert placed[2].start_s == 64.0
+    late = place_visits([visit(0, second), visit(5000 * second, 5001 * second)])
+    assert late[1].start_s == 61.0
+    assert place_visits([]) == []
+
+
+def test_gaps_in_the_watts_stay_gaps() -> None:
+    from etui.sweep.report.power_chart import WIDE as SIZE
+
+    sweep = results.two_settings()
+    power = Power(0, "threads=2", 0, 0, 10**10, (5.0, None, None, 7.0, 7.0))
+    chart = draw_power(sweep.result, (power,), SIZE)
+    assert chart is not None
+    assert chart.count('class="power"') == 2
+    silent = replace(power, watts=(None, None))
+    assert draw_power(sweep.result, (silent,), SIZE) is None
+    assert draw_power(sweep.result, (), SIZE) is None
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1000)), max_size=200), st.integers(1, 100))
+def test_thinned_watts_keep_their_range(watts, most: int) -> None:
+    thin = thin_watts(watts, most)
+    assert len(thin) <= most
+    known = [value for value in watts if value is not None]
+    for value in thin:
+        assert value is None or min(known) - 1e-6 <= value <= max(known) + 1e-6
+    assert any(value is not None for value in thin) == bool(known)
+
+
+@given(
+    st.lists(st.text("abcdef-_.0123", min_size=1, max_size=40), min_size=1, max_size=5),
+    st.integers(8, 60),
+)
+def test_names_fit_their_room(values, cells: int) -> None:
+    text = fit_values(values, cells)
+    assert len(text) <= cells
+    whole = " ".join(values)
+    assert text == whole or (len(whole) > cells and "…" in text)
+
+
+finite = st.floats(1e-3, 1e4)
+rows = st.builds(
+    lambda at, joules, seconds, half, frontier, dropped: (
+        at,
+        joules,
+        seconds,
+        half,
+        frontier,
+        dropped,
+    ),
+    st.integers(1, 64),
+    finite,
+    finite,
+    st.floats(0, 1e4),
+    st.booleans(),
+    st.one_of(st.none(), st.integers(4, 9)),
+)
+
+
+@settings(max_examples=20)
+@given(st.lists(rows, min_size=1, max_size=12, unique_by=lambda row: row[0]))
+def test_any_figures_can_be_drawn(found) -> None:
+    shown: list[SettingResult] = [setting_result("threads=0")]
+    for at, joules, seconds, half, frontier, dropped in found:
+        one = setting_result(
+            f"threads={at}",
+            joules,
+            seconds,
+            100 * (joules / 12.3 - 1),
+            3.0,
+            dropped=dropped,
+            frontier=frontier,
+        )
+        wide = Interval(joules, joules - half, joules + half, "bootstrap")
+        shown.append(replace(one, joules=wide))
+    sweep = make_sweep(make_result(*shown, blocks=10))
+    text = page_of(sweep)
+    Page(text)
+    assert "NaN" not in text
+    assert not re.search(r'="-?(nan|inf)', text)
+
+
+def test_findings_name_what_is_not_claimed() -> None:
+    base = setting_result("threads=2")
+    one = setting_result("threads=1", 12.2, 4.2, -0.8, 4.0, claimed=False)
+    labels = {label: (figure, note) for label, figure, note in findings(make_result(base, one))}
+    assert labels["Joules"] == ("(-1 %)", "not a claim; 95 % interval [-3, 1] %")
+    assert labels["Time"][0] == "+4 %"
+    assert "Measuring saved" not in labels
+
+
+def test_cells_split_their_interval() -> None:
+    assert split_interval("-18 % [-20, -16]") == ("-18 %", "[-20, -16]")
+    assert split_interval("(+0.8 % [-0.1, 1.7])") == ("(+0.8 %)", "[-0.1, 1.7]")
+    assert split_interval("12.3 J") == ("12.3 J", "")
+    assert split_interval("61.2 % [58.9-63.5]") == ("61.2 %", "[58.9-63.5]")
+
+
+def test_cells_split_their_half_width() -> None:
+    assert split_spread("9.40 ± 0.19 J") == ("9.40 J", "± 0.19 J")
+    assert split_spread("~9.40 ± 0.19 J") == ("~9.40 J", "± 0.19 J")
+    assert split_spread("7.82 J ± 80.2 J") == ("7.82 J", "± 80.2 J")
+    assert split_spread("1 min 05 s ± 1 min 00 s") == ("1 min 05 s", "± 1 min 00 s")
+    assert split_spread("unmeasured") == ("unmeasured", "")
+
+
+def test_the_table_sorts_by_numbers() -> None:
+    for row in table_rows(results.sixty_settings().result):
+        for cell in row.cells:
+            assert cell.order == "" or float(cell.order) == float(cell.order)
+    missing = table_rows(results.unmeasured().result)[1].cells[0]
+    assert (missing.text, missing.order) == ("unmeasured", "")

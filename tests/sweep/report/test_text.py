@@ -1,0 +1,408 @@
+"""The table and the verdict of a sweep."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui import units
+from etui.stats.tests import Interval
+from etui.sweep.goal import Goal
+from etui.sweep.report.text import format_table, format_verdict
+from etui.sweep.result import DetectionFloor, Difference, SweepResult
+from etui.text.tables import count_cells
+from tests.sweep import results
+from tests.sweep.results import accuracy, difference, make_result, setting_result
+
+BASE = setting_result("threads=2", measured=accuracy(None, key="threads=2"))
+
+
+def verdict_of(*settings, **fields) -> str:
+    return format_verdict(make_result(BASE, *settings, **fields))
+
+
+def better(**fields):
+    return setting_result("threads=1", 10.1, 4.4, -18.0, 4.0, **fields)
+
+
+def test_the_sentence_of_the_readme() -> None:
+    one = better(measured=accuracy(0.1, 0.5, key="threads=1"))
+    assert verdict_of(one) == (
+        "threads=1 saves 18 % [16, 20] of the joules, costs 4 % [3, 5] of the time, "
+        "and accuracy is unchanged within 0.6 points"
+    )
+
+
+def test_only_values_that_change_are_named() -> None:
+    base = setting_result("threads=2 kv_type=f16")
+    one = setting_result("threads=1 kv_type=f16", 10.1, 4.4, -18.0, 4.0)
+    assert format_verdict(make_result(base, one)) == (
+        "threads=1 saves 18 % [16, 20] of the joules and costs 4 % [3, 5] of the time; "
+        "accuracy was not measured"
+    )
+
+
+def test_a_lower_accuracy_is_a_cost() -> None:
+    lower = accuracy(-2.1, 1.3, 0.003, key="threads=1")
+    assert verdict_of(better(measured=lower)) == (
+        "threads=1 saves 18 % [16, 20] of the joules and costs 4 % [3, 5] of the time and "
+        "2.1 points [0.8, 3.4] of accuracy"
+    )
+
+
+def test_a_higher_accuracy_is_a_gain() -> None:
+    higher = accuracy(2.1, 1.3, 0.003, key="threads=1")
+    assert verdict_of(better(measured=higher)) == (
+        "threads=1 saves 18 % [16, 20] of the joules, costs 4 % [3, 5] of the time, and gains "
+        "2.1 points [0.8, 3.4] of accuracy"
+    )
+
+
+@pytest.mark.parametrize("low", [accuracy(-2.1, 1.3, 0.2), accuracy(-2.1, 3.0, 0.01)])
+def test_an_accuracy_that_is_not_significant_is_a_bound(low) -> None:
+    text = verdict_of(better(measured=low))
+    bound = max(abs(low.difference_points.low), abs(low.difference_points.high))
+    assert text.endswith(f"and accuracy is unchanged within {bound:.1f} points")
+    assert "2.1" not in text
+
+
+def test_equal_numbers_have_equal_accuracy() -> None:
+    same = accuracy(0.0, 0.0, key="threads=2")
+    assert verdict_of(better(measured=same)).endswith(
+        "costs 4 % [3, 5] of the time, and accuracy is the same, as the same numbers are computed"
+    )
+
+
+def test_time_below_the_floor_is_a_bound() -> None:
+    one = replace(
+        better(measured=accuracy(0.1, 0.5, key="threads=1")),
+        seconds_difference=Difference(0.3, -0.1, 0.7, 0.2, 8, False),
+    )
+    assert verdict_of(one) == (
+        "threads=1 saves 18 % [16, 20] of the joules, no difference in time above 0.9 % could be "
+        "shown, and accuracy is unchanged within 0.6 points"
+    )
+
+
+def test_an_interval_beyond_the_floor_is_stated() -> None:
+    one = replace(better(), seconds_difference=Difference(2.0, -1.0, 5.0, 0.2, 8, False))
+    assert "no difference in time could be shown (interval [-1, 5] %)" in verdict_of(one)
+
+
+def test_nothing_beats_the_setting_in_use() -> None:
+    worse = setting_result("threads=1", 14.0, 4.4, 14.0, 4.0)
+    assert verdict_of(worse, best="threads=2") == (
+        "Nothing beats the current setting (threads=2); no saving of joules above 1.3 % could be "
+        "shown"
+    )
+    assert "no saving of time above 0.9 %" in verdict_of(worse, best="threads=2", goal=Goal("time"))
+    assert "no saving of joules times seconds could" in verdict_of(
+        worse, best="threads=2", goal=Goal("joules*time")
+    )
+
+
+def test_a_floor_that_shows_nothing() -> None:
+    floor = DetectionFloor(6606.4, 0.9, -3.6, 0.1, 8, 2)
+    worse = setting_result("threads=1", 14.0, 4.4, 14.0, 4.0, claimed=False)
+    result = make_result(BASE, worse, best="threads=2", floor=floor)
+    assert format_verdict(result).endswith(
+        "no saving of joules could be shown, as the detection floor is above 100 %"
+    )
+    text = "\n".join(format_table(result))
+    assert "differences from above 100 % in joules and 0.9 % in time" in text
+
+
+def test_a_figure_smaller_than_its_uncertainty_keeps_its_digits() -> None:
+    one = replace(better(), joules=Interval(7.82, -70.0, 88.0, "bootstrap"))
+    text = "\n".join(format_table(make_result(BASE, one)))
+    assert "7.82 J ± 80.2 J" in text
+    guessed = "\n".join(format_table(make_result(BASE, one, kind="estimate")))
+    assert "~7.8 J ± 80.2 J" in guessed
+
+
+def test_time_is_saved_but_no_joules() -> None:
+    one = replace(
+        setting_result("threads=4", 12.3, 3.4, 0.2, -19.0),
+        joules_difference=Difference(0.2, -0.6, 1.0, 0.9, 8, False),
+    )
+    assert verdict_of(one, best="threads=2") == (
+        "Nothing beats the current setting (threads=2); no saving of joules above 1.3 % could be "
+        "shown; threads=4 saves 19 % [18, 20] of the time, and no difference in joules above "
+        "1.3 % could be shown; accuracy was not measured"
+    )
+
+
+def test_the_goal_of_time_names_time_first() -> None:
+    one = setting_result("threads=4", 14.0, 3.4, 14.0, -19.0)
+    assert verdict_of(one, goal=Goal("time")).startswith(
+        "threads=4 saves 19 % [18, 20] of the time and costs 14 % [12, 16] of the joules"
+    )
+
+
+def test_joules_within_a_time() -> None:
+    goal = Goal("joules", 5.0)
+    assert verdict_of(better(), goal=goal).startswith(
+        "Of the settings at most 5 % slower than the fastest, threads=1 saves 18 % [16, 20]"
+    )
+    assert verdict_of(better(), goal=goal, best="threads=2").startswith(
+        "Of the settings at most 5 % slower than the fastest, none beats the current one "
+        "(threads=2); no saving of joules above 1.3 % could be shown"
+    )
+
+
+def test_an_estimate_is_named() -> None:
+    assert verdict_of(better(), kind="estimate").startswith(
+        "threads=1 saves ~18 % [16, 20] of the joules (estimate) and costs 4 % [3, 5] of the time"
+    )
+
+
+def test_unmeasured_joules() -> None:
+    result = results.unmeasured().result
+    assert format_verdict(result) == (
+        "Joules are unmeasured, so no setting can beat the current one (threads=2); threads=4 "
+        "saves 19 % [18, 20] of the time; accuracy was not measured"
+    )
+    fastest = replace(result, goal=Goal("time"), best="threads=4")
+    assert format_verdict(fastest) == (
+        "threads=4 saves 19 % [18, 20] of the time; joules and accuracy were not measured"
+    )
+
+
+def test_an_unfinished_sweep_says_so() -> None:
+    assert format_verdict(results.incomplete().result) == (
+        "Unfinished after 6 blocks: nothing beats the current setting (threads=2); no saving of "
+        "joules above 1.3 % could be shown"
+    )
+    assert format_verdict(results.not_begun().result) == (
+        "Unfinished after 0 blocks: nothing has been compared yet"
+    )
+    assert verdict_of(better(), is_complete=False).startswith(
+        "Unfinished after 14 blocks: threads=1 saves 18 %"
+    )
+
+
+def test_a_best_setting_that_is_not_claimed_only_ranks_best() -> None:
+    one = replace(
+        setting_result("threads=1", 12.1, 4.4, -1.2, 4.0),
+        joules_difference=Difference(-1.2, -4.1, 1.7, 0.15, 8, False),
+    )
+    assert verdict_of(one) == (
+        "threads=1 ranks best by joules, but no difference in joules could be shown (interval "
+        "[-4, 2] %), and it costs 4 % [3, 5] of the time; accuracy was not measured"
+    )
+
+
+def test_a_product_alone_claims_neither_part() -> None:
+    one = setting_result("threads=1", 12.0, 4.1, -2.0, -2.0, claimed=False, time_claimed=False)
+    text = verdict_of(one, goal=Goal("joules*time"))
+    assert text.startswith("threads=1 ranks best by joules times time, but no difference in joules")
+    assert "saves" not in text
+
+
+finite = st.floats(-90, 400, allow_nan=False)
+differences = st.builds(
+    lambda percent, down, up, claimed: Difference(
+        percent, percent - down, percent + up, 0.01 if claimed else 0.5, 8, claimed
+    ),
+    finite,
+    st.floats(0, 30),
+    st.floats(0, 30),
+    st.booleans(),
+)
+
+
+@given(
+    joules=differences,
+    seconds=differences,
+    points=st.floats(-40, 40),
+    half=st.floats(0, 20),
+    p=st.floats(0, 1),
+    floor=st.one_of(
+        st.none(), st.builds(lambda a: DetectionFloor(a, a, 0.1, 0.1, 4, 8), st.floats(0, 20))
+    ),
+    measure=st.sampled_from(["joules", "time", "joules*time"]),
+    within=st.one_of(st.none(), st.floats(0, 50)),
+    best=st.sampled_from(["threads=1", "threads=2"]),
+    complete=st.booleans(),
+    kind=st.sampled_from(["counter", "estimate"]),
+)
+def test_only_claims_are_facts(
+    joules, seconds, points, half, p, floor, measure, within, best, complete, kind
+) -> None:
+    goal = Goal(measure, within if measure == "joules" else None)
+    one = replace(
+        better(measured=accuracy(points, half, p, key="threads=1")),
+        joules_difference=joules,
+        seconds_difference=seconds,
+    )
+    text = verdict_of(one, goal=goal, floor=floor, best=best, is_complete=complete, kind=kind)
+    facts = re.findall(
+        r"(?:saves|costs|gains) .*?(?=,(?: and)?(?: it)? no |,(?: and)? accuracy|;|$)", text
+    )
+    found = " ".join(facts)
+    claimed_joules = "of the joules" in found
+    claimed_time = "of the time" in found
+    assert not claimed_joules or joules.is_claimed
+    assert not claimed_time or seconds.is_claimed
+    if best == "threads=1":
+        assert claimed_joules == joules.is_claimed
+        assert claimed_time == seconds.is_claimed
+        assert not claimed_joules or ("(estimate)" in found) == (kind == "estimate")
+    if "points [" in found:
+        assert p < 0.05
+        assert abs(points) > half
+    assert text.startswith("Unfinished") == (not complete)
+    assert "\n" not in text
+
+
+def test_the_table_of_two_settings() -> None:
+    assert format_table(results.two_settings().result) == [
+        "threads        J/answer            change    time       change  prefill/token  "
+        "decode/token",
+        "2        12.30 ± 0.25 J                 –  4.20 s            –        10.7 mJ       "
+        "96.1 mJ  baseline",
+        "1          10.1 ± 0.2 J  -18 % [-20, -16]  4.40 s  +4 % [3, 5]        8.77 mJ       "
+        "78.9 mJ  best",
+        "",
+        "Detection floor: with 8 blocks, differences from 1.3 % in joules and 0.9 % in time can be "
+        "shown. The",
+        "  baseline against itself differed by +0.2 % in joules and -0.1 % in time in 4 blocks.",
+        "",
+        "18 min 20 s for 12 blocks with 28 visits.",
+    ]
+
+
+def test_what_is_not_claimed_is_in_parentheses() -> None:
+    lines = format_table(results.incomplete().result)
+    figures = "1 10.1 ± 0.2 J (-4 % [-6, -2]) 4.40 s (+4 % [3, 5]) 8.77 mJ 78.9 mJ"
+    assert " ".join(lines[2].split()) == figures
+    assert "In parentheses: within noise or below the detection floor, so not a claim." in lines
+    assert "dropped threads=4 after block 6: 14 % more joules" in lines
+    assert lines[-1] == (
+        "18 min 20 s for 6 blocks with 16 visits so far; 52 min 00 s predicted without dropping "
+        "settings."
+    )
+
+
+def test_the_sections_of_a_long_sweep() -> None:
+    sweep = results.sixteen_settings()
+    lines = format_table(sweep.result)
+    text = "\n".join(lines)
+    assert re.search(r"^4 +f16 +lookup +9.40 ± 0.19 J +-24 % \[-26, -22\].* best$", text, re.M)
+    assert re.search(r"^kv_type=q8_0 against f16 .*\(\+0.8 % \[-0.1, 1.7\]\)$", text, re.M)
+    assert "interaction: threads=1 with speculate=lookup: 3 % [2, 4] more joules than both" in text
+    assert "dropped threads=2 kv_type=q8_0 speculate=off after block 6: 25.3 %" in text
+    assert (
+        "31 min 12 s for 18 blocks with 164 visits; 1 h 27 min predicted without dropping "
+        "settings, so" in text
+    )
+    assert "  dropping saved about 64 %." in text
+    assert "repeated: block 6: another process used 38 % of the CPU (cc1plus)" in text
+    assert "note: the package was throttled" in text
+    assert re.search(r"^4 +q8_0 .* 60.8 % +\(-0.4 \[-1.1, 0.3\]\)$", text, re.M)
+    assert re.search(r"^4 +f16 .* 61.2 % +same$", text, re.M)
+
+
+def test_an_estimate_is_marked_everywhere() -> None:
+    lines = format_table(replace(results.two_settings().result, kind="estimate"))
+    assert "J/answer (estimate)" in lines[0]
+    assert "~10.1 ± 0.2 J" in lines[2]
+    assert "change (estimate)" in lines[0]
+
+
+def test_nothing_measured_is_not_zero() -> None:
+    text = "\n".join(format_table(results.unmeasured().result))
+    assert "unmeasured" in text
+    assert " 0 J" not in text
+    assert "prefill" not in text
+    none = "\n".join(format_table(results.not_begun().result))
+    assert "Detection floor: not measured yet." in none
+
+
+@pytest.mark.parametrize("make", results.ALL)
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_lines_fit(make, width: int) -> None:
+    for line in format_table(make().result, width):
+        assert count_cells(line) <= width, line
+
+
+def test_long_lists_are_cut() -> None:
+    notes = tuple(f"note {at}" for at in range(20))
+    lines = format_table(make_result(BASE, better(), notes=notes, repeated=notes[:8]))
+    assert lines.count("note: 12 more in the report and in --json") == 1
+    assert sum(line.startswith("note:") for line in lines) == 9
+    assert sum(line.startswith("repeated:") for line in lines) == 8
+
+
+def test_names_cannot_leave_their_line() -> None:
+    base = setting_result("model=a\x1b[31m\nb")
+    one = replace(better(dropped=3, reason="worse\x1b[2J\nthan"), values=(("model", "c"),))
+    lines = format_table(make_result(base, one, notes=("\x1b[1mnote",)))
+    assert not any("\x1b" in line or "\n" in line for line in lines)
+    assert "\x1b" not in format_verdict(make_result(base, one))
+
+
+figures = st.builds(
+    lambda value, half: Interval(value, value - half, value + half, "bootstrap"),
+    st.floats(1e-4, 1e5),
+    st.floats(0, 1e3),
+)
+
+
+@given(figures, figures, differences, st.sampled_from(["counter", "estimate"]))
+def test_numbers_are_written_by_units(joules, seconds, change, kind) -> None:
+    one = replace(
+        better(),
+        joules=joules,
+        seconds=seconds,
+        joules_difference=change,
+        prefill_joules_per_token=joules,
+        decode_joules_per_token=None,
+    )
+    result: SweepResult = make_result(BASE, one, kind=kind)
+    text = "\n".join(format_table(result))
+    half = max(joules.value - joules.low, joules.high - joules.value)
+    shown = "estimate" if kind == "estimate" else None
+    if half > joules.value / 2:
+        energy = units.energy_text(joules.value, None, shown)
+        assert f"± {units.energy_text(half)}" in text
+    else:
+        energy = units.energy_text(joules.value, half, shown, spread=True)
+    assert energy.removesuffix(" (estimate)") in text
+    assert units.seconds_text(seconds.value) in text
+    assert units.change_text(change.percent, change.low, change.high) in text
+
+
+@given(finite, st.floats(0, 50), st.floats(0, 50))
+def test_changes_keep_what_they_say(percent: float, down: float, up: float) -> None:
+    low, high = percent - down, percent + up
+    text = units.change_text(percent, low, high)
+    ends = [float(end) for end in re.findall(r"-?[\d,.]*\d(?=[,\]])", text.partition("[")[2])]
+    assert len(ends) == 2
+    for end, value in zip(ends, (low, high), strict=True):
+        assert abs(end - value) <= max(0.5, abs(high - low) / 4) + 1e-9
+        assert (end == 0) == (abs(value) < 0.005) or abs(value) < 0.006
+
+
+def test_decimals_agree() -> None:
+    assert units.change_text(-35.8, -36.6, -34.96) == "-35.8 % [-36.6, -35.0]"
+    assert units.change_text(1.0, 0.0, 2.0) == "+1 % [0, 2]"
+    assert units.change_text(0.4, -0.2, 1.0) == "+0.4 % [-0.2, 1.0]"
+
+
+def test_changes_without_an_interval() -> None:
+    assert units.change_text(-18.23) == "-18 %"
+    assert units.change_text(0.9) == "+0.9 %"
+    assert units.change_text(1.26, signed=False) == "1.3 %"
+    assert units.change_text(0.042) == "+0.04 %"
+    assert units.change_text(0.0) == "0 %"
+    assert units.change_text(None) == "unknown"
+    assert units.change_text(float("nan"), 1, 2) == "unknown"
+    assert units.points_change_text(-2.1, -3.4, -0.8) == "-2.1 points [-3.4, -0.8]"
+    assert units.points_change_text(0.02) == "0.0 points"
+    assert units.points_change_text(None) == "unknown"
+    assert difference(-18).percent == -18

@@ -1,0 +1,379 @@
+"""The best setting of a sweep, applied to its model on this machine, and reverted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.config.config import Config
+from etui.config.machine import machine_name
+from etui.engine.library import choose_threads
+from etui.engine.thread_limits import choose_thread_limits
+from etui.errors import EtuiError, ExitCode
+from etui.models.catalogue import load_catalogue
+from etui.models.entries import read_entries
+from etui.models.spec import STARTER
+from etui.models.tuned import load_tuned
+from etui.stats.tests import Interval
+from etui.sweep.goal import Goal
+from etui.sweep.race.design import SweepDesign
+from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.run.apply import (
+    NothingToApply,
+    apply_best,
+    build_limit_command,
+    choose_best,
+    revert,
+)
+from etui.sweep.run.tuned_values import choose_values
+from etui.sweep.setting import Axis, Setting, Value
+from etui.sweep.sweep_config import SweepConfig
+
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+THREADS = choose_threads(None)
+"""What the entry of the models gives here; the tuned number is another one."""
+
+JOULES, TIME = Goal(), Goal("time")
+
+
+def difference(percent: float, *, claimed: bool = True, half: float = 1.0) -> Difference:
+    return Difference(percent, percent - half, percent + half, 0.001, 8, claimed)
+
+
+def setting(
+    joules: float = 0.0, seconds: float = 0.0, *, claimed: bool = True, **values: Value
+) -> SettingResult:
+    """A setting by its differences to the baseline in per cent; both 0 is the baseline."""
+    pairs: Any = tuple(values.items())
+    is_base = not joules and not seconds
+    time = 4.0 * (1 + seconds / 100)
+    return SettingResult(
+        setting=Setting(pairs).key,
+        values=pairs,
+        stage="confirm",
+        blocks=8,
+        joules=Interval(10 + joules / 10, 9.0, 11.0, "bootstrap"),
+        seconds=Interval(time, time, time, "bootstrap"),
+        prefill_joules_per_token=None,
+        decode_joules_per_token=None,
+        joules_difference=None if is_base else difference(joules, claimed=claimed),
+        seconds_difference=None if is_base else difference(seconds, claimed=claimed),
+        accuracy=None,
+        dropped_after=None,
+        drop_reason="",
+        is_on_frontier=False,
+    )
+
+
+def sweep(*settings: SettingResult, best: int = 1, **changes: Any) -> SweepResult:
+    result = SweepResult(
+        baseline=settings[0].setting, best=settings[best].setting, goal=JOULES, is_complete=True,
+        floor=None, settings=settings, effects=(), interactions=(), blocks=12, visits=40,
+        repeated=(), notes=(), seconds=600.0, full_grid_seconds=None,
+    )  # fmt: skip
+    return replace(result, **changes)
+
+
+def described(result: SweepResult, **changes: Any) -> SweepConfig:
+    settings = tuple(Setting(one.values) for one in result.settings)
+    config = SweepConfig(
+        id="20261125-190000", created="2026-11-25T19:00:00+01:00", model=STARTER,
+        model_sha256=SHA256, policy=None, arm=None, axes=(Axis("threads", (1, 2)),),
+        design=SweepDesign(settings), workload="chat", workload_sha256="0" * 64, output_tokens=32,
+        window_s=1.0, cool_down_s=0.0, cool_down_celsius=None, cap=None, suite=None, questions=0,
+        channels=("package:0",), provenance={"machine": machine_name()},
+    )  # fmt: skip
+    return replace(config, **changes)
+
+
+BASE = setting(threads=THREADS, kv_type="f16")
+SAVES = setting(-18.0, 4.0, threads=THREADS + 1, kv_type="q8_0")
+FASTER = setting(9.0, -12.0, threads=THREADS + 2, kv_type="f16")
+
+
+def test_the_best_setting_is_used_from_then_on_and_reverted(config: Config) -> None:
+    before = load_catalogue(config)
+    result = sweep(BASE, SAVES, FASTER)
+    settings = apply_best(config, described(result), result, JOULES)
+    assert settings.values == {
+        "threads": THREADS + 1,
+        "kv_type": "q8_0",
+        "flash_attention": "on",
+    }
+    assert settings.entry == {"threads": "auto", "kv_type": "f16", "flash_attention": "auto"}
+    assert settings.verdict.startswith(f"threads={THREADS + 1} kv_type=q8_0 saves 18 % [17, 19]")
+    assert (settings.goal, settings.sweep) == ("joules", "20261125-190000")
+    spec = load_catalogue(config).get(STARTER)
+    assert (spec.threads, spec.kv_type) == (THREADS + 1, "q8_0")
+    assert load_tuned(config) == (settings,)
+    assert revert(config, STARTER) == settings
+    assert load_catalogue(config) == before
+    assert revert(config, STARTER) is None
+
+
+def test_another_goal_chooses_among_the_measured_settings(config: Config) -> None:
+    result = sweep(BASE, SAVES, FASTER)
+    settings = apply_best(config, described(result), result, TIME)
+    assert settings.values == {"threads": THREADS + 2}, "kv_type is that of the entry"
+    assert settings.goal == "time"
+    assert "saves 12 % [11, 13] of the time" in settings.verdict
+
+
+def test_within_a_time_limit_a_slower_setting_is_passed_over() -> None:
+    slow = setting(-30.0, 40.0, threads=1)
+    result = sweep(BASE, slow, SAVES)
+    assert choose_best(result, Goal("joules", 10.0)).setting == SAVES
+    assert choose_best(result, JOULES).setting == slow
+    assert choose_best(result, Goal("joules", 1.0)).setting is None
+
+
+@pytest.mark.parametrize(
+    ("joules", "seconds", "half", "wins"),
+    [
+        (-18.0, 4.0, 1.0, True),
+        (-18.0, 25.0, 1.0, False),  # more in the product
+        (-3.0, 1.0, 3.0, False),  # less, but not beyond the intervals
+    ],
+)
+def test_the_product_is_claimed_only_beyond_both_intervals(
+    joules: float, seconds: float, half: float, wins: bool
+) -> None:
+    one = replace(
+        setting(joules, seconds, threads=1),
+        joules_difference=difference(joules, half=half),
+        seconds_difference=difference(seconds, half=half),
+    )
+    found = choose_best(sweep(BASE, one, best=0), Goal("joules*time")).setting
+    assert (found == one) is wins
+
+
+@pytest.mark.parametrize("goal", [JOULES, TIME, Goal("joules*time")])
+def test_only_a_claimed_improvement_is_applied(config: Config, goal: Goal) -> None:
+    noise = setting(-3.0, -2.0, claimed=False, threads=1)
+    result = sweep(BASE, noise, best=0)
+    with pytest.raises(NothingToApply, match="nothing was changed") as caught:
+        apply_best(config, described(result), result, goal)
+    assert caught.value.exit_code == ExitCode.DONE
+    assert not config.tuned_file.exists()
+
+
+def test_another_model_is_named_and_not_applied(config: Config) -> None:
+    base = setting(model=STARTER, threads=THREADS)
+    own = setting(-10.0, 1.0, model=STARTER, threads=THREADS + 1)
+    other = setting(-40.0, 1.0, model="gemma-3-270m", threads=THREADS)
+    result = sweep(base, other, own)
+    settings = apply_best(config, described(result), result, JOULES)
+    assert settings.values == {"threads": THREADS + 1}
+    (note,) = settings.notes
+    assert "gemma-3-270m (-40 %)" in note
+    assert "--model gemma-3-270m" in note
+    with pytest.raises(NothingToApply, match="gemma-3-270m"):
+        apply_best(config, described(result), sweep(base, other), JOULES)
+
+
+class Gpu:
+    """A device with a power limit, as the command names it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def plan(self, watts: float) -> Mapping[str, float]:
+        return {"limit": watts}
+
+    def format_command(self, changes: Mapping[str, float]) -> str:
+        return f"set {self.name} {changes['limit']:g}"
+
+
+class Limits:
+    """The limits of a machine with two GPUs and a package."""
+
+    def scopes(self, family: str) -> tuple[str, ...]:
+        every = ("package:0", "gpu:GPU-1a", "gpu:GPU-2b")
+        return tuple(scope for scope in every if scope.startswith(family))
+
+    def device(self, scope: str) -> Any:
+        return Gpu(scope)
+
+
+def test_a_power_limit_is_advice_and_not_kept(config: Config) -> None:
+    base = setting(threads=THREADS, power_limit=30.0)
+    capped = setting(-20.0, 5.0, threads=THREADS, power_limit=20.0)
+    result = sweep(base, capped)
+    zone = config.sysfs_dir / "class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (
+        ("name", "package-0"),
+        ("enabled", "1"),
+        ("constraint_0_name", "long_term"),
+        ("constraint_0_power_limit_uw", "30000000"),
+    ):
+        (zone / name).write_text(f"{text}\n")
+    settings = apply_best(config, described(result), result, JOULES)
+    assert settings.values == {}
+    assert settings.power_limit is not None
+    assert settings.power_limit.watts == 20.0
+    assert settings.power_limit.command.startswith("echo 20000000 | sudo tee ")
+    assert load_tuned(config) == (settings,)
+    assert load_catalogue(config).get(STARTER).tuned is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "command"),
+    [
+        (("package:0", "gpu:GPU-1a"), "set gpu:GPU-1a 45 && set gpu:GPU-2b 45"),
+        (("package:0",), "set package:0 45"),
+    ],
+)
+def test_the_command_of_a_power_limit(channels: tuple[str, ...], command: str) -> None:
+    assert build_limit_command(Limits(), channels, 45.0) == command
+
+
+def test_a_second_sweep_keeps_the_axes_that_it_did_not_vary(config: Config) -> None:
+    first = sweep(BASE, SAVES)
+    apply_best(config, described(first), first, JOULES)
+    base, batch = setting(batch_tokens=128), setting(-6.0, 1.0, batch_tokens=256)
+    second = sweep(base, batch)
+    settings = apply_best(config, described(second, id="second"), second, JOULES)
+    assert settings.values == {
+        "threads": THREADS + 1,
+        "batch_tokens": 256,
+        "kv_type": "q8_0",
+        "flash_attention": "on",
+    }
+    assert settings.sweep == "second"
+
+
+def test_a_sweep_that_finds_the_entry_best_removes_the_tuned_settings(config: Config) -> None:
+    first = sweep(BASE, setting(-18.0, 4.0, threads=THREADS + 1, kv_type="f16"))
+    apply_best(config, described(first), first, JOULES)
+    second = sweep(setting(threads=THREADS + 1), setting(-5.0, 1.0, threads=THREADS))
+    settings = apply_best(config, described(second), second, JOULES)
+    assert settings.values == {}
+    assert load_tuned(config) == ()
+
+
+REFUSED: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "unfinished": ({"is_complete": False}, {}, "not finished"),
+    "nothing compared": ({"best": None}, {}, "not finished"),
+    "another machine": ({}, {"provenance": {"machine": "another"}}, "another machine"),
+    "an unknown machine": ({}, {"provenance": {}}, "another machine"),
+    "another file": ({}, {"model_sha256": "0" * 64}, "not the one of the sweep"),
+    "a file of unknown hash": ({}, {"model_sha256": None}, "not the one of the sweep"),
+    "a model that is gone": ({}, {"model": "gone"}, "not in models.yaml any more"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_applied_is_refused_with_the_reason(config: Config, name: str) -> None:
+    changes, fields, says = REFUSED[name]
+    result = replace(sweep(BASE, SAVES), **changes)
+    with pytest.raises(EtuiError, match=says) as caught:
+        apply_best(config, described(result, **fields), result, JOULES)
+    assert caught.value.fix
+    assert not config.tuned_file.exists()
+
+
+def test_decode_threads_leave_those_of_prefill_as_they_were(config: Config) -> None:
+    spec = read_entries(config)[STARTER]
+    values = choose_values(
+        {"decode_threads": THREADS + 1}, {"decode_threads": THREADS}, {}, spec, config
+    )
+    assert values == {"threads": THREADS + 1, "prefill_threads": THREADS}
+
+
+def test_a_number_of_threads_is_for_both_phases(config: Config) -> None:
+    spec = replace(read_entries(config)[STARTER], prefill_threads=6)
+    values = choose_values({"threads": THREADS + 1}, {"threads": THREADS}, {}, spec, config)
+    assert values == {"threads": THREADS + 1, "prefill_threads": THREADS + 1}
+
+
+def test_auto_is_a_value_of_some_keys_and_an_open_number_of_others(config: Config) -> None:
+    spec = replace(read_entries(config)[STARTER], gpu_layers=20, batch_tokens=64)
+    best: Any = {"gpu_layers": "auto", "batch_tokens": "auto"}
+    assert choose_values(best, best, {}, spec, config) == {"gpu_layers": "auto"}
+
+
+def test_what_auto_gives_is_left_to_auto(config: Config) -> None:
+    # The baseline of a sweep names what is in use: on a CPU, `auto` is without flash attention.
+    spec = read_entries(config)[STARTER]
+    base: Any = {"threads": THREADS, "flash_attention": "off", "batch_tokens": 128}
+    best: Any = {"threads": THREADS + 1, "flash_attention": "off", "batch_tokens": 128}
+    assert choose_values(best, base, {}, spec, config) == {"threads": THREADS + 1}
+    on: Any = {**best, "flash_attention": "on"}
+    earlier = choose_values(on, base, {}, spec, config)
+    assert earlier == {"threads": THREADS + 1, "flash_attention": "on"}
+    assert choose_values(on, on, earlier, spec, config) == earlier
+
+
+def test_an_arm_may_have_speculation_of_its_own(config: Config) -> None:
+    result = sweep(setting(speculate="off"), setting(-9.0, -3.0, speculate="lookup"))
+    described_arm = described(result, policy="balanced", arm="quick")
+    settings = apply_best(config, described_arm, result, JOULES)
+    assert settings.values == {"speculate": "lookup"}
+    assert "change it in the policy" in settings.notes[0]
+
+
+def test_a_value_that_the_entry_already_has_is_not_kept(config: Config) -> None:
+    spec = replace(read_entries(config)[STARTER], kv_type="q8_0", flash_attention="on")
+    spec = replace(spec, threads=3, batch_tokens=256)
+    best: Any = {"kv_type": "q8_0", "threads": 3, "batch_tokens": 256, "gpu_layers": "auto"}
+    assert choose_values(best, best, {}, spec, config) == {}
+
+
+AXES: Any = st.fixed_dictionaries(
+    {"kv_type": st.sampled_from(["f16", "q8_0", "q4_0"])},
+    optional={
+        "threads": st.integers(1, 2),
+        "decode_threads": st.integers(1, 2),
+        "prefill_threads": st.integers(1, 2),
+        "speculate": st.sampled_from(["off", "lookup"]),
+        "gpu_layers": st.sampled_from(["auto", "all", 7]),
+    },
+).filter(lambda axes: not ("threads" in axes and "decode_threads" in axes))
+ENTRY: Any = st.fixed_dictionaries(
+    {},
+    optional={
+        "threads": st.integers(1, 2),
+        "prefill_threads": st.integers(1, 2),
+        "kv_type": st.sampled_from(["f16", "q8_0"]),
+        "gpu_layers": st.just(3),
+        "speculate": st.just("lookup"),
+        "flash_attention": st.just("on"),
+    },
+)
+
+
+@given(best=AXES, before=AXES, fields=ENTRY)
+def test_the_model_runs_as_the_setting_was_measured(
+    config: Config, best: Any, before: Any, fields: Any
+) -> None:
+    """What a rig measured on top of an earlier sweep is what the entry gives afterwards."""
+    entry = replace(read_entries(config)[STARTER], **fields)
+    earlier = choose_values(before, {}, {}, entry, config)
+    in_use = replace(entry, **earlier)  # type: ignore[arg-type]
+    base: Any = {key: getattr(in_use, key) for key in ("kv_type", "flash_attention", "gpu_layers")}
+    limits = choose_thread_limits(in_use, config)
+    both = best.get("threads")
+    expected = (
+        best.get("decode_threads", both or limits.decode),
+        best.get("prefill_threads", both or limits.prefill),
+        best["kv_type"],
+        in_use.flash_attention if best["kv_type"] == "f16" else "on",
+        best.get("gpu_layers", in_use.gpu_layers),
+        best.get("speculate", in_use.speculate or "off"),
+    )
+    used = replace(entry, **choose_values(best, base, earlier, entry, config))  # type: ignore[arg-type]
+    found = choose_thread_limits(used, config)
+    assert expected == (
+        found.decode,
+        found.prefill,
+        used.kv_type,
+        used.flash_attention,
+        used.gpu_layers,
+        used.speculate or "off",
+    )

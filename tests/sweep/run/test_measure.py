@@ -1,0 +1,293 @@
+"""Measuring into a folder: what is kept, shown and logged, however it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etui.errors import EtuiError, Stopped
+from etui.sweep.blocks import Visit
+from etui.sweep.machine.accuracy import SettingAnswer
+from etui.sweep.race.design import Drop, SweepDesign
+from etui.sweep.result import DetectionFloor
+from etui.sweep.run.folder import SweepFolder
+from etui.sweep.run.measure import (
+    Instruments,
+    SweepOutcome,
+    SweepProgress,
+    resume_run,
+)
+from etui.sweep.run.measured_result import analyse_measured, group_answers
+from etui.sweep.run.recorded_sweep import read_sweep
+from etui.sweep.setting import Setting
+from tests.sweep.fakes import Audience, FakeRig, Log, make_answer, read_no_power
+from tests.sweep.values import CONFIG
+
+SETTINGS = tuple(Setting((("threads", n),)) for n in (1, 2, 3, 4, 5, 6))
+JOULES = {setting.key: 10.0 + 2 * at for at, setting in enumerate(reversed(SETTINGS))}
+"""The baseline, ``threads=1``, costs 20 J and ``threads=6`` 10 J."""
+BEST = SETTINGS[-1].key
+BATCHES = tuple(Setting((("batch_tokens", 32 * n),)) for n in (1, 2, 3, 4, 5, 6))
+BATCH_JOULES = {
+    batch.key: JOULES[threads.key] for batch, threads in zip(BATCHES, SETTINGS, strict=True)
+}
+"""The same joules by settings that compute other numbers."""
+DESIGN = SweepDesign(SETTINGS, floor_blocks=2, race_rounds=2, confirm_blocks=4)
+SWEEP = replace(CONFIG, design=DESIGN)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "sweep"
+
+
+def run(
+    place: Path,
+    rig: FakeRig,
+    audience: Audience,
+    log: Log,
+    questions: int = 0,
+    settings: tuple[Setting, ...] = SETTINGS,
+    **instruments: object,
+) -> SweepOutcome:
+    """Start a sweep, or go on with it."""
+    made = Instruments(rig, read_no_power, **instruments)  # type: ignore[arg-type]
+    if place.exists():
+        folder, recorded = SweepFolder.reopen(place)
+    else:
+        folder = SweepFolder.create(
+            place,
+            replace(SWEEP, questions=questions, design=replace(DESIGN, settings=settings)),
+        )
+        recorded = read_sweep(place)
+    with folder:
+        return resume_run(folder, recorded, made, audience, log).measure()
+
+
+def test_a_sweep_ends_with_its_best_setting_in_every_place(place: Path) -> None:
+    audience, log = Audience(), Log()
+    outcome = run(place, FakeRig(JOULES), audience, log)
+    assert outcome.why_stopped == ""
+    assert outcome.result.is_complete
+    assert outcome.result.best == BEST
+    read = read_sweep(place)
+    assert read.is_finished
+    assert analyse_measured(read.config, read.blocks, read.answers) == outcome.result
+    assert json.loads((place / "result.json").read_text())["is_complete"] is True
+    assert "<svg" in (place / "report.html").read_text()
+    assert log.sweep is not None
+    assert (log.sweep.best, log.sweep.complete) == (BEST, True)
+    assert log.sweep.verdict
+    assert [row.setting for row in log.settings] == [one.setting for one in outcome.result.settings]
+    best = next(row for row in log.settings if row.setting == BEST)
+    assert best.joules_claimed
+    assert best.joules_percent == pytest.approx(-50, abs=2)
+    measured = [(v.block, v.setting, v.copy) for v in read.power]
+    assert measured == [(b.number, v.setting, v.copy) for b in read.blocks for v in b.visits]
+
+
+def test_progress_is_shown_block_by_block(place: Path) -> None:
+    audience = Audience()
+    run(place, FakeRig(JOULES), audience, Log())
+    kinds = [kind for kind, _ in audience.seen if kind != "visit"]
+    assert kinds[:4] == ["begin", "block", "floor", "block"]
+    (floor,) = audience.of("floor")
+    assert isinstance(floor, DetectionFloor)
+    assert floor.joules_percent is not None
+    blocks = audience.of("block")
+    assert all(isinstance(block, SweepProgress) for block in blocks)
+    left = [block.blocks_left for block in blocks]  # type: ignore[attr-defined]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 0
+    assert [block.blocks for block in blocks] == list(range(1, len(blocks) + 1))  # type: ignore[attr-defined]
+    assert blocks[-1].step == "done"  # type: ignore[attr-defined]
+    drops = [drop.setting for drop in audience.of("drop") if isinstance(drop, Drop)]
+    assert SETTINGS[1].key in drops
+    assert BEST not in drops
+
+
+@pytest.mark.parametrize("cut", [4, 5, 11, 20, 30])
+def test_ctrl_c_keeps_the_blocks_and_a_resumed_sweep_ends_alike(place: Path, cut: int) -> None:
+    whole = run(place.with_name("whole"), FakeRig(JOULES), Audience(), Log())
+
+    def interrupt(number: int) -> None:
+        if number == cut:
+            raise KeyboardInterrupt
+
+    audience, log = Audience(), Log()
+    first = run(place, FakeRig(JOULES, interrupt), audience, log)
+    assert first.why_stopped == "stopped"
+    assert not first.result.is_complete
+    assert log.sweep is not None
+    assert not log.sweep.complete
+    kept = len(read_sweep(place).blocks)
+    assert 0 < kept < whole.result.blocks
+    assert (place / "report.html").exists()
+    again = Audience()
+    second = run(place, FakeRig(JOULES), again, Log())
+    (begun,) = again.of("begin")
+    assert isinstance(begun, SweepProgress)
+    assert begun.blocks == kept
+    assert len(again.of("floor")) == 1
+    assert second.result.best == BEST
+    orders = [
+        [[(v.setting, v.copy) for v in block.visits] for block in read_sweep(folder).blocks[:kept]]
+        for folder in (place, place.with_name("whole"))
+    ]
+    assert orders[0] == orders[1]
+
+
+def test_ctrl_c_before_the_first_block_says_how_to_go_on(place: Path) -> None:
+    def interrupt(number: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Stopped, match="before the first block") as stopped:
+        run(place, FakeRig(JOULES, interrupt), Audience(), Log())
+    assert stopped.value.fix == f"resume with: etui sweep --resume {place}"
+    assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+
+
+def test_a_rig_that_cannot_go_on_now_keeps_the_blocks(place: Path) -> None:
+    def discharge(number: int) -> None:
+        if number == 9:
+            raise Stopped("the battery discharges", "plug it in")
+
+    outcome = run(place, FakeRig(JOULES, discharge), Audience(), Log())
+    assert outcome.why_stopped == "the battery discharges"
+    assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+
+
+def test_an_engine_that_fails_leaves_its_blocks_in_folder_and_log(place: Path) -> None:
+    def fail(number: int) -> None:
+        if number == 9:
+            raise EtuiError("llama.cpp failed")
+
+    log = Log()
+    with pytest.raises(EtuiError, match=r"llama\.cpp failed"):
+        run(place, FakeRig(JOULES, fail), Audience(), log)
+    assert log.sweep is not None
+    assert log.sweep.blocks == len(read_sweep(place).blocks) > 0
+    assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+
+
+def test_a_busy_machine_repeats_the_block_and_says_so(place: Path) -> None:
+    def disturb(number: int, visit: Visit) -> Visit:
+        return replace(visit, disturbed="the CPUs are busy (70 %)") if number == 6 else visit
+
+    audience = Audience()
+    waits: list[float] = []
+    rig = FakeRig(JOULES, change=disturb)
+    outcome = run(place, rig, audience, Log(), sleep=waits.append)
+    assert outcome.result.is_complete
+    assert len(waits) == 1
+    notes = [str(text) for text in audience.of("note")]
+    assert any("block 3 is measured again" in text and "busy (70 %)" in text for text in notes)
+    assert any("busy (70 %)" in text for text in outcome.result.repeated)
+    read = read_sweep(place)
+    measured = [(v.block, v.setting, v.copy, v.start_ns) for v in read.power]
+    assert measured == [
+        (b.number, v.setting, v.copy, v.start_ns) for b in read.blocks for v in b.visits
+    ]
+
+
+def test_a_note_of_many_visits_is_shown_once(place: Path) -> None:
+    def note(number: int, visit: Visit) -> Visit:
+        return replace(visit, notes=("the cap was rounded to 200 W",))
+
+    audience = Audience()
+    run(place, FakeRig(JOULES, change=note), audience, Log())
+    assert audience.of("note").count("the cap was rounded to 200 W") == 1
+
+
+def answer_some(
+    right: Callable[[Setting, int], bool], count: int, stop_at: int | None = None
+) -> Callable[[Sequence[Setting], Sequence[SettingAnswer]], Iterator[SettingAnswer]]:
+    def measure(
+        settings: Sequence[Setting], done: Sequence[SettingAnswer]
+    ) -> Iterator[SettingAnswer]:
+        there = {(line.setting, line.number) for line in done}
+        asked = [(s, n) for s in settings for n in range(count) if (s.key, n) not in there]
+        for at, (setting, number) in enumerate(asked):
+            if at == stop_at:
+                raise KeyboardInterrupt
+            yield make_answer(setting, number, correct=right(setting, number))
+
+    return measure
+
+
+def test_accuracy_is_measured_for_the_finalists_and_resumed_by_question(place: Path) -> None:
+    def right(setting: Setting, number: int) -> bool:
+        return number % 2 == 0
+
+    first = run(
+        place,
+        FakeRig(BATCH_JOULES),
+        Audience(),
+        Log(),
+        questions=10,
+        settings=BATCHES,
+        measure_answers=answer_some(right, 10, stop_at=13),
+    )
+    assert first.why_stopped == "stopped"
+    assert not first.result.is_complete
+    assert not read_sweep(place).is_finished
+    assert len(read_sweep(place).answers) == 13
+    rig, audience = FakeRig(BATCH_JOULES), Audience()
+    second = run(place, rig, audience, Log(), measure_answers=answer_some(right, 10), questions=10)
+    assert second.why_stopped == ""
+    assert second.result.is_complete
+    assert rig.visits == 0
+    kept = [one for one in second.result.settings if one.dropped_after is None]
+    assert audience.of("answers")[-1] == (10 * len(kept), 10 * len(kept))
+    by_key = {one.setting: one for one in second.result.settings}
+    accuracy = by_key[BATCHES[-1].key].accuracy
+    assert accuracy is not None
+    assert (accuracy.correct, accuracy.questions) == (5, 10)
+    assert by_key[BATCHES[1].key].accuracy is None  # dropped before
+
+
+def test_settings_that_compute_the_same_numbers_are_asked_once(place: Path) -> None:
+    asked: list[str] = []
+
+    def right(setting: Setting, number: int) -> bool:
+        asked.append(setting.key)
+        return True
+
+    outcome = run(
+        place,
+        FakeRig(JOULES),
+        Audience(),
+        Log(),
+        questions=5,
+        measure_answers=answer_some(right, 5),
+    )
+    assert asked == [SETTINGS[0].key] * 5  # threads do not change an answer
+    best = next(one for one in outcome.result.settings if one.setting == BEST)
+    assert best.accuracy is not None
+    assert best.accuracy.measured_as == SETTINGS[0].key
+
+
+def test_a_setting_that_gives_no_answers_is_an_error(place: Path) -> None:
+    with pytest.raises(EtuiError, match="could not be measured") as failed:
+        run(
+            place,
+            FakeRig(JOULES),
+            Audience(),
+            Log(),
+            questions=5,
+            measure_answers=lambda settings, done: iter(()),
+        )
+    assert "--resume" in failed.value.fix
+    assert not read_sweep(place).is_finished
+
+
+def test_answers_of_a_setting_that_is_not_done_are_left_out() -> None:
+    one, two = SETTINGS[:2]
+    lines = [make_answer(one, 1, correct=False), make_answer(one, 0, correct=True)]
+    lines.append(make_answer(two, 0, correct=True))
+    assert group_answers(lines, 2) == {one.key: [True, False]}
+    assert group_answers([], 0) == {}

@@ -1,0 +1,288 @@
+"""Starting and resuming sweeps: with a real plan, on a machine whose joules are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from etui.config.config import Config
+from etui.energy.power_limits.files import LimitFiles
+from etui.errors import EtuiError, InvalidFile, ModelUnavailable, Stopped, UsageError
+from etui.sweep.goal import Goal
+from etui.sweep.run.find import list_sweeps
+from etui.sweep.run.folder import SweepFolder
+from etui.sweep.run.plan import SweepRequest
+from etui.sweep.run.recorded_sweep import read_sweep
+from etui.sweep.run.run import SweepRunner, analyse_folder, describe_plan
+from etui.sweep.setting import Setting
+from etui.testing.power_limits import write_package
+from tests.contract.tiny_model import write_tiny_model
+from tests.sweep.fakes import Audience, FakeWorkbench, Log
+
+BATCHES = ("batch_tokens=64,128,256,512",)
+ASKED = SweepRequest(model="tiny", axes=BATCHES, blocks=4, rounds=2)
+
+
+def price(setting: Setting) -> float:
+    """512 is the cheapest."""
+    return 20.0 - int(setting.get("batch_tokens") or 0) / 64
+
+
+@dataclass
+class Machine:
+    """A simulated machine with ``etui sweep``."""
+
+    config: Config
+    bench: FakeWorkbench = field(default_factory=lambda: FakeWorkbench(price))
+    audience: Audience = field(default_factory=Audience)
+    log: Log = field(default_factory=Log)
+
+    @property
+    def runner(self) -> SweepRunner:
+        @contextmanager
+        def open_bench() -> Iterator[FakeWorkbench]:
+            yield self.bench
+
+        return SweepRunner(
+            self.config,
+            self.audience,
+            self.log,
+            open_bench,
+            lambda: datetime(2099, 1, 1, 10, tzinfo=UTC),
+        )
+
+    @property
+    def notes(self) -> str:
+        return "\n".join(map(str, self.audience.of("note")))
+
+
+@pytest.fixture
+def machine(config: Config) -> Machine:
+    config.models_dir.mkdir(parents=True, exist_ok=True)
+    write_tiny_model(config.models_dir / "tiny.gguf")
+    return Machine(config)
+
+
+def interrupt_at(visit: int) -> Callable[[int], None]:
+    def interrupt(number: int) -> None:
+        if number == visit:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_a_sweep_of_a_model_finds_the_cheapest_setting(machine: Machine) -> None:
+    outcome = machine.runner.start(ASKED)
+    assert outcome.result.best == "batch_tokens=512"
+    assert outcome.result.is_complete
+    assert outcome.folder.parent == machine.config.home / "sweeps"
+    assert outcome.folder.name == outcome.config.id
+    assert outcome.config.id.startswith("20990101-100000-tiny-")
+    read = read_sweep(outcome.folder)
+    assert read.config.channels == ("gpu:1",)
+    assert read.config.window_s == 2.0
+    assert read.config.model_sha256
+    assert read.config.provenance["in_use"]["model"] == "tiny"
+    assert analyse_folder(read) == outcome.result
+
+
+def test_the_same_command_resumes_and_another_one_does_not(machine: Machine) -> None:
+    machine.bench.before = interrupt_at(10)
+    first = machine.runner.start(ASKED)
+    assert first.why_stopped == "stopped"
+    machine.bench.before = lambda number: None
+    other = machine.runner.start(replace(ASKED, seed=1))
+    assert other.folder != first.folder
+    again = machine.runner.start(ASKED)
+    assert again.folder == first.folder
+    assert again.result.is_complete
+    third = machine.runner.start(ASKED)  # nothing is unfinished any more
+    assert third.folder != first.folder
+    assert len(list_sweeps(machine.config)) == 3
+
+
+def test_fresh_starts_over(machine: Machine) -> None:
+    machine.bench.before = interrupt_at(10)
+    first = machine.runner.start(ASKED)
+    machine.bench.before = lambda number: None
+    assert machine.runner.start(ASKED, fresh=True).folder != first.folder
+
+
+def test_resume_goes_on_by_its_folder(machine: Machine, tmp_path: Path) -> None:
+    machine.bench.before = interrupt_at(10)
+    asked = replace(ASKED, goal=Goal("joules", 50.0), output_tokens=8, cool_down_celsius=60.0)
+    first = machine.runner.start(asked, tmp_path / "mine")
+    machine.bench.before = lambda number: None
+    assert first.folder == tmp_path / "mine"
+    done = machine.runner.resume(first.folder)
+    assert done.result.is_complete
+    assert done.config == first.config
+    again = machine.runner.resume(first.folder)
+    assert again.result == done.result
+
+
+def test_out_resumes_its_own_sweep_and_refuses_another(machine: Machine, tmp_path: Path) -> None:
+    machine.bench.before = interrupt_at(10)
+    place = tmp_path / "mine"
+    machine.runner.start(ASKED, place)
+    machine.bench.before = lambda number: None
+    with pytest.raises(UsageError, match="contains another sweep"):
+        machine.runner.start(replace(ASKED, seed=7), place)
+    assert machine.runner.start(ASKED, place).result.is_complete
+    with pytest.raises(UsageError, match="already contains a sweep"):
+        machine.runner.start(ASKED, place, fresh=True)
+
+
+def change_conditions(machine: Machine, what: str) -> str:
+    """Change something; return what the message has to name."""
+    if what == "channels":
+        machine.bench.channels = ("gpu:2",)
+        return "the power channels was"
+    if what == "model file":
+        write_tiny_model(machine.config.models_dir / "tiny.gguf", "D")
+        return "the model file was"
+    machine.config = replace(machine.config, sample_hz=machine.config.sample_hz + 1)
+    return "sample_hz was"
+
+
+@pytest.mark.parametrize("what", ["channels", "model file", "settings"])
+def test_other_conditions_are_refused_with_what_differs(machine: Machine, what: str) -> None:
+    machine.bench.before = interrupt_at(10)
+    first = machine.runner.start(ASKED)
+    before = (first.folder / "blocks.jsonl").read_bytes()
+    named = change_conditions(machine, what)
+    with pytest.raises(UsageError, match="under other conditions") as refused:
+        machine.runner.resume(first.folder)
+    assert named in refused.value.what
+    assert (first.folder / "blocks.jsonl").read_bytes() == before
+    machine.bench.before = lambda number: None
+    second = machine.runner.start(ASKED)
+    assert second.folder != first.folder
+    assert named in machine.notes
+
+
+def test_a_sweep_of_another_machine_is_refused(machine: Machine, tmp_path: Path) -> None:
+    machine.bench.before = interrupt_at(10)
+    first = machine.runner.start(ASKED)
+    recorded = read_sweep(first.folder)
+    provenance = {**recorded.config.provenance, "machine": "another one"}
+    with SweepFolder.create(tmp_path / "x", replace(recorded.config, provenance=provenance)):
+        pass
+    with pytest.raises(UsageError, match="the machine was another one and is now"):
+        machine.runner.resume(tmp_path / "x")
+
+
+def test_a_busy_machine_is_refused_before_a_folder_is_made(machine: Machine) -> None:
+    def refuse() -> None:
+        raise EtuiError("the machine is not idle: the CPUs are busy (70%)")
+
+    machine.bench.busy = refuse
+    with pytest.raises(EtuiError, match="not idle"):
+        machine.runner.start(ASKED)
+    assert list_sweeps(machine.config) == ()
+    assert machine.bench.opened == 0
+
+
+def test_a_machine_without_a_meter_compares_the_time_alone(machine: Machine) -> None:
+    machine.bench.channels = ()
+    with pytest.raises(EtuiError, match="nothing can be measured") as refused:
+        machine.runner.start(ASKED)
+    assert "--goal time" in refused.value.fix
+    assert machine.runner.start(replace(ASKED, goal=Goal("time"))).result.is_complete
+
+
+def test_a_folder_that_was_edited_is_not_resumed(machine: Machine) -> None:
+    machine.bench.before = interrupt_at(10)
+    first = machine.runner.start(ASKED)
+    path = first.folder / "blocks.jsonl"
+    path.write_text(path.read_text().replace('"answers": 2', '"answers": 3', 1))
+    with pytest.raises(InvalidFile, match="changed outside etui"):
+        machine.runner.resume(first.folder)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "said"),
+    [
+        (replace(ASKED, model="tyni"), UsageError, "no model is called 'tyni'"),
+        (replace(ASKED, model="smollm2-135m"), ModelUnavailable, "is not on this machine"),
+        (replace(ASKED, axes=("thread=1,2",)), UsageError, "did you mean 'threads'?"),
+        (replace(ASKED, axes=("kv_type=f16,q3_0",)), UsageError, "q3_0"),
+        (replace(ASKED, axes=("kv_type=f16",)), UsageError, "only one combination"),
+        (replace(ASKED, axes=("power_limit=100,200",)), UsageError, "power_limit"),
+        (replace(ASKED, cap="user"), UsageError, "--cap user has no effect"),
+        (replace(ASKED, workload="chit-chat"), UsageError, "no workload 'chit-chat'"),
+        (replace(ASKED, suite="smaple"), UsageError, "unknown suite"),
+        (replace(ASKED, model=None, arm="qick"), UsageError, "no arm 'qick'"),
+        (replace(ASKED, model=None, policy="blanced", arm="quick"), UsageError, "blanced"),
+    ],
+)
+def test_bad_input_is_refused_before_the_machine_is_opened(
+    machine: Machine, asked: SweepRequest, error: type[EtuiError], said: str
+) -> None:
+    machine.bench.busy = lambda: pytest.fail("the machine was opened")
+    with pytest.raises(error) as refused:
+        machine.runner.start(asked)
+    assert said in str(refused.value)
+    assert list_sweeps(machine.config) == ()
+
+
+def test_power_limits_are_checked_before_the_machine_is_opened(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_package(machine.config.sysfs_dir, long_watts=65.0, max_watts=125.0)
+    machine.bench.busy = lambda: pytest.fail("the machine was opened")
+    asked = replace(ASKED, axes=("power_limit=40,9000",), cap="set")
+    with pytest.raises(UsageError, match=r"9,?000"):
+        machine.runner.start(asked)
+    monkeypatch.setattr(LimitFiles, "can_write", lambda self, path: False)
+    with pytest.raises(UsageError, match="etui may not set the power limit of") as refused:
+        machine.runner.start(replace(asked, axes=("power_limit=40,50",)))
+    assert "--cap user" in refused.value.fix
+
+
+def test_power_limits_are_an_axis(machine: Machine) -> None:
+    write_package(machine.config.sysfs_dir, long_watts=65.0, max_watts=125.0)
+    machine.bench.price = lambda setting: float(setting.get("power_limit") or 0)
+    outcome = machine.runner.start(replace(ASKED, axes=("power_limit=40,50",), cap="set"))
+    assert outcome.result.baseline == "power_limit=65"
+    assert outcome.result.best == "power_limit=40"
+    assert read_sweep(outcome.folder).config.cap == "set"
+
+
+def test_a_cut_in_the_accuracy_is_resumed(machine: Machine, tmp_path: Path) -> None:
+    asked = replace(ASKED, suite="sample", limit=6)
+    whole = machine.runner.start(asked)
+    best = next(one for one in whole.result.settings if one.setting == whole.result.best)
+    assert best.accuracy is not None
+    assert best.accuracy.questions == 6
+    sweep, recorded = SweepFolder.reopen(whole.folder)
+    sweep.close()
+    with SweepFolder.create(tmp_path / "cut", recorded.config) as cut:
+        for block in recorded.blocks:
+            cut.add_block(block)
+        cut.add_answers(recorded.answers[:4])
+    assert not analyse_folder(read_sweep(tmp_path / "cut")).is_complete
+    again = machine.runner.resume(tmp_path / "cut")
+    assert again.result == whole.result
+
+
+def test_a_plan_is_described_without_measuring(machine: Machine) -> None:
+    plan = describe_plan(replace(ASKED, limit=5, suite="sample"), machine.config)
+    assert plan["model"] == "tiny"
+    assert set(plan["settings"]) == {f"batch_tokens={n}" for n in (64, 128, 256, 512)}
+    assert plan["blocks"] == {"floor": 4, "race": 4, "confirm": 4}
+    assert plan["questions"] == 5
+    assert 0 < plan["seconds"] <= plan["full_grid_seconds"]
+    assert not (machine.config.home / "sweeps").exists()
+
+
+def test_a_model_that_is_not_finished_says_how_to_resume(machine: Machine) -> None:
+    machine.bench.before = interrupt_at(1)
+    with pytest.raises(Stopped) as stopped:
+        machine.runner.start(ASKED)
+    assert "etui sweep --resume" in stopped.value.fix

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sweep.run.test_run import price
 
 from etui.cli.main import run
 from etui.config.config import Config
@@ -24,6 +23,7 @@ from etui.sweep.run.recorded_sweep import read_sweep
 from etui.testing.power_limits import write_package
 from tests.contract.tiny_model import write_tiny_model
 from tests.sweep.fakes import FakeWorkbench
+from tests.sweep.run.test_run import price
 
 ROOT = Path(__file__).parents[2]
 ASKED = ("tiny", "--axis", "batch_tokens=64,128,256,512", "--blocks", "4", "--rounds", "2")

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.sweep.run.test_run import price
-
 from etui.cli.main import run
 from etui.sweep.run import workbench
 from tests.sweep.fakes import FakeWorkbench
+from tests.sweep.run.test_run import price
 
 
 def hang(number: int) -> None:

@@ -280,7 +280,7 @@ async def test_the_last_sweep_is_on_the_card_and_a_applies_it(here: House, sweep
         screen = await opened(pilot, app)
         await until(pilot, lambda: VERDICT in facts(screen))
         assert "a applies the best setting" in facts(screen)
-        assert "report.html" in facts(screen)
+        assert "report.html" in facts(screen).replace(" ", "")  # a long path is wrapped
         assert offered(app) >= {"Apply"}
         assert "Revert" not in offered(app)
         await pilot.press("a")

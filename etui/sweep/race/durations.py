@@ -56,7 +56,8 @@ def estimate_full_grid_seconds(
     """Estimate the seconds of the same sweep if no setting were dropped before the last round.
 
     Floor and confirmation are the same in both. A visit of the race counts as long as one of its
-    first round, in which all settings were visited.
+    first round, in which all settings were visited. The time of discarded attempts counts as it
+    was, so that it is in both durations; the longer sweep would have had more of it.
 
     Args:
         design: What is measured.
@@ -87,8 +88,18 @@ def estimate_full_grid_seconds(
             2 * design.floor_blocks * floor,
             2 * design.race_rounds * (others + 2) * race,
             confirm_blocks * (finalists + 2) * confirm,
+            *(_seconds_discarded(measured) for measured in by_stage.values()),
         )
     )
+
+
+def _seconds_discarded(blocks: Sequence[Block]) -> float:
+    """Estimate the seconds of the discarded attempts of one stage, waits included."""
+    mean = _mean_visit(blocks)
+    if mean is None or all(block.repeated for block in blocks):
+        return 0.0  # the mean contains them already
+    repeated = [block for block in blocks if block.repeated]
+    return math.fsum(max(0.0, block.seconds - len(block.visits) * mean) for block in repeated)
 
 
 def _mean_visit(blocks: Sequence[Block]) -> float | None:

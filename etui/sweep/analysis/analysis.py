@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
 from etui.sweep.analysis.accuracy_statistics import compare_accuracies
 from etui.sweep.analysis.costs import joules
 from etui.sweep.analysis.differences import judge, judge_together
@@ -29,6 +31,8 @@ Answers = Mapping[str, Sequence[bool]]
 
 _LEAST_CONFIRMED = 2
 """Fewest confirming blocks from which the figures are theirs: one block has no interval."""
+
+_KINDS = frozenset(kind.value for kind in Kind)
 
 
 def analyse(
@@ -110,7 +114,15 @@ def analyse(
         notes=list_notes(blocks, noise, accuracy, indistinct),
         seconds=math.fsum(block.seconds for block in blocks),
         full_grid_seconds=estimate_full_grid_seconds(design, blocks),
+        kind=_find_weakest_kind(blocks),
     )
+
+
+def _find_weakest_kind(blocks: Sequence[Block]) -> str | None:
+    """Return the least certain kind of the visits' joules; None if they are unmeasured."""
+    visits = [visit for block in blocks for visit in block.visits if visit.joules is not None]
+    found = weakest(Kind(visit.kind) for visit in visits if visit.kind in _KINDS)
+    return None if found is None else found.value
 
 
 def _pick(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from etui.stats.tests import Interval
-from etui.sweep.analysis.kinds import find_weakest_kind
 from etui.sweep.blocks import Block
 from etui.sweep.report.energy_record import build_command, build_energy_record
 from etui.sweep.report.verdict import format_verdict
@@ -40,7 +38,6 @@ def build_document(
         result: Its result.
         blocks: Its blocks, for the conditions; none leaves those unknown that only they have.
     """
-    result = replace(result, kind=result.kind or find_weakest_kind(blocks))
     return {
         "version": VERSION,
         "id": config.id,

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from etui import units
-from etui.sweep.analysis.kinds import find_weakest_kind
 from etui.sweep.blocks import Block, Visit
 from etui.sweep.report.verdict import floor_text
 from etui.sweep.result import SweepResult
@@ -71,7 +70,7 @@ def build_energy_record(
         },
         "pue": 1.0,
         "method": {
-            "kind": result.kind or find_weakest_kind(blocks),
+            "kind": result.kind,
             "joules": "gross",
             "sample_hz": seen.get("sample_hz"),
             "window_seconds": config.window_s,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from etui import __version__, units
 from etui.atomic import write_text
 from etui.bench.report.render import read_resource, render_template
 from etui.bench.report.view import build_tree
-from etui.sweep.analysis.kinds import find_weakest_kind
 from etui.sweep.blocks import Block
 from etui.sweep.report import effect_chart, frontier_chart, power_chart, race_chart, view
 from etui.sweep.report.energy_record import (
@@ -65,7 +63,6 @@ def render_report(
 
     Args: see :func:`write_report`.
     """
-    result = replace(result, kind=result.kind or find_weakest_kind(blocks))
     return render_template(
         _PACKAGE,
         style=read_resource(_BENCH, "report.css") + read_resource(_PACKAGE, "sweep.css"),

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from etui.energy.scopes import weakest
-from etui.energy.types import Kind
 from etui.log.records import SweepRecord, SweepSettingRecord
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, Visit
@@ -50,7 +48,7 @@ def build_sweep_record(
         blocks=result.blocks,
         visits=result.visits,
         joules=sum_joules(visits),
-        kind=_find_kind(visits),
+        kind=result.kind,
         seconds=result.seconds,
         complete=result.is_complete,
     )
@@ -105,9 +103,3 @@ def _name_difference(name: str, difference: Difference | None) -> dict[str, floa
         f"{name}_low": difference.low,
         f"{name}_high": difference.high,
     }
-
-
-def _find_kind(visits: Sequence[Visit]) -> str | None:
-    kinds = [Kind(visit.kind) for visit in visits if visit.kind is not None]
-    kind = weakest(kinds) if kinds else None
-    return None if kind is None else kind.value

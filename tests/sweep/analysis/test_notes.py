@@ -5,18 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from etui.sweep.analysis.analysis import analyse
+from etui.sweep.goal import Goal
 from etui.sweep.race.design import SweepDesign
+from etui.sweep.report.text import format_verdict
 from tests.sweep.measured import Measured, grid, unmeasure
 
 THREADS = grid(threads=(1, 2))
+JOULES = Goal()
 
 
-def notes_of(change):
-    design = SweepDesign(THREADS)
+def result_of(change, goal=JOULES):
+    design = SweepDesign(THREADS, goal)
     rig = Measured(
         lambda one, plan: (8 / one.get("threads"), 1.0), noise=0.01, seed=1, change=change
     )
-    return analyse(design, rig.blocks(design)).notes
+    return analyse(design, rig.blocks(design))
+
+
+def notes_of(change):
+    return result_of(change).notes
 
 
 def test_a_plain_counter_needs_no_note():
@@ -27,6 +34,17 @@ def test_an_estimate_is_called_one():
     (note,) = notes_of(lambda visit, plan: replace(visit, kind="estimate"))
     assert note.startswith("joules are an estimate from CPU time")
     assert "not what the hardware draws" in note
+
+
+def test_the_weakest_kind_is_that_of_the_result_and_in_its_verdict():
+    def change(visit, plan):
+        return replace(visit, kind="estimate" if plan.number == 3 else "counter")
+
+    result = result_of(change)
+    assert result.kind == "estimate"
+    assert "of the joules (estimate)" in format_verdict(result)
+    assert result_of(lambda visit, plan: visit).kind == "counter"
+    assert result_of(unmeasure, Goal("time")).kind is None
 
 
 def test_kinds_that_do_not_compare_are_counted():

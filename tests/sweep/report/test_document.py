@@ -83,18 +83,6 @@ def test_numpy_numbers_are_plain() -> None:
     assert type(document["settings"][1]["joules"]["value"]) is float
 
 
-def test_the_kind_is_that_of_the_visits_if_the_result_has_none() -> None:
-    sweep = results.two_settings()
-    result = replace(sweep.result, kind=None)
-    first = sweep.blocks[0]
-    mixed = replace(first, visits=(replace(first.visits[0], kind="estimate"), *first.visits[1:]))
-    assert build_document(sweep.config, result, sweep.blocks)["kind"] == "counter"
-    estimated = build_document(sweep.config, result, (mixed,))
-    assert estimated["kind"] == "estimate"
-    assert "(estimate)" in estimated["verdict"]
-    assert build_document(sweep.config, result)["kind"] is None
-
-
 def test_all_eleven_conditions_are_there() -> None:
     document = document_of(results.sixteen_settings)
     conditions = document["conditions"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,6 +77,10 @@ class Visit:
     def seconds(self) -> float:
         """Seconds of one answer, prefill and decode."""
         return self.prefill.seconds + self.decode.seconds
+
+
+Figure = Callable[[Visit], float | None]
+"""Takes a visit, returns a figure of one answer; None if it is unmeasured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from etui.sweep.blocks import Block, PhaseCost, Visit
+from etui.sweep.blocks import Block, Figure, PhaseCost, Visit
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats
 
 _LARGEST_LOG = 500.0
 """Log of the largest factor: 1e217."""
-
-Figure = Callable[[Visit], float | None]
-"""Takes a visit, returns a figure of one answer; None if it is unmeasured."""
 
 
 def joules(visit: Visit) -> float | None:

@@ -20,7 +20,6 @@ from typing import TypeVar
 from etui.stats.small_samples import MeanEstimate, estimate_means
 from etui.stats.tests import CONFIDENCE, Interval, holm
 from etui.sweep.analysis.costs import (
-    Figure,
     average_copies,
     drop_missing,
     read_logs,
@@ -29,7 +28,7 @@ from etui.sweep.analysis.costs import (
 )
 from etui.sweep.analysis.floor import Repeatability
 from etui.sweep.analysis.setting_means import fit_setting_means
-from etui.sweep.blocks import Block
+from etui.sweep.blocks import Block, Figure
 from etui.sweep.result import Difference
 
 SIGNIFICANCE = 1 - CONFIDENCE

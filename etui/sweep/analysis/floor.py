@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.stats.small_samples import count_freedom, estimate_means, student_quantile
-from etui.sweep.analysis.costs import Figure, drop_missing, joules, read_logs, seconds, to_percent
-from etui.sweep.blocks import Block
+from etui.sweep.analysis.costs import drop_missing, joules, read_logs, seconds, to_percent
+from etui.sweep.blocks import Block, Figure
 from etui.sweep.result import DetectionFloor
 
 _SIGNIFICANCE = 0.05

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from etui.stats.small_samples import estimate_means
-from etui.sweep.analysis.costs import Figure, average_copies, drop_missing, read_logs
-from etui.sweep.blocks import Block
+from etui.sweep.analysis.costs import average_copies, drop_missing, read_logs
+from etui.sweep.blocks import Block, Figure
 from etui.sweep.result import Accuracy, Difference
 
 _SIGNIFICANCE = 0.05

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from etui.stats.small_samples import MeanEstimate, student_p, student_quantile
 from etui.stats.tests import CONFIDENCE
-from etui.sweep.analysis.costs import Figure, read_logs
-from etui.sweep.blocks import Block
+from etui.sweep.analysis.costs import read_logs
+from etui.sweep.blocks import Block, Figure
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats

@@ -8,7 +8,6 @@ from typing import Literal
 
 from etui.stats.tests import Interval
 from etui.sweep.analysis.costs import (
-    Figure,
     decode_joules_per_token,
     joules,
     prefill_joules_per_token,
@@ -24,7 +23,7 @@ from etui.sweep.analysis.differences import (
     read_meter_uncertainty,
 )
 from etui.sweep.analysis.floor import SweepRepeatability
-from etui.sweep.blocks import Block
+from etui.sweep.blocks import Block, Figure
 
 Name = tuple[str, str]
 """``joules`` or ``seconds``, and the key of a setting."""

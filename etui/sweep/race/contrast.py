@@ -9,16 +9,13 @@ of one setting alone say little about it, two blocks of twenty settings say enou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement, pairwise
 from statistics import fmean, median, stdev
 
 from etui.stats.student_t import t_quantile
-from etui.sweep.blocks import Block, Visit
-
-Figure = Callable[[Visit], float | None]
-"""Takes a visit, returns a figure of one answer; None if it is unmeasured."""
+from etui.sweep.blocks import Block, Figure
 
 Cell = tuple[str, int]
 """Key and copy of a setting."""

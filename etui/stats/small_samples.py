@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etui.stats.student_t import t_p_value, t_quantile
 from etui.stats.tests import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -70,25 +71,6 @@ def count_freedom(values: int) -> int:
     return values - 2 * count_trimmed(values) - 1
 
 
-def student_quantile(probability: float, freedom: float) -> float:
-    """Return the quantile of Student's t.
-
-    Args:
-        probability: In (0, 1).
-        freedom: Degrees of freedom, above 0; not necessarily whole.
-    """
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, probability))
-
-
-def student_p(ratio: float, freedom: float) -> float:
-    """Return the two-sided p-value of an estimate divided by its standard error."""
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(freedom, -abs(ratio)))
-
-
 def estimate_means(samples: Sequence[Floats], seed: int) -> list[MeanEstimate]:
     """Estimate the mean of each sample.
 
@@ -120,7 +102,7 @@ def _estimate_sorted(values: Floats, seed: int) -> list[MeanEstimate]:
     freedom = count_freedom(size)
     means, errors = _trim(values)
     errors = np.where(errors <= _NO_SPREAD * np.abs(values).max(axis=1), 0.0, errors)
-    quantiles = np.full(len(values), student_quantile((1 + CONFIDENCE) / 2, freedom))
+    quantiles = np.full(len(values), t_quantile((1 - CONFIDENCE) / 2, freedom))
     method = "student"
     if count_trimmed(size):
         quantiles = np.maximum(quantiles, _bootstrap_quantiles(values, means, errors, seed))
@@ -183,4 +165,4 @@ def _draw_ranks(size: int, seed: int) -> Whole:
 def _p_value(mean: float, error: float, freedom: int) -> float:
     if error == 0.0:
         return 1.0 if mean == 0.0 else 0.0
-    return student_p(mean / error, freedom)
+    return t_p_value(mean / error, freedom)

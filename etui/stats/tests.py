@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
+"""p-value, adjusted for its family, below which a difference is claimed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ from etui.stats.small_samples import (
     count_freedom,
     count_trimmed,
     estimate_means,
-    student_p,
-    student_quantile,
 )
+from etui.stats.student_t import t_p_value, t_quantile
 
 SAMPLES = 1500
 NOISES = ("normal", "skewed", "outliers")
@@ -88,9 +87,9 @@ def test_more_values_have_a_trimmed_mean_and_its_error(values: list[float]) -> N
     assert found.mean == pytest.approx(stats.trim_mean(sample, cut / size + 1e-9), abs=1e-9)
     assert found.deviation == pytest.approx(spread / (1 - 2 * cut / size), rel=1e-6)
     error = spread / (1 - 2 * cut / size) / math.sqrt(size)
-    assert found.p == pytest.approx(student_p(found.mean / error, count_freedom(size)), abs=1e-9)
+    assert found.p == pytest.approx(t_p_value(found.mean / error, count_freedom(size)), abs=1e-9)
     assert found.low is not None
-    assert found.low <= found.mean - student_quantile(0.975, count_freedom(size)) * error + 1e-9
+    assert found.low <= found.mean - t_quantile(0.025, count_freedom(size)) * error + 1e-9
     assert found.method == "bootstrap"
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from etui.stats.small_samples import MeanEstimate, estimate_means
-from etui.stats.tests import CONFIDENCE, Interval, holm
+from etui.stats.tests import SIGNIFICANCE, Interval, holm
 from etui.sweep.analysis.costs import (
     average_copies,
     drop_missing,
@@ -30,8 +30,6 @@ from etui.sweep.analysis.floor import Repeatability
 from etui.sweep.analysis.setting_means import fit_setting_means
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.result import Difference
-
-SIGNIFICANCE = 1 - CONFIDENCE
 
 _Name = TypeVar("_Name", bound=Hashable)
 _Other = TypeVar("_Other", bound=Hashable)

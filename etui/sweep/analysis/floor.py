@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etui.stats.small_samples import count_freedom, estimate_means, student_quantile
+from etui.stats.small_samples import count_freedom, estimate_means
+from etui.stats.student_t import t_quantile
+from etui.stats.tests import SIGNIFICANCE
 from etui.sweep.analysis.costs import drop_missing, joules, read_logs, seconds, to_percent
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.result import DetectionFloor
 
-_SIGNIFICANCE = 0.05
 _POWER = 0.8
 BASELINE_COPIES = 2
 """Visits of the baseline in a block, whose mean is the reference of all differences."""
@@ -54,7 +55,7 @@ class Repeatability:
         if self.deviation is None or self.difference is None:
             return None
         known = min(freedom, float(count_freedom(self.blocks)))
-        quantiles = student_quantile(1 - _SIGNIFICANCE / 2, known) + student_quantile(_POWER, known)
+        quantiles = t_quantile(SIGNIFICANCE / 2, known) + t_quantile(1 - _POWER, known)
         return max(quantiles * self.deviation * math.sqrt(variance_factor), abs(self.difference))
 
     def floor_of_blocks(self, blocks: int) -> float | None:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from etui.stats.small_samples import estimate_means
+from etui.stats.tests import SIGNIFICANCE
 from etui.sweep.analysis.costs import average_copies, drop_missing, read_logs
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.result import Accuracy, Difference
-
-_SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +125,6 @@ def _distinct_accuracy(accuracy: Mapping[str, Accuracy], key: str, baseline: str
     own, reference = accuracy.get(key), accuracy.get(baseline)
     if own is None:
         return None
-    if reference is None or (own.p is not None and own.p < _SIGNIFICANCE):
+    if reference is None or (own.p is not None and own.p < SIGNIFICANCE):
         return own.share.value
     return reference.share.value

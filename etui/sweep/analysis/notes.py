@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from etui.stats.tests import SIGNIFICANCE
 from etui.sweep.analysis.costs import to_percent
 from etui.sweep.analysis.floor import Repeatability, SweepRepeatability
 from etui.sweep.blocks import Block, Visit
 from etui.sweep.result import Accuracy
 from etui.units import accuracy_text, count_text, percent_interval_text
 
-_SIGNIFICANCE = 0.05
 _LONGEST_LIST = 4
 
 
@@ -62,7 +62,7 @@ def _note_kinds(visits: Sequence[Visit]) -> Iterator[str]:
 
 def _note_unequal_copies(noise: Repeatability, name: str) -> Iterator[str]:
     """Note a difference between equal settings, which the design cannot explain."""
-    if noise.p is None or noise.difference is None or noise.p >= _SIGNIFICANCE / 2:
+    if noise.p is None or noise.difference is None or noise.p >= SIGNIFICANCE / 2:
         return
     difference = percent_interval_text(to_percent(noise.difference), None, None)
     yield (
@@ -97,7 +97,7 @@ def _note_accuracy(accuracy: Mapping[str, Accuracy]) -> Iterator[str]:
         if one.measured_as != key:
             shared.setdefault(one.measured_as, []).append(key)
         lost = one.difference_points
-        if one.p is not None and one.p < _SIGNIFICANCE and lost is not None and lost.value < 0:
+        if one.p is not None and one.p < SIGNIFICANCE and lost is not None and lost.value < 0:
             yield (
                 f"{key} answers fewer questions right: {accuracy_text(one.share.value)}, "
                 f"{abs(lost.value):.1f} points less than the baseline"

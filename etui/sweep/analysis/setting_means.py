@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etui.stats.small_samples import MeanEstimate, student_p, student_quantile
+from etui.stats.small_samples import MeanEstimate
+from etui.stats.student_t import t_p_value, t_quantile
 from etui.stats.tests import CONFIDENCE
 from etui.sweep.analysis.costs import read_logs
 from etui.sweep.blocks import Block, Figure
@@ -82,8 +83,8 @@ class SettingMeans:
             return MeanEstimate(mean, mean, mean, p, 0.0, blocks, "student"), factor, 1.0
         freedom = float(variance**2 / (parts**2 / self.freedom).sum())
         error = variance**0.5
-        half = student_quantile((1 + CONFIDENCE) / 2, freedom) * error
-        p = student_p(mean / error, freedom)
+        half = t_quantile((1 - CONFIDENCE) / 2, freedom) * error
+        p = t_p_value(mean / error, freedom)
         deviation = error * blocks**0.5
         estimate = MeanEstimate(mean, mean - half, mean + half, p, deviation, blocks, "student")
         return estimate, factor, freedom

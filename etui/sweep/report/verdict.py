@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from etui import units
+from etui.stats.tests import SIGNIFICANCE
 from etui.sweep.goal import Goal
 from etui.sweep.report.names import find_setting, name_values, short_name
 from etui.sweep.result import Accuracy, DetectionFloor, Difference, SettingResult, SweepResult
-
-SIGNIFICANT = 0.05
-"""Adjusted p-value below which a difference of accuracies is a fact."""
 
 JOULES, TIME = "joules", "time"
 
@@ -46,7 +44,7 @@ def is_accuracy_claimed(accuracy: Accuracy) -> bool:
         return False
     if change.low is not None and change.high is not None and change.low <= 0 <= change.high:
         return False
-    return accuracy.p < SIGNIFICANT
+    return accuracy.p < SIGNIFICANCE
 
 
 def computes_same(result: SweepResult, accuracy: Accuracy) -> bool:

@@ -242,17 +242,6 @@ def percent_text(share: float | None, uncertainty: float | None = None) -> str:
     return f"{_plain(percent, 0)} %"
 
 
-def percent_interval_text(percent: float, low: float | None, high: float | None) -> str:
-    """Format a difference in per cent with its interval: ``12.1 % [9.8, 14.5]``.
-
-    The interval is left out if an end is unknown or infinite.
-    """
-    ends = (low, high)
-    known = all(end is not None and math.isfinite(end) for end in ends)
-    interval = f" [{', '.join(_plain(end, 1) for end in ends if end is not None)}]"
-    return f"{_plain(percent, 1)} %{interval if known else ''}"
-
-
 def accuracy_text(share: float | None) -> str:
     """Format an accuracy with one decimal: ``61.2 %``; None is unknown."""
     return f"{share * 100:.1f} %" if _known(share) else UNKNOWN

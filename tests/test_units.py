@@ -194,13 +194,6 @@ def test_rates_counts_sizes_and_shares() -> None:
     assert units.percent_text(0.512, 0.032) == "51.2 ± 3.2 %"
 
 
-def test_a_difference_in_per_cent_shows_its_interval():
-    assert units.percent_interval_text(12.06, 9.81, 14.5) == "12.1 % [9.8, 14.5]"
-    assert units.percent_interval_text(-0.01, -1.2, 1234.5) == "0.0 % [-1.2, 1,234.5]"
-    assert units.percent_interval_text(3.0, None, 4.0) == "3.0 %"
-    assert units.percent_interval_text(3.0, -100.0, math.inf) == "3.0 %"
-
-
 def test_carbon_and_price_by_the_users_factors() -> None:
     assert units.cost_text(1.234, 0.000912, "EUR") == "1.23 g CO2e, 0.000912 EUR"
     assert units.cost_text(None, 2.0) == "2.00"

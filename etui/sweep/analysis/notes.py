@@ -10,7 +10,7 @@ from etui.sweep.analysis.costs import to_percent
 from etui.sweep.analysis.floor import Repeatability, SweepRepeatability
 from etui.sweep.blocks import Block, Visit
 from etui.sweep.result import Accuracy
-from etui.units import accuracy_text, count_text, percent_interval_text
+from etui.units import accuracy_text, change_text, count_text
 
 _LONGEST_LIST = 4
 
@@ -64,7 +64,7 @@ def _note_unequal_copies(noise: Repeatability, name: str) -> Iterator[str]:
     """Note a difference between equal settings, which the design cannot explain."""
     if noise.p is None or noise.difference is None or noise.p >= SIGNIFICANCE / 2:
         return
-    difference = percent_interval_text(to_percent(noise.difference), None, None)
+    difference = change_text(to_percent(noise.difference))
     yield (
         f"the second visit of the baseline differs from the first by {difference} of the {name}: "
         "the detection floor is not below that"
@@ -88,7 +88,7 @@ def _note_failures(blocks: Sequence[Block]) -> Iterator[str]:
 
 def _note_indistinct(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     for one, other in pairs:
-        yield f"the joules of {one} and {other} cannot be told apart"
+        yield f"the joules of {one} and {other} are the same within noise"
 
 
 def _note_accuracy(accuracy: Mapping[str, Accuracy]) -> Iterator[str]:

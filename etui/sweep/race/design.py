@@ -65,7 +65,7 @@ class Drop:
     Attributes:
         setting: Key of the setting.
         block: Number of the last block of the round.
-        reason: ``12.1 % [9.8, 14.5] more joules than threads=2``, or why it could not run.
+        reason: ``12 % [10, 14] more joules than threads=2``, or why it could not run.
     """
 
     setting: str

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from etui.sweep.blocks import Block
 from etui.sweep.goal import Goal, Measure
 from etui.sweep.race.contrast import Contrast, PairedLogs, pair_logs
-from etui.units import percent_interval_text
+from etui.units import change_text
 
 MISTAKE = 0.05
 """Most probability of dropping the true best setting, over the whole race."""
@@ -163,12 +163,12 @@ def describe_rank(standings: Standings, setting: str, best: str) -> str:
 
 
 def _describe_slower(contrast: Contrast, fastest: str, limit: float) -> str:
-    difference = percent_interval_text(*contrast.percent())
+    difference = change_text(*contrast.percent(), signed=False)
     return f"{difference} slower than {fastest}, {limit:g} % is allowed"
 
 
 def _describe_more(contrast: Contrast, goal: Goal, reference: str) -> str:
-    return f"{percent_interval_text(*contrast.percent())} {_MORE[goal.measure]} {reference}"
+    return f"{change_text(*contrast.percent(), signed=False)} {_MORE[goal.measure]} {reference}"
 
 
 def _find_costlier(

@@ -57,7 +57,7 @@ def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> Grid:
     not contain it.
 
     Args:
-        axes: Axes that :func:`etui.sweep.axes.axes.check_axes` has accepted.
+        axes: Axes that :func:`etui.sweep.axes.axis_options.check_axes` has accepted.
         facts: The machine.
 
     Raises:

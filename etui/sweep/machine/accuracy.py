@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -184,29 +183,6 @@ def measure_answers(
         arm = ScoringArm(key, partial(_reopen, session), FORMAT, cancelled=cancelled)
         for work in works:
             yield from _answer(arm, work, numbers)
-
-
-def collect_answers(
-    answers: Iterable[SettingAnswer], questions: QuestionSet
-) -> dict[str, tuple[bool, ...]]:
-    """Put answers in the order of the questions.
-
-    Args:
-        answers: In any order.
-        questions: The questions.
-
-    Returns:
-        Key -> whether each answer is correct, without the settings that lack an answer.
-    """
-    found: dict[str, dict[int, bool]] = defaultdict(dict)
-    for answer in answers:
-        found[answer.setting][answer.number] = answer.correct
-    asked = range(questions.count)
-    return {
-        key: tuple(correct[number] for number in asked)
-        for key, correct in found.items()
-        if all(number in correct for number in asked)
-    }
 
 
 def _reopen(session: LlamaSession) -> LlamaSession:

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from etui.energy.at_rest import refuse_busy
 from etui.energy.recorder import Recorder
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import Session
@@ -132,18 +131,6 @@ class LocalRig:
     def close(self) -> None:
         """Free the model."""
         self._loader.unload()
-
-    def check_idle(self, *, force: bool = False) -> None:
-        """Refuse a machine that is at work; call it before the first visit.
-
-        Args:
-            force: Measure anyway, and note what runs.
-
-        Raises:
-            EtuiError: Other programs use the machine.
-        """
-        consequence = "the joules will be too high"
-        refuse_busy(self.recorder, force=force, note=self._note, consequence=consequence)
 
     def session_for(self, setting: Setting) -> LlamaSession:
         """Load the model of a setting, to measure its accuracy.

@@ -31,14 +31,6 @@ def name_values(values: Values) -> str:
     return one_line(" ".join(f"{name}={value}" for name, value in values))
 
 
-def name_setting(result: SweepResult, key: str | None) -> str:
-    """Name a setting of the result by what differs from the baseline, or by its key."""
-    one, base = find_setting(result, key), find_setting(result, result.baseline)
-    if one is None or base is None:
-        return one_line(key or "")
-    return short_name(one.values, base.values)
-
-
 def list_varied_axes(settings: Sequence[SettingResult]) -> list[AxisName]:
     """List the axes in which the settings differ, or all if there is only one setting."""
     axes = list(dict.fromkeys(axis for one in settings for axis, _ in one.values))

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.errors import UsageError
-from etui.sweep.axes.axes import (
-    build_grid,
-    check_axes,
-    choose_default_axes,
-    parse_axes,
-    read_machine_facts,
-)
+from etui.sweep.axes.axis_options import check_axes, parse_axes
+from etui.sweep.axes.default_axes import choose_default_axes
+from etui.sweep.axes.grid import build_grid
+from etui.sweep.axes.machine_facts import read_machine_facts
 from etui.sweep.goal import Goal
 from etui.sweep.machine.procedure import COOL_DOWN_S, LEAST_WINDOW_S
 from etui.sweep.machine.workload import Workload, load_workload
@@ -28,8 +25,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
-    from etui.sweep.axes.axes import MachineFacts
-    from etui.sweep.axes.machine_facts import LimitRange
+    from etui.sweep.axes.machine_facts import LimitRange, MachineFacts
     from etui.sweep.machine.accuracy import QuestionSet
     from etui.sweep.setting import Axis
 

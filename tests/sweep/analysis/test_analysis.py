@@ -271,7 +271,7 @@ def test_equal_settings_on_the_frontier_are_noted():
     assert result.best == "threads=1"
     frontier = [one.setting for one in result.settings if one.is_on_frontier]
     assert len(frontier) > 1
-    assert any("cannot be told apart" in note for note in result.notes)
+    assert any("the same within noise" in note for note in result.notes)
     assert not any(one.joules_difference.is_claimed for one in result.settings[1:])
 
 

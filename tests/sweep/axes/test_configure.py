@@ -20,8 +20,10 @@ from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.spec import ModelSpec
 from etui.sweep.axes import configure as module
-from etui.sweep.axes.axes import build_settings, choose_default_axes, read_machine_facts
 from etui.sweep.axes.configure import Configured, configure
+from etui.sweep.axes.default_axes import choose_default_axes
+from etui.sweep.axes.grid import build_grid
+from etui.sweep.axes.machine_facts import read_machine_facts
 from etui.sweep.setting import AXES, Setting
 from tests.engine.opened import opened
 from tests.models.test_gguf import tiny_gguf
@@ -228,7 +230,7 @@ def test_the_baseline_of_a_grid_runs_as_the_model_does_now(
     spec: ModelSpec = catalogue.get("alone")
     path: Path = config.home / "small.gguf"
     facts = read_machine_facts(config, spec, path, catalogue, gpus=[])
-    settings = build_settings(choose_default_axes(facts), facts)
+    settings = build_grid(choose_default_axes(facts), facts).settings
     found = configure(settings[0], spec, config, catalogue)
     now = thread_limits.choose_thread_limits(spec, config)
     assert (found.spec.threads, found.spec.prefill_threads) == (now.decode, now.prefill)

@@ -17,7 +17,6 @@ from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.sweep.machine.accuracy import (
     SettingAnswer,
-    collect_answers,
     draw_questions,
     group_by_numbers,
     measure_answers,
@@ -93,11 +92,6 @@ def test_each_kind_of_numbers_answers_every_question_once(questions):
         assert answer.choice in "ABCD"
         assert answer.correct == (answer.choice == question.answer)
         assert questions.numbers[answer.subject, answer.row] == answer.number
-    collected = collect_answers(reversed(answers), questions)
-    assert list(collected.values()) == [
-        tuple(a.correct for a in sorted(answers, key=lambda a: a.number) if a.setting == key)
-        for key in collected
-    ]
     assert all(not session.live for session in load.sessions)
 
 
@@ -127,12 +121,6 @@ def test_a_stop_loses_the_running_question_only(questions):
         found.extend(answers)
     assert len(found) == 5
     assert not load.sessions[0].live
-
-
-def test_settings_that_lack_an_answer_are_not_collected(questions):
-    answers = list(measure_answers(Loads(), grid(kv_type=("f16", "q8_0")), questions))
-    assert set(collect_answers(answers[:-1], questions)) == {"kv_type=f16"}
-    assert collect_answers([], questions) == {}
 
 
 def test_the_starter_answers_each_kind_of_numbers(config: Config, starter_model: Path) -> None:
@@ -166,4 +154,3 @@ def test_the_starter_answers_each_kind_of_numbers(config: Config, starter_model:
     # The groups of a resumed run are the same, so its answers are.
     assert again == answers[4:8]
     assert {answer.choice for answer in answers} <= set("ABCD")
-    assert all(len(correct) == 8 for correct in collect_answers(answers, few).values())

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from etui.errors import ContextOverflow, EngineFailed, EtuiError, ModelUnavailable, Stopped
@@ -417,14 +416,3 @@ def test_a_power_limit_that_changes_in_the_middle_disturbs_the_visit(machine):
     machine.during = lambda: None
     again = rig.visit(low, 0)
     assert (again.power_limit_watts, again.disturbed) == (150, "")
-
-
-def test_a_machine_at_work_is_refused(machine, monkeypatch):
-    rig = machine.rig()
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 3.0)
-    rig.check_idle()
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 64.0)
-    with pytest.raises(EtuiError, match=r"the machine is not idle: the CPUs are busy \(64%\)"):
-        rig.check_idle()
-    rig.check_idle(force=True)
-    assert machine.notes[-1].endswith("(64%); the joules will be too high")

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import UsageError
-from etui.sweep.axes.axes import build_settings, check_axes, choose_default_axes, parse_axes
+from etui.sweep.axes.axis_options import check_axes, parse_axes
+from etui.sweep.axes.default_axes import choose_default_axes
 from etui.sweep.axes.grid import MOST_SETTINGS, build_grid, find_obstacle, resolve_values
 from etui.sweep.axes.machine_facts import MachineFacts, PowerRange
 from etui.sweep.setting import AXES, Axis, AxisName, Setting, Value
@@ -39,7 +40,7 @@ def axes(*texts: str) -> tuple[Axis, ...]:
 
 def settings(facts: MachineFacts, *texts: str) -> list[str]:
     """The keys of the grid of checked axes."""
-    return [each.key for each in build_settings(check_axes(axes(*texts), facts), facts)]
+    return [each.key for each in build_grid(check_axes(axes(*texts), facts), facts).settings]
 
 
 # What is written
@@ -316,7 +317,7 @@ def test_a_grid_has_every_possible_combination_once(grid: dict[AxisName, list[Va
     facts = make_facts(cores=8, gpus=1)
     given_axes = [Axis(name, tuple(values)) for name, values in grid.items()]
     try:
-        found = build_settings(given_axes, facts)
+        found = build_grid(given_axes, facts).settings
     except UsageError:
         return  # too many
     assert len(found) <= MOST_SETTINGS
@@ -358,7 +359,7 @@ def test_the_default_grid_on_a_cpu_is_small_and_possible(
     facts = make_facts(make_model(obstacles=drafts, **values), cores=cores)
     chosen = choose_default_axes(facts)
     assert check_axes(chosen, facts) == chosen
-    found = build_settings(chosen, facts)
+    found = build_grid(chosen, facts).settings
     assert 4 <= len(found) <= 16
     assert found[0].get("kv_type") == "f16"
     threads = next((axis.values for axis in chosen if axis.name == "threads"), ())
@@ -406,7 +407,7 @@ def test_the_default_grid_on_a_gpu(
     )
     chosen = choose_default_axes(facts)
     assert check_axes(chosen, facts) == chosen
-    assert 4 <= len(build_settings(chosen, facts)) <= 40
+    assert 4 <= len(build_grid(chosen, facts).settings) <= 40
     found = {axis.name: axis.values for axis in chosen}
     assert ("power_limit" in found) == (power is not None and power.can_set)
     assert ("gpu_layers" in found) == (fitting < 25)
@@ -436,4 +437,4 @@ def test_work_that_cannot_speculate_has_no_such_default_axis() -> None:
 
 def test_one_core_with_nothing_to_draft_still_has_a_grid() -> None:
     facts = make_facts(shape=WorkShape(sequences=3), cores=1)
-    assert len(build_settings(choose_default_axes(facts), facts)) == 3
+    assert len(build_grid(choose_default_axes(facts), facts).settings) == 3

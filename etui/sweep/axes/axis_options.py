@@ -1,4 +1,4 @@
-"""The axes of a sweep: read from the command line, and checked against the machine."""
+"""The ``--axis`` options: parsed, and checked against the machine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from typing import cast
 
 from etui.errors import UsageError
 from etui.sweep.axes.axis_values import describe_values, parse_value, refuse_value
-from etui.sweep.axes.default_axes import choose_default_axes
 from etui.sweep.axes.grid import Grid, build_grid
-from etui.sweep.axes.machine_facts import MachineFacts, PowerRange, SweptModel, read_machine_facts
-from etui.sweep.setting import AXES, Axis, AxisName, Setting, Value
+from etui.sweep.axes.machine_facts import MachineFacts, PowerRange, SweptModel
+from etui.sweep.setting import AXES, Axis, AxisName, Value
 from etui.text.suggest import did_you_mean, suggest
-
-__all__ = [
-    "MachineFacts",
-    "build_grid",
-    "build_settings",
-    "check_axes",
-    "choose_default_axes",
-    "parse_axes",
-    "read_machine_facts",
-]
 
 _EXAMPLE = "write it as in --axis threads=1,2,4"
 _SHOWN = 40
@@ -172,12 +161,3 @@ def _refuse_single(axes: Sequence[Axis], grid: Grid) -> UsageError:
         return UsageError(what, "give an axis with other values, such as --axis threads=1,2")
     first = axes[0].name
     return UsageError(what, f"give another value of {first}: it takes {describe_values(first)}")
-
-
-def build_settings(axes: Sequence[Axis], facts: MachineFacts) -> tuple[Setting, ...]:
-    """Build the settings to compare, without the notes of ``etui.sweep.axes.grid.build_grid``.
-
-    Raises:
-        UsageError: There are too many.
-    """
-    return build_grid(axes, facts).settings

@@ -37,10 +37,9 @@ def choose_default_axes(facts: MachineFacts) -> tuple[Axis, ...]:
 
     Every axis has at least two values that this model can have, the value in use now included.
     """
-    on_gpu = bool(facts.gpus) and facts.current["gpu_layers"] != 0
-    chosen = _list_gpu_axes(facts) if on_gpu else _list_cpu_axes(facts)
+    chosen = _list_gpu_axes(facts) if facts.uses_gpu else _list_cpu_axes(facts)
     axes = _add_current(chosen, facts)
-    most = MOST_ON_GPU if on_gpu else MOST_ON_CPU
+    most = MOST_ON_GPU if facts.uses_gpu else MOST_ON_CPU
     for names, kept in _SAVINGS:
         if count_settings(axes, facts) <= most:
             break

@@ -148,6 +148,11 @@ class MachineFacts:
         """The model of the baseline."""
         return self.models[self.model]
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the baseline has layers on a GPU: then GPUs are swept, else the CPU packages."""
+        return bool(self.gpus) and self.current["gpu_layers"] != 0
+
 
 def round_watts(watts: float) -> int | float:
     """Return whole watts as an integer, so that equal limits have equal names."""

@@ -51,8 +51,7 @@ def open_cap(
 
 def list_swept_scopes(limits: PowerLimits, facts: MachineFacts) -> tuple[str, ...]:
     """List the devices whose power limit is swept: the GPUs if the model uses them, else CPUs."""
-    uses_gpu = bool(facts.gpus) and facts.current["gpu_layers"] != 0
-    kind = "gpu" if uses_gpu else "package"
+    kind = "gpu" if facts.uses_gpu else "package"
     return tuple(limit.scope for limit in limits.read() if limit.scope.partition(":")[0] == kind)
 
 

@@ -30,11 +30,11 @@ from benchmarks.figures import Figure
 from etui.sweep.analysis.analysis import analyse
 from etui.sweep.blocks import Block
 from etui.sweep.goal import Goal, Measure
-from etui.sweep.race.design import SweepDesign
+from etui.sweep.race.choice import choose_best
 from etui.sweep.race.loop import measure_blocks
-from etui.sweep.race.racing import choose_best
 from etui.sweep.result import Difference, SweepResult
 from etui.sweep.setting import AxisName, Value
+from etui.sweep.sweep_config import SweepDesign
 from etui.testing.sweep_machines import MACHINES, SimulatedMachine, TrueCost
 from etui.testing.sweep_rig import SimulatedRig, draw_noise
 

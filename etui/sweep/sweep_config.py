@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from etui.sweep.race.design import SweepDesign
-from etui.sweep.setting import Axis
+from etui.sweep.goal import Goal
+from etui.sweep.setting import Axis, Setting
 
 CapMode = Literal["user", "set"]
 """Who sets a power limit: the user, when asked, or etui itself (as root or through zeusd)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepDesign:
+    """What a sweep will measure.
+
+    Attributes:
+        settings: All settings, the baseline first; at least two.
+        goal: What to minimize.
+        seed: Seed of the orders.
+        floor_blocks: Blocks of the baseline against itself, before the race.
+        race_rounds: Most rounds of the race; a round is two blocks, in one order and its reverse.
+        confirm_blocks: Blocks of the baseline and the finalists, after the race.
+        halving: Whether settings that are worse beyond doubt are dropped after a round.
+    """
+
+    settings: tuple[Setting, ...]
+    goal: Goal = field(default_factory=Goal)
+    seed: int = 0
+    floor_blocks: int = 4
+    race_rounds: int = 5
+    confirm_blocks: int = 8
+    halving: bool = True
 
 
 @dataclass(frozen=True, slots=True)

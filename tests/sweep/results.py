@@ -11,7 +11,6 @@ from typing import Any
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Stage, Visit
 from etui.sweep.goal import Goal
-from etui.sweep.race.design import SweepDesign
 from etui.sweep.result import (
     Accuracy,
     AxisEffect,
@@ -22,7 +21,7 @@ from etui.sweep.result import (
     SweepResult,
 )
 from etui.sweep.setting import Axis, Setting, Value
-from etui.sweep.sweep_config import SweepConfig
+from etui.sweep.sweep_config import SweepConfig, SweepDesign
 
 SHA256 = "5f" * 32
 PROVENANCE: Mapping[str, Any] = {

@@ -21,10 +21,11 @@ from etui.sweep.analysis.stage_figures import (
     estimate_race,
 )
 from etui.sweep.blocks import Block
-from etui.sweep.race.design import Progress, SweepDesign, follow, plan_next
+from etui.sweep.race.choice import choose_best
+from etui.sweep.race.design import Progress, follow, plan_next
 from etui.sweep.race.durations import estimate_full_grid_seconds
-from etui.sweep.race.racing import choose_best
 from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.sweep_config import SweepDesign
 
 Answers = Mapping[str, Sequence[bool]]
 """Key of a setting -> whether its answer to each question of the suite is correct, in one order."""

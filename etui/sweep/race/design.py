@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import takewhile
 
 from etui.errors import EtuiError
 from etui.sweep.blocks import Block, BlockPlan, Stage
-from etui.sweep.goal import Goal
 from etui.sweep.race.elimination import (
     FINALISTS,
     MISTAKE,
@@ -33,29 +32,7 @@ from etui.sweep.race.elimination import (
     read_standings,
 )
 from etui.sweep.setting import Setting
-
-
-@dataclass(frozen=True, slots=True)
-class SweepDesign:
-    """What a sweep will measure.
-
-    Attributes:
-        settings: All settings, the baseline first; at least two.
-        goal: What to minimize.
-        seed: Seed of the orders.
-        floor_blocks: Blocks of the baseline against itself, before the race.
-        race_rounds: Most rounds of the race; a round is two blocks, in one order and its reverse.
-        confirm_blocks: Blocks of the baseline and the finalists, after the race.
-        halving: Whether settings that are worse beyond doubt are dropped after a round.
-    """
-
-    settings: tuple[Setting, ...]
-    goal: Goal = field(default_factory=Goal)
-    seed: int = 0
-    floor_blocks: int = 4
-    race_rounds: int = 5
-    confirm_blocks: int = 8
-    halving: bool = True
+from etui.sweep.sweep_config import SweepDesign
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,49 @@
-"""Estimates of how long a sweep takes."""
+"""How many blocks of a sweep are left, and how long they take."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
-from etui.sweep.blocks import Block
-from etui.sweep.race.design import SweepDesign, follow
+from etui.sweep.blocks import Block, Stage
+from etui.sweep.race.design import follow, plan_next
 from etui.sweep.race.elimination import FINALISTS
+from etui.sweep.sweep_config import SweepDesign
+
+OVERHEAD_S = 2.0
+"""Expected seconds of a visit for the load and the warm-up, before any was measured."""
+
+_ROUND_BLOCKS = 2
+_STAGES: tuple[Stage, ...] = get_args(Stage)
 
 _KEPT = 0.5
 """Share of the settings that is assumed to be left after a round; on simulated machines it is less
 in the first round and more in the later ones."""
+
+
+def count_blocks_left(design: SweepDesign, blocks: Sequence[Block]) -> int:
+    """Count the blocks that are left at most, if no further setting is dropped."""
+    progress = follow(design, blocks)
+    plan = plan_next(progress)
+    if plan is None:
+        return 0
+    done = {stage: progress.count(stage) for stage in _STAGES}
+    others = len(progress.remaining) - 1
+    floor = design.floor_blocks - done["floor"]
+    confirm = design.confirm_blocks - done["confirm"] if others else 0
+    if plan.stage == "confirm":
+        return confirm
+    race = _ROUND_BLOCKS * design.race_rounds - done["race"]
+    if design.halving and others <= FINALISTS:
+        # One round is enough for as many settings as are confirmed.
+        race = max(_ROUND_BLOCKS - done["race"], done["race"] % _ROUND_BLOCKS)
+    return floor + race + confirm
+
+
+def guess_visit_seconds(window_s: float, cool_down_s: float) -> float:
+    """Guess the seconds of a visit before any was measured: two phases, a pause, and the rest."""
+    return 2 * window_s + cool_down_s + OVERHEAD_S
 
 
 def estimate_seconds_left(
@@ -32,7 +64,7 @@ def estimate_seconds_left(
     """
     progress = follow(design, blocks)
     others = len(progress.remaining) - 1
-    done = {stage: progress.count(stage) for stage in ("floor", "race", "confirm")}
+    done = {stage: progress.count(stage) for stage in _STAGES}
     visits = 2 * max(0, design.floor_blocks - done["floor"])
     if not progress.is_race_over:
         for block in range(done["race"], 2 * design.race_rounds):
@@ -71,10 +103,7 @@ def estimate_full_grid_seconds(
         EtuiError: The blocks are not of this design.
     """
     progress = follow(design, blocks)
-    by_stage = {
-        stage: [block for block in blocks if block.stage == stage]
-        for stage in ("floor", "race", "confirm")
-    }
+    by_stage = {stage: [block for block in blocks if block.stage == stage] for stage in _STAGES}
     race = _mean_visit(by_stage["race"][:2]) or visit_seconds or _mean_visit(blocks)
     if race is None:
         return None

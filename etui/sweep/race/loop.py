@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from etui.errors import EtuiError, Stopped
 from etui.sweep.blocks import Block, BlockPlan, Failure, Visit
-from etui.sweep.race.design import Progress, SweepDesign, advance, follow, plan_next
+from etui.sweep.race.design import Progress, advance, follow, plan_next
 from etui.sweep.rig import Rig, SettingFailed
+from etui.sweep.sweep_config import SweepDesign
 
 ATTEMPTS = 5
 """How often a block is begun before the machine counts as busy."""

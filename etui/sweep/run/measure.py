@@ -18,9 +18,8 @@ from etui.log.records import SweepRecord, SweepSettingRecord
 from etui.sweep.blocks import Block, BlockPlan, Failure, Stage, Visit
 from etui.sweep.machine.accuracy import SettingAnswer
 from etui.sweep.machine.visit_power import VisitPower
-from etui.sweep.race.blocks_left import count_blocks_left, guess_visit_seconds
 from etui.sweep.race.design import Drop, list_drops, list_remaining, next_block
-from etui.sweep.race.durations import estimate_seconds_left
+from etui.sweep.race.durations import count_blocks_left, estimate_seconds_left, guess_visit_seconds
 from etui.sweep.race.loop import measure_blocks
 from etui.sweep.result import DetectionFloor, SweepResult
 from etui.sweep.rig import Rig

@@ -8,10 +8,10 @@ from dataclasses import replace
 from etui.sweep.analysis.analysis import analyse
 from etui.sweep.blocks import Block
 from etui.sweep.machine.accuracy import SettingAnswer, group_by_numbers
-from etui.sweep.race.design import SweepDesign, list_remaining
+from etui.sweep.race.design import list_remaining
 from etui.sweep.result import SweepResult
 from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepConfig
+from etui.sweep.sweep_config import SweepConfig, SweepDesign
 
 
 def analyse_measured(

@@ -15,8 +15,7 @@ from etui.sweep.axes.machine_facts import read_machine_facts
 from etui.sweep.goal import Goal
 from etui.sweep.machine.procedure import COOL_DOWN_S, LEAST_WINDOW_S
 from etui.sweep.machine.workload import Workload, load_workload
-from etui.sweep.race.design import SweepDesign
-from etui.sweep.sweep_config import CapMode, SweepConfig
+from etui.sweep.sweep_config import CapMode, SweepConfig, SweepDesign
 from etui.sweep.work_shape import PLAIN_WORK, WorkShape
 
 if TYPE_CHECKING:

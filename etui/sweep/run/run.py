@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.errors import EtuiError, UsageError
 from etui.models.catalogue import load_catalogue
-from etui.sweep.race.blocks_left import guess_visit_seconds
 from etui.sweep.race.design import next_block
-from etui.sweep.race.durations import estimate_full_grid_seconds, estimate_seconds_left
+from etui.sweep.race.durations import (
+    estimate_full_grid_seconds,
+    estimate_seconds_left,
+    guess_visit_seconds,
+)
 from etui.sweep.run.conditions import asks_for_the_same, list_changes
 from etui.sweep.run.find import list_sweeps, new_sweep_id, sweeps_dir
 from etui.sweep.run.folder import SweepFolder, check_new

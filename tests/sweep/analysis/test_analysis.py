@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from etui.sweep.analysis.analysis import analyse
 from etui.sweep.blocks import Block
 from etui.sweep.goal import Goal
-from etui.sweep.race.design import SweepDesign
 from etui.sweep.result import SettingResult, SweepResult
+from etui.sweep.sweep_config import SweepDesign
 from tests.sweep.measured import Measured, grid, unmeasure
 
 THREADS = grid(threads=(1, 2, 3, 4))

@@ -15,10 +15,10 @@ import pytest
 
 from etui.sweep.analysis.analysis import analyse
 from etui.sweep.blocks import PhaseCost, Visit
-from etui.sweep.race.design import SweepDesign
 from etui.sweep.race.loop import measure_blocks
 from etui.sweep.result import SweepResult
 from etui.sweep.setting import Setting
+from etui.sweep.sweep_config import SweepDesign
 from etui.testing.sweep_machines import MACHINES, SimulatedMachine
 from etui.testing.sweep_rig import SimulatedRig, draw_noise
 

@@ -14,7 +14,7 @@ from etui.sweep.analysis.costs import joules
 from etui.sweep.analysis.effects import list_axes
 from etui.sweep.analysis.setting_means import fit_setting_means
 from etui.sweep.blocks import Block
-from etui.sweep.race.design import SweepDesign
+from etui.sweep.sweep_config import SweepDesign
 from tests.sweep.measured import Measured, grid, setting
 
 AXES = {"threads": (2, 1, 4), "kv_type": ("f16", "q8_0")}

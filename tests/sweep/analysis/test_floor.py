@@ -19,7 +19,7 @@ from etui.sweep.analysis.floor import (
     measure_repeatability,
 )
 from etui.sweep.blocks import Block
-from etui.sweep.race.design import SweepDesign
+from etui.sweep.sweep_config import SweepDesign
 from tests.sweep.measured import Measured, grid
 
 PAIR = grid(threads=(1, 2))

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from etui.sweep.analysis.analysis import analyse
 from etui.sweep.goal import Goal
-from etui.sweep.race.design import SweepDesign
 from etui.sweep.report.text import format_verdict
+from etui.sweep.sweep_config import SweepDesign
 from tests.sweep.measured import Measured, grid, unmeasure
 
 THREADS = grid(threads=(1, 2))

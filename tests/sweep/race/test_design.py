@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from etui.errors import EtuiError
 from etui.sweep.blocks import Block, Failure, PhaseCost, Visit
 from etui.sweep.goal import Goal
-from etui.sweep.race.design import SweepDesign, list_drops, list_remaining, next_block
+from etui.sweep.race.design import list_drops, list_remaining, next_block
 from etui.sweep.race.loop import measure_blocks
 from etui.sweep.setting import Setting
+from etui.sweep.sweep_config import SweepDesign
 from etui.testing.sweep_machines import MACHINES, SimulatedMachine, TrueCost
 from etui.testing.sweep_rig import QUIET, SimulatedNoise, SimulatedRig
 

@@ -8,9 +8,10 @@ import pytest
 
 from etui.errors import EtuiError, Stopped
 from etui.sweep.blocks import Failure
-from etui.sweep.race.design import SweepDesign, next_block
+from etui.sweep.race.design import next_block
 from etui.sweep.race.loop import ATTEMPTS, measure_blocks
 from etui.sweep.setting import Setting
+from etui.sweep.sweep_config import SweepDesign
 from etui.testing.sweep_machines import SimulatedMachine, TrueCost
 from etui.testing.sweep_rig import QUIET, SimulatedRig
 

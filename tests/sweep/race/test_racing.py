@@ -9,12 +9,13 @@ from dataclasses import replace
 import pytest
 
 from etui.sweep.goal import Goal
-from etui.sweep.race.design import SweepDesign, list_drops, list_remaining
+from etui.sweep.race.choice import choose_best
+from etui.sweep.race.design import list_drops, list_remaining
 from etui.sweep.race.durations import estimate_full_grid_seconds, estimate_seconds_left
 from etui.sweep.race.elimination import FINALISTS
 from etui.sweep.race.loop import measure_blocks
-from etui.sweep.race.racing import choose_best
 from etui.sweep.setting import Setting
+from etui.sweep.sweep_config import SweepDesign
 from etui.testing.sweep_machines import MACHINES, SimulatedMachine, TrueCost
 from etui.testing.sweep_rig import QUIET, SimulatedRig, draw_noise
 

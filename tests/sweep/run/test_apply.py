@@ -21,7 +21,6 @@ from etui.models.spec import STARTER
 from etui.models.tuned import load_tuned
 from etui.stats.tests import Interval
 from etui.sweep.goal import Goal
-from etui.sweep.race.design import SweepDesign
 from etui.sweep.result import Difference, SettingResult, SweepResult
 from etui.sweep.run.apply import (
     NothingToApply,
@@ -32,7 +31,7 @@ from etui.sweep.run.apply import (
 )
 from etui.sweep.run.tuned_values import choose_values
 from etui.sweep.setting import Axis, Setting, Value
-from etui.sweep.sweep_config import SweepConfig
+from etui.sweep.sweep_config import SweepConfig, SweepDesign
 
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 THREADS = choose_threads(None)

@@ -12,7 +12,7 @@ import pytest
 from etui.errors import EtuiError, Stopped
 from etui.sweep.blocks import Visit
 from etui.sweep.machine.accuracy import SettingAnswer
-from etui.sweep.race.design import Drop, SweepDesign
+from etui.sweep.race.design import Drop
 from etui.sweep.result import DetectionFloor
 from etui.sweep.run.folder import SweepFolder
 from etui.sweep.run.measure import (
@@ -24,6 +24,7 @@ from etui.sweep.run.measure import (
 from etui.sweep.run.measured_result import analyse_measured, group_answers
 from etui.sweep.run.recorded_sweep import read_sweep
 from etui.sweep.setting import Setting
+from etui.sweep.sweep_config import SweepDesign
 from tests.sweep.fakes import Audience, FakeRig, Log, make_answer, read_no_power
 from tests.sweep.values import CONFIG
 

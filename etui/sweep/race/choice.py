@@ -1,4 +1,4 @@
-"""The best setting of a sweep, by its blocks."""
+"""The choice of the best setting of a sweep, by its blocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from etui.sweep.blocks import Block
-from etui.sweep.race.design import SweepDesign, follow
+from etui.sweep.race.design import follow
 from etui.sweep.race.elimination import (
     MISTAKE,
     Standings,
@@ -15,6 +15,7 @@ from etui.sweep.race.elimination import (
     read_standings,
     slower_by,
 )
+from etui.sweep.sweep_config import SweepDesign
 
 
 def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from etui.cli.common import load_models, stop_signals
+from etui.cli.common import load_models, print_event, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, UsageError
 
@@ -80,11 +80,7 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
     """  # noqa: D301
     from etui.calibration.run import measure_curve
-    from etui.cli.calibrate_progress import (
-        print_json_line,
-        print_progress_lines,
-        show_progress,
-    )
+    from etui.cli.calibrate_progress import print_progress_lines, show_progress
     from etui.config.config import make_home
     from etui.config.load import load_config
     from etui.log.writer import TurnWriter
@@ -113,7 +109,7 @@ def calibrate(
                 writer,
                 lengths,
                 show_progress=partial(print_progress_lines if jsonl else show_progress, spec.name),
-                note=(lambda text: print_json_line("note", text=text)) if jsonl else _print_note,
+                note=(lambda text: print_event("note", text=text)) if jsonl else _print_note,
                 force=force,
                 fresh=fresh,
             )
@@ -177,7 +173,6 @@ def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCu
 
 
 def _print_curve(curve: OperatingCurve, form: Form, status: str) -> None:
-    from etui.cli.calibrate_progress import print_json_line
     from etui.curves.text import doubt_text, fit_lines, points_text
     from etui.log.curve_rows import curve_document
 
@@ -185,7 +180,7 @@ def _print_curve(curve: OperatingCurve, form: Form, status: str) -> None:
         click.echo(json.dumps({"status": status, **curve_document(curve)}, indent=2))
         return
     if form == "jsonl":
-        print_json_line("curve", status=status, **curve_document(curve))
+        print_event("curve", status=status, **curve_document(curve))
         return
     click.echo(f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
     for line in fit_lines(curve):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 import click
 
 from etui.calibration.grid import Grid, Visit, expected_seconds, seconds_left
+from etui.cli.common import print_event
 from etui.cli.progress import open_bar
 from etui.curves.operating_curve import Speed
 from etui.units import count_text, seconds_text
@@ -55,16 +55,10 @@ def print_progress_lines(
         elapsed = time.monotonic() - start
         left = seconds_left(order, done, count, elapsed, grid, speed)
         rounded = None if left is None else round(left, 1)
-        print_json_line(event, model=model, done=count, points=len(order), seconds_left=rounded)
+        print_event(event, model=model, done=count, points=len(order), seconds_left=rounded)
 
     print_count(done, "begun")
     yield print_count
-
-
-def print_json_line(event: str, **facts: object) -> None:
-    """Print one JSON line on stdout and flush it, so that a reader of the pipe gets it at once."""
-    sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
-    sys.stdout.flush()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
@@ -74,6 +75,12 @@ def print_json_line(document: Any) -> None:
     from etui.text.sanitize import escape_json
 
     click.echo(escape_json(json.dumps(to_document(document), ensure_ascii=False)))
+
+
+def print_event(event: str, **facts: object) -> None:
+    """Print an event as one JSON line on stdout, at once, so that a reader of the pipe gets it."""
+    sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
+    sys.stdout.flush()
 
 
 def format_json(document: Any) -> str:

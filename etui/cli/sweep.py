@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_json, stop_signals
+from etui.cli.common import print_event, print_json, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.cli.sweep_options import AFTER, build_goal, build_request, find_mode
 from etui.errors import ExitCode, Stopped, UsageError
@@ -263,7 +263,6 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
     Raises:
         Stopped: The sweep is not complete.
     """
-    from etui.cli.calibrate_progress import print_json_line
     from etui.sweep.report.document import build_document
     from etui.sweep.report.text import format_table, format_verdict
     from etui.sweep.run.recorded_sweep import REPORT
@@ -272,7 +271,7 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
     if options["as_json"]:
         print_json(document)
     elif options["jsonl"]:
-        print_json_line("result", **document)
+        print_event("result", **document)
     else:
         for line in (format_verdict(outcome.result), "", *format_table(outcome.result)):
             click.echo(line)

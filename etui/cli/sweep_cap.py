@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.calibrate_progress import print_json_line
+from etui.cli.common import print_event
 from etui.errors import Stopped, UsageError
 from etui.units import watts_text
 
@@ -51,7 +51,7 @@ def _ask_in_terminal(asked: CapRequest) -> None:
 
 
 def _ask_by_line(asked: CapRequest) -> None:
-    print_json_line(
+    print_event(
         "ask_cap",
         watts=asked.watts,
         device=asked.label,

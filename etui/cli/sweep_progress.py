@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.calibrate_progress import print_json_line
+from etui.cli.common import print_event
 from etui.cli.progress import Bar, Lines, open_bar
 from etui.units import count_text, percent_text, seconds_text
 
@@ -151,12 +151,12 @@ class JsonAudience:
 
     def note(self, text: str) -> None:
         """Write a ``note``."""
-        print_json_line("note", text=text)
+        print_event("note", text=text)
 
     def begin(self, config: SweepConfig, folder: Path, progress: SweepProgress) -> None:
         """Write ``begun``."""
         self.last = progress
-        print_json_line(
+        print_event(
             "begun",
             sweep=config.id,
             folder=str(folder),
@@ -179,7 +179,7 @@ class JsonAudience:
         """Write ``block``."""
         stage = self.last.step if self.last is not None else progress.step
         self.last = progress
-        print_json_line(
+        print_event(
             "block",
             stage=stage,
             block=progress.blocks,
@@ -192,12 +192,12 @@ class JsonAudience:
 
     def see_drop(self, drop: Drop) -> None:
         """Write ``dropped``."""
-        print_json_line("dropped", setting=drop.setting, reason=drop.reason)
+        print_event("dropped", setting=drop.setting, reason=drop.reason)
 
     def see_answers(self, done: int, total: int) -> None:
         """Write ``answered``, at most a hundred times."""
         if done % max(1, total // 100) == 0 or done == total:
-            print_json_line("answered", done=done, answers=total)
+            print_event("answered", done=done, answers=total)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_json, print_json_line, print_table
+from etui.cli.common import print_event, print_json, print_table
 from etui.errors import EtuiError, ExitCode
 from etui.units import count_text, seconds_text
 
@@ -30,7 +30,7 @@ def print_plan(
         print_json(plan)
         return ExitCode.DONE
     if as_line:
-        print_json_line({"event": "plan", **plan})
+        print_event("plan", **plan)
         return ExitCode.DONE
     click.echo(f"{plan['model']}, workload {plan['workload']}, goal {plan['goal']}")
     for number, key in enumerate(plan["settings"]):

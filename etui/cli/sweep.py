@@ -318,11 +318,11 @@ def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) ->
 
 def _revert(model: str, config: Config, *, as_json: bool) -> int:
     from etui.models.catalogue import load_catalogue
+    from etui.models.tuned import remove_tuned
     from etui.runtime.serving import catalogue_name
-    from etui.sweep.run.apply import revert
 
     name = catalogue_name(model, config, load_catalogue(config))
-    tuned = revert(config, name)
+    tuned = remove_tuned(config, name)
     if as_json:
         print_json({"model": name, "reverted": tuned})
     elif tuned is None:

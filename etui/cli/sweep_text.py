@@ -143,7 +143,9 @@ def apply_result(
 
 
 def _describe_applied(tuned: TunedSettings) -> list[str]:
-    values = " ".join(f"{key}={value}" for key, value in tuned.values.items())
+    from etui.models.tuned import describe_values
+
+    values = describe_values(tuned.values)
     lines = [
         f"{tuned.model} uses {values} on this machine from now on: {tuned.verdict}"
         if values

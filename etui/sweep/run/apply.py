@@ -1,4 +1,4 @@
-"""Apply the best setting of a sweep to its model on this machine, and revert it."""
+"""Apply the best setting of a sweep to its model on this machine."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def apply_best(
             or the settings cannot be saved.
     """
     spec = _check_sweep(config, sweep_config, result)
-    best = choose_best(result, goal)
+    best = choose_setting(result, goal)
     base = result.settings[0]
     if best.setting is None:
         raise _nothing(result, goal, best)
@@ -113,19 +113,7 @@ def apply_best(
     return settings
 
 
-def revert(config: Config, model: str) -> TunedSettings | None:
-    """Remove the tuned settings of a model on this machine, so that models.yaml counts again.
-
-    Returns:
-        What was removed; None if there was nothing.
-
-    Raises:
-        EtuiError: The file of tuned settings is damaged or cannot be written.
-    """
-    return remove_tuned(config, model)
-
-
-def choose_best(result: SweepResult, goal: Goal) -> Best:
+def choose_setting(result: SweepResult, goal: Goal) -> Best:
     """Choose the best setting by a goal, of those with a claimed improvement.
 
     With the goal of the sweep it is the sweep's own choice, unless that is another model.

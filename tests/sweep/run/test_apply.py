@@ -18,7 +18,7 @@ from etui.errors import EtuiError, ExitCode
 from etui.models.catalogue import load_catalogue
 from etui.models.entries import read_entries
 from etui.models.spec import STARTER
-from etui.models.tuned import load_tuned
+from etui.models.tuned import load_tuned, remove_tuned
 from etui.stats.tests import Interval
 from etui.sweep.goal import Goal
 from etui.sweep.result import Difference, SettingResult, SweepResult
@@ -26,8 +26,7 @@ from etui.sweep.run.apply import (
     NothingToApply,
     apply_best,
     build_limit_command,
-    choose_best,
-    revert,
+    choose_setting,
 )
 from etui.sweep.run.tuned_values import choose_values
 from etui.sweep.setting import Axis, Setting, Value
@@ -110,9 +109,9 @@ def test_the_best_setting_is_used_from_then_on_and_reverted(config: Config) -> N
     spec = load_catalogue(config).get(STARTER)
     assert (spec.threads, spec.kv_type) == (THREADS + 1, "q8_0")
     assert load_tuned(config) == (settings,)
-    assert revert(config, STARTER) == settings
+    assert remove_tuned(config, STARTER) == settings
     assert load_catalogue(config) == before
-    assert revert(config, STARTER) is None
+    assert remove_tuned(config, STARTER) is None
 
 
 def test_another_goal_chooses_among_the_measured_settings(config: Config) -> None:
@@ -126,9 +125,9 @@ def test_another_goal_chooses_among_the_measured_settings(config: Config) -> Non
 def test_within_a_time_limit_a_slower_setting_is_passed_over() -> None:
     slow = setting(-30.0, 40.0, threads=1)
     result = sweep(BASE, slow, SAVES)
-    assert choose_best(result, Goal("joules", 10.0)).setting == SAVES
-    assert choose_best(result, JOULES).setting == slow
-    assert choose_best(result, Goal("joules", 1.0)).setting is None
+    assert choose_setting(result, Goal("joules", 10.0)).setting == SAVES
+    assert choose_setting(result, JOULES).setting == slow
+    assert choose_setting(result, Goal("joules", 1.0)).setting is None
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ def test_the_product_is_claimed_only_beyond_both_intervals(
         joules_difference=difference(joules, half=half),
         seconds_difference=difference(seconds, half=half),
     )
-    found = choose_best(sweep(BASE, one, best=0), Goal("joules*time")).setting
+    found = choose_setting(sweep(BASE, one, best=0), Goal("joules*time")).setting
     assert (found == one) is wins
 
 

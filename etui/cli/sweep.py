@@ -265,7 +265,7 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
     """
     from etui.sweep.report.document import build_document
     from etui.sweep.report.text import format_table, format_verdict
-    from etui.sweep.run.recorded_sweep import REPORT
+    from etui.sweep.run.find import REPORT
 
     document = build_document(outcome.config, outcome.result, outcome.blocks)
     if options["as_json"]:

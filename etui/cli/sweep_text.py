@@ -102,8 +102,8 @@ def print_sweep(name: str, config: Config, *, as_json: bool) -> int:
     """Print the result of a recorded sweep, finished or not."""
     from etui.sweep.report.document import build_document
     from etui.sweep.report.text import format_table, format_verdict
-    from etui.sweep.run.find import find_sweep
-    from etui.sweep.run.recorded_sweep import REPORT, read_sweep
+    from etui.sweep.run.find import REPORT, find_sweep
+    from etui.sweep.run.recorded_sweep import read_sweep
     from etui.sweep.run.run import analyse_folder
 
     recorded = read_sweep(find_sweep(name, config))

@@ -22,8 +22,9 @@ from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.log_rows import answer_record, run_record
 from etui.bench.store.run_config import RunConfig, differences
-from etui.bench.store.run_folder import RunFolder, check_new, read_run
+from etui.bench.store.run_folder import RUN, RunFolder, read_run
 from etui.bench.store.sample import Sample
+from etui.bench.store.sealed_folder import check_new
 from etui.errors import EtuiError, Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class BenchRunner:
             EtuiError: The run cannot start, or did not finish; its answers are kept.
         """
         if out is not None:
-            check_new(out)  # report an error before loading models takes minutes
+            check_new(out, RUN)  # report an error before loading models takes minutes
         named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
         run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
         config = self._configure(plan, run_id)

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.bench.store.run_folder import CONFIG
+from etui.bench.store.sealed_folder import CONFIG
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ def runs_dir(config: Config) -> Path:
 def new_run_id(suite: str, format_name: str, names: Sequence[str], now: datetime) -> str:
     """Make an id like ``20260131-142530-mmlu-letters-smollm2-135m-3f9a``; ids sort by time."""
     what = names[0] if len(names) == 1 else f"{len(names)}-arms"
-    stem = f"{now:%Y%m%d-%H%M%S}-{suite}-{format_name}-{what}-{secrets.token_hex(2)}"
+    return make_id(f"{suite}-{format_name}-{what}", now)
+
+
+def make_id(what: str, now: datetime) -> str:
+    """Make the name of a folder from the time, what is in it, and a random part."""
+    stem = f"{now:%Y%m%d-%H%M%S}-{what}-{secrets.token_hex(2)}"
     return "".join(char if char.isalnum() or char in "-_." else "-" for char in stem)
 
 
@@ -33,19 +38,37 @@ def find_run(text: str, config: Config) -> Path:
     Raises:
         UsageError: No run matches, or several do.
     """
+    return find_folder(text, runs_dir(config), "run")
+
+
+def list_folders(place: Path) -> tuple[Path, ...]:
+    """List the folders in a place that have a configuration, the oldest first."""
+    return tuple(sorted(path.parent for path in place.glob(f"*/{CONFIG}")))
+
+
+def find_folder(text: str, place: Path, noun: str) -> Path:
+    """Find a folder by its path, its name or a prefix of it; ``last`` is the newest.
+
+    Args:
+        text: What the user gives.
+        place: Where such folders are by default.
+        noun: What is in each: ``run``.
+
+    Raises:
+        UsageError: None matches, or several do.
+    """
     given = Path(text).expanduser()
-    if (given / CONFIG).is_file():
+    if text and (given / CONFIG).is_file():
         return given
-    place = runs_dir(config)
-    known = sorted(path.parent.name for path in place.glob(f"*/{CONFIG}"))
+    known = [folder.name for folder in list_folders(place)]
     if text == "last" and known:
         return place / known[-1]
-    found = [name for name in known if name.startswith(text)]
+    found = [name for name in known if text and name.startswith(text)]
     if len(found) == 1:
         return place / found[0]
     if found:
         raise UsageError(
-            f"{len(found)} runs start with {text!r}", f"use one of: {', '.join(found)}"
+            f"{len(found)} {noun}s start with {text!r}", f"use one of: {', '.join(found)}"
         )
     newest = f"; the newest is {known[-1]}" if known else ""
-    raise UsageError(f"there is no run {text!r}", f"runs are in {place}{newest}")
+    raise UsageError(f"there is no {noun} {text!r}", f"{noun}s are in {place}{newest}")

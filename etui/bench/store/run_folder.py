@@ -7,7 +7,6 @@ wrote, which distinguishes a file edited by hand from one that a crash cut off.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -19,18 +18,26 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from etui.atomic import write_text
 from etui.bench.store.run_config import RunConfig, parse_run_config
 from etui.bench.store.sample import Sample, parse_sample
-from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
+from etui.bench.store.sealed_folder import (
+    CONFIG,
+    FolderKind,
+    acquire_lock,
+    build_write_error,
+    check_new,
+    find_seal_problem,
+    write_seal,
+)
+from etui.errors import EtuiError, InvalidFile, UsageError
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-CONFIG = "config.json"
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 PER_SUBJECT = "per_subject.csv"
 REPORT = "report.html"
 _SEAL = "samples.seal"
-_LOCK = ".lock"
+RUN = FolderKind("run", "etui bench")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +83,9 @@ def read_run(folder: Path) -> Recorded:
                 "the file was changed outside etui; remove the line, or start a new run",
             ) from error
         good += len(line)
-    changed = (*edited, *_check_seal(folder, raw), *_find_strays(samples, config))
+    broken = find_seal_problem(folder / _SEAL, SAMPLES, raw)
+    changed = (*edited, *([broken] if broken else []), *_find_strays(samples, config))
     return Recorded(config, tuple(samples), good, changed)
-
-
-def check_new(folder: Path) -> None:
-    """Check that a new run can use this folder.
-
-    Raises:
-        UsageError: The path is a file, or the folder is not empty.
-    """
-    if (folder / CONFIG).exists():
-        raise UsageError(
-            f"{folder} already contains a run", f"resume it with: etui bench --resume {folder}"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", "use a new folder with --out")
-    if folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
-        raise UsageError(f"{folder} is not empty", "use a new folder with --out")
 
 
 class RunFolder:
@@ -117,11 +109,11 @@ class RunFolder:
             UsageError: The path is a file, or the folder is not empty.
             EtuiError: The folder cannot be written, or another process is writing to it.
         """
-        check_new(folder)
+        check_new(folder, RUN)
         lock = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _acquire_lock(folder)
+            lock = acquire_lock(folder, RUN)
             document = {**config.to_json(), "config_sha256": config.sha256}
             text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
             write_text(folder / CONFIG, text, errors="surrogatepass")
@@ -133,7 +125,7 @@ class RunFolder:
         except OSError as error:
             if lock is not None:
                 lock.release()
-            raise _write_error(folder, error) from error
+            raise build_write_error(folder, error, RUN) from error
 
     @classmethod
     def reopen(cls, folder: Path) -> tuple[Self, Recorded]:
@@ -146,7 +138,7 @@ class RunFolder:
         """
         if not (folder / CONFIG).is_file():
             raise _no_run_error(folder)
-        lock = _acquire_lock(folder)
+        lock = acquire_lock(folder, RUN)
         try:
             recorded = read_run(folder)
             if recorded.edited:
@@ -162,7 +154,7 @@ class RunFolder:
             return run, recorded
         except OSError as error:
             lock.release()
-            raise _write_error(folder, error) from error
+            raise build_write_error(folder, error, RUN) from error
         except EtuiError:
             lock.release()
             raise
@@ -180,14 +172,14 @@ class RunFolder:
                 self._write(line)
             except OSError as error:
                 self._drop_partial_line()
-                raise _write_error(self.path, error) from error
+                raise build_write_error(self.path, error, RUN) from error
             self._digest.update(line)
             self._bytes += len(line)
         try:
             os.fsync(self._file.fileno())
             self._write_seal()
         except OSError as error:
-            raise _write_error(self.path, error) from error
+            raise build_write_error(self.path, error, RUN) from error
 
     def write(self, name: str, text: str) -> None:
         """Write one of the other files atomically.
@@ -198,7 +190,7 @@ class RunFolder:
         try:
             write_text(self.path / name, text, errors="surrogatepass")
         except OSError as error:
-            raise _write_error(self.path, error) from error
+            raise build_write_error(self.path, error, RUN) from error
 
     def close(self) -> None:
         """Close the folder and release its lock."""
@@ -212,8 +204,7 @@ class RunFolder:
         self.close()
 
     def _write_seal(self) -> None:
-        seal = {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
-        write_text(self.path / _SEAL, json.dumps(seal) + "\n", sync=False)
+        write_seal(self.path / _SEAL, self._bytes, self._digest.hexdigest())
 
     def _write(self, line: bytes) -> None:
         left = memoryview(line)
@@ -242,21 +233,6 @@ def _read_config(folder: Path) -> tuple[RunConfig, tuple[str, ...]]:
     return config, () if known == config.sha256 else (f"{CONFIG} does not match its hash",)
 
 
-def _check_seal(folder: Path, raw: bytes) -> tuple[str, ...]:
-    """Compare the samples with the seal; lines after the sealed part come from a crash."""
-    path = folder / _SEAL
-    if not path.exists():
-        return () if raw.count(b"\n") <= 1 else (f"{_SEAL} is missing",)
-    try:
-        seal = json.loads(path.read_text(encoding="utf-8"))
-        sealed, digest = int(seal["bytes"]), str(seal["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return (f"{_SEAL} is damaged",)
-    if len(raw) < sealed or hashlib.sha256(raw[:sealed]).hexdigest() != digest:
-        return (f"{SAMPLES} differs from what etui wrote",)
-    return ()
-
-
 def _find_strays(samples: Iterable[Sample], config: RunConfig) -> tuple[str, ...]:
     """Find answers that cannot belong to the run."""
     seen: set[tuple[str, str, int]] = set()
@@ -271,33 +247,7 @@ def _find_strays(samples: Iterable[Sample], config: RunConfig) -> tuple[str, ...
     return ()
 
 
-def _acquire_lock(folder: Path) -> FileLock:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise EtuiError(
-            f"another etui is writing to {folder}", "wait until it ends, or use another --out"
-        ) from error
-    except OSError as error:
-        raise _write_error(folder, error) from error
-    return lock
-
-
 def _no_run_error(folder: Path) -> UsageError:
     return UsageError(
         f"{folder} is not a run folder: it has no {CONFIG}", "start a run with: etui bench --suite"
-    )
-
-
-def _write_error(folder: Path, error: OSError) -> EtuiError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Stopped(
-            f"the disk of {folder} is full",
-            f"free some space, then: etui bench --resume {folder}",
-        )
-    return EtuiError(
-        f"cannot write to {folder}: {error.strerror or error}", "use another folder with --out"
     )

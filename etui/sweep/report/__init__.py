@@ -1,7 +1,1 @@
-"""The report of a sweep: one HTML file that needs no other."""
-
-from __future__ import annotations
-
-from etui.sweep.report.page import write_report
-
-__all__ = ["write_report"]
+"""What a sweep shows: the sentence, the table, the JSON document and the HTML page."""

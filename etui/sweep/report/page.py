@@ -25,22 +25,21 @@ from etui.sweep.sweep_config import SweepConfig
 from etui.text.codec import to_document
 from etui.text.tables import one_line
 
-REPORT_FILE = "report.html"
 _PACKAGE = "etui.sweep.report"
 _BENCH = "etui.bench.report"
 
 
 def write_report(
-    folder: Path,
+    path: Path,
     config: SweepConfig,
     result: SweepResult,
     blocks: Sequence[Block],
     power: Sequence[VisitWatts],
 ) -> None:
-    """Write ``report.html`` into the folder of a sweep, which may be unfinished.
+    """Write the report of a sweep, which may be unfinished.
 
     Args:
-        folder: The folder; it exists.
+        path: The file; its folder exists.
         config: Configuration of the sweep.
         result: Its result.
         blocks: Its blocks, in order.
@@ -50,7 +49,7 @@ def write_report(
         OSError: The file cannot be written; an earlier report is kept.
     """
     page = render_report(config, result, blocks, power)
-    write_text(folder / REPORT_FILE, page, errors="replace")
+    write_text(path, page, errors="replace")
 
 
 def render_report(

@@ -1,17 +1,25 @@
-"""Folders and names of sweeps."""
+"""Folders of sweeps, and the names of the files in them."""
 
 from __future__ import annotations
 
-import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.errors import UsageError
-from etui.sweep.run.recorded_sweep import CONFIG
+from etui.bench.store.find import find_folder, list_folders, make_id
+from etui.bench.store.sealed_folder import CONFIG as CONFIG
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+
+BLOCKS = "blocks.jsonl"
+ANSWERS = "answers.jsonl"
+POWER = "power.jsonl"
+RESULT = "result.json"
+REPORT = "report.html"
+RECORDING = "recorded.json"
+"""The answers that every setting computes again."""
+SEAL = "blocks.seal"
 
 
 def sweeps_dir(config: Config) -> Path:
@@ -21,13 +29,12 @@ def sweeps_dir(config: Config) -> Path:
 
 def new_sweep_id(model: str, now: datetime) -> str:
     """Make an id like ``20260131-142530-smollm2-135m-3f9a``; ids sort by time."""
-    stem = f"{now:%Y%m%d-%H%M%S}-{model[:60]}-{secrets.token_hex(2)}"
-    return "".join(char if char.isalnum() or char in "-_." else "-" for char in stem)
+    return make_id(model[:60], now)
 
 
 def list_sweeps(config: Config) -> tuple[Path, ...]:
     """List the folders of all sweeps in the default folder, the oldest first."""
-    return tuple(sorted(path.parent for path in sweeps_dir(config).glob(f"*/{CONFIG}")))
+    return list_folders(sweeps_dir(config))
 
 
 def find_sweep(text: str, config: Config) -> Path:
@@ -36,19 +43,4 @@ def find_sweep(text: str, config: Config) -> Path:
     Raises:
         UsageError: No sweep matches, or several do.
     """
-    given = Path(text).expanduser()
-    if text and (given / CONFIG).is_file():
-        return given
-    place = sweeps_dir(config)
-    known = [folder.name for folder in list_sweeps(config)]
-    if text == "last" and known:
-        return place / known[-1]
-    found = [name for name in known if text and name.startswith(text)]
-    if len(found) == 1:
-        return place / found[0]
-    if found:
-        raise UsageError(
-            f"{len(found)} sweeps start with {text!r}", f"use one of: {', '.join(found)}"
-        )
-    newest = f"; the newest is {known[-1]}" if known else ""
-    raise UsageError(f"there is no sweep {text!r}", f"sweeps are in {place}{newest}")
+    return find_folder(text, sweeps_dir(config), "sweep")

@@ -8,7 +8,6 @@ one that a crash cut off.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -18,16 +17,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from etui.atomic import write_text
-from etui.errors import EtuiError, Stopped, UsageError
+from etui.bench.store.sealed_folder import (
+    FolderKind,
+    acquire_lock,
+    build_write_error,
+    check_new,
+    write_seal,
+)
+from etui.errors import EtuiError
 from etui.sweep.blocks import Block
 from etui.sweep.machine.accuracy import SettingAnswer
 from etui.sweep.machine.visit_power import VisitPower
+from etui.sweep.run.find import ANSWERS, BLOCKS, CONFIG, POWER, SEAL
 from etui.sweep.run.recorded_sweep import (
-    ANSWERS,
-    BLOCKS,
-    CONFIG,
-    POWER,
-    SEAL,
     VERSION,
     RecordedSweep,
     hash_config,
@@ -41,23 +43,7 @@ from etui.text.codec import to_document
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_LOCK = ".lock"
-
-
-def check_new(folder: Path) -> None:
-    """Check that a new sweep can use this folder.
-
-    Raises:
-        UsageError: The path is a file, or the folder is not empty.
-    """
-    if (folder / CONFIG).exists():
-        raise UsageError(
-            f"{folder} already contains a sweep", f"resume it with: etui sweep --resume {folder}"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", "use a new folder with --out")
-    if folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
-        raise UsageError(f"{folder} is not empty", "use a new folder with --out")
+SWEEP = FolderKind("sweep", "etui sweep")
 
 
 class SweepFolder:
@@ -83,11 +69,11 @@ class SweepFolder:
             UsageError: The path is a file, or the folder is not empty.
             EtuiError: The folder cannot be written, or another process is writing to it.
         """
-        check_new(folder)
+        check_new(folder, SWEEP)
         lock = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _acquire_lock(folder)
+            lock = acquire_lock(folder, SWEEP)
             content = to_document(config)
             document = {"version": VERSION, "sha256": hash_config(content), "config": content}
             text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
@@ -100,7 +86,7 @@ class SweepFolder:
         except OSError as error:
             if lock is not None:
                 lock.release()
-            raise _write_error(folder, error) from error
+            raise build_write_error(folder, error, SWEEP) from error
         except EtuiError:
             if lock is not None:
                 lock.release()
@@ -117,7 +103,7 @@ class SweepFolder:
         """
         if not (folder / CONFIG).is_file():
             raise no_sweep_error(folder)
-        lock = _acquire_lock(folder)
+        lock = acquire_lock(folder, SWEEP)
         try:
             recorded = read_sweep(folder)
             whole = read_bytes(folder / BLOCKS)[: recorded.good_bytes[BLOCKS]]
@@ -128,7 +114,7 @@ class SweepFolder:
             return sweep, recorded
         except OSError as error:
             lock.release()
-            raise _write_error(folder, error) from error
+            raise build_write_error(folder, error, SWEEP) from error
         except EtuiError:
             lock.release()
             raise
@@ -146,7 +132,7 @@ class SweepFolder:
         try:
             self._write_seal()
         except OSError as error:
-            raise _write_error(self.path, error) from error
+            raise build_write_error(self.path, error, SWEEP) from error
 
     def add_answers(self, answers: Iterable[SettingAnswer]) -> None:
         """Append answers to questions; errors as in :meth:`add_block`."""
@@ -165,7 +151,7 @@ class SweepFolder:
         try:
             write_text(self.path / name, text, errors="surrogatepass")
         except OSError as error:
-            raise _write_error(self.path, error) from error
+            raise build_write_error(self.path, error, SWEEP) from error
 
     def close(self) -> None:
         """Close the folder and release its lock."""
@@ -191,35 +177,8 @@ class SweepFolder:
         except OSError as error:
             with suppress(OSError):  # else the partial line is dropped by the next reader
                 file.truncate(before)
-            raise _write_error(self.path, error) from error
+            raise build_write_error(self.path, error, SWEEP) from error
         return text
 
     def _write_seal(self) -> None:
-        seal = {"bytes": self._sealed_bytes, "sha256": self._digest.hexdigest()}
-        write_text(self.path / SEAL, json.dumps(seal) + "\n", sync=False)
-
-
-def _acquire_lock(folder: Path) -> FileLock:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise EtuiError(
-            f"another etui is writing to {folder}", "wait until it ends, or use another --out"
-        ) from error
-    except OSError as error:
-        raise _write_error(folder, error) from error
-    return lock
-
-
-def _write_error(folder: Path, error: OSError) -> EtuiError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Stopped(
-            f"the disk of {folder} is full",
-            f"free some space, then: etui sweep --resume {folder}",
-        )
-    return EtuiError(
-        f"cannot write to {folder}: {error.strerror or error}", "use another folder with --out"
-    )
+        write_seal(self.path / SEAL, self._sealed_bytes, self._digest.hexdigest())

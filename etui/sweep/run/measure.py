@@ -23,10 +23,11 @@ from etui.sweep.race.durations import count_blocks_left, estimate_seconds_left, 
 from etui.sweep.race.loop import measure_blocks
 from etui.sweep.result import DetectionFloor, SweepResult
 from etui.sweep.rig import Rig
+from etui.sweep.run.find import REPORT, RESULT
 from etui.sweep.run.folder import SweepFolder
 from etui.sweep.run.log_rows import build_setting_records, build_sweep_record, sum_joules
 from etui.sweep.run.measured_result import analyse_measured, group_answers, list_asked
-from etui.sweep.run.recorded_sweep import RESULT, RecordedSweep
+from etui.sweep.run.recorded_sweep import RecordedSweep
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepConfig
 
@@ -276,14 +277,14 @@ class SweepRun:
             self.audience.note(text)
 
     def _finish(self, why: str) -> SweepOutcome:
-        from etui.sweep.report import write_report
         from etui.sweep.report.document import build_document
+        from etui.sweep.report.page import write_report
 
         result = self._analyse()
         document = build_document(self.config, result, self.blocks)
         self.folder.write(RESULT, json.dumps(document, indent=2) + "\n")
         self.audience.note("writing the report")
-        write_report(self.folder.path, self.config, result, self.blocks, self.power)
+        write_report(self.folder.path / REPORT, self.config, result, self.blocks, self.power)
         self._save_rows(result)
         return SweepOutcome(self.folder.path, self.config, result, tuple(self.blocks), why)
 

@@ -7,25 +7,20 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from etui.bench.store.sealed_folder import find_seal_problem
 from etui.errors import InvalidFile, UsageError
 from etui.sweep.blocks import Block
 from etui.sweep.machine.accuracy import SettingAnswer
 from etui.sweep.machine.visit_power import VisitPower
+from etui.sweep.run.find import ANSWERS, BLOCKS, CONFIG, POWER, RESULT, SEAL
 from etui.sweep.sweep_config import SweepConfig
 from etui.text.codec import DocumentError, from_document
 
-CONFIG = "config.json"
-BLOCKS = "blocks.jsonl"
-ANSWERS = "answers.jsonl"
-POWER = "power.jsonl"
-RESULT = "result.json"
-REPORT = "report.html"
 VERSION = 1
 """Version of the files; another one is refused."""
 
-SEAL = "blocks.seal"
 T = TypeVar("T")
 
 
@@ -161,19 +156,7 @@ def _check_seal(folder: Path, raw: bytes) -> None:
     Raises:
         InvalidFile: The blocks are not those that etui wrote.
     """
-    path = folder / SEAL
-    found = ""
-    if not path.exists():
-        found = "" if raw.count(b"\n") <= 1 else f"{SEAL} is missing"
-    else:
-        try:
-            seal: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            sealed, digest = int(seal["bytes"]), str(seal["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            found = f"{SEAL} is damaged"
-        else:
-            if len(raw) < sealed or hashlib.sha256(raw[:sealed]).hexdigest() != digest:
-                found = f"{BLOCKS} differs from what etui wrote"
+    found = find_seal_problem(folder / SEAL, BLOCKS, raw)
     if found:
         raise InvalidFile(
             f"{folder} was changed outside etui: {found}",

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from etui.bench.store.sealed_folder import check_new
 from etui.errors import EtuiError, UsageError
 from etui.models.catalogue import load_catalogue
 from etui.sweep.race.design import next_block
@@ -18,8 +19,8 @@ from etui.sweep.race.durations import (
     guess_visit_seconds,
 )
 from etui.sweep.run.conditions import asks_for_the_same, list_changes
-from etui.sweep.run.find import list_sweeps, new_sweep_id, sweeps_dir
-from etui.sweep.run.folder import SweepFolder, check_new
+from etui.sweep.run.find import CONFIG, list_sweeps, new_sweep_id, sweeps_dir
+from etui.sweep.run.folder import SWEEP, SweepFolder
 from etui.sweep.run.measure import (
     Instruments,
     SweepAudience,
@@ -30,7 +31,6 @@ from etui.sweep.run.measure import (
 from etui.sweep.run.measured_result import analyse_measured
 from etui.sweep.run.plan import SweepPlan, SweepRequest, make_plan, restore_request
 from etui.sweep.run.recorded_sweep import (
-    CONFIG,
     RecordedSweep,
     is_finished,
     read_config,
@@ -114,7 +114,7 @@ class SweepRunner:
             EtuiError: The sweep cannot start, or has failed; what was measured is kept.
         """
         if out is not None and (fresh or not (out / CONFIG).is_file()):
-            check_new(out)  # report an error before anything is opened
+            check_new(out, SWEEP)  # report an error before anything is opened
         started = self._now()
         plan = self._plan(
             request, new_sweep_id(request.model or request.arm or "", started), started

@@ -22,6 +22,7 @@ from etui.sweep.machine.machine_watch import MOST_OTHERS
 from etui.sweep.machine.model_loader import ModelLoader
 from etui.sweep.machine.procedure import Procedure, choose_window_s
 from etui.sweep.machine.visit_power import read_power
+from etui.sweep.run.find import RECORDING
 from etui.sweep.run.measure import Instruments
 from etui.turn.build_record import build_load_record
 
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from etui.sweep.run.plan import SweepPlan
     from etui.sweep.setting import Setting
     from etui.sweep.sweep_config import SweepConfig
-
-RECORDING = "recorded.json"
-"""The answers that every setting computes again, in the folder of a sweep."""
 
 _METER_WARM_UP_S = 1.2
 

@@ -27,6 +27,7 @@ from etui.runtime.keep_warm import (
     find_last_cool_down,
     read_all_idle,
 )
+from etui.sweep.run.find import sweeps_dir
 from etui.tui.models.last_sweep import LastSweep, SweepResults
 from etui.turn.record import LoadRecord, UnloadRecord
 
@@ -113,7 +114,7 @@ class CardReader:
         self._log = LogReader(config)
         self._headers: dict[tuple[Path, int, int], Gguf | str] = {}
         self._gpu = built_for_gpu(library_folder())
-        self._sweeps = SweepResults(config.home / "sweeps")
+        self._sweeps = SweepResults(sweeps_dir(config))
 
     def close(self) -> None:
         """Close the log."""

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from etui.sweep.run.find import REPORT, RESULT
 from etui.text.codec import from_document
-
-_RESULT, _REPORT = "result.json", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class LastSweep:
     @property
     def report(self) -> Path:
         """The report, a page for a browser."""
-        return self.folder / _REPORT
+        return self.folder / REPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class SweepResults:
         """Return the newest sweep of each model; a result that cannot be read is left out."""
         found: dict[str, LastSweep] = {}
         read: dict[tuple[Path, int], _Result | None] = {}
-        for path in sorted(self._folder.glob(f"*/{_RESULT}")):  # names begin with the time
+        for path in sorted(self._folder.glob(f"*/{RESULT}")):  # names begin with the time
             try:
                 key = (path, path.stat().st_mtime_ns)
             except OSError:
@@ -88,7 +87,7 @@ def _build_sweep(folder: Path, result: _Result) -> LastSweep:
         verdict=result.verdict,
         is_complete=result.is_complete,
         is_better=result.is_complete and result.best not in (None, result.baseline),
-        has_report=(folder / _REPORT).is_file(),
+        has_report=(folder / REPORT).is_file(),
     )
 
 

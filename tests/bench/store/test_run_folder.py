@@ -276,3 +276,5 @@ def test_runs_are_found_by_path_id_beginning_and_last(config):
         find_run("2026", config)
     with pytest.raises(UsageError, match="there is no run"):
         find_run("2027", config)
+    with pytest.raises(UsageError, match="there is no run"):
+        find_run("", config)

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.stats.tests import Interval
-from etui.sweep.report import write_report
 from etui.sweep.report.effect_chart import WIDE, compare_equals, draw_effects, draw_equal_pair
 from etui.sweep.report.frontier_chart import draw_frontier
-from etui.sweep.report.page import render_report
+from etui.sweep.report.page import render_report, write_report
 from etui.sweep.report.power_chart import draw_power, place_visits, thin_watts
 from etui.sweep.report.race_chart import draw_race
 from etui.sweep.report.roles import fit_values, list_roles, shown_roles
@@ -176,7 +175,7 @@ def test_texts_cannot_leave_their_place() -> None:
 def test_the_file_is_written_whole(tmp_path: Path) -> None:
     sweep, folder = results.two_settings(), tmp_path / "sweep"
     folder.mkdir()
-    write_report(folder, sweep.config, sweep.result, sweep.blocks, sweep.power)
+    write_report(folder / "report.html", sweep.config, sweep.result, sweep.blocks, sweep.power)
     assert (folder / "report.html").read_text(encoding="utf-8") == page_of(sweep)
     assert [path.name for path in folder.iterdir()] == ["report.html"]
 
@@ -184,7 +183,7 @@ def test_the_file_is_written_whole(tmp_path: Path) -> None:
 def test_a_lone_surrogate_is_replaced(tmp_path: Path) -> None:
     sweep = results.two_settings()
     strange = replace(sweep.config, model="a\udcff")
-    write_report(tmp_path, strange, sweep.result, sweep.blocks, sweep.power)
+    write_report(tmp_path / "report.html", strange, sweep.result, sweep.blocks, sweep.power)
     assert "a\ufffd" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

@@ -78,7 +78,7 @@ def choose_context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:
     return min(bound for bound in bounds if bound)
 
 
-def read_cpu_seconds(pid: int | None) -> float:
+def read_process_seconds(pid: int | None) -> float:
     """Read the CPU seconds of a child process; 0 if there is none."""
     import psutil
 

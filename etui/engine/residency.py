@@ -18,7 +18,7 @@ from etui.engine.load_settings import (
     choose_batch_tokens,
     choose_context_tokens,
     choose_flash_attention,
-    read_cpu_seconds,
+    read_process_seconds,
     session_key,
 )
 from etui.engine.model import Model, Split
@@ -363,7 +363,7 @@ class Residency:
         limits = choose_thread_limits(spec, self._config, on_gpu=layers > 0)
         threads = ThreadControl(limits.decode, limits.prefill, adapt=limits.adapt, note=limits.note)
         self._templates.start()  # it becomes ready while the weights are loaded
-        helper_seconds = read_cpu_seconds(self._templates.pid)
+        helper_seconds = read_process_seconds(self._templates.pid)
         model = Model(library, path, layers, split, shown=tags, heads=heads)
         try:
             options = ContextOptions(
@@ -377,7 +377,7 @@ class Residency:
             )
             context = Context(library, model, options)
             context.threads = threads
-            threads.loaded(read_cpu_seconds(self._templates.pid) - helper_seconds)
+            threads.loaded(read_process_seconds(self._templates.pid) - helper_seconds)
             return model, context
         except EtuiError:
             model.free()

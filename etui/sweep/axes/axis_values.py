@@ -93,7 +93,7 @@ def parse_value(axis: AxisName, text: str) -> Value:
 def refuse_value(
     axis: AxisName, value: Value, model: SweptModel, facts: MachineFacts
 ) -> tuple[str, str] | None:
-    """Say why a model cannot have a value on this machine, and what to do; None if it can.
+    """Return why a model cannot have a value on this machine, and what to do; None if it can.
 
     Args:
         axis: The axis, any but ``model``.

@@ -122,7 +122,7 @@ def _refuse_size(count: int) -> UsageError:
 
 
 def find_obstacle(values: Values, facts: MachineFacts) -> str:
-    """Say why a combination is impossible; empty if it is possible."""
+    """Return why a combination is impossible; empty if it is possible."""
     model = facts.models[str(values.get("model", facts.model))]
     for axis, value in values.items():
         if axis != "model" and (refused := refuse_value(axis, value, model, facts)) is not None:

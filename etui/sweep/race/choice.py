@@ -10,10 +10,10 @@ from etui.sweep.race.design import follow
 from etui.sweep.race.elimination import (
     MISTAKE,
     Standings,
+    compare_seconds,
     find_fastest,
     rank,
     read_standings,
-    slower_by,
 )
 from etui.sweep.sweep_config import SweepDesign
 
@@ -64,5 +64,5 @@ def _is_too_slow(design: SweepDesign, standings: Standings) -> bool:
     """Return whether the baseline is slower than the limit of the time allows."""
     if design.goal.within_percent is None:
         return False
-    slower = slower_by(standings, standings.baseline, find_fastest(standings))
+    slower = compare_seconds(standings, standings.baseline, find_fastest(standings))
     return slower > math.log1p(design.goal.within_percent / 100)

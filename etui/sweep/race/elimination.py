@@ -132,7 +132,7 @@ def rank(standings: Standings) -> list[str]:
     fastest = find_fastest(standings)
 
     def order(key: str) -> tuple[bool, float]:
-        slower = slower_by(standings, key, fastest)
+        slower = compare_seconds(standings, key, fastest)
         too_slow = slower > math.log1p(limit / 100)
         return too_slow, slower if too_slow else _cost(standings, key)
 
@@ -141,10 +141,10 @@ def rank(standings: Standings) -> list[str]:
 
 def find_fastest(standings: Standings) -> str:
     """Return the setting with the least seconds, dropped or not: limits are relative to it."""
-    return min(standings.keys, key=lambda key: slower_by(standings, key, standings.baseline))
+    return min(standings.keys, key=lambda key: compare_seconds(standings, key, standings.baseline))
 
 
-def slower_by(standings: Standings, setting: str, reference: str) -> float:
+def compare_seconds(standings: Standings, setting: str, reference: str) -> float:
     """Return the log ratio of the seconds of two settings; infinite if they are not comparable."""
     return _log_ratio(standings.seconds, setting, reference)
 

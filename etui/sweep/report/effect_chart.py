@@ -14,8 +14,8 @@ from etui.bench.report.layout import Size
 from etui.bench.report.svg import Axis
 from etui.sweep.blocks import Block, Visit
 from etui.sweep.report.cells import difference_text
-from etui.sweep.report.sentences import effect_name
-from etui.sweep.report.verdict import JOULES, floor_of, floor_text
+from etui.sweep.report.sentences import name_effect
+from etui.sweep.report.verdict import JOULES, choose_floor, floor_text
 from etui.sweep.result import Difference, SweepResult
 from etui.text.tables import fit_cells
 
@@ -66,10 +66,10 @@ def draw_effects(result: SweepResult, what: str, size: Size) -> Markup | None:
     for effect in result.effects:
         difference = effect.joules if what == JOULES else effect.seconds
         if difference is not None and math.isfinite(difference.percent):
-            rows.append((effect_name(effect), difference))
+            rows.append((name_effect(effect), difference))
     if not rows:
         return None
-    floor = floor_of(result.floor, what)
+    floor = choose_floor(result.floor, what)
     kind = result.kind if what == JOULES else None
     ends = [end for _, one in rows for end in (one.low, one.percent, one.high) if end is not None]
     scale = _scale(ends, floor, size)
@@ -97,7 +97,7 @@ def draw_equal_pair(
     found = compare_equals(result.baseline, blocks, what)
     if not found:
         return None
-    floor = floor_of(result.floor, what)
+    floor = choose_floor(result.floor, what)
     kind = result.kind if what == JOULES else None
     scale = _scale([percent for _, percent in found], floor, size)
     bottom = size.top + 44

@@ -14,7 +14,7 @@ from etui.bench.report.layout import Box, Size, box_around, place_label
 from etui.bench.report.svg import Axis
 from etui.stats.tests import Interval
 from etui.sweep.report.cells import accuracy_text, difference_text, joules_text
-from etui.sweep.report.roles import Role, list_names, list_short_names, role_of
+from etui.sweep.report.roles import Role, find_role, list_names, list_short_names
 from etui.sweep.result import SettingResult, SweepResult
 from etui.text.tables import fit_cells
 
@@ -100,7 +100,7 @@ def _dots(result: SweepResult) -> list[_Dot]:
         share = one.accuracy.share.value if one.accuracy is not None else None
         accuracy = "" if share is None else f" · {units.accuracy_text(share)}"
         title = _title(names[one.setting], result, one)
-        role, name = role_of(result, one), short[one.setting]
+        role, name = find_role(result, one), short[one.setting]
         found.append(_Dot(role, one.seconds, one.joules, name, accuracy, title))
     return sorted(found, key=lambda dot: (_ORDER[dot.role], dot.joules.value))
 

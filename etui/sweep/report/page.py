@@ -17,7 +17,7 @@ from etui.sweep.report.energy_record import (
     describe_conditions,
 )
 from etui.sweep.report.power_chart import VisitWatts
-from etui.sweep.report.roles import shown_roles
+from etui.sweep.report.roles import list_shown_roles
 from etui.sweep.report.sentences import floor_sentence, interaction_sentence, time_sentence
 from etui.sweep.report.verdict import JOULES, TIME, format_verdict
 from etui.sweep.result import SweepResult
@@ -77,12 +77,12 @@ def render_report(
         visits=units.count_text(result.visits, "visit"),
         blocks=units.count_text(result.blocks, "block"),
         workload=one_line(config.workload),
-        findings=view.findings(result),
+        findings=view.build_findings(result),
         notes=[
             *map(one_line, result.notes),
             *(f"repeated: {one_line(text)}" for text in result.repeated),
         ],
-        roles=shown_roles(result),
+        roles=list_shown_roles(result),
         frontiers=[
             frontier_chart.draw_frontier(result, size)
             for size in (frontier_chart.WIDE, frontier_chart.NARROW)
@@ -110,13 +110,13 @@ def render_report(
             race_chart.draw_race(result, blocks, size)
             for size in (race_chart.WIDE, race_chart.NARROW)
         ],
-        drops=view.drop_rows(result),
+        drops=view.build_drop_rows(result),
         powers=[
             power_chart.draw_power(result, power, size)
             for size in (power_chart.WIDE, power_chart.NARROW)
         ],
-        headings=view.headings(result),
-        rows=view.table_rows(result),
+        headings=view.list_headings(result),
+        rows=view.build_rows(result),
         conditions=describe_conditions(
             build_energy_record(config, result, blocks), one_line(config.model)
         ),

@@ -12,7 +12,7 @@ from etui.bench.report.layout import Size
 from etui.bench.report.svg import Axis
 from etui.sweep.blocks import Block, Stage
 from etui.sweep.report.names import list_varied_axes
-from etui.sweep.report.roles import fit_values, list_names, list_value_texts, role_of
+from etui.sweep.report.roles import find_role, fit_values, list_names, list_value_texts
 from etui.sweep.result import SettingResult, SweepResult
 from etui.text.tables import fit_cells
 
@@ -45,7 +45,7 @@ def draw_race(result: SweepResult, blocks: Sequence[Block], size: Size) -> Marku
         parts.append(svg.label(size.left - 10, size.top - 9, axes, "note", "end"))
     for at, one in enumerate(rows):
         y = size.top + _ROW * at
-        role = f"role-{role_of(result, one)}"
+        role = f"role-{find_role(result, one)}"
         text = texts[one.setting]
         parts.append(svg.label(size.left - 10, y + 13.5, text, "row-label", "end"))
         title = _title(names[one.setting], one)

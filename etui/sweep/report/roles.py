@@ -24,7 +24,7 @@ _SHORTEST = 6
 """Characters that stay of a value whose middle is left out."""
 
 
-def role_of(result: SweepResult, one: SettingResult) -> Role:
+def find_role(result: SweepResult, one: SettingResult) -> Role:
     """Return the most important part that a setting plays."""
     if one.setting == result.best and one.setting != result.baseline:
         return "best"
@@ -37,7 +37,7 @@ def role_of(result: SweepResult, one: SettingResult) -> Role:
 
 def list_roles(result: SweepResult) -> dict[str, Role]:
     """Return the role of every setting, by its key."""
-    return {one.setting: role_of(result, one) for one in result.settings}
+    return {one.setting: find_role(result, one) for one in result.settings}
 
 
 def list_names(result: SweepResult) -> dict[str, str]:
@@ -67,7 +67,7 @@ def list_short_names(result: SweepResult) -> dict[str, str]:
     }
 
 
-def shown_roles(result: SweepResult) -> list[tuple[str, str]]:
+def list_shown_roles(result: SweepResult) -> list[tuple[str, str]]:
     """Return the legend, CSS class and name, of the roles that occur."""
     found = set(list_roles(result).values())
     return [(f"role-{role}", name) for role, name in NAMES.items() if role in found]

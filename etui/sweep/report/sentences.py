@@ -56,7 +56,7 @@ def time_sentence(result: SweepResult) -> str:
     return f"{text}; {grid}, so dropping saved about {units.percent_text(saved)}."
 
 
-def effect_name(effect: AxisEffect) -> str:
+def name_effect(effect: AxisEffect) -> str:
     """Name an effect: ``threads=1 against 2``."""
     return one_line(f"{effect.axis}={effect.value} against {effect.reference}")
 

@@ -18,9 +18,9 @@ from etui.sweep.report.cells import (
 )
 from etui.sweep.report.names import list_varied_axes, name_values
 from etui.sweep.report.sentences import (
-    effect_name,
     floor_sentence,
     interaction_sentence,
+    name_effect,
     time_sentence,
 )
 from etui.sweep.report.verdict import format_verdict
@@ -158,7 +158,7 @@ def _effect_lines(result: SweepResult) -> list[str]:
         return []
     rows = [
         [
-            effect_name(one),
+            name_effect(one),
             difference_text(one.joules),
             difference_text(one.seconds),
         ]

@@ -57,7 +57,7 @@ def computes_same(result: SweepResult, accuracy: Accuracy) -> bool:
     )
 
 
-def accuracy_bound(accuracy: Accuracy) -> float | None:
+def find_accuracy_bound(accuracy: Accuracy) -> float | None:
     """Return the largest change of accuracy in the interval, in points; None without one."""
     change = accuracy.difference_points
     if change is None or change.low is None or change.high is None:
@@ -65,7 +65,7 @@ def accuracy_bound(accuracy: Accuracy) -> float | None:
     return max(abs(change.low), abs(change.high))
 
 
-def floor_of(floor: DetectionFloor | None, what: str) -> float | None:
+def choose_floor(floor: DetectionFloor | None, what: str) -> float | None:
     """Return the detection floor of joules or of time in per cent; None if unmeasured."""
     if floor is None or what not in (JOULES, TIME):
         return None
@@ -77,12 +77,14 @@ def floor_text(percent: float) -> str:
     return "above 100 %" if percent > _WHOLE else units.change_text(percent, signed=False)
 
 
-def no_difference(what: str, difference: Difference | None, floor: DetectionFloor | None) -> str:
+def describe_no_difference(
+    what: str, difference: Difference | None, floor: DetectionFloor | None
+) -> str:
     """Format that no difference was shown, with what can be ruled out.
 
     An interval that goes beyond the floor is stated in full: the floor would promise too much.
     """
-    smallest = floor_of(floor, what)
+    smallest = choose_floor(floor, what)
     if difference is None or difference.low is None or difference.high is None:
         return f"no difference in {what} could be shown"
     low, high = difference.low, difference.high
@@ -94,7 +96,7 @@ def no_difference(what: str, difference: Difference | None, floor: DetectionFloo
 
 
 def _keep(result: SweepResult, base: SettingResult) -> str:
-    """Say that nothing beats the setting in use, and what saves time at the same joules."""
+    """Write that nothing beats the setting in use, and what saves time at the same joules."""
     goal = result.goal.measure
     name, among = name_values(base.values), _limit_text(result.goal)
     if goal != TIME and not _has_joules(result):
@@ -106,7 +108,7 @@ def _keep(result: SweepResult, base: SettingResult) -> str:
         text = f"{among}none beats the current one ({name})"
     else:
         text = f"nothing beats the current setting ({name})"
-    smallest = floor_of(result.floor, goal)
+    smallest = choose_floor(result.floor, goal)
     if goal == "joules*time":
         text += "; no saving of joules times seconds could be shown"
     elif smallest is None:
@@ -169,7 +171,7 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
         if difference is not None and difference.is_claimed
     ]
     open_ = [
-        no_difference(what, difference, result.floor)
+        describe_no_difference(what, difference, result.floor)
         for what, difference in differences.items()
         if difference is None or not difference.is_claimed
     ]
@@ -227,7 +229,7 @@ def _accuracy_claim(accuracy: Accuracy) -> str:
 def _accuracy_kept(result: SweepResult, accuracy: Accuracy) -> str:
     if computes_same(result, accuracy):
         return "accuracy is the same, as the same numbers are computed"
-    bound = accuracy_bound(accuracy)
+    bound = find_accuracy_bound(accuracy)
     if bound is None:
         return "no difference in accuracy could be shown"
     return f"accuracy is unchanged within {units.points_change_text(bound, signed=False)}"

@@ -16,7 +16,7 @@ from etui.sweep.report.cells import (
     state_text,
 )
 from etui.sweep.report.names import find_setting
-from etui.sweep.report.roles import list_names, role_of
+from etui.sweep.report.roles import find_role, list_names
 from etui.sweep.report.verdict import floor_text
 from etui.sweep.result import Difference, SettingResult, SweepResult
 
@@ -45,7 +45,7 @@ class Row:
     Attributes:
         name: Its values of the axes that differ.
         role: Its role, for the colour.
-        state: What became of it.
+        state: Its place: ``best``, ``dropped after 7``.
         cells: Figures, in the order of the headings.
     """
 
@@ -64,7 +64,7 @@ class DropRow:
     reason: str
 
 
-def headings(result: SweepResult) -> list[str]:
+def list_headings(result: SweepResult) -> list[str]:
     """List the headings of the figures."""
     mark = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
     found = [
@@ -80,13 +80,13 @@ def headings(result: SweepResult) -> list[str]:
     return found
 
 
-def table_rows(result: SweepResult) -> list[Row]:
+def build_rows(result: SweepResult) -> list[Row]:
     """Build the table of settings, in the order of the result."""
     names = list_names(result)
     return [
         Row(
             name=names[one.setting],
-            role=role_of(result, one),
+            role=find_role(result, one),
             state=state_text(result, one),
             cells=_cells(result, one),
         )
@@ -94,10 +94,10 @@ def table_rows(result: SweepResult) -> list[Row]:
     ]
 
 
-def drop_rows(result: SweepResult) -> list[DropRow]:
+def build_drop_rows(result: SweepResult) -> list[DropRow]:
     """Build the table of dropped settings: those that could not run, then the first dropped."""
     names = list_names(result)
-    gone = [one for one in result.settings if one.dropped_after is not None or one.drop_reason]
+    dropped = [one for one in result.settings if one.dropped_after is not None or one.drop_reason]
 
     def when(one: SettingResult) -> int:
         return -1 if one.dropped_after is None else one.dropped_after
@@ -110,11 +110,11 @@ def drop_rows(result: SweepResult) -> list[DropRow]:
             else f"after block {one.dropped_after + 1}",
             one.drop_reason or DASH,
         )
-        for one in sorted(gone, key=when)
+        for one in sorted(dropped, key=when)
     ]
 
 
-def findings(result: SweepResult) -> list[tuple[str, str, str]]:
+def build_findings(result: SweepResult) -> list[tuple[str, str, str]]:
     """Build the key figures of the best setting, each as label, figure and note."""
     base, best = find_setting(result, result.baseline), find_setting(result, result.best)
     found: list[tuple[str, str, str]] = []

@@ -17,7 +17,7 @@ from etui.text.codec import from_document
 from etui.tui.command_run import CommandEnd, build_environment, follow_command
 from etui.tui.jobs import JobEnded, JobProgress, JobStopped, Post
 from etui.tui.models.sweep_progress import (
-    SweepPlan,
+    PlannedSweep,
     SweepState,
     SweepVerdict,
     advance,
@@ -48,7 +48,7 @@ def plan_sweep(config: Config, name: str, stopped: Callable[[], bool]) -> JobEnd
     if end.code != ExitCode.DONE:
         raise EtuiError(end.what or f"etui sweep ended with exit code {end.code}", end.fix)
     try:
-        plan = from_document(SweepPlan, json.loads(b"".join(output)), extra="ignore")
+        plan = from_document(PlannedSweep, json.loads(b"".join(output)), extra="ignore")
     except ValueError as error:
         raise EtuiError(f"the plan of the sweep cannot be read: {error}") from error
     return JobEnded(

@@ -23,7 +23,7 @@ _KEPT_DROPS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class SweepPlan:
+class PlannedSweep:
     """What a sweep would measure, from ``etui sweep --dry-run --json``.
 
     Attributes:
@@ -136,7 +136,7 @@ _KINDS: Mapping[str, type[Any]] = {
 }
 
 
-def describe_plan(plan: SweepPlan) -> list[str]:
+def describe_plan(plan: PlannedSweep) -> list[str]:
     """Describe what a sweep measures, about how long it takes, and what it prevents."""
     lines = [f"{axis}: {', '.join(str(v) for v in values)}" for axis, values in plan.axes.items()]
     return [

@@ -17,9 +17,9 @@ from etui.sweep.report.frontier_chart import draw_frontier
 from etui.sweep.report.page import render_report, write_report
 from etui.sweep.report.power_chart import draw_power, place_visits, thin_watts
 from etui.sweep.report.race_chart import draw_race
-from etui.sweep.report.roles import fit_values, list_roles, shown_roles
+from etui.sweep.report.roles import fit_values, list_roles, list_shown_roles
 from etui.sweep.report.text import format_verdict
-from etui.sweep.report.view import findings, split_interval, split_spread, table_rows
+from etui.sweep.report.view import build_findings, build_rows, split_interval, split_spread
 from etui.sweep.result import DetectionFloor, SettingResult
 from tests.sweep import results
 from tests.sweep.results import Power, Sweep, make_result, make_sweep, setting_result
@@ -196,7 +196,7 @@ def test_roles_follow_from_the_result() -> None:
     assert roles["threads=1 kv_type=f16 speculate=off"] == "dropped"
     kept = results.two_settings().result
     assert list_roles(replace(kept, best=kept.baseline))["threads=2"] == "baseline"
-    assert [class_ for class_, _ in shown_roles(kept)] == ["role-best", "role-baseline"]
+    assert [class_ for class_, _ in list_shown_roles(kept)] == ["role-best", "role-baseline"]
 
 
 def test_what_is_not_claimed_is_an_empty_dot() -> None:
@@ -353,7 +353,9 @@ def test_any_figures_can_be_drawn(found) -> None:
 def test_findings_name_what_is_not_claimed() -> None:
     base = setting_result("threads=2")
     one = setting_result("threads=1", 12.2, 4.2, -0.8, 4.0, claimed=False)
-    labels = {label: (figure, note) for label, figure, note in findings(make_result(base, one))}
+    labels = {
+        label: (figure, note) for label, figure, note in build_findings(make_result(base, one))
+    }
     assert labels["Joules"] == ("(-1 %)", "not a claim; 95 % interval [-3, 1] %")
     assert labels["Time"][0] == "+4 %"
     assert "Measuring saved" not in labels
@@ -375,8 +377,8 @@ def test_cells_split_their_half_width() -> None:
 
 
 def test_the_table_sorts_by_numbers() -> None:
-    for row in table_rows(results.sixty_settings().result):
+    for row in build_rows(results.sixty_settings().result):
         for cell in row.cells:
             assert cell.order == "" or float(cell.order) == float(cell.order)
-    missing = table_rows(results.unmeasured().result)[1].cells[0]
+    missing = build_rows(results.unmeasured().result)[1].cells[0]
     assert (missing.text, missing.order) == ("unmeasured", "")

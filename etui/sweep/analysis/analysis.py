@@ -22,7 +22,7 @@ from etui.sweep.analysis.stage_figures import (
 )
 from etui.sweep.blocks import Block
 from etui.sweep.race.choice import choose_best
-from etui.sweep.race.design import Progress, follow, plan_next
+from etui.sweep.race.design import RaceProgress, follow, plan_next
 from etui.sweep.race.durations import estimate_full_grid_seconds
 from etui.sweep.result import Difference, SettingResult, SweepResult
 from etui.sweep.sweep_config import SweepDesign
@@ -137,7 +137,7 @@ def _is_confirmed(confirm: StageFigures, key: str) -> bool:
     return confirm.count(key) >= _LEAST_CONFIRMED
 
 
-def _count_claim_blocks(progress: Progress) -> int:
+def _count_claim_blocks(progress: RaceProgress) -> int:
     """Return the number of blocks behind the claims: of the confirmation, if one is planned."""
     design = progress.design
     if len(progress.remaining) == 1 and progress.is_race_over:

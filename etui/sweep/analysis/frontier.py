@@ -14,7 +14,7 @@ from etui.sweep.result import Accuracy, Difference
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RelativeFigures:
     """Figures of a setting relative to the baseline.
 
     Attributes:
@@ -28,7 +28,7 @@ class Candidate:
     accuracy: float | None
 
 
-def find_frontier(candidates: Mapping[str, Candidate]) -> tuple[str, ...]:
+def find_frontier(candidates: Mapping[str, RelativeFigures]) -> tuple[str, ...]:
     """Find the candidates that no other one dominates.
 
     One dominates another if it is at least as good in every figure and better in one. A setting
@@ -52,7 +52,7 @@ def choose_candidates(
     joules: Mapping[str, Difference],
     seconds: Mapping[str, Difference],
     accuracy: Mapping[str, Accuracy],
-) -> dict[str, Candidate]:
+) -> dict[str, RelativeFigures]:
     """Collect the figures of the settings that were kept.
 
     An accuracy that McNemar's test cannot tell from the baseline's counts as equal to it, so that a
@@ -69,7 +69,7 @@ def choose_candidates(
     """
     baseline = keys[0]
     measured = bool(joules)
-    found: dict[str, Candidate] = {}
+    found: dict[str, RelativeFigures] = {}
     for key in keys:
         if key == baseline:
             own: tuple[float | None, float] = (0.0 if measured else None, 0.0)
@@ -77,7 +77,7 @@ def choose_candidates(
             own = (joules[key].percent if key in joules else None, seconds[key].percent)
         else:
             continue
-        found[key] = Candidate(*own, _distinct_accuracy(accuracy, key, baseline))
+        found[key] = RelativeFigures(*own, _distinct_accuracy(accuracy, key, baseline))
     return found
 
 
@@ -107,7 +107,7 @@ def find_indistinct(
     )
 
 
-def _dominates(one: Candidate, other: Candidate) -> bool:
+def _dominates(one: RelativeFigures, other: RelativeFigures) -> bool:
     """Test whether one candidate is at least as good in every figure and better in one."""
     if (one.joules is None) != (other.joules is None):
         return False

@@ -7,7 +7,7 @@ from typing import cast
 
 from etui.errors import UsageError
 from etui.sweep.axes.axis_values import describe_values, parse_value, refuse_value
-from etui.sweep.axes.grid import Grid, build_grid
+from etui.sweep.axes.grid import SettingGrid, build_grid
 from etui.sweep.axes.machine_facts import MachineFacts, PowerRange, SweptModel
 from etui.sweep.setting import AXES, Axis, AxisName, Value
 from etui.text.suggest import did_you_mean, suggest
@@ -151,7 +151,7 @@ def _refuse_current_limits(power: PowerRange) -> UsageError:
     )
 
 
-def _refuse_single(axes: Sequence[Axis], grid: Grid) -> UsageError:
+def _refuse_single(axes: Sequence[Axis], grid: SettingGrid) -> UsageError:
     what = "there is only one combination"
     if grid.settings and grid.settings[0].values:
         what += f", {grid.settings[0].key}, which is in use now"

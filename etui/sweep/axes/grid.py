@@ -28,7 +28,7 @@ Values = Mapping[AxisName, Value]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class SettingGrid:
     """The combinations of a sweep.
 
     Attributes:
@@ -49,7 +49,7 @@ class _Sorted:
     same: int
 
 
-def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> Grid:
+def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> SettingGrid:
     """Build every combination of the axes that is possible, each once.
 
     Combinations that compute the same are one: with ``speculate=off`` every depth of drafts is the
@@ -77,7 +77,7 @@ def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> Grid:
         notes.append(f"left out {count_text(found.same, 'combination')}: the same as another one")
     notes += _note_flash(axes, facts)
     settings = tuple(Setting(tuple(values.items())) for values in found.kept)
-    return Grid(settings, tuple(notes))
+    return SettingGrid(settings, tuple(notes))
 
 
 def count_settings(axes: Sequence[Axis], facts: MachineFacts) -> int:

@@ -55,7 +55,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedAnswer:
     """What a model wrote for a question: the whole answer, or its thinking before a given answer.
 
     Attributes:
@@ -68,7 +68,7 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class AnswerScript:
     """An answer to replay, as the model of the baseline reads it.
 
     Attributes:
@@ -93,7 +93,7 @@ def count_recorded(item: WorkItem, shape: WorkShape) -> int:
 
 def record_answers(
     session: Session, items: Sequence[WorkItem], shape: WorkShape
-) -> tuple[Recorded | None, ...]:
+) -> tuple[RecordedAnswer | None, ...]:
     """Let a model write the answers that are not given, greedily, to a fixed length.
 
     Returns:
@@ -113,8 +113,8 @@ def write_scripts(
     session: Session,
     items: Sequence[WorkItem],
     shape: WorkShape,
-    recorded: Sequence[Recorded | None],
-) -> tuple[Script, ...]:
+    recorded: Sequence[RecordedAnswer | None],
+) -> tuple[AnswerScript, ...]:
     """Join recorded and given parts to the answers that every setting replays.
 
     Args:
@@ -136,12 +136,12 @@ def write_scripts(
             text += given
         prompt = _fit_prompt(session, item, shape, len(output))
         as_text = tuple(session.tokenize(text, special=False)) if text else ()
-        scripts.append(Script(tuple(prompt), output, text, as_text))
+        scripts.append(AnswerScript(tuple(prompt), output, text, as_text))
     return tuple(scripts)
 
 
 def build_jobs(
-    session: Session, items: Sequence[WorkItem], shape: WorkShape, scripts: Sequence[Script]
+    session: Session, items: Sequence[WorkItem], shape: WorkShape, scripts: Sequence[AnswerScript]
 ) -> tuple[tuple[Job, ...], str]:
     """Build what a model computes: the tokens of the scripts, or their texts in its own tokens.
 
@@ -163,7 +163,7 @@ def build_jobs(
     return tuple(jobs), _describe_other_tokens(jobs, scripts)
 
 
-def save_recorded(path: Path, key: str, recorded: Sequence[Recorded | None]) -> None:
+def save_recorded(path: Path, key: str, recorded: Sequence[RecordedAnswer | None]) -> None:
     """Save the recorded answers of a sweep, for its resumption.
 
     Args:
@@ -175,7 +175,7 @@ def save_recorded(path: Path, key: str, recorded: Sequence[Recorded | None]) -> 
     write_text(path, json.dumps({"key": key, "answers": answers}))
 
 
-def load_recorded(path: Path, key: str, count: int) -> tuple[Recorded | None, ...] | None:
+def load_recorded(path: Path, key: str, count: int) -> tuple[RecordedAnswer | None, ...] | None:
     """Load the answers recorded before an interruption; None if there are none of this key."""
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
@@ -187,7 +187,7 @@ def load_recorded(path: Path, key: str, count: int) -> tuple[Recorded | None, ..
 @dataclass(frozen=True, slots=True)
 class _Saved:
     key: str
-    answers: tuple[Recorded | None, ...]
+    answers: tuple[RecordedAnswer | None, ...]
 
 
 def _computes_prompt_alone(item: WorkItem, shape: WorkShape) -> bool:
@@ -238,7 +238,7 @@ def _cut(session: Session, text: str, tokens: int) -> str:
     return text
 
 
-def _record(session: Session, prompt: Sequence[int], length: int) -> Recorded:
+def _record(session: Session, prompt: Sequence[int], length: int) -> RecordedAnswer:
     """Record an answer of ``length`` tokens, or fewer where no sentence that leads on fits."""
     sequence = session.open(prompt, GREEDY)
     end = len(prompt) + length
@@ -261,10 +261,10 @@ def _record(session: Session, prompt: Sequence[int], length: int) -> Recorded:
         recorded = tuple(sequence.tokens[len(prompt) : end])
     finally:
         session.close(sequence, keep=False)
-    return Recorded(recorded, b"".join(pieces).decode("utf-8", errors="ignore"))
+    return RecordedAnswer(recorded, b"".join(pieces).decode("utf-8", errors="ignore"))
 
 
-def _describe_other_tokens(jobs: Sequence[Job], scripts: Sequence[Script]) -> str:
+def _describe_other_tokens(jobs: Sequence[Job], scripts: Sequence[AnswerScript]) -> str:
     """Describe how the tokens differ from those of the baseline; empty if they do not."""
     if all(
         (job.prompt, job.output) == (script.prompt, script.output)

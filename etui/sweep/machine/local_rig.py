@@ -16,8 +16,8 @@ from etui.errors import ContextOverflow, EngineFailed, EtuiError, ModelUnavailab
 from etui.sweep.blocks import Visit
 from etui.sweep.machine.cap_control import CapControl
 from etui.sweep.machine.jobs import (
+    AnswerScript,
     Job,
-    Script,
     build_jobs,
     load_recorded,
     record_answers,
@@ -106,7 +106,7 @@ class LocalRig:
         self._clock = clock
         self._sleep = sleep
         self._began_on_battery = False
-        self._scripts: tuple[Script, ...] | None = None
+        self._scripts: tuple[AnswerScript, ...] | None = None
         self._runnables: dict[str, RunnableSetting] = {}
         self._jobs: dict[tuple[str, Path], tuple[tuple[Job, ...], str]] = {}
 
@@ -244,7 +244,7 @@ class LocalRig:
     def _choose_error(self, setting: Setting) -> type[EtuiError]:
         return EtuiError if setting == self._baseline else SettingFailed
 
-    def _require_scripts(self) -> tuple[Script, ...]:
+    def _require_scripts(self) -> tuple[AnswerScript, ...]:
         """Return the answers to replay; the first call records those that are not given.
 
         Raises:
@@ -273,7 +273,7 @@ class LocalRig:
         return self._runnables[setting.key]
 
     def _require_jobs(
-        self, session: Session, runnable: RunnableSetting, scripts: Sequence[Script]
+        self, session: Session, runnable: RunnableSetting, scripts: Sequence[AnswerScript]
     ) -> tuple[tuple[Job, ...], str]:
         key = (runnable.spec.name, runnable.path)
         if key not in self._jobs:

@@ -31,7 +31,7 @@ class VisitPower:
     watts: tuple[float | None, ...]
 
 
-class PowerCurve(Protocol):
+class PowerRecorder(Protocol):
     """The part of a recorder that this needs."""
 
     def power_curve(
@@ -40,7 +40,7 @@ class PowerCurve(Protocol):
         """Compute the mean watts in equal slices."""
 
 
-def read_power(recorder: PowerCurve, block: int, visit: Visit) -> VisitPower:
+def read_power(recorder: PowerRecorder, block: int, visit: Visit) -> VisitPower:
     """Read the watts of a visit of a block from the recorder, rounded to milliwatts."""
     curve = recorder.power_curve(visit.start_ns, visit.end_ns, POINTS)
     watts = tuple(None if watts is None else round(watts, 3) for _, watts in curve)

@@ -51,7 +51,7 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RaceProgress:
     """What is known after some blocks.
 
     Attributes:
@@ -113,7 +113,7 @@ def list_remaining(design: SweepDesign, blocks: Sequence[Block]) -> tuple[Settin
     return tuple(setting for setting in design.settings if setting.key in left)
 
 
-def follow(design: SweepDesign, blocks: Sequence[Block]) -> Progress:
+def follow(design: SweepDesign, blocks: Sequence[Block]) -> RaceProgress:
     """Follow a sweep through its blocks.
 
     Raises:
@@ -123,10 +123,10 @@ def follow(design: SweepDesign, blocks: Sequence[Block]) -> Progress:
     keys = tuple(setting.key for setting in design.settings)
     if len(keys) < 2 or len(set(keys)) < len(keys) or design.race_rounds < 1:
         raise ValueError("a sweep needs two different settings and a round")
-    return reduce(advance, blocks, Progress(design, (), keys))
+    return reduce(advance, blocks, RaceProgress(design, (), keys))
 
 
-def plan_next(progress: Progress) -> BlockPlan | None:
+def plan_next(progress: RaceProgress) -> BlockPlan | None:
     """Plan the block that follows; None if the sweep is finished."""
     stage = _find_stage(progress)
     if stage is None:
@@ -143,7 +143,7 @@ def plan_next(progress: Progress) -> BlockPlan | None:
     return BlockPlan(number, stage, tuple(order))
 
 
-def advance(progress: Progress, block: Block) -> Progress:
+def advance(progress: RaceProgress, block: Block) -> RaceProgress:
     """Take in the next block, and decide at the end of a round who is left.
 
     Raises:
@@ -167,7 +167,7 @@ def advance(progress: Progress, block: Block) -> Progress:
     return after if after.count("race") % 2 else _judge(after)
 
 
-def _find_stage(progress: Progress) -> Stage | None:
+def _find_stage(progress: RaceProgress) -> Stage | None:
     design = progress.design
     if progress.count("floor") < design.floor_blocks:
         return "floor"
@@ -177,7 +177,7 @@ def _find_stage(progress: Progress) -> Stage | None:
     return "confirm" if left else None
 
 
-def _judge(progress: Progress) -> Progress:
+def _judge(progress: RaceProgress) -> RaceProgress:
     """Drop settings at the end of a round; after the last one, all but the finalists."""
     design, number = progress.design, len(progress.blocks) - 1
     standings = _standings(progress)
@@ -208,11 +208,11 @@ def _tail(design: SweepDesign) -> float:
     return MISTAKE / (design.race_rounds * (len(design.settings) - 1) * tests)
 
 
-def _standings(progress: Progress) -> Standings:
+def _standings(progress: RaceProgress) -> Standings:
     return read_standings(progress.design.goal, progress.keys, progress.remaining, progress.blocks)
 
 
-def _drop(progress: Progress, reasons: dict[str, str], number: int) -> Progress:
+def _drop(progress: RaceProgress, reasons: dict[str, str], number: int) -> RaceProgress:
     if not reasons:
         return progress
     drops = tuple(Drop(key, number, reason) for key, reason in reasons.items())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from etui.errors import EtuiError, Stopped
 from etui.sweep.blocks import Block, BlockPlan, Failure, Visit
-from etui.sweep.race.design import Progress, advance, follow, plan_next
+from etui.sweep.race.design import RaceProgress, advance, follow, plan_next
 from etui.sweep.rig import Rig, SettingFailed
 from etui.sweep.sweep_config import SweepDesign
 
@@ -66,7 +66,7 @@ def measure_blocks(
 
 
 def _measure_block(
-    progress: Progress,
+    progress: RaceProgress,
     plan: BlockPlan,
     rig: Rig,
     clock: Callable[[], float],
@@ -101,7 +101,7 @@ def _measure_block(
 
 
 def _visit_all(
-    progress: Progress,
+    progress: RaceProgress,
     plan: BlockPlan,
     rig: Rig,
     failures: dict[str, Failure],

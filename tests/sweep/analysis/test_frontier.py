@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.stats.tests import Interval
-from etui.sweep.analysis.frontier import Candidate, choose_candidates, find_frontier
+from etui.sweep.analysis.frontier import RelativeFigures, choose_candidates, find_frontier
 from etui.sweep.result import Accuracy, Difference
 
 figures = st.integers(-3, 3).map(float)
-with_all = st.builds(Candidate, figures, figures, figures)
-without_some = st.builds(Candidate, st.none() | figures, figures, st.none() | figures)
+with_all = st.builds(RelativeFigures, figures, figures, figures)
+without_some = st.builds(RelativeFigures, st.none() | figures, figures, st.none() | figures)
 
 
-def beats(one: Candidate, other: Candidate) -> bool:
+def beats(one: RelativeFigures, other: RelativeFigures) -> bool:
     pairs = list(zip((one.joules, one.seconds), (other.joules, other.seconds), strict=True))
     pairs.append((-(one.accuracy or 0.0), -(other.accuracy or 0.0)))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
@@ -67,4 +67,4 @@ def test_accuracy_within_noise_counts_as_equal(p, on):
 def test_a_setting_without_seconds_is_no_candidate():
     assert list(choose_candidates(("a", "b"), {}, {}, {})) == ["a"]
     (baseline,) = choose_candidates(("a",), {}, {}, {}).values()
-    assert baseline == Candidate(None, 0.0, None)
+    assert baseline == RelativeFigures(None, 0.0, None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from etui.chat import Message
 from etui.errors import ContextOverflow
 from etui.sweep.machine.jobs import (
-    Recorded,
+    RecordedAnswer,
     build_jobs,
     count_recorded,
     load_recorded,
@@ -132,7 +132,7 @@ def test_a_model_with_other_tokens_replays_the_same_text():
 
 def test_a_model_with_the_same_tokens_replays_the_recorded_ones():
     # "b" and "lue" may have been drawn where the tokenizer would write "blue".
-    recorded = [Recorded((98, 5_000, 46), "blue.")]
+    recorded = [RecordedAnswer((98, 5_000, 46), "blue.")]
     items = [item()]
     scripts = write_scripts(session(), items, PLAIN_WORK, recorded)
     ((job,), note) = build_jobs(session("other"), items, PLAIN_WORK, scripts)
@@ -150,7 +150,7 @@ def test_what_does_not_fit_into_the_context_is_refused():
 
 
 recordings = st.lists(
-    st.none() | st.builds(Recorded, st.lists(st.integers(0, 2**31)).map(tuple), st.text()),
+    st.none() | st.builds(RecordedAnswer, st.lists(st.integers(0, 2**31)).map(tuple), st.text()),
     max_size=4,
 ).map(tuple)
 

@@ -236,7 +236,7 @@ class PowerLimits:
 
 
 def _find_difference(device: LimitDevice, changes: Mapping[str, float]) -> str:
-    """Say which value is not as it should be; empty if all are, within the driver's unit."""
+    """Return which value is not as it should be; empty if all are, within the driver's unit."""
     knobs = device.read_knobs()
     most = max(device.unit_watts, EXACT_WATTS)
     for knob, watts in changes.items():

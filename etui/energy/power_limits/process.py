@@ -22,7 +22,7 @@ def read_boot_id(proc: Path = PROC) -> str:
 
 
 def read_process_start(pid: int, proc: Path = PROC) -> str:
-    """Return the start time of a process, which tells it from a later one of the same number.
+    """Return the start time of a process, which distinguishes it from a later one of the same id.
 
     Empty if the process does not run, or is dead and not yet reaped.
     """

@@ -171,7 +171,7 @@ class LimitDevice(Protocol):
         """Return the command with which a user sets knobs (knob -> watts)."""
 
     def explain_lower(self) -> str:
-        """Say what enforces less than the limit; empty if that is unknown."""
+        """Name what enforces less than the limit; empty if that is unknown."""
 
     def read_reasons(self, t_ns: int) -> LimitReasons:
         """Read what holds the device back now."""

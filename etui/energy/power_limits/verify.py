@@ -45,7 +45,7 @@ def judge_applied(
     failure: str = "",
     lower_because: str = "",
 ) -> AppliedLimit:
-    """Judge what became of a request.
+    """Judge the result of a request.
 
     Args:
         requested: The limit that was to be set, watts.

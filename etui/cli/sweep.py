@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     type=click.Choice(["joules", "time", "joules*time"]),
     default="joules",
     show_default=True,
-    help="What the best setting has least of, for one answer.",
+    help="What to minimize, for one answer.",
 )
 @click.option(
     "--within",

@@ -14,7 +14,7 @@ import click
 
 from etui.cli.common import print_event
 from etui.cli.progress import Bar, Lines, open_bar
-from etui.units import count_text, percent_text, seconds_text
+from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.sweep.blocks import BlockPlan, Failure, Visit
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from etui.sweep.sweep_config import SweepConfig
 
 _LINE_EVERY_SECONDS = 10.0
+
+_WHOLE = 100.0
+"""Per cent; no saving is larger."""
 
 _STEPS = {
     "floor": "floor",
@@ -70,18 +73,20 @@ def format_progress(progress: SweepProgress, visit: int = 0, visits: int = 0) ->
 
 def format_floor(floor: DetectionFloor) -> str:
     """Format the smallest difference that the sweep can show."""
-    blocks = count_text(floor.claim_blocks, "block")
-    found = [
-        f"{percent_text(percent / 100)} of the {what}"
-        for percent, what in (
-            (floor.joules_percent, "joules"),
-            (floor.seconds_percent, "time"),
-        )
-        if percent is not None
-    ]
-    if not found:
+    from etui.sweep.report.verdict import floor_text
+
+    floors = {"joules": floor.joules_percent, "time": floor.seconds_percent}
+    known = {what: percent for what, percent in floors.items() if percent is not None}
+    if not known:
         return "the detection floor is unknown: the baseline was not measured"
-    return f"differences below {' and '.join(found)} cannot be shown with {blocks}"
+    below = [f"{floor_text(p)} of the {what}" for what, p in known.items() if p <= _WHOLE]
+    hidden = [f"the {what}" for what, percent in known.items() if percent > _WHOLE]
+    parts = []
+    if below:
+        parts.append(f"differences below {' and '.join(below)} cannot be shown")
+    if hidden:
+        parts.append(f"no difference of {' and '.join(hidden)} can be shown")
+    return f"{', and '.join(parts)} with {count_text(floor.claim_blocks, 'block')}"
 
 
 def format_drop(drop: Drop) -> str:

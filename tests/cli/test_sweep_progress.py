@@ -66,6 +66,11 @@ def test_the_first_line_says_what_was_measured_before() -> None:
             "differences below 0.6 % of the time cannot be shown with 8 blocks",
         ),
         (
+            DetectionFloor(101.8, 88.0, 0.1, 0.0, 4, 2),
+            "differences below 88 % of the time cannot be shown, and no difference of the joules "
+            "can be shown with 2 blocks",
+        ),
+        (
             DetectionFloor(None, None, None, None, 4, 8),
             "the detection floor is unknown: the baseline was not measured",
         ),

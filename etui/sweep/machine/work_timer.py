@@ -231,9 +231,16 @@ class WorkTimer:
         return verified
 
     def _roll_back(self, group: Sequence[TokenSequence], job: Job) -> bool:
-        """Go back to the first token of the answer; False if the model cannot."""
-        keep = len(job.prompt) + 1
-        return all(self._session.rollback(each, len(each.tokens) - keep) for each in group)
+        """Go back to the prompt, and queue the first token again; False if the model cannot.
+
+        If that token stayed computed, an answer of two tokens would be drawn again from the logits
+        after it, and its runs would cost nothing.
+        """
+        for each in group:
+            if not self._session.rollback(each, len(each.tokens) - len(job.prompt)):
+                return False
+            self._session.extend(each, job.output[:1])
+        return True
 
     def _close(self, group: Sequence[TokenSequence]) -> None:
         for sequence in group:

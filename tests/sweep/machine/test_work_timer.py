@@ -70,6 +70,19 @@ def test_every_run_of_a_drafted_answer_costs_the_same():
     assert session.free_tokens == context.capacity
 
 
+@pytest.mark.parametrize("sequences", [1, 3])
+@pytest.mark.parametrize("tokens", [2, 3, 5])
+def test_every_run_of_a_short_answer_computes_its_tokens(tokens, sequences):
+    session, context = make_fake_session(lambda tokens: [0.0] * 64, 64)
+    timer = WorkTimer(session, NO_METER, 0.1, sequences=sequences, clock=Clock())
+    work = timer.measure([Job(PROMPT, OUTPUT[:tokens])])
+    (decode,) = work.decodes
+    assert decode.runs > 3
+    assert work.drawn == ((tokens - 1) * sequences,)
+    steps = [rows for rows in context.decodes if rows == sequences]
+    assert len(steps) == decode.runs * (tokens - 1)
+
+
 def test_an_answer_of_one_token_is_drawn_by_the_prefill():
     session, _ = make_fake_session(lambda tokens: [0.0] * 64, 64)
     work = WorkTimer(session, NO_METER, 0.1, clock=Clock()).measure([Job(PROMPT, (5,))])

@@ -138,6 +138,8 @@ def find_disturbance(
     if after.suspended_ns - before.suspended_ns > _SUSPENDED_NS:
         seconds = (after.suspended_ns - before.suspended_ns) / 1e9
         return f"the machine was suspended for {seconds_text(seconds)}"
+    if None not in (before.on_battery, after.on_battery) and before.on_battery != after.on_battery:
+        return f"the machine was {'unplugged' if after.on_battery else 'plugged in'}"
     if before.cpu is not None and after.cpu is not None:
         seconds, share = others_use([before.cpu, after.cpu], before.t_ns, after.t_ns)
         if share > most_others and seconds > _LEAST_OTHERS_S:

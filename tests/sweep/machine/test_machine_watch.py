@@ -71,6 +71,21 @@ def test_the_record_of_the_meter_must_be_nearly_complete(coverage, is_used):
     assert (find_disturbance(state(), state(3), (), coverage) == "") is is_used
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (True, False, "the machine was plugged in"),
+        (False, True, "the machine was unplugged"),
+        (True, True, ""),
+        (None, True, ""),
+        (True, None, ""),
+    ],
+)
+def test_another_supply_of_power_disturbs_a_visit(before, after, expected):
+    states = state(on_battery=before), state(3, on_battery=after)
+    assert find_disturbance(*states, (), 1.0) == expected
+
+
 def test_heat_and_battery_are_mentioned():
     hot = state(3, on_battery=True, heat=Heat(slowed_gpus=("gpu:1",)))
     assert describe_state(state(), hot) == (

@@ -41,7 +41,11 @@ def print_plan(
         f"detection floor, at most {blocks['race']} in the race, {blocks['confirm']} to confirm"
     )
     if plan["questions"]:
-        click.echo(f"accuracy on {count_text(plan['questions'], 'question')} of {plan['suite']}")
+        click.echo(
+            f"accuracy on {count_text(plan['questions'], 'question')} of {plan['suite']}: "
+            f"{count_text(plan['answers'], 'answer')}, as settings that compute the same numbers "
+            "are asked once"
+        )
     for note in plan["notes"]:
         click.echo(f"note: {note}", err=True)
     click.echo(

@@ -69,7 +69,8 @@ class SettingResult:
         accuracy: None without a suite.
         dropped_after: Number of the block after which it was dropped; None if it was kept.
         drop_reason: Why it was dropped, or could not run; empty if it was kept.
-        is_on_frontier: Whether no other kept setting is better in joules, seconds and accuracy.
+        is_on_frontier: Whether no other setting is better in joules, seconds and accuracy, of those
+            kept and the best by the goal of each kind of numbers.
     """
 
     setting: str

@@ -187,6 +187,14 @@ def test_a_dry_run_measures_nothing(sweep: Sweep, bench: FakeWorkbench, config: 
     assert json.loads(out)["axes"] == {"batch_tokens": [64, 128, 256, 512]}
 
 
+def test_a_dry_run_says_how_many_answers_accuracy_takes(sweep: Sweep) -> None:
+    asked = (*ASKED, "--axis", "threads=1,2", "--suite", "sample", "--limit", "20", "--dry-run")
+    _, out, _ = sweep(*asked)
+    assert "accuracy on 20 questions of sample: 80 answers, as settings" in out
+    document = json.loads(sweep(*asked, "--json")[1])
+    assert (document["questions"], document["answers"]) == (20, 80)
+
+
 def test_sweeps_are_listed_and_shown(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
     code, out, err = sweep("--list")
     assert (code, out) == (0, "")

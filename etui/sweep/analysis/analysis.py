@@ -21,10 +21,10 @@ from etui.sweep.analysis.stage_figures import (
     estimate_race,
 )
 from etui.sweep.blocks import Block
-from etui.sweep.race.choice import choose_best
+from etui.sweep.race.choice import choose_best, rank_all
 from etui.sweep.race.design import RaceProgress, follow, plan_next
 from etui.sweep.race.durations import estimate_full_grid_seconds
-from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.result import Accuracy, Difference, SettingResult, SweepResult
 from etui.sweep.sweep_config import SweepDesign
 
 Answers = Mapping[str, Sequence[bool]]
@@ -48,6 +48,9 @@ def analyse(
     two: the race has chosen the finalists by its figures, which are therefore too good. Figures of
     the other settings are those of the race. There are two families of tests: joules and seconds of
     the confirming blocks; and those of the race, with the effects and interactions of the axes.
+
+    The frontier is that of the settings that are left. With accuracies, the best of each kind of
+    numbers by the goal joins them, dropped or not: the race does not look at accuracy.
 
     Args:
         design: What the sweep measures.
@@ -73,8 +76,13 @@ def analyse(
     judged = judged_race | judge(confirm.choose(stages))
     joules_differences = _pick(judged, "joules", keys)
     seconds_differences = _pick(judged, "seconds", keys)
+    kept = progress.remaining
+    others = _list_best_of_kinds(rank_all(design, blocks), accuracy) if accuracy else []
     candidates = choose_candidates(
-        progress.remaining, joules_differences, seconds_differences, accuracy
+        [*kept, *(key for key in others if key not in kept)],
+        joules_differences,
+        seconds_differences,
+        accuracy,
     )
     frontier = find_frontier(candidates) if progress.count("race") else ()
     by_joules = sorted(frontier, key=lambda key: candidates[key].joules or 0.0)
@@ -112,7 +120,9 @@ def analyse(
         blocks=len(blocks),
         visits=sum(len(block.visits) for block in blocks),
         repeated=tuple(line for block in blocks for line in block.repeated),
-        notes=list_notes(blocks, noise, accuracy, indistinct),
+        notes=list_notes(
+            blocks, noise, accuracy, indistinct, [key for key in frontier if key not in kept]
+        ),
         seconds=math.fsum(block.seconds for block in blocks),
         full_grid_seconds=estimate_full_grid_seconds(design, blocks),
         kind=_find_weakest_kind(blocks),
@@ -124,6 +134,13 @@ def _find_weakest_kind(blocks: Sequence[Block]) -> str | None:
     visits = [visit for block in blocks for visit in block.visits if visit.joules is not None]
     found = weakest(Kind(visit.kind) for visit in visits if visit.kind in _KINDS)
     return None if found is None else found.value
+def _list_best_of_kinds(ranked: Sequence[str], accuracy: Mapping[str, Accuracy]) -> list[str]:
+    """List the best setting of each kind of numbers whose accuracy is known."""
+    best: dict[str, str] = {}
+    for key in ranked:
+        if key in accuracy:
+            best.setdefault(accuracy[key].measured_as, key)
+    return list(best.values())
 
 
 def _pick(

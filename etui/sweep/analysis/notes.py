@@ -20,6 +20,7 @@ def list_notes(
     noise: SweepRepeatability,
     accuracy: Mapping[str, Accuracy],
     indistinct: Sequence[tuple[str, str]],
+    dropped: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """List what a reader should know, the most important first.
 
@@ -28,6 +29,7 @@ def list_notes(
         noise: Of the A/A comparison.
         accuracy: Empty without a suite.
         indistinct: Neighbours on the frontier that are equal in joules within noise.
+        dropped: Settings on the frontier that were dropped in the race.
     """
     visits = [visit for block in blocks for visit in block.visits]
     return (
@@ -37,6 +39,7 @@ def list_notes(
         *_note_visits(visits),
         *_note_failures(blocks),
         *_note_indistinct(indistinct),
+        *_note_dropped(dropped),
         *_note_accuracy(accuracy),
     )
 
@@ -89,6 +92,14 @@ def _note_failures(blocks: Sequence[Block]) -> Iterator[str]:
 def _note_indistinct(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     for one, other in pairs:
         yield f"the joules of {one} and {other} are the same within noise"
+
+
+def _note_dropped(keys: Sequence[str]) -> Iterator[str]:
+    for key in keys:
+        yield (
+            f"{key} is on the frontier as the best of its accuracy; it was dropped, so its joules "
+            "and seconds are those of the race and were not confirmed"
+        )
 
 
 def _note_accuracy(accuracy: Mapping[str, Accuracy]) -> Iterator[str]:

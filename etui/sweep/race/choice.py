@@ -66,3 +66,15 @@ def _is_too_slow(design: SweepDesign, standings: Standings) -> bool:
         return False
     slower = compare_seconds(standings, standings.baseline, find_fastest(standings))
     return slower > math.log1p(design.goal.within_percent / 100)
+
+
+def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
+    """Order the settings that can run by the goal, dropped or not, the best first.
+
+    Raises:
+        EtuiError: As :func:`choose_best`.
+    """
+    progress = follow(design, blocks)
+    failed = {failure.setting for block in blocks for failure in block.failures}
+    ran = tuple(key for key in progress.keys if key not in failed)
+    return tuple(rank(read_standings(design.goal, progress.keys, ran, blocks)))

@@ -106,10 +106,10 @@ def state_text(result: SweepResult, one: SettingResult) -> str:
         words.append("baseline")
     if one.setting == result.best:
         words.append("best")
+    if one.is_on_frontier and not words:
+        words.append("frontier")
     if one.dropped_after is not None:
         words.append(f"dropped after {one.dropped_after + 1}")
     elif one.drop_reason:
         words.append("could not run")
-    if one.is_on_frontier and not words:
-        words.append("frontier")
     return ", ".join(words)

@@ -30,9 +30,9 @@ def find_role(result: SweepResult, one: SettingResult) -> Role:
         return "best"
     if one.setting == result.baseline:
         return "baseline"
-    if one.dropped_after is not None or one.drop_reason:
-        return "dropped"
-    return "frontier" if one.is_on_frontier else "kept"
+    if one.is_on_frontier:
+        return "frontier"
+    return "dropped" if one.dropped_after is not None or one.drop_reason else "kept"
 
 
 def list_roles(result: SweepResult) -> dict[str, Role]:

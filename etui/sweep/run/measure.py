@@ -237,7 +237,8 @@ class SweepRun:
         measure = self.instruments.measure_answers
         if measure is None:
             return
-        settings = list_asked(self.config.design, self.blocks)
+        answered = group_answers(self.answers, self.config.questions)
+        settings = list_asked(self.config.design, self.blocks, answered)
         total = len(settings) * self.config.questions
         for answer in measure(settings, tuple(self.answers)):
             self.folder.add_answers([answer])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etui.bench.store.sealed_folder import check_new
 from etui.errors import EtuiError, UsageError
 from etui.models.catalogue import load_catalogue
+from etui.sweep.machine.accuracy import group_by_numbers
 from etui.sweep.race.design import next_block
 from etui.sweep.race.durations import (
     estimate_full_grid_seconds,
@@ -249,6 +250,7 @@ def describe_plan(request: SweepRequest, config: Config) -> dict[str, Any]:
         },
         "suite": sweep.suite,
         "questions": sweep.questions,
+        "answers": sweep.questions * len(set(group_by_numbers(design.settings).values())),
         "notes": list(plan.notes),
         "seconds": round(estimate_seconds_left(design, (), visit), 1),
         "full_grid_seconds": _round(estimate_full_grid_seconds(design, (), visit)),

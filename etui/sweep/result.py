@@ -136,8 +136,8 @@ class SweepResult:
 
     Attributes:
         baseline: Key of the setting in use before the sweep.
-        best: Key of the best setting by the goal; the baseline if no claim beats it, None before
-            the first race.
+        best: Key of the best setting by the goal: a claimed improvement if there is one, else the
+            best by rank, or the baseline; None before the first race.
         goal: What was minimized.
         is_complete: Whether the sweep is finished.
         floor: Detection floor; None before its blocks are measured.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.sweep.analysis.accuracy_statistics import compare_accuracies
+from etui.sweep.analysis.claims import choose_claimed
 from etui.sweep.analysis.costs import joules
 from etui.sweep.analysis.differences import judge, judge_together
 from etui.sweep.analysis.effects import build_effects, build_interactions, estimate_effects
@@ -108,7 +110,7 @@ def analyse(
         )
         for setting in design.settings
     ]
-    return SweepResult(
+    result = SweepResult(
         baseline=baseline,
         best=choose_best(design, blocks),
         goal=design.goal,
@@ -127,6 +129,7 @@ def analyse(
         full_grid_seconds=estimate_full_grid_seconds(design, blocks),
         kind=_find_weakest_kind(blocks),
     )
+    return replace(result, best=choose_claimed(result)) if result.is_complete else result
 
 
 def _find_weakest_kind(blocks: Sequence[Block]) -> str | None:
@@ -134,6 +137,8 @@ def _find_weakest_kind(blocks: Sequence[Block]) -> str | None:
     visits = [visit for block in blocks for visit in block.visits if visit.joules is not None]
     found = weakest(Kind(visit.kind) for visit in visits if visit.kind in _KINDS)
     return None if found is None else found.value
+
+
 def _list_best_of_kinds(ranked: Sequence[str], accuracy: Mapping[str, Accuracy]) -> list[str]:
     """List the best setting of each kind of numbers whose accuracy is known."""
     best: dict[str, str] = {}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etui.stats.tests import Interval
+from etui.sweep.analysis.claims import is_best_claimed
 from etui.sweep.blocks import Block
 from etui.sweep.report.energy_record import build_command, build_energy_record
 from etui.sweep.report.verdict import format_verdict
@@ -54,6 +55,7 @@ def build_document(
         },
         "baseline": result.baseline,
         "best": result.best,
+        "is_best_claimed": is_best_claimed(result),
         "kind": result.kind,
         "floor": _floor(result.floor),
         "settings": [_setting(one) for one in result.settings],

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from etui import units
 from etui.stats.tests import SIGNIFICANCE
+from etui.sweep.analysis.claims import claimed_change
 from etui.sweep.goal import Goal
 from etui.sweep.report.names import find_setting, name_values, short_name
 from etui.sweep.result import Accuracy, DetectionFloor, Difference, SettingResult, SweepResult
@@ -190,6 +191,8 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
     if one.setting == result.best and not _is_goal_claimed(result, one):
         goal = result.goal.measure.replace("*", " times ")
         more = [f"it {_join(claims)}"] if claims else []
+        if claims and result.goal.measure not in (JOULES, TIME):
+            open_.insert(0, f"no saving of {goal} could be shown")
         return f"ranks best by {goal}, but {_join([*open_, *more], clauses=True)}{tail}"
     if open_:
         return f"{', '.join([*claims, *open_[:-1]])}, and {open_[-1]}{tail}"
@@ -197,11 +200,13 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
 
 
 def _is_goal_claimed(result: SweepResult, one: SettingResult) -> bool:
-    """Return whether a difference is claimed in the goal, or in a part of a product."""
+    """Return whether a difference is claimed in the goal; of a product, a saving."""
     parts = {JOULES: one.joules_difference, TIME: one.seconds_difference}
     measure = result.goal.measure
-    wanted = [parts[measure]] if measure in parts else list(parts.values())
-    return any(part is not None and part.is_claimed for part in wanted)
+    if measure not in parts:
+        return claimed_change(one, result.goal) is not None
+    part = parts[measure]
+    return part is not None and part.is_claimed
 
 
 def _claim(what: str, difference: Difference, kind: str | None) -> str:

@@ -21,6 +21,8 @@ from etui.models.tuned import (
     remove_tuned,
     save_tuned,
 )
+from etui.sweep.analysis.claims import claimed_change, find_improvement, is_best_claimed
+from etui.sweep.report.names import short_name
 from etui.sweep.result import SettingResult, SweepResult
 from etui.sweep.run.tuned_values import choose_values
 from etui.text.timestamps import utc_now
@@ -123,15 +125,15 @@ def choose_setting(result: SweepResult, goal: Goal) -> Best:
         goal: What to minimize.
     """
     base = result.settings[0]
-    chosen = next((one for one in result.settings if one.setting == result.best), None)
-    if goal != result.goal:
-        chosen = _minimize(result.settings, base, goal)
-    if chosen is None or chosen is base:
+    chosen = find_improvement(result.settings, goal)
+    if goal == result.goal and is_best_claimed(result):
+        chosen = next(one for one in result.settings if one.setting == result.best)
+    if chosen is None:
         return Best(None, None)
     if _same_model(chosen, base):
         return Best(chosen, None)
     own = [one for one in result.settings if _same_model(one, base)]
-    return Best(_minimize(own, base, goal), chosen)
+    return Best(find_improvement(own, goal), chosen)
 
 
 def describe_goal(goal: Goal) -> str:
@@ -178,51 +180,17 @@ def _same_model(one: SettingResult, base: SettingResult) -> bool:
     return dict(one.values).get("model") == dict(base.values).get("model")
 
 
-def _minimize(
-    settings: Sequence[SettingResult], base: SettingResult, goal: Goal
-) -> SettingResult | None:
-    """Find the setting with the largest claimed improvement on the baseline; None without one."""
-    changes = {
-        one.setting: change
-        for one in _fast_enough(settings, goal)
-        if one is not base and (change := _claimed_change(one, goal)) is not None
-    }
-    found = [one for one in settings if one.setting in changes]
-    return min(found, key=lambda one: changes[one.setting], default=None)
-
-
-def _fast_enough(settings: Sequence[SettingResult], goal: Goal) -> list[SettingResult]:
-    if goal.within_percent is None:
-        return list(settings)
-    times = {one.setting: one.seconds.value for one in settings if one.seconds is not None}
-    longest = min(times.values(), default=0.0) * (1 + goal.within_percent / 100)
-    return [one for one in settings if times.get(one.setting, float("inf")) <= longest]
-
-
-def _claimed_change(one: SettingResult, goal: Goal) -> float | None:
-    """Return the change of the goal's figure in per cent; None if it is no claimed improvement.
-
-    The product of joules and time has no test of its own, so it is claimed if one factor is, and if
-    even the upper ends of both intervals make it smaller.
-    """
-    joules, seconds = one.joules_difference, one.seconds_difference
-    if goal.measure == "joules*time":
-        if joules is None or seconds is None or joules.high is None or seconds.high is None:
-            return None
-        worst = (1 + joules.high / 100) * (1 + seconds.high / 100)
-        if worst >= 1 or not (joules.is_claimed or seconds.is_claimed):
-            return None
-        return 100 * ((1 + joules.percent / 100) * (1 + seconds.percent / 100) - 1)
-    difference = joules if goal.measure == "joules" else seconds
-    if difference is None or not difference.is_claimed or difference.percent >= 0:
-        return None
-    return difference.percent
-
-
 def _nothing(result: SweepResult, goal: Goal, best: Best) -> NothingToApply:
+    base = result.settings[0]
+    ranked = next((one for one in result.settings if one.setting == result.best), base)
     what = f"no setting beats the one in use by {describe_goal(goal)}, so nothing was changed"
     if best.better_model is not None:
         what += f"; {_describe_model(best.better_model, goal)}"
+    elif goal == result.goal and ranked is not base:
+        what = (
+            f"{short_name(ranked.values, base.values)} ranks best by {describe_goal(goal)}, but no "
+            "improvement could be shown, so nothing was changed"
+        )
     return NothingToApply(what)
 
 
@@ -243,7 +211,7 @@ def _list_notes(
 
 def _describe_model(better: SettingResult, goal: Goal) -> str:
     model = dict(better.values)["model"]
-    change = _claimed_change(better, goal)
+    change = claimed_change(better, goal)
     amount = "" if change is None else f" ({change:+.0f} %)"
     return (
         f"another model is better by {describe_goal(goal)}: {model}{amount}; etui does not replace "

@@ -21,7 +21,7 @@ class LastSweep:
         created: When it began, ISO 8601.
         verdict: Its result in one sentence.
         is_complete: Whether it is finished.
-        is_better: Whether it found a setting that beats the one in use then.
+        is_better: Whether it found a setting that beats the one in use then beyond doubt.
         has_report: Whether there is a report to open in a browser.
     """
 
@@ -50,6 +50,7 @@ class _Result:
     is_complete: bool
     baseline: str
     best: str | None
+    is_best_claimed: bool = True
 
 
 class SweepResults:
@@ -86,7 +87,9 @@ def _build_sweep(folder: Path, result: _Result) -> LastSweep:
         created=result.created,
         verdict=result.verdict,
         is_complete=result.is_complete,
-        is_better=result.is_complete and result.best not in (None, result.baseline),
+        is_better=result.is_complete
+        and result.best not in (None, result.baseline)
+        and result.is_best_claimed,
         has_report=(folder / REPORT).is_file(),
     )
 

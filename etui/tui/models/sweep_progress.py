@@ -117,11 +117,13 @@ class SweepVerdict:
     is_complete: bool
     baseline: str
     best: str | None
+    is_best_claimed: bool = True
 
     @property
     def is_better(self) -> bool:
-        """Whether a setting was found that beats the one in use."""
-        return self.is_complete and self.best not in (None, self.baseline)
+        """Whether a setting was found that beats the one in use beyond doubt."""
+        is_another = self.best not in (None, self.baseline)
+        return self.is_complete and is_another and self.is_best_claimed
 
 
 SweepEvent = _Begun | _Block | _Dropped | _Note | _Answered | SweepVerdict

@@ -21,6 +21,8 @@ from etui.models.spec import STARTER
 from etui.models.tuned import load_tuned, remove_tuned
 from etui.stats.tests import Interval
 from etui.sweep.goal import Goal
+from etui.sweep.report.document import build_document
+from etui.sweep.report.verdict import format_verdict
 from etui.sweep.result import Difference, SettingResult, SweepResult
 from etui.sweep.run.apply import (
     NothingToApply,
@@ -158,6 +160,42 @@ def test_only_a_claimed_improvement_is_applied(config: Config, goal: Goal) -> No
         apply_best(config, described(result), result, goal)
     assert caught.value.exit_code == ExitCode.DONE
     assert not config.tuned_file.exists()
+
+
+def test_a_best_setting_that_only_ranks_best_is_not_applied(config: Config) -> None:
+    noise = setting(-3.0, -2.0, claimed=False, threads=THREADS + 1, kv_type="f16")
+    result = sweep(BASE, noise)
+    with pytest.raises(NothingToApply) as caught:
+        apply_best(config, described(result), result, JOULES)
+    assert caught.value.what == (
+        f"threads={THREADS + 1} ranks best by joules, but no improvement could be shown, so "
+        "nothing was changed"
+    )
+    assert not config.tuned_file.exists()
+    assert format_verdict(result).startswith(f"threads={THREADS + 1} ranks best by joules, but no")
+    document = build_document(described(result), result)
+    assert (document["best"], document["is_best_claimed"]) == (noise.setting, False)
+
+
+@pytest.mark.parametrize(("claimed", "wins"), [(True, True), (False, False)])
+def test_a_baseline_that_is_too_slow_gives_way_to_what_is_faster_beyond_doubt(
+    config: Config, claimed: bool, wins: bool
+) -> None:
+    goal = Goal("joules", 5.0)
+    allowed = setting(3.0, -20.0, claimed=claimed, threads=THREADS + 1)
+    frugal = setting(-30.0, 40.0, threads=THREADS + 2)
+    result = sweep(setting(threads=THREADS), allowed, frugal, goal=goal)
+    assert (choose_setting(result, goal).setting == allowed) is wins
+    assert (choose_setting(replace(result, goal=JOULES), goal).setting == allowed) is wins
+    document = build_document(described(result), result)
+    assert (document["best"], document["is_best_claimed"]) == (allowed.setting, wins)
+    if wins:
+        settings = apply_best(config, described(result), result, goal)
+        assert settings.values == {"threads": THREADS + 1}
+        assert "costs 3 % [2, 4] of the joules and saves 20 % [19, 21] of the" in settings.verdict
+    else:
+        with pytest.raises(NothingToApply, match="ranks best by joules within 5 %"):
+            apply_best(config, described(result), result, goal)
 
 
 def test_another_model_is_named_and_not_applied(config: Config) -> None:

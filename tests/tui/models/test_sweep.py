@@ -414,6 +414,9 @@ def test_the_newest_result_of_a_model_counts_and_damaged_ones_do_not(config: Con
     found = results.find_last()[MODEL]
     assert found.folder == newest
     assert not found.is_better, "the best is the baseline"
+    unclaimed = {"best": "threads=1", "is_best_claimed": False}
+    (newest / "result.json").write_text(json.dumps({**RESULT, **unclaimed}))
+    assert not results.find_last()[MODEL].is_better
     (newest / "result.json").write_text(json.dumps({**RESULT, "is_complete": False}))
     assert not results.find_last()[MODEL].is_complete
     (newest / "result.json").unlink()

@@ -7,14 +7,14 @@ import random
 from dataclasses import replace
 
 import pytest
-from etui.sweep.race.racing import choose_best
 
 from etui.sweep.analysis.analysis import analyse
 from etui.sweep.analysis.claims import claimed_change, find_improvement, is_best_claimed
 from etui.sweep.goal import Goal
+from etui.sweep.race.choice import choose_best
 from etui.sweep.race.design import SweepDesign
 from etui.sweep.report.verdict import format_verdict
-from etui.sweep.run.apply import choose_best as choose_applied
+from etui.sweep.run.apply import choose_setting as choose_applied
 from tests.sweep.measured import Measured, grid
 
 THREADS = grid(threads=(1, 2, 3, 4))

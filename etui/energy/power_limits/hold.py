@@ -137,11 +137,17 @@ class LimitHold:
         with self._lock:
             if not self._entries:
                 return ()
-            with defer_signals():
-                outcomes = self._restore_all()
-                self._forget_finished(outcomes)
+            outcomes: list[Outcome] = []
             interrupted: BaseException | None = None
-            if may_ask and self._ask is not None and self._entries:
+            try:
+                with defer_signals():
+                    outcomes = self._restore_all()
+                    self._forget_finished(outcomes)
+            except BaseException as error:
+                if not outcomes:
+                    raise
+                interrupted = error  # a signal that came meanwhile: what was done is said first
+            if interrupted is None and may_ask and self._ask is not None and self._entries:
                 try:
                     self._ask_to_restore(self._ask)
                 except BaseException as error:  # noqa: BLE001 - what is left is said first

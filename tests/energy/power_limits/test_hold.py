@@ -127,8 +127,10 @@ def test_a_signal_during_the_restoring_waits_for_its_end(open_limits: Open, conf
             os.kill(os.getpid(), signal.SIGINT)
         set_limit(handle, limit)
 
+    said: list[str] = []
+
     def end() -> None:
-        with LimitHold(config, limits) as hold:
+        with LimitHold(config, limits, say=said.append) as hold:
             hold.apply(GPU, 300)
             hold.apply("gpu:GPU-fake-1", 300)
             nvml.set_limit = interrupt  # type: ignore[method-assign]
@@ -137,6 +139,10 @@ def test_a_signal_during_the_restoring_waits_for_its_end(open_limits: Open, conf
         end()
     assert nvml.limits == [350_000, 320_000]
     assert not config.power_limits_file.exists()
+    assert [line.split(" (")[0] for line in said] == [
+        "restored the power limit of GPU 0 to 350 W",
+        "restored the power limit of GPU 1 to 320 W",
+    ]
 
 
 CHILD = """

@@ -7,8 +7,12 @@ restoring start works; the kernel drops the lock with the process.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -175,10 +179,12 @@ class JournalBusy(Exception):
 
 @contextmanager
 def lock_journal(config: Config) -> Iterator[None]:
-    """Hold the lock of the journal.
+    """Hold the lock of the journal, and that of the limits of this machine.
+
+    The limits are one for all users and all ``ETUI_HOME``, so a lock in a folder does not do.
 
     Raises:
-        JournalBusy: Another process, or another hold of this one, has it.
+        JournalBusy: Another process, or another hold of this one, has one of them.
         OSError: The lock file cannot be opened.
     """
     from filelock import FileLock, Timeout
@@ -192,6 +198,27 @@ def lock_journal(config: Config) -> Iterator[None]:
     except NotImplementedError as error:  # a file system without locks
         raise OSError(str(error)) from error
     try:
-        yield
+        with _lock_machine(config):
+            yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _lock_machine(config: Config) -> Iterator[None]:
+    """Hold an abstract Unix socket, whose name the kernel drops with the process; Linux only.
+
+    Raises:
+        JournalBusy: Another process has it.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    root = hashlib.sha256(os.fsencode(config.sysfs_dir.resolve())).hexdigest()[:16]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as name:
+        try:
+            name.bind(f"\0etui-power-limits-{root}")
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise JournalBusy from error
+        yield

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ import pytest
 
 from etui.config.config import Config
 from etui.energy.power_limits.hold import LimitHold
-from etui.energy.power_limits.journal import read_journal
+from etui.energy.power_limits.journal import (
+    JournalEntry,
+    new_journal,
+    read_journal,
+    write_journal,
+)
 from etui.energy.power_limits.limits import PowerLimits
 from etui.energy.power_limits.restore import release_own, restore_left_over
 from etui.errors import EtuiError, Stopped
@@ -221,6 +227,32 @@ def test_two_holds_at_once_are_refused(open_limits: Open, config: Config) -> Non
         assert nvml.limits == [300_000]
     with LimitHold(config, open_limits(nvml, root=True)):
         pass
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract sockets are Linux's")
+def test_two_homes_of_one_machine_share_its_limits(
+    open_limits: Open, config: Config, tmp_path: Path
+) -> None:
+    nvml = FakeNvml(300_000)
+    other = replace(config, home=tmp_path / "other")
+    entry = JournalEntry(GPU, "GPU 0", "limit", 350.0, 300.0, False, "etui", "")
+    killed = replace(new_journal((entry,)), process_start="1 ticks")
+    write_journal(config.power_limits_file, killed)
+
+    def start() -> tuple[str, ...]:
+        return restore_left_over(config, open_limits=lambda *_: open_limits(nvml))
+
+    with LimitHold(other, open_limits(nvml, root=True)) as hold:
+        hold.apply(GPU, 200)
+        assert start() == (), "what the other home has set is not taken for a user's"
+        config.power_limits_file.unlink()
+        second = LimitHold(config, open_limits(nvml, root=True))
+        with pytest.raises(EtuiError, match="another etui on this machine changes power limits"):
+            second.__enter__()
+        write_journal(config.power_limits_file, killed)
+    assert nvml.limits == [300_000]
+    assert len(start()) == 1
+    assert nvml.limits == [350_000]
 
 
 def test_a_limit_that_was_not_restored_bars_a_new_hold(open_limits: Open, config: Config) -> None:

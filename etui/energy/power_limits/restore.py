@@ -230,6 +230,8 @@ def _restore_entries(
     lines = format_outcomes(outcomes, reason)
     left = {outcome.entry.scope for outcome in outcomes if not outcome.is_finished}
     if left:
+        if any(outcome.status == "missing" for outcome in outcomes):
+            lines.append(f"if a device is gone for good, delete {path}")
         lines += problems
         kept = tuple(entry for entry in journal.limits if entry.scope in left)
         write_journal(path, replace(journal, limits=kept))

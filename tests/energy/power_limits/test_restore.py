@@ -159,8 +159,9 @@ def test_only_what_is_not_restored_is_kept(config: Config, start: Start, sysfs: 
 
 def test_a_device_that_is_gone_keeps_the_journal(config: Config, start: Start) -> None:
     leave(config, replace(ENTRY, scope="gpu:GPU-other"))
-    [line] = start()
+    line, hint = start()
     assert "the device is not found now" in line
+    assert hint == f"if a device is gone for good, delete {config.power_limits_file}"
     assert config.power_limits_file.exists()
 
 

@@ -11,7 +11,7 @@ import click
 from etui.cli.common import print_event, print_json, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.cli.sweep_options import AFTER, build_goal, build_request, find_mode
-from etui.errors import ExitCode, Stopped, UsageError
+from etui.errors import EtuiError, ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,7 +254,23 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
             force=options["force"],
         )
         outcome = begin(SweepRunner(config, audience, writer, open_bench))
-    return _print_outcome(outcome, options, config)
+    code = _print_outcome(outcome, options, config)
+    if cap is not None:
+        _check_restored(config)
+    return code
+
+
+def _check_restored(config: Config) -> None:
+    """Fail where a power limit could not be restored, which was said with its command.
+
+    Raises:
+        EtuiError: The journal of changed limits is still there.
+    """
+    if config.power_limits_file.exists():
+        raise EtuiError(
+            "the power limit is not as it was found",
+            "run the command above; every start of etui says so until the limit is as found",
+        )
 
 
 def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Config) -> int:

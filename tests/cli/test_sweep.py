@@ -176,6 +176,23 @@ def test_a_sweep_that_asks_for_limits_is_resumed_in_a_terminal_alone(
     assert sweep("--resume", "last", "--jsonl")[0] == 0
 
 
+def test_a_power_limit_that_is_not_restored_fails_the_command(
+    sweep: Sweep, bench: FakeWorkbench, config: Config
+) -> None:
+    write_package(config.sysfs_dir)
+    bench.price = lambda setting: float(setting.get("power_limit") or 0)
+
+    def leave(number: int) -> None:
+        config.power_limits_file.write_text("what could not be restored")
+
+    bench.before = leave
+    asked = ("tiny", "--axis", "power_limit=40,50", "--cap", "set", "--blocks", "2")
+    code, out, err = sweep(*asked)
+    assert code == 1
+    assert "power_limit=40" in out, "the result is printed first"
+    assert "the power limit is not as it was found" in err
+
+
 def test_a_dry_run_measures_nothing(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
     code, out, _ = sweep(*ASKED, "--dry-run")
     assert code == 0

@@ -26,6 +26,7 @@ _PROVENANCE = {
     "python": "the version of Python",
     "context_tokens": "context_tokens",
     "sample_hz": "sample_hz",
+    "power_source": "the source of power",
     "in_use": "the settings in use",
 }
 """Key of the provenance -> what it is; the others do not change what is measured."""

@@ -233,9 +233,12 @@ def locate_workload(name: str) -> str:
 
 def describe_conditions(config: Config, facts: MachineFacts) -> dict[str, Any]:
     """Collect versions, the machine, and the settings in use, which a resumed sweep must find."""
+    from etui.runtime.host import read_battery
     from etui.runtime.provenance import provenance
 
-    return {**provenance(config), "in_use": dict(facts.current)}
+    _, discharging = read_battery(config.sysfs_dir / "class" / "power_supply")
+    source = "a battery" if discharging else "mains"
+    return {**provenance(config), "power_source": source, "in_use": dict(facts.current)}
 
 
 def read_power_limits(config: Config) -> Sequence[LimitRange]:

@@ -105,7 +105,7 @@ def apply_best(
         created=utc_now("seconds"),
         goal=describe_goal(goal),
         verdict=_format_verdict(result, chosen, goal),
-        power_limit=_advise_power_limit(chosen, base, sweep_config.channels, config),
+        power_limit=_advise_power_limit(chosen, base, sweep_config, config),
         notes=tuple(_list_notes(best.better_model, goal, values, sweep_config)),
     )
     if settings.values or settings.power_limit is not None:
@@ -226,7 +226,7 @@ def _format_verdict(result: SweepResult, best: SettingResult, goal: Goal) -> str
 
 
 def _advise_power_limit(
-    best: SettingResult, base: SettingResult, channels: Sequence[str], config: Config
+    best: SettingResult, base: SettingResult, sweep_config: SweepConfig, config: Config
 ) -> PowerAdvice | None:
     """Return how to set the power limit of the best setting; None if it is that of the baseline."""
     limit = dict(best.values).get("power_limit")
@@ -235,19 +235,21 @@ def _advise_power_limit(
     from etui.energy.power_limits.limits import open_power_limits
 
     watts = float(limit)
+    in_use = sweep_config.provenance.get("in_use") or {}
     with open_power_limits(config) as limits:
-        return PowerAdvice(watts, build_limit_command(limits, channels, watts))
+        command = build_limit_command(limits, watts, on_gpu=in_use.get("gpu_layers", 0) != 0)
+    return PowerAdvice(watts, command)
 
 
-def build_limit_command(limits: LimitedDevices, channels: Sequence[str], watts: float) -> str:
+def build_limit_command(limits: LimitedDevices, watts: float, *, on_gpu: bool) -> str:
     """Build the command with which a user sets a power limit.
 
     Args:
         limits: The power limits of this machine.
-        channels: Ids of the power channels of the sweep; with a GPU, its limit was swept.
         watts: The limit.
+        on_gpu: Whether the model ran on a GPU, whose limit was swept; else it was the CPU's.
     """
-    family = "gpu" if any(name.startswith("gpu:") for name in channels) else "package"
+    family = "gpu" if on_gpu else "package"
     devices = [limits.device(scope) for scope in limits.scopes(family)]
     commands = [device.format_command(device.plan(watts)) for device in devices]
     return " && ".join(commands) or "set it with the tool of the device"

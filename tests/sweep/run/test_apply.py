@@ -249,7 +249,10 @@ def test_a_power_limit_is_advice_and_not_kept(config: Config) -> None:
         ("constraint_0_power_limit_uw", "30000000"),
     ):
         (zone / name).write_text(f"{text}\n")
-    settings = apply_best(config, described(result), result, JOULES)
+    # The card draws power too, but the model runs on the CPU, whose limit was swept.
+    seen = {"machine": machine_name(), "in_use": {"gpu_layers": 0}}
+    sweep_config = described(result, channels=("package:0", "gpu:GPU-1a"), provenance=seen)
+    settings = apply_best(config, sweep_config, result, JOULES)
     assert settings.values == {}
     assert settings.power_limit is not None
     assert settings.power_limit.watts == 20.0
@@ -259,14 +262,14 @@ def test_a_power_limit_is_advice_and_not_kept(config: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "command"),
+    ("on_gpu", "command"),
     [
-        (("package:0", "gpu:GPU-1a"), "set gpu:GPU-1a 45 && set gpu:GPU-2b 45"),
-        (("package:0",), "set package:0 45"),
+        (True, "set gpu:GPU-1a 45 && set gpu:GPU-2b 45"),
+        (False, "set package:0 45"),
     ],
 )
-def test_the_command_of_a_power_limit(channels: tuple[str, ...], command: str) -> None:
-    assert build_limit_command(Limits(), channels, 45.0) == command
+def test_the_command_of_a_power_limit(on_gpu: bool, command: str) -> None:
+    assert build_limit_command(Limits(), 45.0, on_gpu=on_gpu) == command
 
 
 def test_a_second_sweep_keeps_the_axes_that_it_did_not_vary(config: Config) -> None:

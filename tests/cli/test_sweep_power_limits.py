@@ -1,0 +1,108 @@
+"""``etui sweep`` with power limits as a whole: a real model, a simulated package, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from etui.config.config import Config
+from etui.sweep.run.find import list_sweeps
+from etui.sweep.run.recorded_sweep import read_sweep
+from etui.testing.power_limits import read_package, write_package
+from tests.contract.tiny_model import write_tiny_model
+
+ROOT = Path(__file__).parents[2]
+ETUI = (sys.executable, "-m", "etui")
+SWEEP = (
+    *(*ETUI, "sweep", "tiny", "--axis", "power_limit=40", "--cap", "set", "--goal", "time"),
+    *("--blocks", "2", "--rounds", "1", "--window", "0.05", "--cool-down", "0"),
+    *("--force", "--jsonl"),
+)
+FOUND = (65.0, 120.0)
+
+
+@pytest.fixture
+def package(config: Config) -> Path:
+    config.models_dir.mkdir(parents=True, exist_ok=True)
+    write_tiny_model(config.models_dir / "tiny.gguf")
+    folder = write_package(config.sysfs_dir, long_watts=FOUND[0], short_watts=FOUND[1])
+    (folder / "energy_uj").unlink()  # it would stand still: the time alone is compared
+    return folder
+
+
+@contextmanager
+def start_sweep() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        SWEEP,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_limit(process: subprocess.Popen[str], package: Path) -> None:
+    """Wait until the detection floor is measured, then until the limit is another one."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] in ("begun", "block") and event.get("blocks", event.get("block")) >= 4:
+            break
+    while read_limits(package) != (40.0, 40.0):
+        assert process.poll() is None, "the sweep has ended"
+
+
+def read_limits(package: Path) -> tuple[float, ...]:
+    """Read the limits; none while a file is being written."""
+    try:
+        return read_package(package)
+    except ValueError:
+        return ()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_limits_are_restored_after_kill_9_and_after_sigterm(config: Config, package: Path) -> None:
+    with start_sweep() as process:
+        wait_for_limit(process, package)
+        process.kill()
+    assert config.power_limits_file.exists()
+    started = subprocess.run(
+        [*ETUI, "models", "list"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert started.stderr.startswith(
+        "etui: restored the power limit of CPU package 0 to 65 W (an earlier sweep was killed)\n"
+    )
+    assert read_package(package) == FOUND
+    assert not config.power_limits_file.exists()
+
+    with start_sweep() as process:
+        wait_for_limit(process, package)
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate()
+    assert process.returncode == 3
+    assert "restored the power limit of CPU package 0 to 65 W (the sweep has ended)" in rest
+    assert read_package(package) == FOUND
+    assert not config.power_limits_file.exists()
+
+    (folder,) = list_sweeps(config)
+    for block in read_sweep(folder).blocks:
+        for visit in block.visits:
+            assert visit.setting == f"power_limit={visit.power_limit_watts:g}"

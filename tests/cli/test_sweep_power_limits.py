@@ -15,7 +15,7 @@ import pytest
 
 from etui.config.config import Config
 from etui.sweep.run.find import list_sweeps
-from etui.sweep.run.recorded_sweep import read_sweep
+from etui.sweep.run.recorded_sweep import is_finished, read_sweep
 from etui.testing.power_limits import read_package, write_package
 from tests.contract.tiny_model import write_tiny_model
 
@@ -75,7 +75,7 @@ def read_limits(package: Path) -> tuple[float, ...]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_limits_are_restored_after_kill_9_and_after_sigterm(config: Config, package: Path) -> None:
+def test_limits_are_restored_however_a_sweep_ends(config: Config, package: Path) -> None:
     with start_sweep() as process:
         wait_for_limit(process, package)
         process.kill()
@@ -102,7 +102,16 @@ def test_limits_are_restored_after_kill_9_and_after_sigterm(config: Config, pack
     assert read_package(package) == FOUND
     assert not config.power_limits_file.exists()
 
+    with start_sweep() as process:
+        wait_for_limit(process, package)
+        assert process.stdout is not None
+        process.stdout.close()  # as when the app that follows it is killed
+        assert process.wait() == 1
+    assert read_package(package) == FOUND
+    assert not config.power_limits_file.exists()
+
     (folder,) = list_sweeps(config)
+    assert not is_finished(folder)
     for block in read_sweep(folder).blocks:
         for visit in block.visits:
             assert visit.setting == f"power_limit={visit.power_limit_watts:g}"

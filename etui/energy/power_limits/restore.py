@@ -60,7 +60,13 @@ class Outcome:
         return self.status in ("as_found", "restored", "changed")
 
 
-def decide(entry: JournalEntry, now_watts: float | None, *, rebooted: bool) -> Decision:
+def decide(
+    entry: JournalEntry,
+    now_watts: float | None,
+    *,
+    rebooted: bool,
+    default_watts: float | None = None,
+) -> Decision:
     """Decide what to do with a changed value.
 
     A value that is neither the one found nor the one read back after the last change was set by
@@ -71,11 +77,14 @@ def decide(entry: JournalEntry, now_watts: float | None, *, rebooted: bool) -> D
         entry: What was changed.
         now_watts: The value now; None if it cannot be read.
         rebooted: Whether the machine was started again since, which sets limits to their defaults.
+        default_watts: The value after a reboot; None if unknown.
     """
     if now_watts is None:
         return "restore"
     if abs(now_watts - entry.found_watts) <= EXACT_WATTS:
         return "as_found"
+    if rebooted and default_watts is not None and abs(now_watts - default_watts) > EXACT_WATTS:
+        return "changed"  # what the sweep had set is gone, and this is not the default
     if rebooted or entry.is_pending:
         return "restore"
     is_own = entry.set_watts is not None and abs(now_watts - entry.set_watts) <= EXACT_WATTS
@@ -89,7 +98,10 @@ def restore_entry(limits: PowerLimits, entry: JournalEntry, *, rebooted: bool = 
         now = device.read_knobs()[entry.knob]
     except (UsageError, KeyError):
         return Outcome(entry, "missing", None)
-    decision = decide(entry, now, rebooted=rebooted)
+    # The device states the default of its main value only.
+    is_main = entry.knob == next(iter(device.read_knobs()))
+    default = device.read().default_watts if rebooted and is_main else None
+    decision = decide(entry, now, rebooted=rebooted, default_watts=default)
     if decision == "changed":
         return Outcome(entry, "changed", now)
     # A request to zeusd that was not answered may still be carried out; one after it undoes that.

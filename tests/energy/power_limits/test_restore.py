@@ -218,6 +218,15 @@ def test_after_a_reboot_the_limit_is_set_where_it_differs(
     assert not config.power_limits_file.exists()
 
 
+def test_a_limit_that_was_chosen_after_a_reboot_is_left(config: Config, start: Start) -> None:
+    start.nvml.limits = [275_000]  # the default is 450 W
+    leave(config, ENTRY, boot_id="another boot")
+    [line] = start()
+    assert line.startswith("left the power limit of GPU 0 at 275 W")
+    assert start.nvml.limits == [275_000]
+    assert not config.power_limits_file.exists()
+
+
 def test_a_journal_of_another_machine_is_left_alone(config: Config, start: Start) -> None:
     leave(config, ENTRY, boot_id="another boot", machine="the other one")
     [line] = start()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from etui.bench.store.sealed_folder import build_write_error
 from etui.errors import EtuiError, LogUnavailable, Stopped
 from etui.log.records import SweepRecord, SweepSettingRecord
 from etui.sweep.blocks import Block, BlockPlan, Failure, Stage, Visit
@@ -24,7 +25,7 @@ from etui.sweep.race.loop import measure_blocks
 from etui.sweep.result import DetectionFloor, SweepResult
 from etui.sweep.rig import Rig
 from etui.sweep.run.find import REPORT, RESULT
-from etui.sweep.run.folder import SweepFolder
+from etui.sweep.run.folder import SWEEP, SweepFolder
 from etui.sweep.run.log_rows import build_setting_records, build_sweep_record, sum_joules
 from etui.sweep.run.measured_result import analyse_measured, group_answers, list_asked
 from etui.sweep.run.recorded_sweep import RecordedSweep
@@ -285,7 +286,10 @@ class SweepRun:
         document = build_document(self.config, result, self.blocks)
         self.folder.write(RESULT, json.dumps(document, indent=2) + "\n")
         self.audience.note("writing the report")
-        write_report(self.folder.path / REPORT, self.config, result, self.blocks, self.power)
+        try:
+            write_report(self.folder.path / REPORT, self.config, result, self.blocks, self.power)
+        except OSError as error:
+            raise build_write_error(self.folder.path, error, SWEEP) from error
         self._save_rows(result)
         return SweepOutcome(self.folder.path, self.config, result, tuple(self.blocks), why)
 

@@ -61,6 +61,8 @@ class SweepConfig:
         provenance: Versions, machine and llama.cpp settings, as in a turn's settings.
         data: Folder or archive of the suite; None if it needs none.
         suite_sha256: Hash of the suite's files; None without accuracy.
+        notes: What a reader should know about the settings: combinations that were left out, axes
+            whose effects the sweep cannot separate.
     """
 
     id: str
@@ -84,3 +86,4 @@ class SweepConfig:
     provenance: Mapping[str, Any]
     data: str | None = None
     suite_sha256: str | None = None
+    notes: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ _PROVENANCE = {
 }
 """Key of the provenance -> what it is; the others do not change what is measured."""
 
-_OF_THIS_SWEEP = ("id", "created", "provenance", *_CONDITIONS)
+_OF_THIS_SWEEP = ("id", "created", "provenance", "notes", *_CONDITIONS)
 
 
 def asks_for_the_same(one: SweepConfig, other: SweepConfig) -> bool:

@@ -168,6 +168,8 @@ class SweepRun:
         self._drops = len(list_drops(config.design, self.blocks))
         why = ""
         self.audience.begin(config, self.folder.path, self._describe_progress())
+        for note in config.notes:
+            self._note_once(note)
         if self._has_floor():
             self._show_floor(self._analyse())
         try:

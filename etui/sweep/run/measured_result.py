@@ -29,6 +29,7 @@ def analyse_measured(
     grouped = group_answers(answers, config.questions)
     measured_as = choose_answering(config.design, blocks, grouped) if grouped else None
     result = analyse(config.design, blocks, grouped or None, measured_as)
+    result = replace(result, notes=(*config.notes, *result.notes))
     if not config.questions or not result.is_complete:
         return result
     asked = list_asked(config.design, blocks, grouped)

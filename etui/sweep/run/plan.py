@@ -82,7 +82,6 @@ class SweepPlan:
         facts: What the machine and the model can do.
         workload: The texts to compute.
         questions: Questions of the suite; None without accuracy.
-        notes: What a user should know about the settings, one line each.
     """
 
     config: SweepConfig
@@ -91,7 +90,6 @@ class SweepPlan:
     facts: MachineFacts
     workload: Workload
     questions: QuestionSet | None
-    notes: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -172,8 +170,9 @@ def make_plan(
         provenance=describe_conditions(config, facts),
         data=None if request.data is None else str(request.data),
         suite_sha256=None if questions is None else questions.sha256,
+        notes=grid.notes,
     )
-    return SweepPlan(sweep, spec, path, facts, workload, questions, grid.notes)
+    return SweepPlan(sweep, spec, path, facts, workload, questions)
 
 
 def restore_request(before: SweepConfig) -> SweepRequest:

@@ -251,7 +251,7 @@ def describe_plan(request: SweepRequest, config: Config) -> dict[str, Any]:
         "suite": sweep.suite,
         "questions": sweep.questions,
         "answers": sweep.questions * len(set(group_by_numbers(design.settings).values())),
-        "notes": list(plan.notes),
+        "notes": list(sweep.notes),
         "seconds": round(estimate_seconds_left(design, (), visit), 1),
         "full_grid_seconds": _round(estimate_full_grid_seconds(design, (), visit)),
     }

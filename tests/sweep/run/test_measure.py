@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -173,6 +174,21 @@ def test_an_engine_that_fails_leaves_its_blocks_in_folder_and_log(place: Path) -
     assert log.sweep is not None
     assert log.sweep.blocks == len(read_sweep(place).blocks) > 0
     assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+
+
+def test_a_full_disk_at_the_report_stops_the_sweep(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # of a write: it names no file
+
+    monkeypatch.setattr("etui.sweep.report.write_report", fill)
+    with pytest.raises(Stopped, match="the disk of") as full:
+        run(place, FakeRig(JOULES), Audience(), Log())
+    assert f"etui sweep --resume {place}" in full.value.fix
+    monkeypatch.undo()
+    assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+    assert (place / "report.html").is_file()
 
 
 def test_a_busy_machine_repeats_the_block_and_says_so(place: Path) -> None:

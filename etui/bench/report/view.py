@@ -364,10 +364,10 @@ def build_tree(value: Any, name: str = "") -> Node:
     """Build a tree of a configuration; lists of plain values become one text."""
     if isinstance(value, Mapping):
         inner = tuple(build_tree(item, str(key)) for key, item in value.items())
-        return Node(sanitize(name), inner, f"{len(inner)} entries")
+        return Node(sanitize(name), inner, units.count_text(len(inner), "entry", "entries"))
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         inner = tuple(build_tree(item, str(at + 1)) for at, item in enumerate(value))
-        return Node(sanitize(name), inner, f"{len(inner)} entries")
+        return Node(sanitize(name), inner, units.count_text(len(inner), "entry", "entries"))
     if isinstance(value, list | tuple):
         text = ", ".join(str(item) for item in value)
     else:

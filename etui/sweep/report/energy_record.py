@@ -111,7 +111,7 @@ def describe_conditions(record: dict[str, Any], model: str) -> list[tuple[str, s
         ("Precision", _join(precision["weights"], _listed("KV cache", precision["kv_type"]))),
         ("Prompt length", _tokens(prompt, "on average")),
         ("Output length", _tokens(output, "the same for every setting")),
-        ("Batch", _join("one sequence", _listed("batch of tokens", batch["batch_tokens"]))),
+        ("Batch", _join("one sequence", _describe_batches(batch["batch_tokens"]))),
         (
             "Utilisation",
             _join(
@@ -213,6 +213,12 @@ def _listed(name: str, values: list[object] | None) -> str:
     if not values:
         return f"{name} {units.UNKNOWN}"
     return f"{name} {' and '.join(map(str, values))}"
+
+
+def _describe_batches(tokens: list[object] | None) -> str:
+    if not tokens:
+        return f"batch size {units.UNKNOWN}"
+    return f"prefill in batches of {' and '.join(map(str, tokens))} tokens"
 
 
 def _tokens(count: float | None, note: str) -> str:

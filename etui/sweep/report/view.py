@@ -17,8 +17,8 @@ from etui.sweep.report.cells import (
 )
 from etui.sweep.report.names import find_setting
 from etui.sweep.report.roles import find_role, list_names
-from etui.sweep.report.verdict import floor_text
-from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.report.verdict import computes_same, floor_text, is_accuracy_claimed
+from etui.sweep.result import Accuracy, Difference, SettingResult, SweepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +122,7 @@ def build_findings(result: SweepResult) -> list[tuple[str, str, str]]:
         found.append(_finding("Joules", best.joules_difference, best.joules, result.kind))
         found.append(_finding("Time", best.seconds_difference, None, None))
         if best.accuracy is not None:
-            figure, ends = split_interval(accuracy_change_text(result, best))
-            note = f"points {ends}, " if ends else "numbers as in the baseline, "
-            found.append(("Accuracy", figure, f"{note}{accuracy_text(best.accuracy)}"))
+            found.append(_accuracy_finding(result, best.accuracy))
     elif best is not None and best.joules is not None:
         mark = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
         text = joules_text(best.joules, result.kind) + mark
@@ -152,6 +150,19 @@ def _finding(
     if figure is not None:
         note += f", {joules_text(figure, kind)} per answer"
     return (label, f"{text} ({units.ESTIMATE})" if kind == units.ESTIMATE else text, note)
+
+
+def _accuracy_finding(result: SweepResult, accuracy: Accuracy) -> tuple[str, str, str]:
+    share, change = accuracy_text(accuracy), accuracy.difference_points
+    if computes_same(result, accuracy):
+        return ("Accuracy", "same", f"numbers as in the baseline, {share}")
+    if change is None:
+        return ("Accuracy", share, "not compared with the baseline")
+    figure, ends = split_interval(units.points_change_text(change.value, change.low, change.high))
+    note = f"95 % interval {ends}, {share}" if ends else share
+    if not is_accuracy_claimed(accuracy):
+        return ("Accuracy", f"({figure})", f"not a claim; {note}")
+    return ("Accuracy", figure, note)
 
 
 def _floor_finding(result: SweepResult) -> tuple[str, str, str]:

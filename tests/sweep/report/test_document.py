@@ -97,6 +97,7 @@ def test_all_eleven_conditions_are_there() -> None:
     assert len(lines) == 11
     assert lines["Output length"] == "128 tokens, the same for every setting"
     assert "KV cache f16 and q8_0" in lines["Precision"]
+    assert lines["Batch"].startswith("one sequence · ")
     assert "gross joules, kind counter · sampled at 20 Hz" in lines["Method"]
     assert all(lines.values())
 
@@ -125,6 +126,7 @@ def test_unknown_conditions_say_so() -> None:
     lines = dict(describe_conditions(document["conditions"], "m"))
     assert lines["Prompt length"] == "unknown"
     assert lines["Framework"] == "unknown"
+    assert lines["Batch"] == "one sequence · batch size unknown"
     assert lines["Hardware"] == "measured: no power channel"
     assert lines["Method"].startswith("joules are unmeasured")
     assert "sha256 unknown" in lines["Model version"]

@@ -20,9 +20,16 @@ from etui.sweep.report.race_chart import draw_race
 from etui.sweep.report.roles import fit_values, list_roles, list_shown_roles
 from etui.sweep.report.text import format_verdict
 from etui.sweep.report.view import build_findings, build_rows, split_interval, split_spread
-from etui.sweep.result import DetectionFloor, SettingResult
+from etui.sweep.result import Accuracy, DetectionFloor, SettingResult
 from tests.sweep import results
-from tests.sweep.results import Power, Sweep, make_result, make_sweep, setting_result
+from tests.sweep.results import (
+    Power,
+    Sweep,
+    accuracy,
+    make_result,
+    make_sweep,
+    setting_result,
+)
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \x1b[31m\x07 ' \" & \u202e"
 VOID = {"meta", "br", "img", "input", "link", "line", "circle", "rect", "path", "polygon"}
@@ -359,6 +366,25 @@ def test_findings_name_what_is_not_claimed() -> None:
     assert labels["Joules"] == ("(-1 %)", "not a claim; 95 % interval [-3, 1] %")
     assert labels["Time"][0] == "+4 %"
     assert "Measuring saved" not in labels
+
+
+def test_the_accuracy_of_the_best_has_its_unit_and_its_doubt() -> None:
+    base = setting_result("threads=2 kv_type=f16", measured=accuracy(None, key="kv_type=f16"))
+
+    def find(measured: Accuracy) -> tuple[str, str]:
+        one = setting_result("threads=2 kv_type=q4_0", 10.1, 4.4, -18.0, 4.0, measured=measured)
+        found = build_findings(make_result(base, one))
+        return next((figure, note) for label, figure, note in found if label == "Accuracy")
+
+    figure, note = find(accuracy(-2.1, 1.3, 0.003, key="kv_type=q4_0"))
+    assert figure == "-2.1 points"
+    assert note.startswith("95 % interval [-3.4, -0.8], ")
+    figure, note = find(accuracy(-0.4, 1.0, 0.5, key="kv_type=q4_0"))
+    assert figure == "(-0.4 points)"
+    assert note.startswith("not a claim; 95 % interval")
+    assert find(accuracy(0.0, 0.0, key="kv_type=f16"))[0] == "same"
+    unpaired = replace(accuracy(None, key="kv_type=q4_0"), difference_points=None)
+    assert find(unpaired)[1] == "not compared with the baseline"
 
 
 def test_cells_split_their_interval() -> None:

@@ -24,6 +24,9 @@ from etui.cli.streams import (
 )
 from etui.errors import EtuiError, ExitCode, format_internal_error
 
+_NO_HOME = "Could not determine home directory"
+"""Begin of the RuntimeError of :meth:`pathlib.Path.expanduser` for a user that does not exist."""
+
 
 class _Lazy(NamedTuple):
     """The module of a command and its line in ``etui --help``, so that help imports no command."""
@@ -217,6 +220,12 @@ def _run(args: Sequence[str]) -> int:
             name = str(error.filename)
             _print_error(
                 f"etui: {name[:40]!r}... ({len(name):,} characters) is too long for a file"
+            )
+            return ExitCode.USAGE
+        if isinstance(error, RuntimeError) and str(error).startswith(_NO_HOME):
+            _print_error(
+                "etui: a path begins with ~ and the name of no user",
+                "write the path in full, or ./~NAME for a file of that name",
             )
             return ExitCode.USAGE
         _print_error(

@@ -12,6 +12,7 @@ from etui.cli.common import print_event, print_json, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.cli.sweep_options import AFTER, build_goal, build_request, find_mode
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     type=TEXT,
     multiple=True,
     metavar="NAME=V,V",
-    help="Values of a setting to compare; repeatable, all combinations are measured. Default: "
-    "axes chosen for this machine and model.",
+    help="Values of a setting to compare: threads, decode_threads, prefill_threads, batch_tokens, "
+    "kv_type, flash_attention, gpu_layers, split, speculate, draft_tokens, model or power_limit. "
+    "Repeatable; all combinations are measured. Default: axes chosen for this machine and model.",
 )
 @click.option(
     "-p", "--policy", type=TEXT, metavar="NAME|FILE", help="Policy whose --arm is measured."
@@ -279,8 +281,8 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
     Raises:
         Stopped: The sweep is not complete.
     """
+    from etui.cli.sweep_text import print_result
     from etui.sweep.report.document import build_document
-    from etui.sweep.report.text import format_table, format_verdict
     from etui.sweep.run.find import REPORT
 
     document = build_document(outcome.config, outcome.result, outcome.blocks)
@@ -289,14 +291,13 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
     elif options["jsonl"]:
         print_event("result", **document)
     else:
-        for line in (format_verdict(outcome.result), "", *format_table(outcome.result)):
-            click.echo(line)
+        print_result(outcome.result)
     click.echo(f"report: {outcome.folder / REPORT}", err=True)
     if outcome.why_stopped:
         if options["apply"] is not None:
             click.echo("nothing was applied: the sweep is not complete", err=True)
         raise Stopped(
-            f"{outcome.why_stopped} after {outcome.result.blocks} blocks",
+            f"{outcome.why_stopped} after {count_text(outcome.result.blocks, 'block')}",
             f"run the same command again, or: etui sweep --resume {outcome.folder}",
         )
     if options["apply"] is not None:
@@ -337,8 +338,11 @@ def _revert(model: str, config: Config, *, as_json: bool) -> int:
     from etui.models.tuned import remove_tuned
     from etui.runtime.serving import catalogue_name
 
-    name = catalogue_name(model, config, load_catalogue(config))
+    catalogue = load_catalogue(config)
+    name = catalogue_name(model, config, catalogue)
     tuned = remove_tuned(config, name)
+    if tuned is None:
+        catalogue.get(name)  # a wrong name is an error, with the nearest one
     if as_json:
         print_json({"model": name, "reverted": tuned})
     elif tuned is None:

@@ -48,8 +48,8 @@ def format_begin(config: SweepConfig, folder: Path, progress: SweepProgress) -> 
 def format_progress(progress: SweepProgress, visit: int = 0, visits: int = 0) -> str:
     """Format the progress as one line.
 
-    For example ``race · block 7 of at most 14, visit 3 of 12 · 9 settings left · best threads=2 ·
-    about 4 min left``.
+    For example ``race · block 7 of at most 14, visit 3 of 12 · about 4 min left · 9 settings left ·
+    best threads=2``.
 
     Args:
         progress: After the last complete block.
@@ -63,11 +63,10 @@ def format_progress(progress: SweepProgress, visit: int = 0, visits: int = 0) ->
         total = progress.blocks + progress.blocks_left
         inner = f", visit {visit} of {visits}" if visits else ""
         parts = [step, f"block {progress.blocks + 1} of at most {total}{inner}"]
+        parts.append(f"about {seconds_text(progress.seconds_left)} left")
     parts.append(f"{count_text(progress.remaining, 'setting')} left")
     if progress.best is not None:
-        parts.append(f"best {progress.best}")
-    if progress.step not in ("accuracy", "done"):
-        parts.append(f"about {seconds_text(progress.seconds_left)} left")
+        parts.append(f"best {progress.best}")  # last: a narrow terminal cuts it off
     return " · ".join(parts)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,11 +21,15 @@ if TYPE_CHECKING:
     from etui.sweep.run.plan import SweepRequest
     from etui.sweep.sweep_config import SweepConfig
 
+_LEAST_WIDTH, _SENTENCE_WIDTH = 40, 100
+"""Least width for a table, and most of a sentence, in cells of the terminal."""
+
 
 def print_plan(
     request: SweepRequest, config: Config, *, as_json: bool, as_line: bool = False
 ) -> int:
     """Print the settings, the blocks and the expected time of a sweep, without measuring."""
+    from etui.sweep.run.apply import describe_goal
     from etui.sweep.run.run import describe_plan
 
     plan = describe_plan(request, config)
@@ -32,7 +39,7 @@ def print_plan(
     if as_line:
         print_event("plan", **plan)
         return ExitCode.DONE
-    click.echo(f"{plan['model']}, workload {plan['workload']}, goal {plan['goal']}")
+    click.echo(f"{plan['model']}, workload {plan['workload']}, goal {describe_goal(request.goal)}")
     for number, key in enumerate(plan["settings"]):
         click.echo(f"  {key}{'  (in use)' if number == 0 else ''}")
     blocks = plan["blocks"]
@@ -105,7 +112,6 @@ def print_sweeps(config: Config, *, as_json: bool) -> int:
 def print_sweep(name: str, config: Config, *, as_json: bool) -> int:
     """Print the result of a recorded sweep, finished or not."""
     from etui.sweep.report.document import build_document
-    from etui.sweep.report.text import format_table, format_verdict
     from etui.sweep.run.find import REPORT, find_sweep
     from etui.sweep.run.recorded_sweep import read_sweep
     from etui.sweep.run.run import analyse_folder
@@ -115,11 +121,28 @@ def print_sweep(name: str, config: Config, *, as_json: bool) -> int:
     if as_json:
         print_json(build_document(recorded.config, result, recorded.blocks))
         return ExitCode.DONE
-    for line in (format_verdict(result), "", *format_table(result)):
-        click.echo(line)
+    print_result(result)
     if (recorded.folder / REPORT).exists():
         click.echo(f"report: {recorded.folder / REPORT}", err=True)
     return ExitCode.DONE
+
+
+def print_result(result: SweepResult) -> None:
+    """Print a result: its sentence and its table, as wide as the terminal.
+
+    In a pipe or a file the sentence is one line.
+    """
+    from etui.sweep.report.text import format_table, format_verdict
+
+    verdict = format_verdict(result)
+    if not sys.stdout.isatty():
+        lines = [verdict, "", *format_table(result)]
+    else:
+        width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns)
+        sentence = textwrap.wrap(verdict, min(width, _SENTENCE_WIDTH), break_on_hyphens=False)
+        lines = [*sentence, "", *format_table(result, width)]
+    for line in lines:
+        click.echo(line)
 
 
 def apply_result(

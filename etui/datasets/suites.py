@@ -10,6 +10,7 @@ from etui.datasets.archive import Files, parse_subject, read_files
 from etui.datasets.mmlu import KNOWN, SUBJECT_GROUPS
 from etui.datasets.questions import Question, Suite, group_by_subject, hash_files, read_questions
 from etui.errors import InvalidFile, UsageError
+from etui.text.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -55,7 +56,8 @@ def load_suite(
     if path.is_file():
         return _load_csv_suite(path)
     raise UsageError(
-        f"unknown suite {name!r}", "use mmlu, sample, or the path of a CSV file in MMLU's format"
+        f"unknown suite {name!r}{did_you_mean(name, (MMLU, SAMPLE), listed=0)}",
+        "use mmlu, sample, or the path of a CSV file in MMLU's format",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,18 +11,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from etui.cli.main import run
+from etui.cli.sweep_text import print_result
 from etui.config.config import Config
 from etui.errors import EtuiError
+from etui.sweep.report.text import format_verdict
 from etui.sweep.run.find import list_sweeps
 from etui.sweep.run.recorded_sweep import read_sweep
 from etui.testing.power_limits import write_package
+from etui.text.tables import count_cells
 from tests.contract.tiny_model import write_tiny_model
+from tests.sweep import results
 from tests.sweep.fakes import FakeWorkbench
 from tests.sweep.run.test_run import price
 
@@ -231,6 +237,66 @@ def test_sweeps_are_listed_and_shown(sweep: Sweep, bench: FakeWorkbench, config:
     assert json.loads(sweep("--show", folder.name, "--json")[1])["best"] == "batch_tokens=512"
 
 
+def test_combinations_that_are_left_out_are_said_before_and_in_the_result(
+    sweep: Sweep, config: Config
+) -> None:
+    axes = ("--axis", "kv_type=f16,q8_0", "--axis", "flash_attention=off,on")
+    left_out = "left out 1 combination: kv_type=q8_0 needs flash attention"
+    code, out, err = sweep("tiny", *axes, "--blocks", "2", "--rounds", "1")
+    assert code == 0
+    assert left_out in err
+    assert f"note: {left_out}" in out
+    document = json.loads(sweep("--show", "last", "--json")[1])
+    assert left_out in document["notes"]
+    (folder,) = list_sweeps(config)
+    assert left_out in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_estimate_says_so_wherever_its_joules_are(
+    sweep: Sweep, bench: FakeWorkbench, config: Config
+) -> None:
+    bench.change = lambda number, visit: replace(visit, kind="estimate")
+    _, out, err = sweep(*ASKED, "--apply")
+    sentence, _, head, *rows = out.splitlines()
+    assert "of the joules (estimate)" in sentence
+    assert "J/answer (estimate)" in head
+    assert "~" in rows[0]
+    assert "of the joules (estimate)" in err  # what is used from now on, and why
+    with sqlite3.connect(config.database) as log:
+        assert log.execute("SELECT verdict FROM sweeps").fetchall() == [(sentence,)]
+    assert json.loads(sweep("--show", "last", "--json")[1])["verdict"] == sentence
+
+
+def test_one_block_is_one(sweep: Sweep, bench: FakeWorkbench) -> None:
+    bench.before = interrupt_at(3)
+    code, _, err = sweep(*ASKED)
+    assert code == 3
+    assert "stopped after 1 block\n" in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 160])
+def test_a_result_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    result = results.sixteen_settings().result
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_result(result)
+    lines = terminal.getvalue().splitlines()
+    assert max(map(count_cells, lines)) <= columns
+    sentence = lines[: lines.index("")]
+    assert " ".join(sentence) == format_verdict(result)
+
+
+def test_a_dry_run_says_the_whole_goal(sweep: Sweep) -> None:
+    _, out, _ = sweep(*ASKED, "--within", "10", "--dry-run")
+    assert "goal joules within 10 % of the best time" in out
+
+
 def test_a_damaged_sweep_is_named_in_the_list(sweep: Sweep, config: Config) -> None:
     sweep(*ASKED)
     (folder,) = list_sweeps(config)
@@ -292,6 +358,11 @@ def test_nothing_is_applied_of_a_sweep_that_is_not_complete(
         (("--list", "--show", "last"), "cannot be combined", "only one"),
         (("--show", "last", "--seed", "2"), "--seed cannot be used with --show", "remove"),
         (("--revert", "tiny", "--force"), "--force cannot be used with --revert", "remove"),
+        (("--revert", "tyni"), "no model is called 'tyni'", "tiny"),
+        (("--show", "last"), "there is no sweep 'last'", "and there are none"),
+        (("tiny", "--suite", "smaple"), "did you mean 'sample'?", "mmlu, sample"),
+        (("--show", "~no-such-user/x"), "begins with ~ and the name of no user", "in full"),
+        (("tiny", "--workload", "~no-such-user/x"), "begins with ~ and", "in full"),
         (("--list", "tiny"), "MODEL cannot be used with --list", "remove"),
         (("tiny", "--axis", "thread=1,2"), "did you mean 'threads'?", "axes are"),
         (("tiny", "--axis", "kv_type=f16,q3"), "q3", ""),

@@ -34,9 +34,9 @@ REQUEST = CapRequest("gpu:1", "GPU 0", 200.0, 250.0, "sudo nvidia-smi -pl 200")
 
 def test_a_line_says_where_the_sweep_is() -> None:
     line = format_progress(PROGRESS, 3, 12)
-    assert line.startswith("race · block 7 of at most 14, visit 3 of 12 · 9 settings left")
+    assert line.startswith("race · block 7 of at most 14, visit 3 of 12 · about 4 min")
     assert "best threads=2" in line
-    assert "about 4 min" in line
+    assert "9 settings left" in line
     assert "visit" not in format_progress(PROGRESS)
     assert "best" not in format_progress(replace(PROGRESS, best=None))
 

@@ -205,7 +205,8 @@ def test_a_file_of_ones_own_and_its_examples(questions_csv, config):
 @pytest.mark.parametrize(
     ("name", "split", "data", "said"),
     [
-        ("mmlup", "test", None, "unknown suite 'mmlup'"),
+        ("mmlup", "test", None, "unknown suite 'mmlup', did you mean 'mmlu'"),
+        ("questions", "test", None, "unknown suite 'questions'\n"),
         ("sample", "test", Path("."), "--data has no effect"),
         ("sample", "val", None, "no val split"),
     ],

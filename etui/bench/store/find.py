@@ -70,5 +70,5 @@ def find_folder(text: str, place: Path, noun: str) -> Path:
         raise UsageError(
             f"{len(found)} {noun}s start with {text!r}", f"use one of: {', '.join(found)}"
         )
-    newest = f"; the newest is {known[-1]}" if known else ""
+    newest = f"; the newest is {known[-1]}" if known else ", and there are none"
     raise UsageError(f"there is no {noun} {text!r}", f"{noun}s are in {place}{newest}")

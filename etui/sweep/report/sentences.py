@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etui import units
-from etui.sweep.report.verdict import floor_text
+from etui.sweep.report.verdict import WHOLE_PERCENT, floor_text
 from etui.sweep.result import AxisEffect, Interaction, SweepResult
 from etui.text.tables import one_line
 
@@ -13,15 +13,21 @@ def floor_sentence(result: SweepResult) -> str:
     floor = result.floor
     if floor is None:
         return "Detection floor: not measured yet."
-    shown = [
-        f"{floor_text(percent)} in {what}"
+    measured = [
+        (what, percent)
         for what, percent in (("joules", floor.joules_percent), ("time", floor.seconds_percent))
         if percent is not None
     ]
-    if not shown:
+    if not measured:
         return "Detection floor: unmeasured, so no difference is claimed."
-    blocks = units.count_text(floor.claim_blocks, "block")
-    text = f"Detection floor: with {blocks}, differences from {' and '.join(shown)} can be shown."
+    text = f"Detection floor: with {units.count_text(floor.claim_blocks, 'block')}"
+    shown = [f"{floor_text(each)} in {what}" for what, each in measured if each <= WHOLE_PERCENT]
+    hidden = " and ".join(what for what, each in measured if each > WHOLE_PERCENT)
+    if shown:
+        text += f", differences from {' and '.join(shown)} can be shown"
+        text += f", and no saving of {hidden}: its floor is above 100 %." if hidden else "."
+    else:
+        text += f" it is above 100 % in {hidden}, so no saving can be shown."
     found = [
         f"{units.change_text(percent)} in {what}"
         for what, percent in (

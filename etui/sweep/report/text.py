@@ -61,7 +61,7 @@ def format_table(result: SweepResult, width: int = _WIDTH) -> list[str]:
     sections = [
         lines,
         [floor_sentence(result)],
-        _effect_lines(result),
+        _effect_lines(result, width),
         [f"interaction: {interaction_sentence(one, result.kind)}" for one in result.interactions],
         _drop_lines(result),
         [time_sentence(result), *_shorten_list("repeated", result.repeated)],
@@ -76,7 +76,7 @@ def format_table(result: SweepResult, width: int = _WIDTH) -> list[str]:
 
 
 def _settings_lines(result: SweepResult, width: int) -> list[str]:
-    """Format the settings in the first form that fits: one table, two tables, or names above."""
+    """Format the settings in the first form that fits: one table, two, or names above figures."""
     names = _value_columns(result)
     costs, parts = _cost_columns(result), _part_columns(result)
     states = [state_text(result, one) for one in result.settings]
@@ -91,14 +91,32 @@ def _settings_lines(result: SweepResult, width: int) -> list[str]:
     keys = [name_values([p for p in one.values if p[0] in varied]) for one in result.settings]
     named = [f"{key}: {text}" if text else key for key, text in zip(keys, states, strict=True)]
     lines = _under_names(named, [*costs, *parts], width)
-    if _fits(lines, width) or not parts:
+    if _fits(lines, width):
         return lines
-    return [*_under_names(named, costs, width), "", *_under_names(keys, parts, width)]
+    lines = []
+    for group in (*_group_columns(costs, width), *_group_columns(parts, width)):
+        lines += [*([""] if lines else []), *_under_names(keys if lines else named, group, width)]
+    return lines
+
+
+def _group_columns(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
+    """Group neighbouring columns into tables that fit; a column that does not is one by itself."""
+    groups: list[list[_Column]] = []
+    for column in columns:
+        if groups and _fits(_indented([*groups[-1], column]), width):
+            groups[-1].append(column)
+        else:
+            groups.append([column])
+    return groups
+
+
+def _indented(columns: Sequence[_Column]) -> list[str]:
+    return _columns([("", "<", [""] * len(columns[0][2])), *columns])
 
 
 def _under_names(keys: Sequence[str], columns: Sequence[_Column], width: int) -> list[str]:
     """Format the figures of each setting on a line below its name."""
-    lines = _columns([("", "<", [""] * len(keys)), *columns])
+    lines = _indented(columns)
     found = lines[:1]
     for key, line in zip(keys, lines[1:], strict=True):
         found += [*textwrap.wrap(key, width, break_on_hyphens=False), line]
@@ -153,9 +171,7 @@ def _fits(lines: Sequence[str], width: int) -> bool:
     return max(map(tables.count_cells, lines), default=0) <= width
 
 
-def _effect_lines(result: SweepResult) -> list[str]:
-    if not result.effects:
-        return []
+def _effect_lines(result: SweepResult, width: int) -> list[str]:
     rows = [
         [
             name_effect(one),
@@ -163,10 +179,21 @@ def _effect_lines(result: SweepResult) -> list[str]:
             difference_text(one.seconds),
         ]
         for one in result.effects
+        if one.joules is not None or one.seconds is not None
     ]
+    if not rows:
+        return []
     mark = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
     header = ["effect of an axis, over the others", f"joules{mark}", "time"]
-    return tables.format_table(rows, header=header, align="<>", measure=tables.count_cells)
+    lines = tables.format_table(rows, header=header, align="<>", measure=tables.count_cells)
+    if _fits(lines, width):
+        return lines
+    names, *columns = zip(*rows, strict=True)
+    figures = [(name, ">", list(cells)) for name, cells in zip(header[1:], columns, strict=True)]
+    lines = [f"{header[0]}:"]
+    for group in _group_columns(figures, width):
+        lines += _under_names(names, group, width)
+    return lines
 
 
 def _shorten_list(name: str, texts: Sequence[str]) -> list[str]:

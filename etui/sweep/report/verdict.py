@@ -13,7 +13,7 @@ from etui.sweep.result import Accuracy, DetectionFloor, Difference, SettingResul
 
 JOULES, TIME = "joules", "time"
 
-_WHOLE = 100.0
+WHOLE_PERCENT = 100.0
 """Per cent; no saving is larger."""
 
 
@@ -75,7 +75,7 @@ def choose_floor(floor: DetectionFloor | None, what: str) -> float | None:
 
 def floor_text(percent: float) -> str:
     """Format a detection floor: ``1.3 %``; ``above 100 %`` if nothing at all can be shown."""
-    return "above 100 %" if percent > _WHOLE else units.change_text(percent, signed=False)
+    return "above 100 %" if percent > WHOLE_PERCENT else units.change_text(percent, signed=False)
 
 
 def describe_no_difference(
@@ -114,7 +114,7 @@ def _keep(result: SweepResult, base: SettingResult) -> str:
         text += "; no saving of joules times seconds could be shown"
     elif smallest is None:
         text += f"; no saving of {goal} could be shown"
-    elif smallest > _WHOLE:
+    elif smallest > WHOLE_PERCENT:
         text += f"; no saving of {goal} could be shown, as the detection floor is above 100 %"
     else:
         text += f"; no saving of {goal} above {units.change_text(smallest, signed=False)} "

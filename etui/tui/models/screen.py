@@ -241,12 +241,14 @@ resumes it.
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Leave out of the footer what cannot be done with the model under the cursor."""
+        """Leave out of the footer what cannot be done now, so that a narrow one has room."""
         card = self._current_card()
         if action == "apply_sweep":
             return card is not None and card.can_apply
         if action == "revert":
             return card is not None and card.tuned is not None
+        if action == "stop":
+            return bool(self._running_job)
         return True
 
     def action_stop(self) -> None:
@@ -336,6 +338,7 @@ resumes it.
             self._next_step = next_step
             self._status_shows_job = True
             self._status.update(sanitize(job_text))
+            self.refresh_bindings()
             self._run_job(backend, job)
 
     @work(thread=True, exclusive=True, group="job", exit_on_error=False)
@@ -349,6 +352,7 @@ resumes it.
     def _end_job(self, ended: JobEnded) -> None:
         self._running_job = ""
         self._bar.display = False
+        self.refresh_bindings()
         self._show_details("", ())
         if ended.question:
             self._status.update(sanitize(ended.what or ended.said))

@@ -113,7 +113,16 @@ def test_a_floor_that_shows_nothing() -> None:
         "no saving of joules could be shown, as the detection floor is above 100 %"
     )
     text = "\n".join(format_table(result))
-    assert "differences from above 100 % in joules and 0.9 % in time" in text
+    joined = " ".join(text.split())
+    assert (
+        "differences from 0.9 % in time can be shown, and no saving of joules: its floor is above "
+        "100 %."
+    ) in joined
+    both = replace(result, floor=DetectionFloor(6606.4, 141.0, -3.6, 0.1, 8, 2))
+    joined = " ".join(" ".join(format_table(both)).split())
+    assert (
+        "with 2 blocks it is above 100 % in joules and time, so no saving can be shown." in joined
+    )
 
 
 def test_a_figure_smaller_than_its_uncertainty_keeps_its_digits() -> None:
@@ -406,3 +415,21 @@ def test_changes_without_an_interval() -> None:
     assert units.points_change_text(0.02) == "0.0 points"
     assert units.points_change_text(None) == "unknown"
     assert difference(-18).percent == -18
+
+
+def test_effects_that_are_not_known_yet_are_left_out() -> None:
+    result = results.sixteen_settings().result
+    first, *others = result.effects
+    unknown = replace(first, joules=None, seconds=None)
+    lines = format_table(replace(result, effects=(unknown, *others)))
+    assert not any(line.startswith("threads=4 against 8") for line in lines)
+    assert any(line.startswith("threads=2 against 8") for line in lines)
+    alone = format_table(replace(result, effects=(unknown,)))
+    assert not any(line.startswith("effect of an axis") for line in alone)
+
+
+@pytest.mark.parametrize("make", results.ALL)
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_gets_narrow_tables(make, width: int) -> None:
+    lines = format_table(make().result, width)
+    assert [line for line in lines if count_cells(line) > width] == []

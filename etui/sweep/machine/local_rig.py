@@ -12,7 +12,14 @@ from typing import Self
 from etui.energy.recorder import Recorder
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import Session
-from etui.errors import ContextOverflow, EngineFailed, EtuiError, ModelUnavailable, Stopped
+from etui.errors import (
+    ContextOverflow,
+    EngineFailed,
+    EtuiError,
+    ModelUnavailable,
+    Stopped,
+    UsageError,
+)
 from etui.sweep.blocks import Visit
 from etui.sweep.machine.cap_control import CapControl
 from etui.sweep.machine.jobs import (
@@ -232,7 +239,16 @@ class LocalRig:
         except MemoryError as error:
             self._loader.unload()
             raise self._choose_error(setting)("out of memory", "close other programs") from error
-        except (EngineFailed, ModelUnavailable, ContextOverflow, SettingFailed) as error:
+        except ContextOverflow as error:
+            self._loader.unload()
+            if setting != self._baseline:
+                raise SettingFailed(error.what, error.fix) from error
+            raise UsageError(
+                f"the workload {self._workload.name} does not fit into the context: {error.what}",
+                "shorten its prompts, pass fewer --output-tokens, or raise `context` of the model "
+                "in models.yaml",
+            ) from error
+        except (EngineFailed, ModelUnavailable, SettingFailed) as error:
             self._loader.unload()
             if setting == self._baseline and not isinstance(error, SettingFailed):
                 raise

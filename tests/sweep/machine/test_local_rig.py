@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from etui.errors import ContextOverflow, EngineFailed, EtuiError, ModelUnavailable, Stopped
+from etui.errors import EngineFailed, EtuiError, ModelUnavailable, Stopped, UsageError
 from etui.sweep.machine.cap_control import CapControl
 from etui.sweep.machine.procedure import Procedure
 from etui.sweep.rig import SettingFailed
@@ -322,10 +322,11 @@ def test_speculation_that_is_impossible_fails_its_setting_alone(machine):
 
 def test_a_prompt_that_is_too_long_is_refused(config, tmp_path):
     machine = Machine(tmp_path, config, session={"context_tokens": 100})
-    with pytest.raises(ContextOverflow, match="10 tokens too long"):
+    with pytest.raises(UsageError, match="the workload .* 10 tokens too long") as refused:
         machine.rig((question(90),)).visit(BASELINE, 0)
+    assert "--output-tokens" in refused.value.fix
     given = question(90, "word " * 15, output_tokens=12)
-    with pytest.raises(ContextOverflow, match="2 tokens too long"):
+    with pytest.raises(UsageError, match="2 tokens too long"):
         machine.rig((given,)).visit(BASELINE, 0)
 
 

@@ -322,7 +322,7 @@ def test_speculation_that_is_impossible_fails_its_setting_alone(machine):
 
 def test_a_prompt_that_is_too_long_is_refused(config, tmp_path):
     machine = Machine(tmp_path, config, session={"context_tokens": 100})
-    with pytest.raises(UsageError, match="the workload .* 10 tokens too long") as refused:
+    with pytest.raises(UsageError, match=r"the workload .* 10 tokens too long") as refused:
         machine.rig((question(90),)).visit(BASELINE, 0)
     assert "--output-tokens" in refused.value.fix
     given = question(90, "word " * 15, output_tokens=12)

@@ -32,6 +32,7 @@ from etui.sweep.machine.jobs import (
     write_scripts,
 )
 from etui.sweep.machine.machine_watch import (
+    LEAST_COVERAGE,
     MOST_OTHERS,
     MachineState,
     MachineWatch,
@@ -40,13 +41,13 @@ from etui.sweep.machine.machine_watch import (
 )
 from etui.sweep.machine.model_loader import Loader, ModelLoader, RunnableSetting
 from etui.sweep.machine.procedure import Procedure
-from etui.sweep.machine.work_timer import TimedWork, WorkTimer, compute_cost
+from etui.sweep.machine.work_timer import TimedWork, WorkCost, WorkTimer, compute_cost
 from etui.sweep.machine.workload import Workload
 from etui.sweep.rig import SettingFailed
 from etui.sweep.setting import Setting
 from etui.sweep.work_shape import PLAIN_WORK, WorkShape
 from etui.turn.ports import Meter
-from etui.units import seconds_text
+from etui.units import percent_text, seconds_text
 
 _POLL_S = 1.0
 
@@ -203,7 +204,6 @@ class LocalRig:
         gpus = self._watch.share_of_gpus(start_ns, end_ns)
         has_meter = bool(self.recorder.selection.summed)
         coverage = self.meter.energy(start_ns, end_ns).coverage if has_meter else None
-        no_phase = "the meter did not record a phase" if has_meter and cost.kind is None else ""
         limit_watts, other_cap = self._cap.check()
         return Visit(
             setting=setting.key,
@@ -222,7 +222,7 @@ class LocalRig:
             shared=cost.shared,
             disturbed=find_disturbance(before, after, gpus, coverage, self._most_others)
             or other_cap
-            or no_phase,
+            or (_describe_gap(cost) if has_meter else ""),
             notes=tuple(dict.fromkeys(note for note in notes if note)),
         )
 
@@ -326,6 +326,15 @@ class LocalRig:
                 "connect the machine to mains power, then resume the sweep",
             )
         return state
+
+
+def _describe_gap(cost: WorkCost) -> str:
+    """Describe what the meter lacks of a phase, which may be a small part of the visit."""
+    if cost.kind is None:
+        return "the meter did not record a phase"
+    if cost.coverage < LEAST_COVERAGE:
+        return f"the meter recorded only {percent_text(cost.coverage)} of a phase"
+    return ""
 
 
 def _describe_threads(session: Session) -> str:

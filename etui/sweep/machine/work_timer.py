@@ -76,6 +76,7 @@ class WorkCost:
         kind: How the energy was determined; None if it is unmeasured.
         mean_watts: Mean power of all intervals; None if unmeasured.
         shared: Whether other processes used a measured device.
+        coverage: Share of the phase with the larger gaps that the meter recorded, 0..1.
     """
 
     prefill: PhaseCost
@@ -83,6 +84,7 @@ class WorkCost:
     kind: Kind | None
     mean_watts: float | None
     shared: bool
+    coverage: float
 
 
 class WorkTimer:
@@ -273,7 +275,19 @@ def compute_cost(work: TimedWork, energy: Callable[[int, int], Energy]) -> WorkC
         kind=weakest(part.kind for part in parts if part.kind is not None) if is_measured else None,
         mean_watts=math.fsum(joules) / seconds if is_measured else None,
         shared=any(part.shared for part in parts),
+        coverage=min(
+            _compute_coverage([work.prefill], measured), _compute_coverage(work.decodes, measured)
+        ),
     )
+
+
+def _compute_coverage(
+    windows: Sequence[Window], measured: Mapping[tuple[int, int], Energy]
+) -> float:
+    """Return the share of the windows that the meter recorded; 1 without any."""
+    parts = [measured[interval] for window in windows for interval in window.intervals]
+    seconds = math.fsum(part.seconds for part in parts)
+    return math.fsum(part.coverage * part.seconds for part in parts) / seconds if seconds else 1.0
 
 
 def _compute_phase(

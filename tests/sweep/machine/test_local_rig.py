@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -231,6 +232,23 @@ def test_a_gap_of_the_meter_disturbs_a_visit(machine, start_s, end_s, least, mos
     assert least <= float(found[1]) <= most
     machine.gpu.rest(9)
     assert rig.visit(BASELINE, 0).disturbed == ""
+
+
+def test_a_gap_in_a_phase_of_a_long_visit_disturbs_it(machine):
+    rig = machine.rig(procedure=Procedure(window_s=60.0))
+    begin_s = machine.gpu.clock.seconds
+    fails = {"from": math.inf}
+    machine.gpu.recorder.sources[0].fails = lambda s: fails["from"] < s < fails["from"] + 2
+
+    def during():
+        if machine.gpu.clock.seconds > begin_s + 90:
+            fails["from"] = min(fails["from"], machine.gpu.clock.seconds)
+
+    machine.during = during
+    disturbed = rig.visit(BASELINE, 0).disturbed
+    found = re.fullmatch(r"the meter recorded only ([\d.]+) % of a phase", disturbed)
+    assert found
+    assert 90 < float(found[1]) < 98
 
 
 def test_a_battery_that_begins_to_discharge_stops_the_sweep(machine):

@@ -142,6 +142,20 @@ def test_a_phase_without_a_record_is_unmeasured_and_the_other_is_not(work, data)
     assert (cost.kind, cost.mean_watts) == (None, None)
 
 
+def test_a_gap_counts_by_its_share_of_the_phase():
+    second = 10**9
+    prefill = Window(((0, 8 * second),), 2)
+    decodes = tuple(Window(((at * second, (at + 1) * second),), 1) for at in (9, 11))
+
+    def energy(start_ns, end_ns):
+        coverage = 0.4 if start_ns == 11 * second else 1.0
+        return Energy(start_ns, end_ns, 1.0, 0.1, Kind.COUNTER, coverage)
+
+    cost = compute_cost(TimedWork(prefill, decodes, 2, 100, (5, 5)), energy)
+    assert cost.coverage == pytest.approx(0.7)
+    assert compute_cost(TimedWork(prefill, (), 2, 100), energy).coverage == 1.0
+
+
 def channel(kind=Kind.COUNTER, **changes):
     return Channel("gpu:1", "gpu:1", kind, **changes)
 

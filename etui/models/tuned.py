@@ -288,11 +288,15 @@ def _find_conflict(spec: ModelSpec) -> str:
 
 
 def _write(config: Config, every: Sequence[TunedSettings]) -> None:
+    """Write the file, or remove it with the last settings: without it nothing is read."""
     document = {"tuned": [_build_document(one) for one in every]}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     try:
         config.home.mkdir(parents=True, exist_ok=True)
-        write_text(config.tuned_file, text, errors="replace")
+        if every:
+            write_text(config.tuned_file, text, errors="replace")
+        else:
+            config.tuned_file.unlink(missing_ok=True)
     except OSError as error:
         raise EtuiError(
             f"cannot write {config.tuned_file}: {error.strerror or error}",

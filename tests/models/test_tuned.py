@@ -77,6 +77,7 @@ def test_revert_brings_the_entry_back(config: Config) -> None:
     save_tuned(config, settings)
     assert remove_tuned(config, STARTER) == settings
     assert load_catalogue(config) == before
+    assert not config.tuned_file.exists(), "the next start reads nothing"
     assert remove_tuned(config, STARTER) is None
 
 

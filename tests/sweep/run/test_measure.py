@@ -182,7 +182,7 @@ def test_a_full_disk_at_the_report_stops_the_sweep(
     def fill(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")  # of a write: it names no file
 
-    monkeypatch.setattr("etui.sweep.report.write_report", fill)
+    monkeypatch.setattr("etui.sweep.report.page.write_report", fill)
     with pytest.raises(Stopped, match="the disk of") as full:
         run(place, FakeRig(JOULES), Audience(), Log())
     assert f"etui sweep --resume {place}" in full.value.fix

@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_at_the_report_stops_the_sweep(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("etui.sweep.report.write_report", fail)
+        patch.setattr("etui.sweep.report.page.write_report", fail)
         with pytest.raises(Stopped, match=r"the disk of .* is full"):
             machine.runner.start(ASKED)
     (folder,) = list_sweeps(machine.config)

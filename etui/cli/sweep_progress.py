@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_SECONDS = 10.0
 
-_WHOLE = 100.0
-"""Per cent; no saving is larger."""
-
 _STEPS = {
     "floor": "floor",
     "race": "race",
@@ -72,14 +69,14 @@ def format_progress(progress: SweepProgress, visit: int = 0, visits: int = 0) ->
 
 def format_floor(floor: DetectionFloor) -> str:
     """Format the smallest difference that the sweep can show."""
-    from etui.sweep.report.verdict import floor_text
+    from etui.sweep.report.verdict import WHOLE_PERCENT, floor_text
 
     floors = {"joules": floor.joules_percent, "time": floor.seconds_percent}
     known = {what: percent for what, percent in floors.items() if percent is not None}
     if not known:
         return "the detection floor is unknown: the baseline was not measured"
-    below = [f"{floor_text(p)} of the {what}" for what, p in known.items() if p <= _WHOLE]
-    hidden = [f"the {what}" for what, percent in known.items() if percent > _WHOLE]
+    below = [f"{floor_text(p)} of the {what}" for what, p in known.items() if p <= WHOLE_PERCENT]
+    hidden = [f"the {what}" for what, percent in known.items() if percent > WHOLE_PERCENT]
     parts = []
     if below:
         parts.append(f"differences below {' and '.join(below)} cannot be shown")

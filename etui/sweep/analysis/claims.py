@@ -13,7 +13,7 @@ def choose_claimed(result: SweepResult) -> str | None:
     """Choose the best setting of a finished sweep: a claimed improvement, where there is one.
 
     The race ranks by other tests than those of the claims. Without this, "nothing beats the current
-    setting" could stand above a table with a claimed saving.
+    setting" could be printed above a table with a claimed saving.
 
     Args:
         result: The result, with the best setting of the race.
@@ -47,7 +47,7 @@ def find_improvement(settings: Sequence[SettingResult], goal: Goal) -> SettingRe
     return _find_largest(_list_improvements(settings, goal), goal)
 
 
-def claimed_change(one: SettingResult, goal: Goal) -> float | None:
+def find_claimed_change(one: SettingResult, goal: Goal) -> float | None:
     """Return the change of the goal's figure in percent; None if it is no claimed improvement.
 
     The product of joules and time has no test of its own, so it is claimed if one factor is, and if
@@ -80,7 +80,7 @@ def _list_improvements(settings: Sequence[SettingResult], goal: Goal) -> list[Se
         one
         for one in allowed
         if one is not base
-        and (claimed_change(one, goal) is not None or (is_too_slow and _is_faster(one)))
+        and (find_claimed_change(one, goal) is not None or (is_too_slow and _is_faster(one)))
     ]
 
 
@@ -88,7 +88,7 @@ def _find_largest(found: Sequence[SettingResult], goal: Goal) -> SettingResult |
     """Find the largest improvement; those claimed by the goal's own figure come first."""
     return min(
         found,
-        key=lambda one: (claimed_change(one, goal) is None, _change(one, goal)),
+        key=lambda one: (find_claimed_change(one, goal) is None, _change(one, goal)),
         default=None,
     )
 

@@ -55,8 +55,8 @@ def choose_candidates(
 ) -> dict[str, RelativeFigures]:
     """Collect the figures of the settings that were kept.
 
-    An accuracy that McNemar's test cannot tell from the baseline's counts as equal to it, so that a
-    few lucky questions put no setting on the frontier.
+    An accuracy that differs from the baseline's by no more than noise (McNemar's test) counts as
+    equal to it, so that a few lucky questions put no setting on the frontier.
 
     Args:
         keys: Keys of the settings that are left, the baseline first.

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from etui import units
 from etui.stats.tests import SIGNIFICANCE
-from etui.sweep.analysis.claims import claimed_change
+from etui.sweep.analysis.claims import find_claimed_change
 from etui.sweep.goal import Goal
 from etui.sweep.report.names import find_setting, name_values, short_name
 from etui.sweep.result import Accuracy, DetectionFloor, Difference, SettingResult, SweepResult
@@ -204,7 +204,7 @@ def _is_goal_claimed(result: SweepResult, one: SettingResult) -> bool:
     parts = {JOULES: one.joules_difference, TIME: one.seconds_difference}
     measure = result.goal.measure
     if measure not in parts:
-        return claimed_change(one, result.goal) is not None
+        return find_claimed_change(one, result.goal) is not None
     part = parts[measure]
     return part is not None and part.is_claimed
 

@@ -21,7 +21,7 @@ from etui.models.tuned import (
     remove_tuned,
     save_tuned,
 )
-from etui.sweep.analysis.claims import claimed_change, find_improvement, is_best_claimed
+from etui.sweep.analysis.claims import find_claimed_change, find_improvement, is_best_claimed
 from etui.sweep.report.names import short_name
 from etui.sweep.result import SettingResult, SweepResult
 from etui.sweep.run.tuned_values import choose_values
@@ -211,7 +211,7 @@ def _list_notes(
 
 def _describe_model(better: SettingResult, goal: Goal) -> str:
     model = dict(better.values)["model"]
-    change = claimed_change(better, goal)
+    change = find_claimed_change(better, goal)
     amount = "" if change is None else f" ({change:+.0f} %)"
     return (
         f"another model is better by {describe_goal(goal)}: {model}{amount}; etui does not replace "

@@ -206,7 +206,7 @@ def format_axis(axis: Axis) -> str:
 
 
 def check_cap(axes: Sequence[Axis], cap: CapMode | None) -> None:
-    """Check that it is said who sets power limits, where there are any.
+    """Check that ``--cap`` names who sets power limits, where there are any.
 
     Raises:
         UsageError: ``--cap`` is missing, or has no effect.

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from etui.sweep.analysis.analysis import analyse
-from etui.sweep.analysis.claims import claimed_change, find_improvement, is_best_claimed
+from etui.sweep.analysis.claims import find_claimed_change, find_improvement, is_best_claimed
 from etui.sweep.goal import Goal
 from etui.sweep.race.choice import choose_best
 from etui.sweep.race.design import SweepDesign
@@ -47,7 +47,7 @@ def test_verdict_best_and_what_is_applied_agree(goal):
             is_baseline = result.best == result.baseline
             assert is_baseline or "ranks best" in verdict or "costs" in verdict
         if result.best == result.baseline and goal.within_percent is None:
-            assert not any(claimed_change(one, goal) for one in result.settings[1:])
+            assert not any(find_claimed_change(one, goal) for one in result.settings[1:])
 
 
 def test_a_claimed_saving_is_the_best_where_the_race_has_none():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -182,21 +181,6 @@ def test_a_sweep_on_mains_is_not_resumed_on_a_battery(machine: Machine) -> None:
     assert "the source of power was mains" in machine.notes
     (battery / "status").write_text("Full\n")
     assert machine.runner.resume(first).result.is_complete
-
-
-def test_a_disk_that_fills_up_at_the_report_stops_the_sweep(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*args: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("etui.sweep.report.page.write_report", fail)
-        with pytest.raises(Stopped, match=r"the disk of .* is full"):
-            machine.runner.start(ASKED)
-    (folder,) = list_sweeps(machine.config)
-    assert machine.runner.resume(folder).result.is_complete
-    assert (folder / "report.html").exists()
 
 
 def test_a_sweep_of_another_machine_is_refused(machine: Machine, tmp_path: Path) -> None:

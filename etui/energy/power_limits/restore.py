@@ -25,7 +25,7 @@ from etui.energy.power_limits.limits import PowerLimits, open_power_limits
 from etui.energy.power_limits.process import PROC, read_boot_id
 from etui.energy.power_limits.types import WriteRefused
 from etui.energy.power_limits.verify import EXACT_WATTS
-from etui.errors import UsageError
+from etui.errors import UsageError, format_internal_error
 from etui.text.sanitize import sanitize
 from etui.units import limit_text
 
@@ -92,7 +92,14 @@ def decide(
 
 
 def restore_entry(limits: PowerLimits, entry: JournalEntry, *, rebooted: bool = False) -> Outcome:
-    """Restore one value and read it back."""
+    """Restore one value and read it back; a fault of one device must not stop the others."""
+    try:
+        return _restore_entry(limits, entry, rebooted=rebooted)
+    except Exception as error:  # noqa: BLE001
+        return Outcome(entry, "refused", None, format_internal_error(error))
+
+
+def _restore_entry(limits: PowerLimits, entry: JournalEntry, *, rebooted: bool) -> Outcome:
     try:
         device = limits.device(entry.scope)
         now = device.read_knobs()[entry.knob]

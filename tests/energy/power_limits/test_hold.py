@@ -229,6 +229,28 @@ def test_two_holds_at_once_are_refused(open_limits: Open, config: Config) -> Non
         pass
 
 
+def test_a_fault_of_one_device_does_not_stop_the_others(open_limits: Open, config: Config) -> None:
+    nvml = FakeNvml(350_000, 320_000)
+    limits = open_limits(nvml, root=True)
+    set_limit = nvml.set_limit
+    said: list[str] = []
+
+    def fail(handle: int, limit: int) -> None:
+        if limit == 350_000:
+            raise ZeroDivisionError("a fault")
+        set_limit(handle, limit)
+
+    with LimitHold(config, limits, say=said.append) as hold:
+        hold.apply(GPU, 300)
+        hold.apply("gpu:GPU-fake-1", 300)
+        nvml.set_limit = fail  # type: ignore[method-assign]
+    assert nvml.limits == [300_000, 320_000]
+    assert "cannot restore the power limit of GPU 0 to 350 W" in said[0]
+    assert "a fault" in said[0]
+    assert said[1].startswith("restored the power limit of GPU 1 to 320 W")
+    assert config.power_limits_file.exists()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract sockets are Linux's")
 def test_two_homes_of_one_machine_share_its_limits(
     open_limits: Open, config: Config, tmp_path: Path

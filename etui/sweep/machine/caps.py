@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limits import PowerLimits, open_power_limits
 from etui.energy.power_limits.types import AppliedLimit, CapRequest
+from etui.errors import EtuiError
 from etui.sweep.machine.cap_control import CapControl
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def open_cap(
         config: Folders and settings.
         ask: Asks the user to set a limit.
         note: Called with what was restored.
+
+    Raises:
+        EtuiError: Another etui holds power limits, or they changed since the facts were read: the
+            baseline would not be what was found.
     """
     if mode is None:
         yield CapControl()
@@ -45,6 +50,7 @@ def open_cap(
     with open_power_limits(config) as limits:
         scopes = list_swept_scopes(limits, facts)
         with LimitHold(config, limits, ask=ask if mode == "user" else None, say=note) as hold:
+            _refuse_other_limits(limits, scopes, facts)
             read = partial(read_enforced, limits, scopes)
             yield CapControl(_SameCaps(hold, scopes), " ".join(scopes), read)
 
@@ -53,6 +59,18 @@ def list_swept_scopes(limits: PowerLimits, facts: MachineFacts) -> tuple[str, ..
     """List the devices whose power limit is swept: the GPUs if the model uses them, else CPUs."""
     kind = "gpu" if facts.uses_gpu else "package"
     return tuple(limit.scope for limit in limits.read() if limit.scope.partition(":")[0] == kind)
+
+
+def _refuse_other_limits(limits: PowerLimits, scopes: Sequence[str], facts: MachineFacts) -> None:
+    if facts.power is None:
+        return
+    now = tuple(limit.watts for limit in limits.read() if limit.scope in scopes)
+    if now != facts.power.current:
+        raise EtuiError(
+            f"the power limit of {', '.join(facts.power.labels)} changed while the sweep was "
+            "prepared",
+            "run the same command again",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from etui.config.config import Config
 from etui.energy.power_limits.files import LimitFiles
+from etui.energy.power_limits.limits import open_power_limits
 from etui.energy.power_limits.types import CapRequest
+from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
-from etui.sweep.axes.machine_facts import MachineFacts, read_machine_facts
+from etui.sweep.axes.machine_facts import MachineFacts, combine_limits, read_machine_facts
 from etui.sweep.machine.caps import open_cap
 from etui.sweep.rig import SettingFailed
 from etui.testing.power_limits import read_package, write_package
@@ -37,6 +39,20 @@ def facts(config: Config) -> MachineFacts:
     path = write_tiny_model(config.models_dir / "tiny.gguf")
     catalogue = load_catalogue(config)
     return read_machine_facts(config, catalogue.get("tiny"), path, catalogue, gpus=())
+
+
+def test_a_limit_that_changed_since_the_plan_is_refused(
+    config: Config, facts: MachineFacts, packages: tuple[Path, Path]
+) -> None:
+    """As by another sweep that ends now: the baseline would be the limit that it had set."""
+    with open_power_limits(config) as limits:
+        planned = replace(facts, power=combine_limits(limits.read(), "package"))
+    with open_cap("set", planned, config, refuse_to_ask, lambda text: None):
+        pass
+    write_package(config.sysfs_dir, 1, long_watts=30.0, short_watts=None)
+    refused = pytest.raises(EtuiError, match="changed while the sweep was prepared")
+    with refused, open_cap("set", planned, config, refuse_to_ask, lambda text: None):
+        pytest.fail("the sweep began")
 
 
 def test_all_packages_get_the_limit_and_all_are_restored(

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 ETUI = (sys.executable, "-m", "etui")
 SWEEP = (
     *(*ETUI, "sweep", "tiny", "--axis", "power_limit=40", "--cap", "set", "--goal", "time"),
-    *("--blocks", "2", "--rounds", "1", "--window", "0.05", "--cool-down", "0"),
-    *("--force", "--jsonl"),
+    *("--blocks", "2", "--rounds", "1", "--window", "0.02", "--cool-down", "0"),
+    *("--output-tokens", "4", "--force", "--jsonl"),
 )
 FOUND = (65.0, 120.0)
 

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     "--suite",
     type=TEXT,
     metavar="sample|mmlu|FILE",
-    help="Also measure the accuracy of the best settings on these questions.",
+    help="Also measure the accuracy on these questions, of every model and quantisation.",
 )
 @click.option("--data", type=TEXT, metavar="DIR|ARCHIVE", help="Folder or archive of --suite mmlu.")
 @click.option(

@@ -104,7 +104,9 @@ def analyse(
             joules_difference=joules_differences.get(setting.key),
             seconds_difference=seconds_differences.get(setting.key),
             accuracy=accuracy.get(setting.key),
-            dropped_after=drops[setting.key].block if setting.key in drops else None,
+            dropped_after=drops[setting.key].block
+            if setting.key in drops and setting.key in progress.able
+            else None,
             drop_reason=drops[setting.key].reason if setting.key in drops else "",
             is_on_frontier=setting.key in frontier,
         )

@@ -96,14 +96,16 @@ def _find_largest(found: Sequence[SettingResult], goal: Goal) -> SettingResult |
 def _list_allowed(settings: Sequence[SettingResult], goal: Goal) -> list[SettingResult]:
     """List the settings within the limit of the time; all without a limit.
 
-    Times are compared within blocks, as the machine may have been slower in later ones.
+    Times are compared within blocks, as the machine may have been slower in later ones. A setting
+    that could not run in the end limits no other.
     """
     if goal.within_percent is None:
         return list(settings)
     base, *others = settings
     times = {base.setting: 1.0}
     for one in others:
-        if one.seconds_difference is not None:
+        could_run = one.dropped_after is not None or not one.drop_reason
+        if one.seconds_difference is not None and could_run:
             times[one.setting] = 1 + one.seconds_difference.percent / 100
     longest = min(times.values()) * (1 + goal.within_percent / 100)
     return [one for one in settings if times.get(one.setting, math.inf) <= longest]

@@ -40,14 +40,14 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
     if progress.count("race") < 2:
         return None
     baseline = progress.baseline
-    standings = read_standings(design.goal, progress.keys, progress.remaining, blocks)
+    standings = read_standings(design.goal, progress.able, progress.remaining, blocks)
     ranked = rank(standings)
     if _is_too_slow(design, standings):
         return ranked[0]
     confirming = [block for block in blocks if block.stage != "race"]
     is_confirmed = progress.count("confirm") >= 2
     judged = read_standings(
-        design.goal, progress.keys, progress.remaining, confirming if is_confirmed else blocks
+        design.goal, progress.able, progress.remaining, confirming if is_confirmed else blocks
     )
     rivals = len(progress.remaining if is_confirmed else design.settings) - 1
     looks = 1 if is_confirmed else design.race_rounds
@@ -75,6 +75,4 @@ def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
         EtuiError: As :func:`choose_best`.
     """
     progress = follow(design, blocks)
-    failed = {failure.setting for block in blocks for failure in block.failures}
-    ran = tuple(key for key in progress.keys if key not in failed)
-    return tuple(rank(read_standings(design.goal, progress.keys, ran, blocks)))
+    return tuple(rank(read_standings(design.goal, progress.able, progress.able, blocks)))

@@ -74,6 +74,12 @@ class RaceProgress:
         return tuple(setting.key for setting in self.design.settings)
 
     @property
+    def able(self) -> tuple[str, ...]:
+        """Keys of the settings that could run so far, dropped or not, the baseline first."""
+        failed = {failure.setting for block in self.blocks for failure in block.failures}
+        return tuple(key for key in self.keys if key not in failed)
+
+    @property
     def baseline(self) -> str:
         """Key of the baseline."""
         return self.remaining[0]
@@ -209,7 +215,7 @@ def _tail(design: SweepDesign) -> float:
 
 
 def _standings(progress: RaceProgress) -> Standings:
-    return read_standings(progress.design.goal, progress.keys, progress.remaining, progress.blocks)
+    return read_standings(progress.design.goal, progress.able, progress.remaining, progress.blocks)
 
 
 def _drop(progress: RaceProgress, reasons: dict[str, str], number: int) -> RaceProgress:

@@ -44,7 +44,7 @@ class Standings:
 
     Attributes:
         goal: What is minimized.
-        keys: Keys of all settings, the baseline first.
+        keys: Keys of all settings that can run, the baseline first.
         remaining: Keys of the settings that are left, the baseline first.
         costs: Logs of the goal's figure.
         seconds: Logs of the seconds.
@@ -69,7 +69,7 @@ def read_standings(
 
     Args:
         goal: What is minimized.
-        keys: Keys of all settings, the baseline first.
+        keys: Keys of all settings that can run, the baseline first.
         remaining: Those that are left.
         blocks: In order.
     """

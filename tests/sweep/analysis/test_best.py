@@ -18,7 +18,7 @@ from etui.sweep.run.apply import choose_setting as choose_applied
 from tests.sweep.measured import Measured, grid
 
 THREADS = grid(threads=(1, 2, 3, 4))
-JOULES = {1: 10.0, 2: 9.9, 3: 10.4, 4: 14.0}
+JOULES = {1: 10.0, 2: 9.9, 3: 10.4, 4: 14.0, 5: 12.0, 6: 13.0}
 SECONDS = {1: 4.0, 2: 4.04, 3: 3.76, 4: 3.9}
 """One setting saves 1 % of the joules, another 6 % of the time."""
 
@@ -77,6 +77,25 @@ def test_an_unfinished_sweep_keeps_the_best_of_the_race():
     blocks = Measured(cost, noise=0.003).blocks(design)
     for most in range(len(blocks)):
         assert analyse(design, blocks[:most]).best == choose_best(design, blocks[:most])
+
+
+def test_a_setting_that_fails_in_the_middle_limits_the_time_of_no_other():
+    def quick(one, plan):
+        if plan.number >= 6:
+            rig.failing["threads=4"] = "out of memory"
+        threads = one.get("threads")
+        return JOULES[threads] - (threads == 2), 1.0 if threads == 4 else 4.0
+
+    goal = Goal("joules", 5.0)
+    settings = grid(threads=(1, 2, 3, 4, 5, 6))
+    design = SweepDesign(settings, goal, seed=1, race_rounds=3, halving=False)
+    rig = Measured(quick, noise=0.002)
+    result = analyse(design, rig.blocks(design))
+    failed = next(one for one in result.settings if one.setting == "threads=4")
+    assert (failed.blocks, failed.dropped_after, failed.drop_reason) == (2, None, "out of memory")
+    assert result.best == "threads=2"
+    assert is_best_claimed(result)
+    assert "slower than threads=4" not in " ".join(one.drop_reason for one in result.settings)
 
 
 def test_without_a_best_nothing_is_claimed():

@@ -85,8 +85,9 @@ def _measure_block(
             repeated.append(str(disturbed))
             if len(repeated) >= attempts:
                 raise Stopped(
-                    f"the machine stays busy: {disturbed} ({attempts} attempts at one block)",
-                    "end the other programs, then run the same command again to resume",
+                    f"a block was disturbed in all of {attempts} attempts: {disturbed}",
+                    "end what disturbs it (other programs, a meter that fails), then run the same "
+                    "command again to resume",
                 ) from None
             sleep(wait_s)
             continue

@@ -83,7 +83,7 @@ def test_a_block_is_abandoned_at_its_first_disturbed_visit():
 def test_a_machine_that_stays_busy_stops_the_sweep():
     script = Script(simulated(), disturbed=dict.fromkeys(range(2, 100), "a game runs"))
     blocks = []
-    with pytest.raises(Stopped, match=r"stays busy: .*a game runs \(5 attempts") as stopped:
+    with pytest.raises(Stopped, match=r"in all of 5 attempts: .*a game runs") as stopped:
         collect(script.measure(wait_s=1000.0), blocks)
     assert "resume" in stopped.value.fix
     assert len(blocks) == 1

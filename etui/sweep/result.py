@@ -67,7 +67,8 @@ class SettingResult:
         joules_difference, seconds_difference: Relative to the baseline; None for the baseline, and
             where nothing is comparable.
         accuracy: None without a suite.
-        dropped_after: Number of the block after which it was dropped; None if it was kept.
+        dropped_after: Number of the block after which it was dropped; None if it was kept, or could
+            not run.
         drop_reason: Why it was dropped, or could not run; empty if it was kept.
         is_on_frontier: Whether no other setting is better in joules, seconds and accuracy, of those
             kept and the best by the goal of each kind of numbers.

@@ -21,7 +21,9 @@ from etui.cli.main import run
 from etui.cli.sweep_text import print_result
 from etui.config.config import Config
 from etui.errors import EtuiError
+from etui.sweep.blocks import Visit
 from etui.sweep.report.text import format_verdict
+from etui.sweep.rig import SettingFailed
 from etui.sweep.run.find import list_sweeps
 from etui.sweep.run.recorded_sweep import read_sweep
 from etui.testing.power_limits import write_package
@@ -265,6 +267,24 @@ def test_an_estimate_says_so_wherever_its_joules_are(
     with sqlite3.connect(config.database) as log:
         assert log.execute("SELECT verdict FROM sweeps").fetchall() == [(sentence,)]
     assert json.loads(sweep("--show", "last", "--json")[1])["verdict"] == sentence
+
+
+def test_a_setting_that_cannot_run_is_not_called_dropped(
+    sweep: Sweep, bench: FakeWorkbench, config: Config
+) -> None:
+    def refuse(number: int, visit: Visit) -> Visit:
+        if visit.setting == "batch_tokens=64":
+            raise SettingFailed("not enough memory", "close other programs")
+        return visit
+
+    bench.change = refuse
+    _, out, _ = sweep("tiny", "--axis", "batch_tokens=64,128", "--blocks", "2", "--rounds", "1")
+    assert "could not run batch_tokens=64: not enough memory" in out
+    assert "dropped" not in out
+    assert "saved" not in out  # no time was saved by dropping it
+    (folder,) = list_sweeps(config)
+    (drop,) = json.loads((folder / "result.json").read_text())["drops"]
+    assert (drop["after_block"], drop["reason"]) == (None, "not enough memory")
 
 
 def test_one_block_is_one(sweep: Sweep, bench: FakeWorkbench) -> None:

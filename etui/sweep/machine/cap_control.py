@@ -76,7 +76,10 @@ class CapControl:
             self._held = _Held()
             applied = self._caps.apply(self._scope, watts)
             if applied.is_refused:
-                raise SettingFailed(f"the power limit of {watts_text(watts)}: {applied.note}")
+                raise SettingFailed(
+                    f"the power limit of {watts_text(watts)}: {applied.note}",
+                    "`etui doctor` shows the range, who may set it, and the command",
+                )
             self._held = _Held(watts, self._read_limit(), applied.note)
         return self._held.note
 

@@ -183,7 +183,7 @@ def test_a_setting_that_cannot_run_is_a_note_and_a_row_without_figures():
     one = find(result, "threads=3")
     assert (one.joules, one.seconds, one.joules_difference, one.blocks) == (None, None, None, 0)
     assert one.drop_reason == "out of memory"
-    assert one.dropped_after is None
+    assert one.dropped_after is None  # it was not worse: it could not run
     assert "threads=3 could not run: out of memory" in result.notes
     assert result.settings[-1].setting == "threads=3"
     assert [effect.joules is None for effect in result.effects] == [False, True, False]

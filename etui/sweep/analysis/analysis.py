@@ -91,7 +91,6 @@ def analyse(
     behind = confirm if _is_confirmed(confirm, baseline) else race
     indistinct = find_indistinct(by_joules, behind.blocks, joules, seed)
     drops = {drop.setting: drop for drop in progress.drops}
-    failed = {failure.setting for block in blocks for failure in block.failures}
     settings = [
         SettingResult(
             setting=setting.key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
@@ -26,11 +27,16 @@ from etui.sweep.blocks import Block
 from etui.sweep.race.choice import choose_best, rank_all
 from etui.sweep.race.design import RaceProgress, follow, plan_next
 from etui.sweep.race.durations import estimate_full_grid_seconds
-from etui.sweep.result import Accuracy, Difference, SettingResult, SweepResult
+from etui.sweep.result import Accuracy, DetectionFloor, Difference, SettingResult, SweepResult
 from etui.sweep.sweep_config import SweepDesign
+
+T = TypeVar("T", bound=tuple[str, Any])
 
 Answers = Mapping[str, Sequence[bool]]
 """Key of a setting -> whether its answer to each question of the suite is correct, in one order."""
+
+_ALMOST_NOTHING = -99.999_999
+"""Least difference in per cent whose logarithm is taken."""
 
 _LEAST_CONFIRMED = 2
 """Fewest confirming blocks from which the figures are theirs: one block has no interval."""
@@ -75,7 +81,9 @@ def analyse(
     judged_race, effects = judge_together(
         race.choose(stages), estimate_effects(design.settings, before, noise)
     )
-    judged = judged_race | judge(confirm.choose(stages))
+    floor = build_floor(noise, _count_claim_blocks(progress))
+    effects = _keep_to_floor(effects, floor)
+    judged = _keep_to_floor(judged_race | judge(confirm.choose(stages)), floor)
     joules_differences = _pick(judged, "joules", keys)
     seconds_differences = _pick(judged, "seconds", keys)
     kept = progress.remaining
@@ -117,7 +125,7 @@ def analyse(
         best=choose_best(design, blocks),
         goal=design.goal,
         is_complete=plan_next(progress) is None,
-        floor=build_floor(noise, _count_claim_blocks(progress)),
+        floor=floor,
         settings=(settings[0], *sorted(settings[1:], key=_sort_by_joules)),
         effects=build_effects(design.settings, effects),
         interactions=build_interactions(design.settings, effects),
@@ -148,6 +156,35 @@ def _list_best_of_kinds(ranked: Sequence[str], accuracy: Mapping[str, Accuracy])
         if key in accuracy:
             best.setdefault(accuracy[key].measured_as, key)
     return list(best.values())
+
+
+def _keep_to_floor(
+    differences: Mapping[T, Difference], floor: DetectionFloor | None
+) -> dict[T, Difference]:
+    """Withdraw claims below the floor that is stated.
+
+    Every difference has a floor by its own blocks. That of an effect of many blocks can be lower
+    than the stated one, which is promised to hold for all claims.
+
+    Args:
+        differences: Names, which begin with the figure -> differences.
+        floor: The stated floor.
+    """
+    if floor is None:
+        return dict(differences)
+    least = {"joules": floor.joules_percent, "seconds": floor.seconds_percent}
+
+    def is_shown(name: T, one: Difference) -> bool:
+        percent = least[name[0]]
+        if percent is None:
+            return True
+        size = abs(math.log1p(max(one.percent, _ALMOST_NOTHING) / 100))
+        return size >= math.log1p(percent / 100)
+
+    return {
+        name: one if is_shown(name, one) else replace(one, is_claimed=False)
+        for name, one in differences.items()
+    }
 
 
 def _pick(

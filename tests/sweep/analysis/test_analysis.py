@@ -189,6 +189,27 @@ def test_a_setting_that_cannot_run_is_a_note_and_a_row_without_figures():
     assert [effect.joules is None for effect in result.effects] == [False, True, False]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_below_the_stated_floor_is_claimed(seed):
+    """Two confirming blocks have a high floor; effects have more blocks behind them."""
+    design = SweepDesign(THREADS, confirm_blocks=2, race_rounds=5, halving=False, seed=seed)
+    result = analyse(design, Measured(cost, noise=0.05, seed=seed).blocks(design))
+    floors = {"joules": result.floor.joules_percent, "seconds": result.floor.seconds_percent}
+    claimed = [
+        (what, one.percent)
+        for what, differences in (
+            ("joules", [one.joules for one in result.effects]),
+            ("joules", [one.joules_difference for one in result.settings]),
+            ("seconds", [one.seconds for one in result.effects]),
+            ("seconds", [one.seconds_difference for one in result.settings]),
+        )
+        for one in differences
+        if one is not None and one.is_claimed
+    ]
+    for what, percent in claimed:
+        assert abs(math.log1p(percent / 100)) >= math.log1p(floors[what] / 100)
+
+
 def test_a_difference_below_the_floor_is_not_claimed():
     """The baseline's copies differ much, so a small difference is not shown however regular."""
 

@@ -54,7 +54,7 @@ def build_energy_record(
         "prompt_tokens": _mean([visit.prefill.tokens for visit in visits]),
         "output_tokens": config.output_tokens,
         "batch": {
-            "sequences": 1,
+            "sequences": 1 if config.arm is None else None,  # an arm may have votes
             "batch_tokens": _values_of(config, "batch_tokens") or _known(usual.get("batch_tokens")),
         },
         "utilisation": {
@@ -111,7 +111,7 @@ def describe_conditions(record: dict[str, Any], model: str) -> list[tuple[str, s
         ("Precision", _join(precision["weights"], _listed("KV cache", precision["kv_type"]))),
         ("Prompt length", _tokens(prompt, "on average")),
         ("Output length", _tokens(output, "the same for every setting")),
-        ("Batch", _join("one sequence", _describe_batches(batch["batch_tokens"]))),
+        ("Batch", _join(_describe_sequences(batch), _describe_batches(batch["batch_tokens"]))),
         (
             "Utilisation",
             _join(
@@ -179,7 +179,8 @@ def _describe_method(method: dict[str, Any]) -> str:
 def _describe_doubt(doubt: dict[str, Any]) -> str:
     floor, meter = doubt["detection_floor_percent"], doubt["meter_percent"]
     return _join(
-        f"intervals at {doubt['confidence_percent']} %, bootstrap over the blocks",
+        f"intervals at {doubt['confidence_percent']} % over the blocks: bootstrap, or Student's t "
+        "for few",
         "detection floor unmeasured"
         if floor is None
         else f"detection floor {floor_text(floor)} of the joules",
@@ -213,6 +214,10 @@ def _listed(name: str, values: list[object] | None) -> str:
     if not values:
         return f"{name} {units.UNKNOWN}"
     return f"{name} {' and '.join(map(str, values))}"
+
+
+def _describe_sequences(batch: dict[str, Any]) -> str:
+    return "one sequence" if batch["sequences"] == 1 else "one sequence per vote of the arm"
 
 
 def _describe_batches(tokens: list[object] | None) -> str:

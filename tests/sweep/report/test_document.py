@@ -102,6 +102,14 @@ def test_all_eleven_conditions_are_there() -> None:
     assert all(lines.values())
 
 
+def test_the_sequences_of_an_arm_are_not_said_to_be_one() -> None:
+    sweep = results.sixteen_settings()
+    voting = replace(sweep.config, policy="mine", arm="votes")
+    record = build_document(voting, sweep.result, sweep.blocks)["conditions"]
+    assert record["batch"]["sequences"] is None
+    assert "one sequence per vote" in dict(describe_conditions(record, "m"))["Batch"]
+
+
 def test_power_limits_are_those_that_were_read_back() -> None:
     sweep = results.two_settings()
 

@@ -324,6 +324,9 @@ async def test_the_keys_and_the_dialog_fit_a_small_terminal_in_ascii(
             k for k in screen.query("FooterKey") if getattr(k, "action", "") == "sweep"
         )
         assert sweep_key.region.right <= 80
+        help_key = next(k for k in screen.query("FooterKey") if k.description == "Help")
+        assert help_key.region.right <= 80
+        assert "Stop" not in offered(app)  # there is nothing to stop
         await pilot.press("s")
         await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
         box = app.screen.query_one(".box")
@@ -331,6 +334,7 @@ async def test_the_keys_and_the_dialog_fit_a_small_terminal_in_ascii(
         assert app.screen.query_one(".help").region.bottom <= box.region.bottom
         await pilot.press("y")
         await until(pilot, lambda: "blocks 5 of about 14" in facts(screen))
+        assert "Stop" in offered(app)
 
 
 async def test_what_cannot_be_applied_or_reverted_is_told(here: House, sweeps: Any) -> None:

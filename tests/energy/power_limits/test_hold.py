@@ -152,10 +152,14 @@ def test_a_signal_during_the_restoring_waits_for_its_end(open_limits: Open, conf
 
 
 CHILD = """
+import signal
 import sys
 from etui.config.load import load_config
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limits import open_power_limits
+# The test may run where they are ignored (nohup, a job in the background), and so would they here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 config = load_config()
 with open_power_limits(config, {}) as limits:
     with LimitHold(config, limits, say=lambda line: print(line, flush=True)) as hold:

@@ -118,7 +118,7 @@ async def test_a_keymap_with_a_wrong_name_is_a_notice(house: House) -> None:
 
 
 async def test_keys_of_other_screens_are_rebound_as_well(house: House) -> None:
-    house.config = replace(house.config, keymap={"app.models": "f12", "models.stop": "x"})
+    house.config = replace(house.config, keymap={"app.models": "f12", "models.calibrate": "x"})
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.backend is not None)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ def test_ctrl_c_in_the_middle_of_a_change_restores(open_limits: Open, config: Co
     assert not config.power_limits_file.exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt, also where the tests run with it ignored (a job in the background)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_during_the_restoring_waits_for_its_end(open_limits: Open, config: Config) -> None:
     nvml = FakeNvml(350_000, 320_000)
     limits = open_limits(nvml, root=True)

@@ -21,13 +21,14 @@ from etui.bench.store.sample import Sample, parse_sample
 from etui.bench.store.sealed_folder import (
     CONFIG,
     FolderKind,
-    acquire_lock,
-    build_write_error,
+    append_whole,
     check_new,
+    explain_write_errors,
     find_seal_problem,
+    open_locked,
     write_seal,
 )
-from etui.errors import EtuiError, InvalidFile, UsageError
+from etui.errors import InvalidFile, UsageError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -110,10 +111,7 @@ class RunFolder:
             EtuiError: The folder cannot be written, or another process is writing to it.
         """
         check_new(folder, RUN)
-        lock = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = acquire_lock(folder, RUN)
+        with open_locked(folder, RUN) as lock:
             document = {**config.to_json(), "config_sha256": config.sha256}
             text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
             write_text(folder / CONFIG, text, errors="surrogatepass")
@@ -122,10 +120,6 @@ class RunFolder:
             # a crash left behind it; without any, somebody may have removed it.
             run._write_seal()
             return run
-        except OSError as error:
-            if lock is not None:
-                lock.release()
-            raise build_write_error(folder, error, RUN) from error
 
     @classmethod
     def reopen(cls, folder: Path) -> tuple[Self, Recorded]:
@@ -138,8 +132,7 @@ class RunFolder:
         """
         if not (folder / CONFIG).is_file():
             raise _no_run_error(folder)
-        lock = acquire_lock(folder, RUN)
-        try:
+        with open_locked(folder, RUN) as lock:
             recorded = read_run(folder)
             if recorded.edited:
                 raise InvalidFile(
@@ -152,12 +145,6 @@ class RunFolder:
             run = cls(folder, lock, file, whole)
             run._write_seal()
             return run, recorded
-        except OSError as error:
-            lock.release()
-            raise build_write_error(folder, error, RUN) from error
-        except EtuiError:
-            lock.release()
-            raise
 
     def append(self, samples: Iterable[Sample]) -> None:
         """Append answers to the samples and flush them to the disk.
@@ -166,20 +153,14 @@ class RunFolder:
             Stopped: The disk is full; earlier answers are kept.
             EtuiError: The folder cannot be written.
         """
-        for sample in samples:
-            line = json.dumps(sample.to_json(), ensure_ascii=True).encode() + b"\n"
-            try:
-                self._write(line)
-            except OSError as error:
-                self._drop_partial_line()
-                raise build_write_error(self.path, error, RUN) from error
-            self._digest.update(line)
-            self._bytes += len(line)
-        try:
+        with explain_write_errors(self.path, RUN):
+            for sample in samples:
+                line = json.dumps(sample.to_json(), ensure_ascii=True).encode() + b"\n"
+                append_whole(self._file, line, sync=False)
+                self._digest.update(line)
+                self._bytes += len(line)
             os.fsync(self._file.fileno())
             self._write_seal()
-        except OSError as error:
-            raise build_write_error(self.path, error, RUN) from error
 
     def write(self, name: str, text: str) -> None:
         """Write one of the other files atomically.
@@ -187,10 +168,8 @@ class RunFolder:
         Raises:
             EtuiError: The file cannot be written.
         """
-        try:
+        with explain_write_errors(self.path, RUN):
             write_text(self.path / name, text, errors="surrogatepass")
-        except OSError as error:
-            raise build_write_error(self.path, error, RUN) from error
 
     def close(self) -> None:
         """Close the folder and release its lock."""
@@ -205,17 +184,6 @@ class RunFolder:
 
     def _write_seal(self) -> None:
         write_seal(self.path / _SEAL, self._bytes, self._digest.hexdigest())
-
-    def _write(self, line: bytes) -> None:
-        left = memoryview(line)
-        while left:
-            left = left[self._file.write(left) :]
-
-    def _drop_partial_line(self) -> None:
-        try:
-            self._file.truncate(self._bytes)
-        except OSError:
-            return  # the partial line stays, and is dropped when the run resumes
 
 
 def _read_config(folder: Path) -> tuple[RunConfig, tuple[str, ...]]:

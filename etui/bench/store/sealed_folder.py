@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from etui.atomic import write_text
 from etui.errors import EtuiError, Stopped, UsageError
@@ -53,12 +56,38 @@ def check_new(folder: Path, kind: FolderKind) -> None:
         raise UsageError(f"{folder} is not empty", "use a new folder with --out")
 
 
-def acquire_lock(folder: Path, kind: FolderKind) -> FileLock:
-    """Lock a folder for writing.
+@contextmanager
+def open_locked(folder: Path, kind: FolderKind) -> Iterator[FileLock]:
+    """Make and lock a folder while it is opened; the lock is kept unless the body fails.
 
     Raises:
         EtuiError: Another process is writing to it, or it cannot be written.
     """
+    with explain_write_errors(folder, kind):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _acquire_lock(folder)
+        try:
+            yield lock
+        except BaseException:
+            lock.release()
+            raise
+
+
+@contextmanager
+def explain_write_errors(folder: Path, kind: FolderKind) -> Iterator[None]:
+    """Name the folder and what to do where the body cannot write to it.
+
+    Raises:
+        Stopped: The disk is full.
+        EtuiError: The folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _build_write_error(folder, error, kind) from error
+
+
+def _acquire_lock(folder: Path) -> FileLock:
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / _LOCK)
@@ -68,12 +97,10 @@ def acquire_lock(folder: Path, kind: FolderKind) -> FileLock:
         raise EtuiError(
             f"another etui is writing to {folder}", "wait until it ends, or use another --out"
         ) from error
-    except OSError as error:
-        raise build_write_error(folder, error, kind) from error
     return lock
 
 
-def build_write_error(folder: Path, error: OSError, kind: FolderKind) -> EtuiError:
+def _build_write_error(folder: Path, error: OSError, kind: FolderKind) -> EtuiError:
     """Build the error of a folder that cannot be written; a full disk can be resumed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Stopped(
@@ -83,6 +110,30 @@ def build_write_error(folder: Path, error: OSError, kind: FolderKind) -> EtuiErr
     return EtuiError(
         f"cannot write to {folder}: {error.strerror or error}", "use another folder with --out"
     )
+
+
+def append_whole(file: IO[bytes], data: bytes, *, sync: bool) -> None:
+    """Append to an unbuffered file; after an error it ends where it ended before.
+
+    Args:
+        file: The file.
+        data: Whole lines.
+        sync: Whether to wait until they are on the disk.
+
+    Raises:
+        OSError: The disk is full, or the file cannot be written.
+    """
+    before = file.seek(0, os.SEEK_END)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+        if sync:
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):  # else the partial line is dropped by the next reader
+            file.truncate(before)
+        raise
 
 
 def write_seal(path: Path, size_bytes: int, sha256: str) -> None:

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from etui.atomic import write_text
 from etui.bench.store.sealed_folder import (
     FolderKind,
-    acquire_lock,
-    build_write_error,
+    append_whole,
     check_new,
+    explain_write_errors,
+    open_locked,
     write_seal,
 )
-from etui.errors import EtuiError
 from etui.sweep.blocks import Block
 from etui.sweep.machine.accuracy import SettingAnswer
 from etui.sweep.machine.visit_power import VisitPower
@@ -70,10 +68,7 @@ class SweepFolder:
             EtuiError: The folder cannot be written, or another process is writing to it.
         """
         check_new(folder, SWEEP)
-        lock = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = acquire_lock(folder, SWEEP)
+        with open_locked(folder, SWEEP) as lock:
             content = to_document(config)
             document = {"version": VERSION, "sha256": hash_config(content), "config": content}
             text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
@@ -83,14 +78,6 @@ class SweepFolder:
             # left behind it; without any, somebody may have removed it.
             sweep._write_seal()
             return sweep
-        except OSError as error:
-            if lock is not None:
-                lock.release()
-            raise build_write_error(folder, error, SWEEP) from error
-        except EtuiError:
-            if lock is not None:
-                lock.release()
-            raise
 
     @classmethod
     def reopen(cls, folder: Path) -> tuple[Self, RecordedSweep]:
@@ -103,8 +90,7 @@ class SweepFolder:
         """
         if not (folder / CONFIG).is_file():
             raise no_sweep_error(folder)
-        lock = acquire_lock(folder, SWEEP)
-        try:
+        with open_locked(folder, SWEEP) as lock:
             recorded = read_sweep(folder)
             whole = read_bytes(folder / BLOCKS)[: recorded.good_bytes[BLOCKS]]
             sweep = cls(folder, lock, whole)
@@ -112,12 +98,6 @@ class SweepFolder:
                 sweep._files[name].truncate(size)
             sweep._write_seal()
             return sweep, recorded
-        except OSError as error:
-            lock.release()
-            raise build_write_error(folder, error, SWEEP) from error
-        except EtuiError:
-            lock.release()
-            raise
 
     def add_block(self, block: Block) -> None:
         """Append a complete block and flush it to the disk.
@@ -129,10 +109,8 @@ class SweepFolder:
         line = self._append(BLOCKS, [block])
         self._digest.update(line)
         self._sealed_bytes += len(line)
-        try:
+        with explain_write_errors(self.path, SWEEP):
             self._write_seal()
-        except OSError as error:
-            raise build_write_error(self.path, error, SWEEP) from error
 
     def add_answers(self, answers: Iterable[SettingAnswer]) -> None:
         """Append answers to questions; errors as in :meth:`add_block`."""
@@ -148,10 +126,8 @@ class SweepFolder:
         Raises:
             EtuiError: The file cannot be written.
         """
-        try:
+        with explain_write_errors(self.path, SWEEP):
             write_text(self.path / name, text, errors="surrogatepass")
-        except OSError as error:
-            raise build_write_error(self.path, error, SWEEP) from error
 
     def close(self) -> None:
         """Close the folder and release its lock."""
@@ -167,17 +143,8 @@ class SweepFolder:
 
     def _append(self, name: str, values: Iterable[object]) -> bytes:
         text = b"".join(json.dumps(to_document(value)).encode() + b"\n" for value in values)
-        file = self._files[name]
-        before = file.seek(0, os.SEEK_END)
-        try:
-            left = memoryview(text)
-            while left:
-                left = left[file.write(left) :]
-            os.fsync(file.fileno())
-        except OSError as error:
-            with suppress(OSError):  # else the partial line is dropped by the next reader
-                file.truncate(before)
-            raise build_write_error(self.path, error, SWEEP) from error
+        with explain_write_errors(self.path, SWEEP):
+            append_whole(self._files[name], text, sync=True)
         return text
 
     def _write_seal(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from etui.bench.store.sealed_folder import build_write_error
+from etui.bench.store.sealed_folder import explain_write_errors
 from etui.errors import EtuiError, LogUnavailable, Stopped
 from etui.log.records import SweepRecord, SweepSettingRecord
 from etui.sweep.blocks import Block, BlockPlan, Failure, Stage, Visit
@@ -186,7 +186,7 @@ class SweepRun:
             why = "stopped"
         except Stopped as stopped:
             why = stopped.what
-        except Exception:
+        except Exception:  # whatever failed, the log shows the blocks that were measured
             self._save_rows_quietly()
             raise
         if not self.blocks:
@@ -288,10 +288,8 @@ class SweepRun:
         document = build_document(self.config, result, self.blocks)
         self.folder.write(RESULT, json.dumps(document, indent=2) + "\n")
         self.audience.note("writing the report")
-        try:
+        with explain_write_errors(self.folder.path, SWEEP):
             write_report(self.folder.path / REPORT, self.config, result, self.blocks, self.power)
-        except OSError as error:
-            raise build_write_error(self.folder.path, error, SWEEP) from error
         self._save_rows(result)
         return SweepOutcome(self.folder.path, self.config, result, tuple(self.blocks), why)
 

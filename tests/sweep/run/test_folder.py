@@ -174,7 +174,7 @@ def test_a_full_disk_keeps_the_blocks_and_says_how_to_go_on(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with sweep:
-        monkeypatch.setattr("etui.sweep.run.folder.os.fsync", refuse)
+        monkeypatch.setattr("etui.bench.store.sealed_folder.os.fsync", refuse)
         with pytest.raises(Stopped, match="is full") as stopped:
             sweep.add_block(make_block(2))
         monkeypatch.undo()

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from etui.sweep.rig import SettingFailed
 from etui.units import watts_text
 
+if TYPE_CHECKING:
+    from etui.energy.power_limits.types import AppliedLimit
+
 _EQUAL_WATTS = 0.5
 """Two readings of a power limit are equal within this."""
-
-
-class AppliedCap(Protocol):
-    """A power limit that was set, as it was read back."""
-
-    @property
-    def note(self) -> str:
-        """Why it differs from the request; empty if it does not."""
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the request was not carried out."""
-
-
-class Caps(Protocol):
-    """Sets power limits, and restores them at the end of the sweep."""
-
-    def apply(self, scope: str, watts: float) -> AppliedCap:
-        """Set the limit of a device, and read it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +26,19 @@ class _Held:
 
 
 class CapControl:
-    """The power limit of one device during a sweep.
+    """The power limit of the swept devices during a sweep.
 
     Args:
-        caps: Sets power limits; None if the sweep has no such axis.
-        scope: The device.
+        set_limit: Sets a limit in watts, and reads it back; None if the sweep has no such axis.
         read_limit: Reads the limit in force, watts; None if it cannot be read.
     """
 
     def __init__(
         self,
-        caps: Caps | None = None,
-        scope: str = "",
+        set_limit: Callable[[float], AppliedLimit] | None = None,
         read_limit: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._caps = caps
-        self._scope = scope
+        self._set_limit = set_limit
         self._read_limit = read_limit
         self._held = _Held()
 
@@ -70,11 +51,11 @@ class CapControl:
         Raises:
             SettingFailed: It was refused.
         """
-        if watts is None or self._caps is None:
+        if watts is None or self._set_limit is None:
             return ""
         if watts != self._held.watts:
             self._held = _Held()
-            applied = self._caps.apply(self._scope, watts)
+            applied = self._set_limit(watts)
             if applied.is_refused:
                 raise SettingFailed(
                     f"the power limit of {watts_text(watts)}: {applied.note}",

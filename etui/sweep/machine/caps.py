@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,8 +51,9 @@ def open_cap(
         scopes = list_swept_scopes(limits, facts)
         with LimitHold(config, limits, ask=ask if mode == "user" else None, say=note) as hold:
             _refuse_other_limits(limits, scopes, facts)
-            read = partial(read_enforced, limits, scopes)
-            yield CapControl(_SameCaps(hold, scopes), " ".join(scopes), read)
+            yield CapControl(
+                partial(_apply_to_all, hold, scopes), partial(read_enforced, limits, scopes)
+            )
 
 
 def list_swept_scopes(limits: PowerLimits, facts: MachineFacts) -> tuple[str, ...]:
@@ -73,27 +74,12 @@ def _refuse_other_limits(limits: PowerLimits, scopes: Sequence[str], facts: Mach
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _SameCaps:
-    """Sets one limit on several devices, and reports it as one."""
-
-    hold: LimitHold
-    scopes: tuple[str, ...]
-
-    def apply(self, scope: str, watts: float) -> AppliedLimit:
-        """Set the limit on every device; ``scope`` names all of them."""
-        applied = self.hold.apply_each(self.scopes, watts)
-        notes = dict.fromkeys(one.note for one in applied if one.note)
-        refused = [one for one in applied if one.is_refused]
-        first = (refused or list(applied))[0]
-        return AppliedLimit(
-            scope,
-            watts,
-            first.applied,
-            first.enforced,
-            "; ".join(notes),
-            is_refused=bool(refused),
-        )
+def _apply_to_all(hold: LimitHold, scopes: tuple[str, ...], watts: float) -> AppliedLimit:
+    """Set one limit on several devices, and report it as one; a refusal comes first."""
+    applied = hold.apply_each(scopes, watts)
+    notes = dict.fromkeys(one.note for one in applied if one.note)
+    first = min(applied, key=lambda one: not one.is_refused)
+    return replace(first, scope=" ".join(scopes), requested=watts, note="; ".join(notes))
 
 
 def read_enforced(limits: PowerLimits, scopes: Sequence[str]) -> float | None:

@@ -20,6 +20,7 @@ from etui.errors import (
     Stopped,
     UsageError,
 )
+from etui.sweep.axes.configure import Configured
 from etui.sweep.blocks import Visit
 from etui.sweep.machine.cap_control import CapControl
 from etui.sweep.machine.jobs import (
@@ -39,7 +40,7 @@ from etui.sweep.machine.machine_watch import (
     describe_state,
     find_disturbance,
 )
-from etui.sweep.machine.model_loader import Loader, ModelLoader, RunnableSetting
+from etui.sweep.machine.model_loader import Loader, ModelLoader
 from etui.sweep.machine.procedure import Procedure
 from etui.sweep.machine.work_timer import TimedWork, WorkCost, WorkTimer, compute_cost
 from etui.sweep.machine.workload import Workload
@@ -80,7 +81,7 @@ class LocalRig:
 
     def __init__(
         self,
-        configure: Callable[[Setting], RunnableSetting],
+        configure: Callable[[Setting], Configured],
         recorder: Recorder,
         workload: Workload,
         baseline: Setting,
@@ -115,7 +116,7 @@ class LocalRig:
         self._sleep = sleep
         self._began_on_battery = False
         self._scripts: tuple[AnswerScript, ...] | None = None
-        self._runnables: dict[str, RunnableSetting] = {}
+        self._runnables: dict[str, Configured] = {}
         self._jobs: dict[tuple[str, Path], tuple[tuple[Job, ...], str]] = {}
 
     def __enter__(self) -> Self:
@@ -282,14 +283,14 @@ class LocalRig:
                 self._scripts = write_scripts(session, items, shape, recorded)
         return self._scripts
 
-    def _require_runnable(self, setting: Setting) -> RunnableSetting:
+    def _require_runnable(self, setting: Setting) -> Configured:
         """Configure a setting at its first visit: that hashes the file of a model."""
         if setting.key not in self._runnables:
             self._runnables[setting.key] = self._configure(setting)
         return self._runnables[setting.key]
 
     def _require_jobs(
-        self, session: Session, runnable: RunnableSetting, scripts: Sequence[AnswerScript]
+        self, session: Session, runnable: Configured, scripts: Sequence[AnswerScript]
     ) -> tuple[tuple[Job, ...], str]:
         key = (runnable.spec.name, runnable.path)
         if key not in self._jobs:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from etui.arm import Speculate
 from etui.engine.llama_session import LlamaSession
 from etui.engine.residency import Residency
 from etui.events import Loaded
@@ -14,40 +12,13 @@ from etui.events import Loaded
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.spec import ModelSpec
-
-
-class RunnableSetting(Protocol):
-    """A setting as the engine takes it."""
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model, with the values of the setting."""
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-
-    @property
-    def config(self) -> Config:
-        """Folders and settings."""
-
-    @property
-    def draft(self) -> tuple[ModelSpec, Path] | None:
-        """The model that drafts tokens for it, and its file; None for none."""
-
-    @property
-    def speculate(self) -> Speculate:
-        """Where drafted tokens come from."""
-
-    @property
-    def power_limit_watts(self) -> float | None:
-        """Power limit; None leaves it as it is."""
+    from etui.sweep.axes.configure import Configured
 
 
 class Loader(Protocol):
     """Puts the model of a setting into memory."""
 
-    def load(self, setting: RunnableSetting) -> LlamaSession:
+    def load(self, setting: Configured) -> LlamaSession:
         """Return the session of a setting, which is loaded unless it is in memory.
 
         Raises:
@@ -73,7 +44,7 @@ class ModelLoader:
         self._residency: Residency | None = None
         self._config: Config | None = None
 
-    def load(self, setting: RunnableSetting) -> LlamaSession:
+    def load(self, setting: Configured) -> LlamaSession:
         """Return the session of a setting, which is loaded unless it is in memory.
 
         Raises:

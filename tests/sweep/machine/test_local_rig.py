@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -395,7 +396,7 @@ def capped(machine, *watts):
     settings = [Setting((("power_limit", value),)) for value in watts]
     machine.runnables = {s.key: {"power_limit_watts": s.get("power_limit")} for s in settings}
     caps = FakeCaps()
-    cap = CapControl(caps, "gpu:FAKE", lambda: caps.watts)
+    cap = CapControl(partial(caps.apply, "gpu:FAKE"), lambda: caps.watts)
     return machine.rig(cap=cap), caps, settings
 
 

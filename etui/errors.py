@@ -138,6 +138,32 @@ class ContextOverflow(UsageError):
         )
 
 
+class InvalidRequest(UsageError):
+    """A request that etui cannot answer as it is asked, such as tools without a template for them.
+
+    Args:
+        what: One line that says what is wrong.
+        fix: One line that says how to fix it.
+        param: The part of the request that is wrong, as the client named it.
+    """
+
+    def __init__(self, what: str, fix: str = "", param: str = "") -> None:
+        super().__init__(what, fix)
+        self.param = param
+
+
+class QueueFull(EtuiError):
+    """Too many requests wait already; ``retry_seconds`` says when to try again."""
+
+    def __init__(self, what: str, fix: str = "", retry_seconds: float = 1.0) -> None:
+        super().__init__(what, fix)
+        self.retry_seconds = retry_seconds
+
+
+class RemoteFailed(EtuiError):
+    """A remote backend could not be reached, refused a request, or broke off its answer."""
+
+
 class EngineFailed(EtuiError):
     """llama.cpp failed, or its process died; ``what`` quotes the end of the log."""
 

@@ -99,6 +99,43 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The log-probability of one token of the answer, if the client asks for it.
+
+    It follows the ``Answer`` event of its token. Texts are bytes, since a token may be a part of a
+    character.
+
+    Attributes:
+        piece: Bytes of the token.
+        logprob: Its log-probability in nats, under the full softmax before sampling.
+        top: The most likely tokens at its place, as pairs of bytes and log-probability, best first.
+    """
+
+    t_ns: int
+    piece: tuple[int, ...]
+    logprob: float
+    top: tuple[tuple[tuple[int, ...], float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A part of a tool call, as it is decoded; its tokens are counted by ``Answer`` events.
+
+    Attributes:
+        index: Number of the call within the answer, from 0.
+        call_id: Its id.
+        name: Name of the tool; only the first part has it, others have an empty text.
+        arguments: Text to append to the arguments, which are a JSON object in the end.
+    """
+
+    t_ns: int
+    index: int
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Vote:
     """One vote of a majority vote has ended.
 
@@ -216,6 +253,8 @@ class Finished:
             round.
         raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was cut.
         saved_tokens: Tokens that were not decoded because of it, up to the limits of the arm.
+        tool_calls: The tools that the answer calls, a JSON array in the OpenAI form; empty without
+            any.
     """
 
     start_ns: int
@@ -238,6 +277,43 @@ class Finished:
     raw_answer: str = ""
     raw_thinking: str = ""
     saved_tokens: int = 0
+    tool_calls: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShare:
+    """The tokens of one answer in a shared batch.
+
+    Attributes:
+        number: Number of the answer, unique within its backend.
+        prompt_tokens: Tokens computed before the first token of the answer.
+        decode_tokens: Tokens computed after it: drawn ones, those of a hand-over, of votes, probes.
+    """
+
+    number: int
+    prompt_tokens: int
+    decode_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBatch:
+    """One batch in which the answers of several requests may take part.
+
+    While answers are running, batches follow one another without a gap: each starts where the
+    previous one ended, or where the first answer after a pause began. So the time in which the
+    engine works for anybody is the union of its batches and of its loads and unloads.
+
+    Attributes:
+        model: Name of the model.
+        shares: One for each answer with tokens in the batch; for a failed batch those that it
+            should have computed. A span without a batch (a fault before the first one) has the
+            answers that were running, with 0 tokens.
+    """
+
+    model: str
+    start_ns: int
+    end_ns: int
+    shares: tuple[BatchShare, ...]
 
 
 Residence = Loaded | Unloaded
@@ -249,6 +325,8 @@ Event = (
     | Prefilled
     | Thought
     | Answer
+    | TokenLogprob
+    | ToolCall
     | Vote
     | Batch
     | Probe

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Arm, TokenCost
-from etui.chat import Message
+from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
 
 if TYPE_CHECKING:
-    from etui.events import Event, Residence
+    from etui.events import Event, Residence, SharedBatch
     from etui.models.spec import ModelSpec
 
 
@@ -21,22 +21,26 @@ class AnswerRequest:
 
     Attributes:
         model: The entry of models.yaml.
-        path: Its GGUF file, already verified.
+        path: Its GGUF file, already verified; None for a model of a remote backend.
         messages: The conversation, the question last.
         arm: How to answer.
         chat_id: Id of the chat, to reuse its cache; None for a single question.
         price: Joules per token of this model on this machine; None if unknown.
         draft: The model that drafts tokens for it and its GGUF file, already verified; None if the
             arm uses none, or there is none on this machine.
+        options: What the client asks of the form of the answer.
+        owner: Name of the client's key; prompts of other owners share no prefix with it.
     """
 
     model: ModelSpec
-    path: Path
+    path: Path | None
     messages: tuple[Message, ...]
     arm: Arm
     chat_id: str | None = None
     price: TokenCost | None = None
     draft: tuple[ModelSpec, Path] | None = None
+    options: OutputOptions = DEFAULT_OUTPUT
+    owner: str = ""
 
 
 class Answerer(Protocol):
@@ -69,3 +73,28 @@ class ModelHost(Answerer, Protocol):
 
     def close(self) -> None:
         """Unload every model."""
+
+
+class NumberedAnswerer(Answerer, Protocol):
+    """Answers the requests of one turn, one at a time, while others answer those of other turns.
+
+    ``cancel`` and ``hurry`` concern its own running answer, in a queue, a load or a batch.
+    """
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of its answers so far, oldest first; shared batches name them."""
+
+
+class ConcurrentHost(ModelHost, Protocol):
+    """Answers several requests at a time.
+
+    Attributes:
+        on_batch: Called after each shared batch, before the events that follow from it; None
+            reports none. It must return fast.
+    """
+
+    on_batch: Callable[[SharedBatch], None] | None
+
+    def open_answerer(self) -> NumberedAnswerer:
+        """Return an answerer for the requests of one turn."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from etui.backends.base import AnswerRequest
 from etui.config.config import Config
+from etui.errors import ModelUnavailable
 from etui.events import Event, Residence, Unloaded
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class LocalBackend:
         """
         from etui.reasoning.answer import answer
 
+        if request.path is None:
+            raise ModelUnavailable(f"{request.model.name} has no file on this machine")
         self._cancelled.clear()
         self._spent.clear()
         session = yield from self._residency.session(request.model, request.path, request.draft)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from etui import errors
-from etui.chat import Message
+from etui.chat import Message, OutputOptions
 from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.events import Event
+from etui.events import BatchShare, Event, SharedBatch
 
 
 class WireError(Exception):
@@ -195,6 +195,7 @@ def _from_plain(value: Any) -> Any:
 def _classes() -> Mapping[str, Any]:
     from etui.arm import Arm, EarlyExit, Sampling, SamplingFrom, TokenCost, VoteStop
     from etui.backends.base import AnswerRequest
+    from etui.config.backend_spec import BackendSpec
     from etui.models.spec import (
         HubSource,
         ModelSampling,
@@ -209,5 +210,10 @@ def _classes() -> Mapping[str, Any]:
     lines = (Hello, Heartbeat, *to_child, EngineEvent, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, SamplingFrom, VoteStop, EarlyExit, TokenCost)
-    requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, Message, Config)
-    return {c.__name__: c for c in (*lines, *sources, *arms, *requests, *get_args(Event))}
+    requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, Message, OutputOptions, Config)
+    settings = (BackendSpec,)
+    batches = (SharedBatch, BatchShare)
+    return {
+        c.__name__: c
+        for c in (*lines, *batches, *sources, *arms, *requests, *settings, *get_args(Event))
+    }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from etui.config.backend_spec import BackendSpec
 from etui.errors import EtuiError
 
 
@@ -41,6 +42,8 @@ class Config:
         ascii: ``auto`` draws with ASCII if the locale cannot show Unicode; ``always`` and ``never``
             override that.
         keymap: Binding id -> keys, to rebind keys of the app.
+        backends: Remote backends by name.
+        parallel: Number of answers of one model that the engine computes at a time.
     """
 
     home: Path
@@ -63,6 +66,8 @@ class Config:
     quiet: bool = False
     ascii: Literal["auto", "always", "never"] = "auto"
     keymap: Mapping[str, str] = field(default_factory=dict)
+    backends: Mapping[str, BackendSpec] = field(default_factory=dict)
+    parallel: int = 1
 
     @property
     def database(self) -> Path:

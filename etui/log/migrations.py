@@ -325,6 +325,25 @@ _SWEEPS = (
     "CREATE INDEX sweeps_by_model ON sweeps (model, created_at)",
 )
 
+_SERVING = (
+    # NULL in a turn that no client of `etui serve` asked for.
+    "ALTER TABLE turns ADD COLUMN client_endpoint TEXT",
+    "ALTER TABLE turns ADD COLUMN client_key TEXT",
+    "ALTER TABLE turns ADD COLUMN client_request_id TEXT",
+    "ALTER TABLE turns ADD COLUMN client_queue_seconds REAL",
+    "ALTER TABLE turns ADD COLUMN tool_calls TEXT NOT NULL DEFAULT ''",
+    # NULL in a turn whose energy was not separated from that of others.
+    "ALTER TABLE turns ADD COLUMN energy_attribution_method TEXT",
+    *(
+        f"ALTER TABLE turns ADD COLUMN energy_attribution_{name} REAL"
+        for name in ("share", "batch_joules", "spread")
+    ),
+    "ALTER TABLE turns ADD COLUMN energy_attribution_batches INTEGER",
+    "ALTER TABLE turns ADD COLUMN energy_attribution_mean_requests REAL",
+    # What a key has spent in the last hour, without reading the wide rows of other turns.
+    "CREATE INDEX turns_by_key ON turns (client_key, created_at) WHERE client_key IS NOT NULL",
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -340,6 +359,7 @@ _STEPS = {
     "m012_keep_warm": _KEEP_WARM,
     "m013_loops": _LOOPS,
     "m014_sweeps": _SWEEPS,
+    "m015_serving": _SERVING,
 }
 
 NAMES = tuple(_STEPS)

@@ -7,7 +7,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from etui.log.records import (
     AnswerRecord,
@@ -19,6 +19,8 @@ from etui.log.records import (
     SweepSettingRecord,
 )
 from etui.turn.record import (
+    Attribution,
+    ClientRecord,
     HopRecord,
     LoadRecord,
     LoopRecord,
@@ -44,6 +46,7 @@ Record = (
     | SweepRecord
     | SweepSettingRecord
 )
+N = TypeVar("N")
 Row = dict[str, Any]
 ReadRow = Mapping[str, Any] | sqlite3.Row
 
@@ -117,6 +120,7 @@ def parse_turn(row: ReadRow) -> TurnRecord:
             unmeasured=tuple(read["energy_unmeasured"]),
             flags=tuple(read["energy_flags"]),
             shared=bool(row["energy_shared"]),
+            attribution=_parse_nested(Attribution, row, _ATTRIBUTION_COLUMNS),
         ),
         votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
         probes=tuple(ProbeRecord(**probe) for probe in read["probes"]),
@@ -124,8 +128,9 @@ def parse_turn(row: ReadRow) -> TurnRecord:
         power_watts=tuple(read["power_watts"]),
         settings=read["settings"],
         trace=read["trace"],
-        speculation=_parse_speculation(row),
+        speculation=_parse_nested(SpeculationRecord, row, _SPECULATION_COLUMNS),
         loop=LoopRecord(**read["loop"]) if read["loop"] else None,
+        client=_parse_nested(ClientRecord, row, _CLIENT_COLUMNS),
     )
 
 
@@ -152,10 +157,11 @@ def _parse_hop(hop: dict[str, Any]) -> HopRecord:
     return HopRecord(**hop | {"tokens": Tokens(**hop["tokens"]), "speculation": speculation})
 
 
-def _parse_speculation(row: ReadRow) -> SpeculationRecord | None:
-    if row["speculation_method"] is None:
+def _parse_nested(kind: type[N], row: ReadRow, columns: Sequence[tuple[str, str]]) -> N | None:
+    """Parse a record from its columns; None if the first one, which it always has, is NULL."""
+    if row[columns[0][1]] is None:
         return None
-    return SpeculationRecord(**{name: row[column] for name, column in _SPECULATION_COLUMNS})
+    return kind(**{name: row[column] for name, column in columns})
 
 
 def parse_chat(row: ReadRow) -> ChatRecord:
@@ -177,17 +183,20 @@ _NESTED = {
     *("tokens", "seconds", "energy", "votes", "probes", "hops", "power_watts", "settings", "trace"),
     "speculation",
     "loop",
+    "client",
 }
 _PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NESTED)
 _PLAIN_OF_ENERGY = tuple(
     f.name
     for f in fields(TurnEnergy)
-    if f.name not in {"phases", "channels", "unmeasured", "flags", "shared"}
+    if f.name not in {"phases", "channels", "unmeasured", "flags", "shared", "attribution"}
 )
 _TOKEN_COLUMNS = tuple((f.name, f"tokens_{f.name}") for f in fields(Tokens))
 _SECOND_COLUMNS = tuple((f.name, f"seconds_{f.name}") for f in fields(Seconds))
 _ENERGY_COLUMNS = tuple((name, f"energy_{name}") for name in _PLAIN_OF_ENERGY)
 _SPECULATION_COLUMNS = tuple((f.name, f"speculation_{f.name}") for f in fields(SpeculationRecord))
+_ATTRIBUTION_COLUMNS = tuple((f.name, f"energy_attribution_{f.name}") for f in fields(Attribution))
+_CLIENT_COLUMNS = tuple((f.name, f"client_{f.name}") for f in fields(ClientRecord))
 _DERIVED_OF_SPECULATION = ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty")
 """Values that follow from the others; they have columns, so that SQL can sort by them."""
 _PHASE_COLUMNS = tuple((phase, f"energy_phases_{phase}") for phase in _PHASES)
@@ -219,6 +228,8 @@ def _flatten_turn(record: TurnRecord) -> Row:
         "settings": record.settings,
         "trace": record.trace,
         **_flatten_speculation(record.speculation),
+        **_flatten_nested(record.energy.attribution, _ATTRIBUTION_COLUMNS),
+        **_flatten_nested(record.client, _CLIENT_COLUMNS),
         "loop": document["loop"] or {},
     }
 
@@ -227,6 +238,10 @@ def _flatten_speculation(speculation: SpeculationRecord | None) -> Row:
     document = speculation.to_json() if speculation is not None else {}
     names = (*(name for name, _ in _SPECULATION_COLUMNS), *_DERIVED_OF_SPECULATION)
     return {f"speculation_{name}": document.get(name) for name in names}
+
+
+def _flatten_nested(record: object | None, columns: Sequence[tuple[str, str]]) -> Row:
+    return {column: getattr(record, name, None) for name, column in columns}
 
 
 def _flatten(record: Record) -> Row:

@@ -139,6 +139,11 @@ class ModelSpec:
         batch_tokens: Most tokens of a batch; None is the usual number of the device.
         draft_tokens: Number of tokens to draft at a time; None chooses it by cost and acceptance.
         tuned: The values that a sweep chose on this machine; None if all are those of the entry.
+        backend: Name of the remote backend that serves it (``backends`` of config.yaml); None for a
+            model of this machine. A remote model has no sources and no file.
+        remote_name: Its name at the backend; None if it is ``name`` there too.
+        same_as: Name of the entry of which this one is another place: the same weights, served by
+            another machine. None for a model of its own.
     """
 
     name: str
@@ -166,3 +171,6 @@ class ModelSpec:
     batch_tokens: int | None = None
     draft_tokens: int | None = None
     tuned: TunedBy | None = None
+    backend: str | None = None
+    remote_name: str | None = None
+    same_as: str | None = None

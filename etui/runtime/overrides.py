@@ -35,6 +35,7 @@ class Overrides:
     over_budget: bool = False
     speculate: Speculate | None = None
     loop_guard: bool | None = None
+    top_p: float | None = None
 
 
 def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.arm import Arm, TokenCost
 from etui.energy.types import Energy
+from etui.errors import ModelUnavailable
 
 if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
@@ -70,14 +71,30 @@ class Served:
         settings: Settings of the turn that depend on the model (its idle baseline).
         draft: The model that drafts tokens for it, and its file; None for none.
         arm: The arm with the sampling that its model asks for; None leaves the arm as it is.
+        meter: The meter of the machine that answers; None is the turn's own, this machine's.
     """
 
     spec: ModelSpec
-    path: Path
+    path: Path | None
     price: TokenCost | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     draft: tuple[ModelSpec, Path] | None = None
     arm: Arm | None = None
+    meter: Meter | None = None
+
+    def local_path(self) -> Path:
+        """Return the model file.
+
+        Raises:
+            ModelUnavailable: A remote backend serves the model, so there is no file here.
+        """
+        if self.path is None:
+            raise ModelUnavailable(
+                f"{self.spec.name} is served by the backend {self.spec.backend}, and this needs a "
+                "model file on this machine",
+                "choose a model of this machine; see: etui models list",
+            )
+        return self.path
 
 
 Serve = Callable[[Arm], Served]

@@ -33,6 +33,45 @@ class Seconds:
 
 
 @dataclass(frozen=True, slots=True)
+class Attribution:
+    """How a turn's joules were separated from those of others that ran at the same time.
+
+    Attributes:
+        method: ``exclusive`` if nothing else ran, ``shapley`` or ``tokens`` if it shared batches,
+            ``none`` if its own part is not known (others used a remote machine).
+        share: Its joules divided by those of its batches; 1.0 if exclusive, None if unknown.
+        batch_joules: Joules of all batches that it took part in; None if unmeasured.
+        spread: Difference in joules between the shares by tokens and by Shapley values, which is
+            the error of the method, apart from that of the sensor; None without a curve.
+        batches, mean_requests: Number of its batches, and the mean number of requests in them.
+    """
+
+    method: str
+    share: float | None = 1.0
+    batch_joules: float | None = None
+    spread: float | None = None
+    batches: int = 0
+    mean_requests: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRecord:
+    """Where a turn came from, if a client of ``etui serve`` asked for it.
+
+    Attributes:
+        endpoint: Path of the request (``/v1/chat/completions``).
+        key: Name of the client's key, never the key; empty without keys.
+        request_id: Id in the response's ``x-request-id``.
+        queue_seconds: Seconds that the request waited before its work began.
+    """
+
+    endpoint: str
+    key: str = ""
+    request_id: str = ""
+    queue_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnergy:
     """Energy of a turn; joules are None if unmeasured, never 0.
 
@@ -60,6 +99,7 @@ class TurnEnergy:
     end_ns: int
     shared: bool = False
     own_joules: float | None = None
+    attribution: Attribution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +300,10 @@ class TurnRecord:
     its thinking was."""
     loop: LoopRecord | None = None
     """The repetition that was cut; None if there was none."""
+    tool_calls: str = ""
+    """The tools that the answer calls, a JSON array in the OpenAI form; empty without any."""
+    client: ClientRecord | None = None
+    """The request of ``etui serve`` that asked for it; None for other front ends."""
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of ``etui ask --json``."""

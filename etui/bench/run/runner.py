@@ -206,7 +206,7 @@ class BenchRunner:
         def build_scoring_arm(arm: Arm) -> ScoringArm:
             def open_session() -> Any:
                 served = self.runtime.serve(arm)
-                return finish_load(self.runtime.backend.load(served.spec, served.path))[0]
+                return finish_load(self.runtime.backend.load(served.spec, served.local_path()))[0]
 
             return ScoringArm(
                 arm.name, open_session, plan.format, reuse=plan.reuse, cancelled=stopped

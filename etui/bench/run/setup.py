@@ -51,13 +51,13 @@ def load_models(
     for name in plan.models:
         served = serve(name)
         say(f"loading {name}")
-        session, loaded = finish_load(answerer.load(served.spec, served.path))
+        session, loaded = finish_load(answerer.load(served.spec, served.local_path()))
         options = session.options
         found.append(
             BenchModel(
                 name=name,
                 sha256=served.spec.sha256,
-                file_bytes=served.path.stat().st_size,
+                file_bytes=served.local_path().stat().st_size,
                 gpu_layers=loaded.gpu_layers if loaded is not None else 0,
                 context_tokens=options.context_tokens,
                 sequences=options.sequences,

@@ -5,7 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from etui.events import Answer, Batch, Finished, Probe, Thought, ThreadsChanged, Verified
+from etui.events import (
+    Answer,
+    Batch,
+    Finished,
+    Probe,
+    Thought,
+    ThreadsChanged,
+    TokenLogprob,
+    ToolCall,
+    Verified,
+)
 from etui.tui.chat.messages import TextBatch, TurnFact
 from etui.tui.pacing import USUAL, Pace
 from etui.tui.widgets.code_fences import FenceTracker
@@ -54,7 +64,15 @@ def batch_events(
                     answer.append(text)
                     answer_tokens += tokens
                     fence.feed(text)
-                case Probe() | Batch() | ThreadsChanged() | Finished() | Verified():
+                case (
+                    Probe()
+                    | Batch()
+                    | ThreadsChanged()
+                    | Finished()
+                    | Verified()
+                    | TokenLogprob()
+                    | ToolCall()
+                ):
                     continue
                 case _:
                     yield from flush()

@@ -1,0 +1,40 @@
+"""Description of a remote backend: a server on this or another machine that answers over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+BackendKind = Literal["openai", "llama-server", "vllm", "ollama", "etui"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """One entry of ``backends`` in config.yaml.
+
+    Attributes:
+        name: Its name, which models.yaml refers to.
+        url: Base URL of its API, ``/v1`` included.
+        kind: Which server it is, which decides what it can do; ``openai`` is any other one.
+        key_env: Environment variable with its key; None for a server without keys.
+        meter: URL of the meter of its machine (``etui power serve``, or an etui); None leaves its
+            joules unmeasured.
+        meter_key_env: Environment variable with the meter's key; None for one without keys.
+        plain_key: Whether the keys may be sent over ``http://`` beyond this machine.
+        connect_seconds: Longest time for a connection.
+        silent_seconds: Longest time without a byte of an answer.
+        retries: How often a request that the server has not begun is sent again.
+        fallbacks: Names of the models that answer while the backend cannot, best first.
+    """
+
+    name: str
+    url: str
+    kind: BackendKind = "openai"
+    key_env: str | None = None
+    meter: str | None = None
+    meter_key_env: str | None = None
+    plain_key: bool = False
+    connect_seconds: float = 5.0
+    silent_seconds: float = 120.0
+    retries: int = 2
+    fallbacks: tuple[str, ...] = ()

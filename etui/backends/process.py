@@ -1,23 +1,19 @@
-"""Run the engine in a child process, so that a crash or a hang does not end the app.
+"""Run the engine in a child process, so that a crash or a hang does not end etui.
 
-The process is started with ``subprocess``: ``multiprocessing`` cannot start inside a running
-Textual app, whose standard error has no file descriptor.
+Several requests may be answered at a time, each through an answerer of its own; the process
+computes as many of them together as ``Config.parallel`` says.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from etui.backends.child_process import HANDSHAKE, ChildProcess
 from etui.backends.wire import (
     Ask,
     Cancel,
@@ -29,12 +25,9 @@ from etui.backends.wire import (
     KeepWarm,
     Load,
     Unload,
-    WireError,
-    decode,
-    encode,
 )
 from etui.errors import EngineFailed
-from etui.events import Event, Loaded, Residence, Unloaded
+from etui.events import Event, Loaded, Residence, SharedBatch, Unloaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,26 +43,23 @@ SILENT_SECONDS = 10.0
 STALLED_SECONDS = 600.0
 """Maximum time without an event: a load from a slow disk, a batch of a very large model."""
 
-CATCH_UP_SECONDS = 1.0
-"""Minimum wait for a message: after a suspension of this process, the pipe has to be read first."""
-
-_LOG_LINES = 3
-_LOG_BYTES = 4_000_000
-
 
 class ProcessBackend:
     """Backend in a child process, which is started on first use and restarted after a failure.
 
-    ``answer`` runs in one thread at a time; ``cancel`` may be called from any thread.
+    ``answer``, ``cancel`` and ``hurry`` are those of one answerer that is used again and again:
+    for front ends that answer one question at a time.
 
     Args:
         config: Configuration, sent to the child.
         silent_seconds: Silence after which the child counts as hung and is killed.
-        stalled_seconds: Time without an event of the running answer after which it is killed.
+        stalled_seconds: Time without any progress of the child after which it is killed.
+        worker: The module that runs in the child; another one for tests and benchmarks.
 
     Attributes:
         on_unloaded: Called after an idle unload, on the thread that reads the pipe: it must not
             wait for an answer.
+        on_batch: Called there with each batch of ``Config.parallel`` > 1; None ignores them.
     """
 
     def __init__(
@@ -78,15 +68,19 @@ class ProcessBackend:
         *,
         silent_seconds: float = SILENT_SECONDS,
         stalled_seconds: float = STALLED_SECONDS,
+        worker: str = "etui.backends.worker",
     ) -> None:
         self._config = config
+        self._worker = worker
         self._silent_seconds = silent_seconds
         self._stalled_seconds = stalled_seconds
-        self._lock = threading.Lock()
-        self._child: _Child | None = None
-        self._number = 0
-        self._running: int | None = None
+        self._starting = threading.Lock()
+        self._counting = threading.Lock()
+        self._child: ChildProcess | None = None
+        self._number = HANDSHAKE
+        self._own = ProcessAnswerer(self, reused=True)
         self.on_unloaded: Callable[[Unloaded], None] | None = None
+        self.on_batch: Callable[[SharedBatch], None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -100,15 +94,27 @@ class ProcessBackend:
         Raises:
             EngineFailed: It died, or did not respond in time.
         """
-        if self._child is not None and self._child.responds(self._silent_seconds):
-            return
-        if self._child is not None:
-            self._child.stop()
-        self._child = _Child(self._config, self._unloaded)
-        hello = self._child.next(START_SECONDS, START_SECONDS)
-        if not isinstance(hello, Hello):
-            why = hello if isinstance(hello, str) else f"sent no handshake but {hello!r}"
-            raise self._build_failure(self._child, why)
+        self._get_child()
+
+    def _get_child(self) -> ChildProcess:
+        with self._starting:
+            child = self._child
+            if child is not None and child.responds(self._silent_seconds):
+                return child
+            if child is not None:
+                child.stop()
+            child = self._child = ChildProcess(
+                self._config, self._unloaded, self._batch_computed, self._worker
+            )
+            hello = child.next(HANDSHAKE, START_SECONDS, START_SECONDS)
+            if not isinstance(hello, Hello):
+                why = hello if isinstance(hello, str) else f"sent no handshake but {hello!r}"
+                raise _build_failure(child, why)
+            return child
+
+    def open_answerer(self) -> ProcessAnswerer:
+        """Return an answerer for the requests of one turn."""
+        return ProcessAnswerer(self)
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Answer a request; closing the iterator cancels the answer.
@@ -120,7 +126,15 @@ class ProcessBackend:
             EtuiError: An error of the engine, with its original class.
             EngineFailed: The process died or hung; it is restarted for the next answer.
         """
-        yield from self._request(lambda number: Ask(number, request))
+        return self._own.answer(request)
+
+    def cancel(self) -> None:
+        """End the running answer within one batch; its ``Finished`` still follows."""
+        self._own.cancel()
+
+    def hurry(self) -> None:
+        """End the thinking of the running answer, because its joules are spent."""
+        self._own.hurry()
 
     def load(
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
@@ -138,7 +152,7 @@ class ProcessBackend:
         Raises:
             EtuiError: As ``answer``.
         """
-        for event in self._request(lambda number: Load(number, model, path, draft)):
+        for event in self.request(lambda number: Load(number, model, path, draft)):
             if isinstance(event, Residence):
                 yield event
 
@@ -153,7 +167,7 @@ class ProcessBackend:
         """
         if self.pid is None:
             return  # without a process nothing is loaded
-        for event in self._request(lambda number: Unload(number, model)):
+        for event in self.request(lambda number: Unload(number, model)):
             if isinstance(event, Residence):
                 yield event
 
@@ -170,58 +184,57 @@ class ProcessBackend:
         if child is not None:
             child.send(KeepWarm(model, seconds))
 
-    def _request(self, build_message: Callable[[int], Ask | Load | Unload]) -> Iterator[Event]:
-        """Send a message and yield the events that answer it."""
+    def request(
+        self,
+        build_message: Callable[[int], Ask | Load | Unload],
+        on_begin: Callable[[ChildProcess, int], None] = lambda child, number: None,
+    ) -> Iterator[Event]:
+        """Send a request and yield the events that answer it; closing the iterator cancels it.
+
+        Args:
+            build_message: Builds the request from its number.
+            on_begin: Called with the process and the number after the request was sent.
+
+        Raises:
+            EtuiError: As ``answer``.
+        """
         pid, began_ns = self.pid, time.monotonic_ns()
-        self.start()
-        child = self._child
-        assert child is not None
+        child = self._get_child()
         is_new = child.process.pid != pid
-        with self._lock:
+        with self._counting:
             self._number += 1
-            number = self._running = self._number
+            number = self._number
+        is_running = True
+        child.begin(build_message(number))
         try:
-            child.send(build_message(number))
+            on_begin(child, number)
             while True:
-                message = child.next(self._silent_seconds, self._stalled_seconds)
+                message = child.next(number, self._silent_seconds, self._stalled_seconds)
                 if isinstance(message, str):
-                    raise self._build_failure(child, message)
-                if getattr(message, "number", None) != number:
-                    continue  # from an abandoned answer
+                    raise _build_failure(child, message)
                 if isinstance(message, EngineEvent):
                     event = message.event
                     if is_new and isinstance(event, Loaded):  # its start is a part of the load
                         event = replace(event, start_ns=min(began_ns, event.start_ns))
                     yield event
                 elif isinstance(message, Failed):
-                    number = 0
+                    is_running = False
                     raise message.error()
                 elif isinstance(message, Done):
-                    number = 0
+                    is_running = False
                     return
         finally:
-            if number:  # the iterator was closed, or the child died
+            if is_running:  # the iterator was closed, or the child died
                 child.send(Cancel(number))
-            with self._lock:
-                self._running = None
-
-    def cancel(self) -> None:
-        """End the running answer within one batch; its ``Finished`` still follows."""
-        self._send_to_running(Cancel)
-
-    def hurry(self) -> None:
-        """End the thinking of the running answer, because its joules are spent."""
-        self._send_to_running(Hurry)
-
-    def _send_to_running(self, message: type[Cancel] | type[Hurry]) -> None:
-        with self._lock:
-            child, number = self._child, self._running
-        if child is not None and number is not None:
-            child.send(message(number))
+            child.end(number)
 
     def _unloaded(self, event: Unloaded) -> None:
         if self.on_unloaded is not None:
             self.on_unloaded(event)
+
+    def _batch_computed(self, batch: SharedBatch) -> None:
+        if self.on_batch is not None:
+            self.on_batch(batch)
 
     def close(self) -> None:
         """End the child; all of its memory is free when this returns.
@@ -232,130 +245,77 @@ class ProcessBackend:
         if child is not None:
             child.stop()
 
-    def _build_failure(self, child: _Child, why: str) -> EngineFailed:
-        child.stop()
-        tail = child.log_tail()
-        log_end = f"; end of its log: {tail}" if tail else ""
-        return EngineFailed(
-            f"the engine process {why}{log_end}",
-            "ask again: it is restarted; if a model fails each time, lower its `context` or "
-            "`gpu_layers` in models.yaml",
-        )
 
+class ProcessAnswerer:
+    """Answers the requests of one turn in the child process, one at a time.
 
-class _Child:
-    """One child process, with its pipes and the thread that reads them."""
+    Args:
+        backend: The process.
+        reused: Whether turn after turn uses it, so that a cancel ends the running answer only.
+            Without it, a cancel also ends the answers that begin later.
+    """
 
-    def __init__(self, config: Config, unloaded: Callable[[Unloaded], None]) -> None:
-        self._unloaded = unloaded
-        config.log_dir.mkdir(parents=True, exist_ok=True)
-        self._log = config.log_dir / "engine.log"
-        self._log_start = _trim(self._log)
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "etui.backends.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                bufsize=0,
-                start_new_session=True,  # Ctrl-C in the terminal is handled by the parent
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-        self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._seen = time.monotonic()
-        self._writing = threading.Lock()
-        self._stopped = False
-        threading.Thread(target=self._read, name="engine events", daemon=True).start()
-        self.send(config)
+    def __init__(self, backend: ProcessBackend, *, reused: bool = False) -> None:
+        self._backend = backend
+        self._reused = reused
+        self._lock = threading.Lock()
+        self._running: tuple[ChildProcess, int] | None = None
+        self._numbers: tuple[int, ...] = ()
+        self._cancelled = False
 
     @property
-    def alive(self) -> bool:
-        return not self._stopped and self.process.poll() is None
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of its answers so far, oldest first; shared batches name them."""
+        return self._numbers
 
-    def responds(self, silent_seconds: float) -> bool:
-        """Return whether it is alive and has sent something recently."""
-        return self.alive and time.monotonic() - self._seen < silent_seconds
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        """Answer a request; closing the iterator cancels the answer.
 
-    def send(self, message: object) -> None:
-        """Write one line; the death of the child is detected when reading."""
-        assert self.process.stdin is not None
-        line = memoryview(encode(message))
-        with self._writing, contextlib.suppress(OSError, ValueError):
-            while line:
-                line = line[self.process.stdin.write(line) :]
+        Yields:
+            The events of the answer; the last is ``Finished``.
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with contextlib.suppress(OSError, ValueError):
-            reader = os.fdopen(os.dup(self.process.stdout.fileno()), "rb")
-            with reader:
-                for line in reader:
-                    self._seen = time.monotonic()
-                    try:
-                        message = decode(line)
-                    except WireError as error:
-                        self._messages.put(f"sent an invalid message: {error}")
-                        continue
-                    if isinstance(message, Unloaded):
-                        self._unloaded(message)
-                    elif hasattr(message, "number") or isinstance(message, Hello):
-                        self._messages.put(message)
-        self._messages.put("ended")
-
-    def next(self, silent_seconds: float, stalled_seconds: float) -> Any:
-        """Return the next message, or a text that says why there is none."""
-        started = time.monotonic()
-        while True:
-            now = time.monotonic()
-            left = min(self._seen + silent_seconds, started + stalled_seconds) - now
-            try:
-                message = self._messages.get(timeout=max(left, CATCH_UP_SECONDS))
-            except queue.Empty:
-                now = time.monotonic()
-                if now - self._seen >= silent_seconds:
-                    return f"did not respond for {silent_seconds:g} s and was stopped"
-                if now - started >= stalled_seconds:
-                    return f"made no progress for {stalled_seconds:g} s and was stopped"
-                continue
-            return self._describe_exit() if message == "ended" else message
-
-    def _describe_exit(self) -> str:
-        code = self.process.wait()
-        if code < 0:
-            named = [known.name for known in signal.Signals if known == -code]
-            return f"was killed by {named[0] if named else f'signal {-code}'}"
-        return f"exited with code {code}"
-
-    def stop(self) -> None:
-        """Kill the process and close the pipes."""
-        if self._stopped:
-            return
-        self._stopped = True
-        self.process.kill()  # it has no state to save
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-    def log_tail(self) -> str:
-        """Return the last lines that this process wrote to its log."""
+        Raises:
+            EtuiError: An error of the engine, with its original class.
+            EngineFailed: The process died or hung; it is restarted for the next answer.
+        """
         try:
-            with self._log.open("rb") as file:
-                file.seek(max(self._log_start, self._log.stat().st_size - 8192))
-                lines = file.read().decode("utf-8", "replace").splitlines()
-        except OSError:
-            return ""
-        return " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
+            yield from self._backend.request(lambda number: Ask(number, request), self._begin)
+        finally:
+            with self._lock:
+                self._running = None
+
+    def _begin(self, child: ChildProcess, number: int) -> None:
+        with self._lock:
+            self._running = child, number
+            self._numbers = (number,) if self._reused else (*self._numbers, number)
+            if self._cancelled:
+                child.send(Cancel(number))
+
+    def cancel(self) -> None:
+        """End the running answer within one batch; its ``Finished`` still follows."""
+        with self._lock:
+            self._cancelled = not self._reused
+            running = self._running
+        if running is not None:
+            child, number = running
+            child.send(Cancel(number))
+
+    def hurry(self) -> None:
+        """End the thinking of the running answer, because its joules are spent."""
+        with self._lock:
+            running = self._running
+        if running is not None:
+            child, number = running
+            child.send(Hurry(number))
 
 
-def _trim(log: Path) -> int:
-    """Empty a log that has grown too large, and return the offset of the next line."""
-    try:
-        size = log.stat().st_size
-        if size > _LOG_BYTES:
-            os.truncate(log, 0)
-            return 0
-        return size
-    except OSError:
-        return 0
+def _build_failure(child: ChildProcess, why: str) -> EngineFailed:
+    with suppress(OSError):
+        child.stop(why)
+    tail = child.log_tail()
+    log_end = f"; end of its log: {tail}" if tail else ""
+    return EngineFailed(
+        f"the engine process {why}{log_end}",
+        "ask again: it is restarted; if a model fails each time, lower its `context` or "
+        "`gpu_layers` in models.yaml",
+    )

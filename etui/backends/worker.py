@@ -1,5 +1,8 @@
 """The engine process: ``python -m etui.backends.worker`` answers JSON-lines requests.
 
+One answer runs at a time, on the main thread. With ``Config.parallel`` > 1 each answer has a thread
+of its own, and the backend decides which of them run together; loads stay on the main thread.
+
 It exits when its standard input is closed, so it ends with its parent. Output of native code goes
 to standard error, which the parent writes to a log file.
 """
@@ -14,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from etui import __version__
@@ -35,10 +38,12 @@ from etui.backends.wire import (
     encode,
 )
 from etui.errors import EngineFailed, EtuiError
-from etui.events import Answer, Thought
+from etui.events import Answer, Batch, Thought, TokenLogprob, ToolCall
 
 if TYPE_CHECKING:
+    from etui.backends.base import NumberedAnswerer
     from etui.backends.local import LocalBackend
+    from etui.config.config import Config
     from etui.events import Event
 
 HEARTBEAT_SECONDS = 0.5
@@ -48,7 +53,21 @@ HOLD_SECONDS = 0.04
 """Tokens within this time are sent together: if all cores decode, each line that wakes the parent
 delays the next token."""
 
+_TOKENS = (Thought, Answer, TokenLogprob, ToolCall, Batch)
+"""Events that may be held back; the first token of an answer never is."""
+
 Request = Ask | Load | Unload
+
+
+def open_engine(config: Config) -> LocalBackend:
+    """Open the engine of this process, without any model."""
+    from etui.backends.local import LocalBackend
+
+    return LocalBackend(config)
+
+
+class _AnswerEnded:
+    """Wakes the main thread, because a model may have become idle."""
 
 
 class Worker:
@@ -57,50 +76,74 @@ class Worker:
     Args:
         requests: Lines from the parent.
         replies: File descriptor of the pipe to the parent.
+        open_engine: Opens the backend that answers, for the configuration on the first line.
     """
 
-    def __init__(self, requests: BinaryIO, replies: int) -> None:
+    def __init__(
+        self,
+        requests: BinaryIO,
+        replies: int,
+        open_engine: Callable[[Config], LocalBackend] = open_engine,
+    ) -> None:
         self._requests = requests
         self._replies = replies
+        self._open_engine = open_engine
         self._writing = threading.Lock()
         self._held = bytearray()
         self._sent_seconds = 0.0
-        self._asked: queue.SimpleQueue[Request | KeepWarm] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Request | KeepWarm | _AnswerEnded] = queue.SimpleQueue()
+        self._answerers: dict[int, NumberedAnswerer] = {}
         self._cancelled: set[int] = set()
-        self._running: int | None = None
-        self._engine: LocalBackend | None = None
 
     def run(self) -> None:
         """Answer requests until the parent closes the pipe."""
-        from etui.backends.local import LocalBackend
-
         config = decode(self._requests.readline())
-        self._engine = LocalBackend(config)
-        threading.Thread(target=self._read, name="requests", daemon=True).start()
+        engine = self._open_engine(config)
+        if config.parallel > 1:
+            engine.on_batch = lambda batch: self._send(batch, may_wait=True)
+        reader = threading.Thread(target=self._read, args=[engine], name="requests", daemon=True)
+        reader.start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         self._send(Hello(__version__, os.getpid()))
         while True:
-            self._answer(self._engine, self._next(self._engine))
+            request = self._next(engine)
+            if isinstance(request, Ask) and config.parallel > 1:
+                threading.Thread(
+                    target=self._answer_beside,
+                    args=[engine, request],
+                    name=f"answer {request.number}",
+                    daemon=True,
+                ).start()
+            else:
+                self._answer(engine, request)
 
     def _next(self, engine: LocalBackend) -> Request:
-        """Wait for the next request, unloading idle models meanwhile on the thread that answers."""
+        """Wait for the next request, unloading idle models meanwhile on the thread that loads."""
         while True:
             for unloaded in engine.unload_idle():
                 self._send(unloaded)
             with contextlib.suppress(queue.Empty):
                 asked = self._asked.get(timeout=engine.seconds_to_unload())
-                if not isinstance(asked, KeepWarm):
+                if isinstance(asked, KeepWarm):
+                    engine.keep_warm(asked.model, asked.seconds)
+                elif not isinstance(asked, _AnswerEnded):
                     return asked
-                engine.keep_warm(asked.model, asked.seconds)
+
+    def _answer_beside(self, engine: LocalBackend, ask: Ask) -> None:
+        self._answer(engine, ask)
+        self._asked.put(_AnswerEnded())
 
     def _answer(self, engine: LocalBackend, ask: Request) -> None:
-        number = self._running = ask.number
+        number = ask.number
+        answerer = self._answerers.get(number)
+        has_begun = False
         try:
-            for event in _events(engine, ask):
-                self._send(EngineEvent(number, event), may_wait=isinstance(event, Thought | Answer))
-                if number in self._cancelled:
-                    # Repeated, in case it arrived before the answer started.
-                    engine.cancel()
+            for event in _events(engine, ask, answerer):
+                is_token = isinstance(event, _TOKENS)
+                self._send(EngineEvent(number, event), may_wait=is_token and has_begun)
+                has_begun = has_begun or is_token
+                if number in self._cancelled and answerer is not None:
+                    answerer.cancel()  # again: the first one may have come too early
             self._send(Done(number))
         except EtuiError as error:
             self._send(Failed.of(number, error))
@@ -112,10 +155,10 @@ class Worker:
             )
             self._send(Failed.of(number, failed))
         finally:
-            self._running = None
+            self._answerers.pop(number, None)
             self._cancelled.discard(number)
 
-    def _read(self) -> None:
+    def _read(self, engine: LocalBackend) -> None:
         for line in self._requests:
             try:
                 message = decode(line)
@@ -123,14 +166,19 @@ class Worker:
                 traceback.print_exc()  # the parent shows the end of the log
                 os._exit(1)  # the parent would wait for an answer forever
             if isinstance(message, Request | KeepWarm):
+                if isinstance(message, Ask):
+                    # Now, so that a cancel reaches an answer that has not begun.
+                    self._answerers[message.number] = engine.open_answerer()
                 self._asked.put(message)
-            elif isinstance(message, Cancel):
-                self._cancelled.add(message.number)
-                if message.number == self._running and self._engine is not None:
-                    self._engine.cancel()
-            elif isinstance(message, Hurry) and message.number == self._running:
-                assert self._engine is not None
-                self._engine.hurry()
+            elif isinstance(message, Cancel | Hurry):
+                answerer = self._answerers.get(message.number)
+                if answerer is None:
+                    continue  # it has ended
+                if isinstance(message, Cancel):
+                    self._cancelled.add(message.number)
+                    answerer.cancel()
+                else:
+                    answerer.hurry()
         os._exit(0)  # the parent has exited; llama.cpp may be in the middle of a batch
 
     def _beat(self) -> None:
@@ -154,9 +202,12 @@ class Worker:
             os._exit(0)  # the parent has closed the pipe
 
 
-def _events(engine: LocalBackend, ask: Request) -> Iterator[Event]:
+def _events(
+    engine: LocalBackend, ask: Request, answerer: NumberedAnswerer | None
+) -> Iterator[Event]:
     if isinstance(ask, Ask):
-        yield from engine.answer(ask.request)
+        assert answerer is not None
+        yield from answerer.answer(ask.request, ask.number)
     elif isinstance(ask, Load):
         yield from engine.load(ask.model, ask.path, ask.draft)
     else:

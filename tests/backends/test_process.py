@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from etui.arm import Arm
-from etui.backends import process
+from etui.backends import child_process
 from etui.backends.base import AnswerRequest
 from etui.backends.process import ProcessBackend
 from etui.chat import Message
@@ -143,13 +143,13 @@ def test_a_time_set_later_applies_at_once_and_the_next_load_includes_the_process
     config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
-    popen = process.subprocess.Popen
+    popen = child_process.subprocess.Popen
 
     def start(*args: Any, **options: Any) -> Any:
         started.append(time.monotonic_ns())
         return popen(*args, **options)
 
-    monkeypatch.setattr(process.subprocess, "Popen", start)
+    monkeypatch.setattr(child_process.subprocess, "Popen", start)
     child = ProcessBackend(replace(config, threads=1, keep_warm="auto"))
     gone: queue.SimpleQueue[Unloaded] = queue.SimpleQueue()
     child.on_unloaded = gone.put

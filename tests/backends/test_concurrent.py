@@ -1,0 +1,161 @@
+"""Several answers at a time over one pipe, with a scripted engine process."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.arm import Arm
+from etui.backends.base import AnswerRequest
+from etui.backends.process import ProcessAnswerer, ProcessBackend
+from etui.chat import Message
+from etui.config.config import Config
+from etui.errors import EngineFailed, ModelUnavailable
+from etui.events import Answer, Event, Finished, SharedBatch
+from etui.models.spec import ModelSpec
+
+SPEC = ModelSpec("scripted", "", ())
+WAIT = 60
+
+
+def request(text: str) -> AnswerRequest:
+    return AnswerRequest(SPEC, Path("none"), (Message("user", text),), Arm("quick", "scripted"))
+
+
+class Reader(threading.Thread):
+    """Reads one answer in a thread of its own."""
+
+    def __init__(self, answerer: ProcessAnswerer, text: str) -> None:
+        super().__init__(daemon=True)
+        self.answerer = answerer
+        self.text = text
+        self.events: list[Event] = []
+        self.error: BaseException | None = None
+        self.first = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            for event in self.answerer.answer(request(self.text)):
+                self.events.append(event)
+                if isinstance(event, Answer):
+                    self.first.set()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+        self.first.set()
+
+    def wait(self) -> Finished:
+        self.join(WAIT)
+        assert not self.is_alive()
+        if self.error is not None:
+            raise self.error
+        last = self.events[-1]
+        assert isinstance(last, Finished)
+        return last
+
+
+@pytest.fixture
+def batches() -> queue.SimpleQueue[SharedBatch]:
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def backend(config: Config, batches: Any) -> Iterator[ProcessBackend]:
+    backend = ProcessBackend(replace(config, parallel=4), worker="tests.backends.scripted_worker")
+    backend.on_batch = batches.put
+    yield backend
+    backend.close()
+
+
+def drain(batches: queue.SimpleQueue[SharedBatch]) -> list[SharedBatch]:
+    found = []
+    while not batches.empty():
+        found.append(batches.get_nowait())
+    return found
+
+
+def test_each_reader_gets_its_own_answer(backend: ProcessBackend, batches: Any) -> None:
+    readers = [Reader(backend.open_answerer(), f"count {n}") for n in (3, 50, 7, 20, 1, 9)]
+    for reader, count in zip(readers, (3, 50, 7, 20, 1, 9), strict=True):
+        end = reader.wait()
+        assert end.output_tokens == count
+        assert "".join(e.text for e in reader.events if isinstance(e, Answer)) == end.answer
+        assert len(reader.answerer.numbers) == 1
+    numbers = [reader.answerer.numbers[0] for reader in readers]
+    assert len(set(numbers)) == 6
+    counted = [share.number for batch in drain(batches) for share in batch.shares]
+    assert sorted(counted) == sorted(
+        n for n, c in zip(numbers, (3, 50, 7, 20, 1, 9), strict=True) for _ in range(c)
+    )
+
+
+def test_a_cancel_ends_one_answer_and_no_other(backend: ProcessBackend) -> None:
+    first, second = (Reader(backend.open_answerer(), "hang 5") for _ in range(2))
+    assert first.first.wait(WAIT)
+    assert second.first.wait(WAIT)
+    first.answerer.cancel()
+    assert first.wait().status == "stopped"
+    assert second.is_alive()
+    second.answerer.hurry()
+    assert second.wait().status == "complete"
+
+
+def test_a_cancel_before_the_answer_ends_it_too(backend: ProcessBackend) -> None:
+    answerer = backend.open_answerer()
+    answerer.cancel()
+    assert Reader(answerer, "hang 5").wait().status == "stopped"
+    assert Reader(answerer, "hang 5").wait().status == "stopped", "and those that follow"
+    assert len(answerer.numbers) == 2
+    assert Reader(backend.open_answerer(), "count 2").wait().status == "complete"
+
+
+def test_an_error_belongs_to_its_answer(backend: ProcessBackend) -> None:
+    other = Reader(backend.open_answerer(), "hang 5")
+    assert other.first.wait(WAIT)
+    with pytest.raises(ModelUnavailable, match="no such model"):
+        Reader(backend.open_answerer(), "fail").wait()
+    other.answerer.cancel()
+    assert other.wait().status == "stopped"
+
+
+def test_a_crash_ends_all_answers_and_its_time_is_theirs(
+    backend: ProcessBackend, batches: Any
+) -> None:
+    other = Reader(backend.open_answerer(), "hang 5")
+    assert other.first.wait(WAIT)
+    crashed = Reader(backend.open_answerer(), "die")
+    for reader in (other, crashed):
+        with pytest.raises(EngineFailed, match="exited with code 7"):
+            reader.wait()
+    *before, last = drain(batches)
+    assert {share.number for share in last.shares} == {
+        *other.answerer.numbers,
+        *crashed.answerer.numbers,
+    }
+    assert all(share.prompt_tokens == share.decode_tokens == 0 for share in last.shares)
+    assert last.start_ns == before[-1].end_ns <= last.end_ns
+    assert Reader(backend.open_answerer(), "count 2").wait().output_tokens == 2, "it is restarted"
+
+
+def test_a_reader_that_leaves_cancels_its_answer_alone(backend: ProcessBackend) -> None:
+    other = Reader(backend.open_answerer(), "hang 5")
+    assert other.first.wait(WAIT)
+    answer = backend.open_answerer().answer(request("hang 5"))
+    assert isinstance(next(answer), Answer)
+    answer.close()  # type: ignore[attr-defined]
+    assert other.is_alive()
+    other.answerer.cancel()
+    assert other.wait().status == "stopped"
+
+
+def test_answers_that_start_the_process_together_start_one(backend: ProcessBackend) -> None:
+    readers = [Reader(backend.open_answerer(), "count 3") for _ in range(8)]
+    for reader in readers:
+        assert reader.wait().output_tokens == 3
+    assert sum(type(e).__name__ == "Loaded" for reader in readers for e in reader.events) == 1

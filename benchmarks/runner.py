@@ -35,6 +35,7 @@ NAMES = (
     "probes",
     "replay",
     "routing",
+    "serve",
     "speculation",
     "sweep",
     "threads",

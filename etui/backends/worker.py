@@ -41,8 +41,7 @@ from etui.errors import EngineFailed, EtuiError
 from etui.events import Answer, Batch, Thought, TokenLogprob, ToolCall
 
 if TYPE_CHECKING:
-    from etui.backends.base import NumberedAnswerer
-    from etui.backends.local import LocalBackend
+    from etui.backends.local import LocalAnswerer, LocalBackend
     from etui.config.config import Config
     from etui.events import Event
 
@@ -92,7 +91,7 @@ class Worker:
         self._held = bytearray()
         self._sent_seconds = 0.0
         self._asked: queue.SimpleQueue[Request | KeepWarm | _AnswerEnded] = queue.SimpleQueue()
-        self._answerers: dict[int, NumberedAnswerer] = {}
+        self._answerers: dict[int, LocalAnswerer] = {}
         self._cancelled: set[int] = set()
 
     def run(self) -> None:
@@ -138,12 +137,13 @@ class Worker:
         answerer = self._answerers.get(number)
         has_begun = False
         try:
-            for event in _events(engine, ask, answerer):
+            events = _events(engine, ask, answerer)
+            if number in self._cancelled and answerer is not None:
+                answerer.cancel()  # the first one came before the answer began
+            for event in events:
                 is_token = isinstance(event, _TOKENS)
                 self._send(EngineEvent(number, event), may_wait=is_token and has_begun)
                 has_begun = has_begun or is_token
-                if number in self._cancelled and answerer is not None:
-                    answerer.cancel()  # again: the first one may have come too early
             self._send(Done(number))
         except EtuiError as error:
             self._send(Failed.of(number, error))
@@ -202,16 +202,13 @@ class Worker:
             os._exit(0)  # the parent has closed the pipe
 
 
-def _events(
-    engine: LocalBackend, ask: Request, answerer: NumberedAnswerer | None
-) -> Iterator[Event]:
+def _events(engine: LocalBackend, ask: Request, answerer: LocalAnswerer | None) -> Iterator[Event]:
     if isinstance(ask, Ask):
         assert answerer is not None
-        yield from answerer.answer(ask.request, ask.number)
-    elif isinstance(ask, Load):
-        yield from engine.load(ask.model, ask.path, ask.draft)
-    else:
-        yield from engine.unload(ask.model)
+        return answerer.answer(ask.request, ask.number)
+    if isinstance(ask, Load):
+        return engine.load(ask.model, ask.path, ask.draft)
+    return engine.unload(ask.model)
 
 
 def main() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
-from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
+from etui.engine.batch_decoder import BatchDecoder
+from etui.engine.batching.plan import plan_batch, rotate
+from etui.engine.context import Context, ContextOptions
+from etui.engine.llama_sequence import LlamaSequence as LlamaSequence
 from etui.engine.log_sum import LogSum
 from etui.engine.model import Model
-from etui.engine.prefix_cache import Donor, Reuse, choose_reuse
+from etui.engine.prefix_cache import Reuse
+from etui.engine.prefix_donors import PrefixDonors
 from etui.engine.sampler import Sampler, Script
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.special_tokens import SpecialTokens
@@ -24,61 +28,28 @@ from etui.engine.speculation.draft_verifier import (
     take_verified,
 )
 from etui.engine.speculation.mtp import load_heads
-from etui.engine.speculation.speculator import Drafter, Speculation, Speculator
+from etui.engine.speculation.speculator import Drafter, Speculator
 from etui.engine.template import ChatTemplate
 from etui.engine.thread_control import ThreadControl
-from etui.errors import CacheFull, ContextOverflow, EngineFailed
+from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Verified
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from etui.engine.library import Library
-
-
-class LlamaSequence:
-    """One sequence: ``tokens[:computed]`` are in the cache, the rest is queued."""
-
-    __slots__ = (
-        "cached",
-        "cells",
-        "computed",
-        "epoch",
-        "id",
-        "row",
-        "sampler",
-        "script",
-        "slot",
-        "speculation",
-        "tokens",
-        "verified",
-    )
-
-    def __init__(self, id_: int, slot: int, tokens: list[int], sampler: Sampler) -> None:
-        self.id = id_
-        self.slot = slot
-        self.tokens = tokens
-        self.sampler = sampler
-        self.computed = 0
-        self.cached = 0
-        self.cells: list[
-            int
-        ] = []  # one number per computed token; shared cells have the same number
-        self.row = 0
-        self.epoch = -1  # the decode whose output ``row`` holds the logits after tokens[:computed]
-        self.script: Script | None = None
-        self.speculation: Speculation | None = None
-        self.verified: list[Verified] = []  # settled, and not yet reported
-
-    @property
-    def pending(self) -> int:
-        """Tokens queued and not yet computed."""
-        return len(self.tokens) - self.computed
 
 
 class LlamaSession:
     """One model in memory with a context of several sequences; used from one thread at a time.
 
     Closed sequences stay in the cache as prefix donors until their slot or their cells are needed;
-    the least recently closed one is evicted first.
+    the least recently used one is evicted first.
+
+    Attributes:
+        owner: Owner of sequences that are opened without one.
+        planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
 
     def __init__(
@@ -91,10 +62,14 @@ class LlamaSession:
         self._special = SpecialTokens(model.special_tokens())
         self._free_slots = list(range(context.options.sequences))[::-1]
         self._live: dict[int, LlamaSequence] = {}
-        self._donors: list[LlamaSequence] = []  # closed, oldest first
+        self._donors = PrefixDonors(
+            context, context.options.donors, whole_only=model.recurrent or self._windowed
+        )
+        self.owner = ""
+        self.planned: Mapping[int, int] = {}
+        self._served_id = 0  # the prompt that got tokens in the last mixed batch
         self._next_id = 0
         self._next_cell = 0
-        self._epoch = 0
         self._log_sum = LogSum(context.vocabulary)
         self._drafts = DraftVerifier(
             Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE)),
@@ -102,6 +77,7 @@ class LlamaSession:
             facts.context_tokens,
             refuse_speculation(model, context.options),
         )
+        self._decoder = BatchDecoder(context, self._drafts, self._evict)
 
     @property
     def facts(self) -> ModelFacts:
@@ -152,15 +128,23 @@ class LlamaSession:
     @property
     def free_tokens(self) -> int:
         """Cells not held by open sequences; shared prefixes count once."""
+        return self._context.capacity - self.count_cells(self._live.values())
+
+    def count_cells(self, sequences: Iterable[TokenSequence]) -> int:
+        """Count the cells that sequences hold; shared ones count once."""
         held: set[int] = set()
-        for sequence in self._live.values():
-            held.update(sequence.cells)
-        return self._context.capacity - len(held)
+        for sequence in sequences:
+            held.update(self._find(sequence).cells)
+        return len(held)
+
+    def share_among_clients(self) -> None:
+        """Keep the prefixes of several clients, and compute one that requests share only once."""
+        self._donors.serve_several_clients(self._context.options.sequences // 2)
 
     @property
     def free_sequences(self) -> int:
         """Number of sequences that can still be opened or forked."""
-        return len(self._free_slots) + len(self._donors)
+        return len(self._free_slots) + len(self._donors.closed)
 
     def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
         """Render the prompt up to and including the assistant's header.
@@ -196,17 +180,23 @@ class LlamaSession:
         return self._model.with_bos(tokens) if bos else tokens
 
     def open(
-        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        script: Sequence[int] | None = None,
+        *,
+        owner: str = "",
     ) -> LlamaSequence:
         """Open a sequence, reusing the longest common token prefix in the cache.
 
-        All other closed sequences are evicted: the cells they hold would slow down the attention
-        of each of its tokens.
+        With one user, all other closed sequences are evicted: the cells they hold would slow down
+        the attention of each of its tokens.
 
         Args:
             tokens: Its first tokens, at least one.
             sampling: How to sample.
             script: Tokens to draw one after another, whatever the logits say; None draws freely.
+            owner: Whose it is: it reuses nothing of other owners. Empty is that of the session.
 
         Raises:
             ContextOverflow: The tokens do not fit into the context.
@@ -216,26 +206,18 @@ class LlamaSession:
             raise ValueError("a sequence needs at least one token")
         if len(tokens) > self._facts.context_tokens:
             raise ContextOverflow(len(tokens), self._facts.context_tokens, 0)
-        new = list(tokens)
-        donors = {s.slot: s for s in (*self._live.values(), *self._donors)}
-        reuse = choose_reuse(
-            [
-                Donor(s.slot, s.tokens[: s.computed], s.id not in self._live)
-                for s in donors.values()
-            ],
-            new,
-            whole_only=self._model.recurrent or self._windowed,
-            free_slots=len(self._free_slots),
-        )
-        for donor in list(self._donors):
-            if reuse is None or donor.slot != reuse.donor.slot:
-                self._evict(donor)
-        if reuse is None:
-            sequence = self._create(self._take_slot(), new, sampling)
+        new, owner = list(tokens), owner or self.owner
+        found = self._donors.find(new, owner, self._live.values(), len(self._free_slots))
+        if not self._donors.several_clients:
+            for donor in self._donors.take_all_but(found and found[1]):
+                self._release(donor)
+        if found is None:
+            sequence = self._create(self._take_slot(), new, sampling, owner)
         else:
-            sequence = self._reuse(reuse, donors[reuse.donor.slot], new, sampling)
+            sequence = self._reuse(*found, new, sampling)
         if script is not None:
             sequence.script = Script(len(new), tuple(script))
+        self._donors.follow(sequence, self._live.values())
         self._live[sequence.id] = sequence
         return sequence
 
@@ -244,15 +226,20 @@ class LlamaSession:
     ) -> LlamaSequence:
         length = reuse.length
         if reuse.take_over:
-            self._donors.remove(donor)
+            self._donors.closed.remove(donor)
             if length < donor.computed and not self._context.remove(donor.slot, length):
                 self._context.remove(donor.slot, 0)  # no partial removal: compute all of it
                 length = 0
-            sequence = self._create(donor.slot, tokens, sampling)
+            sequence = self._create(donor.slot, tokens, sampling, donor.owner)
         else:
-            sequence = self._create(self._take_slot(), tokens, sampling)
+            self._drafts.drop(donor)
+            length = min(length, donor.computed)
+            slot = self._take_slot(keep=donor)
+            sequence = self._create(slot, tokens, sampling, donor.owner)
             end = -1 if length == donor.computed else length
             self._context.copy(donor.slot, sequence.slot, end)
+            if reuse.copies:
+                self._donors.refresh(donor)
         sequence.computed = sequence.cached = length
         sequence.cells = donor.cells[:length]
         return sequence
@@ -260,8 +247,8 @@ class LlamaSession:
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> LlamaSequence:
         """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""
         parent = self._find(sequence)
-        self._drop_draft(parent)
-        child = self._create(self._take_slot(), list(parent.tokens), sampling)
+        self._drafts.drop(parent)
+        child = self._create(self._take_slot(), list(parent.tokens), sampling, parent.owner)
         child.script = parent.script
         if parent.computed:
             self._context.copy(parent.slot, child.slot)
@@ -274,7 +261,7 @@ class LlamaSession:
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
         own = self._find(sequence)
-        self._drop_draft(own)
+        self._drafts.drop(own)
         own.tokens.extend(tokens)
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
@@ -283,7 +270,7 @@ class LlamaSession:
         keep = len(own.tokens) - count
         if count < 0 or keep < 0:
             raise ValueError(f"cannot remove {count} of {len(own.tokens)} tokens")
-        self._drop_draft(own)
+        self._drafts.drop(own)
         if keep < own.computed and not self._truncate(own, keep):
             return False
         del own.tokens[keep:]
@@ -317,17 +304,40 @@ class LlamaSession:
             CacheFull: The open sequences fill the cache.
             EngineFailed: llama.cpp failed.
         """
-        own = [self._find(sequence) for sequence in sequences]
-        ready = [s for s in own if s.computed == len(s.tokens) and s.epoch == self._epoch]
-        sampled = [self._draw(s) for s in ready] if draw else []
-        known = {s.id for s in ready}
-        plan = self._plan([s for s in own if s.id not in known])
+        return self.step_mixed([(sequence, draw) for sequence in sequences], prompt_limit=None)
+
+    def step_mixed(
+        self, wanted: Sequence[tuple[TokenSequence, bool]], *, prompt_limit: int | None
+    ) -> Step:
+        """Compute one batch for several owners, as ``step`` does for one; it raises the same.
+
+        Args:
+            wanted: The sequences, and whether to draw a token for each.
+            prompt_limit: Maximum number of prompt tokens in the batch while another sequence
+                decodes; prompts are then served in turn. None sets no limit, and serves prompts in
+                the given order.
+        """
+        own = [(self._find(sequence), draw) for sequence, draw in wanted]
+        draws = {s.id: draw for s, draw in own}
+        epoch = self._decoder.epoch
+        ready = [s for s, _ in own if s.epoch == epoch and s.computed == len(s.tokens)]
+        sampled = [self._draw(s) for s in ready if draws[s.id]]
+        rest = [s for s, _ in own if s not in ready]
+        rest = [s for s in rest if not self._donors.waits(s, self._live, draws)]
+        plan = self._plan(rest, prompt_limit, decoding=bool(ready))
+        self.planned = {s.id: count for s, count in plan}
+        kept = []
         if plan:
-            self._drop_draft()  # the batch overwrites the logits of its rows
-            self._drafts.plan(plan, alone=draw and len(own) == 1)
+            # The batch overwrites the logits of its rows.
+            kept = [(s, self._context.logits(s.row).copy()) for s in ready if s.epoch == epoch]
+            self._drafts.drop()
+            self._drafts.plan(plan, alone=len(own) == 1 and own[0][1])
         start_ns = time.monotonic_ns()
-        plan = self._decode(plan) if plan else plan
+        # Without room for it, the next step raises CacheFull: drawn tokens must not get lost.
+        plan = self._decoder.decode(plan, len(self._live), may_wait=bool(sampled))
         end_ns = time.monotonic_ns()
+        for sequence, logits in kept:
+            sequence.kept_logits = (self._decoder.epoch, logits)
         if plan:
             self._drafts.learn(plan, start_ns, end_ns)
         for sequence, count in plan:
@@ -335,88 +345,40 @@ class LlamaSession:
             sequence.cells.extend(range(self._next_cell, self._next_cell + count))
             self._next_cell += count
             if sequence.computed == len(sequence.tokens):
-                sequence.epoch = self._epoch
-                if draw:
+                sequence.epoch = self._decoder.epoch
+                if draws[sequence.id]:
                     sampled.append(self._draw(sequence))
         computed = {sequence.id: count for sequence, count in plan}
-        verified = tuple(event for s in own for event in take_verified(s))
-        return Step(start_ns, end_ns, computed, tuple(sampled), verified)
+        verified = [(event, s.id) for s, _ in own for event in take_verified(s)]
+        events, ids = zip(*verified, strict=True) if verified else ((), ())
+        return Step(start_ns, end_ns, computed, tuple(sampled), events, ids)
 
-    def _plan(self, sequences: Sequence[LlamaSequence]) -> list[tuple[LlamaSequence, int]]:
+    def _plan(
+        self, sequences: Sequence[LlamaSequence], prompt_limit: int | None, *, decoding: bool
+    ) -> list[tuple[LlamaSequence, int]]:
         """Plan how many queued tokens of which sequence this batch computes."""
-        room = self._context.batch.capacity
-        plan: list[tuple[LlamaSequence, int]] = []
-        waiting: list[LlamaSequence] = []
         for sequence in sequences:
             length = len(sequence.tokens)
             if length > self._facts.context_tokens:
                 raise ContextOverflow(length, self._facts.context_tokens, 0)
             if sequence.computed == length:
                 self._requeue_last(sequence)
-            if length - sequence.computed == 1:
-                if room:
-                    plan.append((sequence, 1))
-                    room -= 1
-            else:
-                waiting.append(sequence)
-        for sequence in waiting:
-            count = min(sequence.pending, room)
-            if count:
-                plan.append((sequence, count))
-                room -= count
+        if prompt_limit is not None:
+            prompts = [sequence for sequence in sequences if sequence.pending > 1]
+            order = rotate([sequence.id for sequence in prompts], self._served_id)
+            singles = [sequence for sequence in sequences if sequence.pending == 1]
+            sequences = [*singles, *(prompts[index] for index in order)]
+        pending = [sequence.pending for sequence in sequences]
+        room = self._context.batch.capacity
+        counts = plan_batch(pending, room, prompt_limit=prompt_limit, decoding=decoding)
+        plan = [(sequences[index], count) for index, count in counts]
+        if plan and plan[-1][1] > 1:
+            self._served_id = plan[-1][0].id
         return plan
 
     def _requeue_last(self, sequence: LlamaSequence) -> None:
         if not self._truncate(sequence, len(sequence.tokens) - 1):
             self._truncate(sequence, 0)  # no partial removal: recompute all of it
-
-    def _decode(self, plan: list[tuple[LlamaSequence, int]]) -> list[tuple[LlamaSequence, int]]:
-        """Decode the plan, or as much of it as fits after every donor was evicted."""
-        while True:
-            self._fill(plan)
-            self._epoch += 1
-            code = self._context.decode()
-            if code == DECODED:
-                return plan
-            if code != NO_ROOM:
-                self._restore(plan)
-                raise EngineFailed(
-                    f"llama.cpp failed to decode a batch (code {code})",
-                    "if memory ran out, lower `context` or `gpu_layers` of the model in "
-                    "models.yaml; see llama.log in ETUI_HOME/logs",
-                )
-            if self._drafts.verification is not None:
-                self._drafts.forget()  # a draft is worth less than anything in the cache
-            elif self._donors:
-                self._evict(self._donors[0])
-            elif len(plan) > 1:
-                plan = plan[: len(plan) // 2]
-            elif plan[0][1] > 1:
-                plan = [(plan[0][0], plan[0][1] // 2)]
-            else:
-                raise CacheFull(self._context.capacity, len(self._live))
-
-    def _fill(self, plan: Sequence[tuple[LlamaSequence, int]]) -> None:
-        batch = self._context.batch
-        batch.clear()
-        for sequence, count in plan:
-            at = sequence.computed
-            at_end = at + count == len(sequence.tokens)
-            queued = sequence.tokens[at : at + count]
-            if (verification := self._drafts.verification) is not None:
-                batch.add(
-                    sequence.slot, [*queued, *verification.proposal.tokens], at, with_logits=True
-                )
-                sequence.row = batch.want_logits(verification.rows)
-                return
-            sequence.row = batch.add(sequence.slot, queued, at, with_logits=at_end)
-
-    def _restore(self, plan: Sequence[tuple[LlamaSequence, int]]) -> None:
-        # A fatal error leaves parts of the batch in the cache.
-        self._drafts.forget()
-        for sequence, _ in plan:
-            self._context.remove(sequence.slot, sequence.computed)
-            sequence.epoch = -1
 
     def _draw(self, sequence: LlamaSequence) -> Sampled:
         logits = self._context.logits(sequence.row)
@@ -434,7 +396,7 @@ class LlamaSession:
             sequence.tokens.append(token)
         logprob = float(logits[token]) - self._log_sum(logits)
         if self._drafts.verification is not None:
-            self._judge(sequence, token, ends=ends)
+            self._next_cell += self._drafts.judge(sequence, token, self._next_cell, ends=ends)
         return Sampled(sequence.id, token, piece, logprob, ends)
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
@@ -443,36 +405,37 @@ class LlamaSession:
         Raises:
             ValueError: The sequence was not in the last batch, so its logits are overwritten.
         """
-        own = self._find(sequence)
-        if own.epoch != self._epoch:
-            raise ValueError(
-                "the logits were overwritten: read them right after the sequence's step"
-            )
-        logits = self._context.logits(own.row)
+        logits = self._read_logits(self._find(sequence))
         total = self._log_sum(logits)
         return [float(logits[token]) - total for token in tokens]
+
+    def _read_logits(self, sequence: LlamaSequence) -> NDArray[np.float32]:
+        """Return the logits after the last step of a sequence, if it was the last of all."""
+        if sequence.epoch == self._decoder.epoch:
+            return self._context.logits(sequence.row)
+        if sequence.kept_logits is not None and sequence.kept_logits[0] == self._decoder.epoch:
+            return sequence.kept_logits[1]
+        raise ValueError("the logits were overwritten: read them right after the sequence's step")
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
         """Close a sequence; with ``keep`` its tokens stay cached as a prefix for later ones."""
         own = self._live.get(sequence.id)
         if own is None:
             return
-        self._drop_draft(own)
+        self._drafts.drop(own)
         self._drafts.stop(own)
         del self._live[own.id]
         own.sampler.free()
         del own.tokens[own.computed :]
-        if keep and own.computed:
-            self._donors.append(own)
-            if len(self._donors) > self._context.options.donors:
-                self._evict(self._donors[0])
-        else:
-            self._release(own)
+        own.kept_logits = own.following = None
+        evicted = self._donors.add(own) if keep and own.computed else own
+        if evicted is not None:
+            self._release(evicted)
 
     def forget(self) -> None:
         """Forget closed sequences and what was drafted for any, so that nothing is reused."""
-        while self._donors:
-            self._evict(self._donors[0])
+        while self._evict():
+            pass
         self.speculator.forget()
 
     def free(self) -> None:
@@ -496,14 +459,8 @@ class LlamaSession:
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
         """Drop the drafted tokens not drawn yet; return the verifications not yet reported."""
         own = self._find(sequence)
-        self._drop_draft(own)
+        self._drafts.drop(own)
         return take_verified(own)
-
-    def _judge(self, sequence: LlamaSequence, token: int, *, ends: bool) -> None:
-        self._next_cell += self._drafts.judge(sequence, token, self._next_cell, ends=ends)
-
-    def _drop_draft(self, sequence: LlamaSequence | None = None) -> None:
-        self._drafts.drop(sequence)
 
     def _find(self, sequence: TokenSequence) -> LlamaSequence:
         own = self._live.get(sequence.id)
@@ -511,27 +468,30 @@ class LlamaSession:
             raise ValueError(f"sequence {sequence.id} is closed")
         return own
 
-    def _create(self, slot: int, tokens: list[int], sampling: Sampling) -> LlamaSequence:
+    def _create(
+        self, slot: int, tokens: list[int], sampling: Sampling, owner: str
+    ) -> LlamaSequence:
         self._next_id += 1
         sampler = Sampler(
             self._context.api, sampling, self._context.vocabulary, self._facts.context_tokens
         )
-        return LlamaSequence(self._next_id, slot, tokens, sampler)
+        return LlamaSequence(self._next_id, slot, tokens, sampler, owner)
 
-    def _take_slot(self) -> int:
-        """Take a free slot, evicting the oldest donor if there is none."""
-        if not self._free_slots:
-            if not self._donors:
-                raise EngineFailed(
-                    f"{len(self._live)} sequences are open, the maximum of this context",
-                    "lower `batch` of the arm",
-                )
-            self._evict(self._donors[0])
+    def _take_slot(self, keep: LlamaSequence | None = None) -> int:
+        """Take a free slot, evicting a donor other than ``keep`` if there is none."""
+        if not self._free_slots and not self._evict(keep):
+            raise EngineFailed(
+                f"{len(self._live)} sequences are open, the maximum of this context",
+                "lower `batch` of the arm",
+            )
         return self._free_slots.pop()
 
-    def _evict(self, donor: LlamaSequence) -> None:
-        self._donors.remove(donor)
-        self._release(donor)
+    def _evict(self, keep: LlamaSequence | None = None) -> bool:
+        """Evict a donor other than ``keep``; False if there is none."""
+        donor = self._donors.pop(keep)
+        if donor is not None:
+            self._release(donor)
+        return donor is not None
 
     def _release(self, sequence: LlamaSequence) -> None:
         self._context.remove(sequence.slot, 0)

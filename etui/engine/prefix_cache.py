@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,13 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
         else:
             high = middle
     return low
+
+
+KEPT_REST = 16
+"""A closed donor is kept for its own chat if it has more tokens than this behind the prefix."""
+
+FOLLOWED_TOKENS = 32
+"""Shortest prefix that is worth waiting for, while another sequence computes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +45,31 @@ class Donor:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """The choice to reuse the first ``length`` tokens of ``donor``."""
+    """The choice to reuse the first ``length`` tokens of ``donor``.
+
+    Attributes:
+        donor: The donor.
+        length: Tokens to reuse.
+        copies: A closed donor is copied, so that its own chat can still continue it.
+    """
 
     donor: Donor
     length: int
+    copies: bool = False
 
     @property
     def take_over(self) -> bool:
         """Whether the donor is taken over (it is closed) instead of sharing its cells."""
-        return self.donor.closed
+        return self.donor.closed and not self.copies
 
 
 def choose_reuse(
-    donors: Iterable[Donor], tokens: Sequence[int], *, whole_only: bool, free_slots: int
+    donors: Iterable[Donor],
+    tokens: Sequence[int],
+    *,
+    whole_only: bool,
+    free_slots: int,
+    several_clients: bool = False,
 ) -> Reuse | None:
     """Choose the donor with the longest common prefix, and how to use it.
 
@@ -64,6 +84,8 @@ def choose_reuse(
         whole_only: The model does not support partial removal, so that a donor can be continued
             only if all of its tokens are a prefix.
         free_slots: Unused slots, in addition to those of closed donors.
+        several_clients: Several clients use the session in turn, so that a closed donor with more
+            than the prefix is copied for its own chat, if there is a slot.
 
     Returns:
         What to reuse; None if there is no common prefix, or no slot to share a donor in use.
@@ -83,4 +105,22 @@ def choose_reuse(
     slots = free_slots + sum(other.closed for other in donors if other is not donor)
     if not donor.closed and slots == 0:
         return None
-    return Reuse(donor, length)
+    rest = len(donor.tokens) - length
+    copies = several_clients and donor.closed and slots > 0 and rest > KEPT_REST
+    return Reuse(donor, length, copies)
+
+
+def choose_evicted(owners: Sequence[str]) -> int:
+    """Choose the closed donor to evict: the oldest one of the owner that has the most.
+
+    So the newest one of each owner is kept longest.
+
+    Args:
+        owners: Owner of each donor, the least recently used donor first.
+
+    Returns:
+        Index of the donor.
+    """
+    counts = Counter(owners)
+    most = max(counts.values())
+    return next(index for index, owner in enumerate(owners) if counts[owner] == most)

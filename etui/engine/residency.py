@@ -62,6 +62,8 @@ class _Resident:
     bytes: int
     used_seconds: float
     """When it was last requested or ended an answer, on the clock of its Residency."""
+    uses: int = 0
+    """Answers that run on it; it is not unloaded meanwhile."""
 
 
 class Residency:
@@ -118,10 +120,7 @@ class Residency:
             ModelUnavailable: The file is no usable model, or llama.cpp rejected it.
             EngineFailed: llama.cpp is missing, or memory ran out.
         """
-        key = session_key(spec, path)
-        resident = self._residents.get(spec.name)
-        with_draft = draft is None or (resident is not None and resident.draft == draft[1])
-        if resident is not None and resident.key == key and with_draft:
+        if (resident := self._find(spec, path, draft)) is not None:
             self._residents[spec.name] = self._residents.pop(spec.name)
             resident.used_seconds = self._clock()
             apply_settings(resident.session, spec, self._config)
@@ -145,10 +144,34 @@ class Residency:
             bytes_ += self._load_draft(library, spec, draft, session, layers)
         draft_path = None if draft is None else draft[1]
         self._residents[spec.name] = _Resident(
-            session, key, draft_path, spec.sha256, bytes_, self._clock()
+            session, session_key(spec, path), draft_path, spec.sha256, bytes_, self._clock()
         )
         yield Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
         return session
+
+    def find(
+        self, spec: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
+    ) -> LlamaSession | None:
+        """Return the session of a model that is in memory as asked; None if it has to be loaded."""
+        resident = self._find(spec, path, draft)
+        return None if resident is None else resident.session
+
+    def _find(
+        self, spec: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None
+    ) -> _Resident | None:
+        resident = self._residents.get(spec.name)
+        if resident is None or resident.key != session_key(spec, path):
+            return None
+        return resident if draft is None or resident.draft == draft[1] else None
+
+    def hold(self, name: str) -> None:
+        """Count an answer that begins on a model in memory, which is then not unloaded."""
+        self._residents[name].uses += 1
+
+    def release(self, name: str) -> None:
+        """End the use that ``hold`` began, and restart the keep-warm time of the model."""
+        self._residents[name].uses -= 1
+        self.answered(name)
 
     def gpus(self) -> tuple[Device, ...]:
         """Return the GPUs that models are put on, with their currently free memory.
@@ -185,21 +208,22 @@ class Residency:
         )
 
     def seconds_to_unload(self) -> float | None:
-        """Return the seconds until the next idle unload; None if none is due."""
+        """Return the seconds until the next idle unload; None if none is due, or all are in use."""
         due = [
             resident.used_seconds + keep
             for name, resident in self._residents.items()
-            if (keep := self._get_keep_seconds(name)) is not None
+            if not resident.uses and (keep := self._get_keep_seconds(name)) is not None
         ]
         return max(0.0, min(due) - self._clock()) if due else None
 
     def unload_idle(self) -> tuple[Unloaded, ...]:
-        """Unload the models whose keep-warm time is over; never call it during an answer."""
+        """Unload the models whose keep-warm time is over, except those in use."""
         now = self._clock()
         idle = [
             name
             for name, resident in self._residents.items()
-            if (keep := self._get_keep_seconds(name)) is not None
+            if not resident.uses
+            and (keep := self._get_keep_seconds(name)) is not None
             and now - resident.used_seconds >= keep
         ]
         return tuple(self._unload(name, "idle") for name in idle)
@@ -210,15 +234,22 @@ class Residency:
             resident.session.forget()
 
     def unload(self, name: str) -> Iterator[Unloaded]:
-        """Unload a model at the user's request; never call it during an answer.
+        """Unload a model at the user's request.
 
         Yields:
             The unload; nothing if the model is not in memory.
+
+        Raises:
+            EngineFailed: An answer uses it.
         """
         if name in self._residents:
             yield self._unload(name, "asked")
 
     def _unload(self, name: str, reason: UnloadReason) -> Unloaded:
+        if self._residents[name].uses:
+            raise EngineFailed(
+                f"{name} cannot be unloaded while it answers", "wait until its answers have ended"
+            )
         resident = self._residents.pop(name)
         start_ns = time.monotonic_ns()
         resident.session.free()
@@ -251,8 +282,8 @@ class Residency:
 
         if spec.name in self._residents:
             yield self._unload(spec.name, "changed")
-        while self._residents and not self._fits(library, spec, need):
-            yield self._unload(next(iter(self._residents)), "room")
+        while (unused := self._list_unused()) and not self._fits(library, spec, need):
+            yield self._unload(unused[0], "room")
         working = need.kv_bytes + need.compute_bytes
         free = psutil.virtual_memory().available
         if working > free and not library.gpus():
@@ -261,6 +292,9 @@ class Residency:
                 f"but only {free / 1e9:.1f} GB of memory are free",
                 "lower its `context` in models.yaml, or `context_tokens` in config.yaml",
             )
+
+    def _list_unused(self) -> list[str]:
+        return [name for name, resident in self._residents.items() if not resident.uses]
 
     def _fits(self, library: Library, spec: ModelSpec, need: Needs) -> bool:
         """Check whether the model fits into free memory; with ``auto`` entirely on the GPUs."""
@@ -369,7 +403,9 @@ class Residency:
             options = ContextOptions(
                 context_tokens=context_tokens,
                 threads=threads.limit,
-                sequences=RECURRENT_SEQUENCES if model.recurrent else SEQUENCES,
+                sequences=RECURRENT_SEQUENCES
+                if model.recurrent
+                else max(SEQUENCES, 2 * self._config.parallel),
                 batch_tokens=choose_batch_tokens(spec, layers),
                 kv_type=spec.kv_type,
                 flash_attention=choose_flash_attention(spec, layers),

@@ -86,6 +86,7 @@ class Step:
         sampled: One token for each sequence whose queue became empty in this batch.
         verified: Verification batches whose last drafted token was drawn or dropped since the
             previous step.
+        verified_ids: Sequence id of each of them.
     """
 
     start_ns: int
@@ -93,6 +94,7 @@ class Step:
     computed: dict[int, int]
     sampled: tuple[Sampled, ...]
     verified: tuple[Verified, ...] = ()
+    verified_ids: tuple[int, ...] = ()
 
 
 class Session(Protocol):

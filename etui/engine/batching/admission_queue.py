@@ -1,0 +1,112 @@
+"""The queue in front of an engine: first in, first out, and some have to be alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A place in the queue, then among the running ones.
+
+    Attributes:
+        state: ``queued``, ``running`` or ``done``.
+        cancelled: Whether it waits no longer.
+    """
+
+    state: str = "queued"
+    cancelled: bool = False
+
+
+class AdmissionQueue:
+    """Let requests begin one after another; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._queued: deque[Ticket] = deque()
+        self._running = 0
+        self._version = 0  # of what decides who begins
+
+    @property
+    def running(self) -> int:
+        """Number of tickets that have begun and not left."""
+        return self._running
+
+    def enter(self) -> Ticket:
+        """Take the last place."""
+        ticket = Ticket()
+        with self._changed:
+            self._queued.append(ticket)
+        return ticket
+
+    def enter_if_idle(self) -> Ticket | None:
+        """Take the first place if nothing runs and nobody waits, else None."""
+        with self._changed:
+            if self._running or self._queued:
+                return None
+            ticket = Ticket()
+            self._queued.append(ticket)
+            return ticket
+
+    def await_turn(
+        self, ticket: Ticket, ready: Callable[[int], bool], wait_seconds: float | None = None
+    ) -> bool:
+        """Wait at the first place until ``ready`` is true; the ticket keeps that place.
+
+        Args:
+            ticket: The ticket.
+            ready: Decides from the number of running tickets, which cannot grow meanwhile. It is
+                asked again whenever one of them leaves, and never while the queue is locked.
+            wait_seconds: Longest wait; None waits as long as it takes.
+
+        Returns:
+            Whether it is its turn; False if it was cancelled, or waited for too long.
+        """
+        seen = -1
+        end_seconds = None if wait_seconds is None else time.monotonic() + wait_seconds
+        while True:
+            with self._changed:
+                while not ticket.cancelled and (
+                    self._queued[0] is not ticket or seen == self._version
+                ):
+                    left = None if end_seconds is None else end_seconds - time.monotonic()
+                    if not self._changed.wait(left) and left is not None:
+                        return False
+                if ticket.cancelled:
+                    return False
+                seen, running = self._version, self._running
+            if ready(running):
+                return not ticket.cancelled
+
+    def begin(self, ticket: Ticket) -> None:
+        """Let the first ticket run, so that the next one is first."""
+        with self._changed:
+            assert self._queued[0] is ticket
+            self._queued.popleft()
+            ticket.state = "running"
+            self._running += 1
+            self._note_change()
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give back a place, in the queue or among the running ones; repeatable."""
+        with self._changed:
+            if ticket.state == "queued":
+                self._queued.remove(ticket)
+            elif ticket.state == "running":
+                self._running -= 1
+            ticket.state = "done"
+            self._note_change()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Wake a ticket that waits; it must still leave."""
+        with self._changed:
+            ticket.cancelled = True
+            self._changed.notify_all()
+
+    def _note_change(self) -> None:
+        self._version += 1
+        self._changed.notify_all()

@@ -1,0 +1,152 @@
+"""Sessions over a fake of llama.cpp whose tokens are a function of the tokens before them."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from etui.arm import Arm
+from etui.chat import Message
+from etui.engine.batching.request_session import RequestSession
+from etui.engine.context import ContextOptions
+from etui.engine.llama_session import LlamaSession
+from etui.engine.session import ModelFacts
+from etui.events import Event, Finished
+from etui.reasoning.answer import answer
+from tests.engine.speculation.fakes import FakeContext, FakeModel, _render
+
+WAIT_SECONDS = 60.0
+END = 3
+VOCABULARY = 128
+CHAT = "[user]{}[assistant]"
+"""What the template of the fake makes of a question."""
+
+
+def draw_token(tokens: tuple[int, ...]) -> int:
+    """The token after others: a letter, or now and then the end."""
+    digest = zlib.crc32(bytes(tokens))
+    return END if digest % 31 == 0 else 97 + digest // 31 % 26
+
+
+def find_text(least: int, form: str = "{}") -> str:
+    """A text that is followed by at least so many tokens, when it is put into a form."""
+    for number in range(1000):
+        tokens = [ord(each) for each in form.format(f"text {number}")]
+        for _ in range(least):
+            tokens.append(draw_token(tuple(tokens)))
+        if END not in tokens:
+            return f"text {number}"
+    raise AssertionError("no such text")
+
+
+def _logits(tokens: tuple[int, ...]) -> list[float]:
+    logits = [0.0] * VOCABULARY
+    logits[draw_token(tokens)] = 8.0
+    return logits
+
+
+class SteppedContext(FakeContext):
+    """A fake context that remembers what it computes, and can be held before a batch.
+
+    Attributes:
+        before_decode: Called before each decode, with the rows of the batch.
+        computed: Slot and position of each computed token.
+    """
+
+    def __init__(self, options: ContextOptions, logits: Callable[..., Sequence[float]]) -> None:
+        super().__init__(options, VOCABULARY, logits)
+        self.before_decode: Callable[[Sequence[tuple[int, int, int]]], None] = lambda rows: None
+        self.computed: list[tuple[int, int]] = []
+
+    def decode(self) -> int:
+        self.before_decode(self.batch.rows)
+        code = super().decode()
+        if code == 0:
+            self.computed += [(slot, position) for slot, position, _ in self.batch.rows]
+        return code
+
+
+def make_session(
+    *,
+    sequences: int = 16,
+    context_tokens: int = 512,
+    capacity: int | None = None,
+    batch_tokens: int = 32,
+    thinking: bool = False,
+) -> tuple[LlamaSession, SteppedContext]:
+    """Make a session and its context, whose ``capacity`` counts a shared cell once a sequence."""
+    options = ContextOptions(
+        context_tokens, threads=1, sequences=sequences, batch_tokens=batch_tokens
+    )
+    context = SteppedContext(options, _logits)
+    context.capacity = capacity or sequences * context_tokens
+    tags = ("<think>", "</think>", "enable_thinking") if thinking else (None, None, None)
+    facts = ModelFacts("fake", context_tokens, *tags, (), True, batch_tokens)
+    session = LlamaSession(
+        FakeModel(VOCABULARY, END),  # type: ignore[arg-type]
+        context,  # type: ignore[arg-type]
+        facts,
+        SimpleNamespace(render=_render),  # type: ignore[arg-type]
+    )
+    return session, context
+
+
+class Flags:
+    """A control whose flags a test sets."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.hurried = False
+
+    def cancelled(self) -> bool:
+        return self.stopped
+
+    def spent(self) -> bool:
+        return self.hurried
+
+
+def ask(
+    session: RequestSession | LlamaSession, text: str, arm: Arm, control: Flags | None = None
+) -> list[Event]:
+    """The events of an answer, read to the end."""
+    messages = (Message("user", text),)
+    return list(answer(messages, arm, session, control or Flags()))
+
+
+def outcome(events: Sequence[Event]) -> tuple[object, ...]:
+    """What an answer says, without its times and the cells it reused."""
+    last = events[-1]
+    assert isinstance(last, Finished)
+    return (
+        last.status,
+        last.answer,
+        last.thinking,
+        last.thinking_tokens,
+        last.output_tokens,
+        last.prompt_tokens,
+    )
+
+
+@contextmanager
+def threads(*works: Callable[[], None]) -> Iterator[None]:
+    """Run each in a thread of its own; at the end wait for all, and raise what one raised."""
+    errors: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised in the test's thread
+            errors.append(error)
+
+    running = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
+    for thread in running:
+        thread.start()
+    yield
+    for thread in running:
+        thread.join(WAIT_SECONDS)
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in running), "a thread hangs"

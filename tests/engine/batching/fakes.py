@@ -14,6 +14,7 @@ from etui.engine.batching.request_session import RequestSession
 from etui.engine.context import ContextOptions
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import ModelFacts
+from etui.engine.thread_control import ThreadControl
 from etui.events import Event, Finished
 from etui.reasoning.answer import answer
 from tests.engine.speculation.fakes import FakeContext, FakeModel, _render
@@ -60,6 +61,7 @@ class SteppedContext(FakeContext):
         super().__init__(options, VOCABULARY, logits)
         self.before_decode: Callable[[Sequence[tuple[int, int, int]]], None] = lambda rows: None
         self.computed: list[tuple[int, int]] = []
+        self.threads = ThreadControl(1, adapt=False)
 
     def decode(self) -> int:
         self.before_decode(self.batch.rows)
@@ -92,6 +94,31 @@ def make_session(
         SimpleNamespace(render=_render),  # type: ignore[arg-type]
     )
     return session, context
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that no event announces."""
+    never = threading.Event()
+    for _ in range(int(WAIT_SECONDS * 1000)):
+        if condition():
+            return
+        never.wait(0.001)
+    raise AssertionError("the condition never holds")
+
+
+class Held:
+    """Hold the batch that a test names, until it is let go on."""
+
+    def __init__(self, context: SteppedContext, at: int) -> None:
+        self.reached, self.released = threading.Event(), threading.Event()
+        self._at, self._count = at, 0
+        context.before_decode = self._hold
+
+    def _hold(self, _: object) -> None:
+        self._count += 1
+        if self._count == self._at:
+            self.reached.set()
+            assert self.released.wait(WAIT_SECONDS)
 
 
 class Flags:

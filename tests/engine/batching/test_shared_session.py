@@ -20,6 +20,7 @@ from tests.engine.batching.fakes import (
     CHAT,
     WAIT_SECONDS,
     Flags,
+    Held,
     SteppedContext,
     ask,
     find_text,
@@ -188,21 +189,6 @@ def test_prompt_and_decoded_tokens_are_counted_apart() -> None:
     assert sum(each.prompt_tokens for each in shares) == last.prompt_tokens
     # The last token is drawn and not computed.
     assert sum(each.decode_tokens for each in shares) == last.output_tokens - 1
-
-
-class Held:
-    """Holds the batch that a test names until it lets it go on."""
-
-    def __init__(self, context: SteppedContext, at: int) -> None:
-        self.reached, self.released = threading.Event(), threading.Event()
-        self._at, self._count = at, 0
-        context.before_decode = self._hold
-
-    def _hold(self, _: object) -> None:
-        self._count += 1
-        if self._count == self._at:
-            self.reached.set()
-            assert self.released.wait(WAIT_SECONDS)
 
 
 def test_a_cancel_wakes_a_request_that_waits_for_another() -> None:

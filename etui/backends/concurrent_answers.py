@@ -1,0 +1,297 @@
+"""Answers of several requests at a time on the models of one residency."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from etui.backends.answer_control import AnswerControl
+from etui.backends.base import AnswerRequest
+from etui.engine.batching.admission import Reservation, bound_prompt, estimate_need, may_begin
+from etui.engine.batching.admission_queue import AdmissionQueue, Ticket
+from etui.engine.batching.shared_session import SharedSession
+from etui.errors import EngineFailed, ModelUnavailable
+from etui.events import Event, Finished, SharedBatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from etui.engine.llama_session import LlamaSession
+    from etui.engine.residency import Residency
+    from etui.engine.session import Session
+    from etui.reasoning.control import Control
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+SMALLEST_CHUNK, LARGEST_CHUNK = 32, 256
+"""Bounds of the prompt tokens in a batch while others decode."""
+
+
+def choose_prompt_limit(batch_tokens: int) -> int:
+    """Choose how many prompt tokens a batch may have while others decode: half of a batch.
+
+    A smaller chunk would compute the prompt at a higher cost, and a larger one would hold up the
+    tokens of the others for longer.
+    """
+    return min(LARGEST_CHUNK, max(SMALLEST_CHUNK, batch_tokens // 2))
+
+
+def require_path(request: AnswerRequest) -> Path:
+    """Return the model file of a request.
+
+    Raises:
+        ModelUnavailable: The model has no file on this machine.
+    """
+    if request.path is None:
+        raise ModelUnavailable(f"{request.model.name} has no file on this machine")
+    return request.path
+
+
+def reason(request: AnswerRequest, session: Session, control: Control) -> Iterator[Event]:
+    """Answer a request on the session of its model, as its arm says."""
+    from etui.reasoning.answer import answer
+
+    return answer(request.messages, request.arm, session, control, request.price)
+
+
+class ConcurrentAnswers:
+    """Let requests begin in the order of their arrival, and answer them in shared batches.
+
+    A request waits while another model answers, while its model has no room for it beside the
+    running ones, and while as many answers run as may run; those behind it wait as well. A load
+    waits until all answers have ended.
+
+    Args:
+        residency: The models in memory; nothing else may use it while answers run.
+        parallel: Maximum number of answers at a time; with 1, each runs on the session alone.
+        on_batch: Is called after each batch of several answers.
+    """
+
+    def __init__(
+        self, residency: Residency, parallel: int, on_batch: Callable[[SharedBatch], None]
+    ) -> None:
+        self._residency = residency
+        self._parallel = parallel
+        self._on_batch = on_batch
+        self._queue = AdmissionQueue()
+        self._shared: tuple[str, LlamaSession, SharedSession] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no answer runs."""
+        return self._queue.running == 0
+
+    def answer(
+        self, request: AnswerRequest, number: int, control: AnswerControl
+    ) -> Iterator[Event]:
+        """Answer a request; the iterator may be read from any one thread.
+
+        Yields:
+            The events of the answer; the last is ``Finished``.
+
+        Raises:
+            ModelUnavailable: The model cannot be loaded.
+            ContextOverflow: The prompt does not fit.
+            CacheFull: The answers filled the cache, and this one is the youngest.
+            EngineFailed: llama.cpp failed.
+        """
+        path = require_path(request)
+        start_ns = time.monotonic_ns()
+        with ExitStack() as ending:
+            ticket = self._queue.enter()
+            ending.callback(self._queue.leave, ticket)
+            control.wake_by(partial(self._queue.cancel, ticket))
+            admission = _Admission(request)
+            if not self._queue.await_turn(ticket, partial(self._may_begin, admission)):
+                ending.close()
+                yield _build_stopped(start_ns)
+                return
+            session = self._residency.find(request.model, path, request.draft)
+            if session is None or self.idle:
+                session = yield from self._residency.session(request.model, path, request.draft)
+            self._residency.hold(request.model.name)
+            ending.callback(self._residency.release, request.model.name)
+            if self._parallel == 1:
+                yield from self._answer_alone(request, session, control, ticket, ending)
+            else:
+                need = admission.need(self._share(request.model.name, session))
+                yield from self._answer_shared(request, number, control, ticket, need, ending)
+
+    def _answer_alone(
+        self,
+        request: AnswerRequest,
+        session: LlamaSession,
+        control: AnswerControl,
+        ticket: Ticket,
+        ending: ExitStack,
+    ) -> Iterator[Event]:
+        session.owner = request.owner
+        session.threads.begin_answer()
+        self._queue.begin(ticket)
+        for event in end_early(reason(request, session, control), ending):
+            yield from session.threads.take_changes()
+            yield event
+
+    def _answer_shared(
+        self,
+        request: AnswerRequest,
+        number: int,
+        control: AnswerControl,
+        ticket: Ticket,
+        need: Reservation,
+        ending: ExitStack,
+    ) -> Iterator[Event]:
+        assert self._shared is not None
+        session = self._shared[2].join(number, request.owner, need)
+        ending.callback(session.leave)
+        self._queue.begin(ticket)
+        control.wake_by(session.cancel)
+        for event in end_early(reason(request, session, control), ending):
+            yield from session.take_changes()
+            yield event
+
+    def alone(
+        self, work: Callable[[], Generator[E, None, R]], wait_seconds: float | None = None
+    ) -> Generator[E, None, R]:
+        """Do something with the models when all answers before it have ended.
+
+        Args:
+            work: Yields events; nothing else begins until its generator has ended.
+            wait_seconds: Longest wait; None waits as long as it takes.
+
+        Raises:
+            EngineFailed: Answers still run after that time.
+        """
+        with ExitStack() as ending:
+            ticket = self._queue.enter()
+            ending.callback(self._queue.leave, ticket)
+            if not self._queue.await_turn(ticket, _is_alone, wait_seconds):
+                raise EngineFailed(
+                    f"answers still run after {wait_seconds:g} seconds", "read or close them first"
+                )
+            return (yield from work())
+
+    def now_or_never(self, work: Callable[[], R]) -> R | None:
+        """Do something with the models if nothing runs or waits; None if it was not done."""
+        ticket = self._queue.enter_if_idle()
+        if ticket is None:
+            return None
+        try:
+            return work()
+        finally:
+            self._queue.leave(ticket)
+
+    def _may_begin(self, admission: _Admission, running: int) -> bool:
+        """Return whether the first request in the queue may begin beside the running ones.
+
+        Raises:
+            ContextOverflow: It would not fit into the context even alone.
+        """
+        if running == 0:
+            return True
+        request = admission.request
+        if running >= self._parallel or self._shared is None or request.path is None:
+            return False
+        name, session, shared = self._shared
+        found = self._residency.find(request.model, request.path, request.draft)
+        if request.model.name != name or found is not session:
+            return False
+        return admission.fits(shared)
+
+    def _share(self, name: str, session: LlamaSession) -> SharedSession:
+        if self._shared is None or self._shared[1] is not session:
+            session.share_among_clients()
+            shared = SharedSession(
+                session,
+                name,
+                self._on_batch,
+                prompt_limit=choose_prompt_limit(session.options.batch_tokens),
+                threads=session.threads,
+            )
+            self._shared = (name, session, shared)
+        return self._shared[2]
+
+
+class _Admission:
+    """What a request needs, measured no more exactly than it takes to decide."""
+
+    def __init__(self, request: AnswerRequest) -> None:
+        self.request = request
+        self._prompt: list[int] | None = None
+        options = request.options
+        if options.prompt_tokens:
+            self._bound = len(options.prompt_tokens)
+        else:
+            self._bound = bound_prompt([message.content for message in request.messages])
+            self._bound += len(options.tools.encode("utf-8", "replace"))
+
+    def fits(self, shared: SharedSession) -> bool:
+        """Return whether it fits beside the running requests.
+
+        Raises:
+            ContextOverflow: It would not fit into the context even alone.
+        """
+        reserved = shared.room_by_reservation()
+        if may_begin(self._estimate(self._bound), reserved):
+            return True
+        if self._prompt is None:
+            self._prompt = self._measure(shared)
+        need = shared.limit(self._estimate(len(self._prompt)))
+        if may_begin(need, reserved):
+            return True
+        room, shared_tokens = shared.measure_room(self._prompt, self.request.owner)
+        return may_begin(need, room, shared_tokens)
+
+    def need(self, shared: SharedSession) -> Reservation:
+        """Return what to reserve; the prompt is corrected when it is opened."""
+        return self._estimate(self._bound if self._prompt is None else len(self._prompt))
+
+    def _estimate(self, prompt_tokens: int) -> Reservation:
+        return estimate_need(self.request.arm, prompt_tokens, self.request.options.count)
+
+    def _measure(self, shared: SharedSession) -> list[int]:
+        from etui.reasoning.direct import answer_prompt
+
+        options = self.request.options
+        if options.raw:
+            text = self.request.messages[-1].content
+            return list(options.prompt_tokens) or shared.read_only().tokenize(text, bos=True)
+        return answer_prompt(self.request.messages, self.request.arm, shared.read_only()).tokens
+
+
+def end_early(events: Iterator[Event], ending: ExitStack) -> Iterator[Event]:
+    """Free what an answer holds before its last event is read, so that the next one can begin."""
+    for event in events:
+        if isinstance(event, Finished):
+            for _ in events:  # reasoning closes its sequences
+                pass
+            ending.close()
+        yield event
+
+
+def _is_alone(running: int) -> bool:
+    return running == 0
+
+
+def _build_stopped(start_ns: int) -> Finished:
+    now_ns = time.monotonic_ns()
+    return Finished(
+        start_ns=start_ns,
+        prefill_end_ns=now_ns,
+        thinking_end_ns=now_ns,
+        end_ns=now_ns,
+        first_token_ns=None,
+        status="stopped",
+        why="stopped while waiting for other answers",
+        answer="",
+        thinking="",
+        prompt_tokens=0,
+        cached_tokens=0,
+        computed_tokens=0,
+        thinking_tokens=0,
+        output_tokens=0,
+    )

@@ -1,0 +1,478 @@
+"""Several answers at a time on a LocalBackend, with models of a fake llama.cpp."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.arm import Arm
+from etui.backends.base import AnswerRequest
+from etui.backends.concurrent_answers import choose_prompt_limit
+from etui.backends.local import LocalAnswerer, LocalBackend
+from etui.chat import Message
+from etui.config.config import Config
+from etui.engine.load_settings import session_key
+from etui.engine.residency import Residency, _Resident
+from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
+from etui.events import Event, Finished, Loaded, SharedBatch, Unloaded
+from etui.models.spec import ModelSpec
+from tests.engine.batching.fakes import (
+    CHAT,
+    WAIT_SECONDS,
+    Held,
+    SteppedContext,
+    find_text,
+    make_session,
+    outcome,
+    threads,
+    until,
+)
+
+PATH = Path("model.gguf")
+FIRST, SECOND = ModelSpec("first", "1M", ()), ModelSpec("second", "1M", ())
+QUESTIONS = tuple(
+    find_text(40, f"[user]{{}} {number}[assistant]") + f" {number}" for number in "1234"
+)
+
+
+class FakeResidency(Residency):
+    """Residency in which one model of a fake llama.cpp fits at a time."""
+
+    contexts: dict[str, SteppedContext]
+    before_load: Callable[[str], None]
+    context_tokens: int
+
+    def session(self, spec: ModelSpec, path: Path, draft: Any = None) -> Any:
+        if (resident := self._find(spec, path, draft)) is not None:
+            return resident.session
+        start_ns = time.monotonic_ns()
+        for name in list(self._residents):
+            yield self._unload(name, "room")
+        self.before_load(spec.name)
+        session, context = make_session(context_tokens=self.context_tokens)
+        context.capacity = self.context_tokens
+        self.contexts[spec.name] = context
+        key = session_key(spec, path)
+        self._residents[spec.name] = _Resident(session, key, None, None, 1, self._clock())
+        yield Loaded(spec.name, start_ns, time.monotonic_ns(), 0, 1)
+        return session
+
+
+@pytest.fixture
+def residency(monkeypatch: pytest.MonkeyPatch) -> type[FakeResidency]:
+    class Own(FakeResidency):
+        contexts: dict[str, SteppedContext] = {}  # noqa: RUF012 - of this test alone
+        before_load = staticmethod(lambda name: None)
+        context_tokens = 2048
+
+    monkeypatch.setattr("etui.engine.residency.Residency", Own)
+    return Own
+
+
+@pytest.fixture
+def backend(config: Config, residency: type[FakeResidency]) -> Iterator[LocalBackend]:
+    backend = LocalBackend(replace(config, parallel=4, keep_warm=0.0))
+    yield backend
+    backend.close()
+
+
+def request(text: str, spec: ModelSpec = FIRST, **changes: Any) -> AnswerRequest:
+    arm = Arm("direct", spec.name, max_tokens=changes.pop("max_tokens", 30))
+    return AnswerRequest(spec, PATH, (Message("user", text),), changes.pop("arm", arm), **changes)
+
+
+def load(backend: LocalBackend, spec: ModelSpec = FIRST) -> None:
+    for _ in backend.load(spec, PATH):
+        pass
+
+
+def collect(events: Iterator[Event], into: list[Event]) -> Callable[[], None]:
+    return lambda: into.extend(events)
+
+
+def finished(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    assert sum(isinstance(event, Finished) for event in events) == 1
+    return events[-1]
+
+
+def test_answers_at_a_time_say_what_they_say_alone(backend: LocalBackend) -> None:
+    load(backend)
+    alone = []
+    for question in QUESTIONS:
+        backend.forget()
+        alone.append(outcome(list(backend.answer(request(question)))))
+    backend.forget()
+    batches: list[SharedBatch] = []
+    backend.on_batch = batches.append
+    answerers = [backend.open_answerer() for _ in QUESTIONS]
+    answers: list[list[Event]] = [[] for _ in QUESTIONS]
+    start = threading.Barrier(len(QUESTIONS))
+
+    def run(index: int) -> None:
+        events = answerers[index].answer(request(QUESTIONS[index]), number=10 + index)
+        start.wait(WAIT_SECONDS)
+        answers[index].extend(events)
+
+    with threads(*(lambda index=index: run(index) for index in range(4))):
+        pass
+    assert [outcome(events) for events in answers] == alone
+    assert {share.number for batch in batches for share in batch.shares} == {10, 11, 12, 13}
+    assert [answerer.numbers for answerer in answerers] == [(10,), (11,), (12,), (13,)]
+    assert all(batch.model == "first" for batch in batches)
+
+
+def test_a_running_answer_and_the_next_one_share_batches(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    load(backend)
+    batches: list[SharedBatch] = []
+    backend.on_batch = batches.append
+    held = Held(residency.contexts["first"], at=8)
+    first, second = backend.open_answerer(), backend.open_answerer()
+    answers: tuple[list[Event], list[Event]] = ([], [])
+
+    def ask_second() -> None:
+        assert held.reached.wait(WAIT_SECONDS)
+        answers[1].extend(second.answer(request(QUESTIONS[1]), number=2))
+
+    def release() -> None:
+        assert held.reached.wait(WAIT_SECONDS)
+        assert backend._answers._shared is not None
+        point = backend._answers._shared[2]._point
+        until(lambda: point._visits)  # the second one opens its prompt
+        held.released.set()
+
+    ask_first = collect(first.answer(request(QUESTIONS[0]), number=1), answers[0])
+    with threads(ask_first, ask_second, release):
+        pass
+    shared = [batch for batch in batches if len(batch.shares) == 2]
+    decoding = [share for batch in shared for share in batch.shares if share.number == 1]
+    assert shared
+    assert all((share.prompt_tokens, share.decode_tokens) == (0, 1) for share in decoding)
+
+
+def test_a_number_of_a_running_answer_is_refused(backend: LocalBackend) -> None:
+    answerer = backend.open_answerer()
+    events = answerer.answer(request(QUESTIONS[0]), number=5)
+    next(events)
+    with pytest.raises(ValueError, match="number 5 is running"):
+        next(backend.open_answerer().answer(request(QUESTIONS[0]), number=5))
+    finished(list(events))
+    finished(list(answerer.answer(request(QUESTIONS[0]), number=5)))
+    assert answerer.numbers == (5, 5)
+
+
+def test_another_model_waits_and_so_do_those_behind_it(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    load(backend)
+    held = Held(residency.contexts["first"], at=3)
+    order: list[str] = []
+    queued = [threading.Event(), threading.Event()]
+
+    def run(name: str, spec: ModelSpec, answerer: LocalAnswerer) -> None:
+        events = answerer.answer(request(QUESTIONS[0], spec))
+        loads = [event for event in events if isinstance(event, Loaded | Unloaded | Finished)]
+        order.extend(
+            f"{name} {type(event).__name__} {getattr(event, 'name', getattr(event, 'model', ''))}"
+            for event in loads
+        )
+
+    enter = backend._answers._queue.enter
+
+    def entered() -> Any:
+        ticket = enter()
+        if held.reached.is_set():
+            queued[queued[0].is_set()].set()
+        return ticket
+
+    backend._answers._queue.enter = entered  # type: ignore[method-assign]
+
+    def second() -> None:
+        assert held.reached.wait(WAIT_SECONDS)
+        run("b", SECOND, backend.open_answerer())
+
+    def third() -> None:
+        assert queued[0].wait(WAIT_SECONDS)
+        run("c", FIRST, backend.open_answerer())
+
+    def release() -> None:
+        assert queued[1].wait(WAIT_SECONDS)
+        held.released.set()
+
+    with threads(lambda: run("a", FIRST, backend.open_answerer()), second, third, release):
+        pass
+    assert [each.split()[:2] for each in order] == [
+        ["a", "Finished"],
+        ["b", "Unloaded"],
+        ["b", "Loaded"],
+        ["b", "Finished"],
+        ["c", "Unloaded"],
+        ["c", "Loaded"],
+        ["c", "Finished"],
+    ]
+
+
+def test_a_cancel_ends_an_answer_that_waits_in_the_queue(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    load(backend)
+    held = Held(residency.contexts["first"], at=3)
+    waiting = backend.open_answerer()
+    first: list[Event] = []
+    stopped: list[Event] = []
+
+    def wait() -> None:
+        assert held.reached.wait(WAIT_SECONDS)
+        events = waiting.answer(request(QUESTIONS[0], SECOND))
+        threading.Thread(target=waiting.cancel, daemon=True).start()
+        stopped.extend(events)
+        held.released.set()  # it has ended while the other's batch ran
+
+    with threads(collect(backend.answer(request(QUESTIONS[0])), first), wait):
+        pass
+    assert [type(event) for event in stopped] == [Finished]
+    assert finished(stopped).status == "stopped"
+    assert finished(stopped).prompt_tokens == 0
+    assert finished(first).status != "stopped"
+    assert "second" not in residency.contexts
+
+
+def test_a_cancel_ends_an_answer_that_waits_for_the_load_of_another(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def before_load(name: str) -> None:
+        loading.set()
+        assert go_on.wait(WAIT_SECONDS)
+
+    residency.before_load = staticmethod(before_load)
+    waiting = backend.open_answerer()
+    first: list[Event] = []
+    stopped: list[Event] = []
+
+    def wait() -> None:
+        assert loading.wait(WAIT_SECONDS)
+        events = waiting.answer(request(QUESTIONS[0]))
+        threading.Thread(target=waiting.cancel, daemon=True).start()
+        stopped.extend(events)
+        go_on.set()
+
+    with threads(collect(backend.answer(request(QUESTIONS[0])), first), wait):
+        pass
+    assert finished(stopped).status == "stopped"
+    assert finished(first).status != "stopped"
+
+
+@pytest.mark.parametrize(("text", "at"), [("x" * 900, 4), (QUESTIONS[0], 8)])
+def test_a_cancel_ends_an_answer_within_one_batch(
+    backend: LocalBackend, residency: type[FakeResidency], text: str, at: int
+) -> None:
+    load(backend)
+    context = residency.contexts["first"]
+    held = Held(context, at=at)
+    answerer = backend.open_answerer()
+    events: list[Event] = []
+    with threads(collect(answerer.answer(request(text)), events)):
+        assert held.reached.wait(WAIT_SECONDS)
+        answerer.cancel()
+        held.released.set()
+    assert finished(events).status == "stopped"
+    assert len(context.decodes) == at
+    finished(list(answerer.answer(request(QUESTIONS[0]))))  # the next one is not cancelled
+
+
+def test_a_cancel_concerns_one_answer_alone(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    load(backend)
+    held = Held(residency.contexts["first"], at=6)
+    answerers = [backend.open_answerer() for _ in range(3)]
+    answers: list[list[Event]] = [[], [], []]
+
+    def cancel() -> None:
+        assert held.reached.wait(WAIT_SECONDS)
+        answerers[1].cancel()
+        held.released.set()
+
+    works = [
+        collect(answerers[index].answer(request(QUESTIONS[index])), answers[index])
+        for index in range(3)
+    ]
+    with threads(*works, cancel):
+        pass
+    statuses = [finished(events).status for events in answers]
+    assert statuses[0] != "stopped"
+    assert statuses[2] != "stopped"
+
+
+def test_a_request_waits_for_room_beside_what_others_reserved(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    residency.context_tokens = 512
+    load(backend)
+    batches: list[SharedBatch] = []
+    backend.on_batch = batches.append
+    answers: list[list[Event]] = [[] for _ in QUESTIONS]
+    works = [
+        collect(backend.open_answerer().answer(request(question, max_tokens=400)), events)
+        for question, events in zip(QUESTIONS, answers, strict=True)
+    ]
+    with threads(*works):
+        pass
+    assert all(finished(events).status != "stopped" for events in answers)
+    assert {len(batch.shares) for batch in batches} == {1}
+
+
+def test_a_prompt_that_never_fits_fails_at_once(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    residency.context_tokens = 512
+    load(backend)
+    held = Held(residency.contexts["first"], at=3)
+    first: list[Event] = []
+
+    def overflow() -> None:
+        assert held.reached.wait(WAIT_SECONDS)
+        with pytest.raises(ContextOverflow):
+            list(backend.open_answerer().answer(request("x" * 600)))
+        held.released.set()  # while the other one was running
+
+    with threads(collect(backend.answer(request(QUESTIONS[0])), first), overflow):
+        pass
+    assert finished(first).status != "stopped"
+
+
+def test_a_model_in_use_is_not_unloaded(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    load(backend)
+    held = Held(residency.contexts["first"], at=3)
+    first: list[Event] = []
+    unloaded: list[Unloaded] = []
+    waits = threading.Event()
+    enter = backend._answers._queue.enter
+
+    def entered() -> Any:
+        ticket = enter()
+        if held.reached.is_set():
+            waits.set()
+        return ticket
+
+    backend._answers._queue.enter = entered  # type: ignore[method-assign]
+
+    def unload() -> None:
+        assert held.reached.wait(WAIT_SECONDS)
+        assert backend.unload_idle() == ()  # its keep-warm time of 0 s is over
+        assert backend.seconds_to_unload() is None
+        with pytest.raises(EngineFailed, match="cannot be unloaded while it answers"):
+            next(backend._residency.unload("first"))
+        unloaded.extend(backend.unload("first"))
+
+    def release() -> None:
+        assert waits.wait(WAIT_SECONDS)
+        held.released.set()
+
+    answer = backend.answer(request(QUESTIONS[0]))
+    with threads(collect(answer, first), unload, release):
+        pass
+    assert [each.model for each in unloaded] == ["first"]
+    assert finished(first).end_ns <= unloaded[0].start_ns
+    load(backend)
+    assert [each.model for each in backend.unload_idle()] == ["first"]
+
+
+def test_an_answer_that_nobody_reads_any_more_gives_its_place_back(backend: LocalBackend) -> None:
+    events = backend.open_answerer().answer(request(QUESTIONS[0]))
+    while backend._answers.idle:
+        next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert backend._answers.idle
+    finished(list(backend.answer(request(QUESTIONS[0], SECOND))))
+
+
+def test_the_next_answer_begins_before_the_last_event_is_read_to_its_end(
+    backend: LocalBackend,
+) -> None:
+    events = backend.answer(request(QUESTIONS[0]))
+    for event in events:
+        if isinstance(event, Finished):
+            break
+    finished(list(backend.open_answerer().answer(request(QUESTIONS[0], SECOND))))
+
+
+def test_owners_share_no_prefix(backend: LocalBackend) -> None:
+    text = QUESTIONS[0]
+    cached = [
+        finished(list(backend.answer(request(text, owner=owner)))).cached_tokens
+        for owner in ("anna", "bert", "anna")
+    ]
+    assert cached == [0, 0, len(CHAT.format(text)) - 1]
+
+
+def test_a_failed_answer_leaves_the_backend_usable(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    load(backend)
+    residency.contexts["first"].fails_at = {2}
+    with pytest.raises(EngineFailed):
+        list(backend.answer(request(QUESTIONS[0])))
+    assert backend._answers.idle
+    with pytest.raises(ModelUnavailable):
+        list(backend.answer(replace(request(QUESTIONS[0]), path=None)))
+    finished(list(backend.answer(request(QUESTIONS[0]))))
+
+
+def test_closing_cancels_running_answers(config: Config, residency: type[FakeResidency]) -> None:
+    backend = LocalBackend(replace(config, parallel=2))
+    load(backend)
+    held = Held(residency.contexts["first"], at=3)
+    events: list[Event] = []
+    with threads(collect(backend.open_answerer().answer(request(QUESTIONS[0])), events)):
+        assert held.reached.wait(WAIT_SECONDS)
+        (control,) = backend._running.values()
+
+        def release() -> None:
+            until(control.cancelled)
+            held.released.set()
+
+        with threads(release):
+            backend.close()
+    assert finished(events).status == "stopped"
+
+
+def test_with_one_at_a_time_answerers_take_turns_and_report_no_batch(
+    config: Config, residency: type[FakeResidency]
+) -> None:
+    backend = LocalBackend(config)
+    batches: list[SharedBatch] = []
+    backend.on_batch = batches.append
+    assert finished(list(backend.answer(request(QUESTIONS[0])))).status != "stopped"
+    answerers = [backend.open_answerer() for _ in range(3)]
+    spans: list[Finished] = []
+
+    def run(index: int) -> None:
+        asked = request(QUESTIONS[index], owner=f"owner {index}")
+        spans.append(finished(list(answerers[index].answer(asked))))
+
+    with threads(*(lambda index=index: run(index) for index in range(3))):
+        pass
+    spans.sort(key=lambda each: each.start_ns)
+    assert all(a.end_ns <= b.start_ns for a, b in pairwise(spans))
+    assert [each.cached_tokens for each in spans] == [0, 0, 0]
+    assert not batches
+    assert sorted(number for each in answerers for number in each.numbers) == [1, 2, 3]
+    backend.close()
+
+
+def test_the_chunk_of_a_prompt_follows_the_size_of_a_batch() -> None:
+    assert [choose_prompt_limit(tokens) for tokens in (16, 128, 512, 4096)] == [32, 64, 256, 256]

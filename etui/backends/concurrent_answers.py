@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from etui.backends.answer_control import AnswerControl
 from etui.backends.base import AnswerRequest
+from etui.backends.stopped_answer import StoppedAnswer
 from etui.engine.batching.admission import Reservation, bound_prompt, estimate_need, may_begin
 from etui.engine.batching.admission_queue import AdmissionQueue, Ticket
+from etui.engine.batching.meeting_point import AnswerCancelled
 from etui.engine.batching.shared_session import SharedSession
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Event, Finished, SharedBatch
@@ -100,7 +102,7 @@ class ConcurrentAnswers:
             EngineFailed: llama.cpp failed.
         """
         path = require_path(request)
-        start_ns = time.monotonic_ns()
+        stopped = StoppedAnswer(time.monotonic_ns())
         with ExitStack() as ending:
             ticket = self._queue.enter()
             ending.callback(self._queue.leave, ticket)
@@ -108,7 +110,8 @@ class ConcurrentAnswers:
             admission = _Admission(request)
             if not self._queue.await_turn(ticket, partial(self._may_begin, admission)):
                 ending.close()
-                yield _build_stopped(start_ns)
+                why = "stopped while waiting for other answers"
+                yield stopped.finish(time.monotonic_ns(), why)
                 return
             session = self._residency.find(request.model, path, request.draft)
             if session is None or self.idle:
@@ -119,7 +122,14 @@ class ConcurrentAnswers:
                 yield from self._answer_alone(request, session, control, ticket, ending)
             else:
                 need = admission.need(self._share(request.model.name, session))
-                yield from self._answer_shared(request, number, control, ticket, need, ending)
+                events = self._answer_shared(request, number, control, ticket, need, ending)
+                try:
+                    for event in events:
+                        stopped.take(event)
+                        yield event
+                except AnswerCancelled:
+                    ending.close()
+                    yield stopped.finish(time.monotonic_ns(), "stopped while thinking")
 
     def _answer_alone(
         self,
@@ -275,23 +285,3 @@ def end_early(events: Iterator[Event], ending: ExitStack) -> Iterator[Event]:
 
 def _is_alone(running: int) -> bool:
     return running == 0
-
-
-def _build_stopped(start_ns: int) -> Finished:
-    now_ns = time.monotonic_ns()
-    return Finished(
-        start_ns=start_ns,
-        prefill_end_ns=now_ns,
-        thinking_end_ns=now_ns,
-        end_ns=now_ns,
-        first_token_ns=None,
-        status="stopped",
-        why="stopped while waiting for other answers",
-        answer="",
-        thinking="",
-        prompt_tokens=0,
-        cached_tokens=0,
-        computed_tokens=0,
-        thinking_tokens=0,
-        output_tokens=0,
-    )

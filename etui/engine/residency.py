@@ -211,7 +211,7 @@ class Residency:
         """Return the seconds until the next idle unload; None if none is due, or all are in use."""
         due = [
             resident.used_seconds + keep
-            for name, resident in self._residents.items()
+            for name, resident in list(self._residents.items())  # another thread may load
             if not resident.uses and (keep := self._get_keep_seconds(name)) is not None
         ]
         return max(0.0, min(due) - self._clock()) if due else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from etui.arm import Arm
+from etui.arm import Arm, EarlyExit
 from etui.backends.base import AnswerRequest
 from etui.backends.concurrent_answers import choose_prompt_limit
 from etui.backends.local import LocalAnswerer, LocalBackend
@@ -21,7 +21,7 @@ from etui.config.config import Config
 from etui.engine.load_settings import session_key
 from etui.engine.residency import Residency, _Resident
 from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
-from etui.events import Event, Finished, Loaded, SharedBatch, Unloaded
+from etui.events import Event, Finished, Loaded, SharedBatch, Thought, Unloaded
 from etui.models.spec import ModelSpec
 from tests.engine.batching.fakes import (
     CHAT,
@@ -289,6 +289,36 @@ def test_a_cancel_ends_an_answer_within_one_batch(
     assert finished(events).status == "stopped"
     assert len(context.decodes) == at
     finished(list(answerer.answer(request(QUESTIONS[0]))))  # the next one is not cancelled
+
+
+def test_a_cancel_ends_an_answer_in_a_probe_of_its_thinking(
+    backend: LocalBackend, residency: type[FakeResidency]
+) -> None:
+    load(backend)
+    context = residency.contexts["first"]
+    probing = threading.Event()
+
+    def watch(rows: Sequence[tuple[int, int, int]]) -> None:
+        if not probing.is_set() and len({slot for slot, _, _ in rows} - {first_slot}) == 1:
+            probing.set()
+            answerer.cancel()
+
+    early = EarlyExit(every=8, min_p=1.0, stable=9)
+    arm = Arm("probed", "first", "cot", think_tokens=40, max_tokens=8, early_exit=early)
+    answerer = backend.open_answerer()
+    events: list[Event] = []
+    first_slot = 0  # that of the answer; a probe takes another one
+    context.before_decode = watch
+    events.extend(answerer.answer(request(QUESTIONS[0], arm=arm)))
+    last = finished(events)
+    thoughts = [event for event in events if isinstance(event, Thought)]
+    assert probing.is_set()
+    assert (last.status, last.why) == ("stopped", "stopped while thinking")
+    assert last.thinking == "".join(each.text for each in thoughts).strip()
+    assert last.thinking_tokens == sum(each.tokens for each in thoughts) == 8
+    assert (last.prompt_tokens, last.output_tokens) == (last.computed_tokens, 8)
+    assert last.first_token_ns == thoughts[0].t_ns
+    assert backend._answers.idle
 
 
 def test_a_cancel_concerns_one_answer_alone(

@@ -22,6 +22,10 @@ from etui.errors import CacheFull, EngineFailed, format_internal_error
 from etui.events import BatchShare, SharedBatch
 
 
+class AnswerCancelled(Exception):
+    """A cancelled answer steps on without polling its control, as in a probe of its thinking."""
+
+
 class MeetingPoint:
     """Let members take part in the batches of one session.
 
@@ -143,15 +147,18 @@ class MeetingPoint:
     def step(self, member: Member, wanted: Wanted) -> Step:
         """Wait for the batch that computes what a member wants, or compute it, and return it.
 
-        A member that is cancelled meanwhile gets an empty step at once, and once: its answer ends
-        where it polls its control next.
+        A member that is cancelled meanwhile gets an empty step at once, so that its answer ends
+        where it polls its control.
 
         Raises:
+            AnswerCancelled: It was cancelled and has had its empty step.
             CacheFull: The cache is full, and this is the youngest request.
             EngineFailed: The batch failed.
         """
         with self._state:
-            if member.cancelled and not member.woken:
+            if member.cancelled:
+                if member.woken:
+                    raise AnswerCancelled
                 member.woken = True
                 return self._empty_step()
             member.wanted = wanted

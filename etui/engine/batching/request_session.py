@@ -115,9 +115,10 @@ class RequestSession:
     def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
         """Compute the next tokens of its sequences in a batch with those of the other requests.
 
-        Once after a cancel, it returns a step without tokens, even in the middle of waiting.
+        After a cancel it returns a step without tokens, even in the middle of waiting.
 
         Raises:
+            AnswerCancelled: It is called again after that.
             ContextOverflow: A sequence has outgrown the context.
             CacheFull: The cache is full, and this is the youngest request.
             EngineFailed: The batch failed.

@@ -109,12 +109,14 @@ class TokenLogprob:
         piece: Bytes of the token.
         logprob: Its log-probability in nats, under the full softmax before sampling.
         top: The most likely tokens at its place, as pairs of bytes and log-probability, best first.
+        index: Number of the answer, from 0, if several are drawn.
     """
 
     t_ns: int
     piece: tuple[int, ...]
     logprob: float
     top: tuple[tuple[tuple[int, ...], float], ...] = ()
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One vote of a majority vote has ended.
+    """One vote of a majority vote has ended, or one of several answers that a client asked for.
 
     Attributes:
         index: Its number, from 0; its seed is the arm's plus this.
@@ -146,7 +148,7 @@ class Vote:
         choice: The answer it counts for (a letter, a number, words); None without an answer.
         status: ``no_answer`` ended without one, ``truncated`` was cut off before one;
             ``uncounted`` ended after the vote was decided, ``abandoned`` was dropped unfinished.
-        ended, raw_answer, raw_thinking, saved_tokens: As in ``Finished``.
+        ended, raw_answer, raw_thinking, saved_tokens, tool_calls: As in ``Finished``.
     """
 
     t_ns: int
@@ -161,6 +163,7 @@ class Vote:
     raw_answer: str = ""
     raw_thinking: str = ""
     saved_tokens: int = 0
+    tool_calls: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etui.engine.constraint import Constraint
 from etui.engine.sampler import Sampler, Script
 from etui.engine.speculation.speculator import Speculation
 from etui.events import Verified
@@ -34,6 +35,7 @@ class LlamaSequence:
         "cached",
         "cells",
         "computed",
+        "constraint",
         "epoch",
         "following",
         "id",
@@ -65,6 +67,7 @@ class LlamaSequence:
         self.epoch = -1  # the decode whose output ``row`` holds the logits after tokens[:computed]
         self.kept_logits: tuple[int, NDArray[np.float32]] | None = None  # and the decode after
         self.script: Script | None = None
+        self.constraint: Constraint | None = None
         self.speculation: Speculation | None = None
         self.verified: list[Verified] = []  # settled, and not yet reported
         self.following: Following | None = None

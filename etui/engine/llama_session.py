@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.batch_decoder import BatchDecoder
 from etui.engine.batching.plan import plan_batch, rotate
+from etui.engine.chat_prompt import ChatPrompt
+from etui.engine.constraint import build_constraint, follow
 from etui.engine.context import Context, ContextOptions
+from etui.engine.likely_tokens import rank_tokens
 from etui.engine.llama_sequence import LlamaSequence as LlamaSequence
 from etui.engine.log_sum import LogSum
 from etui.engine.model import Model
 from etui.engine.prefix_cache import Reuse
 from etui.engine.prefix_donors import PrefixDonors
 from etui.engine.sampler import Sampler, Script
-from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
+from etui.engine.session import (
+    LikelyToken,
+    ModelFacts,
+    OutputGrammar,
+    Sampled,
+    Step,
+    TokenSequence,
+)
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_model import DraftModel, Vocabulary
@@ -58,8 +67,8 @@ class LlamaSession:
         self._model = model
         self._context = context
         self._facts = facts
-        self._template = template
         self._special = SpecialTokens(model.special_tokens())
+        self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
         self._free_slots = list(range(context.options.sequences))[::-1]
         self._live: dict[int, LlamaSequence] = {}
         self._donors = PrefixDonors(
@@ -146,7 +155,9 @@ class LlamaSession:
         """Number of sequences that can still be opened or forked."""
         return len(self._free_slots) + len(self._donors.closed)
 
-    def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
         """Render the prompt up to and including the assistant's header.
 
         Stand-ins replace the characters of special tokens in the messages, so that only what the
@@ -154,18 +165,7 @@ class LlamaSession:
         """
         switch = self._facts.thinking_switch
         variables = {} if thinking is None or switch is None else {switch: thinking}
-
-        def render(conceal: Callable[[str], str]) -> str:
-            concealed = [replace(each, content=conceal(each.content)) for each in messages]
-            return self._template.render(concealed, variables)
-
-        text = render(self._special.conceal)
-        if any(self._special.has_edges(message.content) for message in messages):
-            # A template could join parts of a message to a special token.
-            safe = render(self._special.conceal_edges)
-            if self._special.written(safe) != self._special.written(text):
-                return safe
-        return text
+        return self._prompt.render(messages, variables, tools)
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
         """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one.
@@ -250,6 +250,7 @@ class LlamaSession:
         self._drafts.drop(parent)
         child = self._create(self._take_slot(), list(parent.tokens), sampling, parent.owner)
         child.script = parent.script
+        child.constraint = parent.constraint.clone() if parent.constraint else None
         if parent.computed:
             self._context.copy(parent.slot, child.slot)
         child.computed = child.cached = parent.computed
@@ -383,7 +384,12 @@ class LlamaSession:
     def _draw(self, sequence: LlamaSequence) -> Sampled:
         logits = self._context.logits(sequence.row)
         sampler = sequence.sampler
-        if sampler.greedy:
+        constraint = follow(sequence.constraint, sequence.tokens)
+        if constraint is not None:
+            token = constraint.draw(
+                sampler, self._context.handle, sequence.row, sequence.tokens, logits
+            )
+        elif sampler.greedy:
             token = int(logits.argmax())
         else:
             token = sampler.draw(self._context.handle, sequence.row, sequence.tokens)
@@ -417,6 +423,30 @@ class LlamaSession:
             return sequence.kept_logits[1]
         raise ValueError("the logits were overwritten: read them right after the sequence's step")
 
+    def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
+        """Return the most likely tokens where the last step drew a token, best first.
+
+        Raises:
+            ValueError: The sequence was not in the last batch, so its logits are overwritten.
+        """
+        own = self._find(sequence)
+        logits = self._read_logits(own)
+        return rank_tokens(logits, self._log_sum(logits), count, self._model)
+
+    def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
+        """Let steps draw only tokens that the grammar allows, from the next token on.
+
+        Raises:
+            InvalidRequest: llama.cpp does not accept the grammar.
+        """
+        own = self._find(sequence)
+        constraint = build_constraint(
+            self._context.api, self._model, grammar, len(own.tokens), own.constraint
+        )
+        self._drafts.drop(own)
+        self._drafts.stop(own)
+        own.speculation, own.constraint = None, constraint
+
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
         """Close a sequence; with ``keep`` its tokens stay cached as a prefix for later ones."""
         own = self._live.get(sequence.id)
@@ -426,6 +456,8 @@ class LlamaSession:
         self._drafts.stop(own)
         del self._live[own.id]
         own.sampler.free()
+        if own.constraint is not None:
+            own.constraint.free()
         del own.tokens[own.computed :]
         own.kept_logits = own.following = None
         evicted = self._donors.add(own) if keep and own.computed else own
@@ -454,7 +486,10 @@ class LlamaSession:
         Returns:
             Why there will be no speculation; empty if there will be.
         """
-        return self._drafts.start(self._find(sequence), method)
+        own = self._find(sequence)
+        if own.constraint is not None:
+            return "a grammar constrains the answer"
+        return self._drafts.start(own, method)
 
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
         """Drop the drafted tokens not drawn yet; return the verifications not yet reported."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etui.engine.chat_prompt import TOOL_TAGS, find_tool_format
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Device, Library
 from etui.engine.llama_session import LlamaSession
@@ -391,7 +392,7 @@ class Residency:
         *,
         heads: bool,
     ) -> tuple[Model, Context]:
-        tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
+        tags = [tag for tag in (spec.think_open, spec.think_close, *TOOL_TAGS) if tag]
         # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
         limits = choose_thread_limits(spec, self._config, on_gpu=layers > 0)
@@ -438,5 +439,7 @@ class Residency:
             stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
             has_template=bool(source),
             batch_tokens=context.options.batch_tokens,
+            vocabulary_tokens=model.vocabulary,
+            tool_format=find_tool_format(source),
         )
         return LlamaSession(model, context, facts, template)

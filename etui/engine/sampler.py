@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,29 @@ class Sampler:
             self._show(tokens)
         token = int(self._api.llama_sampler_sample(self._chain, context, row))
         if self._window:  # llama.cpp has accepted the token already
+            self._recent = [*self._recent, token][-self._window :]
+        return token
+
+    def draw_among(self, candidates: Any, tokens: Sequence[int]) -> int | None:
+        """Draw from these candidates instead; not for a greedy sampler.
+
+        Args:
+            candidates: A ``llama_token_data_array``.
+            tokens: The tokens of the sequence so far.
+
+        Returns:
+            The token; None if there is no candidate.
+        """
+        if not candidates.size:
+            return None
+        if self._window:
+            self._show(tokens)
+        self._api.llama_sampler_apply(self._chain, ctypes.byref(candidates))
+        if candidates.selected < 0:
+            return None
+        token = int(candidates.data[candidates.selected].id)
+        self._api.llama_sampler_accept(self._chain, token)
+        if self._window:
             self._recent = [*self._recent, token][-self._window :]
         return token
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.events import Verified
+
+ToolFormat = Literal["", "hermes", "llama", "mistral"]
+"""How a model writes the calls of tools; see :mod:`etui.reasoning.tool_calls`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class ModelFacts:
         has_template: Whether the GGUF contains a chat template.
         batch_tokens: Maximum number of tokens in one batch. Prompts are computed in chunks of this
             size, and another size changes the last bits of their logits. None if unknown.
+        vocabulary_tokens: Number of tokens in the vocabulary; None if unknown.
+        tool_format: How the chat template writes the calls of tools; empty if it has none that etui
+            can read.
     """
 
     name: str
@@ -39,6 +45,36 @@ class ModelFacts:
     stop: tuple[str, ...]
     has_template: bool
     batch_tokens: int | None = None
+    vocabulary_tokens: int | None = None
+    tool_format: ToolFormat = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputGrammar:
+    """A grammar that constrains what a sequence draws.
+
+    Attributes:
+        text: Its rules in GBNF, llama.cpp's notation; the rule ``root`` is the whole text.
+        param: The part of the request that asks for it, for errors.
+    """
+
+    text: str
+    param: str = "response_format"
+
+
+@dataclass(frozen=True, slots=True)
+class LikelyToken:
+    """One of the most likely tokens at a place.
+
+    Attributes:
+        token: Its number.
+        piece: Its bytes; those of its name for a control token.
+        logprob: Its log-probability under the full softmax before sampling, in nats.
+    """
+
+    token: int
+    piece: bytes
+    logprob: float
 
 
 class TokenSequence(Protocol):
@@ -112,13 +148,21 @@ class Session(Protocol):
     def free_sequences(self) -> int:
         """Number of sequences that can still be opened or forked."""
 
-    def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
         """Render the chat template, up to and including the assistant's header.
+
+        If the last message is the assistant's, the text ends with it, so that the answer continues
+        it. ``tools`` is a JSON array of tools in the OpenAI form; empty for none.
 
         Only what the template writes may become special tokens: an engine may put stand-ins for
         characters of the messages into the text, which ``tokenize`` puts back.
 
         ``thinking`` sets the template's switch if the model has one; None keeps its default.
+
+        Raises:
+            InvalidRequest: The template has no place for the tools, or for their calls.
         """
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
@@ -142,6 +186,17 @@ class Session(Protocol):
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
         """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""
+
+    def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
+        """Let steps draw only tokens that the grammar allows, from the next token on.
+
+        Tokens after this call are read by the grammar; a fork has a copy of its state, and a
+        rollback takes it back. An end token is drawn only where the grammar can end. The sequence
+        does not speculate. A script is drawn whatever the grammar says.
+
+        Raises:
+            InvalidRequest: llama.cpp does not accept the grammar.
+        """
 
     def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
         """Let steps of this sequence alone verify drafted tokens; what it draws is unchanged.
@@ -179,6 +234,15 @@ class Session(Protocol):
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
         """Return log-probabilities (nats, full softmax) of next tokens after the last step.
+
+        Raises:
+            ValueError: The sequence was not in the last batch, so its logits are overwritten.
+        """
+
+    def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
+        """Return the most likely tokens where the last step drew a token, best first.
+
+        They are those of the full softmax before sampling, whatever a grammar allows.
 
         Raises:
             ValueError: The sequence was not in the last batch, so its logits are overwritten.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etui.chat import Message
 from etui.engine.template_process import TemplateFailed, TemplateProcess
@@ -75,16 +76,29 @@ class ChatTemplate:
             ModelUnavailable: The template rejects the messages, fails, or takes too long.
         """
         chat = [{"role": message.role, "content": message.content} for message in messages]
+        return self.render_documents(chat, variables or {})
+
+    def render_documents(self, chat: list[dict[str, Any]], variables: Mapping[str, object]) -> str:
+        """Render a chat whose messages are JSON documents, with calls of tools in them.
+
+        Args:
+            chat: Messages with ``role``, ``content``, and for tools ``tool_calls`` or
+                ``tool_call_id``.
+            variables: Additional variables of the template, such as ``tools``.
+
+        Raises:
+            ModelUnavailable: The template rejects the messages, fails, or takes too long.
+        """
         with self._guard():
             try:
-                return self._render_chat(chat, variables or {})
+                return self._render_chat(chat, variables)
             except TemplateRaised:
                 merged = _merge_system(chat)
                 if merged is None:
                     raise
-                return self._render_chat(merged, variables or {})
+                return self._render_chat(merged, variables)
 
-    def _render_chat(self, chat: list[dict[str, str]], variables: Mapping[str, object]) -> str:
+    def _render_chat(self, chat: list[dict[str, Any]], variables: Mapping[str, object]) -> str:
         given = {
             **self._tokens,
             "messages": chat,
@@ -123,7 +137,7 @@ class _TemplateGuard:
         raise ModelUnavailable(f"the chat template of {self._model} {why}", fix) from error
 
 
-def _merge_system(chat: list[dict[str, str]]) -> list[dict[str, str]] | None:
+def _merge_system(chat: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """Merge the system message into the first user message; None if there is none."""
     if len(chat) < 2 or chat[0]["role"] != "system" or chat[1]["role"] != "user":
         return None

@@ -16,6 +16,7 @@ from etui.reasoning.control import Control
 from etui.reasoning.decoding import build_finished, open_prompt
 from etui.reasoning.direct import direct
 from etui.reasoning.option_logits import LetterReading, LetterTokens, letter_tokens, read_letters
+from etui.reasoning.output import PLAIN, Output
 from etui.reasoning.prompts import ANSWER_MARKER, direct_prompt, with_letter_instruction
 from etui.units import percent_text
 
@@ -23,7 +24,11 @@ _LOW_MASS = 0.5
 
 
 def choices(
-    messages: Sequence[Message], arm: Arm, session: Session, control: Control
+    messages: Sequence[Message],
+    arm: Arm,
+    session: Session,
+    control: Control,
+    output: Output = PLAIN,
 ) -> Iterator[Event]:
     """Answer a multiple choice right after prefill, by the softmax over the option letters.
 
@@ -45,7 +50,7 @@ def choices(
         if options
         else "the question has no options"
     )
-    for event in direct(messages, arm, session, control):
+    for event in direct(messages, arm, session, control, output):
         if isinstance(event, Finished):
             reason = f"{why}, so the answer was decoded"
             event = replace(event, why="; ".join(part for part in (reason, event.why) if part))

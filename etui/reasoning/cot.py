@@ -28,6 +28,7 @@ from etui.reasoning.decoding import (
     start_speculation,
 )
 from etui.reasoning.depth import JoulesSpent
+from etui.reasoning.output import PLAIN, Output
 from etui.reasoning.prompts import (
     Thinking,
     build_thinking,
@@ -45,6 +46,7 @@ def chain_of_thought(
     session: Session,
     control: Control,
     price: TokenCost | None = None,
+    output: Output = PLAIN,
 ) -> Iterator[Event]:
     """Think within ``arm.think_tokens``, then answer within ``arm.max_tokens``.
 
@@ -61,7 +63,7 @@ def chain_of_thought(
     facts = session.facts
     thinking = build_thinking(choose_style(arm, facts), facts)
     hand_over = session.tokenize(thinking.hand_over)
-    prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over))
+    prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over), output)
     opened = yield from open_prompt(prompt, arm, session, control, start_ns)
     sequence = opened.sequence
     try:
@@ -71,7 +73,7 @@ def chain_of_thought(
             )
             return
         question = messages[-1].content
-        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over, question)
+        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over, question, output)
         spending = JoulesSpent(
             price,
             arm.max_joules,
@@ -87,7 +89,9 @@ def chain_of_thought(
             if not sampled[0].ends:
                 session.rollback(sequence, 1)  # the drawn token would be thinking
             sampled = ()
-        refused = start_speculation(session, sequence, arm)
+        # Drafted tokens have no row of logits of their own.
+        logged = output.top_logprobs is not None
+        refused = "" if logged else start_speculation(session, sequence, arm)
         run = ThinkingRun(session, sequence, plan, facts)
         if sampled and not sampled[0].ends:
             yield from regulator.probe_first(drawn=1)
@@ -131,6 +135,7 @@ def thinking_prompt(
     session: Session,
     thinking: Thinking,
     hand_over_tokens: int,
+    output: Output = PLAIN,
 ) -> FittedPrompt:
     """Build the prompt that opens the thinking, fitted into the context.
 
@@ -139,7 +144,7 @@ def thinking_prompt(
     """
 
     def render(kept: Sequence[Message]) -> str:
-        rendered = session.render(kept, thinking=thinking.style == "native")
+        rendered = session.render(kept, thinking=thinking.style == "native", tools=output.tools)
         return open_thinking(rendered, thinking)
 
     least = hand_over_tokens + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)

@@ -9,12 +9,24 @@ from dataclasses import dataclass
 from enum import Enum
 
 from etui.arm import Arm
-from etui.engine.session import Sampled, Session, TokenSequence
+from etui.engine.session import OutputGrammar, Sampled, Session, TokenSequence
 from etui.engine.text_stream import TextStream
-from etui.events import Answer, Ended, Event, Finished, Prefilled, Prefilling, Status, Verified
+from etui.errors import EtuiError
+from etui.events import (
+    Answer,
+    Ended,
+    Event,
+    Finished,
+    Prefilled,
+    Prefilling,
+    Status,
+    TokenLogprob,
+    Verified,
+)
 from etui.reasoning.context_fit import FittedPrompt
 from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.loop_guard import LoopGuard, Repetition, keep_first_round
+from etui.reasoning.token_log import TokenLog
 from etui.units import count_text
 
 
@@ -108,6 +120,7 @@ class Run:
         stops: Strings that end the run and are not part of its text.
         opening: Text to start with, decoded after the stop string of the thinking.
         guard: Ends the run when its text repeats itself; None never does.
+        log: Keeps the log-probabilities of its tokens; None keeps none.
 
     Attributes:
         ending: Why the run ended; None while it continues.
@@ -120,6 +133,7 @@ class Run:
         stops: Sequence[str],
         opening: str = "",
         guard: LoopGuard | None = None,
+        log: TokenLog | None = None,
     ) -> None:
         self.ending: Ending | None = Ending.LIMIT if limit <= 0 else None
         self.tokens = 0
@@ -130,6 +144,7 @@ class Run:
         self._last_ns: int | None = None
         self._stops = tuple(stops)
         self._guard = guard
+        self._log = log
         self._pieces: list[bytes] = []
         self._logprobs: list[float] = []
 
@@ -143,6 +158,8 @@ class Run:
         self._first_ns, self._last_ns = self._first_ns or at_ns, at_ns
         self._logprobs.append(sampled.logprob)
         self._pieces.append(sampled.piece)
+        if self._log is not None:
+            self._log.take(sampled, at_ns)
         text = self._stream.push(sampled.piece)
         self._shown.append(text)
         if self._stream.stopped is not None:
@@ -150,6 +167,12 @@ class Run:
         if self._guard is not None and self._guard.take(sampled.token, sampled.piece) is not None:
             return text + self._finish(Ending.REPEATS)
         return text + self._finish(Ending.LIMIT) if self.tokens == self._limit else text
+
+    def logprobs(self, text: str) -> list[TokenLogprob]:
+        """Return the log-probabilities of the tokens that this new text shows."""
+        if self._log is None:
+            return []
+        return self._log.show(text, last=self.ending is not None)
 
     def end(self, ending: Ending) -> str:
         """End the run early and return the text that was held back."""
@@ -239,6 +262,7 @@ def decode(
         tokens = run.tokens - before
         if text or tokens:
             yield Answer(at_ns, text, tokens)
+        yield from run.logprobs(text)
         if run.ending is None:
             step = session.step([sequence])
             yield from step.verified
@@ -274,15 +298,23 @@ def open_prompt(
     start_ns: int,
     *,
     to_fork: bool = False,
+    grammar: OutputGrammar | None = None,
 ) -> Generator[Event, None, Opened]:
     """Prefill the prompt; the caller closes the sequence.
 
     With ``to_fork`` the last token of the prompt stays queued, so that each fork computes it and
     draws its own first token. This also works on models that cannot roll back a token.
+    ``grammar`` constrains the answer, which begins right after the prompt.
     """
     total = len(prompt.tokens)
     held = prompt.tokens[-1:] if to_fork and total > 1 else []
     sequence = session.open(prompt.tokens[: total - len(held)], arm.sampling)
+    if grammar is not None:
+        try:
+            session.constrain(sequence, grammar)
+        except EtuiError:
+            session.close(sequence, keep=False)
+            raise
     first = yield from prefill(session, sequence, control)
     if first is None:
         return Opened(sequence, prompt, start_ns, time.monotonic_ns(), None)

@@ -12,11 +12,13 @@ from functools import partial
 
 from etui.arm import Arm
 from etui.engine.session import ModelFacts, Sampled, Session, TokenSequence
-from etui.events import Answer, Thought
+from etui.events import Answer, Thought, TokenLogprob
 from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS
 from etui.reasoning.decoding import Decoded, Ending, Run
 from etui.reasoning.loop_guard import LoopGuard, build_guard
+from etui.reasoning.output import PLAIN, Output
 from etui.reasoning.prompts import Thinking
+from etui.reasoning.token_log import TokenLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class ThinkingPlan:
         hand_over: Tokens of ``thinking.hand_over``.
         guard: Builds the guard that ends the thinking or the answer if it repeats itself; None
             has none.
+        output: The form of the answer.
     """
 
     thinking: Thinking | None
@@ -37,6 +40,7 @@ class ThinkingPlan:
     answer_tokens: int
     hand_over: tuple[int, ...] = ()
     guard: Callable[[], LoopGuard | None] = lambda: None
+    output: Output = PLAIN
 
     @property
     def tokens(self) -> int:
@@ -51,12 +55,14 @@ def build_plan(
     thinking: Thinking,
     hand_over: list[int],
     question: str = "",
+    output: Output = PLAIN,
 ) -> ThinkingPlan:
     """Build the plan for thinking that fits into the context together with its answer."""
     budget = thinking_budget(arm, facts.context_tokens, prompt_tokens, len(hand_over))
     room = facts.context_tokens - prompt_tokens - len(hand_over) - budget
     guard = partial(build_guard, arm, question)
-    return ThinkingPlan(thinking, budget, min(arm.max_tokens, room), tuple(hand_over), guard)
+    limit = min(arm.max_tokens, room)
+    return ThinkingPlan(thinking, budget, limit, tuple(hand_over), guard, output)
 
 
 def thinking_budget(
@@ -73,6 +79,10 @@ def thinking_budget(
     return max(0, min(arm.think_tokens, room_for_thought))
 
 
+Part = Thought | Answer | TokenLogprob
+"""An event of a run."""
+
+
 class ThinkingRun:
     """Thinking and its answer on one sequence that ends with the prompt.
 
@@ -80,13 +90,26 @@ class ThinkingRun:
     between thinking and answer itself. If the plan has a hand-over but no thinking tokens, the
     token drawn by the prefill must be rolled back first.
 
+    Args:
+        session: The loaded model.
+        sequence: The sequence.
+        plan: The budgets and the form of the answer.
+        facts: Facts of the model.
+        index: Number of the answer, if several are drawn.
+
     Attributes:
         last_ns: Time of the last token.
     """
 
     def __init__(
-        self, session: Session, sequence: TokenSequence, plan: ThinkingPlan, facts: ModelFacts
+        self,
+        session: Session,
+        sequence: TokenSequence,
+        plan: ThinkingPlan,
+        facts: ModelFacts,
+        index: int = 0,
     ) -> None:
+        self._index = index
         self.sequence = sequence
         self._session = session
         self._plan = plan
@@ -142,13 +165,13 @@ class ThinkingRun:
         decoded = self._reply.decoded()
         return replace(decoded, text=self._adopted) if self._adopted else decoded
 
-    def take(self, sampled: Sampled, at_ns: int) -> list[Thought | Answer]:
+    def take(self, sampled: Sampled, at_ns: int) -> list[Part]:
         """Take the token that a step drew for the sequence and return the new text as events."""
         self.last_ns = at_ns
         if self._thought is not None and self._thought.ending is None:
             return self._take_thought(self._thought, sampled, at_ns)
         assert self._reply is not None
-        events: list[Thought | Answer] = []
+        events: list[Part] = []
         if self._reply.tokens == 0 and self._bridge_shown:
             events.append(Thought(at_ns, self._bridge_shown, 0))
         before = self._reply.tokens
@@ -160,7 +183,7 @@ class ThinkingRun:
             assert self._thought is not None
             self._adopted = self._thought.decoded().text.strip()
             events.append(Answer(at_ns, self._adopted, 0))
-        return events
+        return [*events, *self._reply.logprobs(text)]
 
     def _answered_while_thinking(self) -> bool:
         """Return whether the thinking is the answer: the model ended it and adds nothing."""
@@ -181,7 +204,7 @@ class ThinkingRun:
         self._queue_bridge(bridge, tuple(self._session.tokenize(bridge)))
         return held
 
-    def hurry(self, at_ns: int) -> list[Thought | Answer]:
+    def hurry(self, at_ns: int) -> list[Part]:
         """Hand over to the answer because the joules are spent, or end an unreserved answer."""
         if self._thought is not None and self._thought.ending is None:
             if self._thought.tokens == 0:
@@ -192,10 +215,9 @@ class ThinkingRun:
         reserved = self._thought is not None and self._thought.decoded().ending is Ending.BUDGET
         if reserved or self._reply is None or self._reply.tokens == 0:
             return []
-        text = self._reply.end(Ending.BUDGET)
-        return [Answer(at_ns, text, 0)] if text else []
+        return self._end_reply(self._reply, Ending.BUDGET, at_ns)
 
-    def cancel(self, at_ns: int) -> list[Thought | Answer]:
+    def cancel(self, at_ns: int) -> list[Part]:
         """End the run because the user stopped it, and return the text that was held back."""
         if self._thought is not None and self._thought.ending is None:
             text = self._thought.end(Ending.CANCELLED)
@@ -203,14 +225,17 @@ class ThinkingRun:
         if self._reply is None or self._reply.tokens == 0:
             self._reply = None  # it was not started
             return []
-        text = self._reply.end(Ending.CANCELLED)
-        return [Answer(at_ns, text, 0)] if text else []
+        return self._end_reply(self._reply, Ending.CANCELLED, at_ns)
 
-    def _take_thought(self, thought: Run, sampled: Sampled, at_ns: int) -> list[Thought | Answer]:
+    def _end_reply(self, reply: Run, ending: Ending, at_ns: int) -> list[Part]:
+        text = reply.end(ending)
+        return [Answer(at_ns, text, 0), *reply.logprobs(text)] if text else []
+
+    def _take_thought(self, thought: Run, sampled: Sampled, at_ns: int) -> list[Part]:
         before = thought.tokens
         text = thought.take(sampled, at_ns)
         tokens = thought.tokens - before
-        events: list[Thought | Answer] = []
+        events: list[Part] = []
         if text or tokens:
             events.append(Thought(at_ns, text, tokens))
         if thought.ending is None:
@@ -218,7 +243,7 @@ class ThinkingRun:
         assert self._plan.thinking is not None
         decoded = thought.decoded()
         if decoded.stop == self._plan.thinking.marker:
-            opening = decoded.rest.lstrip()
+            opening = self._open_answer(decoded)
             self._reply = self._start_reply(opening)
             return [*events, Answer(at_ns, opening, 0)] if opening else events
         if decoded.ending is Ending.REPEATS:
@@ -232,6 +257,19 @@ class ThinkingRun:
             self._queue_bridge(ended, tuple(self._session.tokenize(ended)))
         return events
 
+    def _open_answer(self, decoded: Decoded) -> str:
+        """Return the begin of the answer that the last token of the thinking has after its marker.
+
+        A grammar reads whole tokens, so with one that token is replaced by its thinking alone.
+        """
+        opening = decoded.rest.lstrip()
+        if not opening or self._plan.output.grammar is None:
+            return opening
+        if self._session.rollback(self.sequence, 1):
+            assert self._plan.thinking is not None
+            self._session.extend(self.sequence, self._session.tokenize(self._plan.thinking.marker))
+        return ""
+
     def _queue_bridge(self, bridge: str, tokens: tuple[int, ...]) -> None:
         assert self._plan.thinking is not None
         self._session.extend(self.sequence, tokens)
@@ -242,4 +280,10 @@ class ThinkingRun:
     def _start_reply(self, opening: str) -> Run:
         room = self._facts.context_tokens - len(self.sequence.tokens)
         limit = min(self._plan.answer_tokens, room)
-        return Run(limit, self._facts.stop, opening, self._plan.guard())
+        output, log = self._plan.output, None
+        if output.grammar is not None:
+            self._session.constrain(self.sequence, output.grammar)
+        if output.top_logprobs is not None:
+            log = TokenLog(self._session, self.sequence, output.top_logprobs, self._index)
+        stops = (*self._facts.stop, *output.stop)
+        return Run(limit, stops, opening, self._plan.guard(), log)

@@ -17,22 +17,27 @@ from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.session import Session
 from etui.errors import CacheFull
-from etui.events import Answer, Batch, Event, Status, Thought, Vote
+from etui.events import Answer, Batch, Event, Status, Thought, TokenLogprob, Vote
 from etui.multiple_choice import parse_options
 from etui.reasoning.ballot import Ballot, build_abandoned_vote, build_ballot
-from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS
+from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS, FittedPrompt
 from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.cot import thinking_prompt
 from etui.reasoning.decoding import Opened, build_finished, open_prompt
 from etui.reasoning.direct import answer_prompt
 from etui.reasoning.loop_guard import build_guard
+from etui.reasoning.output import PLAIN, Output
 from etui.reasoning.prompts import build_thinking, choose_style
 from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun, build_plan
 from etui.reasoning.vote_count import Poll
 
 
 def vote(
-    messages: Sequence[Message], arm: Arm, session: Session, control: Control
+    messages: Sequence[Message],
+    arm: Arm,
+    session: Session,
+    control: Control,
+    output: Output = PLAIN,
 ) -> Iterator[Event]:
     """Draw up to ``arm.votes`` answers and return the most frequent one.
 
@@ -46,18 +51,8 @@ def vote(
         ContextOverflow: The question alone does not fit into the context.
     """
     start_ns = time.monotonic_ns()
-    facts = session.facts
     question = messages[-1].content
-    if arm.think_tokens:
-        thinking = build_thinking(choose_style(arm, facts), facts)
-        hand_over = session.tokenize(thinking.hand_over)
-        prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over))
-        plan = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over, question)
-    else:
-        prompt = answer_prompt(messages, arm, session)
-        room = facts.context_tokens - len(prompt.tokens)
-        guard = partial(build_guard, arm, question)
-        plan = ThinkingPlan(None, 0, min(arm.max_tokens, room), guard=guard)
+    prompt, plan = plan_forks(messages, arm, session, output)
     opened = yield from open_prompt(prompt, arm, session, control, start_ns, to_fork=True)
     try:
         if opened.first is None:
@@ -69,6 +64,28 @@ def vote(
         yield from election.close(opened)
     finally:
         session.close(opened.sequence)
+
+
+def plan_forks(
+    messages: Sequence[Message], arm: Arm, session: Session, output: Output
+) -> tuple[FittedPrompt, ThinkingPlan]:
+    """Build the prompt that several answers share, and the plan of each.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+    """
+    facts = session.facts
+    question = messages[-1].content
+    if arm.reasoning != "direct" and arm.think_tokens:
+        thinking = build_thinking(choose_style(arm, facts), facts)
+        hand_over = session.tokenize(thinking.hand_over)
+        prompt = thinking_prompt(messages, arm, session, thinking, len(hand_over), output)
+        own = build_plan(arm, facts, len(prompt.tokens), thinking, hand_over, question, output)
+        return prompt, own
+    prompt = answer_prompt(messages, arm, session, output)
+    room = facts.context_tokens - len(prompt.tokens)
+    guard = partial(build_guard, arm, question)
+    return prompt, ThinkingPlan(None, 0, min(arm.max_tokens, room), guard=guard, output=output)
 
 
 @dataclass(slots=True)
@@ -199,7 +216,8 @@ class _Election:
             vote = live[sampled.sequence_id]
             was_thinking = vote.trace.thinking
             for event in vote.trace.take(sampled, step.end_ns):
-                new[type(event)] += event.tokens
+                if not isinstance(event, TokenLogprob):
+                    new[type(event)] += event.tokens
             if was_thinking:
                 self._thinking_end_ns = step.end_ns
         self._end_ns = step.end_ns

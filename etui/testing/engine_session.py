@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.sampler import Script
-from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
+from etui.engine.session import (
+    LikelyToken,
+    ModelFacts,
+    OutputGrammar,
+    Sampled,
+    Step,
+    TokenSequence,
+)
 from etui.errors import ContextOverflow
 from etui.events import Verified
 from etui.testing.gpu import SimulatedGpu
@@ -26,6 +34,7 @@ class SimulatedSequence:
     computed: int = 0
     cached: int = 0
     script: Script | None = None
+    grammar: OutputGrammar | None = None
 
     @property
     def pending(self) -> int:
@@ -70,9 +79,11 @@ class SimulatedSession:
         """The whole context, because nothing is cached."""
         return self._facts.context_tokens
 
-    def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
         """Join the messages, one per line."""
-        return "\n".join(message.content for message in messages)
+        return "\n".join([*([tools] if tools else []), *(each.content for each in messages)])
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
         """Return one number per word."""
@@ -95,8 +106,12 @@ class SimulatedSession:
         self._made += 1
         own = _require_simulated(sequence)
         return SimulatedSequence(
-            self._made, list(own.tokens), own.computed, own.computed, own.script
+            self._made, list(own.tokens), own.computed, own.computed, own.script, own.grammar
         )
+
+    def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
+        """Keep the grammar; words without meaning do not follow it."""
+        _require_simulated(sequence).grammar = grammar
 
     def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
         """Refuse: words without meaning cannot be foreseen."""
@@ -134,6 +149,11 @@ class SimulatedSession:
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
         """Return the same value for all tokens."""
         return [-1.0 for _ in tokens]
+
+    def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
+        """Return tokens of which each has half the probability of the one before."""
+        words = (LikelyToken(1 + i, b" word", -1.0 - i * math.log(2)) for i in range(count))
+        return tuple(words)
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
         """Do nothing: nothing is cached."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.chat import Message
+from etui.engine.chat_prompt import ChatPrompt
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
@@ -79,6 +80,7 @@ class Fixed(LlamaSession):
     def __init__(self, model: Model, template: ChatTemplate, facts: object = None) -> None:
         self._model, self._template = model, template
         self._special = SpecialTokens(model.special_tokens())
+        self._prompt = ChatPrompt(template, self._special, "", "fixed")
         self._facts = _Facts()  # type: ignore[assignment]
 
 

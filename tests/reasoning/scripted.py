@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from etui.arm import Sampling
 from etui.chat import Message
-from etui.engine.session import ModelFacts, Sampled, Step
+from etui.engine.session import LikelyToken, ModelFacts, OutputGrammar, Sampled, Step
 from etui.errors import CacheFull
 
 END = -1
@@ -25,6 +25,8 @@ class FakeSequence:
     computed: int = 0
     cached: int = 0
     sampling: Sampling = GREEDY
+    grammar: OutputGrammar | None = None
+    constrained_at: int | None = None
 
     @property
     def pending(self) -> int:
@@ -72,8 +74,14 @@ class FakeSession:
     def free_sequences(self) -> int:
         return self.sequences - len(self.live)
 
-    def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
-        text = "".join(f"[{m.role}]{m.content}" for m in messages) + "[assistant]"
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
+        begun = messages[-1].content if messages[-1].role == "assistant" else ""
+        shown = messages[:-1] if messages[-1].role == "assistant" else messages
+        text = f"[tools]{tools}" if tools else ""
+        text += "".join(f"[{m.role}]{m.content}{m.tool_calls}" for m in shown)
+        text += f"[assistant]{begun}"
         if self.facts.thinking_switch and thinking is False:
             text += f"{self.facts.think_open}{self.facts.think_close}"
         return text
@@ -133,6 +141,20 @@ class FakeSession:
             return Sampled(sequence.id, END, b"", -0.5, True)
         sequence.tokens.append(ord(following[0]))
         return Sampled(sequence.id, ord(following[0]), following[0].encode(), -0.5, False)
+
+    def constrain(self, sequence: FakeSequence, grammar: OutputGrammar) -> None:
+        self._check(sequence)
+        sequence.grammar, sequence.constrained_at = grammar, len(sequence.tokens)
+
+    def top_logprobs(self, sequence: FakeSequence, count: int) -> tuple[LikelyToken, ...]:
+        """The drawn token, then letters that are half as likely each."""
+        assert sequence.id in self._stepped, "the logits of another batch"
+        drawn = chr(sequence.tokens[-1])
+        pieces = [drawn, *(c for c in "abcdefghijklmnopqrstuvwxyz" if c != drawn)][:count]
+        return tuple(LikelyToken(ord(c), c.encode(), -0.5 - i) for i, c in enumerate(pieces))
+
+    def speculate(self, sequence: FakeSequence, method: str) -> str:
+        raise AssertionError("this answer must not speculate")
 
     def logprobs(self, sequence: FakeSequence, tokens: Sequence[int]) -> list[float]:
         assert sequence.id in self._stepped, "the logits of another batch"

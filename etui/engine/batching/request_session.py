@@ -9,7 +9,14 @@ from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.batching.meeting_point import MeetingPoint
 from etui.engine.batching.member import Member
-from etui.engine.session import ModelFacts, Session, Step, TokenSequence
+from etui.engine.session import (
+    LikelyToken,
+    ModelFacts,
+    OutputGrammar,
+    Session,
+    Step,
+    TokenSequence,
+)
 from etui.errors import ContextOverflow
 from etui.events import ThreadsChanged, Verified
 
@@ -54,10 +61,12 @@ class RequestSession:
         with self._point.use(self._member):
             return max(0, self._point.measure_room(self._member).sequences)
 
-    def render(self, messages: Sequence[Message], *, thinking: bool | None = None) -> str:
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
         """Render the chat template, up to and including the assistant's header."""
         with self._text_lock:
-            return self._session.render(messages, thinking=thinking)
+            return self._session.render(messages, thinking=thinking, tools=tools)
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
         """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one."""
@@ -139,6 +148,26 @@ class RequestSession:
         own = self._find(sequence)
         with self._point.use(self._member) as session:
             return session.logprobs(own, tokens)
+
+    def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
+        """Let steps draw only tokens that the grammar allows, from the next token on.
+
+        Raises:
+            InvalidRequest: llama.cpp does not accept the grammar.
+        """
+        own = self._find(sequence)
+        with self._point.use(self._member) as session:
+            session.constrain(own, grammar)
+
+    def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
+        """Return the most likely tokens where its last step drew a token, best first.
+
+        Raises:
+            ValueError: The sequence was not in the last batch, so its logits are overwritten.
+        """
+        own = self._find(sequence)
+        with self._point.use(self._member) as session:
+            return session.top_logprobs(own, count)
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
         """Close a sequence; with ``keep`` its tokens stay cached as a prefix for its owner."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etui.chat import Message
 from etui.engine.context import DECODED, NO_ROOM, ContextOptions
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import ModelFacts
@@ -188,7 +187,7 @@ def make_fake_session(
     context.capacity = capacity or 4 * context_tokens
     tags = ("<think>", "</think>", "enable_thinking") if thinking else (None, None, None)
     facts = ModelFacts("fake", context_tokens, *tags, stop, True, options.batch_tokens)
-    template = SimpleNamespace(render=_render)
+    template = SimpleNamespace(render_documents=_render)
     session = LlamaSession(
         FakeModel(vocabulary, end),  # type: ignore[arg-type]
         context,  # type: ignore[arg-type]
@@ -199,8 +198,8 @@ def make_fake_session(
     return session, context
 
 
-def _render(messages: Sequence[Message], variables: dict[str, object]) -> str:
-    return "".join(f"[{m.role}]{m.content}" for m in messages) + "[assistant]"
+def _render(chat: list[dict[str, Any]], variables: dict[str, object]) -> str:
+    return "".join(f"[{m['role']}]{m['content']}" for m in chat) + "[assistant]"
 
 
 def written(after: str, text: str, end: int, vocabulary: int = 256) -> Logits:

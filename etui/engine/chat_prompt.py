@@ -1,0 +1,224 @@
+"""Render a conversation with its tools into prompt text in which no message forges a token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etui.chat import Message
+from etui.engine.session import ToolFormat
+from etui.engine.special_tokens import SpecialTokens
+from etui.engine.template import ChatTemplate
+from etui.errors import InvalidRequest, ModelUnavailable
+
+TOOL_TAGS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+"""Tags around the calls of tools; a control token among them is shown, so that it can be read."""
+
+_PROBE = "etui_probe"
+_FOREIGN = ("<function=", "<arg_key>", "[ARGS]", "<｜tool▁calls▁begin｜>", "<|channel|>")
+"""Parts of templates whose calls have a form that etui does not read."""
+
+
+def find_tool_format(source: str | None) -> ToolFormat:
+    """Return the form in which a chat template writes the calls of tools; empty if it has none.
+
+    Args:
+        source: Jinja source of the template; None without one.
+    """
+    if not source or "tools" not in source or any(part in source for part in _FOREIGN):
+        return ""
+    if "<tool_call>" in source:
+        return "hermes"
+    if "[TOOL_CALLS]" in source:
+        return "mistral"
+    if "<|python_tag|>" in source or ("<|eot_id|>" in source and '"parameters"' in source):
+        return "llama"
+    return ""
+
+
+class ChatPrompt:
+    """Renders conversations with one template, and keeps special tokens out of their texts.
+
+    Args:
+        template: The chat template.
+        special: The special tokens that no message may forge.
+        tool_format: How the template writes calls; empty if it has no place for tools.
+        model: Name of the model, for errors.
+    """
+
+    def __init__(
+        self, template: ChatTemplate, special: SpecialTokens, tool_format: ToolFormat, model: str
+    ) -> None:
+        self._template = template
+        self._special = special
+        self._tool_format = tool_format
+        self._model = model
+        self._text_arguments: bool | None = None  # not yet known
+
+    def render(
+        self, messages: Sequence[Message], variables: Mapping[str, object], tools: str = ""
+    ) -> str:
+        """Render the prompt up to and including the assistant's header, or its last message.
+
+        Stand-ins replace the characters of special tokens in all texts, so that only what the
+        template writes becomes one.
+
+        Raises:
+            InvalidRequest: The template has no place for the tools, or for their calls.
+            ModelUnavailable: The template rejects the messages, fails, or takes too long.
+        """
+        parsed = _parse_tools(tools)
+        if parsed and not self._tool_format:
+            raise InvalidRequest(
+                f"the chat template of {self._model} has no place for tools that etui can read",
+                "leave `tools` out, or choose a model that can call tools",
+                "tools",
+            )
+        if any(each.role == "tool" or each.tool_calls for each in messages):
+            self._check_calls()
+        chat, begun = self._split(messages)
+        documents = [self._document(each) for each in chat]
+
+        def render(conceal: Callable[[str], str]) -> str:
+            given = {**variables, **({"tools": _map_texts(parsed, conceal)} if parsed else {})}
+            text = self._template.render_documents(_map_texts(documents, conceal), given)
+            return text + conceal(begun)
+
+        text = render(self._special.conceal)
+        texts = [begun, *_texts(documents), *_texts(parsed)]
+        if any(self._special.has_edges(each) for each in texts):
+            # A template could join parts of a message to a special token.
+            safe = render(self._special.conceal_edges)
+            if self._special.written(safe) != self._special.written(text):
+                text = safe
+        if parsed and not any(name in text for name in _names(parsed)):
+            raise InvalidRequest(
+                f"the chat template of {self._model} does not write the tools into this prompt",
+                "leave `tools` out, or choose a model that can call tools",
+                "tools",
+            )
+        return text
+
+    def _split(self, messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
+        """Take the begin of the answer off a conversation that ends with the assistant."""
+        last = messages[-1] if messages else None
+        if last is None or last.role != "assistant":
+            return messages, ""
+        if last.tool_calls:
+            raise InvalidRequest(
+                "the last message is a call of a tool, which an answer cannot continue",
+                "append the result of the tool as a message of role `tool`",
+                "messages",
+            )
+        return messages[:-1], last.content
+
+    def _check_calls(self) -> None:
+        if not self._tool_format:
+            raise InvalidRequest(
+                f"the chat template of {self._model} has no place for the calls of tools",
+                "choose a model that can call tools",
+                "messages",
+            )
+        if self._text_arguments is None:
+            self._text_arguments = not self._writes_objects()
+
+    def _writes_objects(self) -> bool:
+        """Return whether the template writes arguments that are an object as JSON."""
+        call = {"id": "abcdefghi", "type": "function"}
+        function = {"name": _PROBE, "arguments": {_PROBE: _PROBE}}
+        chat: list[dict[str, Any]] = [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": "", "tool_calls": [{**call, "function": function}]},
+            {"role": "tool", "content": "!", "tool_call_id": call["id"]},
+        ]
+        try:
+            return f'"{_PROBE}"' in self._template.render_documents(chat, {})
+        except ModelUnavailable:
+            return False
+
+    def _document(self, message: Message) -> dict[str, Any]:
+        document: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            calls = [self._call(call) for call in _parse_calls(message.tool_calls)]
+            document["tool_calls"] = calls
+        if message.tool_call_id:
+            document["tool_call_id"] = message.tool_call_id
+        return document
+
+    def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        function = call["function"]
+        arguments: Any = function.get("arguments") or "{}"
+        if not self._text_arguments and isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError):
+                arguments = {"arguments": arguments}  # what a model wrote need not be JSON
+        elif self._text_arguments and not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        return {
+            "id": str(call.get("id") or ""),
+            "type": "function",
+            "function": {"name": function["name"], "arguments": arguments},
+        }
+
+
+def _parse_tools(text: str) -> list[Any]:
+    if not text:
+        return []
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the tools are not JSON: {error}", "", "tools") from error
+    if not isinstance(parsed, list):
+        raise InvalidRequest("the tools are not a list", "", "tools")
+    return parsed
+
+
+def _parse_calls(text: str) -> list[Mapping[str, Any]]:
+    """Parse the calls of a message; each has a function with a name.
+
+    Raises:
+        InvalidRequest: They are not in the OpenAI form.
+    """
+    try:
+        calls = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"tool_calls are not JSON: {error}", "", "messages") from error
+    for call in calls if isinstance(calls, list) else [None]:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InvalidRequest(
+                "tool_calls of a message are not a list of calls with a function and its name",
+                "",
+                "messages",
+            )
+    return list(calls)
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Change every text in a JSON document, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_map_texts(each, change) for each in value]
+    if isinstance(value, dict):
+        return {change(key): _map_texts(each, change) for key, each in value.items()}
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    found: list[str] = []
+
+    def note(text: str) -> str:
+        found.append(text)
+        return text
+
+    _map_texts(value, note)
+    return found
+
+
+def _names(tools: Sequence[Any]) -> list[str]:
+    functions = [each.get("function") for each in tools if isinstance(each, dict)]
+    names = [each.get("name") for each in functions if isinstance(each, dict)]
+    return [name for name in names if isinstance(name, str) and name]

@@ -1,0 +1,218 @@
+"""The form of an answer that a client asks for, worked out for one model and one arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from etui.arm import Arm
+from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
+from etui.engine.output_grammar import build_schema_grammar
+from etui.engine.session import ModelFacts, OutputGrammar, ToolFormat
+from etui.engine.tool_grammar import build_tool_grammar, choose_tools, read_tools
+from etui.errors import InvalidRequest
+from etui.reasoning.prompts import choose_style
+
+STOPS = 4
+COUNT = 8
+TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the answer has to keep to.
+
+    Attributes:
+        stop: Strings that end the answer, in addition to those of the model.
+        grammar: Grammar of the answer; None for any text.
+        tools: Tools in the prompt, a JSON array in the OpenAI form; empty for none.
+        tool_format: How calls are read out of the text; empty reads none.
+        tool_names: Names of the tools.
+        most_calls: Most calls of an answer.
+        top_logprobs: Alternatives that are reported with each token of the answer; None reports no
+            log-probabilities.
+        raw: The last message is the prompt as it is.
+        prompt_tokens: Token ids of a raw prompt; empty tokenizes the text.
+    """
+
+    stop: tuple[str, ...] = ()
+    grammar: OutputGrammar | None = None
+    tools: str = ""
+    tool_format: ToolFormat = ""
+    tool_names: tuple[str, ...] = ()
+    most_calls: int = 128
+    top_logprobs: int | None = None
+    raw: bool = False
+    prompt_tokens: tuple[int, ...] = ()
+
+
+PLAIN = Output()
+"""Text as the model writes it."""
+
+
+def check_options(options: OutputOptions) -> None:
+    """Check what can be checked without a model.
+
+    Raises:
+        InvalidRequest: A value is out of its bounds, or two options cannot be kept together.
+    """
+    if len(options.stop) > STOPS or any(not 0 < len(each) <= 256 for each in options.stop):
+        raise InvalidRequest(f"stop is not 1 to {STOPS} texts of 1 to 256 characters", "", "stop")
+    if not 1 <= options.count <= COUNT:
+        raise InvalidRequest(f"n is not a number from 1 to {COUNT}", "", "n")
+    if options.top_logprobs is not None and not 0 <= options.top_logprobs <= TOP_LOGPROBS:
+        raise InvalidRequest(
+            f"top_logprobs is not a number from 0 to {TOP_LOGPROBS}", "", "top_logprobs"
+        )
+    if options.tools and options.json_schema and options.tool_choice not in ("none", "auto"):
+        raise InvalidRequest(
+            "an answer that has to call a tool cannot match a JSON schema too",
+            "leave out response_format, or use `tool_choice: none`",
+            "response_format",
+        )
+    if options.raw and (options.tools or options.json_schema):
+        param = "tools" if options.tools else "response_format"
+        raise InvalidRequest("a raw prompt has no place for this option", "", param)
+    if options.prompt_tokens and not options.raw:
+        raise InvalidRequest("token ids are the prompt of a raw completion", "", "prompt")
+
+
+def build_output(
+    options: OutputOptions, arm: Arm, facts: ModelFacts, messages: Sequence[Message]
+) -> Output:
+    """Work out the form of an answer for one model.
+
+    Args:
+        options: What the client asks for.
+        arm: The arm that answers, as :func:`adapt_arm` returns it.
+        facts: The model.
+        messages: The conversation, the question last.
+
+    Raises:
+        InvalidRequest: The model cannot keep to it.
+    """
+    check_options(options)
+    continues = messages[-1].role == "assistant" and not options.raw
+    if continues:
+        _check_continuation(options, facts)
+    lead = arm.reasoning == "cot" and arm.think_tokens > 0
+    output = Output(
+        options.stop,
+        top_logprobs=options.top_logprobs,
+        raw=options.raw,
+        prompt_tokens=options.prompt_tokens,
+    )
+    if options.prompt_tokens:
+        _check_tokens(options.prompt_tokens, facts)
+    if options.tools and options.tool_choice != "none":
+        return _with_tools(output, options, facts, lead=lead)
+    if options.json_schema:
+        return replace(output, grammar=build_schema_grammar(options.json_schema, lead=lead))
+    return output
+
+
+def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, lead: bool) -> Output:
+    tools = read_tools(options.tools)
+    chosen = choose_tools(tools, options.tool_choice)
+    if not facts.tool_format:
+        raise InvalidRequest(
+            f"the chat template of {facts.name} has no place for tools that etui can read",
+            "leave `tools` out, or choose a model that can call tools",
+            "tools",
+        )
+    grammar = None
+    if options.tool_choice != "auto":
+        parallel = options.parallel_tool_calls
+        grammar = build_tool_grammar(chosen, facts.tool_format, parallel=parallel, lead=lead)
+    elif options.json_schema:
+        raise InvalidRequest(
+            "tools that the model may call cannot be combined with a JSON schema",
+            "leave out response_format, or use `tool_choice: none`",
+            "response_format",
+        )
+    return replace(
+        output,
+        grammar=grammar,
+        tools=options.tools,
+        tool_format=facts.tool_format,
+        tool_names=tuple(tool.name for tool in tools),
+        most_calls=output.most_calls if options.parallel_tool_calls else 1,
+    )
+
+
+def _check_continuation(options: OutputOptions, facts: ModelFacts) -> None:
+    if facts.think_close is not None and facts.thinking_switch is None:
+        raise InvalidRequest(
+            f"{facts.name} always thinks, so the begin of its answer cannot be given",
+            "let the last message be the user's",
+            "messages",
+        )
+    if options.json_schema or options.tools:
+        raise InvalidRequest(
+            "the begin of an answer cannot be given with tools or a JSON schema",
+            "let the last message be the user's",
+            "messages",
+        )
+
+
+def _check_tokens(tokens: Sequence[int], facts: ModelFacts) -> None:
+    most = facts.vocabulary_tokens
+    if any(token < 0 or most is None or token >= most for token in tokens):
+        raise InvalidRequest(
+            f"the prompt has a token that {facts.name} does not have",
+            "send the prompt as text" if most is None else f"its tokens are 0 to {most - 1}",
+            "prompt",
+        )
+
+
+def adapt_arm(
+    arm: Arm, options: OutputOptions, facts: ModelFacts, messages: Sequence[Message]
+) -> tuple[Arm, str]:
+    """Return the arm that can answer in the form asked for, and why it is not the given one.
+
+    Thinking between tags is apart from the answer, so it stays with a JSON schema and with tools;
+    thinking in plain words would have to keep to them too. Majority votes and the readout of
+    letters write no answer that could. Raw prompts and answers that continue a given begin have no
+    place for thinking.
+
+    Args:
+        arm: The arm that was chosen.
+        options: What the client asks for.
+        facts: The model.
+        messages: The conversation, the question last.
+    """
+    formed = bool(options.json_schema or (options.tools and options.tool_choice != "none"))
+    reason = ""
+    if options.raw:
+        reason = "a raw prompt"
+    elif messages[-1].role == "assistant":
+        reason = "the begin of the answer was given"
+    elif formed:
+        reason = "tools" if options.tools and options.tool_choice != "none" else "a JSON schema"
+    elif messages[-1].role == "tool":
+        reason = "the result of a tool"
+    elif options.count > 1:
+        reason = "several answers"
+    elif options.top_logprobs is not None:
+        reason = "log-probabilities"
+    if not reason:
+        return arm, ""
+    if formed:  # what repeats in it, such as the items of a list, is no loop
+        arm = replace(arm, loop_guard=False)
+    thinks = arm.reasoning == "cot"
+    native = thinks and choose_style(arm, facts) == "native"
+    keeps = (
+        thinks
+        and not options.raw
+        and messages[-1].role != "assistant"
+        and (native or not (formed or messages[-1].role == "tool"))
+    )
+    if keeps or (arm.reasoning == "direct" and arm.readout != "choices"):
+        return arm, ""
+    direct = replace(arm, reasoning="direct", readout="text", think_tokens=0)
+    return direct, f"{arm.name} answered directly, because of {reason}"
+
+
+def is_plain(options: OutputOptions, messages: Sequence[Message]) -> bool:
+    """Return whether nothing is asked of the form of the answer."""
+    return options == DEFAULT_OUTPUT and messages[-1].role == "user"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from etui.engine.schema_nodes import AnyOf, Array, Node, Object, Reference, Schema
 from etui.errors import InvalidRequest
 
 AMBIGUITY = 64
 """Most ways to read one text that a grammar may follow at a time."""
+
+_ALTERNATIVES = 512
+"""Most alternatives of one part, those of the parts that it can stand for included."""
 
 
 def check_schema(schema: Schema, param: str) -> None:
@@ -99,7 +103,10 @@ class _Ambiguity:
             case Reference():
                 return self._count_named(node.name)
             case AnyOf():
-                return min(self._count_choice(list(self._flatten(node, ()))), AMBIGUITY + 1)
+                parts = list(islice(self._flatten(node, ()), _ALTERNATIVES + 1))
+                if len(parts) > _ALTERNATIVES:
+                    return AMBIGUITY + 1
+                return min(self._count_choice(parts), AMBIGUITY + 1)
             case Object():
                 most = max((self.count(p.node) for p in node.properties), default=1)
                 if node.additional is None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from etui.errors import InvalidRequest
 
 SCHEMA_CHARACTERS = 65_536
-DEPTH = 24
+DEPTH = 64
 NODES = 2_000
 PROPERTIES = 200
 """Most properties of one object: a grammar follows all that can come next."""

@@ -74,7 +74,7 @@ def _read_tool(document: Any) -> Tool:
         raise _refuse(
             "a tool has no name of 1 to 64 letters, digits, underscores, dots and hyphens"
         )
-    if not isinstance(function.get("description") or "", str):
+    if not isinstance(function.get("description"), str | None):
         raise _refuse(f"the description of the tool {name!r} is not a text")
     parameters = function.get("parameters")
     if parameters is None:

@@ -81,10 +81,10 @@ class FakeSession:
         shown = messages[:-1] if messages[-1].role == "assistant" else messages
         text = f"[tools]{tools}" if tools else ""
         text += "".join(f"[{m.role}]{m.content}{m.tool_calls}" for m in shown)
-        text += f"[assistant]{begun}"
+        text += "[assistant]"
         if self.facts.thinking_switch and thinking is False:
             text += f"{self.facts.think_open}{self.facts.think_close}"
-        return text
+        return text + begun
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
         if len(text) == 2 and text[0] == " ":

@@ -1,0 +1,410 @@
+"""Grammars of JSON schemas, as llama.cpp reads them; and schemas that are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from etui.engine.constraint import Constraint, build_constraint
+from etui.engine.model import Model
+from etui.engine.output_grammar import build_schema_grammar
+from etui.engine.session import OutputGrammar
+from etui.errors import InvalidRequest
+from tests.engine.schema_validator import matches
+
+Accepts = Callable[[OutputGrammar, str], bool]
+
+
+@pytest.fixture(scope="module")
+def accepts(model: Model) -> Accepts:
+    """Whether llama.cpp takes a text as a whole answer, token by token."""
+    end = next(token for token in range(model.vocabulary) if model.piece(token)[1])
+
+    def check(grammar: OutputGrammar, text: str) -> bool:
+        constraint = build_constraint(model._api, model, grammar, 0, None)
+        try:
+            tokens = model.tokenize(text, special=False)
+            return all(map(constraint.accept, tokens)) and constraint.allows(end)
+        finally:
+            constraint.free()
+
+    return check
+
+
+def grammar_of(schema: Any, **options: Any) -> OutputGrammar:
+    return build_schema_grammar(json.dumps(schema), **options)
+
+
+PERSON = {
+    "$defs": {"pet": {"type": "object", "properties": {"name": {"type": "string"}}}},
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "description": "The whole name", "minLength": 1},
+        "age": {"type": "integer", "minimum": 0},
+        "pets": {"type": "array", "items": {"$ref": "#/$defs/pet"}, "maxItems": 2},
+        "note": {"type": ["string", "null"]},
+    },
+    "required": ["age"],
+    "additionalProperties": False,
+}
+TREE = {
+    "$ref": "#/$defs/a/node",
+    "$defs": {
+        "a": {
+            "node": {
+                "type": "object",
+                "properties": {
+                    "value": {"type": "number"},
+                    "left": {"anyOf": [{"$ref": "#/$defs/a/node"}, {"type": "null"}]},
+                },
+                "required": ["value", "left"],
+            }
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        (
+            PERSON,
+            [
+                {"age": 3},
+                {"name": "Ada", "age": 36},
+                {"age": 1, "pets": [{"name": "x"}, {}], "note": None},
+                {"name": 'é\n"\\', "age": 0, "note": "a"},
+            ],
+            [{}, {"age": -1}, {"age": 1.5}, {"age": 1, "x": 1}, {"name": "", "age": 1}],
+        ),
+        (
+            TREE,
+            [{"value": 1.5, "left": None}, {"value": -2e3, "left": {"value": 0, "left": None}}],
+            [{"value": 1}, {"value": 1, "left": 2}],
+        ),
+        (True, [None, 1, "a", [1, {"b": []}], {}], []),
+        ({}, [None, 1, "a", [1, {"b": []}], {}], []),
+        ({"description": "anything"}, [1, "a"], []),
+        ({"type": "object"}, [{}, {"a": {"b": [1, None]}}], [1, [], "a"]),
+        ({"type": ["integer", "null"], "enum": [1, 2, None]}, [1, 2, None], [3, "1"]),
+        ({"enum": ["a", "ab", "abc", "b", 1, 10]}, ["a", "abc", 10, 1], ["ac", "", 11]),
+        ({"const": {"a": [1, "x"]}}, [], [{"a": [1, "y"]}, {}]),
+        ({"type": "integer", "minimum": 5, "exclusiveMaximum": 12}, [5, 11], [4, 12, 50]),
+        ({"type": "integer", "minimum": -3, "maximum": 3}, [-3, 0, 3], [-4, 4]),
+        ({"type": "number", "minimum": 0}, [0, 1.5, 1e3], [-1]),
+        ({"type": "array", "minItems": 2, "maxItems": 3}, [[1, "a"], [1, 2, 3]], [[1], [1] * 4]),
+        ({"type": "array", "items": {"type": "boolean"}, "minItems": 1}, [[True]], [[], [1]]),
+        ({"type": "array", "items": False, "prefixItems": [{"type": "null"}]}, [[None]], [[1]]),
+        ({"type": "string", "maxLength": 2}, ["", "ab", "é\n"], ["abc", 1]),
+        ({"type": "string", "format": "date"}, ["2024-02-29"], ["2024-13-01", "x"]),
+        ({"type": "string", "format": "date-time"}, ["2024-02-29T23:59:59.5Z"], ["2024-02-29"]),
+        ({"type": "string", "format": "uuid"}, ["123e4567-e89b-12d3-a456-426614174000"], ["1"]),
+        ({"type": "string", "format": "email"}, ["any text"], [1]),
+        ({"anyOf": [{"type": "string"}, {"type": "boolean"}]}, ["a", True], [1, None]),
+        ({"type": "object", "properties": {}, "additionalProperties": False}, [{}], [{"a": 1}]),
+        ({"additionalProperties": {"type": "integer"}}, [{}, {"a": 1, "b": 2}], [{"a": "x"}]),
+        (
+            {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "integer"}},
+            [{}, {"a": None}, {"a": None, "b": 2}, {"b": 2}],
+            [{"b": "x"}],
+        ),
+        ({"required": ["a"]}, [{"a": 1}, {"a": 1, "b": 2}], [{}]),
+        (
+            {
+                "allOf": [
+                    {"properties": {"a": {"type": "integer"}}, "required": ["a"]},
+                    {"properties": {"b": {"type": "string"}}, "required": ["b"]},
+                ]
+            },
+            [{"a": 1, "b": "x"}],
+            [{"a": 1}, {"b": "x"}],
+        ),
+        (
+            {"type": "object", "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+            [{"a": 1}, {"b": 1}],
+            [{}, 1],
+        ),
+    ],
+)
+def test_the_grammar_takes_what_matches_and_nothing_else(
+    accepts: Accepts, schema: Any, good: list[Any], bad: list[Any]
+) -> None:
+    grammar = grammar_of(schema)
+    for value in good:
+        assert matches(value, schema), value
+        assert accepts(grammar, json.dumps(value, ensure_ascii=False)), value
+        assert accepts(grammar, json.dumps(value, indent=2)), value
+        assert not accepts(grammar, json.dumps(value) + "x"), value
+    for value in bad:
+        assert not matches(value, schema), value
+        assert not accepts(grammar, json.dumps(value)), value
+    assert not accepts(grammar, "")
+    assert not accepts(grammar, "{")
+
+
+def test_an_answer_after_thinking_may_begin_with_line_breaks(accepts: Accepts) -> None:
+    assert accepts(grammar_of({"type": "null"}, lead=True), "\n\nnull")
+    assert not accepts(grammar_of({"type": "null"}), "\n\nnull")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        ("^[a-z]{2,3}$", ["ab", "abc"], ["a", "abcd", "aB"]),
+        ("^(red|green)?-?[0-9]+$", ["red-1", "22", "-7"], ["blue1", "red"]),
+        (r"^\d{3}\.\d$", ["123.4"], ["123x4"]),
+        ("b+", ["b", "abc", "bbb"], ["", "ac"]),
+        ("^a", ["a", "abc"], ["ba"]),
+        (r"^[^0-9]\w*$", ["_a1", "x"], ["1a"]),
+        (r'^a"\\$', ['a"\\'], ["a"]),
+        (r"^[-\]^]+$", ["-]^"], ["a"]),
+        ("^.{2}$", ["ab", "é€"], ["a", "abc"]),
+        (r"^\u00e9[\U0001F600-\U0001F64F]$", ["é😀"], ["é"]),
+        ("^$", [""], ["a"]),
+    ],
+)
+def test_patterns(accepts: Accepts, pattern: str, good: list[str], bad: list[str]) -> None:
+    grammar = grammar_of({"type": "string", "pattern": pattern})
+    for text in good:
+        assert re.search(pattern, text), text
+        assert accepts(grammar, json.dumps(text, ensure_ascii=False)), text
+    for text in bad:
+        assert not re.search(pattern, text), text
+        assert not accepts(grammar, json.dumps(text, ensure_ascii=False)), text
+
+
+def nested(levels: int) -> Any:
+    schema: Any = {"type": "integer"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+CHAIN = {
+    "$ref": "#/$defs/d0",
+    "$defs": {
+        **{
+            f"d{i}": {
+                "anyOf": [
+                    {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}, "required": ["a"]},
+                    {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}, "b": {}}},
+                ]
+            }
+            for i in range(9)
+        },
+        "d9": {},
+    },
+}
+TWINS = {
+    "anyOf": [
+        {"properties": {"a": {"$ref": "#"}, "b": {"type": "null"}}},
+        {"properties": {"a": {"$ref": "#"}, "c": {"type": "null"}}},
+    ]
+}
+UNITS = {
+    "$ref": "#/$defs/d0",
+    "$defs": {
+        **{f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(20)},
+        "d20": {"type": "null"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "what"),
+    [
+        ("{", "is not JSON"),
+        ("NaN", "not a JSON number"),
+        ('{"const": 1e999}', "too large"),
+        ("[" * 60_000, "is not JSON"),
+        (json.dumps({"description": "x" * 70_000}), "characters"),
+        (3, "where a schema belongs"),
+        ("null", "where a schema belongs"),
+        ([], "where a schema belongs"),
+        (False, "nothing matches"),
+        ({"type": "strin"}, "unknown type"),
+        ({"type": []}, "unknown type"),
+        ({"type": {"a": 1}}, "unknown type"),
+        ({"type": "string", "minimum": 1}, "'minimum'"),
+        ({"type": "object", "patternProperties": {}}, "'patternProperties'"),
+        ({"not": {}}, "'not'"),
+        ({"if": {}, "then": {}}, "'if'"),
+        ({"type": "number", "multipleOf": 2}, "'multipleOf'"),
+        ({"type": "number", "maximum": 2}, "range"),
+        ({"type": "integer", "minimum": 10**400, "maximum": 10**401}, "range"),
+        ({"type": "integer", "minimum": 5, "maximum": 4}, "contradicts"),
+        ({"type": "integer", "minimum": True}, "not a number"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "minItems": 2, "maxItems": 1}, "contradicts"),
+        ({"type": "array", "minItems": -1}, "minItems"),
+        ({"type": "array", "maxItems": 10**9}, "maxItems"),
+        ({"type": "string", "minLength": 1.5}, "minLength"),
+        ({"type": "string", "maxLength": "3"}, "maxLength"),
+        ({"enum": []}, "contradicts"),
+        ({"enum": ["a"], "type": "integer"}, "contradicts"),
+        ({"enum": 3}, "not a list"),
+        ({"enum": list(range(2000))}, "values"),
+        ({"const": 1, "enum": [2]}, "contradicts"),
+        ({"anyOf": []}, "empty anyOf"),
+        ({"anyOf": {}}, "not a list"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "contradicts"),
+        ({"allOf": [{"minLength": 1}, {"minLength": 2}]}, "both have to match"),
+        ({"properties": []}, "properties"),
+        ({"properties": {f"p{i}": {} for i in range(201)}}, "properties"),
+        ({"required": "a"}, "required"),
+        ({"properties": {}, "required": ["a"], "additionalProperties": False}, "requires"),
+        ({"$ref": "http://example.org/a.json"}, "outside of itself"),
+        ({"$ref": "file:///etc/passwd"}, "outside of itself"),
+        ({"$ref": "#/$defs/none"}, "does not have"),
+        ({"$ref": 3}, "outside of itself"),
+        ({"$ref": "#"}, "itself alone"),
+        ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "itself alone"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "no finite"),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "no finite"),
+        (TWINS, "too many ways"),
+        (CHAIN, "too many ways"),
+        (UNITS, "too many ways"),
+        (nested(65), "levels deep"),
+        ({"anyOf": [nested(10)] * 200}, "parts"),
+        ({"type": "string", "pattern": "("}, "regular expression"),
+        ({"type": "string", "pattern": 3}, "pattern"),
+        ({"type": "string", "pattern": "a" * 300}, "pattern"),
+        ({"type": "string", "pattern": "(a*)*"}, "may be empty"),
+        ({"type": "string", "pattern": "(?=a)b"}, "cannot express"),
+        ({"type": "string", "pattern": r"(a)\1"}, "cannot express"),
+        ({"type": "string", "pattern": "(?i)a"}, "flags"),
+        ({"type": "string", "pattern": "a{5000}"}, "repetitions"),
+        ({"type": "string", "pattern": r"^a\b$"}, "cannot express"),
+        ({"type": "string", "pattern": r"^\D$"}, "class"),
+        ({"type": "string", "pattern": "^a|b$"}, "cannot express"),
+    ],
+)
+def test_schemas_that_are_refused(schema: Any, what: str) -> None:
+    text = schema if isinstance(schema, str) else json.dumps(schema)
+    with pytest.raises(InvalidRequest, match=re.escape(what)) as found:
+        build_schema_grammar(text, param="response_format")
+    assert found.value.param == "response_format"
+
+
+def test_llama_cpp_refuses_a_grammar_without_a_crash(model: Model) -> None:
+    for text in ("root ::= (", "root ::= nothing", "root ::= root", 'root ::= "a"{3000}'):
+        with pytest.raises(InvalidRequest, match="does not accept") as found:
+            build_constraint(model._api, model, OutputGrammar(text, "tools"), 0, None)
+        assert found.value.param == "tools"
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+
+
+def schema_of(value: Any, data: st.DataObject) -> Any:
+    """A schema that this value matches, drawn at random."""
+    if data.draw(st.integers(0, 9)) == 0:
+        return data.draw(st.sampled_from([{}, True]))
+    if data.draw(st.integers(0, 5)) == 0:
+        return {"enum": [value, *data.draw(st.lists(JSON_VALUES, max_size=3))]}
+    if isinstance(value, bool):
+        own: Any = {"type": "boolean"}
+    elif value is None:
+        own = {"type": ["null", "string"]}
+    elif isinstance(value, int):
+        own = {"type": data.draw(st.sampled_from(["integer", "number"]))}
+    elif isinstance(value, str):
+        own = {"type": "string", "minLength": data.draw(st.integers(0, len(value)))}
+    elif isinstance(value, list):
+        own = {"type": "array", "prefixItems": [schema_of(each, data) for each in value]}
+    else:
+        own = {
+            "type": "object",
+            "properties": {name: schema_of(each, data) for name, each in value.items()},
+            "required": [name for name in value if data.draw(st.booleans())],
+        }
+    other = data.draw(st.sampled_from([None, {"type": "null"}, {"type": "array", "items": {}}]))
+    return own if other is None else {"anyOf": [other, own]}
+
+
+@given(value=JSON_VALUES, data=st.data())
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_a_value_is_taken_by_the_grammars_of_its_schemas(
+    accepts: Accepts, model: Model, value: Any, data: st.DataObject
+) -> None:
+    schema = schema_of(value, data)
+    assert matches(value, schema)
+    grammar = grammar_of(schema)
+    text = json.dumps(value, ensure_ascii=False)
+    pieces = b"".join(model.piece(token)[0] for token in model.tokenize(text, special=False))
+    assume(pieces == text.encode())  # the vocabulary lacks some bytes
+    assert accepts(grammar, text)
+    other = data.draw(JSON_VALUES)
+    if accepts(grammar, json.dumps(other)):
+        assert matches(other, schema)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+    | st.sampled_from(["object", "array", "string", "#", "#/properties/a", "^a$", "a"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["type", "properties", "items", "anyOf", "allOf", "$ref", "enum", "required", "a",
+             "pattern", "minItems", "additionalProperties", "prefixItems", "const", "minimum"]
+        ),
+        inner,
+        max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(schema=ANYTHING)
+@settings(deadline=None)
+def test_any_document_is_a_grammar_or_refused(model: Model, schema: Any) -> None:
+    try:
+        grammar = build_schema_grammar(json.dumps(schema))
+    except InvalidRequest:
+        return
+    build_constraint(model._api, model, grammar, 0, None).free()
+
+
+def test_a_token_that_is_not_allowed_ends_the_constraint(model: Model) -> None:
+    constraint = build_constraint(model._api, model, grammar_of({"type": "null"}), 2, None)
+    copy = constraint.clone()
+    null = model.tokenize("null", special=False)
+    constraint.follow([7, 7, *model.tokenize("no", special=False)])
+    assert not constraint.active
+    constraint.follow([7, 7])  # harmless
+    copy.follow([7, 7, *null])
+    assert copy.active
+    assert not copy.allows(null[0])
+    copy.follow([7, 7])  # a rollback
+    assert copy.allows(null[0])
+    copy.free()
+    assert not Constraint.clone(constraint).active
+
+
+def test_a_grammar_that_no_token_fits_is_an_error(model: Model) -> None:
+    import numpy as np
+
+    from etui.errors import EngineFailed
+
+    class Nothing(Constraint):
+        def allows(self, token: int) -> bool:
+            return False
+
+        def _mask(self, logits: Any, ids: Any = None) -> Any:
+            return np.zeros(0, dtype=[("id", "i4"), ("logit", "f4")])
+
+    nothing = Nothing(model._api, None, 0, lambda token: False)
+    greedy: Any = SimpleNamespace(greedy=True)
+    with pytest.raises(EngineFailed, match="no token"):
+        nothing.draw(greedy, None, 0, [], np.zeros(300, dtype=np.float32))

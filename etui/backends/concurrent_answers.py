@@ -57,9 +57,7 @@ def reason(request: AnswerRequest, session: Session, control: Control) -> Iterat
     """Answer a request on the session of its model, as its arm says."""
     from etui.reasoning.answer import answer
 
-    return answer(
-        request.messages, request.arm, session, control, request.price, request.options
-    )
+    return answer(request.messages, request.arm, session, control, request.price, request.options)
 
 
 class ConcurrentAnswers:

@@ -78,14 +78,17 @@ def fit(
 
 
 def without_oldest(messages: Sequence[Message]) -> tuple[Message, ...] | None:
-    """Drop the oldest turn of a conversation; None if only the question is left.
+    """Drop the oldest turn of a conversation; None if only the last one is left.
 
-    A turn is a question and everything up to the next one; the system prompt is always kept.
+    A turn is a question and everything up to the next one; the system prompt is always kept. So are
+    the calls and results of tools after the last question, which mean nothing without each other.
     """
     first = 1 if messages and messages[0].role == "system" else 0
-    if len(messages) - first <= 1:
+    questions = [i for i, message in enumerate(messages) if message.role == "user"]
+    last = questions[-1] if questions else len(messages) - 1
+    if last <= first:
         return None
     end = first + 1
-    while end < len(messages) - 1 and messages[end].role != "user":
+    while end < last and messages[end].role != "user":
         end += 1
     return (*messages[:first], *messages[end:])

@@ -11,6 +11,7 @@ from etui.chat import Message
 from etui.errors import ContextOverflow
 from etui.events import Finished, Prefilled
 from etui.reasoning.answer import answer
+from etui.reasoning.context_fit import without_oldest
 from tests.reasoning.scripted import GO_ON, script
 
 HISTORY = (
@@ -63,3 +64,23 @@ def test_a_direct_answer_keeps_its_reserve_by_dropping(fake, gives_way, dropped)
     arm = Arm("quick", "m", max_tokens=100, context_overflow=gives_way)
     prefilled, _ = run(fake(script("[assistant]", "Because."), context_tokens=300), arm)
     assert prefilled.dropped_messages == dropped
+
+
+@pytest.mark.parametrize(
+    ("roles", "kept"),
+    [
+        ("system user assistant user", ("system user", None)),
+        ("user assistant user assistant tool", ("user assistant tool", None)),
+        ("user assistant tool assistant user assistant tool", ("user assistant tool", None)),
+        ("system user assistant tool", (None,)),
+        ("assistant user", ("user", None)),
+        ("user", (None,)),
+        ("assistant tool", ("tool", None)),
+    ],
+)
+def test_calls_of_tools_stay_with_their_question(roles, kept):
+    messages = tuple(Message(role, role) for role in roles.split())
+    for expected in kept:
+        messages = without_oldest(messages)
+        found = None if messages is None else " ".join(message.role for message in messages)
+        assert found == expected

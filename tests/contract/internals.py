@@ -23,7 +23,7 @@ from etui.chat import Message
 from etui.cli.main import cli, run
 from etui.config.config import Config
 from etui.config.schema import Settings
-from etui.errors import CacheFull, ContextOverflow, EngineFailed, ExitCode
+from etui.errors import CacheFull, ContextOverflow, EngineFailed, ExitCode, InvalidRequest
 from etui.events import (
     Answer,
     Batch,
@@ -35,6 +35,8 @@ from etui.events import (
     Probe,
     Thought,
     ThreadsChanged,
+    TokenLogprob,
+    ToolCall,
     Unloaded,
     Verified,
     Vote,
@@ -66,6 +68,7 @@ __all__ = [
     "Hello",
     "HubSource",
     "Hurry",
+    "InvalidRequest",
     "KeepWarm",
     "Load",
     "Loaded",
@@ -80,6 +83,8 @@ __all__ = [
     "Thought",
     "ThreadsChanged",
     "TokenCost",
+    "TokenLogprob",
+    "ToolCall",
     "Unload",
     "Unloaded",
     "Verified",

@@ -47,6 +47,8 @@ EVENTS = (
     etui.ThreadsChanged(2, 1, 1, "2 threads got 1.1 cores"),
     etui.Probe(1, 48, (("A", 0.25), ("B", 0.75)), 2),
     etui.Verified(2, 3, 1, "lookup", 5, 4, 3),
+    etui.TokenLogprob(1, (195, 188), -0.5, (((195, 188), -0.5), ((117,), -1.5)), 1),
+    etui.ToolCall(1, 0, "abc123def", "get", '{"a": '),
     etui.Finished(
         start_ns=1,
         prefill_end_ns=2,
@@ -82,6 +84,7 @@ MESSAGES = (
     etui.Failed.of(1, etui.EngineFailed("it failed", "try again")),
     etui.Failed.of(1, etui.ContextOverflow(5000, 4096, 64)),
     etui.Failed.of(1, etui.CacheFull(1024, 8)),
+    etui.Failed.of(1, etui.InvalidRequest("no tools", "leave them out", "tools")),
 )
 
 

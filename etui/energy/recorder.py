@@ -240,6 +240,33 @@ class Recorder:
             own_joules=own_joules,
         )
 
+    def joules_of(self, spans: Sequence[tuple[int, int]]) -> list[float | None]:
+        """Compute the joules of many intervals, as :meth:`energy` does, in little time.
+
+        Args:
+            spans: Start and end of each, nanoseconds of the monotonic clock.
+
+        Returns:
+            Joules of each; None where nothing was measured.
+        """
+        import numpy as np
+
+        if not spans:
+            return []
+        starts, ends = np.array(spans, dtype=np.int64).T
+        with self._lock:
+            found = [self._traces[c.id].joules_of(starts, ends) for c in self.selection.summed]
+        if not found:
+            return [None] * len(spans)
+        rows = np.array(found)
+        missing = np.isnan(rows)
+        total = np.where(missing, 0.0, rows).sum(axis=0)
+        nothing = missing.all(axis=0)
+        return [
+            None if none else joules
+            for joules, none in zip(total.tolist(), nothing.tolist(), strict=True)
+        ]
+
     def latest(self) -> tuple[ChannelPower, ...]:
         """Return the newest power of every channel, those of the total first."""
         now_ns = self._clock()

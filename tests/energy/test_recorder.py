@@ -242,3 +242,30 @@ def test_an_estimate_carries_its_band_through_a_total() -> None:
     assert energy.kind is Kind.ESTIMATE
     assert energy.joules == pytest.approx(300, rel=0.02)
     assert energy.uncertainty == pytest.approx(120, rel=0.05)
+
+
+@pytest.mark.parametrize("sensor", list(SENSORS))
+def test_many_intervals_at_once_have_the_joules_of_each_alone(sensor: str) -> None:
+    clock, rng = FakeClock(), random.Random(11)
+    devices = [
+        FakeDevice(CURVES["bursts"](rng, 30), clock, SENSORS[name], scope=scope)
+        for name, scope in ((sensor, "gpu:A"), ("RAPL, wraps at 3 kJ", "package:0"))
+    ]
+    recorder = Recorder(devices, clock=clock)
+    for _ in range(6):
+        sample(recorder, clock, 3, rng)
+        recorder.mark(clock())
+    sample(recorder, clock, 3, rng)
+    edges = sorted(clock.at(rng.uniform(-1, 23)) for _ in range(200))
+    spans = [*pairwise(edges), (edges[0], edges[-1]), (edges[50], edges[50])]
+    alone = [recorder.energy(low, high).joules for low, high in spans]
+    assert recorder.joules_of(spans) == alone
+    assert None in alone
+    assert recorder.joules_of([]) == []
+
+
+def test_many_intervals_without_a_record_are_unmeasured() -> None:
+    clock = FakeClock()
+    assert Recorder([], clock=clock).joules_of([(0, 1), (1, 2)]) == [None, None]
+    silent = Recorder(machine(clock, ("gpu:A", 100, "counter 100 ms")), clock=clock)
+    assert silent.joules_of([(0, 1)]) == [None]

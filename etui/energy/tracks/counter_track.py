@@ -221,6 +221,32 @@ class CounterTrack:
             noise=watts * (left * h0 + share * h1) / 1e9 + left * n0 + share * n1,
         )
 
+    def totals(
+        self, times: np.ndarray[Any, Any]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the joules and known nanoseconds of :meth:`at` for many times.
+
+        Args:
+            times: Times in nanoseconds, int64, in any order; shape (n,).
+
+        Returns:
+            Joules and known nanoseconds, both of shape (n,).
+        """
+        import numpy as np
+
+        joules, known = np.empty(len(times)), np.empty(len(times))
+        upper = self._knots.column(_T).searchsorted(times, side="right")
+        inside = (upper > 0) & (upper < len(self._knots))
+        high = upper[inside]
+        t, e, k = (self._knots.column(column) for column in (_T, _E, _KNOWN))
+        share = (times[inside] - t[high - 1]) / (t[high] - t[high - 1])
+        joules[inside] = e[high - 1] + share * (e[high] - e[high - 1])
+        known[inside] = k[high - 1] + share * (k[high] - k[high - 1])
+        for index in np.flatnonzero(~inside):
+            point = self.at(int(times[index]))
+            joules[index], known[index] = point.joules, point.known_ns
+        return joules, known
+
     def slopes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
         """Return the smallest and largest mean watts of the ticks that overlap an interval."""
         low = max(self._knots.search(_T, start_ns) - 1, 0)

@@ -195,6 +195,44 @@ class PowerTrack:
             point = self._repairs[next_one].apply(point, t_ns)
         return point
 
+    def totals(
+        self, times: np.ndarray[Any, Any]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the joules and known nanoseconds of :meth:`at` for many times.
+
+        Args:
+            times: Times in nanoseconds, int64, in any order; shape (n,).
+
+        Returns:
+            Joules and known nanoseconds, both of shape (n,).
+        """
+        import numpy as np
+
+        joules, known = np.empty(len(times)), np.empty(len(times))
+        upper = self._rows.column(_T).searchsorted(times, side="right")
+        plain = (upper > 0) & (upper < len(self._rows))
+        if self._repairs:
+            ends = np.array([repair.end_at() for repair in self._repairs])
+            starts = np.array([int(repair.times[0]) for repair in self._repairs])
+            behind = ends.searchsorted(times, side="right")
+            at = np.minimum(behind, len(ends) - 1)
+            plain &= (behind == len(ends)) | (times <= starts[at])
+        high = upper[plain]
+        t, w, e, k = (self._rows.column(column) for column in (_T, _W, _E, _KNOWN))
+        t0, w0, k0 = t[high - 1], w[high - 1], k[high - 1]
+        since = times[plain] - t0
+        share = since / (t[high] - t0)
+        added = since / 1e9 * (w0 + share * (w[high] - w0) / 2)
+        joules[plain] = e[high - 1] + np.where(k[high] > k0, added, 0.0)
+        known[plain] = k0 + share * (k[high] - k0)
+        if self._repairs:
+            sums = np.array([0.0, *(joules for joules, _ in self._repaired)])
+            joules[plain] += sums[behind[plain]]
+        for index in np.flatnonzero(~plain):
+            point = self.at(int(times[index]))
+            joules[index], known[index] = point.joules, point.known_ns
+        return joules, known
+
     def _read_at(self, t_ns: int) -> Point:
         """Return the running totals of the readings as they are."""
         upper = self._rows.search(_T, t_ns)

@@ -19,6 +19,7 @@ from etui.config.load import load_config
 
 FOLDER = Path(__file__).parent
 NAMES = (
+    "attribution",
     "bench_reference",
     "bench_speed",
     "chat",

@@ -12,6 +12,7 @@ from etui.turn.intervals import (
     LegSpans,
     TimeInterval,
     compute_spans,
+    energy_of_legs,
     energy_over,
     subtract,
     sum_of_known,
@@ -31,7 +32,7 @@ def compute_account(
 
     Args:
         legs: The legs of the turn, in order; most turns have one.
-        energy_of: Returns the energy of an interval.
+        energy_of: Returns the energy of an interval, for legs without a meter of their own.
         taken: Index of the leg whose answer is the turn's; its first token counts for ``ttft``.
     """
     ends = [leg.end for leg in legs]
@@ -70,26 +71,33 @@ def _compute_ttft(legs: Sequence[Leg], taken: int) -> float | None:
 def _energy(
     legs: Sequence[Leg], spans: Sequence[LegSpans], tokens: Tokens, energy_of: EnergyOf
 ) -> TurnEnergy:
-    whole = energy_over([i for each in spans for i in (*each.prefill, *each.decode)], energy_of)
+    whole = energy_of_legs(legs, spans, energy_of)
     measured = whole.joules is not None
-    prefill = sum_of_known([energy_over(each.prefill, energy_of).joules for each in spans])
-    decode = sum_of_known([energy_over(each.decode, energy_of).joules for each in spans])
+    by_leg = [
+        (leg, each, leg.energy_of or energy_of) for leg, each in zip(legs, spans, strict=True)
+    ]
+    prefill = sum_of_known([energy_over(each.prefill, of).joules for _, each, of in by_leg])
+    decode = sum_of_known([energy_over(each.decode, of).joules for _, each, of in by_leg])
     thinking = sum_of_known(
         [
-            energy_of(
-                each.decode[0].start_ns, max(each.decode[0].start_ns, e.thinking_end_ns)
+            of(
+                each.decode[0].start_ns, max(each.decode[0].start_ns, leg.end.thinking_end_ns)
             ).joules
-            for each, e in zip(spans, (leg.end for leg in legs), strict=True)
-            if e.thinking_tokens
+            for leg, each, of in by_leg
+            if leg.end.thinking_tokens
         ]
     )
     net = None
     if whole.joules is not None and whole.idle_watts is not None:
         net = whole.joules - whole.idle_watts * math.fsum(each.seconds for each in spans)
-    loads = [leg.load for leg in legs if leg.load is not None]
+    loads = [
+        (leg.load_energy_of or energy_of)(leg.load.start_ns, leg.load.end_ns).joules
+        for leg in legs
+        if leg.load is not None
+    ]
     load_joules: float | None = 0.0 if measured else None
     if loads:
-        load_joules = sum_of_known([energy_of(load.start_ns, load.end_ns).joules for load in loads])
+        load_joules = sum_of_known(loads)
     return TurnEnergy(
         joules=whole.joules,
         uncertainty=whole.uncertainty,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from etui.events import (
     Answer,
@@ -15,6 +17,7 @@ from etui.events import (
     Probe,
     Thought,
     ThreadsChanged,
+    ToolCall,
     Unloaded,
     Verified,
     Vote,
@@ -44,6 +47,7 @@ class AnswerAccumulator:
     threads: list[ThreadsChanged] = field(default_factory=list)
     finished: Finished | None = None
     verified: list[Verified] = field(default_factory=list)
+    tool_calls: dict[int, ToolCall] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """Add one event."""
@@ -76,6 +80,8 @@ class AnswerAccumulator:
                 probe = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
                 self.probes.append(probe)
                 self.last_ns = event.t_ns
+            case ToolCall():
+                self._add_tool_call(event)
             case ThreadsChanged():
                 self.threads.append(event)
             case Finished():
@@ -94,6 +100,14 @@ class AnswerAccumulator:
         else:
             self.answer.append(event.text)
             self.answer_tokens += event.tokens
+
+    def _add_tool_call(self, part: ToolCall) -> None:
+        self.last_ns = part.t_ns
+        before = self.tool_calls.get(part.index)
+        if before is not None:
+            arguments = before.arguments + part.arguments
+            part = replace(before, name=before.name + part.name, arguments=arguments)
+        self.tool_calls[part.index] = part
 
     def build_finished(self, end_ns: int, status: str, why: str) -> Finished:
         """Return the engine's final event, or build one from the events so far if there is none."""
@@ -116,6 +130,7 @@ class AnswerAccumulator:
             computed_tokens=prefilled.computed_tokens if prefilled else self._computed_tokens(),
             thinking_tokens=self.thinking_tokens,
             output_tokens=self.thinking_tokens + self.answer_tokens,
+            tool_calls=_format_tool_calls(self.tool_calls),
         )
 
     def _prompt_tokens(self) -> int:
@@ -123,6 +138,23 @@ class AnswerAccumulator:
 
     def _computed_tokens(self) -> int:
         return self.prefilling.done_tokens if self.prefilling else 0
+
+
+def _format_tool_calls(calls: Mapping[int, ToolCall]) -> str:
+    """Format tool calls as in ``Finished.tool_calls``; the arguments of the last may be cut."""
+    if not calls:
+        return ""
+    return json.dumps(
+        [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for _, call in sorted(calls.items())
+        ],
+        ensure_ascii=False,
+    )
 
 
 def _build_vote_record(vote: Vote) -> VoteRecord:

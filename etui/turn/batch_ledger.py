@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 
 from etui.events import BatchShare, SharedBatch
@@ -100,6 +100,24 @@ class BatchLedger:
             indices = lists[0] if len(lists) == 1 else sorted(set().union(*lists))
             first = self._first
             return [self._groups[index - first] for index in indices]
+
+    def is_shared_at(self, t_ns: int, own: Container[int], margin_ns: int) -> bool:
+        """Return whether a batch close to a time has an answer of others.
+
+        Args:
+            t_ns: The time.
+            own: Numbers of the answers that are not others'.
+            margin_ns: How close the batch is.
+        """
+        with self._lock:
+            low = bisect_left(self._groups, t_ns - margin_ns, key=lambda group: group.end_ns)
+            for index in range(low, len(self._groups)):
+                group = self._groups[index]
+                if group.start_ns > t_ns + margin_ns:
+                    break
+                if any(share.number not in own for share in group.shares):
+                    return True
+        return False
 
     def fix_cost(
         self, group: BatchGroup, find_cost: Callable[[str], BatchCost | None]

@@ -14,6 +14,9 @@ from etui.units import energy_text, seconds_text, tokens_text
 _CHECK_EVERY_NS = 100_000_000
 """Interval between two checks of the joules; checking tokens and seconds costs nothing."""
 
+REMOTE_CHECK_EVERY_NS = 1_000_000_000
+"""The same for the meter of another machine, which is asked over the network."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpentBefore:
@@ -41,7 +44,13 @@ class BudgetMonitor:
         self._before = before
         self._arm = arm
         self._energy_of = energy_of
+        self._check_every_ns = _CHECK_EVERY_NS
         self._next_check_ns = 0
+
+    def measure_with(self, energy_of: EnergyOf, check_every_ns: int) -> None:
+        """Use another meter for the running hop, and ask it no more often than this."""
+        self._energy_of = energy_of
+        self._check_every_ns = check_every_ns
 
     def limit_arm(self) -> Arm:
         """Return the arm with ``max_joules`` limited to what the turn has left."""
@@ -66,7 +75,7 @@ class BudgetMonitor:
         left, own = self._remaining_joules(), self._arm.max_joules
         if left is None and own is None:
             return None
-        self._next_check_ns = now_ns + _CHECK_EVERY_NS
+        self._next_check_ns = now_ns + self._check_every_ns
         joules = self._energy_of(so_far.started_ns, now_ns).joules
         if joules is None:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -15,15 +15,23 @@ from etui.text.timestamps import utc_now
 from etui.turn.accounting import (
     compute_account,
     joules_per_token,
-    power_curve,
     split_vote_joules,
     sum_tokens,
 )
 from etui.turn.accumulator import AnswerAccumulator
 from etui.turn.cascade import Hop, choose_hop, describe_hops
+from etui.turn.hop_meters import (
+    attribute_turn,
+    curve_of_legs,
+    machine_of,
+    measure_leg_by,
+    widen_legs,
+)
 from etui.turn.intervals import Leg, LegSpans, TimeInterval, compute_spans, energy_over
 from etui.turn.ports import Meter
 from etui.turn.record import (
+    Attribution,
+    ClientRecord,
     HopRecord,
     LoadRecord,
     LoopRecord,
@@ -47,6 +55,10 @@ class Ended:
         error: The error that ended it, in one line; None without one.
         predicted_joules: Predicted joules of its hops together, loads excluded; None if unknown.
         settings: Further settings needed to repeat it.
+        meters: The meter of each hop; None is that of the turn.
+        client: The request of a client that asked for it; None for other front ends.
+        attribution: Returns how its joules were separated from those of others; None asks the meter
+            of the turn.
     """
 
     turn_id: str
@@ -57,6 +69,9 @@ class Ended:
     error: str | None
     predicted_joules: float | None
     settings: Mapping[str, Any]
+    meters: Sequence[Meter] | None = None
+    client: ClientRecord | None = None
+    attribution: Callable[[], Attribution | None] | None = None
 
 
 def build_leg(hop: Hop, seen: AnswerAccumulator) -> Leg:
@@ -67,16 +82,22 @@ def build_leg(hop: Hop, seen: AnswerAccumulator) -> Leg:
 
 def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Meter) -> TurnRecord:
     """Build the record of a turn that has ended and whose energy readings are complete."""
-    hops, energy_of = ended.hops, meter.energy
+    hops, meters = ended.hops, ended.meters or [meter for _ in ended.hops]
     chosen = choose_hop(hops)
     index = next(i for i, hop in enumerate(hops) if hop is chosen)
     legs = [build_leg(hop, seen) for hop, seen in zip(hops, ended.so_far, strict=True)]
-    energy, tokens, seconds = compute_account(legs, energy_of, index)
+    legs = [measure_leg_by(leg, each) for leg, each in zip(legs, meters, strict=True)]
+    legs = widen_legs(legs, meters)
+    energy, tokens, seconds = compute_account(legs, meter.energy, index)
+    energy = replace(
+        energy, attribution=attribute_turn(energy, legs, meters, meter, ended.attribution)
+    )
     seen, end, arm = ended.so_far[index], chosen.end, chosen.arm
+    energy_of = meters[index].energy
     vote_joules = split_vote_joules(seen.batches, energy_of)
     speculations = [
-        account_speculation(seen.verified, spans.decode, energy_of)
-        for seen, spans in zip(ended.so_far, compute_spans(legs), strict=True)
+        account_speculation(seen.verified, spans.decode, each.energy)
+        for seen, spans, each in zip(ended.so_far, compute_spans(legs), meters, strict=True)
     ]
     summary = describe_hops(decision, hops, chosen)
     several = len(hops) > 1 or decision.cascade is not None
@@ -105,8 +126,8 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         confidence=end.confidence,
         votes=tuple(replace(vote, joules=vote_joules.get(vote.index)) for vote in seen.votes),
         probes=tuple(seen.probes),
-        power_watts=power_curve(energy.start_ns, energy.end_ns, meter),
-        hops=_build_hop_records(hops, legs, speculations, chosen, energy_of) if several else (),
+        power_watts=curve_of_legs(energy, legs, meters),
+        hops=_build_hop_records(hops, legs, speculations, chosen, meters) if several else (),
         settings={
             **ended.settings,
             "ended": end.why,
@@ -136,6 +157,8 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         speculation=sum_speculation(speculations),
         ended=end.ended,
         loop=_build_loop_record(end, compute_spans(legs)[index], energy_of),
+        tool_calls=end.tool_calls,
+        client=ended.client,
     )
 
 
@@ -182,12 +205,12 @@ def _build_hop_records(
     legs: Sequence[Leg],
     speculations: Sequence[SpeculationRecord | None],
     chosen: Hop,
-    energy_of: EnergyOf,
+    meters: Sequence[Meter],
 ) -> tuple[HopRecord, ...]:
     return tuple(
-        _build_hop_record(hop, leg, spans, speculation, hop is chosen, energy_of)
-        for hop, leg, spans, speculation in zip(
-            hops, legs, compute_spans(legs), speculations, strict=True
+        _build_hop_record(hop, leg, spans, speculation, hop is chosen, meter)
+        for hop, leg, spans, speculation, meter in zip(
+            hops, legs, compute_spans(legs), speculations, meters, strict=True
         )
     )
 
@@ -198,12 +221,12 @@ def _build_hop_record(
     spans: LegSpans,
     speculation: SpeculationRecord | None,
     is_taken: bool,
-    energy_of: EnergyOf,
+    meter: Meter,
 ) -> HopRecord:
-    energy = energy_over((*spans.prefill, *spans.decode), energy_of)
+    energy = energy_over((*spans.prefill, *spans.decode), meter.energy)
     load_joules = 0.0 if energy.joules is not None else None
     if leg.load is not None:
-        load_joules = energy_of(leg.load.start_ns, leg.load.end_ns).joules
+        load_joules = machine_of(meter).energy(leg.load.start_ns, leg.load.end_ns).joules
     return HopRecord(
         arm=hop.arm.name,
         model=hop.model,

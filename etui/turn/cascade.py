@@ -63,7 +63,7 @@ class Hop:
             arm=self.arm,
             probability=self.probability,
             accepted=self.accepted,
-            usable=failed is None and not self.stopped and bool(self.end.answer),
+            usable=failed is None and not self.stopped and has_output(self.end),
             answered=self.answered,
             failed=failed,
         )
@@ -98,10 +98,20 @@ class Spent:
     budget: str | None = None
 
 
+def has_output(end: Finished) -> bool:
+    """Return whether there is any text, or a call of a tool."""
+    return bool(end.answer or end.tool_calls)
+
+
 def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
-    """Return whether there is an answer: a majority of votes, a letter for options, or any text."""
+    """Return whether there is an answer.
+
+    It is a majority of votes, a call of a tool, a letter for options, or any text.
+    """
     if arm.reasoning == "vote":
         return end.confidence is not None
+    if end.tool_calls:
+        return True
     options = parse_options(question)
     if not options:
         return bool(end.answer.strip())
@@ -171,7 +181,7 @@ def choose_hop(hops: Sequence[Hop]) -> Hop:
     hop.
     """
     last = hops[-1]
-    if last.stopped and last.end.answer:
+    if last.stopped and has_output(last.end):
         return last
     return find_best(hops) or last
 

@@ -16,7 +16,12 @@ from etui.reasoning.control import BUDGET
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
 from etui.turn.accumulator import AnswerAccumulator
-from etui.turn.budget import BudgetMonitor, SpentBefore, find_spent_budget
+from etui.turn.budget import (
+    REMOTE_CHECK_EVERY_NS,
+    BudgetMonitor,
+    SpentBefore,
+    find_spent_budget,
+)
 from etui.turn.build_record import (
     Ended,
     build_leg,
@@ -38,9 +43,17 @@ from etui.turn.cascade import (
     next_step,
 )
 from etui.turn.events import HopEnded, HopStarted
-from etui.turn.intervals import Leg, compute_spans, energy_over, find_marks, sum_of_known
+from etui.turn.hop_meters import machine_of, measure_leg_by, settle_meters
+from etui.turn.intervals import (
+    Leg,
+    compute_spans,
+    energy_of_legs,
+    energy_over,
+    find_marks,
+    sum_of_known,
+)
 from etui.turn.ports import Meter, Serve, Served, Writer
-from etui.turn.record import TurnRecord
+from etui.turn.record import Attribution, ClientRecord, TurnRecord
 
 if TYPE_CHECKING:
     from etui.routing.prediction import Predictor
@@ -64,6 +77,10 @@ class TurnExecution:
         predictor: Predictor | None,
         cancelled: Callable[[], bool],
         clock_ns: Callable[[], int],
+        *,
+        turn_id: str | None = None,
+        client: ClientRecord | None = None,
+        attribution: Callable[[], Attribution | None] | None = None,
     ) -> None:
         self._query = query
         self._decision = decision
@@ -74,8 +91,12 @@ class TurnExecution:
         self._cancelled = cancelled
         self._clock_ns = clock_ns
         self._created_at = utc_now()
-        self._turn_id = uuid4().hex[:12]
+        self._turn_id = turn_id or uuid4().hex[:12]
+        self._client = client
+        self._attribution = attribution
         self._hops: list[Hop] = []
+        self._meters: list[Meter] = []
+        self._hop_meter = meter
         self._seen: list[AnswerAccumulator] = []
         self._predicted: list[float | None] = []
         self._running: tuple[Arm, AnswerAccumulator] | None = (
@@ -124,7 +145,7 @@ class TurnExecution:
 
     def save(self, writer: Writer, settings: Mapping[str, Any]) -> TurnRecord:
         """Build the record of the turn and save it, with its loads and unloads."""
-        self._meter.settle(self._hops[-1].end.end_ns)
+        settle_meters(self._legs(), self._meters)
         ended = Ended(
             turn_id=self._turn_id,
             created_at=self._created_at,
@@ -134,14 +155,18 @@ class TurnExecution:
             error=self._error(),
             predicted_joules=self._predicted_joules(),
             settings={**settings, **(self._served.settings if self._served else {})},
+            meters=self._meters,
+            client=self._client,
+            attribution=self._attribution,
         )
         record = build_turn_record(self._query, self._decision, ended, self._meter)
-        for hop, seen in zip(self._hops, self._seen, strict=True):
+        for hop, seen, meter in zip(self._hops, self._seen, self._meters, strict=True):
+            energy_of = machine_of(meter).energy
             for unloaded in seen.unloads:
-                writer.save_unload(build_unload_record(unloaded, self._meter.energy, self._turn_id))
+                writer.save_unload(build_unload_record(unloaded, energy_of, self._turn_id))
             if seen.load is not None:
-                sha256, energy_of = hop.sha256, self._meter.energy
-                writer.save_load(build_load_record(seen.load, sha256, energy_of, self._turn_id))
+                load = build_load_record(seen.load, hop.sha256, energy_of, self._turn_id)
+                writer.save_load(load)
         writer.save_turn(record)
         return record
 
@@ -153,6 +178,7 @@ class TurnExecution:
         arm = replace(monitor.limit_arm(), context_overflow=overflow)
         so_far = AnswerAccumulator(self._clock_ns())
         self._running, self._served, self._budget = (arm, so_far), None, None
+        self._hop_meter = self._meter
         failure: EtuiError | None = None
         cancel_sent = False
         try:
@@ -160,12 +186,15 @@ class TurnExecution:
             if served.arm is not None:
                 arm = served.arm
                 self._running = (arm, so_far)
+            if served.meter is not None:
+                self._hop_meter = served.meter
+                monitor.measure_with(served.meter.energy, REMOTE_CHECK_EVERY_NS)
             self._record_prediction(arm)
-            self._meter.mark(self._clock_ns())
+            self._hop_meter.mark(self._clock_ns())
             for event in self._answerer.answer(self._request(arm, served)):
                 so_far.add(event)
                 for mark_ns in find_marks(event):
-                    self._meter.mark(mark_ns)
+                    self._hop_meter.mark(mark_ns)
                 if self._budget is None:
                     self._budget = monitor.find_spent(so_far, self._clock_ns())
                     if self._budget is not None:
@@ -190,6 +219,8 @@ class TurnExecution:
             query.chat_id,
             served.price,
             served.draft,
+            query.options,
+            query.owner,
         )
 
     def _record_prediction(self, arm: Arm) -> None:
@@ -207,7 +238,7 @@ class TurnExecution:
         arm, so_far = running
         end = so_far.build_finished(max(self._clock_ns(), so_far.started_ns), status, why)
         if so_far.finished is None:
-            self._meter.mark(end.end_ns)
+            self._hop_meter.mark(end.end_ns)
         if (failure is not None or self._fault is not None) and end.status != "error":
             end = replace(end, status="error", why=why)
         if self._budget is not None:
@@ -226,6 +257,7 @@ class TurnExecution:
             at_load=failure is not None and failed_at_load(failure, began=bool(began)),
         )
         self._seen.append(so_far)
+        self._meters.append(self._hop_meter)
         self._hops.append(hop)
         hop = replace(hop, joules=self._joules_of_last())
         self._hops[-1] = replace(hop, accepted=is_accepted(self._decision, hop))
@@ -280,14 +312,23 @@ class TurnExecution:
 
     def _joules_of_last(self) -> float | None:
         spans = compute_spans(self._legs())[-1]
-        return energy_over((*spans.prefill, *spans.decode), self._meter.energy).joules
+        return energy_over((*spans.prefill, *spans.decode), self._hop_meter.energy).joules
 
     def _joules_with_loads(self) -> float | None:
-        first, last = self._hops[0].end, self._hops[-1].end
-        return self._meter.energy(first.start_ns, max(first.start_ns, last.end_ns)).joules
+        legs = self._legs()
+        work = energy_of_legs(legs, compute_spans(legs), self._meter.energy).joules
+        loads = [
+            machine_of(meter).energy(cut.start_ns, cut.end_ns).joules
+            for leg, meter in zip(legs[1:], self._meters[1:], strict=True)
+            for cut in leg.excluded
+        ]
+        return sum_of_known([work, *loads])
 
     def _legs(self) -> list[Leg]:
-        return [build_leg(hop, seen) for hop, seen in zip(self._hops, self._seen, strict=True)]
+        return [
+            measure_leg_by(build_leg(hop, seen), meter)
+            for hop, seen, meter in zip(self._hops, self._seen, self._meters, strict=True)
+        ]
 
     def _predicted_joules(self) -> float | None:
         if self._predictor is None:

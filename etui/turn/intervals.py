@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from etui.energy.scopes import weakest
 from etui.energy.types import ChannelEnergy, Energy, EnergyOf
@@ -32,11 +33,15 @@ class Leg:
         end: Its final event.
         load: The load it waited for; None if its model was in memory.
         unloads: Unloads of other models that made room for it.
+        energy_of: Returns the energy of an interval of its work; None is that of the turn.
+        load_energy_of: The same for its load and unloads, which are never shared; None as above.
     """
 
     end: Finished
     load: TimeInterval | None = None
     unloads: tuple[TimeInterval, ...] = ()
+    energy_of: EnergyOf | None = None
+    load_energy_of: EnergyOf | None = None
 
     @property
     def excluded(self) -> tuple[TimeInterval, ...]:
@@ -126,7 +131,27 @@ def energy_over(intervals: Iterable[TimeInterval], energy_of: EnergyOf) -> Energ
     ``end_ns`` are the outer ends; watts are means over the parts only, so their difference is not
     the measured time.
     """
-    parts = [energy_of(i.start_ns, i.end_ns) for i in merge_adjacent(intervals)]
+    return sum_energies([energy_of(i.start_ns, i.end_ns) for i in merge_adjacent(intervals)])
+
+
+def energy_of_legs(legs: Sequence[Leg], spans: Sequence[LegSpans], energy_of: EnergyOf) -> Energy:
+    """Compute the energy of the work of several legs as one, each by the meter of its machine.
+
+    Args:
+        legs: The legs, in order; at least one.
+        spans: Their working times.
+        energy_of: Returns the energy of an interval of the legs that have no meter of their own.
+    """
+    parts: list[Energy] = []
+    pairs = zip(legs, spans, strict=True)
+    for meter, members in groupby(pairs, key=lambda pair: pair[0].energy_of or energy_of):
+        intervals = [i for _, each in members for i in (*each.prefill, *each.decode)]
+        parts += [meter(i.start_ns, i.end_ns) for i in merge_adjacent(intervals)]
+    return sum_energies([part for part in parts if part.end_ns > part.start_ns] or parts[:1])
+
+
+def sum_energies(parts: Sequence[Energy]) -> Energy:
+    """Sum the energies of several intervals as one, see :func:`energy_over`; at least one."""
     if len(parts) == 1:
         return parts[0]
     seconds = math.fsum(part.seconds for part in parts)

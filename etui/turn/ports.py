@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from etui.arm import Arm, TokenCost
 from etui.energy.types import Energy
@@ -13,7 +13,8 @@ from etui.errors import ModelUnavailable
 
 if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
-    from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+    from etui.turn.intervals import TimeInterval
+    from etui.turn.record import Attribution, LoadRecord, TurnRecord, UnloadRecord
 
 
 class Meter(Protocol):
@@ -32,6 +33,21 @@ class Meter(Protocol):
 
     def settle(self, end_ns: int) -> object:
         """Wait until the energy up to ``end_ns`` is final."""
+
+
+@runtime_checkable
+class PartMeter(Meter, Protocol):
+    """A meter of one turn's part of a machine that other turns use at the same time."""
+
+    @property
+    def machine(self) -> Meter:
+        """The meter of the whole machine, for loads, which belong to no turn."""
+
+    def work_span(self) -> TimeInterval | None:
+        """Return the time in which the machine worked for the turn; None if it did not."""
+
+    def attribution(self) -> Attribution | None:
+        """Return how the turn's joules were separated from those of others."""
 
 
 class Writer(Protocol):

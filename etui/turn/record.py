@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -100,6 +101,15 @@ class TurnEnergy:
     shared: bool = False
     own_joules: float | None = None
     attribution: Attribution | None = None
+
+
+def attribution_document(energy: TurnEnergy) -> dict[str, Any]:
+    """Build the object ``attribution`` of a turn's energy, in which missing values are null.
+
+    A turn of before there was an attribution ran alone.
+    """
+    found = energy.attribution or Attribution("exclusive", batch_joules=energy.joules)
+    return asdict(found) | {"batches": found.batches or None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,12 +388,15 @@ class TurnRecord:
                     "joules_per_token": energy.joules_per_token,
                     "phases": energy.phases,
                     "thinking_joules": energy.thinking_joules,
+                    "attribution": attribution_document(energy),
                 },
             ),
             "speculation": self.speculation.to_json() if self.speculation is not None else None,
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
             "loop": to_document(self.loop),
             "settings": self.settings,
+            **({"tool_calls": json.loads(self.tool_calls)} if self.tool_calls else {}),
+            **({"client": asdict(self.client)} if self.client is not None else {}),
         }
 
 

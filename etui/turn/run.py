@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
     from etui.routing.prediction import Predictor
     from etui.turn.events import TurnEvent
+    from etui.turn.record import Attribution, ClientRecord
 
 
 def serve_one_model(spec: ModelSpec, path: Path, price: TokenCost | None = None) -> Serve:
@@ -53,6 +54,9 @@ def run_turn(
     settings: Mapping[str, Any] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     clock_ns: Callable[[], int] = time.monotonic_ns,
+    turn_id: str | None = None,
+    client: ClientRecord | None = None,
+    attribution: Callable[[], Attribution | None] | None = None,
 ) -> Generator[TurnEvent, None, None]:
     """Answer one query and save the turn.
 
@@ -61,12 +65,17 @@ def run_turn(
         decision: The arm that answers, or the cascade, its budget and its fallbacks.
         serve: Finds the model of an arm; called once per hop.
         answerer: The backend that answers.
-        meter: Returns the energy of intervals.
+        meter: Returns the energy of intervals of this machine; a hop whose model has a meter of its
+            own (``Served.meter``) is measured by that one.
         writer: Saves the record.
         outlook: Predicts joules and calibrates confidences; None disables both.
         settings: Further settings needed to repeat the turn (versions, threads).
         cancelled: Returns whether the user has stopped the turn, so that no further hop starts.
         clock_ns: Monotonic clock, for tests.
+        turn_id: Id of the turn; None makes one.
+        client: The request of a client that asked for it; None for other front ends.
+        attribution: Returns how its joules were separated from those of others, once they are
+            final; None asks the meter, or else the turn was alone.
 
     Yields:
         ``Decided``, the engine's events, ``TurnFinished``. If several arms answer, the events of
@@ -77,7 +86,10 @@ def run_turn(
         EtuiError: The error that ended the answer, after the turn was saved. If the model is
             missing, the error is raised before any energy is spent, and the turn is not saved.
     """
-    execution = TurnExecution(query, decision, serve, answerer, meter, outlook, cancelled, clock_ns)
+    execution = TurnExecution(
+        query, decision, serve, answerer, meter, outlook, cancelled, clock_ns,
+        turn_id=turn_id, client=client, attribution=attribution,
+    )  # fmt: skip
     try:
         yield Decided(decision)
         yield from execution.run()

@@ -30,7 +30,7 @@ from etui.log.records import (
 from etui.log.rows import build_row
 from etui.log.writer import TurnWriter
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
-from tests.fixtures.turns import SPECULATION
+from tests.fixtures.turns import ATTRIBUTION, CLIENT, SPECULATION, TOOL_CALLS
 
 ROOT = Path(__file__).parents[2]
 MakeTurn = Callable[..., TurnRecord]
@@ -80,7 +80,8 @@ def test_columns_are_the_names_of_the_json_document_flattened(
         return names
 
     connection = open_for_writing(config)
-    assert flat(make_turn(speculation=SPECULATION).to_json()) <= columns(connection, "turns")
+    turn = make_turn(speculation=SPECULATION, client=CLIENT, tool_calls=TOOL_CALLS)
+    assert flat(turn.to_json()) <= columns(connection, "turns")
     connection.close()
 
 
@@ -121,16 +122,20 @@ def made_before(config: Config, name: str) -> Database:
     return database
 
 
+def insert_turn(database: Database, turn: TurnRecord) -> None:
+    """Insert a turn with the columns that the database has."""
+    columns = {column.name for column in database["turns"].columns}
+    row = build_row(turn)
+    database["turns"].insert({name: value for name, value in row.items() if name in columns})
+
+
 def test_turns_of_before_shared_gpus_had_columns_are_read_by_their_flags(
     config: Config, make_turn: MakeTurn
 ) -> None:
     database = made_before(config, "m004_shared_gpu")
     for number, flags in ((1, ()), (2, ("gap", "shared"))):
         turn = make_turn(number)
-        row = build_row(replace(turn, energy=replace(turn.energy, flags=flags)))
-        for later in row.keys() - {column.name for column in database["turns"].columns}:
-            del row[later]
-        database["turns"].insert(row)
+        insert_turn(database, replace(turn, energy=replace(turn.energy, flags=flags)))
     database.close()
     open_for_writing(config).close()
     with LogReader(config) as log:
@@ -146,10 +151,7 @@ def test_turns_of_before_speculation_are_read_without_it(
     config: Config, make_turn: MakeTurn
 ) -> None:
     database = made_before(config, "m011_speculation")
-    row = build_row(make_turn())
-    for later in row.keys() - {column.name for column in database["turns"].columns}:
-        del row[later]
-    database["turns"].insert(row)
+    insert_turn(database, make_turn())
     database.close()
     with TurnWriter(config) as writer:
         writer.save_turn(make_turn(2, speculation=SPECULATION))
@@ -182,7 +184,7 @@ def test_a_database_of_before_sweeps_gets_their_tables_and_keeps_its_rows(
     config: Config, make_turn: MakeTurn
 ) -> None:
     database = made_before(config, "m014_sweeps")
-    database["turns"].insert(build_row(make_turn()))
+    insert_turn(database, make_turn())
     database.close()
     with TurnWriter(config) as writer:
         writer.save_sweep(SWEEP, [SETTING])
@@ -198,6 +200,27 @@ def test_a_database_of_before_sweeps_gets_their_tables_and_keeps_its_rows(
     assert sweep["floor_joules_percent"] == 1.3
     assert json.loads(setting["axes"]) == {"threads": 2, "kv_type": "f16"}
     assert (setting["reason"], setting["accuracy"]) == ("12 % more joules", None)
+
+
+def test_turns_of_before_clients_are_read_without_one(config: Config, make_turn: MakeTurn) -> None:
+    database = made_before(config, "m015_serving")
+    insert_turn(database, make_turn())
+    database.close()
+    turn = make_turn(2)
+    served = replace(
+        turn,
+        energy=replace(turn.energy, attribution=ATTRIBUTION),
+        client=CLIENT,
+        tool_calls=TOOL_CALLS,
+    )
+    with TurnWriter(config) as writer:
+        writer.save_turn(served)
+    with LogReader(config) as log:
+        old, new = log.get_turn(make_turn().turn_id), log.get_turn(served.turn_id)
+    assert (old, new) == (make_turn(), served)
+    assert old.client is old.energy.attribution is None
+    assert old.to_json()["energy"]["attribution"]["method"] == "exclusive"
+    assert old.to_json()["energy"]["attribution"]["batch_joules"] == 12.34
 
 
 @pytest.mark.parametrize("count", range(1, len(NAMES)))

@@ -1,0 +1,199 @@
+"""Keep the books of a server's energy: what turns, loads and idle time cost, and all together."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from etui.energy.scopes import weakest
+from etui.energy.types import Energy, Kind
+from etui.runtime.turn_request import EnergyBooks
+from etui.turn.intervals import TimeInterval, subtract
+from etui.turn.ports import Meter
+from etui.turn.shared_meter import Span, measure_spans
+
+_ANCHOR_NS = 1_200_000_000_000
+"""Half widths are added this often: that of a long interval is less than those of its parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A time in which the engine worked: on turns of a model, or on a load if it has none."""
+
+    model: str | None
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Joules by what they were spent on; None from the first unmeasured part on."""
+
+    loads: float | None = 0.0
+    idle: float | None = 0.0
+    by_model: Mapping[str, float | None] = field(default_factory=dict)
+
+
+class EnergyBookkeeper:
+    """Divides the time since its start into turns, loads and idle time, and sums their joules.
+
+    Batches (or the intervals of turns that run one at a time) and loads are added as they end; the
+    rest of the time is idle. The meter is additive, so the three sum to its total. What is closed
+    is kept as sums only, so that memory does not grow with the number of turns. Any thread may use
+    it.
+
+    The meter remembers about an hour: call :meth:`close_until` after each turn, and every half hour
+    while there is none.
+
+    Args:
+        meter: The meter of the machine.
+        start_ns: Start of the books, monotonic clock.
+    """
+
+    def __init__(self, meter: Meter, start_ns: int) -> None:
+        self._meter = meter
+        self._lock = threading.Lock()
+        self._closed_ns = start_ns
+        self._closed = _Sums()
+        self._pending: list[_Work] = []
+        self._anchor_ns = start_ns
+        self._half_width: float | None = 0.0
+        self._kinds: set[Kind] = set()
+
+    def add_turn(self, model: str, start_ns: int, end_ns: int) -> None:
+        """Add a time in which the engine worked for turns of a model, such as a batch.
+
+        Parts of it that are booked already, such as loads in it, are left as they are.
+        """
+        self._add(_Work(model, start_ns, end_ns))
+
+    def add_load(self, start_ns: int, end_ns: int) -> None:
+        """Add the time of a load or an unload."""
+        self._add(_Work(None, start_ns, end_ns))
+
+    def close_until(self, t_ns: int) -> None:
+        """Sum up everything before a time; work that is added later counts from there on.
+
+        Args:
+            t_ns: A time whose energy is final (see ``Meter.settle``), before which no work is
+                missing: nothing runs, or the start of what runs.
+        """
+        with self._lock:
+            if t_ns <= self._closed_ns:
+                return
+            self._closed = self._sum(t_ns, None)
+            if t_ns - self._anchor_ns >= _ANCHOR_NS:
+                self._half_width = _add(self._half_width, self._measure_anchored(t_ns).uncertainty)
+                self._anchor_ns = t_ns
+            self._closed_ns = t_ns
+            self._pending = [
+                replace(work, start_ns=max(work.start_ns, t_ns))
+                for work in self._pending
+                if work.end_ns > t_ns
+            ]
+
+    def read(self, now_ns: int, running: str | None = None) -> EnergyBooks:
+        """Return the books up to a time; those of the last moments are preliminary.
+
+        Args:
+            now_ns: Now, on the monotonic clock.
+            running: Model of the turns that run now; None if none does. The time since the last
+                work that was added is theirs.
+        """
+        with self._lock:
+            now_ns = max(now_ns, self._closed_ns)
+            sums = self._sum(now_ns, running)
+            anchored = self._measure_anchored(now_ns)
+            half_width = _add(self._half_width, anchored.uncertainty)
+            kinds = [*self._kinds]
+        turns = _total(list(sums.by_model.values()))
+        total = _total([turns, sums.loads, sums.idle])
+        return EnergyBooks(
+            total=total,
+            turns=turns,
+            loads=sums.loads,
+            idle=sums.idle,
+            uncertainty=None if total is None else half_width,
+            turns_by_model={
+                model: joules for model, joules in sums.by_model.items() if joules is not None
+            },
+            kind=str(weakest(kinds)) if kinds and total is not None else None,
+        )
+
+    def _add(self, work: _Work) -> None:
+        with self._lock:
+            start_ns, end_ns = max(work.start_ns, self._closed_ns), work.end_ns
+            if end_ns <= start_ns:
+                return
+            work = replace(work, start_ns=start_ns)
+            last = self._pending[-1] if self._pending else None
+            if last is None or last.end_ns <= start_ns:
+                self._append(work)
+                return
+            taken = [TimeInterval(each.start_ns, each.end_ns) for each in self._pending]
+            free = subtract(TimeInterval(start_ns, end_ns), taken)
+            works = [replace(work, start_ns=i.start_ns, end_ns=i.end_ns) for i in free]
+            merged = sorted([*self._pending, *works], key=lambda each: each.start_ns)
+            self._pending = []
+            for each in merged:
+                if each.end_ns > each.start_ns:
+                    self._append(each)
+
+    def _append(self, work: _Work) -> None:
+        last = self._pending[-1] if self._pending else None
+        if last is not None and last.end_ns == work.start_ns and last.model == work.model:
+            self._pending[-1] = replace(last, end_ns=work.end_ns)
+        else:
+            self._pending.append(work)
+
+    def _sum(self, until_ns: int, running: str | None) -> _Sums:
+        """Return the sums up to a time, with what is pending."""
+        parts = list(self._iter_parts(until_ns, running))
+        spans: list[Span] = [(start_ns, end_ns) for _, start_ns, end_ns in parts]
+        loads, idle, by_model = self._closed.loads, self._closed.idle, dict(self._closed.by_model)
+        joules = measure_spans(self._meter, spans)
+        for (work, _, _), each in zip(parts, joules, strict=True):
+            if work is None:
+                idle = _add(idle, each)
+            elif work.model is None:
+                loads = _add(loads, each)
+            else:
+                by_model[work.model] = _add(by_model.get(work.model, 0.0), each)
+        return _Sums(loads, idle, by_model)
+
+    def _iter_parts(
+        self, until_ns: int, running: str | None
+    ) -> Iterator[tuple[_Work | None, int, int]]:
+        """Yield the time since the last closing, cut where what it was spent on changes."""
+        at_ns = self._closed_ns
+        for work in self._pending:
+            start_ns, end_ns = min(work.start_ns, until_ns), min(work.end_ns, until_ns)
+            if start_ns > at_ns:
+                yield None, at_ns, start_ns
+            if end_ns > start_ns:
+                yield work, start_ns, end_ns
+            at_ns = max(at_ns, end_ns)
+        if until_ns > at_ns:
+            yield (
+                None if running is None else _Work(running, at_ns, until_ns),
+                at_ns,
+                until_ns,
+            )
+
+    def _measure_anchored(self, t_ns: int) -> Energy:
+        """Measure the total since the anchor, for its half width and kind."""
+        energy = self._meter.energy(self._anchor_ns, t_ns)
+        if energy.kind is not None:
+            self._kinds.add(energy.kind)
+        return energy
+
+
+def _add(sum_: float | None, joules: float | None) -> float | None:
+    return None if sum_ is None or joules is None else sum_ + joules
+
+
+def _total(parts: list[float | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return math.fsum(known) if len(known) == len(parts) else None

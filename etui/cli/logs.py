@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from etui.log.totals import Total
 
 _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
-_GROUPS = ("all", "model", "rule", "policy", "status", "day", "chat")
+_GROUPS = ("all", "model", "rule", "policy", "status", "day", "chat", "key")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -50,6 +50,18 @@ def _add_filter_options(command: _Command) -> _Command:
                 help="Only turns of this status: complete, stopped, truncated, budget or error.",
             ),
             click.option("--chat", type=TEXT, metavar="ID", help="Only turns of this chat."),
+            click.option(
+                "--key",
+                type=TEXT,
+                metavar="NAME",
+                help="Only turns that a client of etui serve asked for with this key.",
+            ),
+            click.option(
+                "--endpoint",
+                type=TEXT,
+                metavar="PATH",
+                help="Only turns that were asked for at this path, such as /v1/responses.",
+            ),
             click.option(
                 "--since",
                 type=TEXT,
@@ -188,7 +200,7 @@ def loads(limit: int, as_json: bool) -> None:
 @_add_filter_options
 @as_json
 def totals(by: str, as_json: bool, **chosen: str | None) -> None:
-    """Add up joules, tokens and seconds per model, rule, day or chat.
+    """Sum joules, tokens and seconds per model, rule, day, chat or key.
 
     Carbon and cost are included if config.yaml sets factors for them.
     """
@@ -289,6 +301,8 @@ def _build_filter(chosen: dict[str, str | None], search: str | None = None) -> T
         policy=chosen.get("policy"),
         status=chosen.get("status"),
         chat_id=chosen.get("chat"),
+        key=chosen.get("key"),
+        endpoint=chosen.get("endpoint"),
         since=parse_since(since, datetime.now().astimezone()) if since else None,
         search=search,
     )

@@ -69,7 +69,7 @@ def format_chat(
         parts += [
             "---",
             _quote(turn.query),
-            sanitize(turn.answer).strip() or f"*{_explain_missing(turn)}*",
+            sanitize(turn.answer).strip() or f"*{sanitize(_explain_missing(turn))}*",
         ]
         parts.append(f"*{turn.model}: {energy_line(turn)}*")
     return "\n\n".join(parts) + "\n"
@@ -92,4 +92,7 @@ def _quote(text: str) -> str:
 
 
 def _explain_missing(turn: TurnRecord) -> str:
+    if turn.tool_calls:
+        calls = json.loads(turn.tool_calls)
+        return f"calls {', '.join(str(call['function']['name']) for call in calls)}"
     return f"no answer ({turn.status}{f': {turn.error}' if turn.error else ''})"

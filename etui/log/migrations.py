@@ -332,7 +332,7 @@ _SERVING = (
     "ALTER TABLE turns ADD COLUMN client_request_id TEXT",
     "ALTER TABLE turns ADD COLUMN client_queue_seconds REAL",
     "ALTER TABLE turns ADD COLUMN tool_calls TEXT NOT NULL DEFAULT ''",
-    # NULL in a turn whose energy was not separated from that of others.
+    # NULL in a turn of before; it ran alone.
     "ALTER TABLE turns ADD COLUMN energy_attribution_method TEXT",
     *(
         f"ALTER TABLE turns ADD COLUMN energy_attribution_{name} REAL"

@@ -51,7 +51,10 @@ class UnknownId(EtuiError):
 
 @dataclass(frozen=True, slots=True)
 class TurnSummary:
-    """One line of the history; ``query`` and ``answer`` hold their first 200 characters."""
+    """One line of the history; ``query`` and ``answer`` hold their first 200 characters.
+
+    ``endpoint`` and ``key`` are those of the client that asked for it; None without one.
+    """
 
     turn_id: str
     created_at: str
@@ -70,6 +73,8 @@ class TurnSummary:
     kind: str | None
     joules_per_token: float | None
     mean_watts: float | None
+    endpoint: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ _SUMMARY_SQL = {
     "kind": "energy_kind",
     "joules_per_token": "energy_joules_per_token",
     "mean_watts": "energy_mean_watts",
+    "endpoint": "client_endpoint",
+    "key": "client_key",
 }
 _SUMMARY_COLUMNS = ", ".join(
     f"{_SUMMARY_SQL.get(f.name, f.name)} AS {f.name}_" for f in fields(TurnSummary)

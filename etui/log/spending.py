@@ -1,4 +1,4 @@
-"""Sum the joules of recent turns and loads, for the budgets of an hour and a day."""
+"""Sum the joules of recent turns and loads, for the budgets of an hour, a day, and a key."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ _TURNS_SQL = _SUMS.format(
     estimate=Kind.ESTIMATE.value,
 )
 _LOADS_SQL = _SUMS.format(joules="joules", kind="kind", table="loads", estimate=Kind.ESTIMATE.value)
+_KEY_SQL = (
+    _SUMS.format(
+        joules="energy_joules",
+        kind="energy_kind",
+        table="turns INDEXED BY turns_by_key",
+        estimate=Kind.ESTIMATE.value,
+    )
+    + "AND client_key = ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,7 @@ class Spending:
     """The joules spent since a point in time.
 
     Attributes:
-        joules: Gross joules of turns and loads, estimates included.
+        joules: Gross joules, estimates included.
         estimated: Whether some of them are only estimated.
         unmeasured_turns: Turns that are missing in the sum, because their joules are unknown.
     """
@@ -50,3 +59,21 @@ def sum_joules_since(log: LogReader, moment: datetime) -> Spending:
         return Spending(0.0, False, 0)
     (joules, unmeasured, estimated), (load_joules, _, load_estimated) = turns[0], loads[0]
     return Spending(joules + load_joules, bool(estimated or load_estimated), unmeasured)
+
+
+def sum_key_joules_since(log: LogReader, key: str, moment: datetime) -> Spending:
+    """Sum the joules of the turns of a client's key since an aware time; loads are nobody's.
+
+    Args:
+        log: The log.
+        key: Name of the key, as in the turns' ``ClientRecord``; empty for clients without one.
+        moment: The time from which turns count, by their start.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    rows = log.select(_KEY_SQL, (format_utc(moment), key))
+    if not rows:
+        return Spending(0.0, False, 0)
+    joules, unmeasured, estimated = rows[0]
+    return Spending(joules, bool(estimated), unmeasured)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etui.energy.carbon_cost import Factors
     from etui.log.queries import TurnSummary
     from etui.log.totals import Total
-    from etui.turn.record import HopRecord, TurnRecord
+    from etui.turn.record import Attribution, ClientRecord, HopRecord, TurnRecord
 
 
 _ID_CHARS = 8
@@ -27,6 +27,9 @@ _LOADS_HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "REASON")
 
 
 _HEAD = ("ID", "TIME", "MODEL", "RULE", "TOKENS", "SECONDS", "ENERGY", "PER TOKEN", "QUESTION")
+
+
+_CLIENT = "CLIENT"
 
 
 _ESTIMATED = f" ({units.ESTIMATE})"
@@ -39,8 +42,15 @@ _MIN_QUESTION_CELLS = 20
 
 
 def format_turns(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
-    """Format turns as a table; questions are cut to fit ``width`` cells, None cuts nothing."""
+    """Format turns as a table; questions are cut to fit ``width`` cells, None cuts nothing.
+
+    There is a column for key and endpoint if a client of ``etui serve`` asked for one of them.
+    """
+    clients = any(turn.endpoint is not None for turn in turns)
     rows = [_HEAD, *(_format_turn_row(turn) for turn in turns)]
+    if clients:
+        texts = [_CLIENT, *(_format_short_client(turn) for turn in turns)]
+        rows = [(*row[:-1], text, row[-1]) for row, text in zip(rows, texts, strict=True)]
     if width is not None:
         fixed = format_table([row[:-1] for row in rows], measure=count_cells)
         room = max(_MIN_QUESTION_CELLS, width - max(map(count_cells, fixed)) - 2)
@@ -62,6 +72,12 @@ def _format_turn_row(turn: TurnSummary) -> tuple[str, ...]:
         units.per_token_text(turn.joules_per_token, turn.kind),
         mark + question,
     )
+
+
+def _format_short_client(turn: TurnSummary) -> str:
+    if turn.endpoint is None:
+        return "-"
+    return " ".join(one_line(part) for part in (turn.key, turn.endpoint) if part)
 
 
 def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = None) -> list[str]:
@@ -121,6 +137,7 @@ def list_facts(
         ("turn", turn.turn_id),
         ("time", local_time(turn.created_at)),
         ("chat", turn.chat_id or "-"),
+        *([("client", _format_client(turn.client))] if turn.client is not None else []),
         ("status", turn.status + (f": {one_line(turn.error)}" if turn.error else "")),
         ("model", one_line(turn.model)),
         ("arm", f"{one_line(turn.arm)} ({turn.reasoning})"),
@@ -159,10 +176,38 @@ def list_texts(turn: TurnRecord) -> list[tuple[str, str]]:
         ("question", turn.query),
         ("thinking", turn.thinking),
         ("answer", turn.answer),
+        ("tool calls", turn.tool_calls),
         ("thinking with its repetition", turn.loop.raw_thinking if turn.loop else ""),
         ("answer with its repetition", turn.loop.raw_answer if turn.loop else ""),
     )
     return [(title, sanitize(text)) for title, text in texts if text]
+
+
+def _format_client(client: ClientRecord) -> str:
+    parts = [
+        f"key {client.key}" if client.key else "no key",
+        client.endpoint,
+        f"request {client.request_id}" if client.request_id else "",
+        f"{units.seconds_text(client.queue_seconds)} in the queue",
+    ]
+    return ", ".join(one_line(part) for part in parts if part)
+
+
+def _format_attribution(found: Attribution, turn: TurnRecord) -> str:
+    """Say how the joules were separated from those of others, with the error of the method."""
+    if found.method == "none":
+        return "others used the machine, and the part of this turn is not known"
+    kind = units.ESTIMATE if turn.energy.kind == units.ESTIMATE else None
+    share = "an unknown share" if found.share is None else units.percent_text(found.share)
+    batches = units.count_text(found.batches, "batch", "batches")
+    text = (
+        f"{share} of {units.energy_text(found.batch_joules, None, kind)} in {batches} "
+        f"of {found.mean_requests:.1f} requests, by "
+        + ("Shapley values" if found.method == "shapley" else "tokens")
+    )
+    if found.spread is not None:
+        text += f" ({units.energy_text(found.spread, None, kind)} from the share by tokens)"
+    return text
 
 
 def _format_ended(turn: TurnRecord) -> str:
@@ -228,6 +273,8 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
         facts.append(("power", f"{watts}, {units.percent_text(e.coverage)} recorded"))
         if e.shared:
             facts.append(("shared", shared_text(e)))
+        if e.attribution is not None and e.attribution.method != "exclusive":
+            facts.append(("attribution", _format_attribution(e.attribution, turn)))
         for phase in ("prefill", "decode"):
             joules = e.phases.get(phase)
             facts.append((f"  {phase}", units.energy_text(joules, None, e.kind)))

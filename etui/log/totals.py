@@ -10,7 +10,7 @@ import sqlite3
 from dataclasses import dataclass, replace
 
 from etui.energy.types import Kind
-from etui.log.filters import COVERING_INDEX, Clause
+from etui.log.filters import CLIENT_INDEX, COVERING_INDEX, OF_CLIENTS, Clause
 
 _GROUPS = {
     "all": "'all'",
@@ -20,6 +20,7 @@ _GROUPS = {
     "policy": "coalesce(policy, '')",
     "day": "date(created_at, 'localtime')",
     "chat": "chat_id",
+    "key": "client_key",
 }
 _BEST_FIRST = tuple(Kind)
 _RANKS = " ".join(f"WHEN '{kind}' THEN {rank}" for rank, kind in enumerate(_BEST_FIRST))
@@ -38,7 +39,8 @@ class Total:
     """The joules, tokens and seconds of a group of turns.
 
     Attributes:
-        key: The model, rule, day (local, ``2026-11-24``) or chat; empty for turns without one.
+        key: The model, rule, day (local, ``2026-11-24``), chat or name of a client's key; empty for
+            turns without one.
         turns: All turns of the group; a turn that several models answered counts for each.
         joules: Sum over the turns with a hardware reading; None when there is none.
         uncertainty: Sum of their half widths, which bounds the error even if all share its cause.
@@ -73,7 +75,12 @@ def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
     """
     # Without a named index, SQLite groups along a narrow one and looks up every wide row.
     where = replace(where, index=where.index or COVERING_INDEX)
-    source, values = _parts_by_model(where) if by == "model" else (where.sql, where.values)
+    if by == "model":
+        source, values = _parts_by_model(where)
+    elif by == "key":
+        source, values = _parts_by_key(where)
+    else:
+        source, values = where.sql, where.values
     order = "key DESC" if by == "day" else "coalesce(joules, estimated_joules, -1) DESC, key"
     return (
         f"""
@@ -94,6 +101,29 @@ def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
     )
 
 
+_SUMMED = "energy_joules, energy_uncertainty, energy_kind, tokens_output, seconds_total"
+"""The columns that totals sum."""
+
+
+def _parts_by_key(where: Clause) -> tuple[str, tuple[str, ...]]:
+    """Build ``FROM`` with the turns and their keys, as :func:`_parts_by_model` does for models."""
+    if where.index == CLIENT_INDEX:
+        return where.sql, where.values
+    of_clients = f"SELECT id FROM turns INDEXED BY {CLIENT_INDEX} WHERE {OF_CLIENTS}"
+    asked = replace(where, conditions=(*where.conditions, OF_CLIENTS), index=CLIENT_INDEX)
+    others = replace(where, conditions=(*where.conditions, f"+id NOT IN ({of_clients})"))
+    return (
+        f"""
+        FROM (
+            SELECT client_key, {_SUMMED} {asked.sql}
+            UNION ALL
+            SELECT '' AS client_key, {_SUMMED} {others.sql}
+        )
+        """,
+        where.values * 2,
+    )
+
+
 def _parts_by_model(where: Clause) -> tuple[str, tuple[str, ...]]:
     """Build ``FROM`` with one row per turn and model, with the columns that totals sum.
 
@@ -109,9 +139,7 @@ def _parts_by_model(where: Clause) -> tuple[str, tuple[str, ...]]:
     return (
         f"""
         FROM (
-            SELECT model, energy_joules, energy_uncertainty, energy_kind, tokens_output,
-                seconds_total
-            {plain.sql}
+            SELECT model, {_SUMMED} {plain.sql}
             UNION ALL
             SELECT model, CASE WHEN count(joules) = count(*) THEN sum(joules) END,
                 CASE WHEN count(joules) = count(*) THEN sum(uncertainty) END, kind,

@@ -17,7 +17,7 @@ from etui.cli.time_option import parse_since
 from etui.config.config import Config
 from etui.errors import ExitCode, UsageError
 from etui.log.writer import TurnWriter
-from etui.turn.record import LoadRecord, LoopRecord, TurnRecord, UnloadRecord
+from etui.turn.record import ClientRecord, LoadRecord, LoopRecord, TurnRecord, UnloadRecord
 
 MakeTurn = Callable[..., TurnRecord]
 Capture = pytest.CaptureFixture[str]
@@ -314,3 +314,29 @@ def test_show_has_the_repetition_that_was_cut(
     turn_document = document.get("turn", document)
     assert turn_document["ended"] == "repeats"
     assert turn_document["loop"]["raw_answer"] == "la femme, la femme"
+
+
+def test_turns_of_a_client_are_listed_and_summed(
+    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
+) -> None:
+    client = ClientRecord("/v1/responses", "laptop", "req-1", 0.5)
+    save(
+        make_turn(1, joules=5.0, query="first", client=client),
+        make_turn(2, joules=7.0, query="second"),
+    )
+    for option in ("--key=laptop", "--endpoint=/v1/responses"):
+        assert run(["logs", "list", option]) == ExitCode.DONE
+        shown = capsys.readouterr().out
+        assert questions(shown) == ["first"]
+        assert "laptop /v1/responses" in shown
+    assert run(["logs", "list", "--key", "phone"]) == ExitCode.DONE
+    assert "no turn in the log matches" in capsys.readouterr().err
+    assert run(["logs", "list", "--json"]) == ExitCode.DONE
+    second, first = json.loads(capsys.readouterr().out)["turns"]
+    assert (first["key"], first["endpoint"]) == ("laptop", "/v1/responses")
+    assert second["key"] is second["endpoint"] is None
+    assert run(["logs", "totals", "--by", "key", "--json"]) == ExitCode.DONE
+    sums = {t["key"]: t["joules"] for t in json.loads(capsys.readouterr().out)["totals"]}
+    assert sums == {"laptop": 5.0, "": 7.0}
+    assert run(["logs", "show", "aaaa00000001"]) == ExitCode.DONE
+    assert "key laptop, /v1/responses, request req-1" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from etui.curves.measured_under import Conditions, list_differences, parse_condi
 from etui.curves.operating_curve import OperatingCurve
 from etui.log.curve_rows import build_curve_record
 from etui.log.records import CurveRecord
+from etui.log.token_cost import SHARED_SQL
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
@@ -67,8 +68,8 @@ def select_comparable_turns(
 ) -> list[LoggedTurn]:
     """Read the model's last turns made under the same conditions, newest first.
 
-    Excludes turns that shared a GPU with other processes, and those whose energy is of another
-    kind than that of the newest.
+    Excludes turns that shared a GPU with other processes or batches with other requests, and those
+    whose energy is of another kind than that of the newest.
     """
     turns = parse_logged_turns(log.select(POINTS_SQL, (model, sha256, TURNS)))
     alike = [
@@ -107,13 +108,13 @@ TURNS = 500
 # Excluded, because they are not on the curve of a single sequence: votes share each read of the
 # weights, probes of the thinking cost tokens that are not counted as output, and a cascade is
 # several turns in one.
-_POINTS_SQL = """
+_POINTS_SQL = f"""
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
-        energy_kind, energy_channels, energy_shared, settings, created_at
+        energy_kind, energy_channels, {SHARED_SQL} AS shared, settings, created_at
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
-        AND {speculation}
+        AND {{speculation}}
         AND status IN ('complete', 'truncated') AND tokens_computed > 0
         AND energy_phases_prefill IS NOT NULL AND energy_phases_decode IS NOT NULL
     ORDER BY created_at DESC, id DESC LIMIT ?
@@ -140,7 +141,8 @@ class LoggedTurn:
         kind: How its energy is known.
         channels: Ids of the channels in its total.
         settings: Recorded machine, build and threads.
-        shared: Whether other processes used a GPU at the same time.
+        shared: Whether other processes used a GPU at the same time, or other requests were in its
+            batches.
     """
 
     created_at: str
@@ -170,7 +172,7 @@ def parse_logged_turns(rows: Sequence[sqlite3.Row]) -> list[LoggedTurn]:
             kind=row["energy_kind"],
             channels=tuple(json.loads(row["energy_channels"])),
             settings=json.loads(row["settings"]),
-            shared=bool(row["energy_shared"]),
+            shared=bool(row["shared"]),
         )
         for row in rows
     ]

@@ -15,11 +15,14 @@ TURNS = 20
 LOOKED_AT = 5 * TURNS
 """Number of a model's last turns to choose from."""
 
+SHARED_SQL = "(energy_shared OR coalesce(energy_attribution_method, 'exclusive') <> 'exclusive')"
+"""Whether other programs used the hardware of a turn, or other requests were in its batches."""
+
 # Votes share each read of the weights, so their tokens cost less than those of one sequence, and
 # what drafted tokens cost depends on the text.
-COSTS_SQL = """
+COSTS_SQL = f"""
     SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind,
-        energy_shared
+        {SHARED_SQL}
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND tokens_output > 0
         AND hops = '[]' AND speculation_method IS NULL
@@ -32,7 +35,8 @@ COSTS_SQL = """
 class TurnCost:
     """Measured joules and tokens of one turn, by phase, and how the energy is known.
 
-    ``shared`` is true if other programs used the same hardware, so that it has joules of theirs.
+    ``shared`` is true if other programs used the same hardware, so that it has joules of theirs, or
+    if other requests were in its batches, so that it did not pay for all of each.
     """
 
     prefill_joules: float

@@ -22,7 +22,7 @@ from etui.models.spec import ModelSpec
 from etui.routing.joules_predictor import ArmKey
 from etui.runtime.provenance import conditions
 from etui.runtime.serving import refit_curve, token_cost_for
-from etui.turn.record import LoadRecord, Seconds, Tokens
+from etui.turn.record import Attribution, LoadRecord, Seconds, Tokens
 from tests.fixtures.turns import SPECULATION
 
 NOW = Conditions("a machine", "llama-cpp-python 9", 2, ("gpu:GPU-1",), 300.0)
@@ -188,6 +188,10 @@ def test_a_calibration_is_not_displaced_by_the_log(config, turn):
         assert find_curve(log, "m", "ab", NOW) == CURVE
 
 
+def with_attribution(turn, method):
+    return replace(turn, energy=replace(turn.energy, attribution=Attribution(method)))
+
+
 def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, turn):
     good = turn(1)
     shared = turn(2)
@@ -200,8 +204,10 @@ def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, tu
         turn(7, model_sha256="cd"),
         turn(8, kind="estimate"),
         turn(10, speculation=SPECULATION),
+        with_attribution(turn(11), "shapley"),
+        with_attribution(turn(12), "none"),
     ]
-    newest = turn(9)
+    newest = with_attribution(turn(9), "exclusive")
     save(config, good, *others, newest)
     with LogReader(config) as log:
         found = select_comparable_turns(log, "m", "ab", NOW)

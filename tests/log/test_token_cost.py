@@ -12,7 +12,7 @@ from etui.log.token_cost import TurnCost, mean_token_cost
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.runtime.serving import token_cost_for
-from etui.turn.record import Tokens
+from etui.turn.record import Attribution, Tokens
 
 SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)
 
@@ -43,9 +43,13 @@ def test_joules_are_divided_by_tokens_not_by_turns(config, spent):
     assert price == TokenCost(90.0 / 60, 0.0, 30.0 / 300, "the mean of 2 turns")
 
 
-def test_turns_beside_other_programs_count_only_without_others(config, spent):
+BATCHED = Attribution("shapley", 0.5, 20.0, 0.1, 9, 2.0)
+
+
+@pytest.mark.parametrize("how", [{"shared": True}, {"attribution": BATCHED}])
+def test_turns_beside_others_count_only_without_turns_alone(config, spent, how):
     def with_shared(turn, shared):
-        return replace(turn, energy=replace(turn.energy, shared=shared))
+        return replace(turn, energy=replace(turn.energy, **({"shared": False} | (how if shared else {}))))
 
     save(config, *(with_shared(spent(n, 1.0, 10, 12.0, 1), True) for n in range(1, 4)))
     with LogReader(config) as log:

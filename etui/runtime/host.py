@@ -31,17 +31,22 @@ def read_host(
     """
     temperature, gpu_free_bytes = _read_gpus(nvml)
     percent, discharging = read_battery(config.sysfs_dir / "class" / "power_supply")
-    now = time.localtime()
     return HostState(
         battery_percent=percent,
         on_battery=discharging,
-        hour=now.tm_hour + now.tm_min / 60,
+        hour=read_hour(),
         free_memory_gb=_read_free_memory_gb(),
         gpu_free_memory_gb=None if gpu_free_bytes is None else gpu_free_bytes / 1e9,
         gpu_temperature=temperature,
         watts=watts,
         resident=resident,
     )
+
+
+def read_hour() -> float:
+    """Return the hour of the day in local time, with its minutes as a fraction."""
+    now = time.localtime()
+    return now.tm_hour + now.tm_min / 60
 
 
 def _read_gpus(nvml: Any) -> tuple[float | None, float | None]:

@@ -1,0 +1,267 @@
+"""Look after the engine between turns: idle power, unloads, keep-warm times, the empty process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from etui.errors import EtuiError, LogUnavailable
+from etui.events import Loaded, Residence, Unloaded
+from etui.runtime.cooling import CallLater, Cooling, start_timer
+from etui.runtime.residents import Residents
+from etui.turn.build_record import build_load_record
+from etui.turn.intervals import find_marks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from etui.energy.idle_tracker import IdleTracker
+    from etui.models.spec import ModelSpec
+    from etui.routing.signals.host_state import HostState
+    from etui.runtime.open import Runtime
+    from etui.turn.record import TurnRecord, UnloadRecord
+
+
+HOST_SECONDS = 1.0
+"""How long battery, memory and GPU temperature count as known: reading them takes a millisecond."""
+
+
+class EngineProcess(Protocol):
+    """The part of a backend that concerns its process between turns.
+
+    Attributes:
+        on_unloaded: Called after an idle unload; it must not wait for an answer.
+    """
+
+    on_unloaded: Callable[[Unloaded], None] | None
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the process; None if it is not running."""
+
+    def keep_warm(self, model: str, seconds: float | None) -> None:
+        """Set how long a model is kept after its last answer; None is without an end."""
+
+
+class BetweenTurns:
+    """Looks after the engine of a front end, whether its turns run one at a time or together.
+
+    Args:
+        runtime: This machine, with an engine process as backend.
+        idle_tracker: Measures the idle baseline of a loaded model between turns, and of the machine
+            without any.
+        call_later: Calls a function after some seconds, to measure the power after an unload.
+
+    Attributes:
+        busy: Held while turns, loads or unloads run. Idle unloads only measure what follows if
+            they can take it.
+        closed: Set when the front end closes: the process is then left to it.
+        on_unloaded: Called with the name of each model that was unloaded.
+        on_residence: Called with each load or unload that is outside of turns.
+        resident: The model that was used last, if it is still in memory; None if unknown.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime[Any],
+        idle_tracker: IdleTracker,
+        call_later: CallLater = start_timer,
+    ) -> None:
+        self._runtime = runtime
+        self._config = runtime.config
+        self._backend = runtime.backend
+        self._recorder = runtime.recorder
+        self._writer = runtime.writer
+        self._idle_tracker = idle_tracker
+        self._residents = Residents()
+        self._host: tuple[HostState, int] | None = None
+        self._ahead: str | None = None  # loaded ahead of a question that was not asked yet
+        self.busy = threading.Lock()
+        self.closed = False
+        self.resident: str | None = None
+        self.on_unloaded: Callable[[str], object] = lambda _model: None
+        self.on_residence: Callable[[Residence], object] = lambda _event: None
+        self._cooling = Cooling(
+            self._recorder, self._config, self._writer.save_unload, idle_tracker.clock, call_later
+        )
+        self._backend.on_unloaded = self._handle_unload
+        self._idle_tracker.begin(None)
+
+    @property
+    def cool_downs(self) -> int:
+        """How often the power after the last unload was measured."""
+        return self._cooling.measured
+
+    def residents(self) -> tuple[str, ...]:
+        """Return the names of the models in memory, oldest load first."""
+        return self._residents.names(self._backend.pid)
+
+    def watch(self, event: object) -> None:
+        """Follow the loads and unloads of a turn; other events change nothing."""
+        self._residents.update(event, self._backend.pid)
+
+    def end_idle(self) -> None:
+        """End the idle measurements, and save their results if they were long enough."""
+        self._cooling.end()
+        with suppress(EtuiError):  # a baseline that cannot be saved must not prevent the answer
+            self._idle_tracker.end()
+
+    def begin_turns(self) -> None:
+        """Note that a turn begins while none was running; the idle time has ended before."""
+        self.resident = None  # until the turn has shown that the engine is alive
+        self._ahead = None
+
+    def note_record(self, record: TurnRecord) -> None:
+        """Note which model a turn has used last."""
+        if record.status != "error":
+            self.resident = record.hops[-1].model if record.hops else record.model
+
+    def end_turns(self) -> None:
+        """Note that the last running turn has ended: the idle time begins."""
+        if self.resident is not None:
+            self._idle_tracker.begin(self.resident)
+        elif not self.residents():  # its load failed after the others were unloaded
+            self._backend.close()
+            self._idle_tracker.begin(None)
+
+    def load(
+        self, spec: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
+    ) -> Loaded | None:
+        """Load a model ahead of a question, and save the load; None if it is in memory already."""
+        self.end_idle()
+        loaded = None
+        for event in self._backend.load(spec, path, draft):
+            if isinstance(event, Unloaded):
+                self.record_unload(event)
+            else:
+                loaded = event
+                self.watch(event)
+                self._settle(event)
+                record = build_load_record(event, spec.sha256, self._recorder.energy)
+                self._writer.save_load(record)
+                self.on_residence(event)
+        self.resident = spec.name
+        if loaded is not None:
+            self._ahead = spec.name
+        self.update_keep_warm()
+        self._runtime.use_idle_baseline(spec.name)
+        self._idle_tracker.begin(spec.name)
+        return loaded
+
+    def unload(self, model: str) -> Unloaded | None:
+        """Unload a model as the user asks, and save the unload; None if it was not in memory."""
+        rested_ns = self._idle_tracker.since_ns
+        if model == self.resident:
+            self.end_idle()
+            self.resident = None
+        unloaded = None
+        for event in self._backend.unload(model):
+            if isinstance(event, Unloaded):
+                unloaded = event
+                record = self.record_unload(event, rested_ns)
+                self._end_empty_process(record)
+        return unloaded
+
+    def empty(self) -> None:
+        """Unload every model, and end the engine's process."""
+        self.end_idle()
+        self.resident = None
+        for name in self.residents():
+            for event in self._backend.unload(name):
+                if isinstance(event, Unloaded):
+                    self.record_unload(event)
+        self._backend.close()
+
+    def record_unload(self, event: Unloaded, rested_ns: int | None = None) -> UnloadRecord:
+        """Save the energy of an unload, and notify the listener.
+
+        Args:
+            event: The unload.
+            rested_ns: End of the work before it; None if it was not idle before.
+        """
+        self.watch(event)
+        self.on_unloaded(event.model)
+        self._settle(event)
+        self.on_residence(event)
+        return self._cooling.record_unload(event, rested_ns)
+
+    def update_keep_warm(self) -> None:
+        """Send the times that ``keep_warm: auto`` chooses now to the engine.
+
+        The gaps between questions say when to unload after an answer. The wait for the first
+        question after a load ahead is none of them, so that model is kept for at least T*, and for
+        as long as measuring its idle power takes: with a short time the power would never be
+        measured again.
+        """
+        if self._config.keep_warm != "auto":
+            return
+        from etui.energy.idle_tracker import MEASURABLE_SECONDS
+        from etui.log.queries import LogReader
+        from etui.runtime.keep_warm import read_model_idle
+
+        with suppress(LogUnavailable), LogReader(self._config) as log:
+            for name in self.residents():
+                sha256 = self._find_sha256(name)
+                idle = read_model_idle(log, self._config, name, sha256)
+                keep, even = idle.keep_seconds, idle.choice.break_even
+                if keep is not None and even is not None and name == self._ahead:
+                    keep = max(keep, even.seconds, MEASURABLE_SECONDS)
+                self._backend.keep_warm(name, keep)
+
+    def read_host(self) -> HostState:
+        """Read the state of the machine, with the model in memory and the power now."""
+        from etui.runtime.host import read_host, read_hour
+
+        now_ns = time.monotonic_ns()
+        host, at_ns = self._host or (None, 0)
+        if host is None or now_ns - at_ns >= HOST_SECONDS * 1e9:
+            host = read_host(self._config)
+            self._host = host, now_ns
+        hour = read_hour()
+        return replace(host, hour=hour, resident=self.resident, watts=self.read_watts())
+
+    def read_watts(self) -> float | None:
+        """Return the power of the machine now; None if a channel of the total is unknown."""
+        known = [power.watts for power in self._recorder.latest() if power.in_total]
+        return None if None in known or not known else sum(w for w in known if w is not None)
+
+    def _handle_unload(self, event: Unloaded) -> None:
+        """Record an unload by the engine itself, and end its process after the last model."""
+        record = self.record_unload(event, self._idle_tracker.since_ns)
+        if not self.busy.acquire(blocking=False):
+            return  # a turn has started, which has ended the idle measurement
+        try:
+            if event.model == self.resident:
+                self.end_idle()
+                self.resident = None
+            self._end_empty_process(record)
+        finally:
+            self.busy.release()
+
+    def _end_empty_process(self, unloaded: UnloadRecord) -> None:
+        """End the engine's process after its last model, and measure the power after it.
+
+        The process alone would keep a context on the GPU, and the GPU warm.
+        """
+        if self.closed or self.residents() or self.resident is not None:
+            return
+        self._backend.close()
+        self._cooling.begin(unloaded)
+        self._idle_tracker.begin(None)
+
+    def _find_sha256(self, name: str) -> str | None:
+        from etui.models.files import recorded_sha256
+
+        if name not in self._runtime.catalogue:
+            return None
+        spec = self._runtime.catalogue.get(name)
+        return spec.sha256 or recorded_sha256(spec, self._config)
+
+    def _settle(self, event: Loaded | Unloaded) -> None:
+        for mark_ns in find_marks(event):
+            self._recorder.mark(mark_ns)
+        self._recorder.settle(event.end_ns)

@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from etui.atomic import write_text
-from etui.config.config import Config
+from etui.config.config import Config, shipped_dir
 from etui.errors import DownloadFailed, ModelUnavailable
 from etui.models.entries import read_entries
 from etui.models.spec import ModelSpec, PathSource
@@ -116,6 +116,26 @@ def check_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def list_catalogue_files(
+    models: Mapping[str, ModelSpec], tuned: Collection[str], config: Config
+) -> Iterator[Path]:
+    """List the files and folders from which the entries of all models are read.
+
+    Args:
+        models: Name -> entry.
+        tuned: Names of models with settings that a sweep chose: those hold for one file only.
+        config: Folders and settings.
+    """
+    yield from (shipped_dir() / "models.yaml", config.models_file, config.models_dir)
+    yield config.tuned_file
+    for spec in models.values():
+        if spec.origin == "found":
+            yield from (source.path for source in spec.sources if isinstance(source, PathSource))
+    for name in tuned:
+        yield record_path(name, config.models_dir)
+        yield model_path(models[name], config)
+
+
 FileState = Literal["absent", "unchecked", "refused", "checked"]
 """``unchecked``: the file was never hashed; ``refused``: its sha256 or size differs from its
 entry's."""
@@ -174,6 +194,16 @@ def model_path(spec: ModelSpec, config: Config) -> Path:
     if len(paths) == len(spec.sources):
         return existing or paths[0]
     return existing if existing is not None and not target.is_file() else target
+
+
+def has_file(spec: ModelSpec, config: Config) -> bool:
+    """Return whether the model's file is where :func:`model_path` finds it; fast."""
+    paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
+    if any(os.path.isfile(path) for path in paths):
+        return True
+    if len(paths) == len(spec.sources):
+        return False
+    return os.path.isfile(os.path.join(config.models_dir, f"{spec.name}.gguf"))
 
 
 @dataclass(frozen=True, slots=True)

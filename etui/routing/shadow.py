@@ -31,6 +31,7 @@ def add_shadow(
     available: Available,
     host: HostState | None,
     look_ahead: LookAhead | None = None,
+    load: Callable[[str], Policy] | None = None,
 ) -> Decision:
     """Add the decision of the policy's shadow; a policy without a shadow leaves it unchanged.
 
@@ -45,11 +46,13 @@ def add_shadow(
         available: Which models are on this machine.
         host: State of the machine; None leaves it unknown.
         look_ahead: Provides the shadow's predictions and earlier questions; None provides none.
+        load: Loads a policy by name; None reads its file.
     """
     if policy.shadow is None:
         return decision
     try:
-        other = load_policy(policy.shadow, config, models)
+        name = policy.shadow
+        other = load(name) if load is not None else load_policy(name, config, models)
         outlook, neighbours = look_ahead(other) if look_ahead is not None else (None, None)
         tried = decide(
             query,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.routing.joules_predictor import LoggedModelFacts
     from etui.routing.policy import Policy
+    from etui.runtime.log_cache import LogCache
 
 
 class Heads(Protocol):
@@ -53,6 +54,7 @@ class LogPredictor:
         catalogue: The models.
         resident: Name of the model in memory; None if unknown or none.
         read_heads: Reads the fit, at the first prediction of an accuracy; returns None without one.
+        log: Keeps what was read from the log; None reads it.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class LogPredictor:
         catalogue: Catalogue,
         resident: str | None = None,
         read_heads: Callable[[], Heads | None] = lambda: None,
+        log: LogCache | None = None,
     ) -> None:
         self._config = config
         self._catalogue = catalogue
         self._resident = resident
         self._read_heads = read_heads
+        self._log = log
         self._heads: tuple[Heads | None] | None = None
         self._facts: dict[str, LoggedModelFacts | None] = {}
         self._text: tuple[Query, TextFacts] | None = None
@@ -124,14 +128,27 @@ class LogPredictor:
         try:
             spec = self._catalogue.get(model)
             sha256 = spec.sha256 or recorded_sha256(spec, self._config)
+
+            def read(log: LogReader) -> LoggedModelFacts:
+                now = conditions(self._config, spec=spec)
+                return read_model_facts(log, spec.name, sha256, now)
+
+            if self._log is not None:
+                return self._log.get(("facts", spec, sha256), read)
             with LogReader(self._config) as log:
-                return read_model_facts(log, spec.name, sha256, conditions(self._config, spec=spec))
+                return read(log)
         except (LogUnavailable, UsageError):
             return None
 
 
 def build_predictor(
-    policy: Policy, config: Config, catalogue: Catalogue, resident: str | None = None
+    policy: Policy,
+    config: Config,
+    catalogue: Catalogue,
+    resident: str | None = None,
+    *,
+    log: LogCache | None = None,
+    read_heads: Callable[[], Heads | None] | None = None,
 ) -> LogPredictor:
     """Build the predictor for a policy, with the policy's fit.
 
@@ -140,11 +157,13 @@ def build_predictor(
         config: Names the log.
         catalogue: The models.
         resident: Name of the model in memory; None if unknown or none.
+        log: Keeps what was read from the log; None reads it.
+        read_heads: Reads the fit; None reads its file.
     """
 
-    def read_heads() -> Heads | None:
+    def read_fit() -> Heads | None:
         from etui.routing.accuracy.predictor import load_heads
 
         return load_heads(policy, config)
 
-    return LogPredictor(config, catalogue, resident, read_heads)
+    return LogPredictor(config, catalogue, resident, read_heads or read_fit, log)

@@ -7,7 +7,7 @@ and an error in the policy is reported before a model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,23 +15,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from etui.backends.base import ModelHost
+from etui.backends.base import Answerer, ModelHost
 from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
+from etui.runtime.file_cache import FileCache
+from etui.runtime.log_cache import LogCache
+from etui.runtime.policy_cache import PolicyCache
 from etui.runtime.serving import (
     find_draft_file,
     find_model_file,
     models_on_disk,
     read_file_sampling,
+    read_token_cost,
     sample_as_asked,
     token_cost_for,
 )
 from etui.turn.ports import Served
 
 if TYPE_CHECKING:
-    from etui.arm import Arm
+    from etui.arm import Arm, TokenCost
     from etui.backends.local import LocalBackend
     from etui.backends.process import ProcessBackend
     from etui.energy.recorder import Recorder
@@ -43,9 +47,10 @@ if TYPE_CHECKING:
     from etui.routing.signals.similarity import EarlierQuestions
     from etui.runtime.log_predictor import LogPredictor
     from etui.turn.events import TurnEvent
-    from etui.turn.ports import Writer
+    from etui.turn.ports import Meter, Writer
+    from etui.turn.record import Attribution, ClientRecord
 
-B = TypeVar("B", bound=ModelHost)
+B = TypeVar("B", bound=ModelHost, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class Runtime(Generic[B]):
     Attributes:
         catalogue: The models, as read when the runtime was opened or by the last
             :meth:`reload_catalogue`.
+        log_cache: What decisions have read from the log.
     """
 
     def __init__(
@@ -101,6 +107,9 @@ class Runtime(Generic[B]):
         self._open_recorder = open_recorder
         self._open_writer = open_writer
         self._file_sampling: dict[tuple[Path, int, int], ModelSampling | None] = {}
+        self._catalogues: FileCache[Catalogue] = FileCache()
+        self._policies = PolicyCache(config)
+        self.log_cache = LogCache(config)
         self.catalogue: Catalogue = load_catalogue(config)
 
     @cached_property
@@ -145,7 +154,31 @@ class Runtime(Generic[B]):
         Raises:
             InvalidFile: models.yaml is no longer valid.
         """
-        self.catalogue = load_catalogue(self.config)
+        self.catalogue = self._catalogues.get(
+            "models", lambda: load_catalogue(self.config), self._list_catalogue_files
+        )
+
+    def _list_catalogue_files(self, catalogue: Catalogue) -> Iterator[str]:
+        from etui.models.files import list_catalogue_files
+
+        return map(str, list_catalogue_files(catalogue.models, catalogue.tuned, self.config))
+
+    def policy_names(self) -> tuple[str, ...]:
+        """Return the names of all policies, sorted."""
+        return self._policies.names()
+
+    def load_policy(self, name: str) -> Policy:
+        """Load a policy by name or path, or return it from memory if its file is unchanged.
+
+        Raises:
+            UsageError: There is no policy of that name.
+            InvalidFile: The file has errors.
+        """
+        return self._policies.load(name, self.catalogue)
+
+    def find_available(self) -> Callable[[str], bool]:
+        """Return a function that tests whether a named model can answer now."""
+        return models_on_disk(self.config, self.catalogue)
 
     def collect_knowledge(self, policy: Policy, resident: str | None = None) -> PolicyKnowledge:
         """Collect the facts of this machine for a policy's decisions; most are read when needed.
@@ -157,8 +190,15 @@ class Runtime(Generic[B]):
         from etui.runtime.log_predictor import build_predictor
         from etui.runtime.similar_questions import read_neighbours
 
-        predictor = build_predictor(policy, self.config, self.catalogue, resident)
-        return PolicyKnowledge(predictor, read_neighbours(policy, self.config))
+        predictor = build_predictor(
+            policy,
+            self.config,
+            self.catalogue,
+            resident,
+            log=self.log_cache,
+            read_heads=lambda: self._policies.load_heads(policy),
+        )
+        return PolicyKnowledge(predictor, read_neighbours(policy, self.config, self.log_cache))
 
     def decide(
         self,
@@ -193,7 +233,7 @@ class Runtime(Generic[B]):
         """
         from etui.routing.decide import decide, decide_arm
 
-        is_available = available or models_on_disk(self.config, self.catalogue)
+        is_available = available or self.find_available()
         if knowledge is None:
             knowledge = self.collect_knowledge(policy, host.resident if host is not None else None)
         predictor = knowledge.predictor
@@ -245,6 +285,7 @@ class Runtime(Generic[B]):
             available=is_available,
             host=host,
             look_ahead=collect,
+            load=self.load_policy,
         )
 
     def serve(self, arm: Arm) -> Served:
@@ -281,6 +322,22 @@ class Runtime(Generic[B]):
 
         return read
 
+    def find_token_cost(self, model: str) -> TokenCost | None:
+        """Return the joules per token of a model on this machine; None if they are unknown."""
+        from etui.models.files import recorded_sha256
+
+        if model not in self.catalogue:
+            return None
+        spec = self.catalogue.get(model)
+        sha256 = spec.sha256 or recorded_sha256(spec, self.config)
+        spec = replace(spec, sha256=sha256)
+        try:
+            return self.log_cache.get(
+                ("token cost", spec), lambda log: read_token_cost(spec, self.config, log)
+            )
+        except LogUnavailable:
+            return None
+
     def use_idle_baseline(self, model: str) -> str | None:
         """Use a model's idle baseline for net joules; return which one is used, None without."""
         from etui.energy.idle_baseline import load_baselines, use_baseline
@@ -295,6 +352,11 @@ class Runtime(Generic[B]):
         writer: Writer | None = None,
         settings: Mapping[str, Any] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        answerer: Answerer | None = None,
+        meter: Meter | None = None,
+        turn_id: str | None = None,
+        client: ClientRecord | None = None,
+        attribution: Callable[[], Attribution | None] | None = None,
     ) -> Generator[TurnEvent, None, None]:
         """Answer a query as decided and save the turn; see :func:`etui.turn.run.run_turn`.
 
@@ -304,6 +366,11 @@ class Runtime(Generic[B]):
             writer: Saves the record; None writes to the log.
             settings: Settings of the turn, in addition to versions and threads.
             cancelled: Returns whether the user has stopped the turn.
+            answerer: Answers in place of the backend.
+            meter: Measures in place of the recorder.
+            turn_id: Id of the turn; None makes a new one.
+            client: The request that asked for it; None for none.
+            attribution: Returns how its joules were separated from those of others.
         """
         from etui.runtime.overrides import set_loop_guard
         from etui.turn.run import run_turn
@@ -312,12 +379,15 @@ class Runtime(Generic[B]):
             query,
             set_loop_guard(choice.decision, self.config.loop_guard),
             serve=self.serve,
-            answerer=self.backend,
-            meter=self.meter,
+            answerer=answerer if answerer is not None else self.backend,
+            meter=meter if meter is not None else self.meter,
             writer=writer if writer is not None else self.writer,
             outlook=choice.predictor,
             settings={**self.provenance, **(settings or {})},
             cancelled=cancelled,
+            turn_id=turn_id,
+            client=client,
+            attribution=attribution,
         )
 
     def close(self) -> None:
@@ -327,6 +397,7 @@ class Runtime(Generic[B]):
             LogUnavailable: Something could not be written; the message says where it was saved.
         """
         opened = vars(self)
+        self.log_cache.close()
         try:
             if "backend" in opened:
                 self.backend.close()

@@ -12,6 +12,7 @@ from etui.errors import LogUnavailable, ModelUnavailable, UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.log.queries import LogReader
     from etui.log.records import CurveRecord
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSampling, ModelSpec
@@ -27,16 +28,31 @@ def token_cost_for(arm: Arm, spec: ModelSpec, config: Config) -> TokenCost | Non
     """
     if arm.reasoning != "cot" or (arm.max_joules is None and arm.exchange is None):
         return None
-    from etui.log.curve_lookup import find_curve
     from etui.log.queries import LogReader
-    from etui.runtime.provenance import conditions
 
     try:
         with LogReader(config) as log:
-            curve = find_curve(log, spec.name, spec.sha256, conditions(config, spec=spec))
-            return curve.to_decode_price() if curve else log.price(spec.name, spec.sha256)
+            return read_token_cost(spec, config, log)
     except LogUnavailable:
         return None
+
+
+def read_token_cost(spec: ModelSpec, config: Config, log: LogReader) -> TokenCost | None:
+    """Read the joules per token of a model from the log; None if they are unknown.
+
+    Args:
+        spec: The model, with the sha256 of its file if it is known.
+        config: Settings of llama.cpp, which a curve depends on.
+        log: The log.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.log.curve_lookup import find_curve
+    from etui.runtime.provenance import conditions
+
+    curve = find_curve(log, spec.name, spec.sha256, conditions(config, spec=spec))
+    return curve.to_decode_price() if curve else log.price(spec.name, spec.sha256)
 
 
 def refit_curve(record: TurnRecord, config: Config, save: Callable[[CurveRecord], None]) -> None:
@@ -171,9 +187,9 @@ def read_file_sampling(path: Path) -> ModelSampling | None:
 
 def models_on_disk(config: Config, catalogue: Catalogue) -> Callable[[str], bool]:
     """Return a function that tests whether the file of a named model is on this machine."""
-    from etui.models.files import model_path
+    from etui.models.files import has_file
 
     def is_on_disk(name: str) -> bool:
-        return name in catalogue and model_path(catalogue.get(name), config).is_file()
+        return name in catalogue and has_file(catalogue.get(name), config)
 
     return is_on_disk

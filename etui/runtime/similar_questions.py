@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from etui.log.queries import LogReader
     from etui.routing.policy import Policy
     from etui.routing.signals.similarity import EarlierQuestion, EarlierQuestions
+    from etui.runtime.log_cache import LogCache
 
 _MOST_QUESTIONS = 2000
 """How many of the newest questions are read from the log, and from the runs."""
@@ -30,10 +31,17 @@ _ANSWERS = """
 """
 
 
-def read_neighbours(policy: Policy, config: Config) -> EarlierQuestions | None:
+def read_neighbours(
+    policy: Policy, config: Config, kept: LogCache | None = None
+) -> EarlierQuestions | None:
     """Read the earlier questions from the log and from bench runs, if the policy uses them.
 
     A bench run counts only if its question files are still in place; nothing is downloaded.
+
+    Args:
+        policy: The policy.
+        config: Names the log.
+        kept: Keeps what was read from the log; None reads it.
 
     Returns:
         The questions; None if no signal uses them, or the log cannot be read.
@@ -46,12 +54,17 @@ def read_neighbours(policy: Policy, config: Config) -> EarlierQuestions | None:
     from etui.log.queries import LogReader
     from etui.routing.signals.similarity import EarlierQuestions
 
+    def read(log: LogReader) -> EarlierQuestions:
+        return EarlierQuestions(
+            tuple(_read_turns(log)) if "log" in origins else (),
+            tuple(_read_graded(log, config)) if "runs" in origins else (),
+        )
+
     try:
+        if kept is not None:
+            return kept.get(("earlier questions", frozenset(origins)), read)
         with LogReader(config) as log:
-            return EarlierQuestions(
-                tuple(_read_turns(log)) if "log" in origins else (),
-                tuple(_read_graded(log, config)) if "runs" in origins else (),
-            )
+            return read(log)
     except EtuiError:
         return None  # the signals are then unknown, and the turn runs without them
 

@@ -1,0 +1,136 @@
+"""Keep what was read from the log, as long as the log has not changed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from etui.errors import LogUnavailable
+from etui.runtime.file_cache import read_state
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.log.queries import LogReader
+
+T = TypeVar("T")
+
+_MOST_ENTRIES = 64
+
+Version = tuple[int, int] | None
+"""Inode of the database, and SQLite's count of the changes by other connections."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    value: Any
+    version: Version
+    read: Callable[[LogReader], Any]
+
+
+class LogCache:
+    """Values that were read from the log, by key; safe to use from several threads.
+
+    SQLite counts the changes that other connections have made (``PRAGMA data_version``), so that a
+    value is never older than the log. With ``in_background``, a value may be as old as the last
+    :meth:`renew`: a request then never waits for the log.
+
+    Args:
+        config: Names the log.
+
+    Attributes:
+        in_background: Whether somebody calls :meth:`renew` when the log has changed.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._path = str(config.database)
+        self._lock = threading.Lock()
+        self._reader: LogReader | None = None
+        self._inode: int | None = None
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self.in_background = False
+
+    def get(self, key: Hashable, read: Callable[[LogReader], T]) -> T:
+        """Return a value of the log.
+
+        Args:
+            key: Names the value.
+            read: Reads it. Its errors are passed on, and nothing is kept.
+
+        Raises:
+            LogUnavailable: The log cannot be read.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and self.in_background:
+                self._entries.move_to_end(key)
+                kept: T = entry.value
+                return kept
+        version = self._read_version()
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry.version == version:
+                found: T = entry.value
+                return found
+        return self._read(key, read, version)
+
+    def is_stale(self) -> bool:
+        """Return whether the log has changed since a value was read; False if it is unreadable."""
+        try:
+            version = self._read_version()
+        except LogUnavailable:
+            return False
+        with self._lock:
+            return any(entry.version != version for entry in self._entries.values())
+
+    def renew(self) -> None:
+        """Read again what has changed; a log that cannot be read leaves the values as they are."""
+        try:
+            version = self._read_version()
+            with self._lock:
+                old = [(k, e.read) for k, e in self._entries.items() if e.version != version]
+            for key, read in old:
+                self._read(key, read, version)
+        except LogUnavailable:
+            return
+
+    def close(self) -> None:
+        """Close the connection to the log; the next reading opens another one."""
+        with self._lock:
+            reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _read(self, key: Hashable, read: Callable[[LogReader], T], version: Version) -> T:
+        value = read(self._open())
+        with self._lock:
+            self._entries[key] = _Entry(value, version, read)
+            self._entries.move_to_end(key)
+            while len(self._entries) > _MOST_ENTRIES:
+                self._entries.popitem(last=False)
+        return value
+
+    def _open(self) -> LogReader:
+        from etui.log.queries import LogReader
+
+        with self._lock:
+            state = read_state(self._path)
+            inode = None if state is None else state[3]
+            if self._reader is not None and inode != self._inode:
+                self._reader.close()  # the file was replaced
+                self._reader = None
+            if self._reader is None:
+                self._reader, self._inode = LogReader(self._config), inode
+            return self._reader
+
+    def _read_version(self) -> Version:
+        """Return the version of the log; None without a log.
+
+        It is read before the values, so that a change meanwhile only reads them once more.
+        """
+        rows = self._open().select("PRAGMA data_version")
+        inode = self._inode
+        return (inode, int(rows[0][0])) if rows and inode is not None else None

@@ -1,0 +1,182 @@
+"""The ids by which clients name a policy, an arm of a policy, or a model.
+
+``balanced`` is a policy, ``balanced/think`` an arm of it, ``smollm2-135m`` a model; ``etui``, or no
+name, is what config.yaml chooses: its ``model``, else its ``policy``. A name is looked up among the
+existing ones and never becomes a part of a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.errors import InvalidFile, InvalidRequest
+from etui.runtime.overrides import Overrides
+from etui.text.suggest import find_nearest, format_suggestion
+
+if TYPE_CHECKING:
+    from etui.models.spec import ModelSpec
+    from etui.routing.policy import ArmPlan, Policy
+    from etui.runtime.open import Runtime
+
+DEFAULT_ID = "etui"
+"""Names what config.yaml chooses, for clients that insist on a name."""
+
+_MOST_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One id that clients may name.
+
+    Attributes:
+        id: The id.
+        kind: What it is.
+        description: One line for people.
+        context_tokens: Size of the context; None if it depends on the arm that is chosen.
+        resident: Whether its model is in memory; for a policy, whether one of its models is.
+        joules_per_token: Joules of a decoded token on this machine in an empty context; None if
+            unknown, and for a policy.
+        joules_source: Where that is from (``operating curve``, ``the mean of 12 turns``); empty if
+            it is unknown.
+        backend: Name of the remote backend that serves it; None for this machine.
+    """
+
+    id: str
+    kind: Literal["policy", "arm", "model"]
+    description: str
+    context_tokens: int | None = None
+    resident: bool = False
+    joules_per_token: float | None = None
+    joules_source: str = ""
+    backend: str | None = None
+
+
+def list_model_ids(
+    runtime: Runtime[Any], residents: Collection[str] = ()
+) -> tuple[ServedModel, ...]:
+    """List what clients may name: policies with their arms, then models; only what can answer.
+
+    A policy with errors is left out, as are arms and models without a file on this machine.
+
+    Args:
+        runtime: This machine.
+        residents: Names of the models in memory.
+    """
+    runtime.reload_catalogue()
+    is_available = runtime.find_available()
+    models = [spec for spec in runtime.catalogue if is_available(spec.name)]
+    return (
+        *_iter_policies(runtime, is_available, residents),
+        *(_describe_model(spec, runtime, residents) for spec in models),
+    )
+
+
+def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
+    """Turn an id of a client into overrides.
+
+    Args:
+        text: The id; empty for none.
+        runtime: This machine.
+
+    Raises:
+        InvalidRequest: Nothing is called so; ``param`` is ``model``, and the fix has the nearest
+            names.
+        InvalidFile: An arm is named of a policy that has errors.
+    """
+    name = text.strip()
+    if name in ("", DEFAULT_ID):
+        return Overrides()
+    runtime.reload_catalogue()
+    policies = runtime.policy_names()
+    if name in policies:
+        return Overrides(policy=name)
+    if name in runtime.catalogue:
+        return Overrides(model=name)
+    policy, slash, arm = name.partition("/")
+    arms: tuple[str, ...] = ()
+    if slash and policy in policies:
+        arms = tuple(runtime.load_policy(policy).arms)
+        if arm in arms:
+            return Overrides(policy=policy, arm=arm)
+    known = [*policies, *runtime.catalogue.models, *(f"{policy}/{each}" for each in arms)]
+    near = find_nearest(name.lower()[:_MOST_CHARACTERS], known, most=3, cutoff=0.5)
+    raise InvalidRequest(
+        f"no policy, arm or model is called {name[:_MOST_CHARACTERS]!r}",
+        f"{format_suggestion(near)} GET /v1/models lists all of them; {DEFAULT_ID!r} is the "
+        "default of this server".lstrip(),
+        param="model",
+    )
+
+
+def _iter_policies(
+    runtime: Runtime[Any], is_available: Callable[[str], bool], residents: Collection[str]
+) -> Iterator[ServedModel]:
+    for name in runtime.policy_names():
+        try:
+            policy = runtime.load_policy(name)
+        except InvalidFile:
+            continue
+        arms = [
+            described
+            for plan in policy.arms.values()
+            if (described := _describe_arm(policy, plan, runtime, is_available, residents))
+            is not None
+        ]
+        if arms:
+            resident = any(arm.resident for arm in arms)
+            yield ServedModel(name, "policy", policy.description, resident=resident)
+            yield from arms
+
+
+def _describe_arm(
+    policy: Policy,
+    plan: ArmPlan,
+    runtime: Runtime[Any],
+    is_available: Callable[[str], bool],
+    residents: Collection[str],
+) -> ServedModel | None:
+    from etui.routing.availability import choose_served_arm
+
+    arm = choose_served_arm(plan, is_available)
+    if arm is None or arm.model not in runtime.catalogue:
+        return None
+    spec = runtime.catalogue.get(arm.model)
+    cost = runtime.find_token_cost(arm.model)
+    ways = {
+        "direct": "answers directly",
+        "cot": f"thinks up to {arm.think_tokens} tokens",
+        "vote": f"takes the majority of up to {arm.votes} answers",
+    }
+    return ServedModel(
+        f"{policy.name}/{plan.name}",
+        "arm",
+        f"{arm.model}, {ways[arm.reasoning]}",
+        _count_context(spec, runtime),
+        arm.model in residents,
+        None if cost is None else cost.joules_per_token,
+        "" if cost is None else cost.source,
+        spec.backend,
+    )
+
+
+def _describe_model(
+    spec: ModelSpec, runtime: Runtime[Any], residents: Collection[str]
+) -> ServedModel:
+    cost = runtime.find_token_cost(spec.name)
+    return ServedModel(
+        spec.name,
+        "model",
+        spec.size,
+        _count_context(spec, runtime),
+        spec.name in residents,
+        None if cost is None else cost.joules_per_token,
+        "" if cost is None else cost.source,
+        spec.backend,
+    )
+
+
+def _count_context(spec: ModelSpec, runtime: Runtime[Any]) -> int:
+    limit: int | None = runtime.config.context_tokens
+    return spec.context if limit is None else min(spec.context, limit)

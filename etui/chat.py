@@ -71,6 +71,7 @@ class Query:
             the answer); the question is then a part of ``history``. None for most queries.
         options: What a client asks of the form of the answer.
         owner: Name of the client's key. Prompts of different owners share no prefix in the cache.
+        metadata: Facts that a client gave, as pairs of key and value, which policies can read.
     """
 
     text: str
@@ -80,6 +81,7 @@ class Query:
     last: Message | None = None
     options: OutputOptions = DEFAULT_OUTPUT
     owner: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def messages(self) -> tuple[Message, ...]:
         """Return the whole conversation, ready for a chat template."""

@@ -35,7 +35,7 @@ from etui.routing.schema.arms import ArmEntry
 from etui.routing.schema.budgets import PeriodBudgetEntry
 from etui.routing.schema.policy_file import PolicyFile, ProbeEntry
 from etui.routing.schema.rules import DEFAULT_CONFIDENCE, RuleEntry, Tree
-from etui.routing.schema.signals import SignalEntry
+from etui.routing.schema.signals import MetadataEntry, SignalEntry
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.kinds import (
     HostNumber,
@@ -43,6 +43,9 @@ from etui.routing.signals.kinds import (
     Keywords,
     Language,
     MeasuredText,
+    MetadataExists,
+    MetadataPattern,
+    MetadataValue,
     Nearest,
     OnBattery,
     Pattern,
@@ -108,6 +111,7 @@ def compile_policy(located: Located[PolicyFile], name: str, models: Collection[s
         shadow=file.shadow.policy if file.shadow is not None else None,
         **_compile_budgets(file),
         fallbacks=FallbackPlan(**file.fallbacks.model_dump()) if file.fallbacks else FallbackPlan(),
+        efforts=dict(file.efforts),
     )
 
 
@@ -262,12 +266,23 @@ def compile_signal(
         test = Word(entry.language, frozenset({entry.language}))
     elif entry.host == "on_battery":
         test = Word("yes", frozenset({"yes"}))
+    elif entry.metadata is not None:
+        test = _compile_metadata_test(entry.metadata)
     elif entry.equals is not None:
         test = Word(entry.equals, frozenset(roles.get(entry.equals, (entry.equals,))))
     else:
         given = getattr(entry, kind).given() if kind in MEASURES else entry.given()
         test = _compile_bound(given or {"at_least": 1.0}, wraps=entry.host == "hour")
     return (Signal(name, _compile_kind(entry), test),)
+
+
+def _compile_metadata_test(entry: MetadataEntry) -> Word:
+    """Compile what a value of the metadata has to be; a pattern and ``exists`` give ``yes``."""
+    if entry.equals is not None:
+        return Word(entry.equals, frozenset({entry.equals}))
+    if entry.one_of is not None:
+        return Word(" or ".join(entry.one_of), frozenset(entry.one_of))
+    return Word("yes", frozenset({"yes"}))
 
 
 def _compile_bound(given: Mapping[str, float], *, wraps: bool = False) -> Bound:
@@ -288,6 +303,11 @@ def _compile_kind(entry: SignalEntry) -> SignalKind:
         nearest = entry.nearest
         was = nearest.was if nearest.of == "log" else nearest.was or "wrong"
         return Nearest(NeighbourQuery(nearest.of, nearest.by, was, nearest.k))
+    if entry.metadata is not None:
+        found = entry.metadata
+        if found.matches is not None:
+            return MetadataPattern(found.key, compile_regex(found.matches))
+        return MetadataExists(found.key) if found.exists else MetadataValue(found.key)
     if entry.host == "on_battery":
         return OnBattery()
     if entry.host == "resident":
@@ -363,6 +383,7 @@ def _compile_probe(entry: ProbeEntry, line: int) -> PolicyProbe:
         arm=entry.arm,
         not_arm=entry.not_arm,
         signals=dict(entry.signals or {}),
+        metadata=tuple((entry.metadata or {}).items()),
         host=HostState(**host),
         line=line,
     )

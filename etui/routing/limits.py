@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from etui.arm import Arm
 
 if TYPE_CHECKING:
     from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 
+
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""Reasoning efforts that a client can ask for, as the OpenAI SDK names them."""
 
 WhenSpent = Literal["degrade", "ask", "refuse"]
 

@@ -145,6 +145,7 @@ class PolicyProbe:
         signals: Signals that must hold (True) or must not (False).
         host: The assumed state of the machine.
         line: Its line in the file.
+        metadata: Metadata of the request, as pairs of key and value.
     """
 
     query: str
@@ -155,6 +156,7 @@ class PolicyProbe:
     signals: Mapping[str, bool]
     host: HostState
     line: int
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ class Policy:
         degrade_to: Name of the arm that answers once such a budget is spent; None takes the
             cheapest (:func:`etui.routing.decide.cheapest_arm`).
         fallbacks: What to do when an answer cannot be produced as planned.
+        efforts: Name of the arm that answers for a reasoning effort, by effort.
     """
 
     name: str
@@ -189,3 +192,4 @@ class Policy:
     period_budgets: tuple[PeriodBudget, ...] = ()
     degrade_to: str | None = None
     fallbacks: FallbackPlan = FallbackPlan()
+    efforts: Mapping[str, str] = field(default_factory=dict)

@@ -36,8 +36,9 @@ def run_probes(policy: Policy) -> tuple[ProbeOutcome, ...]:
 
 def _run_probe(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
     try:
+        query = Query(probe.query, metadata=probe.metadata)
         decision = decide(
-            Query(probe.query), policy, available=lambda _: True, host=probe.host, every_signal=True
+            query, policy, available=lambda _: True, host=probe.host, every_signal=True
         )
     except EtuiError as error:
         return ProbeOutcome(probe, None, (error.what,))

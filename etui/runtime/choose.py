@@ -10,13 +10,13 @@ from etui.arm import OPEN_SAMPLING, Arm
 from etui.chat import Query
 from etui.errors import ModelUnavailable, UsageError
 from etui.routing.decision import Decision
+from etui.runtime.effort import apply_effort, check_effort
 from etui.runtime.open import Choice, Runtime
 from etui.runtime.overrides import apply_overrides
 from etui.runtime.serving import (
     catalogue_name,
     check_draft_option,
     choose_speculation,
-    models_on_disk,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def choose(
     *,
     confirm: Confirm | None = None,
     within_budgets: bool = True,
+    effort: str | None = None,
 ) -> Choice:
     """Choose the arm or cascade that answers a query.
 
@@ -44,9 +45,12 @@ def choose(
         read_host: Reads the state of the machine; only called when a policy decides.
         confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
         within_budgets: Whether the policy's hourly and daily budgets apply.
+        effort: How much a client wants the answer to think: by the policy's ``efforts``, else by
+            the ladder of :mod:`etui.runtime.effort`. Overrides of the reasoning come before it.
 
     Raises:
         UsageError: A name does not exist, or the overrides exclude each other.
+        InvalidRequest: There is no such effort.
         InvalidFile: The policy is not valid.
         ModelUnavailable: No model that the policy allows is on this machine.
         BudgetSpent: A spent budget refuses the query, or the user did not confirm.
@@ -56,6 +60,8 @@ def choose(
         raise UsageError(
             "--model cannot be combined with --policy or --arm", "pass only one of them"
         )
+    if effort is not None:
+        effort = None if _asks_for_reasoning(overrides) else check_effort(effort)
     model = overrides.model or (config.model if not (overrides.policy or overrides.arm) else None)
     if model:
         model = catalogue_name(model, config, catalogue)
@@ -68,7 +74,10 @@ def choose(
             speculate=choose_speculation(spec, way),
             sampling_from=OPEN_SAMPLING,
         )
-        decision = apply_overrides(Decision(arm, None, None, f"{named} {model}"), overrides)
+        decision = Decision(arm, None, None, f"{named} {model}")
+        if effort is not None:
+            decision = apply_effort(decision, effort)
+        decision = apply_overrides(decision, overrides)
         _check_draft(decision, overrides, runtime)
         return Choice(_note_problem(decision, catalogue.problem))
     policy = _load_policy(overrides, runtime)
@@ -79,10 +88,36 @@ def choose(
         overruns = read_overruns(policy.period_budgets, config)
         degraded = settle(overruns, confirm, overrides.over_budget)
     host = read_host() if read_host is not None and not overrides.arm else None
-    choice = runtime.decide(query, policy, host=host, arm=overrides.arm, degraded=degraded)
-    decision = apply_overrides(choice.decision, overrides)
+    by_effort = None
+    if effort is not None and overrides.arm is None and degraded is None:
+        by_effort = policy.efforts.get(effort)
+    choice = None
+    if effort is not None and by_effort is not None:
+        choice = _decide_by_effort(query, policy, effort, by_effort, runtime)
+    if choice is None:
+        choice = runtime.decide(query, policy, host=host, arm=overrides.arm, degraded=degraded)
+        if effort is not None and degraded is None:
+            choice = replace(choice, decision=apply_effort(choice.decision, effort))
+    decision = choice.decision
+    decision = apply_overrides(decision, overrides)
     _check_draft(decision, overrides, runtime)
     return replace(choice, decision=_note_problem(decision, catalogue.problem))
+
+
+def _decide_by_effort(
+    query: Query, policy: Policy, effort: str, arm: str, runtime: Runtime[Any]
+) -> Choice | None:
+    """Take the arm that the policy names for an effort; None if it has no model here."""
+    try:
+        choice = runtime.decide(query, policy, host=None, arm=arm)
+    except ModelUnavailable:
+        return None
+    why = f"reasoning_effort {effort}: {choice.decision.why}"
+    return replace(choice, decision=replace(choice.decision, why=why))
+
+
+def _asks_for_reasoning(overrides: Overrides) -> bool:
+    return overrides.reasoning is not None or overrides.think_tokens is not None
 
 
 def _note_problem(decision: Decision, problem: str) -> Decision:
@@ -98,12 +133,11 @@ def _check_draft(decision: Decision, overrides: Overrides, runtime: Runtime[Any]
 
 def _load_policy(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
     from etui.models.spec import STARTER
-    from etui.routing.library import load_policy
 
     config, catalogue = runtime.config, runtime.catalogue
-    policy = load_policy(overrides.policy or config.policy, config, catalogue.models)
-    on_disk = models_on_disk(config, catalogue)
-    if not any(on_disk(spec.name) for spec in catalogue):
+    policy = runtime.load_policy(overrides.policy or config.policy)
+    is_available = runtime.find_available()
+    if not any(is_available(spec.name) for spec in catalogue):
         raise ModelUnavailable(
             f"there is no model on this machine yet: none in {config.models_dir}",
             f"run: etui models pull {STARTER}",

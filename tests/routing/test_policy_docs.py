@@ -21,9 +21,10 @@ from etui.routing.schema.budgets import (
 )
 from etui.routing.schema.policy_file import ProbeEntry
 from etui.routing.schema.rules import AccuracyFloor, CascadeEntry, ObjectiveEntry, RuleEntry
-from etui.routing.schema.signals import NearestEntry
+from etui.routing.schema.signals import MetadataEntry, NearestEntry
 from etui.routing.signals.host_state import HOST_FIELDS
 from etui.routing.signals.text_measures import MEASURES, TEXT_LIMIT
+from etui.runtime.effort import THINK_TOKENS
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "policies.md").read_text(encoding="utf-8")
@@ -47,6 +48,14 @@ def test_the_policies_shown_are_sound(document: str, config: Config) -> None:
 def test_every_key_is_on_the_page() -> None:
     entries = (ArmEntry, ProbeEntry, CascadeEntry, ObjectiveEntry, AccuracyFloor, RuleEntry)
     entries += (BudgetsEntry, TurnBudgetEntry, PeriodBudgetEntry, FallbacksEntry, NearestEntry)
+    entries += (MetadataEntry,)
     keys = [*MEASURES, *HOST_FIELDS, *(key for entry in entries for key in entry.model_fields)]
     assert [key for key in keys if not re.search(rf"\b{key}\b", PAGE)] == []
     assert f"{TEXT_LIMIT:,}" in PAGE
+
+
+def test_the_ladder_of_efforts_on_the_page_is_that_of_the_code() -> None:
+    names = " | ".join(f"`{effort}`" for effort in THINK_TOKENS)
+    tokens = " | ".join(str(count) for count in THINK_TOKENS.values())
+    assert f"| effort | {names} |" in PAGE
+    assert f"| thinking tokens, at most | {tokens} |" in PAGE

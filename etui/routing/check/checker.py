@@ -19,6 +19,7 @@ from etui.routing.check.warnings import (
     iter_other_arms,
 )
 from etui.routing.compile import compile_regex, map_condition_names, order_signals
+from etui.routing.limits import EFFORTS
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.signals.language import LANGUAGES
 from etui.yaml.load import Located
@@ -59,6 +60,7 @@ def check_policy(
         *_check_other_arms(located),
         *_check_probes(located),
         *_check_shadow(located, policies),
+        *_check_efforts(located),
     ]
     warnings = [*find_unused(located), *find_unserved(located, is_available)]
     if not errors:
@@ -106,6 +108,9 @@ def _check_signals(located: Located[PolicyFile], models: Collection[str]) -> Ite
                 yield located.problem((*loc, "bands", band), message, key=True)
         if entry.regex is not None:
             yield from _check_regex(located, (*loc, "regex"), entry.regex)
+        if entry.metadata is not None and entry.metadata.matches is not None:
+            place = (*loc, "metadata", "matches")
+            yield from _check_regex(located, place, entry.metadata.matches)
         if entry.language is not None:
             yield from check_known(
                 located, (*loc, "language"), "language", entry.language, LANGUAGES
@@ -161,3 +166,8 @@ def _check_shadow(
     shadow = located.model.shadow
     if shadow is not None and policies is not None:
         yield from check_known(located, ("shadow", "policy"), "policy", shadow.policy, policies)
+
+
+def _check_efforts(located: Located[PolicyFile]) -> Iterator[Problem]:
+    for effort in located.model.efforts:
+        yield from check_known(located, ("efforts", effort), "effort", effort, EFFORTS, key=True)

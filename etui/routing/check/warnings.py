@@ -14,8 +14,10 @@ from etui.routing.compile import (
 )
 from etui.routing.conditions import iter_signal_names
 from etui.routing.schema.policy_file import PolicyFile
+from etui.routing.schema.signals import SignalEntry
 from etui.routing.signals.kinds import REGEX_SECONDS
 from etui.yaml.load import Located
+from etui.yaml.messages import Loc
 
 
 def find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
@@ -128,6 +130,8 @@ def iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], s
         yield ("budgets", "degrade_to"), file.budgets.degrade_to
     if file.fallbacks is not None and file.fallbacks.load_failed is not None:
         yield ("fallbacks", "load_failed"), file.fallbacks.load_failed
+    for effort, arm in file.efforts.items():
+        yield ("efforts", effort), arm
     for name, entry in file.signals.items():
         if entry.nearest is not None and entry.nearest.by is not None:
             yield ("signals", name, "nearest", "by"), entry.nearest.by
@@ -139,16 +143,24 @@ _SLOWING = ("a" * 3000, "1" * 3000, " " * 3000, "ab " * 1000, "a" * 3000 + "!", 
 def find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Yield the patterns that take too long on some text."""
     for name, entry in located.model.signals.items():
-        if entry.regex is None:
+        regex, loc = _find_pattern(name, entry)
+        if regex is None:
             continue
-        pattern = compile_regex(entry.regex)
+        pattern = compile_regex(regex)
         for text in _SLOWING:
             try:
                 sum(1 for _ in pattern.finditer(text, timeout=REGEX_SECONDS))
             except TimeoutError:
                 yield located.problem(
-                    ("signals", name, "regex"),
+                    loc,
                     f"this pattern takes more than {REGEX_SECONDS * 1000:.0f} ms on a text like "
                     f"{text[:3]!r} repeated; the signal is then unknown",
                 )
                 break
+
+
+def _find_pattern(name: str, entry: SignalEntry) -> tuple[str | None, Loc]:
+    """Return the regular expression of a signal, None without one, and its place."""
+    if entry.metadata is not None:
+        return entry.metadata.matches, ("signals", name, "metadata", "matches")
+    return entry.regex, ("signals", name, "regex")

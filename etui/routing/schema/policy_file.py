@@ -11,10 +11,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from etui.routing.limits import EFFORTS
 from etui.routing.schema.arms import ArmEntry, Name
 from etui.routing.schema.budgets import BudgetsEntry, FallbacksEntry
 from etui.routing.schema.rules import RuleEntry
-from etui.routing.schema.signals import SignalEntry
+from etui.routing.schema.signals import MetadataText, SignalEntry
 from etui.yaml.load import Strict, refuse
 
 VERSION = 1
@@ -40,6 +41,9 @@ class ProbeEntry(Strict):
     """A test of the policy: a question and the decision expected for it."""
 
     query: Text
+    metadata: Mapping[str, MetadataText] | None = Field(
+        None, min_length=1, description="Metadata of the request, by key."
+    )
     rule: Name | None = Field(None, description="The rule that must match.")
     not_rule: Name | None = Field(None, description="A rule that must not match.")
     arm: Name | None = Field(None, description="The arm that must answer.")
@@ -84,6 +88,12 @@ class PolicyFile(Strict):
     budgets: BudgetsEntry | None = Field(None, description="What may be spent.")
     fallbacks: FallbacksEntry | None = Field(
         None, description="What to do when an answer cannot be produced as planned."
+    )
+    efforts: Mapping[str, Name] = Field(
+        default_factory=dict,
+        description="Reasoning effort that a client of `etui serve` asks for -> arm that answers; "
+        "efforts: none, minimal, low, medium, high, xhigh, max.",
+        json_schema_extra={"propertyNames": {"enum": list(EFFORTS)}},
     )
     shadow: ShadowEntry | None = Field(
         None, description="Another policy whose decisions are logged next to this one's."

@@ -96,6 +96,43 @@ class NearestEntry(Strict):
         return self
 
 
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataText = Annotated[str, StringConstraints(max_length=512)]
+"""Limits of the OpenAI API."""
+
+
+class MetadataEntry(Strict):
+    """What a key of a request's metadata has to be; only requests of `etui serve` have any."""
+
+    key: MetadataKey = Field(description="The key.")
+    equals: MetadataText | None = Field(None, description="Its value.")
+    one_of: tuple[MetadataText, ...] | None = Field(
+        None, min_length=1, max_length=100, description="Its possible values."
+    )
+    matches: str | None = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description="A regular expression that is found in its value.",
+    )
+    exists: bool | None = Field(None, description="true: the request has the key.")
+
+    @model_validator(mode="after")
+    def _check_test(self) -> Self:
+        tests = ("equals", "one_of", "matches", "exists")
+        given = [test for test in tests if getattr(self, test) is not None]
+        if not given:
+            refuse("say what it has to be: equals, one_of, matches, or exists: true")
+        if len(given) > 1:
+            refuse(f"{given[0]} and {given[1]} in one signal; use one of them", given[1])
+        if self.exists is False:
+            refuse(
+                "exists: false has no effect; use exists: true, and {not: SIGNAL} in the rule",
+                "exists",
+            )
+        return self
+
+
 HostField = Literal[
     "battery_percent",
     "hour",
@@ -144,6 +181,9 @@ class SignalEntry(Bounds):
         description="The earlier questions most similar to this one; the bound applies to the "
         "share of them that is counted.",
     )
+    metadata: MetadataEntry | None = Field(
+        None, description="A fact that the client of `etui serve` gives with its request."
+    )
     host: HostField | None = Field(None, description="A fact about the machine.")
     equals: Name | None = Field(
         None,
@@ -179,7 +219,7 @@ class SignalEntry(Bounds):
 
     def kinds(self) -> list[str]:
         """Return the kinds that are given; a valid entry has one."""
-        names = ("keywords", "regex", "language", "score", "host", "nearest", *MEASURES)
+        names = ("keywords", "regex", "language", "score", "host", "nearest", "metadata", *MEASURES)
         return [name for name in names if getattr(self, name) is not None]
 
     @property
@@ -193,13 +233,14 @@ class SignalEntry(Bounds):
         if not kinds:
             refuse(
                 "a signal needs a kind: keywords, regex, tokens, options, language, score, "
-                "nearest, host"
+                "nearest, metadata, host"
             )
         if len(kinds) > 1:
             refuse(f"{kinds[0]} and {kinds[1]} in one signal; split it into two signals", kinds[1])
         (kind,) = kinds
         bounds = self.given()
-        if bounds and (kind in MEASURES or kind == "language" or self._is_yes_or_no()):
+        words = ("language", "metadata")
+        if bounds and (kind in MEASURES or kind in words or self._is_yes_or_no()):
             end, value = next(iter(bounds.items()))
             if kind in MEASURES:
                 refuse(

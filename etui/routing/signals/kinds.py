@@ -243,6 +243,60 @@ class Nearest:
 
 
 @dataclass(frozen=True, slots=True)
+class MetadataValue:
+    """The value of a key of the request's metadata."""
+
+    key: str
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Return the value; None if the request does not have the key."""
+        return _read_metadata(situation, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataExists:
+    """Whether the request's metadata has a key."""
+
+    key: str
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Return ``yes``; None if the request does not have the key."""
+        value, found = _read_metadata(situation, self.key)
+        return (None, found) if value is None else ("yes", "")
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataPattern:
+    """Whether a regular expression is found in a value of the request's metadata."""
+
+    key: str
+    compiled: Any
+    """A pattern of the ``regex`` package, which supports a timeout."""
+
+    def see(self, situation: Situation) -> tuple[Value, Found]:
+        """Return ``yes`` or ``no``; None without the key, or if the search takes too long."""
+        value, found = _read_metadata(situation, self.key)
+        if value is None:
+            return None, found
+        allowed = min(REGEX_SECONDS, situation.count_regex_seconds_left())
+        if allowed <= 0:
+            return None, "not tried: earlier patterns took too long"
+        try:
+            hit = self.compiled.search(value, timeout=allowed)
+        except TimeoutError:
+            return None, f"took more than {allowed * 1000:.0f} ms"
+        return "no" if hit is None else "yes", ""
+
+
+def _read_metadata(situation: Situation, key: str) -> tuple[str | None, str]:
+    """Return the value of a key; None without it, and why."""
+    value = dict(situation.text.query.metadata).get(key)
+    if value is not None:
+        return value, ""
+    return None, f"the request has no metadata {key!r}"
+
+
+@dataclass(frozen=True, slots=True)
 class HostNumber:
     """A number that describes the machine."""
 

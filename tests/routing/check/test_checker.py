@@ -74,7 +74,39 @@ REST = "rules:\n  - {name: rest, use: quick}\n"
         (
             HEAD + "signals: {calc: {at_least: 3}}\n" + REST,
             "5:17: a signal needs a kind: keywords, regex, tokens, options, language, score, "
-            "nearest, host",
+            "nearest, metadata, host",
+        ),
+        (
+            HEAD + "signals: {t: {metadata: {key: team}}}\n" + REST,
+            "5:25: say what it has to be: equals, one_of, matches, or exists: true",
+        ),
+        (
+            HEAD + "signals: {t: {metadata: {key: team, equals: a, one_of: [b]}}}\n" + REST,
+            "5:56: equals and one_of in one signal; use one of them",
+        ),
+        (
+            HEAD + "signals: {t: {metadata: {key: team, exists: false}}}\n" + REST,
+            "5:45: exists: false has no effect; use exists: true, and {not: SIGNAL} in the rule",
+        ),
+        (
+            HEAD + "signals: {t: {metadata: {key: team, matches: '(a'}}}\n" + REST,
+            "5:46: invalid regular expression: missing ) at position 2",
+        ),
+        (
+            HEAD + "signals: {t: {metadata: {key: team, equal: a}}}\n" + REST,
+            "5:37: unknown key 'equal', did you mean 'equals'?",
+        ),
+        (
+            HEAD + "signals: {t: {metadata: {key: team, equals: a}, at_least: 1}}\n" + REST,
+            "5:59: at_least has no effect: this signal is not a number",
+        ),
+        (
+            HEAD + "efforts: {hihg: quick}\n" + REST,
+            "5:11: unknown effort 'hihg', did you mean 'high' or 'xhigh'?",
+        ),
+        (
+            HEAD + "efforts: {high: quik}\n" + REST,
+            "5:17: unknown arm 'quik', did you mean 'quick'?",
         ),
         (
             HEAD + "signals: {long: {tokens: {at_least: 9}, below: 3}}\n" + REST,
@@ -215,6 +247,11 @@ def test_warnings(check: Check) -> None:
         "p.yaml:3:31: arm 'slow' is unused",
         "p.yaml:4:11: signal 'x' is unused",
     ]
+
+
+def test_an_arm_of_an_effort_is_used(check: Check) -> None:
+    text = HEAD + "  slow: {model: tiny}\n" + REST + "efforts: {max: slow}\n"
+    assert check(text).warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,14 @@ class BudgetSpent(EtuiError):
     exit_code = ExitCode.GATE
 
 
+class EnergyBudgetSpent(BudgetSpent):
+    """The hourly joules of a client's key are spent; ``retry_seconds`` says when some are free."""
+
+    def __init__(self, what: str, fix: str = "", retry_seconds: float = 3600.0) -> None:
+        super().__init__(what, fix)
+        self.retry_seconds = retry_seconds
+
+
 class ModelUnavailable(EtuiError):
     """A known model that cannot be used: not on disk, damaged, or rejected by llama.cpp."""
 

@@ -223,6 +223,11 @@ class LogReader:
             "list the turns with `etui logs list`",
         )
 
+    def find_turn(self, turn_id: str) -> TurnRecord | None:
+        """Return the turn of exactly this id; None if there is none."""
+        rows = self._select("SELECT * FROM turns WHERE turn_id = ?", (turn_id,))
+        return parse_turn(rows[0]) if rows else None
+
     def totals(self, by: str = "all", turn_filter: TurnFilter | None = None) -> list[Total]:
         """Sum joules, tokens and seconds per group, see :data:`etui.log.totals.GROUPS`."""
         where = build_clause(turn_filter or TurnFilter())

@@ -1,0 +1,272 @@
+"""A pool over a scripted engine: answers wait for the test, and can be cancelled anywhere."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from etui.backends.base import AnswerRequest
+from etui.chat import Query
+from etui.config.config import Config
+from etui.energy.idle_tracker import IdleTracker
+from etui.energy.recorder import Recorder
+from etui.events import (
+    Answer,
+    BatchShare,
+    Event,
+    Finished,
+    Loaded,
+    Prefilled,
+    Residence,
+    SharedBatch,
+    Unloaded,
+)
+from etui.log.queries import LogReader
+from etui.log.writer import TurnWriter
+from etui.models.spec import STARTER
+from etui.runtime.open import Runtime
+from etui.runtime.overrides import Overrides
+from etui.runtime.turn_pool import TurnPool
+from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest
+from etui.testing.devices import FakeClock, FakeDevice
+from etui.testing.play import sample
+from etui.testing.power_curves import constant
+from etui.turn.events import TurnFinished
+from etui.turn.record import TurnRecord
+
+LIMIT_SECONDS = 60.0
+WATTS = 50.0
+
+
+class Host:
+    """An engine whose answers wait at a gate, a second of the fake clock each.
+
+    Attributes:
+        gate: Answers wait here after their first token; set by default.
+        load_gate: Loads wait here; set by default.
+        asked: The questions that began, in order.
+        most: The most answers that ran at a time.
+        fault: Raised by each answer in place of its end; None for none.
+    """
+
+    def __init__(self, clock: FakeClock, advance: Callable[[float], None]) -> None:
+        self.clock = clock
+        self.advance = advance
+        self.changed = threading.Condition()
+        self.gate = True
+        self.load_gate = True
+        self.asked: list[str] = []
+        self.running = 0
+        self.most = 0
+        self.closed = 0
+        self.number = 0
+        self.fault: BaseException | None = None
+        self.status = "complete"
+        self.loaded: set[str] = set()
+        self.pid: int | None = 4711
+        self.on_unloaded: Callable[[Unloaded], None] | None = None
+        self.on_batch: Callable[[SharedBatch], None] | None = None
+
+    def open_answerer(self) -> HostAnswerer:
+        return HostAnswerer(self)
+
+    def open_gate(self) -> None:
+        with self.changed:
+            self.gate = self.load_gate = True
+            self.changed.notify_all()
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(true, LIMIT_SECONDS), self.asked
+
+    def load(self, spec: object, path: Path, draft: object = None) -> Iterator[Residence]:
+        return iter(())
+
+    def unload(self, model: str) -> Iterator[Residence]:
+        return iter(())
+
+    def keep_warm(self, model: str, seconds: float | None) -> None: ...
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        return self.open_answerer().answer(request)
+
+    def cancel(self) -> None: ...
+
+    def hurry(self) -> None: ...
+
+    def close(self) -> None:
+        with self.changed:
+            self.closed += 1
+            self.loaded.clear()
+            self.changed.notify_all()
+
+
+class HostAnswerer:
+    """Answers one turn's requests."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.numbers: tuple[int, ...] = ()
+        self.cancelled = False
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        host = self.host
+        with host.changed:
+            host.number += 1
+            self.numbers = (*self.numbers, host.number)
+            host.asked.append(request.messages[-1].content)
+            host.running += 1
+            host.most = max(host.most, host.running)
+            host.changed.notify_all()
+        try:
+            yield from self._answer(request)
+        finally:
+            with host.changed:
+                host.running -= 1
+                host.changed.notify_all()
+
+    def _answer(self, request: AnswerRequest) -> Iterator[Event]:
+        host, model = self.host, request.model.name
+        if model not in host.loaded:
+            began = host.clock()
+            self._wait(lambda: host.load_gate)
+            host.advance(1.0)
+            with host.changed:
+                host.loaded.add(model)
+                host.changed.notify_all()
+            yield Loaded(model, began, host.clock(), 0, 1000)
+        start = host.clock()
+        if host.fault is not None:
+            raise host.fault
+        yield Prefilled(start, start, 5, 0, 5)
+        yield Answer(start, "Four", 1)
+        self._wait(lambda: host.gate)
+        host.advance(1.0)
+        end = host.clock()
+        if host.on_batch is not None:
+            share = BatchShare(self.numbers[-1], 5, 1)
+            host.on_batch(SharedBatch(model, start, end, (share,)))
+        status: Any = "stopped" if self.cancelled else host.status
+        yield Finished(start, start, start, end, start, status, "", "Four", "", 5, 0, 5, 0, 1)
+
+    def _wait(self, is_open: Callable[[], bool]) -> None:
+        closed = self.host.closed
+        with self.host.changed:
+            assert self.host.changed.wait_for(
+                lambda: is_open() or self.cancelled or self.host.closed > closed, LIMIT_SECONDS
+            )
+
+    def cancel(self) -> None:
+        with self.host.changed:
+            self.cancelled = True
+            self.host.changed.notify_all()
+
+    def hurry(self) -> None: ...
+
+
+@dataclass
+class Heard:
+    """What the client of one turn hears.
+
+    Attributes:
+        fails_at: The listener raises an error at this kind of event; None never.
+    """
+
+    events: list[PoolEvent] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    fails_at: type | None = None
+    failed: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, event: PoolEvent) -> None:
+        self.events.append(event)
+        if self.fails_at is not None and isinstance(event, self.fails_at):
+            raise RuntimeError("the listener is gone")
+        if isinstance(event, TurnFailed):
+            self.failed.set()
+        if isinstance(event, TurnFinished | TurnFailed):
+            self.ended.set()
+
+    def wait(self) -> Heard:
+        assert self.ended.wait(LIMIT_SECONDS), self.events
+        return self
+
+    @property
+    def record(self) -> TurnRecord:
+        (record,) = [e.record for e in self.wait().events if isinstance(e, TurnFinished)]
+        return record
+
+    @property
+    def error(self) -> Exception:
+        assert self.failed.wait(LIMIT_SECONDS), self.events
+        last = self.events[-1]
+        assert isinstance(last, TurnFailed), last
+        return last.error
+
+
+class Stage:
+    """A pool, its engine, and a machine that always draws the same."""
+
+    def __init__(self, config: Config, **options: Any) -> None:
+        self.config = config
+        self.clock = FakeClock()
+        self.device = FakeDevice(constant(WATTS, 100_000), self.clock)
+        self.recorder = Recorder([self.device], clock=self.clock)
+        self.recorder.start = lambda: None  # type: ignore[method-assign]  # read by the test
+        self._sampling = threading.Lock()
+        self.advance(3)
+        self.host = Host(self.clock, self.advance)
+        self.runtime: Runtime[Any] = Runtime(
+            config, lambda _: self.host, lambda _: self.recorder, TurnWriter
+        )
+        self.tracker = IdleTracker(self.recorder, config, self.clock)
+        self.pool = TurnPool(
+            self.runtime,
+            idle_tracker=self.tracker,
+            call_later=lambda _seconds, _function: None,
+            **options,
+        )
+
+    def advance(self, seconds: float) -> None:
+        """Let the clock run, and the meter read meanwhile."""
+        with self._sampling:
+            sample(self.recorder, self.clock, seconds, random.Random(1))
+
+    def submit(self, text: str = "2+2?", **given: Any) -> tuple[Heard, Any]:
+        heard = Heard(fails_at=given.pop("fails_at", None))
+        overrides = given.pop("overrides", Overrides(model=STARTER))
+        request = TurnRequest(Query(text), overrides, endpoint="/v1/chat/completions", **given)
+        return heard, self.pool.submit(request, heard)
+
+    def submit_to(self, listener: Callable[[PoolEvent], None]) -> Any:
+        """Submit a turn whose events another listener hears."""
+        return self.pool.submit(TurnRequest(Query("2+2?"), Overrides(model=STARTER)), listener)
+
+    def wait_idle(self) -> bool:
+        """Wait until no turn runs; return whether the idle time has begun."""
+        busy = self.pool._between.busy
+        assert busy.acquire(timeout=LIMIT_SECONDS)
+        busy.release()
+        return self.tracker.since_ns is not None
+
+    def ask(self, text: str = "2+2?", **given: Any) -> TurnRecord:
+        return self.submit(text, **given)[0].record
+
+    def saved(self) -> Mapping[str, TurnRecord]:
+        """Return the turns of the log by their id."""
+        self.runtime.writer.flush()
+        with LogReader(self.config) as log:
+            return {record.turn_id: record for record in log.turns()}
+
+    def close(self) -> None:
+        self.host.open_gate()
+        self.pool.close(LIMIT_SECONDS)
+        self.runtime.close()
+
+
+def with_models(config: Config, starter_model: Path) -> Config:
+    """Return a configuration that finds the starter model."""
+    return replace(config, models_dir=starter_model.parent)

@@ -1,0 +1,329 @@
+"""Turns of many clients: their order, the queue, and how each of them can end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from etui.config.config import Config
+from etui.errors import EngineFailed, EtuiError, QueueFull, Stopped, UsageError
+from etui.events import Answer, Loaded, Prefilled, Unloaded
+from etui.models.spec import STARTER
+from etui.runtime.overrides import Overrides
+from etui.runtime.pooled_turn import NOT_BEGUN
+from etui.runtime.turn_request import RunningTurn, TurnFailed
+from etui.turn.events import Decided, TurnFinished
+from tests.runtime.pool_stage import LIMIT_SECONDS, WATTS, Stage, with_models
+
+
+@pytest.fixture
+def stage(config: Config, starter_model: Path) -> Iterator[Stage]:
+    with closing(Stage(with_models(config, starter_model))) as stage:
+        yield stage
+
+
+@pytest.fixture
+def here(config: Config, starter_model: Path) -> Config:
+    return with_models(config, starter_model)
+
+
+def test_a_turn_is_decided_answered_and_saved_under_the_id_it_had_from_the_start(
+    stage: Stage,
+) -> None:
+    heard, turn = stage.submit(key="editor", request_id="req-1")
+    record = heard.record
+    kinds = [type(event) for event in heard.events]
+    assert kinds == [Decided, Loaded, Prefilled, Answer, *kinds[4:-1], TurnFinished]
+    assert record.turn_id == turn.turn_id
+    assert record.status == "complete"
+    client = record.client
+    assert client is not None
+    assert (client.endpoint, client.key, client.request_id, client.queue_seconds) == (
+        "/v1/chat/completions",
+        "editor",
+        "req-1",
+        0.0,
+    )
+    assert record.energy.attribution is not None
+    assert record.energy.attribution.method == "exclusive"
+    assert record.energy.joules == pytest.approx(WATTS, rel=0.05)
+    stage.runtime.writer.flush()
+    assert stage.pool.find_turn(turn.turn_id) == stage.saved()[turn.turn_id]
+    assert stage.pool.find_turn("last") is None
+    assert stage.pool.find_turn(turn.turn_id[:6]) is None
+
+
+def test_turns_run_one_after_another_in_the_order_of_their_arrival(stage: Stage) -> None:
+    stage.host.gate = False
+    turns = [stage.submit(f"question {number}")[0] for number in range(5)]
+    stage.host.wait_until(lambda: stage.host.running == 1)
+    status = stage.pool.status()
+    assert (status.running, status.queued, status.parallel) == (1, 4, 1)
+    stage.advance(7)
+    stage.host.open_gate()
+    waits = [heard.record.client for heard in turns]
+    assert stage.host.asked == [f"question {number}" for number in range(5)]
+    assert stage.host.most == 1
+    seconds = [wait.queue_seconds for wait in waits if wait is not None]
+    assert seconds == sorted(seconds)
+    assert seconds[0] == 0
+    assert seconds[1] >= 7
+    assert stage.pool.status().finished == 5
+
+
+def test_several_run_at_a_time_if_they_may(here: Config) -> None:
+    with closing(Stage(here, parallel=3)) as stage:
+        stage.host.gate = False
+        turns = [stage.submit(f"question {number}")[0] for number in range(5)]
+        stage.host.wait_until(lambda: stage.host.running == 3)
+        assert stage.pool.status().queued == 2
+        stage.host.open_gate()
+        records = [heard.record for heard in turns]
+        assert stage.host.most == 3
+        methods = {r.energy.attribution.method for r in records if r.energy.attribution}
+        assert methods <= {"exclusive", "shapley", "tokens"}
+        assert stage.pool.status().finished == 5
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again(here: Config) -> None:
+    with closing(Stage(here, queue_limit=1)) as stage:
+        stage.host.gate = False
+        first = stage.submit("first")[0]
+        stage.host.wait_until(lambda: stage.host.running == 1)
+        second = stage.submit("second")[0]
+        with pytest.raises(QueueFull, match="1 request wait") as caught:
+            stage.submit("third")
+        assert caught.value.retry_seconds >= 1
+        stage.advance(20)
+        stage.host.open_gate()
+        assert [first.record.status, second.record.status] == ["complete"] * 2
+        assert stage.host.asked == ["first", "second"]
+
+
+def test_without_a_queue_only_what_can_begin_is_accepted(here: Config) -> None:
+    with closing(Stage(here, queue_limit=0)) as stage:
+        stage.host.gate = False
+        heard, _ = stage.submit()
+        with pytest.raises(QueueFull):
+            stage.submit()
+        stage.host.open_gate()
+        assert heard.record.status == "complete"
+
+
+def test_a_turn_cancelled_in_the_queue_is_saved_as_stopped_and_spent_nothing(stage: Stage) -> None:
+    stage.host.gate = False
+    running, _ = stage.submit("running")
+    stage.host.wait_until(lambda: STARTER in stage.host.loaded)
+    heard, turn = stage.submit("left")
+    stage.advance(2)
+    turn.cancel()
+    turn.cancel()
+    record = heard.record  # while the other one still runs
+    assert stage.pool.status().queued == 0
+    assert not running.ended.is_set()
+    assert (record.status, record.settings["ended"]) == ("stopped", NOT_BEGUN)
+    assert (record.tokens.prompt, record.tokens.output, record.seconds.total) == (0, 0, 0)
+    assert record.energy.joules == 0
+    assert record.client is not None
+    assert record.client.queue_seconds == pytest.approx(2, abs=0.1)
+    stage.host.open_gate()
+    assert running.record.status == "complete"
+    assert stage.host.asked == ["running"]
+    assert turn.turn_id in stage.saved()
+    assert (stage.pool.status().cancelled, stage.pool.status().finished) == (1, 1)
+
+
+def test_a_turn_cancelled_during_its_load_ends_there(stage: Stage) -> None:
+    stage.host.load_gate = False
+    heard, turn = stage.submit()
+    stage.host.wait_until(lambda: stage.host.running == 1)
+    assert stage.pool.status().loading == STARTER
+    turn.cancel()
+    assert heard.record.status == "stopped"
+    assert stage.pool.status().loading is None
+
+
+def test_a_turn_cancelled_while_it_decodes_ends_with_what_it_has(stage: Stage) -> None:
+    stage.host.gate = False
+    heard, turn = stage.submit()
+    stage.host.wait_until(lambda: STARTER in stage.host.loaded)
+    turn.cancel()
+    record = heard.record
+    assert record.status == "stopped"
+    assert turn.turn_id in stage.saved()
+    stage.host.open_gate()
+    assert stage.ask().status == "complete"  # the next one is not cancelled
+
+
+def test_a_turn_cancelled_before_its_answer_begins_asks_the_engine_for_nothing(
+    stage: Stage,
+) -> None:
+    """A client that leaves while its turn is decided: the cancel comes with the first event."""
+    turns: list[object] = []
+    submitted: list[RunningTurn] = []
+
+    def cancel_at_once(event: object) -> None:
+        turns.append(event)
+        if isinstance(event, Decided):
+            ready.wait(LIMIT_SECONDS)
+            submitted[0].cancel()
+        if isinstance(event, TurnFinished):
+            ended.set()
+
+    ready, ended = threading.Event(), threading.Event()
+    submitted.append(stage.submit_to(cancel_at_once))
+    ready.set()
+    assert ended.wait(LIMIT_SECONDS)
+    last = turns[-1]
+    assert isinstance(last, TurnFinished)
+    assert (last.record.status, last.record.settings["ended"]) == ("stopped", NOT_BEGUN)
+    assert stage.host.asked == []
+
+
+def test_a_listener_that_fails_cancels_its_turn_which_is_saved(stage: Stage) -> None:
+    stage.host.gate = False
+    heard, turn = stage.submit(fails_at=Answer)
+    following, _ = stage.submit("next")
+    stage.host.wait_until(lambda: len(stage.host.asked) == 2)
+    stage.host.open_gate()
+    assert following.record.status == "complete"
+    assert stage.saved()[turn.turn_id].status == "stopped"
+    assert isinstance(heard.events[-1], Answer)  # nothing after it
+    assert stage.pool.status().cancelled == 1
+
+
+def test_an_error_of_the_engine_is_the_last_event_after_the_record(stage: Stage) -> None:
+    stage.host.fault = EngineFailed("the engine is gone", "ask again")
+    heard, turn = stage.submit()
+    assert heard.failed.wait(LIMIT_SECONDS)
+    assert [type(event) for event in heard.events[-2:]] == [TurnFinished, TurnFailed]
+    assert stage.saved()[turn.turn_id].status == "error"
+    stage.host.fault = None
+    assert stage.ask().status == "complete"
+    status = stage.pool.status()
+    assert (status.finished, status.failed) == (1, 1)
+
+
+def test_a_bug_ends_its_turn_and_no_other(stage: Stage) -> None:
+    stage.host.fault = ZeroDivisionError("a bug")
+    heard, turn = stage.submit()
+    assert "ZeroDivisionError" in str(heard.error)
+    assert isinstance(heard.error, EtuiError)
+    assert stage.saved()[turn.turn_id].status == "error"
+    stage.host.fault = None
+    assert stage.ask().status == "complete"
+
+
+def test_a_request_without_a_decision_is_reported_and_not_saved(stage: Stage) -> None:
+    heard, turn = stage.submit(overrides=Overrides(model="no-such-model"))
+    assert isinstance(heard.error, UsageError)
+    assert turn.turn_id not in stage.saved()
+    assert stage.pool.status().failed == 1
+
+
+def test_deciding_runs_nothing(stage: Stage) -> None:
+    from etui.chat import Query
+    from etui.runtime.turn_request import TurnRequest
+
+    request = TurnRequest(Query("2+2?"), Overrides(model=STARTER), effort="high")
+    decision = stage.pool.decide(request).decision
+    assert (decision.arm.model, decision.arm.reasoning) == (STARTER, "cot")
+    assert stage.host.asked == []
+    assert stage.saved() == {}
+
+
+def test_closing_ends_waiting_turns_at_once_and_saves_every_turn(here: Config) -> None:
+    stage = Stage(here)
+    stage.host.gate = False
+    running, first = stage.submit("running")
+    stage.host.wait_until(lambda: stage.host.running == 1)
+    waiting, second = stage.submit("waiting")
+    closer = threading.Thread(target=stage.pool.close, args=(LIMIT_SECONDS,))
+    closer.start()
+    assert waiting.record.status == "stopped"
+    with pytest.raises(Stopped, match="shutting down"):
+        stage.submit("late")
+    assert not stage.pool.status().accepting
+    stage.host.open_gate()
+    closer.join(LIMIT_SECONDS)
+    assert not closer.is_alive()
+    assert running.record.status == "complete"
+    assert set(stage.saved()) == {first.turn_id, second.turn_id}
+    stage.pool.close(0)  # a second time does nothing
+    stage.runtime.close()
+
+
+def test_closing_cancels_what_does_not_end_within_the_grace_time(here: Config) -> None:
+    stage = Stage(here)
+    stage.host.gate = False
+    heard, turn = stage.submit()
+    stage.host.wait_until(lambda: stage.host.running == 1)
+    stage.pool.close(0)
+    assert heard.record.status == "stopped"
+    assert stage.saved()[turn.turn_id].status == "stopped"
+    stage.runtime.close()
+
+
+def test_idle_time_begins_when_the_last_turn_ends(here: Config) -> None:
+    with closing(Stage(here, parallel=2)) as stage:
+        stage.host.gate = False
+        assert stage.tracker.since_ns is not None
+        first, turn = stage.submit("first")
+        second, _ = stage.submit("second")
+        stage.host.wait_until(lambda: stage.host.running == 2)
+        assert stage.tracker.since_ns is None
+        turn.cancel()
+        first.wait()
+        assert stage.tracker.since_ns is None
+        stage.host.open_gate()
+        second.wait()
+        assert stage.wait_idle()
+        assert stage.pool.status().residents == (STARTER,)
+
+
+def test_an_idle_unload_of_the_engine_ends_the_process_and_is_booked(stage: Stage) -> None:
+    stage.ask()
+    assert stage.wait_idle()
+    loads = stage.pool.status().books.loads
+    stage.advance(2)
+    now = stage.clock()
+    assert stage.host.on_unloaded is not None
+    stage.host.on_unloaded(Unloaded(STARTER, None, now - 10**9, now, "idle", 1000))
+    assert stage.pool.status().residents == ()
+    assert stage.host.closed == 1
+    after = stage.pool.status().books.loads
+    assert loads is not None
+    assert after is not None
+    assert after - loads == pytest.approx(WATTS, rel=0.05)
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_the_books_balance(here: Config, parallel: int) -> None:
+    with closing(Stage(here, parallel=parallel)) as stage:
+        stage.advance(4)
+        records = [stage.ask(f"question {number}") for number in range(3)]
+        stage.advance(5)
+        assert stage.wait_idle()
+        books = stage.pool.status().books
+        known = [record.energy.joules or 0.0 for record in records]
+        assert books.turns == pytest.approx(sum(known), rel=0.01)
+        assert books.turns_by_model == {STARTER: books.turns}
+        assert books.loads == pytest.approx(WATTS, rel=0.1)  # one second
+        assert books.total is not None
+        parts = [books.turns, books.loads, books.idle]
+        assert books.total == pytest.approx(sum(part or 0.0 for part in parts), abs=1e-9)
+        assert books.total == pytest.approx(13 * WATTS, rel=0.05)
+        assert books.kind == "counter"
+        assert books.uncertainty is not None
+
+
+def test_threads_end_with_the_work(stage: Stage) -> None:
+    for number in range(5):
+        stage.ask(f"question {number}")
+    stage.pool.close(LIMIT_SECONDS)
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("etui-turn")]

@@ -1,0 +1,1 @@
+"""The meter of another machine: its clock, its documents, and its joules in local time."""

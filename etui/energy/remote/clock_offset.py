@@ -1,0 +1,107 @@
+"""Bound the difference between the monotonic clocks of two machines: pure arithmetic over probes.
+
+A probe asks the other machine for its clock. The answer was read at some time between sending and
+receiving, however unequal the two ways are, so the difference of the clocks is known up to half of
+the round trip, for certain. Between probes the bound grows with the most that two clocks can drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PROBES = 8
+"""Probes of one reading; the one with the shortest round trip counts."""
+
+DRIFT = 1e-3
+"""Most that one monotonic clock can gain on another, in seconds per second: the kernel corrects a
+clock by at most 500 ppm (``adjtimex``), on both machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One question for the clock of another machine.
+
+    Attributes:
+        sent_ns, received_ns: When it was sent and answered, monotonic nanoseconds of this machine.
+        remote_ns: The answer: monotonic nanoseconds of the other machine.
+    """
+
+    sent_ns: int
+    received_ns: int
+    remote_ns: int
+
+    @property
+    def round_trip_ns(self) -> int:
+        """Nanoseconds from sending to the answer."""
+        return self.received_ns - self.sent_ns
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """The offset of the other clock at one time.
+
+    Attributes:
+        t_ns: The time, monotonic nanoseconds of this machine.
+        offset_ns: Other clock minus this one.
+        error_ns: Bound of its error.
+        boot_id: Id of the other machine's boot; its clock is only comparable within one.
+    """
+
+    t_ns: int
+    offset_ns: int
+    error_ns: int
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """The offset of the other clock (other minus this one), and the bound of its error, in ns."""
+
+    offset_ns: int
+    error_ns: int
+
+
+def choose_reading(probes: Sequence[Probe], boot_id: str = "") -> ClockReading:
+    """Return the reading of the probe with the shortest round trip.
+
+    Args:
+        probes: At least one; each is answered after it was sent.
+        boot_id: The boot that all of them report.
+    """
+    best = min(probes, key=lambda probe: probe.round_trip_ns)
+    middle_ns = (best.sent_ns + best.received_ns) // 2
+    # Rounded up, so that the odd nanosecond is inside; the clocks drift within the probe too.
+    half_ns = (best.round_trip_ns + 1) // 2
+    return ClockReading(middle_ns, best.remote_ns - middle_ns, half_ns + _drift(half_ns), boot_id)
+
+
+def find_offset(readings: Sequence[ClockReading], t_ns: int) -> Offset | None:
+    """Bound the offset at a time by all readings.
+
+    Each reading bounds it by its own error plus the drift since, or until, that reading; the offset
+    is in all of these intervals. The middle of their intersection is returned.
+
+    Args:
+        readings: Readings of one boot, in any order.
+        t_ns: The time, monotonic nanoseconds of this machine.
+
+    Returns:
+        None without readings, or if they contradict each other: one of the clocks was stopped (a
+        suspended machine) or set.
+    """
+    if not readings:
+        return None
+    errors = [one.error_ns + _drift(abs(t_ns - one.t_ns)) for one in readings]
+    bounds = list(zip((one.offset_ns for one in readings), errors, strict=True))
+    low = max(offset - error for offset, error in bounds)
+    high = min(offset + error for offset, error in bounds)
+    if low > high:
+        return None
+    middle = (low + high) // 2
+    return Offset(middle, high - middle)
+
+
+def _drift(span_ns: int) -> int:
+    """Return the most that the clocks drift apart in a span, rounded up."""
+    return int(span_ns * DRIFT) + 1 if span_ns else 0

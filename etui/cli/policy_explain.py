@@ -44,8 +44,13 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
     else:
         _print_explanation(document)
     if not document["on_disk"]:
-        model = document["model"]
-        click.echo(f"{model} is not on this machine; run `etui models pull {model}`", err=True)
+        from etui.runtime.explain_text import find_machine
+
+        model, machine = document["model"], find_machine(document)
+        if machine is not None:
+            click.echo(f"{model} on {machine} is not available; see `etui doctor`", err=True)
+        else:
+            click.echo(f"{model} is not on this machine; run `etui models pull {model}`", err=True)
 
 
 def _print_explanation(document: Explanation) -> None:

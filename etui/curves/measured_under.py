@@ -57,8 +57,16 @@ def parse_conditions(
 
     A machine, a build and threads that an older etui did not record differ from every known value.
     The settings of a model that it did not record are unknown, which is not a difference: they were
-    those of models.yaml.
+    those of models.yaml. Those of a turn on a remote backend are the backend and its version.
     """
+    if settings.get("backend"):
+        # A server on another machine: threads and settings of this one have no effect there.
+        return Conditions(
+            machine=settings.get("machine") or "unknown",
+            build=f"server {settings.get('server') or 'unknown'}",
+            threads=0,
+            channels=channels,
+        )
     batch = settings.get("batch_tokens_setting")
     tuned = settings.get("tuned") or {}
     return Conditions(

@@ -38,6 +38,17 @@ _LOADS = 10
 _BYTES_PER_TOKEN = 4
 
 
+_SECONDS_SQL = """
+    SELECT tokens_computed, tokens_output, seconds_prefill, seconds_decode,
+        json_extract(settings, '$.machine') AS machine
+    FROM turns
+    WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
+        AND speculation_method IS NULL AND status IN ('complete', 'truncated')
+        AND tokens_computed > 0
+    ORDER BY created_at DESC, id DESC LIMIT ?
+"""
+
+
 _PAST_SQL = """
     SELECT reasoning, status, tokens_prompt, tokens_output, energy_phases_decode, energy_kind,
         chat_id, length(CAST(query AS BLOB)) AS query_bytes,
@@ -92,9 +103,31 @@ def read_model_facts(
 
 
 def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> Speed | None:
-    """Compute the speed from the last turns on this machine, or on an unrecorded one."""
+    """Compute the speed from the last turns on this machine, or on an unrecorded one.
+
+    Without measured turns it is that of the others, without watts.
+    """
     rows = log.select(POINTS_SQL, (model, sha256, _SPEED_TURNS))
-    return _compute_speed(_select_here(parse_logged_turns(rows), now))
+    measured = _compute_speed(_select_here(parse_logged_turns(rows), now))
+    if measured is not None:
+        return measured
+    unmeasured = log.select(_SECONDS_SQL, (model, sha256, _SPEED_TURNS))
+    alike = [row for row in unmeasured if row["machine"] in (None, now.machine)]
+    return (
+        Speed(
+            _rate([(row["tokens_computed"], row["seconds_prefill"]) for row in alike]),
+            _rate([(row["tokens_output"] - 1, row["seconds_decode"]) for row in alike]),
+        )
+        if alike
+        else None
+    )
+
+
+def _rate(points: Sequence[tuple[int, float | None]]) -> float | None:
+    """Return tokens per second of all points together; None without any."""
+    known = [(tokens, seconds) for tokens, seconds in points if tokens > 0 and seconds]
+    total = math.fsum(seconds for _, seconds in known)
+    return sum(tokens for tokens, _ in known) / total if total > 0 else None
 
 
 def _measure_speculated(

@@ -275,8 +275,10 @@ def replay_log(
         EtuiError: The log cannot be read, or the fitted file of the policy is damaged.
     """
     from etui.log.queries import LogReader
+    from etui.routing.places import drop_places
     from etui.runtime.serving import models_on_disk
 
+    policy = drop_places(policy)
     knowledge = replace(runtime.collect_knowledge(policy), earlier=None)
     # Each model is looked up once: an arm may name a dozen, and that takes longer than deciding.
     is_on_disk = models_on_disk(runtime.config, runtime.catalogue)

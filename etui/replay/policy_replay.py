@@ -18,6 +18,7 @@ from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
+from etui.routing.places import drop_places
 from etui.routing.policy import CascadePlan, Objective, Policy
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.question_words import QuestionText
@@ -74,6 +75,10 @@ class TablePredictor:
         cost = self._costs.get(arm.name)
         return None if cost is None else PredictedJoules(0.0, 0.0, cost, source=self._label)
 
+    def duration(self, arm: Arm, query: Query) -> float | None:
+        """Return None: a table has no durations."""
+        return None
+
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict the accuracy by the heads; None without heads."""
         return None if self._heads is None else self._heads.accuracy(arm, query, confidence)
@@ -117,6 +122,7 @@ def replay_policy(
             "pass the folder of the MMLU files: --data DIR",
         )
     _check_arms(policy, graded)
+    policy = drop_places(policy)
     models = {facts.model for facts in graded.facts.values() if facts.model is not None}
     is_available: Callable[[str], bool] = models.__contains__ if models else _is_always_available
     costs = {arm: float(cost[:, column].mean()) for column, arm in enumerate(graded.arms)}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from etui.arm import Arm
 from etui.errors import ModelUnavailable
+from etui.routing.places import Place
 from etui.routing.policy import ArmPlan
 
 Available = Callable[[str], bool] | Collection[str]
@@ -25,11 +26,57 @@ def choose_served_arm(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm
     return None
 
 
+def list_served_places(plan: ArmPlan, is_available: Callable[[str], bool]) -> tuple[Arm, ...]:
+    """Return the arm at every available place of the weights that it would use, in order.
+
+    Empty if no model is available. Other models of the arm have other weights, and with them
+    another accuracy: they are only used if this one is nowhere available.
+    """
+    first = choose_served_arm(plan, is_available)
+    if first is None:
+        return ()
+    if not plan.places:
+        return (first,)
+    weights = plan.find_place(first.model).weights
+    return tuple(
+        arm
+        for arm, place in zip(plan.arms, plan.places, strict=True)
+        if place.weights == weights and (arm is first or is_available(arm.model))
+    )
+
+
 def format_substitute(plan: ArmPlan, arm: Arm) -> str:
     """Write a note if the arm does not run on its first model; else return an empty text."""
     if arm.model == plan.models[0]:
         return ""
-    return f"; using {arm.model}: {plan.models[0]} is not on this machine"
+    backend = plan.find_place(arm.model).backend
+    where = f" on {backend}" if backend else ""
+    return f"; using {arm.model}{where}: {_format_unavailable([plan.find_place(plan.models[0])])}"
+
+
+def format_absent(plan: ArmPlan) -> str:
+    """Say that none of the models of an arm is available."""
+    return format_all_absent((plan,))
+
+
+def format_place_absent(place: Place) -> str:
+    """Say that a model is not available at a place."""
+    return _format_unavailable((place,))
+
+
+def format_all_absent(plans: Sequence[ArmPlan]) -> str:
+    """Say that none of the models of some arms is available."""
+    places = [plan.find_place(model) for plan in plans for model in plan.models]
+    return _format_unavailable(tuple(dict.fromkeys(places)))
+
+
+def _format_unavailable(places: Sequence[Place]) -> str:
+    """Write ``a is not on this machine``, ``b on desk is not available``, or both."""
+    here = [place.model for place in places if place.backend is None]
+    there = [f"{place.model} on {place.backend}" for place in places if place.backend is not None]
+    parts = [f"{join_with_verb(here)} not on this machine"] if here else []
+    parts += [f"{join_with_verb(there)} not available"] if there else []
+    return ", ".join(parts)
 
 
 def join_with_verb(models: Sequence[str]) -> str:
@@ -41,13 +88,27 @@ def join_with_verb(models: Sequence[str]) -> str:
 
 def build_unavailable_error(policy: str, unserved: Sequence[ArmPlan]) -> ModelUnavailable:
     """Build the error for arms without a model on this machine; its fix names what to pull."""
-    first, last = unserved[0], unserved[-1]
+    first = unserved[0]
+    local = [
+        model for plan in unserved for model in plan.models if not plan.find_place(model).backend
+    ]
+    named = ", ".join(first.models)
+    if len(local) < sum(len(plan.models) for plan in unserved):
+        named = ", ".join(
+            f"{model} on {backend}" if (backend := first.find_place(model).backend) else model
+            for model in first.models
+        )
+    if not local:
+        return ModelUnavailable(
+            f"policy {policy!r} chose arm {first.name!r}, but none of its models is available: "
+            + named,
+            "check its backend with `etui doctor`, or choose another model with --model",
+        )
     # A role lists its models from best to smallest, so the last one is the quickest to download.
-    quickest = last.models[-1]
-    best = first.models[0]
+    best, quickest = local[0], local[-1]
     more = f" (or the first choice: `etui models pull {best}`)" if best != quickest else ""
     return ModelUnavailable(
         f"policy {policy!r} chose arm {first.name!r}, but none of its models is on this machine: "
-        + ", ".join(first.models),
+        + named,
         f"run `etui models pull {quickest}`{more}, or choose another model with --model",
     )

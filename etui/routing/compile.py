@@ -22,6 +22,7 @@ from etui.arm import (
 )
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
 from etui.routing.limits import PeriodBudget, TurnBudget
+from etui.routing.places import PlaceSettings, list_places
 from etui.routing.policy import (
     ArmPlan,
     CascadePlan,
@@ -60,7 +61,7 @@ from etui.routing.signals.text_measures import MEASURES
 from etui.yaml.load import Located
 
 
-class ModelSettings(Protocol):
+class ModelSettings(PlaceSettings, Protocol):
     """Settings of an entry of models.yaml that arms of a policy follow."""
 
     @property
@@ -70,6 +71,18 @@ class ModelSettings(Protocol):
     @property
     def speculate(self) -> Speculate | None:
         """Speculation of arms that do not say; None is ``off``."""
+
+    @property
+    def context(self) -> int:
+        """Context of one sequence in tokens."""
+
+    @property
+    def think_open(self) -> str | None:
+        """Tag before its thinking; None for a model without."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Hash of its file; None if unknown."""
 
 
 def find_settings(models: Collection[str], name: str) -> ModelSettings | None:
@@ -334,7 +347,9 @@ def _has_word_edges(letter: str) -> bool:
 def _compile_arm(
     name: str, entry: ArmEntry, roles: Mapping[str, tuple[str, ...]], known: Collection[str]
 ) -> ArmPlan:
-    models = roles.get(entry.model, (entry.model,))
+    places = list_places(roles.get(entry.model, (entry.model,)), known)
+    models = tuple(place.model for place in places)
+    elsewhere = any(place.backend or place.weights != place.model for place in places)
     plain = (
         *("reasoning", "think_tokens", "max_tokens", "style", "readout", "votes", "batch"),
         *("weight", "exchange", "max_joules", "loop_guard"),
@@ -354,7 +369,7 @@ def _compile_arm(
         sampling_from=origin,
         **given,
     )
-    return ArmPlan(entry.model, models, arm, speculate)
+    return ArmPlan(entry.model, models, arm, speculate, places if elsewhere else ())
 
 
 def _choose_speculation(entry: ArmEntry, settings: ModelSettings | None) -> Speculate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from etui.arm import Arm
 from etui.chat import Query
@@ -13,6 +13,7 @@ from etui.routing.availability import (
     build_unavailable_error,
     choose_served_arm,
     format_substitute,
+    list_served_places,
 )
 from etui.routing.conditions import first_failed, reasons_for
 from etui.routing.decision import Decision, Deferred, RuleTried, SignalValue
@@ -174,8 +175,26 @@ def _build_decision(
             choose_served_arm(load_failed, is_available) if load_failed is not None else None,
             planned.context_overflow,
             planned.no_answer,
+            _list_other_places(policy, end, is_available),
         ),
     )
+
+
+def _list_other_places(
+    policy: Policy, end: Resolved, is_available: Callable[[str], bool]
+) -> dict[str, tuple[str, ...]]:
+    """List the other places of the arms of a decision, of those arms that have any."""
+    arms = end.cascade.arms if end.cascade is not None else (end.arm,)
+    others = {
+        arm.name: tuple(
+            other.model
+            for other in list_served_places(policy.arms[arm.name], is_available)
+            if other.model != arm.model
+        )
+        for arm in arms
+        if policy.arms[arm.name].places
+    }
+    return {name: models for name, models in others.items() if models}
 
 
 def _format_why(rule: Rule, end: Resolved, situation: Situation, unserved: list[ArmPlan]) -> str:
@@ -197,33 +216,44 @@ def cheapest_arm(
 
     The choice is the arm that ``budgets: {degrade_to: ARM}`` names; else the one expected to take
     the fewest joules on this query; else, without predictions, the arm for a failed load, the last
-    rule's ``otherwise`` or arm, or the first arm of the file. Arms without a model on this machine
-    are skipped.
+    rule's ``otherwise`` or arm, or the first arm of the file. Arms without an available model are
+    skipped. Of the places of an arm, the one expected to take the fewest joules answers.
 
     Raises:
         ModelUnavailable: No arm has a model on this machine.
     """
     is_available = build_availability_test(available)
-    arms = {
-        name: arm
+    places = {
+        name: served
         for name, plan in policy.arms.items()
-        if (arm := choose_served_arm(plan, is_available))
+        if (served := list_served_places(plan, is_available))
     }
-    if not arms:
+    if not places:
         raise build_unavailable_error(policy.name, list(policy.arms.values()))
+    arms = {name: served[0] for name, served in places.items()}
     if policy.degrade_to in arms:
-        return arms[policy.degrade_to]
-    if outlook is not None:
-        known = {
-            name: joules.total
-            for name, arm in arms.items()
-            if (joules := outlook.joules(arm, query)) is not None
-        }
-        if known:
-            return arms[min(known, key=known.__getitem__)]
+        return (
+            _choose_cheapest(places[policy.degrade_to], query, outlook) or arms[policy.degrade_to]
+        )
+    everywhere = [arm for served in places.values() for arm in served]
+    cheapest = _choose_cheapest(everywhere, query, outlook)
+    if cheapest is not None:
+        return cheapest
     last = policy.rules[-1]
     otherwise = last.then.otherwise if isinstance(last.then, Objective) else None
     for name in (policy.fallbacks.load_failed, otherwise, *last.arms):
         if name in arms:
             return arms[name]
     return next(iter(arms.values()))
+
+
+def _choose_cheapest(arms: Sequence[Arm], query: Query, outlook: Predictor | None) -> Arm | None:
+    """Return the arm expected to take the fewest joules; None if those of all are unknown."""
+    if outlook is None:
+        return None
+    known = [
+        (joules.total, index)
+        for index, arm in enumerate(arms)
+        if (joules := outlook.joules(arm, query)) is not None
+    ]
+    return arms[min(known)[1]] if known else None

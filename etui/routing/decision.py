@@ -226,6 +226,8 @@ def _candidate_json(candidate: Candidate) -> CandidateTrace:
     return {
         "arm": candidate.arm.name,
         "model": candidate.arm.model,
+        "machine": candidate.backend,
+        "seconds": candidate.seconds,
         "joules": None if joules is None else _joules_json(joules),
         "accuracy": None if accuracy is None else to_document(accuracy),
         "failed": candidate.failed,

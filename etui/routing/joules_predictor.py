@@ -87,6 +87,27 @@ def predict_joules(
     return None if predicted is None else _add_load(predicted, facts, resident)
 
 
+def predict_seconds(
+    arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool
+) -> float | None:
+    """Predict how long an arm takes, load included; None if its speed or its load is unknown.
+
+    Args:
+        arm: The arm.
+        text: The measures of the query.
+        facts: Facts about the arm's model.
+        resident: Whether the model needs no load.
+    """
+    speed = facts.curve.speed if facts.curve is not None else facts.speed
+    if speed is None:
+        return None
+    tokens = predict_tokens(arm, text, facts)
+    seconds = speed.seconds(tokens.computed, tokens.output)
+    if resident or seconds is None:
+        return seconds
+    return None if facts.load_seconds is None else seconds + facts.load_seconds
+
+
 def predict_tokens(
     arm: Arm, text: TextFacts, facts: LoggedModelFacts, cached_tokens: int = 0
 ) -> ExpectedTokens:
@@ -226,7 +247,7 @@ class LoggedModelFacts:
 
     Attributes:
         curve: Its operating curve.
-        speed: Tokens per second and watts of its last turns.
+        speed: Tokens per second of its last turns, and their watts, if they were measured.
         load_joules, load_seconds: Means of its last loads.
         past: Arm settings -> output of past turns.
         prompt_overhead: Tokens of a prompt beyond the estimate from its text: the chat template

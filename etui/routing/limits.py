@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from etui.arm import Arm
@@ -70,18 +71,32 @@ class Fallbacks:
             error.
         context_overflow: What to cut when question and thinking do not fit into the context.
         no_answer: What to do when a multiple choice or a vote yields no answer.
+        places: Arm -> its models at other machines (the same weights) that are available, in the
+            order they are tried when the place of the arm cannot answer.
     """
 
     load_failed: Arm | None = None
     context_overflow: OnContextOverflow = "truncate_thought"
     no_answer: OnNoAnswer = "keep"
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One arm an objective considered; ``failed`` is the bound it misses, None if it qualifies."""
+    """One arm an objective considered, at one of the machines that serve its model.
+
+    Attributes:
+        arm: The arm, with the model of that place.
+        joules: Its predicted joules; None if unknown.
+        accuracy: Its predicted accuracy, which is the same at every place; None if unknown.
+        failed: The bound it misses; None if it qualifies.
+        backend: Name of the backend that would answer; None for this machine.
+        seconds: Expected duration, load included; None if unknown.
+    """
 
     arm: Arm
     joules: PredictedJoules | None
     accuracy: PredictedAccuracy | None
     failed: str | None
+    backend: str | None = None
+    seconds: float | None = None

@@ -1,15 +1,25 @@
-"""Choose the candidate of an objective by expected joules and accuracy."""
+"""Choose the candidate of an objective by expected joules and accuracy.
+
+An arm that several machines serve is one candidate at each of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.routing.availability import choose_served_arm, format_substitute, join_with_verb
+from etui.routing.availability import (
+    format_absent,
+    format_place_absent,
+    format_substitute,
+    list_served_places,
+)
 from etui.routing.limits import Candidate
+from etui.routing.places import THIS_MACHINE
 from etui.routing.policy import ArmPlan, Objective
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules, Predictor
 
@@ -55,11 +65,19 @@ def weigh(
         outlook: Expected joules and accuracy of the arms; None leaves them unknown.
         resident: The model in memory; None if there is none, or it is unknown.
     """
-    ready = {
-        name: arm for name in objective.arms if (arm := choose_served_arm(arms[name], is_available))
-    }
-    able = [_build_candidate(objective, arm, query, outlook) for arm in ready.values()]
-    absent = [_build_absent(arms[name]) for name in objective.arms if name not in ready]
+    able: list[Candidate] = []
+    absent: list[Candidate] = []
+    spread: set[str] = set()
+    for name in objective.arms:
+        plan = arms[name]
+        served = list_served_places(plan, is_available)
+        for arm in served:
+            backend = plan.find_place(arm.model).backend
+            able.append(_build_candidate(objective, arm, backend, query, outlook))
+        missing = _build_missing_places(plan, served)
+        absent += missing
+        if len(served) + len(missing) > 1:
+            spread.add(name)
     candidates = (*sorted(able, key=_joules_or_inf), *absent)
     qualified = [c for c in able if c.failed is None]
     if not qualified:
@@ -72,23 +90,40 @@ def weigh(
     margin = None
     if runner_up is not None and winner.joules is not None and runner_up.joules is not None:
         margin = runner_up.joules.total - winner.joules.total
-    why = _format_reason(objective, winner, runner_up, margin, kept=winner is not best)
-    why += format_substitute(arms[winner.arm.name], winner.arm)
+    name_of = partial(_name_candidate, spread=spread)
+    why = _format_reason(objective, winner, runner_up, margin, name_of, kept=winner is not best)
+    plan = arms[winner.arm.name]
+    if plan.find_place(winner.arm.model).weights != plan.find_place(plan.models[0]).weights:
+        why += format_substitute(plan, winner.arm)
     return ObjectiveResult(winner, candidates, margin, why, None)
 
 
-def _build_absent(plan: ArmPlan) -> Candidate:
-    return Candidate(plan.arm, None, None, f"{join_with_verb(plan.models)} not on this machine")
+def _build_missing_places(plan: ArmPlan, served: Sequence[Arm]) -> list[Candidate]:
+    """Build the candidates that cannot answer now: the arm, or its places other than the served."""
+    if not served:
+        backend = plan.find_place(plan.arm.model).backend
+        return [Candidate(plan.arm, None, None, format_absent(plan), backend)]
+    weights = plan.find_place(served[0].model).weights
+    return [
+        Candidate(arm, None, None, format_place_absent(place), place.backend)
+        for arm, place in zip(plan.arms, plan.places, strict=bool(plan.places))
+        if place.weights == weights and arm not in served
+    ]
 
 
 def _build_candidate(
-    objective: Objective, arm: Arm, query: Query, outlook: Predictor | None
+    objective: Objective, arm: Arm, backend: str | None, query: Query, outlook: Predictor | None
 ) -> Candidate:
     accuracy = _predict_accuracy(objective, arm, query, outlook)
     hopeless = accuracy is None and _needs_accuracy(objective)
     # Predicting joules reads the log, and a candidate without an accuracy cannot win anyway.
-    joules = outlook.joules(arm, query) if outlook is not None and not hopeless else None
-    return Candidate(arm, joules, accuracy, _find_failure(objective, joules, accuracy))
+    predictor = None if hopeless else outlook
+    joules = predictor.joules(arm, query) if predictor is not None else None
+    seconds = joules.seconds if joules is not None else None
+    if joules is None and predictor is not None and objective.seconds_at_most is not None:
+        seconds = predictor.duration(arm, query)
+    failed = _find_failure(objective, joules, accuracy, seconds)
+    return Candidate(arm, joules, accuracy, failed, backend, seconds)
 
 
 def _predict_accuracy(
@@ -103,7 +138,10 @@ def _predict_accuracy(
 
 
 def _find_failure(
-    objective: Objective, joules: PredictedJoules | None, accuracy: PredictedAccuracy | None
+    objective: Objective,
+    joules: PredictedJoules | None,
+    accuracy: PredictedAccuracy | None,
+    seconds: float | None,
 ) -> str | None:
     """Describe the first requirement that a candidate misses; None if it qualifies."""
     floor = objective.accuracy_at_least
@@ -118,10 +156,10 @@ def _find_failure(
         return f"{joules.total:.3g} J exceeds the limit of {most:g} J"
     slowest = objective.seconds_at_most
     if slowest is not None:
-        if joules is None or joules.seconds is None:
+        if seconds is None:
             return "its duration is unknown"
-        if joules.seconds > slowest:
-            return f"{joules.seconds:.3g} s exceeds the limit of {slowest:g} s"
+        if seconds > slowest:
+            return f"{seconds:.3g} s exceeds the limit of {slowest:g} s"
     return None
 
 
@@ -178,6 +216,7 @@ def _format_reason(
     winner: Candidate,
     runner_up: Candidate | None,
     margin: float | None,
+    name_of: Callable[[Candidate], str],
     *,
     kept: bool,
 ) -> str:
@@ -185,13 +224,13 @@ def _format_reason(
 
     Example: ``quick is the cheapest arm with accuracy >= 0.62 (21 J, large would take 34 J more)``.
     """
-    name, joules, accuracy = winner.arm.name, winner.joules, winner.accuracy
+    name, joules, accuracy = name_of(winner), winner.joules, winner.accuracy
     floor = objective.accuracy_at_least
     facts = [f"{joules.total:.3g} J"] if joules is not None else []
     if kept and runner_up is not None and margin is not None:
         saved = f"would save {-margin:.2g} J" if margin < 0 else "would save nothing"
         text = f"{name} is kept because {winner.arm.model} is in memory"
-        facts.append(f"{runner_up.arm.name} {saved}")
+        facts.append(f"{name_of(runner_up)} {saved}")
         return f"{text} ({', '.join(facts)}){_format_prior_note(accuracy)}"
     if objective.goal == "accuracy":
         assert accuracy is not None
@@ -203,18 +242,26 @@ def _format_reason(
             text = f"{name} has accuracy {accuracy.p:.2f}"
             text += f", the best at {objective.exchange:g} J per percentage point"
         if runner_up is not None and runner_up.accuracy is not None:
-            facts.append(f"{runner_up.arm.name} {runner_up.accuracy.p:.2f}")
+            facts.append(f"{name_of(runner_up)} {runner_up.accuracy.p:.2f}")
     else:
         text = f"{name} is the cheapest arm"
         if floor is not None:
             text += f" with accuracy >= {floor:g}"
         if runner_up is not None and margin is not None:
-            facts.append(f"{runner_up.arm.name} would take {margin:.2g} J more")
+            facts.append(f"{name_of(runner_up)} would take {margin:.2g} J more")
         elif len(objective.arms) > 1:
             facts.append("no other arm qualifies")
+        elif name != winner.arm.name:
+            facts.append("no other place qualifies")
     if facts:
         text += f" ({', '.join(facts)})"
     return text + _format_prior_note(accuracy)
+
+
+def _name_candidate(candidate: Candidate, spread: Collection[str]) -> str:
+    """Return ``quick``, or ``quick on desk`` for an arm that several machines serve."""
+    name = candidate.arm.name
+    return f"{name} on {candidate.backend or THIS_MACHINE}" if name in spread else name
 
 
 def _format_prior_note(accuracy: PredictedAccuracy | None) -> str:
@@ -226,7 +273,7 @@ def _format_none_qualifies(candidates: tuple[Candidate, ...]) -> str:
     reasons: dict[str, list[str]] = {}
     for candidate in candidates:
         reasons.setdefault(candidate.failed or "", []).append(candidate.arm.name)
-    parts = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    parts = [f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
     return "no arm qualifies: " + "; ".join(parts)
 
 
@@ -234,5 +281,7 @@ def _find_unfitted(objective: Objective, able: list[Candidate]) -> str | None:
     """Return the prediction that the objective needs but no available candidate has."""
     if able and _needs_accuracy(objective) and all(c.accuracy is None for c in able):
         return "accuracy"
-    needs_joules = _needs_joules(objective) or objective.seconds_at_most is not None
-    return "joules" if able and needs_joules and all(c.joules is None for c in able) else None
+    if not able or any(c.joules is not None for c in able):
+        return None
+    unknown_seconds = objective.seconds_at_most is not None and all(c.seconds is None for c in able)
+    return "joules" if _needs_joules(objective) or unknown_seconds else None

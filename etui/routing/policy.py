@@ -10,6 +10,7 @@ from typing import Literal
 from etui.arm import Arm, Speculate
 from etui.routing.conditions import Condition
 from etui.routing.limits import OnContextOverflow, OnNoAnswer, PeriodBudget, TurnBudget
+from etui.routing.places import Place
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.kinds import Signal
 
@@ -24,12 +25,15 @@ class ArmPlan:
         arm: The arm with the first of these models.
         speculate: Its ``speculate`` with each of them, where the policy leaves it to the model;
             empty if it is the same with all.
+        places: Where each of the models runs, in their order; empty if all are of this machine,
+            each with weights of its own.
     """
 
     asked: str
     models: tuple[str, ...]
     arm: Arm
     speculate: tuple[Speculate, ...] = ()
+    places: tuple[Place, ...] = ()
     arms: tuple[Arm, ...] = field(init=False, repr=False, compare=False)
     """The arm with each of the models, built once because every decision needs some of them."""
 
@@ -48,6 +52,13 @@ class ArmPlan:
     def name(self) -> str:
         """Name in the policy."""
         return self.arm.name
+
+    def find_place(self, model: str) -> Place:
+        """Return where one of its models runs."""
+        for place in self.places:
+            if place.model == model:
+                return place
+        return Place(model, model)
 
 
 @dataclass(frozen=True, slots=True)

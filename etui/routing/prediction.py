@@ -19,6 +19,9 @@ class Predictor(Protocol):
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
         """Predict what the arm spends on the query; None without data about its model."""
 
+    def duration(self, arm: Arm, query: Query) -> float | None:
+        """Predict how long the arm takes, load included, also where its joules are unknown."""
+
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict how likely the arm is right; None without a fitted accuracy or a stated prior."""
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import EtuiError
-from etui.routing.availability import choose_served_arm, format_substitute, join_with_verb
+from etui.routing.availability import (
+    choose_served_arm,
+    format_absent,
+    format_all_absent,
+    format_substitute,
+)
 from etui.routing.limits import Candidate, Cascade
 from etui.routing.objective import ObjectiveResult, weigh
 from etui.routing.policy import ArmPlan, CascadePlan, Objective, Policy, Rule
@@ -86,7 +91,7 @@ def _resolve_arm(
 ) -> Resolved | FallsThrough:
     arm = choose_served_arm(plan, is_available)
     if arm is None:
-        return FallsThrough(f"{join_with_verb(plan.models)} not on this machine", (plan,))
+        return FallsThrough(format_absent(plan), (plan,))
     why = format_substitute(plan, arm).removeprefix("; ")
     return Resolved(arm, why, _predict_joules(outlook, arm, query))
 
@@ -110,8 +115,7 @@ def _resolve_cascade(
         arm = choose_served_arm(policy.arms[name], is_available)
         if arm is None:
             absent.append(policy.arms[name])
-            models = join_with_verb(policy.arms[name].models)
-            skipped.append(f"{name} is skipped: {models} not on this machine")
+            skipped.append(f"{name} is skipped: {format_absent(policy.arms[name])}")
             continue
         twin = next((other for other in ready if _gives_same_answer(arm, other)), None)
         if twin is not None:
@@ -119,8 +123,7 @@ def _resolve_cascade(
             continue
         ready.append(arm)
     if not ready:
-        missing = tuple(dict.fromkeys(model for arm in absent for model in arm.models))
-        return FallsThrough(f"{join_with_verb(missing)} not on this machine", tuple(absent))
+        return FallsThrough(format_all_absent(absent), tuple(absent))
     first = ready[0]
     if len(ready) == 1:
         why = "; ".join([f"only {first.name}", *skipped])
@@ -163,8 +166,7 @@ def _resolve_objective(
         plan = policy.arms[objective.otherwise]
         arm = choose_served_arm(plan, is_available)
         if arm is None:
-            absent = f"{join_with_verb(plan.models)} not on this machine"
-            return FallsThrough(f"{why}; {absent}", (plan,))
+            return FallsThrough(f"{why}; {format_absent(plan)}", (plan,))
         why = f"{plan.name}, because {why}{format_substitute(plan, arm)}"
         joules = _predict_joules(outlook, arm, query)
         return Resolved(arm, why, joules, candidates=weighed.candidates)

@@ -72,10 +72,12 @@ class AccuracyTrace(TypedDict):
 
 
 class CandidateTrace(TypedDict):
-    """One candidate of an objective; see ``limits.Candidate``."""
+    """One candidate of an objective; see ``limits.Candidate``. ``machine`` is null for this one."""
 
     arm: str
     model: str
+    machine: str | None
+    seconds: float | None
     joules: JoulesTrace | None
     accuracy: AccuracyTrace | None
     failed: str | None

@@ -11,8 +11,11 @@ from etui.routing.trace import DecisionTrace
 from etui.runtime.serving import models_on_disk
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from etui.chat import Query
     from etui.config.config import Config
+    from etui.models.spec import ModelSpec
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.prediction import Predictor
@@ -145,21 +148,26 @@ def decide_for_show(query: Query, policy: Policy, runtime: Runtime[Any]) -> Deci
             available=lambda model: True,
             every_signal=True,
         )
-    return _add_predictions(choice.decision, query, knowledge.predictor)
+    return _add_predictions(choice.decision, query, knowledge.predictor, runtime.catalogue.models)
 
 
-def _add_predictions(decision: Decision, query: Query, predictor: Predictor) -> Decision:
+def _add_predictions(
+    decision: Decision, query: Query, predictor: Predictor, models: Mapping[str, ModelSpec]
+) -> Decision:
     """Add the predictions of each arm, also if no rule needed them."""
     from etui.routing.limits import Candidate
+    from etui.routing.places import find_place
 
     arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
-    candidates = decision.candidates or [Candidate(arm, None, None, None) for arm in arms]
-    known = (
-        replace(
-            candidate,
-            joules=candidate.joules or predictor.joules(candidate.arm, query),
-            accuracy=candidate.accuracy or predictor.accuracy(candidate.arm, query, _CONFIDENCE),
-        )
-        for candidate in candidates
-    )
-    return replace(decision, candidates=tuple(known))
+    candidates = decision.candidates or [
+        Candidate(arm, None, None, None, find_place(models, arm.model).backend) for arm in arms
+    ]
+
+    def predict(candidate: Candidate) -> Candidate:
+        arm = candidate.arm
+        joules = candidate.joules or predictor.joules(arm, query)
+        seconds = joules.seconds if joules is not None else predictor.duration(arm, query)
+        accuracy = candidate.accuracy or predictor.accuracy(arm, query, _CONFIDENCE)
+        return replace(candidate, joules=joules, accuracy=accuracy, seconds=seconds)
+
+    return replace(decision, candidates=tuple(map(predict, candidates)))

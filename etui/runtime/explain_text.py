@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from etui.routing.places import THIS_MACHINE
 from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
         method += f", speculation {document['speculate']}"
     if not document["loop_guard"]:
         method += ", no loop guard"
-    missing = "" if document["on_disk"] else " (not on this machine)"
+    machine = find_machine(document)
+    missing = f" ({machine})" if machine else ""
+    if not document["on_disk"]:
+        missing = f" ({machine}, not available)" if machine else " (not on this machine)"
     facts = [
         ("policy", document["policy"]),
         ("rule", document["rule"]),
@@ -49,6 +53,14 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
         *(("needs", _format_need(need)) for need in document["needs"]),
     ]
     return [(name, sanitize(text)) for name, text in facts if text]
+
+
+def find_machine(document: Explanation) -> str | None:
+    """Return the name of the backend that would answer; None for this machine."""
+    for candidate in document["candidates"]:
+        if (candidate["arm"], candidate["model"]) == (document["arm"], document["model"]):
+            return candidate["machine"]
+    return None
 
 
 def signal_rows(document: Explanation) -> list[tuple[str, ...]]:
@@ -101,14 +113,18 @@ def _format_candidate(candidate: CandidateTrace, document: Explanation) -> tuple
     elif accuracy is not None:
         bound = f"at least {accuracy['low']:.2f}, {100 * accuracy['confidence']:g} %"
         right = (f"{accuracy['p']:.2f} ({bound})", str(accuracy["n"]))
-    taken = candidate["arm"] == document["arm"]
+    chosen = candidate["arm"] == document["arm"]
+    taken = chosen and candidate["model"] == document["model"]
     failed = candidate["failed"]
     outcome = failed or ("taken" if taken else "")
     if taken and failed:
         outcome = f"taken by `otherwise`: {failed}"
     if document["cascade"] is not None:
-        outcome = "first" if taken else "if the arms before it are not confident enough"
-    return (candidate["arm"], candidate["model"], *right, *spent, outcome)
+        outcome = "first" if chosen else "if the arms before it are not confident enough"
+    model = candidate["model"]
+    if any(other["machine"] for other in document["candidates"]):
+        model += f" ({candidate['machine'] or THIS_MACHINE})"
+    return (candidate["arm"], model, *right, *spent, outcome)
 
 
 def _format_need(need: NeedFound) -> str:

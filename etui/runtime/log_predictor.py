@@ -7,12 +7,14 @@ policy's fit. Both are read at the first prediction that needs them, and each mo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import LogUnavailable, UsageError
-from etui.routing.joules_predictor import predict_joules
+from etui.routing.joules_predictor import predict_joules, predict_seconds
+from etui.routing.places import find_weights
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.text_measures import TextFacts
 
@@ -79,8 +81,16 @@ class LogPredictor:
         facts = self._find_facts(arm.model)
         if facts is None:
             return None
-        resident = arm.model == self._resident
+        resident = self._needs_no_load(arm.model)
         return predict_joules(arm, self._measure_text(query), facts, resident=resident)
+
+    def duration(self, arm: Arm, query: Query) -> float | None:
+        """Predict the duration of an arm, load included; None if its speed is unknown."""
+        facts = self._find_facts(arm.model)
+        if facts is None:
+            return None
+        resident = self._needs_no_load(arm.model)
+        return predict_seconds(arm, self._measure_text(query), facts, resident=resident)
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict the probability that an arm is right; None without a fit.
@@ -89,7 +99,13 @@ class LogPredictor:
             InvalidFile: The policy's fit is damaged.
         """
         heads = self._load_heads()
-        return heads.accuracy(arm, query, confidence) if heads is not None else None
+        if heads is None:
+            return None
+        for same in self._list_same(arm):
+            accuracy = heads.accuracy(same, query, confidence)
+            if accuracy is not None:
+                return accuracy
+        return None
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
         """Predict the probability that a given answer is right; None without a fit.
@@ -98,7 +114,28 @@ class LogPredictor:
             InvalidFile: The policy's fit is damaged.
         """
         heads = self._load_heads()
-        return heads.calibrated(arm, confidence, margin) if heads is not None else None
+        if heads is None:
+            return None
+        for same in self._list_same(arm):
+            probability = heads.calibrated(same, confidence, margin)
+            if probability is not None:
+                return probability
+        return None
+
+    def _needs_no_load(self, model: str) -> bool:
+        """Return whether a model is in memory, or another machine's to load."""
+        spec = self._catalogue.models.get(model)
+        return model == self._resident or (spec is not None and spec.backend is not None)
+
+    def _list_same(self, arm: Arm) -> tuple[Arm, ...]:
+        """Return the arm, and the arm on the entries whose weights its model has."""
+        weights = find_weights(self._catalogue.models, arm.model)
+        names = [
+            name
+            for name in self._catalogue.models
+            if name != arm.model and find_weights(self._catalogue.models, name) == weights
+        ]
+        return (arm, *(replace(arm, model=name) for name in names))
 
     def _load_heads(self) -> Heads | None:
         if self._heads is None:
@@ -123,14 +160,16 @@ class LogPredictor:
         from etui.log.model_facts import read_model_facts
         from etui.log.queries import LogReader
         from etui.models.files import recorded_sha256
-        from etui.runtime.provenance import conditions
+        from etui.runtime.remote_conditions import find_conditions
 
         try:
             spec = self._catalogue.get(model)
-            sha256 = spec.sha256 or recorded_sha256(spec, self._config)
+            sha256 = spec.sha256
+            if sha256 is None and spec.backend is None:
+                sha256 = recorded_sha256(spec, self._config)
 
             def read(log: LogReader) -> LoggedModelFacts:
-                now = conditions(self._config, spec=spec)
+                now = find_conditions(log, spec, self._config)
                 return read_model_facts(log, spec.name, sha256, now)
 
             if self._log is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from etui.arm import Arm
-from etui.errors import EngineFailed, EtuiError, ModelUnavailable
+from etui.errors import EngineFailed, EtuiError, ModelUnavailable, RemoteFailed
 from etui.events import Finished, Loaded
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
@@ -232,6 +232,10 @@ def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> AskCon
         return Stop()
     reason = f"{last.arm.name} failed"
     fallback = decision.fallbacks.load_failed
+    for model in decision.fallbacks.places.get(last.arm.name, ()) if last.at_load else ():
+        place = replace(last.arm, model=model)
+        if not _asked(hops, place):
+            return AskConstrained(place, f"{last.arm.model} cannot answer, {model} can")
     if last.at_load and fallback is not None and not _asked(hops, fallback):
         return AskConstrained(fallback, f"{last.arm.model} could not be loaded")
     if decision.cascade is None:
@@ -269,8 +273,8 @@ def _format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) 
 
 
 def failed_at_load(failure: EtuiError, *, began: bool) -> bool:
-    """Return whether a failure means that the model could not be loaded."""
-    return not began and isinstance(failure, ModelUnavailable | EngineFailed)
+    """Return whether a failure means that the model could not be loaded, or not be reached."""
+    return not began and isinstance(failure, ModelUnavailable | EngineFailed | RemoteFailed)
 
 
 Failed = Literal["load", "answer"]

@@ -55,6 +55,9 @@ class Known:
         load = self.load if arm.model != self.resident else 0.0
         return PredictedJoules(load, 1.0, self.spent[arm.name] - 1.0, None, self.seconds, "test")
 
+    def duration(self, arm: Arm, query: Query) -> float | None:
+        return None
+
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         if arm.name not in self.right:
             return None
@@ -104,6 +107,8 @@ def test_the_trace_of_an_objective_is_json(make: Make) -> None:
     assert trace["candidates"][0] == {
         "arm": "quick",
         "model": "small-1b",
+        "machine": None,
+        "seconds": 2.0,
         "joules": {
             "total": 21.0,
             "load": 0.0,

@@ -14,6 +14,7 @@ from etui.routing.check.warnings import (
     find_slow_patterns,
     find_undrafted,
     find_unfitted,
+    find_unlike_places,
     find_unserved,
     find_unused,
     iter_other_arms,
@@ -62,9 +63,10 @@ def check_policy(
         *_check_shadow(located, policies),
         *_check_efforts(located),
     ]
-    warnings = [*find_unused(located), *find_unserved(located, is_available)]
+    warnings = [*find_unused(located), *find_unserved(located, is_available, models)]
     if not errors:
         warnings += find_undrafted(located, models)
+        warnings += find_unlike_places(located, models)
         warnings += find_unfitted(located, fitted)
         warnings += find_slow_patterns(located) if thorough else ()
     return Findings(_sorted(errors), _sorted(warnings))

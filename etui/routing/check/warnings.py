@@ -13,6 +13,7 @@ from etui.routing.compile import (
     sort_rules,
 )
 from etui.routing.conditions import iter_signal_names
+from etui.routing.places import Place, list_places
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.schema.signals import SignalEntry
 from etui.routing.signals.kinds import REGEX_SECONDS
@@ -48,20 +49,66 @@ def find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
 
 
 def find_unserved(
-    located: Located[PolicyFile], is_available: Callable[[str], bool] | None
+    located: Located[PolicyFile],
+    is_available: Callable[[str], bool] | None,
+    models: Collection[str] = (),
 ) -> Iterator[Problem]:
     """Yield the arms without a model on this machine; nothing if it is unknown."""
     if is_available is None:
         return
     file = located.model
     for arm, entry in file.arms.items():
-        models = file.models.get(entry.model, (entry.model,))
-        if not any(map(is_available, models)):
-            yield located.problem(
-                ("arms", arm, "model"),
-                f"no model of arm '{arm}' is on this machine: {', '.join(models)}; "
-                f"run `etui models pull {models[-1]}`",
-            )
+        places = list_places(file.models.get(entry.model, (entry.model,)), models)
+        if any(is_available(place.model) for place in places):
+            continue
+        names = ", ".join(
+            f"{place.model} on {place.backend}" if place.backend else place.model
+            for place in places
+        )
+        here = [place.model for place in places if place.backend is None]
+        fix = f"run `etui models pull {here[-1]}`" if here else "check with `etui doctor`"
+        yield located.problem(
+            ("arms", arm, "model"),
+            f"no model of arm '{arm}' is "
+            + ("on this machine" if here else "available")
+            + f": {names}; {fix}",
+        )
+
+
+def find_unlike_places(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+    """Yield the arms whose places differ, though they should have the same weights.
+
+    Args:
+        located: The file.
+        models: Models of models.yaml by name, or only their names, which skips this check.
+    """
+    file = located.model
+    for arm, entry in file.arms.items():
+        first: dict[str, Place] = {}
+        for place in list_places(file.models.get(entry.model, (entry.model,)), models):
+            other = first.setdefault(place.weights, place)
+            for what in _list_differences(models, other, place):
+                yield located.problem(
+                    ("arms", arm, "model"), f"the places of arm '{arm}' differ: {what}"
+                )
+
+
+def _list_differences(models: Collection[str], one: Place, other: Place) -> Iterator[str]:
+    """Yield in what two places of the same weights differ that changes their answers."""
+    a, b = find_settings(models, one.model), find_settings(models, other.model)
+    if a is None or b is None or one == other:
+        return
+    first, second = (f"{place.model} on {place.machine}" for place in (one, other))
+    if a.context != b.context:
+        yield (
+            f"{first} has a context of {a.context:,} tokens, {second} of {b.context:,}; a question "
+            "that fits one may not fit the other"
+        )
+    if (a.think_open is None) != (b.think_open is None):
+        yes, no = (first, second) if a.think_open is not None else (second, first)
+        yield f"{yes} can think, {no} cannot, by their entries in models.yaml"
+    if None not in (a.sha256, b.sha256) and a.sha256 != b.sha256:
+        yield f"{first} and {second} have files of different sha256, so not the same weights"
 
 
 def find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:

@@ -192,6 +192,11 @@ def seconds_text(seconds: float | None) -> str:
     return f"{sign}{hours // 24} d {hours % 24} h"
 
 
+def offset_text(offset_ns: int, error_ns: int) -> str:
+    """Format the offset of another clock and its bound: ``7 h 00 min ± 0.21 ms``."""
+    return f"{seconds_text(offset_ns / 1e9)} ± {seconds_text(error_ns / 1e9)}"
+
+
 def rate_text(tokens: float | None, seconds: float | None) -> str:
     """Format tokens per second: ``38.2 tok/s``; ``unknown`` if no time passed."""
     if not _known(tokens) or not _known(seconds) or seconds <= 0:

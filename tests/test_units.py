@@ -174,6 +174,11 @@ def test_seconds_text(seconds: float | None, text: str) -> None:
     assert units.seconds_text(seconds) == text
 
 
+def test_offset_text() -> None:
+    assert units.offset_text(-7 * 3600 * 10**9, 210_000) == "-7 h 00 min ± 0.21 ms"
+    assert units.offset_text(0, 0) == "0 s ± 0 s"
+
+
 def test_rates_counts_sizes_and_shares() -> None:
     assert units.rate_text(412, 10.8) == "38.1 tok/s"
     assert units.rate_text(412, 0) == "unknown"

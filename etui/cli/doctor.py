@@ -84,6 +84,7 @@ def format_diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     yield from _format_offload(diagnosis)
     yield from _format_channels(diagnosis)
     yield from _format_power_limits(diagnosis)
+    yield from _format_meters(diagnosis)
     yield from _format_models(diagnosis)
     yield from _format_tuned(diagnosis)
     yield "folders"
@@ -141,6 +142,23 @@ def _format_power_limits(diagnosis: Diagnosis) -> Iterator[str]:
             yield f"      by hand: {limit.command}"
     if not diagnosis.power_limits:
         yield "  - none found: no GPU, and no CPU package with a limit in powercap"
+
+
+def _format_meters(diagnosis: Diagnosis) -> Iterator[str]:
+    from etui.text.tables import join_lines
+    from etui.units import offset_text
+
+    if diagnosis.meters:
+        yield "meters of backends"
+    for meter in diagnosis.meters:
+        state = join_lines(meter.problem)
+        if meter.offset_ns is not None and meter.error_ns is not None:
+            clock = f"clock offset {offset_text(meter.offset_ns, meter.error_ns)}"
+            state = ", ".join(filter(None, (clock, " and ".join(meter.kinds), state)))
+        where = f" at {meter.url}" if meter.url else ""
+        yield f"  {_mark(not meter.problem)} {meter.backend}{where}: {state}"
+        if meter.fix:
+            yield f"      fix: {join_lines(meter.fix)}"
 
 
 def _format_models(diagnosis: Diagnosis) -> Iterator[str]:

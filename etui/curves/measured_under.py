@@ -61,9 +61,10 @@ def parse_conditions(
     """
     if settings.get("backend"):
         # A server on another machine: threads and settings of this one have no effect there.
+        host = settings.get("backend_host") or "unknown"
         return Conditions(
-            machine=settings.get("machine") or "unknown",
-            build=f"server {settings.get('server') or 'unknown'}",
+            machine=f"{settings['backend']} ({host})",
+            build=f"server {settings.get('backend_server') or 'unknown'}",
             threads=0,
             channels=channels,
         )

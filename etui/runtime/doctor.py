@@ -12,6 +12,7 @@ from etui.config.config import Config
 from etui.energy.power_limits.types import PowerLimit
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
+from etui.runtime.remote_meters import MeterReport, check_meters
 
 _BUILD_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_VULKAN=on"}
 _TOOLKITS = {
@@ -93,6 +94,7 @@ class Diagnosis:
     problems: tuple[str, ...]
     power_limits: tuple[PowerLimit, ...] = ()
     tuned: tuple[TunedModel, ...] = ()
+    meters: tuple[MeterReport, ...] = ()
 
 
 def diagnose(config: Config) -> Diagnosis:
@@ -117,6 +119,7 @@ def diagnose(config: Config) -> Diagnosis:
         tuned=_check_tuned(config, problems),
         problems=tuple(problems + _check_policy(config) + _check_threads(config)),
         power_limits=limits,
+        meters=check_meters(config),
     )
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from etui.routing.signals.host_state import HostState
     from etui.routing.signals.similarity import EarlierQuestions
     from etui.runtime.log_predictor import LogPredictor
+    from etui.runtime.remote_meters import RemoteMeters
     from etui.turn.events import TurnEvent
     from etui.turn.ports import Meter, Writer
     from etui.turn.record import Attribution, ClientRecord
@@ -140,6 +141,13 @@ class Runtime(Generic[B]):
         from etui.log.writer import TurnWriter
 
         return TurnWriter(self.config)
+
+    @cached_property
+    def remote_meters(self) -> RemoteMeters:
+        """The meters of remote backends; each is asked with the first turn on its machine."""
+        from etui.runtime.remote_meters import RemoteMeters
+
+        return RemoteMeters(self.config)
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
@@ -291,12 +299,19 @@ class Runtime(Generic[B]):
     def serve(self, arm: Arm) -> Served:
         """Find the model file of an arm, and use its idle baseline for net joules from now on.
 
+        A model of a remote backend has no file, and the meter of its machine.
+
         Raises:
             ModelUnavailable: The file, or that of the draft model that the arm needs, is missing,
                 damaged, or has another sha256.
         """
         from etui.runtime.provenance import model_settings
 
+        remote = self.catalogue.get(arm.model)
+        if remote.backend is not None:
+            price = token_cost_for(arm, remote, self.config)
+            sampled = sample_as_asked(arm, remote, lambda: None)
+            return self.remote_meters.measure(Served(remote, None, price, arm=sampled))
         spec, path = find_model_file(arm, self.config, self.catalogue)
         draft = find_draft_file(arm, spec, self.config, self.catalogue)
         settings = {
@@ -406,6 +421,8 @@ class Runtime(Generic[B]):
                 if "writer" in opened:
                     self.writer.close()
             finally:
+                if "remote_meters" in opened:
+                    self.remote_meters.close()
                 if "recorder" in opened:
                     self.recorder.close()
 

@@ -7,6 +7,7 @@ not pooled. A backend whose address changes is another machine.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,47 +20,50 @@ if TYPE_CHECKING:
 
 _NEWEST_SQL = """
     SELECT settings FROM turns
-    WHERE model = ? AND model_sha256 IS ? AND json_extract(settings, '$.machine') = ?
+    WHERE model = ? AND model_sha256 IS ? AND json_extract(settings, '$.backend') = ?
+        AND json_extract(settings, '$.backend_host') = ?
     ORDER BY created_at DESC, id DESC LIMIT 1
 """
 
 _OF_THIS_MACHINE = (
     *("llama_cpp_python", "cpus", "threads", "threads_setting", "context_tokens"),
-    *("kv_type", "flash_attention", "batch_tokens_setting", "draft_tokens"),
+    *("kv_type", "flash_attention", "batch_tokens_setting", "draft_tokens", "idle_baseline"),
 )
 """Settings of this machine's engine, which did not answer."""
 
 
-def describe_machine(backend: str, config: Config) -> str:
-    """Return the name of a backend's machine: ``desk (desk:8080)``, without any password."""
-    spec = config.backends.get(backend)
-    if spec is None:
-        return backend
+def describe_host(url: str) -> str:
+    """Return scheme, host and port of a URL, without user, password and path."""
     try:
-        url = urlsplit(spec.url)
-        host, port = url.hostname or "", url.port
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
     except ValueError:
-        return backend
-    return f"{backend} ({host}:{port})" if port else f"{backend} ({host})"
+        return "unknown"
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}:{port}" if port else f"{parts.scheme}://{host}"
 
 
-def remote_settings(spec: ModelSpec, config: Config, server: str | None = None) -> dict[str, Any]:
+def remote_settings(
+    spec: ModelSpec, config: Config, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Collect the settings of a turn on a remote backend, which replace those of this machine.
 
     Args:
         spec: A model with a backend.
         config: Names the backend's address.
-        server: Name and version of the server; None if unknown.
+        settings: Settings that are known already (``backend_server``).
     """
-    assert spec.backend is not None
-    return {
+    backend = config.backends.get(spec.backend or "")
+    found: dict[str, Any] = {
         **dict.fromkeys(_OF_THIS_MACHINE),
-        "machine": describe_machine(spec.backend, config),
         "backend": spec.backend,
-        "server": server,
-        "remote_name": spec.remote_name or spec.name,
-        "idle_baseline": None,
+        "backend_kind": None if backend is None else backend.kind,
+        "backend_host": "unknown" if backend is None else describe_host(backend.url),
+        "backend_model": spec.remote_name or spec.name,
+        "backend_server": None,
+        **(settings or {}),
     }
+    return found | {"machine": parse_conditions(found, ()).machine}
 
 
 def find_conditions(log: LogReader, spec: ModelSpec, config: Config) -> Conditions:
@@ -75,6 +79,7 @@ def find_conditions(log: LogReader, spec: ModelSpec, config: Config) -> Conditio
     if spec.backend is None:
         return conditions(config, spec=spec)
     settings = remote_settings(spec, config)
-    rows = log.select(_NEWEST_SQL, (spec.name, spec.sha256, settings["machine"]))
+    place = settings["backend"], settings["backend_host"]
+    rows = log.select(_NEWEST_SQL, (spec.name, spec.sha256, *place))
     last = json.loads(rows[0]["settings"]) if rows else {}
-    return parse_conditions(settings | {"server": last.get("server")}, ())
+    return parse_conditions(settings | {"backend_server": last.get("backend_server")}, ())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from etui.arm import Arm
-from etui.errors import EngineFailed, EtuiError, ModelUnavailable, RemoteFailed
+from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Finished, Loaded
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
@@ -273,8 +273,8 @@ def _format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) 
 
 
 def failed_at_load(failure: EtuiError, *, began: bool) -> bool:
-    """Return whether a failure means that the model could not be loaded, or not be reached."""
-    return not began and isinstance(failure, ModelUnavailable | EngineFailed | RemoteFailed)
+    """Return whether a failure means that the model could not be loaded."""
+    return not began and isinstance(failure, ModelUnavailable | EngineFailed)
 
 
 Failed = Literal["load", "answer"]

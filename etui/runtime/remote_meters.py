@@ -1,0 +1,200 @@
+"""The meters of the machines of remote backends, and what a turn on them records."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from etui.config.backend_spec import BackendSpec
+from etui.energy.remote.client import MeterClient
+from etui.energy.remote.meter import RemoteMeter
+from etui.energy.remote.unmeasured import UnmeasuredMeter
+from etui.errors import EtuiError
+from etui.runtime.live_settings import LiveSettings
+from etui.runtime.remote_conditions import describe_host, remote_settings
+from etui.turn.ports import Meter, Served
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+
+BuildClient = Callable[[BackendSpec, "str | None"], MeterClient]
+
+
+class RunningServer(Protocol):
+    """The part of a remote backend that knows how busy its server is, and what it is."""
+
+    @property
+    def server(self) -> str | None:
+        """Name and version of the server; None if unknown."""
+
+    def describe(self) -> object:
+        """Ask the server what it is; never raises."""
+
+    def running_requests(self) -> int | None:
+        """Count the requests that run there; None if it does not say."""
+
+
+class RemoteMeters:
+    """Keeps a connection to the meter of each backend that has one.
+
+    Args:
+        config: The backends.
+        environ: Environment variables, with the keys.
+        build_client: Builds the client of a backend's meter with its key.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str] = os.environ,
+        build_client: BuildClient | None = None,
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._build_client = build_client or _build_client
+        self._clients: dict[str, MeterClient] = {}
+        self._lock = threading.Lock()
+
+    def measure(self, served: Served, server: RunningServer | None = None) -> Served:
+        """Return a model of a remote backend with its meter, and the settings that go with it.
+
+        Args:
+            served: The model, which has a backend.
+            server: The backend that serves it; None if it cannot be asked how busy it is.
+        """
+        name = served.spec.backend
+        assert name is not None
+        settings = remote_settings(served.spec, self._config, served.settings)
+        backend = self._config.backends.get(name)
+        if backend is None or backend.meter is None:
+            return replace(served, meter=UnmeasuredMeter(name), settings=settings)
+        client = self.open_client(backend)
+        if client is None:
+            meter: Meter = UnmeasuredMeter(name, "meter-refused")
+            return replace(served, meter=meter, settings=settings)
+        own_server = backend.kind == "etui" and (
+            describe_host(backend.url) == describe_host(backend.meter)
+        )
+        count = _count_with(server) if server is not None and not own_server else None
+        remote = RemoteMeter(client, name, count_running=count, own_server=own_server)
+
+        def late() -> dict[str, Any]:
+            version = settings["backend_server"] or (server.server if server is not None else None)
+            return {**remote.settings(), "backend_server": version}
+
+        return replace(served, meter=remote, settings=LiveSettings(settings, late))
+
+    def open_client(self, backend: BackendSpec) -> MeterClient | None:
+        """Return the client of a backend's meter; None if its key is not in the environment."""
+        key = self._environ.get(backend.meter_key_env) if backend.meter_key_env else None
+        if backend.meter_key_env and not key:
+            return None
+        with self._lock:
+            if backend.name not in self._clients:
+                self._clients[backend.name] = self._build_client(backend, key)
+            return self._clients[backend.name]
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReport:
+    """What ``etui doctor`` finds of the meter of a backend.
+
+    Attributes:
+        backend: Name of the backend.
+        url: URL of its meter, without a password; None if it has none.
+        reachable: Whether it answered.
+        offset_ns, error_ns: Its clock minus this machine's, and the bound of the error; None if it
+            could not be measured.
+        kinds: Kinds of its channels, best first; empty if it measures nothing.
+        problem: What is wrong, in one line; empty if nothing is.
+        fix: How to fix it; empty if nothing is wrong.
+    """
+
+    backend: str
+    url: str | None
+    reachable: bool = False
+    offset_ns: int | None = None
+    error_ns: int | None = None
+    kinds: tuple[str, ...] = ()
+    problem: str = ""
+    fix: str = ""
+
+
+def check_meters(
+    config: Config,
+    environ: Mapping[str, str] = os.environ,
+    build_client: BuildClient | None = None,
+) -> tuple[MeterReport, ...]:
+    """Check the meter of every backend; a failure becomes a problem, never an exception."""
+    backends = tuple(config.backends.values())
+    if not backends:
+        return ()
+    meters = RemoteMeters(config, environ, build_client)
+    try:
+        with ThreadPoolExecutor(len(backends)) as pool:  # a meter that is off takes seconds
+            return tuple(pool.map(partial(_check_meter, meters=meters), backends))
+    finally:
+        meters.close()
+
+
+def _check_meter(backend: BackendSpec, meters: RemoteMeters) -> MeterReport:
+    if backend.meter is None:
+        return MeterReport(
+            backend.name,
+            None,
+            problem="no meter: the joules of its answers are unknown",
+            fix=f"run `etui power serve` there, and set `meter:` of {backend.name} in config.yaml",
+        )
+    client = meters.open_client(backend)
+    if client is None:
+        return MeterReport(
+            backend.name,
+            describe_host(backend.meter),
+            problem=f"the key of its meter is missing: {backend.meter_key_env} is not set",
+            fix=f"export {backend.meter_key_env}=KEY",
+        )
+    try:
+        reading = client.read_clock()
+        status = client.read_status()
+    except EtuiError as error:
+        return MeterReport(backend.name, client.url, problem=error.what, fix=error.fix)
+    problem = "" if status.kinds else "it measures nothing: its machine has no power channel"
+    fix = "" if status.kinds else "run `etui doctor` on that machine"
+    return MeterReport(
+        backend.name,
+        client.url,
+        True,
+        reading.offset_ns,
+        reading.error_ns,
+        status.kinds,
+        problem,
+        fix,
+    )
+
+
+def _count_with(server: RunningServer) -> Callable[[], int | None]:
+    """Return a function that counts requests, and asks the server once what it is."""
+
+    def count() -> int | None:
+        if server.server is None:
+            server.describe()
+        return server.running_requests()
+
+    return count
+
+
+def _build_client(backend: BackendSpec, key: str | None) -> MeterClient:
+    assert backend.meter is not None
+    return MeterClient(backend.meter, key, plain_key=backend.plain_key)

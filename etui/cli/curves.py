@@ -83,15 +83,21 @@ def _find_curves(config: Config, model: str | None) -> list[OperatingCurve]:
 
 
 def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Conditions]:
-    """Read the conditions of this machine for each model, with the settings of its entry."""
+    """Read the conditions of each model: those of this machine, or of its backend."""
     from etui.energy.discovery import open_recorder
+    from etui.log.queries import LogReader
     from etui.models.catalogue import load_catalogue
     from etui.runtime.provenance import conditions
+    from etui.runtime.remote_conditions import find_conditions
 
+    entries = load_catalogue(config).models
+    remote = {m: spec for m in models if (spec := entries.get(m)) is not None and spec.backend}
+    with LogReader(config) as log:
+        found = {model: find_conditions(log, spec, config) for model, spec in remote.items()}
     with closing(open_recorder(config)) as recorder:
         summed = recorder.selection.summed
-        entries = load_catalogue(config).models
-        return {model: conditions(config, summed, entries.get(model)) for model in models}
+        here = (model for model in models if model not in remote)
+        return found | {model: conditions(config, summed, entries.get(model)) for model in here}
 
 
 def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions]) -> Iterator[str]:

@@ -106,8 +106,8 @@ TURNS = 500
 
 
 # Excluded, because they are not on the curve of a single sequence: votes share each read of the
-# weights, probes of the thinking cost tokens that are not counted as output, and a cascade is
-# several turns in one.
+# weights, probes of the thinking cost tokens that are not counted as output, a cascade is several
+# turns in one, and another machine may have loaded its model meanwhile.
 _POINTS_SQL = f"""
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
@@ -117,6 +117,7 @@ _POINTS_SQL = f"""
         AND {{speculation}}
         AND status IN ('complete', 'truncated') AND tokens_computed > 0
         AND energy_phases_prefill IS NOT NULL AND energy_phases_decode IS NOT NULL
+        AND energy_flags NOT LIKE '%"load"%'
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 

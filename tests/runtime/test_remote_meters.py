@@ -270,6 +270,22 @@ def test_a_curve_of_another_machine_is_learned_from_its_own_turns(config: Config
     assert fresh.source != "operating curve of the log"
 
 
+@pytest.mark.parametrize("flags", [("shared",), ("load",), ("coarse", "load")])
+def test_turns_with_joules_of_others_or_of_a_load_are_no_points(
+    config: Config, flags: tuple[str, ...]
+) -> None:
+    config = with_backend(config)
+    with TurnWriter(config) as writer:
+        for index in range(24):
+            turn = remote_turn(config, index, server="b1", joules=50.0 + index)
+            energy = replace(turn.energy, flags=flags, shared="shared" in flags)
+            writer.save_turn(replace(turn, energy=energy))
+        writer.flush()
+        refit_curve(turn, config, writer.save_curve)
+    with LogReader(config) as log:
+        assert log.curves("big-desk", None) == []
+
+
 def test_an_unmeasured_machine_has_seconds_but_no_joules(config: Config) -> None:
     config = with_backend(config)
     with TurnWriter(config) as writer:

@@ -331,9 +331,7 @@ def test_doctor_checks_the_meter_of_each_backend(config: Config, meter_server: M
                 "bare": BackendSpec("bare", "http://bare/v1"),
                 "keyed": BackendSpec("keyed", "http://k/v1", meter=refused.url),
                 "unset": BackendSpec("unset", "http://k/v1", meter="http://k", meter_key_env="K"),
-                "right": BackendSpec(
-                    "right", "http://k/v1", meter=refused.url, meter_key_env="R"
-                ),
+                "right": BackendSpec("right", "http://k/v1", meter=refused.url, meter_key_env="R"),
             },
         )
         reports = {one.backend: one for one in check_meters(config, {"R": "secret"})}

@@ -310,6 +310,15 @@ def test_a_replay_has_no_places() -> None:
     assert drop_places(untouched).arms == untouched.arms
 
 
+def test_a_bench_run_has_no_places() -> None:
+    from etui.bench.run.plan import _compile_policy
+    from etui.bench.store.run_config import BenchPolicy
+    from etui.models.catalogue import Catalogue
+
+    policy = _compile_policy(BenchPolicy("p", BASE + CHEAPEST), Catalogue(MODELS))
+    assert policy.arms["deep"].models == ("big",)
+
+
 def test_mere_names_have_no_places() -> None:
     assert list_places(("big",), tuple(MODELS)) == (Place("big", "big"),)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from etui.arm import Arm, Reasoning, Speculate
 from etui.bench.prompts.formats import FORMATS, Format
@@ -310,9 +310,11 @@ def _read_policy(name: str, config: Config) -> BenchPolicy:
 
 def _compile_policy(text: BenchPolicy, catalogue: Catalogue) -> Policy:
     from etui.routing.library import PolicyPlace, check_text
+    from etui.routing.places import drop_places
 
     place = PolicyPlace(text.name, Path(f"{text.name}.yaml"), "file")
-    checked: Any = check_text(text.text, place, catalogue.models)
+    checked = check_text(text.text, place, catalogue.models)
     if checked.policy is None:
         raise InvalidFile.of(checked.errors, f"fix the policy {text.name} and check it again")
-    return checked.policy  # type: ignore[no-any-return]
+    # The joules of unlike machines are not pooled, so a run is of this machine alone.
+    return drop_places(checked.policy)

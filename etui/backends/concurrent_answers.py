@@ -84,8 +84,8 @@ class ConcurrentAnswers:
 
     @property
     def idle(self) -> bool:
-        """Whether no answer runs."""
-        return self._queue.running == 0
+        """Whether nothing runs, and nothing waits."""
+        return self._queue.idle
 
     def answer(
         self, request: AnswerRequest, number: int, control: AnswerControl
@@ -114,7 +114,7 @@ class ConcurrentAnswers:
                 yield stopped.finish(time.monotonic_ns(), why)
                 return
             session = self._residency.find(request.model, path, request.draft)
-            if session is None or self.idle:
+            if session is None or self._queue.running == 0:
                 session = yield from self._residency.session(request.model, path, request.draft)
             self._residency.hold(request.model.name)
             ending.callback(self._residency.release, request.model.name)

@@ -155,7 +155,13 @@ class LocalBackend:
         self._residency.keep_warm(model, seconds)
 
     def seconds_to_unload(self) -> float | None:
-        """Return the seconds until the next idle unload; None if none is due, or all are in use."""
+        """Return the seconds until the next idle unload; None if none is due.
+
+        With several answers at a time it is also None while any of them runs or waits: ask again
+        when an answer has ended.
+        """
+        if self._parallel > 1 and not self._answers.idle:
+            return None
         return self._residency.seconds_to_unload()
 
     def unload_idle(self) -> tuple[Unloaded, ...]:

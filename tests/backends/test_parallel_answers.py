@@ -423,7 +423,7 @@ def test_a_model_in_use_is_not_unloaded(
 
 def test_an_answer_that_nobody_reads_any_more_gives_its_place_back(backend: LocalBackend) -> None:
     events = backend.open_answerer().answer(request(QUESTIONS[0]))
-    while backend._answers.idle:
+    while not backend._answers._queue.running:
         next(events)
     events.close()  # type: ignore[attr-defined]
     assert backend._answers.idle

@@ -36,6 +36,12 @@ class AdmissionQueue:
         """Number of tickets that have begun and not left."""
         return self._running
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has begun, and nobody waits."""
+        with self._changed:
+            return not self._running and not self._queued
+
     def enter(self) -> Ticket:
         """Take the last place."""
         ticket = Ticket()

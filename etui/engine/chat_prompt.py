@@ -10,10 +10,14 @@ from etui.chat import Message
 from etui.engine.session import ToolFormat
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.template import ChatTemplate
+from etui.engine.template_sandbox import TemplateRaised
 from etui.errors import InvalidRequest, ModelUnavailable
 
 TOOL_TAGS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 """Tags around the calls of tools; a control token among them is shown, so that it can be read."""
+
+NESTING = 64
+"""Most levels of objects and lists in tools and calls, which are read by recursive code."""
 
 _PROBE = "etui_probe"
 _FOREIGN = ("<function=", "<arg_key>", "[ARGS]", "<｜tool▁calls▁begin｜>", "<|channel|>")
@@ -82,8 +86,7 @@ class ChatPrompt:
 
         def render(conceal: Callable[[str], str]) -> str:
             given = {**variables, **({"tools": _map_texts(parsed, conceal)} if parsed else {})}
-            text = self._template.render_documents(_map_texts(documents, conceal), given)
-            return text + conceal(begun)
+            return self._render(_map_texts(documents, conceal), given) + conceal(begun)
 
         text = render(self._special.conceal)
         texts = [begun, *_texts(documents), *_texts(parsed)]
@@ -99,6 +102,15 @@ class ChatPrompt:
                 "tools",
             )
         return text
+
+    def _render(self, documents: list[dict[str, Any]], variables: Mapping[str, object]) -> str:
+        try:
+            return self._template.render_documents(documents, variables)
+        except ModelUnavailable as error:
+            called = any("tool_calls" in each or each["role"] == "tool" for each in documents)
+            if called and isinstance(error.__cause__, TemplateRaised):
+                raise InvalidRequest(error.what, error.fix, "messages") from error
+            raise
 
     def _split(self, messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
         """Take the begin of the answer off a conversation that ends with the assistant."""
@@ -150,10 +162,7 @@ class ChatPrompt:
         function = call["function"]
         arguments: Any = function.get("arguments") or "{}"
         if not self._text_arguments and isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except (ValueError, RecursionError):
-                arguments = {"arguments": arguments}  # what a model wrote need not be JSON
+            arguments = _read_arguments(arguments)
         elif self._text_arguments and not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
         return {
@@ -161,6 +170,25 @@ class ChatPrompt:
             "type": "function",
             "function": {"name": function["name"], "arguments": arguments},
         }
+
+
+def is_deep(document: Any, levels: int = NESTING) -> bool:
+    """Return whether a JSON document is nested more than this many levels deep."""
+    layer = [document] if isinstance(document, dict | list) else []
+    for _ in range(levels):
+        inner = [each.values() if isinstance(each, dict) else each for each in layer]
+        layer = [part for each in inner for part in each if isinstance(part, dict | list)]
+        if not layer:
+            return False
+    return bool(layer)
+
+
+def _read_arguments(text: str) -> Any:
+    try:
+        arguments = json.loads(text)
+    except (ValueError, RecursionError):
+        return {"arguments": text}  # what a model wrote need not be JSON
+    return {"arguments": text} if is_deep(arguments) else arguments
 
 
 def _parse_tools(text: str) -> list[Any]:
@@ -185,6 +213,10 @@ def _parse_calls(text: str) -> list[Mapping[str, Any]]:
         calls = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"tool_calls are not JSON: {error}", "", "messages") from error
+    if is_deep(calls):
+        raise InvalidRequest(
+            f"tool_calls are nested more than {NESTING} levels deep", "", "messages"
+        )
     for call in calls if isinstance(calls, list) else [None]:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):

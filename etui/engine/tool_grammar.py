@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from etui.engine.chat_prompt import NESTING, is_deep
 from etui.engine.output_grammar import LEAD, GrammarWriter, json_text, quote
 from etui.engine.schema_graph import check_schema
 from etui.engine.schema_nodes import read_schema
@@ -18,9 +19,6 @@ TOOLS_CHARACTERS = 262_144
 TOOLS = 128
 CALLS = 16
 """Most calls of one answer that the grammar allows."""
-
-NESTING = 64
-"""Most levels of objects and lists in the tools; a template writes them with recursive code."""
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _PARAM = "tools"
@@ -55,7 +53,7 @@ def read_tools(text: str) -> tuple[Tool, ...]:
         raise _refuse("the tools are not a list with at least one tool")
     if len(document) > TOOLS:
         raise _refuse(f"there are {len(document)} tools, more than {TOOLS}")
-    if _is_deep(document, NESTING):
+    if is_deep(document):
         raise _refuse(f"the tools are nested more than {NESTING} levels deep")
     tools = tuple(_read_tool(each) for each in document)
     names = [tool.name for tool in tools]
@@ -139,16 +137,6 @@ def _write_call(writer: GrammarWriter, tool: Tool, key: str) -> str:
     check_schema(schema, _PARAM)
     head = f'{{"name": {json_text(tool.name)}, "{key}": '
     return f'{quote(head)} {writer.add_schema(schema)} "}}"'
-
-
-def _is_deep(document: Any, levels: int) -> bool:
-    layer = [document]
-    for _ in range(levels):
-        inner = [each.values() if isinstance(each, dict) else each for each in layer]
-        layer = [part for each in inner for part in each if isinstance(part, dict | list)]
-        if not layer:
-            return False
-    return True
 
 
 def _refuse(what: str) -> InvalidRequest:

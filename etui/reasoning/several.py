@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.session import Session
-from etui.errors import CacheFull
+from etui.errors import CacheFull, EtuiError
 from etui.events import (
     Answer,
     Batch,
@@ -177,14 +177,18 @@ class _Answers:
         return describe_ending(first, self._arm) if first is not None else ("complete", "")
 
     def _begin(self) -> None:
-        while self._waiting and len(self._live) < self._arm.batch and self._cut is None:
+        while self._waiting and len(self._live) < self._arm.batch:
             if self._live and not self._has_room():
                 return  # it waits for room; a smaller batch does not change its text
             index = self._waiting.popleft()
             sampling = self._arm.sampling
             seeded = replace(sampling, seed=(sampling.seed + index) % 2**32)
             sequence = self._session.fork(self._opened.sequence, seeded)
-            run = ThinkingRun(self._session, sequence, self._plan, self._session.facts, index)
+            try:
+                run = ThinkingRun(self._session, sequence, self._plan, self._session.facts, index)
+            except EtuiError:  # the grammar is refused
+                self._session.close(sequence, keep=False)
+                raise
             self._live.append(_UnderWay(index, run))
 
     def _has_room(self) -> bool:
@@ -260,9 +264,9 @@ class _Answers:
     def _hurry(self) -> None:
         """End the thinking, or the answers, because the joules are spent; begin no others."""
         self._cut = "budget"
-        if not self._ended and not any(each.run.tokens for each in self._live):
-            return  # at least one token, as for a single answer
-        self._waiting.clear()
+        least = 0 if self._ended or self._live else 1  # one token at least, as for one answer
+        while len(self._waiting) > least:
+            self._waiting.pop()
         for each in self._live:
             each.logprobs += _logprobs(each.run.hurry(self._end_ns))
 

@@ -162,8 +162,19 @@ def test_calls_of_a_message_in_another_form_are_refused(make: Make, text: str) -
 
 
 def test_what_a_template_raises_is_told(make: Make) -> None:
-    with pytest.raises(ModelUnavailable, match="ids have length 9"):
+    with pytest.raises(InvalidRequest, match="ids have length 9") as found:
         make(MISTRAL).render([ASK, calls(id_="long-id-of-another-server"), ASK], {})
+    assert found.value.param == "messages"
+    with pytest.raises(ModelUnavailable, match="no"):
+        make("{{ raise_exception('no') }}").render([ASK], {})
+
+
+def test_deep_arguments_are_text(make: Make) -> None:
+    deep = "[" * 900 + "]" * 900
+    text = make(HERMES).render([ASK, calls(deep), ASK], {})
+    assert json.dumps({"arguments": deep}) in text
+    with pytest.raises(InvalidRequest, match="levels deep"):
+        make(HERMES).render([ASK, Message("assistant", "", tool_calls=deep), ASK], {})
 
 
 def test_the_begin_of_an_answer_is_last(make: Make) -> None:

@@ -166,11 +166,12 @@ def test_an_answer_that_is_cut_is_truncated():
     assert events[-1].answer == '{"a":'
 
 
-def test_a_sequence_that_a_grammar_refuses_is_closed():
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_sequence_that_a_grammar_refuses_is_closed(count):
     session = FakeSession(plain_facts(), says("x"))
     session.constrain = lambda *_: (_ for _ in ()).throw(InvalidRequest("no", "", "tools"))  # type: ignore
     with pytest.raises(InvalidRequest):
-        ask(session, OutputOptions(json_schema=SCHEMA))
+        ask(session, OutputOptions(json_schema=SCHEMA, count=count))
     assert not session.live
 
 
@@ -391,7 +392,7 @@ def test_several_answers_that_think():
     assert events[-1].thinking_tokens == sum(e.tokens for e in events if isinstance(e, Thought))
 
 
-@pytest.mark.parametrize("at", range(5))
+@pytest.mark.parametrize("at", range(-1, 5))
 def test_a_cancelled_set_of_answers_keeps_what_it_has(at):
     session = several_session()
     control = FakeControl(cancelled_when=lambda: session.steps > at)
@@ -400,7 +401,16 @@ def test_a_cancelled_set_of_answers_keeps_what_it_has(at):
     assert not session.live
 
 
-@pytest.mark.parametrize("at", range(1, 5))
+def test_answers_that_nobody_reads_on_are_closed():
+    session = several_session()
+    events = answer(ASK, DIRECT, session, GO_ON, options=OutputOptions(count=3))
+    while session.widest < 3:
+        next(events)
+    events.close()
+    assert not session.live
+
+
+@pytest.mark.parametrize("at", range(-1, 5))
 def test_spent_joules_end_several_answers(at):
     session = several_session()
     control = FakeControl(spent_when=lambda: session.steps > at)

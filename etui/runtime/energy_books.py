@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from etui.energy.scopes import weakest
 from etui.energy.types import Energy, Kind
 from etui.runtime.turn_request import EnergyBooks
+from etui.turn.batch_parts import Span, measure_spans
 from etui.turn.intervals import TimeInterval, subtract
 from etui.turn.ports import Meter
-from etui.turn.shared_meter import Span, measure_spans
 
 _ANCHOR_NS = 1_200_000_000_000
 """Half widths are added this often: that of a long interval is less than those of its parts."""

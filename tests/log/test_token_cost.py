@@ -49,7 +49,8 @@ BATCHED = Attribution("shapley", 0.5, 20.0, 0.1, 9, 2.0)
 @pytest.mark.parametrize("how", [{"shared": True}, {"attribution": BATCHED}])
 def test_turns_beside_others_count_only_without_turns_alone(config, spent, how):
     def with_shared(turn, shared):
-        return replace(turn, energy=replace(turn.energy, **({"shared": False} | (how if shared else {}))))
+        changes = how if shared else {"shared": False}
+        return replace(turn, energy=replace(turn.energy, **{"shared": False} | changes))
 
     save(config, *(with_shared(spent(n, 1.0, 10, 12.0, 1), True) for n in range(1, 4)))
     with LogReader(config) as log:

@@ -18,7 +18,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from benchmarks.figures import Figure, median_of
@@ -255,16 +255,21 @@ class Schedule:
     def _end(self, request: Request, end_ns: int) -> None:
         self.live.remove(request)
         self.ended.append(request)
-        prefill_end_ns = request.prefill_end_ns or end_ns
+        request.energy = self.measure(request, request.prefill_end_ns or end_ns, end_ns)
+        attribution = request.energy.attribution
+        assert attribution is not None
+        assert attribution.share is not None
+        assert -1e-12 <= attribution.share <= 1 + 1e-12
+
+    def measure(self, request: Request, prefill_end_ns: int, end_ns: int) -> TurnEnergy:
+        """Measure the turn of a request that has ended, as it is done for a record."""
         end = _finished(request.start_ns, prefill_end_ns, end_ns)
         legs, meters = [measure_leg_by(Leg(end), request.meter)], [request.meter]
         settle_meters(legs, meters)
         legs = widen_legs(legs, meters)
         energy, _, _ = compute_account(legs, request.meter.energy)
         attribution = attribute_turn(energy, legs, meters, request.meter, None)
-        assert attribution.share is not None
-        assert -1e-12 <= attribution.share <= 1 + 1e-12
-        request.energy = energy
+        return replace(energy, attribution=attribution)
 
     def _compare(self) -> Residuals:
         whole = _joules(self.meter, [TimeInterval(self.start_ns, self.now_ns)])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.attribution
-from benchmarks.attribution import Schedule, play
+from benchmarks.attribution import Request, Schedule, play
 from etui.energy.recorder import Recorder
 from etui.energy.sources.rapl import RaplSource
 from etui.testing.devices import SENSORS, FakeClock, FakeDevice
@@ -20,6 +20,7 @@ from etui.testing.play import sample
 from etui.testing.power_curves import CURVES
 from etui.turn.attribution import BatchCost
 from etui.turn.batch_ledger import BatchGroup, BatchLedger
+from etui.turn.record import TurnEnergy
 from tests.turn.sharing import Client, batch, meter_of, total
 
 TOLERANCE = 1e-9
@@ -29,6 +30,22 @@ def test_random_schedules_lose_no_joule() -> None:
     found = list(play(100))
     assert max(each.largest for each in found) < TOLERANCE
     assert sum(each.turns for each in found) > 1000
+
+
+class Turns(Schedule):
+    """A schedule whose requests are turns of ``run_turn``, answered by script."""
+
+    def measure(self, request: Request, prefill_end_ns: int, end_ns: int) -> TurnEnergy:
+        client = Client(request.number, request.start_ns, prefill_end_ns, end_ns)
+        (record,) = client.play(request.meter).turns
+        assert record.energy.attribution is not None
+        return record.energy
+
+
+def test_random_schedules_of_real_turns_lose_no_joule() -> None:
+    found = [Turns(seed).run() for seed in range(100, 130)]
+    assert max(each.largest for each in found) < TOLERANCE
+    assert sum(each.turns for each in found) > 300
 
 
 def test_schedules_have_everything_that_can_go_wrong() -> None:

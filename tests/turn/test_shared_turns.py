@@ -308,6 +308,28 @@ def test_a_shared_hop_and_one_elsewhere_sum_up() -> None:
     assert found.share == pytest.approx(500 / 650)
 
 
+def test_two_hops_between_which_others_go_on_pay_only_for_their_batches() -> None:
+    machine = watts((200, 100.0))
+    # The stage begins at 100 s and takes half a second to find each model.
+    mine = [(100.5, 101.5, 1, 1, 0), (101.5, 103.5, 1, 0, 4)]
+    more = [(104.0, 105.0, 2, 1, 0), (105.0, 107.0, 2, 0, 4)]
+    ledger = ledger_of(
+        *(batch(start, end, (n, p, d), (9, 0, 1)) for start, end, n, p, d in mine),
+        batch(103.5, 104.0, (9, 0, 1)),
+        *(batch(start, end, (n, p, d), (9, 0, 1)) for start, end, n, p, d in more),
+    )
+    stage = Stage({"quick": Part(confidence=0.2), "think": Part(confidence=0.9)})
+    meter = meter_of(machine, ledger, 1, 2)
+    record = play(stage, decided(QUICK, THINK), meter=meter).record
+    other = meter_of(machine, ledger, 9).energy(at(100), at(108)).joules
+    assert total([record.energy.joules, other]) == pytest.approx(650)
+    assert total([hop.joules for hop in record.hops]) == pytest.approx(record.energy.joules)
+    # One token beside one is a half; four of five tokens are 2.75 of 4 J.
+    assert record.energy.joules == pytest.approx(2 * (50 + 200 * 2.75 / 4))
+    assert record.energy.attribution is not None
+    assert record.energy.attribution.batch_joules == pytest.approx(600)
+
+
 def test_the_budget_asks_another_machine_at_most_once_a_second() -> None:
     def asked(remote: Elsewhere | None) -> int:
         stage = TwoMachines({"large": Part(decode=10.0, tokens=100)})

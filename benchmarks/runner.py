@@ -41,6 +41,7 @@ NAMES = (
     "sweep",
     "threads",
     "tui",
+    "turn_pool",
     "votes",
 )
 

@@ -57,6 +57,16 @@ def apply_settings(config: Config) -> Config:
     return replace(config, **changes)
 
 
+def read_defaults(config: Config) -> tuple[str, str | None]:
+    """Read which policy and which model answer where none is named, from ``config.yaml``.
+
+    Raises:
+        InvalidFile: The file has an unknown key or an invalid value.
+    """
+    own = apply_settings(Config(home=config.home, models_dir=config.models_dir))
+    return own.policy, own.model
+
+
 def _find_home(environ: Mapping[str, str]) -> Path:
     named = environ.get("ETUI_HOME")
     if named:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from etui.backends.base import Answerer, ModelHost
 from etui.chat import Query
 from etui.config.config import Config
+from etui.config.load import read_defaults
 from etui.errors import LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.file_cache import FileCache
@@ -110,6 +111,8 @@ class Runtime(Generic[B]):
         self._file_sampling: dict[tuple[Path, int, int], ModelSampling | None] = {}
         self._catalogues: FileCache[Catalogue] = FileCache()
         self._policies = PolicyCache(config)
+        self._defaults: FileCache[tuple[str, str | None]] = FileCache()
+        self._read_defaults: tuple[str, str | None] | None = None
         self.log_cache = LogCache(config)
         self.catalogue: Catalogue = load_catalogue(config)
 
@@ -165,6 +168,23 @@ class Runtime(Generic[B]):
         self.catalogue = self._catalogues.get(
             "models", lambda: load_catalogue(self.config), self._list_catalogue_files
         )
+
+    def reload_defaults(self) -> None:
+        """Take ``policy`` and ``model`` of config.yaml if they were edited since the last call.
+
+        The first call only remembers them, so that options of the command line stay.
+
+        Raises:
+            InvalidFile: config.yaml is no longer valid.
+        """
+        read = self._defaults.get(
+            "defaults",
+            lambda: read_defaults(self.config),
+            lambda _: (str(self.config.config_file),),
+        )
+        before, self._read_defaults = self._read_defaults, read
+        if before is not None and read != before:
+            self.config = replace(self.config, policy=read[0], model=read[1])
 
     def _list_catalogue_files(self, catalogue: Catalogue) -> Iterator[str]:
         from etui.models.files import list_catalogue_files

@@ -18,7 +18,8 @@ class Overrides:
 
     ``model`` defines an arm without any policy; ``arm`` names an arm of the policy and skips its
     rules; the other options change the chosen arm. ``over_budget`` answers yes in advance to a
-    budget that would ask.
+    budget that would ask. ``lenient`` leaves out what votes cannot have (a temperature of 0, with
+    which they would be identical) instead of refusing it, for clients that do not know the arm.
     """
 
     model: str | None = None
@@ -36,6 +37,7 @@ class Overrides:
     speculate: Speculate | None = None
     loop_guard: bool | None = None
     top_p: float | None = None
+    lenient: bool = False
 
 
 def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
@@ -96,6 +98,8 @@ def set_loop_guard(decision: Decision, default: bool) -> Decision:
 
 def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
     reasoning = overrides.reasoning or arm.reasoning
+    if overrides.lenient and reasoning == "vote" and overrides.temperature == 0:
+        overrides = replace(overrides, temperature=None)
     temperature = _or(overrides.temperature, arm.sampling.temperature)
     origin = arm.sampling_from.temperature if overrides.temperature is None else "option"
     if reasoning == "vote" and temperature == 0 and overrides.temperature is None:
@@ -110,10 +114,17 @@ def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
         max_tokens=_or(overrides.max_tokens, arm.max_tokens),
         loop_guard=_or(overrides.loop_guard, arm.loop_guard),
         sampling=replace(
-            arm.sampling, temperature=temperature, seed=_or(overrides.seed, arm.sampling.seed)
+            arm.sampling,
+            temperature=temperature,
+            top_p=_or(overrides.top_p, arm.sampling.top_p),
+            seed=_or(overrides.seed, arm.sampling.seed),
         ),
         speculate="off" if reasoning == "vote" else overrides.speculate or arm.speculate,
-        sampling_from=replace(arm.sampling_from, temperature=origin),
+        sampling_from=replace(
+            arm.sampling_from,
+            temperature=origin,
+            top_p=arm.sampling_from.top_p if overrides.top_p is None else "option",
+        ),
     )
 
 

@@ -115,6 +115,7 @@ class TurnPool:
         self._unrefreshed: dict[str, TurnRecord] = {}
         self._refreshing = False
         runtime.log_cache.in_background = True  # renewed after each turn
+        runtime.reload_defaults()
         self._log_failure: LogUnavailable | None = None
 
     def submit(self, request: TurnRequest, on_event: Callable[[PoolEvent], None]) -> PooledTurn:
@@ -431,12 +432,13 @@ class TurnPool:
     def _choose(self, request: TurnRequest, query: Query) -> Choice:
         from etui.runtime.choose import choose
 
+        overrides = replace(request.overrides, lenient=True)
         self._runtime.reload_catalogue()
+        if overrides.model is None and overrides.policy is None:
+            self._runtime.reload_defaults()
         if self._runtime.log_cache.is_stale():  # another program has written to the log
             self._refresh_soon()
-        return choose(
-            query, request.overrides, self._runtime, self._read_host, effort=request.effort
-        )
+        return choose(query, overrides, self._runtime, self._read_host, effort=request.effort)
 
     def _is_local(self, model: str) -> bool:
         spec = self._runtime.catalogue.models.get(model)

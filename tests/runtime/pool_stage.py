@@ -51,6 +51,7 @@ class Host:
         asked: The questions that began, in order.
         most: The most answers that ran at a time.
         fault: Raised by each answer in place of its end; None for none.
+        crash_seconds: Time after which the process ends with the fault; 0 leaves it alive.
     """
 
     def __init__(self, clock: FakeClock, advance: Callable[[float], None]) -> None:
@@ -65,6 +66,7 @@ class Host:
         self.closed = 0
         self.number = 0
         self.fault: BaseException | None = None
+        self.crash_seconds = 0.0
         self.status = "complete"
         self.loaded: set[str] = set()
         self.pid: int | None = 4711
@@ -141,6 +143,9 @@ class HostAnswerer:
             yield Loaded(model, began, host.clock(), 0, 1000)
         start = host.clock()
         if host.fault is not None:
+            if host.crash_seconds:
+                host.advance(host.crash_seconds)
+                host.pid = None
             raise host.fault
         yield Prefilled(start, start, 5, 0, 5)
         yield Answer(start, "Four", 1)

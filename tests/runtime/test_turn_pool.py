@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from etui.arm import VOTE_TEMPERATURE
 from etui.config.config import Config
-from etui.errors import EngineFailed, EtuiError, QueueFull, Stopped, UsageError
+from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped, UsageError
 from etui.events import Answer, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
 from etui.runtime.overrides import Overrides
@@ -319,6 +320,71 @@ def test_the_books_balance(here: Config, parallel: int) -> None:
         assert books.total == pytest.approx(13 * WATTS, rel=0.05)
         assert books.kind == "counter"
         assert books.uncertainty is not None
+
+
+def test_a_crash_of_the_engine_is_booked_to_the_turns_that_ran(here: Config) -> None:
+    with closing(Stage(here, parallel=2)) as stage:
+        stage.ask()
+        assert stage.wait_idle()
+        stage.host.fault = EngineFailed("the engine is gone", "ask again")
+        stage.host.crash_seconds = 3.0
+        heard, _ = stage.submit()
+        assert isinstance(heard.error, EngineFailed)
+        record = heard.record
+        assert record.status == "error"
+        assert record.energy.joules == pytest.approx(3 * WATTS, rel=0.05)
+        assert stage.wait_idle()
+        books = stage.pool.status().books
+        assert books.turns == pytest.approx(4 * WATTS, rel=0.05)
+        stage.host.fault, stage.host.pid = None, 4712
+        assert stage.ask().status == "complete"
+
+
+def test_the_defaults_of_config_yaml_can_be_edited_while_turns_run(stage: Stage) -> None:
+    from etui.chat import Query
+    from etui.runtime.turn_request import TurnRequest
+
+    def decide() -> tuple[str | None, str]:
+        decision = stage.pool.decide(TurnRequest(Query("hello"), Overrides())).decision
+        return decision.policy, decision.arm.model
+
+    assert decide()[0] == "balanced"
+    stage.config.config_file.write_text("policy: frugal\n")
+    assert decide()[0] == "frugal"
+    stage.config.config_file.write_text(f"model: {STARTER}\n")
+    assert decide() == (None, STARTER)
+    stage.config.config_file.write_text("polcy: frugal\n")
+    with pytest.raises(InvalidFile, match=r"config\.yaml:1:1"):
+        decide()
+    assert stage.ask().status == "complete"  # it names its model
+
+
+def test_a_policy_that_is_edited_is_seen_by_the_next_turn(stage: Stage) -> None:
+    policy = stage.config.policies_dir / "mine.yaml"
+    policy.parent.mkdir()
+    text = f"version: 1\narms: {{ARM: {{model: {STARTER}}}}}\nrules: [{{name: all, use: ARM}}]\n"
+    for arm in ("one", "two"):
+        policy.write_text(text.replace("ARM", arm))
+        assert stage.ask(overrides=Overrides(policy="mine")).arm == arm
+
+
+def test_a_temperature_of_0_does_not_make_votes_alike(stage: Stage) -> None:
+    from etui.chat import Query
+    from etui.runtime.turn_request import TurnRequest
+
+    overrides = Overrides(model=STARTER, reasoning="vote", temperature=0.0, top_p=0.5)
+    arm = stage.pool.decide(TurnRequest(Query("2+2?"), overrides)).decision.arm
+    assert (arm.sampling.temperature, arm.sampling.top_p) == (VOTE_TEMPERATURE, 0.5)
+    assert arm.sampling_from.top_p == "option"
+
+
+def test_a_running_turn_does_not_keep_the_process_alive(stage: Stage) -> None:
+    stage.host.gate = False
+    stage.submit()
+    stage.host.wait_until(lambda: stage.host.running == 1)
+    threads = [each for each in threading.enumerate() if each.name.startswith("etui-turn")]
+    assert threads
+    assert all(each.daemon for each in threads)
 
 
 def test_threads_end_with_the_work(stage: Stage) -> None:

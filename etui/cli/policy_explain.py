@@ -8,6 +8,7 @@ import click
 
 from etui.cli.common import print_json, print_table
 from etui.cli.param_types import TEXT
+from etui.errors import UsageError
 
 if TYPE_CHECKING:
     from etui.runtime.explain import Explanation
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
 @click.option(
     "--policy", "name", type=TEXT, metavar="NAME|FILE", help="Default: the policy of config.yaml."
 )
+@click.option(
+    "--metadata",
+    "metadata",
+    type=TEXT,
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Metadata of a request of `etui serve`; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def explain(query: str, name: str | None, as_json: bool) -> None:
+def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bool) -> None:
     """Explain which arm would answer, and why.
 
     Shows every signal with its value and its distance from the threshold, every rule that was
@@ -38,7 +47,8 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
     config = load_config()
     with open_runtime(config) as runtime:
         policy = load_policy(name or config.policy, config, runtime.catalogue.models)
-        document = explaining.explain(Query(query), policy, runtime)
+        asked = Query(query, metadata=_parse_metadata(metadata))
+        document = explaining.explain(asked, policy, runtime)
     if as_json:
         print_json(document)
     else:
@@ -51,6 +61,21 @@ def explain(query: str, name: str | None, as_json: bool) -> None:
             click.echo(f"{model} on {machine} is not available; see `etui doctor`", err=True)
         else:
             click.echo(f"{model} is not on this machine; run `etui models pull {model}`", err=True)
+
+
+def _parse_metadata(given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Parse ``KEY=VALUE``; a key that is repeated has its last value.
+
+    Raises:
+        UsageError: An entry has no key or no ``=``.
+    """
+    found: dict[str, str] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--metadata {entry!r} is not KEY=VALUE", "as in --metadata team=lab")
+        found[key] = value
+    return tuple(found.items())
 
 
 def _print_explanation(document: Explanation) -> None:

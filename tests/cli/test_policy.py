@@ -221,3 +221,20 @@ def test_list_show_schema(capsys: Capture, etui_home: Path, broken: Path) -> Non
     assert json.loads(out) == json.loads(
         (shipped_dir() / "policies" / "policy.schema.json").read_text()
     )
+
+
+def test_explain_tries_the_metadata_of_a_request(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "version: 1\narms: {quick: {model: smollm2-135m}, deep: {model: smollm2-135m}}\n"
+        "signals: {lab: {metadata: {key: team, equals: lab}}}\n"
+        "rules: [{name: lab, when: lab, use: deep}, {name: rest, use: quick}]\n"
+    )
+    for given, arm in ((("team=lab",), "deep"), (("team=lab", "team=a=b"), "quick"), ((), "quick")):
+        options = [part for entry in given for part in ("--metadata", entry)]
+        _, document = call_json(capsys, "explain", "hi", "--policy", str(path), *options)
+        assert document["arm"] == arm
+    for bad in ("team", "=lab"):
+        code, _, err = call(capsys, "explain", "hi", "--policy", str(path), "--metadata", bad)
+        assert code == 2
+        assert "KEY=VALUE" in err

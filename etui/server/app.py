@@ -1,0 +1,62 @@
+"""Build the web application from its routes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from etui.server import chat, completions
+from etui.server.context import Pool, ServerContext
+from etui.server.errors import ApiError, error_response
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from etui.runtime.open import Runtime
+    from etui.server.settings import ServerSettings
+
+_ROUTE_MODULES = (chat, completions)
+"""Each has ``build_routes(context) -> list[Route]``."""
+
+
+def build_app(pool: Pool, runtime: Runtime[Any], settings: ServerSettings) -> Starlette:
+    """Build the application.
+
+    Args:
+        pool: Runs the turns.
+        runtime: This machine.
+        settings: Whom the server answers, and its limits.
+    """
+    return build_app_of(ServerContext(pool, runtime, settings))
+
+
+def build_app_of(context: ServerContext) -> Starlette:
+    """Build the application of a context."""
+    routes = [route for module in _ROUTE_MODULES for route in module.build_routes(context)]
+    return Starlette(
+        routes=routes,
+        exception_handlers={
+            ApiError: _answer_error,
+            HTTPException: _answer_http_error,
+            Exception: _answer_error,
+        },
+    )
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return error_response(error)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        message = f"there is no route {request.method} {request.url.path}"
+        return error_response(ApiError(404, message, code="not_found"))
+    if error.status_code == 405:
+        message = f"{request.url.path} does not accept {request.method}"
+        headers = error.headers
+        return error_response(ApiError(405, message, code="method_not_allowed", headers=headers))
+    return error_response(ApiError(error.status_code, error.detail))

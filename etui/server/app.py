@@ -36,7 +36,7 @@ def build_app(pool: Pool, runtime: Runtime[Any], settings: ServerSettings) -> St
 def build_app_of(context: ServerContext) -> Starlette:
     """Build the application of a context."""
     routes = [route for module in _ROUTE_MODULES for route in module.build_routes(context)]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={
             ApiError: _answer_error,
@@ -44,6 +44,8 @@ def build_app_of(context: ServerContext) -> Starlette:
             Exception: _answer_error,
         },
     )
+    app.router.redirect_slashes = False  # a redirect would be followed with the key
+    return app
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -4,12 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starlette.routing import Route
+
+from etui.server.build_request import build_chat_turn, parse_chat
+from etui.server.chat_form import ChatForm
+from etui.server.context import key_name, request_id
+from etui.server.json_body import read_json
+from etui.server.turn_response import TurnResponse
+
 if TYPE_CHECKING:
-    from starlette.routing import Route
+    from starlette.requests import Request
+    from starlette.responses import Response
 
     from etui.server.context import ServerContext
+
+PATH = "/v1/chat/completions"
 
 
 def build_routes(context: ServerContext) -> list[Route]:
     """Build the routes of this module."""
-    return []
+
+    async def complete(request: Request) -> Response:
+        body = parse_chat(await read_json(request))
+        turn = build_chat_turn(
+            body,
+            context,
+            endpoint=PATH,
+            key=key_name(request),
+            request_id=request_id(request),
+        )
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        form = ChatForm(turn.query, include_usage=usage)
+        return TurnResponse(context, turn, form, streamed=body.stream)
+
+    return [Route(PATH, complete, methods=["POST"])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ from etui.errors import (
     Stopped,
     UsageError,
 )
+
+_PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,'\"]+)+[/\\]([^\s/\\:;,'\"]*)")
+"""A path with its last part; not the path of a URL."""
 
 _log = logging.getLogger("etui.server")
 
@@ -178,4 +182,6 @@ def _retry_seconds(error: BudgetSpent) -> int:
 
 
 def _text_of(error: EtuiError) -> str:
-    return "; ".join(part for part in (error.what, error.fix) if part)
+    """Return what is wrong and how to fix it, without the folders of this machine."""
+    text = "; ".join(part for part in (error.what, error.fix) if part)
+    return _PATH.sub(lambda found: f"…/{found[1]}", text)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp_jinja2
 from aiohttp import WSCloseCode, WSMsgType, web
 from textual_serve.server import Server
 
+from etui.text.web_origin import build_hosts, is_allowed, is_secret
 from etui.tui.web_session import Limits, Session, bound, bound_size
 
+_NAMES = ("127.0.0.1", "localhost")
 _HEARTBEAT_SECONDS = 15.0
 _CLOSE_SECONDS = 1.0
 _PATIENCE_SECONDS = 1.0
@@ -55,6 +55,7 @@ class LocalServer(Server):  # type: ignore[misc] # an optional import
     ) -> None:
         super().__init__(command, host, port, title="etui")
         self._token = token
+        self._hosts = build_hosts(_NAMES, port)
         self._limits = limits or Limits()
         self._sessions: set[Session] = set()
 
@@ -177,11 +178,11 @@ class LocalServer(Server):  # type: ignore[misc] # an optional import
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
         """Refuse requests of other pages, for other hosts, and without the token."""
-        if not is_allowed(request.headers.get("Host"), request.headers.get("Origin"), self.port):
+        if not is_allowed(request.headers.get("Host"), request.headers.get("Origin"), self._hosts):
             return web.Response(status=403, text="etui accepts requests from its own page only\n")
         first = request.path.removeprefix("/").partition("/")[0]
         given = request.query.get("instance", "") if first == "download" else first
-        if not is_token(given, self._token):
+        if not is_secret(given, self._token):
             return web.Response(
                 status=403, text="open the whole address that etui --web printed, with its token\n"
             )
@@ -190,31 +191,9 @@ class LocalServer(Server):  # type: ignore[misc] # an optional import
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         host = request.headers.get("Host")
         # Some browsers do not count a websocket of the same host as 'self'.
-        socket = f" ws://{host}" if is_allowed(host, None, self.port) else ""
+        socket = f" ws://{host}" if is_allowed(host, None, self._hosts) else ""
         response.headers["Content-Security-Policy"] = _POLICY.format(socket=socket)
         response.headers.update(_HEADERS)
-
-
-def is_allowed(host: str | None, origin: str | None, port: int) -> bool:
-    """Return whether a request is for this server and comes from its own page.
-
-    Args:
-        host: ``Host`` header of the request.
-        origin: ``Origin`` header; browsers send none when a page is opened by hand.
-        port: Port of this server.
-    """
-    names = ("127.0.0.1", "localhost")
-    hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
-    if host not in hosts:
-        return False
-    return origin is None or (
-        urlsplit(origin).scheme == "http" and origin.removeprefix("http://") == host
-    )
-
-
-def is_token(given: str, token: str) -> bool:
-    """Return whether a text is the token, in a time that does not depend on where they differ."""
-    return hmac.compare_digest(given.encode("utf-8", "replace"), token.encode())
 
 
 async def _close(websocket: web.WebSocketResponse, request: web.Request, why: str | None) -> None:

@@ -20,7 +20,8 @@ pytest.importorskip("textual_serve")
 import aiohttp
 from aiohttp import web
 
-from etui.tui.web_server import LocalServer, is_allowed, is_token
+from etui.text.web_origin import build_hosts, is_allowed, is_secret
+from etui.tui.web_server import LocalServer
 from etui.tui.web_session import Limits, bound_size
 from tests.tui.fakes import DEADLINE_SECONDS
 from tests.tui.web_app import FILE
@@ -46,7 +47,7 @@ APP = Path(__file__).with_name("web_app.py")
     ],
 )
 def test_only_the_own_page_is_served(host: str, origin: str, allowed: bool) -> None:
-    assert is_allowed(host, origin, 8000) is allowed
+    assert is_allowed(host, origin, build_hosts(("127.0.0.1", "localhost"), 8000)) is allowed
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_only_the_own_page_is_served(host: str, origin: str, allowed: bool) -> N
     ],
 )
 def test_only_the_token_is_accepted(given: str, accepted: bool) -> None:
-    assert is_token(given, TOKEN) is accepted
+    assert is_secret(given, TOKEN) is accepted
 
 
 @pytest.mark.parametrize(

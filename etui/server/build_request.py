@@ -1,0 +1,310 @@
+"""Build the turn that a request asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from etui.chat import OutputOptions, Query
+from etui.errors import EtuiError
+from etui.runtime.overrides import Overrides
+from etui.runtime.turn_request import TurnRequest
+from etui.server.chat_request import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    ChatBody,
+    CompletionBody,
+    ResponseFormat,
+    ToolChoice,
+)
+from etui.server.conversation import read_conversation
+from etui.server.errors import invalid, to_api_error, unsupported
+from etui.server.parameters import take_known
+from etui.server.validation import (
+    MOST_TOKENS,
+    dump_schema,
+    read_stop,
+    refuse_more,
+    validate,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from etui.server.context import ServerContext
+    from etui.server.settings import ServerSettings
+
+DEFAULT_MODELS = ("", "default")
+"""Ids of what ``etui serve`` was started with."""
+
+_MOST_PROMPT_TOKENS = 2**18
+_LARGEST_TOKEN = 2**22
+"""No vocabulary is larger; the engine compares with that of the model."""
+
+
+def parse_chat(document: Mapping[str, Any]) -> ChatBody:
+    """Parse the body of a chat completion.
+
+    Raises:
+        ApiError: It is not valid, or asks for what etui does not support; status 400.
+    """
+    return validate(ChatBody, take_known(document, CHAT_FIELDS))
+
+
+def parse_completion(document: Mapping[str, Any]) -> CompletionBody:
+    """Parse the body of a completion.
+
+    Raises:
+        ApiError: It is not valid, or asks for what etui does not support; status 400.
+    """
+    if document.get("best_of") is not None and document["best_of"] == document.get("n"):
+        document = {name: value for name, value in document.items() if name != "best_of"}
+    return validate(CompletionBody, take_known(document, COMPLETION_FIELDS))
+
+
+def build_chat_turn(
+    body: ChatBody, context: ServerContext, *, endpoint: str, key: str, request_id: str
+) -> TurnRequest:
+    """Build the turn of a chat completion.
+
+    Args:
+        body: The parsed body.
+        context: The server.
+        endpoint: Path of the request.
+        key: Name of the client's key.
+        request_id: Id of the request.
+
+    Raises:
+        ApiError: A value is out of its bounds (400), or the model is unknown (404).
+    """
+    conversation = read_conversation(body.messages, context.settings.max_messages)
+    query = Query(
+        conversation.question,
+        system=conversation.system,
+        history=conversation.history,
+        last=conversation.last,
+        options=_build_options(body, context.settings),
+        owner=key,
+    )
+    overrides = replace(
+        parse_model(body.model, context),
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=fold_seed(body.seed),
+        max_tokens=cut_tokens(body.max_completion_tokens or body.max_tokens),
+    )
+    return TurnRequest(
+        query,
+        overrides,
+        endpoint=endpoint,
+        key=key,
+        request_id=request_id,
+        effort=_read_effort(body),
+        metadata=body.metadata or {},
+    )
+
+
+def build_completion_turn(
+    body: CompletionBody, context: ServerContext, *, endpoint: str, key: str, request_id: str
+) -> TurnRequest:
+    """Build the turn of a completion of a raw prompt; arguments as in ``build_chat_turn``.
+
+    Raises:
+        ApiError: A value is out of its bounds (400), or the model is unknown (404).
+    """
+    settings = context.settings
+    text, tokens = _read_prompt(body.prompt)
+    refuse_more(body.n, settings.max_n, "n", "answers")
+    if body.logprobs is not None:
+        refuse_more(body.logprobs, settings.max_top_logprobs, "logprobs", "alternatives")
+        _refuse_with_several(body.n, "logprobs")
+    options = OutputOptions(
+        stop=read_stop(body.stop, settings.max_stop, settings.max_stop_characters),
+        top_logprobs=body.logprobs,
+        count=body.n,
+        raw=True,
+        prompt_tokens=tokens,
+    )
+    overrides = replace(
+        parse_model(body.model, context),
+        reasoning="direct",
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=fold_seed(body.seed),
+        max_tokens=cut_tokens(body.max_tokens),
+    )
+    return TurnRequest(
+        Query(text, options=options, owner=key),
+        overrides,
+        endpoint=endpoint,
+        key=key,
+        request_id=request_id,
+        metadata=body.metadata or {},
+    )
+
+
+def parse_model(text: str, context: ServerContext) -> Overrides:
+    """Return the policy, arm or model that the id of a request names.
+
+    Raises:
+        ApiError: There is none, status 404, with the nearest names.
+    """
+    settings = context.settings
+    if text in DEFAULT_MODELS:
+        return Overrides(model=settings.model, policy=settings.policy)
+    try:
+        if context.parse_model is not None:
+            return context.parse_model(text)
+        from etui.runtime.model_ids import parse_model_id
+
+        return parse_model_id(text, context.runtime)
+    except EtuiError as error:
+        raise to_api_error(error) from error
+
+
+def fold_seed(seed: int | None) -> int | None:
+    """Return a seed within the engine's range of 31 bits; None for none."""
+    return None if seed is None else seed % 2**31
+
+
+def cut_tokens(limit: int | None) -> int | None:
+    """Cut a limit of tokens to the largest that any context may have; None for none."""
+    return None if limit is None else min(limit, MOST_TOKENS)
+
+
+def _build_options(body: ChatBody, settings: ServerSettings) -> OutputOptions:
+    refuse_more(body.n, settings.max_n, "n", "answers")
+    top = body.top_logprobs
+    if top is not None:
+        refuse_more(top, settings.max_top_logprobs, "top_logprobs", "alternatives")
+        if not body.logprobs:
+            raise invalid("top_logprobs needs `logprobs: true`", "top_logprobs")
+    if body.logprobs:
+        _refuse_with_several(body.n, "logprobs")
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options needs `stream: true`", "stream_options")
+    tools, choice = _read_tools(body, settings)
+    schema = read_format(body.response_format, settings.max_schema_bytes)
+    if schema and tools and choice != "none":
+        raise unsupported(
+            "response_format", "response_format cannot be combined with tools that may be called"
+        )
+    return OutputOptions(
+        stop=read_stop(body.stop, settings.max_stop, settings.max_stop_characters),
+        json_schema=schema,
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        top_logprobs=(top or 0) if body.logprobs else None,
+        count=body.n,
+    )
+
+
+def read_format(form: ResponseFormat | None, limit_bytes: int) -> str:
+    """Return the JSON schema of a response format as text; empty for any text.
+
+    Raises:
+        ApiError: There is no schema, or it is too large; status 400.
+    """
+    if form is None or form.type == "text":
+        return ""
+    if form.type == "json_object":
+        return '{"type":"object"}'
+    param = "response_format.json_schema"
+    if form.json_schema is None or form.json_schema.schema_ is None:
+        raise invalid(f"{param}.schema is missing", f"{param}.schema")
+    return dump_schema(form.json_schema.schema_, limit_bytes, f"{param}.schema")
+
+
+def _read_tools(body: ChatBody, settings: ServerSettings) -> tuple[str, str]:
+    """Return the tools as JSON text, and the choice among them."""
+    names = [tool.function.name for tool in body.tools or ()]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            param = f"tools[{index}].function.name"
+            raise invalid(f"{param}: {name} is the name of an earlier tool", param)
+    choice = read_tool_choice(body.tool_choice, names)
+    if not names:
+        return "", "auto"
+    _refuse_with_several(body.n, "tools")
+    listed = [
+        {
+            "type": "function",
+            "function": tool.function.model_dump(exclude_none=True, exclude={"strict"}),
+        }
+        for tool in body.tools or ()
+    ]
+    return dump_schema(listed, settings.max_schema_bytes, "tools"), choice
+
+
+def read_tool_choice(choice: Any, names: list[str]) -> str:
+    """Return the choice among tools: ``auto``, ``none``, ``required`` or ``function:NAME``.
+
+    Args:
+        choice: The field as parsed; None for none.
+        names: Names of the tools.
+
+    Raises:
+        ApiError: It is none of these, or names no tool; status 400.
+    """
+    param = "tool_choice"
+    if choice is None:
+        return "auto"
+    if choice in ("auto", "none"):
+        return str(choice)
+    if choice == "required":
+        if not names:
+            raise invalid("tool_choice: required needs tools", param)
+        return "required"
+    if not isinstance(choice, dict):
+        raise invalid("tool_choice has to be none, auto, required, or one function", param)
+    if choice.get("type") not in ("function", None):
+        raise unsupported(param)
+    name = validate(ToolChoice, {"tool_choice": choice}).tool_choice.function.name
+    if name not in names:
+        raise invalid(f"tool_choice: there is no tool {name}", f"{param}.function.name")
+    return f"function:{name}"
+
+
+def _read_effort(body: ChatBody) -> str | None:
+    thinks = body.chat_template_kwargs and body.chat_template_kwargs.enable_thinking
+    if thinks is None:
+        return body.reasoning_effort
+    effort = body.reasoning_effort
+    if effort is None:
+        return "medium" if thinks else "none"
+    if thinks == (effort == "none"):
+        raise invalid(
+            "chat_template_kwargs.enable_thinking contradicts reasoning_effort",
+            "chat_template_kwargs.enable_thinking",
+        )
+    return effort
+
+
+def _read_prompt(prompt: Any) -> tuple[str, tuple[int, ...]]:
+    """Return the text of a prompt and its token ids, if these were sent.
+
+    Raises:
+        ApiError: It is neither, or there are several; status 400.
+    """
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        if not prompt:
+            raise invalid("prompt is empty", "prompt")
+        return prompt, ()
+    if not isinstance(prompt, list) or not prompt:
+        raise invalid("prompt has to be a text or a list of token ids", "prompt")
+    if all(isinstance(part, str | list) for part in prompt):
+        raise unsupported("prompt", "prompt: only one prompt a request is supported")
+    refuse_more(len(prompt), _MOST_PROMPT_TOKENS, "prompt", "token ids")
+    for index, token in enumerate(prompt):
+        if type(token) is not int or not 0 <= token < _LARGEST_TOKEN:
+            param = f"prompt[{index}]"
+            raise invalid(f"{param} is no token id", param)
+    return f"({len(prompt)} token ids)", tuple(prompt)
+
+
+def _refuse_with_several(count: int, param: str) -> None:
+    if count > 1:
+        raise unsupported(param, f"{param} cannot be combined with n > 1")

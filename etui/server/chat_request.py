@@ -1,0 +1,166 @@
+"""The body of ``POST /v1/chat/completions``: its fields and their bounds."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from etui.server.validation import Body, Lenient
+
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+TokenLimit = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+ModelId = Annotated[str, Field(max_length=256)]
+Count = Annotated[int, Field(ge=1)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Metadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+ToolName = Annotated[str, Field(pattern=re.compile(r"^[a-zA-Z0-9_-]{1,64}$"))]
+Stops = Annotated[
+    list[str], BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop)
+]
+
+
+class StreamOptions(Body):
+    """What a stream contains in addition; ``include_obfuscation`` is ignored as harmless."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class CalledFunction(Body):
+    """The function of a tool call in the history."""
+
+    name: ToolName
+    arguments: str = Field(max_length=2**20)
+
+
+class HistoryCall(Lenient):
+    """A tool call in the history."""
+
+    id: Annotated[str, Field(min_length=1, max_length=128)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class MessageItem(Lenient):
+    """One message; ``content`` is text or a list of text parts.
+
+    Clients send messages back with what they were sent (``reasoning_content``, ``refusal``,
+    ``annotations``), so further fields are ignored, except those with content of other kinds.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Any = None
+    tool_calls: Annotated[list[HistoryCall], Field(max_length=128)] | None = None
+    tool_call_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    audio: None = None
+    function_call: None = None
+
+
+class ToolFunction(Body):
+    """A function that the model may call."""
+
+    name: ToolName
+    description: Annotated[str, Field(max_length=2**16)] | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Lenient):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class NamedFunction(Body):
+    """The name of a function."""
+
+    name: ToolName
+
+
+class NamedTool(Body):
+    """The choice of one tool."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ToolChoice(Body):
+    """The choice of a tool, in its field, so that errors name its path."""
+
+    tool_choice: NamedTool
+
+
+class SchemaFormat(Body):
+    """A JSON schema with its name."""
+
+    name: Annotated[str, Field(max_length=128)] = ""
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+
+class TemplateOptions(Body):
+    """Variables of the chat template: whether the model thinks, and nothing else."""
+
+    enable_thinking: bool | None = None
+
+
+class ChatBody(Body):
+    """The body of a request for a chat completion."""
+
+    model: ModelId = ""
+    messages: Annotated[list[MessageItem], Field(min_length=1)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    seed: Seed | None = None
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
+    n: Count = 1
+    stop: Stops = Field(default_factory=list)
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    metadata: Metadata | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+
+
+class CompletionBody(Body):
+    """The body of a request for a completion of a text."""
+
+    model: ModelId = ""
+    prompt: Any
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    seed: Seed | None = None
+    max_tokens: TokenLimit | None = None
+    n: Count = 1
+    stop: Stops = Field(default_factory=list)
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    metadata: Metadata | None = None
+
+
+CHAT_FIELDS = frozenset(ChatBody.model_fields)
+COMPLETION_FIELDS = frozenset(CompletionBody.model_fields)

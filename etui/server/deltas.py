@@ -1,0 +1,201 @@
+"""Turn the events of a turn into the parts of its answer that a client is sent.
+
+Text that was sent cannot be taken back. So where a policy may replace an answer (a cascade, or a
+question with options that is asked again for the letter), text is held until it is clear that it is
+the answer of the turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etui.events import Answer, Finished, Thought, TokenLogprob, ToolCall, Vote
+from etui.multiple_choice import parse_options
+from etui.server.documents import finish_reason, tool_calls_document
+from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
+
+if TYPE_CHECKING:
+    from etui.chat import Query
+    from etui.routing.decision import Decision
+    from etui.runtime.turn_request import PoolEvent
+    from etui.turn.record import TurnRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A part of an answer.
+
+    Attributes:
+        index: Number of the answer, if several are asked for.
+        content, thinking: Text to append.
+        tool: Part of a tool call.
+        logprobs: Log-probabilities of tokens of ``content``.
+        finish: Why the answer has ended; None while it has not.
+    """
+
+    index: int = 0
+    content: str = ""
+    thinking: str = ""
+    tool: ToolCall | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: str | None = None
+
+
+class DeltaReader:
+    """Reads the events of one turn.
+
+    Args:
+        query: The question with the options of its output.
+
+    Attributes:
+        decision: The routing decision; None before it.
+        model: Name of the model that answers; empty before the decision.
+        logprobs: Log-probabilities of the answer's tokens so far.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._several = query.options.count > 1
+        self._with_logprobs = query.options.top_logprobs is not None and not self._several
+        self._hold = False
+        self._held: list[Delta] = []
+        self._content = ""  # sent or held, of the running hop
+        self._pending = ""  # waits for the log-probability of its token
+        self._calls = False
+        self._ended: Finished | None = None
+        self._sent_anything = False
+        self._finished: set[int] = set()
+        self.decision: Decision | None = None
+        self.model = ""
+        self.logprobs: list[TokenLogprob] = []
+
+    def add(self, event: PoolEvent) -> Iterator[Delta]:
+        """Yield the parts that an event allows to send."""
+        for delta in self._read(event):
+            if self._hold and not isinstance(event, HopEnded | TurnFinished):
+                self._held.append(delta)
+            else:
+                self._sent_anything = True
+                yield delta
+
+    def _read(self, event: PoolEvent) -> Iterator[Delta]:
+        match event:
+            case Decided(decision):
+                self.decision = decision
+                self.model = decision.arm.model
+                self._hold = may_be_replaced(decision, self._query.text)
+            case HopStarted():
+                self._forget()
+                self.model = event.model
+            case Thought(text=text):
+                if text and not self._several:
+                    yield Delta(thinking=text)
+            case Answer(text=text):
+                if not self._several:
+                    yield from self._read_answer(text)
+            case TokenLogprob():
+                if self._with_logprobs:
+                    self.logprobs.append(event)
+                    pending, self._pending = self._pending, ""
+                    yield Delta(content=pending, logprobs=(event,))
+            case ToolCall():
+                self._calls = True
+                yield from self._flush()
+                yield Delta(tool=event)
+            case Vote():
+                if self._several:
+                    yield from self._read_vote(event)
+            case Finished():
+                self._ended = event
+                yield from self._flush()
+                if not self._hold and not self._several:
+                    yield from self._complete(event)
+            case HopEnded():
+                yield from self._end_hop(event)
+            case TurnFinished(record):
+                yield from self._end(record)
+
+    def _read_answer(self, text: str) -> Iterator[Delta]:
+        self._content += text
+        if self._with_logprobs:
+            self._pending += text
+        elif text:
+            yield Delta(content=text)
+
+    def _flush(self) -> Iterator[Delta]:
+        if self._pending:
+            pending, self._pending = self._pending, ""
+            yield Delta(content=pending)
+
+    def _read_vote(self, vote: Vote) -> Iterator[Delta]:
+        reason = finish_reason("truncated" if vote.status == "truncated" else "complete")
+        self._finished.add(vote.index)
+        yield Delta(vote.index, content=vote.answer, thinking=vote.thinking)
+        yield Delta(vote.index, finish=reason)
+
+    def _complete(self, end: Finished) -> Iterator[Delta]:
+        """End the answer, after the text that was held back within it."""
+        if end.status in ("stopped", "error") or 0 in self._finished:
+            return
+        rest = end.answer.removeprefix(self._content)
+        if rest and end.answer.startswith(self._content):
+            self._content = end.answer
+            yield Delta(content=rest)
+        if not self._calls:
+            yield from _read_calls(end.tool_calls)
+        self._finished.add(0)
+        yield Delta(finish=finish_reason(end.status, end.tool_calls))
+
+    def _end_hop(self, hop: HopEnded) -> Iterator[Delta]:
+        end, held = self._ended, self._held
+        self._held = []
+        if not hop.taken or end is None:
+            self._forget()
+            return
+        self.model = hop.model
+        yield from held
+        if not self._several:
+            yield from self._complete(end)
+
+    def _end(self, record: TurnRecord) -> Iterator[Delta]:
+        """Send the answer of the record, if it is another one than that of the last hop."""
+        self.model = record.model
+        if self._finished or record.status in ("stopped", "error"):
+            return
+        if not self._sent_anything:
+            if record.thinking:
+                yield Delta(thinking=record.thinking)
+            if record.answer:
+                yield Delta(content=record.answer)
+            yield from _read_calls(record.tool_calls)
+        self._finished.add(0)
+        yield Delta(finish=finish_reason(record.status, record.tool_calls))
+
+    def _forget(self) -> None:
+        """Forget the answer of a hop that another one replaces."""
+        self._held = []
+        self._content = self._pending = ""
+        self._calls = False
+        self._ended = None
+        if not self._sent_anything:
+            self.logprobs = []
+
+
+def _read_calls(tool_calls: str) -> Iterator[Delta]:
+    """Yield the tool calls of a record as parts, each in one piece."""
+    for index, call in enumerate(tool_calls_document(tool_calls) or ()):
+        function = call["function"]
+        yield Delta(tool=ToolCall(0, index, call["id"], function["name"], function["arguments"]))
+
+
+def may_be_replaced(decision: Decision, question: str) -> bool:
+    """Return whether another answer may follow and replace the first one.
+
+    Even the last arm of a cascade may be replaced, by an earlier one that is more likely right.
+    """
+    if decision.cascade is not None:
+        return True
+    asks_again = decision.fallbacks.no_answer == "ask_constrained"
+    return asks_again and decision.arm.readout != "choices" and bool(parse_options(question))

@@ -1,0 +1,228 @@
+"""Parts of responses that follow from the record of a turn; all are pure functions.
+
+What was not measured is null, never 0. The keys of ``energy`` are those of ``etui ask --json``,
+followed by those of Neuralwatt's API, which some clients read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from etui.turn.record import TurnRecord
+
+if TYPE_CHECKING:
+    from etui.events import TokenLogprob
+    from etui.routing.decision import Decision
+    from etui.turn.record import HopRecord, Tokens
+
+_JOULES_PER_KWH = 3.6e6
+
+_FINISH_REASONS = {"complete": "stop", "truncated": "length", "budget": "length"}
+"""By the status of a turn; one that was stopped or failed is incomplete, so ``length`` as well."""
+
+
+def finish_reason(status: str, tool_calls: str = "") -> str:
+    """Return the ``finish_reason`` of an answer.
+
+    Args:
+        status: Status of the answer.
+        tool_calls: The tools that it calls, as in its record.
+    """
+    if tool_calls and status == "complete":
+        return "tool_calls"
+    return _FINISH_REASONS.get(status, "length")
+
+
+def usage_document(record: TurnRecord) -> dict[str, Any]:
+    """Build ``usage``: tokens of the answer that stands, and the joules of the whole turn.
+
+    With ``n`` > 1 or votes, the output tokens of all answers count.
+    """
+    tokens = tokens_of_answer(record)
+    return {
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.output,
+        "total_tokens": tokens.prompt + tokens.output,
+        "prompt_tokens_details": {"cached_tokens": tokens.cached},
+        "completion_tokens_details": {"reasoning_tokens": tokens.thinking},
+        "energy": energy_document_of(record),
+    }
+
+
+def tokens_of_answer(record: TurnRecord) -> Tokens:
+    """Return the tokens of the answer that stands, without those of replaced hops."""
+    taken = _taken_hop(record)
+    return record.tokens if taken is None else taken.tokens
+
+
+def energy_document_of(record: TurnRecord) -> dict[str, Any]:
+    """Build ``energy``: joules of the whole turn with all its hops, its load excluded."""
+    document: dict[str, Any] = record.to_json()["energy"]
+    attribution = record.energy.attribution
+    joules, seconds = record.energy.joules, record.seconds.total
+    return document | {
+        "attribution": None if attribution is None else asdict(attribution),
+        "energy_joules": joules,
+        "energy_kwh": None if joules is None else joules / _JOULES_PER_KWH,
+        "avg_power_watts": None if joules is None or seconds <= 0 else joules / seconds,
+        "duration_seconds": seconds,
+        "attribution_method": None if attribution is None else attribution.method,
+        "attribution_ratio": None if attribution is None else attribution.share,
+    }
+
+
+def route_document(record: TurnRecord) -> dict[str, Any]:
+    """Build ``route``: what answered and why, its hops, and where the seconds went."""
+    seconds, client = record.seconds, record.client
+    return {
+        "policy": record.policy,
+        "rule": record.rule,
+        "arm": record.arm,
+        "model": record.model,
+        "reasoning": record.reasoning,
+        "why": record.why,
+        "status": record.status,
+        "ended": record.ended,
+        "end_why": record.settings.get("ended") or "",
+        "hops": [_hop_document(hop) for hop in record.hops],
+        "predicted_joules": record.predicted_joules,
+        "dropped_messages": record.settings.get("dropped_messages"),
+        "seconds": {
+            "queue": None if client is None else client.queue_seconds,
+            "load": seconds.load,
+            "prefill": seconds.prefill,
+            "decode": seconds.decode,
+        },
+    }
+
+
+def timings_document(record: TurnRecord) -> dict[str, Any]:
+    """Build ``timings`` with the names of llama-server, for the whole turn."""
+    tokens, seconds = record.tokens, record.seconds
+    return {
+        "cache_n": tokens.cached,
+        "prompt_n": tokens.computed,
+        "prompt_ms": seconds.prefill * 1e3,
+        "prompt_per_token_ms": _ratio(seconds.prefill * 1e3, tokens.computed),
+        "prompt_per_second": _ratio(tokens.computed, seconds.prefill),
+        "predicted_n": tokens.output,
+        "predicted_ms": seconds.decode * 1e3,
+        "predicted_per_token_ms": _ratio(seconds.decode * 1e3, tokens.output),
+        "predicted_per_second": _ratio(tokens.output, seconds.decode),
+    }
+
+
+def headers_of(decision: Decision | None, record: TurnRecord | None = None) -> dict[str, str]:
+    """Build the headers of a response; what is not known has none.
+
+    Args:
+        decision: The routing decision; None while the request waits for it.
+        record: The record of the turn, for a response that is sent as a whole.
+    """
+    headers: dict[str, str] = {}
+    if decision is not None:
+        headers["x-etui-route"] = _header_text(decision.rule or decision.policy or "model")
+        headers["x-etui-arm"] = _header_text(decision.arm.name)
+        if decision.predicted_joules is not None:
+            headers["x-energy-predicted-joules"] = f"{decision.predicted_joules:.6g}"
+    if record is not None:
+        headers["x-etui-arm"] = _header_text(record.arm)
+        if record.energy.joules is not None:
+            headers["x-energy-joules"] = f"{record.energy.joules:.6g}"
+            headers["x-energy-method"] = _header_text(record.energy.kind or "unknown")
+    return headers
+
+
+def tool_calls_document(tool_calls: str) -> list[dict[str, Any]] | None:
+    """Build ``tool_calls`` of a message from those of a record; None without any."""
+    if not tool_calls:
+        return None
+    calls: list[dict[str, Any]] = json.loads(tool_calls)
+    return calls
+
+
+def logprob_document(logprob: TokenLogprob) -> dict[str, Any]:
+    """Build the log-probability of one token in the form of chat completions."""
+    return {
+        **_token_document(logprob.piece, logprob.logprob),
+        "top_logprobs": [_token_document(piece, value) for piece, value in logprob.top],
+    }
+
+
+def token_text(piece: tuple[int, ...]) -> str:
+    """Decode the bytes of a token; a part of a character becomes U+FFFD."""
+    return bytes(piece).decode("utf-8", "replace")
+
+
+def completion_logprobs(logprobs: list[TokenLogprob], offset: int = 0) -> dict[str, Any]:
+    """Build ``logprobs`` in the form of completions.
+
+    Args:
+        logprobs: Log-probabilities of successive tokens.
+        offset: Characters of the answer before them.
+    """
+    texts = [token_text(logprob.piece) for logprob in logprobs]
+    offsets = []
+    for text in texts:
+        offsets.append(offset)
+        offset += len(text)
+    return {
+        "tokens": texts,
+        "token_logprobs": [logprob.logprob for logprob in logprobs],
+        "top_logprobs": [
+            {token_text(piece): value for piece, value in logprob.top} for logprob in logprobs
+        ],
+        "text_offset": offsets,
+    }
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """Encode a document as compact JSON in UTF-8."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
+        "utf-8", "replace"
+    )
+
+
+def created_seconds(record_created_at: str) -> int:
+    """Convert the start of a turn, ISO 8601 in UTC, to whole seconds since 1970."""
+    from datetime import datetime
+
+    return int(datetime.fromisoformat(record_created_at).timestamp())
+
+
+def _taken_hop(record: TurnRecord) -> HopRecord | None:
+    return next((hop for hop in record.hops if hop.taken), None)
+
+
+def _hop_document(hop: HopRecord) -> dict[str, Any]:
+    return {
+        "arm": hop.arm,
+        "model": hop.model,
+        "tokens": hop.tokens.output,
+        "joules": hop.joules,
+        "uncertainty": hop.uncertainty,
+        "load_joules": hop.load_joules,
+        "seconds": hop.seconds,
+        "confidence": hop.confidence,
+        "probability": hop.probability,
+        "accepted": hop.accepted,
+        "taken": hop.taken,
+        "status": hop.status,
+        "why": hop.why,
+    }
+
+
+def _token_document(piece: tuple[int, ...], logprob: float) -> dict[str, Any]:
+    return {"token": token_text(piece), "logprob": logprob, "bytes": list(piece)}
+
+
+def _ratio(value: float, by: float) -> float | None:
+    return value / by if by > 0 else None
+
+
+def _header_text(text: str) -> str:
+    """Return a name as a header value: names of policies may hold any character."""
+    return text.encode("ascii", "backslashreplace").decode()[:200].replace("\n", " ").strip()

@@ -1,0 +1,313 @@
+"""The guard in front of all routes: who may send requests, and how large they may be.
+
+It is plain ASGI, so that streams pass through unbuffered. What it refuses never reaches a route,
+and except for its size the body of a refused request is not looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+
+from etui.server.errors import ApiError, error_response, invalid
+from etui.text.web_origin import LOOPBACK_NAMES, build_hosts, is_allowed, is_secret
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from etui.server.settings import ServerSettings
+
+_log = logging.getLogger("etui.server")
+
+OPEN_PATHS = frozenset({"/health"})
+"""Paths that need no key, for supervisors."""
+
+_CLOSE = {"connection": "close"}
+_DISCARD_SECONDS = 2.0
+_ANY_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
+_HEADER_LIMIT = 431
+_PREFLIGHT_SECONDS = "600"
+_EXPOSED = (
+    "x-request-id, x-etui-route, x-etui-arm, x-energy-predicted-joules, x-energy-joules, "
+    "x-energy-method, retry-after"
+)
+
+
+class Guard:
+    """Refuse requests that are not for this server, not welcome, or too large.
+
+    Args:
+        app: The application behind it.
+        settings: Whom the server answers, and its limits; ``port`` is the port it is bound to.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._hosts = allowed_hosts(settings)
+        self._origins = frozenset(settings.origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = f"req_{uuid.uuid4().hex}"
+        response = _Response(send, self._response_headers(headers, request_id))
+        scope.setdefault("state", {})["request_id"] = request_id
+        body = _Body(receive, self._settings)
+        try:
+            self._check_origin(headers)
+            self._check_body(scope["method"], headers)
+            if scope["method"] == "OPTIONS":
+                await self._answer_preflight(headers, response)
+                return
+            scope["state"]["key_name"] = self._check_key(scope["path"], headers)
+            await self._app(scope, body.receive, response.send)
+        except ApiError as error:
+            await self._refuse(error, body, response)
+        except ClientDisconnect:
+            pass
+        except Exception as error:  # noqa: BLE001 - no fault may end in a traceback for a client
+            _log.warning("a request failed: %s: %s", type(error).__name__, error)
+            _log.debug("its traceback", exc_info=error)
+            await self._refuse(error, body, response)
+
+    def _check_origin(self, headers: Headers) -> None:
+        self._check_headers(headers)
+        origin = headers.get("origin")
+        if self._settings.unix is not None:
+            welcome = origin is None or origin in self._origins
+        else:
+            welcome = is_allowed(headers.get("host"), origin, self._hosts, self._origins)
+        if not welcome:
+            raise ApiError(
+                403,
+                "this server answers requests for its own address and from named pages only; "
+                "see --allow-host and --origin of etui serve",
+                kind="permission_error",
+                code="host_not_allowed",
+                headers=_CLOSE,
+            )
+
+    def _check_headers(self, headers: Headers) -> None:
+        size = sum(len(name) + len(value) for name, value in headers.raw)
+        if len(headers.raw) > self._settings.header_count:
+            what = f"more than {self._settings.header_count} headers"
+        elif size > self._settings.header_limit_bytes:
+            what = f"headers of more than {self._settings.header_limit_bytes} bytes"
+        elif len(headers.getlist("host")) > 1 or len(headers.getlist("authorization")) > 1:
+            raise ApiError(400, "a header is repeated", headers=_CLOSE)
+        else:
+            return
+        raise ApiError(_HEADER_LIMIT, what, code="headers_too_large", headers=_CLOSE)
+
+    def _check_key(self, path: str, headers: Headers) -> str:
+        """Return the name of the key; an empty one if the server has no keys.
+
+        Raises:
+            ApiError: There is no key, or it is not one of the server's.
+        """
+        keys = self._settings.keys
+        if not keys or path in OPEN_PATHS:
+            return ""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        name = find_key(given.strip(), keys) if scheme.lower() == "bearer" else None
+        if name is None:
+            raise ApiError(
+                401,
+                "the API key is missing or wrong: send it as `Authorization: Bearer KEY`",
+                kind="authentication_error",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer", **_CLOSE},
+            )
+        return name
+
+    def _check_body(self, method: str, headers: Headers) -> None:
+        if headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise ApiError(
+                415,
+                "a compressed body is not accepted: send it without Content-Encoding",
+                code="unsupported_content_encoding",
+                headers=_CLOSE,
+            )
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._settings.body_limit_bytes:
+            raise self._too_large()
+        if method in ("GET", "HEAD", "OPTIONS"):
+            if length != "0" or "transfer-encoding" in headers:
+                raise ApiError(400, f"a {method} request has no body", headers=_CLOSE)
+            return
+        kind, _, parameters = headers.get("content-type", "").partition(";")
+        charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+        if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+            raise ApiError(
+                415,
+                "the body has to be JSON in UTF-8: send `Content-Type: application/json`",
+                code="unsupported_media_type",
+                headers=_CLOSE,
+            )
+
+    def _too_large(self) -> ApiError:
+        return too_large(self._settings.body_limit_bytes)
+
+    async def _refuse(self, error: Exception, body: _Body, response: _Response) -> None:
+        """Send an error, if the response has not begun."""
+        if response.started or body.disconnected:
+            return
+        if isinstance(error, ApiError) and error.status == 413:
+            await body.discard()
+        await error_response(error)({"type": "http"}, body.receive, response.send)
+
+    async def _answer_preflight(self, headers: Headers, response: _Response) -> None:
+        """Answer a browser that asks whether a page may send a request.
+
+        Raises:
+            ApiError: No page asks, or one that is not named.
+        """
+        if headers.get("origin") not in self._origins:
+            raise ApiError(
+                403 if "origin" in headers else 405,
+                "no page of another origin may send requests; see --origin of etui serve",
+                kind="permission_error",
+                code="origin_not_allowed",
+                headers=_CLOSE,
+            )
+        asked = headers.get("access-control-request-headers", "authorization, content-type")
+        if not all(c.isalnum() or c in "-_, " for c in asked):
+            raise invalid("Access-Control-Request-Headers is not a list of names")
+        allowed = [
+            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-headers", asked.encode("ascii", "ignore")),
+            (b"access-control-max-age", _PREFLIGHT_SECONDS.encode()),
+        ]
+        if headers.get("access-control-request-private-network") == "true":
+            allowed.append((b"access-control-allow-private-network", b"true"))
+        await response.send({"type": "http.response.start", "status": 204, "headers": allowed})
+        await response.send({"type": "http.response.body", "body": b""})
+
+    def _response_headers(self, headers: Headers, request_id: str) -> Mapping[str, str]:
+        added = {"x-request-id": request_id, "x-content-type-options": "nosniff"}
+        if self._origins:
+            added["vary"] = "Origin"
+            origin = headers.get("origin")
+            if origin in self._origins:
+                added["access-control-allow-origin"] = origin
+                added["access-control-expose-headers"] = _EXPOSED
+        return added
+
+
+def allowed_hosts(settings: ServerSettings) -> frozenset[str]:
+    """Build the values of ``Host`` that a server answers to."""
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    bound = () if settings.host in _ANY_ADDRESSES else (address,)
+    hosts = build_hosts((*LOOPBACK_NAMES, *bound, *settings.allow_hosts), settings.port)
+    # A reverse proxy passes on the name that it is known by, at the usual ports.
+    return hosts | {name.lower() for name in settings.allow_hosts}
+
+
+def find_key(given: str, keys: Mapping[str, str]) -> str | None:
+    """Return the name of a key; None if it is none of the server's.
+
+    Every key is compared, each in a time that does not depend on where they differ.
+    """
+    found = None
+    for name, key in keys.items():
+        if is_secret(given, key):
+            found = name
+    return found
+
+
+def too_large(limit_bytes: int) -> ApiError:
+    """Create the error of a body over the limit, status 413."""
+    return ApiError(
+        413, f"the body has more than {limit_bytes} bytes", code="body_too_large", headers=_CLOSE
+    )
+
+
+class _Body:
+    """Receives the body of a request within its limits of size and time."""
+
+    def __init__(self, receive: Receive, settings: ServerSettings) -> None:
+        self._receive = receive
+        self._limit_bytes = settings.body_limit_bytes
+        self._seconds = settings.body_seconds
+        self._deadline: float | None = None
+        self._bytes = 0
+        self._complete = False
+        self.disconnected = False
+
+    async def receive(self) -> Message:
+        """Receive the next message.
+
+        Raises:
+            ApiError: The body is too large, or does not arrive in time.
+        """
+        if self._complete:
+            message = await self._receive()
+        else:
+            loop = asyncio.get_running_loop()
+            if self._deadline is None:
+                self._deadline = loop.time() + self._seconds
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    message = await self._receive()
+            except TimeoutError:
+                raise ApiError(
+                    408,
+                    f"the body did not arrive within {self._seconds:g} s",
+                    code="body_timeout",
+                    headers=_CLOSE,
+                ) from None
+        if message["type"] == "http.disconnect":
+            self._complete = self.disconnected = True
+        else:
+            self._complete = not message.get("more_body", False)
+            self._bytes += len(message.get("body", b""))
+            if self._bytes > self._limit_bytes:
+                raise too_large(self._limit_bytes)
+        return message
+
+    async def discard(self) -> None:
+        """Read on for a moment, so that the client gets the response instead of a reset."""
+        left = 2 * self._limit_bytes
+        try:
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while left > 0 and not self._complete:
+                    message = await self._receive()
+                    self._complete = not message.get("more_body", False)
+                    left -= len(message.get("body", b""))
+        except TimeoutError:
+            pass
+
+
+class _Response:
+    """Sends a response with further headers, and knows whether it has begun."""
+
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+        self._send = send
+        self._headers = headers
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the response."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(raw=list(message.get("headers", [])))
+            for name, value in self._headers.items():
+                headers.setdefault(name, value)
+            message = {**message, "headers": headers.raw}
+        await self._send(message)
+
+
+def state_of(scope: Scope) -> dict[str, Any]:
+    """Return what the guard and the connection know of a request."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    return state

@@ -1,0 +1,130 @@
+"""Parse the JSON body of a request strictly: what two parsers could read differently is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from etui.server.errors import ApiError, invalid
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+MOST_DEPTH = 64
+"""Most levels of objects and arrays."""
+
+_MOST_DIGITS = 20
+_LARGE_BYTES = 128 * 2**10
+"""A larger body is parsed on another thread, so that other requests do not wait for it."""
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Read the body of a request, which has to be a JSON object.
+
+    Raises:
+        ApiError: It is not one, status 400.
+    """
+    body = await request.body()
+    if len(body) > _LARGE_BYTES:
+        return await asyncio.to_thread(parse_object, body)
+    return parse_object(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ApiError: It is not valid JSON in UTF-8, no object, has a key twice, a number that is not
+            finite or has too many digits, half a surrogate pair, or is nested too deeply.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise invalid(f"the body is not UTF-8: byte {error.start}") from None
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_build_object,
+            parse_constant=_refuse_constant,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
+        )
+    except RecursionError:
+        raise _too_deep() from None
+    except json.JSONDecodeError as error:
+        raise invalid(
+            f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+    if not isinstance(document, dict):
+        raise invalid("the body has to be a JSON object")
+    _check(document)
+    return document
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    built = dict(pairs)
+    if len(built) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise invalid(f"the body has the key {_quote(key)} twice", param=_quote(key))
+            seen.add(key)
+    return built
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise invalid(f"{name} is no JSON number")
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise invalid(f"a number has more than {_MOST_DIGITS} digits")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise invalid("a number is too large")
+    return number
+
+
+def _check(document: dict[str, Any]) -> None:
+    """Check depth and texts, level by level, without recursion."""
+    level: list[Any] = [document]
+    for _ in range(MOST_DEPTH + 1):
+        if not level:
+            return
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                _check_text(value)
+            elif isinstance(value, dict):
+                for key in value:
+                    _check_text(key)
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+        level = below
+    if any(isinstance(value, dict | list) for value in level):
+        raise _too_deep()
+    for value in level:
+        if isinstance(value, str):
+            _check_text(value)
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.isascii() or text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise invalid("a text has half a surrogate pair, which is no character") from None
+
+
+def _too_deep() -> ApiError:
+    return invalid(f"the body is nested more than {MOST_DEPTH} levels deep")
+
+
+def _quote(key: str) -> str:
+    return key[:64].encode("ascii", "backslashreplace").decode()

@@ -1,0 +1,240 @@
+"""Run the server until it is asked to stop: sockets, signals, and the end of running answers."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from etui.errors import EtuiError, UsageError
+from etui.server.app import build_app_of
+from etui.server.guard import Guard
+from etui.server.protocol import limit_headers
+
+if TYPE_CHECKING:
+    from etui.server.context import ServerContext
+    from etui.server.settings import ServerSettings
+
+_IDLE_CONNECTION_SECONDS = 75
+"""Longer than clients keep one, so that none is closed while a request is on its way."""
+
+_MARGIN_SECONDS = 5.0
+"""Turns that were cancelled at the end of the grace time are saved within this time."""
+
+_BACKLOG = 512
+_LOOPBACK_6 = "::1"
+
+
+def open_sockets(settings: ServerSettings) -> tuple[list[socket.socket], ServerSettings]:
+    """Open the sockets to listen on.
+
+    On the loopback address the server listens at ``::1`` too: clients that connect to ``localhost``
+    may try it first, and a program of another user could listen there.
+
+    Returns:
+        The sockets, and the settings with the port that was chosen for port 0.
+
+    Raises:
+        UsageError: The address is not of this machine alone and there is no key.
+        EtuiError: The address cannot be listened on.
+    """
+    if settings.unix is not None:
+        return [_open_unix(settings.unix)], settings
+    local = is_loopback(settings.host)
+    if not local and not settings.keys:
+        raise UsageError(
+            f"other machines can reach {settings.host}, and there is no key",
+            "give keys with --keys FILE or ETUI_API_KEY, or listen on 127.0.0.1",
+        )
+    first = _open_address(settings.host, settings.port)
+    port = int(first.getsockname()[1])
+    sockets = [first]
+    if settings.host in ("127.0.0.1", "localhost") and settings.port:
+        try:
+            sockets.append(_open_address(_LOOPBACK_6, port))
+        except EtuiError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in (errno.EADDRINUSE, errno.EACCES):
+                first.close()
+                raise
+    return sockets, replace(settings, port=port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address; a name counts as reachable by others."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def format_address(settings: ServerSettings) -> str:
+    """Format the address of the API, as clients are given it."""
+    if settings.unix is not None:
+        return f"unix:{settings.unix}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}/v1"
+
+
+class GracefulServer(uvicorn.Server):
+    """uvicorn's server, which ends running answers within a time and then closes the pool.
+
+    Args:
+        context: The server; its port is the one that is bound.
+        on_started: Called when it listens.
+    """
+
+    def __init__(
+        self, context: ServerContext, on_started: Callable[[], None] = lambda: None
+    ) -> None:
+        settings = context.settings
+        config = uvicorn.Config(
+            Guard(build_app_of(context), settings),
+            http=limit_headers(settings.header_seconds),
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            h11_max_incomplete_event_size=2 * settings.header_limit_bytes,
+            limit_concurrency=settings.max_connections,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_IDLE_CONNECTION_SECONDS,
+            timeout_graceful_shutdown=int(settings.grace_seconds + _MARGIN_SECONDS),
+        )
+        super().__init__(config)
+        self._context = context
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, end running answers within the grace time, and save every turn."""
+        grace = self._context.settings.grace_seconds
+        closing = asyncio.create_task(asyncio.to_thread(self._context.pool.close, grace))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            if self.force_exit:
+                for task in list(self.server_state.tasks):
+                    task.cancel()
+            await closing
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at Ctrl-C, SIGTERM and a closed terminal, and end as after success.
+
+        uvicorn raises the signals again at the end, so that a stopped server would look killed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        before = {number: signal.signal(number, self._stop_at) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_at(self, number: int, frame: FrameType | None) -> None:
+        """Stop; the second signal ends running answers at once."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def run_server(
+    context: ServerContext, sockets: Sequence[socket.socket], on_started: Callable[[], None]
+) -> None:
+    """Run the server until a signal stops it.
+
+    Args:
+        context: The server.
+        sockets: What it listens on, of :func:`open_sockets`; closed at the end.
+        on_started: Called when it listens.
+    """
+    server = GracefulServer(context, on_started)
+    try:
+        asyncio.run(server.serve(list(sockets)))
+    finally:
+        for opened in sockets:
+            opened.close()
+        if context.settings.unix is not None:
+            with suppress(OSError):
+                os.unlink(context.settings.unix)
+
+
+def _open_address(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        shown = f"[{host}]" if ":" in host else host
+        raise EtuiError(
+            f"cannot listen on {shown}:{port}: {why}", "choose another port with --port"
+        ) from error
+
+
+def _open_unix(path: str) -> socket.socket:
+    """Open a unix socket that only its owner can use; one that no server listens on is replaced.
+
+    Raises:
+        EtuiError: The path is taken, or there are no unix sockets here.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise UsageError("this system has no unix sockets", "use --host and --port")
+    _remove_stale(path)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(stat.S_IRWXG | stat.S_IRWXO)
+    try:
+        opened.bind(path)
+        opened.listen(_BACKLOG)
+    except OSError as error:
+        opened.close()
+        why = error.strerror or str(error)
+        raise EtuiError(f"cannot listen on {path}: {why}", "choose another --unix path") from error
+    finally:
+        os.umask(mask)
+    return opened
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # nothing there; other faults are reported by the attempt to listen
+    if not stat.S_ISSOCK(mode):
+        raise EtuiError(f"{path} exists and is no socket", "choose another --unix path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError:
+            return
+    raise EtuiError(f"a server listens on {path} already", "stop it, or choose another --unix path")

@@ -1,0 +1,189 @@
+"""Answer a request with a turn, streamed or as a whole, in the form of its endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.responses import Response
+
+from etui.errors import EtuiError
+from etui.runtime.turn_request import TurnFailed
+from etui.server.documents import encode, headers_of
+from etui.server.errors import ApiError, shutting_down, to_api_error
+from etui.server.protocol import abort_connection
+from etui.server.turn_stream import ReaderStalled, TurnStream
+from etui.turn.events import Decided, TurnFinished
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive, Scope, Send
+
+    from etui.routing.decision import Decision
+    from etui.runtime.turn_request import PoolEvent, TurnRequest
+    from etui.server.context import ServerContext
+    from etui.turn.record import TurnRecord
+
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment of server-sent events, which clients skip."""
+
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",
+}
+_WHOLE_HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
+
+
+class AnswerForm(Protocol):
+    """The form of an endpoint's responses; one object a request."""
+
+    def begin(self, turn_id: str) -> None:
+        """Note the id of the turn."""
+
+    def add(self, event: PoolEvent) -> bytes:
+        """Take an event of the turn; return the frames of the stream that it causes."""
+
+    def end(self, record: TurnRecord) -> bytes:
+        """Return the last frames of a stream, with the joules."""
+
+    def fail(self, error: ApiError) -> bytes:
+        """Return the last frames of a stream that has failed."""
+
+    def whole(self, record: TurnRecord) -> Mapping[str, Any]:
+        """Build the response that is not streamed."""
+
+
+class TurnResponse(Response):
+    """A response with the answer of a turn.
+
+    The first byte is sent with the first text, or after ``keep_alive_seconds`` without any. So a
+    request that fails before that (its prompt is too long, its model cannot be loaded) is answered
+    with the status of its error, streamed or not.
+
+    Args:
+        context: The server.
+        turn: The turn that the client asks for.
+        form: Form of the response.
+        streamed: Whether it is streamed.
+    """
+
+    def __init__(
+        self, context: ServerContext, turn: TurnRequest, form: AnswerForm, *, streamed: bool
+    ) -> None:
+        super().__init__()
+        self._context = context
+        self._turn = turn
+        self._form = form
+        self._streamed = streamed
+        self._decision: Decision | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the turn and send its answer.
+
+        Raises:
+            ApiError: The turn failed before the first byte.
+            ClientDisconnect: The client has left.
+        """
+        sender = _Sender(send, self._context.settings.stall_seconds)
+        try:
+            async with TurnStream(self._context, self._turn, receive) as stream:
+                self._form.begin(stream.turn_id)
+                if self._streamed:
+                    await self._send_stream(stream, sender)
+                else:
+                    await self._send_whole(stream, sender)
+        except ReaderStalled:
+            abort_connection(scope)
+        except ApiError:
+            raise
+        except EtuiError as error:
+            raise to_api_error(error) from error
+
+    async def _send_stream(self, stream: TurnStream, sender: _Sender) -> None:
+        async for batch in stream.batches():
+            frames = b"" if batch else KEEP_ALIVE
+            record = None
+            for event in batch:
+                self._note(event)
+                frames += self._form.add(event)
+                if isinstance(event, TurnFinished):
+                    record = event.record
+                failure = find_failure(event)
+                if failure is not None:
+                    if not sender.started:
+                        raise failure
+                    await self._send_frames(sender, frames + self._form.fail(failure), more=False)
+                    return
+            if record is not None and record.status != "error":
+                await self._send_frames(sender, frames + self._form.end(record), more=False)
+            elif frames:
+                await self._send_frames(sender, frames)
+
+    async def _send_frames(self, sender: _Sender, frames: bytes, *, more: bool = True) -> None:
+        if not sender.started:
+            await sender.start({**_STREAM_HEADERS, **headers_of(self._decision)})
+        await sender.send(frames, more=more)
+
+    async def _send_whole(self, stream: TurnStream, sender: _Sender) -> None:
+        async for event in stream.events():
+            self._note(event)
+            self._form.add(event)
+            failure = find_failure(event)
+            if failure is not None:
+                raise failure
+            if isinstance(event, TurnFinished) and event.record.status != "error":
+                body = encode(self._form.whole(event.record))
+                headers = headers_of(self._decision, event.record)
+                length = {"content-length": str(len(body))}
+                await sender.start({**_WHOLE_HEADERS, **headers, **length})
+                await sender.send(body, more=False)
+
+    def _note(self, event: PoolEvent) -> None:
+        if isinstance(event, Decided):
+            self._decision = event.decision
+
+
+def find_failure(event: PoolEvent) -> ApiError | None:
+    """Return the error with which an event ends its turn; None if it does not.
+
+    The client has left already if it stopped the turn, so a stopped one was ended by the server.
+    """
+    if isinstance(event, TurnFailed):
+        return to_api_error(event.error)
+    if isinstance(event, TurnFinished) and event.record.status == "stopped":
+        return shutting_down()
+    return None
+
+
+class _Sender:
+    """Sends a response; a client that does not read it is not waited for.
+
+    Args:
+        send: Sends a message; it waits while the client's socket is full.
+        stall_seconds: Longest time to wait.
+    """
+
+    def __init__(self, send: Send, stall_seconds: float) -> None:
+        self._send = send
+        self._stall_seconds = stall_seconds
+        self.started = False
+
+    async def start(self, headers: Mapping[str, str]) -> None:
+        """Send status and headers."""
+        self.started = True
+        raw = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": raw})
+
+    async def send(self, body: bytes, *, more: bool) -> None:
+        """Send a part of the body.
+
+        Raises:
+            ReaderStalled: The client did not read for too long.
+        """
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            raise ReaderStalled from None

@@ -1,0 +1,326 @@
+"""A pool that answers by script, and a server that listens on a free port of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from etui.arm import Arm
+from etui.backends.base import AnswerRequest
+from etui.errors import EtuiError, InvalidRequest, QueueFull, Stopped
+from etui.events import Answer, Event, Finished, Prefilled, Thought
+from etui.models.spec import ModelSpec
+from etui.routing.decision import Decision
+from etui.runtime.open import Choice
+from etui.runtime.overrides import Overrides
+from etui.runtime.turn_request import (
+    EnergyBooks,
+    PoolEvent,
+    PoolStatus,
+    TurnFailed,
+    TurnRequest,
+)
+from etui.server.context import ServerContext
+from etui.server.run import GracefulServer, open_sockets
+from etui.server.settings import ServerSettings
+from etui.turn.events import TurnFinished
+from etui.turn.ports import Served
+from etui.turn.record import Attribution, ClientRecord, TurnRecord
+from etui.turn.run import run_turn
+from tests.turn.scripted import Meter10W, S, Saved
+
+DEADLINE_SECONDS = 60.0
+DECISION = Decision(
+    Arm("quick", "small"), "balanced", "rest", "rest: nothing else matched", predicted_joules=21.0
+)
+
+Script = Callable[[AnswerRequest, "FakeTurn"], Iterator[Event]]
+
+
+def wait(event: threading.Event) -> None:
+    """Wait for an event; a fault fails the test instead of hanging it."""
+    assert event.wait(DEADLINE_SECONDS), "nothing happened in time"
+
+
+def finished(answer: str, **changes: Any) -> Finished:
+    """The end of an answer of three seconds: one of prefill, two of decode."""
+    values: dict[str, Any] = {
+        "start_ns": 10 * S,
+        "prefill_end_ns": 11 * S,
+        "thinking_end_ns": 11 * S,
+        "end_ns": 13 * S,
+        "first_token_ns": 11 * S,
+        "status": "complete",
+        "why": "",
+        "answer": answer,
+        "thinking": "",
+        "prompt_tokens": 20,
+        "cached_tokens": 5,
+        "computed_tokens": 15,
+        "thinking_tokens": 0,
+        "output_tokens": 8,
+    }
+    return Finished(**{**values, **changes})
+
+
+def say(*parts: str, thinking: str = "", more: tuple[Event, ...] = (), **changes: Any) -> Script:
+    """A script that thinks, says its parts, and ends."""
+
+    def answer(request: AnswerRequest, turn: FakeTurn) -> Iterator[Event]:
+        yield Prefilled(10 * S, 11 * S, 20, 5, 15)
+        if thinking:
+            yield Thought(11 * S, thinking, 3)
+        for part in parts:
+            yield Answer(12 * S, part, 1)
+        yield from more
+        thought = {"thinking": thinking, "thinking_tokens": 3} if thinking else {}
+        yield finished("".join(parts), **{**thought, **changes})
+
+    return answer
+
+
+def fail(error: BaseException, *before: Event) -> Script:
+    """A script that fails after some events."""
+
+    def answer(request: AnswerRequest, turn: FakeTurn) -> Iterator[Event]:
+        yield from before
+        raise error
+
+    return answer
+
+
+def until_cancelled(*before: Event, began: threading.Event | None = None) -> Script:
+    """A script that goes on until its turn is cancelled."""
+
+    def answer(request: AnswerRequest, turn: FakeTurn) -> Iterator[Event]:
+        yield from before
+        if began is not None:
+            began.set()
+        wait(turn.cancelled)
+        yield finished("", status="stopped", why="stopped")
+
+    return answer
+
+
+@dataclass
+class FakeTurn:
+    """A turn of the fake pool; it answers by its script."""
+
+    turn_id: str
+    request: TurnRequest
+    script: Script
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+    hurried: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def hurry(self) -> None:
+        self.hurried = True
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        yield from self.script(request, self)
+
+
+class FakePool:
+    """Runs every turn at once on a thread of its own, with the real flow of a turn.
+
+    Args:
+        script: How every answer goes; several are used in turn, the last one repeatedly.
+        decision: What is decided for every request.
+        joules_known: Whether the meter measures.
+    """
+
+    def __init__(
+        self, *scripts: Script, decision: Decision = DECISION, joules_known: bool = True
+    ) -> None:
+        self.scripts = list(scripts or (say("Mars."),))
+        self.decision = decision
+        self.meter = Meter10W(joules_known)
+        self.saved = Saved()
+        self.turns: list[FakeTurn] = []
+        self.full: QueueFull | None = None
+        self.refusal: EtuiError | None = None
+        self.closed: list[float] = []
+        self.submitted = threading.Semaphore(0)
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def submit(self, request: TurnRequest, on_event: Callable[[PoolEvent], None]) -> FakeTurn:
+        if self.closed:
+            raise Stopped("the server is shutting down")
+        if self.full is not None:
+            raise self.full
+        with self._lock:
+            script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+            turn = FakeTurn(f"{next(self._numbers):012x}", request, script)
+            self.turns.append(turn)
+        threading.Thread(target=self._run, args=(turn, on_event), daemon=True).start()
+        self.submitted.release()
+        return turn
+
+    def _run(self, turn: FakeTurn, on_event: Callable[[PoolEvent], None]) -> None:
+        request = turn.request
+        client = ClientRecord(request.endpoint, request.key, request.request_id, 0.25)
+        try:
+            if self.refusal is not None:
+                raise self.refusal
+            for event in run_turn(
+                request.query,
+                self.decision,
+                serve=_serve,
+                answerer=turn,
+                meter=self.meter,
+                writer=self.saved,
+                cancelled=turn.cancelled.is_set,
+                clock_ns=lambda: 16 * S,
+            ):
+                if isinstance(event, TurnFinished):
+                    energy = replace(event.record.energy, attribution=Attribution("exclusive"))
+                    event = TurnFinished(
+                        replace(event.record, turn_id=turn.turn_id, client=client, energy=energy)
+                    )
+                on_event(event)
+        except EtuiError as error:
+            on_event(TurnFailed(error))
+        finally:
+            turn.over.set()
+
+    def decide(self, request: TurnRequest) -> Choice:
+        return Choice(self.decision)
+
+    def status(self) -> PoolStatus:
+        running = sum(not turn.over.is_set() for turn in self.turns)
+        ended = len(self.turns) - running
+        books = EnergyBooks(None, None, None, None)
+        return PoolStatus(running, 0, 1, 32, ended, 0, 0, (), None, None, books, not self.closed)
+
+    def find_turn(self, turn_id: str) -> TurnRecord | None:
+        return next((t for t in self.saved.turns if t.turn_id == turn_id), None)
+
+    def close(self, grace_seconds: float) -> None:
+        self.closed.append(grace_seconds)
+        for turn in self.turns:
+            if not turn.over.wait(grace_seconds):
+                turn.cancel()
+                wait(turn.over)
+
+
+def parse_model(text: str) -> Overrides:
+    """Know the policy ``balanced``, its arm ``balanced/think``, and the model ``small``."""
+    known = {
+        "balanced": Overrides(policy="balanced"),
+        "balanced/think": Overrides(policy="balanced", arm="think"),
+        "small": Overrides(model="small"),
+    }
+    if text not in known:
+        raise InvalidRequest(f"there is no model {text!r}", "did you mean 'small'?", "model")
+    return known[text]
+
+
+class FakeTimers:
+    """Timers that a test fires by hand."""
+
+    def __init__(self) -> None:
+        self.running: list[_Timer] = []
+        self.set = threading.Semaphore(0)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> _Timer:
+        loop = asyncio.get_running_loop()
+        timer = _Timer(self, seconds, lambda: loop.call_soon_threadsafe(function))
+        self.running.append(timer)
+        self.set.release()
+        return timer
+
+    def fire(self) -> None:
+        """Wait for a timer, and let it end."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            assert self.set.acquire(timeout=max(0.0, deadline - time.monotonic())), "no timer"
+            if self.running:
+                self.running.pop().function()
+                return
+
+
+@dataclass
+class _Timer:
+    timers: FakeTimers
+    seconds: float
+    function: Callable[[], object]
+
+    def cancel(self) -> None:
+        if self in self.timers.running:
+            self.timers.running.remove(self)
+
+
+@dataclass
+class Running:
+    """A server that runs on another thread."""
+
+    settings: ServerSettings
+    pool: FakePool
+    server: GracefulServer
+    thread: threading.Thread
+
+    @property
+    def port(self) -> int:
+        return self.settings.port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> socket.socket:
+        """Open a connection whose waits are limited."""
+        if self.settings.unix is not None:
+            opened = socket.socket(socket.AF_UNIX)
+            opened.settimeout(DEADLINE_SECONDS)
+            opened.connect(self.settings.unix)
+            return opened
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_SECONDS)
+
+    def stop(self) -> None:
+        """Ask the server to stop, and wait for its end."""
+        self.server.should_exit = True
+        self.thread.join(DEADLINE_SECONDS)
+        assert not self.thread.is_alive(), "the server did not end"
+
+
+@contextmanager
+def serving(
+    pool: FakePool | None = None,
+    *,
+    settings: ServerSettings | None = None,
+    timers: FakeTimers | None = None,
+    **changes: Any,
+) -> Iterator[Running]:
+    """Run a server on a free port of the loopback address."""
+    pool = pool or FakePool()
+    wanted = replace(settings or ServerSettings(port=0, grace_seconds=0.0), **changes)
+    sockets, bound = open_sockets(wanted)
+    context = ServerContext(pool, None, bound, parse_model)  # type: ignore[arg-type]
+    if timers is not None:
+        context = replace(context, call_later=timers.call_later)
+    started = threading.Event()
+    server = GracefulServer(context, started.set)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets)), daemon=True)
+    thread.start()
+    wait(started)
+    running = Running(bound, pool, server, thread)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def _serve(arm: Arm) -> Served:
+    return Served(ModelSpec(arm.model, "tiny", (), sha256="ab" * 32), Path("m.gguf"))

@@ -32,6 +32,7 @@ _CLOSE = {"connection": "close"}
 _DISCARD_SECONDS = 2.0
 _ANY_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
 _HEADER_LIMIT = 431
+_VERSIONS = ("1.0", "1.1")
 _PREFLIGHT_SECONDS = "600"
 _EXPOSED = (
     "x-request-id, x-etui-route, x-etui-arm, x-energy-predicted-joules, x-energy-joules, "
@@ -64,6 +65,8 @@ class Guard:
         scope.setdefault("state", {})["request_id"] = request_id
         body = _Body(receive, self._settings)
         try:
+            if scope["http_version"] not in _VERSIONS:
+                raise ApiError(400, "the server speaks HTTP/1.1", headers=_CLOSE)
             self._check_origin(headers)
             self._check_body(scope["method"], headers)
             if scope["method"] == "OPTIONS":

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from etui.server.errors import ApiError
+
 if TYPE_CHECKING:
     from starlette.types import Scope
 
 _CONNECTION = "connection"
+_MOST_DISCARDED_BYTES = 4 * 2**20
 
 
 class LimitedProtocol(H11Protocol):
@@ -28,49 +32,100 @@ class LimitedProtocol(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.app_state = {**self.app_state, _CONNECTION: self}
-        self._header_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._left_bytes: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self._await_headers()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
         """Take data, and wait for the rest of the headers if they are not complete."""
+        if self._left_bytes is not None:
+            self._discard(data)
+            return
         super().data_received(data)
-        awaits_headers = self.conn.their_state is h11.IDLE
-        answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
-        if (awaits_headers or answered) and not self.transport.is_closing():
-            self._await_headers()
-        else:
-            self._stop_waiting()
+        self._update_timer()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or for the end of one that was answered early."""
+        super().on_response_complete()
+        if self.conn.their_state is not h11.IDLE:  # between requests uvicorn's own limit holds
+            self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
-        self._stop_waiting()
+        self._stop_timer()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and read on for a moment.
+
+        A socket that is closed with unread data resets the connection, and the client may lose the
+        answer.
+        """
+        if self.transport.is_closing() or self._left_bytes is not None:
+            return
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.abort()
+            return
+        body = json.dumps(ApiError(400, msg).document()).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._left_bytes = _MOST_DISCARDED_BYTES
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._stop_timer()
+        self._start_timer()
 
     def abort(self) -> None:
         """Close the connection at once, whatever is still to be sent."""
         self.transport.abort()
 
-    def _await_headers(self) -> None:
-        if self._header_timer is None:
-            self._header_timer = self.loop.call_later(self.header_seconds, self._cut)
+    def _discard(self, data: bytes) -> None:
+        assert self._left_bytes is not None
+        self._left_bytes -= len(data)
+        if self._left_bytes <= 0:
+            self.abort()
 
-    def _stop_waiting(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+    def _update_timer(self) -> None:
+        if self._left_bytes is not None:
+            return
+        awaits_headers = self.conn.their_state is h11.IDLE
+        answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        if (awaits_headers or answered) and not self.transport.is_closing():
+            self._start_timer()
+        else:
+            self._stop_timer()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.header_seconds, self._cut)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _cut(self) -> None:
-        self._header_timer = None
-        if self.transport.is_closing():
-            return
-        if self.conn.our_state is h11.IDLE:
+        self._timer = None
+        if self.conn.our_state is h11.IDLE and self._left_bytes is None:
             self.send_400_response("The headers did not arrive in time.")
         else:
-            self.abort()  # it goes on sending a body that was refused
+            self.abort()  # it goes on sending what was refused
 
 
 def limit_headers(seconds: float) -> type[LimitedProtocol]:

@@ -103,23 +103,25 @@ class TurnResponse(Response):
 
     async def _send_stream(self, stream: TurnStream, sender: _Sender) -> None:
         async for batch in stream.batches():
-            frames = b"" if batch else KEEP_ALIVE
+            parts = [] if batch else [KEEP_ALIVE]
             record = None
             for event in batch:
                 self._note(event)
-                frames += self._form.add(event)
+                parts.append(self._form.add(event))
                 if isinstance(event, TurnFinished):
                     record = event.record
                 failure = find_failure(event)
                 if failure is not None:
                     if not sender.started:
                         raise failure
-                    await self._send_frames(sender, frames + self._form.fail(failure), more=False)
+                    parts.append(self._form.fail(failure))
+                    await self._send_frames(sender, b"".join(parts), more=False)
                     return
             if record is not None and record.status != "error":
-                await self._send_frames(sender, frames + self._form.end(record), more=False)
-            elif frames:
-                await self._send_frames(sender, frames)
+                parts.append(self._form.end(record))
+                await self._send_frames(sender, b"".join(parts), more=False)
+            elif any(parts):
+                await self._send_frames(sender, b"".join(parts))
 
     async def _send_frames(self, sender: _Sender, frames: bytes, *, more: bool = True) -> None:
         if not sender.started:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from etui.server.context import ServerContext, Timer
 
 
+_MOST_EVENTS = 64
+"""Most events that are sent together, so that one fast turn does not hold up the others."""
+
+
 class ReaderStalled(Exception):
     """The client does not read what it is sent."""
 
@@ -140,8 +144,8 @@ class TurnStream:
 
     def _drain(self) -> Sequence[PoolEvent]:
         with self._lock:
-            events = tuple(self._events)
-            self._events.clear()
+            count = min(len(self._events), _MOST_EVENTS)
+            events = tuple(self._events.popleft() for _ in range(count))
             self._waking = False
         if events and _is_last(events[-1]):
             self._ended = True

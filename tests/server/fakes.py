@@ -151,6 +151,7 @@ class FakePool:
         self.full: QueueFull | None = None
         self.refusal: EtuiError | None = None
         self.closed: list[float] = []
+        self.closing = threading.Event()
         self.submitted = threading.Semaphore(0)
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -209,6 +210,7 @@ class FakePool:
 
     def close(self, grace_seconds: float) -> None:
         self.closed.append(grace_seconds)
+        self.closing.set()
         for turn in self.turns:
             if not turn.over.wait(grace_seconds):
                 turn.cancel()

@@ -291,6 +291,13 @@ class Recorder:
         known = [joules for joules in parts if joules is not None]
         return math.fsum(known) if known else None
 
+    @property
+    def recorded_since_ns(self) -> int | None:
+        """Time from which the record of all channels of the total is kept; None without one."""
+        with self._lock:
+            kept = [self._traces[c.id].recorded_since_ns for c in self.selection.summed]
+        return max((t_ns for t_ns in kept if t_ns is not None), default=None)
+
     def power_curve(
         self, start_ns: int, end_ns: int, points: int = 120
     ) -> list[tuple[int, float | None]]:

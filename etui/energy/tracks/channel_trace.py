@@ -129,6 +129,14 @@ class ChannelTrace:
         return self._read_ns
 
     @property
+    def recorded_since_ns(self) -> int | None:
+        """Time of the oldest reading that is kept; None without a reading."""
+        if self._first_ns is None:
+            return None
+        track = self.counter if self._by_counter else self.power
+        return max(self._first_ns, track.dropped_until_ns or 0)
+
+    @property
     def period_s(self) -> float | None:
         """Time between two refreshes in seconds, as learned; None while unknown."""
         if self._by_counter:

@@ -132,6 +132,11 @@ class CounterTrack:
         """Time of the oldest movement on record; None without one."""
         return int(self._knots.row(0)[_T]) if len(self._knots) else None
 
+    @property
+    def dropped_until_ns(self) -> int | None:
+        """Time before which the record was dropped; None if all of it is kept."""
+        return self.first_edge_ns if self._knots.dropped else None
+
     def mark(self, t_ns: int) -> None:
         """Note that the power steps at a time; the energy there is fitted when it is surrounded."""
         self._marks.add(t_ns)

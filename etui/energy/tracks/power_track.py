@@ -135,6 +135,11 @@ class PowerTrack:
         return self._read_ns if len(self._rows) else None
 
     @property
+    def dropped_until_ns(self) -> int | None:
+        """Time before which the record was dropped; None if all of it is kept."""
+        return int(self._rows.row(0)[_T]) if self._rows.dropped else None
+
+    @property
     def newest_ns(self) -> int | None:
         """Time that the newest reading represents."""
         return int(self._rows.row(-1)[_T]) if len(self._rows) else None

@@ -19,6 +19,9 @@ class Columns:
     Args:
         dtypes: One numpy dtype per column.
         keep: Least number of rows to keep.
+
+    Attributes:
+        dropped: Whether old rows were dropped.
     """
 
     def __init__(self, dtypes: tuple[str, ...], keep: int) -> None:
@@ -29,6 +32,7 @@ class Columns:
         rows = min(2 * self._keep, _FIRST_ROWS)
         self._arrays: list[Any] = [np.zeros(rows, dtype=dtype) for dtype in dtypes]
         self._end = 0
+        self.dropped = False
 
     def __len__(self) -> int:
         return self._end
@@ -83,3 +87,4 @@ class Columns:
         for array in self._arrays:
             array[: self._keep] = array[size - self._keep :]
         self._end = self._keep
+        self.dropped = True

@@ -1,0 +1,204 @@
+"""``GET /meter``, ``/meter/clock`` and ``/meter/energy``: the meter for other machines.
+
+The routes work on a recorder alone, so that ``etui power serve`` needs no model. Another machine
+asks for the energy of an interval of *this* machine's monotonic clock, whose offset it measures
+with ``/meter/clock``. An interval that is not on record is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from etui.energy.boot_id import read_boot_id
+from etui.energy.documents import energy_document
+from etui.energy.scopes import weakest
+from etui.server.errors import ApiError, invalid
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from etui.energy.recorder import Recorder
+    from etui.energy.types import ChannelPower
+    from etui.server.context import ServerContext
+
+_AHEAD_NS = 500_000_000
+"""How far in the future an interval may end: the error of a clock offset, not a wait."""
+_RECENT_NS = 5_000_000_000
+_MOST_NS = 2**63 - 1
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True)
+class MeterSource:
+    """A running meter, and what other machines need to know of it.
+
+    Attributes:
+        recorder: The meter, started.
+        running: Returns the number of requests at work on this machine; None if it is not known.
+        clock: The monotonic clock of the recorder, in nanoseconds.
+        boot_id: Id of this boot: times of different boots cannot be compared.
+        started_ns: When the meter was started.
+    """
+
+    recorder: Recorder
+    running: Callable[[], int | None] = lambda: None
+    clock: Callable[[], int] = time.monotonic_ns
+    boot_id: str = field(default_factory=read_boot_id)
+    started_ns: int = field(default_factory=time.monotonic_ns)
+
+    def clock_document(self) -> dict[str, Any]:
+        """Build the document of ``/meter/clock``; the clock is read last."""
+        watts = sum_watts(self.recorder.latest())
+        return {
+            "boot_id": self.boot_id,
+            "started_ns": self.started_ns,
+            "watts": watts,
+            "now_ns": self.clock(),
+        }
+
+    def document(self) -> dict[str, Any]:
+        """Build the document of ``/meter``."""
+        rows = self.recorder.latest()
+        now_ns = self.clock()
+        recorded_since_ns = self.recorder.recorded_since_ns
+        # The time since the last reading is not missing: its reading is still to come.
+        read_ns = min((row.t_ns for row in rows if row.in_total and row.t_ns), default=now_ns)
+        since_ns = max(now_ns - _RECENT_NS, recorded_since_ns or 0)
+        recent = self.recorder.energy(since_ns, max(read_ns, since_ns))
+        kind = weakest(row.channel.kind for row in rows if row.in_total and row.watts is not None)
+        return {
+            "watts": sum_watts(rows),
+            "kind": None if kind is None else kind.value,
+            "coverage": recent.coverage,
+            "covers_machine": self.recorder.selection.covers_machine,
+            "idle_watts": self.recorder.idle_watts,
+            "joules_since_start": self.recorder.joules_since_start,
+            "channels": [_build_channel(row) for row in rows],
+            "unmeasured": list(self.recorder.unmeasured),
+            "running": self.running(),
+            "boot_id": self.boot_id,
+            "started_ns": self.started_ns,
+            "recorded_since_ns": recorded_since_ns,
+            "now_ns": now_ns,
+        }
+
+    def check_interval(self, start_ns: int, end_ns: int, boot_id: str | None) -> None:
+        """Check that an interval is one of this boot, not in the future, and on record.
+
+        Raises:
+            ApiError: It is not.
+        """
+        if boot_id is not None and boot_id != self.boot_id:
+            raise ApiError(
+                409,
+                f"this machine was started anew; its boot_id is {self.boot_id} now",
+                code="boot_changed",
+                param="boot_id",
+            )
+        if end_ns < start_ns:
+            raise invalid("end_ns is before start_ns; swap them", "end_ns")
+        now_ns = self.clock()
+        if end_ns > now_ns + _AHEAD_NS:
+            raise invalid(f"end_ns is in the future: the clock is at {now_ns}", "end_ns")
+        since_ns = self.recorder.recorded_since_ns
+        if since_ns is not None and start_ns < since_ns:
+            raise ApiError(
+                410,
+                f"the record begins at {since_ns}, after start_ns",
+                code="no_longer_recorded",
+                param="start_ns",
+            )
+
+    def measure(self, start_ns: int, end_ns: int) -> dict[str, Any]:
+        """Wait until an interval has settled, and build its document; blocks for up to a second."""
+        settled = self.recorder.settle(end_ns)
+        energy = self.recorder.energy(start_ns, end_ns)
+        return {**energy_document(energy), "boot_id": self.boot_id, "settled": settled}
+
+
+def sum_watts(rows: tuple[ChannelPower, ...]) -> float | None:
+    """Sum the power of the channels of the total; None if one of them is not known now."""
+    watts = [row.watts for row in rows if row.in_total]
+    known = [value for value in watts if value is not None]
+    return sum(known) if known and len(known) == len(watts) else None
+
+
+def build_routes(context: ServerContext) -> list[Route]:
+    """Build the routes of this module for ``etui serve``."""
+    return build_meter_routes(
+        MeterSource(context.runtime.meter, lambda: context.pool.status().running)
+    )
+
+
+def build_meter_routes(source: MeterSource) -> list[Route]:
+    """Build the routes of a meter."""
+
+    async def show(request: Request) -> JSONResponse:
+        return JSONResponse(await run_in_threadpool(source.document), headers=_NO_STORE)
+
+    async def tell_time(request: Request) -> JSONResponse:
+        return JSONResponse(source.clock_document(), headers=_NO_STORE)
+
+    async def measure(request: Request) -> JSONResponse:
+        start_ns, end_ns, boot_id = _read_interval(request)
+        source.check_interval(start_ns, end_ns, boot_id)
+        ahead_ns = end_ns - source.clock()
+        if ahead_ns > 0:
+            await asyncio.sleep(ahead_ns / 1e9)
+        document = await run_in_threadpool(source.measure, start_ns, end_ns)
+        return JSONResponse(document, headers=_NO_STORE)
+
+    return [
+        Route("/meter", show),
+        Route("/meter/clock", tell_time),
+        Route("/meter/energy", measure),
+    ]
+
+
+def _build_channel(row: ChannelPower) -> dict[str, Any]:
+    channel = row.channel
+    return {
+        "id": channel.id,
+        "scope": channel.scope,
+        "label": channel.label,
+        "kind": channel.kind.value,
+        "in_total": row.in_total,
+        "limit_watts": channel.limit_watts,
+        "watts": row.watts,
+        "joules_since_start": row.joules_since_start,
+    }
+
+
+def _read_interval(request: Request) -> tuple[int, int, str | None]:
+    """Read the parameters of ``/meter/energy``.
+
+    Raises:
+        ApiError: One is missing, repeated, unknown or no time.
+    """
+    given = request.query_params.multi_items()
+    values = dict(given)
+    for name, _ in given:
+        if name not in ("start_ns", "end_ns", "boot_id"):
+            raise invalid(f"there is no parameter {name[:40]!r}; remove it", name[:40])
+    if len(values) != len(given):
+        raise invalid("a parameter is given twice; give it once")
+    start_ns, end_ns = (_read_time(values, name) for name in ("start_ns", "end_ns"))
+    return start_ns, end_ns, values.get("boot_id")
+
+
+def _read_time(values: dict[str, str], name: str) -> int:
+    text = values.get(name)
+    if text is None:
+        raise invalid(f"{name} is missing; times are those of /meter/clock", name)
+    digits = text.isascii() and text.isdigit() and len(text) <= 19
+    if not digits or int(text) > _MOST_NS:
+        raise invalid(f"{name} must be nanoseconds of the clock of /meter/clock", name)
+    return int(text)

@@ -1,0 +1,153 @@
+"""What ``etui serve`` shows of itself while it runs: in the terminal, as JSON, and in the app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etui.text.tables import SEPARATOR
+from etui.units import count_text, energy_text, per_text, percent_text, watts_text
+
+if TYPE_CHECKING:
+    from etui.runtime.turn_request import PoolStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ServeFacts:
+    """The state of a server, as in a line of ``etui serve --jsonl``; None is what is not measured.
+
+    Attributes:
+        url: Address of the API; empty if it has none.
+        watts: Power of the machine now.
+        running, queued: Requests that are answered, and that wait.
+        finished, failed, cancelled: Requests since the start, by their end.
+        joules_per_request: Joules of requests divided by their number; running ones count with
+            what they have used so far. None before the first.
+        uncertainty: Half width of ``joules_per_request``: that of the total, in proportion, since
+            parts of one reading err together.
+        kind: The weakest kind of the readings.
+        idle_share: Joules while nothing ran, divided by all joules.
+        joules, joules_uncertainty: All joules since the start.
+        turns_joules, loads_joules, idle_joules: Their parts.
+        residents: Models in memory.
+        loading: Model that is being loaded.
+        accepting: False while the server shuts down.
+    """
+
+    url: str
+    watts: float | None
+    running: int
+    queued: int
+    finished: int
+    failed: int
+    cancelled: int
+    joules_per_request: float | None
+    uncertainty: float | None
+    kind: str | None
+    idle_share: float | None
+    joules: float | None
+    joules_uncertainty: float | None
+    turns_joules: float | None
+    loads_joules: float | None
+    idle_joules: float | None
+    residents: tuple[str, ...]
+    loading: str | None
+    accepting: bool
+
+    @property
+    def ended(self) -> int:
+        """Number of requests that have ended, however they ended."""
+        return self.finished + self.failed + self.cancelled
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request runs or waits, or a model is being loaded."""
+        return bool(self.running or self.queued or self.loading is not None)
+
+    @property
+    def phase(self) -> str:
+        """What the server is doing, in words."""
+        if not self.accepting:
+            return "shutting down"
+        if self.loading is not None:
+            return f"loading {self.loading}"
+        return "answering" if self.running or self.queued else "idle"
+
+
+def build_facts(status: PoolStatus, url: str = "") -> ServeFacts:
+    """Build the facts that are shown from the status of the pool."""
+    books = status.books
+    requests = status.finished + status.failed + status.cancelled + status.running
+    per_request = books.turns / requests if books.turns is not None and requests else None
+    uncertainty = idle_share = None
+    if books.total:
+        if books.idle is not None:
+            idle_share = min(max(books.idle / books.total, 0.0), 1.0)
+        if books.uncertainty is not None and per_request is not None:
+            uncertainty = books.uncertainty * per_request / books.total
+    return ServeFacts(
+        url=url,
+        watts=status.watts,
+        running=status.running,
+        queued=status.queued,
+        finished=status.finished,
+        failed=status.failed,
+        cancelled=status.cancelled,
+        joules_per_request=per_request,
+        uncertainty=uncertainty,
+        kind=books.kind,
+        idle_share=idle_share,
+        joules=books.total,
+        joules_uncertainty=books.uncertainty,
+        turns_joules=books.turns,
+        loads_joules=books.loads,
+        idle_joules=books.idle,
+        residents=status.residents,
+        loading=status.loading,
+        accepting=status.accepting,
+    )
+
+
+def format_facts(facts: ServeFacts) -> str:
+    """Format the facts as one line, not made safe for a terminal.
+
+    ``118 W · 2 running · 1 queued · 37 done · 4.1 ± 0.2 J/request · 62 % idle · http://…/v1``
+    """
+    state = f"{facts.running:,} running" if facts.phase == "answering" else facts.phase
+    parts = [watts_text(facts.watts, facts.kind), state]
+    if facts.queued:
+        parts.append(f"{facts.queued:,} queued")
+    parts.append(f"{facts.ended:,} done")
+    if facts.failed:
+        parts.append(f"{facts.failed:,} failed")
+    if facts.ended or facts.joules_per_request is not None:
+        parts.append(format_per_request(facts))
+    if facts.idle_share is not None:
+        parts.append(f"{percent_text(facts.idle_share)} idle")
+    if facts.url:
+        parts.append(facts.url)
+    return SEPARATOR.join(parts)
+
+
+def format_per_request(facts: ServeFacts) -> str:
+    """Format the joules of a request: ``4.1 ± 0.2 J/request``."""
+    return per_text(facts.joules_per_request, "request", facts.kind, facts.uncertainty)
+
+
+def format_books(facts: ServeFacts) -> str:
+    """Format what was answered, and whose the joules are, as one line.
+
+    ``37 requests · 152 J (counter) · loads 30 J (counter) · idle 340 J (counter) · in all …``
+    """
+    parts = [count_text(facts.ended, "request")]
+    owners = (
+        ("", facts.turns_joules),
+        ("loads ", facts.loads_joules),
+        ("idle ", facts.idle_joules),
+    )
+    for name, joules in owners:
+        if joules is not None:
+            parts.append(name + energy_text(joules, None, facts.kind))
+    total = energy_text(facts.joules, facts.joules_uncertainty, facts.kind)
+    parts.append(f"in all {total}" if facts.joules is not None else total)
+    return SEPARATOR.join(parts)

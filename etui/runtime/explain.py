@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.prediction import Predictor
-    from etui.runtime.open import Runtime
+    from etui.runtime.open import Choice, Runtime
 
 _CONFIDENCE = 0.9
 """Confidence of the accuracy bound that is shown, unless an objective asks for another."""
@@ -59,7 +59,7 @@ class Explanation(DecisionTrace):
     """The document of ``etui policy explain --json``; None for what the arm does not use."""
 
     query: str
-    policy_file: str
+    policy_file: str | None
     reasoning: str
     think_tokens: int | None
     votes: int | None
@@ -83,13 +83,47 @@ def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
     Raises:
         EtuiError: The policy selects no arm, or the policy's fit is damaged.
     """
-    decision = decide_for_show(query, policy, runtime)
+    return _build_document(query, decide_for_show(query, policy, runtime), policy, runtime)
+
+
+def explain_choice(
+    query: Query, choice: Choice, runtime: Runtime[Any], policy_name: str | None = None
+) -> Explanation:
+    """Explain a decision that was made already, as plain JSON values.
+
+    Signals that the decision did not need are left out.
+
+    Args:
+        query: The question.
+        choice: The decision, with the user's options applied.
+        runtime: This machine; no model is loaded.
+        policy_name: Name or path of the policy that decided; None is the one of config.yaml.
+
+    Raises:
+        EtuiError: The policy was removed or damaged meanwhile, or its fit is damaged.
+    """
+    from etui.routing.library import load_policy
+
+    decision = choice.decision
+    if choice.predictor is not None:
+        decision = _add_predictions(decision, query, choice.predictor)
+    policy = None
+    if decision.policy is not None:
+        name = policy_name or runtime.config.policy
+        policy = load_policy(name, runtime.config, runtime.catalogue.models)
+    return _build_document(query, decision, policy, runtime)
+
+
+def _build_document(
+    query: Query, decision: Decision, policy: Policy | None, runtime: Runtime[Any]
+) -> Explanation:
     arm = decision.arm
     on_disk = models_on_disk(runtime.config, runtime.catalogue)
+    planned = policy.arms.get(arm.name) if policy is not None else None
     return {
         "query": query.text,
         **decision.trace(),
-        "policy_file": str(policy.path),
+        "policy_file": None if policy is None else str(policy.path),
         "reasoning": arm.reasoning,
         "think_tokens": arm.think_tokens if arm.reasoning != "direct" else None,
         "votes": arm.votes if arm.reasoning == "vote" else None,
@@ -97,12 +131,15 @@ def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
         "speculate": arm.speculate,
         "loop_guard": runtime.config.loop_guard if arm.loop_guard is None else arm.loop_guard,
         "on_disk": on_disk(arm.model),
-        "models": [{"model": m, "on_disk": on_disk(m)} for m in policy.arms[arm.name].models],
+        "models": [
+            {"model": m, "on_disk": on_disk(m)}
+            for m in ((arm.model,) if planned is None else planned.models)
+        ],
         "period_budgets": [
             {"period": b.period, "joules": b.joules, "when_exceeded": b.when_exceeded}
-            for b in policy.period_budgets
+            for b in (() if policy is None else policy.period_budgets)
         ],
-        "needs": _predict_needs(query, policy, runtime.config),
+        "needs": [] if policy is None else _predict_needs(query, policy, runtime.config),
     }
 
 

@@ -202,7 +202,7 @@ class TurnService:
 
     def _raise_if_refused(self) -> None:
         if self._refusal:
-            raise EtuiError(self._refusal, "wait until it ends, or stop it with Esc on its screen")
+            raise EtuiError(self._refusal, "wait until it ends, or stop it on its screen")
 
     def likely_model(self, route: Route) -> str | None:
         """Return the model that a plain question would use; None if no model can answer."""

@@ -38,6 +38,7 @@ from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
 from etui.tui.notices import notify_error
 from etui.tui.services import OpenServices, Services
+from etui.tui.serving.control import ServerControl, ServerUpdated
 from etui.tui.themes import THEMES
 
 LEAVE_SECONDS = 5.0
@@ -81,6 +82,7 @@ class EtuiApp(App[None]):
         self.backend: Services | None = None
         self.fault: BaseException | None = None
         self._unsaved = Unsaved("")
+        self._server = ServerControl(self, config, lambda: self.backend)
         self._chat = ChatScreen(config, route)
         self.add_mode("chat", lambda: self._chat)
         for mode, screen in build_screens(
@@ -151,6 +153,7 @@ class EtuiApp(App[None]):
     def commands(self) -> Iterator[Command]:
         """Yield the palette commands that are available on every screen."""
         yield from screen_commands(self)
+        yield from self._server.commands()
         if self.backend is not None:
             yield from route_commands(self.backend, self._route, self._take_route)
 
@@ -161,6 +164,10 @@ class EtuiApp(App[None]):
             self.screen.take_route(route)
         chosen = route.model or f"policy {route.policy}"
         self.notify(sanitize(f"next questions: {chosen}"), markup=False)
+
+    def on_server_updated(self, updated: ServerUpdated) -> None:
+        """Show a fact about the server."""
+        self._server.take(updated.fact)
 
     def on_app_request(self, request: AppRequest) -> None:
         """Carry out a request of a screen."""

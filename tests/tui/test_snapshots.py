@@ -35,11 +35,13 @@ from etui.tui.policies.screen import PoliciesScreen
 from etui.tui.power.panel import PowerPanel
 from etui.tui.power.phases import Stage
 from etui.tui.runs.screen import RunsScreen
+from etui.tui.serving.screen import ServerScreen
 from etui.turn.record import Tokens
 from tests.bench import synthetic
 from tests.fixtures.turns import TURN
 from tests.tui.fakes import MODEL, House, turn_record, until
 from tests.tui.screen import WIDE, panel_text, turns
+from tests.tui.serving.test_server import FACTS
 
 FOLDER = Path(__file__).with_name("snapshots")
 DRAW = bool(os.environ.get("ETUI_DRAW_SNAPSHOTS"))
@@ -229,3 +231,12 @@ async def test_a_sweep_on_the_models_screen(house: House, monkeypatch: pytest.Mo
 
 def _words(screen: Any) -> str:
     return "\n".join(str(static.content) for static in screen.query(Static))
+
+
+async def test_the_server(house: House) -> None:
+    async with opened(house, WIDE) as pilot:
+        screen = ServerScreen(lambda: None, lambda: None)
+        await pilot.app.push_screen(screen)
+        screen.show(FACTS, "", runs=True)
+        await settled(pilot)
+        matches(pilot.app, "server")  # type: ignore[arg-type]

@@ -1,0 +1,123 @@
+"""Start and stop the server of the app, and show its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from textual.app import App
+from textual.message import Message
+from textual.worker import get_current_worker
+
+from etui.config.config import Config
+from etui.runtime.serve_facts import ServeFacts
+from etui.text.sanitize import sanitize
+from etui.tui.commands import Command
+from etui.tui.jobs import JobEnded, JobProgress, run_job
+from etui.tui.notices import notify_error
+from etui.tui.services import Services
+from etui.tui.serving.job import run_server
+from etui.tui.serving.screen import ServerScreen
+
+_GROUP = "server"
+_NOTICE_SECONDS = 12.0
+
+
+class ServerUpdated(Message):
+    """A fact about the server."""
+
+    def __init__(self, fact: ServeFacts | JobProgress | JobEnded) -> None:
+        super().__init__()
+        self.fact = fact
+
+
+class ServerControl:
+    """Runs the server of the app.
+
+    Args:
+        app: The app, which passes on every ``ServerUpdated``.
+        config: Folders and settings.
+        backend: Returns the services of the app; None until they are open.
+    """
+
+    def __init__(
+        self, app: App[Any], config: Config, backend: Callable[[], Services | None]
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._backend = backend
+        self._runs = False
+        self._facts: ServeFacts | None = None
+        self._progress = ""
+
+    def commands(self) -> Iterator[Command]:
+        """Yield the commands for the palette."""
+        if self._runs:
+            yield Command("server: stop", "Stop answering other programs", self.stop)
+        else:
+            yield Command(
+                "server: start",
+                "Answer OpenAI clients on this machine; questions here are refused meanwhile",
+                self.start,
+            )
+        yield Command("server: status", "Its address, requests and joules", self.open)
+
+    def open(self) -> None:
+        """Show the state of the server in a dialog."""
+        if not isinstance(self._app.screen, ServerScreen):
+            self._app.push_screen(ServerScreen(self.start, self.stop))
+        self._show()
+
+    def start(self) -> None:
+        """Start the server and show its state."""
+        backend = self._backend()
+        if backend is None:
+            self._app.notify("etui is still starting: try again in a moment", severity="warning")
+            return
+        if not self._runs:
+            self._runs, self._facts, self._progress = True, None, "starting the server …"
+            self._app.run_worker(
+                lambda: self._run(backend), group=_GROUP, thread=True, exit_on_error=False
+            )
+        self.open()
+
+    def stop(self) -> None:
+        """Stop the server; running answers may end first."""
+        self._app.workers.cancel_group(self._app, _GROUP)
+
+    def take(self, fact: ServeFacts | JobProgress | JobEnded) -> None:
+        """Take a fact about the server, on the app's thread."""
+        match fact:
+            case ServeFacts():
+                self._facts, self._progress = fact, ""
+            case JobProgress(text=text):
+                self._progress = text
+            case JobEnded():
+                self._end(fact)
+        self._show()
+
+    def _run(self, backend: Services) -> None:
+        worker = get_current_worker()
+        run_job(
+            lambda: run_server(
+                backend.runner, self._config, self._post, lambda: worker.is_cancelled
+            ),
+            self._post,
+            self._config.log_dir,
+        )
+
+    def _post(self, fact: ServeFacts | JobProgress | JobEnded) -> None:
+        self._app.post_message(ServerUpdated(fact))
+
+    def _end(self, ended: JobEnded) -> None:
+        self._runs, self._facts = False, None
+        self._progress = f"✗ {ended.what}" if ended.what else ended.said
+        if ended.what:
+            notify_error(self._app, ended.what, ended.fix)
+        else:
+            self._app.notify(sanitize(ended.said), timeout=_NOTICE_SECONDS, markup=False)
+
+    def _show(self) -> None:
+        screen = self._app.screen
+        if isinstance(screen, ServerScreen):
+            screen.show(self._facts, self._progress, runs=self._runs)

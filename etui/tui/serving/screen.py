@@ -1,0 +1,81 @@
+"""The state of the server in a dialog; the server goes on when it is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Static
+
+from etui.runtime.serve_facts import ServeFacts
+from etui.text.sanitize import sanitize
+from etui.tui.serving.text import state_lines
+
+_LABEL_WIDTH = 10
+
+
+class ServerScreen(ModalScreen[None]):
+    """Dialog with the address of the server, its requests and its joules.
+
+    Args:
+        start, stop: Start and stop the server.
+    """
+
+    HELP = """\
+## Server
+
+`etui serve` answers programs that speak the OpenAI protocol: editors, agents, scripts. `s` starts
+or stops it, `Esc` closes this dialog and leaves it running. The models of the app are unloaded
+meanwhile, and questions in the chat are refused.
+"""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "switch", "Start or stop", id="server.switch"),
+        Binding("escape,enter", "leave", "Close", id="server.leave", key_display="esc"),
+    ]
+
+    def __init__(self, start: Callable[[], object], stop: Callable[[], object]) -> None:
+        super().__init__()
+        self._start = start
+        self._stop = stop
+        self._runs = False
+        self._lines = Static("", markup=False, classes="state")
+        self._help = Static("", markup=False, classes="help")
+
+    def compose(self) -> ComposeResult:
+        """Lay out the title, the state and the keys."""
+        with Vertical(classes="box"):
+            yield Static("etui serve", markup=False, classes="title")
+            yield self._lines
+            yield self._help
+        yield Footer(show_command_palette=False)
+
+    def show(self, facts: ServeFacts | None, progress: str, *, runs: bool) -> None:
+        """Show a state of the server.
+
+        Args:
+            facts: The newest state; None before the first, and without a server.
+            progress: What it is doing if that is not known from its state.
+            runs: Whether it is running.
+        """
+        self._runs = runs
+        rows = state_lines(facts, progress)
+        text = "\n".join(f"{label:<{_LABEL_WIDTH}}{value}" for label, value in rows)
+        self._lines.update(sanitize(text))
+        self._help.update(
+            "s stops it · Esc closes this, and it goes on" if runs else "s starts it · Esc closes"
+        )
+
+    def action_switch(self) -> None:
+        """Stop the server if it is running, or else start it."""
+        if self._runs:
+            self._stop()
+        else:
+            self._start()
+
+    def action_leave(self) -> None:
+        """Close the dialog."""
+        self.dismiss(None)

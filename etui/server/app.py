@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from etui.server import chat, completions
+from etui.server import (
+    chat,
+    completions,
+    health,
+    meter,
+    metrics,
+    models,
+    responses,
+    route,
+    turns,
+    unavailable,
+)
 from etui.server.context import Pool, ServerContext
+from etui.server.counters import CountedPool
 from etui.server.errors import ApiError, error_response
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.routing import Route
 
     from etui.runtime.open import Runtime
     from etui.server.settings import ServerSettings
 
-_ROUTE_MODULES = (chat, completions)
+_ROUTE_MODULES = (
+    chat,
+    completions,
+    responses,
+    models,
+    route,
+    turns,
+    health,
+    metrics,
+    meter,
+    unavailable,
+)
 """Each has ``build_routes(context) -> list[Route]``."""
 
 
@@ -35,7 +61,14 @@ def build_app(pool: Pool, runtime: Runtime[Any], settings: ServerSettings) -> St
 
 def build_app_of(context: ServerContext) -> Starlette:
     """Build the application of a context."""
-    routes = [route for module in _ROUTE_MODULES for route in module.build_routes(context)]
+    counted = replace(context, pool=CountedPool(context.pool))
+    return build_app_with(
+        [route for module in _ROUTE_MODULES for route in module.build_routes(counted)]
+    )
+
+
+def build_app_with(routes: Sequence[Route]) -> Starlette:
+    """Build an application of some routes, whose errors have the form of the API."""
     app = Starlette(
         routes=routes,
         exception_handlers={

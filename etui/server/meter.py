@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
@@ -33,6 +34,8 @@ _AHEAD_NS = 500_000_000
 """How far in the future an interval may end: the error of a clock offset, not a wait."""
 _RECENT_NS = 5_000_000_000
 _MOST_NS = 2**63 - 1
+_MOST_POINTS = 600
+_PARAMETERS = ("start_ns", "end_ns", "boot_id", "points")
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -43,6 +46,7 @@ class MeterSource:
     Attributes:
         recorder: The meter, started.
         running: Returns the number of requests at work on this machine; None if it is not known.
+        loading: Returns whether a model is being loaded.
         clock: The monotonic clock of the recorder, in nanoseconds.
         boot_id: Id of this boot: times of different boots cannot be compared.
         started_ns: When the meter was started.
@@ -50,6 +54,7 @@ class MeterSource:
 
     recorder: Recorder
     running: Callable[[], int | None] = lambda: None
+    loading: Callable[[], bool] = lambda: False
     clock: Callable[[], int] = time.monotonic_ns
     boot_id: str = field(default_factory=read_boot_id)
     started_ns: int = field(default_factory=time.monotonic_ns)
@@ -84,6 +89,7 @@ class MeterSource:
             "channels": [_build_channel(row) for row in rows],
             "unmeasured": list(self.recorder.unmeasured),
             "running": self.running(),
+            "loading": self.loading(),
             "boot_id": self.boot_id,
             "started_ns": self.started_ns,
             "recorded_since_ns": recorded_since_ns,
@@ -117,11 +123,22 @@ class MeterSource:
                 param="start_ns",
             )
 
-    def measure(self, start_ns: int, end_ns: int) -> dict[str, Any]:
-        """Wait until an interval has settled, and build its document; blocks for up to a second."""
+    def measure(self, start_ns: int, end_ns: int, points: int | None = None) -> dict[str, Any]:
+        """Wait until an interval has settled, and build its document; blocks for up to a second.
+
+        Args:
+            start_ns: Start of the interval.
+            end_ns: Its end.
+            points: Number of equal slices whose mean watts are added; None adds none.
+        """
         settled = self.recorder.settle(end_ns)
         energy = self.recorder.energy(start_ns, end_ns)
-        return {**energy_document(energy), "boot_id": self.boot_id, "settled": settled}
+        document = {**energy_document(energy), "boot_id": self.boot_id, "settled": settled}
+        if points is not None:
+            curve = self.recorder.power_curve(start_ns, end_ns, points)
+            watts = [one for _, one in curve] or [None] * points
+            document["power_watts"] = watts
+        return document
 
 
 def sum_watts(rows: tuple[ChannelPower, ...]) -> float | None:
@@ -133,27 +150,46 @@ def sum_watts(rows: tuple[ChannelPower, ...]) -> float | None:
 
 def build_routes(context: ServerContext) -> list[Route]:
     """Build the routes of this module for ``etui serve``."""
-    return build_meter_routes(
-        MeterSource(context.runtime.meter, lambda: context.pool.status().running)
-    )
+    pool = context.pool
+    started_ns = time.monotonic_ns()
+
+    @cache
+    def open_source() -> MeterSource:
+        return MeterSource(
+            context.runtime.meter,
+            lambda: pool.status().running,
+            lambda: pool.status().loading is not None,
+            started_ns=started_ns,
+        )
+
+    return build_meter_routes(open_source)
 
 
-def build_meter_routes(source: MeterSource) -> list[Route]:
-    """Build the routes of a meter."""
+def build_meter_routes(open_source: Callable[[], MeterSource]) -> list[Route]:
+    """Build the routes of a meter.
+
+    Args:
+        open_source: Returns the meter, the same one each time.
+    """
 
     async def show(request: Request) -> JSONResponse:
-        return JSONResponse(await run_in_threadpool(source.document), headers=_NO_STORE)
+        return JSONResponse(await run_in_threadpool(open_source().document), headers=_NO_STORE)
 
     async def tell_time(request: Request) -> JSONResponse:
-        return JSONResponse(source.clock_document(), headers=_NO_STORE)
+        return JSONResponse(open_source().clock_document(), headers=_NO_STORE)
 
     async def measure(request: Request) -> JSONResponse:
-        start_ns, end_ns, boot_id = _read_interval(request)
-        source.check_interval(start_ns, end_ns, boot_id)
+        source = open_source()
+        values = _read_parameters(request)
+        start_ns, end_ns = (_read_whole(values, name, _MOST_NS) for name in ("start_ns", "end_ns"))
+        points = None
+        if "points" in values:
+            points = max(1, _read_whole(values, "points", _MOST_POINTS))
+        source.check_interval(start_ns, end_ns, values.get("boot_id"))
         ahead_ns = end_ns - source.clock()
         if ahead_ns > 0:
             await asyncio.sleep(ahead_ns / 1e9)
-        document = await run_in_threadpool(source.measure, start_ns, end_ns)
+        document = await run_in_threadpool(source.measure, start_ns, end_ns, points)
         return JSONResponse(document, headers=_NO_STORE)
 
     return [
@@ -177,28 +213,32 @@ def _build_channel(row: ChannelPower) -> dict[str, Any]:
     }
 
 
-def _read_interval(request: Request) -> tuple[int, int, str | None]:
+def _read_parameters(request: Request) -> dict[str, str]:
     """Read the parameters of ``/meter/energy``.
 
     Raises:
-        ApiError: One is missing, repeated, unknown or no time.
+        ApiError: One is repeated or unknown.
     """
     given = request.query_params.multi_items()
     values = dict(given)
     for name, _ in given:
-        if name not in ("start_ns", "end_ns", "boot_id"):
+        if name not in _PARAMETERS:
             raise invalid(f"there is no parameter {name[:40]!r}; remove it", name[:40])
     if len(values) != len(given):
         raise invalid("a parameter is given twice; give it once")
-    start_ns, end_ns = (_read_time(values, name) for name in ("start_ns", "end_ns"))
-    return start_ns, end_ns, values.get("boot_id")
+    return values
 
 
-def _read_time(values: dict[str, str], name: str) -> int:
+def _read_whole(values: dict[str, str], name: str, most: int) -> int:
+    """Read a whole number from 0 to ``most``.
+
+    Raises:
+        ApiError: It is missing, or no such number.
+    """
     text = values.get(name)
     if text is None:
         raise invalid(f"{name} is missing; times are those of /meter/clock", name)
     digits = text.isascii() and text.isdigit() and len(text) <= 19
-    if not digits or int(text) > _MOST_NS:
-        raise invalid(f"{name} must be nanoseconds of the clock of /meter/clock", name)
+    if not digits or int(text) > most:
+        raise invalid(f"{name} must be a whole number from 0 to {most}", name)
     return int(text)

@@ -24,6 +24,8 @@ from etui.server.guard import Guard
 from etui.server.protocol import limit_headers
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from etui.server.context import ServerContext
     from etui.server.settings import ServerSettings
 
@@ -90,20 +92,23 @@ def format_address(settings: ServerSettings) -> str:
     return f"http://{host}:{settings.port}/v1"
 
 
-class GracefulServer(uvicorn.Server):
-    """uvicorn's server, which ends running answers within a time and then closes the pool.
+class GuardedServer(uvicorn.Server):
+    """uvicorn's server behind the guard, which a signal ends as after success.
 
     Args:
-        context: The server; its port is the one that is bound.
+        app: The application.
+        settings: Whom it answers, and its limits; its port is the one that is bound.
         on_started: Called when it listens.
     """
 
     def __init__(
-        self, context: ServerContext, on_started: Callable[[], None] = lambda: None
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        on_started: Callable[[], None] = lambda: None,
     ) -> None:
-        settings = context.settings
         config = uvicorn.Config(
-            Guard(build_app_of(context), settings),
+            Guard(app, settings),
             http=limit_headers(settings.header_seconds),
             ws="none",
             loop="asyncio",
@@ -121,25 +126,12 @@ class GracefulServer(uvicorn.Server):
             timeout_graceful_shutdown=int(settings.grace_seconds + _MARGIN_SECONDS),
         )
         super().__init__(config)
-        self._context = context
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
         self._on_started()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, end running answers within the grace time, and save every turn."""
-        grace = self._context.settings.grace_seconds
-        closing = asyncio.create_task(asyncio.to_thread(self._context.pool.close, grace))
-        try:
-            await super().shutdown(sockets)
-        finally:
-            if self.force_exit:
-                for task in list(self.server_state.tasks):
-                    task.cancel()
-            await closing
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -166,6 +158,33 @@ class GracefulServer(uvicorn.Server):
         self.should_exit = True
 
 
+class GracefulServer(GuardedServer):
+    """A server of turns, which ends running answers within a time and then closes the pool.
+
+    Args:
+        context: The server; its port is the one that is bound.
+        on_started: Called when it listens.
+    """
+
+    def __init__(
+        self, context: ServerContext, on_started: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(build_app_of(context), context.settings, on_started)
+        self._context = context
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, end running answers within the grace time, and save every turn."""
+        grace = self._context.settings.grace_seconds
+        closing = asyncio.create_task(asyncio.to_thread(self._context.pool.close, grace))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            if self.force_exit:
+                for task in list(self.server_state.tasks):
+                    task.cancel()
+            await closing
+
+
 def run_server(
     context: ServerContext, sockets: Sequence[socket.socket], on_started: Callable[[], None]
 ) -> None:
@@ -176,15 +195,21 @@ def run_server(
         sockets: What it listens on, of :func:`open_sockets`; closed at the end.
         on_started: Called when it listens.
     """
-    server = GracefulServer(context, on_started)
+    run_until_stopped(GracefulServer(context, on_started), sockets, context.settings)
+
+
+def run_until_stopped(
+    server: GuardedServer, sockets: Sequence[socket.socket], settings: ServerSettings
+) -> None:
+    """Run a server until a signal stops it, and close its sockets."""
     try:
         asyncio.run(server.serve(list(sockets)))
     finally:
         for opened in sockets:
             opened.close()
-        if context.settings.unix is not None:
+        if settings.unix is not None:
             with suppress(OSError):
-                os.unlink(context.settings.unix)
+                os.unlink(settings.unix)
 
 
 def _open_address(host: str, port: int) -> socket.socket:

@@ -48,9 +48,9 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 
 def serve_recorder(recorder: Recorder, clock: FakeClock, running: int | None = 1) -> Any:
-    source = MeterSource(recorder, lambda: running, clock, BOOT, clock.start_ns)
+    source = MeterSource(recorder, lambda: running, lambda: False, clock, BOOT, clock.start_ns)
     return Starlette(
-        routes=list(build_meter_routes(source)), exception_handlers={ApiError: answer_error}
+        routes=list(build_meter_routes(lambda: source)), exception_handlers={ApiError: answer_error}
     )
 
 
@@ -85,6 +85,18 @@ def test_the_energy_of_an_interval_is_that_of_the_recorder(metered: Metered) -> 
     assert response.headers["cache-control"] == "no-store"
 
 
+def test_the_power_curve_holds_the_energy(metered: Metered) -> None:
+    times = {"start_ns": metered.clock.at(5), "end_ns": metered.clock.at(15)}
+    document = metered.get("/meter/energy", **times, points=4).json()
+    assert len(document["power_watts"]) == 4
+    assert sum(document["power_watts"]) * 2.5 == pytest.approx(document["joules"])
+    assert "power_watts" not in metered.get("/meter/energy", **times).json()
+    empty = metered.get(
+        "/meter/energy", start_ns=times["start_ns"], end_ns=times["start_ns"], points=3
+    )
+    assert empty.json()["power_watts"] == [None, None, None]
+
+
 def test_an_interval_without_length_has_no_joules(metered: Metered) -> None:
     assert metered.energy(5, 5).json()["joules"] == 0
 
@@ -105,6 +117,7 @@ def test_the_meter_shows_its_channels_and_what_runs(metered: Metered) -> None:
     assert document["kind"] == "counter"
     assert document["coverage"] == 1.0
     assert document["running"] == 1
+    assert document["loading"] is False
     assert document["unmeasured"] == ["package:0"]
     assert document["recorded_since_ns"] == metered.recorder.recorded_since_ns
     [channel] = document["channels"]
@@ -151,6 +164,8 @@ def test_another_boot_is_a_conflict_and_the_same_one_is_not(metered: Metered) ->
         ("start_ns=2&end_ns=1", "end_ns"),
         ("start_ns=1&start_ns=2&end_ns=3", None),
         ("start_ns=1&end_ns=2&file=/etc/passwd", "file"),
+        ("start_ns=1&end_ns=2&points=601", "points"),
+        ("start_ns=1&end_ns=2&points=x", "points"),
     ],
 )
 def test_a_bad_interval_is_refused_and_the_next_one_answered(

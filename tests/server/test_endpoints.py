@@ -1,0 +1,434 @@
+"""The routes around the answers: health, models, route, turns, metrics, and what does not exist."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from etui.config.config import Config
+from etui.energy.recorder import Recorder
+from etui.errors import ModelUnavailable, QueueFull
+from etui.runtime.open import Runtime
+from etui.runtime.turn_request import EnergyBooks, PoolStatus
+from etui.server.app import build_app_with
+from etui.server.context import ServerContext
+from etui.server.guard import Guard
+from etui.server.models import build_model_routes
+from etui.server.run import GracefulServer, open_sockets
+from etui.server.settings import ServerSettings
+from etui.testing.devices import SENSORS, FakeClock, FakeDevice
+from etui.testing.play import sample
+from etui.testing.power_curves import constant
+from etui.turn.record import ClientRecord
+from tests.fixtures.turns import TURN
+from tests.server.fakes import DEADLINE_SECONDS, FakePool, fail, parse_model, say, wait
+from tests.server.loopback import bind_loopback, serving
+
+KEYS = {"alice": "a" * 24, "bob": "b" * 24}
+BOOKS = EnergyBooks(
+    total=500.0, turns=150.0, loads=30.0, idle=320.0, uncertainty=10.0,
+    turns_by_model={"small": 150.0}, kind="counter",
+)  # fmt: skip
+
+
+class StatusPool(FakePool):
+    """A pool with a status that the test sets."""
+
+    def __init__(self, *scripts: Any) -> None:
+        super().__init__(*scripts)
+        self.books = BOOKS
+        self.loading: str | None = None
+
+    def status(self) -> PoolStatus:
+        status = super().status()
+        return replace(
+            status, books=self.books, loading=self.loading, watts=40.0, residents=("small",)
+        )
+
+
+@contextmanager
+def running(
+    pool: FakePool, runtime: Any = None, **changes: Any
+) -> Iterator[Callable[..., httpx2.Response]]:
+    """Run the whole server; yield a function that sends a request."""
+    sockets, settings = open_sockets(replace(ServerSettings(port=0, grace_seconds=0.0), **changes))
+    started = threading.Event()
+    server = GracefulServer(ServerContext(pool, runtime, settings, parse_model), started.set)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets)), daemon=True)
+    thread.start()
+    wait(started)
+    base = f"http://127.0.0.1:{settings.port}"
+    try:
+        with httpx2.Client(base_url=base, timeout=DEADLINE_SECONDS) as client:
+
+            def send(method: str, path: str, key: str = "", **options: Any) -> httpx2.Response:
+                headers = {"Authorization": f"Bearer {KEYS[key]}"} if key else {}
+                return client.request(method, path, headers=headers, **options)
+
+            yield send
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE_SECONDS)
+        assert not thread.is_alive()
+
+
+def record_power() -> Recorder:
+    """A recorder of 120 W that does not run on."""
+    clock = FakeClock()
+    device = FakeDevice(constant(120.0, 3600), clock, SENSORS["counter 100 ms"])
+    recorder = Recorder([device], clock=clock, unmeasured=("package:0",))
+    sample(recorder, clock, 10, random.Random(1))
+    return recorder
+
+
+def chat(text: str = "Which planet is red?", **more: Any) -> dict[str, Any]:
+    return {"model": "balanced", "messages": [{"role": "user", "content": text}], **more}
+
+
+# health
+
+
+def test_health_needs_no_key_and_tells_nothing_of_the_machine() -> None:
+    pool = StatusPool()
+    with running(pool, keys=KEYS) as send:
+        response = send("GET", "/health")
+        assert (response.status_code, response.json()) == (200, {"status": "ok", "loading": False})
+        pool.loading = "small"
+        assert send("GET", "/health").json() == {"status": "loading", "loading": True}
+        assert "small" not in send("GET", "/health").text
+        pool.loading = None
+        pool.closed.append(0.0)
+        response = send("GET", "/health")
+        assert response.status_code == 503
+        assert response.json()["status"] == "shutting_down"
+        assert response.headers["retry-after"] == "5"
+        pool.closed.clear()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/metrics", "/meter", "/meter/clock", "/v1/turns/a"]
+)
+def test_the_other_routes_need_a_key(path: str) -> None:
+    with running(StatusPool(), keys=KEYS) as send:
+        assert send("GET", path).status_code == 401
+        assert send("POST", "/v1/route", json=chat()).status_code == 401
+
+
+# models
+
+
+@dataclass(frozen=True)
+class Served:
+    """One id, as ``list_model_ids`` lists it."""
+
+    id: str
+    kind: str
+    description: str = ""
+    context_tokens: int | None = None
+    resident: bool = False
+    joules_per_token: float | None = None
+    joules_source: str = ""
+    backend: str | None = None
+
+
+MODELS = (
+    Served("balanced", "policy", "All rounder"),
+    Served("balanced/think", "arm", "small, thinks", 2048, True, 0.5, "operating curve"),
+    Served("small", "model", "135M", 2048, True, 0.5, "operating curve"),
+    Served("far/away", "model", backend="desk"),
+)
+
+
+@pytest.fixture
+def models() -> Iterator[openai.OpenAI]:
+    routes: Sequence[Any] = build_model_routes(lambda: MODELS)  # type: ignore[arg-type, return-value]
+    bound = bind_loopback()
+    settings = ServerSettings(port=bound.getsockname()[1])
+    with serving(Guard(build_app_with(routes), settings), bound) as url:
+        yield openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=60, max_retries=0)
+
+
+def test_models_are_policies_arms_and_models(models: openai.OpenAI) -> None:
+    listed = models.models.list().data
+    assert [model.id for model in listed] == ["balanced", "balanced/think", "small", "far/away"]
+    assert {model.object for model in listed} == {"model"}
+    assert [model.owned_by for model in listed] == ["etui", "etui", "etui", "desk"]
+    assert listed[1].meta == {  # type: ignore[attr-defined]
+        "kind": "arm",
+        "description": "small, thinks",
+        "context": 2048,
+        "resident": True,
+        "joules_per_token": 0.5,
+        "joules_per_token_source": "operating curve",
+        "backend": None,
+    }
+    assert listed[0].meta["joules_per_token"] is None  # type: ignore[attr-defined]
+    assert listed[0].meta["joules_per_token_source"] is None  # type: ignore[attr-defined]
+
+
+def test_an_id_with_a_slash_is_one_id(models: openai.OpenAI) -> None:
+    assert models.models.retrieve("balanced/think").id == "balanced/think"
+    path = str(models.base_url) + "models/balanced/think"
+    assert httpx2.get(path, timeout=60).json()["id"] == "balanced/think"
+
+
+@pytest.mark.parametrize("name", ["balancd", "balanced/thinks", "../../etc/passwd", "x" * 300, "é"])
+def test_an_unknown_id_is_not_found_with_the_nearest_names(
+    models: openai.OpenAI, name: str
+) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        models.models.retrieve(name)
+    assert caught.value.code == "model_not_found"
+    assert caught.value.param == "model"
+    assert ("did you mean 'balanced" in caught.value.message) == name.startswith("balan")
+
+
+# route
+
+
+@pytest.fixture
+def runtime(config: Config) -> Runtime[Any]:
+    return Runtime(config, lambda config: pytest.fail("a backend was opened"))
+
+
+def test_the_route_is_explained_without_an_answer(runtime: Runtime[Any]) -> None:
+    pool = StatusPool()
+    with running(pool, runtime) as send:
+        response = send("POST", "/v1/route", json=chat())
+    assert response.status_code == 200
+    document = response.json()
+    assert document["query"] == "Which planet is red?"
+    assert document["arm"] == "quick"
+    assert document["model"] == "small"
+    assert document["policy"] == "balanced"
+    assert document["rule"] == "rest"
+    assert document["predicted"]["joules"] == 21.0
+    assert document["policy_file"] == "balanced.yaml"
+    assert document["on_disk"] is False
+    assert pool.turns == []
+
+
+def test_a_model_alone_has_no_policy(runtime: Runtime[Any]) -> None:
+    pool = StatusPool()
+    pool.decision = replace(pool.decision, policy=None, rule=None)
+    with running(pool, runtime) as send:
+        document = send("POST", "/v1/route", json=chat() | {"model": "small"}).json()
+    assert document["policy"] is None
+    assert document["policy_file"] is None
+    assert document["models"] == [{"model": "small", "on_disk": False}]
+    assert document["period_budgets"] == document["needs"] == []
+
+
+def test_what_chat_refuses_the_route_refuses(runtime: Runtime[Any]) -> None:
+    class Empty(StatusPool):
+        def decide(self, request: Any) -> Any:
+            raise ModelUnavailable("there is no model on this machine yet", "pull one")
+
+    with running(Empty(), runtime) as send:
+        assert send("POST", "/v1/route", json=chat(n=99)).json()["error"]["param"] == "n"
+        assert send("POST", "/v1/route", json=chat() | {"model": "x"}).status_code == 404
+        assert send("POST", "/v1/route", content=b"{").status_code == 415
+        assert send("POST", "/v1/route", json=[]).status_code == 400
+        assert send("GET", "/v1/route").status_code == 405
+        unavailable = send("POST", "/v1/route", json=chat())
+        assert unavailable.status_code == 503
+        assert unavailable.json()["error"]["code"] == "model_unavailable"
+
+
+# turns
+
+
+@pytest.mark.parametrize("prefix", ["", "chatcmpl-", "cmpl-", "resp_"])
+def test_a_turn_is_found_by_the_id_of_its_response(prefix: str) -> None:
+    record = replace(TURN, client=ClientRecord("/v1/chat/completions", "alice", "req_1"))
+    pool = StatusPool()
+    pool.saved.turns.append(record)
+    with running(pool, keys=KEYS) as send:
+        response = send("GET", f"/v1/turns/{prefix}{record.turn_id}", "alice")
+    assert response.status_code == 200
+    assert response.json() == record.to_json()
+
+
+def test_a_key_sees_only_its_own_turns() -> None:
+    pool = StatusPool()
+    pool.saved.turns += [
+        replace(TURN, turn_id="a1", client=ClientRecord("/v1/responses", "alice")),
+        replace(TURN, turn_id="b1", client=ClientRecord("/v1/responses", "bob")),
+        replace(TURN, turn_id="n1", client=ClientRecord("/v1/responses", "")),
+        replace(TURN, turn_id="app1", client=None),
+    ]
+    with running(pool, keys=KEYS) as send:
+        seen = {
+            (key, turn): send("GET", f"/v1/turns/{turn}", key).status_code
+            for key in KEYS
+            for turn in ("a1", "b1", "n1", "app1")
+        }
+    assert {pair for pair, status in seen.items() if status == 200} == {
+        ("alice", "a1"),
+        ("bob", "b1"),
+    }
+    assert set(seen.values()) == {200, 404}
+    with running(pool) as send:
+        assert send("GET", "/v1/turns/n1").status_code == 200
+        assert send("GET", "/v1/turns/a1").status_code == 404
+        assert send("GET", "/v1/turns/app1").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "turn_id", ["missing", "chatcmpl-", "a'; DROP TABLE turns", "%2e%2e%2fetc", "x" * 400, "a%00b"]
+)
+def test_another_id_is_not_found(turn_id: str) -> None:
+    with running(StatusPool()) as send:
+        response = send("GET", f"/v1/turns/{turn_id}")
+        assert response.status_code == 404
+        assert send("GET", "/health").status_code == 200
+
+
+# metrics
+
+
+def read_metrics(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_have_the_meter_the_turns_and_whose_the_joules_are() -> None:
+    pool = StatusPool(say("Mars", thinking="The fourth."), say("x", status="truncated"), say("y"))
+    runtime = SimpleNamespace(meter=record_power())
+    with running(pool, runtime) as send:
+        for _ in range(3):
+            assert send("POST", "/v1/chat/completions", json=chat()).status_code == 200
+        pool.full = QueueFull("full")
+        assert send("POST", "/v1/responses", json={"input": "x"}).status_code == 429
+        response = send("GET", "/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = read_metrics(response.text)
+    channel = (
+        ("channel", "gpu:FAKE"), ("in_total", "true"), ("kind", "counter"), ("scope", "gpu:FAKE"),
+    )  # fmt: skip
+    assert found["etui_energy_joules_total", channel] == pytest.approx(1200, rel=0.05)
+    assert found["etui_unmeasured", (("scope", "package:0"),)] == 1
+    endpoint = ("endpoint", "/v1/chat/completions")
+    assert found["etui_requests_total", (endpoint, ("status", "complete"))] == 2
+    assert found["etui_requests_total", (endpoint, ("status", "truncated"))] == 1
+    refused = (("endpoint", "/v1/responses"), ("status", "queue_full"))
+    assert found["etui_requests_total", refused] == 1
+    tokens = {
+        labels[0][1]: value
+        for (name, labels), value in found.items()
+        if name == "etui_tokens_total"
+    }
+    assert tokens == {"prompt": 45, "cached": 15, "thinking": 3, "answer": 21}
+    assert found["etui_queue_seconds_count", ()] == 3
+    assert found["etui_queue_seconds_sum", ()] == pytest.approx(0.75)
+    assert found["etui_requests_running", ()] == 0
+    assert found["etui_requests_queued", ()] == 0
+    assert found["etui_serve_joules_total", (("kind", "counter"),)] == 500
+    owned = {
+        labels: value
+        for (name, labels), value in found.items()
+        if name == "etui_owned_joules_total"
+    }
+    assert owned == {
+        (("model", "small"), ("owner", "turns")): 150,
+        (("model", ""), ("owner", "loads")): 30,
+        (("model", ""), ("owner", "nobody")): 320,
+    }
+
+
+def test_counters_never_fall_and_what_is_unmeasured_has_no_sample() -> None:
+    pool = StatusPool()
+    runtime = SimpleNamespace(meter=record_power())
+    total = ("etui_serve_joules_total", (("kind", "counter"),))
+    idle = ("etui_owned_joules_total", (("model", ""), ("owner", "nobody")))
+    with running(pool, runtime) as send:
+        assert read_metrics(send("GET", "/metrics").text)[total] == 500
+        pool.books = replace(BOOKS, total=499.2, idle=319.0)
+        found = read_metrics(send("GET", "/metrics").text)
+        assert found[total] == 500
+        assert found[idle] == 320
+        pool.books = replace(BOOKS, total=600.0, idle=None)
+        found = read_metrics(send("GET", "/metrics").text)
+        assert found[total] == 600
+        assert idle not in found
+        pool.books = EnergyBooks(None, None, None, None)
+        assert total not in read_metrics(send("GET", "/metrics").text)
+
+
+def test_a_turn_that_fails_is_counted_once() -> None:
+    pool = StatusPool(fail(ModelUnavailable("its file is gone")))
+    with running(pool, SimpleNamespace(meter=record_power())) as send:
+        assert send("POST", "/v1/chat/completions", json=chat()).status_code >= 500
+        found = read_metrics(send("GET", "/metrics").text)
+    counts = [value for (name, _), value in found.items() if name == "etui_requests_total"]
+    assert counts == [1]
+
+
+def test_without_the_package_metrics_say_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imported = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == "prometheus_client":
+            raise ImportError(name)
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with running(StatusPool(), SimpleNamespace(meter=record_power())) as send:
+        response = send("GET", "/metrics")
+        assert response.status_code == 501
+        assert "pip install 'etui[prometheus]'" in response.json()["error"]["message"]
+        assert response.headers["x-should-retry"] == "false"
+        assert send("GET", "/meter").status_code == 200
+
+
+# the meter within the server
+
+
+def test_the_meter_says_how_many_requests_run() -> None:
+    pool = StatusPool()
+    pool.loading = "small"
+    recorder = record_power()
+    with running(pool, SimpleNamespace(meter=recorder)) as send:
+        document = send("GET", "/meter").json()
+    assert document["running"] == 0
+    assert document["loading"] is True
+    assert document["channels"][0]["id"] == "gpu:FAKE"
+
+
+# what does not exist
+
+
+def test_anthropics_messages_are_not_found_in_their_own_form() -> None:
+    with running(StatusPool()) as send:
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            response = send("POST", path, json={"model": "small", "messages": []})
+            assert response.status_code == 404
+            document = response.json()
+            assert document["type"] == "error"
+            assert document["error"]["type"] == "not_found_error"
+            assert "/v1/chat/completions" in document["error"]["message"]
+
+
+def test_embeddings_are_not_implemented_and_not_retried() -> None:
+    with running(StatusPool()) as send:
+        response = send("POST", "/v1/embeddings", json={"model": "small", "input": "x"})
+    assert response.status_code == 501
+    assert response.json()["error"]["type"] == "not_supported_error"
+    assert response.headers["x-should-retry"] == "false"

@@ -15,6 +15,7 @@ import click
 
 from etui.cli.common import load_models, print_json, print_json_line
 from etui.cli.param_types import TEXT, FiniteNumber
+from etui.cli.power_serve import serve
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
 
@@ -393,3 +394,6 @@ def _watch(recorder: Recorder, interval: float) -> int:
             click.echo("\n".join(lines))
             drawn = len(lines)
     return ExitCode.DONE
+
+
+power.add_command(serve)

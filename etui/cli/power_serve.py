@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.errors import EtuiError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_EXTRA = ("starlette", "uvicorn", "h11", "anyio")
+_PORT = 9911
 
 
 @click.command()
@@ -60,11 +67,10 @@ def serve(
     \b
     ETUI_API_KEY=$(cat key) etui power serve --host 0.0.0.0 --allow-host desk
     """  # noqa: D301
-    _import_server()
+    serve_meter = _import_server()
     from etui.config.load import load_config
     from etui.energy.discovery import open_recorder
     from etui.server.keys import KEY_VARIABLE, read_keys
-    from etui.server.power_app import DEFAULT_METER_PORT, serve_meter
     from etui.server.run import open_sockets
     from etui.server.settings import ServerSettings
 
@@ -74,7 +80,7 @@ def serve(
         environment[KEY_VARIABLE] = _read_variable(key_env)
     settings = ServerSettings(
         host=host,
-        port=DEFAULT_METER_PORT if port is None else port,
+        port=_PORT if port is None else port,
         keys=read_keys(keys, environment),
         allow_hosts=allow_host,
         grace_seconds=0.0,
@@ -119,16 +125,18 @@ def _check_hosts(names: tuple[str, ...]) -> None:
             )
 
 
-def _import_server() -> None:
-    """Import the server's libraries.
+def _import_server() -> Callable[..., None]:
+    """Import the server.
 
     Raises:
-        EtuiError: They are not installed; the fix has the command.
+        EtuiError: Its libraries are not installed; the fix has the command.
     """
     try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
+        from etui.server.power_app import serve_meter
     except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
         raise EtuiError(
             "etui power serve needs starlette and uvicorn", "run: pip install 'etui[serve]'"
         ) from error
+    return serve_meter

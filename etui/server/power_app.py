@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from etui.energy.recorder import Recorder
     from etui.server.settings import ServerSettings
 
-DEFAULT_METER_PORT = 9911
-
 
 def build_power_app(recorder: Recorder) -> Starlette:
     """Build the application of a meter.

@@ -171,3 +171,17 @@ def test_a_port_in_use_is_reported() -> None:
         )
         assert "cannot listen on" in done.stderr
         assert done.returncode != ExitCode.DONE
+
+
+def test_without_the_servers_libraries_it_says_how_to_install_them(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ImportError('none', name='uvicorn')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "etui", "power", "serve"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[:]])},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == ExitCode.FAILED
+    assert "pip install 'etui[serve]'" in done.stderr

@@ -54,6 +54,9 @@ def apply_settings(config: Config) -> Config:
         changes["threads"] = None
     if "keep_warm_seconds" in changes:
         changes["keep_warm"] = changes.pop("keep_warm_seconds") or "always"
+    if "backends" in changes:
+        entries = settings.backends.items()
+        changes["backends"] = {name: entry.spec(name) for name, entry in entries}
     return replace(config, **changes)
 
 

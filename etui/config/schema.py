@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from etui.config.backend_schema import BackendEntry, check_names
 from etui.yaml.load import Strict, refuse
 
 _LEAST_HZ = 0.001
@@ -100,6 +101,17 @@ class Settings(Strict):
         default_factory=dict,
         description="Binding id -> the keys that trigger it, separated by commas.",
     )
+
+    backends: Mapping[str, BackendEntry] = Field(
+        default_factory=dict,
+        description="Name -> server that answers over HTTP; models.yaml refers to the name.",
+    )
+
+    @field_validator("backends")
+    @classmethod
+    def _check_backends(cls, backends: Mapping[str, BackendEntry]) -> Mapping[str, BackendEntry]:
+        check_names(backends)
+        return backends
 
     @model_validator(mode="after")
     def _check_rate(self) -> Settings:

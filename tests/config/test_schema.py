@@ -61,7 +61,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "ascii": "always",
         "keymap": {"stop": "ctrl+x"},
     }
-    assert {*values, "keep_warm_seconds"} == set(Settings.model_fields)
+    assert {*values, "keep_warm_seconds", "backends"} == set(Settings.model_fields)
     write(
         etui_home,
         "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"
@@ -84,7 +84,7 @@ def test_schema_and_config_share_their_defaults(etui_home: Path) -> None:
             assert getattr(config, name) == getattr(settings, name)
         assert info.description
         assert info.description.endswith(".")
-    folders = {"home", "models_dir", "sysfs_dir"}
+    folders = {"home", "models_dir", "sysfs_dir", "parallel"}
     assert {f.name for f in fields(config)} == (set(Settings.model_fields) - earlier) | folders
 
 

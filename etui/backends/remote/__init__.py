@@ -1,0 +1,1 @@
+"""Remote backends: servers on this or another machine that answer over HTTP."""

@@ -1,0 +1,373 @@
+"""Answer a request over a remote server: direct, thinking within a budget, or the letters.
+
+The events have times of this machine's monotonic clock. What ends the prefill is the server's own
+timing where it reports one, or else the first token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from etui.arm import Arm
+from etui.backends.base import AnswerRequest
+from etui.backends.remote.dialects import Dialect
+from etui.backends.remote.failures import RequestFailed
+from etui.backends.remote.finishing import (
+    build_finished,
+    describe_end,
+    describe_notes,
+    estimate_prompt_tokens,
+    known_prompt,
+)
+from etui.backends.remote.letters import read_letters
+from etui.backends.remote.pieces import Asked, Piece
+from etui.backends.remote.reply import Reply
+from etui.backends.remote.requests import Arrived, Broke, Ended, Requests
+from etui.backends.remote.retries import Failure
+from etui.backends.remote.splitter import ThinkingSplitter
+from etui.chat import Message
+from etui.engine.session import ModelFacts
+from etui.events import Answer, Event, Finished, Prefilled, Prefilling, Probe, Status
+from etui.models.spec import ModelSpec
+from etui.multiple_choice import parse_options
+from etui.reasoning.choice_readout import format_option
+from etui.reasoning.control import BUDGET
+from etui.reasoning.prompts import (
+    ANSWER_MARKER,
+    build_thinking,
+    choose_style,
+    with_instruction,
+    with_letter_instruction,
+)
+from etui.units import percent_text
+
+Outcome = Literal["ended", "cancelled", "hurried", "limit"]
+"""How reading a request ended: by the server, by the user, by a budget, or by ``enough``."""
+
+MOST_ALTERNATIVES = 20
+"""Alternatives of the first token for the letters: the most that all servers give."""
+
+BUDGET_SLACK_TOKENS = 32
+"""Tokens over the budget before a server that keeps it itself is interrupted."""
+
+LOW_MASS = 0.5
+ASK_AGAIN = "That is enough thinking. Write your final answer now, and nothing else."
+
+
+class RemoteAnswer:
+    """One answer over the requests of a backend.
+
+    Args:
+        request: What to answer.
+        dialect: How the server is asked.
+        requests: Sends the requests.
+        clock_ns: Monotonic clock.
+    """
+
+    def __init__(
+        self,
+        request: AnswerRequest,
+        dialect: Dialect,
+        requests: Requests,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self.arm = request.arm
+        self.spec = request.model
+        self.messages = request.messages
+        self.options = request.options
+        self.dialect = dialect
+        self.requests = requests
+        self.clock_ns = clock_ns
+        self.start_ns = clock_ns()
+        self.prefilled_ns: int | None = None
+        self.energy: Mapping[str, Any] | None = None
+        self._hurried = False
+
+    async def run(self) -> AsyncIterator[Event]:
+        """Yield the events of the answer; the last is ``Finished``.
+
+        Raises:
+            RequestFailed: A request failed.
+            InvalidRequest: The server cannot do what is asked.
+        """
+        self.dialect.check(self.arm)
+        arm = self.arm
+        if arm.reasoning == "vote" or self.options.count > 1:
+            from etui.backends.remote.votes import run_votes
+
+            events = run_votes(self)
+        elif arm.reasoning == "cot" and arm.think_tokens > 0:
+            events = self._think()
+        elif arm.readout == "choices":
+            events = self._choose_letter()
+        else:
+            events = self._answer_directly()
+        async for event in events:
+            yield event
+
+    def ask(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        *,
+        thinks: bool = False,
+        count: int = 1,
+        logprobs: int | None = None,
+        seed: int | None = None,
+        plain_form: bool = False,
+    ) -> Asked:
+        """Build a request to the model.
+
+        Args:
+            messages: The conversation.
+            max_tokens: Most tokens of an answer.
+            thinks: Whether a model with a switch is to think.
+            count: Number of answers.
+            logprobs: Alternatives that are needed; None for those that the client asks for.
+            seed: Seed instead of the arm's.
+            plain_form: Leave out what the client asks of the form of the answer.
+        """
+        options = replace(self.options, json_schema="", tools="") if plain_form else self.options
+        wanted = self.options.top_logprobs
+        if logprobs is None and self.dialect.gives_probabilities and not options.tools:
+            logprobs = 0
+        if wanted is not None:
+            logprobs = max(logprobs or 0, wanted)
+        sampling = self.arm.sampling
+        return Asked(
+            model=self.spec.remote_name or self.spec.name,
+            messages=tuple(messages),
+            sampling=sampling if seed is None else replace(sampling, seed=seed % 2**32),
+            max_tokens=max(1, max_tokens),
+            stops=tuple(dict.fromkeys((*self.spec.stop, *options.stop))),
+            options=options,
+            thinking=thinks if can_switch(self.spec) else None,
+            think_tokens=self.arm.think_tokens if thinks else None,
+            switch=self.spec.thinking_switch,
+            count=count,
+            logprobs=logprobs,
+        )
+
+    def new_reply(self, splitter: ThinkingSplitter | None = None) -> Reply:
+        """Start collecting an answer."""
+        tags = ThinkingSplitter(self.spec.think_close or "", self.spec.think_open or "")
+        wants = self.options.top_logprobs is not None
+        return Reply(splitter or tags, with_logprobs=wants)
+
+    async def note_first(self, reply: Reply, pieces: Sequence[Piece], t_ns: int) -> Event | None:
+        """Build the event of the end of the prefill, or of its progress."""
+        if self.prefilled_ns is not None:
+            return None
+        if any(piece.tokens for piece in pieces):
+            self.prefilled_ns = t_ns
+            prompt, cached = known_prompt(reply.usage)
+            prompt = estimate_prompt_tokens(self.messages) if prompt is None else prompt
+            return Prefilled(self.start_ns, t_ns, prompt, cached, prompt - cached)
+        progress = next((piece.progress for piece in pieces if piece.progress), None)
+        if progress is None:
+            return None
+        return Prefilling(t_ns, progress.done_tokens, progress.total_tokens)
+
+    async def read(
+        self, number: int, reply: Reply, enough: Callable[[Reply], bool] = lambda _reply: False
+    ) -> AsyncIterator[Event]:
+        """Read a request, and yield its events; ``self.outcome`` says how it ended.
+
+        Args:
+            number: The request.
+            reply: Collects the answer.
+            enough: Returns whether to stop reading, after each piece.
+
+        Raises:
+            RequestFailed: The request failed before the answer was there.
+        """
+        self.outcome: Outcome = "ended"
+        while True:
+            if self._hurried and reply.tokens:
+                self._hurried, self.outcome = False, "hurried"
+                return
+            message = await self.requests.receive()
+            match message:
+                case "cancel":
+                    self.outcome = "cancelled"
+                    return
+                case "hurry":
+                    self._hurried = True
+                case Arrived(pieces=pieces, t_ns=t_ns):
+                    for piece in pieces:
+                        reply.take_facts(piece)
+                    self.energy = reply.energy or self.energy
+                    first = await self.note_first(reply, pieces, t_ns)
+                    if first is not None:
+                        yield first
+                    for piece in pieces:
+                        if piece.index == 0:
+                            for event in reply.take(piece, t_ns):
+                                yield event
+                    if reply.finish is None and enough(reply):
+                        self.outcome = "limit"
+                        return
+                case Ended(t_ns=t_ns):
+                    if reply.finish is None:
+                        raise RequestFailed(Failure("broken", "it ended in mid-answer", began=True))
+                    return
+                case Broke(failure=failure, tries=tries):
+                    if reply.finish is None or failure.kind == "error event":
+                        raise RequestFailed(failure, tries)
+                    return  # the answer is whole, only its end is missing
+
+    async def _answer_directly(self, why: str = "") -> AsyncIterator[Event]:
+        reply = self.new_reply()
+        number = self.requests.send(self.ask(self.messages, self.arm.max_tokens))
+        async for event in self.read(number, reply):
+            yield event
+        await self.requests.close(number)
+        for event in reply.end(self.clock_ns()):
+            yield event
+        status, reason = describe_end(reply, self.outcome, self.arm.max_tokens)
+        yield self.finish([[reply]], status, why, reason)
+
+    async def _choose_letter(self) -> AsyncIterator[Event]:
+        options = parse_options(self.messages[-1].content)
+        if not options:
+            async for event in self._answer_directly(
+                "the question has no options, so the answer was decoded"
+            ):
+                yield event
+            return
+        reply = self.new_reply()
+        asked = self.ask(
+            with_letter_instruction(self.messages), 1, logprobs=MOST_ALTERNATIVES, plain_form=True
+        )
+        number = self.requests.send(asked)
+        async for _event in self.read(number, reply):
+            if isinstance(_event, Prefilled | Prefilling):
+                yield _event
+        await self.requests.close(number)
+        if self.outcome == "cancelled":
+            yield self.finish([[reply]], "stopped", "stopped while computing the prompt")
+            return
+        reading = read_letters(reply.first_probability, options)
+        if reading is None:
+            why = "the server gave no probabilities of the letters, so the answer was decoded"
+            self.start_ns, self.prefilled_ns = self.clock_ns(), None
+            async for event in self._answer_directly(why):
+                yield event
+            return
+        letter, probability = reading.best
+        text = format_option(letter, options)
+        end_ns = reply.last_ns or self.clock_ns()
+        yield Probe(end_ns, 0, reading.probabilities, 1)
+        yield Answer(end_ns, text, 0)
+        share = percent_text(reading.mass)
+        doubt = f"the option letters have only {share} of the probability of the next token"
+        ended = self.finish([[reply]], "complete", "" if reading.mass >= LOW_MASS else doubt)
+        yield replace(
+            ended, answer=text, thinking="", confidence=probability, margin=reading.margin
+        )
+
+    async def _think(self) -> AsyncIterator[Event]:
+        arm, facts = self.arm, build_facts(self.spec)
+        style = choose_style(arm, facts)
+        native = style == "native"
+        marker = ThinkingSplitter(ANSWER_MARKER, thinks=True)
+        reply = self.new_reply(None if native else marker)
+        keeps_budget = native and self.dialect.kind in ("llama-server", "vllm")
+        most = arm.think_tokens + (BUDGET_SLACK_TOKENS if keeps_budget else 0)
+
+        def enough(reply: Reply) -> bool:
+            if reply.is_thinking:
+                return reply.thinking_tokens >= most
+            return reply.answer_tokens >= arm.max_tokens
+
+        messages = with_instruction(self.messages, style)
+        number = self.requests.send(
+            self.ask(messages, arm.think_tokens + arm.max_tokens, thinks=native)
+        )
+        async for event in self.read(number, reply, enough):
+            yield event
+        cut = ""
+        thinking_was_cut = self.outcome in ("hurried", "limit") and reply.is_thinking
+        spent = self.outcome == "hurried"
+        if thinking_was_cut:
+            limit = BUDGET if spent else "the thinking budget"
+            cut = f"{limit} ended the thinking after {reply.thinking_tokens} tokens"
+            if native and self.dialect.ends_thinking and await self._end_thinking(reply):
+                most = reply.thinking_tokens + BUDGET_SLACK_TOKENS
+                async for event in self.read(number, reply, enough):
+                    yield event
+        await self.requests.close(number)
+        for event in reply.end(self.clock_ns()):
+            yield event
+        replies = [[reply]]
+        if self.outcome != "cancelled" and reply.is_thinking and not reply.tool_calls:
+            again = self.new_reply()
+            replies.append([again])
+            asked = self.ask(build_second_messages(self.messages, reply), arm.max_tokens)
+            number = self.requests.send(asked)
+            async for event in self.read(number, again):
+                yield event
+            await self.requests.close(number)
+            for event in again.end(self.clock_ns()):
+                yield event
+            cut = "; ".join(part for part in (cut, "asked again for the answer") if part)
+        outcome = self.outcome
+        if outcome == "hurried" and not replies[-1][0].answer:
+            outcome = "ended"
+        status, reason = describe_end(replies[-1][0], outcome, arm.max_tokens)
+        if spent and status == "complete":
+            status = "budget"
+        yield self.finish(replies, status, reason, cut)
+
+    async def _end_thinking(self, reply: Reply) -> bool:
+        return bool(reply.request_id) and await self.requests.hurry(reply.request_id)
+
+    def finish(self, replies: Sequence[Sequence[Reply]], status: Status, *why: str) -> Finished:
+        """Build the last event from the replies of each request, in order."""
+        notes = describe_notes(replies, self.requests.retried)
+        reasons = "; ".join(part for part in (*why, *notes) if part)
+        return build_finished(
+            replies,
+            start_ns=self.start_ns,
+            now_ns=self.clock_ns(),
+            status=status,
+            why=reasons,
+            estimated_prompt=estimate_prompt_tokens(self.messages),
+        )
+
+
+def can_switch(spec: ModelSpec) -> bool:
+    """Return whether the thinking of a model can be switched: models.yaml says that it thinks."""
+    return spec.think_close is not None or spec.thinking_switch is not None
+
+
+def build_facts(spec: ModelSpec) -> ModelFacts:
+    """Build the facts of a remote model that the prompts of reasoning need."""
+    return ModelFacts(
+        name=spec.name,
+        context_tokens=spec.context,
+        think_open=spec.think_open,
+        think_close=spec.think_close,
+        thinking_switch=spec.thinking_switch,
+        stop=spec.stop,
+        has_template=True,
+    )
+
+
+def build_second_messages(messages: Sequence[Message], reply: Reply) -> tuple[Message, ...]:
+    """Build the conversation that asks for the answer after the thinking so far."""
+    thought = reply.thinking.strip()
+    if not thought:
+        return tuple(messages)
+    return (*messages, Message("assistant", thought), Message("user", ASK_AGAIN))
+
+
+def thinking_splitter(arm: Arm, spec: ModelSpec) -> tuple[ThinkingSplitter | None, bool]:
+    """Return the splitter of a vote that thinks, and whether the model thinks by its own switch."""
+    facts = build_facts(spec)
+    style = choose_style(arm, facts)
+    if style == "native":
+        return None, True
+    return ThinkingSplitter(build_thinking(style, facts).marker, thinks=True), False

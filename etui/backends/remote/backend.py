@@ -1,0 +1,314 @@
+"""A remote backend: answers the requests of models that another server runs."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui.backends.base import AnswerRequest
+from etui.backends.remote.answer import RemoteAnswer
+from etui.backends.remote.circuit import Circuit
+from etui.backends.remote.client import RemoteClient
+from etui.backends.remote.dialects import choose_dialect
+from etui.backends.remote.failures import RequestFailed, build_error
+from etui.backends.remote.io_thread import IoThread
+from etui.backends.remote.probe import RemoteStatus, count_running, probe
+from etui.backends.remote.requests import Requests, Signal
+from etui.config.backend_spec import BackendSpec
+from etui.errors import EtuiError, ModelUnavailable, RemoteFailed
+from etui.events import Event, Residence, Unloaded
+
+if TYPE_CHECKING:
+    from etui.models.spec import ModelSpec
+
+BuildClient = Callable[[BackendSpec, "str | None"], RemoteClient]
+
+PROBE_SECONDS = 3.0
+
+
+class RemoteBackend:
+    """Backend that asks a server over HTTP.
+
+    Several answers run at a time, each by an answerer of its own. Requests run on the event loop of
+    one thread, which starts with the first request and ends with :meth:`close`; the next request
+    starts it again.
+
+    Args:
+        spec: The entry of config.yaml.
+        environ: Environment variables, with the key.
+        clock_ns: Monotonic clock of this machine.
+        build_client: Builds the HTTP client, for tests.
+
+    Attributes:
+        spec: The entry of config.yaml.
+        circuit: Whether requests go through; see :class:`etui.backends.remote.circuit.Circuit`.
+    """
+
+    def __init__(
+        self,
+        spec: BackendSpec,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        build_client: BuildClient = RemoteClient,
+    ) -> None:
+        self.spec = spec
+        self.circuit = Circuit(lambda: clock_ns() / 1e9)
+        self._environ = environ
+        self._clock_ns = clock_ns
+        self._build_client = build_client
+        self._io = IoThread(f"remote {spec.name}")
+        self._dialect = choose_dialect(spec.kind)
+        self._lock = threading.Lock()
+        self._client: RemoteClient | None = None
+        self._number = 0
+        self._status: RemoteStatus | None = None
+        self._answerer = self.open_answerer()
+
+    @property
+    def is_available(self) -> bool:
+        """Whether a request would be sent now: the circuit is not open, and the key is there."""
+        return self.circuit.lets_through and not self._missing_key()
+
+    @property
+    def server(self) -> str | None:
+        """Version of the server, if :meth:`describe` has read it; None if unknown."""
+        return self._status.server if self._status is not None else None
+
+    def open_answerer(self) -> RemoteAnswerer:
+        """Return an answerer for the requests of one turn."""
+        return RemoteAnswerer(self)
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        """Answer a request; see :meth:`RemoteAnswerer.answer`."""
+        return self._answerer.answer(request)
+
+    def cancel(self) -> None:
+        """End the running answer of :meth:`answer`."""
+        self._answerer.cancel()
+
+    def hurry(self) -> None:
+        """End the thinking of the running answer of :meth:`answer`."""
+        self._answerer.hurry()
+
+    def load(
+        self,
+        model: ModelSpec,
+        path: Path | None,
+        draft: tuple[ModelSpec, Path] | None = None,
+    ) -> Generator[Residence, None, None]:
+        """Check that the server serves a model; it is loaded there with the first answer.
+
+        Yields:
+            Nothing: no memory of this machine is used.
+
+        Raises:
+            ModelUnavailable: The server cannot be reached, or does not serve the model.
+        """
+        status = self.describe()
+        if status.latency_seconds is None:
+            raise ModelUnavailable(
+                f"the backend {self.spec.name} cannot answer: {status.problem}",
+                f"start the server at {self.spec.url}",
+            )
+        name = model.remote_name or model.name
+        if status.models and name not in status.models:
+            raise ModelUnavailable(
+                f"the backend {self.spec.name} does not serve {name}",
+                "see what it serves: etui models list",
+            )
+        yield from ()
+
+    def unload(self, model: str) -> Iterator[Unloaded]:
+        """Yield nothing: a remote model takes no memory of this machine."""
+        return iter(())
+
+    def describe(self, seconds: float = PROBE_SECONDS) -> RemoteStatus:
+        """Ask the server what it is and what it serves; never raises.
+
+        Args:
+            seconds: Most seconds for each of its requests.
+        """
+
+        async def ask() -> RemoteStatus:
+            return await probe(self._open_client(), self.spec, seconds, self._clock_ns)
+
+        problem = self._missing_key()
+        if problem:
+            status = RemoteStatus(self.spec.name, self.spec.url, self.spec.kind, problem=problem)
+        else:
+            status = self._io.submit(ask()).result()
+        self._status = status
+        return status
+
+    def running_requests(self, seconds: float = PROBE_SECONDS) -> int | None:
+        """Ask the server how many requests it is answering now; None if it does not say."""
+
+        async def ask() -> int | None:
+            return await count_running(self._open_client(), self.spec.kind, seconds)
+
+        return None if self._missing_key() else self._io.submit(ask()).result()
+
+    def close(self) -> None:
+        """End running answers and close every connection; safe to call more than once."""
+        with self._lock:
+            client, self._client = self._client, None
+        self._io.close(client.close if client is not None else None)
+
+    def _missing_key(self) -> str:
+        """Return why there is no key; empty if there is one, or none is needed."""
+        name = self.spec.key_env
+        if name is None or self._environ.get(name):
+            return ""
+        return f"the environment variable {name} with its key is not set"
+
+    def _open_client(self) -> RemoteClient:
+        """Return the client; called on the event loop, to which its connections belong."""
+        with self._lock:
+            if self._client is None:
+                key = self._environ.get(self.spec.key_env) if self.spec.key_env else None
+                self._client = self._build_client(self.spec, key)
+            return self._client
+
+    def _next_number(self) -> int:
+        with self._lock:
+            self._number += 1
+            return self._number
+
+    def _admit(self) -> None:
+        problem = self._missing_key()
+        if problem:
+            raise ModelUnavailable(
+                f"the backend {self.spec.name} cannot be asked: {problem}",
+                f"set it, or fix `key_env` of {self.spec.name} in config.yaml",
+            )
+        if not self.circuit.admit():
+            left = self.circuit.seconds_left
+            raise ModelUnavailable(
+                f"the backend {self.spec.name} failed several times in a row, so it is not asked "
+                f"for {left:.0f} s",
+                f"start the server at {self.spec.url}, and ask again",
+            )
+
+
+class RemoteAnswerer:
+    """Answers the requests of one turn on a remote backend, one at a time.
+
+    ``cancel`` and ``hurry`` may be called from any thread.
+
+    Attributes:
+        last_energy: The energy document of the last answer, if the server is another etui; None
+            without one. Its joules are those of the other machine, with their kind and ``±``.
+    """
+
+    def __init__(self, backend: RemoteBackend) -> None:
+        self._backend = backend
+        self._numbers: tuple[int, ...] = ()
+        self._requests: Requests | None = None
+        self._cancelled = False
+        self._hurried = False
+        self.last_energy: Mapping[str, Any] | None = None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of its answers so far; they are in no shared batch of this machine."""
+        return self._numbers
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        """Answer a request; closing the iterator ends the answer.
+
+        Yields:
+            The events of the answer; the last is ``Finished``.
+
+        Raises:
+            ModelUnavailable: The server surely has not begun it, so that a fallback can answer.
+            RemoteFailed: The server failed, and may have computed something.
+            InvalidRequest: The server cannot do what is asked, or refused it.
+        """
+        self._cancelled = self._hurried = False
+        self.last_energy = None
+        return self._answer(request)
+
+    def _answer(self, request: AnswerRequest) -> Iterator[Event]:
+        backend = self._backend
+        backend._admit()
+        self._numbers = (*self._numbers, backend._next_number())
+        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        running = backend._io.submit(self._run(request, events.put))
+        running.add_done_callback(lambda _future: events.put(None))
+        reported = False
+        try:
+            while (event := events.get()) is not None:
+                if isinstance(event, BaseException):
+                    reported = True
+                    raise self._report(request, event)
+                yield event
+            if running.cancelled():
+                raise RemoteFailed(f"the backend {backend.spec.name} was closed")
+            running.result()  # raises a bug of this program
+            reported = True
+            if self._cancelled:
+                backend.circuit.release()
+            else:
+                backend.circuit.succeed()
+        finally:
+            running.cancel()
+            self._requests = None
+            if not reported:
+                backend.circuit.release()
+
+    def cancel(self) -> None:
+        """End the running answer at once, whatever it waits for; its ``Finished`` follows."""
+        self._cancelled = True
+        self._signal("cancel")
+
+    def hurry(self) -> None:
+        """End the thinking of the running answer, or the answer, because its joules are spent."""
+        self._hurried = True
+        self._signal("hurry")
+
+    def _signal(self, signal: Signal) -> None:
+        requests = self._requests
+        if requests is not None:
+            self._backend._io.call(lambda: requests.signal(signal))
+
+    def _report(self, request: AnswerRequest, error: BaseException) -> BaseException:
+        """Tell the circuit of an error, and return the one to raise."""
+        circuit = self._backend.circuit
+        if not isinstance(error, RequestFailed):
+            circuit.release()
+            return error
+        if error.failure.counts:
+            circuit.fail()
+        else:
+            circuit.succeed()
+        name = request.model.remote_name or request.model.name
+        return build_error(self._backend.spec, error.failure, name, error.tries)
+
+    async def _run(
+        self, request: AnswerRequest, put: Callable[[Event | BaseException], None]
+    ) -> None:
+        backend = self._backend
+        requests = Requests(backend._open_client(), backend._dialect, backend._clock_ns)
+        answer = RemoteAnswer(request, backend._dialect, requests, backend._clock_ns)
+        self._requests = requests
+        if self._cancelled:  # before there was anything to tell
+            requests.signal("cancel")
+        if self._hurried:
+            requests.signal("hurry")
+        try:
+            async with aclosing(answer.run()) as events:  # type: ignore[type-var]
+                async for event in events:
+                    self.last_energy = answer.energy
+                    put(event)
+        except (EtuiError, RequestFailed) as error:
+            put(error)
+        finally:
+            self.last_energy = answer.energy
+            await requests.close_all()

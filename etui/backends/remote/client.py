@@ -1,0 +1,258 @@
+"""HTTP to one remote backend: no redirects, no proxies of the environment, bounds on everything.
+
+The URL comes from config.yaml and from nowhere else. The only key that is sent is the backend's
+own, from its environment variable; a client's key for ``etui serve`` never gets here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from etui import __version__
+from etui.backends.remote.failures import RequestFailed
+from etui.backends.remote.lines import (
+    DONE,
+    MOST_LINE_BYTES,
+    EventReader,
+    LineReader,
+    StreamFault,
+    parse_document,
+)
+from etui.backends.remote.pieces import HttpRequest, read_error
+from etui.backends.remote.retries import Failure, find_wait, parse_retry_after
+from etui.config.backend_spec import BackendSpec
+
+if TYPE_CHECKING:
+    import httpx2
+
+MOST_ERROR_BYTES = 64_000
+MOST_DOCUMENT_BYTES = 4 << 20
+_KEPT_SECONDS = 2.0
+"""How long an idle connection is kept: less than servers keep them, who would close it while the
+next request is on its way, and then it is unknown whether that one has begun."""
+
+
+class RemoteClient:
+    """Sends requests to one backend; all methods run on its event loop.
+
+    Args:
+        spec: The backend.
+        key: Its key; None sends none.
+        sleep: Waits before a request is sent again.
+        most_line_bytes: Longest line of a stream; for tests.
+    """
+
+    def __init__(
+        self,
+        spec: BackendSpec,
+        key: str | None,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        most_line_bytes: int = MOST_LINE_BYTES,
+    ) -> None:
+        import httpx2
+
+        self._spec = spec
+        self._sleep = sleep
+        self._most_line_bytes = most_line_bytes
+        self._base = spec.url.rstrip("/")
+        self._root = find_root(self._base)
+        headers = {
+            "user-agent": f"etui/{__version__}",
+            "accept-encoding": "identity",  # a small answer cannot grow into a large one
+        }
+        if key:
+            headers["authorization"] = f"Bearer {key}"
+        seconds = spec.connect_seconds
+        self._client = httpx2.AsyncClient(
+            headers=headers,
+            follow_redirects=False,
+            trust_env=False,
+            verify=ssl.create_default_context() if self._base.startswith("https:") else False,
+            timeout=httpx2.Timeout(spec.silent_seconds, connect=seconds, pool=None),
+            limits=httpx2.Limits(
+                max_connections=None, max_keepalive_connections=8, keepalive_expiry=_KEPT_SECONDS
+            ),
+        )
+
+    async def stream(
+        self, request: HttpRequest, on_retry: Callable[[Failure], None] = lambda _failure: None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Send a request and yield the documents of its answer as they arrive.
+
+        Args:
+            request: The request.
+            on_retry: Called with the failure of each try that is followed by another.
+
+        Raises:
+            RequestFailed: It failed, and must not be sent again.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with self._open(request) as response:
+                    async for document in self._read(response, lines=request.lines):
+                        yield document
+                return
+            except RequestFailed as error:
+                wait = find_wait(error.failure, tries, self._spec.retries)
+                if wait is None:
+                    raise RequestFailed(error.failure, tries) from None
+                on_retry(error.failure)
+            await self._sleep(wait)
+
+    async def fetch(
+        self, path: str, *, seconds: float, body: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Get one JSON document (or post one, with ``body``), once, within a short time.
+
+        Args:
+            path: As in :class:`HttpRequest`.
+            seconds: Most seconds until the whole answer is there.
+            body: The document to send.
+
+        Returns:
+            The document and the headers.
+
+        Raises:
+            RequestFailed: It failed.
+        """
+        text, headers = await self.fetch_text(path, seconds=seconds, body=body)
+        try:
+            return parse_document(text), headers
+        except StreamFault as error:
+            raise RequestFailed(Failure("format", str(error), began=True)) from None
+
+    async def fetch_text(
+        self, path: str, *, seconds: float, body: Mapping[str, Any] | None = None
+    ) -> tuple[str, Mapping[str, str]]:
+        """Get a text; as :meth:`fetch`."""
+        try:
+            async with asyncio.timeout(seconds):
+                method = "GET" if body is None else "POST"
+                async with self._send(method, path, body) as response:
+                    raw = await _read_bounded(response, MOST_DOCUMENT_BYTES)
+                    return raw.decode("utf-8", "replace"), response.headers
+        except TimeoutError:
+            failure = Failure("silent", f"no answer within {seconds:g} s")
+            raise RequestFailed(failure) from None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    @asynccontextmanager
+    async def _open(self, request: HttpRequest) -> AsyncIterator[httpx2.Response]:
+        async with self._send("POST", request.path, request.body) as response:
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            wanted = ("application/x-ndjson", "application/json") if request.lines else (
+                "text/event-stream",
+            )  # fmt: skip
+            if kind not in wanted:
+                what = f"the answer is {kind or 'of no type'}, not {wanted[0]}"
+                raise RequestFailed(Failure("format", what, began=True))
+            yield response
+
+    @asynccontextmanager
+    async def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> AsyncIterator[httpx2.Response]:
+        """Send one request and check the status of the response."""
+        import httpx2
+
+        url = f"{self._root}{path[1:]}" if path.startswith("//") else f"{self._base}/{path}"
+        began = False
+        try:
+            async with self._client.stream(method, url, json=body) as response:
+                if response.status_code != 200:
+                    raise RequestFailed(await _describe_refusal(response))
+                began = True
+                if response.headers.get("content-encoding", "identity") != "identity":
+                    what = "the answer is compressed, which was not asked for"
+                    raise RequestFailed(Failure("format", what, began=True))
+                yield response
+        except httpx2.ConnectTimeout:
+            what = f"no connection within {self._spec.connect_seconds:g} s"
+            raise RequestFailed(Failure("unreachable", what)) from None
+        except httpx2.ConnectError as error:
+            raise RequestFailed(Failure("unreachable", _describe(error))) from None
+        except httpx2.TimeoutException:
+            what = f"silent for {self._spec.silent_seconds:g} s"
+            raise RequestFailed(Failure("silent", what, began=began)) from None
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            raise RequestFailed(Failure("broken", _describe(error), began=began)) from None
+
+    async def _read(
+        self, response: httpx2.Response, *, lines: bool
+    ) -> AsyncIterator[dict[str, Any]]:
+        reader, events, done = LineReader(self._most_line_bytes), EventReader(), False
+
+        def parse(line: str) -> dict[str, Any] | None:
+            nonlocal done
+            data = (line or None) if lines else events.push(line)
+            if data is None or done:
+                return None
+            if data == DONE:
+                done = True
+                return None
+            return parse_document(data)
+
+        try:
+            async for chunk in response.aiter_raw():
+                for line in reader.push(chunk):
+                    document = parse(line)
+                    if document is not None:
+                        yield document
+                if done:
+                    return
+            for line in (*reader.finish(), ""):  # an event without the empty line behind it
+                document = parse(line)
+                if document is not None:
+                    yield document
+        except StreamFault as error:
+            raise RequestFailed(Failure("format", str(error), began=True)) from None
+
+
+def find_root(base: str) -> str:
+    """Return the root of a server from its base URL, without ``/v1``."""
+    return base.removesuffix("/").removesuffix("/v1")
+
+
+async def _read_bounded(response: httpx2.Response, most_bytes: int) -> bytes:
+    found = bytearray()
+    async for chunk in response.aiter_raw():
+        found += chunk
+        if len(found) > most_bytes:
+            what = f"the answer is longer than {most_bytes:,} bytes"
+            raise RequestFailed(Failure("format", what, began=True))
+    return bytes(found)
+
+
+async def _describe_refusal(response: httpx2.Response) -> Failure:
+    status = response.status_code
+    if 300 <= status < 400:
+        what = f"it redirects elsewhere ({status}), which is not followed"
+        return Failure("redirect", what, status=status)
+    raw = bytearray()
+    async for chunk in response.aiter_raw():
+        raw += chunk
+        if len(raw) > MOST_ERROR_BYTES:
+            break
+    try:
+        document = parse_document(raw.decode("utf-8", "replace"))
+        said = read_error(document.get("error", document.get("detail")))
+    except StreamFault:
+        said = ""
+    what = f"{said or response.reason_phrase or 'no reason given'} ({status})"
+    wait = parse_retry_after(response.headers.get("retry-after"))
+    return Failure("status", what, status=status, retry_after=wait)
+
+
+def _describe(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (text or type(error).__name__)[:300]

@@ -1,0 +1,204 @@
+"""Parse the chunks of the OpenAI protocol, with what llama-server, vLLM and etui add to them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from etui.backends.remote.pieces import (
+    Piece,
+    Progress,
+    Timings,
+    TokenProbability,
+    ToolPart,
+    Usage,
+    read_count,
+    read_error,
+    read_list,
+    read_mapping,
+    read_seconds,
+    read_text,
+)
+
+MOST_CHOICES = 256
+
+
+def parse_chunk(chunk: Mapping[str, Any]) -> tuple[Piece, ...]:
+    """Parse one chunk of a chat or of a text completion, streamed or whole.
+
+    Returns:
+        One piece for each of its choices; one piece with index 0 for a chunk without choices.
+    """
+    choices = [choice for choice in read_list(chunk.get("choices")) if isinstance(choice, dict)]
+    first, *others = [_parse_choice(choice) for choice in choices[:MOST_CHOICES]] or [Piece()]
+    first = replace(
+        first,
+        usage=parse_usage(chunk.get("usage")),
+        timings=_parse_timings(chunk),
+        progress=_parse_progress(chunk.get("prompt_progress")),
+        request_id=read_text(chunk.get("id"))[:200],
+        energy=_find_energy(chunk),
+        error=read_error(chunk.get("error")),
+    )
+    return (first, *others)
+
+
+def _parse_choice(choice: Mapping[str, Any]) -> Piece:
+    delta = read_mapping(choice.get("delta") or choice.get("message"))
+    finish = choice.get("finish_reason")
+    return Piece(
+        index=read_count(choice.get("index")) or 0,
+        text=read_text(delta.get("content")) or read_text(choice.get("text")),
+        thinking=read_text(delta.get("reasoning_content")) or read_text(delta.get("reasoning")),
+        tools=parse_tools(delta.get("tool_calls")),
+        probabilities=parse_logprobs(choice.get("logprobs")),
+        finish=finish if isinstance(finish, str) and finish else None,
+    )
+
+
+def parse_usage(value: object) -> Usage | None:
+    """Parse ``usage``; None without it. A number that cannot be right is None."""
+    if not isinstance(value, dict):
+        return None
+    prompt = read_mapping(value.get("prompt_tokens_details"))
+    output = read_mapping(value.get("completion_tokens_details"))
+    return Usage(
+        prompt_tokens=read_count(value.get("prompt_tokens")),
+        cached_tokens=read_count(prompt.get("cached_tokens")),
+        output_tokens=read_count(value.get("completion_tokens")),
+        thinking_tokens=read_count(output.get("reasoning_tokens")),
+    )
+
+
+def parse_tools(value: object) -> tuple[ToolPart, ...]:
+    """Parse parts of tool calls; arguments may be text, or an object as Ollama sends them."""
+    parts = []
+    for place, call in enumerate(read_list(value)):
+        function = read_mapping(read_mapping(call).get("function"))
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        index = read_count(read_mapping(call).get("index"))
+        parts.append(
+            ToolPart(
+                index=place if index is None else min(index, MOST_CHOICES),
+                call_id=read_text(read_mapping(call).get("id")),
+                name=read_text(function.get("name")),
+                arguments=read_text(arguments),
+            )
+        )
+    return tuple(parts)
+
+
+def parse_logprobs(value: object) -> tuple[TokenProbability, ...]:
+    """Parse ``logprobs`` of a choice, in the form of chats or in that of text completions."""
+    logprobs = read_mapping(value)
+    if "content" in logprobs:
+        return parse_tokens(read_list(logprobs.get("content")))
+    tokens = read_list(logprobs.get("tokens"))
+    values = read_list(logprobs.get("token_logprobs"))
+    tops = read_list(logprobs.get("top_logprobs")) or [None] * len(tokens)
+    found = []
+    for token, value_, top in zip(tokens, values, tops, strict=False):
+        logprob = _read_logprob(value_)
+        if isinstance(token, str) and logprob is not None:
+            best = [(_bytes_of(name, None), _read_logprob(p)) for name, p in
+                    read_mapping(top).items()]  # fmt: skip
+            found.append(TokenProbability(_bytes_of(token, None), logprob, _sort(best)))
+    return tuple(found)
+
+
+def parse_tokens(tokens: Sequence[Any]) -> tuple[TokenProbability, ...]:
+    """Parse tokens with ``logprob``, ``bytes`` and ``top_logprobs``."""
+    found = []
+    for token in tokens:
+        entry = read_mapping(token)
+        logprob = _read_logprob(entry.get("logprob"))
+        if logprob is None:
+            continue
+        top = [
+            (_bytes_of(read_text(other.get("token")), other.get("bytes")),
+             _read_logprob(other.get("logprob")))
+            for other in map(read_mapping, read_list(entry.get("top_logprobs")))
+        ]  # fmt: skip
+        piece = _bytes_of(read_text(entry.get("token")), entry.get("bytes"))
+        found.append(TokenProbability(piece, logprob, _sort(top)))
+    return tuple(found)
+
+
+def _sort(
+    tops: Sequence[tuple[tuple[int, ...], float | None]],
+) -> tuple[tuple[tuple[int, ...], float], ...]:
+    known = [(piece, logprob) for piece, logprob in tops if logprob is not None]
+    return tuple(sorted(known, key=lambda top: -top[1]))
+
+
+def _bytes_of(text: str, given: object) -> tuple[int, ...]:
+    numbers = read_list(given)
+    if numbers and all(type(n) is int and 0 <= n < 256 for n in numbers):
+        return tuple(numbers)
+    return tuple(text.encode("utf-8", "replace"))
+
+
+def _read_logprob(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        logprob = float(value)
+    except OverflowError:
+        return None
+    if math.isnan(logprob) or logprob == math.inf or logprob > 1e-3:
+        return None  # no log-probability; servers round tiny values up to a little over 0
+    return max(-1e9, min(0.0, logprob))
+
+
+def _parse_timings(chunk: Mapping[str, Any]) -> Timings | None:
+    """Parse llama-server's ``timings`` or vLLM's ``metrics``."""
+    timings = read_mapping(chunk.get("timings"))
+    if timings:
+        return Timings(
+            prefill_seconds=read_seconds(timings.get("prompt_ms"), 1000.0),
+            decode_seconds=read_seconds(timings.get("predicted_ms"), 1000.0),
+        )
+    metrics = read_mapping(chunk.get("metrics"))
+    if not metrics:
+        return None
+    first = read_seconds(metrics.get("time_to_first_token_ms"), 1000.0)
+    queue = read_seconds(metrics.get("queue_time_ms"), 1000.0) or 0.0
+    return Timings(
+        prefill_seconds=None if first is None else max(0.0, first - queue),
+        decode_seconds=read_seconds(metrics.get("generation_time_ms"), 1000.0),
+    )
+
+
+def timings_usage(chunk: Mapping[str, Any]) -> Usage | None:
+    """Read the token counts of llama-server's ``timings``, which every chunk has if asked."""
+    timings = read_mapping(chunk.get("timings"))
+    computed, cached = read_count(timings.get("prompt_n")), read_count(timings.get("cache_n"))
+    if computed is None:
+        return None
+    return Usage(
+        prompt_tokens=computed + (cached or 0),
+        cached_tokens=cached,
+        output_tokens=read_count(timings.get("predicted_n")),
+    )
+
+
+def _parse_progress(value: object) -> Progress | None:
+    progress = read_mapping(value)
+    done, total = read_count(progress.get("processed")), read_count(progress.get("total"))
+    if done is None or total is None or done > total:
+        return None
+    return Progress(done, total)
+
+
+def _find_energy(chunk: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Find the energy document of another etui, at the top or in ``usage``."""
+    for place in (chunk, read_mapping(chunk.get("usage"))):
+        energy = place.get("energy")
+        if isinstance(energy, dict) and energy:
+            return energy
+    return None

@@ -1,0 +1,256 @@
+"""Majority vote over a remote server: one request with many answers, or many requests.
+
+The votes count as they do here (:mod:`etui.reasoning.vote_count`): in the order of their numbers,
+until enough agree; then the running requests are closed. A vote's thinking has a budget only where
+the server keeps it, since one answer of many cannot be handed over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from etui.arm import VoteStop
+from etui.backends.remote.failures import RequestFailed
+from etui.backends.remote.reply import Reply
+from etui.backends.remote.requests import Arrived, Broke, Ended
+from etui.backends.remote.retries import Failure
+from etui.backends.remote.splitter import ThinkingSplitter
+from etui.events import Answer, Event, Status, Thought, Vote
+from etui.multiple_choice import parse_options
+from etui.reasoning.ballot import Ballot
+from etui.reasoning.control import BUDGET
+from etui.reasoning.extraction import extract
+from etui.reasoning.prompts import build_thinking, choose_style, with_instruction
+from etui.reasoning.vote_count import Poll
+
+if TYPE_CHECKING:
+    from etui.backends.remote.answer import RemoteAnswer
+
+
+@dataclass(slots=True)
+class _Group:
+    """One request with the votes that it draws."""
+
+    first: int
+    replies: list[Reply]
+    open: set[int]
+
+
+async def run_votes(answer: RemoteAnswer) -> AsyncIterator[Event]:
+    """Draw the votes of an arm, or the answers that a client asks for, and count them.
+
+    Raises:
+        RequestFailed: A request failed before any vote had ended.
+    """
+    election = _Election(answer)
+    async for event in election.run():
+        yield event
+
+
+class _Election:
+    def __init__(self, answer: RemoteAnswer) -> None:
+        from etui.backends.remote.answer import build_facts
+
+        self._answer = answer
+        arm = answer.arm
+        if arm.reasoning != "vote":  # `count` answers of a plain arm: all of them are drawn
+            arm = replace(
+                arm, reasoning="vote", think_tokens=0, votes=answer.options.count,
+                batch=answer.options.count, stop=VoteStop("all"), weight="none",
+            )  # fmt: skip
+        self._arm = arm
+        self._question = answer.messages[-1].content
+        self._options = parse_options(self._question)
+        style = choose_style(arm, build_facts(answer.spec)) if arm.think_tokens else None
+        self._thinks = style == "native"
+        self._marker = ""
+        self._messages = answer.messages
+        if style in ("plain", "draft"):
+            self._messages = with_instruction(answer.messages, style)
+            self._marker = build_thinking(style, build_facts(answer.spec)).marker
+        self._poll = Poll(arm)
+        self._waiting = deque(range(arm.votes))
+        self._groups: dict[int, _Group] = {}
+        self._sent: list[list[Reply]] = []
+        self._unweighed = False
+        self._hurried = False
+        self._failed: RequestFailed | None = None
+        self._lost = False  # a vote that will never end leaves a gap before those behind it
+        self._cut_off = 0
+        self._status: Status = "complete"
+
+    async def run(self) -> AsyncIterator[Event]:
+        requests = self._answer.requests
+        while True:
+            if self._hurried and (self._poll.counted or self._poll.uncounted):
+                self._status = "budget"
+            goes_on = self._status == "complete" and not self._hurried and self._failed is None
+            if goes_on and not self._poll.decided:
+                self._begin_groups()
+            if self._poll.decided or self._status != "complete":
+                for number in [n for n, group in self._groups.items() if group.open]:
+                    await requests.close(number)
+                    for vote in self._end(number):
+                        yield vote
+            # A request whose votes have all ended is read on: its tokens are reported last.
+            if not self._groups or self._status == "stopped":
+                break
+            message = await requests.receive()
+            match message:
+                case "cancel":
+                    self._status = "stopped"
+                case "hurry":  # finish one vote if none has ended yet
+                    self._status = "budget" if self._hurried else self._status
+                    self._hurried = True
+                case Arrived(number=number, pieces=pieces, t_ns=t_ns):
+                    group = self._groups[number]
+                    for piece in pieces:
+                        group.replies[0].take_facts(piece)
+                    self._answer.energy = group.replies[0].energy or self._answer.energy
+                    first = await self._answer.note_first(group.replies[0], pieces, t_ns)
+                    if first is not None:
+                        yield first
+                    new: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
+                    for piece in pieces:
+                        if piece.index >= len(group.replies):
+                            continue
+                        for event in group.replies[piece.index].take(piece, t_ns):
+                            if isinstance(event, Thought | Answer):
+                                new[type(event)] += event.tokens
+                    for kind, tokens in new.items():
+                        if tokens:
+                            yield kind(t_ns, "", tokens)
+                    for index in sorted(group.open):
+                        if group.replies[index].finish is not None:
+                            group.open.discard(index)
+                            for vote in self._count(group.first + index, group.replies[index]):
+                                yield vote
+                case Ended(number=number):
+                    if not any(reply.finish for reply in self._groups[number].replies):
+                        broken = Failure("broken", "it ended in mid-answer", began=True)
+                        self._failed = RequestFailed(broken)
+                    for vote in self._lose(number):
+                        yield vote
+                    await requests.close(number)
+                case Broke(number=number, failure=failure, tries=tries):
+                    if self._groups[number].open:
+                        self._failed = RequestFailed(failure, tries)
+                    for vote in self._lose(number):
+                        yield vote
+                    await requests.close(number)
+        ended = bool(self._poll.counted or self._poll.uncounted)
+        if self._failed is not None and self._status == "complete" and not ended:
+            raise self._failed
+        for number in list(self._groups):
+            await requests.close(number)
+            for vote in self._end(number):
+                yield vote
+        if self._status != "complete" or (self._lost and not self._poll.decided):
+            for ballot in self._poll.count_all():
+                yield ballot.event(self._answer.clock_ns())
+        for ballot in self._poll.uncounted:
+            yield replace(ballot.event(self._answer.clock_ns()), status="uncounted")
+        for event in self._close():
+            yield event
+
+    def _begin_groups(self) -> None:
+        """Send requests for the votes that are wanted, as many at a time as the arm's batch."""
+        arm, answer = self._arm, self._answer
+        limit = arm.think_tokens + arm.max_tokens
+        while self._waiting:
+            running = sum(len(group.open) for group in self._groups.values())
+            room = arm.batch - running
+            wanted = 0
+            while wanted < min(room, len(self._waiting)) and self._poll.wants_another(
+                running + wanted
+            ):
+                wanted += 1
+            if wanted < 1:
+                return
+            count = wanted if answer.dialect.joins_votes else 1
+            first = self._waiting[0]
+            number = answer.requests.send(
+                answer.ask(
+                    self._messages,
+                    limit,
+                    thinks=self._thinks,
+                    count=count,
+                    logprobs=0 if arm.weight == "probability" else None,
+                    seed=arm.sampling.seed + first,
+                )
+            )
+            replies = [self._new_reply() for _ in range(count)]
+            self._sent.append(replies)
+            self._groups[number] = _Group(first, replies, set(range(count)))
+            for _ in range(count):
+                self._waiting.popleft()
+
+    def _new_reply(self) -> Reply:
+        splitter = ThinkingSplitter(self._marker, thinks=True) if self._marker else None
+        return self._answer.new_reply(splitter)
+
+    def _count(self, index: int, reply: Reply) -> Iterator[Vote]:
+        """Count a vote that has ended."""
+        text = reply.answer or ("" if reply.tool_calls else reply.thinking)
+        weight = reply.mean_probability
+        self._unweighed = self._unweighed or weight is None
+        ballot = Ballot(
+            index=index,
+            answer=reply.answer.strip(),
+            thinking=reply.thinking.strip(),
+            extracted=extract(
+                text, self._question, self._options, truncated=reply.finish == "length"
+            ),
+            weight=weight if self._arm.weight == "probability" and weight is not None else 1.0,
+            tokens=reply.tokens,
+        )
+        for counted in self._poll.add(ballot):
+            yield counted.event(self._answer.clock_ns())
+
+    def _end(self, number: int) -> Iterator[Vote]:
+        """Drop the votes of a request that have not ended."""
+        group = self._groups.pop(number)
+        for index in sorted(group.open):
+            reply = group.replies[index]
+            self._cut_off += 1
+            yield Vote(
+                t_ns=self._answer.clock_ns(),
+                index=group.first + index,
+                answer=reply.answer.strip(),
+                thinking=reply.thinking.strip(),
+                tokens=reply.tokens,
+                weight=0.0,
+                status="abandoned",
+            )
+
+    def _lose(self, number: int) -> Iterator[Vote]:
+        """Drop the votes of a request that its server has ended."""
+        self._lost = self._lost or bool(self._groups[number].open)
+        return self._end(number)
+
+    def _close(self) -> Iterator[Event]:
+        poll, state = self._poll, self._poll.tally
+        winner = poll.winner
+        if winner is not None and winner.answer:
+            yield Answer(self._answer.clock_ns(), winner.answer, 0)
+        status = self._status
+        if status == "complete" and winner is not None and winner.extracted.status == "truncated":
+            status = "truncated"
+        why = poll.why(self._arm.votes - len(self._waiting), self._cut_off)
+        if status in ("stopped", "budget"):
+            by = f"{BUDGET} ended the vote" if status == "budget" else "stopped"
+            why = f"{by} after {state.count} of {self._arm.votes} votes; {why}"
+        weighs = self._arm.weight == "probability" and self._unweighed
+        unweighed = "the server gave no probabilities, so every vote counts alike" if weighs else ""
+        silent = state.key is None
+        ended = self._answer.finish(self._sent, status, why, unweighed)
+        yield replace(
+            ended,
+            answer=winner.answer if winner else "",
+            thinking=winner.thinking if winner else "",
+            confidence=None if silent else state.agreement,
+            margin=None if silent else (state.leader - state.second) / (state.total or 1.0),
+        )

@@ -18,6 +18,7 @@ from etui.models.files import (
     expected_sha256,
     hash_file,
     model_path,
+    refuse_remote,
     require,
     write_record,
 )
@@ -64,8 +65,10 @@ def pull(spec: ModelSpec, config: Config, progress: Report | None = None) -> Pat
 
     Raises:
         DownloadFailed: Every source failed; ``what`` gives the reason for each.
+        ModelUnavailable: A remote backend serves the model, so there is no file.
         EtuiError: The models folder cannot be written.
     """
+    refuse_remote(spec)
     report = progress or _ignore_progress
     if (path := _find_verified(spec, config)) is not None:
         return path

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etui.errors import InvalidFile
 from etui.models.spec import ModelSpec, PathSource
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
         InvalidFile: An entry of ``models.yaml`` is not valid; the message says where and why.
     """
     from etui.config.config import shipped_dir
-    from etui.models.schema import check_drafts, read_models  # pydantic takes 100 ms to import
+    from etui.models.schema import check_drafts, check_places, read_models  # pydantic: 100 ms
 
     files = [read_models(shipped_dir() / "models.yaml", "shipped")]
     if config.models_file.is_file():
@@ -35,7 +37,38 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
                 models[path.stem] = build_found_spec(path)
     for file in files:
         check_drafts(file, models)
+        check_places(file, models, config.backends)
+    _check_fallbacks(config, models)
     return models
+
+
+def _check_fallbacks(config: Config, models: Mapping[str, ModelSpec]) -> None:
+    """Check the models that answer while a backend cannot, with their positions in config.yaml.
+
+    Raises:
+        InvalidFile: One does not exist.
+    """
+    wrong = [
+        (backend.name, place, name)
+        for backend in config.backends.values()
+        for place, name in enumerate(backend.fallbacks)
+        if name not in models
+    ]
+    if not wrong:
+        return
+    from etui.config.schema import Settings
+    from etui.text.suggest import did_you_mean
+    from etui.yaml.load import load_yaml
+
+    located = load_yaml(config.config_file, Settings)
+    problems = [
+        located.problem(
+            ("backends", backend, "fallbacks", place),
+            f"fallbacks: unknown model {name!r}{did_you_mean(name, models, listed=0)}",
+        )
+        for backend, place, name in wrong
+    ]
+    raise InvalidFile.of(problems, "fix the file at each place named")
 
 
 def build_found_spec(path: Path) -> ModelSpec:

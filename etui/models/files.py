@@ -141,8 +141,26 @@ FileState = Literal["absent", "unchecked", "refused", "checked"]
 entry's."""
 
 
+def refuse_remote(spec: ModelSpec) -> None:
+    """Refuse a model that has no file on this machine.
+
+    Raises:
+        ModelUnavailable: A remote backend serves it.
+    """
+    if spec.backend is not None:
+        raise ModelUnavailable(
+            f"{spec.name} has no file on this machine: the backend {spec.backend} serves it",
+            "see it with: etui models info " + spec.name,
+        )
+
+
 def file_state(spec: ModelSpec, config: Config) -> FileState:
-    """Return whether the model's file is on disk, and whether it is the right one."""
+    """Return whether the model's file is on disk, and whether it is the right one.
+
+    A remote model is ``absent``, even if a file has its name.
+    """
+    if spec.backend is not None:
+        return "absent"
     size = file_size(model_path(spec, config))
     if size is None:
         return "absent"
@@ -190,6 +208,8 @@ def model_path(spec: ModelSpec, config: Config) -> Path:
     """Return where the model's file is or belongs: in the models folder, or at its ``path:``."""
     target = config.models_dir / f"{spec.name}.gguf"
     paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
+    if not paths:
+        return target
     existing = next((path for path in paths if path.is_file()), None)
     if len(paths) == len(spec.sources):
         return existing or paths[0]
@@ -234,6 +254,7 @@ def require(spec: ModelSpec, config: Config) -> Path:
     Raises:
         ModelUnavailable: The file is missing, not a complete GGUF, or has another sha256.
     """
+    refuse_remote(spec)
     path = model_path(spec, config)
     record = read_record(spec.name, config.models_dir)
     if record is not None and record.describes(path) and spec.sha256 in (None, record.sha256):
@@ -256,6 +277,7 @@ def verify(
     """
     from etui.models.gguf import check_gguf
 
+    refuse_remote(spec)
     path = model_path(spec, config)
     if not path.is_file():
         raise _describe_missing(spec, path, config)

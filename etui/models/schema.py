@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,7 +33,7 @@ from etui.models.spec import (
 from etui.text.suggest import did_you_mean
 from etui.yaml.load import Located, Strict, load_yaml, refuse
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 """A name is also a file name, so it contains nothing special to a path or a shell."""
 _REPO = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
 _PACKAGE = re.compile(
@@ -41,6 +41,11 @@ _PACKAGE = re.compile(
     r"(?P<tail>[A-Za-z0-9._-]*))?==(?P<version>[A-Za-z0-9.!+_-]+)"
 )
 _MOST_PARTS = 999
+
+_REMOTE_KEYS = frozenset(
+    ("size", "backend", "remote_name", "same_as", "context", "thinking", "stop", "sampling")
+)
+"""The keys that an entry with a backend can have; the others are settings of llama.cpp here."""
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Share = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
@@ -151,12 +156,15 @@ class SamplingEntry(SamplingValues):
 
 
 class ModelEntry(Strict):
-    """One model."""
+    """One model: with sources if its file is on this machine, with a backend if it is not."""
 
-    size: Text
+    size: Text | None = None
     bytes: Annotated[int, Field(gt=0)] | None = None
     sha256: str | None = None
-    sources: Annotated[list[SourceEntry], Field(min_length=1)]
+    sources: Annotated[list[SourceEntry], Field(min_length=1)] | None = None
+    backend: Text | None = None
+    remote_name: Text | None = None
+    same_as: Text | None = None
     context: Annotated[int, Field(ge=64, le=10_000_000)] = FOUND_CONTEXT_TOKENS
     gpu_layers: Annotated[int, Field(ge=0, le=100_000)] | Literal["auto", "all"] = "auto"
     kv_type: KvType = "f16"
@@ -182,6 +190,20 @@ class ModelEntry(Strict):
         return sha256 and sha256.lower()
 
     @model_validator(mode="after")
+    def _check_place(self) -> ModelEntry:
+        if self.backend is None:
+            for name in ("remote_name", "same_as"):
+                if getattr(self, name) is not None:
+                    refuse(f"{name} has no effect without `backend`", name)
+            missing = [name for name in ("size", "sources") if getattr(self, name) is None]
+            if missing:
+                refuse("; ".join(f"missing key '{name}'" for name in missing))
+        for name in sorted(self.model_fields_set - _REMOTE_KEYS):
+            if self.backend is not None:
+                refuse(f"{name} has no effect with `backend`: the model runs there", name)
+        return self
+
+    @model_validator(mode="after")
     def _check_combination(self) -> ModelEntry:
         if self.flash_attention == "off" and self.kv_type != "f16":
             refuse(f"kv_type {self.kv_type} needs flash attention", "flash_attention")
@@ -203,8 +225,8 @@ class ModelEntry(Strict):
         """
         return ModelSpec(
             name=name,
-            size=self.size,
-            sources=tuple(entry.source(folder) for entry in self.sources),
+            size=self.size or f"served by {self.backend}",
+            sources=tuple(entry.source(folder) for entry in self.sources or ()),
             sha256=self.sha256,
             file_bytes=self.bytes,
             context=self.context,
@@ -226,6 +248,9 @@ class ModelEntry(Strict):
             prefill_threads=self.prefill_threads,
             batch_tokens=self.batch_tokens,
             draft_tokens=self.draft_tokens,
+            backend=self.backend,
+            remote_name=self.remote_name,
+            same_as=self.same_as,
         )
 
 
@@ -240,7 +265,7 @@ class ModelsFile(Strict):
         for name in models:
             if not _NAME.fullmatch(name) or name.endswith((".gguf", ".")):
                 refuse(
-                    f"{name!r} cannot name a model: letters, digits, '.', '_' and '-', "
+                    f"{name!r} cannot name a model: letters, digits, '.', '_', '@' and '-', "
                     "without .gguf at the end",
                     name,
                 )
@@ -274,6 +299,47 @@ def read_models(path: Path, origin: Origin) -> ModelsRead:
     )
 
 
+def check_places(
+    read: ModelsRead, models: Mapping[str, ModelSpec], backends: Iterable[str]
+) -> None:
+    """Check the backends that the entries of a file name, and the models they are places of.
+
+    Args:
+        read: The file.
+        models: Every model by name.
+        backends: Names of the backends of config.yaml.
+
+    Raises:
+        InvalidFile: A backend or a model does not exist, or is a place itself.
+    """
+    known = tuple(backends)
+    problems = []
+    for spec in read.specs:
+        if spec.backend is None or models[spec.name] is not spec:
+            continue
+        if spec.backend not in known:
+            near = did_you_mean(spec.backend, known) or "; config.yaml has no `backends`"
+            message = f"backend: unknown backend {spec.backend!r}{near}"
+            problems.append(read.located.problem(("models", spec.name, "backend"), message))
+        fault = None if spec.same_as is None else _refuse_place(spec.name, spec.same_as, models)
+        if fault is not None:
+            problems.append(read.located.problem(("models", spec.name, "same_as"), fault))
+    if problems:
+        raise InvalidFile.of(problems, "fix the file at each place named")
+
+
+def _refuse_place(name: str, same_as: str, models: Mapping[str, ModelSpec]) -> str | None:
+    """Return why a model cannot be another place of one; None if it can."""
+    if same_as == name:
+        return f"same_as: {name} cannot be a place of itself; name the entry of the same weights"
+    if same_as not in models:
+        return f"same_as: unknown model {same_as!r}{did_you_mean(same_as, models, listed=0)}"
+    own = models[same_as].same_as
+    if own is not None:
+        return f"same_as: {same_as} is a place of {own} itself; name {own}"
+    return None
+
+
 def check_drafts(read: ModelsRead, models: Mapping[str, ModelSpec]) -> None:
     """Check the draft models that the entries of a file name.
 
@@ -301,6 +367,8 @@ def _refuse_draft(name: str, draft: str, models: Mapping[str, ModelSpec]) -> str
         return f"draft: {name} cannot draft for itself; name a smaller model of the same vocabulary"
     if draft not in models:
         return f"draft: unknown model {draft!r}{did_you_mean(draft, models, listed=0)}"
+    if models[draft].backend is not None:
+        return f"draft: {draft} runs on another machine; name a model of this one"
     own = models[draft].draft
     if own is not None:
         return f"draft: {draft} has a draft model itself ({own}); name a model without one"

@@ -189,7 +189,7 @@ def apply_tuned(models: Mapping[str, ModelSpec], config: Config) -> TunedModels:
     machine = machine_name()
     uses: dict[str, TunedUse] = {}
     for settings in sorted(every, key=lambda one: one.machine == machine):  # this machine's last
-        if settings.model in models:
+        if settings.model in models and models[settings.model].backend is None:
             uses[settings.model] = check_use(settings, models[settings.model], config, machine)
     changed = {name: apply_use(models[name], use) for name, use in uses.items()}
     return TunedModels({**models, **changed}, uses)

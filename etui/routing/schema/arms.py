@@ -9,6 +9,10 @@ from pydantic import Field, StringConstraints, model_validator
 from etui.yaml.load import Strict, refuse
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+ModelName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$", max_length=100)
+]
+"""A name in models.yaml, where ``big@desk`` is usual for a model of another machine."""
 Joules = Annotated[float, Field(gt=0, le=1e9)]
 
 
@@ -65,7 +69,7 @@ ONLY_OF = {
 class ArmEntry(Strict):
     """A model, a reasoning method, and what an answer may spend."""
 
-    model: Name = Field(description="A role of `models`, or a name in models.yaml.")
+    model: ModelName = Field(description="A role of `models`, or a name in models.yaml.")
     reasoning: Literal["direct", "cot", "vote"] = Field(
         "direct",
         description="direct answers without thinking; cot thinks first, within think_tokens; vote "

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from etui.routing.limits import EFFORTS
-from etui.routing.schema.arms import ArmEntry, Name
+from etui.routing.schema.arms import ArmEntry, ModelName, Name
 from etui.routing.schema.budgets import BudgetsEntry, FallbacksEntry
 from etui.routing.schema.rules import RuleEntry
 from etui.routing.schema.signals import MetadataText, SignalEntry
@@ -34,7 +34,7 @@ class ProbeHost(Strict):
     gpu_free_memory_gb: float | None = None
     gpu_temperature: float | None = None
     watts: float | None = None
-    resident: Name | None = None
+    resident: ModelName | None = None
 
 
 class ProbeEntry(Strict):
@@ -66,12 +66,15 @@ class ShadowEntry(Strict):
     policy: Name = Field(description="Name of the policy.")
 
 
+Candidates = Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=50)]
+
+
 class PolicyFile(Strict):
     """A routing policy: signals, arms, and the rules that lead from signals to arms."""
 
     version: int = Field(description="Version of the language: 1.")
     description: str = Field("", max_length=500, description="One line for `etui policy list`.")
-    models: Mapping[Name, Annotated[tuple[Name, ...], Field(min_length=1, max_length=50)]] = Field(
+    models: Mapping[Name, Candidates] = Field(
         default_factory=dict,
         description="Role -> names in models.yaml, best first; the first one on this machine is "
         "used.",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from etui.routing.schema.arms import Name
+from etui.routing.schema.arms import ModelName, Name
 from etui.routing.signals.text_measures import MEASURES
 from etui.yaml.load import Strict, refuse
 
@@ -185,7 +185,7 @@ class SignalEntry(Bounds):
         None, description="A fact that the client of `etui serve` gives with its request."
     )
     host: HostField | None = Field(None, description="A fact about the machine.")
-    equals: Name | None = Field(
+    equals: ModelName | None = Field(
         None,
         alias="is",
         description="With host: resident, the role or model that must be in memory.",

@@ -79,6 +79,7 @@ class BetweenTurns:
         self._idle_tracker = idle_tracker
         self._residents = Residents()
         self._host: tuple[HostState, int] | None = None
+        self._earlier: str | None = None  # in memory before the turns that run now
         self._ahead: str | None = None  # loaded ahead of a question that was not asked yet
         self.busy = threading.Lock()
         self.closed = False
@@ -112,13 +113,19 @@ class BetweenTurns:
 
     def begin_turns(self) -> None:
         """Note that a turn begins while none was running; the idle time has ended before."""
+        self._earlier = self.resident
         self.resident = None  # until the turn has shown that the engine is alive
         self._ahead = None
 
     def note_record(self, record: TurnRecord) -> None:
-        """Note which model a turn has used last."""
-        if record.status != "error":
-            self.resident = record.hops[-1].model if record.hops else record.model
+        """Note which model a turn has used last; a remote one changes nothing in this memory."""
+        if record.status == "error":
+            return
+        last = record.hops[-1].model if record.hops else record.model
+        if not self._runtime.is_remote(last):
+            self.resident = last
+        elif self.resident is None and self._earlier in self.residents():
+            self.resident = self._earlier
 
     def end_turns(self) -> None:
         """Note that the last running turn has ended: the idle time begins."""

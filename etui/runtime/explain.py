@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from etui.arm import Speculate
 from etui.errors import ModelUnavailable
 from etui.routing.trace import DecisionTrace
-from etui.runtime.serving import models_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,7 +105,7 @@ def explain_choice(
 
     decision = choice.decision
     if choice.predictor is not None:
-        decision = _add_predictions(decision, query, choice.predictor)
+        decision = _add_predictions(decision, query, choice.predictor, runtime.catalogue.models)
     policy = None
     if decision.policy is not None:
         name = policy_name or runtime.config.policy
@@ -118,7 +117,7 @@ def _build_document(
     query: Query, decision: Decision, policy: Policy | None, runtime: Runtime[Any]
 ) -> Explanation:
     arm = decision.arm
-    on_disk = models_on_disk(runtime.config, runtime.catalogue)
+    on_disk = runtime.find_available()
     planned = policy.arms.get(arm.name) if policy is not None else None
     return {
         "query": query.text,

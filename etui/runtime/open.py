@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from etui.backends.base import Answerer, ModelHost
 from etui.chat import Query
 from etui.config.config import Config
 from etui.config.load import read_defaults
-from etui.errors import LogUnavailable
+from etui.errors import LogUnavailable, ModelUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.file_cache import FileCache
 from etui.runtime.log_cache import LogCache
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from etui.arm import Arm, TokenCost
     from etui.backends.local import LocalBackend
     from etui.backends.process import ProcessBackend
+    from etui.backends.remote.backend import RemoteBackend
     from etui.energy.recorder import Recorder
     from etui.log.writer import TurnWriter
-    from etui.models.spec import ModelSampling
+    from etui.models.spec import ModelSampling, ModelSpec
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.signals.host_state import HostState
@@ -133,8 +134,40 @@ class Runtime(Generic[B]):
 
     @cached_property
     def backend(self) -> B:
-        """The backend that answers, opened at its first use without any model."""
-        return self._open_backend(self.config)
+        """The backend that answers, opened at its first use without any model.
+
+        With remote backends in config.yaml it dispatches: it answers for models of either, and has
+        everything else of the local backend.
+        """
+        if not self.config.backends:
+            return self._open_backend(self.config)
+        from etui.backends.dispatch import DispatchingBackend
+
+        return cast(B, DispatchingBackend(lambda: self._open_backend(self.config), self.remotes))
+
+    @cached_property
+    def remotes(self) -> Mapping[str, RemoteBackend]:
+        """The remote backends of config.yaml by name; none is asked before its first request."""
+        if not self.config.backends:
+            return {}
+        from etui.runtime.remotes import open_remotes
+
+        return open_remotes(self.config)
+
+    def find_available(self) -> Callable[[str], bool]:
+        """Return a function that tests whether a named model can answer now.
+
+        A file of a local model is looked for on disk; a remote model can answer unless its backend
+        has just failed several times, or its key is missing.
+        """
+        return models_on_disk(self.config, self.catalogue, self._is_reachable)
+
+    def is_remote(self, model: str) -> bool:
+        """Return whether a remote backend serves a named model."""
+        return model in self.catalogue and self.catalogue.get(model).backend is not None
+
+    def _is_reachable(self, backend: str) -> bool:
+        return backend in self.remotes and self.remotes[backend].is_available
 
     @cached_property
     def writer(self) -> TurnWriter:
@@ -203,10 +236,6 @@ class Runtime(Generic[B]):
             InvalidFile: The file has errors.
         """
         return self._policies.load(name, self.catalogue)
-
-    def find_available(self) -> Callable[[str], bool]:
-        """Return a function that tests whether a named model can answer now."""
-        return models_on_disk(self.config, self.catalogue)
 
     def collect_knowledge(self, policy: Policy, resident: str | None = None) -> PolicyKnowledge:
         """Collect the facts of this machine for a policy's decisions; most are read when needed.
@@ -329,9 +358,7 @@ class Runtime(Generic[B]):
 
         remote = self.catalogue.get(arm.model)
         if remote.backend is not None:
-            price = token_cost_for(arm, remote, self.config)
-            sampled = sample_as_asked(arm, remote, lambda: None)
-            return self.remote_meters.measure(Served(remote, None, price, arm=sampled))
+            return self._serve_remote(arm, remote, remote.backend)
         spec, path = find_model_file(arm, self.config, self.catalogue)
         draft = find_draft_file(arm, spec, self.config, self.catalogue)
         settings = {
@@ -341,6 +368,24 @@ class Runtime(Generic[B]):
         sampled = sample_as_asked(arm, spec, self._read_sampling(path))
         price = token_cost_for(arm, spec, self.config)
         return Served(spec, path, price, settings, draft, sampled)
+
+    def _serve_remote(self, arm: Arm, spec: ModelSpec, name: str) -> Served:
+        """Resolve an arm to a model of a remote backend, which is not asked here."""
+        if name not in self.remotes:
+            raise ModelUnavailable(
+                f"{spec.name} is served by the backend {name!r}, which config.yaml does not have",
+                "add it under `backends`",
+            )
+        remote = self.remotes[name]
+        served = Served(
+            spec,
+            None,
+            token_cost_for(arm, spec, self.config),
+            {"backend_server": remote.server},
+            arm=sample_as_asked(arm, spec, lambda: None),
+            fallbacks=remote.spec.fallbacks,
+        )
+        return self.remote_meters.measure(served, remote)
 
     def _read_sampling(self, path: Path) -> Callable[[], ModelSampling | None]:
         """Return a function that reads what a model file asks for, once for each state of it."""
@@ -436,6 +481,9 @@ class Runtime(Generic[B]):
         try:
             if "backend" in opened:
                 self.backend.close()
+            if "remotes" in opened:  # asked what they serve, perhaps, without any answer
+                for remote in self.remotes.values():
+                    remote.close()
         finally:
             try:
                 if "writer" in opened:

@@ -87,7 +87,8 @@ def other_route(
     from etui.routing.library import load_policy
     from etui.runtime.serving import models_on_disk
 
-    on_disk = models_on_disk(config, catalogue)
+    # How much work a remote model is, its size, is not known here.
+    on_disk = models_on_disk(config, catalogue, lambda _backend: False)
 
     def size(model: str) -> int:
         return model_path(catalogue.get(model), config).stat().st_size if on_disk(model) else 0

@@ -113,12 +113,17 @@ class TurnService:
             self._between.update_keep_warm()
 
     def warm_up(self, route: Route) -> Loaded | None:
-        """Load the model that the route would most likely use, after checking its file."""
+        """Load the model that the route would most likely use, after checking its file.
+
+        A model of a remote backend is loaded there, with its first answer.
+        """
         from etui.runtime.serving import find_draft_file, find_model_file
 
         self._raise_if_refused()
         with self._idle:
             arm, catalogue = self._likely_arm(route), self._runtime.catalogue
+            if catalogue.get(arm.model).backend is not None:
+                return None
             spec, path = find_model_file(arm, self._config, catalogue)
             return self._between.load(
                 spec, path, find_draft_file(arm, spec, self._config, catalogue)

@@ -185,11 +185,29 @@ def read_file_sampling(path: Path) -> ModelSampling | None:
         return None
 
 
-def models_on_disk(config: Config, catalogue: Catalogue) -> Callable[[str], bool]:
-    """Return a function that tests whether the file of a named model is on this machine."""
+def models_on_disk(
+    config: Config,
+    catalogue: Catalogue,
+    is_reachable: Callable[[str], bool] = lambda _backend: True,
+) -> Callable[[str], bool]:
+    """Return a function that tests whether a named model can answer from this machine.
+
+    A local model can if its file is here. A remote one can if its backend is in config.yaml and
+    counts as reachable; it is not asked.
+
+    Args:
+        config: Folders, and the remote backends.
+        catalogue: The models.
+        is_reachable: Returns whether a remote backend can be asked; it gets its name.
+    """
     from etui.models.files import has_file
 
-    def is_on_disk(name: str) -> bool:
-        return name in catalogue and has_file(catalogue.get(name), config)
+    def is_available(name: str) -> bool:
+        if name not in catalogue:
+            return False
+        spec = catalogue.get(name)
+        if spec.backend is not None:
+            return spec.backend in config.backends and is_reachable(spec.backend)
+        return has_file(spec, config)
 
-    return is_on_disk
+    return is_available

@@ -33,6 +33,7 @@ class Hop:
         at_load: It failed before anything was computed.
         joules: Gross joules, its load excluded; None if unmeasured.
         why: Its result, in words.
+        fallbacks: Arms that follow if it failed before anything was computed, best first.
     """
 
     arm: Arm
@@ -47,6 +48,7 @@ class Hop:
     at_load: bool = False
     joules: float | None = None
     why: str = ""
+    fallbacks: tuple[Arm, ...] = ()
 
     @property
     def stopped(self) -> bool:
@@ -231,17 +233,34 @@ def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> AskCon
     if find_best(hops) is not None:
         return Stop()
     reason = f"{last.arm.name} failed"
-    fallback = decision.fallbacks.load_failed
-    for model in decision.fallbacks.places.get(last.arm.name, ()) if last.at_load else ():
-        place = replace(last.arm, model=model)
-        if not _asked(hops, place):
-            return AskConstrained(place, f"{last.arm.model} cannot answer, {model} can")
-    if last.at_load and fallback is not None and not _asked(hops, fallback):
-        return AskConstrained(fallback, f"{last.arm.model} could not be loaded")
+    fallback = _find_fallback(decision, hops)
+    if last.at_load and fallback is not None:
+        return fallback
     if decision.cascade is None:
         return Stop()
     step = advance(decision.cascade, [hop.outcome for hop in hops], None, lambda arm: None)
     return Stop() if step.arm is None else AskConstrained(step.arm, reason)
+
+
+def _find_fallback(decision: Decision, hops: Sequence[Hop]) -> AskConstrained | None:
+    """Find the arm that follows a model that could not answer; None if all were asked.
+
+    The other places of the model come first, then the models that its backend names for this case,
+    then the policy's arm, which is for any model.
+    """
+    last = hops[-1]
+    for model in decision.fallbacks.places.get(last.arm.name, ()):
+        place = replace(last.arm, model=model)
+        if not _asked(hops, place):
+            return AskConstrained(place, f"{last.arm.model} cannot answer, {model} can")
+    for arm in [arm for hop in reversed(hops) for arm in hop.fallbacks]:
+        if not _asked(hops, arm):
+            return AskConstrained(arm, f"{last.arm.model} could not answer")
+    policy = decision.fallbacks.load_failed
+    if policy is not None and not _asked(hops, policy):
+        verb = "answer" if last.fallbacks else "be loaded"
+        return AskConstrained(policy, f"{last.arm.model} could not {verb}")
+    return None
 
 
 def _asked(hops: Sequence[Hop], arm: Arm) -> bool:

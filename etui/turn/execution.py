@@ -104,6 +104,7 @@ class TurnExecution:
             AnswerAccumulator(clock_ns()),
         )
         self._served: Served | None = None
+        self._asked = decision.arm  # as decided, before its model has chosen the sampling
         self._budget: str | None = None
         self._over = False
         self._fault: str | None = None
@@ -179,6 +180,7 @@ class TurnExecution:
         so_far = AnswerAccumulator(self._clock_ns())
         self._running, self._served, self._budget = (arm, so_far), None, None
         self._hop_meter = self._meter
+        self._asked = arm
         failure: EtuiError | None = None
         cancel_sent = False
         try:
@@ -255,6 +257,7 @@ class TurnExecution:
             probability=self._calibrated(arm, end.confidence, end.margin),
             failure=failure,
             at_load=failure is not None and failed_at_load(failure, began=bool(began)),
+            fallbacks=self._build_fallbacks(),
         )
         self._seen.append(so_far)
         self._meters.append(self._hop_meter)
@@ -262,6 +265,11 @@ class TurnExecution:
         hop = replace(hop, joules=self._joules_of_last())
         self._hops[-1] = replace(hop, accepted=is_accepted(self._decision, hop))
         self._running = None
+
+    def _build_fallbacks(self) -> tuple[Arm, ...]:
+        """Build the arms of the models that answer where the running one cannot."""
+        names = self._served.fallbacks if self._served is not None else ()
+        return tuple(replace(self._asked, model=name) for name in names)
 
     def _calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
         if self._predictor is None or confidence is None or self._decision.cascade is None:

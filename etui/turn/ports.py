@@ -88,6 +88,7 @@ class Served:
         draft: The model that drafts tokens for it, and its file; None for none.
         arm: The arm with the sampling that its model asks for; None leaves the arm as it is.
         meter: The meter of the machine that answers; None is the turn's own, this machine's.
+        fallbacks: Models that answer if this one cannot and nothing was spent yet, best first.
     """
 
     spec: ModelSpec
@@ -97,6 +98,7 @@ class Served:
     draft: tuple[ModelSpec, Path] | None = None
     arm: Arm | None = None
     meter: Meter | None = None
+    fallbacks: tuple[str, ...] = ()
 
     def local_path(self) -> Path:
         """Return the model file.

@@ -56,6 +56,7 @@ class Stage:
     cancelled: int = 0
     between_s: float = 0.5
     after_hurry: str | None = None
+    fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def clock(self) -> int:
         return self.now_ns
@@ -64,7 +65,9 @@ class Stage:
         self.now_ns += int(self.between_s * S)
         if arm.model in self.missing:
             raise self.missing[arm.model]
-        return Served(ModelSpec(arm.model, "tiny", (), sha256=arm.model * 8), Path("m.gguf"))
+        spec = ModelSpec(arm.model, "tiny", (), sha256=arm.model * 8)
+        others = self.fallbacks.get(arm.model, ())
+        return Served(spec, Path("m.gguf"), fallbacks=others)
 
     def cancel(self) -> None:
         self.cancelled += 1

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
+from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable, RemoteFailed
 from etui.turn.events import HopEnded, HopStarted
 from tests.turn.stage import CHOICE, LARGE, QUICK, THINK, Part, Stage, decided, play
 
@@ -46,6 +46,40 @@ def test_a_fallback_that_cannot_be_loaded_either_ends_the_turn():
 def test_an_arm_is_not_its_own_fallback():
     played = play(Stage({}, missing={"big": GONE}), decided(LARGE, load_failed=LARGE))
     assert played.error is GONE
+
+
+OFF = Part(failure=ModelUnavailable("the backend desk cannot answer: refused"))
+INSTEAD = {"big": ("tiny", "small")}
+
+
+def test_the_models_of_a_backend_answer_while_it_cannot():
+    stage = Stage({"large": [OFF, Part("Mars.")], "quick": Part()}, fallbacks=INSTEAD)
+    played = play(stage, decided(LARGE, load_failed=QUICK))
+    record = played.record
+    assert [(hop.arm, hop.model) for hop in record.hops] == [("large", "big"), ("large", "tiny")]
+    assert (record.answer, record.model, record.status) == ("Mars.", "tiny", "complete")
+    assert [e.why for e in played.of(HopStarted)] == ["big could not answer"]
+    assert stage.requests[1].arm == replace(stage.requests[0].arm, model="tiny")
+
+
+def test_the_models_of_a_backend_are_asked_in_their_order_and_then_the_policys():
+    stage = Stage({"large": [OFF, OFF, OFF], "quick": Part("Mars.")}, fallbacks=INSTEAD)
+    record = play(stage, decided(LARGE, load_failed=QUICK)).record
+    assert [hop.model for hop in record.hops] == ["big", "tiny", "small", "small"]
+    assert (record.answer, record.arm) == ("Mars.", "quick")
+
+
+def test_without_a_policy_the_models_of_a_backend_answer_too():
+    stage = Stage({"large": [OFF, Part("Mars.")]}, fallbacks=INSTEAD)
+    assert play(stage, decided(LARGE)).record.answer == "Mars."
+
+
+def test_nothing_answers_instead_of_what_may_have_been_paid():
+    failing = Part(failure=RemoteFailed("the backend desk failed: silent for 120 s"))
+    stage = Stage({"large": failing, "quick": Part()}, fallbacks=INSTEAD)
+    played = play(stage, decided(LARGE, load_failed=QUICK))
+    assert isinstance(played.error, RemoteFailed)
+    assert len(stage.requests) == 1
 
 
 def test_a_crash_in_mid_answer_is_no_failed_load():

@@ -50,6 +50,10 @@ def load_models(
     found: list[BenchModel] = []
     for name in plan.models:
         served = serve(name)
+        if served.spec.backend is not None and plan.format.generates:
+            say(f"asking {served.spec.backend} for {name}")
+            found.append(_check_remote(served, answerer))
+            continue
         say(f"loading {name}")
         session, loaded = finish_load(answerer.load(served.spec, served.local_path()))
         options = session.options
@@ -71,6 +75,29 @@ def load_models(
             )
         )
     return tuple(found)
+
+
+def _check_remote(served: Served, answerer: LocalBackend) -> BenchModel:
+    """Check that a backend serves a model, and describe it by what is known of it here.
+
+    Raises:
+        ModelUnavailable: It does not.
+    """
+    spec = served.spec
+    finish_load(answerer.load(spec, served.path))  # type: ignore[arg-type]  # a remote has no file
+    return BenchModel(
+        name=spec.name,
+        sha256=None,
+        file_bytes=0,
+        gpu_layers=0,
+        context_tokens=spec.context,
+        sequences=0,
+        batch_tokens=0,
+        kv_type="",
+        flash_attention="",
+        backend=spec.backend,
+        remote_name=spec.remote_name or spec.name,
+    )
 
 
 def finish_load(

@@ -32,6 +32,8 @@ class BenchModel:
             are scored as sequences; None if the format does not read letters.
         threads, prefill_threads: Threads of its own; None for those of the run.
         draft_tokens: Number of tokens to draft at a time; None chooses it at each step.
+        backend, remote_name: The remote backend that serves it, and its name there; None for a
+            model of this machine. What is not known of a remote model is empty or 0.
     """
 
     name: str
@@ -47,9 +49,11 @@ class BenchModel:
     threads: int | None = None
     prefill_threads: int | None = None
     draft_tokens: int | None = None
+    backend: str | None = None
+    remote_name: str | None = None
 
 
-_OPTIONAL = ("threads", "prefill_threads", "draft_tokens")
+_OPTIONAL = ("threads", "prefill_threads", "draft_tokens", "backend", "remote_name")
 """Settings of a model that are left out where it has none, so that older runs keep their hash."""
 
 

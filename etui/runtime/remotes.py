@@ -1,0 +1,165 @@
+"""The remote backends of config.yaml: opened together, and described for lists and for doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etui.backends.remote.backend import RemoteBackend
+    from etui.backends.remote.probe import RemoteStatus
+    from etui.config.backend_spec import BackendSpec
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSpec
+
+LIST_SECONDS = 2.0
+"""Longest wait for a backend in a list of models."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModelProblem:
+    """A model of models.yaml that its backend does not serve.
+
+    Attributes:
+        model: Name of the entry.
+        remote_name: Its name at the backend.
+        problem: What is wrong, with the nearest names that the backend serves.
+    """
+
+    model: str
+    remote_name: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """What ``etui doctor`` finds of one backend.
+
+    Attributes:
+        name, url, kind: As in config.yaml.
+        reachable, key_accepted, latency_seconds, server, detected: As in
+            :class:`etui.backends.remote.probe.RemoteStatus`.
+        models: Names of the models that it serves.
+        entries: The entries of models.yaml that name it.
+        missing: Those of them that it does not serve.
+        problems: What is wrong, one line each.
+    """
+
+    name: str
+    url: str
+    kind: str
+    reachable: bool
+    key_accepted: bool | None
+    latency_seconds: float | None
+    server: str | None
+    detected: str | None
+    models: tuple[str, ...]
+    entries: tuple[str, ...]
+    missing: tuple[RemoteModelProblem, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+CheckMeter = Callable[["BackendSpec"], tuple[str, ...]]
+"""Checks the meter of a backend, and returns what is wrong, one line each."""
+
+
+def open_remotes(config: Config) -> dict[str, RemoteBackend]:
+    """Create the backends of config.yaml; none is asked before its first request."""
+    from etui.backends.remote.backend import RemoteBackend
+
+    return {name: RemoteBackend(spec) for name, spec in config.backends.items()}
+
+
+def probe_backends(
+    config: Config,
+    seconds: float = LIST_SECONDS,
+    remotes: Mapping[str, RemoteBackend] | None = None,
+) -> dict[str, RemoteStatus]:
+    """Ask every backend for its models, all at the same time; never raises.
+
+    Args:
+        config: Names the backends.
+        seconds: Longest wait for each request.
+        remotes: Open backends, which stay open; None opens them here.
+    """
+    if not config.backends:
+        return {}
+    opened = open_remotes(config) if remotes is None else remotes
+    try:
+        with ThreadPoolExecutor(len(opened)) as pool:
+            found = pool.map(lambda remote: remote.describe(seconds), opened.values())
+            return dict(zip(opened, found, strict=True))
+    finally:
+        if remotes is None:
+            for remote in opened.values():
+                remote.close()
+
+
+def check_backends(
+    config: Config,
+    catalogue: Catalogue,
+    *,
+    check_meter: CheckMeter | None = None,
+    seconds: float = LIST_SECONDS,
+) -> tuple[BackendReport, ...]:
+    """Check every backend: reached, key taken, names served, kind as configured.
+
+    Args:
+        config: Names the backends.
+        catalogue: The entries that name them.
+        check_meter: Checks the meter of a backend that has one; None checks none.
+        seconds: Longest wait for each request.
+    """
+    found = probe_backends(config, seconds)
+    return tuple(
+        report_backend(config.backends[name], status, catalogue, check_meter)
+        for name, status in found.items()
+    )
+
+
+def report_backend(
+    spec: BackendSpec,
+    status: RemoteStatus,
+    catalogue: Catalogue,
+    check_meter: CheckMeter | None = None,
+) -> BackendReport:
+    """Compare what a backend says with config.yaml and models.yaml."""
+    entries = [model for model in catalogue if model.backend == spec.name]
+    problems = [status.problem] if status.problem else []
+    missing = tuple(
+        problem
+        for model in entries
+        if status.models and (problem := find_model_problem(model, status)) is not None
+    )
+    problems += [problem.problem for problem in missing]
+    if spec.meter is not None and check_meter is not None:
+        problems += check_meter(spec)
+    return BackendReport(
+        name=spec.name,
+        url=spec.url,
+        kind=spec.kind,
+        reachable=status.reachable,
+        key_accepted=status.key_accepted,
+        latency_seconds=status.latency_seconds,
+        server=status.server,
+        detected=status.detected,
+        models=status.models,
+        entries=tuple(model.name for model in entries),
+        missing=missing,
+        problems=tuple(problems),
+    )
+
+
+def find_model_problem(model: ModelSpec, status: RemoteStatus) -> RemoteModelProblem | None:
+    """Find why a backend does not serve a model of models.yaml; None if it does."""
+    from etui.text.suggest import did_you_mean
+
+    name = model.remote_name or model.name
+    tagged = status.kind == "ollama" and f"{name}:latest" in status.models
+    if name in status.models or tagged:
+        return None
+    near = did_you_mean(name, status.models)
+    return RemoteModelProblem(model.name, name, f"{model.name}: it does not serve {name!r}{near}")

@@ -30,7 +30,8 @@ def doctor(model: str | None, as_json: bool) -> int:
     """Report what etui finds: GPU, power channels, models, folders.
 
     For every power channel, shows whether it was found and is readable and, if not, the exact
-    command or line that fixes it. For every power limit, shows its range and who may set it.
+    command or line that fixes it. For every power limit, shows its range and who may set it. Asks
+    every remote backend of config.yaml whether it takes the key and serves the models that name it.
 
     With --try-gpu, loads a model with all, none and `auto` of its layers on the GPU, shows answers,
     tokens/s, J/token and memory side by side, and says in one line what is wrong, if anything is.
@@ -84,9 +85,10 @@ def format_diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     yield from _format_offload(diagnosis)
     yield from _format_channels(diagnosis)
     yield from _format_power_limits(diagnosis)
-    yield from _format_meters(diagnosis)
     yield from _format_models(diagnosis)
     yield from _format_tuned(diagnosis)
+    yield from _format_backends(diagnosis)
+    yield from _format_meters(diagnosis)
     yield "folders"
     for folder in diagnosis.folders:
         note = f"  ({folder.why_not})" if folder.why_not else ""
@@ -184,6 +186,17 @@ def _format_tuned(diagnosis: Diagnosis) -> Iterator[str]:
         first, *others = (join_lines(line) for line in model.lines)
         yield f"  {_mark(model.used)} {join_lines(model.name):<22}{first}"
         yield from (f"      {line}" for line in others)
+
+
+def _format_backends(diagnosis: Diagnosis) -> Iterator[str]:
+    from etui.cli.backend_text import format_report
+
+    if diagnosis.backends:
+        yield "remote backends"
+    for report in diagnosis.backends:
+        lines = list(format_report(report))
+        yield f"  {_mark(not report.problems)} {lines[0]}"
+        yield from (f"      {line}" for line in lines[1:])
 
 
 def _mark(good: bool) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from etui.backends.remote.probe import RemoteStatus
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSampling, ModelSpec
@@ -24,6 +25,12 @@ class ModelRow:
         problem: Why the file cannot be used; empty if it can, or if there is none.
         fits: Whether the file fits into the free memory; None if its size is not known.
         tuned_by: Id of the sweep whose settings are used; None if they are those of the entry.
+        backend: Name of the remote backend that serves it; None for a model of this machine. The
+            state of a remote model is ``remote``.
+        remote_name: Its name at the backend; None for a model of this machine.
+        same_as: The model that it is another place of; None for a model of its own.
+        served: Whether the backend says that it serves it; None if it was not asked, or said
+            nothing.
     """
 
     name: str
@@ -37,6 +44,10 @@ class ModelRow:
     origin: str
     sources: tuple[str, ...]
     tuned_by: str | None = None
+    backend: str | None = None
+    remote_name: str | None = None
+    same_as: str | None = None
+    served: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +148,24 @@ class VerifiedFile:
     error: str | None
 
 
-def build_model_row(spec: ModelSpec, config: Config, free_bytes: int) -> ModelRow:
-    """Describe a model by its entry, the size of its file, and the check of its header."""
+def build_model_row(
+    spec: ModelSpec,
+    config: Config,
+    free_bytes: int,
+    backends: Mapping[str, RemoteStatus] | None = None,
+) -> ModelRow:
+    """Describe a model by its entry, the size of its file, and the check of its header.
+
+    Args:
+        spec: The entry.
+        config: Folders and settings.
+        free_bytes: Free memory.
+        backends: What the remote backends answered; None if they were not asked.
+    """
     from etui.models.files import file_size, file_state, find_file_problem, model_path
 
+    if spec.backend is not None:
+        return _build_remote_row(spec, spec.backend, (backends or {}).get(spec.backend))
     path, state = model_path(spec, config), file_state(spec, config)
     problem = find_file_problem(spec, config)
     on_disk = state != "absent"
@@ -160,6 +185,35 @@ def build_model_row(spec: ModelSpec, config: Config, free_bytes: int) -> ModelRo
     )
 
 
+def _build_remote_row(spec: ModelSpec, backend: str, status: RemoteStatus | None) -> ModelRow:
+    """Describe a model of a remote backend by its entry, and by what the backend answered."""
+    from etui.runtime.remotes import find_model_problem
+
+    problem, served = "", None
+    if status is not None and (not status.reachable or status.key_accepted is False):
+        problem = f"{backend}: {status.problem}"
+    elif status is not None and status.models:
+        missing = find_model_problem(spec, status)
+        served = missing is None
+        problem = missing.problem if missing is not None else ""
+    return ModelRow(
+        name=spec.name,
+        size=spec.size,
+        bytes=None,
+        on_disk=False,
+        state="remote",
+        problem=problem,
+        path="",
+        fits=None,
+        origin=spec.origin,
+        sources=(f"backend {backend}",),
+        backend=backend,
+        remote_name=spec.remote_name or spec.name,
+        same_as=spec.same_as,
+        served=served,
+    )
+
+
 def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> ModelFacts:
     """Read the entry of a model and, if it is on disk, the header of its file.
 
@@ -176,12 +230,13 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     from etui.models.gguf import check_gguf
 
     path = model_path(spec, config)
+    has_file = spec.backend is None and path.is_file()
     sampling = spec.sampling
     origin: Literal["models.yaml", "gguf"] | None = None if sampling is None else "models.yaml"
-    if sampling is None and path.is_file() and (sampling := check_gguf(path).sampling) is not None:
+    if sampling is None and has_file and (sampling := check_gguf(path).sampling) is not None:
         origin = "gguf"
     return ModelFacts(
-        sha256=spec.sha256 or recorded_sha256(spec, config),
+        sha256=spec.sha256 or (recorded_sha256(spec, config) if has_file else None),
         context=spec.context,
         gpu_layers=spec.gpu_layers,
         kv_type=spec.kv_type,
@@ -191,7 +246,7 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         tensor_split=spec.tensor_split,
         thinking=_read_thinking(spec),
         stop=spec.stop,
-        gguf=_read_gguf_facts(spec, config) if path.is_file() else None,
+        gguf=_read_gguf_facts(spec, config) if has_file else None,
         draft=spec.draft,
         speculate=spec.speculate,
         sampling=sampling,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -44,19 +45,24 @@ def list_(as_json: bool) -> None:
     """List all models and whether they are on disk and fit in memory.
 
     A model fits if its file is not larger than the free memory. A file that cannot be used is
-    refused, with the reason.
+    refused, with the reason. With `backends` in config.yaml each of them is asked, for at most two
+    seconds, how fast it answers and what it serves.
     """
     import psutil
 
+    from etui.cli.backend_text import format_backends
     from etui.cli.model_facts import build_model_row
     from etui.models.tuned import describe_values
+    from etui.runtime.remotes import probe_backends
 
     config, catalogue = _load_catalogue()
     free = int(psutil.virtual_memory().available)
-    rows = [build_model_row(spec, config, free) for spec in catalogue]
+    found = probe_backends(config)
+    rows = [build_model_row(spec, config, free, found) for spec in catalogue]
     if as_json:
         folder = str(config.models_dir)
-        print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows})
+        backends = {"backends": list(found.values())} if found else {}
+        print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows, **backends})
         return
     head = ["NAME", "SIZE", "ON DISK", "MEMORY"]
     cells = [[row.name, row.size, _STATE[row.state], _FITS[row.fits]] for row in rows]
@@ -69,10 +75,18 @@ def list_(as_json: bool) -> None:
         head.append("PROBLEM")
         cells = [[*line, row.problem] for line, row in zip(cells, rows, strict=True)]
     print_table(head, cells)
+    for line in format_backends(tuple(found.values()), catalogue):
+        click.echo(line, err=True)
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
 
 
-_STATE = {"absent": "no", "unchecked": "not checked", "refused": "refused", "checked": "yes"}
+_STATE = {
+    "absent": "no",
+    "unchecked": "not checked",
+    "refused": "refused",
+    "checked": "yes",
+    "remote": "remote",
+}
 _FITS = {True: "fits", False: "does not fit", None: UNKNOWN}
 
 
@@ -83,18 +97,27 @@ def info(name: str, as_json: bool) -> None:
     """Show a model's settings and the facts in its GGUF header.
 
     The header is shown if the model is on disk. Settings that `etui sweep --apply` chose are shown
-    with what they save, and whether they are used.
+    with what they save, and whether they are used. The backend of a remote model is asked.
     """
     import psutil
 
     from etui.cli.model_facts import build_model_row, read_model_facts
+    from etui.runtime.remotes import probe_backends
 
     config, catalogue = _load_catalogue()
     spec = catalogue.get(name)
     free = int(psutil.virtual_memory().available)
-    row, facts = build_model_row(spec, config, free), read_model_facts(spec, config, catalogue)
+    asked = {spec.backend: config.backends[spec.backend]} if spec.backend else {}
+    found = probe_backends(replace(config, backends=asked))
+    row = build_model_row(spec, config, free, found)
+    facts = read_model_facts(spec, config, catalogue)
     if as_json:
         print_json({**to_document(row), **to_document(facts)})
+    elif spec.backend is not None:
+        from etui.cli.backend_text import format_remote_facts
+
+        for line in format_remote_facts(row, facts, config.backends[spec.backend], found):
+            click.echo(line)
     else:
         _print_facts(row, facts, free, catalogue.tuned.get(spec.name))
 
@@ -119,6 +142,11 @@ def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     specs = [catalogue.get(name) for name in dict.fromkeys(names or (STARTER,))]
     done: list[Pulled] = []
     for spec in specs:
+        if spec.backend is not None:
+            click.echo(
+                f"{spec.name}: nothing to pull, the backend {spec.backend} serves it", err=True
+            )
+            continue
         try:
             with show_progress(quiet=quiet) as progress:
                 path = pull_model(spec, config, progress)
@@ -155,12 +183,15 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     if names:
         specs = [catalogue.get(name) for name in dict.fromkeys(names)]
     else:
-        specs = [spec for spec in catalogue if model_path(spec, config).is_file()]
+        specs = [
+            spec for spec in catalogue
+            if spec.backend is None and model_path(spec, config).is_file()
+        ]  # fmt: skip
         if not specs:
             click.echo(f"no model in {config.models_dir}", err=True)
     results: list[VerifiedFile] = []
     for spec in specs:
-        location = str(model_path(spec, config))
+        location = str(model_path(spec, config)) if spec.backend is None else ""
         try:
             checked = verify_model(spec, config)
         except EtuiError as error:

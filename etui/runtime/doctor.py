@@ -13,6 +13,7 @@ from etui.energy.power_limits.types import PowerLimit
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
 from etui.runtime.remote_meters import MeterReport, check_meters
+from etui.runtime.remotes import BackendReport
 
 _BUILD_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_VULKAN=on"}
 _TOOLKITS = {
@@ -95,6 +96,7 @@ class Diagnosis:
     power_limits: tuple[PowerLimit, ...] = ()
     tuned: tuple[TunedModel, ...] = ()
     meters: tuple[MeterReport, ...] = ()
+    backends: tuple[BackendReport, ...] = ()
 
 
 def diagnose(config: Config) -> Diagnosis:
@@ -120,6 +122,7 @@ def diagnose(config: Config) -> Diagnosis:
         problems=tuple(problems + _check_policy(config) + _check_threads(config)),
         power_limits=limits,
         meters=check_meters(config),
+        backends=_check_backends(config),
     )
 
 
@@ -197,7 +200,7 @@ def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...
     models = []
     for spec in catalogue:
         path = model_path(spec, config)
-        size = file_size(path)
+        size = file_size(path) if spec.backend is None else None
         if size is None:
             continue
         problem = ""
@@ -207,6 +210,17 @@ def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...
             problem = error.what
         models.append(ModelOnDisk(spec.name, str(path), size, problem))
     return tuple(models)
+
+
+def _check_backends(config: Config) -> tuple[BackendReport, ...]:
+    from etui.models.catalogue import Catalogue, load_catalogue
+    from etui.runtime.remotes import check_backends
+
+    try:
+        catalogue = load_catalogue(config)
+    except EtuiError:
+        catalogue = Catalogue({})  # reported with the models
+    return check_backends(config, catalogue)
 
 
 def _check_tuned(config: Config, problems: list[str]) -> tuple[TunedModel, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,10 +62,6 @@ class BackendReport:
     problems: tuple[str, ...] = ()
 
 
-CheckMeter = Callable[["BackendSpec"], tuple[str, ...]]
-"""Checks the meter of a backend, and returns what is wrong, one line each."""
-
-
 def open_remotes(config: Config) -> dict[str, RemoteBackend]:
     """Create the backends of config.yaml; none is asked before its first request."""
     from etui.backends.remote.backend import RemoteBackend
@@ -99,33 +95,24 @@ def probe_backends(
 
 
 def check_backends(
-    config: Config,
-    catalogue: Catalogue,
-    *,
-    check_meter: CheckMeter | None = None,
-    seconds: float = LIST_SECONDS,
+    config: Config, catalogue: Catalogue, seconds: float = LIST_SECONDS
 ) -> tuple[BackendReport, ...]:
     """Check every backend: reached, key taken, names served, kind as configured.
+
+    Their meters are checked by :func:`etui.runtime.remote_meters.check_meters`.
 
     Args:
         config: Names the backends.
         catalogue: The entries that name them.
-        check_meter: Checks the meter of a backend that has one; None checks none.
         seconds: Longest wait for each request.
     """
     found = probe_backends(config, seconds)
     return tuple(
-        report_backend(config.backends[name], status, catalogue, check_meter)
-        for name, status in found.items()
+        report_backend(config.backends[name], status, catalogue) for name, status in found.items()
     )
 
 
-def report_backend(
-    spec: BackendSpec,
-    status: RemoteStatus,
-    catalogue: Catalogue,
-    check_meter: CheckMeter | None = None,
-) -> BackendReport:
+def report_backend(spec: BackendSpec, status: RemoteStatus, catalogue: Catalogue) -> BackendReport:
     """Compare what a backend says with config.yaml and models.yaml."""
     entries = [model for model in catalogue if model.backend == spec.name]
     problems = [status.problem] if status.problem else []
@@ -135,8 +122,6 @@ def report_backend(
         if status.models and (problem := find_model_problem(model, status)) is not None
     )
     problems += [problem.problem for problem in missing]
-    if spec.meter is not None and check_meter is not None:
-        problems += check_meter(spec)
     return BackendReport(
         name=spec.name,
         url=spec.url,

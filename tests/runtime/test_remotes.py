@@ -133,20 +133,13 @@ def test_a_policy_can_name_a_remote_model(desk: Config, stub: Stub) -> None:
 def test_every_backend_is_asked_at_the_same_time(desk: Config, stub: Stub) -> None:
     found = probe_backends(desk)
     assert found["desk"].models == ("big", "small")
-    (report,) = check_backends(desk, load(desk), check_meter=lambda spec: ("unused",))
+    (report,) = check_backends(desk, load(desk))
     assert report.entries == ("big@desk", "small@desk")
     assert report.problems == ()
     stub.scripts["/v1/models"] = [document({"data": [{"id": "bigger"}]})]
     (report,) = check_backends(desk, load(desk))
     assert report.problems[0] == "big@desk: it does not serve 'big', did you mean 'bigger'?"
     assert [one.model for one in report.missing] == ["big@desk", "small@desk"]
-
-
-def test_the_meter_of_a_backend_is_checked_by_who_knows_it(etui_home: Path, stub: Stub) -> None:
-    write(etui_home, stub.url, meter="http://127.0.0.1:9")
-    config = load_config()
-    (report,) = check_backends(config, load(config), check_meter=lambda spec: (spec.meter or "",))
-    assert report.problems == ("http://127.0.0.1:9",)
 
 
 def load(config: Config) -> Any:

@@ -1,0 +1,172 @@
+"""`etui models`, `etui doctor` and `etui ask` with models of a remote backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from etui.cli.main import run
+from etui.config.config import Config
+from etui.errors import ExitCode
+from tests.backends.remote.stub import Script, Stub, delta, document, running_stub, sse, usage
+from tests.cli.conftest import Etui
+
+
+@pytest.fixture
+def stub(config: Config) -> Iterator[Stub]:
+    with running_stub() as server:
+        server.scripts["/v1/models"] = [document({"data": [{"id": "big"}, {"id": "extra"}]})]
+        config.config_file.write_text(
+            f"threads: 1\nbackends: {{desk: {{url: '{server.url}', retries: 0}}}}\n"
+        )
+        config.models_file.write_text(
+            "models:\n"
+            "  big@desk: {backend: desk, remote_name: big, size: 8B, same_as: smollm2-135m}\n"
+            "  bigg@desk: {backend: desk, remote_name: bigg}\n"
+        )
+        yield server
+
+
+def read(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_list_has_remote_models_and_what_their_backend_serves(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "list", "--json"]) == ExitCode.DONE
+    found = read(capsys)
+    rows = {row["name"]: row for row in found["models"]}
+    big, wrong = rows["big@desk"], rows["bigg@desk"]
+    assert (big["state"], big["backend"], big["remote_name"]) == ("remote", "desk", "big")
+    assert (big["served"], big["same_as"], big["problem"]) == (True, "smollm2-135m", "")
+    assert (big["bytes"], big["fits"], big["path"]) == (None, None, "")
+    assert wrong["served"] is False
+    assert "did you mean 'big'?" in wrong["problem"]
+    assert rows["smollm2-135m"]["backend"] is None
+    (backend,) = found["backends"]
+    assert backend["reachable"] is True
+    assert backend["models"] == ["big", "extra"]
+    assert backend["latency_seconds"] > 0
+
+
+def test_the_table_says_the_latency_on_standard_error(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "list"]) == ExitCode.DONE
+    printed = capsys.readouterr()
+    assert any(line.split()[:3] == ["big@desk", "8B", "remote"] for line in printed.out.split("\n"))
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("backend desk")]
+    assert "answers in" in line
+    assert line.endswith("serves big, extra")
+
+
+def test_a_backend_that_is_off_hides_no_other_model(
+    stub: Stub, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.scripts["/v1/models"] = [document({"error": "boom"}, 500)]
+    assert run(["models", "list", "--json"]) == ExitCode.DONE
+    found = read(capsys)
+    rows = {row["name"]: row for row in found["models"]}
+    assert rows["big@desk"]["served"] is None
+    assert "smollm2-135m" in rows
+    assert "boom" in found["backends"][0]["problem"]
+    assert found["backends"][0]["latency_seconds"] is None
+
+
+def test_without_backends_the_document_is_as_before(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "list", "--json"]) == ExitCode.DONE
+    assert "backends" not in read(capsys)
+
+
+def test_info_asks_the_backend_of_the_model(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "info", "big@desk"]) == ExitCode.DONE
+    text = capsys.readouterr().out
+    assert f"desk, openai at {stub.url}" in text
+    assert "served        yes" in text
+    assert "its joules are not measured" in text
+    assert run(["models", "info", "big@desk", "--json"]) == ExitCode.DONE
+    found = read(capsys)
+    assert (found["served"], found["sha256"], found["gguf"]) == (True, None, None)
+    seen = len(stub.seen)
+    assert run(["models", "info", "smollm2-135m", "--json"]) == ExitCode.DONE
+    assert len(stub.seen) == seen, "the backend of another model is not asked"
+
+
+def test_there_is_nothing_to_pull(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "pull", "big@desk", "--json"]) == ExitCode.DONE
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"models": []}
+    assert "nothing to pull, the backend desk serves it" in printed.err
+
+
+def test_there_is_no_file_to_verify_or_to_find(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "verify", "--json"]) == ExitCode.DONE
+    assert read(capsys) == {"models": []}
+    assert run(["models", "verify", "big@desk", "--json"]) == ExitCode.FAILED
+    (result,) = read(capsys)["models"]
+    assert "the backend desk serves it" in result["error"]
+    assert run(["models", "path", "big@desk"]) == ExitCode.FAILED
+    assert "the backend desk serves it" in capsys.readouterr().err
+
+
+def test_doctor_checks_every_backend(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--json"]) == ExitCode.DONE
+    (report,) = read(capsys)["backends"]
+    assert report["reachable"] is True
+    assert report["entries"] == ["big@desk", "bigg@desk"]
+    assert report["missing"][0]["model"] == "bigg@desk"
+    assert run(["doctor"]) == ExitCode.DONE
+    text = capsys.readouterr().out
+    assert "remote backends" in text
+    assert f"✗ desk: openai at {stub.url}" in text
+    assert "bigg@desk: it does not serve 'bigg', did you mean 'big'?" in text
+
+
+def test_ask_reaches_a_remote_model(stub: Stub, etui: Etui) -> None:
+    chunks = sse(delta("Mars."), delta(finish="stop"), usage(9, 2))
+    stub.scripts["/v1/chat/completions"] = [Script(chunks)]
+    done = etui("ask", "--model", "big@desk", "--json", "Which planet is red?")
+    assert done.returncode == ExitCode.DONE, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["answer"], record["model"]) == ("Mars.", "big@desk")
+    assert record["settings"]["backend"] == "desk"
+
+
+def test_ask_says_why_a_backend_cannot_answer(stub: Stub, etui: Etui) -> None:
+    stub.scripts["/v1/chat/completions"] = [document({"error": "no key"}, 401)]
+    done = etui("ask", "--model", "big@desk", "Which planet is red?")
+    assert done.returncode == ExitCode.FAILED
+    assert "the backend desk refused the key: no key (401)" in done.stderr
+
+
+def test_letters_of_a_bench_need_a_local_model(stub: Stub, etui: Etui) -> None:
+    done = etui("bench", "--suite", "sample", "--model", "big@desk", "--limit", "1")
+    assert done.returncode == ExitCode.FAILED
+    assert "the backend desk, and this needs a model file on this machine" in done.stderr
+
+
+def test_a_bench_of_answers_runs_over_a_remote_model(stub: Stub, etui: Etui) -> None:
+    stub.scripts["/v1/chat/completions"] = [Script(sse(delta("A", finish="stop"), usage(50, 1)))]
+    done = etui(
+        "bench",
+        "--suite",
+        "sample",
+        "--model",
+        "big@desk",
+        "--limit",
+        "2",
+        "-r",
+        "direct",
+        "--json",
+    )
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert len(stub.bodies("/v1/chat/completions")) == 2
+    assert "big@desk" in done.stdout

@@ -19,6 +19,7 @@ from etui.arm import Sampling, Speculate
 from etui.backends.worker import Worker
 from etui.chat import Message
 from etui.engine import residency
+from etui.engine.context import ContextOptions
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.thread_control import ThreadControl
 from etui.events import Loaded, Residence, Unloaded, Verified
@@ -27,8 +28,8 @@ from etui.models.spec import ModelSpec
 CONTEXT_TOKENS = 1 << 20
 SEQUENCES = 256
 BATCH_TOKENS = 2048
-WORDS = (" the", " lamp", " in", " this", " room", " shines", " over", " a", " blue", " map")
-PIECES = tuple(word.encode() for word in WORDS)
+WORDS = 997
+PIECES = tuple(f" w{number}".encode() for number in range(WORDS))
 
 
 @dataclass(slots=True)
@@ -53,11 +54,15 @@ class InstantSession:
         self.facts = ModelFacts(
             name, CONTEXT_TOKENS, None, None, None, (), True, batch_tokens=BATCH_TOKENS
         )
+        self.options = ContextOptions(CONTEXT_TOKENS, threads=1, batch_tokens=BATCH_TOKENS)
         self.threads = ThreadControl(1, adapt=False)
         self.owner = ""
         self.planned: Mapping[int, int] = {}
         self._live: dict[int, InstantSequence] = {}
         self._made = 0
+
+    def share_among_clients(self) -> None:
+        """Ignore it: nothing is cached."""
 
     @property
     def free_tokens(self) -> int:
@@ -126,7 +131,7 @@ class InstantSession:
             computed[own.id] = max(1, own.pending)
             own.computed = len(own.tokens)
             if draw:
-                token = own.computed % len(PIECES)
+                token = own.computed**2 * 7 % WORDS  # no text that repeats itself
                 own.tokens.append(token)
                 sampled.append(Sampled(own.id, token, PIECES[token], -0.5, False))
         self.planned = computed

@@ -37,7 +37,7 @@ def fake_server(*, parallel: int, queue: int = 64) -> Iterator[Server]:
             "models:\n  fake:\n    size: nothing\n    sources: [{path: fake.gguf}]\n"
         )
         with running(command, port, "/health", "fake", ETUI_HOME=folder) as server:
-            yield server
+            yield replace(server, home=home)
 
 
 def _build_gguf() -> bytes:

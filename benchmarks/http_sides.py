@@ -60,11 +60,13 @@ class Server:
         port: Its port on loopback.
         model: The model id that requests name.
         pid: Its process.
+        home: Its ETUI_HOME; None for other servers.
     """
 
     port: int
     model: str
     pid: int
+    home: Path | None = None
 
     def stream(self, messages: Sequence[dict[str, str]], tokens: int, **options: Any) -> Streamed:
         """Ask for a streamed answer, greedy, and take the times."""
@@ -149,6 +151,46 @@ def ask_together(server: Server, requests: Sequence[Sequence[dict[str, str]]], t
         if isinstance(answer, BaseException):
             raise answer
     return seconds, answers
+
+
+def ask_many(server: Server, requests: int, at_once: int, tokens: int) -> int:
+    """Send many short requests on a few kept connections; return how many were answered.
+
+    Args:
+        server: The server.
+        requests: Number of requests.
+        at_once: Number of connections, each of which waits for its answer.
+        tokens: Tokens of each answer.
+    """
+    left, answered = iter(range(requests)), []
+    lock = threading.Lock()
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=ANSWER_SECONDS)
+        while True:
+            with lock:
+                number = next(left, None)
+            if number is None:
+                connection.close()
+                return
+            body = {
+                "model": server.model,
+                "messages": [{"role": "user", "content": f"Request {number}"}],
+                "max_tokens": tokens,
+            }
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            response = connection.getresponse()
+            document = json.loads(response.read())
+            if response.status == 200 and document["usage"]["completion_tokens"] == tokens:
+                answered.append(number)
+
+    threads = [threading.Thread(target=ask) for _ in range(at_once)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(answered)
 
 
 def find_port() -> int:

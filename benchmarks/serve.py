@@ -3,15 +3,17 @@
 The first token over HTTP is compared with that of the same engine without HTTP, round by round,
 with a prompt of its own each. Then one stream against the other server, and eight clients at a time
 that share a system prompt; with ``--llama-server BINARY`` against llama.cpp's own server too. Last
-the cost of Python a token, with an engine that computes nothing.
+the cost of Python a token, and the memory and the turns of many requests, with an engine that
+computes nothing.
 
     python -m benchmarks.serve [MODEL.gguf] [--threads N] [--tokens N] [--rounds N] [--clients N]
-                               [--llama-server BINARY] [--json]
+                               [--requests N] [--llama-server BINARY] [--json]
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -22,11 +24,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fake_serve import fake_server, used_cpu_seconds
+from benchmarks.fake_serve import fake_server, used_bytes, used_cpu_seconds
 from benchmarks.figures import Figure, in_turn, median_of, ratio_of
 from benchmarks.http_sides import (
     Server,
     Streamed,
+    ask_many,
     ask_together,
     etui_server,
     llama_cpp_server,
@@ -45,6 +48,7 @@ from etui.models.spec import ModelSpec
 CONTEXT_TOKENS = 4096
 CLIENT_TOKENS = 100
 FAKE_TOKENS = 200
+AT_ONCE = 50
 SYSTEM = (
     "You are the narrator of a small museum by the sea. Visitors ask about its rooms, and you "
     "answer at length: what hangs there, who made it, when it came to the house, what the light "
@@ -173,6 +177,25 @@ def measure_python(clients: int, tokens: int, rounds: int) -> list[float]:
         return found
 
 
+def measure_memory(requests: int, at_once: int) -> tuple[float, int]:
+    """Return the megabytes that many requests leave behind, and the number of lost turns.
+
+    The first tenth of the requests warms caches up; memory is measured after it and at the end.
+    """
+    warm = requests // 10
+    with fake_server(parallel=8, queue=at_once) as server:
+        answered = ask_many(server, warm, at_once, 4)
+        before = used_bytes(server.pid)
+        answered += ask_many(server, requests - warm, at_once, 4)
+        grown = (used_bytes(server.pid) - before) / 1e6
+        home = server.home
+        assert home is not None
+        log = sqlite3.connect(home / "etui.db")
+        with closing(log):
+            saved: int = log.execute("SELECT count(*) FROM turns").fetchone()[0]
+        return grown, requests - min(answered, saved)
+
+
 def quick() -> Iterator[Figure]:
     """Six first tokens, two streams, one round of eight clients, a thousand tokens of Python."""
     setup = Setup(starter(), load_config().threads or 2)
@@ -181,6 +204,8 @@ def quick() -> Iterator[Figure]:
     yield from _compare(setup, tokens=48, rounds=2, client_rounds=1)
     costs = measure_python(8, 100, 1)
     yield median_of("CPU a token without a model", costs, "ms", "absolute")
+    _, lost = measure_memory(200, 20)
+    yield Figure("lost turns of 200 requests, 20 at a time", lost, "turns", "absolute", 200)
 
 
 def _milliseconds(pairs: Sequence[tuple[float, float]]) -> list[float]:
@@ -228,6 +253,7 @@ def main() -> None:
     """Measure, and print the figures."""
     parser = arguments(__doc__, tokens=200, rounds=20)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--llama-server", type=Path, default=None)
     options = parser.parse_args()
     setup = Setup(options.model, options.threads, options.clients, options.llama_server)
@@ -243,6 +269,10 @@ def main() -> None:
     )
     costs = measure_python(options.clients, FAKE_TOKENS, 5)
     figures.append(median_of("CPU a token without a model", costs, "ms", "absolute"))
+    grown, lost = measure_memory(options.requests, AT_ONCE)
+    name = f"{options.requests} requests, {AT_ONCE} at a time"
+    figures.append(Figure(f"memory after {name}", grown, "MB", "absolute"))
+    figures.append(Figure(f"lost turns of {name}", lost, "turns", "absolute"))
     for figure in figures:
         if options.json:
             print(json.dumps({name: getattr(figure, name) for name in Figure.__slots__}))

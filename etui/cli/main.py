@@ -57,6 +57,9 @@ _COMMANDS = {
     "models": _Lazy("etui.cli.models", "models", "List, pull, check and describe models."),
     "policy": _Lazy("etui.cli.policy", "policy", "List, check, explain and edit routing policies."),
     "power": _Lazy("etui.cli.power", "power", "Show the watts and joules of every channel."),
+    "serve": _Lazy(
+        "etui.cli.serve", "serve", "Answer programs over HTTP, with the OpenAI protocol."
+    ),
     "stats": _Lazy("etui.cli.stats", "stats", "Compare predicted with measured joules."),
     "sweep": _Lazy(
         "etui.cli.sweep",

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from etui.server.context import ServerContext
     from etui.server.settings import ServerSettings
 
-DEFAULT_MODELS = ("", "default")
-"""Ids of what ``etui serve`` was started with."""
+DEFAULT_MODELS = ("", "default", "etui")
+"""Ids of what ``etui serve`` was started with, for clients that insist on one."""
 
 _MOST_PROMPT_TOKENS = 2**18
 _LARGEST_TOKEN = 2**22

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from etui.turn.record import TurnRecord
@@ -61,16 +60,15 @@ def tokens_of_answer(record: TurnRecord) -> Tokens:
 def energy_document_of(record: TurnRecord) -> dict[str, Any]:
     """Build ``energy``: joules of the whole turn with all its hops, its load excluded."""
     document: dict[str, Any] = record.to_json()["energy"]
-    attribution = record.energy.attribution
+    attribution = document.get("attribution") or {}
     joules, seconds = record.energy.joules, record.seconds.total
     return document | {
-        "attribution": None if attribution is None else asdict(attribution),
         "energy_joules": joules,
         "energy_kwh": None if joules is None else joules / _JOULES_PER_KWH,
         "avg_power_watts": None if joules is None or seconds <= 0 else joules / seconds,
         "duration_seconds": seconds,
-        "attribution_method": None if attribution is None else attribution.method,
-        "attribution_ratio": None if attribution is None else attribution.share,
+        "attribution_method": attribution.get("method"),
+        "attribution_ratio": attribution.get("share"),
     }
 
 
@@ -225,4 +223,5 @@ def _ratio(value: float, by: float) -> float | None:
 
 def _header_text(text: str) -> str:
     """Return a name as a header value: names of policies may hold any character."""
-    return text.encode("ascii", "backslashreplace").decode()[:200].replace("\n", " ").strip()
+    ascii_text = text.encode("ascii", "backslashreplace").decode()[:200]
+    return "".join(c if c.isprintable() else " " for c in ascii_text).strip()

@@ -157,10 +157,11 @@ def to_api_error(error: BaseException) -> ApiError:
         case UsageError():
             return invalid(_text_of(error))
         case EngineFailed():
-            # Its text quotes llama.cpp's log, which names files; the owner finds it in the log.
+            # Its text quotes llama.cpp's log, which names files: it is for the owner only.
+            _log.warning("the engine failed: %s", _first_line(error))
             return _internal("the engine failed while answering", "engine_failed")
         case EtuiError():
-            _log.warning("a request failed: %s", error.what.splitlines()[0] if error.what else "")
+            _log.warning("a request failed: %s", _first_line(error))
             return _internal("the request failed; see the server's log", "internal_error")
         case _:
             return _internal("internal error", "internal_error")
@@ -174,6 +175,10 @@ def error_response(error: BaseException) -> JSONResponse:
 
 def _internal(message: str, code: str) -> ApiError:
     return ApiError(500, message, kind="api_error", code=code, headers=DO_NOT_RETRY)
+
+
+def _first_line(error: EtuiError) -> str:
+    return next(iter(error.what.splitlines()), "")
 
 
 def _retry_seconds(error: BudgetSpent) -> int:

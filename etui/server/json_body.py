@@ -94,7 +94,7 @@ def _parse_float(text: str) -> float:
 def _check(document: dict[str, Any]) -> None:
     """Check depth and texts, level by level, without recursion."""
     level: list[Any] = [document]
-    for _ in range(MOST_DEPTH + 1):
+    for _ in range(MOST_DEPTH):
         if not level:
             return
         below: list[Any] = []

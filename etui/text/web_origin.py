@@ -14,7 +14,9 @@ from collections.abc import Collection, Iterable
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 _HTTP_PORT = 80
-_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+_HOST = r"(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)(?::[0-9]{1,5})?"
+_HOST_PATTERN = re.compile(_HOST, re.IGNORECASE)
+_ORIGIN_PATTERN = re.compile(rf"https?://{_HOST}")
 
 
 def build_hosts(names: Iterable[str], port: int) -> frozenset[str]:
@@ -58,7 +60,12 @@ def is_allowed(
 
 def is_origin(text: str) -> bool:
     """Return whether a text is an origin of HTTP, ``https://chat.example``, without a path."""
-    return _ORIGIN.fullmatch(text) is not None
+    return _ORIGIN_PATTERN.fullmatch(text) is not None
+
+
+def is_host(text: str) -> bool:
+    """Return whether a text is a host name or an address (IPv6 in brackets), maybe with a port."""
+    return _HOST_PATTERN.fullmatch(text) is not None
 
 
 def is_secret(given: str, secret: str) -> bool:

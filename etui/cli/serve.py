@@ -1,0 +1,263 @@
+"""``etui serve``: answer other programs over HTTP, with the OpenAI protocol."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from etui.cli.common import stop_signals
+from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
+from etui.errors import EtuiError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from etui.config.config import Config
+    from etui.server.settings import ServerSettings
+
+_EXTRA = ("starlette", "uvicorn", "h11", "anyio")
+_MOST_PARALLEL = 64
+
+
+@click.command()
+@click.option(
+    "--host",
+    type=TEXT,
+    metavar="ADDRESS",
+    help="Address to listen on (127.0.0.1). Any other than this machine's own needs a key.",
+)
+@click.option("--port", type=WholeNumber(0, 65535), metavar="N", help="Port (8420); 0 takes any.")
+@click.option(
+    "--unix", type=TEXT, metavar="PATH", help="Listen on a unix socket of yours instead of a port."
+)
+@click.option(
+    "--policy", type=TEXT, metavar="NAME|FILE", help="Policy for the model names `etui`, `default`."
+)
+@click.option(
+    "--model", type=TEXT, metavar="NAME", help="Model for these names, instead of a policy."
+)
+@click.option(
+    "--parallel",
+    type=WholeNumber(1, _MOST_PARALLEL),
+    metavar="N",
+    default=1,
+    help="Answers of one model that are computed together (1).",
+)
+@click.option(
+    "--queue",
+    type=WholeNumber(0, 100_000),
+    metavar="N",
+    default=32,
+    help="Requests that may wait; further ones get 429 (32).",
+)
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File with one `name: key` a line, which only you can read. ETUI_API_KEY is one more key.",
+)
+@click.option(
+    "--joules-per-hour",
+    multiple=True,
+    type=TEXT,
+    metavar="[NAME=]J",
+    help="Joules that a key may use in an hour; without a name, every key. Repeatable.",
+)
+@click.option(
+    "--origin",
+    multiple=True,
+    type=TEXT,
+    metavar="URL",
+    help="Web page that may send requests, such as https://chat.example. Repeatable.",
+)
+@click.option(
+    "--allow-host",
+    multiple=True,
+    type=TEXT,
+    metavar="NAME",
+    help="Further name of this server, such as that of a reverse proxy. Repeatable.",
+)
+@click.option(
+    "--grace",
+    type=FiniteNumber(0, 3600),
+    metavar="S",
+    default=10.0,
+    help="Seconds that running answers may take after Ctrl-C (10).",
+)
+def serve(
+    host: str | None,
+    port: int | None,
+    unix: str | None,
+    policy: str | None,
+    model: str | None,
+    parallel: int,
+    queue: int,
+    keys: Path | None,
+    joules_per_hour: tuple[str, ...],
+    origin: tuple[str, ...],
+    allow_host: tuple[str, ...],
+    grace: float,
+) -> int:
+    """Answer other programs over HTTP, with the OpenAI protocol.
+
+    Every answer is routed and measured like those of the chat, is in the log, and says what it
+    cost. Ctrl-C accepts no more requests, lets running answers end, and saves them.
+
+    \b
+    etui serve --policy balanced
+    OPENAI_BASE_URL=http://127.0.0.1:8420/v1 OPENAI_API_KEY=none my-program
+    """  # noqa: D301
+    if policy and model:
+        raise UsageError("--model cannot be combined with --policy", "pass only one of them")
+    if unix and (host or port is not None):
+        raise UsageError("--unix cannot be combined with --host or --port", "remove one of them")
+    _check_origins(origin)
+    _check_hosts(allow_host)
+    _import_server()
+    from etui.server.keys import read_keys
+    from etui.server.settings import DEFAULT_HOST, DEFAULT_PORT, ServerSettings
+
+    given = read_keys(keys, os.environ)
+    settings = ServerSettings(
+        host=host or DEFAULT_HOST,
+        port=DEFAULT_PORT if port is None else port,
+        unix=unix,
+        keys=given,
+        origins=origin,
+        allow_hosts=allow_host,
+        policy=policy,
+        model=model,
+        grace_seconds=grace,
+    )
+    limits = parse_limits(joules_per_hour, given)
+    with stop_signals():
+        _serve(settings, parallel, queue, limits)
+    return ExitCode.DONE
+
+
+def parse_limits(texts: Sequence[str], keys: Mapping[str, str]) -> dict[str, float]:
+    """Parse the joules that each key may use in an hour.
+
+    Args:
+        texts: ``NAME=J``, or ``J`` for every key that is not named.
+        keys: The keys by their names; without any, requests have the name ``""``.
+
+    Raises:
+        UsageError: A text is none of these, or there is no such key.
+    """
+    limits: dict[str, float] = {}
+    for text in texts:
+        name, _, joules = text.rpartition("=")
+        if name and name not in keys:
+            raise UsageError(
+                f"--joules-per-hour: there is no key {name!r}", "see the names in --keys FILE"
+            )
+        try:
+            limit = float(joules)
+        except ValueError:
+            limit = -1.0
+        if not 0 < limit <= MOST_JOULES:
+            raise UsageError(
+                f"--joules-per-hour: {text[:40]!r} is not a number of joules",
+                "write --joules-per-hour 50000, or NAME=50000 for one key",
+            )
+        for key in [name] if name else [key for key in keys or {"": ""} if key not in limits]:
+            limits[key] = limit
+    return limits
+
+
+def _serve(
+    settings: ServerSettings, parallel: int, queue: int, limits: Mapping[str, float]
+) -> None:
+    import logging
+
+    from etui.config.config import make_home
+    from etui.config.load import load_config
+    from etui.energy.idle_tracker import IdleTracker
+    from etui.runtime.open import open_process_runtime
+    from etui.runtime.turn_pool import TurnPool
+    from etui.server.context import ServerContext
+    from etui.server.run import format_address, open_sockets, run_server
+
+    config = replace(load_config(), parallel=parallel)
+    make_home(config)
+    _check_default(settings, config)
+    sockets, settings = open_sockets(settings)
+
+    def announce() -> None:
+        click.echo(f"etui serves {format_address(settings)} (Ctrl-C to stop)", err=True)
+        if settings.keys:
+            click.echo(f"keys: {', '.join(sorted(settings.keys))}", err=True)
+
+    logging.basicConfig(level=logging.WARNING, format="etui: %(message)s")
+    with open_process_runtime(config) as runtime:
+        runtime.writer.ready()
+        pool = TurnPool(
+            runtime,
+            parallel=parallel,
+            queue_limit=queue,
+            idle_tracker=IdleTracker(runtime.recorder, config),
+            joules_per_hour=limits,
+        )
+        run_server(ServerContext(pool, runtime, settings), sockets, announce)
+
+
+def _check_default(settings: ServerSettings, config: Config) -> None:
+    """Check that what answers by default can answer, before anything is opened.
+
+    Raises:
+        EtuiError: The policy or the model does not exist, or there is no model on this machine.
+    """
+    from etui.chat import Query
+    from etui.runtime.choose import choose
+    from etui.runtime.open import open_process_runtime
+    from etui.runtime.overrides import Overrides
+
+    with open_process_runtime(config) as runtime:
+        overrides = Overrides(model=settings.model, policy=settings.policy)
+        choose(Query("Which planet is red?"), overrides, runtime, within_budgets=False)
+
+
+def _import_server() -> None:
+    """Import the server's libraries.
+
+    Raises:
+        EtuiError: They are not installed; the fix has the command.
+    """
+    try:
+        import etui.server.run  # noqa: F401
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        raise EtuiError(
+            "etui serve needs starlette and uvicorn",
+            f"install them: {sys.executable} -m pip install 'starlette>=1.0' 'uvicorn>=0.40'",
+        ) from error
+
+
+def _check_origins(origins: Sequence[str]) -> None:
+    from etui.text.web_origin import is_origin
+
+    for origin in origins:
+        if not is_origin(origin):
+            raise UsageError(
+                f"--origin: {origin[:80]!r} is not the origin of a page",
+                "write it as browsers send it: https://chat.example, without a path",
+            )
+
+
+def _check_hosts(names: Sequence[str]) -> None:
+    from etui.text.web_origin import is_host
+
+    for name in names:
+        if not is_host(name):
+            raise UsageError(
+                f"--allow-host: {name[:80]!r} is not a host name",
+                "write a name or an address, with or without a port: etui.example",
+            )

@@ -1,0 +1,84 @@
+"""``etui serve``: its options, and what it refuses before anything is opened."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from etui.cli.main import run
+from etui.cli.serve import parse_limits
+from etui.errors import ExitCode, UsageError
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--policy", "a", "--model", "b"], "--model cannot be combined with --policy"),
+        (["--unix", "s", "--port", "5"], "--unix cannot be combined"),
+        (["--unix", "s", "--host", "127.0.0.1"], "--unix cannot be combined"),
+        (["--origin", "chat.example"], "is not the origin of a page"),
+        (["--origin", "*"], "is not the origin of a page"),
+        (["--allow-host", "a/b"], "is not a host name"),
+        (["--joules-per-hour", "many"], "is not a number of joules"),
+        (["--joules-per-hour", "laptop=5"], "there is no key 'laptop'"),
+        (["--port", "70000"], "70000 is not in the range"),
+        (["--parallel", "0"], "0 is not in the range"),
+        (["--queue", "-1"], "-1 is not in the range"),
+        (["--grace", "nan"], "nan"),
+    ],
+)
+def test_wrong_usage(options: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", *options]) == ExitCode.USAGE
+    assert what in capsys.readouterr().err
+
+
+def test_keys_that_others_can_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys"
+    file.write_text("laptop: 0123456789abcdef\n")
+    file.chmod(0o644)
+    assert run(["serve", "--keys", str(file)]) == ExitCode.USAGE
+    shown = capsys.readouterr().err
+    assert "chmod 600" in shown
+    assert "0123456789abcdef" not in shown
+
+
+def test_no_model_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--port", "0"]) == ExitCode.FAILED
+    assert "etui models pull" in capsys.readouterr().err
+
+
+def test_the_libraries_are_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "etui.server.run", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert run(["serve"]) == ExitCode.FAILED
+    shown = capsys.readouterr().err
+    assert "etui serve needs starlette and uvicorn" in shown
+    assert "pip install" in shown
+
+
+def test_limits_of_keys() -> None:
+    keys = {"laptop": "k", "editor": "l"}
+    assert parse_limits(["laptop=5", "9"], keys) == {"laptop": 5.0, "editor": 9.0}
+    assert parse_limits(["9"], {}) == {"": 9.0}
+    assert parse_limits([], keys) == {}
+    for text in ("0", "-1", "nan", "inf", "1e99", "laptop="):
+        with pytest.raises(UsageError):
+            parse_limits([text], keys)
+
+
+@pytest.mark.usefixtures("starter_model")
+def test_a_taken_port(
+    starter_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ETUI_MODELS", str(starter_model.parent))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert run(["serve", "--port", port, "--model", "smollm2-135m"]) == ExitCode.FAILED
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith(f"etui: cannot listen on 127.0.0.1:{port}")
+    assert "--port" in shown[1]

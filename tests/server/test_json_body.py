@@ -1,0 +1,53 @@
+"""Bodies are parsed strictly, and whatever is sent ends in an object or in status 400."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from etui.server.errors import ApiError
+from etui.server.json_body import MOST_DEPTH, parse_object
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**18), 10**18)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda below: st.lists(below) | st.dictionaries(st.text(), below),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), VALUES))
+def test_what_is_valid_is_read_as_it_is(document: dict) -> None:
+    assert parse_object(json.dumps(document).encode()) == document
+    assert parse_object(json.dumps(document, ensure_ascii=False).encode()) == document
+
+
+@given(st.binary() | st.text().map(str.encode) | VALUES.map(lambda v: json.dumps(v).encode()))
+@example(b'{"a":1e400}')
+@example(b'{"a":"\\ud800"}')
+@example(b"[" * 100_000)
+@example(b'{"a":' * 100_000)
+def test_anything_else_is_refused(body: bytes) -> None:
+    try:
+        parsed = parse_object(body)
+    except ApiError as error:
+        refusal = (error.status, error.message.isprintable())
+    else:
+        refusal = (400, isinstance(parsed, dict))
+    assert refusal == (400, True)
+
+
+@pytest.mark.parametrize(("depth", "accepted"), [(MOST_DEPTH, True), (MOST_DEPTH + 1, False)])
+def test_the_depth_is_limited(depth: int, accepted: bool) -> None:
+    body = b'{"a":' * depth + b"1" + b"}" * depth
+    if accepted:
+        parse_object(body)
+    else:
+        with pytest.raises(ApiError, match="nested"):
+            parse_object(body)

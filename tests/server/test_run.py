@@ -1,0 +1,87 @@
+"""What the server listens on, and what it refuses to listen on."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from etui.errors import EtuiError, UsageError
+from etui.server.run import format_address, is_loopback, open_sockets
+from etui.server.settings import ServerSettings
+from tests.server.fakes import FakePool, serving
+from tests.server.raw import ask, exchange
+
+needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no unix sockets here")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "some-name", ""])
+def test_another_address_without_a_key_is_refused(host: str) -> None:
+    with pytest.raises(UsageError, match="there is no key"):
+        open_sockets(ServerSettings(host=host, port=0))
+
+
+def test_another_address_with_a_key_is_opened() -> None:
+    sockets, settings = open_sockets(
+        ServerSettings(host="0.0.0.0", port=0, keys={"a": "0123456789abcdef"})
+    )
+    assert settings.port > 0
+    for opened in sockets:
+        opened.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("localhost.example", False),
+        ("10.0.0.1", False),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_a_taken_port_is_an_error_with_a_fix() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(EtuiError, match=f"cannot listen on 127.0.0.1:{port}") as raised:
+            open_sockets(ServerSettings(port=port))
+    assert "--port" in raised.value.fix
+
+
+def test_the_address_is_shown_as_clients_use_it() -> None:
+    assert format_address(ServerSettings(port=5)) == "http://127.0.0.1:5/v1"
+    assert format_address(ServerSettings(host="::1", port=5)) == "http://[::1]:5/v1"
+
+
+@needs_unix
+def test_a_unix_socket_is_for_its_owner_and_answers(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with serving(FakePool(), unix=str(path)) as server:
+        assert path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) == 0
+        assert exchange(server, ask(server)).status == 200
+        with pytest.raises(EtuiError, match="already"):
+            open_sockets(ServerSettings(unix=str(path)))
+        other = ask(server).replace(b"Connection", b"Origin: http://evil.example\r\nConnection", 1)
+        assert exchange(server, other).status == 403
+
+
+@needs_unix
+def test_a_socket_that_was_left_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    [opened], _ = open_sockets(ServerSettings(unix=str(path)))
+    opened.close()
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(EtuiError, match="is no socket"):
+        open_sockets(ServerSettings(unix=str(file)))
+    assert file.read_text() == "mine"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import click
@@ -16,8 +17,9 @@ from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from etui.cli.serve_status import StatusLine
     from etui.config.config import Config
     from etui.server.settings import ServerSettings
 
@@ -90,6 +92,8 @@ _MOST_PARALLEL = 64
     default=10.0,
     help="Seconds that running answers may take after Ctrl-C (10).",
 )
+@click.option("--quiet", is_flag=True, help="Print no status line.")
+@click.option("--jsonl", "as_lines", is_flag=True, help="Print the status as JSON lines.")
 def serve(
     host: str | None,
     port: int | None,
@@ -103,8 +107,10 @@ def serve(
     origin: tuple[str, ...],
     allow_host: tuple[str, ...],
     grace: float,
+    quiet: bool,
+    as_lines: bool,
 ) -> int:
-    """Answer other programs over HTTP, with the OpenAI protocol.
+    """Answer programs over HTTP, with the OpenAI protocol.
 
     Every answer is routed and measured like those of the chat, is in the log, and says what it
     cost. Ctrl-C accepts no more requests, lets running answers end, and saves them.
@@ -136,8 +142,12 @@ def serve(
         grace_seconds=grace,
     )
     limits = parse_limits(joules_per_hour, given)
+
+    def build_line(address: str) -> StatusLine:
+        return _build_status_line(address, quiet=quiet, as_lines=as_lines)
+
     with stop_signals():
-        _serve(settings, parallel, queue, limits)
+        _serve(settings, parallel, queue, limits, build_line)
     return ExitCode.DONE
 
 
@@ -173,7 +183,11 @@ def parse_limits(texts: Sequence[str], keys: Mapping[str, str]) -> dict[str, flo
 
 
 def _serve(
-    settings: ServerSettings, parallel: int, queue: int, limits: Mapping[str, float]
+    settings: ServerSettings,
+    parallel: int,
+    queue: int,
+    limits: Mapping[str, float],
+    build_line: Callable[[str], StatusLine],
 ) -> None:
     import logging
 
@@ -190,11 +204,6 @@ def _serve(
     _check_default(settings, config)
     sockets, settings = open_sockets(settings)
 
-    def announce() -> None:
-        click.echo(f"etui serves {format_address(settings)} (Ctrl-C to stop)", err=True)
-        if settings.keys:
-            click.echo(f"keys: {', '.join(sorted(settings.keys))}", err=True)
-
     logging.basicConfig(level=logging.WARNING, format="etui: %(message)s")
     with open_process_runtime(config) as runtime:
         runtime.writer.ready()
@@ -205,7 +214,31 @@ def _serve(
             idle_tracker=IdleTracker(runtime.recorder, config),
             joules_per_hour=limits,
         )
-        run_server(ServerContext(pool, runtime, settings), sockets, announce)
+        address, stopped = format_address(settings), Event()
+        line = build_line(address)
+        status = Thread(target=line.run, args=(pool.status, stopped), name="etui-serve-status")
+
+        def announce() -> None:
+            click.echo(f"etui serves {address} (Ctrl-C to stop)", err=True)
+            if settings.keys:
+                click.echo(f"keys: {', '.join(sorted(settings.keys))}", err=True)
+            status.start()
+
+        try:
+            run_server(ServerContext(pool, runtime, settings), sockets, announce)
+        finally:
+            stopped.set()
+            if status.ident is not None:
+                status.join()
+
+
+def _build_status_line(address: str, *, quiet: bool, as_lines: bool) -> StatusLine:
+    from etui.cli.serve_status import StatusLine
+    from etui.cli.streams import control_stream
+
+    if as_lines:
+        return StatusLine(sys.stdout, False, address=address, quiet=quiet, jsonl=True)
+    return StatusLine(control_stream(err=True), sys.stderr.isatty(), address=address, quiet=quiet)
 
 
 def _check_default(settings: ServerSettings, config: Config) -> None:

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("etui.pool")
 
+REFRESH_SECONDS = 1.0
+"""How long after a turn the facts of the log are read again, once for all turns meanwhile.
+
+It takes some milliseconds, for which the next requests would wait."""
+
 BOOKS_SECONDS = 1200.0
 """How often the books are closed while no turn ends: the meter remembers an hour."""
 
@@ -456,7 +461,7 @@ class TurnPool:
             if self._refreshing:
                 return
             self._refreshing = True
-        self._errands.add(self._refresh)
+        self._call_later(REFRESH_SECONDS, lambda: self._errands.add(self._refresh))
 
     def _refresh(self) -> None:
         """Bring what depends on the log up to date, after one or more turns."""

@@ -227,11 +227,12 @@ class Stage:
         self.runtime: Runtime[Any] = Runtime(
             config, lambda _: self.host, lambda _: self.recorder, TurnWriter
         )
+        self.later: list[tuple[float, Callable[[], None]]] = []
         self.tracker = IdleTracker(self.recorder, config, self.clock)
         self.pool = TurnPool(
             self.runtime,
             idle_tracker=self.tracker,
-            call_later=lambda _seconds, _function: None,
+            call_later=lambda seconds, function: self.later.append((seconds, function)),
             **options,
         )
 

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from etui.arm import VOTE_TEMPERATURE
+from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped, UsageError
 from etui.events import Answer, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
 from etui.runtime.overrides import Overrides
 from etui.runtime.pooled_turn import NOT_BEGUN
-from etui.runtime.turn_request import RunningTurn, TurnFailed
+from etui.runtime.turn_pool import REFRESH_SECONDS
+from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
 from tests.runtime.pool_stage import LIMIT_SECONDS, WATTS, Stage, with_models
 
@@ -227,9 +229,6 @@ def test_a_request_without_a_decision_is_reported_and_not_saved(stage: Stage) ->
 
 
 def test_deciding_runs_nothing(stage: Stage) -> None:
-    from etui.chat import Query
-    from etui.runtime.turn_request import TurnRequest
-
     request = TurnRequest(Query("2+2?"), Overrides(model=STARTER), effort="high")
     decision = stage.pool.decide(request).decision
     assert (decision.arm.model, decision.arm.reasoning) == (STARTER, "cot")
@@ -341,9 +340,6 @@ def test_a_crash_of_the_engine_is_booked_to_the_turns_that_ran(here: Config) -> 
 
 
 def test_the_defaults_of_config_yaml_can_be_edited_while_turns_run(stage: Stage) -> None:
-    from etui.chat import Query
-    from etui.runtime.turn_request import TurnRequest
-
     def decide() -> tuple[str | None, str]:
         decision = stage.pool.decide(TurnRequest(Query("hello"), Overrides())).decision
         return decision.policy, decision.arm.model
@@ -369,13 +365,27 @@ def test_a_policy_that_is_edited_is_seen_by_the_next_turn(stage: Stage) -> None:
 
 
 def test_a_temperature_of_0_does_not_make_votes_alike(stage: Stage) -> None:
-    from etui.chat import Query
-    from etui.runtime.turn_request import TurnRequest
-
     overrides = Overrides(model=STARTER, reasoning="vote", temperature=0.0, top_p=0.5)
     arm = stage.pool.decide(TurnRequest(Query("2+2?"), overrides)).decision.arm
     assert (arm.sampling.temperature, arm.sampling.top_p) == (VOTE_TEMPERATURE, 0.5)
     assert arm.sampling_from.top_p == "option"
+
+
+def test_facts_of_the_log_are_renewed_once_after_some_turns(stage: Stage) -> None:
+    def is_known() -> bool:
+        return stage.runtime.find_token_cost(STARTER) is not None
+
+    assert not is_known()
+    for number in range(3):
+        stage.ask(f"question {number}")
+    refreshes = [call for seconds, call in stage.later if seconds == REFRESH_SECONDS]
+    assert len(refreshes) == 1
+    assert not is_known()  # no request waits for the log
+    refreshes[0]()
+    assert stage.pool._errands.wait(LIMIT_SECONDS)
+    assert is_known()
+    stage.ask()
+    assert [seconds for seconds, _ in stage.later].count(REFRESH_SECONDS) == 2
 
 
 def test_a_running_turn_does_not_keep_the_process_alive(stage: Stage) -> None:
@@ -391,5 +401,8 @@ def test_threads_end_with_the_work(stage: Stage) -> None:
     for number in range(5):
         stage.ask(f"question {number}")
     stage.pool.close(LIMIT_SECONDS)
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("etui-turn")]
+    threads = [each for each in threading.enumerate() if each.name.startswith("etui-")]
+    for thread in threads:
+        if thread.name != "etui-log":
+            thread.join(LIMIT_SECONDS)
+            assert not thread.is_alive(), thread.name

@@ -132,7 +132,8 @@ class BetweenTurns:
         if self.resident is not None:
             self._idle_tracker.begin(self.resident)
         elif not self.residents():  # its load failed after the others were unloaded
-            self._backend.close()
+            if self._backend.pid is not None:  # without, only remote models have answered
+                self._backend.close()
             self._idle_tracker.begin(None)
 
     def load(

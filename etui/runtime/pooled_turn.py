@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from etui.errors import EngineFailed, EtuiError
@@ -152,7 +152,10 @@ class GuardedAnswerer:
             yield build_unbegun(self._clock_ns())
             return
         try:
-            yield from self._inner.answer(request)
+            events = self._inner.answer(request)
+            if self._cancelled():  # in between: what has not begun cannot have heard of it
+                self._inner.cancel()
+            yield from events
         except EngineFailed:
             self._on_failed(request.model.name)
             raise
@@ -164,6 +167,11 @@ class GuardedAnswerer:
     def hurry(self) -> None:
         """End the thinking of the running answer."""
         self._inner.hurry()
+
+    @property
+    def last_energy(self) -> Mapping[str, Any] | None:
+        """The energy document of the last answer, if another etui gave it."""
+        return getattr(self._inner, "last_energy", None)
 
 
 class NoAnswerer:

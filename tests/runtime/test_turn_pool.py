@@ -13,10 +13,10 @@ from etui.arm import VOTE_TEMPERATURE
 from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped, UsageError
-from etui.events import Answer, Loaded, Prefilled, Unloaded
+from etui.events import Answer, Event, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
 from etui.runtime.overrides import Overrides
-from etui.runtime.pooled_turn import NOT_BEGUN
+from etui.runtime.pooled_turn import NOT_BEGUN, PooledTurn
 from etui.runtime.turn_pool import REFRESH_SECONDS
 from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
@@ -185,6 +185,32 @@ def test_a_turn_cancelled_before_its_answer_begins_asks_the_engine_for_nothing(
     assert isinstance(last, TurnFinished)
     assert (last.record.status, last.record.settings["ended"]) == ("stopped", NOT_BEGUN)
     assert stage.host.asked == []
+
+
+def test_a_cancel_between_the_check_and_the_start_of_an_answer_is_passed_on() -> None:
+    """An answerer that is not answering yet has nothing to cancel, and forgets the cancel."""
+
+    class Starting:
+        numbers: tuple[int, ...] = ()
+        answers = False
+        cancels = 0
+
+        def answer(self, request: object) -> Iterator[Event]:
+            turn.cancel()
+            self.answers = True
+            return iter(())
+
+        def cancel(self) -> None:
+            self.cancels += self.answers
+
+        def hurry(self) -> None: ...
+
+    request = TurnRequest(Query("2+2?"), Overrides())
+    turn = PooledTurn(request, lambda _event: None, 0, lambda _turn: None)
+    inner = Starting()
+    guarded = turn.guard(inner, lambda: 0, lambda _model: None)
+    assert list(guarded.answer(None)) == []  # type: ignore[arg-type]
+    assert inner.cancels == 1
 
 
 def test_a_listener_that_fails_cancels_its_turn_which_is_saved(stage: Stage) -> None:

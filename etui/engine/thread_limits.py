@@ -43,7 +43,8 @@ def choose_thread_limits(spec: ModelSpec, config: Config, *, on_gpu: bool = Fals
     decode = config.threads if spec.threads is None else spec.threads
     prefill = decode if spec.prefill_threads is None else spec.prefill_threads
     asked = {"threads": decode, "prefill_threads": prefill}
-    limits = {name: choose_threads(number, config.sysfs_dir) for name, number in asked.items()}
+    most = {number: choose_threads(number, config.sysfs_dir) for number in {*asked.values()}}
+    limits = {name: most[number] for name, number in asked.items()}
     lowered = [
         (number, limits[name], name)
         for name, number in asked.items()

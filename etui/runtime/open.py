@@ -366,7 +366,7 @@ class Runtime(Generic[B]):
             **model_settings(spec, self.config),
         }
         sampled = sample_as_asked(arm, spec, self._read_sampling(path))
-        price = token_cost_for(arm, spec, self.config)
+        price = token_cost_for(arm, spec, self.config, self.log_cache)
         return Served(spec, path, price, settings, draft, sampled)
 
     def _serve_remote(self, arm: Arm, spec: ModelSpec, name: str) -> Served:
@@ -380,7 +380,7 @@ class Runtime(Generic[B]):
         served = Served(
             spec,
             None,
-            token_cost_for(arm, spec, self.config),
+            token_cost_for(arm, spec, self.config, self.log_cache),
             {"backend_server": remote.server},
             arm=sample_as_asked(arm, spec, lambda: None),
             fallbacks=remote.spec.fallbacks,
@@ -409,8 +409,8 @@ class Runtime(Generic[B]):
         if model not in self.catalogue:
             return None
         spec = self.catalogue.get(model)
-        sha256 = spec.sha256 or recorded_sha256(spec, self.config)
-        spec = replace(spec, sha256=sha256)
+        if spec.sha256 is None and spec.backend is None:
+            spec = replace(spec, sha256=recorded_sha256(spec, self.config))
         try:
             return self.log_cache.get(
                 ("token cost", spec), lambda log: read_token_cost(spec, self.config, log)

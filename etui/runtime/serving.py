@@ -16,23 +16,37 @@ if TYPE_CHECKING:
     from etui.log.records import CurveRecord
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSampling, ModelSpec
+    from etui.runtime.log_cache import LogCache
     from etui.turn.record import TurnRecord
 
 
-def token_cost_for(arm: Arm, spec: ModelSpec, config: Config) -> TokenCost | None:
+def token_cost_for(
+    arm: Arm, spec: ModelSpec, config: Config, kept: LogCache | None = None
+) -> TokenCost | None:
     """Read the joules per token of a model; None if unknown, or not needed by the arm.
 
     They come from the operating curve of this machine, or else from the mean of the last turns. A
     log that cannot be read must not prevent an answer: its thinking is then limited by the energy
     measured while it runs.
+
+    Args:
+        arm: The arm.
+        spec: The model, with the sha256 of its file if it is known.
+        config: Names the log.
+        kept: Keeps what was read from the log; None reads it.
     """
     if arm.reasoning != "cot" or (arm.max_joules is None and arm.exchange is None):
         return None
     from etui.log.queries import LogReader
 
+    def read(log: LogReader) -> TokenCost | None:
+        return read_token_cost(spec, config, log)
+
     try:
+        if kept is not None:
+            return kept.get(("token cost", spec), read)
         with LogReader(config) as log:
-            return read_token_cost(spec, config, log)
+            return read(log)
     except LogUnavailable:
         return None
 

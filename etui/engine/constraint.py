@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.engine.sampler import Sampler
 from etui.engine.session import OutputGrammar
-from etui.errors import EngineFailed, InvalidRequest
+from etui.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,11 +105,12 @@ class Constraint:
         row: int,
         tokens: Sequence[int],
         logits: NDArray[np.float32],
-    ) -> int:
+    ) -> int | None:
         """Draw a token that the grammar allows, without reading it.
 
-        Raises:
-            EngineFailed: It allows no token of this vocabulary.
+        Returns:
+            The token; None if the grammar allows none of this vocabulary, which can lack bytes of
+            rare characters.
         """
         if sampler.greedy:
             return self._best(logits)
@@ -117,12 +118,9 @@ class Constraint:
         if self.allows(token):
             return token
         candidates = self._mask(logits)
-        drawn = sampler.draw_among(self._view(candidates), tokens)
-        if drawn is None or candidates.size == 0:
-            raise self._stuck()
-        return drawn
+        return sampler.draw_among(self._view(candidates), tokens)
 
-    def _best(self, logits: NDArray[np.float32]) -> int:
+    def _best(self, logits: NDArray[np.float32]) -> int | None:
         import numpy as np
 
         token = int(logits.argmax())
@@ -136,7 +134,7 @@ class Constraint:
             candidates = self._mask(logits, ids)
             if candidates.size:
                 return int(candidates["id"][candidates["logit"].argmax()])
-        raise self._stuck()
+        return None
 
     def _mask(self, logits: NDArray[np.float32], ids: Any = None) -> Any:
         """Return the candidates that are allowed, as llama.cpp's structures."""
@@ -154,12 +152,6 @@ class Constraint:
     def _view(self, candidates: Any) -> Any:
         pointer = candidates.ctypes.data_as(self._api.llama_token_data_p)
         return self._api.llama_token_data_array(pointer, len(candidates), -1, False)
-
-    def _stuck(self) -> EngineFailed:
-        return EngineFailed(
-            "the grammar of the answer allows no token of this model",
-            "use a simpler schema, or another model",
-        )
 
     def clone(self) -> Constraint:
         """Copy the state, for a fork of the sequence."""

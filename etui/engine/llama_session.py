@@ -21,6 +21,7 @@ from etui.engine.prefix_cache import Reuse
 from etui.engine.prefix_donors import PrefixDonors
 from etui.engine.sampler import Sampler, Script
 from etui.engine.session import (
+    NO_TOKEN,
     LikelyToken,
     ModelFacts,
     OutputGrammar,
@@ -385,6 +386,7 @@ class LlamaSession:
         logits = self._context.logits(sequence.row)
         sampler = sequence.sampler
         constraint = follow(sequence.constraint, sequence.tokens)
+        token: int | None
         if constraint is not None:
             token = constraint.draw(
                 sampler, self._context.handle, sequence.row, sequence.tokens, logits
@@ -396,6 +398,8 @@ class LlamaSession:
         # The draw is made in either case: a scripted token costs as much as any other.
         scripted = sequence.script.find(len(sequence.tokens)) if sequence.script else None
         token = token if scripted is None else scripted
+        if token is None:
+            return Sampled(sequence.id, NO_TOKEN, b"", 0.0, ends=True, stuck=True)
         piece, ends = self._model.piece(token)
         ends = ends and scripted is None
         if not ends:

@@ -32,7 +32,7 @@ from etui.engine.session import OutputGrammar
 _WS = r'| " " | "\n" [ \t]{0,20}'
 _DIGITS = "[0-9]{1,16}"
 _INTEGER = '("0" | [1-9] [0-9]{0,15})'
-_FRACTION = f'("." {_DIGITS})? ([eE] [-+]? [0-9]{{1,3}})?'
+_FRACTION = f'("." {_DIGITS})? ([eE] [-+]? [0-9]{{1,2}})?'
 _RULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ws": (_WS, ()),
     "char": (r'[^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})', ()),

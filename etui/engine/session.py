@@ -14,6 +14,9 @@ from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.events import Verified
 
+NO_TOKEN = -1
+"""Number in place of a token where none could be drawn."""
+
 ToolFormat = Literal["", "hermes", "llama", "mistral"]
 """How a model writes the calls of tools; see :mod:`etui.reasoning.tool_calls`."""
 
@@ -102,7 +105,8 @@ class Sampled:
     """A token drawn for one sequence, on which it is queued already.
 
     ``ends`` is True for an end-of-generation token, which is not queued. ``logprob`` is the
-    log-probability under the full softmax before sampling, in nats.
+    log-probability under the full softmax before sampling, in nats. ``stuck`` is True if the
+    grammar of the sequence allows no token of the vocabulary, so that its answer ends without one.
     """
 
     sequence_id: int
@@ -110,6 +114,7 @@ class Sampled:
     piece: bytes
     logprob: float
     ends: bool
+    stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)

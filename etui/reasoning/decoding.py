@@ -41,6 +41,7 @@ class Ending(Enum):
     DEPTH = "depth"
     REPEATS = "repetition"
     CANCELLED = "cancelled"
+    STUCK = "no token allowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class Run:
         if self.ending is not None:
             raise ValueError(f"the run has ended: {self.ending.value}")
         if sampled.ends:
-            return self._finish(Ending.TOKEN)
+            return self._finish(Ending.STUCK if sampled.stuck else Ending.TOKEN)
         self.tokens += 1
         self._first_ns, self._last_ns = self._first_ns or at_ns, at_ns
         self._logprobs.append(sampled.logprob)
@@ -389,6 +390,8 @@ def describe_ending(reply: Decoded, arm: Arm) -> tuple[Status, str]:
         case Ending.LIMIT:
             limit = "max tokens" if reply.tokens >= arm.max_tokens else "the context"
             return "truncated", f"{limit} cut off the answer after {reply.tokens} tokens"
+        case Ending.STUCK:
+            return "truncated", "the form of the answer allows no further token of this model"
         case Ending.REPEATS if reply.repetition is not None:
             return "complete", f"the answer {describe_repetition(reply.repetition, reply.tokens)}"
         case _:

@@ -274,7 +274,7 @@ class _Answers:
 def _status(reply: Decoded | None, *, stopped: bool) -> VoteStatus:
     if stopped:
         return "abandoned"
-    cut = reply is not None and reply.ending in (Ending.LIMIT, Ending.BUDGET)
+    cut = reply is not None and reply.ending in (Ending.LIMIT, Ending.BUDGET, Ending.STUCK)
     return "truncated" if cut else "answered"
 
 

@@ -179,6 +179,24 @@ def test_closing_frees_the_grammar(make_session: MakeSession) -> None:
     assert session.open(prompt(session, "Describe a tool as JSON."), GREEDY).constraint is None
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+def test_a_grammar_that_no_token_fits_ends_its_own_sequence_alone(
+    session: LlamaSession, sampling: Sampling
+) -> None:
+    # The vocabulary of the starter lacks bytes of this character.
+    impossible = build_schema_grammar(json.dumps({"const": "\U00040000"}))
+    sequence = session.open(prompt(session, "Write it."), sampling)
+    session.constrain(sequence, impossible)
+    other = session.open(prompt(session, QUESTION), GREEDY)
+    drawn = []
+    while not drawn or not drawn[-1].ends:
+        step = session.step([sequence, other])
+        drawn += [sampled for sampled in step.sampled if sampled.sequence_id == sequence.id]
+    assert drawn[-1].stuck
+    assert not any(sampled.stuck for sampled in drawn[:-1])
+    assert len(generate(session, other, 3)) == 3
+
+
 # log-probabilities
 
 

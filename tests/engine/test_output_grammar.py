@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -392,19 +391,35 @@ def test_a_token_that_is_not_allowed_ends_the_constraint(model: Model) -> None:
     assert not Constraint.clone(constraint).active
 
 
-def test_a_grammar_that_no_token_fits_is_an_error(model: Model) -> None:
+WALKS = (
+    {},
+    PERSON,
+    TREE,
+    {"type": "string", "pattern": r"^[^a-z]{1,9}\u00e9?[\U0001F600-\U0001F64F]*$"},
+    {"enum": ["é€😀", "é€😁", "éa", "\n\t"]},
+    {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 4},
+)
+
+
+@given(seed=st.integers(0, 2**32 - 1), schema=st.sampled_from(WALKS))
+@settings(max_examples=12, deadline=None)
+def test_whatever_is_allowed_can_be_drawn(model: Model, seed: int, schema: Any) -> None:
+    """Random tokens with parts of characters in them; llama.cpp aborts if it cannot read one."""
     import numpy as np
 
-    from etui.errors import EngineFailed
-
-    class Nothing(Constraint):
-        def allows(self, token: int) -> bool:
-            return False
-
-        def _mask(self, logits: Any, ids: Any = None) -> Any:
-            return np.zeros(0, dtype=[("id", "i4"), ("logit", "f4")])
-
-    nothing = Nothing(model._api, None, 0, lambda token: False)
-    greedy: Any = SimpleNamespace(greedy=True)
-    with pytest.raises(EngineFailed, match="no token"):
-        nothing.draw(greedy, None, 0, [], np.zeros(300, dtype=np.float32))
+    random = np.random.default_rng(seed)
+    constraint = build_constraint(model._api, model, grammar_of(schema), 0, None)
+    pieces: list[bytes] = []
+    while len(pieces) < 60:
+        logits = random.normal(size=model.vocabulary).astype(np.float32)
+        candidates = constraint._mask(logits)
+        if not candidates.size:
+            break
+        token = int(candidates["id"][candidates["logit"].argmax()])
+        assert constraint.allows(token)
+        if model.piece(token)[1]:
+            assert matches(json.loads(b"".join(pieces)), schema)
+            break
+        assert constraint.accept(token)
+        pieces.append(model.piece(token)[0])
+    constraint.free()

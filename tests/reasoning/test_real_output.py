@@ -124,6 +124,15 @@ def test_an_answer_that_is_cut_is_the_begin_of_one(starter):
     assert (end.status, end.output_tokens) == ("truncated", 4)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_answer_that_the_vocabulary_cannot_write_is_cut(starter, count):
+    options = OutputOptions(json_schema=json.dumps({"const": "\U00040000"}), count=count)
+    *events, end = ask(starter, options)
+    assert end.status == "truncated"
+    assert end.why == "the form of the answer allows no further token of this model"
+    assert {e.status for e in events if isinstance(e, Vote)} <= {"truncated"}
+
+
 def test_each_of_three_answers_matches_and_they_differ(starter):
     arm = replace(ARM, sampling=Sampling(temperature=1.2, seed=5))
     options = OutputOptions(json_schema=json.dumps(SCHEMA), count=3, top_logprobs=2)

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 
 from etui.arm import VoteStop
 from etui.backends.remote.failures import RequestFailed
+from etui.backends.remote.finishing import describe_end
 from etui.backends.remote.reply import Reply
 from etui.backends.remote.requests import Arrived, Broke, Ended
 from etui.backends.remote.retries import Failure
 from etui.backends.remote.splitter import ThinkingSplitter
-from etui.events import Answer, Event, Status, Thought, Vote
+from etui.events import Answer, Event, Status, Thought, TokenLogprob, Vote
 from etui.multiple_choice import parse_options
 from etui.reasoning.ballot import Ballot
 from etui.reasoning.control import BUDGET
 from etui.reasoning.extraction import extract
 from etui.reasoning.prompts import build_thinking, choose_style, with_instruction
 from etui.reasoning.vote_count import Poll
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.backends.remote.answer import RemoteAnswer
@@ -56,7 +58,9 @@ class _Election:
 
         self._answer = answer
         arm = answer.arm
-        if arm.reasoning != "vote":  # `count` answers of a plain arm: all of them are drawn
+        # A client's `count` answers are all drawn, and not counted: answer 0 is that of the turn.
+        self._counts = arm.reasoning == "vote"
+        if not self._counts:
             arm = replace(
                 arm, reasoning="vote", think_tokens=0, votes=answer.options.count,
                 batch=answer.options.count, stop=VoteStop("all"), weight="none",
@@ -75,6 +79,8 @@ class _Election:
         self._waiting = deque(range(arm.votes))
         self._groups: dict[int, _Group] = {}
         self._sent: list[list[Reply]] = []
+        self._answers: dict[int, tuple[Reply, Vote]] = {}
+        self._logprobs: dict[int, list[TokenLogprob]] = {}
         self._unweighed = False
         self._hurried = False
         self._failed: RequestFailed | None = None
@@ -85,7 +91,7 @@ class _Election:
     async def run(self) -> AsyncIterator[Event]:
         requests = self._answer.requests
         while True:
-            if self._hurried and (self._poll.counted or self._poll.uncounted):
+            if self._hurried and self._has_votes():
                 self._status = "budget"
             goes_on = self._status == "complete" and not self._hurried and self._failed is None
             if goes_on and not self._poll.decided:
@@ -120,14 +126,17 @@ class _Election:
                         for event in group.replies[piece.index].take(piece, t_ns):
                             if isinstance(event, Thought | Answer):
                                 new[type(event)] += event.tokens
+                            elif isinstance(event, TokenLogprob):
+                                number = group.first + piece.index
+                                self._logprobs.setdefault(number, []).append(event)
                     for kind, tokens in new.items():
                         if tokens:
                             yield kind(t_ns, "", tokens)
                     for index in sorted(group.open):
                         if group.replies[index].finish is not None:
                             group.open.discard(index)
-                            for vote in self._count(group.first + index, group.replies[index]):
-                                yield vote
+                            for ended in self._count(group.first + index, group.replies[index]):
+                                yield ended
                 case Ended(number=number):
                     if not any(reply.finish for reply in self._groups[number].replies):
                         broken = Failure("broken", "it ended in mid-answer", began=True)
@@ -141,8 +150,7 @@ class _Election:
                     for vote in self._lose(number):
                         yield vote
                     await requests.close(number)
-        ended = bool(self._poll.counted or self._poll.uncounted)
-        if self._failed is not None and self._status == "complete" and not ended:
+        if self._failed is not None and self._status == "complete" and not self._has_votes():
             raise self._failed
         for number in list(self._groups):
             await requests.close(number)
@@ -192,8 +200,17 @@ class _Election:
         splitter = ThinkingSplitter(self._marker, thinks=True) if self._marker else None
         return self._answer.new_reply(splitter)
 
-    def _count(self, index: int, reply: Reply) -> Iterator[Vote]:
+    def _has_votes(self) -> bool:
+        return bool(self._poll.counted or self._poll.uncounted or self._answers)
+
+    def _count(self, index: int, reply: Reply) -> Iterator[Event]:
         """Count a vote that has ended."""
+        yield from self._logprobs.pop(index, ())
+        if not self._counts:
+            vote = self._build_answer(index, reply)
+            self._answers[index] = (reply, vote)
+            yield vote
+            return
         text = reply.answer or ("" if reply.tool_calls else reply.thinking)
         weight = reply.mean_probability
         self._unweighed = self._unweighed or weight is None
@@ -209,6 +226,19 @@ class _Election:
         )
         for counted in self._poll.add(ballot):
             yield counted.event(self._answer.clock_ns())
+
+    def _build_answer(self, index: int, reply: Reply) -> Vote:
+        """Build the event of one of several answers that a client asked for."""
+        return Vote(
+            t_ns=self._answer.clock_ns(),
+            index=index,
+            answer=reply.answer.strip(),
+            thinking=reply.thinking.strip(),
+            tokens=reply.tokens,
+            weight=1.0,
+            status="truncated" if reply.finish == "length" else "answered",
+            tool_calls=reply.tool_calls,
+        )
 
     def _end(self, number: int) -> Iterator[Vote]:
         """Drop the votes of a request that have not ended."""
@@ -232,6 +262,10 @@ class _Election:
         return self._end(number)
 
     def _close(self) -> Iterator[Event]:
+        """Yield the answer of the turn, and the final event."""
+        if not self._counts:
+            yield from self._close_answers()
+            return
         poll, state = self._poll, self._poll.tally
         winner = poll.winner
         if winner is not None and winner.answer:
@@ -253,4 +287,24 @@ class _Election:
             thinking=winner.thinking if winner else "",
             confidence=None if silent else state.agreement,
             margin=None if silent else (state.leader - state.second) / (state.total or 1.0),
+        )
+
+    def _close_answers(self) -> Iterator[Event]:
+        """Yield the text of answer 0, and the final event."""
+        reply, vote = self._answers.get(0, (None, None))
+        if vote is not None and vote.answer:
+            yield Answer(self._answer.clock_ns(), vote.answer, 0)
+        status, why = self._status, ""
+        if status != "complete":
+            by = f"{BUDGET} ended the answers" if status == "budget" else "stopped"
+            why = f"{by} after {len(self._answers)} of {count_text(self._arm.votes, 'answer')}"
+        elif reply is not None:
+            status, why = describe_end(reply, "ended", self._arm.max_tokens)
+        lost = f"{count_text(self._cut_off, 'answer')} dropped unfinished" if self._cut_off else ""
+        yield replace(
+            self._answer.finish(self._sent, status, why, lost),
+            answer=vote.answer if vote is not None else "",
+            thinking=vote.thinking if vote is not None else "",
+            tool_calls=vote.tool_calls if vote is not None else "",
+            confidence=None if reply is None else reply.mean_probability,
         )

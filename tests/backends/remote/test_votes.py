@@ -10,7 +10,7 @@ import pytest
 from etui.arm import Arm, VoteStop
 from etui.chat import OutputOptions
 from etui.errors import RemoteFailed
-from etui.events import Answer, Event, Vote
+from etui.events import Answer, Event, TokenLogprob, Vote
 from tests.backends.remote.conftest import Open, ask, finished
 from tests.backends.remote.stub import (
     LIMIT_SECONDS,
@@ -188,9 +188,33 @@ def test_a_hurry_finishes_one_vote(stub: Stub, open_backend: Open) -> None:
 
 
 def test_several_answers_for_a_client_are_all_drawn(stub: Stub, open_backend: Open) -> None:
-    chunks = (delta("a", finish="stop"), delta("b", index=1, finish="stop"), usage(5, 2))
+    half = [logprob("b", math.log(0.5))]
+    chunks = (
+        delta("b", index=1, logprobs=half, finish="length"), delta("a", finish="stop"), usage(5, 2)
+    )  # fmt: skip
     stub.scripts[CHAT] = [Script(sse(*chunks))]
-    events = list(open_backend("vllm").answer(ask("Say a letter.", options=OutputOptions(count=2))))
-    assert [(index, text) for index, text, _ in votes(events)] == [(0, "a"), (1, "b")]
-    assert finished(events).answer == "a"
+    options = OutputOptions(count=2, top_logprobs=0)
+    events = list(open_backend("vllm").answer(ask("Say a letter.", options=options)))
+    assert votes(events) == [(1, "b", "truncated"), (0, "a", "answered")]
+    at = [type(event) for event in events].index(TokenLogprob)
+    assert isinstance(events[at + 1], Vote), "the log-probabilities are before their answer"
+    end = finished(events)
+    assert (end.answer, end.status, end.output_tokens) == ("a", "complete", 2)
     assert stub.bodies(CHAT)[0]["n"] == 2
+
+
+def test_several_answers_of_a_server_that_draws_one(stub: Stub, open_backend: Open) -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "add", "arguments": "{}"}}
+
+    def answer(seen: Seen) -> Script:
+        if seen.body["seed"] == 0:
+            return Script(sse(delta(tool_calls=[call]), delta(finish="tool_calls"), usage(5, 2)))
+        return Script(sse(delta("b"), done=False), truncated=True)
+
+    stub.scripts[CHAT] = answer
+    options = OutputOptions(count=2)
+    events = list(open_backend("openai").answer(ask("Say a letter.", options=options)))
+    end = finished(events)
+    assert '"name": "add"' in end.tool_calls
+    assert "1 answer dropped unfinished" in end.why
+    assert sorted(status for _, _, status in votes(events)) == ["abandoned", "answered"]

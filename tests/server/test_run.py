@@ -85,3 +85,13 @@ def test_a_socket_that_was_left_is_replaced_and_a_file_is_not(tmp_path: Path) ->
     with pytest.raises(EtuiError, match="is no socket"):
         open_sockets(ServerSettings(unix=str(file)))
     assert file.read_text() == "mine"
+
+
+def test_the_end_of_a_response_does_not_wait_for_an_acknowledgement() -> None:
+    (opened, *others), _ = open_sockets(ServerSettings(port=0))
+    with opened, socket.create_connection(opened.getsockname()):
+        accepted, _ = opened.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    for other in others:
+        other.close()

@@ -3,77 +3,47 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from etui.arm import Arm, EarlyExit
-from etui.backends.base import AnswerRequest
 from etui.backends.concurrent_answers import choose_prompt_limit
 from etui.backends.local import LocalAnswerer, LocalBackend
-from etui.chat import Message
 from etui.config.config import Config
-from etui.engine.load_settings import session_key
-from etui.engine.residency import Residency, _Resident
 from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
 from etui.events import Event, Finished, Loaded, SharedBatch, Thought, Unloaded
 from etui.models.spec import ModelSpec
+from tests.backends.fake_residency import (
+    FIRST,
+    PATH,
+    SECOND,
+    FakeResidency,
+    fake_residency,
+    finished,
+    request,
+)
 from tests.engine.batching.fakes import (
     CHAT,
     WAIT_SECONDS,
     Held,
-    SteppedContext,
     find_text,
-    make_session,
     outcome,
     threads,
     until,
 )
 
-PATH = Path("model.gguf")
-FIRST, SECOND = ModelSpec("first", "1M", ()), ModelSpec("second", "1M", ())
 QUESTIONS = tuple(
     find_text(40, f"[user]{{}} {number}[assistant]") + f" {number}" for number in "1234"
 )
 
 
-class FakeResidency(Residency):
-    """Residency in which one model of a fake llama.cpp fits at a time."""
-
-    contexts: dict[str, SteppedContext]
-    before_load: Callable[[str], None]
-    context_tokens: int
-
-    def session(self, spec: ModelSpec, path: Path, draft: Any = None) -> Any:
-        if (resident := self._find(spec, path, draft)) is not None:
-            return resident.session
-        start_ns = time.monotonic_ns()
-        for name in list(self._residents):
-            yield self._unload(name, "room")
-        self.before_load(spec.name)
-        session, context = make_session(context_tokens=self.context_tokens)
-        context.capacity = self.context_tokens
-        self.contexts[spec.name] = context
-        key = session_key(spec, path)
-        self._residents[spec.name] = _Resident(session, key, None, None, 1, self._clock())
-        yield Loaded(spec.name, start_ns, time.monotonic_ns(), 0, 1)
-        return session
-
-
 @pytest.fixture
 def residency(monkeypatch: pytest.MonkeyPatch) -> type[FakeResidency]:
-    class Own(FakeResidency):
-        contexts: dict[str, SteppedContext] = {}  # noqa: RUF012 - of this test alone
-        before_load = staticmethod(lambda name: None)
-        context_tokens = 2048
-
-    monkeypatch.setattr("etui.engine.residency.Residency", Own)
-    return Own
+    return fake_residency(monkeypatch)
 
 
 @pytest.fixture
@@ -83,11 +53,6 @@ def backend(config: Config, residency: type[FakeResidency]) -> Iterator[LocalBac
     backend.close()
 
 
-def request(text: str, spec: ModelSpec = FIRST, **changes: Any) -> AnswerRequest:
-    arm = Arm("direct", spec.name, max_tokens=changes.pop("max_tokens", 30))
-    return AnswerRequest(spec, PATH, (Message("user", text),), changes.pop("arm", arm), **changes)
-
-
 def load(backend: LocalBackend, spec: ModelSpec = FIRST) -> None:
     for _ in backend.load(spec, PATH):
         pass
@@ -95,12 +60,6 @@ def load(backend: LocalBackend, spec: ModelSpec = FIRST) -> None:
 
 def collect(events: Iterator[Event], into: list[Event]) -> Callable[[], None]:
     return lambda: into.extend(events)
-
-
-def finished(events: list[Event]) -> Finished:
-    assert isinstance(events[-1], Finished)
-    assert sum(isinstance(event, Finished) for event in events) == 1
-    return events[-1]
 
 
 def test_answers_at_a_time_say_what_they_say_alone(backend: LocalBackend) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.batching.request_session import RequestSession
-from etui.engine.context import ContextOptions
+from etui.engine.context import DECODED, NO_ROOM, ContextOptions
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import ModelFacts
 from etui.engine.thread_control import ThreadControl
@@ -50,25 +50,48 @@ def _logits(tokens: tuple[int, ...]) -> list[float]:
 
 
 class SteppedContext(FakeContext):
-    """A fake context that remembers what it computes, and can be held before a batch.
+    """A fake context whose sequences share cells; it can be held before a batch.
 
     Attributes:
         before_decode: Called before each decode, with the rows of the batch.
         computed: Slot and position of each computed token.
+        cells: Numbers of the cells of each slot; a copied prefix has the same ones.
     """
 
     def __init__(self, options: ContextOptions, logits: Callable[..., Sequence[float]]) -> None:
         super().__init__(options, VOCABULARY, logits)
         self.before_decode: Callable[[Sequence[tuple[int, int, int]]], None] = lambda rows: None
         self.computed: list[tuple[int, int]] = []
+        self.cells: dict[int, list[int]] = {}
         self.threads = ThreadControl(1, adapt=False)
+        self._cell = 0
 
     def decode(self) -> int:
-        self.before_decode(self.batch.rows)
+        rows = self.batch.rows
+        self.before_decode(rows)
+        used = {cell for cells in self.cells.values() for cell in cells}
+        if len(used) + len(rows) > self.capacity:
+            return NO_ROOM
+        room, self.capacity = self.capacity, 10**9  # the other check counts a shared cell twice
         code = super().decode()
-        if code == 0:
-            self.computed += [(slot, position) for slot, position, _ in self.batch.rows]
+        self.capacity = room
+        for slot, position, _ in rows:
+            self._cell += 1
+            self.cells.setdefault(slot, []).append(self._cell)
+            if code == DECODED:
+                self.computed.append((slot, position))
         return code
+
+    def remove(self, sequence: int, start: int) -> bool:
+        removed = super().remove(sequence, start)
+        if removed:
+            del self.cells.setdefault(sequence, [])[start:]
+        return removed
+
+    def copy(self, source: int, target: int, end: int = -1) -> None:
+        super().copy(source, target, end)
+        cells = self.cells[source]
+        self.cells[target] = cells[:] if end < 0 else cells[:end]
 
 
 def make_session(
@@ -79,7 +102,7 @@ def make_session(
     batch_tokens: int = 32,
     thinking: bool = False,
 ) -> tuple[LlamaSession, SteppedContext]:
-    """Make a session and its context, whose ``capacity`` counts a shared cell once a sequence."""
+    """Make a session and its context, with cells for all sequences if no capacity is given."""
     options = ContextOptions(
         context_tokens, threads=1, sequences=sequences, batch_tokens=batch_tokens
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_ENTRIES = 64
+_MOST_ENTRIES = 256
 
 Version = tuple[int, int] | None
 """Inode of the database, and SQLite's count of the changes by other connections."""
@@ -28,6 +28,7 @@ class _Entry:
     value: Any
     version: Version
     read: Callable[[LogReader], Any]
+    used: bool = True
 
 
 class LogCache:
@@ -66,6 +67,7 @@ class LogCache:
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None and self.in_background:
+                entry.used = True
                 self._entries.move_to_end(key)
                 kept: T = entry.value
                 return kept
@@ -73,6 +75,7 @@ class LogCache:
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None and entry.version == version:
+                entry.used = True
                 found: T = entry.value
                 return found
         return self._read(key, read, version)
@@ -87,13 +90,19 @@ class LogCache:
             return any(entry.version != version for entry in self._entries.values())
 
     def renew(self) -> None:
-        """Read again what has changed; a log that cannot be read leaves the values as they are."""
+        """Read again what has changed; a log that cannot be read leaves the values as they are.
+
+        A value that nobody has asked for since the last time is forgotten.
+        """
         try:
             version = self._read_version()
             with self._lock:
-                old = [(k, e.read) for k, e in self._entries.items() if e.version != version]
+                stale = {k: e for k, e in self._entries.items() if e.version != version}
+                for key in [key for key, entry in stale.items() if not entry.used]:
+                    del self._entries[key], stale[key]
+                old = [(key, entry.read) for key, entry in stale.items()]
             for key, read in old:
-                self._read(key, read, version)
+                self._read(key, read, version, used=False)
         except LogUnavailable:
             return
 
@@ -104,10 +113,17 @@ class LogCache:
         if reader is not None:
             reader.close()
 
-    def _read(self, key: Hashable, read: Callable[[LogReader], T], version: Version) -> T:
+    def _read(
+        self,
+        key: Hashable,
+        read: Callable[[LogReader], T],
+        version: Version,
+        *,
+        used: bool = True,
+    ) -> T:
         value = read(self._open())
         with self._lock:
-            self._entries[key] = _Entry(value, version, read)
+            self._entries[key] = _Entry(value, version, read, used)
             self._entries.move_to_end(key)
             while len(self._entries) > _MOST_ENTRIES:
                 self._entries.popitem(last=False)

@@ -83,6 +83,17 @@ def test_in_the_background_a_reading_never_waits_and_a_renewal_brings_the_new(lo
     assert log.reads == 2
 
 
+def test_a_renewal_forgets_what_nobody_asks_for(log: Log) -> None:
+    log.cache.in_background = True
+    log.add()
+    log.count()
+    for _ in range(3):
+        log.add()
+        log.cache.renew()
+    assert log.reads == 2  # at first, and once more
+    assert log.count() == 4
+
+
 def test_a_log_that_was_replaced_is_read_again(log: Log) -> None:
     log.add()
     log.add()

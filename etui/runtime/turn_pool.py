@@ -164,7 +164,7 @@ class TurnPool:
         with self._changed:
             running = tuple(self._running.values())
             waiting = [turn.waits_for for turn in running if turn.waits_for is not None]
-            works = [turn.model for turn in running if turn.works]
+            works = [turn.model for turn in running if turn.works and self._is_local(turn.model)]
             queued, accepting, ended = len(self._queue), self._accepting, dict(self._ended)
         return PoolStatus(
             running=len(running),
@@ -172,7 +172,9 @@ class TurnPool:
             parallel=self._parallel,
             queue_limit=self._queue_limit,
             residents=residents,
-            loading=next((model for model in waiting if model not in residents), None),
+            loading=next(
+                (name for name in waiting if name not in residents and self._is_local(name)), None
+            ),
             watts=self._between.read_watts(),
             books=self._books.read(self._clock_ns(), works[0] if works else None),
             accepting=accepting,

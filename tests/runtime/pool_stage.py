@@ -51,6 +51,7 @@ class Host:
         asked: The questions that began, in order.
         most: The most answers that ran at a time.
         fault: Raised by each answer in place of its end; None for none.
+        deaf: Answers hear no cancel.
         crash_seconds: Time after which the process ends with the fault; 0 leaves it alive.
     """
 
@@ -58,6 +59,7 @@ class Host:
         self.clock = clock
         self.advance = advance
         self.changed = threading.Condition()
+        self.computing = threading.Lock()
         self.gate = True
         self.load_gate = True
         self.asked: list[str] = []
@@ -67,6 +69,7 @@ class Host:
         self.number = 0
         self.fault: BaseException | None = None
         self.crash_seconds = 0.0
+        self.deaf = False
         self.status = "complete"
         self.loaded: set[str] = set()
         self.pid: int | None = 4711
@@ -75,6 +78,16 @@ class Host:
 
     def open_answerer(self) -> HostAnswerer:
         return HostAnswerer(self)
+
+    def compute_batch(self, model: str, number: int) -> int:
+        """Compute for a second, and report the batch; batches follow one another in time."""
+        with self.computing:
+            start = self.clock()
+            self.advance(1.0)
+            end = self.clock()
+            if self.on_batch is not None:
+                self.on_batch(SharedBatch(model, start, end, (BatchShare(number, 5, 1),)))
+            return end
 
     def open_gate(self) -> None:
         with self.changed:
@@ -133,14 +146,9 @@ class HostAnswerer:
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
         host, model = self.host, request.model.name
-        if model not in host.loaded:
-            began = host.clock()
-            self._wait(lambda: host.load_gate)
-            host.advance(1.0)
-            with host.changed:
-                host.loaded.add(model)
-                host.changed.notify_all()
-            yield Loaded(model, began, host.clock(), 0, 1000)
+        load = self._load(model)
+        if load is not None:
+            yield load
         start = host.clock()
         if host.fault is not None:
             if host.crash_seconds:
@@ -150,13 +158,23 @@ class HostAnswerer:
         yield Prefilled(start, start, 5, 0, 5)
         yield Answer(start, "Four", 1)
         self._wait(lambda: host.gate)
-        host.advance(1.0)
-        end = host.clock()
-        if host.on_batch is not None:
-            share = BatchShare(self.numbers[-1], 5, 1)
-            host.on_batch(SharedBatch(model, start, end, (share,)))
+        end = host.compute_batch(model, self.numbers[-1])
         status: Any = "stopped" if self.cancelled else host.status
         yield Finished(start, start, start, end, start, status, "", "Four", "", 5, 0, 5, 0, 1)
+
+    def _load(self, model: str) -> Loaded | None:
+        """Load a model for a second, in which nothing else is computed."""
+        host = self.host
+        with host.computing:
+            if model in host.loaded:
+                return None
+            began = host.clock()
+            self._wait(lambda: host.load_gate)
+            host.advance(1.0)
+            with host.changed:
+                host.loaded.add(model)
+                host.changed.notify_all()
+            return Loaded(model, began, host.clock(), 0, 1000)
 
     def _wait(self, is_open: Callable[[], bool]) -> None:
         closed = self.host.closed
@@ -167,7 +185,7 @@ class HostAnswerer:
 
     def cancel(self) -> None:
         with self.host.changed:
-            self.cancelled = True
+            self.cancelled = not self.host.deaf
             self.host.changed.notify_all()
 
     def hurry(self) -> None: ...
@@ -222,6 +240,7 @@ class Stage:
         self.recorder = Recorder([self.device], clock=self.clock)
         self.recorder.start = lambda: None  # type: ignore[method-assign]  # read by the test
         self._sampling = threading.Lock()
+        self.recorder.settle = self._settle  # type: ignore[method-assign]
         self.advance(3)
         self.host = Host(self.clock, self.advance)
         self.runtime: Runtime[Any] = Runtime(
@@ -235,6 +254,11 @@ class Stage:
             call_later=lambda seconds, function: self.later.append((seconds, function)),
             **options,
         )
+
+    def _settle(self, end_ns: int, timeout_s: float | None = None) -> bool:
+        """Wait for the readings of another thread; none are taken here, out of their order."""
+        with self._sampling:
+            return True
 
     def advance(self, seconds: float) -> None:
         """Let the clock run, and the meter read meanwhile."""
@@ -257,6 +281,18 @@ class Stage:
         assert busy.acquire(timeout=LIMIT_SECONDS)
         busy.release()
         return self.tracker.since_ns is not None
+
+    def wait_for_ends(self, turns: int) -> None:
+        """Wait until a number of turns has ended and nothing waits or runs."""
+        pool = self.pool
+        with pool._changed:
+            assert pool._changed.wait_for(
+                lambda: (
+                    not (pool._running or pool._queue or pool._left)
+                    and sum(pool._ended.values()) == turns
+                ),
+                LIMIT_SECONDS,
+            ), pool.status()
 
     def ask(self, text: str = "2+2?", **given: Any) -> TurnRecord:
         return self.submit(text, **given)[0].record

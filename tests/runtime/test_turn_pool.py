@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,7 +21,7 @@ from etui.runtime.pooled_turn import NOT_BEGUN, PooledTurn
 from etui.runtime.turn_pool import REFRESH_SECONDS
 from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
-from tests.runtime.pool_stage import LIMIT_SECONDS, WATTS, Stage, with_models
+from tests.runtime.pool_stage import LIMIT_SECONDS, WATTS, Heard, Stage, with_models
 
 
 @pytest.fixture
@@ -294,6 +295,24 @@ def test_closing_cancels_what_does_not_end_within_the_grace_time(here: Config) -
     stage.runtime.close()
 
 
+def test_a_turn_that_hears_no_cancel_ends_with_the_process_and_is_saved(
+    here: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(here)
+    stage.host.gate, stage.host.deaf = False, True
+    heard, turn = stage.submit()
+    stage.host.wait_until(lambda: STARTER in stage.host.loaded)
+    monkeypatch.setattr("etui.runtime.turn_pool.LEAVE_SECONDS", 0.01)
+    closer = threading.Thread(target=stage.pool.close, args=(0,))
+    closer.start()
+    stage.host.wait_until(lambda: stage.host.closed == 1)
+    heard.wait()
+    closer.join(LIMIT_SECONDS)
+    assert not closer.is_alive()
+    assert turn.turn_id in stage.saved()
+    stage.runtime.close()
+
+
 def test_idle_time_begins_when_the_last_turn_ends(here: Config) -> None:
     with closing(Stage(here, parallel=2)) as stage:
         stage.host.gate = False
@@ -421,6 +440,42 @@ def test_a_running_turn_does_not_keep_the_process_alive(stage: Stage) -> None:
     threads = [each for each in threading.enumerate() if each.name.startswith("etui-turn")]
     assert threads
     assert all(each.daemon for each in threads)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_whatever_is_cancelled_or_fails_each_turn_ends_once_and_is_saved(
+    here: Config, parallel: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    with closing(Stage(here, parallel=parallel, queue_limit=1000)) as stage:
+        turns: list[tuple[Heard, RunningTurn]] = []
+        for number in range(40):
+            listener = {"fails_at": Answer} if rng.random() < 0.1 else {}
+            turns.append(stage.submit(f"question {number}", key=rng.choice("ab"), **listener))
+            if rng.random() < 0.3:
+                rng.choice(turns)[1].cancel()
+            if rng.random() < 0.1:
+                stage.host.fault = EngineFailed("failed") if stage.host.fault is None else None
+        stage.host.fault = None
+        stage.wait_for_ends(len(turns))
+        assert stage.wait_idle()
+        saved = stage.saved()
+        assert set(saved) == {turn.turn_id for _, turn in turns}
+        statuses = [record.status for record in saved.values()]
+        ends = [statuses.count(name) for name in ("complete", "error", "stopped")]
+        assert ends == list(_count_ends(stage))
+        assert stage.host.most <= parallel
+        for heard, _ in turns:
+            assert sum(isinstance(event, TurnFinished) for event in heard.events) <= 1
+        books = stage.pool.status().books
+        joules = sum(record.energy.joules or 0.0 for record in saved.values())
+        assert books.turns == pytest.approx(joules, rel=0.02, abs=1)
+
+
+def _count_ends(stage: Stage) -> tuple[int, int, int]:
+    status = stage.pool.status()
+    return status.finished, status.failed, status.cancelled
 
 
 def test_threads_end_with_the_work(stage: Stage) -> None:

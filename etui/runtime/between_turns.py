@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -224,7 +223,7 @@ class BetweenTurns:
         """Read the state of the machine, with the model in memory and the power now."""
         from etui.runtime.host import read_host, read_hour
 
-        now_ns = time.monotonic_ns()
+        now_ns = self._idle_tracker.clock()
         host, at_ns = self._host or (None, 0)
         if host is None or now_ns - at_ns >= HOST_SECONDS * 1e9:
             host = read_host(self._config)

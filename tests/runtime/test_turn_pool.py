@@ -16,6 +16,8 @@ from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped, UsageError
 from etui.events import Answer, Event, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
+from etui.routing.signals.host_state import HostState
+from etui.runtime.between_turns import HOST_SECONDS
 from etui.runtime.overrides import Overrides
 from etui.runtime.pooled_turn import NOT_BEGUN, PooledTurn
 from etui.runtime.turn_pool import REFRESH_SECONDS
@@ -407,6 +409,30 @@ def test_a_policy_that_is_edited_is_seen_by_the_next_turn(stage: Stage) -> None:
     for arm in ("one", "two"):
         policy.write_text(text.replace("ARM", arm))
         assert stage.ask(overrides=Overrides(policy="mine")).arm == arm
+
+
+def test_the_machine_is_read_once_a_second_and_its_power_each_time(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from etui.runtime import host
+
+    reads: list[object] = []
+
+    def read_host(config: Config, **_: object) -> HostState:
+        reads.append(config)
+        return HostState(battery_percent=float(len(reads)))
+
+    monkeypatch.setattr(host, "read_host", read_host)
+    between = stage.pool._between
+    states = [between.read_host() for _ in range(3)]
+    assert [state.battery_percent for state in states] == [1, 1, 1]
+    assert states[0].watts == pytest.approx(WATTS, rel=0.05)
+    assert states[0].resident is None
+    stage.ask()
+    assert stage.wait_idle()
+    assert between.read_host().resident == STARTER
+    stage.advance(HOST_SECONDS)
+    assert between.read_host().battery_percent == len(reads) > 1
 
 
 def test_a_temperature_of_0_does_not_make_votes_alike(stage: Stage) -> None:

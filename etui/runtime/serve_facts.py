@@ -22,7 +22,7 @@ class ServeFacts:
         running, queued: Requests that are answered, and that wait.
         finished, failed, cancelled: Requests since the start, by their end.
         joules_per_request: Joules of requests divided by their number; running ones count with
-            what they have used so far. None before the first.
+            what they have used so far. None before the first has ended.
         uncertainty: Half width of ``joules_per_request``: that of the total, in proportion, since
             parts of one reading err together.
         kind: The weakest kind of the readings.
@@ -77,8 +77,10 @@ class ServeFacts:
 def build_facts(status: PoolStatus, url: str = "") -> ServeFacts:
     """Build the facts that are shown from the status of the pool."""
     books = status.books
-    requests = status.finished + status.failed + status.cancelled + status.running
-    per_request = books.turns / requests if books.turns is not None and requests else None
+    ended = status.finished + status.failed + status.cancelled
+    per_request = None
+    if books.turns is not None and ended:
+        per_request = books.turns / (ended + status.running)
     uncertainty = idle_share = None
     if books.total:
         if books.idle is not None:
@@ -120,7 +122,7 @@ def format_facts(facts: ServeFacts) -> str:
     parts.append(f"{facts.ended:,} done")
     if facts.failed:
         parts.append(f"{facts.failed:,} failed")
-    if facts.ended or facts.joules_per_request is not None:
+    if facts.ended:
         parts.append(format_per_request(facts))
     if facts.idle_share is not None:
         parts.append(f"{percent_text(facts.idle_share)} idle")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from etui.server.responses_items import InputMessages, build_messages, refuse, refuse_support
@@ -50,6 +51,10 @@ _INCLUDES = frozenset({"reasoning.encrypted_content", "message.output_text.logpr
 """Thinking is sent as plain text, so a client that wants it back later has it."""
 
 _FORMATS = ("text", "json_object", "json_schema")
+
+_NEUTRAL_REASONING: Mapping[str, object] = {"context": "auto", "mode": "standard"}
+_NEUTRAL_TOOL: Mapping[str, object] = {"async": False, "defer_loading": False}
+"""Values that clients send although they ask for nothing."""
 
 _RENAMED = {
     "max_completion_tokens": "max_output_tokens",
@@ -106,7 +111,9 @@ def parse_response_request(body: Mapping[str, Any]) -> ResponseRequest:
     chat["messages"] = list(messages.messages)
     if body.get("max_output_tokens") is not None:
         chat["max_completion_tokens"] = body["max_output_tokens"]
-    reasoning = _read_object(body, "reasoning", {"effort", "summary", "generate_summary"})
+    reasoning = _read_object(
+        body, "reasoning", {"effort", "summary", "generate_summary"}, _NEUTRAL_REASONING
+    )
     if reasoning.get("effort") is not None:
         chat["reasoning_effort"] = reasoning["effort"]
     text_format = _read_text_format(body)
@@ -163,8 +170,19 @@ def _origins(messages: InputMessages) -> tuple[str, ...]:
     return tuple(messages.origins)
 
 
-def _read_object(body: Mapping[str, Any], name: str, keys: set[str]) -> Mapping[str, Any]:
+def _read_object(
+    body: Mapping[str, Any],
+    name: str,
+    keys: set[str],
+    neutral: Mapping[str, object] = MappingProxyType({}),
+) -> Mapping[str, Any]:
     """Return an object of the body, empty where there is none.
+
+    Args:
+        body: The body.
+        name: Its parameter.
+        keys: Keys that are supported.
+        neutral: Values of other keys that ask for nothing.
 
     Raises:
         ApiError: It is no object, or has a key that is not supported.
@@ -175,7 +193,7 @@ def _read_object(body: Mapping[str, Any], name: str, keys: set[str]) -> Mapping[
     if not isinstance(value, Mapping):
         raise refuse(f"`{name}` must be an object", "see docs/serve-endpoints.md", name)
     for key, item in value.items():
-        if key not in keys and item is not None:
+        if key not in keys and item is not None and item != neutral.get(key):
             raise refuse_support(f"`{name}.{key}` is not supported", "remove it", f"{name}.{key}")
     return value
 
@@ -225,7 +243,13 @@ def _read_tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _build_chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "type": "function",
-        "function": {k: v for k, v in tool.items() if k != "type" and v is not None},
+        "function": {
+            key: value
+            for key, value in tool.items()
+            if key != "type"
+            and value is not None
+            and not (key in _NEUTRAL_TOOL and value is _NEUTRAL_TOOL[key])
+        },
     }
 
 

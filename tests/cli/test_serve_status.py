@@ -68,7 +68,9 @@ def test_an_estimate_says_so_and_what_is_not_measured_is_no_zero() -> None:
 
 
 def test_before_the_first_request_there_are_no_joules_of_one() -> None:
-    fresh = replace(STATUS, finished=0, failed=0, cancelled=0, books=replace(BOOKS, turns=0.0))
+    fresh = replace(
+        STATUS, running=1, finished=0, failed=0, cancelled=0, books=replace(BOOKS, turns=0.0)
+    )
     assert build_facts(fresh).joules_per_request is None
     assert "J/request" not in format_facts(build_facts(fresh))
 
@@ -199,13 +201,13 @@ def test_any_books_give_finite_facts(
     running: int,
 ) -> None:
     books = EnergyBooks(total=total, turns=turns, loads=None, idle=idle, uncertainty=width)
-    facts = build_facts(replace(STATUS, finished=ended, running=running, books=books))
+    facts = build_facts(
+        replace(STATUS, finished=ended, failed=0, cancelled=0, running=running, books=books)
+    )
     numbers = (facts.joules_per_request, facts.idle_share)
     assert all(number is None or math.isfinite(number) for number in numbers)
     assert facts.idle_share is None or 0 <= facts.idle_share <= 1
-    assert (facts.joules_per_request is None) == (
-        turns is None or ended + running + STATUS.failed + STATUS.cancelled == 0
-    )
+    assert (facts.joules_per_request is None) == (turns is None or ended == 0)
     assert format_facts(facts)
 
 

@@ -146,6 +146,14 @@ def test_errors_name_the_parameter_of_this_api(chat: str, here: str) -> None:
     assert parse().rename(chat) == here
 
 
+def test_a_tools_switches_that_are_off_are_left_out() -> None:
+    tool = {**WEATHER, "defer_loading": False, "async": False, "output_schema": None}
+    [sent] = parse(tools=[tool]).chat["tools"]
+    assert set(sent["function"]) == {"name", "description", "parameters", "strict"}
+    [sent] = parse(tools=[{**WEATHER, "defer_loading": True}]).chat["tools"]
+    assert sent["function"]["defer_loading"] is True  # which chat completions refuse
+
+
 def test_a_json_object_needs_no_schema() -> None:
     request = parse(text={"format": {"type": "json_object"}, "verbosity": "medium"})
     assert request.chat["response_format"] == {"type": "json_object"}
@@ -166,6 +174,7 @@ def test_logprobs_can_be_included_without_alternatives() -> None:
         {"truncation": "disabled", "max_tool_calls": 3, "client_metadata": {"a": "b"}},
         {"stream_options": {"include_obfuscation": False}, "instructions": None, "tools": None},
         {"reasoning": None, "text": None, "include": None, "tool_choice": None},
+        {"reasoning": {"context": "auto", "mode": "standard", "summary": "auto"}},
     ],
 )
 def test_what_asks_for_nothing_is_accepted(body: dict[str, Any]) -> None:

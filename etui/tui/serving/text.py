@@ -29,7 +29,7 @@ def state_lines(facts: ServeFacts | None, progress: str) -> list[tuple[str, str]
         ("power", watts_text(facts.watts, facts.kind)),
         ("requests", ", ".join(requests)),
     ]
-    if facts.ended or facts.joules_per_request is not None:
+    if facts.ended:
         lines.append(("energy", format_per_request(facts)))
     total = energy_text(facts.joules, facts.joules_uncertainty, facts.kind)
     if facts.idle_share is not None:

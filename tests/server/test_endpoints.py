@@ -60,12 +60,12 @@ class StatusPool(FakePool):
 
 @contextmanager
 def running(
-    pool: FakePool, runtime: Any = None, **changes: Any
+    pool: FakePool, runtime: Any = None, *, parse: Any = parse_model, **changes: Any
 ) -> Iterator[Callable[..., httpx2.Response]]:
     """Run the whole server; yield a function that sends a request."""
     sockets, settings = open_sockets(replace(ServerSettings(port=0, grace_seconds=0.0), **changes))
     started = threading.Event()
-    server = GracefulServer(ServerContext(pool, runtime, settings, parse_model), started.set)
+    server = GracefulServer(ServerContext(pool, runtime, settings, parse), started.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets)), daemon=True)
     thread.start()
     wait(started)
@@ -193,6 +193,28 @@ def test_an_unknown_id_is_not_found_with_the_nearest_names(
     assert caught.value.code == "model_not_found"
     assert caught.value.param == "model"
     assert ("did you mean 'balanced" in caught.value.message) == name.startswith("balan")
+
+
+def test_the_ids_of_this_machine_are_listed_and_can_be_asked(runtime: Runtime[Any]) -> None:
+    folder = runtime.config.models_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "smollm2-135m.gguf").write_bytes(b"GGUF")
+    pool = StatusPool()
+    with running(pool, runtime, parse=None) as send:
+        listed = {model["id"]: model for model in send("GET", "/v1/models").json()["data"]}
+        assert {"frugal", "balanced", "best", "smollm2-135m"} <= set(listed)
+        for name, model in listed.items():
+            assert send("GET", f"/v1/models/{name}").json() == model
+            response = send("POST", "/v1/responses", json={"model": name, "input": "x"})
+            assert response.status_code == 200
+        unknown = send("POST", "/v1/responses", json={"model": "smollm2-136m", "input": "x"})
+        assert unknown.status_code == 404
+        assert "smollm2-135m" in unknown.json()["error"]["message"]
+    kinds = {name: model["meta"]["kind"] for name, model in listed.items()}
+    assert kinds["balanced"] == "policy"
+    assert kinds["smollm2-135m"] == "model"
+    assert "arm" in kinds.values()
+    assert listed["smollm2-135m"]["meta"]["context"] > 0
 
 
 # route

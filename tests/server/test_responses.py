@@ -354,3 +354,59 @@ def test_a_client_that_leaves_ends_its_answer() -> None:
         stream.close()
         wait(pool.turns[0].over)
         assert pool.turns[0].cancelled.is_set()
+
+
+CODEX: dict[str, Any] = {
+    "model": "balanced",
+    "instructions": "You are a coding agent.",
+    "input": [
+        {"type": "message", "role": "developer", "content": [
+            {"type": "input_text", "text": "<permissions>read-only</permissions>"}]},
+        {"type": "message", "role": "user", "content": [
+            {"type": "input_text", "text": "<environment_context/>"}]},
+        {"type": "message", "role": "user", "content": [
+            {"type": "input_text", "text": "List the files."}]},
+        {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None},
+        {"type": "function_call", "name": "weather", "arguments": "{}", "call_id": "call_1"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "a.py"},
+    ],
+    "tools": [{**WEATHER, "strict": False}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "reasoning": {"effort": "medium", "summary": "auto"},
+    "store": False,
+    "stream": True,
+    "include": ["reasoning.encrypted_content"],
+    "prompt_cache_key": "0199a213-81c0-7800-8aa1-bbab2a035a53",
+    "client_metadata": {"x-codex-installation-id": "1"},
+    "text": {"verbosity": "medium"},
+}  # fmt: skip
+"""A request as Codex sends it, with its web search off."""
+
+
+def test_the_requests_of_codex_are_answered(server: Running, pool: FakePool) -> None:
+    response = httpx2.post(
+        f"{server.url}/v1/responses",
+        json=CODEX,
+        headers={"Accept": "text/event-stream", "Authorization": "Bearer none"},
+        timeout=DEADLINE_SECONDS,
+    )
+    assert response.status_code == 200
+    events = [
+        json.loads(line.removeprefix("data: "))
+        for line in response.text.splitlines()
+        if line.startswith("data: ")
+    ]
+    items = [e["item"] for e in events if e["type"] == "response.output_item.done"]
+    assert [item["type"] for item in items] == ["reasoning", "message"]
+    assert items[1]["content"][0]["text"] == "Mars is red."
+    last = events[-1]
+    assert last["type"] == "response.completed"
+    assert last["response"]["id"].startswith("resp_")
+    assert last["response"]["usage"]["total_tokens"] == 28
+    query = pool.turns[0].request.query
+    assert query.text == "List the files."
+    assert query.system == "You are a coding agent.\n\n<permissions>read-only</permissions>"
+    assert query.last is not None
+    assert query.last.tool_call_id == "call_1"
+    assert pool.turns[0].request.effort == "medium"

@@ -11,32 +11,19 @@ from etui.chat import Message
 from etui.engine.batch_decoder import BatchDecoder
 from etui.engine.batching.plan import plan_batch, rotate
 from etui.engine.chat_prompt import ChatPrompt
-from etui.engine.constraint import build_constraint, follow
+from etui.engine.constraint import build_constraint
 from etui.engine.context import Context, ContextOptions
-from etui.engine.likely_tokens import rank_tokens
 from etui.engine.llama_sequence import LlamaSequence as LlamaSequence
-from etui.engine.log_sum import LogSum
 from etui.engine.model import Model
+from etui.engine.outputs import Outputs
 from etui.engine.prefix_cache import Reuse
 from etui.engine.prefix_donors import PrefixDonors
 from etui.engine.sampler import Sampler, Script
-from etui.engine.session import (
-    NO_TOKEN,
-    LikelyToken,
-    ModelFacts,
-    OutputGrammar,
-    Sampled,
-    Step,
-    TokenSequence,
-)
+from etui.engine.session import LikelyToken, ModelFacts, OutputGrammar, Sampled, Step, TokenSequence
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_model import DraftModel, Vocabulary
-from etui.engine.speculation.draft_verifier import (
-    DraftVerifier,
-    refuse_speculation,
-    take_verified,
-)
+from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_speculation, take_verified
 from etui.engine.speculation.mtp import load_heads
 from etui.engine.speculation.speculator import Drafter, Speculator
 from etui.engine.template import ChatTemplate
@@ -45,9 +32,6 @@ from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Verified
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from etui.engine.library import Library
 
 
@@ -80,7 +64,6 @@ class LlamaSession:
         self._served_id = 0  # the prompt that got tokens in the last mixed batch
         self._next_id = 0
         self._next_cell = 0
-        self._log_sum = LogSum(context.vocabulary)
         self._drafts = DraftVerifier(
             Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE)),
             context,
@@ -88,6 +71,7 @@ class LlamaSession:
             refuse_speculation(model, context.options),
         )
         self._decoder = BatchDecoder(context, self._drafts, self._evict)
+        self._outputs = Outputs(context, model, self._decoder)
 
     @property
     def facts(self) -> ModelFacts:
@@ -383,31 +367,12 @@ class LlamaSession:
             self._truncate(sequence, 0)  # no partial removal: recompute all of it
 
     def _draw(self, sequence: LlamaSequence) -> Sampled:
-        logits = self._context.logits(sequence.row)
-        sampler = sequence.sampler
-        constraint = follow(sequence.constraint, sequence.tokens)
-        token: int | None
-        if constraint is not None:
-            token = constraint.draw(
-                sampler, self._context.handle, sequence.row, sequence.tokens, logits
+        sampled = self._outputs.draw(sequence)
+        if self._drafts.verification is not None and not sampled.stuck:
+            self._next_cell += self._drafts.judge(
+                sequence, sampled.token, self._next_cell, ends=sampled.ends
             )
-        elif sampler.greedy:
-            token = int(logits.argmax())
-        else:
-            token = sampler.draw(self._context.handle, sequence.row, sequence.tokens)
-        # The draw is made in either case: a scripted token costs as much as any other.
-        scripted = sequence.script.find(len(sequence.tokens)) if sequence.script else None
-        token = token if scripted is None else scripted
-        if token is None:
-            return Sampled(sequence.id, NO_TOKEN, b"", 0.0, ends=True, stuck=True)
-        piece, ends = self._model.piece(token)
-        ends = ends and scripted is None
-        if not ends:
-            sequence.tokens.append(token)
-        logprob = float(logits[token]) - self._log_sum(logits)
-        if self._drafts.verification is not None:
-            self._next_cell += self._drafts.judge(sequence, token, self._next_cell, ends=ends)
-        return Sampled(sequence.id, token, piece, logprob, ends)
+        return sampled
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
         """Return log-probabilities (nats, full softmax) of next tokens after the last step.
@@ -415,17 +380,7 @@ class LlamaSession:
         Raises:
             ValueError: The sequence was not in the last batch, so its logits are overwritten.
         """
-        logits = self._read_logits(self._find(sequence))
-        total = self._log_sum(logits)
-        return [float(logits[token]) - total for token in tokens]
-
-    def _read_logits(self, sequence: LlamaSequence) -> NDArray[np.float32]:
-        """Return the logits after the last step of a sequence, if it was the last of all."""
-        if sequence.epoch == self._decoder.epoch:
-            return self._context.logits(sequence.row)
-        if sequence.kept_logits is not None and sequence.kept_logits[0] == self._decoder.epoch:
-            return sequence.kept_logits[1]
-        raise ValueError("the logits were overwritten: read them right after the sequence's step")
+        return self._outputs.logprobs(self._find(sequence), tokens)
 
     def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
         """Return the most likely tokens where the last step drew a token, best first.
@@ -433,9 +388,7 @@ class LlamaSession:
         Raises:
             ValueError: The sequence was not in the last batch, so its logits are overwritten.
         """
-        own = self._find(sequence)
-        logits = self._read_logits(own)
-        return rank_tokens(logits, self._log_sum(logits), count, self._model)
+        return self._outputs.rank(self._find(sequence), count)
 
     def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
         """Let steps draw only tokens that the grammar allows, from the next token on.

@@ -1,0 +1,87 @@
+"""What the logits of the last batch say: drawn tokens, and probabilities of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from etui.engine.batch_decoder import BatchDecoder
+from etui.engine.constraint import follow
+from etui.engine.context import Context
+from etui.engine.likely_tokens import rank_tokens
+from etui.engine.llama_sequence import LlamaSequence
+from etui.engine.log_sum import LogSum
+from etui.engine.model import Model
+from etui.engine.session import NO_TOKEN, LikelyToken, Sampled
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Outputs:
+    """The logits of the sequences in the last batch.
+
+    Args:
+        context: The context, which holds them until its next decode.
+        model: The model, for the texts of tokens.
+        decoder: Numbers the decodes.
+    """
+
+    def __init__(self, context: Context, model: Model, decoder: BatchDecoder) -> None:
+        self._context = context
+        self._model = model
+        self._decoder = decoder
+        self._log_sum = LogSum(context.vocabulary)
+
+    def draw(self, sequence: LlamaSequence) -> Sampled:
+        """Draw the next token of a sequence, and queue it unless it ends the answer."""
+        logits = self._context.logits(sequence.row)
+        sampler = sequence.sampler
+        constraint = follow(sequence.constraint, sequence.tokens)
+        token: int | None
+        if constraint is not None:
+            token = constraint.draw(
+                sampler, self._context.handle, sequence.row, sequence.tokens, logits
+            )
+        elif sampler.greedy:
+            token = int(logits.argmax())
+        else:
+            token = sampler.draw(self._context.handle, sequence.row, sequence.tokens)
+        # The draw is made in either case: a scripted token costs as much as any other.
+        scripted = sequence.script.find(len(sequence.tokens)) if sequence.script else None
+        token = token if scripted is None else scripted
+        if token is None:
+            return Sampled(sequence.id, NO_TOKEN, b"", 0.0, ends=True, stuck=True)
+        piece, ends = self._model.piece(token)
+        ends = ends and scripted is None
+        if not ends:
+            sequence.tokens.append(token)
+        logprob = float(logits[token]) - self._log_sum(logits)
+        return Sampled(sequence.id, token, piece, logprob, ends)
+
+    def logprobs(self, sequence: LlamaSequence, tokens: Sequence[int]) -> list[float]:
+        """Return log-probabilities (nats, full softmax) of next tokens.
+
+        Raises:
+            ValueError: The sequence was not in the last batch, so its logits are overwritten.
+        """
+        logits = self._read(sequence)
+        total = self._log_sum(logits)
+        return [float(logits[token]) - total for token in tokens]
+
+    def rank(self, sequence: LlamaSequence, count: int) -> tuple[LikelyToken, ...]:
+        """Return the most likely tokens where the last step drew one, best first.
+
+        Raises:
+            ValueError: The sequence was not in the last batch, so its logits are overwritten.
+        """
+        logits = self._read(sequence)
+        return rank_tokens(logits, self._log_sum(logits), count, self._model)
+
+    def _read(self, sequence: LlamaSequence) -> NDArray[np.float32]:
+        if sequence.epoch == self._decoder.epoch:
+            return self._context.logits(sequence.row)
+        if sequence.kept_logits is not None and sequence.kept_logits[0] == self._decoder.epoch:
+            return sequence.kept_logits[1]
+        raise ValueError("the logits were overwritten: read them right after the sequence's step")

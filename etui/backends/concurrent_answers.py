@@ -221,6 +221,7 @@ class ConcurrentAnswers:
                 self._on_batch,
                 prompt_limit=choose_prompt_limit(session.options.batch_tokens),
                 threads=session.threads,
+                on_begin=self._queue.ask_again,
             )
             self._shared = (name, session, shared)
         return self._shared[2]

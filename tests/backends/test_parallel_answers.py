@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from etui.arm import Arm, EarlyExit
+from etui.backends import concurrent_answers
 from etui.backends.concurrent_answers import choose_prompt_limit
 from etui.backends.local import LocalAnswerer, LocalBackend
 from etui.config.config import Config
+from etui.engine.batching.request_session import RequestSession
 from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
 from etui.events import Event, Finished, Loaded, SharedBatch, Thought, Unloaded
 from etui.models.spec import ModelSpec
@@ -320,6 +322,52 @@ def test_a_request_waits_for_room_beside_what_others_reserved(
         pass
     assert all(finished(events).status != "stopped" for events in answers)
     assert {len(batch.shares) for batch in batches} == {1}
+
+
+def test_a_request_begins_when_the_prompt_of_another_is_shorter_than_it_was_reserved(
+    backend: LocalBackend, residency: type[FakeResidency], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = find_text(139, CHAT)
+    prompt = len(CHAT.format(text))
+    residency.context_tokens = 2 * (prompt + 139)
+    load(backend)
+    batches: list[SharedBatch] = []
+    backend.on_batch = batches.append
+    refused = threading.Event()
+    fits, open_ = concurrent_answers._Admission.fits, RequestSession.open
+
+    def refuse(self: Any, shared: Any) -> bool:
+        found = fits(self, shared)
+        if not found:
+            refused.set()
+        return found
+
+    def wait(self: RequestSession, *args: Any) -> Any:
+        if self.number == 1:
+            assert refused.wait(WAIT_SECONDS)
+        return open_(self, *args)
+
+    monkeypatch.setattr(concurrent_answers._Admission, "fits", refuse)
+    monkeypatch.setattr(RequestSession, "open", wait)
+    context = residency.contexts["first"]
+    held = Held(context, at=1)
+    answers: list[list[Event]] = [[], []]
+
+    def second() -> None:
+        until(lambda: backend._answers._queue.running)
+        asked = request(text, max_tokens=139)
+        answers[1].extend(backend.open_answerer().answer(asked, number=2))
+
+    def release() -> None:
+        assert held.reached.wait(WAIT_SECONDS)
+        until(lambda: backend._answers._queue.running == 2)
+        held.released.set()
+
+    first = backend.open_answerer().answer(request(text, max_tokens=139), number=1)
+    with threads(collect(first, answers[0]), second, release):
+        pass
+    assert outcome(answers[0]) == outcome(answers[1])
+    assert max(len(batch.shares) for batch in batches) == 2
 
 
 def test_a_prompt_that_never_fits_fails_at_once(

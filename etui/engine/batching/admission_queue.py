@@ -66,7 +66,8 @@ class AdmissionQueue:
         Args:
             ticket: The ticket.
             ready: Decides from the number of running tickets, which cannot grow meanwhile. It is
-                asked again whenever one of them leaves, and never while the queue is locked.
+                asked again whenever one of them leaves and after ``ask_again``, and never while
+                the queue is locked.
             wait_seconds: Longest wait; None waits as long as it takes.
 
         Returns:
@@ -112,6 +113,11 @@ class AdmissionQueue:
         with self._changed:
             ticket.cancelled = True
             self._changed.notify_all()
+
+    def ask_again(self) -> None:
+        """Ask the first one again whether it is ready: what the running ones need has changed."""
+        with self._changed:
+            self._note_change()
 
     def _note_change(self) -> None:
         self._version += 1

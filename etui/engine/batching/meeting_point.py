@@ -41,6 +41,8 @@ class MeetingPoint:
         threads: The thread counts of the session; None for a session without.
 
     Attributes:
+        on_begin: Called when a member's prompt is known, so that what it needs may be less than
+            what it has reserved.
         session: The session; render and tokenize may be used during a batch, nothing else.
         capacity: Cells and sequences of the whole session.
     """
@@ -54,6 +56,7 @@ class MeetingPoint:
         prompt_limit: int,
         threads: ThreadControl | None,
     ) -> None:
+        self.on_begin: Callable[[], None] = _do_nothing
         self.session = session
         self.capacity = session.free_tokens, session.free_sequences
         self._model = model
@@ -121,6 +124,7 @@ class MeetingPoint:
         if self._threads is not None:
             self._threads.begin_answer()
             member.changes.extend(self._threads.take_changes())
+        self.on_begin()
 
     @contextmanager
     def use(self, member: Member | None = None) -> Iterator[MixedSession]:
@@ -267,6 +271,10 @@ class MeetingPoint:
         start_ns, self._tiled_ns = self._tiled_ns, max(self._tiled_ns, end_ns)
         if self._on_batch is not None and self._tiled_ns > start_ns:
             self._on_batch(SharedBatch(self._model, start_ns, self._tiled_ns, shares))
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _age(member: Member) -> int:

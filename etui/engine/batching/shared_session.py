@@ -34,6 +34,7 @@ class SharedSession:
         clock: Monotonic clock in nanoseconds, that of the session's steps.
         prompt_limit: Maximum number of prompt tokens in a batch while others decode.
         threads: The thread counts of the session; None for a session without.
+        on_begin: Called when the prompt of a request is known: the room may have grown.
     """
 
     def __init__(
@@ -45,9 +46,12 @@ class SharedSession:
         *,
         prompt_limit: int = PROMPT_LIMIT,
         threads: ThreadControl | None = None,
+        on_begin: Callable[[], None] | None = None,
     ) -> None:
         self.session = session
         self._point = MeetingPoint(session, model_name, on_batch, clock, prompt_limit, threads)
+        if on_begin is not None:
+            self._point.on_begin = on_begin
         self._text_lock = Lock()
         self._joined = 0
 

@@ -35,7 +35,7 @@ _INTEGER = '("0" | [1-9] [0-9]{0,15})'
 _FRACTION = f'("." {_DIGITS})? ([eE] [-+]? [0-9]{{1,2}})?'
 _RULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ws": (_WS, ()),
-    "char": (r'[^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})', ()),
+    "char": (r'[^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})', ()),
     "string": (r'"\"" char* "\""', ("char",)),
     "integer": (f'"-"? {_INTEGER}', ()),
     "number": (f'"-"? {_INTEGER} {_FRACTION}', ()),

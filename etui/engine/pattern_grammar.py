@@ -13,7 +13,7 @@ from etui.errors import InvalidRequest
 
 _REPEATS = 1_000
 _ANYTHING = "char*"
-_CONTROL = r"\x00-\x1F\x7F"
+_CONTROL = r"\x00-\x1F"
 _UNSAFE = rf'"\\{_CONTROL}'  # characters that a JSON string has to escape
 _CATEGORIES = {
     "CATEGORY_DIGIT": "0-9",
@@ -131,7 +131,7 @@ class _Translator:
             return [(low, high)]
         pieces: list[tuple[int, int]] = []
         start = low
-        for gap_low, gap_high in ((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F)):
+        for gap_low, gap_high in ((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)):
             if gap_high < start or gap_low > high:
                 continue
             if start < gap_low:
@@ -143,7 +143,7 @@ class _Translator:
 
 
 def _needs_escape(code: int) -> bool:
-    return code < 0x20 or code in (0x22, 0x5C, 0x7F)
+    return code < 0x20 or code in (0x22, 0x5C)
 
 
 def _in_class(code: int) -> str:

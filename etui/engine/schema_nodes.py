@@ -254,10 +254,14 @@ class _Reader:
             merged = self._merge(merged, part)
         return self._read(merged, depth + 1)
 
-    def _merge(self, first: Mapping[str, Any], second: Any) -> Any:
+    def _merge(self, first: Any, second: Any) -> Any:
         """Merge two schemas that both have to match, if their keywords do not meet."""
-        if not isinstance(second, dict) or not first:
+        if second is True:
+            return first
+        if first is True or first == {} or not isinstance(second, dict):
             return second
+        if not isinstance(first, dict):
+            return first
         merged = {key: value for key, value in first.items() if key not in _NOTES}
         for key, value in second.items():
             if key in _NOTES or key not in merged or merged[key] == value:

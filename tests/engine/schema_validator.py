@@ -59,8 +59,8 @@ def matches(value: Any, schema: Any, root: Any = None) -> bool:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return bool(
             schema.get("minimum", value) <= value <= schema.get("maximum", value)
-            and schema.get("exclusiveMinimum", value - 1) < value
-            and value < schema.get("exclusiveMaximum", value + 1)
+            and schema.get("exclusiveMinimum", float("-inf")) < value
+            and value < schema.get("exclusiveMaximum", float("inf"))
         )
     return True
 

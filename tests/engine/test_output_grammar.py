@@ -125,6 +125,7 @@ TREE = {
             [{"a": 1, "b": "x"}],
             [{"a": 1}, {"b": "x"}],
         ),
+        ({"allOf": [True, {}, {"type": "null"}, True]}, [None], [1]),
         (
             {"type": "object", "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
             [{"a": 1}, {"b": 1}],
@@ -255,6 +256,8 @@ UNITS = {
         ({"anyOf": {}}, "not a list"),
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "contradicts"),
         ({"allOf": [{"minLength": 1}, {"minLength": 2}]}, "both have to match"),
+        ({"allOf": [True, 3]}, "where a schema belongs"),
+        ({"allOf": [False, {"type": "string"}]}, "nothing matches"),
         ({"properties": []}, "properties"),
         ({"properties": {f"p{i}": {} for i in range(201)}}, "properties"),
         ({"required": "a"}, "required"),

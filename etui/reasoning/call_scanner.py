@@ -7,6 +7,7 @@ from typing import Literal
 
 _SPACE = " \t\r\n"
 _ARGUMENTS = ("arguments", "parameters")
+_KEYS = ("name", "type", "id", *_ARGUMENTS)
 
 State = Literal["open", "key", "colon", "value", "text", "nested", "scalar", "next", "done", "bad"]
 
@@ -22,12 +23,14 @@ class CallScanner:
         state: ``done`` behind the object's closing brace, ``bad`` after what is no call.
         name: Name of the tool; None until its text has ended.
         raw: All characters so far.
+        foreign: Whether it has a key that calls do not have.
     """
 
     def __init__(self) -> None:
         self.state: State = "open"
         self.name: str | None = None
         self.raw = ""
+        self.foreign = False
         self._key = ""
         self._value = ""
         self._depth = 0
@@ -86,6 +89,7 @@ class CallScanner:
                 self.state = "bad"
                 return
             self._key = key
+            self.foreign = self.foreign or key not in _KEYS
             self.state = "colon"
 
     def _end_of_text(self, char: str) -> bool:

@@ -2,7 +2,8 @@
 
 Models write calls in the form that their chat template taught them:
 
-- ``hermes`` (Qwen, Hermes): ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``;
+- ``hermes`` (Qwen, Hermes): ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``; small
+  models forget the tags, so an answer that begins with such an object is a call too;
 - ``llama`` (Llama 3): the answer is ``{"name": ..., "parameters": {...}}``, several separated by
   ``;``, perhaps after ``<|python_tag|>``;
 - ``mistral``: ``[TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]``.
@@ -27,6 +28,7 @@ from etui.reasoning.call_scanner import CallScanner
 _SPACE = " \t\r\n"
 _OPENING = {"hermes": "<tool_call>", "llama": "<|python_tag|>", "mistral": "[TOOL_CALLS]"}
 _CLOSING = "</tool_call>"
+_BARE = ("hermes", "llama")  # an answer can begin with a call that has no tag
 _ID_CHARACTERS = 9  # templates of Mistral refuse ids of another length
 
 
@@ -60,8 +62,7 @@ class ToolCallParser:
 
     Args:
         tool_format: How the model writes calls.
-        names: Names of the tools. In the form ``llama``, where a call has no tags, an object with
-            another name is text.
+        names: Names of the tools. Where a call has no tags, an object with another name is text.
         most: Most calls; further ones are left out.
         create_id: Creates the id of a call.
     """
@@ -86,6 +87,7 @@ class ToolCallParser:
         self._raw = ""  # what turns into text again if the call is none
         self._tail = ""  # after a call: what may end it
         self._in_list = False
+        self._bare = False  # whether the call has no tag
         self._named = False  # whether the name of the call was passed on
         self._calls: list[_Call] = []
 
@@ -139,7 +141,7 @@ class ToolCallParser:
 
     def _take_text(self, char: str, parts: list[Part]) -> None:
         self._held += char
-        if self._format == "llama" and not self._written:
+        if self._format in _BARE and not self._written:
             bare = self._held.strip(_SPACE + ";,") if self._calls else self._held.strip(_SPACE)
             if bare == "{":
                 self._begin_call()
@@ -176,7 +178,8 @@ class ToolCallParser:
         self._scanner = CallScanner()
         self._named = False
         self._in_list = False
-        if self._format == "llama" and self._raw.strip(_SPACE + ";,") == "{":
+        self._bare = self._raw.endswith("{")
+        if self._bare:
             self._raw = self._raw[:-1]  # the scanner takes the brace
 
     def _take_call(self, char: str, parts: list[Part]) -> None:
@@ -193,7 +196,7 @@ class ToolCallParser:
             self._close_call(parts)
         elif scanner.state == "bad":
             self._end_call(parts)
-        elif scanner.started and not self._named:
+        elif not self._named and (scanner.started or (self._bare and scanner.foreign)):
             self._fall_back(scanner.raw, parts)
 
     def _add(self, arguments: str, parts: list[Part]) -> None:
@@ -208,7 +211,8 @@ class ToolCallParser:
             self._emit("", arguments, parts)
 
     def _accepts(self) -> bool:
-        return self._format != "llama" or self._scanner.name in self._names
+        tagged = self._format != "llama" and not self._bare
+        return tagged or self._scanner.name in self._names
 
     def _emit(self, name: str, arguments: str, parts: list[Part]) -> None:
         index = len(self._calls) - 1
@@ -229,7 +233,7 @@ class ToolCallParser:
             self._calls[-1].arguments = "{}"
             self._emit("", "{}", parts)
         self._drop_extra()
-        self._mode = "text" if self._format == "llama" else "after"
+        self._mode = "text" if self._format == "llama" or self._bare else "after"
         self._tail = self._held = ""
 
     def _drop_extra(self) -> None:

@@ -82,6 +82,14 @@ def parse(text, tool_format="hermes", cuts=(), names=("get", "set"), **options):
         # Arguments that break off stay arguments; the tag is not a part of them.
         ('<tool_call>{"name": "get", "arguments": {"a": </tool_call>', "", [("get", '{"a": ')]),
         ('<tool_call>{"name": "get", "arguments": {"a": 1', "", [("get", '{"a": 1')]),
+        # Small models forget the tags.
+        (GET, "", [("get", ARGUMENTS)]),
+        (f"\n{GET}\n{GET}\n", "", [("get", ARGUMENTS)] * 2),
+        (f"{GET}\n<tool_call>{GET}</tool_call>", "", [("get", ARGUMENTS)] * 2),
+        (f"{GET} Done.", " Done.", [("get", ARGUMENTS)]),
+        (f"So: {GET}", f"So: {GET}", []),
+        ('{"name": "Bob", "arguments": {}}', '{"name": "Bob", "arguments": {}}', []),
+        ('{"a": 1}', '{"a": 1}', []),
         # What is no call is text, with its tag.
         ("<tool_call>get(1)</tool_call>", "<tool_call>get(1)</tool_call>", []),
         ('<tool_call>{"name": 3}</tool_call>', '<tool_call>{"name": 3}</tool_call>', []),
@@ -142,6 +150,14 @@ def test_arguments_are_passed_on_before_they_end():
     assert parser.push('<tool_call>{"name": "get", "arg') == []
     assert parser.push('uments": {"a"') == [CallPart(0, "x", "get", '{"a"')]
     assert parser.push(": 1") == [CallPart(0, "x", "", ": 1")]
+
+
+def test_a_json_answer_is_not_held_back_to_its_end():
+    for tool_format in ("hermes", "llama"):
+        parser = ToolCallParser(tool_format, ("get",))
+        assert parser.push('{"answer') == []
+        assert parser.push('": [1') == ['{"answer": [1']
+        assert parser.push(", 2") == [", 2"]
 
 
 PIECES = st.lists(

@@ -1,0 +1,150 @@
+"""The form of an answer through ``etui serve``, with the openai client and real models."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from etui.config.config import Config
+from tests.engine.schema_validator import matches
+from tests.server.fakes import DEADLINE_SECONDS
+
+STARTER, CALLER = "smollm2-135m", "qwen2.5-coder-0.5b"
+ASK: Any = [{"role": "user", "content": "Describe a hammer as JSON."}]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 16},
+        "kind": {"enum": ["tool", "toy"]},
+    },
+    "required": ["name", "kind"],
+}
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA}}
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(starter_model: Path, config: Config) -> Serve:
+    """Starts ``etui serve`` with a model, and opens a client of it."""
+    (config.home / "config.yaml").write_text("threads: 1\n")
+
+    @contextmanager
+    def start(model: str, *options: str) -> Iterator[openai.OpenAI]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "etui", "serve", "--port", "0", "--model", model, *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "ETUI_MODELS": str(starter_model.parent)},
+        )
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            found = re.search(r"http://\S+", line)
+            assert found is not None, line + process.stderr.read()
+            with openai.OpenAI(
+                base_url=found[0], api_key="none", timeout=DEADLINE_SECONDS, max_retries=0
+            ) as client:
+                yield client
+        finally:
+            process.kill()
+            process.communicate(timeout=DEADLINE_SECONDS)
+
+    return start
+
+
+@pytest.mark.parametrize("options", [(), ("--parallel", "2")])
+def test_json_logprobs_stops_and_several_answers(serve: Serve, options: tuple[str, ...]) -> None:
+    with serve(STARTER, *options) as client:
+        create = client.chat.completions.create
+        whole = create(
+            model=STARTER, messages=ASK, response_format=FORMAT, max_tokens=100, temperature=0.8,
+            seed=3, n=3,
+        )  # fmt: skip
+        assert [choice.index for choice in whole.choices] == [0, 1, 2]
+        for choice in whole.choices:
+            assert choice.finish_reason == "stop"
+            assert matches(json.loads(choice.message.content), SCHEMA)
+        refused: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+        with pytest.raises(openai.BadRequestError, match="'not'") as found:
+            create(model=STARTER, messages=ASK, response_format=refused)
+        assert found.value.param
+        with pytest.raises(openai.BadRequestError) as found:
+            create(model=STARTER, messages=ASK, tools=[WEATHER])
+        assert found.value.param == "tools"
+        chunks = list(
+            create(
+                model=STARTER, messages=ASK, max_tokens=12, temperature=0, logprobs=True,
+                top_logprobs=3, stream=True,
+            )
+        )  # fmt: skip
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        logged = [
+            each
+            for chunk in chunks
+            if chunk.choices and chunk.choices[0].logprobs
+            for each in chunk.choices[0].logprobs.content or ()
+        ]
+        assert b"".join(bytes(each.bytes) for each in logged).decode() == text
+        assert all(len(each.top_logprobs) == 3 for each in logged)
+        raw = client.completions.create(
+            model=STARTER, prompt="One, two, three,", max_tokens=12, temperature=0, stop=["six"]
+        )
+        assert "six" not in raw.choices[0].text
+        assert raw.usage.prompt_tokens < 12
+
+
+@pytest.mark.parametrize("options", [(), ("--parallel", "2")])
+def test_a_tool_is_called_and_its_result_is_answered(
+    serve: Serve, starter_model: Path, options: tuple[str, ...]
+) -> None:
+    if not (starter_model.parent / f"{CALLER}.gguf").exists():
+        pytest.skip(f"{CALLER}, a model that can call tools, is not in {starter_model.parent}")
+    messages: Any = [{"role": "user", "content": "How is the weather in Rome?"}]
+    with serve(CALLER, *options) as client:
+        stream = client.chat.completions.create(
+            model=CALLER, messages=messages, tools=[WEATHER], tool_choice="required",
+            max_tokens=80, temperature=0, stream=True, parallel_tool_calls=False,
+        )  # fmt: skip
+        name, call_id, arguments, reasons = "", "", "", []
+        for chunk in stream:
+            for choice in chunk.choices:
+                assert not choice.delta.content
+                reasons += [choice.finish_reason] if choice.finish_reason else []
+                for call in choice.delta.tool_calls or ():
+                    call_id = call_id or call.id or ""
+                    name += call.function.name or ""
+                    arguments += call.function.arguments or ""
+        assert (name, reasons) == ("get_weather", ["tool_calls"])
+        assert matches(json.loads(arguments), WEATHER["function"]["parameters"])
+        function = {"name": name, "arguments": arguments}
+        calls = [{"id": call_id, "type": "function", "function": function}]
+        messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+        messages.append({"role": "tool", "tool_call_id": call_id, "content": "Sunny, 31 degrees."})
+        answered = client.chat.completions.create(
+            model=CALLER, messages=messages, tools=[WEATHER], max_tokens=40, temperature=0
+        )
+        message = answered.choices[0].message
+        assert message.content or message.tool_calls
+        assert answered.usage.prompt_tokens > 150  # the tools, the call and its result

@@ -7,6 +7,9 @@ from typing import Literal
 
 _SPACE = " \t\r\n"
 _ARGUMENTS = ("arguments", "parameters")
+_VALUES = "{[-0123456789tfn"
+"""What a value that is no text begins with."""
+
 _KEYS = ("name", "type", "id", *_ARGUMENTS)
 
 State = Literal["open", "key", "colon", "value", "text", "nested", "scalar", "next", "done", "bad"]
@@ -44,6 +47,11 @@ class CallScanner:
     def started(self) -> bool:
         """Whether the arguments of a named tool have begun, so that it is a call for certain."""
         return self.name is not None and bool(self._seen.intersection(_ARGUMENTS))
+
+    def rest(self) -> str:
+        """Return the arguments that were kept until they would have ended."""
+        cut = self.state in ("scalar", "text") and self._key in _ARGUMENTS
+        return self._value if cut and not "null".startswith(self._value) else ""
 
     def feed(self, char: str) -> str:
         """Take the next character and return the arguments that it adds."""
@@ -106,17 +114,19 @@ class CallScanner:
     def _begin_value(self, char: str) -> str:
         if char in _SPACE:
             return ""
+        named = self._key == "name"
+        if char != '"' and (named or char not in _VALUES):
+            self.state = "bad"
+            return ""
         self._seen.add(self._key)
         self._value = char
         if char == '"':
             self._quoted = True
             self.state = "text"
-        elif char in "{[" and self._key != "name":
+        elif char in "{[":
             self._depth = 1
             self.state = "nested"
             return self._pass(char)
-        elif char in ",}]:" or self._key == "name":
-            self.state = "bad"
         else:
             self.state = "scalar"
         return ""
@@ -127,12 +137,12 @@ class CallScanner:
             return ""
         self.state = "next"
         text = _read_text(self._value)
-        if text is None:
+        if not text and self._key == "name":
             self.state = "bad"
+        elif text is None:  # it has an escape that JSON does not know
+            return self._pass(self._value)
         elif self._key == "name":
             self.name = text
-            if not text:
-                self.state = "bad"
             kept, self._kept = self._kept, ""
             return kept
         elif self._key in _ARGUMENTS:  # JSON in a text

@@ -124,7 +124,7 @@ class ToolCallParser:
                 {
                     "id": call.call_id,
                     "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments or "{}"},
+                    "function": {"name": call.name, "arguments": call.arguments},
                 }
                 for call in self._calls
             ],
@@ -229,12 +229,16 @@ class ToolCallParser:
         if not self._named:
             self._end_call(parts)
             return
-        if not self._calls[-1].arguments:
-            self._calls[-1].arguments = "{}"
-            self._emit("", "{}", parts)
+        self._fill_arguments(parts)
         self._drop_extra()
         self._mode = "text" if self._format == "llama" or self._bare else "after"
         self._tail = self._held = ""
+
+    def _fill_arguments(self, parts: list[Part]) -> None:
+        """Give a call without arguments an empty object."""
+        if not self._calls[-1].arguments:
+            self._calls[-1].arguments = "{}"
+            self._emit("", "{}", parts)
 
     def _drop_extra(self) -> None:
         del self._calls[self._most :]
@@ -245,6 +249,8 @@ class ToolCallParser:
             self._fall_back(self._scanner.raw, parts)
             return
         self._drop_extra()
+        self._add(self._scanner.rest(), parts)
+        self._fill_arguments(parts)
         broken = self._scanner.state == "bad"
         self._mode, self._held = "after", ""
         self._tail = self._scanner.raw[-1] if broken else ""

@@ -82,6 +82,20 @@ def parse(text, tool_format="hermes", cuts=(), names=("get", "set"), **options):
         # Arguments that break off stay arguments; the tag is not a part of them.
         ('<tool_call>{"name": "get", "arguments": {"a": </tool_call>', "", [("get", '{"a": ')]),
         ('<tool_call>{"name": "get", "arguments": {"a": 1', "", [("get", '{"a": 1')]),
+        ('<tool_call>{"name": "get", "arguments": 12', "", [("get", "12")]),
+        ('<tool_call>{"name": "get", "arguments": "{\\"a', "", [("get", '"{\\"a')]),
+        ('<tool_call>{"name": "get", "arguments": nul', "", [("get", "{}")]),
+        (
+            '<tool_call>{"name": "get", "arguments": <',
+            '<tool_call>{"name": "get", "arguments": <',
+            [],
+        ),
+        (r'<tool_call>{"name": "get", "arguments": "\x"}', "", [("get", r'"\x"')]),
+        (
+            '<tool_call>{"arguments": {}, "name": ""}</tool_call>',
+            '<tool_call>{"arguments": {}, "name": ""}</tool_call>',
+            [],
+        ),
         # Small models forget the tags.
         (GET, "", [("get", ARGUMENTS)]),
         (f"\n{GET}\n{GET}\n", "", [("get", ARGUMENTS)] * 2),

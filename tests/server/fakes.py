@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -230,38 +229,14 @@ def parse_model(text: str) -> Overrides:
 
 
 class FakeTimers:
-    """Timers that a test fires by hand."""
+    """Timers that end as soon as they are set; those that were called off do not."""
 
     def __init__(self) -> None:
-        self.running: list[_Timer] = []
-        self.set = threading.Semaphore(0)
+        self.seconds: list[float] = []
 
-    def call_later(self, seconds: float, function: Callable[[], None]) -> _Timer:
-        loop = asyncio.get_running_loop()
-        timer = _Timer(self, seconds, lambda: loop.call_soon_threadsafe(function))
-        self.running.append(timer)
-        self.set.release()
-        return timer
-
-    def fire(self) -> None:
-        """Wait for a timer, and let it end."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while True:
-            assert self.set.acquire(timeout=max(0.0, deadline - time.monotonic())), "no timer"
-            if self.running:
-                self.running.pop().function()
-                return
-
-
-@dataclass
-class _Timer:
-    timers: FakeTimers
-    seconds: float
-    function: Callable[[], object]
-
-    def cancel(self) -> None:
-        if self in self.timers.running:
-            self.timers.running.remove(self)
+    def call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.Handle:
+        self.seconds.append(seconds)
+        return asyncio.get_running_loop().call_soon(function)
 
 
 @dataclass

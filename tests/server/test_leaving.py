@@ -155,9 +155,9 @@ def test_a_silent_stream_sends_comments() -> None:
 
     with serving(FakePool(slow), timers=timers) as server, server.connect() as client:
         client.sendall(ask(server, stream=True))
-        timers.fire()
         first = read_until(client, b": keep-alive\n\n")
         assert first.startswith(b"HTTP/1.1 200")
+        assert set(timers.seconds) == {15.0}
         proceed.set()
         rest = read_until(client, b"[DONE]")
     assert b"Mars" in rest
@@ -176,8 +176,6 @@ def test_stopping_ends_running_answers_and_saves_them() -> None:
         assert pool.closed == [0.0]
         assert [turn.status for turn in pool.saved.turns] == ["stopped"]
         read_until(client, b"shutting_down")
-        with pytest.raises(OSError, match=r"refused|closed|reset"):
-            server.connect()
 
 
 def test_an_answer_within_the_grace_time_is_sent_whole() -> None:

@@ -64,7 +64,8 @@ class CompletionForm:
             logprobs = None
             if self._query.options.top_logprobs is not None:
                 logprobs = completion_logprobs(self._reader.logprobs)
-            choices = [_choice(0, record.answer, logprobs, finish_reason(record.status))]
+            text = self._reader.whole_text(record)
+            choices = [_choice(0, text, logprobs, finish_reason(record.status))]
         return {**self._head(), "model": record.model, "choices": choices, **turn_documents(record)}
 
     def _write(self, delta: Delta) -> bytes:

@@ -80,6 +80,14 @@ class DeltaReader:
                 self._sent_anything = True
                 yield delta
 
+    def whole_text(self, record: TurnRecord) -> str:
+        """Return the answer of a record with the blanks around it, as it was decoded.
+
+        A prompt that is continued needs them; the record has none.
+        """
+        same = self._content.strip() == record.answer
+        return self._content if same else record.answer
+
     def _read(self, event: PoolEvent) -> Iterator[Delta]:
         match event:
             case Decided(decision):
@@ -139,9 +147,10 @@ class DeltaReader:
         """End the answer, after the text that was held back within it."""
         if end.status in ("stopped", "error") or 0 in self._finished:
             return
-        rest = end.answer.removeprefix(self._content)
-        if rest and end.answer.startswith(self._content):
-            self._content = end.answer
+        shown = self._content.lstrip()  # the text of the end has no blanks around it
+        if end.answer.startswith(shown) and end.answer != shown:
+            rest = end.answer.removeprefix(shown)
+            self._content += rest
             yield Delta(content=rest)
         if not self._calls:
             yield from _read_calls(end.tool_calls)

@@ -81,7 +81,7 @@ def say(*parts: str, thinking: str = "", more: tuple[Event, ...] = (), **changes
             yield Answer(12 * S, part, 1)
         yield from more
         thought = {"thinking": thinking, "thinking_tokens": 3} if thinking else {}
-        yield finished("".join(parts), **{**thought, **changes})
+        yield finished(**{"answer": "".join(parts), **thought, **changes})
 
     return answer
 

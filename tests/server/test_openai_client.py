@@ -176,6 +176,30 @@ def test_a_completion_whole_and_streamed(server: Running, pool: FakePool) -> Non
     assert second.options.prompt_tokens == (1, 2, 3)
 
 
+def test_a_completion_keeps_the_blanks_of_a_continued_text() -> None:
+    pool = FakePool(say(" Ma", "rs.\n", answer="Mars."))
+    with serving(pool) as server:
+        client = connect(server)
+        whole = client.completions.create(model="small", prompt="It is")
+        stream = client.completions.create(model="small", prompt="It is", stream=True)
+        streamed = "".join(chunk.choices[0].text for chunk in stream)
+    assert whole.choices[0].text == streamed == " Mars.\n"
+
+
+def test_text_that_was_held_back_behind_blanks_is_sent() -> None:
+    def held(request, turn):
+        yield PREFILLED
+        yield Answer(12 * S, "\n\nMa", 1)
+        yield finished("Mars.")
+
+    with serving(FakePool(held)) as server:
+        stream = connect(server).chat.completions.create(
+            model="small", messages=QUESTION, stream=True
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == "\n\nMars."
+
+
 def test_what_is_not_measured_is_null() -> None:
     with serving(FakePool(joules_known=False)) as server:
         answer = connect(server).chat.completions.with_raw_response.create(

@@ -117,7 +117,6 @@ def build_completion_turn(
     refuse_more(body.n, settings.max_n, "n", "answers")
     if body.logprobs is not None:
         refuse_more(body.logprobs, settings.max_top_logprobs, "logprobs", "alternatives")
-        _refuse_with_several(body.n, "logprobs")
     options = OutputOptions(
         stop=read_stop(body.stop, settings.max_stop, settings.max_stop_characters),
         top_logprobs=body.logprobs,
@@ -179,8 +178,6 @@ def _build_options(body: ChatBody, settings: ServerSettings) -> OutputOptions:
         refuse_more(top, settings.max_top_logprobs, "top_logprobs", "alternatives")
         if not body.logprobs:
             raise invalid("top_logprobs needs `logprobs: true`", "top_logprobs")
-    if body.logprobs:
-        _refuse_with_several(body.n, "logprobs")
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options needs `stream: true`", "stream_options")
     tools, choice = _read_tools(body, settings)
@@ -226,7 +223,6 @@ def _read_tools(body: ChatBody, settings: ServerSettings) -> tuple[str, str]:
     choice = read_tool_choice(body.tool_choice, names)
     if not names:
         return "", "auto"
-    _refuse_with_several(body.n, "tools")
     listed = [
         {
             "type": "function",
@@ -303,8 +299,3 @@ def _read_prompt(prompt: Any) -> tuple[str, tuple[int, ...]]:
             param = f"prompt[{index}]"
             raise invalid(f"{param} is no token id", param)
     return f"({len(prompt)} token ids)", tuple(prompt)
-
-
-def _refuse_with_several(count: int, param: str) -> None:
-    if count > 1:
-        raise unsupported(param, f"{param} cannot be combined with n > 1")

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from etui import __version__
-from etui.events import ToolCall, Vote
-from etui.server.deltas import Delta, DeltaReader
+from etui.events import ToolCall
+from etui.server.deltas import Choice, Delta, DeltaReader
 from etui.server.documents import (
     encode,
     energy_document_of,
@@ -20,12 +20,13 @@ from etui.server.documents import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from etui.chat import Query
+    from etui.events import TokenLogprob
     from etui.runtime.turn_request import PoolEvent
     from etui.server.errors import ApiError
-    from etui.turn.record import TurnRecord, VoteRecord
+    from etui.turn.record import TurnRecord
 
 FINGERPRINT = f"etui-{__version__}"
 DONE = b"data: [DONE]\n\n"
@@ -99,22 +100,31 @@ class ChatForm:
         }
 
     def _choices(self, record: TurnRecord) -> list[dict[str, Any]]:
-        if self._query.options.count > 1 and record.votes:
-            return [_vote_choice(vote) for vote in sorted(record.votes, key=lambda v: v.index)]
-        logprobs = None
-        if self._query.options.top_logprobs is not None:
-            logprobs = {
-                "content": [logprob_document(each) for each in self._reader.logprobs],
-                "refusal": None,
-            }
+        choices = self._reader.choices
+        if choices:
+            return [self._build_choice(index, choices[index]) for index in sorted(choices)]
         return [
             {
                 "index": 0,
                 "message": build_message(record.answer, record.thinking, record.tool_calls),
-                "logprobs": logprobs,
+                "logprobs": self._build_logprobs(self._reader.logprobs),
                 "finish_reason": finish_reason(record.status, record.tool_calls),
             }
         ]
+
+    def _build_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        vote = choice.vote
+        return {
+            "index": index,
+            "message": build_message(vote.answer, vote.thinking, vote.tool_calls),
+            "logprobs": self._build_logprobs(choice.logprobs),
+            "finish_reason": choice.finish,
+        }
+
+    def _build_logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if self._query.options.top_logprobs is None:
+            return None
+        return {"content": [logprob_document(each) for each in logprobs], "refusal": None}
 
     def _write(self, delta: Delta) -> bytes:
         opening = b""
@@ -128,12 +138,7 @@ class ChatForm:
             parts["reasoning_content"] = delta.thinking
         if delta.tool is not None:
             parts["tool_calls"] = [_tool_delta(delta.tool)]
-        logprobs = None
-        if delta.logprobs:
-            logprobs = {
-                "content": [logprob_document(each) for each in delta.logprobs],
-                "refusal": None,
-            }
+        logprobs = self._build_logprobs(delta.logprobs) if delta.logprobs else None
         if not parts and logprobs is None and delta.finish is None:
             return opening
         return opening + self._chunk(delta.index, parts, logprobs, delta.finish)
@@ -172,16 +177,6 @@ def build_message(answer: str, thinking: str, tool_calls: str = "") -> dict[str,
     if calls:
         message["tool_calls"] = calls
     return message
-
-
-def _vote_choice(vote: Vote | VoteRecord) -> dict[str, Any]:
-    status = "truncated" if vote.status == "truncated" else "complete"
-    return {
-        "index": vote.index,
-        "message": build_message(vote.answer, vote.thinking),
-        "logprobs": None,
-        "finish_reason": finish_reason(status),
-    }
 
 
 def _tool_delta(call: ToolCall) -> dict[str, Any]:

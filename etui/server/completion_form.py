@@ -10,9 +10,10 @@ from etui.server.deltas import Delta, DeltaReader
 from etui.server.documents import completion_logprobs, finish_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from etui.chat import Query
+    from etui.events import TokenLogprob
     from etui.runtime.turn_request import PoolEvent
     from etui.server.errors import ApiError
     from etui.turn.record import TurnRecord
@@ -55,23 +56,26 @@ class CompletionForm:
 
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the whole response."""
-        if self._query.options.count > 1 and record.votes:
+        ended = self._reader.choices
+        if ended:
             choices = [
-                _choice(vote.index, vote.answer, None, _vote_finish(vote.status))
-                for vote in sorted(record.votes, key=lambda vote: vote.index)
+                _choice(index, each.vote.answer, self._logprobs(each.logprobs), each.finish)
+                for index, each in sorted(ended.items())
             ]
         else:
-            logprobs = None
-            if self._query.options.top_logprobs is not None:
-                logprobs = completion_logprobs(self._reader.logprobs)
             text = self._reader.whole_text(record)
+            logprobs = self._logprobs(self._reader.logprobs)
             choices = [_choice(0, text, logprobs, finish_reason(record.status))]
         return {**self._head(), "model": record.model, "choices": choices, **turn_documents(record)}
+
+    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        asked = self._query.options.top_logprobs is not None
+        return completion_logprobs(logprobs) if asked else None
 
     def _write(self, delta: Delta) -> bytes:
         before = self._characters.get(delta.index, 0)
         self._characters[delta.index] = before + len(delta.content)
-        logprobs = completion_logprobs(list(delta.logprobs), before) if delta.logprobs else None
+        logprobs = completion_logprobs(delta.logprobs, before) if delta.logprobs else None
         if not delta.content and logprobs is None and delta.finish is None:
             return b""
         choice = _choice(delta.index, delta.content, logprobs, delta.finish)
@@ -92,7 +96,3 @@ def _choice(
     index: int, text: str, logprobs: Mapping[str, Any] | None, finish: str | None
 ) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _vote_finish(status: str) -> str:
-    return finish_reason("truncated" if status == "truncated" else "complete")

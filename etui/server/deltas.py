@@ -43,6 +43,25 @@ class Delta:
     finish: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several answers.
+
+    Attributes:
+        vote: The answer.
+        logprobs: Log-probabilities of its tokens, if they were asked for.
+    """
+
+    vote: Vote
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def finish(self) -> str:
+        """Why it has ended."""
+        ended = "complete" if self.vote.status == "answered" else "truncated"
+        return finish_reason(ended, self.vote.tool_calls)
+
+
 class DeltaReader:
     """Reads the events of one turn.
 
@@ -52,13 +71,15 @@ class DeltaReader:
     Attributes:
         decision: The routing decision; None before it.
         model: Name of the model that answers; empty before the decision.
-        logprobs: Log-probabilities of the answer's tokens so far.
+        logprobs: Log-probabilities of the answer's tokens so far; of several answers those of the
+            one that ends next.
+        choices: The answers that have ended, by their number, if several are asked for.
     """
 
     def __init__(self, query: Query) -> None:
         self._query = query
         self._several = query.options.count > 1
-        self._with_logprobs = query.options.top_logprobs is not None and not self._several
+        self._with_logprobs = query.options.top_logprobs is not None
         self._hold = False
         self._held: list[Delta] = []
         self._content = ""  # sent or held, of the running hop
@@ -70,6 +91,7 @@ class DeltaReader:
         self.decision: Decision | None = None
         self.model = ""
         self.logprobs: list[TokenLogprob] = []
+        self.choices: dict[int, Choice] = {}
 
     def add(self, event: PoolEvent) -> Iterator[Delta]:
         """Yield the parts that an event allows to send."""
@@ -106,8 +128,9 @@ class DeltaReader:
             case TokenLogprob():
                 if self._with_logprobs:
                     self.logprobs.append(event)
-                    pending, self._pending = self._pending, ""
-                    yield Delta(content=pending, logprobs=(event,))
+                    if not self._several:
+                        pending, self._pending = self._pending, ""
+                        yield Delta(content=pending, logprobs=(event,))
             case ToolCall():
                 self._calls = True
                 yield from self._flush()
@@ -138,10 +161,14 @@ class DeltaReader:
             yield Delta(content=pending)
 
     def _read_vote(self, vote: Vote) -> Iterator[Delta]:
-        reason = finish_reason("truncated" if vote.status == "truncated" else "complete")
+        choice = self.choices[vote.index] = Choice(vote, tuple(self.logprobs))
+        self.logprobs = []
         self._finished.add(vote.index)
-        yield Delta(vote.index, content=vote.answer, thinking=vote.thinking)
-        yield Delta(vote.index, finish=reason)
+        yield Delta(
+            vote.index, content=vote.answer, thinking=vote.thinking, logprobs=choice.logprobs
+        )
+        yield from _read_calls(vote.tool_calls, vote.index)
+        yield Delta(vote.index, finish=choice.finish)
 
     def _complete(self, end: Finished) -> Iterator[Delta]:
         """End the answer, after the text that was held back within it."""
@@ -190,13 +217,16 @@ class DeltaReader:
         self._ended = None
         if not self._sent_anything:
             self.logprobs = []
+            self.choices = {}
+            self._finished = set()
 
 
-def _read_calls(tool_calls: str) -> Iterator[Delta]:
-    """Yield the tool calls of a record as parts, each in one piece."""
+def _read_calls(tool_calls: str, answer: int = 0) -> Iterator[Delta]:
+    """Yield the tool calls of an answer as parts, each in one piece."""
     for index, call in enumerate(tool_calls_document(tool_calls) or ()):
         function = call["function"]
-        yield Delta(tool=ToolCall(0, index, call["id"], function["name"], function["arguments"]))
+        tool = ToolCall(0, index, call["id"], function["name"], function["arguments"])
+        yield Delta(answer, tool=tool)
 
 
 def may_be_replaced(decision: Decision, question: str) -> bool:

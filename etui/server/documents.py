@@ -7,7 +7,7 @@ followed by those of Neuralwatt's API, which some clients read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etui.turn.record import TurnRecord
@@ -155,7 +155,7 @@ def token_text(piece: tuple[int, ...]) -> str:
     return bytes(piece).decode("utf-8", "replace")
 
 
-def completion_logprobs(logprobs: list[TokenLogprob], offset: int = 0) -> dict[str, Any]:
+def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int = 0) -> dict[str, Any]:
     """Build ``logprobs`` in the form of completions.
 
     Args:

@@ -419,7 +419,6 @@ BODIES: dict[str, tuple[Build, str | None]] = {
     "21 alternatives": (changed(logprobs=True, top_logprobs=21), "top_logprobs"),
     "-1 alternatives": (changed(logprobs=True, top_logprobs=-1), "top_logprobs"),
     "alternatives without logprobs": (changed(top_logprobs=2), "top_logprobs"),
-    "logprobs of several": (changed(logprobs=True, n=2), "logprobs"),
     "a penalty": (changed(frequency_penalty=0.5), "frequency_penalty"),
     "another penalty": (changed(presence_penalty=-0.5), "presence_penalty"),
     "a bias": (changed(logit_bias={"50256": -100}), "logit_bias"),

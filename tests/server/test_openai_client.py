@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from etui.errors import BudgetSpent, ContextOverflow, EngineFailed, ModelUnavailable, QueueFull
-from etui.events import Answer, Prefilled, ToolCall, Vote
+from etui.events import Answer, Prefilled, TokenLogprob, ToolCall, Vote
 from tests.server.fakes import (
     DEADLINE_SECONDS,
     DECISION,
@@ -270,6 +270,33 @@ def test_several_answers_are_choices() -> None:
             ends[choice.index] = choice.finish_reason
     assert texts == {0: "Mars.", 1: "Ma"}
     assert ends == {0: "stop", 1: "length"}
+
+
+def test_each_of_several_answers_has_its_logprobs_and_calls() -> None:
+    tokens = [TokenLogprob(12 * S, tuple(word.encode()), -0.5) for word in ("Mars", "Venus")]
+    votes = [
+        Vote(12 * S, 1, "Venus", "", 1, 1.0),
+        Vote(12 * S, 0, "Mars", "", 1, 1.0, tool_calls=CALLS),
+    ]
+    script = say(more=(tokens[1], votes[0], tokens[0], votes[1]), answer="Mars")
+    asked = {"model": "small", "messages": QUESTION, "n": 2, "logprobs": True, "top_logprobs": 0}
+    with serving(FakePool(script)) as server:
+        client = connect(server)
+        whole = client.chat.completions.create(**asked)
+        streamed = list(client.chat.completions.create(**asked, stream=True))
+    for choice, word in zip(whole.choices, ("Mars", "Venus"), strict=True):
+        assert choice.message.content == word
+        assert [token.token for token in choice.logprobs.content] == [word]
+    assert [choice.finish_reason for choice in whole.choices] == ["tool_calls", "stop"]
+    assert whole.choices[0].message.tool_calls[0].function.name == "look"
+    parts = [chunk.choices[0] for chunk in streamed]
+    shown = [(c.index, c.logprobs.content[0].token) for c in parts if c.logprobs]
+    assert shown == [(1, "Venus"), (0, "Mars")]
+    assert [c.index for c in parts if c.delta.tool_calls] == [0]
+    assert [(c.index, c.finish_reason) for c in parts if c.finish_reason] == [
+        (1, "stop"),
+        (0, "tool_calls"),
+    ]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -198,3 +198,17 @@ def test_an_answer_within_the_grace_time_is_sent_whole() -> None:
         assert b'"content":"Mars"' in read_until(client, b"finish_reason")
         server.stop()
     assert [turn.status for turn in pool.saved.turns] == ["complete"]
+
+
+def test_asking_twice_to_stop_ends_running_answers_at_once() -> None:
+    began = threading.Event()
+    pool = FakePool(until_cancelled(PREFILLED, WORD, began=began))
+    with serving(pool, grace_seconds=3600.0) as server, server.connect() as client:
+        client.sendall(ask(server))
+        wait(began)
+        server.server.should_exit = True
+        wait(pool.closing)
+        assert not pool.turns[0].cancelled.is_set()
+        server.server.force_exit = True
+        server.stop()
+        assert [turn.status for turn in pool.saved.turns] == ["stopped"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -26,7 +27,18 @@ def served(starter_model: Path, config: Config) -> Iterator[tuple[subprocess.Pop
     """The process of ``etui serve``, and the address that it prints."""
     (config.home / "config.yaml").write_text("threads: 1\n")
     process = subprocess.Popen(
-        [sys.executable, "-m", "etui", "serve", "--port", "0", "--model", "smollm2-135m"],
+        [
+            sys.executable,
+            "-m",
+            "etui",
+            "serve",
+            "--port",
+            "0",
+            "--jsonl",
+            "--model",
+            "smollm2-135m",
+        ],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "ETUI_MODELS": str(starter_model.parent)},
@@ -65,11 +77,15 @@ def test_a_real_answer_is_measured_logged_and_survives_the_end(served, config: C
     assert text.strip()
     usage = chunks[-1].usage
     assert 0 < usage.completion_tokens <= 8
-    assert usage.energy["kind"] == "estimate" or usage.energy["joules"] is not None
+    assert (usage.energy["kind"] is None) == (usage.energy["joules"] is None)
     assert usage.energy["attribution"]["method"] == "exclusive"
 
     process.send_signal(signal.SIGINT)
-    assert process.wait(DEADLINE_SECONDS) == 0
+    shown, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0
+    *changes, end = map(json.loads, shown.splitlines())
+    assert {change["event"] for change in changes} == {"status"}
+    assert (end["event"], end["finished"], end["accepting"]) == ("end", 2, False)
     with LogReader(config) as log:
         turn = log.find_turn(whole.id.removeprefix("chatcmpl-"))
     assert turn is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -28,6 +29,7 @@ class LimitedProtocol(H11Protocol):
     """
 
     header_seconds = 10.0
+    max_connections = 512
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,9 +38,19 @@ class LimitedProtocol(H11Protocol):
         self._left_bytes: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Begin to wait for the first request, unless there are too many connections."""
         super().connection_made(transport)
         self._start_timer()
+        if len(self.connections) > self.max_connections:
+            self._send_error(
+                ApiError(
+                    503,
+                    f"{self.max_connections} connections are open already",
+                    kind="unavailable_error",
+                    code="too_many_connections",
+                    headers={"Retry-After": "1"},
+                )
+            )
 
     def data_received(self, data: bytes) -> None:
         """Take data, and wait for the rest of the headers if they are not complete."""
@@ -60,7 +72,11 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, and read on for a moment.
+        """Answer what is no HTTP."""
+        self._send_error(ApiError(400, msg))
+
+    def _send_error(self, error: ApiError) -> None:
+        """Send an error and the end, and read on for a moment.
 
         A socket that is closed with unread data resets the connection, and the client may lose the
         answer.
@@ -70,14 +86,16 @@ class LimitedProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.abort()
             return
-        body = json.dumps(ApiError(400, msg).document()).encode()
+        body = json.dumps(error.document()).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
+            *((name.encode(), value.encode()) for name, value in error.headers.items()),
         ]
+        reason = HTTPStatus(error.status).phrase.encode()
         for event in (
-            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Response(status_code=error.status, headers=headers, reason=reason),
             h11.Data(data=body),
             h11.EndOfMessage(),
         ):
@@ -128,9 +146,10 @@ class LimitedProtocol(H11Protocol):
             self.abort()  # it goes on sending what was refused
 
 
-def limit_headers(seconds: float) -> type[LimitedProtocol]:
-    """Return the protocol with another time limit for headers."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"header_seconds": seconds})
+def build_protocol(header_seconds: float, max_connections: int) -> type[LimitedProtocol]:
+    """Return the protocol with its limits."""
+    limits = {"header_seconds": header_seconds, "max_connections": max_connections}
+    return type("LimitedProtocol", (LimitedProtocol,), limits)
 
 
 def abort_connection(scope: Scope) -> None:

@@ -21,7 +21,7 @@ import uvicorn
 from etui.errors import EtuiError, UsageError
 from etui.server.app import build_app_of
 from etui.server.guard import Guard
-from etui.server.protocol import limit_headers
+from etui.server.protocol import build_protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -109,7 +109,7 @@ class GuardedServer(uvicorn.Server):
     ) -> None:
         config = uvicorn.Config(
             Guard(app, settings),
-            http=limit_headers(settings.header_seconds),
+            http=build_protocol(settings.header_seconds, settings.max_connections),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -120,7 +120,6 @@ class GuardedServer(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             h11_max_incomplete_event_size=2 * settings.header_limit_bytes,
-            limit_concurrency=settings.max_connections,
             backlog=_BACKLOG,
             timeout_keep_alive=_IDLE_CONNECTION_SECONDS,
             timeout_graceful_shutdown=int(settings.grace_seconds + _MARGIN_SECONDS),

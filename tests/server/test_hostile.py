@@ -284,6 +284,20 @@ def test_a_body_that_never_ends_is_cut_off() -> None:
         assert exchange(server, ask(server)).status == 200
 
 
+def test_more_connections_than_allowed_are_refused() -> None:
+    with (
+        serving(max_connections=2) as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        with server.connect() as third:
+            reply = read_reply(third)
+        assert (reply.status, reply.error["code"]) == (503, "too_many_connections")
+        for client in (second, first):
+            client.sendall(ask(server))
+            assert read_reply(client).status == 200
+
+
 def test_a_client_that_leaves_within_its_body_is_no_fault(server: Running) -> None:
     with server.connect() as client:
         client.sendall(build(server, b"{", headers={"Content-Length": "100"}))

@@ -23,8 +23,10 @@ from etui.errors import (
     UsageError,
 )
 
-_PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,'\"]+)+[/\\]([^\s/\\:;,'\"]*)")
-"""A path with its last part; not the path of a URL."""
+_PATH = re.compile(
+    r"(?<![\w:/.])(?!/v1/)(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,'\"]+)+[/\\]([^\s/\\:;,'\"]*)"
+)
+"""A path of a file with its last part; not the path of a URL, nor that of a route."""
 
 _log = logging.getLogger("etui.server")
 

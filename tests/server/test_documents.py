@@ -110,6 +110,7 @@ def test_a_record_with_half_a_surrogate_is_sent_nevertheless() -> None:
         ),
         (RemoteFailed("http://desk:8080/v1 timed out"), 502, "http://desk:8080/v1 timed out"),
         (InvalidRequest("no", param="tools[0]"), 400, "no"),
+        (InvalidRequest("none", "see GET /v1/models", "model"), 404, "none; see GET /v1/models"),
         (EtuiError("secret"), 500, "the request failed; see the server's log"),
         (ValueError("secret"), 500, "internal error"),
     ],

@@ -13,6 +13,7 @@ import pytest
 
 from etui.backends.base import AnswerRequest
 from etui.chat import Query
+from etui.config.backend_spec import BackendSpec
 from etui.config.config import Config
 from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, save_baselines
 from etui.energy.idle_tracker import IdleTracker
@@ -30,6 +31,7 @@ from etui.testing.play import sample
 from etui.testing.power_curves import constant
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
+from tests.backends.remote.stub import Script, delta, running_stub, sse, usage
 
 IDLE_WATTS = 61.0
 
@@ -89,8 +91,8 @@ class Chat:
         end = self.clock()
         self.child.on_unloaded(Unloaded(model, None, end - 5 * 10**8, end, "idle", 10**8))
 
-    def ask(self) -> TurnRecord:
-        *_, last = self.runner.run(Query("2+2?"), Route("balanced", STARTER))
+    def ask(self, model: str = STARTER) -> TurnRecord:
+        *_, last = self.runner.run(Query("2+2?"), Route("balanced", model))
         assert isinstance(last, TurnFinished)
         return last.record
 
@@ -139,6 +141,30 @@ def test_a_pause_ends_when_the_model_is_no_longer_kept_warm(here: Config) -> Non
         assert STARTER not in load_baselines(here).loaded
         chat.unloaded(STARTER)  # a long pause counts up to here
         assert STARTER in load_baselines(here).loaded
+
+
+def test_an_answer_of_another_machine_changes_nothing_in_this_memory(
+    here: Config, starter_model: Path
+) -> None:
+    with running_stub() as stub:
+        chunks = sse(delta("Four.", finish="stop"), usage(5, 2))
+        stub.scripts["/v1/chat/completions"] = [Script(chunks)]
+        here.models_file.write_text("models: {far: {backend: desk}}")
+        config = replace(here, backends={"desk": BackendSpec("desk", stub.url)})
+        with closing(Chat(config)) as chat:
+            assert chat.runner.warm_up(Route("balanced", "far")) is None
+            assert chat.ask("far").answer == "Four."
+            assert chat.child.pid is None, "without a model in memory the process ends"
+            chat.child.pid = 4711
+            chat.runner.load(STARTER)
+            chat.wait(5)
+            assert chat.ask("far").energy.joules is None, "its joules are not those of this machine"
+            chat.wait(40)
+            assert chat.runner.residents() == (STARTER,)
+            chat.ask()
+        loaded = load_baselines(here).loaded
+    assert STARTER in loaded, "idling went on being measured after the answer of the other machine"
+    assert "far" not in loaded
 
 
 def test_an_unload_never_waits_for_a_turn(here: Config) -> None:

@@ -408,6 +408,9 @@ resumes it.
         card = self._current_card()
         if card is None or card.has_file:
             return card
+        if card.spec.backend is not None:
+            self._warn(f"{card.spec.name} runs on the backend {card.spec.backend}")
+            return None
         self._warn(f"{card.spec.name} is not on this machine", "p pulls it")
         return None
 

@@ -81,6 +81,8 @@ def model_cells(card: ModelCard, cards: Cards, *, resident: bool) -> tuple[Text,
 
 def state_text(card: ModelCard, *, resident: bool) -> str:
     """Return where the model is, in words."""
+    if card.spec.backend is not None:
+        return f"on {card.spec.backend}"
     if card.fault:
         return "damaged"
     if card.state == "absent" and card.kept_bytes:
@@ -139,6 +141,8 @@ def fact_lines(
         )
         yield ""
     yield f"where     {state_text(card, resident=resident)}"
+    if spec.backend is not None:
+        yield f"          as {spec.remote_name or spec.name}; nothing to pull or to load here"
     if card.kept_bytes:
         yield f"          {units.bytes_text(card.kept_bytes)} downloaded: p resumes"
     if card.has_file:

@@ -12,6 +12,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, ProgressBar, Static
 
+from etui.config.backend_spec import BackendSpec
 from etui.errors import DownloadFailed, EtuiError
 from etui.log.curve_rows import build_curve_record
 from etui.log.writer import TurnWriter
@@ -117,6 +118,19 @@ def test_the_facts_name_the_draft_model() -> None:
     card = ModelCard(spec, Path("m.gguf"), "absent", None)
     lines = list(fact_lines(card, Cards((card,)), resident=False))
     assert "speculate auto, drafts from small" in lines
+
+
+async def test_a_model_of_another_machine_has_nothing_to_pull_or_to_load(house: House) -> None:
+    config = replace(house.config, backends={"desk": BackendSpec("desk", "http://127.0.0.1:9/v1")})
+    config.models_file.write_text("models: {far: {backend: desk, remote_name: big}}")
+    house.config = config
+    app = house.app()
+    async with app.run_test(size=(140, 40)) as pilot:
+        screen = await opened(pilot, app)
+        assert row(screen, "far")[1] == "on desk"
+        card = next(card for card in screen._cards.models if card.spec.name == "far")
+        lines = list(fact_lines(card, screen._cards, resident=False))
+        assert "          as big; nothing to pull or to load here" in lines
 
 
 async def test_a_damaged_file_says_so_and_how_to_mend_it(here: House) -> None:

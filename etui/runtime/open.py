@@ -22,6 +22,7 @@ from etui.config.load import read_defaults
 from etui.errors import LogUnavailable, ModelUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.file_cache import FileCache
+from etui.runtime.live_settings import LiveSettings
 from etui.runtime.log_cache import LogCache
 from etui.runtime.policy_cache import PolicyCache
 from etui.runtime.serving import (
@@ -385,7 +386,12 @@ class Runtime(Generic[B]):
             arm=sample_as_asked(arm, spec, lambda: None),
             fallbacks=remote.spec.fallbacks,
         )
-        return self.remote_meters.measure(served, remote)
+        served = self.remote_meters.measure(served, remote)
+        if isinstance(served.settings, LiveSettings):
+            return served
+        # The version of a server is often known from its answer alone.
+        late = LiveSettings(served.settings, lambda: {"backend_server": remote.server})
+        return replace(served, settings=late)
 
     def _read_sampling(self, path: Path) -> Callable[[], ModelSampling | None]:
         """Return a function that reads what a model file asks for, once for each state of it."""

@@ -81,6 +81,15 @@ def test_the_version_of_the_server_is_logged_once_it_is_known(desk: Config, stub
         assert answer(runtime, model="big@desk").settings["backend_server"] == "vllm 0.20"
 
 
+def test_the_version_of_the_server_is_that_of_its_answer(desk: Config, stub: Stub) -> None:
+    chunk = {**delta("Mars.", finish="stop"), "system_fingerprint": "b6999"}
+    stub.scripts[CHAT] = [Script(sse(chunk, usage(9, 2)))]
+    write(desk.home, stub.url, kind="llama-server")
+    with open_runtime(load_config()) as runtime:
+        record = answer(runtime, model="big@desk")
+    assert record.settings["backend_server"] == "llama-server b6999"
+
+
 def test_a_backend_that_is_off_leaves_the_answer_to_its_fallback(
     etui_home: Path, stub: Stub
 ) -> None:

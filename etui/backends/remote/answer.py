@@ -83,6 +83,7 @@ class RemoteAnswer:
         self.start_ns = clock_ns()
         self.prefilled_ns: int | None = None
         self.energy: Mapping[str, Any] | None = None
+        self.server = ""
         self._hurried = False
 
     async def run(self) -> AsyncIterator[Event]:
@@ -131,7 +132,8 @@ class RemoteAnswer:
         """
         options = replace(self.options, json_schema="", tools="") if plain_form else self.options
         wanted = self.options.top_logprobs
-        if logprobs is None and self.dialect.gives_probabilities and not options.tools:
+        can_add = not options.tools and (count == 1 or self.dialect.joins_probabilities)
+        if logprobs is None and self.dialect.gives_probabilities and can_add:
             logprobs = 0
         if wanted is not None:
             logprobs = max(logprobs or 0, wanted)
@@ -155,6 +157,13 @@ class RemoteAnswer:
         tags = ThinkingSplitter(self.spec.think_close or "", self.spec.think_open or "")
         wants = self.options.top_logprobs is not None
         return Reply(splitter or tags, with_logprobs=wants)
+
+    def take_facts(self, reply: Reply, pieces: Sequence[Piece]) -> None:
+        """Take what pieces report of a request, into the first of its replies."""
+        for piece in pieces:
+            reply.take_facts(piece)
+            self.server = piece.server or self.server
+        self.energy = reply.energy or self.energy
 
     async def note_first(self, reply: Reply, pieces: Sequence[Piece], t_ns: int) -> Event | None:
         """Build the event of the end of the prefill, or of its progress."""
@@ -196,9 +205,7 @@ class RemoteAnswer:
                 case "hurry":
                     self._hurried = True
                 case Arrived(pieces=pieces, t_ns=t_ns):
-                    for piece in pieces:
-                        reply.take_facts(piece)
-                    self.energy = reply.energy or self.energy
+                    self.take_facts(reply, pieces)
                     first = await self.note_first(reply, pieces, t_ns)
                     if first is not None:
                         yield first

@@ -69,6 +69,7 @@ class RemoteBackend:
         self._client: RemoteClient | None = None
         self._number = 0
         self._status: RemoteStatus | None = None
+        self._answered_by: str | None = None
         self._answerer = self.open_answerer()
 
     @property
@@ -78,8 +79,9 @@ class RemoteBackend:
 
     @property
     def server(self) -> str | None:
-        """Version of the server, if :meth:`describe` has read it; None if unknown."""
-        return self._status.server if self._status is not None else None
+        """Kind and version of the server, from :meth:`describe` or the last answer; None before."""
+        described = self._status.server if self._status is not None else None
+        return described or self._answered_by
 
     def open_answerer(self) -> RemoteAnswerer:
         """Return an answerer for the requests of one turn."""
@@ -175,6 +177,11 @@ class RemoteBackend:
                 key = self._environ.get(self.spec.key_env) if self.spec.key_env else None
                 self._client = self._build_client(self.spec, key)
             return self._client
+
+    def _note_server(self, version: str) -> None:
+        """Note what an answer says of its server."""
+        if version:
+            self._answered_by = f"{self.spec.kind} {version.removeprefix(f'{self.spec.kind}-')}"
 
     def _next_number(self) -> int:
         with self._lock:
@@ -306,9 +313,11 @@ class RemoteAnswerer:
             async with aclosing(answer.run()) as events:  # type: ignore[type-var]
                 async for event in events:
                     self.last_energy = answer.energy
+                    backend._note_server(answer.server)  # before its last event
                     put(event)
         except (EtuiError, RequestFailed) as error:
             put(error)
         finally:
             self.last_energy = answer.energy
+            backend._note_server(answer.server)
             await requests.close_all()

@@ -21,6 +21,7 @@ class Dialect(Protocol):
     Attributes:
         kind: The kind.
         joins_votes: Whether one request can draw several answers after one prefill.
+        joins_probabilities: Whether such a request can ask for probabilities too.
         ends_thinking: Whether the thinking of a running answer can be ended by another request.
         gives_probabilities: Whether probabilities are asked for without a client's wish, since
             every server of the kind has them; they give an answer its confidence.
@@ -28,6 +29,7 @@ class Dialect(Protocol):
 
     kind: BackendKind
     joins_votes: bool
+    joins_probabilities: bool
     ends_thinking: bool
     gives_probabilities: bool
 
@@ -74,6 +76,7 @@ class OpenAi:
 
     kind: BackendKind = "openai"
     joins_votes = False  # many ignore `n` in silence
+    joins_probabilities = True
     ends_thinking = False
     gives_probabilities = False  # some refuse the whole request for it
 
@@ -260,6 +263,7 @@ class Etui(OpenAi):
 
     kind: BackendKind = "etui"
     joins_votes = True
+    joins_probabilities = False
     gives_probabilities = True
 
 

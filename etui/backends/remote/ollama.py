@@ -31,6 +31,7 @@ class Ollama:
 
     kind: BackendKind = "ollama"
     joins_votes = False
+    joins_probabilities = True
     ends_thinking = False
     gives_probabilities = True  # older versions ignore the wish
 

@@ -40,6 +40,7 @@ def parse_chunk(chunk: Mapping[str, Any]) -> tuple[Piece, ...]:
         timings=_parse_timings(chunk),
         progress=_parse_progress(chunk.get("prompt_progress")),
         request_id=read_text(chunk.get("id"))[:200],
+        server=read_text(chunk.get("system_fingerprint"))[:100],
         energy=_find_energy(chunk),
         error=read_error(chunk.get("error")),
     )

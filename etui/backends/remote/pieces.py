@@ -125,6 +125,7 @@ class Piece:
         finish: Why the answer ended (``stop``, ``length``, ``tool_calls``); None while it goes on.
         usage, timings, progress: What the server reports; None if it does not here.
         request_id: Id of the answer at the server; empty if it has none.
+        server: Version of the server (``system_fingerprint``); empty if it does not say.
         energy: The energy document of another etui; None without one.
         error: The server's error, which ends the stream; empty without one.
         last: Whether the server says that nothing follows.
@@ -140,6 +141,7 @@ class Piece:
     timings: Timings | None = None
     progress: Progress | None = None
     request_id: str = ""
+    server: str = ""
     energy: Mapping[str, Any] | None = field(default=None, hash=False)
     error: str = ""
     last: bool = False

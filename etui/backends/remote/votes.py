@@ -75,6 +75,11 @@ class _Election:
         if style in ("plain", "draft"):
             self._messages = with_instruction(answer.messages, style)
             self._marker = build_thinking(style, build_facts(answer.spec)).marker
+        needs_probabilities = arm.weight == "probability" or answer.options.top_logprobs is not None
+        dialect = answer.dialect
+        self._joins = dialect.joins_votes and (
+            dialect.joins_probabilities or not needs_probabilities
+        )
         self._poll = Poll(arm)
         self._waiting = deque(range(arm.votes))
         self._groups: dict[int, _Group] = {}
@@ -113,9 +118,7 @@ class _Election:
                     self._hurried = True
                 case Arrived(number=number, pieces=pieces, t_ns=t_ns):
                     group = self._groups[number]
-                    for piece in pieces:
-                        group.replies[0].take_facts(piece)
-                    self._answer.energy = group.replies[0].energy or self._answer.energy
+                    self._answer.take_facts(group.replies[0], pieces)
                     first = await self._answer.note_first(group.replies[0], pieces, t_ns)
                     if first is not None:
                         yield first
@@ -178,7 +181,7 @@ class _Election:
                 wanted += 1
             if wanted < 1:
                 return
-            count = wanted if answer.dialect.joins_votes else 1
+            count = wanted if self._joins else 1
             first = self._waiting[0]
             number = answer.requests.send(
                 answer.ask(
@@ -211,15 +214,17 @@ class _Election:
             self._answers[index] = (reply, vote)
             yield vote
             return
-        text = reply.answer or ("" if reply.tool_calls else reply.thinking)
+        answer, thinking = reply.answer.strip(), reply.thinking.strip()
+        if self._marker and not answer and reply.finish != "length":
+            answer, thinking = thinking, ""  # it answered without thinking first
         weight = reply.mean_probability
         self._unweighed = self._unweighed or weight is None
         ballot = Ballot(
             index=index,
-            answer=reply.answer.strip(),
-            thinking=reply.thinking.strip(),
+            answer=answer,
+            thinking=thinking,
             extracted=extract(
-                text, self._question, self._options, truncated=reply.finish == "length"
+                answer, self._question, self._options, truncated=reply.finish == "length"
             ),
             weight=weight if self._arm.weight == "probability" and weight is not None else 1.0,
             tokens=reply.tokens,

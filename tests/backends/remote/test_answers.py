@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,6 +123,31 @@ def test_another_etui_gives_its_joules(stub: Stub, open_backend: Open) -> None:
     finished(list(answerer.answer(ask())))
     assert answerer.last_energy is None
     assert len(answerer.numbers) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "fingerprint", "server"),
+    [
+        ("etui", "etui-0.1.0", "etui 0.1.0"),
+        ("llama-server", "b6999-abc", "llama-server b6999-abc"),
+        ("openai", None, None),
+    ],
+)
+def test_an_answer_says_which_version_gave_it(
+    stub: Stub, open_backend: Open, kind: str, fingerprint: str | None, server: str | None
+) -> None:
+    script(stub, stream({**delta("4", finish="stop"), "system_fingerprint": fingerprint}))
+    backend = open_backend(kind)
+    finished(list(backend.answer(ask())))
+    assert backend.server == server
+
+
+def test_the_owner_of_a_prompt_is_not_sent(stub: Stub, open_backend: Open) -> None:
+    script(stub, stream(delta("4", finish="stop")))
+    list(open_backend().answer(replace(ask(), owner="laptop", chat_id="chat-77")))
+    sent = json.dumps([stub.seen[0].body, dict(stub.seen[0].headers)])
+    assert "laptop" not in sent
+    assert "chat-77" not in sent
 
 
 def test_a_server_that_counts_nothing_is_counted_by_pieces(stub: Stub, open_backend: Open) -> None:

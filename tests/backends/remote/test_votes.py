@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -126,6 +127,30 @@ def test_votes_that_think_are_split_at_the_marker(stub: Stub, open_backend: Open
     (vote,) = [event for event in events if isinstance(event, Vote)]
     assert (vote.thinking, vote.answer) == ("2+2.", "4")
     assert stub.bodies(CHAT)[0]["max_tokens"] == 29
+
+
+def test_a_vote_that_answers_at_once_has_an_answer(stub: Stub, open_backend: Open) -> None:
+    arm = Arm("v", "m", "vote", think_tokens=20, max_tokens=9, votes=1, stop=VoteStop("all"))
+    stub.scripts[CHAT] = [Script(sse(delta("It is 4.", finish="stop")))]
+    end = finished(list(open_backend("openai").answer(ask(QUESTION, arm))))
+    assert (end.thinking, end.answer) == ("", "It is 4.")
+
+
+def test_another_etui_draws_several_answers_or_their_probabilities(
+    stub: Stub, open_backend: Open
+) -> None:
+    """`etui serve` refuses `logprobs` with `n`."""
+
+    def answer(seen: Seen) -> Script:
+        drawn = range(seen.body.get("n", 1))
+        assert len(drawn) == 1 or "logprobs" not in seen.body
+        return Script(sse(*(delta("4", index=i, finish="stop") for i in drawn), usage(9, 1)))
+
+    stub.scripts[CHAT] = answer
+    finished(list(open_backend("etui").answer(ask(QUESTION, ALL))))
+    weighed = replace(ALL, weight="probability")
+    finished(list(open_backend("etui").answer(ask(QUESTION, weighed))))
+    assert [body.get("n", 1) for body in stub.bodies(CHAT)] == [3, 1, 1, 1]
 
 
 def test_a_lost_vote_does_not_lose_the_others(stub: Stub, open_backend: Open) -> None:

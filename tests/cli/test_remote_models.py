@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +14,17 @@ import pytest
 from etui.cli.main import run
 from etui.config.config import Config
 from etui.errors import ExitCode
-from tests.backends.remote.stub import Script, Stub, delta, document, running_stub, sse, usage
+from tests.backends.remote.stub import (
+    LIMIT_SECONDS,
+    STALL,
+    Script,
+    Stub,
+    delta,
+    document,
+    running_stub,
+    sse,
+    usage,
+)
 from tests.cli.conftest import Etui
 
 
@@ -145,6 +158,32 @@ def test_ask_says_why_a_backend_cannot_answer(stub: Stub, etui: Etui) -> None:
     done = etui("ask", "--model", "big@desk", "Which planet is red?")
     assert done.returncode == ExitCode.FAILED
     assert "the backend desk refused the key: no key (401)" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+def test_ctrl_c_ends_an_answer_that_the_server_has_not_begun(stub: Stub, config: Config) -> None:
+    stub.scripts["/v1/chat/completions"] = [Script([STALL])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "etui", "ask", "--model", "big@desk", "--json", "Which planet?"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=restore_interrupt,
+    )
+    try:
+        assert stub.began.wait(LIMIT_SECONDS)
+        process.send_signal(signal.SIGINT)
+        text, _ = process.communicate(timeout=LIMIT_SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == ExitCode.PARTIAL
+    assert json.loads(text)["status"] == "stopped"
+    assert stub.left.wait(LIMIT_SECONDS)
+
+
+def restore_interrupt() -> None:
+    """Let Ctrl-C reach the process, also where the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_letters_of_a_bench_need_a_local_model(stub: Stub, etui: Etui) -> None:

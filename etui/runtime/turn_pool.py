@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -446,6 +446,10 @@ class TurnPool:
         if self._runtime.log_cache.is_stale():  # another program has written to the log
             self._refresh_soon()
         return choose(query, overrides, self._runtime, self._read_host, effort=request.effort)
+
+    def _is_loading(self, model: str, residents: Collection[str]) -> bool:
+        """Return whether a model that a turn waits for is being loaded here."""
+        return model not in residents and self._is_local(model)
 
     def _is_local(self, model: str) -> bool:
         spec = self._runtime.catalogue.models.get(model)

@@ -6,12 +6,14 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from etui.arm import VOTE_TEMPERATURE
 from etui.chat import Query
+from etui.config.backend_spec import BackendSpec
 from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped, UsageError
 from etui.events import Answer, Event, Loaded, Prefilled, Unloaded
@@ -23,6 +25,7 @@ from etui.runtime.pooled_turn import NOT_BEGUN, PooledTurn
 from etui.runtime.turn_pool import REFRESH_SECONDS
 from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
+from tests.backends.remote.stub import STALL, Script, running_stub
 from tests.runtime.pool_stage import LIMIT_SECONDS, WATTS, Heard, Stage, with_models
 
 
@@ -141,6 +144,24 @@ def test_a_turn_cancelled_in_the_queue_is_saved_as_stopped_and_spent_nothing(sta
     assert stage.host.asked == ["running"]
     assert turn.turn_id in stage.saved()
     assert (stage.pool.status().cancelled, stage.pool.status().finished) == (1, 1)
+
+
+def test_a_turn_on_another_machine_is_cancelled_there_and_loads_nothing_here(
+    here: Config,
+) -> None:
+    with running_stub() as stub:
+        stub.scripts["/v1/chat/completions"] = [Script([STALL])]
+        here.models_file.write_text("models: {far: {backend: desk}}")
+        desk = {"desk": BackendSpec("desk", stub.url)}
+        with closing(Stage(replace(here, backends=desk))) as stage:
+            heard, turn = stage.submit(overrides=Overrides(model="far"))
+            assert stub.began.wait(LIMIT_SECONDS)
+            status = stage.pool.status()
+            assert (status.running, status.loading) == (1, None)
+            turn.cancel()
+            assert heard.record.status == "stopped"
+            assert stub.left.wait(LIMIT_SECONDS)
+            assert stage.host.asked == []
 
 
 def test_a_turn_cancelled_during_its_load_ends_there(stage: Stage) -> None:

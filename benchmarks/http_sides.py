@@ -244,7 +244,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, path: str, lo
 def etui_server(home: Path, model: str, *options: str) -> Iterator[Server]:
     """Run ``etui serve`` with a folder of its own."""
     port = find_port()
-    command = [sys.executable, "-m", "etui", "serve", "--port", str(port), "--quiet", *options]
+    command = [sys.executable, "-m", "etui", "serve", "--quiet", "--port", str(port)]
+    command += ["--model", model, *options]
     with running(command, port, "/health", model, ETUI_HOME=str(home)) as server:
         yield server
 

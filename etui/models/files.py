@@ -81,8 +81,12 @@ def read_record(name: str, models_dir: Path) -> FileRecord | None:
 
 
 def write_record(name: str, models_dir: Path, record: FileRecord) -> None:
-    """Write the record atomically; if the folder is read-only, the file is just hashed again."""
+    """Write the record atomically; if the folder is read-only, the file is just hashed again.
+
+    The folder may be missing, where all models are used in place.
+    """
     with suppress(OSError):
+        models_dir.mkdir(parents=True, exist_ok=True)
         write_text(record_path(name, models_dir), json.dumps(to_document(record), indent=1) + "\n")
 
 

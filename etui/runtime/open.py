@@ -112,6 +112,7 @@ class Runtime(Generic[B]):
         self._open_writer = open_writer
         self._file_sampling: dict[tuple[Path, int, int], ModelSampling | None] = {}
         self._catalogues: FileCache[Catalogue] = FileCache()
+        self._model_files: FileCache[tuple[ModelSpec, Path]] = FileCache()
         self._policies = PolicyCache(config)
         self._defaults: FileCache[tuple[str, str | None]] = FileCache()
         self._read_defaults: tuple[str, str | None] | None = None
@@ -360,7 +361,7 @@ class Runtime(Generic[B]):
         remote = self.catalogue.get(arm.model)
         if remote.backend is not None:
             return self._serve_remote(arm, remote, remote.backend)
-        spec, path = find_model_file(arm, self.config, self.catalogue)
+        spec, path = self._find_model_file(arm)
         draft = find_draft_file(arm, spec, self.config, self.catalogue)
         settings = {
             "idle_baseline": self.use_idle_baseline(spec.name),
@@ -369,6 +370,22 @@ class Runtime(Generic[B]):
         sampled = sample_as_asked(arm, spec, self._read_sampling(path))
         price = token_cost_for(arm, spec, self.config, self.log_cache)
         return Served(spec, path, price, settings, draft, sampled)
+
+    def _find_model_file(self, arm: Arm) -> tuple[ModelSpec, Path]:
+        """Find the file of an arm's model; one that was checked is not until it changes.
+
+        Its record in the models folder says so too, but that folder may be read-only.
+        """
+        from etui.models.files import record_path
+
+        def list_files(found: tuple[ModelSpec, Path]) -> tuple[str, str]:
+            return str(found[1]), str(record_path(arm.model, self.config.models_dir))
+
+        return self._model_files.get(
+            self.catalogue.get(arm.model),
+            lambda: find_model_file(arm, self.config, self.catalogue),
+            list_files,
+        )
 
     def _serve_remote(self, arm: Arm, spec: ModelSpec, name: str) -> Served:
         """Resolve an arm to a model of a remote backend, which is not asked here."""

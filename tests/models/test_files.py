@@ -196,3 +196,15 @@ def test_pulled_file_comes_before_a_path_further_down(
     assert model_path(spec, config) == lying
     pulled = put(config, "tiny", make_gguf(1))
     assert model_path(spec, config) == pulled
+
+
+def test_file_used_in_place_is_hashed_once_without_a_models_folder(
+    config: Config, make_gguf: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = config.home / "elsewhere.gguf"
+    path.write_bytes(make_gguf(1))
+    spec = ModelSpec("mine", "", (PathSource(path),))
+    assert not config.models_dir.exists()
+    require(spec, config)
+    monkeypatch.setattr("etui.models.files.hash_file", lambda *_: pytest.fail("read again"))
+    assert require(spec, config) == path

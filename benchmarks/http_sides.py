@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,25 @@ class Server:
     pid: int
     home: Path | None = None
 
-    def stream(self, messages: Sequence[dict[str, str]], tokens: int, **options: Any) -> Streamed:
-        """Ask for a streamed answer, greedy, and take the times."""
+    def connect(self) -> http.client.HTTPConnection:
+        """Open a connection, which several requests may use one after another."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        connection.connect()
+        return connection
+
+    def stream(
+        self,
+        messages: Sequence[dict[str, str]],
+        tokens: int,
+        connection: http.client.HTTPConnection | None = None,
+    ) -> Streamed:
+        """Ask for a streamed answer, greedy, and take the times.
+
+        Args:
+            messages: The conversation.
+            tokens: Most tokens of the answer.
+            connection: A connection that is open already, as clients keep one; None opens one.
+        """
         body = {
             "model": self.model,
             "messages": list(messages),
@@ -77,23 +94,17 @@ class Server:
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **options,
         }
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
-        try:
-            start = time.perf_counter()
-            connection.request(
-                "POST",
-                "/v1/chat/completions",
-                json.dumps(body),
-                {"Content-Type": "application/json"},
-            )
-            response = connection.getresponse()
-            if response.status != 200:
-                raise RuntimeError(f"status {response.status}: {response.read(2000)!r}")
-            return _read_stream(response, start)
-        finally:
-            connection.close()
+        if connection is None:
+            with closing(self.connect()) as own:
+                return self.stream(messages, tokens, own)
+        start = time.perf_counter()
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise RuntimeError(f"status {response.status}: {response.read(2000)!r}")
+        return _read_stream(response, start)
 
 
 def _read_stream(response: http.client.HTTPResponse, start: float) -> Streamed:

@@ -108,14 +108,21 @@ def write_home(folder: Path, setup: Setup) -> Config:
 
 
 def measure_first_tokens(setup: Setup, rounds: int) -> list[tuple[float, float]]:
-    """Return seconds to the first token over HTTP and in this process, round by round."""
+    """Return seconds to the first token over HTTP and in this process, round by round.
+
+    The connection is kept open, as clients do.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config = write_home(Path(folder), setup)
         spec = ModelSpec("bench", "", (), context=CONTEXT_TOKENS)
-        with etui_server(Path(folder), "bench") as server, closing(LocalBackend(config)) as here:
+        with (
+            etui_server(Path(folder), "bench") as server,
+            closing(server.connect()) as connection,
+            closing(LocalBackend(config)) as here,
+        ):
 
             def over_http() -> float:
-                return server.stream(ask_new(next(_round)), 4).first_seconds
+                return server.stream(ask_new(next(_round)), 4, connection).first_seconds
 
             def in_process() -> float:
                 messages = tuple(Message("user", each["content"]) for each in ask_new(next(_round)))

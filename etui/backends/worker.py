@@ -38,7 +38,7 @@ from etui.backends.wire import (
     encode,
 )
 from etui.errors import EngineFailed, EtuiError
-from etui.events import Answer, Batch, Thought, TokenLogprob, ToolCall
+from etui.events import Answer, Batch, Prefilled, Thought, TokenLogprob, ToolCall
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalAnswerer, LocalBackend
@@ -52,8 +52,13 @@ HOLD_SECONDS = 0.04
 """Tokens within this time are sent together: if all cores decode, each line that wakes the parent
 delays the next token."""
 
+FIRST_TOKEN_SECONDS = 0.001
+"""Pause after the first token of an answer: the threads of the next batch spin on every core, and
+what brings the token to its reader would wait for one of them to end."""
+
 _TOKENS = (Thought, Answer, TokenLogprob, ToolCall, Batch)
-"""Events that may be held back; the first token of an answer never is."""
+"""Events that may be held back; the first token of an answer never is. ``Prefilled``, which comes
+right before it, is sent with it."""
 
 Request = Ask | Load | Unload
 
@@ -76,6 +81,7 @@ class Worker:
         requests: Lines from the parent.
         replies: File descriptor of the pipe to the parent.
         open_engine: Opens the backend that answers, for the configuration on the first line.
+        pause: Sleeps for some seconds.
     """
 
     def __init__(
@@ -83,10 +89,12 @@ class Worker:
         requests: BinaryIO,
         replies: int,
         open_engine: Callable[[Config], LocalBackend] = open_engine,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._requests = requests
         self._replies = replies
         self._open_engine = open_engine
+        self._pause = pause
         self._writing = threading.Lock()
         self._held = bytearray()
         self._sent_seconds = 0.0
@@ -142,8 +150,11 @@ class Worker:
                 answerer.cancel()  # the first one came before the answer began
             for event in events:
                 is_token = isinstance(event, _TOKENS)
-                self._send(EngineEvent(number, event), may_wait=is_token and has_begun)
-                has_begun = has_begun or is_token
+                may_wait = has_begun if is_token else isinstance(event, Prefilled)
+                self._send(EngineEvent(number, event), may_wait=may_wait)
+                if is_token and not has_begun:
+                    has_begun = True
+                    self._pause(FIRST_TOKEN_SECONDS)
             self._send(Done(number))
         except EtuiError as error:
             self._send(Failed.of(number, error))

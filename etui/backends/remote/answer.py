@@ -52,6 +52,9 @@ MOST_ALTERNATIVES = 20
 BUDGET_SLACK_TOKENS = 32
 """Tokens over the budget before a server that keeps it itself is interrupted."""
 
+OVERRUN_TOKENS = 64
+"""Tokens over its limit after which an answer is cut off here, since its server does not do it."""
+
 LOW_MASS = 0.5
 ASK_AGAIN = "That is enough thinking. Write your final answer now, and nothing else."
 
@@ -225,10 +228,13 @@ class RemoteAnswer:
                         raise RequestFailed(failure, tries)
                     return  # the answer is whole, only its end is missing
 
+    def _overruns(self, reply: Reply) -> bool:
+        return reply.tokens >= self.arm.max_tokens + OVERRUN_TOKENS
+
     async def _answer_directly(self, why: str = "") -> AsyncIterator[Event]:
         reply = self.new_reply()
         number = self.requests.send(self.ask(self.messages, self.arm.max_tokens))
-        async for event in self.read(number, reply):
+        async for event in self.read(number, reply, self._overruns):
             yield event
         await self.requests.close(number)
         for event in reply.end(self.clock_ns()):
@@ -249,7 +255,7 @@ class RemoteAnswer:
             with_letter_instruction(self.messages), 1, logprobs=MOST_ALTERNATIVES, plain_form=True
         )
         number = self.requests.send(asked)
-        async for _event in self.read(number, reply):
+        async for _event in self.read(number, reply, self._overruns):
             if isinstance(_event, Prefilled | Prefilling):
                 yield _event
         await self.requests.close(number)
@@ -314,7 +320,7 @@ class RemoteAnswer:
             replies.append([again])
             asked = self.ask(build_second_messages(self.messages, reply), arm.max_tokens)
             number = self.requests.send(asked)
-            async for event in self.read(number, again):
+            async for event in self.read(number, again, self._overruns):
                 yield event
             await self.requests.close(number)
             for event in again.end(self.clock_ns()):

@@ -39,6 +39,7 @@ class _Group:
     first: int
     replies: list[Reply]
     open: set[int]
+    overrun: bool = False
 
 
 async def run_votes(answer: RemoteAnswer) -> AsyncIterator[Event]:
@@ -54,7 +55,7 @@ async def run_votes(answer: RemoteAnswer) -> AsyncIterator[Event]:
 
 class _Election:
     def __init__(self, answer: RemoteAnswer) -> None:
-        from etui.backends.remote.answer import build_facts
+        from etui.backends.remote.answer import OVERRUN_TOKENS, build_facts
 
         self._answer = answer
         arm = answer.arm
@@ -66,6 +67,7 @@ class _Election:
                 batch=answer.options.count, stop=VoteStop("all"), weight="none",
             )  # fmt: skip
         self._arm = arm
+        self._most_tokens = arm.think_tokens + arm.max_tokens + OVERRUN_TOKENS
         self._question = answer.messages[-1].content
         self._options = parse_options(self._question)
         style = choose_style(arm, build_facts(answer.spec)) if arm.think_tokens else None
@@ -136,10 +138,16 @@ class _Election:
                         if tokens:
                             yield kind(t_ns, "", tokens)
                     for index in sorted(group.open):
-                        if group.replies[index].finish is not None:
+                        reply = group.replies[index]
+                        if reply.finish is None and reply.tokens >= self._most_tokens:
+                            reply.finish, group.overrun = "length", True
+                        if reply.finish is not None:
                             group.open.discard(index)
-                            for ended in self._count(group.first + index, group.replies[index]):
+                            for ended in self._count(group.first + index, reply):
                                 yield ended
+                    if group.overrun and not group.open:  # its server may go on for ever
+                        await requests.close(message.number)
+                        del self._groups[message.number]
                 case Ended(number=number):
                     if not any(reply.finish for reply in self._groups[number].replies):
                         broken = Failure("broken", "it ended in mid-answer", began=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 BuildClient = Callable[[BackendSpec, "str | None"], RemoteClient]
 
 PROBE_SECONDS = 3.0
+_KEY = re.compile(r"[!-~]+")
 
 
 class RemoteBackend:
@@ -165,17 +167,23 @@ class RemoteBackend:
 
     def _missing_key(self) -> str:
         """Return why there is no key; empty if there is one, or none is needed."""
+        name, key = self.spec.key_env, self._read_key()
+        if name is not None and not key:
+            return f"the environment variable {name} with its key is not set"
+        if key and not _KEY.fullmatch(key):
+            return f"the key in the environment variable {name} has characters that no key has"
+        return ""
+
+    def _read_key(self) -> str | None:
+        """Return the key; a line break behind it, as of a file, is not a part of it."""
         name = self.spec.key_env
-        if name is None or self._environ.get(name):
-            return ""
-        return f"the environment variable {name} with its key is not set"
+        return None if name is None else self._environ.get(name, "").strip()
 
     def _open_client(self) -> RemoteClient:
         """Return the client; called on the event loop, to which its connections belong."""
         with self._lock:
             if self._client is None:
-                key = self._environ.get(self.spec.key_env) if self.spec.key_env else None
-                self._client = self._build_client(self.spec, key)
+                self._client = self._build_client(self.spec, self._read_key())
             return self._client
 
     def _note_server(self, version: str) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from etui import __version__
@@ -57,6 +58,7 @@ class RemoteClient:
         import httpx2
 
         self._spec = spec
+        self._key = key
         self._sleep = sleep
         self._most_line_bytes = most_line_bytes
         self._base = spec.url.rstrip("/")
@@ -142,9 +144,16 @@ class RemoteClient:
             failure = Failure("silent", f"no answer within {seconds:g} s")
             raise RequestFailed(failure) from None
 
+    def hide_key(self, text: str) -> str:
+        """Return a text of the server without the key, which an error may quote."""
+        return text.replace(self._key, "…") if self._key else text
+
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+    def _hide(self, failure: Failure) -> Failure:
+        return replace(failure, what=self.hide_key(failure.what))
 
     @asynccontextmanager
     async def _open(self, request: HttpRequest) -> AsyncIterator[httpx2.Response]:
@@ -170,7 +179,7 @@ class RemoteClient:
         try:
             async with self._client.stream(method, url, json=body) as response:
                 if response.status_code != 200:
-                    raise RequestFailed(await _describe_refusal(response))
+                    raise RequestFailed(self._hide(await _describe_refusal(response)))
                 began = True
                 if response.headers.get("content-encoding", "identity") != "identity":
                     what = "the answer is compressed, which was not asked for"

@@ -177,8 +177,15 @@ def read_seconds(value: object, per_second: float = 1.0) -> float | None:
 
 
 def read_text(value: object) -> str:
-    """Return a text; an empty one for anything else."""
-    return value if isinstance(value, str) else ""
+    """Return a text; an empty one for anything else.
+
+    Half a surrogate pair, which JSON can name and no encoding has, is replaced.
+    """
+    if not isinstance(value, str):
+        return ""
+    if value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_mapping(value: object) -> Mapping[str, Any]:
@@ -196,5 +203,6 @@ def read_error(value: object) -> str:
     if value is None or value is False:
         return ""
     message = value if isinstance(value, str) else read_mapping(value).get("message")
-    text = " ".join(read_text(message).split())
+    text = "".join(char if char.isprintable() else " " for char in read_text(message)[:2_000])
+    text = " ".join(text.split())
     return text[:500] if text else "an error without a message"

@@ -127,7 +127,7 @@ async def _count_slots(client: RemoteClient, seconds: float) -> int | None:
         slots = read_list(json.loads(text))
         if slots:
             return sum(read_mapping(slot).get("is_processing") is True for slot in slots)
-    except (RequestFailed, ValueError):
+    except (RequestFailed, ValueError, RecursionError):
         pass  # started with --no-slots
     return _find_running(await client.fetch_text("//metrics", seconds=seconds))
 

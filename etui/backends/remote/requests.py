@@ -87,7 +87,8 @@ class Requests:
                         pieces = self._dialect.parse(document)
                         error = next((piece.error for piece in pieces if piece.error), "")
                         if error:
-                            raise RequestFailed(Failure("error event", error, began=True))
+                            what = self._client.hide_key(error)
+                            raise RequestFailed(Failure("error event", what, began=True))
                         self._inbox.put_nowait(Arrived(number, pieces, t_ns))
                         if any(piece.last for piece in pieces):
                             break

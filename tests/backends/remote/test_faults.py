@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from etui.arm import Arm
 from etui.errors import EtuiError, InvalidRequest, ModelUnavailable, RemoteFailed
 from tests.backends.remote.conftest import Open, ask, finished
 from tests.backends.remote.stub import STALL, Script, Stub, delta, document, lines, sse, usage
@@ -185,3 +186,63 @@ def test_no_text_of_a_server_is_trusted_with_its_length(stub: Stub, open_backend
     with pytest.raises(InvalidRequest) as caught:
         list(open_backend().answer(ask()))
     assert len(caught.value.what) < 700
+
+
+# -- what a server says, and what it must not learn ---------------------------
+
+
+def test_an_answer_far_over_its_limit_is_cut_off(stub: Stub, open_backend: Open) -> None:
+    endless = [*sse(*[delta("x") for _ in range(200)], done=False), STALL]
+    stub.scripts[CHAT] = [Script(endless)]
+    backend = open_backend()
+    end = finished(list(backend.answer(ask(arm=Arm("direct", "big@desk", max_tokens=10)))))
+    assert end.status == "truncated"
+    assert 10 <= end.output_tokens < 100
+    voting = Arm("vote", "big@desk", "vote", think_tokens=0, votes=1, max_tokens=10)
+    end = finished(list(backend.answer(ask(arm=voting))))
+    assert 10 <= end.output_tokens < 100
+
+
+def test_half_a_character_of_a_server_is_replaced(stub: Stub, open_backend: Open) -> None:
+    half = {"content": "a\ud83d b", "reasoning_content": "\udc00"}
+    stub.scripts[CHAT] = [Script(sse({"choices": [{"delta": half, "finish_reason": "stop"}]}))]
+    end = finished(list(open_backend().answer(ask())))
+    assert end.answer == "a\ufffd b"
+    assert end.thinking == "\ufffd"
+
+
+def test_an_error_shows_neither_the_key_nor_control_characters(
+    stub: Stub, open_backend: Open
+) -> None:
+    said = "\x1b[2J Incorrect API key: sk-desk-1234567890\x07"
+    scripts = [document({"error": {"message": said}}, status) for status in (401, 400, 500)]
+    stub.scripts[CHAT] = [*scripts, Script(sse({"error": said}))]
+    backend = open_backend(key_env="DESK", environ={"DESK": "sk-desk-1234567890"})
+    for _ in range(4):
+        with pytest.raises(EtuiError, match="Incorrect API key: …") as caught:
+            list(backend.answer(ask()))
+        assert "sk-desk" not in str(caught.value)
+        assert caught.value.what.isprintable()
+
+
+@pytest.mark.parametrize("key", ["sk-desk\r\nX-Other: 1", "sk desk", "schlüssel-des-servers"])
+def test_a_key_that_no_header_can_have_is_never_sent_nor_shown(
+    stub: Stub, open_backend: Open, key: str
+) -> None:
+    backend = open_backend(key_env="DESK", environ={"DESK": key})
+    with pytest.raises(ModelUnavailable, match="DESK has characters") as caught:
+        list(backend.answer(ask()))
+    assert key not in str(caught.value)
+    assert "DESK" in backend.describe().problem
+    assert stub.seen == []
+
+
+def test_the_line_break_of_a_file_is_no_part_of_the_key(stub: Stub, open_backend: Open) -> None:
+    stub.scripts[CHAT] = [GOOD]
+    list(open_backend(key_env="DESK", environ={"DESK": "sk-desk\n"}).answer(ask()))
+    assert stub.seen[-1].headers["authorization"] == "Bearer sk-desk"
+
+
+def test_endless_nesting_of_the_state_is_no_fault(stub: Stub, open_backend: Open) -> None:
+    stub.scripts["/slots"] = [Script([b"[" * 200_000], content_type="application/json")]
+    assert open_backend("llama-server").running_requests() is None

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 
 from etui.server.errors import ApiError, error_response, invalid
+from etui.server.protocol import abort_connection
 from etui.text.web_origin import LOOPBACK_NAMES, build_hosts, is_allowed, is_secret
 
 if TYPE_CHECKING:
@@ -61,13 +62,15 @@ class Guard:
             return
         headers = Headers(scope=scope)
         request_id = f"req_{uuid.uuid4().hex}"
-        response = _Response(send, self._response_headers(headers, request_id))
+        added = self._response_headers(headers, request_id)
+        response = _Response(scope, send, added, self._settings)
         scope.setdefault("state", {})["request_id"] = request_id
         body = _Body(receive, self._settings)
         try:
             if scope["http_version"] not in _VERSIONS:
                 raise ApiError(400, "the server speaks HTTP/1.1", headers=_CLOSE)
             self._check_origin(headers)
+            self._check_framing(scope["http_version"], headers)
             self._check_body(scope["method"], headers)
             if scope["method"] == "OPTIONS":
                 await self._answer_preflight(headers, response)
@@ -132,6 +135,19 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer", **_CLOSE},
             )
         return name
+
+    def _check_framing(self, version: str, headers: Headers) -> None:
+        """Refuse a body whose length a proxy in front could read in another way.
+
+        Raises:
+            ApiError: It has both chunks and a length, or chunks, which HTTP/1.0 does not have.
+        """
+        if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
+            raise ApiError(
+                400,
+                "the length of the body is not clear: send Content-Length or, in HTTP/1.1, chunks",
+                headers=_CLOSE,
+            )
 
     def _check_body(self, method: str, headers: Headers) -> None:
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
@@ -292,25 +308,35 @@ class _Body:
 
 
 class _Response:
-    """Sends a response with further headers, and knows whether it has begun."""
+    """Sends a response with further headers, and knows whether it has begun.
 
-    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+    A client that does not read it is not waited for: its connection is closed.
+    """
+
+    def __init__(
+        self, scope: Scope, send: Send, headers: Mapping[str, str], settings: ServerSettings
+    ) -> None:
+        self._scope = scope
         self._send = send
         self._headers = headers
+        self._stall_seconds = settings.stall_seconds
         self.started = False
 
     async def send(self, message: Message) -> None:
-        """Send a message of the response."""
+        """Send a message of the response.
+
+        Raises:
+            ClientDisconnect: The client did not read for too long.
+        """
         if message["type"] == "http.response.start":
             self.started = True
             headers = MutableHeaders(raw=list(message.get("headers", [])))
             for name, value in self._headers.items():
                 headers.setdefault(name, value)
             message = {**message, "headers": headers.raw}
-        await self._send(message)
-
-
-def state_of(scope: Scope) -> dict[str, Any]:
-    """Return what the guard and the connection know of a request."""
-    state: dict[str, Any] = scope.setdefault("state", {})
-    return state
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await self._send(message)
+        except TimeoutError:
+            abort_connection(self._scope)
+            raise ClientDisconnect from None

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _CONNECTION = "connection"
 _MOST_DISCARDED_BYTES = 4 * 2**20
+_MOST_REFUSED = 64
+"""Connections over the limit that are told so; further ones are closed at once.
+
+Each takes a file descriptor until its client has read the answer.
+"""
 
 
 class LimitedProtocol(H11Protocol):
@@ -41,7 +46,10 @@ class LimitedProtocol(H11Protocol):
         """Begin to wait for the first request, unless there are too many connections."""
         super().connection_made(transport)
         self._start_timer()
-        if len(self.connections) > self.max_connections:
+        excess = len(self.connections) - self.max_connections
+        if excess > _MOST_REFUSED:
+            self.abort()
+        elif excess > 0:
             self._send_error(
                 ApiError(
                     503,

@@ -22,7 +22,9 @@ Metadata = Annotated[
 ]
 ToolName = Annotated[str, Field(pattern=re.compile(r"^[a-zA-Z0-9_-]{1,64}$"))]
 Stops = Annotated[
-    list[str], BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop)
+    list[str],
+    Field(fail_fast=True),
+    BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
 ]
 
 
@@ -124,7 +126,7 @@ class ChatBody(Body):
     """The body of a request for a chat completion."""
 
     model: ModelId = ""
-    messages: Annotated[list[MessageItem], Field(min_length=1)]
+    messages: Annotated[list[MessageItem], Field(min_length=1, fail_fast=True)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None

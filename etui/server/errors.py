@@ -30,6 +30,9 @@ _PATH = re.compile(
 
 _log = logging.getLogger("etui.server")
 
+_MOST_CHARACTERS = 2_000
+_MOST_PARAM_CHARACTERS = 200
+
 DO_NOT_RETRY = {"x-should-retry": "false"}
 """The official clients repeat 5xx and 429 twice; each repetition would spend again."""
 
@@ -58,10 +61,10 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = _shorten(message, _MOST_CHARACTERS)
         self.kind = kind
         self.code = code
-        self.param = param
+        self.param = None if param is None else _shorten(param, _MOST_PARAM_CHARACTERS)
         self.headers = dict(headers or {})
 
     def document(self) -> dict[str, Any]:
@@ -173,6 +176,11 @@ def error_response(error: BaseException) -> JSONResponse:
     """Build the response of an error."""
     api = to_api_error(error)
     return JSONResponse(api.document(), status_code=api.status, headers=api.headers)
+
+
+def _shorten(text: str, most: int) -> str:
+    """Cut off what a message quotes of a request, which may be long."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _internal(message: str, code: str) -> ApiError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from etui.server.errors import ApiError, invalid
@@ -16,8 +17,16 @@ MOST_DEPTH = 64
 """Most levels of objects and arrays."""
 
 _MOST_DIGITS = 20
+MOST_VALUES = 400_000
+"""Most objects, arrays and items of them: a request with more tokens than any context has fewer."""
+
+MOST_KEYS = 10_000
+"""Most keys of one object."""
+
 _LARGE_BYTES = 128 * 2**10
 """A larger body is parsed on another thread, so that other requests do not wait for it."""
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -37,8 +46,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
     Raises:
         ApiError: It is not valid JSON in UTF-8, no object, has a key twice, a number that is not
-            finite or has too many digits, half a surrogate pair, or is nested too deeply.
+            finite or has too many digits, half a surrogate pair, too many values, or is nested
+            too deeply.
     """
+    _check_values(body)
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -63,7 +74,21 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
+def _check_values(body: bytes) -> None:
+    """Bound the values of a body before they are built: each takes far more memory than its text.
+
+    It counts what begins a value outside of texts, so at least all values of valid JSON.
+    """
+    if len(body) <= MOST_VALUES:
+        return
+    marks = _STRING.sub(b"", body)
+    if sum(map(marks.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise invalid(f"the body has more than {MOST_VALUES} values")
+
+
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_KEYS:
+        raise invalid(f"an object has more than {MOST_KEYS} keys")
     built = dict(pairs)
     if len(built) != len(pairs):
         seen: set[str] = set()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -262,9 +264,35 @@ def test_chunks_that_lie_are_refused(server: Running, chunks: bytes) -> None:
     assert exchange(server, ask(server)).status == 200
 
 
-def test_a_length_and_chunks_together_are_refused(server: Running) -> None:
-    request = build(server, b"0\r\n\r\n", headers={"Transfer-Encoding": "chunked"})
-    check(server, exchange(server, request), 400)
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+@pytest.mark.parametrize("length", ["5", "0", "whole"])
+def test_a_length_and_chunks_together_are_refused(server: Running, length: str) -> None:
+    body = chunked(json.dumps(QUESTION).encode())
+    given = str(len(body)) if length == "whole" else length
+    headers = {"Transfer-Encoding": "chunked", "Content-Length": given}
+    check(server, exchange(server, build(server, body, headers=headers)), 400)
+
+
+def test_chunks_of_an_old_version_are_refused(server: Running) -> None:
+    headers = {"Transfer-Encoding": "chunked", "Content-Length": None}
+    request = build(server, chunked(json.dumps(QUESTION).encode()), headers=headers)
+    assert exchange(server, request).status == 200
+    check(server, exchange(server, request.replace(b"HTTP/1.1", b"HTTP/1.0", 1)), 400)
+
+
+def test_a_client_that_reads_no_answer_is_cut_off() -> None:
+    with serving(stall_seconds=0.05) as server:
+        path = "/" + 8000 * "a"  # the answer quotes it
+        request = build(server, method="GET", path=path, headers={"Connection": None})
+        with server.connect() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            with pytest.raises(ConnectionError):
+                while True:
+                    deaf.sendall(request)
+        assert exchange(server, ask(server)).status == 200
 
 
 def test_headers_that_never_end_are_cut_off() -> None:
@@ -298,6 +326,20 @@ def test_more_connections_than_allowed_are_refused() -> None:
             assert read_reply(client).status == 200
 
 
+def test_far_more_connections_than_allowed_are_closed_at_once() -> None:
+    with serving(max_connections=1) as server, ExitStack() as opened, server.connect() as first:
+        first.sendall(ask(server)[:10])  # it holds the one connection, whose headers are not whole
+        for _ in range(64):
+            refused = opened.enter_context(server.connect())
+            assert read_reply(refused).status == 503
+        with pytest.raises(ConnectionError), server.connect() as another:
+            another.sendall(b"GET")
+            assert another.recv(1) == b""
+            raise ConnectionResetError
+        first.sendall(ask(server)[10:])
+        assert read_reply(first).status == 200
+
+
 def test_a_client_that_leaves_within_its_body_is_no_fault(server: Running) -> None:
     with server.connect() as client:
         client.sendall(build(server, b"{", headers={"Content-Length": "100"}))
@@ -317,6 +359,11 @@ def test_a_body_behind_a_refusal_does_not_hold_the_connection() -> None:
 BODIES: dict[str, tuple[Build, str | None]] = {
     "nothing": (raw(b""), None),
     "no JSON": (raw(b"hello"), None),
+    "a million empty values": (raw(b'{"messages":[' + b"[]," * 1_000_000 + b"[]]}"), None),
+    "a million empty objects": (raw(b'{"messages":[' + b"{}," * 1_000_000 + b"{}]}"), None),
+    "20,000 keys": (raw(json.dumps({f"k{n}": n for n in range(20_000)}).encode()), None),
+    "an open text of escapes": (raw(b'{"' + b'\\"' * 1_000_000), None),
+    "a name of a megabyte": (raw(b'{"' + b"\\u0001" * 200_000 + b'":1}'), None),
     "half of JSON": (raw(b'{"model":'), None),
     "something behind it": (raw(b"{}{}"), None),
     "a list": (raw(b"[]"), None),

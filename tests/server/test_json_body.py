@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etui.server.errors import ApiError
-from etui.server.json_body import MOST_DEPTH, parse_object
+from etui.server.json_body import MOST_DEPTH, MOST_VALUES, parse_object
 
 VALUES = st.recursive(
     st.none()
@@ -51,3 +51,14 @@ def test_the_depth_is_limited(depth: int, accepted: bool) -> None:
     else:
         with pytest.raises(ApiError, match="nested"):
             parse_object(body)
+
+
+def test_marks_within_texts_are_no_values() -> None:
+    text = '[{,\\"\\\\' * MOST_VALUES
+    assert parse_object(json.dumps({"text": text}).encode()) == {"text": text}
+
+
+def test_values_are_bounded() -> None:
+    parse_object(json.dumps({"prompt": [1] * (MOST_VALUES - 2)}).encode())
+    with pytest.raises(ApiError, match="values"):
+        parse_object(json.dumps({"prompt": [1] * MOST_VALUES}).encode())

@@ -12,7 +12,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -283,6 +283,11 @@ def test_chunks_of_an_old_version_are_refused(server: Running) -> None:
     check(server, exchange(server, request.replace(b"HTTP/1.1", b"HTTP/1.0", 1)), 400)
 
 
+def flood(client: socket.socket, request: bytes) -> None:
+    while True:
+        client.sendall(request)
+
+
 def test_a_client_that_reads_no_answer_is_cut_off() -> None:
     with serving(stall_seconds=0.05) as server:
         path = "/" + 8000 * "a"  # the answer quotes it
@@ -290,8 +295,7 @@ def test_a_client_that_reads_no_answer_is_cut_off() -> None:
         with server.connect() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             with pytest.raises(ConnectionError):
-                while True:
-                    deaf.sendall(request)
+                flood(deaf, request)
         assert exchange(server, ask(server)).status == 200
 
 
@@ -332,10 +336,8 @@ def test_far_more_connections_than_allowed_are_closed_at_once() -> None:
         for _ in range(64):
             refused = opened.enter_context(server.connect())
             assert read_reply(refused).status == 503
-        with pytest.raises(ConnectionError), server.connect() as another:
-            another.sendall(b"GET")
+        with server.connect() as another, suppress(ConnectionError):
             assert another.recv(1) == b""
-            raise ConnectionResetError
         first.sendall(ask(server)[10:])
         assert read_reply(first).status == 200
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from etui.config.base_url import is_loopback
 from etui.errors import EtuiError, UsageError
 from etui.server.app import build_app_of
 from etui.server.guard import Guard
@@ -72,16 +72,6 @@ def open_sockets(settings: ServerSettings) -> tuple[list[socket.socket], ServerS
                 first.close()
                 raise
     return sockets, replace(settings, port=port)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address; a name counts as reachable by others."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def format_address(settings: ServerSettings) -> str:

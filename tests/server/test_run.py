@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from etui.errors import EtuiError, UsageError
-from etui.server.run import format_address, is_loopback, open_sockets
+from etui.server.run import format_address, open_sockets
 from etui.server.settings import ServerSettings
 from tests.server.fakes import FakePool, serving
 from tests.server.raw import ask, exchange
@@ -30,22 +30,6 @@ def test_another_address_with_a_key_is_opened() -> None:
     assert settings.port > 0
     for opened in sockets:
         opened.close()
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("localhost.example", False),
-        ("10.0.0.1", False),
-    ],
-)
-def test_which_addresses_only_this_machine_reaches(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
 
 
 def test_a_taken_port_is_an_error_with_a_fix() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from etui.config.base_url import is_exposed
 from etui.energy.remote.clock_offset import PROBES, ClockReading, Probe, choose_reading
 from etui.energy.remote.documents import (
     StatusDocument,
@@ -31,7 +32,6 @@ _READ_SECONDS = 5.0
 """Longest wait for a byte; ``/meter/energy`` waits about a second until the energy is final."""
 _WHOLE_SECONDS = 10.0
 """Longest time of a whole answer, however slowly its bytes arrive."""
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class MeterClient:
@@ -194,12 +194,7 @@ class MeterClient:
         Raises:
             MeterFailed: It would be sent in the clear over a network.
         """
-        import httpx2
-
-        if not self._key or self._plain_key:
-            return
-        url = httpx2.URL(self._base)
-        if url.scheme != "https" and url.host not in _LOOPBACK:
+        if self._key and not self._plain_key and is_exposed(self._base):
             raise MeterFailed(
                 "meter-refused",
                 f"the key of {self.url} would be sent without encryption",

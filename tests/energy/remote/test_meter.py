@@ -376,7 +376,7 @@ def test_a_key_goes_only_where_it_may() -> None:
     assert caught.value.flag == "meter-refused"
     assert "secret" not in str(caught.value)
     assert machine.asked == []
-    for url in ("https://desk:9911", "http://127.0.0.1:9911", "http://localhost:9911"):
+    for url in ("https://desk:9911", "http://127.0.0.2:9911", "http://localhost:9911"):
         machine.client("secret", url).read_clock(1)
     assert {h["authorization"] for h in machine.headers} == {"Bearer secret"}
     machine.headers.clear()

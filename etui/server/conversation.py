@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from etui.chat import Message
-from etui.server.errors import invalid, unsupported
+from etui.server.errors import invalid, quote, unsupported
 
 if TYPE_CHECKING:
     from etui.server.chat_request import MessageItem
@@ -78,8 +78,8 @@ def join_text(content: Any, param: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in _TEXT_PARTS:
             if isinstance(kind, str):
-                shown = kind[:32].encode("ascii", "backslashreplace").decode()
-                raise unsupported(place, f"{place}: parts of the type {shown} are not supported")
+                what = f"parts of the type {quote(kind, 32)} are not supported"
+                raise unsupported(place, f"{place}: {what}")
             raise invalid(f"{place} has to be an object with a type", place)
         text = part.get("refusal" if kind == "refusal" else "text")
         if not isinstance(text, str):

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from etui.server.errors import quote
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
@@ -223,5 +224,5 @@ def _ratio(value: float, by: float) -> float | None:
 
 def _header_text(text: str) -> str:
     """Return a name as a header value: names of policies may hold any character."""
-    ascii_text = text.encode("ascii", "backslashreplace").decode()[:200]
+    ascii_text = quote(text, 200)[:200]
     return "".join(c if c.isprintable() else " " for c in ascii_text).strip()

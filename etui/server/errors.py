@@ -79,6 +79,11 @@ class ApiError(Exception):
         }
 
 
+def quote(text: str, most_characters: int = 64) -> str:
+    """Return the beginning of a client's text in ASCII, to name it in an error or a header."""
+    return text[:most_characters].encode("ascii", "backslashreplace").decode()
+
+
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """Create the error of an invalid request, status 400."""
     return ApiError(400, message, code=code, param=param)

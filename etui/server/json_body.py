@@ -8,7 +8,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from etui.server.errors import ApiError, invalid
+from etui.server.errors import ApiError, invalid, quote
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -94,7 +94,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise invalid(f"the body has the key {_quote(key)} twice", param=_quote(key))
+                raise invalid(f"the body has the key {quote(key)} twice", param=quote(key))
             seen.add(key)
     return built
 
@@ -149,7 +149,3 @@ def _check_text(text: str) -> None:
 
 def _too_deep() -> ApiError:
     return invalid(f"the body is nested more than {MOST_DEPTH} levels deep")
-
-
-def _quote(key: str) -> str:
-    return key[:64].encode("ascii", "backslashreplace").decode()

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from etui.server.errors import model_not_found
+from etui.server.errors import model_not_found, quote
 from etui.text.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from etui.runtime.model_ids import ServedModel
     from etui.server.context import ServerContext
-
-_SHOWN_CHARACTERS = 64
 
 
 def build_routes(context: ServerContext) -> list[Route]:
@@ -54,7 +52,7 @@ def build_model_routes(read_models: Callable[[], Sequence[ServedModel]]) -> list
         for model in models:
             if model.id == wanted:
                 return JSONResponse(model_document(model, created))
-        shown = wanted[:_SHOWN_CHARACTERS].encode("ascii", "backslashreplace").decode()
+        shown = quote(wanted)
         raise model_not_found(
             f"there is no model {shown!r}{did_you_mean(shown, [model.id for model in models])}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from etui.server.errors import ApiError, invalid, unsupported
+from etui.server.errors import ApiError, invalid, quote, unsupported
 
 HARMLESS = frozenset(
     {
@@ -92,5 +92,5 @@ def _asks_nothing(name: str, value: Any) -> bool:
 
 
 def _unknown(name: str) -> ApiError:
-    shown = name[:64].encode("ascii", "backslashreplace").decode()
+    shown = quote(name)
     return invalid(f"unknown parameter: {shown}", param=shown, code="unknown_parameter")

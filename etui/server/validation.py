@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from etui.server.errors import invalid
+from etui.server.errors import invalid, quote
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -59,7 +59,7 @@ def format_path(path: Sequence[str | int]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            shown = part[:64].encode("ascii", "backslashreplace").decode()
+            shown = quote(part)
             text += f".{shown}" if text else shown
     return text
 
@@ -127,7 +127,7 @@ def read_stop(stops: Sequence[str], most: int, most_characters: int) -> tuple[st
 
 def _shorten(value: object) -> str:
     text = repr(value) if isinstance(value, str | int | float | bool) else type(value).__name__
-    text = text.encode("ascii", "backslashreplace").decode()
+    text = quote(text, _MOST_INPUT + 1)
     return text if len(text) <= _MOST_INPUT else f"{text[:_MOST_INPUT]}…"
 
 

@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from etui.server import (
-    chat,
     completions,
     health,
     meter,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from etui.server.settings import ServerSettings
 
 _ROUTE_MODULES = (
-    chat,
     completions,
     responses,
     models,

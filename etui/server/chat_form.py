@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
-from etui import __version__
 from etui.events import ToolCall
-from etui.server.deltas import Choice, Delta, DeltaReader
+from etui.server.deltas import Choice, Delta
 from etui.server.documents import (
-    encode,
-    energy_document_of,
     finish_reason,
     logprob_document,
-    route_document,
-    timings_document,
     tool_calls_document,
-    usage_document,
+    turn_documents,
 )
+from etui.server.event_stream import CompletionStream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from etui.chat import Query
     from etui.events import TokenLogprob
-    from etui.runtime.turn_request import PoolEvent
-    from etui.server.errors import ApiError
     from etui.turn.record import TurnRecord
 
-FINGERPRINT = f"etui-{__version__}"
-DONE = b"data: [DONE]\n\n"
 
-
-def frame(document: Mapping[str, Any]) -> bytes:
-    """Return a document as one server-sent event."""
-    return b"data: " + encode(document) + b"\n\n"
-
-
-def energy_comment(record: TurnRecord) -> bytes:
-    """Return the joules of a turn as a comment of server-sent events, as Neuralwatt sends them."""
-    return b": energy " + encode(energy_document_of(record)) + b"\n\n"
-
-
-def turn_documents(record: TurnRecord) -> dict[str, Any]:
-    """Build what every response says of its turn."""
-    return {
-        "usage": usage_document(record),
-        "energy": energy_document_of(record),
-        "route": route_document(record),
-        "timings": timings_document(record),
-    }
-
-
-class ChatForm:
+class ChatForm(CompletionStream):
     """The responses of one chat completion.
 
     Args:
@@ -61,40 +31,15 @@ class ChatForm:
     """
 
     def __init__(self, query: Query, *, include_usage: bool = False) -> None:
-        self._query = query
-        self._include_usage = include_usage
-        self._reader = DeltaReader(query)
-        self._created = int(time.time())
-        self._id = ""
+        super().__init__(query, "chatcmpl-", "chat.completion.chunk", include_usage=include_usage)
         self._opened: set[int] = set()
-
-    def begin(self, turn_id: str) -> None:
-        """Note the id of the turn, which is a part of the response's."""
-        self._id = f"chatcmpl-{turn_id}"
-
-    def add(self, event: PoolEvent) -> bytes:
-        """Take an event; return the chunks that it causes."""
-        return b"".join(self._write(delta) for delta in self._reader.add(event))
-
-    def end(self, record: TurnRecord) -> bytes:
-        """Return the chunk of the usage if it was asked for, the joules, and the end."""
-        usage = b""
-        if self._include_usage:
-            usage = frame({**self._head(), "choices": [], **turn_documents(record)})
-        return usage + energy_comment(record) + DONE
-
-    def fail(self, error: ApiError) -> bytes:
-        """Return the error, after which a stream ends without ``[DONE]``."""
-        return frame(error.document())
 
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the whole response."""
         return {
-            "id": self._id,
+            **self._head(),
             "object": "chat.completion",
-            "created": self._created,
             "model": record.model,
-            "system_fingerprint": FINGERPRINT,
             "choices": self._choices(record),
             **turn_documents(record),
         }
@@ -130,7 +75,7 @@ class ChatForm:
         opening = b""
         if delta.index not in self._opened:
             self._opened.add(delta.index)
-            opening = self._chunk(delta.index, {"role": "assistant", "content": ""})
+            opening = self._build_chunk(delta.index, {"role": "assistant", "content": ""})
         parts: dict[str, Any] = {}
         if delta.content:
             parts["content"] = delta.content
@@ -141,27 +86,18 @@ class ChatForm:
         logprobs = self._build_logprobs(delta.logprobs) if delta.logprobs else None
         if not parts and logprobs is None and delta.finish is None:
             return opening
-        return opening + self._chunk(delta.index, parts, logprobs, delta.finish)
+        return opening + self._build_chunk(delta.index, parts, logprobs, delta.finish)
 
-    def _chunk(
+    def _build_chunk(
         self,
         index: int,
         delta: Mapping[str, Any],
         logprobs: Mapping[str, Any] | None = None,
         finish: str | None = None,
     ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        usage = {"usage": None} if self._include_usage else {}
-        return frame({**self._head(), "choices": [choice], **usage})
-
-    def _head(self) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._reader.model,
-            "system_fingerprint": FINGERPRINT,
-        }
+        return self._chunk(
+            {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        )
 
 
 def build_message(answer: str, thinking: str, tool_calls: str = "") -> dict[str, Any]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
-from etui.server.chat_form import DONE, FINGERPRINT, energy_comment, frame, turn_documents
-from etui.server.deltas import Delta, DeltaReader
-from etui.server.documents import completion_logprobs, finish_reason
+from etui.server.deltas import Delta
+from etui.server.documents import completion_logprobs, finish_reason, turn_documents
+from etui.server.event_stream import CompletionStream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from etui.chat import Query
     from etui.events import TokenLogprob
-    from etui.runtime.turn_request import PoolEvent
-    from etui.server.errors import ApiError
     from etui.turn.record import TurnRecord
 
 
-class CompletionForm:
+class CompletionForm(CompletionStream):
     """The responses of one completion.
 
     Args:
@@ -28,31 +25,8 @@ class CompletionForm:
     """
 
     def __init__(self, query: Query, *, include_usage: bool = False) -> None:
-        self._query = query
-        self._include_usage = include_usage
-        self._reader = DeltaReader(query)
-        self._created = int(time.time())
-        self._id = ""
+        super().__init__(query, "cmpl-", "text_completion", include_usage=include_usage)
         self._characters: dict[int, int] = {}
-
-    def begin(self, turn_id: str) -> None:
-        """Note the id of the turn, which is a part of the response's."""
-        self._id = f"cmpl-{turn_id}"
-
-    def add(self, event: PoolEvent) -> bytes:
-        """Take an event; return the chunks that it causes."""
-        return b"".join(self._write(delta) for delta in self._reader.add(event))
-
-    def end(self, record: TurnRecord) -> bytes:
-        """Return the chunk of the usage if it was asked for, the joules, and the end."""
-        usage = b""
-        if self._include_usage:
-            usage = frame({**self._head(), "choices": [], **turn_documents(record)})
-        return usage + energy_comment(record) + DONE
-
-    def fail(self, error: ApiError) -> bytes:
-        """Return the error, after which a stream ends without ``[DONE]``."""
-        return frame(error.document())
 
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the whole response."""
@@ -78,18 +52,7 @@ class CompletionForm:
         logprobs = completion_logprobs(delta.logprobs, before) if delta.logprobs else None
         if not delta.content and logprobs is None and delta.finish is None:
             return b""
-        choice = _choice(delta.index, delta.content, logprobs, delta.finish)
-        usage = {"usage": None} if self._include_usage else {}
-        return frame({**self._head(), "choices": [choice], **usage})
-
-    def _head(self) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": self._created,
-            "model": self._reader.model,
-            "system_fingerprint": FINGERPRINT,
-        }
+        return self._chunk(_choice(delta.index, delta.content, logprobs, delta.finish))
 
 
 def _choice(

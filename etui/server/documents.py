@@ -36,6 +36,16 @@ def finish_reason(status: str, tool_calls: str = "") -> str:
     return _FINISH_REASONS.get(status, "length")
 
 
+def turn_documents(record: TurnRecord) -> dict[str, Any]:
+    """Build what a response says of its turn."""
+    return {
+        "usage": usage_document(record),
+        "energy": energy_document_of(record),
+        "route": route_document(record),
+        "timings": timings_document(record),
+    }
+
+
 def usage_document(record: TurnRecord) -> dict[str, Any]:
     """Build ``usage``: tokens of the answer that stands, and the joules of the whole turn.
 
@@ -183,13 +193,6 @@ def encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
         "utf-8", "replace"
     )
-
-
-def created_seconds(record_created_at: str) -> int:
-    """Convert the start of a turn, ISO 8601 in UTC, to whole seconds since 1970."""
-    from datetime import datetime
-
-    return int(datetime.fromisoformat(record_created_at).timestamp())
 
 
 def _taken_hop(record: TurnRecord) -> HopRecord | None:

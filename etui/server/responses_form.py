@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from etui.server.chat_form import energy_comment
 from etui.server.deltas import DeltaReader
 from etui.server.documents import encode
+from etui.server.event_stream import energy_comment
 from etui.server.responses_events import ResponseEvents
 from etui.server.responses_output import build_items, ended_document, started_document
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from etui.server.documents import (
     energy_document_of,
     logprob_document,
-    route_document,
-    timings_document,
     tokens_of_answer,
+    turn_documents,
 )
 
 if TYPE_CHECKING:
@@ -195,10 +194,8 @@ def ended_document(
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "model": record.model,
         "output": list(output),
+        **turn_documents(record),
         "usage": response_usage(record),
-        "energy": energy_document_of(record),
-        "route": route_document(record),
-        "timings": timings_document(record),
     }
 
 

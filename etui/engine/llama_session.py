@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.batch_decoder import BatchDecoder
-from etui.engine.batching.plan import plan_batch, rotate
+from etui.engine.batch_plan import plan_batch, rotate
 from etui.engine.chat_prompt import ChatPrompt
 from etui.engine.constraint import build_constraint
 from etui.engine.context import Context, ContextOptions

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from etui.engine.batch_decoder import BatchDecoder
 from etui.engine.constraint import follow
 from etui.engine.context import Context
-from etui.engine.likely_tokens import rank_tokens
 from etui.engine.llama_sequence import LlamaSequence
 from etui.engine.log_sum import LogSum
 from etui.engine.model import Model
@@ -77,7 +76,7 @@ class Outputs:
             ValueError: The sequence was not in the last batch, so its logits are overwritten.
         """
         logits = self._read(sequence)
-        return rank_tokens(logits, self._log_sum(logits), count, self._model)
+        return _rank_tokens(logits, self._log_sum(logits), count, self._model)
 
     def _read(self, sequence: LlamaSequence) -> NDArray[np.float32]:
         if sequence.epoch == self._decoder.epoch:
@@ -85,3 +84,31 @@ class Outputs:
         if sequence.kept_logits is not None and sequence.kept_logits[0] == self._decoder.epoch:
             return sequence.kept_logits[1]
         raise ValueError("the logits were overwritten: read them right after the sequence's step")
+
+
+def _rank_tokens(
+    logits: NDArray[np.float32], log_sum: float, count: int, model: Model
+) -> tuple[LikelyToken, ...]:
+    """Return the ``count`` most likely tokens, best first; of equal ones the lower number first.
+
+    Args:
+        logits: Logits of the whole model.
+        log_sum: Log of the sum of their exponentials.
+        count: Number of tokens; less than 1 returns none.
+        model: The model, for the texts of the tokens.
+    """
+    import numpy as np
+
+    count = min(count, len(logits))
+    if count < 1:
+        return ()
+    likely = np.argpartition(logits, -count)[-count:]
+    likely = likely[np.lexsort((likely, -logits[likely]))]
+    return tuple(
+        LikelyToken(
+            int(token),
+            model.piece(int(token))[0] or model.token_text(int(token)).encode(),
+            float(logits[token]) - log_sum,
+        )
+        for token in likely
+    )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etui.errors import EtuiError, LogUnavailable
 from etui.events import Loaded, Residence, Unloaded
 from etui.runtime.cooling import CallLater, Cooling, start_timer
-from etui.runtime.residents import Residents
 from etui.turn.build_record import build_load_record
 from etui.turn.intervals import find_marks
 
@@ -76,7 +75,7 @@ class BetweenTurns:
         self._recorder = runtime.recorder
         self._writer = runtime.writer
         self._idle_tracker = idle_tracker
-        self._residents = Residents()
+        self._residents = _Residents()
         self._host: tuple[HostState, int] | None = None
         self._earlier: str | None = None  # in memory before the turns that run now
         self._ahead: str | None = None  # loaded ahead of a question that was not asked yet
@@ -272,3 +271,32 @@ class BetweenTurns:
         for mark_ns in find_marks(event):
             self._recorder.mark(mark_ns)
         self._recorder.settle(event.end_ns)
+
+
+class _Residents:
+    """Names of the loaded models in the order of their loads; a new process starts with none.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: dict[str, None] = {}
+        self._pid: int | None = None
+
+    def update(self, event: object, pid: int | None) -> None:
+        """Apply a load or an unload in process ``pid``; other events change nothing."""
+        with self._lock:
+            if pid != self._pid:
+                self._names.clear()
+                self._pid = pid
+            match event:
+                case Loaded(model=model):
+                    self._names[model] = None
+                case Unloaded(model=model):
+                    self._names.pop(model, None)
+
+    def names(self, pid: int | None) -> tuple[str, ...]:
+        """Return the models in memory of process ``pid``; none without a process."""
+        with self._lock:
+            return tuple(self._names) if pid is not None and pid == self._pid else ()

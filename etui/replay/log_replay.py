@@ -275,7 +275,7 @@ def replay_log(
         EtuiError: The log cannot be read, or the fitted file of the policy is damaged.
     """
     from etui.log.queries import LogReader
-    from etui.routing.places import drop_places
+    from etui.routing.policy import drop_places
     from etui.runtime.serving import models_on_disk
 
     policy = drop_places(policy)

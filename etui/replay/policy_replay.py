@@ -18,8 +18,7 @@ from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
-from etui.routing.places import drop_places
-from etui.routing.policy import CascadePlan, Objective, Policy
+from etui.routing.policy import CascadePlan, Objective, Policy, drop_places
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.question_words import QuestionText
 from etui.turn.cascade import Outcome, advance, find_best_outcome, is_sure

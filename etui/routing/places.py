@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from etui.routing.policy import ArmPlan, Policy
+from typing import Protocol
 
 THIS_MACHINE = "this machine"
 
@@ -93,23 +90,3 @@ def list_places(models: Sequence[str], known: Collection[str]) -> tuple[Place, .
     for index, place in enumerate(stated):
         found += [place, *(others[place.weights] if last[place.weights] == index else ())]
     return tuple(found)
-
-
-def drop_places(policy: Policy) -> Policy:
-    """Return a policy whose arms have only the models that its file names.
-
-    Places are a matter of a machine: a replay of recorded answers has none.
-    """
-    return replace(policy, arms={name: _drop_unstated(plan) for name, plan in policy.arms.items()})
-
-
-def _drop_unstated(plan: ArmPlan) -> ArmPlan:
-    if not plan.places:
-        return plan
-    kept = [index for index, place in enumerate(plan.places) if place.stated]
-    return replace(
-        plan,
-        models=tuple(plan.models[index] for index in kept),
-        speculate=tuple(plan.speculate[index] for index in kept) if plan.speculate else (),
-        places=(),
-    )

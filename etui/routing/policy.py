@@ -204,3 +204,23 @@ class Policy:
     degrade_to: str | None = None
     fallbacks: FallbackPlan = FallbackPlan()
     efforts: Mapping[str, str] = field(default_factory=dict)
+
+
+def drop_places(policy: Policy) -> Policy:
+    """Return a policy whose arms have only the models that its file names.
+
+    Places are a matter of a machine: a replay of recorded answers has none.
+    """
+    return replace(policy, arms={name: _drop_unstated(plan) for name, plan in policy.arms.items()})
+
+
+def _drop_unstated(plan: ArmPlan) -> ArmPlan:
+    if not plan.places:
+        return plan
+    kept = [index for index, place in enumerate(plan.places) if place.stated]
+    return replace(
+        plan,
+        models=tuple(plan.models[index] for index in kept),
+        speculate=tuple(plan.speculate[index] for index in kept) if plan.speculate else (),
+        places=(),
+    )

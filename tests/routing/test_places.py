@@ -19,8 +19,8 @@ from etui.routing.availability import list_served_places
 from etui.routing.decide import cheapest_arm, decide, decide_arm
 from etui.routing.decision import Decision
 from etui.routing.library import PolicyPlace, check_text
-from etui.routing.places import Place, drop_places, find_weights, list_places
-from etui.routing.policy import Policy
+from etui.routing.places import Place, find_weights, list_places
+from etui.routing.policy import Policy, drop_places
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.host_state import HostState
 

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from etui.arm import Arm
 from etui.backends.base import AnswerRequest
 from etui.backends.remote.dialects import Dialect
 from etui.backends.remote.failures import RequestFailed
@@ -36,7 +35,6 @@ from etui.reasoning.choice_readout import format_option
 from etui.reasoning.control import BUDGET
 from etui.reasoning.prompts import (
     ANSWER_MARKER,
-    build_thinking,
     choose_style,
     with_instruction,
     with_letter_instruction,
@@ -89,22 +87,20 @@ class RemoteAnswer:
         self.server = ""
         self._hurried = False
 
+    @property
+    def draws_votes(self) -> bool:
+        """Whether several answers are drawn, by :func:`etui.backends.remote.votes.run_votes`."""
+        return self.arm.reasoning == "vote" or self.options.count > 1
+
     async def run(self) -> AsyncIterator[Event]:
-        """Yield the events of the answer; the last is ``Finished``.
+        """Yield the events of the one answer; the last is ``Finished``.
 
         Raises:
             RequestFailed: A request failed.
-            InvalidRequest: The server cannot do what is asked.
         """
-        self.dialect.check(self.arm)
-        arm = self.arm
-        if arm.reasoning == "vote" or self.options.count > 1:
-            from etui.backends.remote.votes import run_votes
-
-            events = run_votes(self)
-        elif arm.reasoning == "cot" and arm.think_tokens > 0:
+        if self.arm.reasoning == "cot" and self.arm.think_tokens > 0:
             events = self._think()
-        elif arm.readout == "choices":
+        elif self.arm.readout == "choices":
             events = self._choose_letter()
         else:
             events = self._answer_directly()
@@ -375,12 +371,3 @@ def build_second_messages(messages: Sequence[Message], reply: Reply) -> tuple[Me
     if not thought:
         return tuple(messages)
     return (*messages, Message("assistant", thought), Message("user", ASK_AGAIN))
-
-
-def thinking_splitter(arm: Arm, spec: ModelSpec) -> tuple[ThinkingSplitter | None, bool]:
-    """Return the splitter of a vote that thinks, and whether the model thinks by its own switch."""
-    facts = build_facts(spec)
-    style = choose_style(arm, facts)
-    if style == "native":
-        return None, True
-    return ThinkingSplitter(build_thinking(style, facts).marker, thinks=True), False

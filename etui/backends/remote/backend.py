@@ -21,6 +21,7 @@ from etui.backends.remote.failures import RequestFailed, build_error
 from etui.backends.remote.io_thread import IoThread
 from etui.backends.remote.probe import RemoteStatus, count_running, probe
 from etui.backends.remote.requests import Requests, Signal
+from etui.backends.remote.votes import run_votes
 from etui.config.backend_spec import BackendSpec
 from etui.errors import EtuiError, ModelUnavailable, RemoteFailed
 from etui.events import Event, Residence, Unloaded
@@ -318,7 +319,9 @@ class RemoteAnswerer:
         if self._hurried:
             requests.signal("hurry")
         try:
-            async with aclosing(answer.run()) as events:  # type: ignore[type-var]
+            backend._dialect.check(request.arm)
+            run = run_votes(answer) if answer.draws_votes else answer.run()
+            async with aclosing(run) as events:  # type: ignore[type-var]
                 async for event in events:
                     self.last_energy = answer.energy
                     backend._note_server(answer.server)  # before its last event

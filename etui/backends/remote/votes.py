@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from etui.arm import VoteStop
+from etui.backends.remote.answer import OVERRUN_TOKENS, RemoteAnswer, build_facts
 from etui.backends.remote.failures import RequestFailed
 from etui.backends.remote.finishing import describe_end
 from etui.backends.remote.reply import Reply
@@ -27,9 +27,6 @@ from etui.reasoning.extraction import extract
 from etui.reasoning.prompts import build_thinking, choose_style, with_instruction
 from etui.reasoning.vote_count import Poll
 from etui.units import count_text
-
-if TYPE_CHECKING:
-    from etui.backends.remote.answer import RemoteAnswer
 
 
 @dataclass(slots=True)
@@ -55,8 +52,6 @@ async def run_votes(answer: RemoteAnswer) -> AsyncIterator[Event]:
 
 class _Election:
     def __init__(self, answer: RemoteAnswer) -> None:
-        from etui.backends.remote.answer import OVERRUN_TOKENS, build_facts
-
         self._answer = answer
         arm = answer.arm
         # A client's `count` answers are all drawn, and not counted: answer 0 is that of the turn.

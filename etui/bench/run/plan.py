@@ -310,7 +310,7 @@ def _read_policy(name: str, config: Config) -> BenchPolicy:
 
 def _compile_policy(text: BenchPolicy, catalogue: Catalogue) -> Policy:
     from etui.routing.library import PolicyPlace, check_text
-    from etui.routing.places import drop_places
+    from etui.routing.policy import drop_places
 
     place = PolicyPlace(text.name, Path(f"{text.name}.yaml"), "file")
     checked = check_text(text.text, place, catalogue.models)

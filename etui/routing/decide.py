@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from etui.arm import Arm
 from etui.chat import Query
@@ -245,6 +246,42 @@ def cheapest_arm(
         if name in arms:
             return arms[name]
     return next(iter(arms.values()))
+
+
+def replace_by_cheapest(
+    decision: Decision,
+    policy: Policy,
+    query: Query,
+    outlook: Predictor,
+    available: Callable[[str], bool],
+    why: str,
+) -> Decision:
+    """Replace the arm of a decision by the cheapest one, with a notice.
+
+    Args:
+        decision: What the rules decided.
+        policy: The policy.
+        query: The question with its chat.
+        outlook: Predicts the joules of the arms.
+        available: Returns whether a model can answer.
+        why: Which budget is spent.
+
+    Raises:
+        ModelUnavailable: As in :func:`cheapest_arm`.
+    """
+    arm = cheapest_arm(policy, query, outlook, available)
+    joules = outlook.joules(arm, query)
+    instead = f" instead of {decision.arm.name}" if decision.arm.name != arm.name else ""
+    return replace(
+        decision,
+        arm=arm,
+        cascade=None,
+        why=f"a budget is spent, so {arm.name} answers{instead} ({decision.why})",
+        predicted_joules=None if joules is None else joules.total,
+        predicted_accuracy=None,
+        margin_joules=None,
+        notices=(*decision.notices, f"{why}: the cheapest arm, {arm.name}, answers"),
+    )
 
 
 def _choose_cheapest(arms: Sequence[Arm], query: Query, outlook: Predictor | None) -> Arm | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -19,18 +19,17 @@ from etui.backends.base import Answerer, ModelHost
 from etui.chat import Query
 from etui.config.config import Config
 from etui.config.load import read_defaults
-from etui.errors import LogUnavailable, ModelUnavailable
+from etui.errors import LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.file_cache import FileCache
-from etui.runtime.live_settings import LiveSettings
 from etui.runtime.log_cache import LogCache
 from etui.runtime.policy_cache import PolicyCache
 from etui.runtime.serving import (
     find_draft_file,
     find_model_file,
+    load_token_cost,
     models_on_disk,
     read_file_sampling,
-    read_token_cost,
     sample_as_asked,
     token_cost_for,
 )
@@ -110,7 +109,7 @@ class Runtime(Generic[B]):
         self._open_backend = open_backend
         self._open_recorder = open_recorder
         self._open_writer = open_writer
-        self._file_sampling: dict[tuple[Path, int, int], ModelSampling | None] = {}
+        self._file_sampling: FileCache[ModelSampling | None] = FileCache()
         self._catalogues: FileCache[Catalogue] = FileCache()
         self._model_files: FileCache[tuple[ModelSpec, Path]] = FileCache()
         self._policies = PolicyCache(config)
@@ -290,7 +289,7 @@ class Runtime(Generic[B]):
             ModelUnavailable: No model that the policy allows is on this machine.
             InvalidFile: The policy's fit is damaged.
         """
-        from etui.routing.decide import decide, decide_arm
+        from etui.routing.decide import decide, decide_arm, replace_by_cheapest
 
         is_available = available or self.find_available()
         if knowledge is None:
@@ -312,7 +311,7 @@ class Runtime(Generic[B]):
             every_signal=every_signal,
         )
         if degraded:
-            decision = _replace_by_cheapest(
+            decision = replace_by_cheapest(
                 decision, policy, query, predictor, is_available, degraded
             )
         if decision.cascade is not None:
@@ -357,17 +356,19 @@ class Runtime(Generic[B]):
                 damaged, or has another sha256.
         """
         from etui.runtime.provenance import model_settings
+        from etui.runtime.remotes import serve_remote
 
-        remote = self.catalogue.get(arm.model)
-        if remote.backend is not None:
-            return self._serve_remote(arm, remote, remote.backend)
+        entry = self.catalogue.get(arm.model)
+        if entry.backend is not None:
+            price = token_cost_for(arm, entry, self.config, self.log_cache)
+            return serve_remote(arm, entry, self.remotes, self.remote_meters, price)
         spec, path = self._find_model_file(arm)
         draft = find_draft_file(arm, spec, self.config, self.catalogue)
         settings = {
             "idle_baseline": self.use_idle_baseline(spec.name),
             **model_settings(spec, self.config),
         }
-        sampled = sample_as_asked(arm, spec, self._read_sampling(path))
+        sampled = sample_as_asked(arm, spec, partial(self._read_sampling, path))
         price = token_cost_for(arm, spec, self.config, self.log_cache)
         return Served(spec, path, price, settings, draft, sampled)
 
@@ -387,43 +388,11 @@ class Runtime(Generic[B]):
             list_files,
         )
 
-    def _serve_remote(self, arm: Arm, spec: ModelSpec, name: str) -> Served:
-        """Resolve an arm to a model of a remote backend, which is not asked here."""
-        if name not in self.remotes:
-            raise ModelUnavailable(
-                f"{spec.name} is served by the backend {name!r}, which config.yaml does not have",
-                "add it under `backends`",
-            )
-        remote = self.remotes[name]
-        served = Served(
-            spec,
-            None,
-            token_cost_for(arm, spec, self.config, self.log_cache),
-            {"backend_server": remote.server},
-            arm=sample_as_asked(arm, spec, lambda: None),
-            fallbacks=remote.spec.fallbacks,
+    def _read_sampling(self, path: Path) -> ModelSampling | None:
+        """Read what a model file asks for, once for each state of it."""
+        return self._file_sampling.get(
+            path, lambda: read_file_sampling(path), lambda _: (str(path),)
         )
-        served = self.remote_meters.measure(served, remote)
-        if isinstance(served.settings, LiveSettings):
-            return served
-        # The version of a server is often known from its answer alone.
-        late = LiveSettings(served.settings, lambda: {"backend_server": remote.server})
-        return replace(served, settings=late)
-
-    def _read_sampling(self, path: Path) -> Callable[[], ModelSampling | None]:
-        """Return a function that reads what a model file asks for, once for each state of it."""
-
-        def read() -> ModelSampling | None:
-            try:
-                state = path.stat()
-            except OSError:
-                return None  # the load reports it
-            key = (path, state.st_size, state.st_mtime_ns)
-            if key not in self._file_sampling:
-                self._file_sampling[key] = read_file_sampling(path)
-            return self._file_sampling[key]
-
-        return read
 
     def find_token_cost(self, model: str) -> TokenCost | None:
         """Return the joules per token of a model on this machine; None if they are unknown."""
@@ -434,12 +403,7 @@ class Runtime(Generic[B]):
         spec = self.catalogue.get(model)
         if spec.sha256 is None and spec.backend is None:
             spec = replace(spec, sha256=recorded_sha256(spec, self.config))
-        try:
-            return self.log_cache.get(
-                ("token cost", spec), lambda log: read_token_cost(spec, self.config, log)
-            )
-        except LogUnavailable:
-            return None
+        return load_token_cost(spec, self.config, self.log_cache)
 
     def use_idle_baseline(self, model: str) -> str | None:
         """Use a model's idle baseline for net joules; return which one is used, None without."""
@@ -572,30 +536,3 @@ def open_process_runtime(config: Config) -> Runtime[ProcessBackend]:
         return ProcessBackend(config)
 
     return Runtime(config, open_backend)
-
-
-def _replace_by_cheapest(
-    decision: Decision,
-    policy: Policy,
-    query: Query,
-    predictor: LogPredictor,
-    is_available: Callable[[str], bool],
-    why: str,
-) -> Decision:
-    """Replace the arm of a decision by the cheapest one, with a notice."""
-    from etui.routing.decide import cheapest_arm
-
-    arm = cheapest_arm(policy, query, predictor, is_available)
-    notice = f"{why}: the cheapest arm, {arm.name}, answers"
-    joules = predictor.joules(arm, query)
-    instead = f" instead of {decision.arm.name}" if decision.arm.name != arm.name else ""
-    return replace(
-        decision,
-        arm=arm,
-        cascade=None,
-        why=f"a budget is spent, so {arm.name} answers{instead} ({decision.why})",
-        predicted_joules=None if joules is None else joules.total,
-        predicted_accuracy=None,
-        margin_joules=None,
-        notices=(*decision.notices, notice),
-    )

@@ -1,19 +1,26 @@
-"""The remote backends of config.yaml: opened together, and described for lists and for doctor."""
+"""The remote backends of config.yaml: opened, resolved to, and described for lists and doctor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from etui.errors import ModelUnavailable
+from etui.runtime.live_settings import LiveSettings
+from etui.runtime.serving import sample_as_asked
+from etui.turn.ports import Served
+
 if TYPE_CHECKING:
+    from etui.arm import Arm, TokenCost
     from etui.backends.remote.backend import RemoteBackend
     from etui.backends.remote.probe import RemoteStatus
     from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
+    from etui.runtime.remote_meters import RemoteMeters
 
 LIST_SECONDS = 2.0
 """Longest wait for a backend in a list of models."""
@@ -67,6 +74,48 @@ def open_remotes(config: Config) -> dict[str, RemoteBackend]:
     from etui.backends.remote.backend import RemoteBackend
 
     return {name: RemoteBackend(spec) for name, spec in config.backends.items()}
+
+
+def serve_remote(
+    arm: Arm,
+    spec: ModelSpec,
+    remotes: Mapping[str, RemoteBackend],
+    meters: RemoteMeters,
+    price: TokenCost | None,
+) -> Served:
+    """Resolve an arm to a model of a remote backend, which is not asked here.
+
+    Args:
+        arm: The arm.
+        spec: Its model.
+        remotes: The backends by name.
+        meters: The meters of their machines.
+        price: Joules per token of the model; None if they are unknown.
+
+    Raises:
+        ModelUnavailable: config.yaml does not have the backend.
+    """
+    remote = remotes.get(spec.backend or "")
+    if remote is None:
+        raise ModelUnavailable(
+            f"{spec.name} is served by the backend {spec.backend!r}, which config.yaml does not "
+            "have",
+            "add it under `backends`",
+        )
+    served = Served(
+        spec,
+        None,
+        price,
+        {"backend_server": remote.server},
+        arm=sample_as_asked(arm, spec, lambda: None),
+        fallbacks=remote.spec.fallbacks,
+    )
+    served = meters.measure(served, remote)
+    if isinstance(served.settings, LiveSettings):
+        return served
+    # The version of a server is often known from its answer alone.
+    late = LiveSettings(served.settings, lambda: {"backend_server": remote.server})
+    return replace(served, settings=late)
 
 
 def probe_backends(

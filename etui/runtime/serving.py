@@ -23,20 +23,26 @@ if TYPE_CHECKING:
 def token_cost_for(
     arm: Arm, spec: ModelSpec, config: Config, kept: LogCache | None = None
 ) -> TokenCost | None:
-    """Read the joules per token of a model; None if unknown, or not needed by the arm.
+    """Return the joules per token of a model; None if unknown, or not needed by the arm."""
+    if arm.reasoning != "cot" or (arm.max_joules is None and arm.exchange is None):
+        return None
+    return load_token_cost(spec, config, kept)
+
+
+def load_token_cost(
+    spec: ModelSpec, config: Config, kept: LogCache | None = None
+) -> TokenCost | None:
+    """Return the joules per token of a model; None if they are unknown.
 
     They come from the operating curve of this machine, or else from the mean of the last turns. A
     log that cannot be read must not prevent an answer: its thinking is then limited by the energy
     measured while it runs.
 
     Args:
-        arm: The arm.
         spec: The model, with the sha256 of its file if it is known.
-        config: Names the log.
+        config: Names the log, and the settings of llama.cpp, which a curve depends on.
         kept: Keeps what was read from the log; None reads it.
     """
-    if arm.reasoning != "cot" or (arm.max_joules is None and arm.exchange is None):
-        return None
     from etui.log.queries import LogReader
 
     def read(log: LogReader) -> TokenCost | None:

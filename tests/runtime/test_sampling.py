@@ -15,11 +15,13 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.routing.library import load_policy
 from etui.runtime.choose import choose
+from etui.runtime.file_cache import FileCache
 from etui.runtime.open import Runtime, open_runtime
 from etui.runtime.overrides import Overrides
 from etui.turn.ports import Served
 from tests.models.test_gguf import asks, f32, tiny_gguf
 
+LATER_NS = 1 << 62
 QUERY = Query("What is a joule?")
 ENTRIES = """
 models:
@@ -77,6 +79,7 @@ def test_a_file_that_changes_is_read_again(runtime: Runtime[Any], config: Config
 
 
 def test_the_file_is_read_once(runtime: Runtime[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime._file_sampling = FileCache(lambda: LATER_NS)  # the file is not as new as it is
     read: list[Path] = []
     monkeypatch.setattr("etui.runtime.open.read_file_sampling", lambda path: read.append(path))
     sampled(runtime, model="silent")

@@ -24,6 +24,7 @@ from typing import Any
 READY_SECONDS = 120.0
 ANSWER_SECONDS = 600.0
 POLL_SECONDS = 0.05
+LONG_TOKENS = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,23 @@ class Server:
         if response.status != 200:
             raise RuntimeError(f"status {response.status}: {response.read(2000)!r}")
         return _read_stream(response, start)
+
+    def leave(self, messages: Sequence[dict[str, str]], pieces: int) -> None:
+        """Ask for a long streamed answer, and close the connection after some pieces of text."""
+        body = {
+            "model": self.model,
+            "messages": list(messages),
+            "max_tokens": LONG_TOKENS,
+            "temperature": 0,
+            "stream": True,
+        }
+        with closing(self.connect()) as connection:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            response = connection.getresponse()
+            while pieces and (line := response.readline()):
+                pieces -= b'"content"' in line
+            response.close()
 
 
 def _read_stream(response: http.client.HTTPResponse, start: float) -> Streamed:

@@ -2,8 +2,9 @@
 
 The first token over HTTP is compared with that of the same engine without HTTP, round by round,
 with a prompt of its own each. Then one stream against the other server, and eight clients at a time
-that share a system prompt; with ``--llama-server BINARY`` against llama.cpp's own server too. Last
-the cost of Python a token, and the memory and the turns of many requests, with an engine that
+that share a system prompt; with ``--llama-server BINARY`` against llama.cpp's own server too. How
+long a request waits behind the answer of a client that left is given in batches. Last the cost of
+Python a token, and the memory and the turns of many requests, with an engine that
 computes nothing.
 
     python -m benchmarks.serve [MODEL.gguf] [--threads N] [--tokens N] [--rounds N] [--clients N]
@@ -184,6 +185,25 @@ def measure_python(clients: int, tokens: int, rounds: int) -> list[float]:
         return found
 
 
+def measure_leaving(setup: Setup, rounds: int) -> list[float]:
+    """Return how much later an answer begins right after a client left, in batches of one token.
+
+    The engine computes one answer at a time, so the next one waits until the other has ended.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_home(Path(folder), setup)
+        with etui_server(Path(folder), "bench") as server:
+            server.stream(ask_new(next(_round)), 4)
+            found = []
+            for _ in range(rounds):
+                alone = server.stream(ask_new(next(_round)), 32)
+                server.leave(ask_new(next(_round)), 24)
+                after = server.stream(ask_new(next(_round)), 4)
+                waited = after.first_seconds - alone.first_seconds
+                found.append(waited * alone.tokens_per_second)
+            return found
+
+
 def measure_memory(requests: int, at_once: int) -> tuple[float, int]:
     """Return the megabytes that many requests leave behind, and the number of lost turns.
 
@@ -274,6 +294,8 @@ def main() -> None:
     figures += _compare(
         setup, tokens=options.tokens, rounds=max(3, options.rounds // 4), client_rounds=3
     )
+    batches = measure_leaving(setup, options.rounds)
+    figures.append(median_of("wait behind a client that left", batches, "batches", "absolute"))
     costs = measure_python(options.clients, FAKE_TOKENS, 5)
     figures.append(median_of("CPU a token without a model", costs, "ms", "absolute"))
     grown, lost = measure_memory(options.requests, AT_ONCE)

@@ -7,6 +7,7 @@ Textual app, whose standard error has no file descriptor.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import signal
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from etui.backends.wire import (
     Ask,
@@ -37,11 +38,18 @@ if TYPE_CHECKING:
 
     from etui.config.config import Config
 
+_log = logging.getLogger("etui.engine")
+
+E = TypeVar("E")
+
 CATCH_UP_SECONDS = 1.0
 """Minimum wait for a message: after a suspension of this process, the pipe has to be read first."""
 
 HANDSHAKE = 0
 """Number of the mailbox with the handshake; those of requests begin with 1."""
+
+READ_SECONDS = 5.0
+"""Longest wait for the thread that reads the pipe of a process that has ended."""
 
 _ENDED = "ended"
 _LOG_LINES = 3
@@ -91,7 +99,8 @@ class ChildProcess:
         self._writing = threading.Lock()
         self._stopped = False
         self._failure: str | None = None
-        threading.Thread(target=self._read, name="engine events", daemon=True).start()
+        self._reading = threading.Thread(target=self._read, name="engine events", daemon=True)
+        self._reading.start()
         self._write(config)
 
     @property
@@ -156,9 +165,9 @@ class ChildProcess:
     def _route(self, message: object) -> None:
         if isinstance(message, SharedBatch):
             self._worked_ns = message.end_ns
-            self._on_batch(message)
+            _tell(self._on_batch, message)
         elif isinstance(message, Unloaded):
-            self._on_unloaded(message)
+            _tell(self._on_unloaded, message)
         elif isinstance(message, Hello):
             self._mailboxes[HANDSHAKE].put(message)
         elif isinstance(message, EngineEvent | Failed | Done):
@@ -185,7 +194,7 @@ class ChildProcess:
             shares = tuple(BatchShare(number, 0, 0) for number in answering)
             model = next(iter(answering.values()))
             end_ns = max(self._worked_ns, time.monotonic_ns())
-            self._on_batch(SharedBatch(model, self._worked_ns, end_ns, shares))
+            _tell(self._on_batch, SharedBatch(model, self._worked_ns, end_ns, shares))
 
     def next(self, number: int, silent_seconds: float, stalled_seconds: float) -> Any:
         """Return the next reply to a request, or a text that says why there is none.
@@ -221,16 +230,23 @@ class ChildProcess:
         return f"exited with code {code}"
 
     def stop(self, why: str | None = None) -> None:
-        """Kill the process and close the pipes.
+        """Kill the process, close the pipes, and wait until all that it sent has been read.
+
+        So its last batch is reported before the failure of an answer is.
 
         Args:
             why: The failure that other running requests report; None if there is none.
         """
         with self._state:
-            if self._stopped:
-                return
-            self._stopped = True
-            self._failure = why
+            is_first, self._stopped = not self._stopped, True
+            if is_first:
+                self._failure = why
+        if is_first:
+            self._kill()
+        if threading.current_thread() is not self._reading:
+            self._reading.join(READ_SECONDS)
+
+    def _kill(self) -> None:
         self.process.kill()  # it has no state to save
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -247,6 +263,14 @@ class ChildProcess:
         except OSError:
             return ""
         return " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
+
+
+def _tell(listener: Callable[[E], None], event: E) -> None:
+    """Call a listener, whose faults must not end the reading: all requests wait for it."""
+    try:
+        listener(event)
+    except Exception:  # noqa: BLE001  logged
+        _log.exception("a listener of the engine failed")
 
 
 def _trim(log: Path) -> int:

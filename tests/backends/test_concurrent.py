@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -159,3 +161,39 @@ def test_answers_that_start_the_process_together_start_one(backend: ProcessBacke
     for reader in readers:
         assert reader.wait().output_tokens == 3
     assert sum(type(e).__name__ == "Loaded" for reader in readers for e in reader.events) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("a bug")])
+def test_a_listener_that_fails_ends_no_answer(backend: ProcessBackend, error: Exception) -> None:
+    def fail(_batch: SharedBatch) -> None:
+        raise error
+
+    backend.on_batch = fail
+    assert Reader(backend.open_answerer(), "count 3").wait().output_tokens == 3
+
+
+def test_a_hang_is_told_after_its_batch_is_reported(config: Config) -> None:
+    backend = ProcessBackend(
+        replace(config, parallel=4), silent_seconds=2.0, worker="tests.backends.scripted_worker"
+    )
+    reported: list[SharedBatch] = []
+
+    def report_slowly(batch: SharedBatch) -> None:
+        if not batch.shares[0].decode_tokens:
+            ended.wait(0.5)  # whoever does not wait for the report is faster
+        reported.append(batch)
+
+    ended = threading.Event()
+    backend.on_batch = report_slowly
+    try:
+        reader = Reader(backend.open_answerer(), "hang 5")
+        assert reader.first.wait(WAIT)
+        assert backend.pid is not None
+        os.kill(backend.pid, signal.SIGSTOP)
+        with pytest.raises(EngineFailed, match="did not respond"):
+            reader.wait()
+        last = reported[-1]
+        assert [share.number for share in last.shares] == [*reader.answerer.numbers]
+        assert last.shares[0].decode_tokens == 0
+    finally:
+        backend.close()

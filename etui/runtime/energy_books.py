@@ -28,6 +28,19 @@ class _Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Ongoing:
+    """Work of the engine that has not been added yet, because it has not ended.
+
+    Attributes:
+        model: Model of the turns that run; None for a load.
+        since_ns: When it began; the time before is not its own.
+    """
+
+    model: str | None
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Sums:
     """Joules by what they were spent on; None from the first unmeasured part on."""
 
@@ -94,17 +107,17 @@ class EnergyBookkeeper:
                 if work.end_ns > t_ns
             ]
 
-    def read(self, now_ns: int, running: str | None = None) -> EnergyBooks:
+    def read(self, now_ns: int, ongoing: Ongoing | None = None) -> EnergyBooks:
         """Return the books up to a time; those of the last moments are preliminary.
 
         Args:
             now_ns: Now, on the monotonic clock.
-            running: Model of the turns that run now; None if none does. The time since the last
-                work that was added is theirs.
+            ongoing: What the engine does now; None if it rests. The time since it began, or since
+                the last work that was added, belongs to it.
         """
         with self._lock:
             now_ns = max(now_ns, self._closed_ns)
-            sums = self._sum(now_ns, running)
+            sums = self._sum(now_ns, ongoing)
             anchored = self._measure_anchored(now_ns)
             half_width = _add(self._half_width, anchored.uncertainty)
             kinds = [*self._kinds]
@@ -148,9 +161,9 @@ class EnergyBookkeeper:
         else:
             self._pending.append(work)
 
-    def _sum(self, until_ns: int, running: str | None) -> _Sums:
+    def _sum(self, until_ns: int, ongoing: Ongoing | None) -> _Sums:
         """Return the sums up to a time, with what is pending."""
-        parts = list(self._iter_parts(until_ns, running))
+        parts = list(self._iter_parts(until_ns, ongoing))
         spans: list[Span] = [(start_ns, end_ns) for _, start_ns, end_ns in parts]
         loads, idle, by_model = self._closed.loads, self._closed.idle, dict(self._closed.by_model)
         joules = measure_spans(self._meter, spans)
@@ -164,7 +177,7 @@ class EnergyBookkeeper:
         return _Sums(loads, idle, by_model)
 
     def _iter_parts(
-        self, until_ns: int, running: str | None
+        self, until_ns: int, ongoing: Ongoing | None
     ) -> Iterator[tuple[_Work | None, int, int]]:
         """Yield the time since the last closing, cut where what it was spent on changes."""
         at_ns = self._closed_ns
@@ -175,12 +188,11 @@ class EnergyBookkeeper:
             if end_ns > start_ns:
                 yield work, start_ns, end_ns
             at_ns = max(at_ns, end_ns)
-        if until_ns > at_ns:
-            yield (
-                None if running is None else _Work(running, at_ns, until_ns),
-                at_ns,
-                until_ns,
-            )
+        began_ns = until_ns if ongoing is None else min(max(ongoing.since_ns, at_ns), until_ns)
+        if began_ns > at_ns:
+            yield None, at_ns, began_ns
+        if ongoing is not None and until_ns > began_ns:
+            yield _Work(ongoing.model, began_ns, until_ns), began_ns, until_ns
 
     def _measure_anchored(self, t_ns: int) -> Energy:
         """Measure the total since the anchor, for its half width and kind."""

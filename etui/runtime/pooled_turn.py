@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from etui.errors import EngineFailed, EtuiError
 from etui.events import Finished
+from etui.runtime.energy_books import Ongoing
 from etui.runtime.turn_request import TurnFailed
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 
@@ -39,6 +40,7 @@ class PooledTurn:
     Attributes:
         request, submitted_ns: The same.
         began_ns: When it began to run; None while it waits.
+        hop_ns: When its running hop began; None while it waits.
         settled_ns: End of its work, whose energy is final; None before.
         model: Model of the running hop; empty before the first.
         works: Whether the engine works for it: from the first event of a hop to the last.
@@ -55,6 +57,7 @@ class PooledTurn:
         self.request = request
         self.submitted_ns = submitted_ns
         self.began_ns: int | None = None
+        self.hop_ns: int | None = None
         self.settled_ns: int | None = None
         self.model = ""
         self.works = False
@@ -229,3 +232,19 @@ def build_unbegun(now_ns: int) -> Finished:
     return Finished(
         now_ns, now_ns, now_ns, now_ns, None, "stopped", NOT_BEGUN, "", "", 0, 0, 0, 0, 0
     )
+
+
+def find_ongoing(
+    running: Sequence[PooledTurn], loading: str | None, is_local: Callable[[str], bool]
+) -> Ongoing | None:
+    """Find what the engine does now, which is not booked before it has ended.
+
+    Args:
+        running: The turns that run.
+        loading: Name of the model that is being loaded; None for none.
+        is_local: Returns whether a model is one of this machine.
+    """
+    works = [turn for turn in running if turn.works and is_local(turn.model)]
+    waits = [turn for turn in running if loading is not None and turn.waits_for == loading]
+    began = [turn.hop_ns for turn in works or waits if turn.hop_ns is not None]
+    return Ongoing(works[0].model if works else None, min(began)) if began else None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etui.runtime.energy_books import EnergyBookkeeper
     from etui.runtime.open import Runtime
     from etui.turn.ports import Meter
-    from etui.turn.record import Attribution
+    from etui.turn.record import Attribution, TurnRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,9 @@ class TurnMeters(Protocol):
 
     def book_answer(self, model: str, finished: Finished) -> None:
         """Book the time of an answer of this machine that has ended."""
+
+    def book_turn(self, record: TurnRecord) -> None:
+        """Book what is left of a turn of this machine alone, once it has ended."""
 
     def book_crash(self, model: str) -> None:
         """Book the time of answers that ended with the engine's process."""
@@ -89,6 +92,13 @@ class ExclusiveMeters:
         """Book the time of an answer that has ended."""
         self._books.add_turn(model, finished.start_ns, finished.end_ns)
 
+    def book_turn(self, record: TurnRecord) -> None:
+        """Book the times between its answers, and those of answers that have failed.
+
+        The turn has paid for them; loads and answers in its time are booked already.
+        """
+        self._books.add_turn(record.model, record.energy.start_ns, record.energy.end_ns)
+
     def book_crash(self, model: str) -> None:
         """Book the time since the turn began; loads and answers in it are booked already."""
         self._books.add_turn(model, self._since_ns, self._clock_ns())
@@ -139,11 +149,17 @@ class SharedMeters:
     def book_answer(self, model: str, finished: Finished) -> None:
         """Do nothing: the batches are booked as they end."""
 
+    def book_turn(self, record: TurnRecord) -> None:
+        """Do nothing: between its batches a turn costs nothing."""
+
     def book_crash(self, model: str) -> None:
         """Book the time since the last batch to the answers that a crash has ended."""
         now_ns = self._clock_ns()
         with self._lock:
-            numbers = [number for answerer, _ in self._open.values() for number in answerer.numbers]
+            # One each: a turn that has asked twice is no two requests.
+            numbers = [
+                answerer.numbers[-1] for answerer, _ in self._open.values() if answerer.numbers
+            ]
             began_ns = min((began for _, began in self._open.values()), default=now_ns)
         newest_ns = self._ledger.newest_ns
         start_ns = began_ns if newest_ns is None else max(newest_ns, began_ns)

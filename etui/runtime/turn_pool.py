@@ -24,10 +24,10 @@ from etui.runtime.cooling import CallLater, start_timer
 from etui.runtime.energy_books import EnergyBookkeeper
 from etui.runtime.errands import Errands
 from etui.runtime.key_budgets import KeyBudgets
-from etui.runtime.pooled_turn import NoAnswerer, PooledTurn, UnspentMeter
+from etui.runtime.pooled_turn import NoAnswerer, PooledTurn, UnspentMeter, find_ongoing
 from etui.runtime.turn_meters import open_meters
 from etui.runtime.turn_request import PoolEvent, PoolStatus, TurnFailed, TurnRequest
-from etui.turn.events import TurnEvent, TurnFinished
+from etui.turn.events import HopStarted, TurnEvent, TurnFinished
 from etui.turn.record import ClientRecord
 from etui.units import count_text
 
@@ -164,19 +164,21 @@ class TurnPool:
         with self._changed:
             running = tuple(self._running.values())
             waiting = [turn.waits_for for turn in running if turn.waits_for is not None]
-            works = [turn.model for turn in running if turn.works and self._is_local(turn.model)]
             queued, accepting, ended = len(self._queue), self._accepting, dict(self._ended)
+        loading = next(
+            (name for name in waiting if name not in residents and self._is_local(name)), None
+        )
         return PoolStatus(
             running=len(running),
             queued=queued,
             parallel=self._parallel,
             queue_limit=self._queue_limit,
             residents=residents,
-            loading=next(
-                (name for name in waiting if name not in residents and self._is_local(name)), None
-            ),
+            loading=loading,
             watts=self._between.read_watts(),
-            books=self._books.read(self._clock_ns(), works[0] if works else None),
+            books=self._books.read(
+                self._clock_ns(), find_ongoing(running, loading, self._is_local)
+            ),
             accepting=accepting,
             **ended,
         )
@@ -269,7 +271,10 @@ class TurnPool:
             settled_ns = following.settled_ns
             following = self._take_next(following)
             if settled_ns is not None:
-                self._close_books(settled_ns)
+                try:
+                    self._close_books(settled_ns)
+                except Exception:  # noqa: BLE001  as above: the next turn waits for this thread
+                    _log.exception("the joules up to now could not be summed up")
 
     def _take_next(self, ended: PooledTurn) -> PooledTurn | None:
         with self._changed:
@@ -281,7 +286,7 @@ class TurnPool:
         return following
 
     def _work_on(self, turn: PooledTurn) -> None:
-        began_ns = turn.began_ns = self._clock_ns()
+        began_ns = turn.began_ns = turn.hop_ns = self._clock_ns()
         record, error = None, None
         try:
             self._enter()
@@ -333,7 +338,9 @@ class TurnPool:
     def _follow(self, turn: PooledTurn, event: TurnEvent) -> None:
         """Follow the loads of a turn, and book its work."""
         self._between.watch(event)
-        if isinstance(event, Loaded | Unloaded):
+        if isinstance(event, HopStarted):
+            turn.hop_ns = self._clock_ns()
+        elif isinstance(event, Loaded | Unloaded):
             self._book(event)
         elif isinstance(event, Finished) and self._is_local(turn.model):
             self._meters.book_answer(turn.model, event)
@@ -360,6 +367,8 @@ class TurnPool:
     def _note(self, turn: PooledTurn, record: TurnRecord) -> None:
         """Note what a turn has spent, before its client hears of it."""
         turn.settled_ns = record.energy.end_ns
+        if all(self._is_local(name) for name in (record.model, *(h.model for h in record.hops))):
+            self._meters.book_turn(record)
         self._between.note_record(record)
         self._budgets.add(turn.request.key, record.energy.joules)
         with self._changed:

@@ -53,6 +53,7 @@ class Host:
         fault: Raised by each answer in place of its end; None for none.
         deaf: Answers hear no cancel.
         crash_seconds: Time after which the process ends with the fault; 0 leaves it alive.
+        fault_seconds: Time after which the fault is raised, the process being alive.
     """
 
     def __init__(self, clock: FakeClock, advance: Callable[[float], None]) -> None:
@@ -69,6 +70,7 @@ class Host:
         self.number = 0
         self.fault: BaseException | None = None
         self.crash_seconds = 0.0
+        self.fault_seconds = 0.0
         self.deaf = False
         self.status = "complete"
         self.loaded: set[str] = set()
@@ -151,6 +153,9 @@ class HostAnswerer:
             yield load
         start = host.clock()
         if host.fault is not None:
+            if host.fault_seconds:
+                yield Prefilled(start, start, 5, 0, 5)
+                host.advance(host.fault_seconds)
             if host.crash_seconds:
                 host.advance(host.crash_seconds)
                 host.pid = None
@@ -203,15 +208,25 @@ class Heard:
     ended: threading.Event = field(default_factory=threading.Event)
     fails_at: type | None = None
     failed: threading.Event = field(default_factory=threading.Event)
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __call__(self, event: PoolEvent) -> None:
-        self.events.append(event)
+        with self.changed:
+            self.events.append(event)
+            self.changed.notify_all()
         if self.fails_at is not None and isinstance(event, self.fails_at):
             raise RuntimeError("the listener is gone")
         if isinstance(event, TurnFailed):
             self.failed.set()
         if isinstance(event, TurnFinished | TurnFailed):
             self.ended.set()
+
+    def wait_for(self, kind: type) -> None:
+        """Wait for an event of a kind."""
+        with self.changed:
+            assert self.changed.wait_for(
+                lambda: any(isinstance(event, kind) for event in self.events), LIMIT_SECONDS
+            ), self.events
 
     def wait(self) -> Heard:
         assert self.ended.wait(LIMIT_SECONDS), self.events

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.attribution import CurveMeter
 from etui.energy.types import Energy
-from etui.runtime.energy_books import EnergyBookkeeper
+from etui.runtime.energy_books import EnergyBookkeeper, Ongoing
 from etui.runtime.turn_request import EnergyBooks
 from etui.testing.power_curves import constant, steps
 
@@ -74,14 +74,22 @@ def test_work_before_what_is_closed_counts_from_there() -> None:
 def test_the_time_since_the_last_batch_is_of_those_who_run_now() -> None:
     books = books_of()
     books.add_turn("small", at(2), at(4))
-    assert books.read(at(6), running="small").turns == pytest.approx(40)
+    assert books.read(at(6), Ongoing("small", at(2))).turns == pytest.approx(40)
     assert books.read(at(6)).turns == pytest.approx(20)
-    assert books.read(at(6), running="large").turns_by_model == pytest.approx(
+    assert books.read(at(6), Ongoing("large", at(2))).turns_by_model == pytest.approx(
         {"small": 20, "large": 20}
     )
     # A look at the books does not change them, nor does one in the past.
     assert joules(books.read(at(6))) == pytest.approx((50, 20, 0, 30))
     assert joules(books.read(at(3))) == pytest.approx((20, 10, 0, 10))
+
+
+def test_the_pause_before_what_runs_now_is_nobodys() -> None:
+    books = books_of()
+    books.add_turn("small", at(2), at(4))
+    assert joules(books.read(at(8), Ongoing("small", at(7)))) == pytest.approx((70, 30, 0, 40))
+    assert joules(books.read(at(8), Ongoing(None, at(7)))) == pytest.approx((70, 20, 10, 40))
+    assert joules(books.read(at(8), Ongoing(None, at(9)))) == pytest.approx((70, 20, 0, 50))
 
 
 def test_nothing_has_happened_yet() -> None:

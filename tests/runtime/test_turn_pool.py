@@ -534,3 +534,47 @@ def test_threads_end_with_the_work(stage: Stage) -> None:
         if thread.name != "etui-log":
             thread.join(LIMIT_SECONDS)
             assert not thread.is_alive(), thread.name
+
+
+def test_a_running_turn_gets_nothing_of_the_pause_before_it(here: Config) -> None:
+    with closing(Stage(here)) as stage:
+        stage.ask()
+        assert stage.wait_idle()
+        before = stage.pool.status().books
+        stage.advance(100)
+        stage.host.gate = False
+        heard, _ = stage.submit()
+        stage.host.wait_until(lambda: stage.host.running == 1)
+        heard.wait_for(Answer)
+        stage.advance(2)
+        books = stage.pool.status().books
+        assert books.turns == pytest.approx((before.turns or 0.0) + 2 * WATTS, rel=0.05)
+        assert books.idle == pytest.approx((before.idle or 0.0) + 100 * WATTS, rel=0.05)
+        stage.host.open_gate()
+        assert heard.record.status == "complete"
+
+
+def test_a_load_that_runs_is_no_idle_time(here: Config) -> None:
+    with closing(Stage(here)) as stage:
+        stage.advance(10)
+        stage.host.load_gate = False
+        heard, _ = stage.submit()
+        stage.host.wait_until(lambda: stage.host.running == 1)
+        stage.advance(5)
+        books = stage.pool.status().books
+        assert books.loads == pytest.approx(5 * WATTS, rel=0.05)
+        stage.host.open_gate()
+        assert heard.record.status == "complete"
+
+
+def test_an_answer_that_fails_is_booked_to_its_turn(here: Config) -> None:
+    with closing(Stage(here)) as stage:
+        stage.ask()
+        stage.host.fault = EngineFailed("the batch failed", "ask again")
+        stage.host.fault_seconds = 3.0
+        heard, _ = stage.submit()
+        assert isinstance(heard.error, EngineFailed)
+        spent = heard.record.energy.joules
+        assert spent == pytest.approx(3 * WATTS, rel=0.05)
+        stage.wait_for_ends(2)
+        assert stage.pool.status().books.turns == pytest.approx(4 * WATTS, rel=0.05)

@@ -68,9 +68,11 @@ def main() -> None:
     """Serve until a signal."""
     from etui.runtime.turn_pool import TurnPool
     from etui.server.context import ServerContext
+    from etui.server.memory import share_heap
     from etui.server.run import open_sockets, run_server
     from etui.server.settings import ServerSettings
 
+    share_heap()
     port, parallel, queue = map(int, sys.argv[1:4])
     config = replace(load_config(), parallel=parallel)
     make_home(config)

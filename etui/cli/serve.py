@@ -197,8 +197,10 @@ def _serve(
     from etui.runtime.open import open_process_runtime
     from etui.runtime.turn_pool import TurnPool
     from etui.server.context import ServerContext
+    from etui.server.memory import share_heap
     from etui.server.run import format_address, open_sockets, run_server
 
+    share_heap()
     config = replace(load_config(), parallel=parallel)
     make_home(config)
     _check_default(settings, config)

@@ -36,7 +36,9 @@ def fake_server(*, parallel: int, queue: int = 64) -> Iterator[Server]:
         (home / "models.yaml").write_text(
             "models:\n  fake:\n    size: nothing\n    sources: [{path: fake.gguf}]\n"
         )
-        with running(command, port, "/health", "fake", ETUI_HOME=folder) as server:
+        with running(
+            command, port, "/health", "fake", ETUI_HOME=folder, ETUI_MODELS=folder
+        ) as server:
             yield replace(server, home=home)
 
 

@@ -32,7 +32,7 @@ class Ongoing:
     """Work of the engine that has not been added yet, because it has not ended.
 
     Attributes:
-        model: Model of the turns that run; None for a load.
+        model: Model of the turns that run; None if it is not known yet whether it is a load.
         since_ns: When it began; the time before is not its own.
     """
 
@@ -113,9 +113,13 @@ class EnergyBookkeeper:
         Args:
             now_ns: Now, on the monotonic clock.
             ongoing: What the engine does now; None if it rests. The time since it began, or since
-                the last work that was added, belongs to it.
+                the last work that was added, belongs to it. As long as it is not known what it is,
+                the books end there.
         """
         with self._lock:
+            if ongoing is not None and ongoing.model is None:
+                booked_ns = self._pending[-1].end_ns if self._pending else 0
+                now_ns, ongoing = min(now_ns, max(booked_ns, ongoing.since_ns)), None
             now_ns = max(now_ns, self._closed_ns)
             sums = self._sum(now_ns, ongoing)
             anchored = self._measure_anchored(now_ns)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from etui.errors import EngineFailed, EtuiError
-from etui.events import Finished
+from etui.events import Finished, Loaded, Prefilled, Unloaded
 from etui.runtime.energy_books import Ongoing
 from etui.runtime.turn_request import TurnFailed
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
@@ -40,10 +40,10 @@ class PooledTurn:
     Attributes:
         request, submitted_ns: The same.
         began_ns: When it began to run; None while it waits.
-        hop_ns: When its running hop began; None while it waits.
+        hop_ns: When its running hop began; None in the queue, and once that has answered.
         settled_ns: End of its work, whose energy is final; None before.
         model: Model of the running hop; empty before the first.
-        works: Whether the engine works for it: from the first event of a hop to the last.
+        works_ns: Since when the engine computes its running hop; None as long as that is not known.
         waits_for: Model from which the turn waits for the first event; None while it answers.
     """
 
@@ -60,7 +60,7 @@ class PooledTurn:
         self.hop_ns: int | None = None
         self.settled_ns: int | None = None
         self.model = ""
-        self.works = False
+        self.works_ns: int | None = None
         self.waits_for: str | None = None
         self._turn_id = uuid4().hex[:12]
         self._on_event: Callable[[PoolEvent], None] | None = on_event
@@ -98,9 +98,13 @@ class PooledTurn:
             case HopStarted(model=model):
                 self.model = self.waits_for = model
             case Finished() | HopEnded() | TurnFinished() | TurnFailed():
-                self.waits_for, self.works = None, False
+                self.waits_for = self.hop_ns = self.works_ns = None
+            case Unloaded():
+                pass  # it makes room for the model
+            case Loaded(end_ns=began_ns) | Prefilled(start_ns=began_ns):
+                self.waits_for, self.works_ns = None, self.works_ns or began_ns
             case _:
-                self.waits_for, self.works = None, True
+                self.waits_for = None
         if self._on_event is None:
             return
         try:
@@ -234,17 +238,15 @@ def build_unbegun(now_ns: int) -> Finished:
     )
 
 
-def find_ongoing(
-    running: Sequence[PooledTurn], loading: str | None, is_local: Callable[[str], bool]
-) -> Ongoing | None:
+def find_ongoing(running: Sequence[PooledTurn], is_local: Callable[[str], bool]) -> Ongoing | None:
     """Find what the engine does now, which is not booked before it has ended.
 
     Args:
         running: The turns that run.
-        loading: Name of the model that is being loaded; None for none.
         is_local: Returns whether a model is one of this machine.
     """
-    works = [turn for turn in running if turn.works and is_local(turn.model)]
-    waits = [turn for turn in running if loading is not None and turn.waits_for == loading]
-    began = [turn.hop_ns for turn in works or waits if turn.hop_ns is not None]
-    return Ongoing(works[0].model if works else None, min(began)) if began else None
+    local = [turn for turn in running if turn.hop_ns is not None and is_local(turn.model)]
+    works = [turn for turn in local if turn.works_ns is not None]
+    began = [turn.works_ns if works else turn.hop_ns for turn in works or local]
+    since_ns = min((each for each in began if each is not None), default=None)
+    return None if since_ns is None else Ongoing(works[0].model if works else None, since_ns)

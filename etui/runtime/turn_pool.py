@@ -165,20 +165,17 @@ class TurnPool:
             running = tuple(self._running.values())
             waiting = [turn.waits_for for turn in running if turn.waits_for is not None]
             queued, accepting, ended = len(self._queue), self._accepting, dict(self._ended)
-        loading = next(
-            (name for name in waiting if name not in residents and self._is_local(name)), None
-        )
         return PoolStatus(
             running=len(running),
             queued=queued,
             parallel=self._parallel,
             queue_limit=self._queue_limit,
             residents=residents,
-            loading=loading,
-            watts=self._between.read_watts(),
-            books=self._books.read(
-                self._clock_ns(), find_ongoing(running, loading, self._is_local)
+            loading=next(
+                (name for name in waiting if name not in residents and self._is_local(name)), None
             ),
+            watts=self._between.read_watts(),
+            books=self._books.read(self._clock_ns(), find_ongoing(running, self._is_local)),
             accepting=accepting,
             **ended,
         )

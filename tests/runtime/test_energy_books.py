@@ -88,8 +88,17 @@ def test_the_pause_before_what_runs_now_is_nobodys() -> None:
     books = books_of()
     books.add_turn("small", at(2), at(4))
     assert joules(books.read(at(8), Ongoing("small", at(7)))) == pytest.approx((70, 30, 0, 40))
-    assert joules(books.read(at(8), Ongoing(None, at(7)))) == pytest.approx((70, 20, 10, 40))
+    assert joules(books.read(at(8), Ongoing("small", at(9)))) == pytest.approx((70, 20, 0, 50))
+
+
+def test_the_books_end_where_work_began_of_which_nobody_knows_yet_what_it_is() -> None:
+    books = books_of()
+    books.add_turn("small", at(2), at(4))
+    assert joules(books.read(at(8), Ongoing(None, at(7)))) == pytest.approx((60, 20, 0, 40))
+    assert joules(books.read(at(8), Ongoing(None, at(3)))) == pytest.approx((30, 20, 0, 10))
     assert joules(books.read(at(8), Ongoing(None, at(9)))) == pytest.approx((70, 20, 0, 50))
+    books.close_until(at(7.5))
+    assert joules(books.read(at(8), Ongoing(None, at(7)))) == pytest.approx((65, 20, 0, 45))
 
 
 def test_nothing_has_happened_yet() -> None:

@@ -557,14 +557,19 @@ def test_a_running_turn_gets_nothing_of_the_pause_before_it(here: Config) -> Non
 def test_a_load_that_runs_is_no_idle_time(here: Config) -> None:
     with closing(Stage(here)) as stage:
         stage.advance(10)
+        before = stage.pool.status().books
         stage.host.load_gate = False
         heard, _ = stage.submit()
         stage.host.wait_until(lambda: stage.host.running == 1)
         stage.advance(5)
-        books = stage.pool.status().books
-        assert books.loads == pytest.approx(5 * WATTS, rel=0.05)
+        held = stage.pool.status().books
+        assert held.total == pytest.approx(before.total, rel=0.01)
+        assert (held.turns, held.loads) == (0, 0)
         stage.host.open_gate()
         assert heard.record.status == "complete"
+        books = stage.pool.status().books
+        assert books.loads == pytest.approx(6 * WATTS, rel=0.05)
+        assert books.idle == pytest.approx(before.idle, rel=0.01)
 
 
 def test_an_answer_that_fails_is_booked_to_its_turn(here: Config) -> None:

@@ -176,10 +176,8 @@ def _build_options(body: ChatBody, settings: ServerSettings) -> OutputOptions:
     top = body.top_logprobs
     if top is not None:
         refuse_more(top, settings.max_top_logprobs, "top_logprobs", "alternatives")
-        if not body.logprobs:
+        if top and not body.logprobs:
             raise invalid("top_logprobs needs `logprobs: true`", "top_logprobs")
-    if body.stream_options is not None and not body.stream:
-        raise invalid("stream_options needs `stream: true`", "stream_options")
     tools, choice = _read_tools(body, settings)
     schema = read_format(body.response_format, settings.max_schema_bytes)
     if schema and tools and choice != "none":

@@ -51,7 +51,9 @@ class ChatForm(CompletionStream):
         return [
             {
                 "index": 0,
-                "message": build_message(record.answer, record.thinking, record.tool_calls),
+                "message": build_message(
+                    self._reader.whole_text(record), record.thinking, record.tool_calls
+                ),
                 "logprobs": self._build_logprobs(self._reader.logprobs),
                 "finish_reason": finish_reason(record.status, record.tool_calls),
             }

@@ -71,7 +71,7 @@ class ResponsesForm:
         started = started_document(self._turn_id, self._created_at, record.model, self._echo)
         document = ended_document(started, record, [])
         status = "completed" if document["status"] == "completed" else "incomplete"
-        items = build_items(record, self._reader.logprobs)
+        items = build_items(record, self._reader.logprobs, self._reader.whole_text(record))
         return document | {"output": [item.document(status) for item in items]}
 
     def _open(self) -> bytes:

@@ -104,14 +104,22 @@ class CallItem:
 OutputItem = ReasoningItem | MessageItem | CallItem
 
 
-def build_items(record: TurnRecord, logprobs: Sequence[TokenLogprob] = ()) -> list[OutputItem]:
-    """Build the items of an answer: its thinking, its text, and the tools that it calls."""
+def build_items(
+    record: TurnRecord, logprobs: Sequence[TokenLogprob] = (), text: str | None = None
+) -> list[OutputItem]:
+    """Build the items of an answer: its thinking, its text, and the tools that it calls.
+
+    Args:
+        record: The turn.
+        logprobs: Log-probabilities of the tokens of its text.
+        text: The text as a stream has it; None takes the one of the record.
+    """
     items: list[OutputItem] = []
     if record.thinking:
         items.append(ReasoningItem(f"rs_{record.turn_id}", record.thinking))
     calls = json.loads(record.tool_calls) if record.tool_calls else []
     if record.answer or not calls:
-        items.append(MessageItem(f"msg_{record.turn_id}", record.answer, list(logprobs)))
+        items.append(MessageItem(f"msg_{record.turn_id}", text or record.answer, list(logprobs)))
     for index, call in enumerate(calls):
         function = call["function"]
         items.append(

@@ -527,7 +527,7 @@ BODIES: dict[str, tuple[Build, str | None]] = {
     "a required tool without any": (changed(tool_choice="required"), "tool_choice"),
     "a choice that is a number": (changed(tool_choice=5), "tool_choice"),
     "a stream that is a text": (changed(stream="yes"), "stream"),
-    "options without a stream": (changed(stream_options={"include_usage": True}), "stream_options"),
+    "unknown options without a stream": (changed(stream_options={"a": 1}), "stream_options.a"),
     "unknown options": (
         changed(stream=True, stream_options={"a": 1}),
         "stream_options.a",

@@ -9,12 +9,14 @@ from dataclasses import replace
 import openai
 import pytest
 
+from etui.backends.base import AnswerRequest
 from etui.errors import BudgetSpent, ContextOverflow, EngineFailed, ModelUnavailable, QueueFull
-from etui.events import Answer, Prefilled, TokenLogprob, ToolCall, Vote
+from etui.events import Answer, Event, Prefilled, TokenLogprob, ToolCall, Vote
 from tests.server.fakes import (
     DEADLINE_SECONDS,
     DECISION,
     FakePool,
+    FakeTurn,
     Running,
     S,
     fail,
@@ -159,6 +161,45 @@ def test_headers_name_the_route_before_the_body(server: Running) -> None:
         assert streamed.headers["x-etui-route"] == "rest"
         assert streamed.headers["x-accel-buffering"] == "no"
         assert "x-energy-joules" not in streamed.headers
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_a_whole_answer_has_the_spaces_of_the_streamed_one(logprobs: int | None) -> None:
+    """A continuation begins with the space that separates it from its prompt."""
+
+    def answer(request: AnswerRequest, turn: FakeTurn) -> Iterator[Event]:
+        yield PREFILLED
+        for word in (" Paris", ".\n"):
+            yield Answer(12 * S, word, 1)
+            yield TokenLogprob(12 * S, tuple(word.encode()), -1.0)
+        yield finished("Paris.")
+
+    with serving(FakePool(answer)) as server:
+        client = connect(server)
+        text = client.completions.create(model="small", prompt="It is", logprobs=logprobs)
+        chat = client.chat.completions.create(
+            model="small",
+            messages=[*QUESTION, {"role": "assistant", "content": "It is"}],
+            logprobs=logprobs is not None,
+        )
+        response = client.responses.create(model="small", input="It is")
+    assert text.choices[0].text == " Paris.\n"
+    if logprobs is not None:
+        assert text.choices[0].logprobs.text_offset == [0, 6]
+    assert chat.choices[0].message.content == " Paris.\n"
+    assert response.output_text == " Paris.\n"
+
+
+def test_options_that_ask_for_nothing_are_accepted(server: Running) -> None:
+    """Wrappers of the client send them whether or not they stream."""
+    answer = connect(server).chat.completions.create(
+        model="small",
+        messages=QUESTION,
+        logprobs=False,
+        top_logprobs=0,
+        stream_options={"include_usage": True},
+    )
+    assert answer.choices[0].message.content == "Mars is red."
 
 
 def test_a_completion_whole_and_streamed(server: Running, pool: FakePool) -> None:

@@ -210,11 +210,18 @@ def _open_address(host: str, port: int) -> socket.socket:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return opened
     except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        why = _describe(error)
         shown = f"[{host}]" if ":" in host else host
         raise EtuiError(
             f"cannot listen on {shown}:{port}: {why}", "choose another port with --port"
         ) from error
+
+
+def _describe(error: OSError | UnicodeError) -> str:
+    """Return why an address cannot be listened on, without the address, which Python repeats."""
+    if isinstance(error, socket.gaierror) or not isinstance(error, OSError) or not error.errno:
+        return str(getattr(error, "strerror", None) or error)
+    return os.strerror(error.errno)
 
 
 def _open_unix(path: str) -> socket.socket:

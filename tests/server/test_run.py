@@ -37,6 +37,7 @@ def test_a_taken_port_is_an_error_with_a_fix() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(EtuiError, match=f"cannot listen on 127.0.0.1:{port}") as raised:
             open_sockets(ServerSettings(port=port))
+    assert str(raised.value).count(str(port)) == 1
     assert "--port" in raised.value.fix
 
 

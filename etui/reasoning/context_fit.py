@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from etui.arm import ContextOverflow as OverflowRule
@@ -12,6 +12,9 @@ from etui.errors import ContextOverflow
 
 SMALLEST_ANSWER_TOKENS = 16
 """Minimum room for an answer; a prompt that leaves less does not fit."""
+
+MOST_TOKEN_CHARACTERS = 64
+"""Characters of a token that no prompt has on average, were it of spaces alone."""
 
 LIKELY_ANSWER_TOKENS = 64
 """Maximum reserve of room or joules for an answer: few answers use their whole budget."""
@@ -39,6 +42,23 @@ class Reserve:
     whole: int
     gives_way: OverflowRule = "truncate_thought"
 
+    def choose(self, is_shortest: bool) -> int:
+        """Return what has to stay free; ``is_shortest`` if no turn is left to drop."""
+        least = self.gives_way == "truncate_thought" or (
+            self.gives_way == "drop_history" and is_shortest
+        )
+        return self.least if least else self.whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A version of the conversation; without tokens if it is far too long to read them."""
+
+    tokens: list[int]
+    count: int
+    free: int
+    fits: bool
+
 
 def fit(
     messages: Sequence[Message],
@@ -62,19 +82,56 @@ def fit(
         ContextOverflow: It does not fit, even without the turns that may be dropped.
     """
     context_tokens = session.facts.context_tokens
-    kept = tuple(messages)
-    while True:
-        tokens = session.tokenize(render(kept), bos=True)
-        shorter = without_oldest(kept) if reserve.gives_way != "fail" else None
-        least = reserve.gives_way == "truncate_thought" or (
-            reserve.gives_way == "drop_history" and shorter is None
-        )
-        free = reserve.least if least else reserve.whole
-        if len(tokens) + free <= context_tokens:
-            return FittedPrompt(tokens, len(messages) - len(kept))
-        if shorter is None:
-            raise ContextOverflow(len(tokens), context_tokens, free)
-        kept = shorter
+
+    def attempt(kept: Sequence[Message]) -> _Attempt:
+        is_shortest = reserve.gives_way != "fail" and without_oldest(kept) is None
+        free = reserve.choose(is_shortest)
+        count = count_least_tokens(sum(map(_count_characters, kept)))
+        tokens = []
+        if count <= context_tokens:
+            tokens = session.tokenize(render(kept), bos=True)
+            count = len(tokens)
+        return _Attempt(tokens, count, free, count + free <= context_tokens)
+
+    best = attempt(tuple(messages))
+    if best.fits:
+        return FittedPrompt(best.tokens, 0)
+    shorter = list(_shorten(messages)) if reserve.gives_way != "fail" else []
+    if shorter:
+        best = attempt(shorter[-1])
+    if not best.fits:
+        raise ContextOverflow(best.count, context_tokens, best.free)
+    # Each is shorter than the one before it, so the first that fits is found by halving: a client
+    # may send thousands of turns.
+    low, high = 0, len(shorter) - 1
+    while low < high:
+        middle = (low + high) // 2
+        tried = attempt(shorter[middle])
+        if tried.fits:
+            best, high = tried, middle
+        else:
+            low = middle + 1
+    return FittedPrompt(best.tokens, len(messages) - len(shorter[high]))
+
+
+def count_least_tokens(characters: int) -> int:
+    """Count the tokens that a text has at least, without reading it.
+
+    Tokenizing megabytes takes a long time, which other answers would have to wait for.
+    """
+    return characters // MOST_TOKEN_CHARACTERS
+
+
+def _count_characters(message: Message) -> int:
+    return len(message.content) + len(message.tool_calls)
+
+
+def _shorten(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Yield the conversation without its oldest turn, without its two oldest turns, and so on."""
+    kept = without_oldest(messages)
+    while kept is not None:
+        yield kept
+        kept = without_oldest(kept)
 
 
 def without_oldest(messages: Sequence[Message]) -> tuple[Message, ...] | None:

@@ -10,7 +10,13 @@ from etui.chat import Message
 from etui.engine.session import Session
 from etui.errors import ContextOverflow, InvalidRequest
 from etui.events import Event
-from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS, FittedPrompt, Reserve, fit
+from etui.reasoning.context_fit import (
+    SMALLEST_ANSWER_TOKENS,
+    FittedPrompt,
+    Reserve,
+    count_least_tokens,
+    fit,
+)
 from etui.reasoning.control import Control
 from etui.reasoning.decoding import (
     Run,
@@ -107,6 +113,10 @@ def _raw_prompt(text: str, tokens: Sequence[int], session: Session, least: int) 
     Special tokens in its text are read, as llama-server does: the whole prompt is the client's, so
     there is no template that it could break out of, and prompts to fill in the middle need them.
     """
+    context_tokens = session.facts.context_tokens
+    count = count_least_tokens(len(text))
+    if count > context_tokens:
+        raise ContextOverflow(count, context_tokens, least)
     found = list(tokens)
     if not found:
         # Stand-ins for special tokens are private characters; a raw text has none, so its own
@@ -115,7 +125,6 @@ def _raw_prompt(text: str, tokens: Sequence[int], session: Session, least: int) 
         found = session.tokenize(text, bos=True, special=special)
     if not found:
         raise InvalidRequest("the prompt is empty", "send a text, or token ids", "prompt")
-    context_tokens = session.facts.context_tokens
     if len(found) + least > context_tokens:
         raise ContextOverflow(len(found), context_tokens, least)
     return FittedPrompt(found, 0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from etui.arm import Arm
-from etui.chat import Message
+from etui.chat import Message, OutputOptions
 from etui.errors import ContextOverflow
 from etui.events import Finished, Prefilled
 from etui.reasoning.answer import answer
@@ -84,3 +84,39 @@ def test_calls_of_tools_stay_with_their_question(roles, kept):
         messages = without_oldest(messages)
         found = None if messages is None else " ".join(message.role for message in messages)
         assert found == expected
+
+
+def test_thousands_of_turns_are_read_a_few_times_only(fake):
+    turns = (Message("user", "x" * 9), Message("assistant", "y" * 9)) * 1000
+    session = fake(script("[assistant]", "Because."), context_tokens=300)
+    read: list[int] = []
+    render = session.render
+
+    def count(messages, **options):
+        read.append(len(messages))
+        return render(messages, **options)
+
+    session.render = count
+    arm = Arm("quick", "m", max_tokens=100, context_overflow="drop_history")
+    (prefilled,) = [
+        e
+        for e in answer((*turns, Message("user", "Why?")), arm, session, GO_ON)
+        if isinstance(e, Prefilled)
+    ]
+    assert len(read) < 14
+    fitted = len(turns) + 1 - prefilled.dropped_messages
+    assert 1 < fitted < 50
+    assert fitted + 2 in read  # one turn more was tried, and did not fit
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("gives_way", ["fail", "truncate_thought", "drop_history"])
+def test_megabytes_are_refused_without_reading_them(fake, raw, gives_way):
+    session = fake(script("[assistant]", "Because."), context_tokens=300)
+    session.tokenize = session.render = None
+    arm = Arm("quick", "m", max_tokens=100, context_overflow=gives_way)
+    chat = (Message("system", " " * 1_000_000), Message("user", "Why?"))
+    if raw:
+        chat = (Message("user", " " * 1_000_000),)
+    with pytest.raises(ContextOverflow, match="it has 15625 tokens"):
+        list(answer(chat, arm, session, GO_ON, options=OutputOptions(raw=raw)))

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from etui.cli.param_types import TEXT, WholeNumber
-from etui.errors import EtuiError, ExitCode, UsageError
+from etui.cli.serve_options import check_hosts, keys_option, require_server
+from etui.errors import ExitCode, UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_EXTRA = ("starlette", "uvicorn", "h11", "anyio")
 _PORT = 9911
 
 
@@ -32,12 +28,7 @@ _PORT = 9911
     metavar="N",
     help="Port (9911); 0 takes any.",
 )
-@click.option(
-    "--keys",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File with one `name: key` a line, which only you can read. ETUI_API_KEY is one more key.",
-)
+@keys_option
 @click.option(
     "--key-env",
     type=TEXT,
@@ -67,14 +58,15 @@ def serve(
     \b
     ETUI_API_KEY=$(cat key) etui power serve --host 0.0.0.0 --allow-host desk
     """  # noqa: D301
-    serve_meter = _import_server()
+    require_server("etui power serve")
     from etui.config.load import load_config
     from etui.energy.discovery import open_recorder
     from etui.server.keys import KEY_VARIABLE, read_keys
-    from etui.server.run import open_sockets
+    from etui.server.power_app import serve_meter
+    from etui.server.run import format_root, open_sockets
     from etui.server.settings import ServerSettings
 
-    _check_hosts(allow_host)
+    check_hosts(allow_host)
     environment = dict(os.environ)
     if key_env is not None:
         environment[KEY_VARIABLE] = _read_variable(key_env)
@@ -86,8 +78,7 @@ def serve(
         grace_seconds=0.0,
     )
     sockets, settings = open_sockets(settings)
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{shown}:{settings.port}"
+    url = format_root(settings)
     with open_recorder(load_config()) as recorder:
         if not recorder.channels:
             click.echo("nothing can be measured on this machine; see `etui doctor`", err=True)
@@ -112,31 +103,3 @@ def _read_variable(name: str) -> str:
             f"--key-env: the environment variable {name} is not set", f"set {name} to the key"
         )
     return key
-
-
-def _check_hosts(names: tuple[str, ...]) -> None:
-    from etui.text.web_origin import is_host
-
-    for name in names:
-        if not is_host(name):
-            raise UsageError(
-                f"--allow-host: {name[:80]!r} is not a host name",
-                "write a name or an address, with or without a port: desk.local",
-            )
-
-
-def _import_server() -> Callable[..., None]:
-    """Import the server.
-
-    Raises:
-        EtuiError: Its libraries are not installed; the fix has the command.
-    """
-    try:
-        from etui.server.power_app import serve_meter
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
-            raise
-        raise EtuiError(
-            "etui power serve needs starlette and uvicorn", "run: pip install 'etui[serve]'"
-        ) from error
-    return serve_meter

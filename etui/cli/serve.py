@@ -14,7 +14,8 @@ import click
 
 from etui.cli.common import stop_signals
 from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
-from etui.errors import EtuiError, ExitCode, UsageError
+from etui.cli.serve_options import check_hosts, keys_option, require_server
+from etui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.server.settings import ServerSettings
 
-_EXTRA = ("starlette", "uvicorn", "h11", "anyio")
 _MOST_PARALLEL = 64
 
 
@@ -58,12 +58,7 @@ _MOST_PARALLEL = 64
     default=32,
     help="Requests that may wait; further ones get 429 (32).",
 )
-@click.option(
-    "--keys",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File with one `name: key` a line, which only you can read. ETUI_API_KEY is one more key.",
-)
+@keys_option
 @click.option(
     "--joules-per-hour",
     multiple=True,
@@ -124,8 +119,8 @@ def serve(
     if unix and (host or port is not None):
         raise UsageError("--unix cannot be combined with --host or --port", "remove one of them")
     _check_origins(origin)
-    _check_hosts(allow_host)
-    _import_server()
+    check_hosts(allow_host)
+    require_server("etui serve")
     from etui.server.keys import read_keys
     from etui.server.settings import DEFAULT_HOST, DEFAULT_PORT, ServerSettings
 
@@ -259,23 +254,6 @@ def _check_default(settings: ServerSettings, config: Config) -> None:
         choose(Query("Which planet is red?"), overrides, runtime, within_budgets=False)
 
 
-def _import_server() -> None:
-    """Import the server's libraries.
-
-    Raises:
-        EtuiError: They are not installed; the fix has the command.
-    """
-    try:
-        import etui.server.run  # noqa: F401
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
-            raise
-        raise EtuiError(
-            "etui serve needs starlette and uvicorn",
-            f"install them: {sys.executable} -m pip install 'starlette>=1.0' 'uvicorn>=0.40'",
-        ) from error
-
-
 def _check_origins(origins: Sequence[str]) -> None:
     from etui.text.web_origin import is_origin
 
@@ -284,15 +262,4 @@ def _check_origins(origins: Sequence[str]) -> None:
             raise UsageError(
                 f"--origin: {origin[:80]!r} is not the origin of a page",
                 "write it as browsers send it: https://chat.example, without a path",
-            )
-
-
-def _check_hosts(names: Sequence[str]) -> None:
-    from etui.text.web_origin import is_host
-
-    for name in names:
-        if not is_host(name):
-            raise UsageError(
-                f"--allow-host: {name[:80]!r} is not a host name",
-                "write a name or an address, with or without a port: etui.example",
             )

@@ -78,8 +78,12 @@ def format_address(settings: ServerSettings) -> str:
     """Format the address of the API, as clients are given it."""
     if settings.unix is not None:
         return f"unix:{settings.unix}"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}/v1"
+    return f"{format_root(settings)}/v1"
+
+
+def format_root(settings: ServerSettings) -> str:
+    """Format the URL of all routes: ``http://127.0.0.1:8420``."""
+    return f"http://{_format_host(settings.host)}:{settings.port}"
 
 
 class GuardedServer(uvicorn.Server):
@@ -211,9 +215,9 @@ def _open_address(host: str, port: int) -> socket.socket:
         return opened
     except (OSError, UnicodeError) as error:
         why = _describe(error)
-        shown = f"[{host}]" if ":" in host else host
         raise EtuiError(
-            f"cannot listen on {shown}:{port}: {why}", "choose another port with --port"
+            f"cannot listen on {_format_host(host)}:{port}: {why}",
+            "choose another port with --port",
         ) from error
 
 
@@ -222,6 +226,10 @@ def _describe(error: OSError | UnicodeError) -> str:
     if isinstance(error, socket.gaierror) or not isinstance(error, OSError) or not error.errno:
         return str(getattr(error, "strerror", None) or error)
     return os.strerror(error.errno)
+
+
+def _format_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _open_unix(path: str) -> socket.socket:

@@ -184,4 +184,4 @@ def test_without_the_servers_libraries_it_says_how_to_install_them(tmp_path: Pat
         check=False,
     )
     assert done.returncode == ExitCode.FAILED
-    assert "pip install 'etui[serve]'" in done.stderr
+    assert "pip install 'starlette" in done.stderr

@@ -63,7 +63,7 @@ def reason(request: AnswerRequest, session: Session, control: Control) -> Iterat
 class ConcurrentAnswers:
     """Let requests begin in the order of their arrival, and answer them in shared batches.
 
-    A request waits while another model answers, while its model has no room for it beside the
+    A request waits while another model answers, while its model has no room for it along with the
     running ones, and while as many answers run as may run; those behind it wait as well. A load
     waits until all answers have ended.
 
@@ -196,7 +196,7 @@ class ConcurrentAnswers:
             self._queue.leave(ticket)
 
     def _may_begin(self, admission: _Admission, running: int) -> bool:
-        """Return whether the first request in the queue may begin beside the running ones.
+        """Return whether the first request in the queue may begin while the others run.
 
         Raises:
             ContextOverflow: It would not fit into the context even alone.
@@ -241,7 +241,7 @@ class _Admission:
             self._bound += len(options.tools.encode("utf-8", "replace"))
 
     def fits(self, shared: SharedSession) -> bool:
-        """Return whether it fits beside the running requests.
+        """Return whether it fits along with the running requests.
 
         Raises:
             ContextOverflow: It would not fit into the context even alone.

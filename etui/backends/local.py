@@ -66,7 +66,7 @@ class LocalBackend:
             self.on_batch(batch)
 
     def open_answerer(self) -> LocalAnswerer:
-        """Return an answerer for the requests of one turn, which may run beside others."""
+        """Return an answerer for the requests of one turn; several answer at a time."""
         return LocalAnswerer(self._answers, self._running, self._numbers)
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
@@ -178,7 +178,7 @@ class LocalBackend:
         """Free every model; running answers of several are cancelled first.
 
         Raises:
-            EngineFailed: Answers did not end although they were cancelled, because nobody reads
+            EngineFailed: Answers did not end although they were cancelled, because no one reads
                 their events.
         """
         if self._parallel == 1:

@@ -322,7 +322,7 @@ class _Reader:
     def _guess_types(self, own: Mapping[str, Any]) -> list[str]:
         """Return the type that keywords without a ``type`` speak of; none if there are none.
 
-        Without ``type`` such a schema also allows values of other types; nobody means that.
+        Without ``type`` such a schema also allows values of other types, which is never meant.
         """
         return next(
             (

@@ -62,7 +62,7 @@ def sum_joules_since(log: LogReader, moment: datetime) -> Spending:
 
 
 def sum_key_joules_since(log: LogReader, key: str, moment: datetime) -> Spending:
-    """Sum the joules of the turns of a client's key since an aware time; loads are nobody's.
+    """Sum the joules of the turns of a client's key since an aware time; loads belong to none.
 
     Args:
         log: The log.

@@ -92,7 +92,7 @@ class LogCache:
     def renew(self) -> None:
         """Read again what has changed; a log that cannot be read leaves the values as they are.
 
-        A value that nobody has asked for since the last time is forgotten.
+        A value that was not asked for since the last time is forgotten.
         """
         try:
             version = self._read_version()

@@ -1,4 +1,4 @@
-"""One turn of a pool: its place in the queue, its cancellation, and who hears its events."""
+"""One turn of a pool: its place in the queue, its cancellation, and the listener of its events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class PooledTurn:
 
     Args:
         request: What the client asks for.
-        on_event: Hears the events. If it fails, it hears no more, and the turn is cancelled.
+        on_event: Called with the events. If it fails, it is not called again, and the turn is
+            cancelled.
         submitted_ns: When it was submitted, monotonic clock.
         on_cancelled: Called at the first cancel, with the turn.
 

@@ -362,7 +362,7 @@ class TurnPool:
             self._call_later(BOOKS_SECONDS, self._close_books_later)
 
     def _note(self, turn: PooledTurn, record: TurnRecord) -> None:
-        """Note what a turn has spent, before its client hears of it."""
+        """Note what a turn has spent, before its client gets it."""
         turn.settled_ns = record.energy.end_ns
         if all(self._is_local(name) for name in (record.model, *(h.model for h in record.hops))):
             self._meters.book_turn(record)

@@ -1,4 +1,4 @@
-"""A turn that a client of ``etui serve`` asks for, and what is told about the pool that runs it."""
+"""A turn that a client of ``etui serve`` asks for, and the status of the pool that runs it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def turn_documents(record: TurnRecord) -> dict[str, Any]:
 
 
 def usage_document(record: TurnRecord) -> dict[str, Any]:
-    """Build ``usage``: tokens of the answer that stands, and the joules of the whole turn.
+    """Build ``usage``: tokens of the accepted answer, and the joules of the whole turn.
 
     With ``n`` > 1 or votes, the output tokens of all answers count.
     """
@@ -63,7 +63,7 @@ def usage_document(record: TurnRecord) -> dict[str, Any]:
 
 
 def tokens_of_answer(record: TurnRecord) -> Tokens:
-    """Return the tokens of the answer that stands, without those of replaced hops."""
+    """Return the tokens of the accepted answer, without those of replaced hops."""
     taken = _taken_hop(record)
     return record.tokens if taken is None else taken.tokens
 

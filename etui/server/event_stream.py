@@ -38,7 +38,7 @@ class CompletionStream(ABC):
 
     Args:
         query: The question with the options of its output.
-        prefix: Begin of the response's id, before the id of the turn.
+        prefix: Start of the response's id, before the id of the turn.
         kind: ``object`` of a chunk.
         include_usage: Whether the stream ends with a chunk of its usage.
     """

@@ -105,7 +105,7 @@ class MeterSource:
         if boot_id is not None and boot_id != self.boot_id:
             raise ApiError(
                 409,
-                f"this machine was started anew; its boot_id is {self.boot_id} now",
+                f"this machine was restarted; its boot_id is {self.boot_id} now",
                 code="boot_changed",
                 param="boot_id",
             )

@@ -28,7 +28,7 @@ _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Rising:
-    """Keeps counters from falling: what is computed anew after each reading can vary a little."""
+    """Keeps counters from falling: what is computed again after each reading can vary a little."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,14 +74,14 @@ class ServerCollector:
         yield total
         owned = CounterMetricFamily(
             "etui_owned_joules",
-            "The same joules by whose they are: turns by model, loads, and nobody's (idle).",
+            "The same joules by whose they are: turns by model, loads, and idle time.",
             labels=["owner", "model"],
         )
         owners = [("turns", model, joules) for model, joules in books.turns_by_model.items()]
         for owner, model, joules in (
             *owners,
             ("loads", "", books.loads),
-            ("nobody", "", books.idle),
+            ("idle", "", books.idle),
         ):
             if joules is not None:
                 owned.add_metric([owner, model], self._rising.keep((owner, model), joules))

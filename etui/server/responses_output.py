@@ -139,7 +139,7 @@ def call_item_id(turn_id: str, index: int) -> str:
 
 
 def response_usage(record: TurnRecord) -> dict[str, Any]:
-    """Build ``usage``: tokens of the answer that stands, and the joules of the whole turn."""
+    """Build ``usage``: tokens of the accepted answer, and the joules of the whole turn."""
     tokens = tokens_of_answer(record)
     return {
         "input_tokens": tokens.prompt,

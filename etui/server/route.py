@@ -46,7 +46,7 @@ def build_routes(context: ServerContext) -> list[Route]:
 def explain_turn(turn: TurnRequest, context: ServerContext) -> dict[str, Any]:
     """Decide as for an answer, and build the document of ``etui policy explain --json``.
 
-    Only the name of the policy's file is told, not its folder.
+    Only the name of the policy's file is shown, not its folder.
 
     Raises:
         EtuiError: As in :func:`etui.runtime.choose.choose`.

@@ -64,7 +64,7 @@ def weigh_requests(tokens: Sequence[int], cost: BatchCost | None) -> list[float]
 
     Returns:
         Shapley values in joules, or tokens; a request without tokens in a batch of others weighs 0.
-        Where nobody has tokens, all weigh the same.
+        Where none has tokens, all weigh the same.
     """
     count = sum(1 for each in tokens if each > 0)
     if not count:

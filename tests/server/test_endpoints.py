@@ -369,7 +369,7 @@ def test_metrics_have_the_meter_the_turns_and_whose_the_joules_are() -> None:
     assert owned == {
         (("model", "small"), ("owner", "turns")): 150,
         (("model", ""), ("owner", "loads")): 30,
-        (("model", ""), ("owner", "nobody")): 320,
+        (("model", ""), ("owner", "idle")): 320,
     }
 
 
@@ -377,7 +377,7 @@ def test_counters_never_fall_and_what_is_unmeasured_has_no_sample() -> None:
     pool = StatusPool()
     runtime = SimpleNamespace(meter=record_power())
     total = ("etui_serve_joules_total", (("kind", "counter"),))
-    idle = ("etui_owned_joules_total", (("model", ""), ("owner", "nobody")))
+    idle = ("etui_owned_joules_total", (("model", ""), ("owner", "idle")))
     with running(pool, runtime) as send:
         assert read_metrics(send("GET", "/metrics").text)[total] == 500
         pool.books = replace(BOOKS, total=499.2, idle=319.0)

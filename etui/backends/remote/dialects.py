@@ -23,8 +23,8 @@ class Dialect(Protocol):
         joins_votes: Whether one request can draw several answers after one prefill.
         joins_probabilities: Whether such a request can ask for probabilities too.
         ends_thinking: Whether the thinking of a running answer can be ended by another request.
-        gives_probabilities: Whether probabilities are asked for without a client's wish, since
-            every server of the kind has them; they give an answer its confidence.
+        gives_probabilities: Whether probabilities are asked for although no client asked for them,
+            since every server of the kind has them; they give an answer its confidence.
     """
 
     kind: BackendKind

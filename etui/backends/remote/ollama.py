@@ -33,7 +33,7 @@ class Ollama:
     joins_votes = False
     joins_probabilities = True
     ends_thinking = False
-    gives_probabilities = True  # older versions ignore the wish
+    gives_probabilities = True  # older versions ignore the parameter
 
     def build(self, asked: Asked) -> HttpRequest:
         """Build a chat request.

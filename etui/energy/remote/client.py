@@ -37,8 +37,8 @@ _WHOLE_SECONDS = 10.0
 class MeterClient:
     """The meter of another machine over one kept connection; safe to use from several threads.
 
-    It follows no redirect, sends its key to nobody else, and reads no proxy or password from the
-    environment. ``url`` is the one to show, without a password.
+    It follows no redirect, sends its key to no other server, and reads no proxy or password from
+    the environment. ``url`` is the one to show, without a password.
 
     Args:
         url: Base URL of the meter (``http://desk:9911``).

@@ -1,7 +1,7 @@
-"""Decide whether a request may begin beside those that run. Pure functions.
+"""Decide whether a request may begin while others run. Pure functions.
 
 A cache that fills up in the middle of answers ends one of them, so a request waits until what it
-may need is free beside what the running ones may still need.
+may need is free in addition to what the running ones may still need.
 """
 
 from __future__ import annotations

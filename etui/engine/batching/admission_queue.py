@@ -38,7 +38,7 @@ class AdmissionQueue:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing has begun, and nobody waits."""
+        """Whether nothing has begun and nothing waits."""
         with self._changed:
             return not self._running and not self._queued
 
@@ -50,7 +50,7 @@ class AdmissionQueue:
         return ticket
 
     def enter_if_idle(self) -> Ticket | None:
-        """Take the first place if nothing runs and nobody waits, else None."""
+        """Take the first place if nothing runs and nothing waits, else None."""
         with self._changed:
             if self._running or self._queued:
                 return None

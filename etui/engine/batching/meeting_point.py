@@ -35,7 +35,7 @@ class MeetingPoint:
     Args:
         session: The session.
         model: Name of its model, for the reported batches.
-        on_batch: Is told each batch, before its results are handed out; None tells nobody.
+        on_batch: Called with each batch before its results are handed out; None for none.
         clock: Monotonic clock in nanoseconds, that of the session's steps.
         prompt_limit: Maximum number of prompt tokens in a batch while others decode.
         threads: The thread counts of the session; None for a session without.
@@ -223,7 +223,7 @@ class MeetingPoint:
         return batch
 
     def _wake_leader(self) -> None:
-        """Let a waiting thread compute the next batch, if nobody else has to come first."""
+        """Let a waiting thread compute the next batch, if no other has to come first."""
         batch = self._claim()
         if batch is not None:
             batch[0].lead = batch

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+_KEY = re.compile(r"[!-~]+")
 
 BackendKind = Literal["openai", "llama-server", "vllm", "ollama", "etui"]
 
@@ -38,3 +42,21 @@ class BackendSpec:
     silent_seconds: float = 120.0
     retries: int = 2
     fallbacks: tuple[str, ...] = ()
+
+
+def read_key(variable: str | None, environ: Mapping[str, str]) -> str | None:
+    """Return the key in an environment variable; None for no variable.
+
+    A line break behind it, as of a file, is not a part of it.
+    """
+    return None if variable is None else environ.get(variable, "").strip()
+
+
+def find_key_problem(variable: str | None, environ: Mapping[str, str]) -> str:
+    """Find why a key cannot be sent; empty if it can, or if none is needed."""
+    key = read_key(variable, environ)
+    if key is None or _KEY.fullmatch(key):
+        return ""
+    if not key:
+        return f"the environment variable {variable} with its key is not set"
+    return f"the key in the environment variable {variable} has characters that no key has"

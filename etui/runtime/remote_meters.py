@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etui.config.backend_spec import BackendSpec
+from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
 from etui.energy.remote.client import MeterClient
 from etui.energy.remote.meter import RemoteMeter
 from etui.energy.remote.unmeasured import UnmeasuredMeter
@@ -90,14 +90,18 @@ class RemoteMeters:
         return replace(served, meter=remote, settings=LiveSettings(settings, late))
 
     def open_client(self, backend: BackendSpec) -> MeterClient | None:
-        """Return the client of a backend's meter; None if its key is not in the environment."""
-        key = self._environ.get(backend.meter_key_env) if backend.meter_key_env else None
-        if backend.meter_key_env and not key:
+        """Return the client of a backend's meter; None if its key cannot be sent."""
+        if self.find_key_problem(backend):
             return None
+        key = read_key(backend.meter_key_env, self._environ)
         with self._lock:
             if backend.name not in self._clients:
                 self._clients[backend.name] = self._build_client(backend, key)
             return self._clients[backend.name]
+
+    def find_key_problem(self, backend: BackendSpec) -> str:
+        """Find why the key of a backend's meter cannot be sent; empty if it can."""
+        return find_key_problem(backend.meter_key_env, self._environ)
 
     def close(self) -> None:
         """Close every connection."""
@@ -162,7 +166,7 @@ def _check_meter(backend: BackendSpec, meters: RemoteMeters) -> MeterReport:
         return MeterReport(
             backend.name,
             describe_host(backend.meter),
-            problem=f"the key of its meter is missing: {backend.meter_key_env} is not set",
+            problem=f"its meter cannot be asked: {meters.find_key_problem(backend)}",
             fix=f"export {backend.meter_key_env}=KEY",
         )
     try:

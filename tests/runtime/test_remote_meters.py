@@ -332,9 +332,11 @@ def test_doctor_checks_the_meter_of_each_backend(config: Config, meter_server: M
                 "keyed": BackendSpec("keyed", "http://k/v1", meter=refused.url),
                 "unset": BackendSpec("unset", "http://k/v1", meter="http://k", meter_key_env="K"),
                 "right": BackendSpec("right", "http://k/v1", meter=refused.url, meter_key_env="R"),
+                "odd": BackendSpec("odd", "http://k/v1", meter="http://k", meter_key_env="ODD"),
             },
         )
-        reports = {one.backend: one for one in check_meters(config, {"R": "secret"})}
+        environ = {"R": "secret\n", "ODD": "two\nlines"}
+        reports = {one.backend: one for one in check_meters(config, environ)}
     finally:
         refused.close()
     desk = reports["desk"]
@@ -345,6 +347,8 @@ def test_doctor_checks_the_meter_of_each_backend(config: Config, meter_server: M
     assert "no meter" in reports["bare"].problem
     assert "HTTP 401" in reports["keyed"].problem
     assert reports["unset"].fix == "export K=KEY"
+    assert "has characters that no key has" in reports["odd"].problem
+    assert "two" not in str(reports["odd"])
     assert reports["right"].reachable
     off = check_meters(replace(config, backends={"keyed": config.backends["keyed"]}))
     assert "cannot be reached" in off[0].problem

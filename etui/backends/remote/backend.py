@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -22,9 +21,10 @@ from etui.backends.remote.io_thread import IoThread
 from etui.backends.remote.probe import RemoteStatus, count_running, probe
 from etui.backends.remote.requests import Requests, Signal
 from etui.backends.remote.votes import run_votes
-from etui.config.backend_spec import BackendSpec
+from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
 from etui.errors import EtuiError, ModelUnavailable, RemoteFailed
 from etui.events import Event, Residence, Unloaded
+from etui.units import seconds_text
 
 if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 BuildClient = Callable[[BackendSpec, "str | None"], RemoteClient]
 
 PROBE_SECONDS = 3.0
-_KEY = re.compile(r"[!-~]+")
 
 
 class RemoteBackend:
@@ -78,7 +77,7 @@ class RemoteBackend:
     @property
     def is_available(self) -> bool:
         """Whether a request would be sent now: the circuit is not open, and the key is there."""
-        return self.circuit.lets_through and not self._missing_key()
+        return self.circuit.lets_through and not self._find_key_problem()
 
     @property
     def server(self) -> str | None:
@@ -144,7 +143,7 @@ class RemoteBackend:
         async def ask() -> RemoteStatus:
             return await probe(self._open_client(), self.spec, seconds, self._clock_ns)
 
-        problem = self._missing_key()
+        problem = self._find_key_problem()
         if problem:
             status = RemoteStatus(self.spec.name, self.spec.url, self.spec.kind, problem=problem)
         else:
@@ -158,7 +157,7 @@ class RemoteBackend:
         async def ask() -> int | None:
             return await count_running(self._open_client(), self.spec.kind, seconds)
 
-        return None if self._missing_key() else self._io.submit(ask()).result()
+        return None if self._find_key_problem() else self._io.submit(ask()).result()
 
     def close(self) -> None:
         """End running answers and close every connection; safe to call more than once."""
@@ -166,25 +165,16 @@ class RemoteBackend:
             client, self._client = self._client, None
         self._io.close(client.close if client is not None else None)
 
-    def _missing_key(self) -> str:
-        """Return why there is no key; empty if there is one, or none is needed."""
-        name, key = self.spec.key_env, self._read_key()
-        if name is not None and not key:
-            return f"the environment variable {name} with its key is not set"
-        if key and not _KEY.fullmatch(key):
-            return f"the key in the environment variable {name} has characters that no key has"
-        return ""
-
-    def _read_key(self) -> str | None:
-        """Return the key; a line break behind it, as of a file, is not a part of it."""
-        name = self.spec.key_env
-        return None if name is None else self._environ.get(name, "").strip()
+    def _find_key_problem(self) -> str:
+        return find_key_problem(self.spec.key_env, self._environ)
 
     def _open_client(self) -> RemoteClient:
         """Return the client; called on the event loop, to which its connections belong."""
         with self._lock:
             if self._client is None:
-                self._client = self._build_client(self.spec, self._read_key())
+                self._client = self._build_client(
+                    self.spec, read_key(self.spec.key_env, self._environ)
+                )
             return self._client
 
     def _note_server(self, version: str) -> None:
@@ -198,7 +188,7 @@ class RemoteBackend:
             return self._number
 
     def _admit(self) -> None:
-        problem = self._missing_key()
+        problem = self._find_key_problem()
         if problem:
             raise ModelUnavailable(
                 f"the backend {self.spec.name} cannot be asked: {problem}",
@@ -208,7 +198,7 @@ class RemoteBackend:
             left = self.circuit.seconds_left
             raise ModelUnavailable(
                 f"the backend {self.spec.name} failed several times in a row, so it is not asked "
-                f"for {left:.0f} s",
+                f"for {seconds_text(left)}",
                 f"start the server at {self.spec.url}, and ask again",
             )
 

@@ -11,8 +11,8 @@ from etui.chat import Message
 from etui.engine.batch_decoder import BatchDecoder
 from etui.engine.batch_plan import plan_batch, rotate
 from etui.engine.chat_prompt import ChatPrompt
-from etui.engine.constraint import build_constraint
 from etui.engine.context import Context, ContextOptions
+from etui.engine.grammar.constraint import build_constraint
 from etui.engine.llama_sequence import LlamaSequence as LlamaSequence
 from etui.engine.model import Model
 from etui.engine.outputs import Outputs

@@ -24,7 +24,7 @@ from etui.engine.template_process import TemplateProcess
 from etui.errors import InvalidRequest
 from etui.events import Answer, TokenLogprob, ToolCall, Vote
 from etui.reasoning.answer import answer
-from tests.engine.schema_validator import matches
+from tests.engine.grammar.schema_validator import matches
 from tests.reasoning.scripted import GO_ON
 
 CALLER = "qwen2.5-coder-0.5b.gguf"

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from etui.config.config import Config
-from tests.engine.schema_validator import matches
+from tests.engine.grammar.schema_validator import matches
 from tests.server.fakes import DEADLINE_SECONDS
 
 STARTER, CALLER = "smollm2-135m", "qwen2.5-coder-0.5b"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from etui.engine.chat_prompt import NESTING, is_deep
-from etui.engine.output_grammar import LEAD, GrammarWriter, json_text, quote
-from etui.engine.schema_graph import check_schema
-from etui.engine.schema_nodes import read_schema
+from etui.engine.grammar.output_grammar import LEAD, GrammarWriter, json_text, quote
+from etui.engine.grammar.schema_graph import check_schema
+from etui.engine.grammar.schema_reader import read_schema
 from etui.engine.session import OutputGrammar, ToolFormat
 from etui.errors import InvalidRequest
 

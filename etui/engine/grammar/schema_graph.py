@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from etui.engine.schema_nodes import AnyOf, Array, Node, Object, Reference, Schema
+from etui.engine.grammar.schema_nodes import AnyOf, Array, Node, Object, Reference, Schema
 from etui.errors import InvalidRequest
 
 AMBIGUITY = 64

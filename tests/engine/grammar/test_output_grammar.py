@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from etui.engine.constraint import Constraint, build_constraint
+from etui.engine.grammar.constraint import Constraint, build_constraint
+from etui.engine.grammar.output_grammar import build_schema_grammar
 from etui.engine.model import Model
-from etui.engine.output_grammar import build_schema_grammar
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
-from tests.engine.schema_validator import matches
+from tests.engine.grammar.schema_validator import matches
 
 Accepts = Callable[[OutputGrammar, str], bool]
 

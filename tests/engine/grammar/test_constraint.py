@@ -8,13 +8,13 @@ import math
 import pytest
 
 from etui.arm import Sampling
+from etui.engine.grammar.output_grammar import build_schema_grammar
 from etui.engine.llama_session import LlamaSequence, LlamaSession
-from etui.engine.output_grammar import build_schema_grammar
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
 from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, generate, prefill, prompt
-from tests.engine.schema_validator import matches
+from tests.engine.grammar.schema_validator import matches
 
 SCHEMA = {
     "type": "object",

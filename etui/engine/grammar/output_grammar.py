@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from etui.engine.pattern_grammar import translate_pattern
-from etui.engine.schema_graph import check_schema
-from etui.engine.schema_nodes import (
+from etui.engine.grammar.pattern_grammar import translate_pattern
+from etui.engine.grammar.schema_graph import check_schema
+from etui.engine.grammar.schema_nodes import (
     AnyOf,
     Array,
     Literals,
@@ -25,8 +25,8 @@ from etui.engine.schema_nodes import (
     Reference,
     Schema,
     Text,
-    read_schema,
 )
+from etui.engine.grammar.schema_reader import read_schema
 from etui.engine.session import OutputGrammar
 
 _WS = r'| " " | "\n" [ \t]{0,20}'

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.engine.chat_prompt import is_deep
-from etui.engine.constraint import build_constraint
+from etui.engine.grammar.constraint import build_constraint
+from etui.engine.grammar.tool_grammar import build_tool_grammar, choose_tools, read_tools
 from etui.engine.model import Model
 from etui.engine.session import ToolFormat
-from etui.engine.tool_grammar import build_tool_grammar, choose_tools, read_tools
 from etui.errors import InvalidRequest
 
 GET = {

@@ -61,10 +61,10 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = _shorten(message, _MOST_CHARACTERS)
+        self.message = shorten(message, _MOST_CHARACTERS)
         self.kind = kind
         self.code = code
-        self.param = None if param is None else _shorten(param, _MOST_PARAM_CHARACTERS)
+        self.param = None if param is None else shorten(param, _MOST_PARAM_CHARACTERS)
         self.headers = dict(headers or {})
 
     def document(self) -> dict[str, Any]:
@@ -82,6 +82,11 @@ class ApiError(Exception):
 def quote(text: str, most_characters: int = 64) -> str:
     """Return the beginning of a client's text in ASCII, to name it in an error or a header."""
     return text[:most_characters].encode("ascii", "backslashreplace").decode()
+
+
+def shorten(text: str, most_characters: int) -> str:
+    """Cut off what a message quotes of a request, which may be long."""
+    return text if len(text) <= most_characters else f"{text[:most_characters]}…"
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -181,11 +186,6 @@ def error_response(error: BaseException) -> JSONResponse:
     """Build the response of an error."""
     api = to_api_error(error)
     return JSONResponse(api.document(), status_code=api.status, headers=api.headers)
-
-
-def _shorten(text: str, most: int) -> str:
-    """Cut off what a message quotes of a request, which may be long."""
-    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _internal(message: str, code: str) -> ApiError:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from etui.server.errors import invalid, quote
+from etui.server.errors import invalid, quote, shorten
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -48,7 +48,7 @@ def validate(kind: type[M], document: dict[str, Any]) -> M:
             raise invalid(f"unknown parameter: {param}", param, "unknown_parameter") from None
         if first["type"] == "missing":
             raise invalid(f"{param} is missing", param) from None
-        found = _shorten(first["input"])
+        found = _format_input(first["input"])
         raise invalid(f"{param}: {_lower(first['msg'])}; got {found}", param) from None
 
 
@@ -125,10 +125,9 @@ def read_stop(stops: Sequence[str], most: int, most_characters: int) -> tuple[st
     return tuple(stops)
 
 
-def _shorten(value: object) -> str:
+def _format_input(value: object) -> str:
     text = repr(value) if isinstance(value, str | int | float | bool) else type(value).__name__
-    text = quote(text, _MOST_INPUT + 1)
-    return text if len(text) <= _MOST_INPUT else f"{text[:_MOST_INPUT]}…"
+    return shorten(quote(text, _MOST_INPUT + 1), _MOST_INPUT)
 
 
 def _lower(text: str) -> str:

@@ -113,36 +113,9 @@ class _Election:
                 case "hurry":  # finish one vote if none has ended yet
                     self._status = "budget" if self._hurried else self._status
                     self._hurried = True
-                case Arrived(number=number, pieces=pieces, t_ns=t_ns):
-                    group = self._groups[number]
-                    self._answer.take_facts(group.replies[0], pieces)
-                    first = await self._answer.note_first(group.replies[0], pieces, t_ns)
-                    if first is not None:
-                        yield first
-                    new: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
-                    for piece in pieces:
-                        if piece.index >= len(group.replies):
-                            continue
-                        for event in group.replies[piece.index].take(piece, t_ns):
-                            if isinstance(event, Thought | Answer):
-                                new[type(event)] += event.tokens
-                            elif isinstance(event, TokenLogprob):
-                                number = group.first + piece.index
-                                self._logprobs.setdefault(number, []).append(event)
-                    for kind, tokens in new.items():
-                        if tokens:
-                            yield kind(t_ns, "", tokens)
-                    for index in sorted(group.open):
-                        reply = group.replies[index]
-                        if reply.finish is None and reply.tokens >= self._most_tokens:
-                            reply.finish, group.overrun = "length", True
-                        if reply.finish is not None:
-                            group.open.discard(index)
-                            for ended in self._count(group.first + index, reply):
-                                yield ended
-                    if group.overrun and not group.open:  # its server may go on for ever
-                        await requests.close(message.number)
-                        del self._groups[message.number]
+                case Arrived():
+                    async for event in self._take(message):
+                        yield event
                 case Ended(number=number):
                     if not any(reply.finish for reply in self._groups[number].replies):
                         broken = Failure("broken", "it ended in mid-answer", began=True)
@@ -169,6 +142,38 @@ class _Election:
             yield replace(ballot.event(self._answer.clock_ns()), status="uncounted")
         for event in self._close():
             yield event
+
+    async def _take(self, arrived: Arrived) -> AsyncIterator[Event]:
+        """Take pieces of a request, and count the votes that end with them."""
+        pieces, t_ns = arrived.pieces, arrived.t_ns
+        group = self._groups[arrived.number]
+        self._answer.take_facts(group.replies[0], pieces)
+        first = await self._answer.note_first(group.replies[0], pieces, t_ns)
+        if first is not None:
+            yield first
+        new: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
+        for piece in pieces:
+            if piece.index >= len(group.replies):
+                continue
+            for event in group.replies[piece.index].take(piece, t_ns):
+                if isinstance(event, Thought | Answer):
+                    new[type(event)] += event.tokens
+                elif isinstance(event, TokenLogprob):
+                    self._logprobs.setdefault(group.first + piece.index, []).append(event)
+        for kind, tokens in new.items():
+            if tokens:
+                yield kind(t_ns, "", tokens)
+        for index in sorted(group.open):
+            reply = group.replies[index]
+            if reply.finish is None and reply.tokens >= self._most_tokens:
+                reply.finish, group.overrun = "length", True
+            if reply.finish is not None:
+                group.open.discard(index)
+                for ended in self._count(group.first + index, reply):
+                    yield ended
+        if group.overrun and not group.open:  # its server may go on for ever
+            await self._answer.requests.close(arrived.number)
+            del self._groups[arrived.number]
 
     def _begin_groups(self) -> None:
         """Send requests for the votes that are wanted, as many at a time as the arm's batch."""

@@ -15,14 +15,17 @@ TURNS = 20
 LOOKED_AT = 5 * TURNS
 """Number of a model's last turns to choose from."""
 
-SHARED_SQL = "(energy_shared OR coalesce(energy_attribution_method, 'exclusive') <> 'exclusive')"
+BATCHED_SQL = "(coalesce(energy_attribution_method, 'exclusive') <> 'exclusive')"
+"""Whether other requests were in the batches of a turn."""
+
+SHARED_SQL = f"(energy_shared OR {BATCHED_SQL})"
 """Whether other programs used the hardware of a turn, or other requests were in its batches."""
 
 # Votes share each read of the weights, so their tokens cost less than those of one sequence, and
 # what drafted tokens cost depends on the text.
 COSTS_SQL = f"""
     SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind,
-        {SHARED_SQL}
+        {SHARED_SQL}, {BATCHED_SQL}
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND tokens_output > 0
         AND hops = '[]' AND speculation_method IS NULL
@@ -36,7 +39,7 @@ class TurnCost:
     """Measured joules and tokens of one turn, by phase, and how the energy is known.
 
     ``shared`` is true if other programs used the same hardware, so that it has joules of theirs, or
-    if other requests were in its batches, so that it did not pay for all of each.
+    if it is ``batched``: other requests were in its batches, and it did not pay for all of each.
     """
 
     prefill_joules: float
@@ -45,19 +48,23 @@ class TurnCost:
     output_tokens: int
     kind: str | None
     shared: bool = False
+    batched: bool = False
 
 
 def mean_token_cost(turns: Sequence[TurnCost]) -> TokenCost | None:
     """Average the joules per token of the last turns with energy of the same kind as the newest's.
 
-    Turns that shared the hardware count only if there are no others. None without turns. A mean
-    does not depend on the length of the context, so the cost has no term that grows with it.
+    Turns that shared the hardware count only if there are no others, and those that shared their
+    batches only if there are none but those: their tokens cost less the more requests there were,
+    and such a cost would divide the next batches wrongly. None without turns. A mean does not
+    depend on the length of the context, so the cost has no term that grows with it.
 
     Args:
         turns: Newest first.
     """
     alike = [turn for turn in turns if turn.kind == turns[0].kind]
-    alike = ([turn for turn in alike if not turn.shared] or alike)[:TURNS]
+    alone = [turn for turn in alike if not turn.batched] or alike
+    alike = ([turn for turn in alone if not turn.shared] or alone)[:TURNS]
     output = sum(turn.output_tokens for turn in alike)
     if not output:
         return None

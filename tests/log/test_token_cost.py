@@ -62,6 +62,16 @@ def test_turns_beside_others_count_only_without_turns_alone(config, spent, how):
     assert (price.joules_per_token, price.source) == (pytest.approx(0.66), "the mean of 1 turn")
 
 
+def test_turns_in_batches_of_others_count_only_without_those_beside_other_programs(config, spent):
+    def change(turn, **changes):
+        return replace(turn, energy=replace(turn.energy, **changes))
+
+    batched = change(spent(2, 1.0, 10, 2.0, 10), shared=True, attribution=BATCHED)
+    save(config, change(spent(1, 1.0, 10, 12.0, 10), shared=True), batched)
+    with LogReader(config) as log:
+        assert log.price(SPEC.name, SPEC.sha256).joules_per_token == pytest.approx(1.2)
+
+
 def test_votes_other_models_and_unmeasured_turns_do_not_count(config, spent, make_turn):
     save(
         config,

@@ -94,12 +94,15 @@ class Guard:
         else:
             welcome = is_allowed(headers.get("host"), origin, self._hosts, self._origins)
         if not welcome:
+            host_is_known = self._settings.unix is not None or is_allowed(
+                headers.get("host"), None, self._hosts, self._origins
+            )
             raise ApiError(
                 403,
                 "this server answers requests for its own address and from named pages only; "
                 "see --allow-host and --origin of etui serve",
                 kind="permission_error",
-                code="host_not_allowed",
+                code="origin_not_allowed" if host_is_known else "host_not_allowed",
                 headers=_CLOSE,
             )
 
@@ -191,9 +194,13 @@ class Guard:
         Raises:
             ApiError: No page asks, or one that is not named.
         """
+        if "origin" not in headers:
+            raise ApiError(
+                405, "OPTIONS is for web pages only", code="method_not_allowed", headers=_CLOSE
+            )
         if headers.get("origin") not in self._origins:
             raise ApiError(
-                403 if "origin" in headers else 405,
+                403,
                 "no page of another origin may send requests; see --origin of etui serve",
                 kind="permission_error",
                 code="origin_not_allowed",

@@ -149,6 +149,7 @@ def test_another_page_is_refused(server: Running, origin: str) -> None:
     request = with_headers(Origin=origin.replace("PORT", str(server.port)))(server)
     reply = exchange(server, request)
     check(server, reply, 403)
+    assert json.loads(reply.body)["error"]["code"] == "origin_not_allowed"
     assert "access-control-allow-origin" not in reply.headers
 
 

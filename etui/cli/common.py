@@ -110,6 +110,7 @@ def stop_signals(
     With ``stopped``, the first of Ctrl-C, SIGTERM and a closed terminal sets it and calls
     ``cancels``; if there is nothing to cancel yet, and at the second signal, KeyboardInterrupt is
     raised. Without it, SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does.
+    A closed terminal does not stop what ``nohup`` started.
 
     Args:
         stopped: Set by the first signal.
@@ -128,7 +129,7 @@ def stop_signals(
             cancel()
 
     numbers = [signal.SIGTERM] if stopped is None else [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP"):
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:

@@ -131,12 +131,15 @@ class GuardedServer(uvicorn.Server):
         """Stop at Ctrl-C, SIGTERM and a closed terminal, and end as after success.
 
         uvicorn raises the signals again at the end, so that a stopped server would look killed.
+        A closed terminal does not stop what ``nohup`` started.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            numbers.remove(signal.SIGHUP)
         before = {number: signal.signal(number, self._stop_at) for number in numbers}
         try:
             yield

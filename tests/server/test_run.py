@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import stat
 from pathlib import Path
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from etui.errors import EtuiError, UsageError
-from etui.server.run import format_address, open_sockets
+from etui.server.run import GuardedServer, format_address, open_sockets
 from etui.server.settings import ServerSettings
 from tests.server.fakes import FakePool, serving
 from tests.server.raw import ask, exchange
@@ -80,3 +82,20 @@ def test_the_end_of_a_response_does_not_wait_for_an_acknowledgement() -> None:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     for other in others:
         other.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_closed_terminal_does_not_stop_what_nohup_started(nohup: bool) -> None:
+    server = GuardedServer(_answer_nothing, ServerSettings(port=0))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    try:
+        with server.capture_signals():
+            signal.raise_signal(signal.SIGHUP)
+        assert server.should_exit is not nohup
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+async def _answer_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer nothing."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _CONNECTION = "connection"
 _MOST_DISCARDED_BYTES = 4 * 2**20
+_LINGER_SECONDS = 2.0
+"""How long a refused connection may take to read its answer; it counts as open until then."""
+
 _MOST_REFUSED = 64
 """Connections over the limit that are told so; further ones are closed at once.
 
@@ -115,7 +118,7 @@ class LimitedProtocol(H11Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._stop_timer()
-        self._start_timer()
+        self._start_timer(min(self.header_seconds, _LINGER_SECONDS))
 
     def abort(self) -> None:
         """Close the connection at once, whatever is still to be sent."""
@@ -137,9 +140,10 @@ class LimitedProtocol(H11Protocol):
         else:
             self._stop_timer()
 
-    def _start_timer(self) -> None:
+    def _start_timer(self, seconds: float | None = None) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(self.header_seconds, self._cut)
+            wait = self.header_seconds if seconds is None else seconds
+            self._timer = self.loop.call_later(wait, self._cut)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

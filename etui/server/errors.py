@@ -28,6 +28,9 @@ _PATH = re.compile(
 )
 """A path of a file with its last part; not the path of a URL, nor that of a route."""
 
+_URL = re.compile(r"https?://[^\s,;]+")
+"""An address, which in errors of backends is of the owner's network."""
+
 _log = logging.getLogger("etui.server")
 
 _MOST_CHARACTERS = 2_000
@@ -160,7 +163,7 @@ def to_api_error(error: BaseException) -> ApiError:
         case ModelUnavailable():
             return ApiError(
                 503,
-                _text_of(error),
+                _URL.sub("…", _text_of(error)),
                 kind="unavailable_error",
                 code="model_unavailable",
                 headers=DO_NOT_RETRY,

@@ -104,6 +104,11 @@ def test_a_record_with_half_a_surrogate_is_sent_nevertheless() -> None:
     [
         (ModelUnavailable("no file /home/me/models/a.gguf here"), 503, "no file …/a.gguf here"),
         (
+            ModelUnavailable("desk is off", "start the server at http://desk:8080/v1, and ask"),
+            503,
+            "desk is off; start the server at …, and ask",
+        ),
+        (
             UsageError("a/b is no arm", "see ~/p/x.yaml"),
             400,
             "a/b is no arm; see …/x.yaml",

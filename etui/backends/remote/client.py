@@ -224,7 +224,7 @@ class RemoteClient:
                 if document is not None:
                     yield document
         except StreamFault as error:
-            raise RequestFailed(Failure("format", str(error), began=True)) from None
+            raise RequestFailed(self._hide(Failure("format", str(error), began=True))) from None
 
 
 def find_root(base: str) -> str:

@@ -216,9 +216,11 @@ def test_an_error_shows_neither_the_key_nor_control_characters(
 ) -> None:
     said = "\x1b[2J Incorrect API key: sk-desk-1234567890\x07"
     scripts = [document({"error": {"message": said}}, status) for status in (401, 400, 500)]
-    stub.scripts[CHAT] = [*scripts, Script(sse({"error": said}))]
+    lost = Script([f"data: {said}\n\n".encode()])
+    stub.scripts[CHAT] = [*scripts, lost, Script(sse({"error": said}))]
     backend = open_backend(key_env="DESK", environ={"DESK": "sk-desk-1234567890"})
-    for _ in range(4):
+    for _ in range(5):
+        backend.circuit.succeed()
         with pytest.raises(EtuiError, match="Incorrect API key: …") as caught:
             list(backend.answer(ask()))
         assert "sk-desk" not in str(caught.value)

@@ -88,11 +88,16 @@ class MeetingPoint:
 
     def leave(self, member: Member) -> None:
         """Remove a member and close what it left open; the others no longer wait for it."""
-        if member.sequences:
-            with self.use(member) as session:
-                for sequence in member.sequences.values():
-                    session.close(sequence, keep=False)
-                member.sequences.clear()
+        try:
+            if member.sequences:
+                with self.use(member) as session:
+                    left, member.sequences = member.sequences, {}
+                    for sequence in left.values():
+                        session.close(sequence, keep=False)
+        finally:  # the others would wait for it forever
+            self._remove(member)
+
+    def _remove(self, member: Member) -> None:
         with self._state:
             if member not in self._members:
                 return

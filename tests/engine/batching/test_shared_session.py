@@ -384,3 +384,21 @@ def test_without_requests_time_is_nobodys() -> None:
     assert [batch.shares[0].number for batch in batches] == [1, 2]
     assert_tiled(batches)
     assert all(not each.decode_tokens for batch in batches for each in batch.shares)
+
+
+def test_a_request_that_cannot_close_its_sequences_leaves_all_the_same(monkeypatch):
+    shared, _, _ = share()
+    leaving, staying = shared.join(1), shared.join(2)
+    leaving.open([1, 2, 3], GREEDY)
+    sequence = staying.open([1, 2, 3], GREEDY)
+
+    def fail(_sequence, *, keep):
+        raise EngineFailed("the cache is broken", "ask again")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(shared.session, "close", fail)
+        with pytest.raises(EngineFailed):
+            leaving.leave()
+    assert shared.running == 1
+    assert staying.step([sequence]).sampled  # it waits for nobody
+    staying.leave()

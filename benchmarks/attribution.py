@@ -26,7 +26,7 @@ from etui.arm import TokenCost
 from etui.energy.recorder import Recorder
 from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.events import BatchShare, Finished, Loaded, SharedBatch
-from etui.runtime.energy_books import EnergyBookkeeper
+from etui.runtime.pool.energy_books import EnergyBookkeeper
 from etui.testing.devices import SENSORS, FakeClock, FakeDevice
 from etui.testing.play import sample
 from etui.testing.power_curves import WattCurve, constant, steps

@@ -68,7 +68,7 @@ def used_bytes(pid: int) -> int:
 
 def main() -> None:
     """Serve until a signal."""
-    from etui.runtime.turn_pool import TurnPool
+    from etui.runtime.pool.turn_pool import TurnPool
     from etui.server.context import ServerContext
     from etui.server.memory import share_heap
     from etui.server.run import open_sockets, run_server

@@ -53,7 +53,7 @@ def list_(as_json: bool) -> None:
     from etui.cli.backend_text import format_backends
     from etui.cli.model_facts import build_model_row
     from etui.models.tuned import describe_values
-    from etui.runtime.remotes import probe_backends
+    from etui.runtime.remote.remotes import probe_backends
 
     config, catalogue = _load_catalogue()
     free = int(psutil.virtual_memory().available)
@@ -102,7 +102,7 @@ def info(name: str, as_json: bool) -> None:
     import psutil
 
     from etui.cli.model_facts import build_model_row, read_model_facts
-    from etui.runtime.remotes import probe_backends
+    from etui.runtime.remote.remotes import probe_backends
 
     config, catalogue = _load_catalogue()
     spec = catalogue.get(name)

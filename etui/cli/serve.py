@@ -190,7 +190,7 @@ def _serve(
     from etui.config.load import load_config
     from etui.energy.idle_tracker import IdleTracker
     from etui.runtime.open import open_process_runtime
-    from etui.runtime.turn_pool import TurnPool
+    from etui.runtime.pool.turn_pool import TurnPool
     from etui.server.context import ServerContext
     from etui.server.memory import share_heap
     from etui.server.run import format_address, open_sockets, run_server

@@ -12,8 +12,8 @@ from etui.config.config import Config
 from etui.energy.power_limits.types import PowerLimit
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
-from etui.runtime.remote_meters import MeterReport, check_meters
-from etui.runtime.remotes import BackendReport
+from etui.runtime.remote.remote_meters import MeterReport, check_meters
+from etui.runtime.remote.remotes import BackendReport
 
 _BUILD_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_VULKAN=on"}
 _TOOLKITS = {
@@ -214,7 +214,7 @@ def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...
 
 def _check_backends(config: Config) -> tuple[BackendReport, ...]:
     from etui.models.catalogue import Catalogue, load_catalogue
-    from etui.runtime.remotes import check_backends
+    from etui.runtime.remote.remotes import check_backends
 
     try:
         catalogue = load_catalogue(config)

@@ -160,7 +160,7 @@ class LogPredictor:
         from etui.log.model_facts import read_model_facts
         from etui.log.queries import LogReader
         from etui.models.files import recorded_sha256
-        from etui.runtime.remote_conditions import find_conditions
+        from etui.runtime.remote.remote_conditions import find_conditions
 
         try:
             spec = self._catalogue.get(model)

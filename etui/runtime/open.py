@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from etui.routing.signals.host_state import HostState
     from etui.routing.signals.similarity import EarlierQuestions
     from etui.runtime.log_predictor import LogPredictor
-    from etui.runtime.remote_meters import RemoteMeters
+    from etui.runtime.remote.remote_meters import RemoteMeters
     from etui.turn.events import TurnEvent
     from etui.turn.ports import Meter, Writer
     from etui.turn.record import Attribution, ClientRecord
@@ -151,7 +151,7 @@ class Runtime(Generic[B]):
         """The remote backends of config.yaml by name; none is asked before its first request."""
         if not self.config.backends:
             return {}
-        from etui.runtime.remotes import open_remotes
+        from etui.runtime.remote.remotes import open_remotes
 
         return open_remotes(self.config)
 
@@ -182,7 +182,7 @@ class Runtime(Generic[B]):
     @cached_property
     def remote_meters(self) -> RemoteMeters:
         """The meters of remote backends; each is asked with the first turn on its machine."""
-        from etui.runtime.remote_meters import RemoteMeters
+        from etui.runtime.remote.remote_meters import RemoteMeters
 
         return RemoteMeters(self.config)
 
@@ -356,7 +356,7 @@ class Runtime(Generic[B]):
                 damaged, or has another sha256.
         """
         from etui.runtime.provenance import model_settings
-        from etui.runtime.remotes import serve_remote
+        from etui.runtime.remote.remotes import serve_remote
 
         entry = self.catalogue.get(arm.model)
         if entry.backend is not None:

@@ -69,7 +69,7 @@ def read_token_cost(spec: ModelSpec, config: Config, log: LogReader) -> TokenCos
         LogUnavailable: The log cannot be read.
     """
     from etui.log.curve_lookup import find_curve
-    from etui.runtime.remote_conditions import find_conditions
+    from etui.runtime.remote.remote_conditions import find_conditions
 
     curve = find_curve(log, spec.name, spec.sha256, find_conditions(log, spec, config))
     return curve.to_decode_price() if curve else log.price(spec.name, spec.sha256)

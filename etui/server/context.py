@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from etui.runtime.open import Choice, Runtime
     from etui.runtime.overrides import Overrides
-    from etui.runtime.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
+    from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
     from etui.server.settings import ServerSettings
     from etui.turn.record import TurnRecord
 
 
 class Pool(Protocol):
-    """Runs the turns that clients ask for; see :class:`etui.runtime.turn_pool.TurnPool`."""
+    """Runs the turns that clients ask for; see :class:`etui.runtime.pool.turn_pool.TurnPool`."""
 
     def submit(self, request: TurnRequest, on_event: Callable[[PoolEvent], None]) -> RunningTurn:
         """Queue a turn; its events are reported on another thread.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
-    from etui.runtime.turn_request import TurnRequest
+    from etui.runtime.pool.turn_request import TurnRequest
     from etui.server.context import ServerContext
     from etui.server.responses_request import ResponseRequest
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from etui.chat import Query
-    from etui.runtime.turn_request import PoolEvent
+    from etui.runtime.pool.turn_request import PoolEvent
     from etui.server.errors import ApiError
     from etui.server.responses_events import StreamEvent
     from etui.turn.record import TurnRecord

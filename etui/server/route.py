@@ -18,7 +18,7 @@ from etui.server.json_body import read_json
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from etui.runtime.turn_request import TurnRequest
+    from etui.runtime.pool.turn_request import TurnRequest
     from etui.server.context import ServerContext
 
 PATH = "/v1/route"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
-from etui.runtime.turn_request import TurnFailed
+from etui.runtime.pool.turn_request import TurnFailed
 from etui.turn.events import TurnFinished
 
 if TYPE_CHECKING:
     from starlette.types import Receive
 
-    from etui.runtime.turn_request import PoolEvent, RunningTurn, TurnRequest
+    from etui.runtime.pool.turn_request import PoolEvent, RunningTurn, TurnRequest
     from etui.server.context import ServerContext, Timer
 
 

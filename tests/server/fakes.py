@@ -20,7 +20,7 @@ from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.runtime.open import Choice
 from etui.runtime.overrides import Overrides
-from etui.runtime.turn_request import (
+from etui.runtime.pool.turn_request import (
     EnergyBooks,
     PoolEvent,
     PoolStatus,

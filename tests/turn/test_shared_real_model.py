@@ -21,7 +21,7 @@ from etui.events import Answer, Loaded, SharedBatch
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
 from etui.routing.decision import Decision
-from etui.runtime.energy_books import EnergyBookkeeper
+from etui.runtime.pool.energy_books import EnergyBookkeeper
 from etui.testing.power_curves import steps
 from etui.turn.batch_ledger import BatchLedger
 from etui.turn.run import run_turn, serve_one_model

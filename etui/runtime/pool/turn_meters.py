@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from etui.backends.base import NumberedAnswerer
     from etui.events import Finished, SharedBatch
-    from etui.runtime.energy_books import EnergyBookkeeper
     from etui.runtime.open import Runtime
+    from etui.runtime.pool.energy_books import EnergyBookkeeper
     from etui.turn.ports import Meter
     from etui.turn.record import Attribution, TurnRecord
 

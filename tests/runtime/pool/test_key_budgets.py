@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from etui.config.config import Config
 from etui.errors import BudgetSpent, EnergyBudgetSpent
 from etui.log.writer import TurnWriter
-from etui.runtime.key_budgets import HOUR_SECONDS, KeyBudgets, find_wait
+from etui.runtime.pool.key_budgets import HOUR_SECONDS, KeyBudgets, find_wait
 from etui.text.timestamps import format_utc
 from etui.turn.record import ClientRecord
 from tests.fixtures.turns import TURN
-from tests.runtime.pool_stage import Stage, with_models
+from tests.runtime.pool.pool_stage import Stage, with_models
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 

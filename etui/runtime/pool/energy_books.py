@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from etui.energy.scopes import weakest
 from etui.energy.types import Energy, Kind
-from etui.runtime.turn_request import EnergyBooks
+from etui.runtime.pool.turn_request import EnergyBooks
 from etui.turn.batch_parts import Span, measure_spans
 from etui.turn.intervals import TimeInterval, subtract
 from etui.turn.ports import Meter

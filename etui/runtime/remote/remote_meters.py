@@ -15,8 +15,8 @@ from etui.energy.remote.client import MeterClient
 from etui.energy.remote.meter import RemoteMeter
 from etui.energy.remote.unmeasured import UnmeasuredMeter
 from etui.errors import EtuiError
-from etui.runtime.live_settings import LiveSettings
-from etui.runtime.remote_conditions import describe_host, remote_settings
+from etui.runtime.remote.live_settings import LiveSettings
+from etui.runtime.remote.remote_conditions import describe_host, remote_settings
 from etui.turn.ports import Meter, Served
 
 if TYPE_CHECKING:

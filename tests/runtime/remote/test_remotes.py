@@ -16,7 +16,7 @@ from etui.errors import ModelUnavailable
 from etui.runtime.choose import choose
 from etui.runtime.open import Runtime, open_runtime
 from etui.runtime.overrides import Overrides
-from etui.runtime.remotes import check_backends, probe_backends
+from etui.runtime.remote.remotes import check_backends, probe_backends
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
 from tests.backends.remote.stub import Script, Stub, delta, document, running_stub, sse, usage

@@ -29,8 +29,8 @@ from etui.routing.policy import ArmPlan, Objective
 from etui.runtime.doctor import diagnose
 from etui.runtime.log_predictor import LogPredictor
 from etui.runtime.open import Runtime, open_runtime
-from etui.runtime.remote_conditions import describe_host, find_conditions, remote_settings
-from etui.runtime.remote_meters import RemoteMeters, check_meters
+from etui.runtime.remote.remote_conditions import describe_host, find_conditions, remote_settings
+from etui.runtime.remote.remote_meters import RemoteMeters, check_meters
 from etui.runtime.serving import refit_curve, token_cost_for
 from etui.turn.ports import Served
 from tests.fixtures.turns import TURN

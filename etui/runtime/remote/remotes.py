@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etui.errors import ModelUnavailable
-from etui.runtime.live_settings import LiveSettings
+from etui.runtime.remote.live_settings import LiveSettings
 from etui.runtime.serving import sample_as_asked
 from etui.turn.ports import Served
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
-    from etui.runtime.remote_meters import RemoteMeters
+    from etui.runtime.remote.remote_meters import RemoteMeters
 
 LIST_SECONDS = 2.0
 """Longest wait for a backend in a list of models."""
@@ -148,7 +148,7 @@ def check_backends(
 ) -> tuple[BackendReport, ...]:
     """Check every backend: reached, key taken, names served, kind as configured.
 
-    Their meters are checked by :func:`etui.runtime.remote_meters.check_meters`.
+    Their meters are checked by :func:`etui.runtime.remote.remote_meters.check_meters`.
 
     Args:
         config: Names the backends.

@@ -21,12 +21,12 @@ from etui.errors import (
 from etui.events import Finished, Loaded, Residence, Unloaded
 from etui.runtime.between_turns import BetweenTurns, EngineProcess
 from etui.runtime.cooling import CallLater, start_timer
-from etui.runtime.energy_books import EnergyBookkeeper
-from etui.runtime.errands import Errands
-from etui.runtime.key_budgets import KeyBudgets
-from etui.runtime.pooled_turn import NoAnswerer, PooledTurn, UnspentMeter, find_ongoing
-from etui.runtime.turn_meters import open_meters
-from etui.runtime.turn_request import PoolEvent, PoolStatus, TurnFailed, TurnRequest
+from etui.runtime.pool.energy_books import EnergyBookkeeper
+from etui.runtime.pool.errands import Errands
+from etui.runtime.pool.key_budgets import KeyBudgets
+from etui.runtime.pool.pooled_turn import NoAnswerer, PooledTurn, UnspentMeter, find_ongoing
+from etui.runtime.pool.turn_meters import open_meters
+from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, TurnFailed, TurnRequest
 from etui.turn.events import HopStarted, TurnEvent, TurnFinished
 from etui.turn.record import ClientRecord
 from etui.units import count_text

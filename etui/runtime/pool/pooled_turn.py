@@ -11,15 +11,15 @@ from uuid import uuid4
 
 from etui.errors import EngineFailed, EtuiError
 from etui.events import Finished, Loaded, Prefilled, Unloaded
-from etui.runtime.energy_books import Ongoing
-from etui.runtime.turn_request import TurnFailed
+from etui.runtime.pool.energy_books import Ongoing
+from etui.runtime.pool.turn_request import TurnFailed
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 
 if TYPE_CHECKING:
     from etui.backends.base import AnswerRequest, NumberedAnswerer
     from etui.energy.types import Energy
     from etui.events import Event
-    from etui.runtime.turn_request import PoolEvent, TurnRequest
+    from etui.runtime.pool.turn_request import PoolEvent, TurnRequest
     from etui.turn.ports import Meter
 
 _log = logging.getLogger("etui.pool")
@@ -29,7 +29,7 @@ NOT_BEGUN = "the client left before the answer began"
 
 
 class PooledTurn:
-    """A turn that waits or runs; see :class:`etui.runtime.turn_request.RunningTurn`.
+    """A turn that waits or runs; see :class:`etui.runtime.pool.turn_request.RunningTurn`.
 
     Args:
         request: What the client asks for.

@@ -30,8 +30,8 @@ from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
 from etui.runtime.open import Runtime
 from etui.runtime.overrides import Overrides
-from etui.runtime.turn_pool import TurnPool
-from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest
+from etui.runtime.pool.turn_pool import TurnPool
+from etui.runtime.pool.turn_request import PoolEvent, TurnFailed, TurnRequest
 from etui.testing.devices import FakeClock, FakeDevice
 from etui.testing.play import sample
 from etui.testing.power_curves import constant

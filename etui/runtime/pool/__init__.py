@@ -1,0 +1,1 @@
+"""Run the turns of many clients at a time."""

@@ -1,0 +1,1 @@
+"""Models that other machines serve: backends, meters, and the conditions of their turns."""

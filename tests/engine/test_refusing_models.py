@@ -9,6 +9,7 @@ import pytest
 
 from etui.engine.context import Context
 from etui.engine.llama_session import LlamaSession
+from etui.engine.prefix_donors import PrefixDonors
 from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, answer, generate, prefill, prompt
 
@@ -72,10 +73,17 @@ def test_a_refusing_model_computes_all_again_for_lost_logits(refusing: LlamaSess
 def windowed(make_session: MakeSession) -> Iterator[LlamaSession]:
     """A model with a sliding window, in a context that keeps no more than the window."""
     session = make_session()
-    session._context.options = replace(session.options, full_window=False)
     session._model.sliding_window = 16
+    keep_window(session, whole=False)
     yield session
     session._model.sliding_window = 0
+
+
+def keep_window(session: LlamaSession, *, whole: bool) -> None:
+    """Give a session the context that it would have been opened with."""
+    context = session._context
+    context.options = replace(session.options, full_window=whole)
+    session._donors = PrefixDonors(context, context.options.donors, whole_only=not whole)
 
 
 def test_a_window_that_has_moved_on_is_not_moved_back(windowed: LlamaSession) -> None:
@@ -92,6 +100,6 @@ def test_a_window_that_has_moved_on_is_not_moved_back(windowed: LlamaSession) ->
 
 
 def test_a_whole_window_is_reused_like_any_cache(windowed: LlamaSession) -> None:
-    windowed._context.options = replace(windowed.options, full_window=True)
+    keep_window(windowed, whole=True)
     answer(windowed, prompt(windowed, QUESTION), 4, GREEDY)
     assert windowed.open(prompt(windowed, QUESTION + " Please."), GREEDY).cached > 0

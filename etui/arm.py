@@ -173,12 +173,15 @@ class TokenCost:
         joules_per_token_per_context: k, additional joules per token in the context.
         joules_per_prompt_token: Joules of a computed prompt token.
         source: Origin of the numbers, for messages: ``operating curve``, ``mean of 12 turns``.
+        batched: Whether it is known from shares of shared batches alone, which cannot say how a
+            batch is to be divided.
     """
 
     joules_per_token: float
     joules_per_token_per_context: float = 0.0
     joules_per_prompt_token: float = 0.0
     source: str = ""
+    batched: bool = False
 
     def decode_joules(self, context_tokens: int, tokens: int) -> float:
         """Return the joules of decoding ``tokens`` after ``context_tokens`` are in the context."""

@@ -74,4 +74,5 @@ def mean_token_cost(turns: Sequence[TurnCost]) -> TokenCost | None:
         joules_per_token=math.fsum(turn.decode_joules for turn in alike) / output,
         joules_per_prompt_token=prefill / computed if computed else 0.0,
         source=f"the mean of {count_text(len(alike), 'turn')}",
+        batched=all(turn.batched for turn in alike),
     )

@@ -44,10 +44,10 @@ def find_batch_cost(cost: TokenCost | None) -> BatchCost | None:
     """Return the cost of a batch by the token cost of its model.
 
     Returns:
-        None without a usable cost: it is unknown, or has no joules of a prompt token, which is 0
-        where none was measured, or is not finite.
+        None without a usable cost: it is unknown, known from shares of batches alone, or has no
+        joules of a prompt token, which is 0 where none was measured, or is not finite.
     """
-    if cost is None:
+    if cost is None or cost.batched:
         return None
     per_token, decoded = cost.joules_per_prompt_token, cost.joules_per_token
     if not (math.isfinite(per_token) and math.isfinite(decoded) and per_token > 0):

@@ -108,3 +108,10 @@ def test_a_log_that_does_not_exist_or_is_damaged_has_no_price(config):
     assert token_cost_for(arm, SPEC, config) is None
     config.database.write_bytes(b"no database at all" * 100)
     assert token_cost_for(arm, SPEC, config) is None
+
+
+def test_a_cost_of_batched_turns_alone_says_so():
+    batched = TurnCost(1.0, 10, 5.0, 10, "counter", shared=True, batched=True)
+    alone = TurnCost(1.0, 10, 9.0, 10, "counter", shared=True)
+    assert mean_token_cost([batched, batched]).batched
+    assert not mean_token_cost([batched, alone]).batched

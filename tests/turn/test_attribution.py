@@ -98,6 +98,7 @@ def test_a_decoded_token_cheaper_than_one_of_a_prompt_has_no_fixed_part() -> Non
         TokenCost(2.0, joules_per_prompt_token=-0.1),
         TokenCost(math.nan, joules_per_prompt_token=0.1),
         TokenCost(2.0, joules_per_prompt_token=math.inf),
+        TokenCost(2.0, joules_per_prompt_token=0.1, batched=True),  # it follows from such shares
     ],
 )
 def test_a_cost_that_says_nothing_of_prompts_is_no_curve(cost: TokenCost | None) -> None:

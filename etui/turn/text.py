@@ -76,7 +76,8 @@ def shared_text(energy: TurnEnergy) -> str:
 
 def _name_shared(energy: TurnEnergy) -> str:
     """Name what can be shared: the CPU of an estimate, the GPUs, or both."""
-    families = {family(channel) for channel in energy.channels}
+    names = [channel.rpartition("/")[2] for channel in energy.channels]  # after a backend's name
+    families = {family(name) for name in names}
     if "estimate" not in families:
         return "GPU"
     return "CPU" if families == {"estimate"} else "GPU or CPU"

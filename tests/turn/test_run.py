@@ -13,7 +13,8 @@ from etui.events import Answer, Batch, Prefilled, Prefilling, Probe, Vote
 from etui.log.text import format_turn
 from etui.text.tables import SEPARATOR
 from etui.turn.events import Decided, TurnFinished
-from etui.turn.text import energy_line
+from etui.turn.text import energy_line, shared_text
+from tests.fixtures.turns import TURN
 from tests.turn.scripted import (
     DECISION,
     EVENTS,
@@ -100,6 +101,20 @@ def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said):
     assert (told["shared"], told["own_joules"], told["joules"]) == (True, own_joules, 50)
     assert said in energy_line(record).split(SEPARATOR)
     assert f"shared {said}" in [" ".join(line.split()) for line in format_turn(record, [])]
+
+
+@pytest.mark.parametrize(
+    ("channels", "named"),
+    [
+        ({"estimate:cpu": 5.0}, "CPU"),
+        ({"desk/estimate:cpu": 5.0}, "CPU"),
+        ({"desk/gpu:GPU-1": 5.0}, "GPU"),
+        ({"desk/gpu:GPU-1": 5.0, "estimate:cpu": 5.0}, "GPU or CPU"),
+    ],
+)
+def test_what_is_shared_is_named_on_another_machine_too(channels, named):
+    energy = replace(TURN.energy, channels=channels, own_joules=None)
+    assert shared_text(energy) == f"shared {named}"
 
 
 def test_a_gpu_of_ones_own_is_not_called_shared():

@@ -11,7 +11,7 @@ from etui.text.sanitize import sanitize
 from etui.text.tables import count_cells, fit_cells, format_table, one_line
 from etui.text.timestamps import local_time
 from etui.turn.record import LoadRecord, UnloadRecord
-from etui.turn.text import saved_text, shared_text, speculation_text, undrafted
+from etui.turn.text import kind_of_hop, saved_text, shared_text, speculation_text, undrafted
 
 if TYPE_CHECKING:
     from etui.energy.carbon_cost import Factors
@@ -219,7 +219,7 @@ def _format_ended(turn: TurnRecord) -> str:
 
 
 def _format_hop(hop: HopRecord, turn: TurnRecord) -> str:
-    kind = units.ESTIMATE if turn.energy.kind == units.ESTIMATE else None
+    kind = kind_of_hop(hop, turn.energy)
     parts = [
         f"{one_line(hop.arm)} ({hop.reasoning}) on {one_line(hop.model)}",
         one_line(hop.why),

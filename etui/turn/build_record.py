@@ -246,6 +246,7 @@ def _build_hop_record(
         seconds=spans.seconds,
         why=hop.why,
         speculation=speculation,
+        kind=energy.kind.value if energy.kind else None,
     )
 
 

@@ -238,7 +238,7 @@ class HopRecord:
     ``probability`` is calibrated, None without a fit; ``accepted`` means that the answer was sure
     enough, ``taken`` that it is the answer of the turn. ``joules`` and ``seconds`` exclude the
     load, and their sums over all hops are the turn's; ``load_joules`` is 0.0 without a load and
-    None if unmeasured.
+    None if unmeasured. ``kind`` says how ``joules`` were obtained; None in turns of older versions.
     """
 
     arm: str
@@ -259,6 +259,7 @@ class HopRecord:
     seconds: float
     why: str
     speculation: SpeculationRecord | None = None
+    kind: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of one of the ``hops``."""

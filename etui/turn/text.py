@@ -10,7 +10,7 @@ from etui.events import Vote
 from etui.routing.decision import Decision
 from etui.text.tables import SEPARATOR
 from etui.turn.events import HopEnded
-from etui.turn.record import TurnEnergy, TurnRecord
+from etui.turn.record import HopRecord, TurnEnergy, TurnRecord
 
 _ENDINGS = {
     "stopped": "■ stopped",
@@ -85,9 +85,19 @@ def _name_shared(energy: TurnEnergy) -> str:
 
 def hops_text(record: TurnRecord) -> str:
     """Format the joules of each hop: ``2 hops: quick 12.0 J, large 40.1 J``."""
-    kind = units.ESTIMATE if record.energy.kind == units.ESTIMATE else None
-    each = [f"{hop.arm} {units.energy_text(hop.joules, None, kind)}" for hop in record.hops]
+    each = [
+        f"{hop.arm} {units.energy_text(hop.joules, None, kind_of_hop(hop, record.energy))}"
+        for hop in record.hops
+    ]
     return f"{units.count_text(len(record.hops), 'hop')}: {', '.join(each)}"
+
+
+def kind_of_hop(hop: HopRecord, energy: TurnEnergy) -> str | None:
+    """Return that the joules of a hop are an estimate; None if not.
+
+    The turn has no kind if another of its hops was not measured.
+    """
+    return units.ESTIMATE if (hop.kind or energy.kind) == units.ESTIMATE else None
 
 
 class Drafts(Protocol):

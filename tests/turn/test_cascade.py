@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from etui.errors import EngineFailed, ModelUnavailable
@@ -72,6 +74,16 @@ def test_hops_of_the_record_sum_to_the_turn_and_go_to_json():
     shown = "\n".join(format_turn(record, []))
     assert "quick (direct) on small; 25 % sure" in shown
     assert "✓ large (direct) on big" in shown
+
+
+def test_an_estimated_hop_beside_an_unmeasured_one_is_called_an_estimate():
+    record = play(two(), CASCADE, outlook=Known({"quick": 20.0, "large": 40.0})).record
+    first, second = record.hops
+    assert (first.kind, second.kind) == ("counter", "counter")
+    hops = (replace(first, joules=None, kind=None), replace(second, kind="estimate"))
+    record = replace(record, hops=hops, energy=replace(record.energy, joules=None, kind=None))
+    assert "2 hops: quick unmeasured, large ~55 J (estimate)" in energy_line(record)
+    assert "~55 J (estimate)" in "\n".join(format_turn(record, []))
 
 
 def test_events_tell_which_text_belongs_to_which_hop():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -26,6 +25,7 @@ from etui.runtime.pool.errands import Errands
 from etui.runtime.pool.key_budgets import KeyBudgets
 from etui.runtime.pool.pooled_turn import NoAnswerer, PooledTurn, UnspentMeter, find_ongoing
 from etui.runtime.pool.turn_meters import open_meters
+from etui.runtime.pool.turn_queue import TurnQueue
 from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, TurnFailed, TurnRequest
 from etui.turn.events import HopStarted, TurnEvent, TurnFinished
 from etui.turn.record import ClientRecord
@@ -95,7 +95,6 @@ class TurnPool:
     ) -> None:
         self._runtime = runtime
         self._parallel = max(1, parallel)
-        self._queue_limit = max(0, queue_limit)
         self._clock_ns = idle_tracker.clock
         self._backend = runtime.backend
         self._writer = runtime.writer
@@ -108,7 +107,7 @@ class TurnPool:
         self._budgets = KeyBudgets(joules_per_hour or {}, runtime.config)
         self._errands = Errands("etui-pool-errands")
         self._changed = threading.Condition()
-        self._queue: deque[PooledTurn] = deque()
+        self._queue = TurnQueue(queue_limit)
         self._left: dict[str, PooledTurn] = {}
         """Turns that were cancelled in the queue and are not saved yet."""
         self._running: dict[str, PooledTurn] = {}
@@ -143,10 +142,10 @@ class TurnPool:
                 raise _build_closing()
             if len(self._running) < self._parallel:
                 self._begin(turn)
-            elif len(self._queue) < self._queue_limit:
+            elif self._queue.has_room(request.key):
                 self._queue.append(turn)
             else:
-                waits = f"{count_text(self._queue_limit, 'request')} wait already"
+                waits = f"{count_text(len(self._queue), 'request')} wait already"
                 raise QueueFull(waits, "try again later", self._compute_retry_seconds())
         return turn
 
@@ -169,7 +168,7 @@ class TurnPool:
             running=len(running),
             queued=queued,
             parallel=self._parallel,
-            queue_limit=self._queue_limit,
+            queue_limit=self._queue.limit,
             residents=residents,
             loading=next(
                 (name for name in waiting if name not in residents and self._is_local(name)), None
@@ -241,6 +240,7 @@ class TurnPool:
             QueueFull: The system has no thread left.
         """
         self._running[turn.turn_id] = turn
+        self._queue.note_begun(turn)
         thread = threading.Thread(target=self._work, args=(turn,), name="etui-turn", daemon=True)
         try:
             thread.start()
@@ -276,7 +276,7 @@ class TurnPool:
     def _take_next(self, ended: PooledTurn) -> PooledTurn | None:
         with self._changed:
             del self._running[ended.turn_id]
-            following = self._queue.popleft() if self._queue else None
+            following = self._queue.take(self._running.values())
             if following is not None:
                 self._running[following.turn_id] = following
             self._changed.notify_all()

@@ -113,6 +113,20 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(here: Config) -> None:
         assert stage.host.asked == ["first", "second"]
 
 
+def test_no_key_can_shut_out_another_one(here: Config) -> None:
+    with closing(Stage(here, queue_limit=3)) as stage:
+        stage.host.gate = False
+        many = [stage.submit(f"a{n}", key="a")[0] for n in range(4)]
+        stage.host.wait_until(lambda: stage.host.running == 1)
+        few = [stage.submit("b0", key="b")[0], stage.submit("c0", key="c")[0]]
+        for key in ("a", "b", "c"):
+            with pytest.raises(QueueFull, match="5 requests wait"):
+                stage.submit("refused", key=key)
+        stage.host.open_gate()
+        assert [heard.record.status for heard in (*many, *few)] == ["complete"] * 6
+        assert stage.host.asked == ["a0", "b0", "c0", "a1", "a2", "a3"]
+
+
 def test_without_a_queue_only_what_can_begin_is_accepted(here: Config) -> None:
     with closing(Stage(here, queue_limit=0)) as stage:
         stage.host.gate = False

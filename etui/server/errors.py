@@ -22,6 +22,7 @@ from etui.errors import (
     Stopped,
     UsageError,
 )
+from etui.text.tables import one_line
 
 _PATH = re.compile(
     r"(?<![\w:/.])(?!/v1/)(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,'\"]+)+[/\\]([^\s/\\:;,'\"]*)"
@@ -196,7 +197,8 @@ def _internal(message: str, code: str) -> ApiError:
 
 
 def _first_line(error: EtuiError) -> str:
-    return next(iter(error.what.splitlines()), "")
+    """Return the first line of an error for the log, which may quote a request."""
+    return one_line(next(iter(error.what.splitlines()), ""))
 
 
 def _retry_seconds(error: BudgetSpent) -> int:

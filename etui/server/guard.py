@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from etui.server.errors import ApiError, error_response, invalid
 from etui.server.protocol import abort_connection
+from etui.text.tables import one_line
 from etui.text.web_origin import LOOPBACK_NAMES, build_hosts, is_allowed, is_secret
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Guard:
         except ClientDisconnect:
             pass
         except Exception as error:  # noqa: BLE001 - no fault may end in a traceback for a client
-            _log.warning("a request failed: %s: %s", type(error).__name__, error)
+            what = one_line(str(error))  # it may quote the request
+            _log.warning("a request failed: %s: %s", type(error).__name__, what)
             _log.debug("its traceback", exc_info=error)
             await self._refuse(error, body, response)
 

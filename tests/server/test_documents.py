@@ -8,6 +8,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.errors import (
+    EngineFailed,
     EtuiError,
     InvalidRequest,
     ModelUnavailable,
@@ -123,6 +124,14 @@ def test_a_record_with_half_a_surrogate_is_sent_nevertheless() -> None:
 def test_errors_say_what_is_wrong_without_folders(error, status, shown) -> None:
     api = to_api_error(error)
     assert (api.status, api.message) == (status, shown)
+
+
+@pytest.mark.parametrize("kind", [EngineFailed, EtuiError])
+def test_the_log_sends_no_escape_sequences_to_the_terminal(kind, caplog) -> None:
+    to_api_error(kind("end of its log: \x1b]0;owned\x07\x1b[2J r1 ::=\nmore"))
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+    assert "r1 ::=" in record.getMessage()
 
 
 def test_the_replaced_hop_counts_for_the_energy_and_not_for_usage(make_turn) -> None:

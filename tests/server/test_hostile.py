@@ -516,6 +516,7 @@ BODIES: dict[str, tuple[Build, str | None]] = {
         "tools[0].function.name",
     ),
     "a tool with a line break": (changed(tools=[tool(name="a\nb")]), "tools[0].function.name"),
+    "a line break behind a tool": (changed(tools=[tool(name="a\n")]), "tools[0].function.name"),
     "a tool of another type": (changed(tools=[{"type": "web_search"}]), "tools[0].type"),
     "a tool's schema as a list": (
         changed(tools=[tool(parameters=[])]),

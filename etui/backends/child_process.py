@@ -206,19 +206,28 @@ class ChildProcess:
                 it waits for.
         """
         mailbox = self._mailboxes[number]
+        is_confirmed = False
         while True:
             now = time.monotonic()
             left = min(self._seen + silent_seconds, self._progress + stalled_seconds) - now
             try:
                 message = mailbox.get(timeout=max(left, CATCH_UP_SECONDS))
             except queue.Empty:
-                now = time.monotonic()
-                if now - self._seen >= silent_seconds:
-                    return f"did not respond for {silent_seconds:g} s and was stopped"
-                if now - self._progress >= stalled_seconds:
-                    return f"made no progress for {stalled_seconds:g} s and was stopped"
+                fault = self._find_fault(silent_seconds, stalled_seconds)
+                if fault is not None and is_confirmed:
+                    return fault
+                # This process may have been suspended while it waited: the pipe is read first.
+                is_confirmed = fault is not None
                 continue
             return self._describe_exit() if message == _ENDED else message
+
+    def _find_fault(self, silent_seconds: float, stalled_seconds: float) -> str | None:
+        now = time.monotonic()
+        if now - self._seen >= silent_seconds:
+            return f"did not respond for {silent_seconds:g} s and was stopped"
+        if now - self._progress >= stalled_seconds:
+            return f"made no progress for {stalled_seconds:g} s and was stopped"
+        return None
 
     def _describe_exit(self) -> str:
         code = self.process.wait()

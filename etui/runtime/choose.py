@@ -66,7 +66,9 @@ def choose(
     if model:
         model = catalogue_name(model, config, catalogue)
         spec = catalogue.get(model)  # report an unknown name before any energy is used
-        named = "--model" if overrides.model else "`model` in config.yaml"
+        named = "`model` in config.yaml"
+        if overrides.model:
+            named = "the request names" if overrides.lenient else "--model"
         way = overrides.reasoning or "direct"
         arm = Arm(
             way,

@@ -15,7 +15,9 @@ import pytest
 
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
+from etui.backends.child_process import ChildProcess
 from etui.backends.process import ProcessAnswerer, ProcessBackend
+from etui.backends.wire import Done
 from etui.chat import Message
 from etui.config.config import Config
 from etui.errors import EngineFailed, ModelUnavailable
@@ -197,3 +199,31 @@ def test_a_hang_is_told_after_its_batch_is_reported(config: Config) -> None:
         assert last.shares[0].decode_tokens == 0
     finally:
         backend.close()
+
+
+class SuspendedMailbox:
+    """A mailbox whose reader is suspended for a minute while it waits, and gets its reply then."""
+
+    def __init__(self, child: ChildProcess, clock: list[float]) -> None:
+        self._child = child
+        self._clock = clock
+        self._waits = 0
+
+    def get(self, timeout: float) -> object:
+        self._waits += 1
+        if self._waits == 1:
+            self._clock[0] += 60
+            raise queue.Empty
+        self._child._seen = self._clock[0]
+        return Done(1)
+
+
+def test_a_suspension_of_the_parent_is_no_silence_of_the_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("etui.backends.child_process.time.monotonic", lambda: clock[0])
+    child = ChildProcess.__new__(ChildProcess)
+    child._seen = child._progress = clock[0]
+    child._mailboxes = {1: SuspendedMailbox(child, clock)}  # type: ignore[dict-item]
+    assert child.next(1, 10, 600) == Done(1)

@@ -36,6 +36,7 @@ _MARGIN_SECONDS = 5.0
 """Turns that were cancelled at the end of the grace time are saved within this time."""
 
 _BACKLOG = 512
+_OPEN_FILES = 4096
 _LOOPBACK_6 = "::1"
 
 
@@ -198,6 +199,7 @@ def run_until_stopped(
     server: GuardedServer, sockets: Sequence[socket.socket], settings: ServerSettings
 ) -> None:
     """Run a server until a signal stops it, and close its sockets."""
+    raise_file_limit()
     try:
         asyncio.run(server.serve(list(sockets)))
     finally:
@@ -206,6 +208,23 @@ def run_until_stopped(
         if settings.unix is not None:
             with suppress(OSError):
                 os.unlink(settings.unix)
+
+
+def raise_file_limit(wanted: int = _OPEN_FILES) -> None:
+    """Let this process have more open files, as far as the system allows.
+
+    Hundreds of connections that come at once are accepted before the excess ones can be closed;
+    beyond the limit, which is 256 on some systems, none would be accepted for a second.
+    """
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _open_address(host: str, port: int) -> socket.socket:

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from etui.errors import EtuiError, UsageError
-from etui.server.run import GuardedServer, format_address, open_sockets
+from etui.server.run import GuardedServer, format_address, open_sockets, raise_file_limit
 from etui.server.settings import ServerSettings
 from tests.server.fakes import FakePool, serving
 from tests.server.raw import ask, exchange
@@ -99,3 +99,16 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started(nohup: bool) -> None
 
 async def _answer_nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer nothing."""
+
+
+def test_the_limit_of_open_files_is_raised_and_never_lowered() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (250, before[1]))
+        raise_file_limit(300)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, before[1])
+        raise_file_limit(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.runtime.test_remote_meters import BIG, DESK, remote_turn
 
 from etui.chat import Query
 from etui.cli.policy_explain import explain as explain_command
@@ -21,6 +20,7 @@ from etui.routing.library import load_policy
 from etui.runtime.explain import Explanation, explain
 from etui.runtime.explain_text import candidate_rows, explained_facts
 from etui.runtime.open import Runtime, open_runtime
+from tests.runtime.remote.test_remote_meters import BIG, DESK, remote_turn
 
 POLICY = """
 version: 1

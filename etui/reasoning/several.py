@@ -7,17 +7,14 @@ into the cache are decoded in one batch. Answer 0 is that of the turn.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.session import Session
-from etui.errors import CacheFull, EtuiError
 from etui.events import (
     Answer,
-    Batch,
     Event,
     Status,
     Thought,
@@ -25,7 +22,6 @@ from etui.events import (
     Vote,
     VoteStatus,
 )
-from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS
 from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.decoding import (
     Decoded,
@@ -36,10 +32,10 @@ from etui.reasoning.decoding import (
     describe_loops,
     open_prompt,
 )
+from etui.reasoning.forks import Fork, Forks, plan_forks
 from etui.reasoning.output import Output
-from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun
+from etui.reasoning.thinking_run import ThinkingPlan
 from etui.reasoning.tool_events import read_calls
-from etui.reasoning.vote import plan_forks
 from etui.units import count_text
 
 
@@ -77,15 +73,6 @@ def several(
         session.close(opened.sequence)
 
 
-@dataclass(slots=True)
-class _UnderWay:
-    """An answer that is being decoded."""
-
-    index: int
-    run: ThinkingRun
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class _Ended:
     """An answer that has ended."""
@@ -109,57 +96,52 @@ class _Answers:
     ) -> None:
         self._arm = arm
         self._session = session
-        self._plan = plan
+        self._forks = Forks(count, arm, session, plan, opened)
         self._opened = opened
         self._output = output
-        self._base_tokens = len(opened.sequence.tokens) - opened.sequence.pending
         self._count = count
-        self._waiting = deque(range(count))
-        self._live: list[_UnderWay] = []
         self._ended: dict[int, _Ended] = {}
         self._cut: Status | None = None
-        self._tokens: dict[type[Event], int] = {Thought: 0, Answer: 0}
-        self._first_ns: int | None = None
-        self._thinking_end_ns = self._end_ns = self._batches_end_ns = opened.end_ns
 
     def run(self, control: Control) -> Iterator[Event]:
         """Decode the answers until all have ended, or the user or a budget ends them."""
         try:
-            while self._live or self._waiting:
+            while self._forks.live or self._forks.waiting:
                 if control.cancelled():
                     self._cut = "stopped"
                     break
                 if control.spent():
                     self._hurry()
-                self._begin()
+                while self._forks.begin():
+                    pass
                 yield from self._collect()
-                if self._live:
-                    yield from self._step()
+                if self._forks.live:
+                    yield from self._forks.step()
                     yield from self._collect()
         finally:
-            if self._cut == "stopped" or self._live:
-                for each in self._live:
-                    each.logprobs += _logprobs(each.run.cancel(self._end_ns))
+            if self._cut == "stopped" or self._forks.live:
+                for each in self._forks.live:
+                    each.logprobs += _logprobs(each.run.cancel(self._forks.end_ns))
                     self._session.close(each.run.sequence, keep=False)
-        for each in self._live:
+        for each in self._forks.live:
             yield from self._close_one(each, stopped=True)
-        self._live.clear()
+        self._forks.live.clear()
 
     def close(self) -> Iterator[Event]:
         """Yield the text of answer 0, and the final event."""
         first = self._ended.get(0)
         vote = first.vote if first is not None else None
         if vote is not None and vote.answer:
-            yield Answer(self._end_ns, vote.answer, 0)
+            yield Answer(self._forks.end_ns, vote.answer, 0)
         status, why = self._describe()
-        thinking, answer = self._tokens[Thought], self._tokens[Answer]
+        thinking, answer = self._forks.tokens[Thought], self._forks.tokens[Answer]
         thought = first.thought if first is not None else None
         reply = first.reply if first is not None else None
         yield replace(
             build_finished(self._opened, thought, reply, status=status, why=why),
-            thinking_end_ns=self._thinking_end_ns,
-            end_ns=self._end_ns,
-            first_token_ns=self._first_ns,
+            thinking_end_ns=self._forks.thinking_end_ns,
+            end_ns=self._forks.end_ns,
+            first_token_ns=self._forks.first_ns,
             answer=vote.answer if vote is not None else "",
             tool_calls=vote.tool_calls if vote is not None else "",
             thinking_tokens=thinking,
@@ -176,76 +158,16 @@ class _Answers:
         first = self._ended[0].reply
         return describe_ending(first, self._arm) if first is not None else ("complete", "")
 
-    def _begin(self) -> None:
-        while self._waiting and len(self._live) < self._arm.batch:
-            if self._live and not self._has_room():
-                return  # it waits for room; a smaller batch does not change its text
-            index = self._waiting.popleft()
-            sampling = self._arm.sampling
-            seeded = replace(sampling, seed=(sampling.seed + index) % 2**32)
-            sequence = self._session.fork(self._opened.sequence, seeded)
-            try:
-                run = ThinkingRun(self._session, sequence, self._plan, self._session.facts, index)
-            except EtuiError:  # the grammar is refused
-                self._session.close(sequence, keep=False)
-                raise
-            self._live.append(_UnderWay(index, run))
-
-    def _has_room(self) -> bool:
-        if self._session.free_sequences < 1:
-            return False
-        each = self._plan.think_tokens + len(self._plan.hand_over) + 1
-        each += min(self._plan.answer_tokens, LIKELY_ANSWER_TOKENS)
-        promised = sum(max(0, each - self._computed(other.run)) for other in self._live)
-        return self._session.free_tokens - promised >= each
-
-    def _computed(self, run: ThinkingRun) -> int:
-        return len(run.sequence.tokens) - run.sequence.pending - self._base_tokens
-
-    def _step(self) -> Iterator[Event]:
-        try:
-            step = self._session.step([each.run.sequence for each in self._live])
-        except CacheFull:  # an answer took more room than was reserved for it
-            if len(self._live) < 2:
-                raise
-            last = self._live.pop()
-            self._session.close(last.run.sequence, keep=False)
-            self._waiting.appendleft(last.index)  # its seed draws the same text later
-            return
-        live = {each.run.sequence.id: each for each in self._live}
-        shares = tuple((live[id_].index, tokens) for id_, tokens in step.computed.items())
-        if shares:
-            yield Batch(self._batches_end_ns, step.end_ns, shares)
-            self._batches_end_ns = step.end_ns
-        new: dict[type[Event], int] = {Thought: 0, Answer: 0}
-        for sampled in step.sampled:
-            each = live[sampled.sequence_id]
-            was_thinking = each.run.thinking
-            for event in each.run.take(sampled, step.end_ns):
-                if isinstance(event, TokenLogprob):
-                    each.logprobs.append(event)
-                else:
-                    new[type(event)] += event.tokens
-            if was_thinking:
-                self._thinking_end_ns = step.end_ns
-        self._end_ns = step.end_ns
-        for kind, tokens in new.items():
-            self._tokens[kind] += tokens
-            if tokens:
-                self._first_ns = self._first_ns or step.end_ns
-                yield (Thought if kind is Thought else Answer)(step.end_ns, "", tokens)
-
     def _collect(self) -> Iterator[Event]:
-        for each in [each for each in self._live if each.run.done]:
-            self._live.remove(each)
-            self._session.close(each.run.sequence, keep=False)
+        for each in [each for each in self._forks.live if each.run.done]:
+            self._forks.end(each)
             yield from self._close_one(each, stopped=False)
 
-    def _close_one(self, each: _UnderWay, *, stopped: bool) -> Iterator[Event]:
+    def _close_one(self, each: Fork, *, stopped: bool) -> Iterator[Event]:
         thought, reply = each.run.thought, each.run.reply
         text, calls = read_calls(reply.text if reply is not None else "", self._output)
         vote = Vote(
-            t_ns=self._end_ns,
+            t_ns=self._forks.end_ns,
             index=each.index,
             answer=text.strip(),
             thinking=thought.text.strip() if thought is not None else "",
@@ -264,11 +186,11 @@ class _Answers:
     def _hurry(self) -> None:
         """End the thinking, or the answers, because the joules are spent; begin no others."""
         self._cut = "budget"
-        least = 0 if self._ended or self._live else 1  # one token at least, as for one answer
-        while len(self._waiting) > least:
-            self._waiting.pop()
-        for each in self._live:
-            each.logprobs += _logprobs(each.run.hurry(self._end_ns))
+        least = 0 if self._ended or self._forks.live else 1  # one token at least, as for one answer
+        while len(self._forks.waiting) > least:
+            self._forks.waiting.pop()
+        for each in self._forks.live:
+            each.logprobs += _logprobs(each.run.hurry(self._forks.end_ns))
 
 
 def _status(reply: Decoded | None, *, stopped: bool) -> VoteStatus:

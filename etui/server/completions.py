@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.routing import Route
 
@@ -13,16 +14,20 @@ from etui.server.build_request import (
     parse_completion,
 )
 from etui.server.chat_form import ChatForm
+from etui.server.chat_request import ChatBody, CompletionBody
 from etui.server.completion_form import CompletionForm
 from etui.server.context import key_name, request_id
 from etui.server.json_body import read_json
-from etui.server.turn_response import TurnResponse
+from etui.server.turn_response import AnswerForm, TurnResponse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from etui.runtime.pool.turn_request import TurnRequest
     from etui.server.context import ServerContext
+
+B = TypeVar("B", ChatBody, CompletionBody)
 
 CHAT_PATH = "/v1/chat/completions"
 PATH = "/v1/completions"
@@ -30,34 +35,27 @@ PATH = "/v1/completions"
 
 def build_routes(context: ServerContext) -> list[Route]:
     """Build the routes of this module."""
-
-    async def complete_chat(request: Request) -> Response:
-        body = parse_chat(await read_json(request))
-        turn = build_chat_turn(
-            body,
-            context,
-            endpoint=CHAT_PATH,
-            key=key_name(request),
-            request_id=request_id(request),
-        )
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        form = ChatForm(turn.query, include_usage=usage)
-        return TurnResponse(context, turn, form, streamed=body.stream)
-
-    async def complete(request: Request) -> Response:
-        body = parse_completion(await read_json(request))
-        turn = build_completion_turn(
-            body,
-            context,
-            endpoint=PATH,
-            key=key_name(request),
-            request_id=request_id(request),
-        )
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        form = CompletionForm(turn.query, include_usage=usage)
-        return TurnResponse(context, turn, form, streamed=body.stream)
-
     return [
-        Route(CHAT_PATH, complete_chat, methods=["POST"]),
-        Route(PATH, complete, methods=["POST"]),
+        _build_route(context, CHAT_PATH, parse_chat, build_chat_turn, ChatForm),
+        _build_route(context, PATH, parse_completion, build_completion_turn, CompletionForm),
     ]
+
+
+def _build_route(
+    context: ServerContext,
+    path: str,
+    parse: Callable[[Mapping[str, Any]], B],
+    build_turn: Callable[..., TurnRequest],
+    form: Callable[..., AnswerForm],
+) -> Route:
+    async def complete(request: Request) -> Response:
+        body = parse(await read_json(request))
+        turn = build_turn(
+            body, context, endpoint=path, key=key_name(request), request_id=request_id(request)
+        )
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return TurnResponse(
+            context, turn, form(turn.query, include_usage=usage), streamed=body.stream
+        )
+
+    return Route(path, complete, methods=["POST"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -22,7 +22,6 @@ from etui.log.rows import build_row, parse_turn
 from etui.log.spending import Spending, sum_key_joules_since
 from etui.log.text import format_turn, format_turns
 from etui.log.totals import totals_sql
-from etui.log.writer import TurnWriter
 from etui.turn.record import Attribution, ClientRecord, TurnRecord
 from tests.fixtures.turns import ATTRIBUTION, CLIENT, TOOL_CALLS
 
@@ -40,22 +39,6 @@ ATTRIBUTIONS = st.builds(
     st.floats(1, 64),
 )
 CLIENTS = st.builds(ClientRecord, TEXTS, TEXTS, TEXTS, st.floats(0, 1e6))
-
-
-@pytest.fixture
-def fill(config: Config) -> Iterator[Fill]:
-    opened: list[LogReader] = []
-
-    def fill(*turns: TurnRecord) -> LogReader:
-        with TurnWriter(config) as log:
-            for turn in turns:
-                log.save_turn(turn)
-        opened.append(LogReader(config))
-        return opened[-1]
-
-    yield fill
-    for log in opened:
-        log.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -25,23 +25,6 @@ from etui.turn.record import HopRecord, Tokens, TurnRecord
 
 MakeTurn = Callable[..., TurnRecord]
 Fill = Callable[..., LogReader]
-
-
-@pytest.fixture
-def fill(config: Config) -> Iterator[Fill]:
-    """Save turns and open the log they are in."""
-    opened: list[LogReader] = []
-
-    def save(*turns: TurnRecord) -> LogReader:
-        with TurnWriter(config) as writer:
-            for turn in turns:
-                writer.save_turn(turn)
-        opened.append(LogReader(config))
-        return opened[-1]
-
-    yield save
-    for log in opened:
-        log.close()
 
 
 def numbers(log: LogReader, wanted: TurnFilter | None = None, **how: object) -> list[int]:

@@ -74,8 +74,9 @@ class LimitedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the end of one that was answered early."""
         super().on_response_complete()
-        if self.conn.their_state is not h11.IDLE:  # between requests uvicorn's own limit holds
-            self._update_timer()
+        has_begun, _ = self.conn.trailing_data  # a part of the next request
+        if self.conn.their_state is not h11.IDLE or has_begun:
+            self._update_timer()  # between requests uvicorn's own limit holds
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""

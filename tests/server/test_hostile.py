@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.fakes import FakePool, Running, serving
+from tests.server.fakes import DEADLINE_SECONDS, FakePool, Running, serving
 from tests.server.raw import QUESTION, Reply, ask, build, exchange, read_reply
 
 KEY = "a-key-of-the-laptop"
@@ -293,8 +293,11 @@ def test_a_client_that_reads_no_answer_is_cut_off() -> None:
     with serving(stall_seconds=0.05) as server:
         path = "/" + 8000 * "a"  # the answer quotes it
         request = build(server, method="GET", path=path, headers={"Connection": None})
-        with server.connect() as deaf:
+        with socket.socket() as deaf:
+            # Before it connects: a window that shrinks later can stop both directions for good.
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.settimeout(DEADLINE_SECONDS)
+            deaf.connect(("127.0.0.1", server.port))
             with pytest.raises(ConnectionError):
                 flood(deaf, request)
         assert exchange(server, ask(server)).status == 200
@@ -306,6 +309,17 @@ def test_headers_that_never_end_are_cut_off() -> None:
             slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n")
             assert read_reply(slow).status == 400
             assert read_reply(silent).status == 400
+        assert exchange(server, ask(server)).status == 200
+
+
+def test_headers_that_begin_behind_a_request_are_cut_off_too() -> None:
+    with serving(header_seconds=0.05) as server:
+        first = build(server, method="GET", path="/health", headers={"Connection": None})
+        with server.connect() as slow:
+            slow.sendall(first + b"GET /health HTTP/1.1\r\nHost: a")
+            answers = b"".join(iter(lambda: slow.recv(65536), b""))
+        assert answers.startswith(b"HTTP/1.1 200 ")
+        assert answers.count(b"HTTP/1.1 400 ") == 1
         assert exchange(server, ask(server)).status == 200
 
 

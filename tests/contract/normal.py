@@ -80,7 +80,11 @@ class _Normal:
         if isinstance(value, Mapping):
             if key == "offload":
                 return {name: _type_name(item) for name, item in value.items()}
-            return {self._text("", k): self.of(k, item) for k, item in value.items()}
+            of_machine = key == "machine"
+            return {
+                self._text("", k): "<machine>" if of_machine and k == "name" else self.of(k, item)
+                for k, item in value.items()
+            }
         if isinstance(value, list):
             return self._list(key, value)
         if not self._steady and key in _OPTIONAL_FLOATS and (value is None or _is_float(value)):

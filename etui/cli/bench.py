@@ -5,17 +5,22 @@ from __future__ import annotations
 import importlib
 import json
 from dataclasses import replace
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.bench_options import (
+    arm_options,
+    output_options,
+    question_options,
+    run_options,
+)
 from etui.cli.common import print_json, stop_signals
-from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
+    from etui.bench.run.limits import RunLimits
     from etui.bench.run.plan import RunPlan, RunRequest
     from etui.bench.run.runner import BenchRunner, RunOutcome
     from etui.config.config import Config
@@ -26,6 +31,14 @@ _COMMANDS = {
     "report": "Write a run's page, summary and table, and figures for a paper.",
     "export": "Write a run's results in the form that lm-eval's viewers read.",
 }
+
+
+_WHY = {
+    "joules": "--max-joules reached",
+    "time": "--max-hours reached",
+    "stopped": "stopped",
+}
+"""How a run ended before its last answer -> the words for it."""
 
 
 class BenchGroup(click.Group):
@@ -49,179 +62,11 @@ class BenchGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-def _parse_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Parse a number of questions or ``all``; None for all."""
-    if value in (None, "all"):
-        return None
-    if not value or not value.isascii() or not value.isdigit() or not value.strip("0"):
-        shown = repr(value if len(value) <= 20 else f"{value[:20]}...")
-        raise click.BadParameter(f"{shown} is not a number above 0 or 'all'", ctx, param)
-    return WholeNumber(1).convert(value, param, ctx)
-
-
-def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse names separated by commas."""
-    names = tuple(part.strip() for part in (value or "").split(",") if part.strip())
-    if value is not None and not names:
-        raise click.BadParameter("no names given", ctx, param)
-    return names
-
-
 @click.group(cls=BenchGroup, invoke_without_command=True)
-@click.option(
-    "--suite",
-    type=TEXT,
-    metavar="mmlu|sample|FILE",
-    help="Questions: MMLU, the built-in sample, or a CSV file.",
-)
-@click.option(
-    "--data",
-    type=TEXT,
-    metavar="DIR|ARCHIVE",
-    help="Folder or archive of MMLU; without it, MMLU is downloaded once.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["test", "val", "dev"]),
-    default="test",
-    show_default=True,
-    help="Split of the questions: tune on val, evaluate on test.",
-)
-@click.option(
-    "-m",
-    "--model",
-    "models",
-    type=TEXT,
-    multiple=True,
-    metavar="NAME",
-    help="Model to measure; repeatable.",
-)
-@click.option(
-    "-r",
-    "--reasoning",
-    "reasonings",
-    multiple=True,
-    type=click.Choice(["direct", "cot", "vote"]),
-    help="Reasoning method of --model; repeatable. Without it, log-probabilities are compared.",
-)
-@click.option(
-    "-a",
-    "--arms",
-    type=TEXT,
-    callback=_parse_names,
-    metavar="A,B",
-    help="Arms of the policy to measure, on the same questions.",
-)
-@click.option(
-    "-p",
-    "--policy",
-    type=TEXT,
-    metavar="NAME|FILE",
-    help="Policy that chooses an arm for each question.",
-)
-@click.option(
-    "-f",
-    "--format",
-    type=click.Choice(["letters", "letters-original", "cloze", "chat", "cot"]),
-    help="Prompt format (default: letters, or chat if the answer is generated).",
-)
-@click.option(
-    "--shots",
-    type=WholeNumber(0, 5),
-    metavar="0..5",
-    help="Number of worked examples (default: by the format).",
-)
-@click.option(
-    "-n",
-    "--limit",
-    type=TEXT,
-    callback=_parse_limit,
-    metavar="N|all",
-    help="Number of questions, drawn in proportion to the sizes of the subjects.",
-)
-@click.option(
-    "--per-subject",
-    type=WholeNumber(1),
-    metavar="N",
-    help="Number of questions drawn from each subject.",
-)
-@click.option(
-    "--subjects", type=TEXT, callback=_parse_names, metavar="S,T", help="Only these subjects."
-)
-@click.option(
-    "--seed",
-    type=WholeNumber(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Seed of the drawn questions, the order of the subjects, and the sampling.",
-)
-@click.option(
-    "--think-tokens",
-    type=WholeNumber(0, 100_000),
-    metavar="N",
-    help="Maximum number of thinking tokens.",
-)
-@click.option("--votes", type=WholeNumber(1, 64), metavar="N", help="Maximum number of votes.")
-@click.option(
-    "--stop",
-    type=click.Choice(["all", "lead", "flip", "adaptive"]),
-    help="When to stop voting.",
-)
-@click.option(
-    "--max-tokens",
-    type=WholeNumber(1, 100_000),
-    metavar="N",
-    help="Maximum number of answer tokens.",
-)
-@click.option(
-    "-t",
-    "--temperature",
-    type=FiniteNumber(0, 5),
-    metavar="T",
-    help="Sampling temperature. Default: the arm's, else 0, for votes 0.7.",
-)
-@click.option(
-    "--speculate",
-    "speculates",
-    multiple=True,
-    type=click.Choice(["off", "lookup", "draft", "mtp", "auto"]),
-    help="Where drafted tokens come from; repeatable, each arm is then measured with each of them. "
-    "Default: the policy's or the model's, or off.",
-)
-@click.option(
-    "--loop-guard/--no-loop-guard",
-    default=None,
-    help="End generated answers that repeat themselves (default: as the arm says, else off).",
-)
-@click.option(
-    "--prefix-reuse/--no-prefix-reuse",
-    default=True,
-    show_default=True,
-    help="Compute worked examples once per subject, or again for every question.",
-)
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the run."
-)
-@click.option(
-    "--resume", type=TEXT, metavar="RUN", help="Resume a run: its folder, its id, or 'last'."
-)
-@click.option(
-    "--fail-under",
-    type=FiniteNumber(0, 100),
-    metavar="PERCENT",
-    help="Exit with code 4 if the micro-averaged accuracy of any arm is lower.",
-)
-@click.option(
-    "--max-joules",
-    type=FiniteNumber(0, MOST_JOULES, open_low=True),
-    metavar="J",
-    help="Stop once this many joules are used; exit with code 3.",
-)
-@click.option("--dry-run", is_flag=True, help="Only count the tokens that would be computed.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document.")
-@click.option("--jsonl", "as_lines", is_flag=True, help="Print each answer as a line of JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not show progress.")
+@question_options
+@arm_options
+@run_options
+@output_options
 @click.pass_context
 def bench(ctx: click.Context, /, **options: Any) -> None:
     """Measure accuracy and joules on multiple-choice questions.
@@ -295,7 +140,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
                 return _print_token_counts(
                     plan, config, runtime.catalogue, as_json=options["as_json"]
                 )
-            outcome = runner.start(plan, options["out"], options["max_joules"])
+            outcome = runner.start(plan, options["out"], _build_limits(options))
     return _print_outcome(outcome, options)
 
 
@@ -303,7 +148,7 @@ def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) ->
     from etui.bench.run.plan import restore_plan
     from etui.bench.store.find import find_run
 
-    allowed = {"resume", "fail_under", "max_joules", "as_json", "as_lines", "quiet"}
+    allowed = {"resume", "fail_under", "max_joules", "max_hours", "as_json", "as_lines", "quiet"}
     source = ctx.get_parameter_source
     extra = [
         name
@@ -320,8 +165,15 @@ def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) ->
     return runner.resume(
         find_run(options["resume"], runtime.config),
         lambda run: restore_plan(run, runtime.config, runtime.catalogue),
-        options["max_joules"],
+        _build_limits(options),
     )
+
+
+def _build_limits(options: dict[str, Any]) -> RunLimits:
+    from etui.bench.run.limits import RunLimits
+
+    hours = options["max_hours"]
+    return RunLimits(options["max_joules"], None if hours is None else 3600 * hours)
 
 
 def _format_option(name: str) -> str:
@@ -392,7 +244,7 @@ def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:
             click.echo(f"note: {warning}", err=True)
         click.echo(f"report: {outcome.folder / 'report.html'}", err=True)
     if outcome.ending != "complete":
-        why = "--max-joules reached" if outcome.ending == "joules" else "stopped"
+        why = _WHY[outcome.ending]
         total = outcome.config.questions * len(outcome.config.contenders)
         raise Stopped(
             f"{why} after {len(outcome.samples):,} of {total:,} answers",

@@ -40,6 +40,30 @@ def draw(
     return drawn
 
 
+def order_balanced(sizes: Mapping[str, int], seed: int) -> tuple[tuple[str, int], ...]:
+    """Order all questions so that every prefix is a stratified random sample.
+
+    The questions of each subject are shuffled. The k-th of n questions of a subject gets the key
+    (k + u) / n, with one u from [0, 1) per subject; sorted by key, a prefix holds of every subject
+    its share of the questions, to within one (systematic sampling, Cochran, Sampling Techniques,
+    3rd ed., chapter 8).
+
+    Args:
+        sizes: Subject -> its number of questions.
+        seed: Seed of the order.
+
+    Returns:
+        Subject and index of each question, in the order in which they are asked.
+    """
+    keyed: list[tuple[float, str, int]] = []
+    for name in sorted(sizes):
+        indices = list(range(sizes[name]))
+        random.Random(f"questions {seed} {name}").shuffle(indices)
+        start = random.Random(f"start {seed} {name}").random()
+        keyed += [((at + start) / sizes[name], name, index) for at, index in enumerate(indices)]
+    return tuple((name, index) for _, name, index in sorted(keyed))
+
+
 def split_proportionally(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
     """Split ``limit`` in proportion to sizes by the largest remainder.
 

@@ -18,6 +18,13 @@ from etui.errors import InvalidFile, Problem
 Split = Literal["test", "val", "dev"]
 SPLITS: tuple[Split, ...] = ("test", "val", "dev")
 LETTERS = ("A", "B", "C", "D")
+"""Letters of MMLU's four options, those of a CSV file without further columns."""
+
+ALL_LETTERS = ("A", "B", "C", "D", "E", "F", "G", "H", "I", "J")
+"""Letters that a question with options may use: at most ten options."""
+
+Grading = Literal["letter", "number"]
+"""How an answer is compared with the right one: by the option's letter, or as a number."""
 
 _COLUMNS = ("question", "a", "b", "c", "d", "answer")
 _MOST_PROBLEMS = 10
@@ -31,15 +38,26 @@ class Question:
         subject: ``abstract_algebra``.
         row: 0-based row of the file, without the header line.
         text: The question.
-        choices: The four answers, A to D.
-        answer: The right letter.
+        choices: The two to ten options, in the order of their letters; empty if the answer is a
+            number.
+        answer: The right letter, or the right number as its file states it.
+        solution: Worked solution that the file gives; empty without one. It is shown only in worked
+            examples.
+        id: Identifier that the file gives; None without one.
     """
 
     subject: str
     row: int
     text: str
-    choices: tuple[str, str, str, str]
+    choices: tuple[str, ...]
     answer: str
+    solution: str = ""
+    id: str | None = None
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """Letters of the options; empty if the answer is a number."""
+        return ALL_LETTERS[: len(self.choices)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +72,7 @@ class Suite:
         questions: Subject -> its rows in file order.
         examples: Subject -> worked examples for the prompt; they are never asked.
         notice: Caveat about the data; empty if there is none.
+        grading: How answers are compared with the right ones.
     """
 
     name: str
@@ -62,11 +81,20 @@ class Suite:
     questions: Mapping[str, Sequence[Question]]
     examples: Mapping[str, Sequence[Question]]
     notice: str = ""
+    grading: Grading = "letter"
 
     @property
     def sizes(self) -> dict[str, int]:
         """Subject -> its number of questions."""
         return {subject: len(rows) for subject, rows in self.questions.items()}
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing an option: the mean of 1 / options; 0 if answers are numbers."""
+        rows = [question for inside in self.questions.values() for question in inside]
+        if self.grading == "number" or not rows:
+            return 0.0
+        return sum(1 / len(question.choices) for question in rows) / len(rows)
 
 
 def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etui.stats.arrays import Floats
 
 CHANCE = 0.25
-"""Accuracy of guessing one of four letters."""
+"""Accuracy of guessing one of four letters, which a configuration leaves out."""
 
 LOW_MASS = 0.5
 """Below this letter mass, the model prefers to write something other than a letter."""

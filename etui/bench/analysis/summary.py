@@ -180,7 +180,7 @@ def summarise(
         complete=bool(arms)
         and len(arms) == len(run.contenders)
         and all(arm.accuracy.questions == run.questions for arm in arms.values()),
-        chance=CHANCE,
+        chance=CHANCE if run.chance is None else run.chance,
         constant_letter=constant_letter(samples) if samples else None,
         arms=arms,
         hull=hull(points) if len(points) == len(arms) else [],

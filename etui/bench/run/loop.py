@@ -1,4 +1,4 @@
-"""Main loop of a run: every system answers the same questions, subject by subject."""
+"""Main loop of a run: the systems answer the pieces of a schedule, one after the other."""
 
 from __future__ import annotations
 
@@ -7,58 +7,64 @@ from typing import Literal
 
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.sample_writer import SampleWriter
+from etui.bench.run.schedule import Piece
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import QuestionAnswerer, SubjectWork
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 
-Ending = Literal["complete", "stopped", "joules"]
-"""All questions are answered, the user stopped the run, or the joules are used up."""
+Ending = Literal["complete", "stopped", "joules", "time"]
+"""All questions are answered, the user stopped the run, or the joules or the time are used up."""
 
 
 def answer_all(
     plan: RunPlan,
+    schedule: Iterable[Piece],
     systems: Mapping[str, QuestionAnswerer],
     done: Mapping[tuple[str, str], set[int]],
     sink: SampleWriter,
-    stopped: Callable[[], bool],
-    max_joules: float | None = None,
+    check_limits: Callable[[float], Ending | None],
 ) -> Ending:
-    """Run every system on the questions of the plan that it has not answered.
+    """Run the systems on the questions that they have not answered.
 
     Args:
         plan: The plan of the run.
-        systems: Systems by name, in the order in which they answer a subject.
+        schedule: The order of the run.
+        systems: Systems by name.
         done: (system, subject) -> rows that are already answered.
         sink: Receives the answers.
-        stopped: Whether the user stopped the run.
-        max_joules: Joules after which the run stops early; None is no limit.
+        check_limits: Takes the joules used so far; returns why the run ends now, or None.
 
     Raises:
         EtuiError: The engine failed, or the folder cannot be written.
     """
-
-    def ended() -> Ending | None:
-        if stopped():
+    for piece in schedule:
+        work = build_work(plan, piece, done.get((piece.system, piece.subject), set()))
+        if not work.left:
+            continue
+        if ending := check_limits(sink.joules):
+            return ending
+        try:
+            for answered in systems[piece.system].answer(work):
+                sink.put(answered)
+                if ending := check_limits(sink.joules):
+                    return ending
+        except StopRequested:
             return "stopped"
-        return "joules" if max_joules is not None and sink.joules >= max_joules else None
-
-    for subject, questions in plan.drawn.items():
-        for name, system in systems.items():
-            rows = done.get((name, subject), set())
-            work = SubjectWork(subject, questions, rows, plan.examples[subject])
-            if not work.left:
-                continue
-            if ending := ended():
-                return ending
-            try:
-                for answered in system.answer(work):
-                    sink.put(answered)
-                    if ending := ended():
-                        return ending
-            except StopRequested:
-                return "stopped"
     return "complete"
+
+
+def build_work(plan: RunPlan, piece: Piece, done: set[int]) -> SubjectWork:
+    """Build the work of a piece from the questions of the plan.
+
+    Args:
+        plan: The plan of the run.
+        piece: The piece.
+        done: Rows of its subject that its system has answered.
+    """
+    by_row = {question.row: question for question in plan.drawn[piece.subject]}
+    questions = tuple(by_row[row] for row in piece.rows)
+    return SubjectWork(piece.subject, questions, done, plan.examples[piece.subject])
 
 
 def collect_done_rows(

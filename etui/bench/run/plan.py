@@ -18,7 +18,14 @@ from etui.bench.run.arms import (
     parse_arm,
     speculate_arms,
 )
-from etui.bench.store.run_config import BenchPolicy, RunConfig
+from etui.bench.store.run_config import (
+    BenchDesign,
+    BenchPart,
+    BenchPolicy,
+    BenchPrecision,
+    Order,
+    RunConfig,
+)
 from etui.datasets.question_sample import draw, match_subjects
 from etui.datasets.questions import Question, Suite
 from etui.datasets.suites import load_suite
@@ -47,6 +54,7 @@ class RunRequest:
         reuse: Whether worked examples are computed once per subject.
         speculates: Speculation of the arms; with several, each arm is measured with each of them.
             Empty leaves it to the policy or the model.
+        part: Share of the plan that is answered; None is the whole plan.
     """
 
     suite: str
@@ -65,6 +73,7 @@ class RunRequest:
     overrides: ArmOverrides = _NO_OVERRIDES
     reuse: bool = True
     speculates: tuple[Speculate, ...] = ()
+    part: BenchPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,7 @@ class RunPlan:
         arms: Arm -> its settings.
         policy: The policy that decides for each question; None if every arm answers all of them.
         policy_text: Name and text of the policy that decides, or that defines the arms.
+        order, block, precision, design, part: As in :class:`etui.bench.store.run_config.RunConfig`.
     """
 
     suite: Suite
@@ -95,6 +105,11 @@ class RunPlan:
     policy_text: BenchPolicy | None = None
     reuse: bool = True
     models: tuple[str, ...] = ()
+    order: Order = "subjects"
+    block: int | None = None
+    precision: BenchPrecision | None = None
+    design: BenchDesign | None = None
+    part: BenchPart | None = None
 
     @property
     def questions(self) -> int:
@@ -143,6 +158,7 @@ def make_plan(
             policy=policy,
             policy_text=text,
             reuse=ask.reuse,
+            part=ask.part,
         ),
     )
 
@@ -177,6 +193,11 @@ def restore_plan(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPla
             policy=policy,
             policy_text=run.policy,
             reuse=run.prefix_reuse,
+            order=run.order,
+            block=run.block,
+            precision=run.precision,
+            design=run.design,
+            part=run.part,
         ),
     )
 

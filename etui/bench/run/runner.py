@@ -13,9 +13,11 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.arm import Arm
+from etui.bench.run.limits import NO_LIMITS, RunLimits
 from etui.bench.run.loop import Ending, answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.sample_writer import SampleWriter
+from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.setup import build_run_config, finish_load, load_models
 from etui.bench.run.work import QuestionAnswerer
@@ -81,13 +83,13 @@ class BenchRunner:
     stopped: Event
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
 
-    def start(self, plan: RunPlan, out: Path | None, max_joules: float | None = None) -> RunOutcome:
+    def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
         """Run a plan in a new folder.
 
         Args:
             plan: What to measure.
             out: The run folder; None creates one in the folder of all runs.
-            max_joules: Stop once this many joules are used.
+            limits: Stop once these are reached.
 
         Raises:
             EtuiError: The run cannot start, or did not finish; its answers are kept.
@@ -99,20 +101,20 @@ class BenchRunner:
         config = self._configure(plan, run_id)
         place = out or runs_dir(self.runtime.config) / run_id
         with RunFolder.create(place, config) as folder:
-            return self._run(plan, config, folder, (), max_joules)
+            return self._run(plan, config, folder, (), limits)
 
     def resume(
         self,
         folder: Path,
         plan_again: Callable[[RunConfig], RunPlan],
-        max_joules: float | None = None,
+        limits: RunLimits = NO_LIMITS,
     ) -> RunOutcome:
         """Resume a run.
 
         Args:
             folder: The run folder.
             plan_again: Builds the plan of a run from its configuration.
-            max_joules: Stop once this many joules are used, those used before included.
+            limits: Stop once these are reached; joules used before count, time does not.
 
         Raises:
             UsageError: The run was started with other data, models or programs.
@@ -123,7 +125,7 @@ class BenchRunner:
             before = recorded.config
             plan = plan_again(before)
             refuse_changes(before, self._configure(plan, before.run_id))
-            return self._run(plan, before, opened, recorded.samples, max_joules)
+            return self._run(plan, before, opened, recorded.samples, limits)
 
     def _configure(self, plan: RunPlan, run_id: str) -> RunConfig:
         runtime = self.runtime
@@ -144,7 +146,7 @@ class BenchRunner:
         config: RunConfig,
         folder: RunFolder,
         before: Sequence[Sample],
-        max_joules: float | None,
+        limits: RunLimits,
     ) -> RunOutcome:
         systems = self._build_systems(plan)
         self.audience.begin(config, folder.path, before)
@@ -168,7 +170,8 @@ class BenchRunner:
         try:
             try:
                 done = collect_done_rows(config, before)
-                ending = answer_all(plan, systems, done, sink, self.stopped.is_set, max_joules)
+                check = limits.start(self.stopped.is_set)
+                ending = answer_all(plan, build_schedule(plan, systems), systems, done, sink, check)
             finally:
                 sink.close()
             samples = read_run(folder.path).samples

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
+from etui.bench.analysis.accuracy import CHANCE
 from etui.bench.prompts.tokens import single_letters
 from etui.bench.run.arms import to_json
 from etui.bench.run.plan import RunPlan
@@ -171,6 +172,12 @@ def build_run_config(
             "sample_hz": recorder.hz,
         },
         idle=None if watts is None else {"which": idle, "watts": watts},
+        order=plan.order,
+        block=plan.block,
+        chance=None if plan.suite.chance == CHANCE else plan.suite.chance,
+        precision=plan.precision,
+        design=plan.design,
+        part=plan.part,
     )
 
 

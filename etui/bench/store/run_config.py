@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from etui.text.codec import DocumentError, from_document, to_document
 
@@ -14,6 +14,15 @@ CONFIG_VERSION = 1
 
 _WITHOUT_EFFECT = frozenset({"run_id", "started_at", "data_path", "idle"})
 """Fields that do not affect the results of a run."""
+
+_OF_THE_MACHINE = frozenset(
+    {"machine", "machines", "energy", "threads", "group_questions", "part", "versions"}
+)
+"""Further fields in which the runs of one plan may differ."""
+
+Order = Literal["subjects", "balanced"]
+"""``subjects``: one subject after the other; ``balanced``: in blocks of all subjects, so that every
+prefix of the run is a stratified random sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,66 @@ _OPTIONAL = ("threads", "prefill_threads", "draft_tokens", "backend", "remote_na
 
 
 @dataclass(frozen=True, slots=True)
+class BenchDesign:
+    """The design of a run: its name and its full text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPrecision:
+    """The width at which a run stops.
+
+    Attributes:
+        points: Half width of the 95 % confidence sequence, in percentage points.
+        of: ``accuracy`` of every system, or its ``difference`` from the first system.
+        difficulty_sha256: Hash of the table of difficulties that is the covariate; None without
+            one. The table itself is in the run folder.
+    """
+
+    points: float
+    of: Literal["accuracy", "difference"]
+    difficulty_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPart:
+    """A share of a plan: the pieces of which the number modulo ``count`` is ``index``.
+
+    Attributes:
+        index: 0-based.
+        count: Number of parts.
+    """
+
+    index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BenchMachine:
+    """A machine that answered questions of a run of several machines.
+
+    Attributes:
+        key: Short unique key, as samples name it.
+        name: As :func:`etui.config.machine.machine_name` describes it.
+        memory_bytes: Its memory.
+        threads: Threads of llama.cpp.
+        models: Its models, as they were loaded there.
+        versions, energy, idle: As in :class:`RunConfig`.
+    """
+
+    key: str
+    name: str
+    memory_bytes: int
+    threads: int
+    models: tuple[BenchModel, ...]
+    versions: Mapping[str, Any]
+    energy: Mapping[str, Any]
+    idle: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BenchPolicy:
     """The policy of a run: its name and its full text."""
 
@@ -97,6 +166,13 @@ class RunConfig:
         energy: ``channels`` of the total (id -> kind), the ``unmeasured`` parts, ``sample_hz``.
         idle: Idle baseline at the start of the run: ``which`` one and its ``watts``; None if there
             is none.
+        order: Order of the questions.
+        block: Questions of a block of the balanced order; None otherwise.
+        chance: Accuracy of guessing; None is 0.25, four options.
+        precision: Width at which the run stops; None asks all questions.
+        design: The design that laid out the run; None without one.
+        part: Share of the plan that this run answers; None is the whole plan.
+        machines: Machines of a merged or a distributed run; None for a run of one machine.
     """
 
     run_id: str
@@ -126,6 +202,13 @@ class RunConfig:
     energy: Mapping[str, Any]
     idle: Mapping[str, Any] | None = None
     config_version: int = CONFIG_VERSION
+    order: Order = "subjects"
+    block: int | None = None
+    chance: float | None = None
+    precision: BenchPrecision | None = None
+    design: BenchDesign | None = None
+    part: BenchPart | None = None
+    machines: tuple[BenchMachine, ...] | None = None
 
     @property
     def questions(self) -> int:
@@ -149,15 +232,41 @@ class RunConfig:
         document = {k: v for k, v in self.to_json().items() if k not in _WITHOUT_EFFECT}
         return hashlib.sha256(_canonical(document).encode()).hexdigest()
 
+    @property
+    def plan_sha256(self) -> str:
+        """Hash of what is asked of which models; the runs of one plan agree in it and may merge."""
+        left_out = _WITHOUT_EFFECT | _OF_THE_MACHINE
+        document = {k: v for k, v in self.to_json().items() if k not in left_out}
+        document["models"] = [[model.name, model.sha256] for model in self.models]
+        return hashlib.sha256(_canonical(document).encode()).hexdigest()
+
     def to_json(self) -> dict[str, Any]:
-        """Return the document of ``config.json`` without its hash, as plain JSON values."""
+        """Return the document of ``config.json`` without its hash, as plain JSON values.
+
+        Later additions appear only where they are used, so that an older run keeps its hash.
+        """
         document: dict[str, Any] = to_document(self)
         document["subjects"] = None if self.subjects is None else list(self.subjects)
-        document["models"] = [
-            {k: v for k, v in model.items() if k not in _OPTIONAL or v is not None}
-            for model in document["models"]
-        ]
+        document["models"] = _drop_unused(document["models"])
+        for name, default in _LATER.items():
+            if document[name] == default:
+                del document[name]
+        for machine in document.get("machines", ()):
+            machine["models"] = _drop_unused(machine["models"])
         return document
+
+
+_LATER: Mapping[str, Any] = {
+    "order": "subjects", "block": None, "chance": None, "precision": None, "design": None,
+    "part": None, "machines": None,
+}  # fmt: skip
+"""Fields that the document leaves out at these values."""
+
+
+def _drop_unused(models: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in model.items() if k not in _OPTIONAL or v is not None} for model in models
+    ]
 
 
 def parse_run_config(document: object) -> RunConfig:
@@ -180,9 +289,9 @@ def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return path -> both values for all settings that differ and affect the results."""
     found: dict[str, tuple[Any, Any]] = {}
     first, second = one.to_json(), other.to_json()
-    for name in first:
+    for name in [*first, *(name for name in second if name not in first)]:
         if name not in _WITHOUT_EFFECT:
-            _compare(name, first[name], second[name], found)
+            _compare(name, first.get(name), second.get(name), found)
     return found
 
 

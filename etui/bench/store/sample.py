@@ -11,6 +11,9 @@ from etui.turn.record import SpeculationRecord, Tokens
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
 
+_OPTIONAL = ("speculation", "machine", "decode_seconds", "ttft_seconds", "inter_token_seconds")
+"""Fields that a line leaves out where they are None, so that older lines keep their form."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -40,6 +43,12 @@ class Sample:
         hops: Arms that answered before the last one, in order; empty without a cascade.
         error: Error message, for status ``error``.
         speculation: Drafted tokens and their joules; None if nothing was drafted.
+        machine: Key of the machine that answered, in ``machines`` of the configuration; None for
+            the only machine of a run.
+        decode_seconds: Time of decoding; None if nothing was decoded, or it is unknown.
+        ttft_seconds: Time to first token; None if nothing was decoded, or it is unknown.
+        inter_token_seconds: Percentiles of the time between two tokens of this answer, as ``p50``,
+            ``p90`` and ``p95``; None with fewer than two tokens, or if unknown.
     """
 
     arm: str
@@ -68,6 +77,10 @@ class Sample:
     hops: tuple[str, ...] = ()
     error: str | None = None
     speculation: SpeculationRecord | None = None
+    machine: str | None = None
+    decode_seconds: float | None = None
+    ttft_seconds: float | None = None
+    inter_token_seconds: Mapping[str, float] | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -75,10 +88,11 @@ class Sample:
         return self.arm, self.subject, self.row
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values in the order of the fields, without ``speculation`` if None."""
+        """Return plain JSON values in the order of the fields, without later additions if None."""
         document: dict[str, Any] = to_document(self)
-        if self.speculation is None:
-            del document["speculation"]
+        for name in _OPTIONAL:
+            if document[name] is None:
+                del document[name]
         return document
 
 

@@ -10,10 +10,12 @@ import pytest
 from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.arms import ArmOverrides, build_arms, check_format, parse_arm, to_json
+from etui.bench.run.limits import RunLimits
 from etui.bench.run.loop import answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan, RunRequest, make_plan
 from etui.bench.run.runner import refuse_changes
 from etui.bench.run.sample_writer import SampleWriter
+from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.run_config import RunConfig
@@ -97,7 +99,9 @@ def go(folder: RunFolder, plan: RunPlan, contenders, samples=(), config=None, **
     sink = SampleWriter(folder, Meter(), shown.extend, sum(s.joules for s in samples))
     done = collect_done_rows(config, samples) if config else {}
     try:
-        ending = answer_all(plan, contenders, done, sink, lambda: False, **limits)
+        schedule = build_schedule(plan, contenders)
+        check = RunLimits(**limits).start(lambda: False)
+        ending = answer_all(plan, schedule, contenders, done, sink, check)
     finally:
         sink.close()
     return ending, shown
@@ -149,9 +153,9 @@ def test_joules_that_are_spent_end_the_run(plan, tmp_path):
     before = One("a", next(iter(plan.drawn.values()))[0]).samples(Meter().energy)
     with RunFolder.create(tmp_path / "run", config) as folder:
         answerer = {"a": Answerer("a")}
-        ending, shown = go(folder, plan, answerer, before, config, max_joules=JOULES)
+        ending, shown = go(folder, plan, answerer, before, config, joules=JOULES)
         assert (ending, shown) == ("joules", [])
-        ending, shown = go(folder, plan, answerer, before, config, max_joules=100 * JOULES)
+        ending, shown = go(folder, plan, answerer, before, config, joules=100 * JOULES)
         assert (ending, len(shown)) == ("complete", 5)
 
 
@@ -160,7 +164,8 @@ def test_the_meter_is_settled_before_it_is_read(plan, tmp_path):
     meter = Meter()
     with RunFolder.create(tmp_path / "run", config) as folder:
         sink = SampleWriter(folder, meter, lambda samples: None)
-        answer_all(plan, {"a": Answerer("a")}, {}, sink, lambda: False)
+        check = RunLimits().start(lambda: False)
+        answer_all(plan, build_schedule(plan, ["a"]), {"a": Answerer("a")}, {}, sink, check)
         sink.close()
         assert sink.joules == pytest.approx(6 * JOULES)
     assert meter.settled == [5] * 6

@@ -1,0 +1,118 @@
+"""Order of a run: which system answers which questions next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from random import Random
+from typing import TYPE_CHECKING
+
+from etui.datasets.question_sample import order_balanced
+
+if TYPE_CHECKING:
+    from etui.bench.run.plan import RunPlan
+    from etui.bench.store.run_config import BenchPart
+
+BLOCK = 8
+"""Default number of questions of a block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Questions of one subject that one system answers in one go.
+
+    Attributes:
+        system: Name of the arm or of the policy.
+        subject: Name of the subject.
+        rows: Rows of the questions, in the order in which they are asked.
+        block: Number of the block it belongs to, from 0.
+    """
+
+    system: str
+    subject: str
+    rows: tuple[int, ...]
+    block: int
+
+
+def build_schedule(plan: RunPlan, systems: Iterable[str]) -> Iterator[Piece]:
+    """Build the order of a run.
+
+    Args:
+        plan: The plan; ``order`` and ``block`` choose the order, ``part`` the share of it.
+        systems: Names of the systems.
+
+    Yields:
+        The pieces in the order in which they are answered.
+    """
+    names = tuple(systems)
+    pieces = (
+        _by_subject(plan, names)
+        if plan.order == "subjects"
+        else build_blocks(plan, names, order_questions(plan), plan.block or BLOCK)
+    )
+    yield from pieces if plan.part is None else _take_part(pieces, plan.part)
+
+
+def order_questions(plan: RunPlan) -> tuple[tuple[str, int], ...]:
+    """Return subject and row of the drawn questions in the balanced order of a plan."""
+    sizes = {subject: len(questions) for subject, questions in plan.drawn.items()}
+    return tuple(
+        (subject, plan.drawn[subject][index].row)
+        for subject, index in order_balanced(sizes, plan.seed)
+    )
+
+
+def build_blocks(
+    plan: RunPlan,
+    systems: Iterable[str],
+    questions: Iterable[tuple[str, int]],
+    size: int,
+    first: int = 0,
+) -> Iterator[Piece]:
+    """Cut an order of questions into blocks, each of which every system answers.
+
+    Within a block the systems of one model follow each other, since changing the model may load it.
+    The order of the models and of the systems of a model is random in every block, so that a drift
+    of the machine favours none of them.
+
+    Args:
+        plan: The plan; its ``seed`` draws the order of the systems.
+        systems: Names of the systems.
+        questions: Subject and row of the questions, in order.
+        size: Questions of a block.
+        first: Number of the first block.
+    """
+    names, order = tuple(systems), list(questions)
+    for block, start in enumerate(range(0, len(order), size), first):
+        by_subject: dict[str, list[int]] = {}
+        for subject, row in order[start : start + size]:
+            by_subject.setdefault(subject, []).append(row)
+        for system in _shuffle_systems(plan, names, block):
+            for subject, rows in by_subject.items():
+                yield Piece(system, subject, tuple(rows), block)
+
+
+def _by_subject(plan: RunPlan, systems: tuple[str, ...]) -> Iterator[Piece]:
+    for block, (subject, questions) in enumerate(plan.drawn.items()):
+        rows = tuple(question.row for question in questions)
+        for system in systems:
+            yield Piece(system, subject, rows, block)
+
+
+def _shuffle_systems(plan: RunPlan, systems: tuple[str, ...], block: int) -> list[str]:
+    def model_of(system: str) -> str:
+        arm = plan.arms.get(system)
+        return arm.model if arm is not None else ""
+
+    random = Random(f"systems {plan.seed} {block}")
+    groups = [list(inside) for _, inside in groupby(sorted(systems, key=model_of), key=model_of)]
+    random.shuffle(groups)
+    for group in groups:
+        random.shuffle(group)
+    return [system for group in groups for system in group]
+
+
+def _take_part(pieces: Iterable[Piece], part: BenchPart) -> Iterator[Piece]:
+    """Take every ``count``-th block; the systems of a part answer the same questions."""
+    return (piece for piece in pieces if piece.block % part.count == part.index)

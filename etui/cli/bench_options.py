@@ -1,0 +1,231 @@
+"""Options of ``etui bench``, by subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import click
+
+from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
+
+Command = Callable[..., Any]
+Option = Callable[[Command], Command]
+
+
+def _parse_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Parse a number of questions or ``all``; None for all."""
+    if value in (None, "all"):
+        return None
+    if not value or not value.isascii() or not value.isdigit() or not value.strip("0"):
+        shown = repr(value if len(value) <= 20 else f"{value[:20]}...")
+        raise click.BadParameter(f"{shown} is not a number above 0 or 'all'", ctx, param)
+    return WholeNumber(1).convert(value, param, ctx)
+
+
+def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse names separated by commas."""
+    names = tuple(part.strip() for part in (value or "").split(",") if part.strip())
+    if value is not None and not names:
+        raise click.BadParameter("no names given", ctx, param)
+    return names
+
+
+_QUESTION_OPTIONS = (
+    click.option(
+        "--suite",
+        type=TEXT,
+        metavar="mmlu|sample|FILE",
+        help="Questions: MMLU, the built-in sample, or a CSV file.",
+    ),
+    click.option(
+        "--data",
+        type=TEXT,
+        metavar="DIR|ARCHIVE",
+        help="Folder or archive of MMLU; without it, MMLU is downloaded once.",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["test", "val", "dev"]),
+        default="test",
+        show_default=True,
+        help="Split of the questions: tune on val, evaluate on test.",
+    ),
+    click.option(
+        "-f",
+        "--format",
+        type=click.Choice(["letters", "letters-original", "cloze", "chat", "cot"]),
+        help="Prompt format (default: letters, or chat if the answer is generated).",
+    ),
+    click.option(
+        "--shots",
+        type=WholeNumber(0, 5),
+        metavar="0..5",
+        help="Number of worked examples (default: by the format).",
+    ),
+    click.option(
+        "-n",
+        "--limit",
+        type=TEXT,
+        callback=_parse_limit,
+        metavar="N|all",
+        help="Number of questions, drawn in proportion to the sizes of the subjects.",
+    ),
+    click.option(
+        "--per-subject",
+        type=WholeNumber(1),
+        metavar="N",
+        help="Number of questions drawn from each subject.",
+    ),
+    click.option(
+        "--subjects", type=TEXT, callback=_parse_names, metavar="S,T", help="Only these subjects."
+    ),
+    click.option(
+        "--seed",
+        type=WholeNumber(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Seed of the drawn questions, the order of the subjects, and the sampling.",
+    ),
+)
+
+_ARM_OPTIONS = (
+    click.option(
+        "-m",
+        "--model",
+        "models",
+        type=TEXT,
+        multiple=True,
+        metavar="NAME",
+        help="Model to measure; repeatable.",
+    ),
+    click.option(
+        "-r",
+        "--reasoning",
+        "reasonings",
+        multiple=True,
+        type=click.Choice(["direct", "cot", "vote"]),
+        help="Reasoning method of --model; repeatable. Without it, log-probabilities are compared.",
+    ),
+    click.option(
+        "-a",
+        "--arms",
+        type=TEXT,
+        callback=_parse_names,
+        metavar="A,B",
+        help="Arms of the policy to measure, on the same questions.",
+    ),
+    click.option(
+        "-p",
+        "--policy",
+        type=TEXT,
+        metavar="NAME|FILE",
+        help="Policy that chooses an arm for each question.",
+    ),
+    click.option(
+        "--think-tokens",
+        type=WholeNumber(0, 100_000),
+        metavar="N",
+        help="Maximum number of thinking tokens.",
+    ),
+    click.option("--votes", type=WholeNumber(1, 64), metavar="N", help="Maximum number of votes."),
+    click.option(
+        "--stop",
+        type=click.Choice(["all", "lead", "flip", "adaptive"]),
+        help="When to stop voting.",
+    ),
+    click.option(
+        "--max-tokens",
+        type=WholeNumber(1, 100_000),
+        metavar="N",
+        help="Maximum number of answer tokens.",
+    ),
+    click.option(
+        "-t",
+        "--temperature",
+        type=FiniteNumber(0, 5),
+        metavar="T",
+        help="Sampling temperature. Default: the arm's, else 0, for votes 0.7.",
+    ),
+    click.option(
+        "--speculate",
+        "speculates",
+        multiple=True,
+        type=click.Choice(["off", "lookup", "draft", "mtp", "auto"]),
+        help="Where drafted tokens come from; repeatable, each arm is then measured with each of "
+        "them. Default: the policy's or the model's, or off.",
+    ),
+    click.option(
+        "--loop-guard/--no-loop-guard",
+        default=None,
+        help="End generated answers that repeat themselves (default: as the arm says, else off).",
+    ),
+)
+
+_RUN_OPTIONS = (
+    click.option(
+        "--prefix-reuse/--no-prefix-reuse",
+        default=True,
+        show_default=True,
+        help="Compute worked examples once per subject, or again for every question.",
+    ),
+    click.option(
+        "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the run."
+    ),
+    click.option(
+        "--resume", type=TEXT, metavar="RUN", help="Resume a run: its folder, its id, or 'last'."
+    ),
+    click.option(
+        "--fail-under",
+        type=FiniteNumber(0, 100),
+        metavar="PERCENT",
+        help="Exit with code 4 if the micro-averaged accuracy of any arm is lower.",
+    ),
+    click.option(
+        "--max-joules",
+        type=FiniteNumber(0, MOST_JOULES, open_low=True),
+        metavar="J",
+        help="Stop once this many joules are used; exit with code 3.",
+    ),
+    click.option(
+        "--max-hours",
+        type=FiniteNumber(0, 10_000, open_low=True),
+        metavar="H",
+        help="Stop after this many hours; exit with code 3.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Only count the tokens that would be computed."),
+)
+
+_OUTPUT_OPTIONS = (
+    click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document."),
+    click.option("--jsonl", "as_lines", is_flag=True, help="Print each answer as a line of JSON."),
+    click.option("-q", "--quiet", is_flag=True, help="Do not show progress."),
+)
+
+
+def question_options(command: Command) -> Command:
+    """Add the options that choose the questions and how they are asked."""
+    return _add(_QUESTION_OPTIONS, command)
+
+
+def arm_options(command: Command) -> Command:
+    """Add the options that define the arms, or the policy that chooses among them."""
+    return _add(_ARM_OPTIONS, command)
+
+
+def run_options(command: Command) -> Command:
+    """Add the options of the run itself: its folder, its limits, its gate."""
+    return _add(_RUN_OPTIONS, command)
+
+
+def output_options(command: Command) -> Command:
+    """Add the options of what is printed."""
+    return _add(_OUTPUT_OPTIONS, command)
+
+
+def _add(options: tuple[Option, ...], command: Command) -> Command:
+    """Add options to a command; its help lists them in this order."""
+    return reduce(lambda made, option: option(made), reversed(options), command)

@@ -1,4 +1,4 @@
-"""Download a file from the Hugging Face hub, resuming at the last byte.
+"""Download a file from the Hugging Face hub or a URL, resuming at the last byte.
 
 ``hf_hub_download`` starts over after an interruption (since huggingface_hub 1.x it deletes its
 partial file), which does not work for five gigabytes over a weak connection; so the body is fetched
@@ -61,6 +61,15 @@ def look_up(source: HubSource) -> HubFile:
     return HubFile(etag, metadata.size, metadata.commit_hash)
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is downloaded: its URL, the headers, and its name for messages."""
+
+    url: str
+    headers: dict[str, str]
+    shown: str
+
+
 def fetch(
     source: HubSource,
     file: HubFile,
@@ -68,7 +77,7 @@ def fetch(
     report: Callable[[int], None],
     pause_seconds: float = 1.0,
 ) -> Path:
-    """Download the file, resuming an earlier attempt.
+    """Download a file of the hub, resuming an earlier attempt.
 
     Args:
         source: Where the file is.
@@ -80,6 +89,36 @@ def fetch(
     Raises:
         DownloadFailed: The connection failed several times in a row without any new byte.
     """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hf_hub_url(source.repo, source.file, repo_type=source.kind, revision=file.commit)
+    request = _Request(url, build_hf_headers(), f"{source.file} from the hub")
+    return _fetch(request, file, folder, report, pause_seconds)
+
+
+def fetch_url(
+    url: str,
+    file: HubFile,
+    folder: Path,
+    report: Callable[[int], None],
+    pause_seconds: float = 1.0,
+) -> Path:
+    """Download a file from any URL, without the keys of the hub, as :func:`fetch` does.
+
+    Raises:
+        DownloadFailed: The connection failed several times in a row without any new byte.
+    """
+    return _fetch(_Request(url, {}, url), file, folder, report, pause_seconds)
+
+
+def _fetch(
+    request: _Request,
+    file: HubFile,
+    folder: Path,
+    report: Callable[[int], None],
+    pause_seconds: float,
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{file.sha256}.part"
     with partial.open("ab") as out:
@@ -91,7 +130,7 @@ def fetch(
         while True:
             before = out.tell()
             try:
-                _stream(source, file, out, report)
+                _stream(request, file, out, report)
                 return partial
             except EtuiError:
                 raise  # raised by `report` to stop the download
@@ -104,26 +143,27 @@ def fetch(
             fruitless = 0 if out.tell() > before else fruitless + 1
             if fruitless >= _FRUITLESS_TRIES:
                 raise DownloadFailed(
-                    f"the download of {source.file} from the hub broke off: {_first_line(failure)}"
+                    f"the download of {request.shown} broke off: {_first_line(failure)}"
                 ) from failure
             time.sleep(pause_seconds)
 
 
 def _stream(
-    source: HubSource, file: HubFile, out: IO[bytes], report: Callable[[int], None]
+    request: _Request, file: HubFile, out: IO[bytes], report: Callable[[int], None]
 ) -> None:
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import hf_raise_for_status
 
     start = out.tell()
     report(start)
     if start == file.size_bytes:
         return
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    headers = {**request.headers, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    url = hf_hub_url(source.repo, source.file, repo_type=source.kind, revision=file.commit)
-    with get_session().stream("GET", url, headers=headers, timeout=_READ_SECONDS) as response:
+    with get_session().stream(
+        "GET", request.url, headers=headers, timeout=_READ_SECONDS
+    ) as response:
         hf_raise_for_status(response)
         if start and response.status_code != 206:  # the server sends the whole file again
             _empty(out)

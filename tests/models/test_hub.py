@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -29,12 +30,16 @@ class Hub:
         data: The file; None is a file that does not exist.
         breaks: How many bytes each of the next bodies gives before the connection drops.
         ranges: The Range header of each GET ("" without one).
+        keys: The Authorization header of each GET ("" without one).
+        address: URL of the server.
         etag: Sent as the file's hash; None takes the real one.
     """
 
     data: bytes | None = None
     breaks: list[int] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    address: str = ""
     etag: str | None = None
     ignores_ranges: bool = False
 
@@ -50,6 +55,7 @@ def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
             state.ranges.append(wanted)
+            state.keys.append(self.headers.get("Authorization", ""))
             data = state.data or b""
             start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
             start = 0 if state.ignores_ranges else start
@@ -76,7 +82,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     state = Hub()
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
-    template = f"http://127.0.0.1:{http.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    state.address = f"http://127.0.0.1:{http.server_port}"
+    template = f"{state.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(hub.time, "sleep", lambda _: None)
     yield state
@@ -169,3 +176,26 @@ def test_file_without_a_sha256_is_refused(config: Config, server: Hub, make_gguf
 def test_missing_file_is_told(config: Config, server: Hub) -> None:
     with pytest.raises(DownloadFailed, match=r"cannot get tiny\.gguf from the hub"):
         pull(spec(), config)
+
+
+def test_any_url_is_resumed_and_gets_no_key_of_the_hub(
+    tmp_path: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    server.data = bytes(range(200))
+    server.breaks = [100]
+    known = hub.HubFile(server.hash(), len(server.data), "c" * 40)
+    seen: list[int] = []
+    path = hub.fetch_url(f"{server.address}/a/test.jsonl", known, tmp_path, seen.append)
+    assert path.read_bytes() == server.data
+    assert server.ranges == ["", "bytes=100-"]
+    assert server.keys == ["", ""]
+    assert seen[-1] == 200
+    hub.fetch(SOURCE, known, tmp_path / "hub", seen.append)
+    assert server.keys[-1] == "Bearer hf_secret"
+
+
+def test_url_that_does_not_exist_is_named(tmp_path: Path, server: Hub) -> None:
+    known = hub.HubFile("0" * 64, 10, None)
+    with pytest.raises(DownloadFailed, match=r"download of http://127\.0\.0\.1:.*broke off: .*404"):
+        hub.fetch_url(f"{server.address}/a/test.jsonl", known, tmp_path, lambda _: None)
